@@ -143,7 +143,7 @@ def shorten(
     width: int, # most characters
 ) -> str: # one line
     "`text` on one line of at most `width` characters, `$` made harmless for matplotlib"
-    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
     return (line if len(line) <= width else line[: width - 1] + "…").replace("$", r"\$")
 
 # %% ../nbs/00_core.ipynb #c019
@@ -224,14 +224,17 @@ def write_whole(
     text: str, # content
 ):
     "Write `path` so that a reader sees the old file or the new one, never half of it"
-    path = Path(path)
+    path, data = Path(path), text.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8", newline="") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.chmod(f.name, 0o644)
-    os.replace(f.name, path)
+    handle, aside = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(handle, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    finally: Path(aside).unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #c023
 panels = (("reward and its parts", ("reward", "part/")), ("silent groups and spread", ("silent", "reward_std")),

@@ -7,7 +7,7 @@ __all__ = ['presets', 'warm_weights', 'GRPOSettings', 'completion_logps', 'grpo_
            'RunLogCallback', 'cache_dir', 'warm_start', 'supervised', 'load_policy', 'load_data', 'generate_answers',
            'predict', 'marks', 'summary', 'gain', 'Recorder', 'newest_checkpoint', 'save_run', 'save_predictions']
 
-# %% ../nbs/05_grpo.ipynb #c5f003cc
+# %% ../nbs/05_grpo.ipynb #c002
 import hashlib, importlib.util, json, os, random, shutil, tempfile, time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import torch
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from .core import (Rollout, RolloutGroup, RunLog, Sample, SettingsError, Table, mean_ci95, nearest, names_since, paired_board,
                            peak_memory_mb, read_settings, run_facts, set_seed, settings_table, write_json, write_whole)
@@ -24,7 +24,7 @@ from .data import encode, load_counting, read_counting_zip, split_by_picture, sy
 from .models import (add_lora, load_vlm, model_type, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids)
 from .rewards import advantages, counting_reward, for_trl, load_reward, read_count
 
-# %% ../nbs/05_grpo.ipynb #bf0174b3
+# %% ../nbs/05_grpo.ipynb #c008
 presets = {
     "tiny": dict(model="tiny-qwen2_5_vl", lr=1e-4, num_epochs=1, max_steps=160, batch_size=64, gradient_accumulation_steps=1, max_completion_length=8,
                  temperature=1.0, lora_r=16, lora_alpha=512, use_4bit=False, max_image_size=112, eval_samples=500, eval_batch_size=125),
@@ -66,7 +66,7 @@ class GRPOSettings:
     eval_samples: int = None # Held-out pictures, before and after (tiny 500, gpu 200)
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, gpu 8)
-    warm_steps: int = 200 # Supervised steps that give an untrained twin its start
+    warm_steps: int = 280 # Supervised steps that give an untrained twin its start
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
     report_to: str = "none" # none, tensorboard, wandb or trackio
@@ -107,7 +107,7 @@ class GRPOSettings:
         "Different prompts in one optimizer step"
         return self.batch_size * self.gradient_accumulation_steps // self.num_generations
 
-# %% ../nbs/05_grpo.ipynb #6a887561
+# %% ../nbs/05_grpo.ipynb #c021
 def completion_logps(
     model, # of any family
     batch, # encodings of prompt and completion, [rows, P + C]
@@ -118,7 +118,7 @@ def completion_logps(
     tokens = batch["input_ids"][:, prompt_length:] # [rows, C]
     return logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
 
-# %% ../nbs/05_grpo.ipynb #8df766c9
+# %% ../nbs/05_grpo.ipynb #c024
 def grpo_loss(
     logps: torch.Tensor, # [rows, C] of the policy
     old_logps: torch.Tensor, # [rows, C] when the answers were sampled
@@ -137,7 +137,7 @@ def grpo_loss(
     if loss_type == "dapo": return (loss * mask).sum() / mask.sum()
     return ((loss * mask).sum(1) / mask.sum(1)).mean()
 
-# %% ../nbs/05_grpo.ipynb #4ff45bdf
+# %% ../nbs/05_grpo.ipynb #c030
 def grpo_config(
     settings: GRPOSettings, # a checked object
     processor, # for the markers that must not be sampled
@@ -149,7 +149,7 @@ def grpo_config(
         output_dir=s.output_dir, learning_rate=s.lr, num_train_epochs=s.num_epochs, max_steps=s.max_steps, per_device_train_batch_size=s.batch_size,
         gradient_accumulation_steps=s.gradient_accumulation_steps, num_generations=s.num_generations, max_completion_length=s.max_completion_length,
         temperature=s.temperature, loss_type=s.loss_type, beta=s.beta, epsilon=s.epsilon, num_iterations=s.num_iterations, lr_scheduler_type=s.lr_scheduler_type,
-        warmup_steps=s.warmup_steps, seed=s.seed, logging_steps=s.logging_steps, save_strategy="steps" if s.save_steps else "no", save_steps=s.save_steps or 500,
+        warmup_steps=s.warmup_steps, disable_tqdm=True, seed=s.seed, logging_steps=s.logging_steps, save_strategy="steps" if s.save_steps else "no", save_steps=s.save_steps or 500,
         save_total_limit=2, report_to=[] if s.report_to == "none" else [s.report_to], use_vllm=s.use_vllm, vllm_mode=s.vllm_mode,
         bf16=torch.cuda.is_available(), gradient_checkpointing=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(),
         generation_kwargs=None if s.use_vllm else {"suppress_tokens": vision_marker_ids(processor)})
@@ -165,22 +165,34 @@ def make_trainer(
     "TRL's trainer with the reward that `settings` names"
     from trl import GRPOTrainer
     reward = for_trl(load_reward(settings.reward), recorder)
-    callbacks = [] if log is None else [RunLogCallback(log)]
-    return GRPOTrainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor, callbacks=callbacks)
+    trainer = GRPOTrainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
+                          callbacks=[RunLogCallback(log or RunLog())])
+    trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
+    return trainer
 
 class RunLogCallback(TrainerCallback):
-    "Writes TRL's log into a `RunLog` under the names that chapter 00 draws"
+    "A progress bar, and TRL's log in a `RunLog` under the names that chapter 00 draws"
     names = {"reward": "reward", "reward_std": "reward_std", "frac_reward_zero_std": "silent", "loss": "loss", "kl": "kl", "entropy": "entropy",
              "grad_norm": "grad_norm", "completions/mean_length": "length", "clip_ratio/region_mean": "clipped", "learning_rate": "lr", "step_time": "seconds_per_step"}
 
-    def __init__(self, log): self.log = log
+    def __init__(self, log): self.log, self.bar = log, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero: self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="GRPO")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None: self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None: self.bar.close()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "reward" in (logs or {}):
+            self.bar.set_postfix(reward=f"{logs['reward']:.3f}", silent=f"{logs['frac_reward_zero_std']:.2f}")
             parts = {k: v for k, v in logs.items() if k.startswith("part/")}
             self.log.append({"step": state.global_step} | {new: logs[old] for old, new in self.names.items() if logs.get(old) is not None} | parts)
 
-# %% ../nbs/05_grpo.ipynb #46f2e7c2
+# %% ../nbs/05_grpo.ipynb #c033
 def cache_dir(
 ) -> Path: # a folder that exists
     "Where warm starts and unpacked data are kept: VLRLBOOK_CACHE, else the user's cache"
@@ -188,11 +200,11 @@ def cache_dir(
     path.mkdir(parents=True, exist_ok=True)
     return path
 
-warm_weights = (10, 8, 6, 4, 2, 1) # how often the warm start sees 1, 2, … 6 discs
+warm_weights = (16, 10, 6, 3, 1, 0.5) # how often the warm start sees 1, 2, … 6 discs
 
 def warm_start(
     family: str = "qwen2_5_vl", # whose twin
-    steps: int = 200, # supervised steps of 32 pictures
+    steps: int = 280, # supervised steps of 32 pictures
     seed: int = 0, # of weights and pictures
 ) -> str: # directory of a checkpoint
     "A twin that has been taught the sentence and a little counting; made once, then found in the cache"
@@ -235,7 +247,7 @@ def supervised(
         losses.append(loss.item())
     return model.eval(), losses
 
-# %% ../nbs/05_grpo.ipynb #71a4d7ae
+# %% ../nbs/05_grpo.ipynb #c034
 def load_policy(
     settings: GRPOSettings, # a checked object
 ): # model with its adapter, processor
@@ -271,7 +283,7 @@ def _check_truths(dataset, reward):
     for row, answer in zip(dataset["row"], dataset["answer"]):
         if reward(answer, answer)["overall"] <= reward("", answer)["overall"]: raise SettingsError(f"row {row}: the answer {answer[:80]!r} earns nothing under its own reward; a count in digits or words was expected")
 
-# %% ../nbs/05_grpo.ipynb #7fc0d709
+# %% ../nbs/05_grpo.ipynb #c037
 @torch.no_grad()
 def generate_answers(
     model, # of any family
@@ -339,14 +351,14 @@ def gain(
         out[name], out[f"{name}_ci95"] = mean_ci95([b - a for a, b in zip(before[key], after[key])])
     return out
 
-# %% ../nbs/05_grpo.ipynb #0b8f4d56
+# %% ../nbs/05_grpo.ipynb #c041
 class Recorder:
     "Keeps the first group of the first, the middle and the latest batch of answers as `RolloutGroup`s"
     def __init__(self, group_size: int): self.group_size, self.kept = group_size, {}
 
     def __call__(self, texts, parts, columns):
         step, last = columns["trainer_state"].global_step, columns["trainer_state"].max_steps
-        slot = "first" if "first" not in self.kept else "middle" if "middle" not in self.kept and 2 * step >= last else "last"
+        slot = "1 first" if not self.kept else "2 middle" if "2 middle" not in self.kept and 2 * step >= last else "3 last"
         G = self.group_size
         values = advantages([p["overall"] for p in parts[:G]])
         sample = Sample(columns["question"][0], columns["answer"][0], columns["images"][0], "counting", columns["row"][0])
@@ -354,8 +366,8 @@ class Recorder:
 
     def rows(self) -> list:
         "The kept groups as plain dictionaries, pictures left out"
-        return [dict(when=k, title=g.title, question=g.sample.question, answer=g.sample.answer, row=g.sample.row,
-                     rollouts=[asdict(r) for r in g.rollouts]) for k, g in self.kept.items()]
+        return [dict(when=k.split()[1], title=g.title, question=g.sample.question, answer=g.sample.answer, row=g.sample.row,
+                     rollouts=[asdict(r) for r in g.rollouts]) for k, g in sorted(self.kept.items())]
 
 def newest_checkpoint(
     settings: GRPOSettings, # `resume` and `output_dir` are read
@@ -369,7 +381,7 @@ def newest_checkpoint(
     if not found: raise SettingsError(f"resume: there is no checkpoint in {settings.output_dir}")
     return str(found[-1].parent)
 
-# %% ../nbs/05_grpo.ipynb #72e7f666
+# %% ../nbs/05_grpo.ipynb #c049
 def save_run(
     trainer, # after training
     processor, # of its model

@@ -63,17 +63,18 @@ def twin_config(
     tokenizer, # gives the ids of the special tokens
     width: int = 128, # hidden size of the language model, a multiple of 32
     depth: int = 4, # its layers
+    spread: float = 0.1, # standard deviation of the initial weights
 ): # a transformers configuration
     "The real configuration class of `family`, at about a million parameters"
     import transformers
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
     common = dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, num_attention_heads=width // 32,
-                  num_key_value_heads=2, max_position_embeddings=8192, initializer_range=0.1, tie_word_embeddings=True,
+                  num_key_value_heads=2, max_position_embeddings=8192, initializer_range=spread, tie_word_embeddings=True,
                   bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
-    if family == "aria": return _aria_config(common, ids, depth)
+    if family == "aria": return _aria_config(common, ids)
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
     if family == "qwen3_vl": rope["mrope_interleaved"] = True
-    vision = dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=0.1)
+    vision = dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread)
     own = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
         qwen2_5_vl=dict(hidden_size=64, intermediate_size=128, out_hidden_size=width, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
@@ -84,13 +85,13 @@ def twin_config(
         text_config=text, vision_config=vision | own[family], tie_word_embeddings=True, image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"])
 
-def _aria_config(common, ids, depth):
+def _aria_config(common, ids):
     "Aria: a mixture of four experts, and 49 patches of 70 pixels that a projector turns into 16 tokens"
     import transformers
     text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1)
-    vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=490, patch_size=70, initializer_range=0.1)
+    vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=490, patch_size=70, initializer_range=common["initializer_range"])
     return transformers.AriaConfig(text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"],
-                                   projector_patch_to_query_dict={49: 16, 196: 16}, tie_word_embeddings=True, initializer_range=0.1)
+                                   projector_patch_to_query_dict={49: 16, 196: 16}, tie_word_embeddings=True, initializer_range=common["initializer_range"])
 
 # %% ../nbs/00a_models.ipynb #c011
 def twin_processor(
@@ -110,7 +111,7 @@ def twin_processor(
 def tiny_twin(
     family: str = "qwen2_5_vl", # a key of `families`
     seed: int = 0, # of the initial weights
-    **size, # `width` and `depth` of `twin_config`
+    **config, # `width`, `depth` and `spread` of `twin_config`
 ): # model in float32, processor
     "An untrained model of `family` with its processor, built offline in a second"
     from transformers import AutoModelForImageTextToText
@@ -118,7 +119,7 @@ def tiny_twin(
     processor = twin_processor(family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(twin_config(family, processor.tokenizer, **size))
+        model = AutoModelForImageTextToText.from_config(twin_config(family, processor.tokenizer, **config))
     model.generation_config.update(eos_token_id=processor.tokenizer.eos_token_id, pad_token_id=processor.tokenizer.pad_token_id)
     return model, processor
 

@@ -1,0 +1,57 @@
+"""The run log on disk, whole writes, intervals, and a light import."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from vlrlbook.core import RunLog, mean_ci95, nearest, smooth, write_json, write_whole
+
+row = st.dictionaries(st.sampled_from(["loss", "reward", "part/exact", "eval/reward"]), st.floats(-1e6, 1e6), min_size=1)
+
+
+@given(st.lists(row, min_size=1, max_size=12))
+def test_run_log_round_trip(tmp_path_factory, rows):
+    log = RunLog(tmp_path_factory.mktemp("log") / "run_log.csv")
+    for i, r in enumerate(rows): log.append({"step": i, **r})
+    assert RunLog.read(log.path).rows == log.rows
+
+
+def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path):
+    write_whole(tmp_path / "a", "old")
+    with pytest.raises(UnicodeEncodeError): write_whole(tmp_path / "a", "new \ud800")
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_failed_write_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UnicodeEncodeError): write_whole(tmp_path / "a", "\ud800")
+    assert os.listdir(tmp_path) == []
+
+
+def test_json_is_valid_whatever_the_numbers(tmp_path):
+    write_json(tmp_path / "r.json", {"loss": float("nan"), "top": np.float64("inf"), "n": np.int64(3)})
+    assert json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail) == {"loss": None, "top": None, "n": 3}
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=50))
+def test_smooth_stays_within(values):
+    assert len(smooth(values)) == len(values)
+    assert all(min(values) - 1e-6 <= s <= max(values) + 1e-6 for s in smooth(values))
+
+
+def test_interval_covers_the_mean_about_95_times_in_100():
+    rng = np.random.default_rng(0)
+    hits = [low <= 0.3 <= high for low, high in (mean_ci95(rng.random(200) < 0.3)[1] for _ in range(1000))]
+    assert 0.93 < np.mean(hits) < 0.97
+
+
+def test_nearest(): assert nearest("lrr", ["lr", "seed"]) == ": did you mean 'lr'?" and "there are: lr, seed" in nearest("zzzz", ["lr", "seed"])
+
+
+def test_import_is_light():
+    code = "import time; t = time.perf_counter(); import vlrlbook; print(time.perf_counter() - t); import sys; print([m for m in ('torch', 'transformers', 'numpy', 'matplotlib') if m in sys.modules])"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n") for _ in range(3)]
+    assert runs[0][1] == "[]"
+    assert min(float(r[0]) for r in runs) < 0.3

@@ -1,0 +1,128 @@
+"""Archives and tables from strangers: each class of fault has its code, nothing is half-written, and only named files are unpacked."""
+import io
+import json
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
+from vlrlbook.core import Sample
+from vlrlbook.data import DataError, open_picture, picture_key, read_counting_zip, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples, write_counting_zip
+
+HEADER = "images_path,question,answer\n"
+ROW = HEADER + "images/a.png,How many?,3\n"
+
+
+def picture(form="PNG", **kwargs):
+    buffer = io.BytesIO()
+    kwargs.pop("image", Image.new("RGB", (32, 24), "red")).save(buffer, form, **kwargs)
+    return buffer.getvalue()
+
+
+def make(path, entries):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, data in entries: z.writestr(name, data)
+    return path
+
+
+def code_of(tmp_path, entries):
+    with pytest.raises(DataError) as e: read_counting_zip(make(tmp_path / "x.zip", entries), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.zip"], "something was left behind"
+    return e.value.code
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "C:\\a.png", "images\\a.png", "a\x01.png", "images/../../a.png"])
+def test_names_that_lead_out(tmp_path, name): assert code_of(tmp_path, [("main.csv", ROW), (name, picture())]) == "zip.path"
+
+
+def test_symlink(tmp_path):
+    link = zipfile.ZipInfo("images/a.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    assert code_of(tmp_path, [("main.csv", ROW), (link, "/etc/passwd")]) == "zip.link"
+
+
+@pytest.mark.parametrize("twin", ["images/A.png", "images/a.PNG"])
+def test_names_that_collide(tmp_path, twin): assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", picture()), (twin, picture())]) == "zip.duplicate"
+
+
+def test_bomb(tmp_path): assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", b"\0" * (600 << 20))]) == "zip.size"
+
+
+@pytest.mark.parametrize("table, code", [
+    ("", "csv.empty"), (HEADER, "csv.empty"), ("a,b\n1,2\n", "csv.columns"), (HEADER.replace("answer", "answer,answer") + "a,b,c,d\n", "csv.columns"),
+    (ROW.replace(",", ";"), "csv.columns"), (HEADER + "a,b\n", "csv.fields"), (HEADER + "a,b,c,d\n", "csv.fields"), (HEADER + 'a,"b,c\n', "csv.syntax"),
+    ((HEADER + "a,几,3\n").encode("gbk"), "csv.encoding"), (HEADER + "a\0,b,c\n", "csv.nul"), (HEADER + "images/none.png,q,3\n", "csv.no_valid_row"),
+    (HEADER + "images/a.png,,3\n", "csv.no_valid_row")])
+def test_tables(tmp_path, table, code): assert code_of(tmp_path, [("main.csv", table), ("images/a.png", picture())]) == code
+
+
+@pytest.mark.parametrize("table", [ROW, "\ufeff" + ROW, ROW.replace("\n", "\r\n"), ROW.encode("utf-16"), ROW + "\n\n", ROW.replace("images/a.png", "a.png"), ROW.replace("How many?", "=1+1 有几个?")])
+def test_tables_that_are_fine(tmp_path, table):
+    entries = [("main.csv", table), ("images/a.png", picture()), ("__MACOSX/x", b"x"), ("images/.DS_Store", b"x"), ("images/extra.exe", b"MZ")]
+    data, report = read_counting_zip(make(tmp_path / "x.zip", entries), tmp_path / "out")
+    assert (len(data), report.csv_rows, report.valid_images, report.skipped) == (1, 1, 1, [])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000002.png", "rows.jsonl"]
+
+
+@pytest.mark.parametrize("data, code", [
+    (b"", "image.decode"), (b"hello", "image.decode"), (b"<svg></svg>", "image.decode"), (picture()[:60], "image.decode"), (picture("JPEG")[:300], "image.decode"),
+    (picture("TIFF"), "image.decode"), (picture(image=Image.new("RGB", (1, 1))), "image.shape"), (picture(image=Image.new("L", (4, 4000))), "image.shape"),
+    (picture("GIF", image=Image.new("RGB", (8, 8)), save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]), "image.animated"),
+    (picture(image=Image.new("1", (9000, 9000))), "image.pixels")])
+def test_pictures(data, code):
+    with pytest.raises(DataError) as e: open_picture(data)
+    assert e.value.code == code
+
+
+def test_pictures_that_are_fine():
+    assert open_picture(picture("JPEG", image=Image.new("CMYK", (8, 8)))).mode == "RGB"
+    assert open_picture(picture(image=Image.new("P", (8, 8)))).mode == "RGB"
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert open_picture(picture("JPEG", exif=turned)).size == (24, 32)
+    deep = Image.fromarray(np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16))
+    assert to_rgb(deep).getextrema()[0] == (0, 255)
+
+
+def test_strict_names_the_row(tmp_path):
+    path = make(tmp_path / "x.zip", [("main.csv", ROW + "images/b.png,q,2\n"), ("images/a.png", picture())])
+    assert read_counting_zip(path, tmp_path / "lenient")[1].skipped == [dict(row=3, image="images/b.png", code="image.missing", message="not in the archive")]
+    with pytest.raises(DataError, match="row 3, 'images/b.png'"): read_counting_zip(path, tmp_path / "strict", strict=True)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_archives_are_read_or_refused(tmp_path_factory, data):
+    tmp = tmp_path_factory.mktemp("zip")
+    raw = bytearray(make(tmp / "x.zip", [("main.csv", ROW), ("images/a.png", picture())]).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))): raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    (tmp / "x.zip").write_bytes(raw[: data.draw(st.integers(0, len(raw)))] if data.draw(st.booleans()) else raw)
+    try: read_counting_zip(tmp / "x.zip", tmp / "out")
+    except DataError: assert [p.name for p in tmp.iterdir()] == ["x.zip"]
+
+
+def test_round_trip(tmp_path):
+    samples = synthetic_counting(5, seed=7)
+    data, _ = read_counting_zip(write_counting_zip(samples, tmp_path / "x.zip"), tmp_path / "out")
+    assert [(s.question, s.answer, picture_key(s.images[0])) for s in to_samples(data)] == [(s.question, s.answer, picture_key(s.images[0])) for s in samples]
+
+
+def test_split_shares_no_picture():
+    train, held = split_by_picture(to_dataset(synthetic_counting(20) * 3), share=0.3)
+    keys = lambda d: {picture_key(i[0]) for i in d["images"]}
+    assert not keys(train) & keys(held) and len(train) + len(held) == 60
+    with pytest.raises(DataError): split_by_picture(to_dataset(synthetic_counting(1) * 3))
+
+
+def test_marks_and_pictures_must_agree():
+    with pytest.raises(DataError, match="2 <image> marks but 1 pictures"): to_messages(Sample("<image><image>", "", [None]))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
+@pytest.mark.parametrize("folder", ["bccd_count", "blindtest_count", "coco_open_count"])
+def test_real_pictures_open(folder):
+    paths = sorted((SHARED / folder / "images").iterdir())
+    assert paths and all(open_picture(p.read_bytes()).mode == "RGB" for p in paths)

@@ -1,0 +1,79 @@
+"""Twins of all four families: real batches, both padding sides, adapters, and a step of TRL's trainer."""
+import pytest
+import torch
+from vlrlbook.core import read_settings, set_seed
+from vlrlbook.data import encode, synthetic_counting, to_dataset
+from vlrlbook.grpo import GRPOSettings, completion_logps, generate_answers, make_trainer
+from vlrlbook.models import add_lora, families, last_real_token, load_vlm, tiny_twin, vision_marker_ids
+
+FAMILIES = list(families)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_does_not_depend_on_its_neighbours(family):
+    model, processor = tiny_twin(family)
+    samples = synthetic_counting(3, seed=1)
+    samples[1].question = "How many discs are there in this picture of red discs?"
+    with torch.no_grad():
+        batch = encode(processor, samples, side="left")
+        together = model.eval()(**batch).logits[:, -1]
+        alone = torch.cat([model(**encode(processor, [s])).logits[:, -1] for s in samples])
+    assert torch.allclose(together, alone, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_matter(family):
+    model, processor = tiny_twin(family)
+    a, b = synthetic_counting(2, seed=3)
+    b.question = a.question
+    with torch.no_grad(): logits = model.eval()(**encode(processor, [a, b])).logits[:, -1]
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vision_marks_are_never_sampled(family):
+    model, processor = tiny_twin(family)
+    with torch.no_grad(): model.get_input_embeddings().weight[vision_marker_ids(processor)] *= 50
+    texts = generate_answers(model, processor, synthetic_counting(2), n=4, temperature=2.0, max_new_tokens=12)
+    assert [len(t) for t in texts] == [4, 4]
+    ids = [i for t in sum(texts, []) for i in processor.tokenizer(t)["input_ids"]]
+    assert not set(ids) & set(vision_marker_ids(processor))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_steps_of_grpo(family, tmp_path):
+    "Stock TRL with a LoRA adapter on each family: the adapter moves, the base does not"
+    s = read_settings(GRPOSettings, dict(batch_size=8, num_generations=4, max_steps=2, lr=1e-2, logging_steps=1, save_steps=0, output_dir=str(tmp_path)))
+    set_seed(0)
+    model, processor = load_vlm(f"tiny-{family}")
+    policy = add_lora(model, r=4, alpha=8)
+    frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if not p.requires_grad}
+    reward = "vlrlbook.rewards:counting_reward"
+    s.reward = reward
+    trainer = make_trainer(s, policy, processor, to_dataset(synthetic_counting(8)))
+    trainer.reward_funcs = [lambda prompts, completions, **k: [float(i % 3) for i in range(len(completions))]]
+    trainer.train()
+    assert all(torch.equal(p, frozen[n]) for n, p in policy.named_parameters() if n in frozen)
+    assert any(p.abs().sum() > 0 for n, p in policy.named_parameters() if "lora_B" in n)
+
+
+def test_log_probabilities_on_both_padding_sides():
+    model, processor = tiny_twin("qwen2_5_vl")
+    samples = synthetic_counting(2, seed=5)
+    answers = ["A photo of 1 disc", "A photo of 12 discs"]
+    sums = []
+    for s, a in zip(samples, answers):
+        batch, P = encode(processor, [s], [a], side="right"), encode(processor, [s])["input_ids"].shape[1]
+        sums.append(completion_logps(model, batch, P).sum())
+    batch, P = encode(processor, samples, answers, side="right"), encode(processor, samples)["input_ids"].shape[1]
+    both = (completion_logps(model, batch, P) * batch["attention_mask"][:, P:]).sum(1)
+    assert torch.allclose(both, torch.stack(sums), atol=1e-4)
+
+
+@pytest.mark.parametrize("mask, last", [([[0, 0, 1]], [2]), ([[1, 0, 0]], [0]), ([[1, 1, 1]], [2]), ([[0, 1, 0]], [1])])
+def test_last_real_token(mask, last): assert last_real_token(torch.tensor(mask)).tolist() == last
+
+
+def test_max_image_size_limits_tokens():
+    _, processor = load_vlm("tiny-qwen2_5_vl", max_image_size=56)
+    assert (encode(processor, synthetic_counting(1))["input_ids"] == processor.image_token_id).sum() == 4

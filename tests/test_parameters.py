@@ -1,0 +1,65 @@
+"""What papermill relies on: one typed and commented parameters cell, equal to the settings object; settings that refuse what cannot be."""
+import json
+import re
+
+import papermill
+import pytest
+from conftest import ROOT
+from hypothesis import given, strategies as st
+from vlrlbook.core import SettingsError, as_type, read_settings
+from vlrlbook.grpo import GRPOSettings
+
+CHAPTER = ROOT / "nbs" / "05_grpo.ipynb"
+LINE = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")
+
+
+def parsed(text): return [LINE.match(line).groups() for line in text.splitlines() if line.strip()]
+
+
+def test_parameters_cell_equals_settings():
+    cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    assert len(cells) == 1
+    module = (ROOT / "vlrlbook" / "grpo.py").read_text()
+    body = module.split("class GRPOSettings:")[1].split("aliases:")[0].split('"\n', 1)[1]
+    assert parsed("".join(cells[0]["source"])) == parsed(body)
+
+
+def test_papermill_help_is_complete():
+    found = papermill.inspect_notebook(str(CHAPTER))
+    assert {p["inferred_type_name"] for p in found.values()} <= {"str", "int", "float", "bool"}
+    assert all(p["help"] for p in found.values())
+    assert {"lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_generations", "temperature", "use_4bit", "max_image_size", "seed",
+            "lora_r", "lora_alpha", "lora_dropout", "reward", "use_vllm", "adapter", "resume"} <= set(found)
+
+
+def test_gpu_preset_has_the_counting_systems_defaults():
+    s = read_settings(GRPOSettings, {"size": "gpu"})
+    assert (s.num_epochs, s.lr, s.batch_size, s.gradient_accumulation_steps, s.num_generations, s.temperature) == (50, 5e-5, 1, 8, 8, 0.2)
+    assert (s.max_image_size, s.seed, s.lora_r, s.lora_alpha, s.lora_dropout, s.use_4bit) == (512, 43, 64, 128, 0.05, True)
+    assert s.model == "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+@pytest.mark.parametrize("given_, message", [
+    ({"learing_rate": 1e-5}, "did you mean 'learning_rate'|there is no 'learing_rate'"), ({"num_generation": 8}, "did you mean 'num_generations'"),
+    ({"lr": "fast"}, "lr = 'fast': expected float"), ({"lr": -1}, "lr = -1"), ({"lr": float("inf")}, "expected float"), ({"seed": 1.5}, "expected int"),
+    ({"use_vllm": "yes"}, "expected bool"), ({"size": "gpus"}, "did you mean 'gpu'"), ({"batch_size": 20}, "nearest: 16"), ({"num_generations": 1}, "at least 2"),
+    ({"use_4bit": True}, "use_4bit with a tiny twin"), ({"size": "gpu", "use_lora": False}, "use_4bit with use_lora false"),
+    ({"loss_type": "dappo"}, "did you mean 'dapo'"), ({"data": "none.zip"}, "no such file"), ({"adapter": "nowhere"}, "no adapter_config.json"),
+    ({"lr": 1e-5, "learning_rate": 1e-4}, "given twice"), ({"temperature": 0}, "temperature"), ({"lora_dropout": 1.0}, "lora_dropout")])
+def test_refused(given_, message):
+    with pytest.raises(SettingsError, match=message): read_settings(GRPOSettings, given_)
+
+
+def test_vllm_missing_names_its_extra():
+    with pytest.raises(SettingsError, match=r"vlrlbook\[gpu\]"): read_settings(GRPOSettings, {"use_vllm": True})
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_floats_survive_their_text(x): assert as_type("x", repr(x), float) == x
+
+
+@given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.integers())), st.sampled_from([int, float, bool, str, int | None, dict]))
+def test_any_value_is_typed_or_refused(value, kind):
+    try: got = as_type("x", value, kind)
+    except SettingsError: return
+    assert got is None or isinstance(got, kind)
