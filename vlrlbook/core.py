@@ -484,12 +484,14 @@ def run_facts(
     return {"versions": versions, "commit": _commit(), "device": device}
 
 def _commit():
-    "Commit of the checkout that this module lives in, or None when it was installed from a wheel"
+    "Commit of the checkout that this module lives in, and whether it was changed since; None when installed from a wheel"
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
     git = lambda *args: subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True)
     try: known = git("ls-files", "--error-unmatch", "core.py" if here.name == "vlrlbook" else ".")
     except OSError: return None
-    return git("rev-parse", "--short", "HEAD").stdout.strip() or None if known.returncode == 0 else None
+    if known.returncode: return None
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/vlrlbook", ":/nbs/*.ipynb").stdout.strip()
+    return git("rev-parse", "--short", "HEAD").stdout.strip() + (" and changes" if changed else "")
 
 def write_json(
     path: str | Path, # file

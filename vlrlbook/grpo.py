@@ -166,7 +166,7 @@ def make_trainer(
     from trl import GRPOTrainer
     reward = for_trl(load_reward(settings.reward), recorder)
     trainer = GRPOTrainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
-                          callbacks=[RunLogCallback(log or RunLog())])
+                          callbacks=[RunLogCallback(RunLog() if log is None else log)])
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
     return trainer
 
@@ -268,6 +268,7 @@ def load_data(
         dataset, report = _unpacked(settings.data)
         train, held = split_by_picture(dataset, seed=settings.seed)
         held = held.select(range(min(settings.eval_samples, len(held))))
+    if len(train) < settings.prompts_per_step: raise SettingsError(f"{len(train)} training rows are fewer than the {settings.prompts_per_step} prompts of a step: batch_size of at most {len(train) * settings.num_generations // settings.gradient_accumulation_steps} would do")
     _check_truths(train, load_reward(settings.reward))
     return train, held, report
 

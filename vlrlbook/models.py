@@ -242,11 +242,11 @@ def _load_twin(name):
 def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     "Checkpoint `name` with the choices made and said"
     from transformers import AutoModelForImageTextToText, AutoProcessor
-    kind = model_type(name, cache_dir)
     dtype = pick_dtype(dtype)
-    attention, why = pick_attention(attention, dtype)
-    print(f"{Path(name).name}: {kind}, {str(dtype).removeprefix('torch.')}, {why}")
     extra = {"quantization_config": four_bit(dtype)} if use_4bit else {}
+    attention, why = pick_attention(attention, dtype)
+    kind = model_type(name, cache_dir)
+    print(f"{Path(name).name}: {kind}, {str(dtype).removeprefix('torch.')}, {why}")
     if torch.cuda.is_available(): extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
     model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
     return model, AutoProcessor.from_pretrained(name, cache_dir=cache_dir)

@@ -1,0 +1,71 @@
+"""Collect the logs that figures and tables are drawn from into nbs/logs.
+
+    python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
+    python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
+    python tools/logs.py chapters                       minutes and memory of every chapter into chapters.csv"""
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+logs = root / "nbs" / "logs"
+what_you_see = {
+    "00_core": "the five pictures; parameters that check themselves", "00a_models": "four families, their tiny twins, LoRA on and merged",
+    "01_data": "ZIP to data set, broken rows named, tokens counted", "02_rewards": "six answers guessed and paid; a reward cheated",
+    "05_grpo": "GRPO by hand, by TRL, and the run"}
+
+
+def write(name, rows):
+    "Rows as CSV"
+    logs.mkdir(exist_ok=True)
+    with open(logs / name, "w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(logs.relative_to(root) / name, len(rows), "rows")
+
+
+def run_row(what, folder):
+    "The row of one run, from its results.json"
+    r = json.loads((Path(folder) / "results.json").read_text())
+    gain, s = r["gain"], r["settings"]
+    row = dict(what=what, in_table="yes" if what in ("the command", "the preset") else "no", lr=s["lr"], seed=s["seed"], max_steps=s["max_steps"])
+    for how in ("sampled", "greedy"):
+        for when in ("before", "after"):
+            row[f"{when}_{how}_exact"], row[f"{when}_{how}_error"] = round(r[when][how]["exact_accuracy"], 4), round(r[when][how]["mean_absolute_error"], 4)
+        for measure, short in (("mean_reward", "reward"), ("exact_accuracy", "exact")):
+            low, high = gain[how][f"{measure}_ci95"]
+            row |= {f"gain_{how}_{short}": round(gain[how][measure], 4), f"gain_{how}_{short}_low": round(low, 4), f"gain_{how}_{short}_high": round(high, 4)}
+    return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers", "trl")})
+
+
+def warm():
+    "Loss per supervised step, with the initial spread of large models and with ours"
+    from vlrlbook.grpo import supervised
+    write("05_warm_start.csv", [dict(spread=spread, step=i + 1, loss=round(loss, 4)) for spread in (0.02, 0.1) for i, loss in enumerate(supervised("qwen2_5_vl", 280, 0, spread=spread)[1])])
+
+
+def chapters():
+    "Each chapter as a papermill job in an empty folder with an empty cache: seconds, and the most memory of any process"
+    rows = []
+    for path in sorted((root / "nbs").glob("[0-9]*.ipynb")):
+        with tempfile.TemporaryDirectory() as folder:
+            code = f"import subprocess, resource, sys; r = subprocess.run([sys.executable, '-m', 'papermill', {str(path)!r}, 'out.ipynb', '--no-progress-bar']); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r.returncode)"
+            start = time.time()
+            done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "VLRLBOOK_CACHE": folder + "/cache", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+            if done.returncode: sys.exit(f"{path.name} failed\n{done.stderr[-2000:]}")
+            rows.append(dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start), memory_mb=int(done.stdout.split()[-1]) // 1024, gpu="not measured"))
+            print(rows[-1])
+    write("chapters.csv", rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
+    elif sys.argv[1:] == ["warm"]: warm()
+    elif sys.argv[1:] == ["chapters"]: chapters()
+    else: sys.exit(__doc__)
