@@ -93,6 +93,33 @@ def test_strict_names_the_row(tmp_path):
     with pytest.raises(DataError, match="row 3, 'images/b.png'"): read_counting_zip(path, tmp_path / "strict", strict=True)
 
 
+def raw_zip(tmp_path): return bytearray(make(tmp_path / "x.zip", [("main.csv", ROW), ("images/a.png", picture())]).read_bytes())
+
+
+@pytest.mark.parametrize("spoil, code", [
+    (lambda raw: b"MZ hello" + raw, "zip.foreign"), (lambda raw: raw + b"more", "zip.foreign"), (lambda raw: raw + raw, "zip.foreign"),
+    (lambda raw: raw.replace(b"images/a.png", b"images/b.png", 1), "zip.headers")])
+def test_archives_that_two_parsers_read_differently(tmp_path, spoil, code):
+    (tmp_path / "y.zip").write_bytes(spoil(bytes(raw_zip(tmp_path))))
+    with pytest.raises(DataError) as e: read_counting_zip(tmp_path / "y.zip", tmp_path / "out")
+    assert e.value.code == code and not (tmp_path / "out").exists()
+
+
+def test_overlapping_entries(tmp_path):
+    raw = raw_zip(tmp_path)
+    directory = raw.rfind(b"PK\x01\x02")
+    raw[directory + 42:directory + 46] = (0).to_bytes(4, "little")
+    (tmp_path / "y.zip").write_bytes(raw)
+    with pytest.raises(DataError) as e: read_counting_zip(tmp_path / "y.zip", tmp_path / "out")
+    assert e.value.code in ("zip.headers", "zip.overlap")
+
+
+def test_plain_pictures_keep_their_bytes(tmp_path):
+    photo = picture("JPEG")
+    read_counting_zip(make(tmp_path / "x.zip", [("main.csv", ROW.replace("a.png", "a.jpg")), ("images/a.jpg", photo)]), tmp_path / "out")
+    assert (tmp_path / "out" / "000002.jpg").read_bytes() == photo
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_archives_are_read_or_refused(tmp_path_factory, data):

@@ -2,6 +2,7 @@
 
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
+    python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py chapters                       minutes and memory of every chapter into chapters.csv"""
 import csv
 import json
@@ -50,6 +51,27 @@ def warm():
     write("05_warm_start.csv", [dict(spread=spread, step=i + 1, loss=round(loss, 4)) for spread in (0.02, 0.1) for i, loss in enumerate(supervised("qwen2_5_vl", 280, 0, spread=spread)[1])])
 
 
+def peers(folder):
+    "Agreement with the peers' stored results on real completions and real answers"
+    from vlrlbook.rewards import format_reward, normalise_answer, vqa_accuracy
+    load = lambda name: [json.loads(line) for line in (Path(folder) / name).open()]
+    completions, theirs, answers = load("medvlm_r1_outputs/completions.jsonl"), load("peer_vectors/rewards_on_medvlm.jsonl"), load("peer_vectors/vqa_normalise.jsonl")
+    pairs, rows = [(c["completion"], p) for c, p in zip(completions, theirs)], []
+    for key, peer in (("easyr1_r1v_format", "EasyR1 r1v"), ("vlmr1_format", "VLM-R1"), ("r1v_format", "R1-V"), ("trl_think_format", "TRL think")):
+        differ = [(t, p) for t, p in pairs if format_reward(t)["overall"] != p[key]]
+        rows.append(dict(what="format", peer=peer, n=len(pairs), agree=len(pairs) - len(differ), differences="TRL wants the think block only" if differ else ""))
+    lettered = [(t, p) for t, p in pairs if p["gold"]]
+    for key, peer in (("easyr1_r1v_accuracy", "EasyR1 r1v"), ("vlmr1_mcq", "VLM-R1")):
+        differ = [(t, p) for t, p in lettered if vqa_accuracy(t, p["gold"])["accuracy"] != p[key]]
+        lines = sum("<answer>\n" in t for t, _ in differ)
+        rows.append(dict(what="accuracy", peer=peer, n=len(lettered), agree=len(lettered) - len(differ), differences=f"{lines} answers on a line of their own, which it does not find" if lines else ""))
+    for key, peer in (("vlmevalkit_process_answer", "VLMEvalKit"), ("evalai_m4c", "MMF (EvalAI)")):
+        differ = [r["raw"] for r in answers if normalise_answer(r["raw"]) != r[key]]
+        marks = sum("'" in raw for raw in differ)
+        rows.append(dict(what="normalisation", peer=peer, n=len(answers), agree=len(answers) - len(differ), differences=f"{marks} possessives (we drop every apostrophe), {len(differ) - marks} tilde"))
+    write("02_peers.csv", rows)
+
+
 def chapters():
     "Each chapter as a papermill job in an empty folder with an empty cache: seconds, and the most memory of any process"
     rows = []
@@ -67,5 +89,6 @@ def chapters():
 if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["warm"]: warm()
+    elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
     elif sys.argv[1:] == ["chapters"]: chapters()
     else: sys.exit(__doc__)

@@ -26,7 +26,7 @@ from .rewards import advantages, counting_reward, for_trl, load_reward, read_cou
 
 # %% ../nbs/05_grpo.ipynb #c008
 presets = {
-    "tiny": dict(model="tiny-qwen2_5_vl", lr=1e-4, num_epochs=1, max_steps=160, batch_size=64, gradient_accumulation_steps=1, max_completion_length=8,
+    "tiny": dict(model="tiny-qwen2_5_vl", lr=1e-4, num_epochs=1, max_steps=200, batch_size=64, gradient_accumulation_steps=1, max_completion_length=8,
                  temperature=1.0, lora_r=16, lora_alpha=512, use_4bit=False, max_image_size=112, eval_samples=500, eval_batch_size=125),
     "gpu": dict(model="Qwen/Qwen2.5-VL-3B-Instruct", lr=5e-5, num_epochs=50, max_steps=-1, batch_size=1, gradient_accumulation_steps=8, max_completion_length=64,
                 temperature=0.2, lora_r=64, lora_alpha=128, use_4bit=True, max_image_size=512, eval_samples=200, eval_batch_size=8)}
@@ -41,7 +41,7 @@ class GRPOSettings:
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (tiny 1e-4, gpu 5e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
-    max_steps: int = None # Optimizer steps (tiny 160)
+    max_steps: int = None # Optimizer steps (tiny 200)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt

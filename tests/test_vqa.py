@@ -1,0 +1,107 @@
+"""The VQA shelf and its reward: dialects, splits, truth tables, and the real files and peers where they are at hand."""
+import json
+
+import pytest
+from conftest import SHARED
+from hypothesis import given, strategies as st
+from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
+from vlrlbook.rewards import answer_kind, for_easyr1, for_verl, format_reward, load_reward, normalise_answer, normalise_table, vqa_accuracy, vqa_table, yes_or_no
+
+real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
+
+
+@pytest.mark.parametrize("completion, truth, accuracy, why", vqa_table)
+def test_accuracy(completion, truth, accuracy, why): assert vqa_accuracy(completion, truth)["accuracy"] == accuracy, why
+
+
+@pytest.mark.parametrize("text, normalised", normalise_table)
+def test_normalise(text, normalised): assert normalise_answer(text) == normalised
+
+
+@given(st.text(max_size=200))
+def test_normalising_twice_changes_nothing(text): assert normalise_answer(normalise_answer(text)) == normalise_answer(text)
+
+
+@given(st.text(max_size=200), st.text(max_size=60))
+def test_any_text_is_paid(completion, truth):
+    parts = load_reward("vqa")(completion, truth)
+    assert 0 <= parts["overall"] <= 1 and all(isinstance(v, float) for v in parts.values())
+
+
+def test_wrong_is_not_missing():
+    assert vqa_accuracy("<answer>yes</answer>", "no") == dict(overall=0.0, accuracy=0.0, answered=1.0)
+    assert vqa_accuracy("<answer>abnormal</answer>", "no")["answered"] == 0.0
+    assert yes_or_no("abnormal") is None and answer_kind("no") == "yes/no"
+
+
+def test_the_prompts_own_example_earns_full_marks():
+    prompt = vqa_prompt("<image> Is there evidence of an aortic aneurysm?")
+    content, task = prompt.split("\n\nYour task:\n")
+    assert content == "<image> Is there evidence of an aortic aneurysm?" and [line[:2] for line in task.splitlines()] == ["1.", "2.", "3."]
+    example = "<think>...</think><answer>...</answer>"
+    assert all(tag in task for tag in ("<think>...</think>", "<answer>...</answer>")) and format_reward(example)["overall"] == 1
+    assert load_reward("vqa")(example.replace("<answer>...", "<answer>yes"), "yes")["overall"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("row, code", [
+    ([], "vqa.row"), ({"question": "?"}, "vqa.fields"), ({"question": "?", "answer": None}, "vqa.empty"), ({"question": " ", "answer": "a"}, "vqa.empty"),
+    ({"question": "<image>", "answer": "a", "image": "x"}, "vqa.empty"), ({"question": "<image> ?", "answer": "a", "images": None}, "vqa.marks"),
+    ({"question": "?", "answer": "a", "images": [3]}, "vqa.images"), ({"question": "?", "answer": "a", "images": {"bytes": "x"}}, "vqa.images"),
+    ({"messages": [{"role": "user", "content": "?"}]}, "vqa.chat"), ({"messages": "hello"}, "vqa.chat"), ({"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]}, "vqa.chat"),
+    ({"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a"}, {"from": "human", "value": "?"}]}, "vqa.chat")])
+def test_bad_rows(row, code):
+    with pytest.raises(DataError) as e: vqa_row(row, 12)
+    assert (e.value.code, e.value.row) == (code, 12)
+
+
+@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=9)), lambda c: st.one_of(st.lists(c, max_size=3), st.dictionaries(st.sampled_from(["messages", "conversations", "role", "from", "content", "value", "question", "answer", "image", "images", "type", "text"]), c, max_size=5)), max_leaves=12))
+def test_any_json_is_a_row_or_an_error(value):
+    try: row = vqa_row(value, 1)
+    except DataError: return
+    assert set(row) == {"prompt", "answer", "images"} and row["prompt"].count("<image>") == len(row["images"])
+
+
+def test_nothing_is_written_when_a_row_is_bad(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"question": "?", "answer": "a"}\n{"question": "?"}\n')
+    with pytest.raises(DataError, match="row 2"): convert_vqa(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_adapters_speak_three_dialects_of_one_reward():
+    reward, text = load_reward("vqa"), "<think>t</think><answer>Yes.</answer>"
+    parts = reward(text, "yes")
+    assert for_easyr1(reward)([dict(response=text, response_length=9, ground_truth="yes")]) == [parts]
+    assert for_verl(reward)("vqa", text, "yes", {}) == {"score": parts["overall"], **{k: v for k, v in parts.items() if k != "overall"}}
+
+
+@real
+def test_vqa_rad_converts_whole(tmp_path):
+    source = SHARED / "vqa_rad" / "VQA_RAD_Dataset_Public.json"
+    assert convert_vqa(source, tmp_path / "out.jsonl", SHARED / "vqa_rad" / "images") == 1114
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert all(r["prompt"].startswith("<image> ") and len(r["images"]) == 1 and r["answer"] == r["answer"].strip() for r in rows)
+    assert all(vqa_accuracy(f"<answer>{r['answer']}</answer>", r["answer"])["accuracy"] == 1 for r in rows)
+
+
+@real
+def test_published_split_leaks_and_ours_does_not():
+    rows = [r for _, r in read_rows(SHARED / "vqa_rad" / "VQA_RAD_Dataset_Public.json")]
+    train, test, leak = published_split(rows)
+    assert len(train) + len(test) == 1114 and leak > 0.9
+    a, b = split_rows_by_picture(rows)
+    assert not {r["image_name"] for r in a} & {r["image_name"] for r in b} and len(a) + len(b) == 1114
+
+
+@real
+def test_peers_on_real_completions():
+    load = lambda name: [json.loads(line) for line in (SHARED / name).open()]
+    completions, peers = load("medvlm_r1_outputs/completions.jsonl"), load("peer_vectors/rewards_on_medvlm.jsonl")
+    for c, p in zip(completions, peers):
+        text, got = c["completion"], vqa_accuracy(c["completion"], p["gold"])["accuracy"] if p["gold"] else None
+        assert format_reward(text)["overall"] == p["easyr1_r1v_format"] == p["vlmr1_format"] == p["r1v_format"]
+        if got is not None: assert got == p["vlmr1_mcq"]
+        if got is not None and got != p["easyr1_r1v_accuracy"]: assert "<answer>\n" in text and got == 1.0
+    normalised = load("peer_vectors/vqa_normalise.jsonl")
+    for key in ("vlmevalkit_process_answer", "evalai_m4c"):
+        differ = [r for r in normalised if normalise_answer(r["raw"]) != r[key]]
+        assert len(differ) <= 16 and all("'" in r["raw"] or "~" in r["raw"] for r in differ)
