@@ -10,7 +10,7 @@ from conftest import SHARED
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from vlrlbook.core import Sample
-from vlrlbook.data import DataError, open_picture, picture_key, read_counting_zip, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples, write_counting_zip
+from vlrlbook.data import DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip, read_preferences, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples, write_counting_zip
 
 HEADER = "images_path,question,answer\n"
 ROW = HEADER + "images/a.png,How many?,3\n"
@@ -153,3 +153,45 @@ def test_marks_and_pictures_must_agree():
 def test_real_pictures_open(folder):
     paths = sorted((SHARED / folder / "images").iterdir())
     assert paths and all(open_picture(p.read_bytes()).mode == "RGB" for p in paths)
+
+@pytest.mark.parametrize("row, code", [
+    ({}, "preference.response"), ({"query": "?", "response": ["a"], "human_ranking": [0]}, "preference.response"), ({"query": "?", "response": ["a", ""], "human_ranking": [0, 1]}, "preference.response"),
+    ({"query": "?", "response": ["a", "b"], "human_ranking": [0]}, "preference.ranks"), ({"query": "?", "response": ["a", "b"], "human_ranking": [0, "1"]}, "preference.ranks"),
+    ({"query": "?", "response": ["a", "b"], "human_ranking": [0, float("inf")]}, "preference.ranks"), ({"query": "", "response": ["a", "b"], "human_ranking": [0, 1]}, "preference.query"),
+    ({"query": "?", "response": "ab", "human_ranking": [0, 1]}, "preference.response"), ({"query": "?", "response": ["a", "b"], "human_ranking": [0, 1], "image": 3}, "preference.image")])
+def test_bad_preferences(row, code):
+    with pytest.raises(DataError) as e: preference_row(row, 8)
+    assert (e.value.code, e.value.row) == (code, 8)
+
+
+def test_preferences_from_parquet(tmp_path):
+    import pandas as pd
+    pd.DataFrame([dict(id="1", query="?", response=["a", "b"], human_ranking=[1, 0], image={"bytes": picture()}), dict(id="2", query="?", response=["a", "b"], human_ranking=[0, 0], image={"bytes": picture()})]).to_parquet(tmp_path / "p.parquet")
+    rows = read_preferences(tmp_path / "p.parquet")
+    assert [preference_pairs(r)[0][2] for r in rows] == [0.0, 0.5] and open_picture(rows[0]["image"]).size == (32, 24)
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:100])
+    with pytest.raises(DataError, match="not a parquet file"): read_preferences(tmp_path / "cut.parquet")
+
+
+def test_permuting_keeps_what_was_ranked():
+    rows = [preference_row(dict(query="?", response=["a", "b", "c"], human_ranking=[2, 0, 1])) for _ in range(50)]
+    for old, new in zip(rows, permuted(rows, seed=1)): assert dict(zip(old["response"], old["human_ranking"])) == dict(zip(new["response"], new["human_ranking"]))
+    assert len({tuple(r["response"]) for r in permuted(rows)}) == 6
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
+def test_real_preferences():
+    rows = read_preferences(SHARED / "vl_rewardbench_text" / "data.jsonl")
+    first = lambda rows: sum(p for r in rows for _, _, p in preference_pairs(r)) / len(rows)
+    assert len(rows) == 498 and first(rows) > 0.95 and 0.4 < first(permuted(rows)) < 0.6
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"])
+def test_preflight_counts_what_the_processor_makes(family):
+    from vlrlbook.data import encode
+    from vlrlbook.models import tiny_twin
+    _, processor = tiny_twin(family)
+    samples = [Sample("How many?", "1", [Image.new("RGB", (200, 120), "white")], row=1), Sample("And here?", "2", [Image.new("RGB", (90, 300), "red")], row=2)]
+    found = preflight(to_dataset(samples), processor)
+    assert found.prompt_tokens == encode(processor, samples)["input_ids"].shape[1] and not found.problems
+    assert [p["code"] for p in preflight(to_dataset(samples), processor, held_out=to_dataset(samples[:1])).problems] == ["split.leak"]

@@ -7,7 +7,8 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'vqa_temp
            'synthetic_counting', 'to_messages', 'DataError', 'image_tokens', 'draw_grid', 'encode', 'to_dataset',
            'to_samples', 'write_counting_zip', 'Report', 'read_counting_zip', 'load_counting', 'open_picture', 'to_rgb',
            'vqa_row', 'read_rows', 'convert_vqa', 'vqa_prompt', 'published_split', 'split_rows_by_picture',
-           'picture_key', 'split_by_picture']
+           'preference_row', 'read_preferences', 'preference_pairs', 'permuted', 'picture_key', 'split_by_picture',
+           'Preflight', 'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
 import csv, hashlib, io, json, os, random, re, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
@@ -479,6 +480,65 @@ def split_rows_by_picture(
     return [r for r in rows if name(r) not in held], [r for r in rows if name(r) in held]
 
 # %% ../nbs/01_data.ipynb #c063
+def preference_row(
+    row: dict, # id, query, image, response [2 or more], human_ranking of the same length
+    number: int = None, # its line, for messages
+    image_dir: str | Path = None, # where picture paths begin; then they must exist
+) -> dict: # id, query, image (path, bytes or None), response, human_ranking
+    "One checked preference row"
+    response, ranks = _listed(row.get("response")), _listed(row.get("human_ranking"))
+    if not response or len(response) < 2 or not all(isinstance(r, str) and r.strip() for r in response): raise DataError("preference.response", f"expected two or more texts, found {str(row.get('response'))[:80]!r}", row=number)
+    if not ranks or len(ranks) != len(response): raise DataError("preference.ranks", f"{len(response)} responses but ranks {ranks!r}", row=number)
+    if not all(isinstance(r, (int, float)) and not isinstance(r, bool) and r == r and abs(r) != float("inf") for r in ranks): raise DataError("preference.ranks", f"ranks must be numbers, found {ranks!r}", row=number)
+    if not isinstance(row.get("query"), str) or not row["query"].strip(): raise DataError("preference.query", "query is empty", row=number)
+    return dict(id=str(row.get("id", number)), query=row["query"], image=_pictured(row, number, image_dir), response=response, human_ranking=ranks)
+
+def _listed(value):
+    "A list from a list, a tuple or an array"
+    return value if isinstance(value, list) else list(value) if isinstance(value, tuple) or hasattr(value, "tolist") and not isinstance(value, str) else None
+
+def _pictured(row, number, image_dir):
+    "Path or bytes of a row's picture, None where it has none"
+    image = row.get("image", row.get("image_path"))
+    if isinstance(image, dict): image = image.get("bytes") or image.get("path")
+    if image is None or isinstance(image, bytes): return image
+    if not isinstance(image, str) or not image: raise DataError("preference.image", f"a {type(image).__name__}, expected a path or bytes", row=number)
+    return _absolute(image, image_dir, number)
+
+def read_preferences(
+    path: str | Path, # .jsonl, .json or .parquet
+    image_dir: str | Path = None, # where picture paths begin
+) -> list: # checked rows
+    "Preference rows of a file; the first bad one stops with its number"
+    kind = Path(path).suffix.lower()
+    if kind not in (".jsonl", ".json", ".parquet"): raise DataError("preference.file", f"{Path(path).name}: expected .jsonl, .json or .parquet")
+    return [preference_row(row, number, image_dir) for number, row in (_parquet_rows(path) if kind == ".parquet" else read_rows(path))]
+
+def _parquet_rows(path):
+    "Rows of a parquet file, counted from 1"
+    import pyarrow.parquet as pq
+    try: return list(enumerate(pq.read_table(path).to_pylist(), 1))
+    except (OSError, ValueError) as e: raise DataError("preference.file", f"{Path(path).name} is not a parquet file") from e
+
+def preference_pairs(
+    row: dict, # checked
+) -> list: # (first, second, preference): 1.0 first better, 0.0 second better, 0.5 a tie
+    "All pairs of a row's responses"
+    r, ranks = row["response"], row["human_ranking"]
+    return [(r[i], r[j], 0.5 if ranks[i] == ranks[j] else float(ranks[i] < ranks[j])) for i in range(len(r)) for j in range(i + 1, len(r))]
+
+def permuted(
+    rows: list, # checked
+    seed: int = 0, # same seed, same order
+) -> list: # the same rows, responses and ranks shuffled together
+    "Rows whose responses stand in random order, so that a place earns nothing"
+    rng, out = random.Random(seed), []
+    for row in rows:
+        order = rng.sample(range(len(row["response"])), len(row["response"]))
+        out.append(row | dict(response=[row["response"][i] for i in order], human_ranking=[row["human_ranking"][i] for i in order]))
+    return out
+
+# %% ../nbs/01_data.ipynb #c069
 def picture_key(
     image: Image.Image, # any picture
 ) -> str: # 16 hex digits
@@ -499,3 +559,44 @@ def split_by_picture(
     held = set(pictures[: max(1, round(share * len(pictures)))])
     rows = range(len(keys))
     return dataset.select([i for i in rows if keys[i] not in held]), dataset.select([i for i in rows if keys[i] in held])
+
+# %% ../nbs/01_data.ipynb #c073
+@dataclass
+class Preflight:
+    "What `preflight` measured, and the problems it found"
+    rows: int # training rows
+    image_tokens: int # most that one row's pictures take
+    prompt_tokens: int # longest prompt, pictures included
+    problems: list # of {row, code, message}
+
+    def _repr_markdown_(self):
+        lines = [f"{self.rows} rows; longest prompt {self.prompt_tokens} tokens, of them at most {self.image_tokens} picture; {len(self.problems)} problems"]
+        return "\n".join(lines + [f"- row {p['row']}: {p['code']}, {p['message']}" for p in self.problems[:20]])
+
+    __repr__ = _repr_markdown_
+
+def preflight(
+    train, # dataset that will be trained on
+    processor, # of the model
+    held_out=None, # dataset that must not share a picture with it
+    max_prompt_tokens: int = 4096, # longest prompt that may go in
+) -> Preflight: # problems are listed, not raised
+    "Look through every row before a run: marks, lengths, pictures on both sides"
+    elsewhere = {picture_key(i) for images in held_out["images"] for i in images} if held_out is not None else set()
+    found, image_tokens, prompt_tokens = [], 0, 0
+    for row in train:
+        number, sample = row["row"], Sample(row["question"], row["answer"], row["images"], row["task"], row["row"])
+        try: text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
+        except DataError as e:
+            found.append(dict(row=number, code=e.code, message=e.message))
+            continue
+        pictures = sum(_token_count(processor, i.size) for i in sample.images)
+        length = len(processor.tokenizer(text)["input_ids"]) + pictures - len(sample.images)
+        image_tokens, prompt_tokens = max(image_tokens, pictures), max(prompt_tokens, length)
+        if length > max_prompt_tokens: found.append(dict(row=number, code="prompt.length", message=f"{length} tokens, at most {max_prompt_tokens}"))
+        if any(picture_key(i) in elsewhere for i in sample.images): found.append(dict(row=number, code="split.leak", message="its picture is in the held-out set too"))
+    return Preflight(len(train), image_tokens, prompt_tokens, found)
+
+def _token_count(processor, size):
+    "Tokens of a picture of `size` (width, height), without touching its pixels"
+    return processor._get_num_multimodal_tokens(image_sizes=[(size[1], size[0])])["num_image_tokens"][0]

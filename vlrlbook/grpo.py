@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from .core import (Rollout, RolloutGroup, RunLog, Sample, SettingsError, Table, mean_ci95, nearest, names_since, paired_board,
                            peak_memory_mb, read_settings, run_facts, set_seed, settings_table, write_json, write_whole)
-from .data import encode, load_counting, read_counting_zip, split_by_picture, synthetic_counting, to_dataset, to_messages, to_samples
+from .data import encode, load_counting, preflight, read_counting_zip, split_by_picture, synthetic_counting, to_dataset, to_messages, to_samples
 from .models import (add_lora, load_vlm, model_type, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids)
 from .rewards import advantages, counting_reward, for_trl, load_reward, read_count
 
