@@ -3,10 +3,11 @@
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
-    python tools/logs.py chapters                       minutes and memory of every chapter into chapters.csv"""
+    python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,23 +73,27 @@ def peers(folder):
     write("02_peers.csv", rows)
 
 
-def chapters():
-    "Each chapter as a papermill job in an empty folder with an empty cache: seconds, and the most memory of any process"
-    rows = []
+def pages(names):
+    "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
+    known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
+    rows = {r["chapter"]: r for r in known}
     for path in sorted((root / "nbs").glob("[0-9]*.ipynb")):
+        if names and path.stem not in names: continue
         with tempfile.TemporaryDirectory() as folder:
             code = f"import subprocess, resource, sys; r = subprocess.run([sys.executable, '-m', 'papermill', {str(path)!r}, 'out.ipynb', '--no-progress-bar']); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r.returncode)"
             start = time.time()
             done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "VLRLBOOK_CACHE": folder + "/cache", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
             if done.returncode: sys.exit(f"{path.name} failed\n{done.stderr[-2000:]}")
-            rows.append(dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start), memory_mb=int(done.stdout.split()[-1]) // 1024, gpu="not measured"))
-            print(rows[-1])
-    write("chapters.csv", rows)
+            shutil.copy(Path(folder) / "out.ipynb", path)
+        subprocess.run([str(Path(sys.executable).parent / "nbdev_clean"), "--fname", str(path)], cwd=root, check=True)
+        rows[path.stem] = dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start), memory_mb=int(done.stdout.split()[-1]) // 1024, gpu="not measured")
+        print(rows[path.stem])
+    write("chapters.csv", [rows[k] for k in sorted(rows)])
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["warm"]: warm()
     elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
-    elif sys.argv[1:] == ["chapters"]: chapters()
+    elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)
