@@ -195,3 +195,31 @@ def test_preflight_counts_what_the_processor_makes(family):
     found = preflight(to_dataset(samples), processor)
     assert found.prompt_tokens == encode(processor, samples)["input_ids"].shape[1] and not found.problems
     assert [p["code"] for p in preflight(to_dataset(samples), processor, held_out=to_dataset(samples[:1])).problems] == ["split.leak"]
+
+
+def test_synthetic_questions_are_balanced_and_earn_their_own_truth():
+    from vlrlbook.data import synthetic_vqa
+    from vlrlbook.rewards import vqa_accuracy
+    samples = synthetic_vqa(400, seed=1)
+    said = [s.answer for s in samples if s.answer in ("yes", "no")]
+    assert said.count("yes") == said.count("no") == 50
+    assert all(vqa_accuracy(f"<answer>{s.answer}</answer>", s.answer)["accuracy"] == 1 for s in samples)
+    assert [s.images[0].tobytes() for s in samples[:9]] == [s.images[0].tobytes() for s in synthetic_vqa(9, seed=1)]
+
+
+def test_synthetic_preferences_rank_the_right_count_first():
+    from vlrlbook.data import synthetic_preferences
+    rows = synthetic_preferences(60, seed=2)
+    assert all(sorted(r["human_ranking"]) == [0, 1] and open_picture(r["image"]).size == (112, 112) for r in rows)
+
+
+def test_synthetic_aloha_is_a_lerobot_dataset(tmp_path):
+    pytest.importorskip("lerobot", reason="LeRobot needs Python 3.12")
+    from vlrlbook.data import aloha_cameras, synthetic_aloha
+    data = synthetic_aloha(tmp_path / "aloha", episodes=3, frames=4)
+    assert (data.num_episodes, len(data)) == (3, 12) and set(aloha_cameras) <= set(data.features)
+    row = data[11]
+    assert row[aloha_cameras[0]].shape == (3, 96, 96) and 0 <= float(row[aloha_cameras[0]].min()) and float(row[aloha_cameras[0]].max()) <= 1
+    labels = [int(data[i]["reward_bins"].argmax()) for i in range(12)]
+    assert labels[:4] == [0, 1, 3, 4] and max(labels[4:8]) < 4 and set(labels[8:]) == {0}
+    assert data[8]["task"] != data[0]["task"] or data[8]["task"].startswith("lift the")

@@ -74,6 +74,18 @@ def test_adapters_speak_three_dialects_of_one_reward():
     assert for_verl(reward)("vqa", text, "yes", {}) == {"score": parts["overall"], **{k: v for k, v in parts.items() if k != "overall"}}
 
 
+def test_console_commands(tmp_path):
+    import subprocess, sys
+    run = lambda *args: subprocess.run([sys.executable, "-m", "vlrlbook.cli", *map(str, args)], capture_output=True, text=True)
+    (tmp_path / "in.jsonl").write_text('{"question": "?", "answer": "a", "image": "x.png"}\n')
+    done = run("convert-vqa", "--input_jsonl", tmp_path / "in.jsonl", "--output-jsonl", tmp_path / "out.jsonl")
+    assert done.returncode == 0 and json.loads((tmp_path / "out.jsonl").read_text()) == {"prompt": "<image> ?", "answer": "a", "images": ["x.png"]}
+    assert "1 VQA rows" in run("check-data", tmp_path / "in.jsonl").stdout
+    bad = run("check-data", tmp_path / "in.jsonl", "--image_dir", tmp_path)
+    assert bad.returncode and "vqa.missing: row 1, 'x.png'" in bad.stderr and "Traceback" not in bad.stderr
+    assert run("check-data", tmp_path / "none.zip").returncode and run("convert-vqa", "--inptu", "x").returncode == 2
+
+
 @real
 def test_vqa_rad_converts_whole(tmp_path):
     source = SHARED / "vqa_rad" / "VQA_RAD_Dataset_Public.json"

@@ -55,6 +55,23 @@ def merge_lora(args, rest):
     merge_lora(args.base_model, args.lora_model, args.output_path, cache_dir=args.cache_dir)
 
 
+def convert_vqa(args, rest):
+    "Chat, flat or VQA-RAD rows to EasyR1 rows"
+    from vlrlbook.data import convert_vqa
+    print(f"{convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir)} rows in {args.output_jsonl}")
+
+
+def check_data(args, rest):
+    "Check a counting ZIP, a VQA file or a preference file; says what would be kept, skipped or refused"
+    from tempfile import TemporaryDirectory
+    from vlrlbook.data import read_counting_zip, read_preferences, read_rows, vqa_row
+    path = Path(args.path)
+    if path.suffix == ".zip":
+        with TemporaryDirectory() as folder: print(read_counting_zip(path, Path(folder) / "out", strict=args.strict)[1])
+    elif args.kind == "preferences": print(f"{len(read_preferences(path, args.image_dir))} preference rows")
+    else: print(f"{len([vqa_row(row, number, args.image_dir) for number, row in read_rows(path)])} VQA rows")
+
+
 def parser() -> argparse.ArgumentParser:
     "The command line: option names as the systems write them, with - or _"
     top = argparse.ArgumentParser(prog="vlrlbook", description="Reinforcement learning for vision-language models, as a book that runs")
@@ -71,6 +88,10 @@ def parser() -> argparse.ArgumentParser:
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
     command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"), option("lora_model", required=True, help="adapter's directory"),
             option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"))
+    command(convert_vqa, "convert-vqa", option("input_jsonl", required=True, help="JSON or JSONL in any of the dialects"), option("output_jsonl", required=True, help="file to write"),
+            option("image_dir", help="picture paths become absolute in it, and must exist"))
+    command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")), (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
+            option("image_dir", help="where picture paths begin"), (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
     return top
 
 

@@ -401,7 +401,7 @@ def read_settings(
     aliases, values, wrong = getattr(cls, "aliases", {}), {}, []
     for written, value in given.items():
         name = aliases.get(written, written)
-        if name not in known: wrong.append(f"there is no {written!r}{nearest(written, known)}")
+        if name not in known: wrong.append(f"there is no {written!r}{nearest(written, [*known, *aliases])}")
         elif name in values: wrong.append(f"{name!r} is given twice (as {written!r} too)")
         else:
             try: values[name] = as_type(written, value, kinds[name])
@@ -423,11 +423,15 @@ def settings_help(
     cls: type, # a dataclass whose source can be read
 ) -> dict: # field name → the comment behind it
     "Help text of each field of `cls`, from the comments in its source"
-    import inspect
-    try: lines = inspect.getsource(cls).splitlines()
-    except OSError: return {}
+    lines = _source(cls).splitlines()
     pattern = re.compile(r"^\s+(\w+): [^#]*?#\s*(.+?)\s*$")
     return {m[1]: m[2] for m in map(pattern.match, lines) if m}
+
+def _source(cls):
+    "Source of `cls`; for a class typed into a notebook, the cell that holds its methods"
+    import inspect, linecache
+    try: return inspect.getsource(cls)
+    except OSError: return "".join(line for f in (cls.__dict__.get("check"),) if f for line in linecache.getlines(f.__code__.co_filename))
 
 def settings_table(
     settings, # an instance of a dataclass
