@@ -3,6 +3,7 @@
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
+    python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -73,6 +74,50 @@ def peers(folder):
     write("02_peers.csv", rows)
 
 
+read_ours = """
+import sys, time
+from pathlib import Path
+from vlrlbook.core import peak_memory_mb
+from vlrlbook.data import read_counting_zip
+start = time.perf_counter()
+data, report = read_counting_zip(sys.argv[1], Path(sys.argv[2]) / "out")
+seconds, after_reading = time.perf_counter() - start, peak_memory_mb()
+for row in data: row["images"][0].load()
+print(seconds, report.valid_images, after_reading, peak_memory_mb())
+"""
+read_plain = """
+import sys, time, zipfile, csv
+from pathlib import Path
+from vlrlbook.core import peak_memory_mb
+from PIL import Image
+start, out, good = time.perf_counter(), Path(sys.argv[2]) / "plain", 0
+zipfile.ZipFile(sys.argv[1]).extractall(out)
+for row in csv.DictReader(open(out / "main.csv", newline="")):
+    with Image.open(out / row["images_path"]) as image: image.verify()
+    good += 1
+print(time.perf_counter() - start, good, peak_memory_mb(), peak_memory_mb())
+"""
+
+
+def intake():
+    "Pictures per second and memory of our reader beside the plain loop, alternating, median of three"
+    from vlrlbook.data import synthetic_counting, write_counting_zip
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in (1000, 10000):
+            path = write_counting_zip(synthetic_counting(n), Path(folder) / f"{n}.zip")
+            found = {"ours": [], "plain": []}
+            for turn in range(3):
+                for name, code in (("ours", read_ours), ("plain", read_plain)):
+                    with tempfile.TemporaryDirectory() as out:
+                        done = subprocess.run([sys.executable, "-c", code, str(path), out], capture_output=True, text=True, check=True)
+                    found[name].append([float(x) for x in done.stdout.split()])
+            for name, runs in found.items():
+                seconds, good, reading, decoding = sorted(runs)[1]
+                rows.append(dict(reader=name, pictures=int(good), per_second=round(good / seconds), memory_reading_mb=round(reading), memory_all_decoded_mb=round(decoding)))
+    write("01_intake.csv", rows)
+
+
 def pages(names):
     "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
     known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
@@ -95,5 +140,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["warm"]: warm()
     elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
+    elif sys.argv[1:] == ["intake"]: intake()
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)

@@ -471,6 +471,8 @@ def peak_memory_mb(
     "Most memory this process has held: on the GPU where one was used, else resident"
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated(): return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists(): return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10 # ru_maxrss remembers the process that started us
     import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

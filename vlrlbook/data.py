@@ -366,7 +366,7 @@ def _read_entry(archive, entries, name):
     if entry.file_size > limits["picture_bytes"]: raise DataError("image.bytes", f"{entry.file_size} bytes")
     return archive.read(entry)
 
-# %% ../nbs/01_data.ipynb #c050
+# %% ../nbs/01_data.ipynb #c052
 def vqa_row(
     row: dict, # chat (`messages` or `conversations`), flat (`question`, `answer`, `image`), or VQA-RAD's own
     number: int = None, # its line, for messages
@@ -416,7 +416,7 @@ def _absolute(path, image_dir, number):
     if not full.is_file(): raise DataError("vqa.missing", "no such picture in the image directory", row=number, entry=path)
     return str(full)
 
-# %% ../nbs/01_data.ipynb #c053
+# %% ../nbs/01_data.ipynb #c055
 def read_rows(
     path: str | Path, # JSON list, or JSONL
 ) -> list: # of (line or index from 1, object)
@@ -443,7 +443,7 @@ def convert_vqa(
     write_whole(output_jsonl, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return len(rows)
 
-# %% ../nbs/01_data.ipynb #c057
+# %% ../nbs/01_data.ipynb #c059
 vqa_template = """{{ content | trim }}
 
 Your task:
@@ -458,7 +458,7 @@ def vqa_prompt(
     from jinja2 import Template
     return Template(vqa_template).render(content=content)
 
-# %% ../nbs/01_data.ipynb #c060
+# %% ../nbs/01_data.ipynb #c062
 def published_split(
     rows: list, # VQA-RAD's own rows, with phrase_type and image_name
 ): # train rows, test rows, share of test pictures that are also in train
@@ -480,7 +480,7 @@ def split_rows_by_picture(
     held = set(pictures[: max(1, round(share * len(pictures)))])
     return [r for r in rows if name(r) not in held], [r for r in rows if name(r) in held]
 
-# %% ../nbs/01_data.ipynb #c063
+# %% ../nbs/01_data.ipynb #c065
 def preference_row(
     row: dict, # id, query, image, response [2 or more], human_ranking of the same length
     number: int = None, # its line, for messages
@@ -539,7 +539,7 @@ def permuted(
         out.append(row | dict(response=[row["response"][i] for i in order], human_ranking=[row["human_ranking"][i] for i in order]))
     return out
 
-# %% ../nbs/01_data.ipynb #c069
+# %% ../nbs/01_data.ipynb #c071
 colour_names = ("red", "blue", "green", "orange", "purple", "cyan") # of `disc_colours`
 
 def _scene(rng):
@@ -585,7 +585,7 @@ def synthetic_preferences(
         rows.append(preference_row(row, i))
     return permuted(rows, seed)
 
-# %% ../nbs/01_data.ipynb #c073
+# %% ../nbs/01_data.ipynb #c075
 aloha_cameras = ("observation.images.cam_right_wrist", "observation.images.cam_left_wrist", "observation.images.cam_high")
 
 def aloha_views(
@@ -643,7 +643,7 @@ def synthetic_aloha(
     made.finalize()
     return LeRobotDataset("local/synthetic_aloha", root=root)
 
-# %% ../nbs/01_data.ipynb #c077
+# %% ../nbs/01_data.ipynb #c079
 def picture_key(
     image: Image.Image, # any picture
 ) -> str: # 16 hex digits
@@ -665,7 +665,7 @@ def split_by_picture(
     rows = range(len(keys))
     return dataset.select([i for i in rows if keys[i] not in held]), dataset.select([i for i in rows if keys[i] in held])
 
-# %% ../nbs/01_data.ipynb #c081
+# %% ../nbs/01_data.ipynb #c083
 @dataclass
 class Preflight:
     "What `preflight` measured, and the problems it found"
