@@ -1,6 +1,5 @@
 """Archives and tables from strangers: each class of fault has its code, nothing is half-written, and only named files are unpacked."""
 import io
-import json
 import stat
 import zipfile
 

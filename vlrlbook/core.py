@@ -10,9 +10,9 @@ __all__ = ['blue', 'orange', 'green', 'purple', 'grey', 'ribbon_colours', 'panel
            'run_facts', 'write_json']
 
 # %% ../nbs/00_core.ipynb #c002
-import ast, csv, difflib, io, json, os, random, re, subprocess, sys, tempfile, textwrap, types, typing
+import csv, difflib, io, json, os, random, re, subprocess, sys, tempfile, textwrap, typing
 from base64 import b64encode
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from html import escape
 from pathlib import Path
 

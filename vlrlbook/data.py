@@ -12,14 +12,14 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'vqa_temp
            'split_by_picture', 'Preflight', 'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, io, json, os, random, re, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
+import csv, hashlib, io, json, os, random, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw, ImageOps
 
-from .core import Sample, cast, figure, nearest, write_whole
+from .core import Sample, figure, nearest, write_whole
 
 # %% ../nbs/01_data.ipynb #c005
 disc_colours = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf")

@@ -8,9 +8,8 @@ __all__ = ['presets', 'warm_weights', 'GRPOSettings', 'completion_logps', 'grpo_
            'predict', 'marks', 'summary', 'gain', 'Recorder', 'newest_checkpoint', 'save_run', 'save_predictions']
 
 # %% ../nbs/05_grpo.ipynb #c002
-import hashlib, importlib.util, json, os, random, shutil, tempfile, time
-from collections import Counter
-from dataclasses import asdict, dataclass, fields
+import hashlib, importlib.util, json, os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,10 +17,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from .core import (Rollout, RolloutGroup, RunLog, Sample, SettingsError, Table, mean_ci95, nearest, names_since, paired_board,
-                           peak_memory_mb, read_settings, run_facts, set_seed, settings_table, write_json, write_whole)
-from .data import encode, load_counting, preflight, read_counting_zip, split_by_picture, synthetic_counting, to_dataset, to_messages, to_samples
-from .models import (add_lora, load_vlm, model_type, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids)
+from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, mean_ci95, nearest, write_json, write_whole
+from .data import encode, load_counting, read_counting_zip, split_by_picture, synthetic_counting, to_dataset
+from .models import add_lora, load_vlm, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .rewards import advantages, counting_reward, for_trl, load_reward, read_count
 
 # %% ../nbs/05_grpo.ipynb #c008

@@ -9,14 +9,13 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
            'lora_config', 'merge_lora', 'last_real_token', 'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
-import hashlib, importlib.util, json, os, re, shutil, tempfile
+import importlib.util, os, re, tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from .core import nearest, write_whole
+from .core import nearest
 
 # %% ../nbs/00a_models.ipynb #c005
 special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
