@@ -345,13 +345,19 @@ class Table:
         caption: str = "", # one line under it
     ): self.rows, self.caption = list(rows), caption
 
-    def _repr_markdown_(self):
-        if not self.rows: return "*(no rows)*"
-        show = lambda v: "" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v).replace("|", "\\|").replace("\n", "⏎")
-        lines = [list(self.rows[0]), ["---"] * len(self.rows[0])] + [[show(v) for v in r.values()] for r in self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + (f"\n\n*{self.caption}*" if self.caption else "")
+    def _lines(self, show):
+        if not self.rows: return "(no rows)"
+        lines = [list(self.rows[0]), ["---"] * len(self.rows[0])] + [["" if v is None else f"{v:.3f}" if isinstance(v, float) else show(str(v)) for v in r.values()] for r in self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    __repr__ = _repr_markdown_
+    def _repr_markdown_(self): return self._lines(_markdown_cell) + (f"\n\n*{self.caption}*" if self.caption else "")
+
+    def __repr__(self): return self._lines(str) + (f"\n\n{self.caption}" if self.caption else "")
+
+def _markdown_cell(text):
+    "`text` inside a table: tags and stars stay visible, unless it is code or a link"
+    text = text.replace("|", "\\|").replace("\n", "⏎")
+    return text if text[:1] in "`[" else escape(text, quote=False).replace("*", "\\*")
 
 # %% ../nbs/00_core.ipynb #c039
 class SettingsError(ValueError):
