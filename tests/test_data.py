@@ -63,7 +63,7 @@ def test_tables_that_are_fine(tmp_path, table):
     entries = [("main.csv", table), ("images/a.png", picture()), ("__MACOSX/x", b"x"), ("images/.DS_Store", b"x"), ("images/extra.exe", b"MZ")]
     data, report = read_counting_zip(make(tmp_path / "x.zip", entries), tmp_path / "out")
     assert (len(data), report.csv_rows, report.valid_images, report.skipped) == (1, 1, 1, [])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000002.png", "rows.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000002.png", "report.json", "rows.jsonl"]
 
 
 @pytest.mark.parametrize("data, code", [
@@ -222,3 +222,19 @@ def test_synthetic_aloha_is_a_lerobot_dataset(tmp_path):
     labels = [int(data[i]["reward_bins"].argmax()) for i in range(12)]
     assert labels[:4] == [0, 1, 3, 4] and max(labels[4:8]) < 4 and set(labels[8:]) == {0}
     assert data[8]["task"] != data[0]["task"] or data[8]["task"].startswith("lift the")
+
+
+def test_rows_that_share_a_picture_by_way_of_a_third_stay_together():
+    a, b, c, d = (Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue", "white"))
+    rows = to_dataset([Sample("?", "1", images, row=i) for i, images in enumerate([[a, b], [b, c], [c], [d]])])
+    train, held = split_by_picture(rows, share=0.5)
+    assert sorted([sorted(train["row"]), sorted(held["row"])]) == [[0, 1, 2], [3]]
+
+
+def test_greys_of_twelve_and_sixteen_bits():
+    grey = lambda top: to_rgb(Image.fromarray(np.linspace(0, top, 64).reshape(8, 8).astype(np.uint16))).getextrema()[0]
+    assert grey(65535) == grey(4095) == (0, 255)
+
+
+def test_marks_in_the_middle_are_refused_for_training():
+    with pytest.raises(DataError, match="row.marks: row 3"): to_dataset([Sample("Compare <image> with <image>.", "", [Image.new("RGB", (8, 8))] * 2, row=3)])

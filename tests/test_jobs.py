@@ -61,7 +61,7 @@ def test_results_can_be_recomputed_from_predictions(short_run):
         for how in ("greedy", "sampled"):
             pay = [sum(counting_reward(t, r["answer"])["overall"] for t in r[f"{when}_{how}"]) / len(r[f"{when}_{how}"]) for r in rows]
             assert found[when][how]["mean_reward"] == pytest.approx(sum(pay) / len(pay))
-    assert set(found["gain"]["sampled"]) == {"mean_reward", "mean_reward_ci95", "exact_accuracy", "exact_accuracy_ci95"}
+    assert {"mean_reward", "mean_reward_ci95", "exact_accuracy", "exact_accuracy_ci95"} <= set(found["gain"]["sampled"])
     assert {"settings", "seconds", "peak_memory_mb", "versions", "commit"} <= set(found)
 
 
@@ -71,6 +71,7 @@ def test_resume_goes_on_from_the_checkpoint(short_run):
     state = json.loads((short_run / "runs/05_grpo/trainer_state.json").read_text())
     assert state["global_step"] == 4
     assert RunLog.read(short_run / "runs/05_grpo/run_log.csv").series("lr")[0] == [1, 2, 3, 4]
+    assert "silent" in RunLog.read(short_run / "runs/05_grpo/run_log.csv").columns
 
 
 def test_an_existing_adapter_goes_on_training(short_run):
@@ -139,7 +140,8 @@ def test_the_main_job_learns(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = results(tmp_path)
     assert found["gain"]["sampled"]["mean_reward_ci95"][0] > 0
-    assert found["gain"]["greedy"]["exact_accuracy_ci95"][1] > 0
+    assert found["gain"]["greedy"]["exact_accuracy"] > 0
+    assert found["gain"]["greedy"]["verbatim_accuracy"] > 0, "the reward was earned with answers that are no sentences"
     assert found["after"]["sampled"]["n"] == 500
     outputs = [o for c in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for o in c.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 8

@@ -4,7 +4,7 @@ import time
 import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
-from vlrlbook.rewards import advantages, cheats, count_table, counting_reward, for_trl, format_reward, format_table, load_reward, mix, read_count, staircase
+from vlrlbook.rewards import advantages, cheats, count_table, counting_reward, for_trl, format_reward, format_table, load_reward, mix, read_count, silent_share, staircase
 
 
 @pytest.mark.parametrize("text, count, why", count_table)
@@ -75,3 +75,12 @@ def test_real_completions_are_paid():
     rows = [json.loads(line) for line in (SHARED / "medvlm_r1_outputs" / "completions.jsonl").open()]
     assert len(rows) > 100
     for r in rows: assert 0 <= counting_reward(r["completion"], "3")["overall"] <= 1 and format_reward(r["completion"])["overall"] in (0.0, 1.0)
+
+
+def test_silent_groups_are_counted_whatever_their_reward():
+    assert silent_share([0.85] * 8 + [0.7] * 8 + [1.0] * 7 + [0.85], 8) == pytest.approx(2 / 3)
+    assert silent_share([0.1 + 0.2, 0.3], 2) == 1.0
+
+
+def test_the_same_reward_twice_is_refused():
+    with pytest.raises(ValueError, match="stands in it twice"): load_reward("0.5*counting + 0.5*counting")

@@ -37,9 +37,12 @@ def run_row(what, folder):
     "The row of one run, from its results.json"
     r = json.loads((Path(folder) / "results.json").read_text())
     gain, s = r["gain"], r["settings"]
-    row = dict(what=what, in_table="yes" if what in ("the command", "the preset") else "no", lr=s["lr"], seed=s["seed"], max_steps=s["max_steps"])
+    row = dict(what=what, in_table="yes" if what == "the preset" else "no", lr=s["lr"], seed=s["seed"], max_steps=s["max_steps"])
+    predictions = [json.loads(line) for line in (Path(folder) / "predictions.jsonl").open()]
     for how in ("sampled", "greedy"):
         for when in ("before", "after"):
+            said = [(text.strip(), p["answer"]) for p in predictions for text in p[f"{when}_{how}"]]
+            row[f"{when}_{how}_verbatim"] = round(sum(text == truth for text, truth in said) / len(said), 4)
             row[f"{when}_{how}_exact"], row[f"{when}_{how}_error"] = round(r[when][how]["exact_accuracy"], 4), round(r[when][how]["mean_absolute_error"], 4)
         for measure, short in (("mean_reward", "reward"), ("exact_accuracy", "exact")):
             low, high = gain[how][f"{measure}_ci95"]

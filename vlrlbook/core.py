@@ -383,7 +383,7 @@ def as_type(
     for k in kinds:
         if k is bool and (isinstance(value, bool) or str(text).lower() in ("true", "false")): return str(text).lower() == "true"
         if k is bool or k is type(None) or (isinstance(value, bool) and k in (int, float)): continue
-        if k is str and isinstance(value, str): return value
+        if k is str and isinstance(value, (str, bool)): return value if isinstance(value, str) else str(value).lower()
         if k in (dict, list) and isinstance(value, k): return value
         if k in (int, float) and isinstance(text, (int, float, str)):
             number = _number(text)
@@ -403,12 +403,13 @@ def read_settings(
     where: str = "settings", # begins each message
 ): # an instance of `cls`
     "`given` as checked settings; unknown names and wrong types stop at once, all of them in one message"
-    known, kinds = [f.name for f in fields(cls)], typing.get_type_hints(cls)
+    known, kinds, defaults = [f.name for f in fields(cls)], typing.get_type_hints(cls), {f.name: f.default for f in fields(cls)}
     aliases, values, wrong = getattr(cls, "aliases", {}), {}, []
     for written, value in given.items():
         name = aliases.get(written, written)
         if name not in known: wrong.append(f"there is no {written!r}{nearest(written, [*known, *aliases])}")
         elif name in values: wrong.append(f"{name!r} is given twice (as {written!r} too)")
+        elif value is None and defaults[name] is not None: wrong.append(f"{written} = None: expected {kinds[name].__name__}")
         else:
             try: values[name] = as_type(written, value, kinds[name])
             except SettingsError as e: wrong.append(str(e))

@@ -12,14 +12,14 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'vqa_temp
            'split_by_picture', 'Preflight', 'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, io, json, os, random, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
+import csv, hashlib, io, json, os, random, re, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw, ImageOps
 
-from .core import Sample, figure, nearest, write_whole
+from .core import Sample, figure, nearest, write_json, write_whole
 
 # %% ../nbs/01_data.ipynb #c005
 disc_colours = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf")
@@ -129,7 +129,8 @@ def to_dataset(
     return Dataset.from_list([_record(s, [_png(i) for i in s.images]) for s in samples], features=_features())
 
 def _record(sample, pictures):
-    "One row; `pictures` are dicts of `bytes` and `path`"
+    "One row; `pictures` are dicts of `bytes` and `path`. TRL puts pictures in front of the text, so marks elsewhere are refused"
+    if "<image>" in re.sub(r"^(\s*<image>)+", "", sample.question): raise DataError("row.marks", "an <image> mark in the middle of a question; TRL's data set knows pictures in front only", row=sample.row)
     return dict(prompt=[{"role": "user", "content": sample.question.replace("<image>", "").strip()}], images=pictures,
                 answer=sample.answer, question=sample.question, task=sample.task, row=sample.row)
 
@@ -305,7 +306,7 @@ def _decoded(data):
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP", "GIF"))
         if image.width * image.height > limits["picture_pixels"]: raise DataError("image.pixels", f"{image.width} × {image.height} pixels")
         if min(image.size) < 4 or max(image.size) > 150 * min(image.size): raise DataError("image.shape", f"{image.width} × {image.height} pixels")
-        if getattr(image, "n_frames", 1) > 1: raise DataError("image.animated", f"{image.n_frames} frames")
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1: raise DataError("image.animated", f"{image.n_frames} frames")
         image.load()
         turn = image.getexif().get(0x0112, 1)
         plain = image.format if image.mode == "RGB" and image.format in ("PNG", "JPEG") and turn == 1 and "transparency" not in image.info else None
@@ -316,9 +317,10 @@ def _decoded(data):
 def to_rgb(
     image: Image.Image, # any mode
 ) -> Image.Image: # RGB
-    "RGB without loss of range: 16-bit greys divided by 257, transparency on white"
+    "RGB without loss of range: 16-bit greys divided by 257, 12-bit ones by 16, transparency on white"
     if image.mode.startswith("I") or image.mode == "F":
-        image = image.point(lambda v: v / 257).convert("L") if image.getextrema()[1] > 255 else image.convert("L")
+        top = image.getextrema()[1]
+        image = image.point(lambda v: v / (257 if top > 4095 else 4095 / 255)).convert("L") if top > 255 else image.convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")
@@ -337,6 +339,7 @@ def _keep_rows(archive, entries, rows, aside, strict):
                 else: report.skipped.append(dict(row=row[0], image=row[1], code=done.code, message=done.message))
     if not kept: raise DataError("csv.no_valid_row", f"none of {len(rows)} rows can be used; first: {report.skipped[0]['message']}")
     report.valid_images = len(kept)
+    write_json(aside / "report.json", asdict(report))
     write_whole(aside / "rows.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
     return report
 
@@ -474,11 +477,24 @@ def split_rows_by_picture(
     seed: int = 0, # same seed, same split
 ): # train rows, held-out rows
     "Rows split so that no picture's name is on both sides"
-    name = lambda r: r.get("image_name") or " ".join(r.get("images") or [])
-    pictures = sorted({name(r) for r in rows})
-    random.Random(seed).shuffle(pictures)
-    held = set(pictures[: max(1, round(share * len(pictures)))])
-    return [r for r in rows if name(r) not in held], [r for r in rows if name(r) in held]
+    train, held = _split([[r["image_name"]] if r.get("image_name") else list(r.get("images") or []) for r in rows], share, seed)
+    return [rows[i] for i in train], [rows[i] for i in held]
+
+def _split(pictures, share, seed):
+    "Row numbers of both sides; rows that share a picture, also by way of a third row, stay together, a row without one stands alone"
+    group = {}
+    def root(key):
+        while group.setdefault(key, key) != key: key = group[key]
+        return key
+    keys = [names or [f"row {i}"] for i, names in enumerate(pictures)]
+    for names in keys:
+        for name in names: group[root(name)] = root(names[0])
+    groups = sorted({root(names[0]) for names in keys})
+    if len(groups) < 2: raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
+    random.Random(seed).shuffle(groups)
+    held = set(groups[: min(len(groups) - 1, max(1, round(share * len(groups))))])
+    side = [root(names[0]) in held for names in keys]
+    return [i for i, h in enumerate(side) if not h], [i for i, h in enumerate(side) if h]
 
 # %% ../nbs/01_data.ipynb #c065
 def preference_row(
@@ -546,8 +562,9 @@ def _scene(rng):
     "Picture of one to four discs of different colours, and (x, radius) of each colour"
     image = Image.new("RGB", (112, 112), "white")
     draw, placed = ImageDraw.Draw(image), {}
+    radii = rng.sample(range(8, 15), 4)
     for slot, c in enumerate(rng.sample(range(6), rng.randint(1, 4))):
-        r = rng.randint(8, 14)
+        r = radii[slot]
         x, y = (28, 84)[slot % 2] + rng.randint(-8, 8), (28, 84)[slot // 2] + rng.randint(-8, 8)
         draw.ellipse([x - r, y - r, x + r, y + r], fill=disc_colours[c])
         placed[colour_names[c]] = (x, r)
@@ -565,7 +582,7 @@ def synthetic_vqa(
         if kind == "yes/no":
             there = row % 8 < 4
             asked = rng.choice(seen if there else [c for c in colour_names if c not in seen])
-            question, answer = f"Is there a {asked} disc?", "yes" if there else "no"
+            question, answer = f"Is there a{'n' * (asked == 'orange')} {asked} disc?", "yes" if there else "no"
         elif kind == "choice": question, answer = f"Is the {seen[0]} disc on the left or the right?", "left" if placed[seen[0]][0] < 56 else "right"
         elif kind == "number": question, answer = "How many discs are there?", str(len(seen))
         else: question, answer = "What colour is the largest disc?", max(placed, key=lambda c: placed[c][1])
@@ -657,13 +674,8 @@ def split_by_picture(
     seed: int = 0, # same seed, same split
 ): # train, held-out datasets
     "Two data sets without a common picture; the held-out one has at least one row"
-    keys = [" ".join(map(picture_key, images)) for images in dataset["images"]]
-    pictures = sorted(set(keys))
-    if len(pictures) < 2: raise DataError("data.split", f"{len(pictures)} different picture(s): nothing to split")
-    random.Random(seed).shuffle(pictures)
-    held = set(pictures[: max(1, round(share * len(pictures)))])
-    rows = range(len(keys))
-    return dataset.select([i for i in rows if keys[i] not in held]), dataset.select([i for i in rows if keys[i] in held])
+    train, held = _split([[picture_key(i) for i in images] for images in dataset["images"]], share, seed)
+    return dataset.select(train), dataset.select(held)
 
 # %% ../nbs/01_data.ipynb #c083
 @dataclass
@@ -675,7 +687,7 @@ class Preflight:
     problems: list # of {row, code, message}
 
     def _repr_markdown_(self):
-        lines = [f"{self.rows} rows; longest prompt {self.prompt_tokens} tokens, of them at most {self.image_tokens} picture; {len(self.problems)} problems"]
+        lines = [f"{self.rows} rows; longest prompt {self.prompt_tokens} tokens, at most {self.image_tokens} of pictures in a row; {len(self.problems)} problems"]
         return "\n".join(lines + [f"- row {p['row']}: {p['code']}, {p['message']}" for p in self.problems[:20]])
 
     __repr__ = _repr_markdown_

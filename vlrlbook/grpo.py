@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['presets', 'warm_weights', 'GRPOSettings', 'completion_logps', 'grpo_loss', 'grpo_config', 'make_trainer',
            'RunLogCallback', 'cache_dir', 'warm_start', 'supervised', 'load_policy', 'load_data', 'generate_answers',
-           'predict', 'marks', 'summary', 'gain', 'Recorder', 'newest_checkpoint', 'save_run', 'save_predictions']
+           'predict', 'marks', 'summary', 'gain', 'Recorder', 'newest_checkpoint', 'kept_rows', 'save_run',
+           'save_predictions']
 
 # %% ../nbs/05_grpo.ipynb #c002
 import hashlib, importlib.util, json, os
@@ -18,13 +19,13 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, mean_ci95, nearest, write_json, write_whole
-from .data import encode, load_counting, read_counting_zip, split_by_picture, synthetic_counting, to_dataset
+from .data import Report, encode, load_counting, read_counting_zip, split_by_picture, synthetic_counting, to_dataset
 from .models import add_lora, load_vlm, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .rewards import advantages, counting_reward, for_trl, load_reward, read_count
 
 # %% ../nbs/05_grpo.ipynb #c008
 presets = {
-    "tiny": dict(model="tiny-qwen2_5_vl", lr=1e-4, num_epochs=1, max_steps=200, batch_size=64, gradient_accumulation_steps=1, max_completion_length=8,
+    "tiny": dict(model="tiny-qwen2_5_vl", lr=5e-5, num_epochs=1, max_steps=200, batch_size=64, gradient_accumulation_steps=1, max_completion_length=8,
                  temperature=1.0, lora_r=16, lora_alpha=512, use_4bit=False, max_image_size=112, eval_samples=500, eval_batch_size=125),
     "gpu": dict(model="Qwen/Qwen2.5-VL-3B-Instruct", lr=5e-5, num_epochs=50, max_steps=-1, batch_size=1, gradient_accumulation_steps=8, max_completion_length=64,
                 temperature=0.2, lora_r=64, lora_alpha=128, use_4bit=True, max_image_size=512, eval_samples=200, eval_batch_size=8)}
@@ -37,7 +38,7 @@ class GRPOSettings:
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     data: str = None # Counting ZIP with main.csv and images/; None draws discs
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
-    lr: float = None # Learning rate of the policy (tiny 1e-4, gpu 5e-5)
+    lr: float = None # Learning rate of the policy (5e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
     max_steps: int = None # Optimizer steps (tiny 200)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
@@ -85,9 +86,10 @@ class GRPOSettings:
         answers = self.batch_size * self.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", 1))
         good = max(1, round(answers / max(1, self.num_generations))) * self.num_generations
         positive = ("lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_completion_length", "temperature", "lora_r", "lora_alpha",
-                    "max_image_size", "num_iterations", "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
+                    "max_image_size", "epsilon", "num_iterations", "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
         yield from ((getattr(self, n) <= 0, f"{n} = {getattr(self, n)}: expected more than 0") for n in positive)
         yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in ("seed", "save_steps", "warmup_steps", "beta"))
+        yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by num_epochs"
         yield self.num_generations < 2, f"num_generations = {self.num_generations}: a group needs at least 2 answers"
         yield answers % max(1, self.num_generations) != 0, (f"batch_size × gradient_accumulation_steps × processes = {answers} answers a step, no multiple of num_generations = {self.num_generations}; nearest: {good}")
         yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
@@ -102,8 +104,8 @@ class GRPOSettings:
 
     @property
     def prompts_per_step(self) -> int:
-        "Different prompts in one optimizer step"
-        return self.batch_size * self.gradient_accumulation_steps // self.num_generations
+        "Different prompts in one optimizer step, all processes together"
+        return self.batch_size * self.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", 1)) // self.num_generations
 
 # %% ../nbs/05_grpo.ipynb #c021
 def completion_logps(
@@ -132,8 +134,9 @@ def grpo_loss(
     gain = torch.minimum(ratio * advantage[:, None], ratio.clamp(1 - epsilon, 1 + epsilon) * advantage[:, None])
     loss = -gain
     if beta: loss = loss + beta * ratio * ((ref_logps - logps).exp() - (ref_logps - logps) - 1)
-    if loss_type == "dapo": return (loss * mask).sum() / mask.sum()
-    return ((loss * mask).sum(1) / mask.sum(1)).mean()
+    if loss_type == "dapo": return (loss * mask).sum() / mask.sum().clamp(min=1)
+    if loss_type == "grpo": return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+    raise ValueError(f"by hand there is dapo and grpo, not {loss_type!r}")
 
 # %% ../nbs/05_grpo.ipynb #c030
 def grpo_config(
@@ -162,7 +165,7 @@ def make_trainer(
 ): # trl.GRPOTrainer
     "TRL's trainer with the reward that `settings` names"
     from trl import GRPOTrainer
-    reward = for_trl(load_reward(settings.reward), recorder)
+    reward = for_trl(load_reward(settings.reward), recorder, group_size=settings.num_generations)
     trainer = GRPOTrainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
                           callbacks=[RunLogCallback(RunLog() if log is None else log)])
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
@@ -170,7 +173,7 @@ def make_trainer(
 
 class RunLogCallback(TrainerCallback):
     "A progress bar, and TRL's log in a `RunLog` under the names that chapter 00 draws"
-    names = {"reward": "reward", "reward_std": "reward_std", "frac_reward_zero_std": "silent", "loss": "loss", "kl": "kl", "entropy": "entropy",
+    names = {"reward": "reward", "reward_std": "reward_std", "silent": "silent", "loss": "loss", "kl": "kl", "entropy": "entropy",
              "grad_norm": "grad_norm", "completions/mean_length": "length", "clip_ratio/region_mean": "clipped", "learning_rate": "lr", "step_time": "seconds_per_step"}
 
     def __init__(self, log): self.log, self.bar = log, None
@@ -186,7 +189,7 @@ class RunLogCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "reward" in (logs or {}):
-            self.bar.set_postfix(reward=f"{logs['reward']:.3f}", silent=f"{logs['frac_reward_zero_std']:.2f}")
+            self.bar.set_postfix(reward=f"{logs['reward']:.3f}", silent=f"{logs['silent']:.2f}")
             parts = {k: v for k, v in logs.items() if k.startswith("part/")}
             self.log.append({"step": state.global_step} | {new: logs[old] for old, new in self.names.items() if logs.get(old) is not None} | parts)
 
@@ -260,7 +263,7 @@ def load_data(
 ): # training and held-out data set, report or None
     "Drawn discs, or a ZIP split by picture; every truth must earn full marks before a step is taken"
     if settings.data is None:
-        n = max(settings.max_steps, 1) * settings.prompts_per_step
+        n = settings.max_steps * settings.prompts_per_step if settings.max_steps > 0 else 2000
         train, held, report = to_dataset(synthetic_counting(n, seed=settings.seed)), to_dataset(synthetic_counting(settings.eval_samples, seed=2**20)), None
     else:
         dataset, report = _unpacked(settings.data)
@@ -274,7 +277,7 @@ def _unpacked(zip_path):
     "The ZIP's data set and report; unpacked once into the cache, under the hash of its bytes"
     with open(zip_path, "rb") as f: key = hashlib.file_digest(f, "sha256").hexdigest()[:16]
     folder = cache_dir() / f"data-{key}"
-    if folder.exists(): return load_counting(folder), None
+    if folder.exists(): return load_counting(folder), Report(**json.loads((folder / "report.json").read_text()))
     return read_counting_zip(zip_path, folder)
 
 def _check_truths(dataset, reward):
@@ -295,7 +298,7 @@ def generate_answers(
     seed: int = 0, # of the sampling; the global random state is left alone
 ) -> list: # n texts for each sample
     "Answers to `samples`, image markers suppressed"
-    how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature else dict(do_sample=False)
+    how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0, repetition_penalty=1.0) if temperature else dict(do_sample=False, repetition_penalty=1.0)
     was_training, answers = model.training, []
     model.eval()
     with torch.random.fork_rng():
@@ -322,31 +325,32 @@ def marks(
     samples: list, # of `Sample`
     answers: list, # texts for each sample
     reward=counting_reward, # (completion, answer) → parts
-) -> dict: # reward, exact, error: a number per sample, its answers averaged
-    "Each sample's mean reward, share of exact counts, and mean error of the counts that could be read (nan if none could)"
-    out = {"reward": [], "exact": [], "error": []}
+) -> dict: # reward, exact, error, verbatim: a number per sample, its answers averaged
+    "Each sample's mean reward, share of exact counts, mean error of the counts that could be read (nan if none could), and share of answers that equal the truth to the letter"
+    out = {"reward": [], "exact": [], "error": [], "verbatim": []}
     for s, texts in zip(samples, answers):
         truth, counts = read_count(s.answer), [read_count(t) for t in texts]
         read = [abs(c - truth) for c in counts if c is not None]
         out["reward"].append(sum(reward(t, s.answer)["overall"] for t in texts) / len(texts))
         out["exact"].append(sum(c == truth for c in counts) / len(texts))
         out["error"].append(sum(read) / len(read) if read else float("nan"))
+        out["verbatim"].append(sum(t.strip() == s.answer for t in texts) / len(texts))
     return out
 
 def summary(
     scored: dict, # from `marks`
-) -> dict: # exact_accuracy, mean_absolute_error, mean_reward, n
+) -> dict: # exact_accuracy, mean_absolute_error, mean_reward, verbatim_accuracy, n
     "The means that `results.json` holds"
     errors = [e for e in scored["error"] if e == e]
-    return dict(exact_accuracy=mean_ci95(scored["exact"])[0], mean_absolute_error=mean_ci95(errors)[0] if errors else None, mean_reward=mean_ci95(scored["reward"])[0], n=len(scored["exact"]))
+    return dict(exact_accuracy=mean_ci95(scored["exact"])[0], mean_absolute_error=mean_ci95(errors)[0] if errors else None, mean_reward=mean_ci95(scored["reward"])[0], verbatim_accuracy=mean_ci95(scored["verbatim"])[0], n=len(scored["exact"]))
 
 def gain(
     before: dict, # from `marks`
     after: dict, # the same samples
-) -> dict: # mean_reward, exact_accuracy, each with its ci95
+) -> dict: # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95
     "Paired differences over the same pictures, with 95 % intervals"
     out = {}
-    for key, name in (("reward", "mean_reward"), ("exact", "exact_accuracy")):
+    for key, name in (("reward", "mean_reward"), ("exact", "exact_accuracy"), ("verbatim", "verbatim_accuracy")):
         out[name], out[f"{name}_ci95"] = mean_ci95([b - a for a, b in zip(before[key], after[key])])
     return out
 
@@ -379,6 +383,15 @@ def newest_checkpoint(
     found = sorted(Path(settings.output_dir).glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
     if not found: raise SettingsError(f"resume: there is no checkpoint in {settings.output_dir}")
     return str(found[-1].parent)
+
+def kept_rows(
+    path: Path, # run_log.csv of the run that is resumed
+    checkpoint: str | None, # where it goes on
+) -> list: # rows up to the checkpoint's step
+    "Rows of an earlier log that a resumed run keeps"
+    if not checkpoint or not path.exists(): return []
+    last = json.loads(Path(checkpoint, "trainer_state.json").read_text())["global_step"]
+    return [r for r in RunLog.read(path).rows if r["step"] <= last]
 
 # %% ../nbs/05_grpo.ipynb #c049
 def save_run(

@@ -6,19 +6,20 @@
 __all__ = ['units', 'tens', 'chinese', 'count_table', 'format_table', 'normalise_table', 'vqa_table', 'known_rewards', 'cheats',
            'answer_text', 'read_count', 'staircase', 'counting_reward', 'format_reward', 'normalise_answer',
            'answer_kind', 'yes_or_no', 'choice_letter', 'vqa_accuracy', 'mix', 'load_reward', 'advantages',
-           'completion_text', 'for_trl', 'for_easyr1', 'for_verl']
+           'silent_share', 'completion_text', 'for_trl', 'for_easyr1', 'for_verl']
 
 # %% ../nbs/02_rewards.ipynb #c002
 import importlib, re, unicodedata
 
 # %% ../nbs/02_rewards.ipynb #c007
-units = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
+units = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())} | {"dozen": 12}
 tens = {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 chinese = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
 
 _word = "|".join(sorted([*units, *tens], key=len, reverse=True))
-_number = re.compile(rf"(?<![\w.])\d[\d,]{{0,11}}(?:\.\d{{1,6}})?(?![\w])|\d{{1,9}}(?=[^\W\d_])|\b(?:{_word})(?:[-\s](?:{_word}))?\b|[零〇一二两兩三四五六七八九十百]{{1,7}}", re.I)
-_photo = re.compile(r"photo of (?:exactly |about )?", re.I)
+_number = re.compile(rf"(?<![\w.-])(?:\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}})(?:\.\d{{1,6}})?(?![\w])|\d{{1,9}}(?=[^\W\d_])|\b(?:{_word})(?:[-\s](?:{_word}))?\b|[零〇一二两兩三四五六七八九十百千万亿]{{1,9}}", re.I)
+_photo = re.compile(r"photo of (?:exactly |about |a (?=dozen))?", re.I)
+_pronoun = re.compile(r"\b(?:no|each|every|any|the|this|that|last|which|another) one\b", re.I) # "one" that counts nothing
 
 def answer_text(
     text: str, # a completion
@@ -33,7 +34,7 @@ def read_count(
 ) -> int | None: # None when no whole number can be read
     "The count that `text` states: answer tag first, then \"photo of n\", then the last number; reads its last 4,000 characters"
     tagged = answer_text(text)
-    text = (text if tagged is None else tagged)[-4000:]
+    text = _pronoun.sub(" ", (text if tagged is None else tagged)[-4000:])
     for start in reversed([m.end() for m in _photo.finditer(text)]):
         found = _number.match(text, start)
         if found and _value(found[0]) is not None: return _value(found[0])
@@ -47,7 +48,7 @@ def _value(token):
     if token[0].isdecimal():
         number = float(token.replace(",", ""))
         return int(number) if number == int(number) else None
-    if token[0] in chinese or token[0] in "十百": return _chinese_value(token)
+    if token[0] in "零〇一二两兩三四五六七八九十百千万亿": return None if set(token) & set("千万亿") else _chinese_value(token)
     words = re.split(r"[-\s]", token.lower())
     if len(words) == 1: return units.get(words[0], tens.get(words[0]))
     return tens[words[0]] + units[words[1]] if words[0] in tens and 0 < units.get(words[1], 0) < 10 else units.get(words[1], tens.get(words[1]))
@@ -91,7 +92,8 @@ count_table = [ # text, count, why
     ("three", 3, "number word"), ("Twenty-one birds", 21, "compound word"), ("twenty one", 21, "compound word without hyphen"),
     ("A photo of an apple", 1, "an article counts one"), ("A photo of no apples", 0, "none is a count"), ("zero", 0, "zero is a count"),
     ("三个苹果", 3, "Chinese numeral"), ("十二", 12, "Chinese ten and two"), ("二十", 20, "Chinese two tens"), ("一百零五", 105, "Chinese hundred"), ("两只猫", 2, "Chinese two before a measure word"),
-    ("3.0", 3, "a whole number written as a decimal"), ("3.5 apples", None, "half an apple is no count"), ("1,200", 1200, "thousands"),
+    ("3.0", 3, "a whole number written as a decimal"), ("3.5 apples", None, "half an apple is no count"), ("1,200", 1200, "thousands"), ("1,2,3", 3, "a list, not thousands"), ("-3", None, "less than nothing is no count"), ("A photo of a dozen eggs", 12, "a dozen"),
+    ("3 discs. No one knows more; each one is round", 3, "'no one' and 'each one' count nothing"), ("百万", None, "more than this reader can count"),
     ("3apples", 3, "missing space"), ("x3", None, "a name, not a number"), ("v2.5.1", None, "a version, not a number"),
     ("", None, "nothing"), ("many", None, "no number"), ("someone often", None, "'one' and 'ten' inside words"),
     ("<answer></answer> 3", None, "an empty answer is an answer"), ("<answer>3", 3, "an unclosed tag is no tag"),
@@ -124,11 +126,11 @@ format_table = [ # text, reward, why
 def normalise_answer(
     text, # an answer, also a number
 ) -> str: # words separated by one space
-    "Lower case, NFKC, number words up to nineteen as digits, articles and punctuation dropped; after the VQA challenge's evaluation"
+    "Lower case, NFKC, single number words as digits, articles and punctuation dropped; after the VQA challenge's evaluation"
     text = unicodedata.normalize("NFKC", str(text)[:4000]).lower()
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"['’`]", "", text))
     text = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", text)
-    return " ".join(str(units[w]) if w in units else w for w in text.split() if w not in ("a", "an", "the"))
+    return " ".join(str(units.get(w, tens.get(w, w))) for w in text.split() if w not in ("a", "an", "the"))
 
 normalise_table = [("The extremities", "extremities"), ("X-ray", "x ray"), ("T2-weighted", "t2 weighted"), ("5.6cm focal, hypodense", "5.6cm focal hypodense"), ("Yes\t", "yes"),
                    ("Just one", "just 1"), (4, "4"), ("1,200", "1200"), ("don't", "dont"), ("ＭＲＩ", "mri"), ("", "")] # text, normalised
@@ -162,7 +164,7 @@ def choice_letter(
 ) -> str | None: # A to H
     "The letter of a choice: alone, in brackets, before its option, or after 'answer is' or 'option'"
     text = text[-4000:].strip()
-    found = re.match(r"\(?([A-Ha-h])\)?\s*(?:[.:,)]|$)", text) or re.search(r"(?:answer(?: is)?|option|choice)[\s:]*\(?([A-H])\)?(?![\w])", text, re.I)
+    found = re.match(r"\(?([A-Ha-h])\)?\s*(?:[.:,)]|$)", text) or re.search(r"(?:[Aa]nswer(?: is)?|[Oo]ption|[Cc]hoice|think)[\s:]*\(?([A-H])\)?(?![\w])", text)
     return found[1].upper() if found else None
 
 def vqa_accuracy(
@@ -182,7 +184,8 @@ def vqa_accuracy(
 
 def _only_number(text):
     "The number in a text that holds just one, whatever its unit"
-    found = set(re.findall(r"(?<![\w.])\d{1,9}(?:\.\d{1,6})?(?![\d])", normalise_answer(text)))
+    pattern, plain = r"(?<![\w.])-?\d{1,9}(?:\.\d{1,6})?(?!\d)", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text[:4000])
+    found = set(re.findall(pattern, plain) or re.findall(pattern, normalise_answer(text)))
     return float(found.pop()) if len(found) == 1 else None
 
 vqa_table = [ # completion, truth, accuracy, why
@@ -195,7 +198,8 @@ vqa_table = [ # completion, truth, accuracy, why
     ("<answer>There are no signs, so no.</answer>", "no", 1, "only one of the two is said"), ("<think>yes</think><answer>no</answer>", "yes", 0, "thoughts are not answers"),
     ("<answer>X-ray.</answer>", "x-ray", 1, "punctuation"), ("<answer>the extremities</answer>", "Extremities", 1, "articles"), ("<answer>oral and IV</answer>", "IV, oral", 1, "a list in any order"),
     ("<answer>oral</answer>", "oral and iv", 0, "half a list"), ("<answer>two</answer>", "2", 1, "number word"), ("<answer>4 cm</answer>", "4", 1, "the truth has no unit"),
-    ("<answer>3 or 4</answer>", "4", 0, "two numbers are no answer"), ("<answer></answer>", "yes", 0, "nothing"), ("right lung", "Right lung", 1, "no tags: the whole text"),
+    ("<answer>3 or 4</answer>", "4", 0, "two numbers are no answer"), ("<answer>twenty</answer>", "20", 1, "number word above nineteen"), ("<answer>-4</answer>", "4", 0, "the sign counts"),
+    ("<answer>No answer is a good one</answer>", "A", 0, "an article after 'is' is no letter"), ("<answer></answer>", "yes", 0, "nothing"), ("right lung", "Right lung", 1, "no tags: the whole text"),
 ]
 
 # %% ../nbs/02_rewards.ipynb #c033
@@ -225,7 +229,9 @@ def load_reward(
     weighted = {}
     for term in terms:
         weight, _, name = term.rpartition("*")
-        try: weighted[name.strip().rpartition(":")[2]] = (_named_reward(name.strip()), float(weight or 1))
+        key = name.strip().rpartition(":")[2]
+        if key in weighted: raise ValueError(f"reward {spec!r}: {key!r} stands in it twice")
+        try: weighted[key] = (_named_reward(name.strip()), float(weight or 1))
         except ValueError as e: raise ValueError(f"reward {spec!r}: {term!r} is not `weight*name` with a known name; {e}") from e
     return mix(**weighted)
 
@@ -243,6 +249,7 @@ cheats = [ # completion, truth, what it earns, why
     ("3 or 4", "A photo of 4 discs", 1.0, "hedges, with the larger number last"),
     ("<think></think><answer>3</answer>", "A photo of 3 discs", 1.0, "an empty thought costs nothing"),
     ("A photo of 3 discs, 3 discs, 3 discs", "A photo of 3 discs", 1.0, "repeats itself"),
+    ("A photo of 5 6 discs", "A photo of 5 discs", 1.0, "hedges: the first number after 'photo of' is paid; a run of chapter 05 found this one by itself"),
     ("A photo of 3 elephants", "A photo of 3 discs", 1.0, "right number, wrong things: only counts are compared"),
 ]
 
@@ -257,6 +264,14 @@ def advantages(
     return [(r - mean) / (spread + eps) for r in rewards]
 
 # %% ../nbs/02_rewards.ipynb #c056
+def silent_share(
+    rewards: list, # of whole groups, one after the other
+    group_size: int, # G
+) -> float: # 0 to 1
+    "Share of groups whose rewards are all equal; TRL's own figure misses most of them, since the spread of eight equal float32 is seldom exactly 0"
+    groups = [rewards[i:i + group_size] for i in range(0, len(rewards), group_size)]
+    return sum(len({round(r, 6) for r in g}) == 1 for g in groups) / len(groups)
+
 def completion_text(
     completion, # a string, or TRL's list of messages
 ) -> str: # what the model wrote
@@ -269,6 +284,7 @@ def for_trl(
     reward, # (completion, answer) → parts
     recorder=None, # called with (texts, parts, columns) after each batch
     name: str = "reward", # how TRL's logs call it
+    group_size: int = None, # G; then the share of silent groups is logged
 ): # a function as `GRPOTrainer(reward_funcs=…)` wants it
     "`reward` for TRL: lists in, floats out, parts into the log"
     def rewarded(prompts, completions, answer, log_metric=None, **columns):
@@ -277,6 +293,7 @@ def for_trl(
         if log_metric:
             for key in parts[0]:
                 if key != "overall": log_metric(f"part/{key}", sum(p[key] for p in parts) / len(parts))
+            if group_size: log_metric("silent", silent_share([p["overall"] for p in parts], group_size))
         if recorder: recorder(texts, parts, dict(columns, answer=answer))
         return [p["overall"] for p in parts]
     rewarded.__name__ = name
