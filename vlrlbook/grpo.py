@@ -189,7 +189,7 @@ class RunLogCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "reward" in (logs or {}):
-            self.bar.set_postfix(reward=f"{logs['reward']:.3f}", silent=f"{logs['silent']:.2f}")
+            self.bar.set_postfix({k: f"{logs[k]:.3f}" for k in ("reward", "silent") if k in logs})
             parts = {k: v for k, v in logs.items() if k.startswith("part/")}
             self.log.append({"step": state.global_step} | {new: logs[old] for old, new in self.names.items() if logs.get(old) is not None} | parts)
 
