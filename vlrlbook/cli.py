@@ -9,16 +9,14 @@ from pathlib import Path
 
 def notebooks_dir() -> Path:
     "Folder of the chapters: inside an installed wheel, or beside the package in a checkout"
-    here = Path(__file__).resolve().parent
-    for folder in (here / "nbs", here.parent / "nbs"):
-        if any(folder.glob("*.ipynb")): return folder
-    raise FileNotFoundError("the notebooks are not installed beside vlrlbook")
+    from vlrlbook.core import book_file
+    return book_file("00_core.ipynb").parent
 
 
 def notebook(name: str) -> Path:
     "Path of the chapter called `name`: '05_grpo', '05_grpo.ipynb', 'grpo' or '05'"
     from vlrlbook.core import nearest
-    chapters = sorted(p for p in notebooks_dir().glob("*.ipynb"))
+    chapters = sorted(notebooks_dir().glob("*.ipynb"))
     stem = Path(name).name.removesuffix(".ipynb")
     found = [p for p in chapters if stem in (p.stem, *p.stem.split("_", 1))]
     if len(found) != 1: raise SystemExit(f"vlrlbook: no chapter {name!r}{nearest(stem, [p.stem for p in chapters])}")
