@@ -236,5 +236,8 @@ def test_greys_of_twelve_and_sixteen_bits():
     assert grey(65535) == grey(4095) == (0, 255)
 
 
-def test_marks_in_the_middle_are_refused_for_training():
-    with pytest.raises(DataError, match="row.marks: row 3"): to_dataset([Sample("Compare <image> with <image>.", "", [Image.new("RGB", (8, 8))] * 2, row=3)])
+def test_marks_in_the_middle_keep_their_places():
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    row = to_dataset([Sample("Compare <image> with <image>.", "", [red, blue], row=3)])[0]
+    assert [p["text"] or p["type"] for p in row["prompt"][0]["content"]] == ["Compare ", "image", " with ", "image", "."]
+    assert [i.getpixel((0, 0)) for i in row["images"]] == [(255, 0, 0), (0, 0, 255)]

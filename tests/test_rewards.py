@@ -58,7 +58,7 @@ def test_trl_adapter_logs_parts_and_passes_columns():
     paid = reward(prompts=None, completions=[[{"role": "assistant", "content": "3"}], "4"], answer=["3", "3"], row=[1, 2], log_metric=lambda k, v: logged.append((k, v)))
     assert paid == [1.0, 0.85]
     assert logged == [("part/exact", 0.5), ("part/readable", 1.0)]
-    assert seen[0][0] == ["3", "4"] and seen[0][2]["row"] == [1, 2]
+    assert seen[0][0] == ["3", "4"] and [s.row for s in seen[0][2]] == [1, 2]
 
 
 def test_own_reward_by_dotted_path(tmp_path, monkeypatch):

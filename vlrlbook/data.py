@@ -62,10 +62,14 @@ def to_messages(
     sample: Sample, # question and pictures
 ) -> list: # one user message with image and text parts
     "The conversation that puts `sample` to a model; `<image>` marks become pictures"
-    texts = sample.question.split("<image>")
-    marks, pictures = len(texts) - 1, len(sample.images)
+    marks, pictures = sample.question.count("<image>"), len(sample.images)
     if marks not in (0, pictures): raise DataError("row.images", f"{marks} <image> marks but {pictures} pictures", row=sample.row)
-    if marks == 0: texts = [""] * pictures + texts
+    return _messages(sample.question, pictures)
+
+def _messages(question, pictures):
+    "The conversation; pictures without marks stand in front"
+    texts = question.split("<image>")
+    if len(texts) == 1: texts = [""] * pictures + texts
     parts = [{"type": "text", "text": texts[0]}]
     for text in texts[1:]: parts += [{"type": "image"}, {"type": "text", "text": text}]
     return [{"role": "user", "content": [p for p in parts if p.get("text") != ""]}]
@@ -129,10 +133,8 @@ def to_dataset(
     return Dataset.from_list([_record(s, [_png(i) for i in s.images]) for s in samples], features=_features())
 
 def _record(sample, pictures):
-    "One row; `pictures` are dicts of `bytes` and `path`. TRL puts pictures in front of the text, so marks elsewhere are refused"
-    if "<image>" in re.sub(r"^(\s*<image>)+", "", sample.question): raise DataError("row.marks", "an <image> mark in the middle of a question; TRL's data set knows pictures in front only", row=sample.row)
-    return dict(prompt=[{"role": "user", "content": sample.question.replace("<image>", "").strip()}], images=pictures,
-                answer=sample.answer, question=sample.question, task=sample.task, row=sample.row)
+    "One row; `pictures` are dicts of `bytes` and `path`"
+    return dict(prompt=_messages(sample.question, len(pictures)), images=pictures, answer=sample.answer, question=sample.question, task=sample.task, row=sample.row)
 
 def _png(image):
     "PIL image as the dict that `datasets` stores"
@@ -143,7 +145,8 @@ def _png(image):
 def _features():
     "Column types of every data set of this book"
     from datasets import Features, Image as Picture, List, Value
-    return Features(prompt=List({"role": Value("string"), "content": Value("string")}), images=List(Picture()), answer=Value("string"),
+    part = {"type": Value("string"), "text": Value("string")}
+    return Features(prompt=List({"role": Value("string"), "content": List(part)}), images=List(Picture()), answer=Value("string"),
                     question=Value("string"), task=Value("string"), row=Value("int64"))
 
 def to_samples(

@@ -6,16 +6,19 @@
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'twin_config',
            'twin_processor', 'tiny_twin', 'token_kinds', 'vision_marker_ids', 'save_processor', 'save_model',
            'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm', 'model_type', 'add_lora',
-           'lora_config', 'merge_lora', 'last_real_token', 'hidden_size', 'BackboneWithHead']
+           'lora_config', 'merge_lora', 'last_real_token', 'hidden_size', 'BackboneWithHead', 'CommittedCheckpoints',
+           'checkpoint_step', 'find_checkpoint', 'resume_log', 'RunLogCallback']
 
 # %% ../nbs/00a_models.ipynb #c002
-import importlib.util, os, re, tempfile
+import importlib.util, json, os, re, shutil, tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
 
-from .core import nearest
+from .core import RunLog, SettingsError, commit_folder, damage, nearest
 
 # %% ../nbs/00a_models.ipynb #c005
 special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -161,14 +164,15 @@ def save_model(
     processor, # its processor
     path: str | Path, # directory that must not exist yet
 ):
-    "Save both into `path`, written aside and renamed, so that a directory of this name is complete"
+    "Save both into `path`, written aside and committed, so that a directory of this name is complete"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     model.save_pretrained(aside)
     save_processor(processor, aside)
     aside.chmod(0o755)
-    os.rename(aside, path)
+    if path.exists(): raise FileExistsError(f"{path} is there already")
+    commit_folder(aside, path)
 
 # %% ../nbs/00a_models.ipynb #c027
 def pick_dtype(
@@ -327,3 +331,119 @@ class BackboneWithHead(torch.nn.Module):
         hidden = self.backbone(attention_mask=attention_mask, **encodings).last_hidden_state # [B, T, hidden]
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
         return self.head(last.to(next(self.head.parameters()).dtype))
+
+# %% ../nbs/00a_models.ipynb #n8a77cfc
+class CommittedCheckpoints:
+    "Mixin before a transformers Trainer: a checkpoint appears whole, with a manifest, or not at all; old ones go by step number"
+    _aside = None
+
+    def _get_output_dir(self, trial): return str(self._aside or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model, trial):
+        run, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        self._aside = run / ".saving"
+        if self.is_world_process_zero(): shutil.rmtree(self._aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try: super()._save_checkpoint(model, trial)
+        finally: self._aside = None
+        self.accelerator.wait_for_everyone()
+        if self.state.best_model_checkpoint: self.state.best_model_checkpoint = str(run / Path(self.state.best_model_checkpoint).name)
+        if self.is_world_process_zero():
+            self.state.save_to_json(str(run / ".saving" / name / "trainer_state.json"))
+            commit_folder(run / ".saving" / name, run / name)
+            shutil.rmtree(run / ".saving")
+            for old in _too_old(run, self.args.save_total_limit, self.state.best_model_checkpoint): shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, checkpoint, model=None):
+        "As released, a checkpoint with a second adapter (TRL's reference) loads that one and leaves the one that trains at its start"
+        super()._load_from_checkpoint(checkpoint, model)
+        model = self.model if model is None else model
+        if any(Path(checkpoint).glob("*/adapter_config.json")): model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        "Train; checkpoints that are not this run's own past are moved out of its way first"
+        last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
+        if self.is_world_process_zero(): _set_aside(Path(self.args.output_dir), last)
+        self.accelerator.wait_for_everyone()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+def checkpoint_step(
+    path: str | Path, # a checkpoint's directory
+) -> int: # optimizer steps taken when it was saved
+    "The step of a checkpoint, from its trainer_state.json"
+    return json.loads((Path(path) / "trainer_state.json").read_text())["global_step"]
+
+def _checkpoints(run):
+    "Checkpoint folders of `run` by step number"
+    return sorted((p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)), key=lambda p: int(p.name[11:]))
+
+def _too_old(run, limit, best):
+    "Checkpoints beyond the newest `limit`, the best one spared"
+    return [p for p in _checkpoints(run)[:-limit] if str(p) != best] if limit else []
+
+def _set_aside(run, last):
+    "Move checkpoints of `run` that are newer than step `last` into a folder of their own"
+    others = [p for p in _checkpoints(run) if int(p.name[11:]) > last]
+    if not others: return
+    folder = next(f for f in (run / f"earlier-{i}" for i in range(1, 10**6)) if not f.exists())
+    folder.mkdir()
+    for p in others: os.rename(p, folder / p.name)
+    print(f"{len(others)} checkpoints of an earlier run moved to {folder.name}")
+
+# %% ../nbs/00a_models.ipynb #n0cb5be5
+def find_checkpoint(
+    output_dir: str | Path, # of the run
+    resume: str, # "" or false: begin; true: the newest whole checkpoint there; else a checkpoint's directory
+) -> str | None: # a checkpoint that equals its manifest, or None to begin
+    "What `resume` means; a damaged checkpoint is named and the one before it taken; none at all is an error, never a silent new start"
+    if resume.lower() in ("", "false"): return None
+    if resume.lower() != "true":
+        problem = damage(resume) if Path(resume).is_dir() else "there is no such directory"
+        if problem: raise SettingsError(f"resume = {resume!r}: {problem}")
+        return resume
+    problems = []
+    for path in reversed(_checkpoints(output_dir)):
+        problem = damage(path)
+        if problem is None:
+            for p in problems: print(f"resume: passed over {p}")
+            return str(path)
+        problems.append(f"{path.name} ({problem})")
+    raise SettingsError(f"resume: there is no checkpoint in {output_dir}" if not problems else f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
+
+def resume_log(
+    path: str | Path, # run_log.csv
+    checkpoint: str | None, # where the run goes on, or None
+) -> RunLog: # its file holds the rows up to the checkpoint's step and nothing else
+    "The log of a run that begins, or goes on"
+    path = Path(path)
+    rows = [r for r in RunLog.read(path).rows if r["step"] <= checkpoint_step(checkpoint)] if checkpoint and path.exists() else []
+    log = RunLog(path, rows)
+    if rows: log.save()
+    else: path.unlink(missing_ok=True)
+    return log
+
+class RunLogCallback(TrainerCallback):
+    "A progress bar, and the trainer's log in a `RunLog` under our names"
+    def __init__(self,
+        log: RunLog, # gets a row per logged step
+        names: dict, # the trainer's name → ours; other columns are left out
+        desc: str = "training", # before the bar
+        prefix: str = None, # columns that begin with it are kept as they are
+    ): self.log, self.names, self.desc, self.prefix, self.bar = log, names, desc, prefix, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero: self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.desc)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None: self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None: self.bar.close()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero: return
+        row = {ours: logs[theirs] for theirs, ours in self.names.items() if logs.get(theirs) is not None}
+        row |= {k: v for k, v in logs.items() if self.prefix and k.startswith(self.prefix)}
+        if row: self.log.append({"step": state.global_step} | row)
+        if row and self.bar is not None: self.bar.set_postfix({k: f"{row[k]:.3f}" for k in list(row)[:2]})

@@ -1,0 +1,148 @@
+"""Killed and resumed equals never killed, bit for bit; half a checkpoint is never taken for a whole one."""
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from vlrlbook.core import RunLog, SettingsError, damage, read_settings
+from vlrlbook.models import find_checkpoint
+
+STEPS = 8
+SHORT = dict(warm_steps=2, max_steps=STEPS, batch_size=8, num_generations=4, logging_steps=1, save_steps=2)
+
+
+def train(folder, resume, given):
+    "One process of a run: from its beginning, or from its newest whole checkpoint"
+    from vlrlbook.core import set_seed
+    from vlrlbook.grpo import GRPOSettings, load_data, load_policy, make_trainer
+    from vlrlbook.models import resume_log
+    settings = read_settings(GRPOSettings, {**SHORT, **given, "output_dir": str(folder), "resume": resume})
+    checkpoint = find_checkpoint(folder, resume)
+    set_seed(settings.seed)
+    model, processor = load_policy(settings)
+    data = load_data(settings)[0]
+    trainer = make_trainer(settings, model, processor, data, log=resume_log(folder / "run_log.csv", checkpoint))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.model.save_pretrained(folder)
+
+
+def start(folder, resume="", **given):
+    "`train` in a process of its own, with the libraries loaded already"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vlrlbook.grpo", "trl"])
+    process = context.Process(target=train, args=(folder, resume, given))
+    process.start()
+    return process
+
+
+def logged(folder): return len(RunLog.read(folder / "run_log.csv")) if (folder / "run_log.csv").exists() else 0
+
+
+def kill_after(process, folder, rows, delay):
+    "kill -9 once the log has `rows` rows and `delay` seconds have passed; what was committed by then stays"
+    while process.is_alive() and logged(folder) < rows: time.sleep(0.01)
+    time.sleep(delay)
+    if process.is_alive(): os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def final(folder):
+    "Weights and log of a finished run; times are left out"
+    rows = [{k: v for k, v in r.items() if k != "seconds_per_step"} for r in RunLog.read(folder / "run_log.csv").rows]
+    return load_file(folder / "adapter_model.safetensors"), rows
+
+
+@pytest.mark.parametrize("given", [dict(), dict(num_iterations=2), dict(gradient_accumulation_steps=2, beta=0.04)], ids=["plain", "two passes", "accumulated, with KL"])
+def test_killed_twice_equals_never_killed(tmp_path, given):
+    rng = random.Random(str(given))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(whole, **given)
+    process.join()
+    assert process.exitcode == 0
+    kill_after(start(broken, **given), broken, 2, rng.random())
+    kill_after(start(broken, "true", **given), broken, 5, rng.random() / 2)
+    process = start(broken, "true", **given)
+    process.join()
+    assert process.exitcode == 0
+    (weights, rows), (again, rows_again) = final(whole), final(broken)
+    assert rows_again == rows and len(rows) == STEPS
+    assert all(torch.equal(weights[k], again[k]) for k in weights) and set(weights) == set(again)
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    process = start(folder, max_steps=4)
+    process.join()
+    assert sorted(p.name for p in folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    return folder
+
+
+def cut(path): path.write_bytes(path.read_bytes()[:-10])
+def emptied(path): path.write_bytes(b"")
+def gone(path): path.unlink()
+def flipped(path): path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("harm", [cut, emptied, gone, flipped])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "manifest.json"])
+def test_a_damaged_newest_checkpoint_falls_back(two_checkpoints, capsys, harm, name):
+    path = two_checkpoints / "checkpoint-4" / name
+    before = path.read_bytes()
+    harm(path)
+    try:
+        assert find_checkpoint(two_checkpoints, "true").endswith("checkpoint-2")
+        assert "passed over checkpoint-4" in capsys.readouterr().out
+        with pytest.raises(SettingsError, match="checkpoint-4"): find_checkpoint(two_checkpoints, str(two_checkpoints / "checkpoint-4"))
+    finally: path.write_bytes(before)
+    assert find_checkpoint(two_checkpoints, "true").endswith("checkpoint-4")
+
+
+def test_no_whole_checkpoint_is_an_error_that_names_each(tmp_path):
+    (tmp_path / "checkpoint-40").mkdir()
+    (tmp_path / "checkpoint-9").mkdir()
+    with pytest.raises(SettingsError, match="checkpoint-40 .no manifest.json.; checkpoint-9"): find_checkpoint(tmp_path, "true")
+    with pytest.raises(SettingsError, match="there is no such directory"): find_checkpoint(tmp_path, "checkpoint-41")
+
+
+def test_a_new_run_moves_an_earlier_runs_checkpoints_aside(two_checkpoints, tmp_path):
+    import shutil
+    folder = tmp_path / "run"
+    shutil.copytree(two_checkpoints, folder)
+    process = start(folder, max_steps=2, save_steps=1, seed=44)
+    process.join()
+    assert sorted(p.name for p in folder.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert sorted(p.name for p in folder.glob("earlier-1/*")) == ["checkpoint-2", "checkpoint-4"]
+    assert damage(folder / "earlier-1" / "checkpoint-4") is None
+    assert not (folder / ".saving").exists()
+
+
+def save_often(folder):
+    "Commit one folder after the other until killed"
+    from vlrlbook.core import commit_folder
+    for i in range(1, 10**6):
+        aside = folder / ".saving"
+        aside.mkdir(exist_ok=True)
+        for name in ("weights.bin", "trainer_state.json"): (aside / name).write_bytes(os.urandom(200_000) if name == "weights.bin" else json.dumps({"global_step": i}).encode())
+        commit_folder(aside, folder / f"checkpoint-{i}")
+
+
+def test_killed_while_saving_leaves_only_whole_checkpoints(tmp_path):
+    context, rng = multiprocessing.get_context("fork"), random.Random(0)
+    for turn in range(20):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        process = context.Process(target=save_often, args=(folder,))
+        process.start()
+        while not list(folder.glob("checkpoint-*")): time.sleep(0.001)
+        time.sleep(rng.random() / 20)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert [damage(p) for p in folder.glob("checkpoint-*") if damage(p)] == []
+        newest = max(int(p.name[11:]) for p in folder.glob("checkpoint-*"))
+        assert find_checkpoint(folder, "true").endswith(f"checkpoint-{newest}")
