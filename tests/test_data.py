@@ -43,6 +43,21 @@ def test_symlink(tmp_path):
     assert code_of(tmp_path, [("main.csv", ROW), (link, "/etc/passwd")]) == "zip.link"
 
 
+@pytest.mark.parametrize("name", ["images/inner.zip", "data.tar.gz", "run.EXE", "images/model.pkl", "head.pt", "setup.py"])
+def test_what_has_no_place_among_pictures(tmp_path, name): assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", picture()), (name, b"x")]) == "zip.content"
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_named(tmp_path, separator):
+    with pytest.raises(DataError, match="expected a comma"): read_counting_zip(make(tmp_path / "x.zip", [("main.csv", ROW.replace(",", separator)), ("images/a.png", picture())]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "http://host/a.png", "C:\\a.png"])
+def test_rows_that_name_a_path_or_an_address_are_skipped(tmp_path, name):
+    rows = ROW + f"{name},How many?,3\n"
+    assert [(s["row"], s["code"]) for s in read_counting_zip(make(tmp_path / "x.zip", [("main.csv", rows), ("images/a.png", picture())]), tmp_path / "out")[1].skipped] == [(3, "image.name")]
+
+
 @pytest.mark.parametrize("twin", ["images/A.png", "images/a.PNG"])
 def test_names_that_collide(tmp_path, twin): assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", picture()), (twin, picture())]) == "zip.duplicate"
 
@@ -60,7 +75,7 @@ def test_tables(tmp_path, table, code): assert code_of(tmp_path, [("main.csv", t
 
 @pytest.mark.parametrize("table", [ROW, "\ufeff" + ROW, ROW.replace("\n", "\r\n"), ROW.encode("utf-16"), ROW + "\n\n", ROW.replace("images/a.png", "a.png"), ROW.replace("How many?", "=1+1 有几个?")])
 def test_tables_that_are_fine(tmp_path, table):
-    entries = [("main.csv", table), ("images/a.png", picture()), ("__MACOSX/x", b"x"), ("images/.DS_Store", b"x"), ("images/extra.exe", b"MZ")]
+    entries = [("main.csv", table), ("images/a.png", picture()), ("__MACOSX/x", b"x"), ("images/.DS_Store", b"x"), ("images/extra.txt", b"MZ")]
     data, report = read_counting_zip(make(tmp_path / "x.zip", entries), tmp_path / "out")
     assert (len(data), report.csv_rows, report.valid_images, report.skipped) == (1, 1, 1, [])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000002.png", "report.json", "rows.jsonl"]

@@ -4,7 +4,7 @@ import time
 import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
-from vlrlbook.rewards import advantages, cheats, count_table, counting_reward, for_trl, format_reward, format_table, load_reward, mix, read_count, silent_share, staircase
+from vlrlbook.rewards import advantages, cheats, check_reward, count_table, counting_reward, for_trl, format_reward, format_table, load_reward, mix, read_count, silent_share, staircase
 
 
 @pytest.mark.parametrize("text, count, why", count_table)
@@ -84,3 +84,22 @@ def test_silent_groups_are_counted_whatever_their_reward():
 
 def test_the_same_reward_twice_is_refused():
     with pytest.raises(ValueError, match="stands in it twice"): load_reward("0.5*counting + 0.5*counting")
+
+
+def test_a_reward_that_looks_at_pictures(tmp_path, monkeypatch):
+    "A trained model's reward is called with whole batches of completions and samples, alone or in a mix"
+    from PIL import Image
+    (tmp_path / "mine.py").write_text("""def wide(completions, samples): return [{'overall': float(s.images[0].width > s.images[0].height), 'wide': 1.0} for s in samples]
+wide.batched = True
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    reward = for_trl(load_reward("0.5*mine:wide + 0.5*counting"))
+    images = [[Image.new("RGB", (8, 4))], [Image.new("RGB", (4, 8))]]
+    assert reward(prompts=None, completions=["3", "3"], answer=["3", "3"], question=["?", "?"], images=images) == [1.0, 0.5]
+
+
+def test_what_check_reward_finds():
+    assert check_reward(counting_reward) == check_reward(load_reward("vqa")) == []
+    assert "expected a dict" in check_reward(lambda c, a: 1.0)[0]
+    assert "no finite number" in check_reward(lambda c, a: dict(overall=float("nan")))[0]
+    assert "raises ZeroDivisionError" in check_reward(lambda c, a: dict(overall=1 / len(c)))[0]

@@ -83,6 +83,15 @@ def test_console_commands(tmp_path):
     assert "1 VQA rows" in run("check-data", tmp_path / "in.jsonl").stdout
     bad = run("check-data", tmp_path / "in.jsonl", "--image_dir", tmp_path)
     assert bad.returncode and "vqa.missing: row 1, 'x.png'" in bad.stderr and "Traceback" not in bad.stderr
+    rad = [{"question": "?", "answer": "a", "image_name": f"{i % 5}.jpg", "phrase_type": "test_freeform" if i > 7 else "freeform"} for i in range(12)]
+    (tmp_path / "rad.json").write_text(json.dumps(rad))
+    lines = lambda name: [json.loads(line) for line in (tmp_path / name).open()]
+    done = run("convert-vqa", "--input_jsonl", tmp_path / "rad.json", "--output_jsonl", tmp_path / "rad.jsonl", "--split", "published")
+    assert "100% of the test pictures are in the train part too" in done.stdout and len(lines("rad_train.jsonl")) == 8 and len(lines("rad_test.jsonl")) == 4
+    assert run("convert-vqa", "--input_jsonl", tmp_path / "rad.json", "--output_jsonl", tmp_path / "own.jsonl", "--split", "picture").returncode == 0
+    assert not {r["images"][0] for r in lines("own_train.jsonl")} & {r["images"][0] for r in lines("own_test.jsonl")}
+    refused = run("convert-vqa", "--input_jsonl", tmp_path / "in.jsonl", "--output_jsonl", tmp_path / "no.jsonl", "--split", "published")
+    assert "vqa.split: row 1: no phrase_type" in refused.stderr and not list(tmp_path.glob("no*"))
     assert run("check-data", tmp_path / "none.zip").returncode and run("convert-vqa", "--inptu", "x").returncode == 2
 
 

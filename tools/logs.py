@@ -3,6 +3,7 @@
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
+    python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
@@ -77,8 +78,36 @@ def peers(folder):
     write("02_peers.csv", rows)
 
 
+def real(folder):
+    "Converters, splits and rewards on real files"
+    from vlrlbook.data import convert_vqa, published_split, read_preferences, read_rows, split_rows_by_picture, vqa_row
+    from vlrlbook.rewards import vqa_accuracy
+    folder, rows = Path(folder), []
+    source = folder / "vqa_rad" / "VQA_RAD_Dataset_Public.json"
+    with tempfile.TemporaryDirectory() as out:
+        for name, read in (("VQA-RAD's own JSON to EasyR1 rows, pictures looked up", lambda: convert_vqa(source, f"{out}/own.jsonl", folder / "vqa_rad" / "images")),
+                           ("VQA-RAD as flat rows (MEVF) to EasyR1 rows", lambda: convert_vqa(folder / "vqa_rad" / "mevf_trainset.json", f"{out}/flat.jsonl")),
+                           ("preference rows (VL-RewardBench) read and checked", lambda: len(read_preferences(next((folder / "vl_rewardbench_text").glob("*.jsonl")))))):
+            start = time.perf_counter()
+            n = read()
+            rows.append(dict(what=name, n=n, value=round(n / (time.perf_counter() - start)), unit="rows per second"))
+    own = [row for _, row in read_rows(source)]
+    train, test, leak = published_split(own)
+    rows.append(dict(what="test pictures of the published split that are in its train part too", n=len({r["image_name"] for r in test}), value=round(leak, 3), unit="share"))
+    ours = split_rows_by_picture(own)
+    rows.append(dict(what="the same for our split by picture", n=len({r["image_name"] for r in ours[1]}), value=float(len({r["image_name"] for r in ours[0]} & {r["image_name"] for r in ours[1]})), unit="share"))
+    pay = lambda said, truth: vqa_accuracy(f"<think>.</think><answer>{said}</answer>", truth)["accuracy"]
+    truths = [vqa_row(r)["answer"] for r in own]
+    rows.append(dict(what="truths that earn full marks under their own reward", n=len(truths), value=sum(pay(t, t) for t in truths) / len(truths), unit="share"))
+    linked = {}
+    for r in own: linked.setdefault(r["qid_linked_id"], []).append(vqa_row(r)["answer"])
+    pairs = [p for p in linked.values() if len(p) == 2]
+    rows.append(dict(what="a question's answer, scored against that of its paraphrase", n=len(pairs), value=round(sum(pay(a, b) == pay(b, a) == 1 for a, b in pairs) / len(pairs), 3), unit="share"))
+    write("01_real.csv", rows)
+
+
 read_ours = """
-import sys, time
+import sys, time, datasets
 from pathlib import Path
 from vlrlbook.core import peak_memory_mb
 from vlrlbook.data import read_counting_zip
@@ -143,6 +172,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["warm"]: warm()
     elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
+    elif sys.argv[1:2] == ["real"]: real(sys.argv[2])
     elif sys.argv[1:] == ["intake"]: intake()
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)

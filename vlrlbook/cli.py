@@ -55,8 +55,9 @@ def merge_lora(args, rest):
 
 def convert_vqa(args, rest):
     "Chat, flat or VQA-RAD rows to EasyR1 rows"
-    from vlrlbook.data import convert_vqa
-    print(f"{convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir)} rows in {args.output_jsonl}")
+    from vlrlbook.data import convert_vqa, published_split, read_rows
+    print(f"{convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split)} rows in {args.output_jsonl}{', parted into _train and _test' if args.split else ''}")
+    if args.split == "published": print(f"{published_split([row for _, row in read_rows(args.input_jsonl)])[2]:.0%} of the test pictures are in the train part too; --split picture keeps them apart")
 
 
 def check_data(args, rest):
@@ -87,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
     command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"), option("lora_model", required=True, help="adapter's directory"),
             option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"))
     command(convert_vqa, "convert-vqa", option("input_jsonl", required=True, help="JSON or JSONL in any of the dialects"), option("output_jsonl", required=True, help="file to write"),
-            option("image_dir", help="picture paths become absolute in it, and must exist"))
+            option("image_dir", help="picture paths become absolute in it, and must exist"),
+            option("split", choices=["picture", "published"], help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"))
     command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")), (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
             option("image_dir", help="where picture paths begin"), (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
     return top

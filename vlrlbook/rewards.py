@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['units', 'tens', 'chinese', 'count_table', 'format_table', 'normalise_table', 'vqa_table', 'known_rewards',
-           'model_rewards', 'cheats', 'answer_text', 'read_count', 'staircase', 'counting_reward', 'format_reward',
-           'normalise_answer', 'answer_kind', 'yes_or_no', 'choice_letter', 'vqa_accuracy', 'on_batch', 'mix',
-           'load_reward', 'advantages', 'silent_share', 'completion_text', 'for_trl', 'for_easyr1', 'for_verl']
+           'model_rewards', 'cheats', 'nasty', 'answer_text', 'read_count', 'staircase', 'counting_reward',
+           'format_reward', 'normalise_answer', 'answer_kind', 'yes_or_no', 'choice_letter', 'vqa_accuracy', 'on_batch',
+           'mix', 'load_reward', 'advantages', 'silent_share', 'completion_text', 'for_trl', 'for_easyr1', 'for_verl',
+           'check_reward']
 
 # %% ../nbs/02_rewards.ipynb #c002
-import importlib, re, unicodedata
+import importlib, math, re, time, unicodedata
 
 from .core import Sample
 
@@ -19,7 +20,7 @@ tens = {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy
 chinese = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
 
 _word = "|".join(sorted([*units, *tens], key=len, reverse=True))
-_number = re.compile(rf"(?<![\w.-])(?:\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}})(?:\.\d{{1,6}})?(?![\w])|\d{{1,9}}(?=[^\W\d_])|\b(?:{_word})(?:[-\s](?:{_word}))?\b|[零〇一二两兩三四五六七八九十百千万亿]{{1,9}}", re.I)
+_number = re.compile(rf"(?<![\w.-])(?:\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}})(?:\.\d{{1,6}})?(?![\w])|\d{{1,9}}(?=[^\W\d_])|\b(?:(?:{_word}|a|hundred)[-\s]){{0,4}}(?:thousand|million)\b|\b(?:(?:{_word}|a)\s)?hundred(?:\s(?:and\s)?(?:{_word})(?:[-\s](?:{_word}))?)?\b|\b(?:{_word})(?:[-\s](?:{_word}))?\b|[零〇一二两兩三四五六七八九十百千万亿]{{1,9}}", re.I)
 _photo = re.compile(r"photo of (?:exactly |about |a (?=dozen))?", re.I)
 _pronoun = re.compile(r"\b(?:no|each|every|any|the|this|that|last|which|another) one\b", re.I) # "one" that counts nothing
 
@@ -52,8 +53,15 @@ def _value(token):
         return int(number) if number == int(number) else None
     if token[0] in "零〇一二两兩三四五六七八九十百千万亿": return None if set(token) & set("千万亿") else _chinese_value(token)
     words = re.split(r"[-\s]", token.lower())
+    if words[-1] in ("thousand", "million"): return None
+    if "hundred" in words: return _hundreds(*token.lower().split("hundred"))
     if len(words) == 1: return units.get(words[0], tens.get(words[0]))
     return tens[words[0]] + units[words[1]] if words[0] in tens and 0 < units.get(words[1], 0) < 10 else units.get(words[1], tens.get(words[1]))
+
+def _hundreds(before, after):
+    "two hundred and five: what stands before the word, times 100, plus what follows"
+    rest = re.sub(r"^\s(and\s)?", "", after)
+    return 100 * (1 if before.strip() in ("", "a") else _value(before.strip())) + (_value(rest) if rest else 0)
 
 def _chinese_value(token):
     "Chinese numeral up to 999: 三, 十二, 二十, 一百零五, and digit by digit as in 一二"
@@ -91,7 +99,7 @@ count_table = [ # text, count, why
     ("<answer>2</answer> no, <answer>3</answer>", 3, "the last answer counts"),
     ("A photo of 3 apples on 2 plates", 3, "'photo of' names the number that is meant"),
     ("2 red, 1 blue, so 3", 3, "without tags the last number is the conclusion"),
-    ("three", 3, "number word"), ("Twenty-one birds", 21, "compound word"), ("twenty one", 21, "compound word without hyphen"),
+    ("three", 3, "number word"), ("Twenty-one birds", 21, "compound word"), ("twenty one", 21, "compound word without hyphen"), ("one hundred", 100, "a hundred"), ("two hundred and forty-one cells", 241, "hundreds"), ("one hundred thousand", None, "more than this reader can count, in English too"),
     ("A photo of an apple", 1, "an article counts one"), ("A photo of no apples", 0, "none is a count"), ("zero", 0, "zero is a count"),
     ("三个苹果", 3, "Chinese numeral"), ("十二", 12, "Chinese ten and two"), ("二十", 20, "Chinese two tens"), ("一百零五", 105, "Chinese hundred"), ("两只猫", 2, "Chinese two before a measure word"),
     ("3.0", 3, "a whole number written as a decimal"), ("3.5 apples", None, "half an apple is no count"), ("1,200", 1200, "thousands"), ("1,2,3", 3, "a list, not thousands"), ("-3", None, "less than nothing is no count"), ("A photo of a dozen eggs", 12, "a dozen"),
@@ -336,3 +344,31 @@ def for_verl(
         parts = reward(solution_str, str(ground_truth))
         return {"score": parts["overall"]} | {k: v for k, v in parts.items() if k != "overall"}
     return compute_score
+
+# %% ../nbs/02_rewards.ipynb #c062
+nasty = ["", "1" * 100_000, "<answer>" * 12_500, "one " * 25_000, "三" * 100_000, "<think>" + "a" * 99_980, "1," * 50_000, "\0\ud800" * 50_000]
+
+def check_reward(
+    reward, # (completion, answer) → parts
+    answer: str = "3", # a truth that it can be asked about
+    milliseconds: float = 10, # most that one text may take
+) -> list: # problems; empty if it may train
+    "Try a reward on hostile texts: it must return numbers with `overall` among them, never raise and never stall"
+    problems = []
+    for text in [answer, *nasty]:
+        shown = repr(text[:20]) + f" ({len(text)} characters)"
+        try:
+            took = min(_timed(reward, text, answer) for _ in range(3))
+            parts = reward(text, answer)
+        except Exception as e: problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:200])
+        else:
+            if not isinstance(parts, dict) or "overall" not in parts: problems.append(f"{shown}: returns {str(parts)[:60]}, expected a dict with `overall`")
+            elif not all(isinstance(v, (int, float)) and math.isfinite(v) for v in parts.values()): problems.append(f"{shown}: a part is no finite number: {parts}")
+            if took > milliseconds / 1000: problems.append(f"{shown}: takes {1000 * took:.0f} ms, at most {milliseconds:g}")
+    return problems
+
+def _timed(reward, text, answer):
+    "Seconds of one call"
+    start = time.perf_counter()
+    reward(text, answer)
+    return time.perf_counter() - start
