@@ -89,11 +89,11 @@ def test_the_same_reward_twice_is_refused():
 def test_a_reward_that_looks_at_pictures(tmp_path, monkeypatch):
     "A trained model's reward is called with whole batches of completions and samples, alone or in a mix"
     from PIL import Image
-    (tmp_path / "mine.py").write_text("""def wide(completions, samples): return [{'overall': float(s.images[0].width > s.images[0].height), 'wide': 1.0} for s in samples]
+    (tmp_path / "looks.py").write_text("""def wide(completions, samples): return [{'overall': float(s.images[0].width > s.images[0].height), 'wide': 1.0} for s in samples]
 wide.batched = True
 """)
     monkeypatch.syspath_prepend(tmp_path)
-    reward = for_trl(load_reward("0.5*mine:wide + 0.5*counting"))
+    reward = for_trl(load_reward("0.5*looks:wide + 0.5*counting"))
     images = [[Image.new("RGB", (8, 4))], [Image.new("RGB", (4, 8))]]
     assert reward(prompts=None, completions=["3", "3"], answer=["3", "3"], question=["?", "?"], images=images) == [1.0, 0.5]
 
