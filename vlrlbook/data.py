@@ -6,7 +6,7 @@
 __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'foreign', 'vqa_template', 'colour_names', 'aloha_cameras',
            'draw_discs', 'counting_answer', 'synthetic_counting', 'to_messages', 'DataError', 'image_tokens',
            'draw_grid', 'encode', 'to_dataset', 'to_samples', 'write_counting_zip', 'Report', 'read_counting_zip',
-           'load_counting', 'open_picture', 'to_rgb', 'vqa_row', 'read_rows', 'convert_vqa', 'vqa_prompt',
+           'load_counting', 'open_picture', 'to_rgb', 'vqa_row', 'read_rows', 'convert_vqa', 'vqa_prompt', 'load_vqa',
            'published_split', 'split_rows_by_picture', 'preference_row', 'read_preferences', 'preference_pairs',
            'permuted', 'synthetic_vqa', 'synthetic_preferences', 'aloha_views', 'synthetic_aloha', 'picture_key',
            'split_by_picture', 'Preflight', 'preflight']
@@ -482,6 +482,14 @@ def vqa_prompt(
     from jinja2 import Template
     return Template(vqa_template).render(content=content)
 
+def load_vqa(
+    path: str | Path, # VQA rows in any of the dialects
+    image_dir: str | Path = None, # where picture paths begin; None: beside the file
+): # datasets.Dataset
+    "VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
+    rows = [(number, vqa_row(row, number, image_dir or Path(path).parent)) for number, row in read_rows(path)]
+    return _dataset(_record(Sample(vqa_prompt(r["prompt"]), r["answer"], r["images"], "vqa", number), [{"bytes": None, "path": p} for p in r["images"]]) for number, r in rows)
+
 # %% ../nbs/01_data.ipynb #c062
 def published_split(
     rows: list, # VQA-RAD's own rows, with phrase_type and image_name
@@ -728,8 +736,13 @@ def preflight(
     "Look through every row before a run: marks, lengths, pictures on both sides"
     elsewhere = {picture_key(i) for images in held_out["images"] for i in images} if held_out is not None else set()
     found, image_tokens, prompt_tokens = [], 0, 0
-    for row in train:
-        number, sample = row["row"], Sample(row["question"], row["answer"], row["images"], row["task"], row["row"])
+    for number, row in zip(train["row"], _rows(train)):
+        if isinstance(row, Exception):
+            found.append(dict(row=number, code="image.decode", message=f"a picture cannot be decoded ({type(row).__name__})"))
+            continue
+        sample = Sample(row["question"], row["answer"], row["images"], row["task"], number)
+        modes = {i.mode for i in sample.images} - {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
+        if modes: found.append(dict(row=number, code="image.mode", message=f"a picture of mode {modes.pop()}, which a processor would clip: convert it with `to_rgb`"))
         try: text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
         except DataError as e:
             found.append(dict(row=number, code=e.code, message=e.message))
@@ -740,6 +753,12 @@ def preflight(
         if length > max_prompt_tokens: found.append(dict(row=number, code="prompt.length", message=f"{length} tokens, at most {max_prompt_tokens}"))
         if any(picture_key(i) in elsewhere for i in sample.images): found.append(dict(row=number, code="split.leak", message="its picture is in the held-out set too"))
     return Preflight(len(train), image_tokens, prompt_tokens, found)
+
+def _rows(dataset):
+    "Rows one by one; in place of one that cannot be decoded, what was raised"
+    for i in range(len(dataset)):
+        try: yield dataset[i]
+        except (OSError, ValueError, SyntaxError) as e: yield e
 
 def _token_count(processor, size):
     "Tokens of a picture of `size` (width, height), without touching its pixels"
