@@ -67,7 +67,10 @@ class GRPOSettings:
     use_4bit: bool = None # 4-bit weights under the adapter; needs CUDA and bitsandbytes (tiny false, gpu true)
     max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
     use_vllm: bool = False # Generate with vLLM (extra gpu)
-    vllm_mode: str = "colocate" # colocate or server
+    vllm_mode: str = "colocate" # colocate: in the training process; server: a `trl vllm-serve` that runs already
+    vllm_server_base_url: str = None # Where that server is (http://localhost:8000)
+    vllm_gpu_memory_utilization: float = 0.3 # Share of a GPU that a colocated vLLM may take
+    vllm_tensor_parallel_size: int = 1 # GPUs over which a colocated vLLM is spread
     seed: int = 43 # Of pictures, sampling and dropout
     eval_samples: int = None # Held-out pictures, before and after (tiny 500, gpu 200)
     eval_answers: int = 4 # Sampled answers to each of them
@@ -108,6 +111,7 @@ class GRPOSettings:
         yield self.use_4bit and not self.use_lora, "use_4bit with use_lora false: 4-bit weights cannot be trained themselves"
         yield self.use_4bit and self.model.startswith("tiny-"), "use_4bit with a tiny twin: nothing to be saved"
         yield bool(self.adapter) and not self.use_lora, "adapter with use_lora false: there is an adapter but it may not train"
+        yield not 0 < self.vllm_gpu_memory_utilization <= 1, f"vllm_gpu_memory_utilization = {self.vllm_gpu_memory_utilization}: expected more than 0, up to 1"
         yield self.use_vllm and not importlib.util.find_spec("vllm"), "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
         for name, known in (("loss_type", ["grpo", "dapo", "dr_grpo", "bnpo"]), ("vllm_mode", ["colocate", "server"]), ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}"
@@ -252,9 +256,10 @@ def grpo_config(
         gradient_accumulation_steps=s.gradient_accumulation_steps, num_generations=s.num_generations, max_completion_length=s.max_completion_length,
         temperature=s.temperature, loss_type=s.loss_type, beta=s.beta, epsilon=s.epsilon, num_iterations=s.num_iterations, lr_scheduler_type=s.lr_scheduler_type,
         warmup_steps=s.warmup_steps, disable_tqdm=True, seed=s.seed, logging_steps=s.logging_steps, save_strategy="steps" if s.save_steps else "no", save_steps=s.save_steps or 500,
-        save_total_limit=2, report_to=[] if s.report_to == "none" else [s.report_to], use_vllm=s.use_vllm, vllm_mode=s.vllm_mode,
+        save_total_limit=2, report_to=[] if s.report_to == "none" else [s.report_to], use_vllm=s.use_vllm, vllm_mode=s.vllm_mode, vllm_server_base_url=s.vllm_server_base_url,
+        vllm_gpu_memory_utilization=s.vllm_gpu_memory_utilization, vllm_tensor_parallel_size=s.vllm_tensor_parallel_size,
         bf16=torch.cuda.is_available(), gradient_checkpointing=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(),
-        generation_kwargs=None if s.use_vllm else {"suppress_tokens": vision_marker_ids(processor)})
+        generation_kwargs={"logit_bias": {i: -100.0 for i in vision_marker_ids(processor)}} if s.use_vllm else {"suppress_tokens": vision_marker_ids(processor)})
 
 def make_trainer(
     settings: GRPOSettings, # a checked object
