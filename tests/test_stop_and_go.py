@@ -44,11 +44,13 @@ def logged(folder): return len(RunLog.read(folder / "run_log.csv")) if (folder /
 
 
 def kill_after(process, folder, rows, delay):
-    "kill -9 once the log has `rows` rows and `delay` seconds have passed; what was committed by then stays"
+    "kill -9 once the log has `rows` rows and `delay` seconds have passed; False if the run was over by then"
     while process.is_alive() and logged(folder) < rows: time.sleep(0.01)
     time.sleep(delay)
-    if process.is_alive(): os.kill(process.pid, signal.SIGKILL)
+    killed = process.is_alive()
+    if killed: os.kill(process.pid, signal.SIGKILL)
     process.join()
+    return killed
 
 
 def final(folder):

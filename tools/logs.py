@@ -2,6 +2,7 @@
 
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
+    python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
@@ -55,6 +56,27 @@ def warm():
     "Loss per supervised step, with the initial spread of large models and with ours"
     from vlrlbook.grpo import supervised
     write("05_warm_start.csv", [dict(spread=spread, step=i + 1, loss=round(loss, 4)) for spread in (0.02, 0.1) for i, loss in enumerate(supervised("qwen2_5_vl", 280, 0, spread=spread)[1])])
+
+
+def stops(n=20):
+    "Short runs killed twice at random and resumed: are log and weights those of a run that was never killed?"
+    sys.path.insert(0, str(root / "tests"))
+    import random
+    import test_stop_and_go as go
+    import torch
+    from vlrlbook.core import run_facts
+    rows, rng = [], random.Random(0)
+    cases = {"as they are": {}, "two passes over a batch": dict(num_iterations=2), "accumulated, with KL": dict(gradient_accumulation_steps=2, beta=0.04)}
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(n):
+            what = list(cases)[i % 3]
+            whole, broken = Path(folder) / what, Path(folder) / str(i)
+            if not whole.exists(): go.start(whole, **cases[what]).join()
+            kills = [go.kill_after(go.start(broken, **cases[what]), broken, 2, 2 * rng.random()), go.kill_after(go.start(broken, "true", **cases[what]), broken, 4, 2 * rng.random())]
+            go.start(broken, "true", **cases[what]).join()
+            (weights, log), (again, log_again) = go.final(whole), go.final(broken)
+            rows.append(dict(settings=what, kills=sum(kills), same_log=int(log == log_again), same_weights=int(all(torch.equal(weights[k], again[k]) for k in weights)), commit=run_facts()["commit"]))
+    write("05_stops.csv", rows)
 
 
 def peers(folder):
@@ -171,6 +193,7 @@ def pages(names):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["warm"]: warm()
+    elif sys.argv[1:] == ["stops"]: stops()
     elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
     elif sys.argv[1:2] == ["real"]: real(sys.argv[2])
     elif sys.argv[1:] == ["intake"]: intake()

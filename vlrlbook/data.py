@@ -12,7 +12,7 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'foreign'
            'split_by_picture', 'Preflight', 'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, io, json, os, random, re, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
+import csv, hashlib, io, itertools, json, os, random, re, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -132,11 +132,13 @@ def to_dataset(
     return _dataset(_record(s, [_png(i) for i in s.images]) for s in samples)
 
 def _dataset(records):
-    "Records as a data set; they are in its own form already, so nothing is encoded again"
+    "Records as a data set, a thousand at a time; they are in its own form already, so nothing is encoded again"
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
-    return Dataset(InMemoryTable(pa.Table.from_pylist(list(records), schema=_features().arrow_schema)))
+    records, schema, parts = iter(records), _features().arrow_schema, []
+    while some := list(itertools.islice(records, 1000)): parts.append(pa.Table.from_pylist(some, schema=schema))
+    return Dataset(InMemoryTable(pa.concat_tables(parts or [schema.empty_table()])))
 
 def _record(sample, pictures):
     "One row; `pictures` are dicts of `bytes` and `path`"
@@ -218,8 +220,8 @@ def load_counting(
 ): # datasets.Dataset
     "An unpacked counting set; pictures stay on disk until a row is read"
     folder = Path(folder).resolve()
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    return _dataset(_record(Sample(r["question"], r["answer"], [], "counting", r["row"]), [{"bytes": None, "path": f"{folder}{os.sep}{r['file']}"}]) for r in rows)
+    with open(folder / "rows.jsonl", encoding="utf-8") as f:
+        return _dataset(_record(Sample(r["question"], r["answer"], [], "counting", r["row"]), [{"bytes": None, "path": f"{folder}{os.sep}{r['file']}"}]) for r in map(json.loads, f))
 
 # %% ../nbs/01_data.ipynb #c034
 zip_faults = (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, UnicodeError, MemoryError, KeyError, IndexError, OverflowError)

@@ -32,7 +32,7 @@ presets = {
                 temperature=0.2, lora_r=64, lora_alpha=128, use_4bit=True, max_image_size=512, eval_samples=200, eval_batch_size=8)}
 
 by_task = {"counting": {"tiny": dict(reward="counting", max_completion_length=8, warm_steps=280), "gpu": dict(reward="counting", max_completion_length=64, warm_steps=280)},
-           "vqa": {"tiny": dict(reward="vqa", max_completion_length=24, warm_steps=600), "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=600)}}
+           "vqa": {"tiny": dict(reward="vqa", max_completion_length=24, warm_steps=400), "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=400)}}
 
 @dataclass
 class GRPOSettings:
@@ -75,7 +75,7 @@ class GRPOSettings:
     eval_samples: int = None # Held-out pictures, before and after (tiny 500, gpu 200)
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, gpu 8)
-    warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 600)
+    warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400)
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
     report_to: str = "none" # none, tensorboard, wandb or trackio
