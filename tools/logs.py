@@ -5,6 +5,8 @@
     python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
+    python tools/logs.py parting DIR DIR ...            runs of chapter 05 that log `verbatim` beside their reward: 06_run_log_lr_*.csv, answers of the last one
+    python tools/logs.py evaluation DIR                 answers of a run of chapter 06, two samples of each kept, into 06_predictions.jsonl
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
@@ -172,6 +174,23 @@ def intake():
     write("01_intake.csv", rows)
 
 
+def parting(folders):
+    "Reward and accuracy over the steps of each run, four decimals; and what the last one answered"
+    for folder in map(Path, folders):
+        lr = f"{json.loads((folder / 'results.json').read_text())['settings']['lr']:.0e}".replace("e-0", "e-")
+        rows = list(csv.DictReader((folder / "run_log.csv").open()))
+        write(f"06_run_log_lr_{lr}.csv", [{k: r[k] if k == "step" else round(float(r[k]), 4) for k in r if k in ("step", "reward", "entropy", "length") or k.startswith("part/")} for r in rows])
+    shutil.copy(folder / "predictions.jsonl", logs / f"06_predictions_lr_{lr}.jsonl")
+
+
+def evaluation(folder):
+    "The answers that the page of chapter 06 reads when no model is asked"
+    from vlrlbook.evaluation import join, read_predictions
+    rows = join(read_predictions(Path(folder) / "predictions.jsonl"), read_predictions(Path(folder) / "untrained.jsonl"))
+    kept = [{k: v[:2] if isinstance(v, list) else v for k, v in r.items()} for r in rows]
+    (logs / "06_predictions.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+
+
 def pages(names):
     "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
     known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
@@ -196,6 +215,8 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["stops"]: stops()
     elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
     elif sys.argv[1:2] == ["real"]: real(sys.argv[2])
+    elif sys.argv[1:2] == ["parting"]: parting(sys.argv[2:])
+    elif sys.argv[1:2] == ["evaluation"]: evaluation(sys.argv[2])
     elif sys.argv[1:] == ["intake"]: intake()
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)
