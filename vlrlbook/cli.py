@@ -71,6 +71,26 @@ def check_data(args, rest):
     else: print(f"{len([vqa_row(row, number, args.image_dir) for number, row in read_rows(path)])} VQA rows")
 
 
+def evaluate(args, rest):
+    "Measure a model, with and without its adapter, or score a file of answers; results.json and metrics.csv into output_dir"
+    from dataclasses import fields
+    from vlrlbook.core import Table, read_settings
+    from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
+    given = {f.name: getattr(args, f.name) for f in fields(EvaluationSettings) if getattr(args, f.name) is not None}
+    results = evaluate(read_settings(EvaluationSettings, given, "evaluate"))
+    print(Table([dict(metric=m["name"], value=with_interval(m), n=m["n"], interval=m["interval"]) for m in results["metrics"]]))
+    print(Table([dict(question=q["question"], answer=q["answer"], because=q["because"]) for q in results["questions"]]))
+
+
+def settings_options(cls):
+    "An option for each field of a settings class, with the field's own help"
+    from dataclasses import fields
+    from vlrlbook.core import settings_help
+    texts = settings_help(cls)
+    for f in fields(cls):
+        yield tuple(dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))), dict(dest=f.name, metavar=f.type.__name__ if isinstance(f.type, type) else f.type, help=texts[f.name].replace("%", "%%"))
+
+
 def parser() -> argparse.ArgumentParser:
     "The command line: option names as the systems write them, with - or _"
     top = argparse.ArgumentParser(prog="vlrlbook", description="Reinforcement learning for vision-language models, as a book that runs")
@@ -92,6 +112,8 @@ def parser() -> argparse.ArgumentParser:
             option("split", choices=["picture", "published"], help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"))
     command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")), (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
             option("image_dir", help="where picture paths begin"), (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
+    from vlrlbook.evaluation import EvaluationSettings
+    command(evaluate, "evaluate", *settings_options(EvaluationSettings))
     return top
 
 
