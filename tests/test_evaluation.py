@@ -289,6 +289,14 @@ def test_the_adapter_is_off_before_and_on_after(adapter):
     assert any(r["before_greedy"] != r["after_greedy"] for r in rows) and all(len(r["after_sampled"]) == 2 for r in rows)
 
 
+def test_a_whole_model_is_a_second_load(tmp_path):
+    from vlrlbook.models import save_model
+    model, processor = tiny_twin("qwen2_5_vl", seed=1)
+    save_model(model, processor, tmp_path / "whole")
+    rows = compare(TINY, tmp_path / "whole", synthetic_counting(3, seed=7), **ASK, controls=False)
+    assert columns(rows) == ["before_greedy", "before_sampled", "after_greedy", "after_sampled"] and any(r["before_greedy"] != r["after_greedy"] for r in rows)
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "aria"])
 def test_every_family_is_asked(family):
     rows = compare(f"tiny-{family}", None, synthetic_counting(2, seed=7), **ASK)
@@ -440,6 +448,18 @@ def test_papermill_measures_its_adapter(main_job):
     found = json.loads((main_job / "runs/06_evaluation/results.json").read_text())
     assert found["settings"]["adapter"] == "runs/05_grpo" and {"gain_sampled/exact", "after_shuffled/exact", "majority/exact", "seeing_gain/exact"} <= {m["name"] for m in found["metrics"]}
     assert (main_job / "runs/06_evaluation/metrics.csv").exists() and (main_job / "runs/06_evaluation/run_log.csv").exists()
+
+
+def test_papermill_scores_a_file(tmp_path):
+    "Answers of another program, no model: the whole page speaks of them"
+    samples = synthetic_vqa(20, seed=5)
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(dict(question=s.question, answer=s.answer, prediction="yes" if i % 2 else s.answer)) + "\n" for i, s in enumerate(samples)))
+    done = job(tmp_path, CHAPTER, predictions="mine.jsonl")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "runs/06_evaluation/results.json").read_text())
+    metrics = {m["name"]: m for m in found["metrics"]}
+    assert found["task"] == "vqa" and metrics["prediction/accuracy"]["n"] == 20 and 0.5 <= metrics["prediction/accuracy"]["value"] < 1
+    assert found["pictures_per_second"] is None and not (tmp_path / "runs/06_evaluation/predictions.jsonl").exists()
 
 
 LINE = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")

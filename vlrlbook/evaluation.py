@@ -169,9 +169,9 @@ def _speakers(base, adapter, names, loading):
     "[(name, model, what to enter before it speaks)] and the processor; an adapter needs no second copy of its base"
     from vlrlbook.models import load_vlm
     if adapter is None or not Path(adapter, "adapter_config.json").exists():
-        models = [load_vlm(name, **loading) for name in (base, adapter) if name]
+        models = [load_vlm(str(name), **loading) for name in (base, adapter) if name]
         return [(name, model, nullcontext) for name, (model, _) in zip(names, models)], models[0][1]
-    model, processor = load_vlm(base, adapter=adapter, **loading)
+    model, processor = load_vlm(str(base), adapter=str(adapter), **loading)
     return [(names[0], model, model.disable_adapter), (names[1], model, nullcontext)], processor
 
 def _weights_key(folder):
@@ -238,7 +238,7 @@ def _append(path, rows):
         f.flush()
         os.fsync(f.fileno())
 
-# %% ../nbs/06_evaluation.ipynb #c022
+# %% ../nbs/06_evaluation.ipynb #c023
 def read_predictions(
     path: str | Path, # JSON or JSONL: this chapter's, chapter 05's, or rows with answer and prediction
 ) -> list: # rows in this chapter's form, each column a list of texts
@@ -276,7 +276,7 @@ def join(
     if missing or len(other) != len(rows): raise ValueError(f"not the same set: {len(rows)} rows and {len(more)}, {len(missing)} of them without a partner")
     return [r | {c: other[r["row"], r["answer"]][c] for c in columns(more)} for r in rows]
 
-# %% ../nbs/06_evaluation.ipynb #c026
+# %% ../nbs/06_evaluation.ipynb #c027
 def load_set(
     settings: EvaluationSettings, # a checked object
 ): # dataset, fields for each row, question → what is asked
@@ -323,7 +323,7 @@ def _base_of(adapter):
     if not found.exists(): raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
     return json.loads(found.read_text())["base_model_name_or_path"]
 
-# %% ../nbs/06_evaluation.ipynb #c031
+# %% ../nbs/06_evaluation.ipynb #c032
 def verbatim(
     completion: str, # what the model wrote
     answer: str, # the truth
@@ -342,7 +342,7 @@ def counting_marks(
     off = float("nan") if count is None else abs(count - truth)
     return dict(exact=float(off == 0), verbatim=verbatim(text, answer)["verbatim"], within_one=float(off <= 1), error=float(off), reward=float(reward(text, answer)["overall"]))
 
-# %% ../nbs/06_evaluation.ipynb #c035
+# %% ../nbs/06_evaluation.ipynb #c036
 def is_closed(
     row: dict, # question, answer, and answer_type where the set has one
 ) -> bool: # a closed question
@@ -373,7 +373,7 @@ def vqa_marks(
     return dict(accuracy=right, closed_accuracy=right if closed else nan, open_accuracy=nan if closed else right, open_recall=nan if closed else recall, open_f1=nan if closed else f1,
                 answered=parts["answered"], reward=float((reward or load_reward("vqa"))(text, row["answer"])["overall"]))
 
-# %% ../nbs/06_evaluation.ipynb #c039
+# %% ../nbs/06_evaluation.ipynb #c040
 def wilson(
     k: float, # successes; half ones are allowed, for ties
     n: int, # trials
@@ -387,7 +387,7 @@ def wilson(
     middle, half = (share + extra / 2) / (1 + extra), z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
     return max(0.0, middle - half), min(1.0, middle + half)
 
-# %% ../nbs/06_evaluation.ipynb #c044
+# %% ../nbs/06_evaluation.ipynb #c045
 def bootstrap_ci(
     values: list, # one number each
     clusters: list = None, # what each value belongs to (episode, picture); whole clusters are drawn
@@ -417,7 +417,7 @@ def _numbers(name, values, n=None):
     if len(bad): raise ValueError(f"{name}: value {bad[0]} is {x[bad[0]]}")
     return x
 
-# %% ../nbs/06_evaluation.ipynb #c048
+# %% ../nbs/06_evaluation.ipynb #c049
 def share_ci(
     right: list, # 1 or 0 each; 0.5 for a tie
     clusters: list = None, # what each belongs to, where they are not independent
@@ -430,7 +430,7 @@ def share_ci(
         return wilson(x[0] * n, n)
     return bootstrap_ci(x, clusters)
 
-# %% ../nbs/06_evaluation.ipynb #c049
+# %% ../nbs/06_evaluation.ipynb #c050
 def metric(
     name: str, # such as after_greedy/exact
     values: list, # a number per row; nan where it does not apply
@@ -451,7 +451,7 @@ def with_interval(
     "A metric as text"
     return f"{m['value']:{sign}.3f} ({m['ci95'][0]:{sign}.3f} to {m['ci95'][1]:{sign}.3f})"
 
-# %% ../nbs/06_evaluation.ipynb #c053
+# %% ../nbs/06_evaluation.ipynb #c054
 def is_right(
     text: str, # what the model wrote
     answer: str, # the truth
@@ -491,7 +491,7 @@ def pictures_of(
     keys = [r.get("picture") for r in rows]
     return keys if all(keys) and len(set(keys)) < len(keys) else None
 
-# %% ../nbs/06_evaluation.ipynb #c055
+# %% ../nbs/06_evaluation.ipynb #c056
 def interval_plot(
     metrics: list, # of `metric`
     line: float = None, # a value to compare with
@@ -510,7 +510,7 @@ def interval_plot(
     if label: ax.legend(fontsize=7.5, frameon=False, loc="lower right")
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c058
+# %% ../nbs/06_evaluation.ipynb #c059
 def group_names(
     row: dict, # question, answer, and question_type where the set has one
     task: str = "counting", # counting or vqa
@@ -533,7 +533,7 @@ def by_group(
     near = lambda i: None if clusters is None else [clusters[j] for j in i]
     return [dict(group=g, n=len(member[g])) | {c: metric(f"{c}/{g}", v[member[g]], near(member[g])) for c, v in values.items()} for g in order]
 
-# %% ../nbs/06_evaluation.ipynb #c060
+# %% ../nbs/06_evaluation.ipynb #c061
 def group_plot(
     groups: list, # from `by_group`
     shown: list, # columns, at most five
@@ -550,7 +550,7 @@ def group_plot(
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c063
+# %% ../nbs/06_evaluation.ipynb #c064
 def said_as(
     text: str, # an answer
     row: dict, # its row
@@ -601,7 +601,7 @@ def confusion_plot(
         ax.set_yticklabels(classes, fontsize=8)
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c066
+# %% ../nbs/06_evaluation.ipynb #c067
 def mcnemar(
     gained: int, # wrong before, right after
     lost: int, # right before, wrong after
@@ -619,7 +619,7 @@ def flips(
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
     return dict(became_right=gained, became_wrong=lost, stayed_right=int((a & b).sum()), stayed_wrong=int((~a & ~b).sum()), n=len(b), p=mcnemar(gained, lost))
 
-# %% ../nbs/06_evaluation.ipynb #c072
+# %% ../nbs/06_evaluation.ipynb #c073
 def gains(
     rows: list, # with columns before_… and after_…
     scored: dict, # from `score_rows` on the same rows
@@ -644,7 +644,7 @@ def difference(
     ci95 = bootstrap_ci(x[applies], of)
     return dict(name=name, value=_mean(x[applies]), n=int(applies.sum()), ci95=ci95, interval="paired bootstrap" + (" over pictures" if clusters is not None else ""))
 
-# %% ../nbs/06_evaluation.ipynb #c076
+# %% ../nbs/06_evaluation.ipynb #c077
 def best_blind(
     rows: list, # from `read_predictions` or `compare`
     pay, # (text, row) → number
@@ -675,7 +675,7 @@ def blind_metrics(
         out.append(metric(name, [pay(t, r) for t, r in zip(said, rows)], pictures_of(rows)))
     return out
 
-# %% ../nbs/06_evaluation.ipynb #c079
+# %% ../nbs/06_evaluation.ipynb #c080
 def seeing_gain(
     rows: list, # with columns before_ and after_ greedy and shuffled
     scored: dict, # from `score_rows` on the same rows
@@ -687,7 +687,7 @@ def seeing_gain(
     a, b, c, d = (scored[n][mark] for n in need)
     return difference(f"seeing_gain/{mark}", (a - b) - (c - d), pictures_of(rows))
 
-# %% ../nbs/06_evaluation.ipynb #c084
+# %% ../nbs/06_evaluation.ipynb #c085
 def parting(
     log: RunLog, # with a row per logged step
     paid: str = "part/counting_exact", # what earns the reward, as a share of answers
@@ -718,7 +718,7 @@ def parting_plot(
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c092
+# %% ../nbs/06_evaluation.ipynb #c093
 def spearman(
     a: list, # numbers
     b: list, # numbers, same length
@@ -743,7 +743,7 @@ def macro_f1(
     table = np.array(confusion(labels, predictions, classes))
     return float(np.mean(2 * table.diagonal() / (table.sum(0) + table.sum(1))))
 
-# %% ../nbs/06_evaluation.ipynb #c095
+# %% ../nbs/06_evaluation.ipynb #c096
 def pair_metrics(
     better: list, # score of the better answer of each pair
     worse: list, # score of the worse one
@@ -782,7 +782,7 @@ def swap_consistency(
     same = np.sign(ab[:, 0] - ab[:, 1]) == np.sign(ba[:, 0] - ba[:, 1])
     return dict(consistent=_mean(same), ci95=share_ci(same), n=len(same), max_difference=float(np.abs(ab - ba).max()) if len(ab) else float("nan"))
 
-# %% ../nbs/06_evaluation.ipynb #c099
+# %% ../nbs/06_evaluation.ipynb #c100
 def classifier_metrics(
     labels: list, # true bin of each frame
     probabilities: list, # [frames][bins], each row adding up to 1
@@ -824,7 +824,7 @@ def calibration(
     rows = [dict(confidence=_mean(c[of == b]), accuracy=_mean(r[of == b]), n=int((of == b).sum())) for b in np.unique(of)]
     return dict(ece=sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / max(1, len(c)), bins=rows)
 
-# %% ../nbs/06_evaluation.ipynb #c103
+# %% ../nbs/06_evaluation.ipynb #c104
 def all_metrics(
     rows: list, # from `read_predictions` or `compare`
     task: str = None, # counting or vqa; None guesses
@@ -857,7 +857,7 @@ def questions(
     told = [(question, tell(*needs) if set(needs) <= set(m) else None) for question, tell, *needs in asked]
     return [dict(question=q, answer="not measured" if t is None else "yes" if t[0] else "no", because=t[1] if t else "") for q, t in told]
 
-# %% ../nbs/06_evaluation.ipynb #c107
+# %% ../nbs/06_evaluation.ipynb #c108
 def recompute(
     rows: list, # chapter 05's predictions
     reward=counting_reward, # the reward of that run
@@ -868,7 +868,7 @@ def recompute(
     out = {when: {how: {long: mean(scored[f"{when}_{how}"][short]) for short, long in name.items()} | dict(n=len(rows)) for how in hows[:2]} for when in ("before", "after")}
     return out | dict(gain={how: {name[m]: _mean(scored[f"after_{how}"][m] - scored[f"before_{how}"][m]) for m in ("reward", "exact", "verbatim")} for how in hows[:2]})
 
-# %% ../nbs/06_evaluation.ipynb #c111
+# %% ../nbs/06_evaluation.ipynb #c112
 def report(
     rows: list, # from `gather`
     settings: EvaluationSettings, # a checked object
@@ -877,6 +877,7 @@ def report(
 ) -> dict: # what results.json holds
     "Score the rows and write results.json and metrics.csv into `output_dir`"
     task, reward = settings.task or guess_task(rows), load_reward(settings.reward) if settings.reward else None
+    if getattr(reward, "batched", False): raise SettingsError(f"reward = {settings.reward!r}: a trained reward needs the pictures; saved answers are scored by rewards that read text")
     metrics, main = all_metrics(rows, task, reward), "accuracy" if task == "vqa" else "exact"
     scored = score_rows([{k: v for k, v in r.items() if k in ("question", "answer", "answer_type", "question_type") or k.endswith("_greedy")} for r in rows], task, reward)
     flipped = flips(scored["before_greedy"][main], scored["after_greedy"][main]) if {"before_greedy", "after_greedy"} <= set(scored) else None
