@@ -16,8 +16,8 @@ from conftest import ROOT, SHARED
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from vlrlbook.core import SettingsError, mean_ci95, read_settings
 from vlrlbook.data import DataError, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt, write_counting_zip
-from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration, classifier_metrics, columns, compare, confusion, evaluate, flips,
-                                 frozen_key, gains, group_names, guess_task, is_closed, join, macro_f1, mcnemar, metric, other_pictures, pair_metrics, parting, questions, read_predictions,
+from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration, classifier_metrics, columns, compare, confusion, difference, evaluate, flips,
+                                 frozen_key, gains, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar, metric, other_pictures, pair_metrics, parting, questions, read_predictions,
                                  recompute, score_rows, share_ci, spearman, swap_consistency, vqa_marks, wilson, word_scores)
 from vlrlbook.models import add_lora, load_vlm, tiny_twin
 from vlrlbook.rewards import vqa_accuracy
@@ -218,7 +218,7 @@ def test_luck_is_no_gain_and_a_gain_is_one():
         rows = [r | dict(before_sampled=r["before_greedy"], after_sampled=r["after_greedy"], before_shuffled=[b], after_shuffled=[a]) for r, b, a in zip(counting_rows(guess(0.5), guess(share), truths), guess(0), guess(0))]
         scored = score_rows(rows)
         verdicts[name] = [q["answer"] for q in questions(all_metrics(rows), flips(scored["before_greedy"]["exact"], scored["after_greedy"]["exact"]))]
-    assert verdicts["same"][:3] == ["no"] * 3 and verdicts["better"] == ["yes"] * 7
+    assert verdicts["same"][:3] == ["no"] * 3 and verdicts["better"] == ["yes"] * 8
 
 
 def test_habit_is_not_sight():
@@ -230,6 +230,26 @@ def test_habit_is_not_sight():
     assert found["Did greedy exact rise?"] == "yes"
     assert found["Does it need its picture?"] == found["Better than one answer to everything?"] == found["Did it learn to see, not only what is common?"] == "no"
     assert found["Did sampled exact rise?"] == "not measured"
+
+
+def test_who_pays_is_named():
+    "Fives win, fours lose, the mean rises"
+    truths = np.repeat([4, 5], [60, 200])
+    rows = counting_rows(answers(np.repeat([4, 4], [60, 200])), answers(np.repeat([5, 5], [60, 200])), truths)
+    found = {q["question"]: q for q in questions(all_metrics(rows))}
+    assert found["Did greedy exact rise?"]["answer"] == "yes"
+    assert found["Did no group pay for the gain of others?"]["answer"] == "no" and found["Did no group pay for the gain of others?"]["because"].startswith("count 4: -1.000")
+
+
+def test_groups_alarm_seldom_by_luck():
+    rng = np.random.default_rng(4)
+    alarms = []
+    for _ in range(60):
+        truths = rng.integers(1, 7, 240)
+        luck = (rng.random(240) < 0.6).astype(float) - (rng.random(240) < 0.6)
+        groups = by_group(counting_rows(truths, truths, truths), {"gain": luck}, measure=difference)
+        alarms.append(bool(losing_groups([g["gain"] | dict(name=f"gain_greedy/exact/count {g['group']}") for g in groups])))
+    assert sum(alarms) <= 6
 
 
 def test_mcnemar_alarms_one_time_in_twenty_at_most():

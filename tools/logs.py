@@ -186,7 +186,7 @@ def parting(folders):
 def evaluation(folder):
     "The answers that the page of chapter 06 reads when no model is asked"
     from vlrlbook.evaluation import join, read_predictions
-    rows = join(read_predictions(Path(folder) / "predictions.jsonl"), read_predictions(Path(folder) / "untrained.jsonl"))
+    rows = join(read_predictions(Path(folder) / "untrained.jsonl"), read_predictions(Path(folder) / "predictions.jsonl"))
     kept = [{k: v[:2] if isinstance(v, list) else v for k, v in r.items()} for r in rows]
     (logs / "06_predictions.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
 

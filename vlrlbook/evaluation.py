@@ -10,7 +10,7 @@ __all__ = ['presets', 'frozen_seed', 'hows', 'EvaluationSettings', 'frozen_key',
            'group_plot', 'said_as', 'confusion', 'confusion_rows', 'confusion_plot', 'mcnemar', 'flips', 'gains',
            'difference', 'best_blind', 'blind_metrics', 'seeing_gain', 'parting', 'parting_plot', 'spearman',
            'macro_f1', 'pair_metrics', 'swap_consistency', 'classifier_metrics', 'calibration', 'all_metrics',
-           'questions', 'recompute', 'report', 'speed', 'metrics_csv', 'evaluate']
+           'losing_groups', 'questions', 'recompute', 'report', 'speed', 'metrics_csv', 'evaluate']
 
 # %% ../nbs/06_evaluation.ipynb #c002
 import csv, hashlib, io, json, math, os, time
@@ -18,6 +18,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -524,6 +525,7 @@ def by_group(
     rows: list, # from `read_predictions` or `compare`
     values: dict, # column → array, a number per row
     task: str = "counting", # counting or vqa
+    measure=metric, # or `difference`
 ) -> list: # of {group, n, column: metric, …}
     "Each column's mean and interval within each group, small counts and large groups first"
     member, clusters = {}, pictures_of(rows)
@@ -531,7 +533,7 @@ def by_group(
         for g in group_names(row, task): member.setdefault(g, []).append(i)
     order = sorted(member, key=(lambda g: (len(g), g)) if task == "counting" else (lambda g: -len(member[g])))
     near = lambda i: None if clusters is None else [clusters[j] for j in i]
-    return [dict(group=g, n=len(member[g])) | {c: metric(f"{c}/{g}", v[member[g]], near(member[g])) for c, v in values.items()} for g in order]
+    return [dict(group=g, n=len(member[g])) | {c: measure(f"{c}/{g}", v[member[g]], near(member[g])) for c, v in values.items()} for g in order]
 
 # %% ../nbs/06_evaluation.ipynb #c061
 def group_plot(
@@ -837,7 +839,19 @@ def all_metrics(
     out += gains(rows, scored) + [m for m in [seeing_gain(rows, scored, main)] if m] + blind_metrics(rows, task, reward)
     for g in by_group(rows, {c: marks[main] for c, marks in scored.items()}, task):
         out += [g[c] | dict(name=f"{c}/{main}/{'count' if task == 'counting' else 'type'} {g['group']}") for c in scored]
+    if {"before_greedy", "after_greedy"} <= set(scored):
+        change, kind = scored["after_greedy"][main] - scored["before_greedy"][main], "count" if task == "counting" else "type"
+        out += [g["gain"] | dict(name=f"gain_greedy/{main}/{kind} {g['group']}") for g in by_group(rows, {"gain": change}, task, difference)]
     return out
+
+def losing_groups(
+    metrics: list, # from `all_metrics`
+    main: str = "exact", # the mark
+) -> list: # of the metrics of groups that clearly got worse
+    "Groups whose gain is below zero, its interval widened for the number of groups (Bonferroni, on the normal scale)"
+    found = [m for m in metrics if m["name"].startswith(f"gain_greedy/{main}/")]
+    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(found))) / NormalDist().inv_cdf(0.975)
+    return [m for m in found if m["value"] + wider * (m["ci95"][1] - m["value"]) < 0]
 
 def questions(
     metrics: list, # from `all_metrics`
@@ -854,6 +868,7 @@ def questions(
     asked = [(f"Did sampled {main} rise?", rise, f"gain_sampled/{main}"), (f"Did greedy {main} rise?", rise, f"gain_greedy/{main}"), ("More gains than losses than luck allows?", lucky, "flips"),
              ("Was most of the gain earned as meant, to the letter?", meant, "gain_sampled/verbatim", "gain_sampled/exact"), ("Better than one answer to everything?", above, f"after_greedy/{main}", f"majority/{main}"),
              ("Does it need its picture?", below, f"after_shuffled/{main}", f"after_greedy/{main}"), ("Did it learn to see, not only what is common?", rise, f"seeing_gain/{main}")]
+    asked.append(("Did no group pay for the gain of others?", lambda _: (not losing_groups(metrics, main), ", ".join(f"{g['name'].split('/')[-1]}: {with_interval(g, '+')}" for g in losing_groups(metrics, main))), f"gain_greedy/{main}"))
     told = [(question, tell(*needs) if set(needs) <= set(m) else None) for question, tell, *needs in asked]
     return [dict(question=q, answer="not measured" if t is None else "yes" if t[0] else "no", because=t[1] if t else "") for q, t in told]
 
