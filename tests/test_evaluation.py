@@ -15,9 +15,9 @@ import torch
 from conftest import ROOT, SHARED
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from vlrlbook.core import SettingsError, mean_ci95, read_settings
-from vlrlbook.data import DataError, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt, write_counting_zip
+from vlrlbook.data import DataError, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
 from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration, classifier_metrics, columns, compare, confusion, difference, evaluate, flips,
-                                 frozen_key, gains, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar, metric, other_pictures, pair_metrics, parting, questions, read_predictions,
+                                 frozen_key, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar, metric, other_pictures, pair_metrics, parting, questions, read_predictions,
                                  recompute, score_rows, share_ci, spearman, swap_consistency, vqa_marks, wilson, word_scores)
 from vlrlbook.models import add_lora, load_vlm, tiny_twin
 from vlrlbook.rewards import vqa_accuracy
@@ -421,7 +421,8 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     settings = dict(model=TINY, data=str(tmp_path / "mine.jsonl"), eval_answers=2, max_completion_length=2, eval_batch_size=4, output_dir=str(tmp_path / "out"), max_image_size=56)
     found = evaluate(read_settings(EvaluationSettings, settings))
     rows, plan = read_predictions(tmp_path / "out/predictions.jsonl"), json.loads((tmp_path / "out/predictions.settings.json").read_text())
-    assert found["task"] == "vqa" and plan["prompt"] == vqa_prompt.__name__
+    assert found["task"] == "vqa" and "Your task" not in rows[0]["question"] and {"question_type", "picture"} <= set(rows[0])
+    assert plan["data"] == frozen_key(load_vqa(settings["data"]).select(sorted(r["row"] - 1 for r in rows))), "asked in the VQA prompt"
     held = {r["picture"] for r in rows}
     assert 0 < len(held) < 12 and len(rows) == 2 * len(held), "whole pictures are held out"
     by_name = {m["name"]: m for m in found["metrics"]}
@@ -457,6 +458,22 @@ def test_the_main_jobs_table_comes_out_of_its_answers(main_job):
             value, ci95 = mean_ci95(scored[f"after_{how}"][mark] - scored[f"before_{how}"][mark])
             assert results["gain"][how][name] == pytest.approx(value) == pytest.approx(again["gain"][how][name])
             assert results["gain"][how][f"{name}_ci95"] == pytest.approx(ci95)
+
+
+@pytest.mark.parametrize("task", ["counting", "vqa"])
+def test_the_main_jobs_table_of_either_task(task):
+    "Chapter 05's own marks of its own rows, and ours from the saved text"
+    from vlrlbook.grpo import gain, marks, summary
+    from vlrlbook.rewards import load_reward
+    samples = synthetic_counting(12, seed=3) if task == "counting" else synthetic_vqa(12, seed=3)
+    tag = (lambda t: t) if task == "counting" else (lambda t: f"<think>a</think><answer>{t}</answer>")
+    said = {when: {how: [[tag(samples[(i * step + k) % 12].answer) for k in range(n)] for i in range(12)] for how, n in (("greedy", 1), ("sampled", 3))} for when, step in (("before", 5), ("after", 1))}
+    rows = [dict(row=s.row, question=s.question, answer=s.answer, **{f"{w}_{h}": texts[i] for w, hows in said.items() for h, texts in hows.items()}) for i, s in enumerate(samples)]
+    theirs, again = {w: {h: marks(samples, texts, load_reward(task)) for h, texts in hows.items()} for w, hows in said.items()}, recompute(rows, task)
+    for how in ("greedy", "sampled"):
+        for when in ("before", "after"): assert again[when][how] == pytest.approx(summary(theirs[when][how]))
+        known = gain(theirs["before"][how], theirs["after"][how])
+        assert again["gain"][how] == pytest.approx({k: known[k] for k in ("mean_reward", "exact_accuracy", "verbatim_accuracy")})
 
 
 def test_papermill_measures_its_adapter(main_job):
@@ -495,7 +512,7 @@ def test_parameters_cell_equals_settings():
 
 
 @pytest.mark.parametrize("given_, message", [({"adaptor": "x"}, "did you mean 'adapter'"), ({"adapter": "nowhere"}, "no adapter_config.json"), ({"data": "none.zip"}, "no such file"), ({"split": "held_out"}, "did you mean 'held-out'"),
-                                             ({"eval_samples": 0}, "expected more than 0"), ({"size": "big"}, "there are: tiny, gpu"), ({"prompt": "vqaa"}, "did you mean 'vqa'"), ({"resume": "maybe"}, "expected bool")])
+                                             ({"eval_samples": 0}, "expected more than 0"), ({"size": "big"}, "there are: tiny, gpu"), ({"task": "vqaa"}, "did you mean 'vqa'"), ({"prompt": "vqa"}, "there is no 'prompt'"), ({"resume": "maybe"}, "expected bool")])
 def test_refused(given_, message):
     with pytest.raises(SettingsError, match=message): read_settings(EvaluationSettings, given_)
 

@@ -23,12 +23,12 @@ from statistics import NormalDist
 import numpy as np
 
 from .core import RunLog, Sample, SettingsError, blue, figure, green, grey, nearest, orange, peak_memory_mb, purple, run_facts, smooth, write_json, write_whole
-from .data import DataError, open_picture, picture_key, read_rows, split_by_picture, synthetic_counting, to_dataset, vqa_prompt, vqa_row
+from .data import DataError, load_vqa, picture_key, read_rows, split_by_picture, synthetic_counting, vqa_row
 from .rewards import answer_kind, answer_text, counting_reward, load_reward, normalise_answer, read_count, vqa_accuracy
 
 # %% ../nbs/06_evaluation.ipynb #c007
-presets = {"tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=8, max_image_size=112),
-           "gpu": dict(eval_samples=2000, eval_batch_size=16, temperature=0.2, max_completion_length=512, max_image_size=512)}
+presets = {"tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24), max_image_size=112),
+           "gpu": dict(eval_samples=2000, eval_batch_size=16, temperature=0.2, max_completion_length=(64, 512), max_image_size=512)} # (counting, vqa)
 
 @dataclass
 class EvaluationSettings:
@@ -41,15 +41,14 @@ class EvaluationSettings:
     split: str = "held-out" # held-out: the part of data that chapter 05 keeps from training; all: every row
     split_seed: int = 43 # The seed of that training run
     predictions: str = None # Score this file (of chapter 05, of this one, or question/answer/prediction) without a model
-    task: str = None # counting or vqa; None: counting where every truth holds a count
+    task: str = None # counting or vqa; None: by the kind of data, for predictions counting where every truth holds a count
     reward: str = None # Any reward of chapter 02; None: the task's own
-    prompt: str = None # plain: the question alone; vqa: with the instructions of chapter 01; None: by task
     output_dir: str = "runs/06_evaluation" # Where results.json, metrics.csv and predictions.jsonl go
     eval_samples: int = None # Most pictures (tiny 500, gpu 2000)
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch (tiny 125, gpu 16)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
-    max_completion_length: int = None # Most tokens of an answer (tiny 8, gpu 512)
+    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512)
     max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
     use_4bit: bool = False # 4-bit weights under the adapter; needs CUDA and bitsandbytes
     controls: bool = True # Also ask without the picture, and with another one
@@ -60,16 +59,21 @@ class EvaluationSettings:
         "Fill in what `size` decides, then refuse what cannot be"
         if self.size not in presets: raise SettingsError(f"size = {self.size!r}{nearest(self.size, list(presets))}")
         for name, value in presets[self.size].items():
-            if getattr(self, name) is None: setattr(self, name, value)
+            if getattr(self, name) is None: setattr(self, name, value[self.asks_vqa] if isinstance(value, tuple) else value)
         problems = [text for wrong, text in self._rules() if wrong]
         if problems: raise SettingsError("; ".join(problems))
+
+    @property
+    def asks_vqa(self) -> bool:
+        "VQA by word, or by the kind of data"
+        return self.task == "vqa" or bool(self.data) and Path(self.data).suffix.lower() != ".zip"
 
     def _rules(self):
         "(is wrong, what to say) of every rule"
         positive = ("eval_samples", "eval_answers", "eval_batch_size", "temperature", "max_completion_length", "max_image_size")
         yield from ((getattr(self, n) <= 0, f"{n} = {getattr(self, n)}: expected more than 0") for n in positive)
         yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in ("seed", "split_seed"))
-        for name, known in (("split", ["held-out", "all"]), ("task", [None, "counting", "vqa"]), ("prompt", [None, "plain", "vqa"])):
+        for name, known in (("split", ["held-out", "all"]), ("task", [None, "counting", "vqa"])):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(str(getattr(self, name)), [k for k in known if k])}"
         for name in ("data", "predictions"): yield bool(getattr(self, name)) and not Path(getattr(self, name) or "").is_file(), f"{name} = {getattr(self, name)!r}: no such file"
         yield bool(self.adapter) and not any(Path(self.adapter or "", n).exists() for n in ("adapter_config.json", "config.json")), f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
@@ -138,8 +142,7 @@ def compare(
     batch_size: int = 64, # pictures at a time
     controls: bool = True, # also without the picture, and with another one
     seed: int = 0, # of sampling and of the exchange of pictures
-    prompt=None, # question → what is asked; None asks the question
-    extras: dict = None, # row → more fields for its line, such as question_type
+    extras: dict = None, # row → fields for its line, such as question_type
     names: tuple = ("before", "after"), # what base and adapter are called
     resume: bool = True, # go on after a kill
     log: RunLog = None, # gets a row per batch
@@ -148,12 +151,12 @@ def compare(
     "Ask base and adapter about the same pictures"
     speakers, processor = _speakers(base, adapter, names, loading)
     how = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens, controls=controls, seed=seed)
-    plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset), batch_size=batch_size, names=list(names), prompt=getattr(prompt, "__name__", None), **how, **loading)
+    plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset), batch_size=batch_size, names=list(names), **how, **loading)
     order = by_length(processor, dataset)
     batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
     rows = _earlier_rows(path, plan, batches, resume)
     others = other_pictures(dataset, seed) if controls else None
-    return rows + _ask(speakers, processor, dataset, batches, len(rows), others, path, how, prompt, extras or {}, RunLog() if log is None else log)
+    return rows + _ask(speakers, processor, dataset, batches, len(rows), others, path, how, extras or {}, RunLog() if log is None else log)
 
 def by_length(
     processor, # of the model
@@ -201,7 +204,7 @@ def _earlier_rows(path, plan, batches, resume):
     write_whole(path, "".join(line + "\n" for line in lines[:whole]))
     return [json.loads(line) for line in lines[:whole]]
 
-def _ask(speakers, processor, dataset, batches, done, others, path, how, prompt, extras, log):
+def _ask(speakers, processor, dataset, batches, done, others, path, how, extras, log):
     "The batches that are not done yet, each appended to the file as a whole"
     from tqdm.auto import tqdm
     rows, seen, bar = [], 0, tqdm(total=sum(map(len, batches)), initial=done, desc="pictures")
@@ -211,8 +214,8 @@ def _ask(speakers, processor, dataset, batches, done, others, path, how, prompt,
         start = time.perf_counter()
         samples = [sample_at(dataset, i) for i in batch]
         lenders = None if others is None else [sample_at(dataset, others[i]) for i in batch]
-        new = _ask_batch(speakers, processor, samples, lenders, how, prompt, how["seed"] * 100_003 + number)
-        new = [dict(row=s.row, question=s.question, answer=s.answer, picture=" ".join(map(picture_key, s.images)), **extras.get(s.row, {}), **said) for s, said in zip(samples, new)]
+        new = _ask_batch(speakers, processor, samples, lenders, how, how["seed"] * 100_003 + number)
+        new = [dict(row=s.row, question=s.question, answer=s.answer, picture=" ".join(map(picture_key, s.images))) | extras.get(s.row, {}) | said for s, said in zip(samples, new)]
         if path is not None: _append(path, new)
         log.append(dict(step=number + 1, pictures=len(batch), answers=sum(len(v) for r in new for v in r.values() if isinstance(v, list)), seconds=time.perf_counter() - start))
         rows += new
@@ -220,13 +223,12 @@ def _ask(speakers, processor, dataset, batches, done, others, path, how, prompt,
     bar.close()
     return rows
 
-def _ask_batch(speakers, processor, samples, lenders, how, prompt, seed):
+def _ask_batch(speakers, processor, samples, lenders, how, seed):
     "For each sample of a batch, the texts of every model in every way"
     from vlrlbook.grpo import generate_answers
-    told = [replace(s, question=prompt(s.question)) for s in samples] if prompt else samples
     said = [{} for _ in samples]
     for name, model, entered in speakers:
-        for way, asked in ways(told, lenders).items():
+        for way, asked in ways(samples, lenders).items():
             many = dict(n=how["answers"], temperature=how["temperature"]) if way == "sampled" else {}
             with entered(): texts = generate_answers(model, processor, asked, max_new_tokens=how["max_new_tokens"], batch_size=len(asked), seed=seed, **many)
             for row, own in zip(said, texts): row[f"{name}_{way}"] = own
@@ -280,27 +282,17 @@ def join(
 # %% ../nbs/06_evaluation.ipynb #c027
 def load_set(
     settings: EvaluationSettings, # a checked object
-): # dataset, fields for each row, question → what is asked
+): # dataset, row → fields for its line
     "The pictures that will be asked about: drawn, from a counting ZIP, or from VQA rows; only held-out ones unless `split` says all"
+    from vlrlbook import grpo
     s, extras = settings, {}
-    if s.data is None: dataset = synthetic_counting(s.eval_samples, seed=frozen_seed)
-    elif Path(s.data).suffix.lower() == ".zip":
-        from vlrlbook.grpo import _unpacked
-        dataset = _unpacked(s.data)[0]
-    else: dataset, extras = _vqa_set(s.data, s.image_dir)
+    if s.data is None: dataset = grpo.drawn_questions(s.eval_samples, frozen_seed) if s.asks_vqa else synthetic_counting(s.eval_samples, seed=frozen_seed)
+    elif s.asks_vqa:
+        dataset = load_vqa(s.data, s.image_dir)
+        extras = {n: dict(question=vqa_row(r, n)["prompt"]) | {k: str(r[k]).strip() for k in ("answer_type", "question_type") if r.get(k)} for n, r in read_rows(s.data)}
+    else: dataset = grpo._unpacked(s.data)[0]
     if s.data and s.split == "held-out": dataset = split_by_picture(dataset, seed=s.split_seed)[1]
-    if len(dataset) > s.eval_samples: dataset = dataset.select(range(s.eval_samples))
-    asked = s.prompt or ("vqa" if sample_at(dataset, 0).task == "vqa" else "plain")
-    return dataset, extras, vqa_prompt if asked == "vqa" else None
-
-def _vqa_set(path, image_dir):
-    "VQA rows as a data set, and the fields that the metrics can use"
-    samples, extras, folder = [], {}, image_dir or Path(path).parent
-    for number, row in read_rows(path):
-        known = vqa_row(row, number, folder)
-        samples.append(Sample(known["prompt"], known["answer"], [open_picture(Path(p).read_bytes()) for p in known["images"]], "vqa", number))
-        extras[number] = {k: str(row[k]).strip() for k in ("answer_type", "question_type") if row.get(k)}
-    return to_dataset(samples), extras
+    return (dataset.select(range(s.eval_samples)) if len(dataset) > s.eval_samples else dataset), extras
 
 def gather(
     settings: EvaluationSettings, # a checked object
@@ -309,12 +301,12 @@ def gather(
     s = settings
     if s.predictions: return read_predictions(s.predictions), None, None
     base = s.model or _base_of(s.adapter)
-    dataset, extras, prompt = load_set(s)
+    dataset, extras = load_set(s)
     output = Path(s.output_dir)
     log = RunLog(output / "run_log.csv")
     (output / "run_log.csv").unlink(missing_ok=True)
     rows = compare(base, s.adapter, dataset, output / "predictions.jsonl", answers=s.eval_answers, temperature=s.temperature, max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
-                   controls=s.controls, seed=s.seed, prompt=prompt, extras=extras, resume=s.resume, log=log, max_image_size=s.max_image_size, use_4bit=s.use_4bit)
+                   controls=s.controls, seed=s.seed, extras=extras, resume=s.resume, log=log, max_image_size=s.max_image_size, use_4bit=s.use_4bit)
     return rows, dataset, log
 
 def _base_of(adapter):
@@ -350,7 +342,7 @@ def is_closed(
     "The set's own word for it; else yes/no, a letter, or a choice that the question offers"
     if row.get("answer_type"): return str(row["answer_type"]).strip().upper() == "CLOSED"
     truth, question = normalise_answer(row["answer"]), f" {normalise_answer(row.get('question', ''))} "
-    return answer_kind(row["answer"]) in ("yes/no", "letter") or (" or " in question and f" {truth} " in question)
+    return answer_kind(row["answer"]) in ("yes/no", "letter") or f" {truth} or " in question or f" or {truth} " in question
 
 def word_scores(
     text: str, # an answer
@@ -366,13 +358,13 @@ def vqa_marks(
     text: str, # what the model wrote
     row: dict, # question, answer, and answer_type where the set has one
     reward=None, # (completion, answer) → parts; None: accuracy and format as in chapter 02
-) -> dict: # accuracy, closed_accuracy, open_accuracy, open_recall, open_f1 (nan where they do not apply), answered, reward
+) -> dict: # accuracy, closed_accuracy, open_accuracy, open_recall, open_f1 (nan where they do not apply), answered, verbatim, reward
     "The marks of one answer to a VQA question"
     parts, tagged, nan = vqa_accuracy(text, row["answer"]), answer_text(text), float("nan")
     recall, f1 = word_scores(text if tagged is None else tagged, row["answer"])
     closed, right = is_closed(row), parts["accuracy"]
     return dict(accuracy=right, closed_accuracy=right if closed else nan, open_accuracy=nan if closed else right, open_recall=nan if closed else recall, open_f1=nan if closed else f1,
-                answered=parts["answered"], reward=float((reward or load_reward("vqa"))(text, row["answer"])["overall"]))
+                answered=parts["answered"], verbatim=float(tagged == row["answer"]), reward=float((reward or load_reward("vqa"))(text, row["answer"])["overall"]))
 
 # %% ../nbs/06_evaluation.ipynb #c040
 def wilson(
@@ -473,8 +465,9 @@ def score_rows(
     reward=None, # (completion, answer) → parts; None: the task's own
 ) -> dict: # column → mark → array, a number per row
     "The marks of every answer, averaged over the answers to each picture"
-    if (task or guess_task(rows)) == "vqa": own = reward or load_reward("vqa"); one = lambda text, row: vqa_marks(text, row, own)
-    else: one = lambda text, row: counting_marks(text, row["answer"], reward or counting_reward)
+    task = task or guess_task(rows)
+    own = reward or load_reward(task)
+    one = (lambda text, row: vqa_marks(text, row, own)) if task == "vqa" else (lambda text, row: counting_marks(text, row["answer"], own))
     return {c: _averaged([[one(t, row) for t in row[c]] for row in rows]) for c in columns(rows)}
 
 def _averaged(marked):
@@ -875,13 +868,16 @@ def questions(
 # %% ../nbs/06_evaluation.ipynb #c108
 def recompute(
     rows: list, # chapter 05's predictions
-    reward=counting_reward, # the reward of that run
+    task: str = "counting", # of that run
+    reward=None, # of that run; None: the task's own
 ) -> dict: # before, after and gain, with the keys of results.json
     "The comparison table of the main job from its saved answers"
-    scored, name = score_rows(rows, "counting", reward), dict(exact="exact_accuracy", error="mean_absolute_error", reward="mean_reward", verbatim="verbatim_accuracy")
-    mean = lambda x: _mean(x[~np.isnan(x)]) if (~np.isnan(x)).any() else None
-    out = {when: {how: {long: mean(scored[f"{when}_{how}"][short]) for short, long in name.items()} | dict(n=len(rows)) for how in hows[:2]} for when in ("before", "after")}
-    return out | dict(gain={how: {name[m]: _mean(scored[f"after_{how}"][m] - scored[f"before_{how}"][m]) for m in ("reward", "exact", "verbatim")} for how in hows[:2]})
+    scored, name = score_rows(rows, task, reward), dict(exact="exact_accuracy", accuracy="exact_accuracy", error="mean_absolute_error", reward="mean_reward", verbatim="verbatim_accuracy")
+    mean = lambda x: None if np.isnan(x).all() else _mean(x[~np.isnan(x)])
+    tell = lambda marks: dict(mean_absolute_error=None, n=len(rows)) | {long: mean(marks[short]) for short, long in name.items() if short in marks}
+    out = {when: {how: tell(scored[f"{when}_{how}"]) for how in hows[:2]} for when in ("before", "after")}
+    change = lambda how, m: _mean(scored[f"after_{how}"][m] - scored[f"before_{how}"][m])
+    return out | dict(gain={how: {name[m]: change(how, m) for m in scored[f"after_{how}"] if m in name and m != "error"} for how in hows[:2]})
 
 # %% ../nbs/06_evaluation.ipynb #c112
 def report(
@@ -891,7 +887,7 @@ def report(
     seconds: float = 0.0, # since the start
 ) -> dict: # what results.json holds
     "Score the rows and write results.json and metrics.csv into `output_dir`"
-    task, reward = settings.task or guess_task(rows), load_reward(settings.reward) if settings.reward else None
+    task, reward = settings.task or ("vqa" if settings.asks_vqa else guess_task(rows)), load_reward(settings.reward) if settings.reward else None
     if getattr(reward, "batched", False): raise SettingsError(f"reward = {settings.reward!r}: a trained reward needs the pictures; saved answers are scored by rewards that read text")
     metrics, main = all_metrics(rows, task, reward), "accuracy" if task == "vqa" else "exact"
     scored = score_rows([{k: v for k, v in r.items() if k in ("question", "answer", "answer_type", "question_type") or k.endswith("_greedy")} for r in rows], task, reward)
