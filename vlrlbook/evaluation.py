@@ -279,7 +279,7 @@ def join(
     if missing or len(other) != len(rows): raise ValueError(f"not the same set: {len(rows)} rows and {len(more)}, {len(missing)} of them without a partner")
     return [r | {c: other[r["row"], r["answer"]][c] for c in columns(more)} for r in rows]
 
-# %% ../nbs/06_evaluation.ipynb #c027
+# %% ../nbs/06_evaluation.ipynb #c028
 def load_set(
     settings: EvaluationSettings, # a checked object
 ): # dataset, row → fields for its line
@@ -316,7 +316,7 @@ def _base_of(adapter):
     if not found.exists(): raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
     return json.loads(found.read_text())["base_model_name_or_path"]
 
-# %% ../nbs/06_evaluation.ipynb #c032
+# %% ../nbs/06_evaluation.ipynb #c033
 def verbatim(
     completion: str, # what the model wrote
     answer: str, # the truth
@@ -335,7 +335,7 @@ def counting_marks(
     off = float("nan") if count is None else abs(count - truth)
     return dict(exact=float(off == 0), verbatim=verbatim(text, answer)["verbatim"], within_one=float(off <= 1), error=float(off), reward=float(reward(text, answer)["overall"]))
 
-# %% ../nbs/06_evaluation.ipynb #c036
+# %% ../nbs/06_evaluation.ipynb #c037
 def is_closed(
     row: dict, # question, answer, and answer_type where the set has one
 ) -> bool: # a closed question
@@ -366,7 +366,7 @@ def vqa_marks(
     return dict(accuracy=right, closed_accuracy=right if closed else nan, open_accuracy=nan if closed else right, open_recall=nan if closed else recall, open_f1=nan if closed else f1,
                 answered=parts["answered"], verbatim=float(tagged == row["answer"]), reward=float((reward or load_reward("vqa"))(text, row["answer"])["overall"]))
 
-# %% ../nbs/06_evaluation.ipynb #c040
+# %% ../nbs/06_evaluation.ipynb #c041
 def wilson(
     k: float, # successes; half ones are allowed, for ties
     n: int, # trials
@@ -380,7 +380,7 @@ def wilson(
     middle, half = (share + extra / 2) / (1 + extra), z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
     return max(0.0, middle - half), min(1.0, middle + half)
 
-# %% ../nbs/06_evaluation.ipynb #c045
+# %% ../nbs/06_evaluation.ipynb #c046
 def bootstrap_ci(
     values: list, # one number each
     clusters: list = None, # what each value belongs to (episode, picture); whole clusters are drawn
@@ -410,7 +410,7 @@ def _numbers(name, values, n=None):
     if len(bad): raise ValueError(f"{name}: value {bad[0]} is {x[bad[0]]}")
     return x
 
-# %% ../nbs/06_evaluation.ipynb #c049
+# %% ../nbs/06_evaluation.ipynb #c050
 def share_ci(
     right: list, # 1 or 0 each; 0.5 for a tie
     clusters: list = None, # what each belongs to, where they are not independent
@@ -423,7 +423,7 @@ def share_ci(
         return wilson(x[0] * n, n)
     return bootstrap_ci(x, clusters)
 
-# %% ../nbs/06_evaluation.ipynb #c050
+# %% ../nbs/06_evaluation.ipynb #c051
 def metric(
     name: str, # such as after_greedy/exact
     values: list, # a number per row; nan where it does not apply
@@ -444,7 +444,7 @@ def with_interval(
     "A metric as text"
     return f"{m['value']:{sign}.3f} ({m['ci95'][0]:{sign}.3f} to {m['ci95'][1]:{sign}.3f})"
 
-# %% ../nbs/06_evaluation.ipynb #c054
+# %% ../nbs/06_evaluation.ipynb #c055
 def is_right(
     text: str, # what the model wrote
     answer: str, # the truth
@@ -485,7 +485,7 @@ def pictures_of(
     keys = [r.get("picture") for r in rows]
     return keys if all(keys) and len(set(keys)) < len(keys) else None
 
-# %% ../nbs/06_evaluation.ipynb #c056
+# %% ../nbs/06_evaluation.ipynb #c057
 def interval_plot(
     metrics: list, # of `metric`
     line: float = None, # a value to compare with
@@ -504,7 +504,7 @@ def interval_plot(
     if label: ax.legend(fontsize=7.5, frameon=False, loc="lower right")
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c059
+# %% ../nbs/06_evaluation.ipynb #c060
 def group_names(
     row: dict, # question, answer, and question_type where the set has one
     task: str = "counting", # counting or vqa
@@ -528,7 +528,7 @@ def by_group(
     near = lambda i: None if clusters is None else [clusters[j] for j in i]
     return [dict(group=g, n=len(member[g])) | {c: measure(f"{c}/{g}", v[member[g]], near(member[g])) for c, v in values.items()} for g in order]
 
-# %% ../nbs/06_evaluation.ipynb #c061
+# %% ../nbs/06_evaluation.ipynb #c062
 def group_plot(
     groups: list, # from `by_group`
     shown: list, # columns, at most five
@@ -545,7 +545,7 @@ def group_plot(
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c064
+# %% ../nbs/06_evaluation.ipynb #c065
 def said_as(
     text: str, # an answer
     row: dict, # its row
@@ -596,7 +596,7 @@ def confusion_plot(
         ax.set_yticklabels(classes, fontsize=8)
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c067
+# %% ../nbs/06_evaluation.ipynb #c068
 def mcnemar(
     gained: int, # wrong before, right after
     lost: int, # right before, wrong after
@@ -614,7 +614,7 @@ def flips(
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
     return dict(became_right=gained, became_wrong=lost, stayed_right=int((a & b).sum()), stayed_wrong=int((~a & ~b).sum()), n=len(b), p=mcnemar(gained, lost))
 
-# %% ../nbs/06_evaluation.ipynb #c073
+# %% ../nbs/06_evaluation.ipynb #c074
 def gains(
     rows: list, # with columns before_… and after_…
     scored: dict, # from `score_rows` on the same rows
@@ -639,7 +639,7 @@ def difference(
     ci95 = bootstrap_ci(x[applies], of)
     return dict(name=name, value=_mean(x[applies]), n=int(applies.sum()), ci95=ci95, interval="paired bootstrap" + (" over pictures" if clusters is not None else ""))
 
-# %% ../nbs/06_evaluation.ipynb #c077
+# %% ../nbs/06_evaluation.ipynb #c078
 def best_blind(
     rows: list, # from `read_predictions` or `compare`
     pay, # (text, row) → number
@@ -670,7 +670,7 @@ def blind_metrics(
         out.append(metric(name, [pay(t, r) for t, r in zip(said, rows)], pictures_of(rows)))
     return out
 
-# %% ../nbs/06_evaluation.ipynb #c080
+# %% ../nbs/06_evaluation.ipynb #c081
 def seeing_gain(
     rows: list, # with columns before_ and after_ greedy and shuffled
     scored: dict, # from `score_rows` on the same rows
@@ -682,7 +682,7 @@ def seeing_gain(
     a, b, c, d = (scored[n][mark] for n in need)
     return difference(f"seeing_gain/{mark}", (a - b) - (c - d), pictures_of(rows))
 
-# %% ../nbs/06_evaluation.ipynb #c085
+# %% ../nbs/06_evaluation.ipynb #c086
 def parting(
     log: RunLog, # with a row per logged step
     paid: str = "part/counting_exact", # what earns the reward, as a share of answers
@@ -713,7 +713,7 @@ def parting_plot(
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c093
+# %% ../nbs/06_evaluation.ipynb #c094
 def spearman(
     a: list, # numbers
     b: list, # numbers, same length
@@ -738,7 +738,7 @@ def macro_f1(
     table = np.array(confusion(labels, predictions, classes))
     return float(np.mean(2 * table.diagonal() / (table.sum(0) + table.sum(1))))
 
-# %% ../nbs/06_evaluation.ipynb #c096
+# %% ../nbs/06_evaluation.ipynb #c097
 def pair_metrics(
     better: list, # score of the better answer of each pair
     worse: list, # score of the worse one
@@ -777,7 +777,7 @@ def swap_consistency(
     same = np.sign(ab[:, 0] - ab[:, 1]) == np.sign(ba[:, 0] - ba[:, 1])
     return dict(consistent=_mean(same), ci95=share_ci(same), n=len(same), max_difference=float(np.abs(ab - ba).max()) if len(ab) else float("nan"))
 
-# %% ../nbs/06_evaluation.ipynb #c100
+# %% ../nbs/06_evaluation.ipynb #c101
 def classifier_metrics(
     labels: list, # true bin of each frame
     probabilities: list, # [frames][bins], each row adding up to 1
@@ -819,7 +819,7 @@ def calibration(
     rows = [dict(confidence=_mean(c[of == b]), accuracy=_mean(r[of == b]), n=int((of == b).sum())) for b in np.unique(of)]
     return dict(ece=sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / max(1, len(c)), bins=rows)
 
-# %% ../nbs/06_evaluation.ipynb #c104
+# %% ../nbs/06_evaluation.ipynb #c105
 def all_metrics(
     rows: list, # from `read_predictions` or `compare`
     task: str = None, # counting or vqa; None guesses
@@ -865,7 +865,7 @@ def questions(
     told = [(question, tell(*needs) if set(needs) <= set(m) else None) for question, tell, *needs in asked]
     return [dict(question=q, answer="not measured" if t is None else "yes" if t[0] else "no", because=t[1] if t else "") for q, t in told]
 
-# %% ../nbs/06_evaluation.ipynb #c108
+# %% ../nbs/06_evaluation.ipynb #c109
 def recompute(
     rows: list, # chapter 05's predictions
     task: str = "counting", # of that run
@@ -879,7 +879,7 @@ def recompute(
     change = lambda how, m: _mean(scored[f"after_{how}"][m] - scored[f"before_{how}"][m])
     return out | dict(gain={how: {name[m]: change(how, m) for m in scored[f"after_{how}"] if m in name and m != "error"} for how in hows[:2]})
 
-# %% ../nbs/06_evaluation.ipynb #c112
+# %% ../nbs/06_evaluation.ipynb #c113
 def report(
     rows: list, # from `gather`
     settings: EvaluationSettings, # a checked object
