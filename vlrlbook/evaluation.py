@@ -101,7 +101,7 @@ def sample_at(
     if isinstance(r, Sample): return r
     return Sample(r["question"], r["answer"], [p.convert("RGB") for p in r["images"]], r["task"], r["row"])
 
-# %% ../nbs/06_evaluation.ipynb #c015
+# %% ../nbs/06_evaluation.ipynb #c016
 hows = ("greedy", "sampled", "no_picture", "shuffled")
 
 def other_pictures(
@@ -130,7 +130,7 @@ def ways(
     blind = [replace(s, question=s.question.replace("<image>", "").strip(), images=[]) for s in samples]
     return asked | {"no_picture": blind, "shuffled": [replace(s, images=o.images) for s, o in zip(samples, others)]}
 
-# %% ../nbs/06_evaluation.ipynb #c019
+# %% ../nbs/06_evaluation.ipynb #c020
 def compare(
     base: str, # hub id, directory, or `tiny-` and a family for an untrained twin
     adapter: str, # directory of a LoRA adapter or of a whole trained model; None: only `base`
@@ -186,7 +186,7 @@ def _weights_key(folder):
         digest.update(f"{p.name} {p.stat().st_size}".encode() + (p.read_bytes() if p.stat().st_size < 2**30 else str(p.stat().st_mtime_ns).encode()))
     return digest.hexdigest()[:16]
 
-# %% ../nbs/06_evaluation.ipynb #c020
+# %% ../nbs/06_evaluation.ipynb #c021
 def _earlier_rows(path, plan, batches, resume):
     "Rows of the whole batches that an earlier run of the same plan left; the file is cut back to them"
     if path is None: return []
@@ -241,7 +241,7 @@ def _append(path, rows):
         f.flush()
         os.fsync(f.fileno())
 
-# %% ../nbs/06_evaluation.ipynb #c023
+# %% ../nbs/06_evaluation.ipynb #c024
 def read_predictions(
     path: str | Path, # JSON or JSONL: this chapter's, chapter 05's, or rows with answer and prediction
 ) -> list: # rows in this chapter's form, each column a list of texts
@@ -279,7 +279,7 @@ def join(
     if missing or len(other) != len(rows): raise ValueError(f"not the same set: {len(rows)} rows and {len(more)}, {len(missing)} of them without a partner")
     return [r | {c: other[r["row"], r["answer"]][c] for c in columns(more)} for r in rows]
 
-# %% ../nbs/06_evaluation.ipynb #c028
+# %% ../nbs/06_evaluation.ipynb #c029
 def load_set(
     settings: EvaluationSettings, # a checked object
 ): # dataset, row → fields for its line
@@ -316,7 +316,7 @@ def _base_of(adapter):
     if not found.exists(): raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
     return json.loads(found.read_text())["base_model_name_or_path"]
 
-# %% ../nbs/06_evaluation.ipynb #c033
+# %% ../nbs/06_evaluation.ipynb #c034
 def verbatim(
     completion: str, # what the model wrote
     answer: str, # the truth
@@ -335,7 +335,7 @@ def counting_marks(
     off = float("nan") if count is None else abs(count - truth)
     return dict(exact=float(off == 0), verbatim=verbatim(text, answer)["verbatim"], within_one=float(off <= 1), error=float(off), reward=float(reward(text, answer)["overall"]))
 
-# %% ../nbs/06_evaluation.ipynb #c037
+# %% ../nbs/06_evaluation.ipynb #c038
 def is_closed(
     row: dict, # question, answer, and answer_type where the set has one
 ) -> bool: # a closed question
@@ -366,7 +366,7 @@ def vqa_marks(
     return dict(accuracy=right, closed_accuracy=right if closed else nan, open_accuracy=nan if closed else right, open_recall=nan if closed else recall, open_f1=nan if closed else f1,
                 answered=parts["answered"], verbatim=float(tagged == row["answer"]), reward=float((reward or load_reward("vqa"))(text, row["answer"])["overall"]))
 
-# %% ../nbs/06_evaluation.ipynb #c041
+# %% ../nbs/06_evaluation.ipynb #c042
 def wilson(
     k: float, # successes; half ones are allowed, for ties
     n: int, # trials
@@ -380,7 +380,7 @@ def wilson(
     middle, half = (share + extra / 2) / (1 + extra), z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
     return max(0.0, middle - half), min(1.0, middle + half)
 
-# %% ../nbs/06_evaluation.ipynb #c046
+# %% ../nbs/06_evaluation.ipynb #c047
 def bootstrap_ci(
     values: list, # one number each
     clusters: list = None, # what each value belongs to (episode, picture); whole clusters are drawn
@@ -410,7 +410,7 @@ def _numbers(name, values, n=None):
     if len(bad): raise ValueError(f"{name}: value {bad[0]} is {x[bad[0]]}")
     return x
 
-# %% ../nbs/06_evaluation.ipynb #c050
+# %% ../nbs/06_evaluation.ipynb #c051
 def share_ci(
     right: list, # 1 or 0 each; 0.5 for a tie
     clusters: list = None, # what each belongs to, where they are not independent
@@ -423,7 +423,7 @@ def share_ci(
         return wilson(x[0] * n, n)
     return bootstrap_ci(x, clusters)
 
-# %% ../nbs/06_evaluation.ipynb #c051
+# %% ../nbs/06_evaluation.ipynb #c052
 def metric(
     name: str, # such as after_greedy/exact
     values: list, # a number per row; nan where it does not apply
@@ -444,7 +444,7 @@ def with_interval(
     "A metric as text"
     return f"{m['value']:{sign}.3f} ({m['ci95'][0]:{sign}.3f} to {m['ci95'][1]:{sign}.3f})"
 
-# %% ../nbs/06_evaluation.ipynb #c055
+# %% ../nbs/06_evaluation.ipynb #c056
 def is_right(
     text: str, # what the model wrote
     answer: str, # the truth
@@ -485,7 +485,7 @@ def pictures_of(
     keys = [r.get("picture") for r in rows]
     return keys if all(keys) and len(set(keys)) < len(keys) else None
 
-# %% ../nbs/06_evaluation.ipynb #c057
+# %% ../nbs/06_evaluation.ipynb #c058
 def interval_plot(
     metrics: list, # of `metric`
     line: float = None, # a value to compare with
@@ -504,7 +504,7 @@ def interval_plot(
     if label: ax.legend(fontsize=7.5, frameon=False, loc="lower right")
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c060
+# %% ../nbs/06_evaluation.ipynb #c061
 def group_names(
     row: dict, # question, answer, and question_type where the set has one
     task: str = "counting", # counting or vqa
@@ -528,7 +528,7 @@ def by_group(
     near = lambda i: None if clusters is None else [clusters[j] for j in i]
     return [dict(group=g, n=len(member[g])) | {c: measure(f"{c}/{g}", v[member[g]], near(member[g])) for c, v in values.items()} for g in order]
 
-# %% ../nbs/06_evaluation.ipynb #c062
+# %% ../nbs/06_evaluation.ipynb #c063
 def group_plot(
     groups: list, # from `by_group`
     shown: list, # columns, at most five
@@ -545,7 +545,7 @@ def group_plot(
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c065
+# %% ../nbs/06_evaluation.ipynb #c066
 def said_as(
     text: str, # an answer
     row: dict, # its row
@@ -596,7 +596,7 @@ def confusion_plot(
         ax.set_yticklabels(classes, fontsize=8)
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c068
+# %% ../nbs/06_evaluation.ipynb #c069
 def mcnemar(
     gained: int, # wrong before, right after
     lost: int, # right before, wrong after
@@ -614,7 +614,7 @@ def flips(
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
     return dict(became_right=gained, became_wrong=lost, stayed_right=int((a & b).sum()), stayed_wrong=int((~a & ~b).sum()), n=len(b), p=mcnemar(gained, lost))
 
-# %% ../nbs/06_evaluation.ipynb #c074
+# %% ../nbs/06_evaluation.ipynb #c075
 def gains(
     rows: list, # with columns before_… and after_…
     scored: dict, # from `score_rows` on the same rows
@@ -639,7 +639,7 @@ def difference(
     ci95 = bootstrap_ci(x[applies], of)
     return dict(name=name, value=_mean(x[applies]), n=int(applies.sum()), ci95=ci95, interval="paired bootstrap" + (" over pictures" if clusters is not None else ""))
 
-# %% ../nbs/06_evaluation.ipynb #c078
+# %% ../nbs/06_evaluation.ipynb #c079
 def best_blind(
     rows: list, # from `read_predictions` or `compare`
     pay, # (text, row) → number
@@ -670,7 +670,7 @@ def blind_metrics(
         out.append(metric(name, [pay(t, r) for t, r in zip(said, rows)], pictures_of(rows)))
     return out
 
-# %% ../nbs/06_evaluation.ipynb #c081
+# %% ../nbs/06_evaluation.ipynb #c082
 def seeing_gain(
     rows: list, # with columns before_ and after_ greedy and shuffled
     scored: dict, # from `score_rows` on the same rows
@@ -682,7 +682,7 @@ def seeing_gain(
     a, b, c, d = (scored[n][mark] for n in need)
     return difference(f"seeing_gain/{mark}", (a - b) - (c - d), pictures_of(rows))
 
-# %% ../nbs/06_evaluation.ipynb #c086
+# %% ../nbs/06_evaluation.ipynb #c087
 def parting(
     log: RunLog, # with a row per logged step
     paid: str = "part/counting_exact", # what earns the reward, as a share of answers
@@ -713,7 +713,7 @@ def parting_plot(
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #c094
+# %% ../nbs/06_evaluation.ipynb #c095
 def spearman(
     a: list, # numbers
     b: list, # numbers, same length
@@ -738,7 +738,7 @@ def macro_f1(
     table = np.array(confusion(labels, predictions, classes))
     return float(np.mean(2 * table.diagonal() / (table.sum(0) + table.sum(1))))
 
-# %% ../nbs/06_evaluation.ipynb #c097
+# %% ../nbs/06_evaluation.ipynb #c098
 def pair_metrics(
     better: list, # score of the better answer of each pair
     worse: list, # score of the worse one
@@ -777,7 +777,7 @@ def swap_consistency(
     same = np.sign(ab[:, 0] - ab[:, 1]) == np.sign(ba[:, 0] - ba[:, 1])
     return dict(consistent=_mean(same), ci95=share_ci(same), n=len(same), max_difference=float(np.abs(ab - ba).max()) if len(ab) else float("nan"))
 
-# %% ../nbs/06_evaluation.ipynb #c101
+# %% ../nbs/06_evaluation.ipynb #c102
 def classifier_metrics(
     labels: list, # true bin of each frame
     probabilities: list, # [frames][bins], each row adding up to 1
@@ -819,7 +819,7 @@ def calibration(
     rows = [dict(confidence=_mean(c[of == b]), accuracy=_mean(r[of == b]), n=int((of == b).sum())) for b in np.unique(of)]
     return dict(ece=sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / max(1, len(c)), bins=rows)
 
-# %% ../nbs/06_evaluation.ipynb #c105
+# %% ../nbs/06_evaluation.ipynb #c106
 def all_metrics(
     rows: list, # from `read_predictions` or `compare`
     task: str = None, # counting or vqa; None guesses
@@ -865,7 +865,7 @@ def questions(
     told = [(question, tell(*needs) if set(needs) <= set(m) else None) for question, tell, *needs in asked]
     return [dict(question=q, answer="not measured" if t is None else "yes" if t[0] else "no", because=t[1] if t else "") for q, t in told]
 
-# %% ../nbs/06_evaluation.ipynb #c109
+# %% ../nbs/06_evaluation.ipynb #c110
 def recompute(
     rows: list, # chapter 05's predictions
     task: str = "counting", # of that run
@@ -879,7 +879,7 @@ def recompute(
     change = lambda how, m: _mean(scored[f"after_{how}"][m] - scored[f"before_{how}"][m])
     return out | dict(gain={how: {name[m]: change(how, m) for m in scored[f"after_{how}"] if m in name and m != "error"} for how in hows[:2]})
 
-# %% ../nbs/06_evaluation.ipynb #c113
+# %% ../nbs/06_evaluation.ipynb #c114
 def report(
     rows: list, # from `gather`
     settings: EvaluationSettings, # a checked object
