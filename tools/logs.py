@@ -3,6 +3,7 @@
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
+    python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
     python tools/logs.py parting DIR DIR ...            runs of chapter 05 that log `verbatim` beside their reward: 06_run_log_lr_*.csv, answers of the last one
@@ -24,7 +25,10 @@ logs = root / "nbs" / "logs"
 what_you_see = {
     "00_core": "the five pictures; parameters that check themselves", "00a_models": "four families, their tiny twins, LoRA on and merged",
     "01_data": "ZIP to data set, broken rows named, tokens counted", "02_rewards": "six answers guessed and paid; a reward cheated",
-    "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?"}
+    "03_reward_model": "two answers, a preference, a score; the score as a reward, and how it is gamed",
+    "04_aloha": "three cameras, a task, a reward bin under every frame",
+    "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
+    "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL"}
 
 
 def write(name, rows):
@@ -79,6 +83,28 @@ def stops(n=20):
             (weights, log), (again, log_again) = go.final(whole), go.final(broken)
             rows.append(dict(settings=what, kills=sum(kills), same_log=int(log == log_again), same_weights=int(all(torch.equal(weights[k], again[k]) for k in weights)), commit=run_facts()["commit"]))
     write("05_stops.csv", rows)
+
+
+race_one = """
+import json, sys
+from vlrlbook.core import read_settings
+from vlrlbook.shared_prompt import RaceSettings, race
+print("ROW", json.dumps(race(read_settings(RaceSettings, json.loads(sys.argv[1])))))
+"""
+
+
+def races():
+    "Each case in a process of its own"
+    from vlrlbook.core import run_facts
+    rows, facts = [], run_facts()
+    with tempfile.TemporaryDirectory() as folder:
+        for case in (dict(profile="counting"), dict(profile="reasoning", rounds=2), dict(profile="text"), dict(profile="counting", width=128)):
+            done = subprocess.run([sys.executable, "-c", race_one, json.dumps(case)], cwd=folder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+            found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
+            if not found: sys.exit(done.stderr[-2000:])
+            rows.append({k: round(v, 9) if isinstance(v, float) else v for k, v in json.loads(found[0][4:]).items()} | dict(device=facts["device"], commit=facts["commit"]))
+            print(rows[-1], flush=True)
+    write("07_race.csv", rows)
 
 
 def peers(folder):
@@ -213,6 +239,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["warm"]: warm()
     elif sys.argv[1:] == ["stops"]: stops()
+    elif sys.argv[1:] == ["race"]: races()
     elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
     elif sys.argv[1:2] == ["real"]: real(sys.argv[2])
     elif sys.argv[1:2] == ["parting"]: parting(sys.argv[2:])
