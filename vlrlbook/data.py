@@ -12,7 +12,7 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'foreign'
            'split_by_picture', 'Preflight', 'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, io, itertools, json, os, random, re, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
+import csv, hashlib, io, itertools, json, os, random, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath

@@ -6,11 +6,11 @@
 __all__ = ['presets', 'frozen_seed', 'hows', 'EvaluationSettings', 'frozen_key', 'sample_at', 'other_pictures', 'ways', 'compare',
            'by_length', 'read_predictions', 'columns', 'join', 'load_set', 'gather', 'verbatim', 'counting_marks',
            'is_closed', 'word_scores', 'vqa_marks', 'wilson', 'bootstrap_ci', 'share_ci', 'metric', 'with_interval',
-           'is_right', 'guess_task', 'score_rows', 'pictures_of', 'interval_plot', 'group_names', 'by_group',
-           'group_plot', 'said_as', 'confusion', 'confusion_rows', 'confusion_plot', 'mcnemar', 'flips', 'gains',
-           'difference', 'best_blind', 'blind_metrics', 'seeing_gain', 'parting', 'parting_plot', 'spearman',
-           'macro_f1', 'pair_metrics', 'swap_consistency', 'classifier_metrics', 'calibration', 'all_metrics',
-           'losing_groups', 'questions', 'recompute', 'report', 'speed', 'metrics_csv', 'evaluate']
+           'guess_task', 'score_rows', 'pictures_of', 'interval_plot', 'group_names', 'by_group', 'group_plot',
+           'said_as', 'confusion', 'confusion_rows', 'confusion_plot', 'mcnemar', 'flips', 'gains', 'difference',
+           'best_blind', 'blind_metrics', 'seeing_gain', 'parting', 'parting_plot', 'spearman', 'macro_f1',
+           'pair_metrics', 'swap_consistency', 'classifier_metrics', 'calibration', 'all_metrics', 'losing_groups',
+           'questions', 'recompute', 'report', 'speed', 'metrics_csv', 'evaluate']
 
 # %% ../nbs/06_evaluation.ipynb #c002
 import csv, hashlib, io, json, math, os, time
@@ -24,7 +24,7 @@ import numpy as np
 
 from .core import RunLog, Sample, SettingsError, blue, figure, green, grey, nearest, orange, peak_memory_mb, purple, run_facts, smooth, write_json, write_whole
 from .data import DataError, load_vqa, picture_key, read_rows, split_by_picture, synthetic_counting, vqa_row
-from .rewards import answer_kind, answer_text, counting_reward, load_reward, normalise_answer, read_count, vqa_accuracy
+from .rewards import answer_kind, answer_text, counting_reward, is_right, load_reward, normalise_answer, read_count, vqa_accuracy
 
 # %% ../nbs/06_evaluation.ipynb #c007
 presets = {"tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24), max_image_size=112),
@@ -445,14 +445,6 @@ def with_interval(
     return f"{m['value']:{sign}.3f} ({m['ci95'][0]:{sign}.3f} to {m['ci95'][1]:{sign}.3f})"
 
 # %% ../nbs/06_evaluation.ipynb #c056
-def is_right(
-    text: str, # what the model wrote
-    answer: str, # the truth
-    task: str = "counting", # counting or vqa
-) -> bool: # right
-    "Right as the task's main mark has it"
-    return bool(vqa_accuracy(text, answer)["accuracy"]) if task == "vqa" else bool(counting_marks(text, answer)["exact"])
-
 def guess_task(
     rows: list, # from `read_predictions` or `compare`
 ) -> str: # counting or vqa

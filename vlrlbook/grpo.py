@@ -6,8 +6,8 @@
 __all__ = ['presets', 'by_task', 'logged_as', 'warm_weights', 'GRPOSettings', 'service_settings', 'save_settings',
            'load_settings', 'completion_logps', 'grpo_loss', 'RefillGroups', 'silent_groups', 'swap_groups',
            'grpo_config', 'whole_groups', 'make_trainer', 'warm_start', 'lessons', 'drawn_questions', 'supervised',
-           'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers', 'predict', 'marks', 'is_right',
-           'summary', 'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions', 'run', 'main']
+           'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers', 'predict', 'marks', 'summary',
+           'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions', 'run', 'main']
 
 # %% ../nbs/05_grpo.ipynb #c002
 import argparse, hashlib, importlib.util, json, os, random, time
@@ -19,11 +19,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
-from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, cache_dir, mean_ci95, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
-from .data import Report, encode, load_counting, load_vqa, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, to_samples, vqa_prompt
+from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
+from .data import Report, encode, load_counting, load_vqa, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .shared_prompt import SharedPrompt, share_prompts
-from .rewards import advantages, answer_text, counting_reward, for_trl, load_reward, on_batch, read_count, vqa_accuracy
+from .rewards import advantages, answer_text, counting_reward, for_trl, is_right, load_reward, on_batch, read_count
 
 # %% ../nbs/05_grpo.ipynb #c008
 presets = {
@@ -479,18 +479,10 @@ def marks(
     for s, texts in zip(samples, answers):
         read = [] if s.task == "vqa" else [abs(c - read_count(s.answer)) for c in map(read_count, texts) if c is not None]
         out["reward"].append(sum(p["overall"] for p in on_batch(reward)(texts, [s] * len(texts))) / len(texts))
-        out["exact"].append(sum(is_right(s, t) for t in texts) / len(texts))
+        out["exact"].append(sum(is_right(t, s.answer, s.task) for t in texts) / len(texts))
         out["error"].append(sum(read) / len(read) if read else float("nan"))
         out["verbatim"].append(sum((answer_text(t) if s.task == "vqa" else t.strip()) == s.answer for t in texts) / len(texts))
     return out
-
-def is_right(
-    sample: Sample, # with its truth
-    text: str, # an answer
-) -> bool: # the right count, or full VQA accuracy
-    "Whether an answer is right, by the measure of its task"
-    if sample.task == "vqa": return vqa_accuracy(text, sample.answer)["accuracy"] == 1
-    return read_count(text) is not None and read_count(text) == read_count(sample.answer)
 
 def summary(
     scored: dict, # from `marks`
