@@ -329,7 +329,7 @@ def test_chat_takes_lines(tmp_path, short_run):
     said, run = [], short_run
     pictures = f"{tmp_path}/r.png {tmp_path}/l.png {tmp_path}/h.png"
     chat(run.classifier.vlm, run.processor, run.classifier, ["", "# a note", "hello", f"/reward {pictures} | lift the red cup", f"/reward {pictures}", "/reward a.png b.png c.png | lift", "/quit", "unread"], said.append, max_new_tokens=4)
-    assert len(said) == 4 and said[1].startswith("bin ") and said[2].startswith("cannot: expected /reward") and said[3].startswith("cannot:")
+    assert len(said) == 4 and said[1].startswith("bin ") and said[2].startswith("cannot: expected /reward and 3 picture files") and said[3].startswith("cannot:")
     chat(run.classifier.vlm, run.processor, None, [f"/reward {pictures} | lift"], said.append)
     assert "no trained classifier" in said[-1]
 
@@ -382,6 +382,16 @@ def test_as_a_reward_model_of_lerobot(tmp_path, short_run):
     model.eval().save_pretrained(tmp_path / "kept")
     again = get_reward_model_class("vlrlbook_aloha").from_pretrained(tmp_path / "kept")
     assert torch.allclose(again.compute_reward(batch), rewards, atol=1e-6)
+
+
+def test_lerobot_itself_trains_it(tmp_path, drawn):
+    "lerobot-train finds our reward model by name, and leaves a checkpoint that is one of our classifiers"
+    options = dict(dataset__repo_id="local/synthetic_aloha", dataset__root=drawn, steps=1, batch_size=4, num_workers=0, persistent_workers="false", wandb__enable="false", output_dir=tmp_path / "out", save_freq=1,
+                   reward_model__discover_packages_path="vlrlbook.aloha", reward_model__type="vlrlbook_aloha", reward_model__device="cpu", reward_model__push_to_hub="false")
+    done = subprocess.run([sys.executable, "-m", "lerobot.scripts.lerobot_train", *(f"--{k.replace('__', '.')}={v}" for k, v in options.items())], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    classifier, processor, cameras = load_classifier(next((tmp_path / "out").glob("checkpoints/0*/pretrained_model")), "cpu")
+    assert predict_bins(classifier, processor, [frames_of(drawn)[0]]).shape == (1, 5) and cameras == list(aloha_cameras)
 
 
 def test_messages_keep_the_order_of_the_cameras():

@@ -37,7 +37,8 @@ try: from lerobot.configs.rewards import RewardModelConfig
 except ImportError as e: raise ImportError("chapter 04 needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
-from lerobot.processor import DeviceProcessorStep, PolicyProcessorPipeline, policy_action_to_transition, transition_to_policy_action
+from lerobot.optim import AdamWConfig
+from lerobot.processor import PolicyProcessorPipeline
 from lerobot.rewards.pretrained import PreTrainedRewardModel
 
 # %% ../nbs/04_aloha.ipynb #c009
@@ -702,6 +703,7 @@ def chat(
     lines=None, # any source of lines; None asks at the terminal
     say=print, # takes each answer
     max_new_tokens: int = 128, # longest answer in text
+    cameras: int = 3, # pictures that `/reward` takes
 ):
     "Text is answered by the model, `/reward right.png left.png high.png | task` by the bins; `/quit`, the end of the lines or Ctrl-C ends the talk"
     history = []
@@ -709,7 +711,7 @@ def chat(
         for line in map(str.strip, _typed() if lines is None else lines):
             if line in ("/quit", "/exit"): break
             if not line or line.startswith("#"): continue
-            try: say(_reward_line(line, classifier, processor) if line.startswith("/reward") else _text_line(line, vlm, processor, history, max_new_tokens))
+            try: say(_reward_line(line, classifier, processor, cameras) if line.startswith("/reward") else _text_line(line, vlm, processor, history, max_new_tokens))
             except (OSError, ValueError) as e: say(f"cannot: {e}")
     except KeyboardInterrupt: say("")
 
@@ -730,12 +732,12 @@ def _text_line(line, vlm, processor, history, max_new_tokens):
     history.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return answer
 
-def _reward_line(line, classifier, processor):
+def _reward_line(line, classifier, processor, cameras):
     "Pictures and a task → bins in words"
     if classifier is None: raise ValueError("there is no trained classifier in ckpt_dir")
     pictures, _, task = line.removeprefix("/reward").partition("|")
     names = shlex.split(pictures)
-    if len(names) != 3 or not task.strip(): raise ValueError("expected /reward RIGHT LEFT HIGH | task, with three picture files")
+    if len(names) != cameras or not task.strip(): raise ValueError(f"expected /reward and {cameras} picture files in the order of the cameras, then | and the task")
     p = predict_bins(classifier, processor, [dict(images=[open_picture(n) for n in names], text=f"Task: {task.strip()}")])[0]
     return f"bin {p.argmax()} of 0 to {len(p) - 1}, expected {expected_bin(torch.tensor(p)):.2f}; probabilities " + " ".join(f"{v:.2f}" for v in p)
 
@@ -770,6 +772,11 @@ class AlohaConfig(RewardModelConfig):
     num_classes: int = 5 # bins
     label: str = "reward_bins" # column of the bins, for training by LeRobot
     model: str | None = None # base model of a fresh classifier, or of an adapter
+    learning_rate: float = 1e-4 # when LeRobot trains it
+
+    def get_optimizer_preset(self): return AdamWConfig(lr=self.learning_rate, weight_decay=0.01, grad_clip_norm=1.0)
+
+__path__ = [] # LeRobot's loader of plugins asks for it
 
 class AlohaRewardModel(PreTrainedRewardModel):
     "Our classifier as LeRobot's reward model: the reward is the expected bin over the last one"
@@ -811,7 +818,11 @@ def make_vlrlbook_aloha_pre_post_processors(
     dataset_stats=None, # LeRobot offers them; our processor needs none
 ): # two of LeRobot's pipelines
     "LeRobot asks for these by name: pictures stay as they are, Qwen's own processor does the rest"
-    return PolicyProcessorPipeline(steps=[], name="policy_preprocessor"), PolicyProcessorPipeline(steps=[DeviceProcessorStep(device="cpu")], name="policy_postprocessor", to_transition=policy_action_to_transition, to_output=transition_to_policy_action)
+    return tuple(PolicyProcessorPipeline(steps=[], name=f"policy_{when}processor", to_transition=_same, to_output=_same) for when in ("pre", "post"))
+
+def _same(batch):
+    "The batch as it is: LeRobot's default would drop the label"
+    return batch
 
 # %% ../nbs/04_aloha.ipynb #c110
 def run_aloha(
@@ -828,7 +839,7 @@ def run_aloha(
         plot_analysis(frames).savefig(Path(s.output_dir) / "analysis.png", dpi=110, facecolor="white")
         write_json(Path(s.output_dir) / "analysis.json", {r["what"]: r["value"] for r in table.rows})
         return table
-    if Path(s.ckpt_dir, "classifier.json").exists(): classifier, processor, _ = load_classifier(s.ckpt_dir)
-    else: classifier, (vlm, processor) = None, load_vlm(s.model, max_image_size=s.max_image_size)
+    if Path(s.ckpt_dir, "classifier.json").exists(): classifier, processor, cameras = load_classifier(s.ckpt_dir)
+    else: classifier, cameras, (vlm, processor) = None, s.camera_names, load_vlm(s.model, max_image_size=s.max_image_size)
     lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
-    chat(classifier.vlm if classifier else vlm, processor, classifier, lines)
+    chat(classifier.vlm if classifier else vlm, processor, classifier, lines, cameras=len(cameras))
