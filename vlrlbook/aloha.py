@@ -26,7 +26,7 @@ from accelerate import PartialState
 from PIL import Image, ImageEnhance
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from .core import RunLog, Sample, SettingsError, Table, as_type, blue, figure, grey, nearest, orange, peak_memory_mb, read_settings, run_facts, set_seed, settings_help, smooth, write_json, write_whole
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb
@@ -474,21 +474,25 @@ def mirrored(
 def jittered(
     images: list, # PIL images
     strength: float, # factors lie within 1 ± strength
+    generator: torch.Generator = None, # source of chance
 ) -> list: # PIL images
     "Brightness, contrast and saturation changed alike in all pictures; hue stays, for tasks name colours"
-    factors = 1 + strength * (2 * torch.rand(3) - 1)
+    factors = 1 + strength * (2 * torch.rand(3, generator=generator) - 1)
     for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors.tolist()): images = [enhance(i).enhance(factor) for i in images]
     return images
 
-class Augment:
-    "Mirror and colour jitter by chance; the chance is torch's, so a seeded run repeats itself and a resumed one goes on"
+class Augment(TrainerCallback):
+    "Mirror and colour jitter by chance that hangs on seed, epoch and row alone, so that a resumed run sees what an unbroken one would"
     def __init__(self,
-        settings: AlohaSettings, # flip, colour_jitter, cameras
-    ): self.flip, self.jitter, self.cameras = settings.flip, settings.colour_jitter, settings.camera_names
+        settings: AlohaSettings, # flip, colour_jitter, cameras, seed
+    ): self.settings, self.epoch = settings, 0
+
+    def on_epoch_begin(self, args, state, control, **kwargs): self.epoch = int(state.epoch + 1e-6)
 
     def __call__(self, item):
-        if self.flip and torch.rand(()) < self.flip: item = mirrored(item, self.cameras) or item
-        return item | dict(images=jittered(item["images"], self.jitter)) if self.jitter else item
+        s, chance = self.settings, torch.Generator().manual_seed(hash((self.settings.seed, self.epoch, item["row"])) % 2**63)
+        if torch.rand((), generator=chance) < s.flip: item = mirrored(item, s.camera_names) or item
+        return item | dict(images=jittered(item["images"], s.colour_jitter, chance)) if s.colour_jitter else item
 
 # %% ../nbs/04_aloha.ipynb #c076
 class AlohaTrainer(CommittedCheckpoints, Trainer):
@@ -497,9 +501,13 @@ class AlohaTrainer(CommittedCheckpoints, Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False # our loss is a mean over the batch
 
-    def _save(self, output_dir=None, state_dict=None):
-        trains = {n for n, p in self.accelerator.unwrap_model(self.model).named_parameters() if p.requires_grad}
-        super()._save(output_dir, {n: t for n, t in (state_dict or self.model.state_dict()).items() if n in trains})
+    def _trains(self): return {n for n, p in self.accelerator.unwrap_model(self.model).named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir=None, state_dict=None): super()._save(output_dir, {n: t for n, t in (state_dict or self.model.state_dict()).items() if n in self._trains()})
+
+    def _issue_warnings_after_load(self, load_result):
+        wrong = [n for n in load_result.missing_keys if n in self._trains()] + list(load_result.unexpected_keys)
+        if wrong: raise ValueError(f"the checkpoint is of another model: {', '.join(wrong[:3])}")
 
 def class_weights(
     labels: list, # bins of the training frames
@@ -533,7 +541,7 @@ def make_trainer(
     def measure(out):
         found = classifier_metrics(out.label_ids, torch.tensor(out.predictions).softmax(-1).double().numpy(), val.episodes[val.rows])
         return {k: found[k] for k in ("accuracy", "macro_f1", "mae_bins")}
-    callbacks = [RunLogCallback(RunLog() if log is None else log, logged_as, "training")] + ([EarlyStoppingCallback(settings.patience)] if settings.patience else [])
+    callbacks = [RunLogCallback(RunLog() if log is None else log, logged_as, "training")] + ([EarlyStoppingCallback(settings.patience)] if settings.patience else []) + ([train.change] if train.change else [])
     trainer = AlohaTrainer(model=classifier, args=training_arguments(settings), train_dataset=train, eval_dataset=val, data_collator=AlohaCollator(processor), compute_metrics=measure if val else None, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
     return trainer
