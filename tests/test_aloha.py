@@ -277,7 +277,7 @@ def test_two_processes(tmp_path, drawn):
     "The console command under torchrun, as accelerate starts it, on two CPU processes"
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     options = [x for k, v in dict(SHORT, data=drawn, output_dir=tmp_path / "run").items() for x in (f"--{k}", str(v))]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "-m", "vlrlbook.cli", "aloha", "--mode", "train", *options], capture_output=True, text=True, env=env, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli", "aloha", "--mode", "train", *options], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.load(open(tmp_path / "run" / "results.json"))
     assert found["steps"] == 4 and found["processes"] == 2

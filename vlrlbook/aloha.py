@@ -311,8 +311,9 @@ def plot_analysis(
     bins.set(xlabel="bin", title=f"frames in each bin (n = {len(frames.labels)})", xticks=range(frames.num_classes))
     bins.legend(fontsize=7, frameon=False)
     counts = Counter(frames.episodes.tolist())
-    lengths.hist(list(counts.values()), bins=min(20, max(1, len(set(counts.values())))), color=blue)
-    lengths.set(xlabel="frames", ylabel="films", title=f"length of a film (n = {len(counts)})")
+    low, high = min(counts.values()), max(counts.values())
+    lengths.hist(list(counts.values()), bins=np.linspace(low - 0.5, high + 0.5, min(20, high - low + 1) + 1), color=blue)
+    lengths.set(xlabel="frames", ylabel="films", title=f"length of a film (n = {len(counts)})", xlim=(0, high * 1.1))
     most = Counter(frames.tasks).most_common(9)[::-1]
     tasks.barh([t[:34] for t, _ in most], [n for _, n in most], color=blue)
     tasks.set(xlabel="frames", title=f"tasks (n = {len(set(frames.tasks))})")
@@ -589,6 +590,8 @@ class AlohaRun:
     log: RunLog # loss, validation
     results: dict # what results.json holds
 
+    def __repr__(self): return "accuracy {accuracy:.3f}, commonest bin {majority_accuracy:.3f}, macro-F1 {macro_f1:.3f} on {n} frames of {episodes} {measured_on}; results in ".format(**self.results) + self.settings.output_dir
+
 def train_classifier(
     settings: AlohaSettings, # a checked object
 ) -> AlohaRun: # every process gets one; files are written by the first
@@ -746,7 +749,7 @@ def _reward_line(line, classifier, processor, cameras):
     pictures, _, task = line.removeprefix("/reward").partition("|")
     names = shlex.split(pictures)
     if len(names) != cameras or not task.strip(): raise ValueError(f"expected /reward and {cameras} picture files in the order of the cameras, then | and the task")
-    p = predict_bins(classifier, processor, [dict(images=[open_picture(n) for n in names], text=f"Task: {task.strip()}")])[0]
+    p = predict_bins(classifier, processor, [dict(images=[open_picture(Path(n).read_bytes()) for n in names], text=f"Task: {task.strip()}")])[0]
     return f"bin {p.argmax()} of 0 to {len(p) - 1}, expected {expected_bin(torch.tensor(p)):.2f}; probabilities " + " ".join(f"{v:.2f}" for v in p)
 
 # %% ../nbs/04_aloha.ipynb #c103

@@ -699,12 +699,14 @@ def synthetic_aloha(
     zeros: float = 0.0, # share of frames whose label is lost: all zeros
 ): # LeRobotDataset, reopened from `root`
     "Drawn Aloha episodes in LeRobot's own format: three cameras, task, one-hot `reward_bins`"
+    import datasets
     import numpy as np
     try: from lerobot.datasets.lerobot_dataset import LeRobotDataset
     except ImportError as e: raise ImportError("the robot's chapter needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
     features = {name: dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=["height", "width", "channels"]) for name in aloha_cameras}
     features |= {"observation.state": dict(dtype="float32", shape=(1,), names=["progress"]), "action": dict(dtype="float32", shape=(1,), names=["progress"]), "reward_bins": dict(dtype="float32", shape=(bins,), names=None)}
     made, rng = LeRobotDataset.create("local/synthetic_aloha", fps=10, features=features, root=root, use_videos=videos, video_backend="pyav"), random.Random(seed)
+    datasets.disable_progress_bars() # LeRobot's readers turn them on
     for episode in range(episodes):
         task, moments = aloha_episode(("success", "failure", "wrong cup")[episode % 3], frames, bins, rng)
         for views, progress, label in moments:
