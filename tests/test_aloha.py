@@ -267,6 +267,27 @@ def test_without_validation_and_with_dropped_zeros(tmp_path, drawn):
     assert run.results["measured_on"] == "training films" and run.results["n"] == run.results["kinds"]["vector"]
 
 
+def test_mixed_precision_with_reading_workers(tmp_path, drawn):
+    run = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), precision="bf16", num_workers=2, max_steps=2, gradient_accumulation_steps=2)))
+    assert run.results["steps"] == 2 and all(np.isfinite(run.log.series("loss")[1]))
+
+
+def test_weights_in_bf16_with_a_head_in_float32(drawn):
+    model, processor = tiny_twin("qwen3_vl")
+    classifier = AlohaClassifier(model.to(torch.bfloat16), 5)
+    out = classifier(**AlohaCollator(processor)([frames_of(drawn)[i] for i in (0, 5)]))
+    out["loss"].backward()
+    assert classifier.head.weight.dtype == out["logits"].dtype == torch.float32 and classifier.head.weight.grad.abs().sum() > 0
+
+
+def test_an_adapter_and_a_head_go_on_training(tmp_path, drawn):
+    first = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "a"), finetune_mode="lora", lr=1e-2)))
+    kept = first.settings.ckpt_dir
+    classifier, processor = build_classifier(read_settings(AlohaSettings, dict(finetune_mode="lora", adapter=f"{kept}/adapter", head=f"{kept}/head.safetensors")), 5)
+    assert np.allclose(predict_bins(classifier, processor, first.test), first.probabilities, atol=1e-6)
+    assert any("lora_" in n and p.requires_grad for n, p in classifier.named_parameters())
+
+
 def test_tensorboard_gets_the_numbers(tmp_path, drawn):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), report_to="tensorboard", max_steps=2)))

@@ -87,6 +87,7 @@ class AlohaSettings:
     flip: float = 0.0 # Share of training frames seen in a mirror, where left and right can be exchanged
     colour_jitter: float = 0.0 # Brightness, contrast and saturation vary by this share
     dtype: str = "auto" # Of the weights: auto, float32, bfloat16 or float16
+    precision: str = "auto" # Of the products while training: auto (bf16 on a GPU), bf16 or float32
     max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
     eval_steps: int = None # Steps between validations and checkpoints (tiny 65, gpu 25)
     patience: int = 0 # Stop after this many validations without a better macro-F1; 0 never stops
@@ -118,7 +119,7 @@ class AlohaSettings:
         yield self.val_share + self.test_share >= 0.9, f"val_share + test_share = {self.val_share + self.test_share:g}: too little is left to train on"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by epochs"
         yield self.num_classes is not None and self.num_classes < 2, f"num_classes = {self.num_classes}: expected 2 or more"
-        for name, known in (("mode", ["train", "analyze", "chat", "predict"]), ("finetune_mode", ["lora", "full"]), ("zero_labels", ["first", "drop"]), ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
+        for name, known in (("mode", ["train", "analyze", "chat", "predict"]), ("finetune_mode", ["lora", "full"]), ("zero_labels", ["first", "drop"]), ("precision", ["auto", "bf16", "float32"]), ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}"
         yield self.report_to == "tensorboard" and not importlib.util.find_spec("tensorboard"), "report_to = 'tensorboard': it is not installed (pip install tensorboard)"
         yield bool(self.data) and not Path(self.data or "", "meta", "info.json").exists() and self.size == "tiny", f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set"
@@ -527,7 +528,7 @@ def training_arguments(
     return TrainingArguments(
         output_dir=s.output_dir, learning_rate=s.lr, num_train_epochs=s.epochs, max_steps=s.max_steps, per_device_train_batch_size=s.batch_size, per_device_eval_batch_size=s.batch_size,
         gradient_accumulation_steps=s.gradient_accumulation_steps, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, warmup_steps=s.warmup_steps, lr_scheduler_type=s.lr_scheduler_type,
-        bf16=gpu, use_cpu=not gpu, seed=s.seed, logging_steps=s.logging_steps, save_strategy="steps", save_steps=s.eval_steps, save_total_limit=2, disable_tqdm=True, label_names=["labels"],
+        bf16=s.precision == "bf16" or (s.precision == "auto" and gpu), use_cpu=not gpu, seed=s.seed, logging_steps=s.logging_steps, save_strategy="steps", save_steps=s.eval_steps, save_total_limit=2, disable_tqdm=True, label_names=["labels"],
         report_to=[] if s.report_to == "none" else [s.report_to], remove_unused_columns=False, dataloader_num_workers=s.num_workers, dataloader_pin_memory=gpu, ddp_find_unused_parameters=False, **looks)
 
 def make_trainer(
