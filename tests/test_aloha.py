@@ -16,6 +16,7 @@ from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSe
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
 from vlrlbook.data import DataError, aloha_cameras, aloha_views, synthetic_aloha
 from vlrlbook.models import families, last_real_token, tiny_twin
+from vlrlbook.rewards import load_reward
 
 SHORT = dict(episodes=9, frames=6, max_steps=4, eval_steps=2, batch_size=8, logging_steps=1, warmup_steps=1)
 
@@ -378,6 +379,7 @@ def test_as_a_reward(short_run):
     parts = reward(texts, [sample] * len(texts))
     assert reward.batched and len({p["overall"] for p in parts[:3]}) == 1 and all(0 <= p["overall"] <= 1 for p in parts)
     assert reward(texts[:1], [sample])[0]["overall"] == pytest.approx(parts[0]["overall"], abs=1e-5)
+    assert load_reward(f"aloha:{short_run.settings.ckpt_dir}")(texts[:1], [sample]) == reward(texts[:1], [sample])
     with pytest.raises(DataError, match="row 3: 1 pictures, expected 3"): reward(["x"], [Sample("q", "a", sample.images[:1], "aloha", 3)])
 
 

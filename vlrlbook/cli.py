@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for flags, kwargs in options: sub.add_argument(*flags, **kwargs)
 
-    def option(name, **kwargs): return (f"--{name}", f"--{name.replace('_', '-')}"), dict(dest=name, **kwargs)
+    def option(name, **kwargs): return tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))), dict(dest=name, **kwargs)
 
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
