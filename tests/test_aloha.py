@@ -383,6 +383,19 @@ def test_as_a_reward(short_run):
     with pytest.raises(DataError, match="row 3: 1 pictures, expected 3"): reward(["x"], [Sample("q", "a", sample.images[:1], "aloha", 3)])
 
 
+def test_grpo_takes_a_step_with_it(tmp_path, short_run):
+    "Stock TRL, prompts with three pictures, each answer paid by the frozen classifier"
+    from vlrlbook.data import to_dataset
+    from vlrlbook.grpo import GRPOSettings, make_trainer
+    from vlrlbook.models import add_lora, load_vlm
+    s = read_settings(GRPOSettings, dict(model="tiny-qwen3_vl", reward=f"aloha:{short_run.settings.ckpt_dir}", batch_size=8, num_generations=4, max_steps=1, logging_steps=1, save_steps=0, output_dir=str(tmp_path)))
+    model, processor = load_vlm(s.model)
+    rows = [Sample("What is the robot doing?", "lift the red cup", aloha_views(p, (70, 60), "red"), "aloha", i) for i, p in enumerate((0.2, 0.9))]
+    log = RunLog()
+    make_trainer(s, add_lora(model, r=4, alpha=8), processor, to_dataset(rows), log=log).train()
+    assert {"reward", "part/expected_bin", "part/confidence"} <= set(log.columns) and 0 <= log.rows[0]["reward"] <= 1
+
+
 def test_as_a_reward_model_of_lerobot(tmp_path, short_run):
     from lerobot.configs.rewards import RewardModelConfig
     from lerobot.rewards import get_reward_model_class, make_reward_model, make_reward_pre_post_processors
