@@ -3,7 +3,6 @@
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
     python tools/logs.py aloha "what=output_dir" ...    one row a run of chapter 04 into 04_runs.csv
     python tools/logs.py frames                         robot frames a second from pictures and from videos into 04_frames.csv
-    python tools/logs.py zeros first|drop               chapter 04's job on films that lost a fifth of their labels, judged by the true ones, into 04_zero_labels.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
     python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv
@@ -77,26 +76,6 @@ def frames():
     from vlrlbook.data import synthetic_aloha
     with tempfile.TemporaryDirectory() as folder:
         write("04_frames.csv", [reading_speeds(AlohaFrames(synthetic_aloha(f"{folder}/{videos}", episodes=6, frames=32, videos=videos))) for videos in (False, True)])
-
-
-def zeros(choice):
-    "Train with a fifth of the labels lost and taken as bin 0, or dropped; judge the same films by the labels that were lost and by the true ones"
-    from vlrlbook.aloha import AlohaFrames, AlohaSettings, predict_bins, train_classifier
-    from vlrlbook.core import read_settings
-    from vlrlbook.data import synthetic_aloha
-    from vlrlbook.evaluation import classifier_metrics
-    known = list(csv.DictReader((logs / "04_zero_labels.csv").open())) if (logs / "04_zero_labels.csv").exists() else []
-    with tempfile.TemporaryDirectory() as folder:
-        s = AlohaSettings()
-        lossy, true = (synthetic_aloha(f"{folder}/{share}", s.episodes, s.frames, seed=s.seed, zeros=share) for share in (0.2, 0.0))
-        run = train_classifier(read_settings(AlohaSettings, dict(data=str(lossy.root), output_dir=f"{folder}/run", zero_labels=choice)))
-        every = AlohaFrames(true)
-        films = every.part([r for r in every.rows if every.episodes[r] in set(run.frames.episodes[run.test.rows])])
-        table = predict_bins(run.classifier, run.processor, films)
-        found = classifier_metrics(every.labels[films.rows], table, every.episodes[films.rows])
-        row = dict(zero_labels=choice, seed=s.seed, lost=run.results["kinds"]["zero"], frames=len(run.frames.labels), n=found["n"], accuracy_by_lossy_labels=round(run.results["accuracy"], 4), accuracy=round(found["accuracy"], 4),
-                   macro_f1=round(found["macro_f1"], 4), mae_bins=round(found["mae_bins"], 4), said_bin_0=round(float((table.argmax(1) == 0).mean()), 4), truly_bin_0=round(float((every.labels[films.rows] == 0).mean()), 4), seconds=round(run.results["seconds"]), commit=run.results["commit"], device=run.results["device"])
-    write("04_zero_labels.csv", [r for r in known if r["zero_labels"] != choice] + [row])
 
 
 def warm():
@@ -280,7 +259,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:2] == ["aloha"]: write("04_runs.csv", [aloha_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["frames"]: frames()
-    elif sys.argv[1:2] == ["zeros"]: zeros(sys.argv[2])
     elif sys.argv[1:] == ["warm"]: warm()
     elif sys.argv[1:] == ["stops"]: stops()
     elif sys.argv[1:] == ["race"]: races()

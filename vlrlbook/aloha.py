@@ -471,7 +471,7 @@ def split_films(
     held = np.isin(frames.episodes[frames.rows], [order[int((i + 0.5) * len(order) / n)] for i in range(n)])
     return frames.part(frames.rows[~held], frames.change), frames.part(frames.rows[held], frames.change)
 
-# %% ../nbs/04_aloha.ipynb #c071
+# %% ../nbs/04_aloha.ipynb #c074
 _swaps = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
 def mirrored(
@@ -507,7 +507,7 @@ class Augment(TrainerCallback):
         if torch.rand((), generator=chance) < s.flip: item = mirrored(item, s.camera_names) or item
         return item | dict(images=jittered(item["images"], s.colour_jitter, chance)) if s.colour_jitter else item
 
-# %% ../nbs/04_aloha.ipynb #c076
+# %% ../nbs/04_aloha.ipynb #c079
 class AlohaTrainer(CommittedCheckpoints, Trainer):
     "transformers.Trainer whose checkpoints hold the weights that train, and no frozen ones"
     def __init__(self, *args, **kwargs):
@@ -561,7 +561,7 @@ def make_trainer(
 
 logged_as = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "lr", "eval_loss": "eval/loss", "eval_accuracy": "accuracy", "eval_macro_f1": "macro_f1", "eval_mae_bins": "mae_bins"} # the trainer's name → ours
 
-# %% ../nbs/04_aloha.ipynb #c079
+# %% ../nbs/04_aloha.ipynb #c082
 @torch.no_grad()
 def predict_bins(
     classifier: AlohaClassifier, # trained
@@ -651,7 +651,7 @@ def prediction_rows(
     return [dict(index=int(r), episode_index=int(frames.episodes[r]), frame_index=int(frames.moments[r]), task=frames.tasks[r], label=int(frames.labels[r]), label_kind=str(frames.kinds[r]),
                  predicted=int(p.argmax()), expected=round(e, 4), **{f"p{b}": round(float(v), 5) for b, v in enumerate(p)}) for r, p, e in zip(frames.rows, probabilities, expected)]
 
-# %% ../nbs/04_aloha.ipynb #c082
+# %% ../nbs/04_aloha.ipynb #c085
 def plot_training(
     log: RunLog, # of a classifier's run
     majority: float = None, # accuracy of the commonest bin, drawn as a line
@@ -671,7 +671,7 @@ def plot_training(
         ax.legend(fontsize=7.5, frameon=False)
     return fig
 
-# %% ../nbs/04_aloha.ipynb #c087
+# %% ../nbs/04_aloha.ipynb #c090
 def plot_confusion(
     results: dict, # with `confusion` and `calibration`
 ): # matplotlib figure
@@ -688,7 +688,7 @@ def plot_confusion(
     for ax in (grid, sure): ax.title.set_fontsize(9)
     return fig
 
-# %% ../nbs/04_aloha.ipynb #c090
+# %% ../nbs/04_aloha.ipynb #c093
 def judged_film(
     run: AlohaRun, # finished
     episode: int, # one of the test films
@@ -702,7 +702,7 @@ def judged_film(
     fig.suptitle(f"film {episode}: {items[0]['text']}", fontsize=9)
     return fig
 
-# %% ../nbs/04_aloha.ipynb #c097
+# %% ../nbs/04_aloha.ipynb #c100
 def predict_dataset(
     settings: AlohaSettings, # data, ckpt_dir, batch_size
 ) -> Path: # the parquet file
@@ -718,7 +718,7 @@ def predict_dataset(
     os.replace(aside, path)
     return path
 
-# %% ../nbs/04_aloha.ipynb #c100
+# %% ../nbs/04_aloha.ipynb #c103
 def chat(
     vlm, # the whole model, for text
     processor, # of the model
@@ -764,7 +764,7 @@ def _reward_line(line, classifier, processor, cameras):
     p = predict_bins(classifier, processor, [dict(images=[open_picture(Path(n).read_bytes()) for n in names], text=f"Task: {task.strip()}")])[0]
     return f"bin {p.argmax()} of 0 to {len(p) - 1}, expected {expected_bin(torch.tensor(p)):.2f}; probabilities " + " ".join(f"{v:.2f}" for v in p)
 
-# %% ../nbs/04_aloha.ipynb #c103
+# %% ../nbs/04_aloha.ipynb #c106
 def as_reward(
     path: str | Path, # directory of a saved classifier
     device: str = None, # where it runs; None: the GPU where there is one
@@ -786,7 +786,7 @@ def _plain(text):
     "Text without marks that a processor would take for pictures"
     return re.sub(r"<\|[^|<>]{1,40}\|>|<image>", " ", text)
 
-# %% ../nbs/04_aloha.ipynb #c106
+# %% ../nbs/04_aloha.ipynb #c109
 @RewardModelConfig.register_subclass("vlrlbook_aloha")
 @dataclass
 class AlohaConfig(RewardModelConfig):
@@ -847,7 +847,7 @@ def _same(batch):
     "The batch as it is: LeRobot's default would drop the label"
     return batch
 
-# %% ../nbs/04_aloha.ipynb #c110
+# %% ../nbs/04_aloha.ipynb #c113
 def run_aloha(
     settings: AlohaSettings, # `mode` says what to do
 ): # what the mode makes: a run, a table, a file, or nothing
