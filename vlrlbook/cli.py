@@ -96,7 +96,7 @@ def aloha(args, rest):
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
     made = run_aloha(read_settings(AlohaSettings, {k: v for k, v in vars(args).items() if k not in ("command", "function") and v is not None}, "aloha"))
-    if args.mode != "chat" and int(os.environ.get("RANK", 0)) == 0: print(made)
+    if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
 
 
 def aloha_help():
