@@ -1,6 +1,8 @@
 """Collect the logs that figures and tables are drawn from into nbs/logs.
 
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
+    python tools/logs.py aloha "what=output_dir" ...    one row a run of chapter 04 into 04_runs.csv
+    python tools/logs.py frames                         robot frames a second from pictures and from videos into 04_frames.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
     python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv
@@ -56,6 +58,24 @@ def run_row(what, folder):
             low, high = gain[how][f"{measure}_ci95"]
             row |= {f"gain_{how}_{short}": round(gain[how][measure], 4), f"gain_{how}_{short}_low": round(low, 4), f"gain_{how}_{short}_high": round(high, 4)}
     return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers", "trl")})
+
+
+def aloha_row(what, folder):
+    "The row of one classifier run, from its results.json"
+    r = json.loads((Path(folder) / "results.json").read_text())
+    s, (low, high) = r["settings"], r["ci95"]
+    row = dict(what=what, seed=s["seed"], lr=s["lr"], steps=r["steps"], n=r["n"], episodes=r["episodes"], majority_accuracy=r["majority_accuracy"], accuracy=r["accuracy"], accuracy_low=low, accuracy_high=high,
+               macro_f1=r["macro_f1"], mae_bins=r["mae_bins"], within_one=r["within_one"], rank_correlation=r["rank_correlation"], ece=r["calibration"]["ece"])
+    row = {k: round(v, 4) if isinstance(v, float) and k != "lr" else v for k, v in row.items()}
+    return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers", "lerobot")})
+
+
+def frames():
+    "Reading speed of both storages; videos are encoded here, for their encoder talks"
+    from vlrlbook.aloha import AlohaFrames, reading_speeds
+    from vlrlbook.data import synthetic_aloha
+    with tempfile.TemporaryDirectory() as folder:
+        write("04_frames.csv", [reading_speeds(AlohaFrames(synthetic_aloha(f"{folder}/{videos}", episodes=6, frames=32, videos=videos))) for videos in (False, True)])
 
 
 def warm():
@@ -237,6 +257,8 @@ def pages(names):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
+    elif sys.argv[1:2] == ["aloha"]: write("04_runs.csv", [aloha_row(*a.split("=", 1)) for a in sys.argv[2:]])
+    elif sys.argv[1:] == ["frames"]: frames()
     elif sys.argv[1:] == ["warm"]: warm()
     elif sys.argv[1:] == ["stops"]: stops()
     elif sys.argv[1:] == ["race"]: races()

@@ -91,6 +91,23 @@ def settings_options(cls):
         yield tuple(dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))), dict(dest=f.name, metavar=f.type.__name__ if isinstance(f.type, type) else f.type, help=texts[f.name].replace("%", "%%"))
 
 
+def aloha(args, rest):
+    "Robot films to reward bins: train, analyze, predict or chat (chapter 04)"
+    from vlrlbook.aloha import AlohaSettings, run_aloha
+    from vlrlbook.core import read_settings
+    made = run_aloha(read_settings(AlohaSettings, {k: v for k, v in vars(args).items() if k not in ("command", "function") and v is not None}, "aloha"))
+    if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
+
+
+def aloha_help():
+    "Names and texts of chapter 04's settings, from its parameters cell, so that --help needs no LeRobot"
+    import json
+    import re
+    cells = json.loads(notebook("04_aloha").read_text(encoding="utf-8"))["cells"]
+    cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
+    return re.findall(r"^(\w+):.*?  # (.*)$", cell, re.M)
+
+
 def parser() -> argparse.ArgumentParser:
     "The command line: option names as the systems write them, with - or _"
     top = argparse.ArgumentParser(prog="vlrlbook", description="Reinforcement learning for vision-language models, as a book that runs")
@@ -101,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for flags, kwargs in options: sub.add_argument(*flags, **kwargs)
 
-    def option(name, **kwargs): return (f"--{name}", f"--{name.replace('_', '-')}"), dict(dest=name, **kwargs)
+    def option(name, **kwargs): return tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))), dict(dest=name, **kwargs)
 
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
@@ -114,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
             option("image_dir", help="where picture paths begin"), (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
     from vlrlbook.evaluation import EvaluationSettings
     command(evaluate, "evaluate", *settings_options(EvaluationSettings))
+    command(aloha, "aloha", *(option(name, help=text.replace("%", "%%")) for name, text in aloha_help()))
     return top
 
 
