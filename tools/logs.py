@@ -22,7 +22,7 @@ logs = root / "nbs" / "logs"
 what_you_see = {
     "00_core": "the five pictures; parameters that check themselves", "00a_models": "four families, their tiny twins, LoRA on and merged",
     "01_data": "ZIP to data set, broken rows named, tokens counted", "02_rewards": "six answers guessed and paid; a reward cheated",
-    "05_grpo": "GRPO by hand, by TRL, and the run"}
+    "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?"}
 
 
 def write(name, rows):
