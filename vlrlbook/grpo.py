@@ -439,7 +439,7 @@ def generate_answers(
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for i in tqdm(range(0, len(samples), batch_size), desc="greedy" if not temperature else f"{n} answers each", leave=False):
+        for i in tqdm(range(0, len(samples), batch_size), desc="greedy" if not temperature else f"{n} answers each", leave=False, disable=len(samples) <= batch_size):
             batch = encode(processor, samples[i:i + batch_size]).to(model.device)
             out = model.generate(**batch, **how, num_return_sequences=n, max_new_tokens=max_new_tokens, suppress_tokens=vision_marker_ids(processor))
             texts = processor.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
