@@ -71,6 +71,38 @@ def check_data(args, rest):
     else: print(f"{len([vqa_row(row, number, args.image_dir) for number, row in read_rows(path)])} VQA rows")
 
 
+def reward_model(args, rest):
+    "Train a reward model on preference rows; any parameter of chapter 03 as --name value"
+    from vlrlbook.core import read_settings
+    from vlrlbook.reward_model import RewardModelSettings, train_reward_model
+    if {"-h", "--help"} & set(rest): return print_settings("reward-model", reward_model.__doc__, RewardModelSettings)
+    found = train_reward_model(read_settings(RewardModelSettings, named(rest), "reward-model"))
+    if found: print(f"{found['n']} pairs judged: accuracy {found['pair_accuracy']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}); {found['model']}")
+
+
+def score(args, rest):
+    "Score a preference file with a reward model; the result's name is always a new one"
+    from vlrlbook.core import Table
+    from vlrlbook.reward_model import report_table, score_file
+    found = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size, args.skip_bad_rows, device=args.device)
+    for row in found["skipped"]: print(f"skipped row {row['row']}: {row['code']}, {row['message']}")
+    print(Table(report_table(found["report"]), f"{found['pairs_per_second']:.1f} pairs a second; {found['path']}"))
+
+
+def named(rest) -> dict:
+    "--name value pairs as a dictionary; - and _ mean the same"
+    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]): raise ValueError(f"expected --name value pairs, found {' '.join(rest)}")
+    return {name[2:].replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2])}
+
+
+def print_settings(command, text, cls):
+    "Help of a command whose options are the fields of a settings class"
+    from dataclasses import fields
+    from vlrlbook.core import settings_help
+    texts = settings_help(cls)
+    print(f"usage: vlrlbook {command} [--name value ...]\n\n{text}\n", *(f"  --{f.name:<28} {texts[f.name]} (default: {f.default!r})" for f in fields(cls)), sep="\n")
+
+
 def parser() -> argparse.ArgumentParser:
     "The command line: option names as the systems write them, with - or _"
     top = argparse.ArgumentParser(prog="vlrlbook", description="Reinforcement learning for vision-language models, as a book that runs")
@@ -92,13 +124,17 @@ def parser() -> argparse.ArgumentParser:
             option("split", choices=["picture", "published"], help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"))
     command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")), (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
             option("image_dir", help="where picture paths begin"), (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
+    commands.add_parser("reward-model", help=reward_model.__doc__, add_help=False).set_defaults(function=reward_model)
+    command(score, "score", option("model", required=True, help="directory of a reward model"), option("data", required=True, help="preference rows: .jsonl, .json or .parquet"),
+            option("output_dir", default=".", help="where the result goes"), option("image_dir", help="where picture paths begin; beside the file if not given"),
+            option("batch_size", type=int, default=16, help="answers at a time"), option("skip_bad_rows", action="store_true", help="list bad rows and go on"), option("device", help="such as cuda:1"))
     return top
 
 
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
-    if rest and args.command != "run": parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and args.command not in ("run", "reward-model"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
 
