@@ -313,15 +313,29 @@ def test_console_commands(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["settings"]["lr"] == 1e-4 and results["settings"]["use_margin_loss"] is True
-    for _ in range(2):
-        done = command(tmp_path, "score", "--model", results["model"], "--data", "p.jsonl", "--output_dir", "scores")
-        assert done.returncode == 0 and "pairs a second" in done.stdout, done.stderr[-2000:]
-    assert len(list((tmp_path / "scores").glob("reward_model_*_p_*.jsonl"))) == 2
-    bad = command(tmp_path, "reward-model", "--learning_rat", "1e-4")
-    assert bad.returncode and "did you mean 'learning_rate'" in bad.stderr and "Traceback" not in bad.stderr
-    bad = command(tmp_path, "score", "--model", "nowhere", "--data", "p.jsonl")
-    assert bad.returncode and "is no reward model" in bad.stderr and "Traceback" not in bad.stderr
-    assert "early_stopping_patience" in command(tmp_path, "reward-model", "--help").stdout
+    done = command(tmp_path, "score", "--model", results["model"], "--data", "p.jsonl", "--output_dir", "scores")
+    assert done.returncode == 0 and "pairs a second" in done.stdout, done.stderr[-2000:]
+    assert len(list((tmp_path / "scores").glob("reward_model_*_p_*.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("options, message", [(["reward-model", "--learning_rat", "1e-4"], "did you mean 'learning_rate'"), (["reward-model", "--lr"], "--name value pairs"), (["score", "--model", "nowhere", "--data", "p.jsonl"], "no such file")])
+def test_console_mistakes(options, message, capsys):
+    from vlrlbook.cli import main
+    with pytest.raises(SystemExit, match=message): main(options)
+
+
+def test_console_help(capsys):
+    from vlrlbook.cli import main
+    main(["reward-model", "--help"])
+    assert "--early_stopping_patience" in capsys.readouterr().out
+
+
+def test_two_processes_share_one_run(tmp_path):
+    "Twelve rows in batches of three on two processes are two steps, in one directory"
+    options = [x for k, v in (TINY | dict(output_dir="out", num_epochs=1, batch_size=3)).items() for x in (f"--{k}", str(v))]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli", "reward-model", *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list((tmp_path / "out").glob("reward_model_*"))) == 1 and json.loads((tmp_path / "out/results.json").read_text())["steps"] == 2
 
 
 def test_as_a_batched_frozen_reward(run):

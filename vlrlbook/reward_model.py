@@ -7,8 +7,8 @@ __all__ = ['presets', 'activations', 'logged_as', 'RewardModelSettings', 'pictur
            'pairwise_loss', 'squash', 'score_head', 'encode_answers', 'without_marks', 'VLRewardModel', 'pairs_of',
            'encode_pairs', 'load_rows', 'load_model', 'plain_baselines', 'PairTrainer', 'pair_figures', 'SampleLog',
            'training_arguments', 'make_trainer', 'start_run', 'plot_training', 'score_rows', 'pair_report',
-           'reversed_rows', 'blanked', 'report_table', 'margins', 'margin_histogram', 'worst_cards', 'finish_run',
-           'write_scores', 'train_reward_model', 'score_file', 'ixc_row', 'as_reward']
+           'reversed_rows', 'blanked', 'judge_rows', 'report_table', 'margins', 'margin_histogram', 'worst_cards',
+           'finish_run', 'write_scores', 'train_reward_model', 'score_file', 'ixc_row', 'as_reward']
 
 # %% ../nbs/03_reward_model.ipynb #c003
 import hashlib, importlib.util, json, re, shutil, tempfile, time
@@ -135,6 +135,7 @@ def read_pair_rows(
 ) -> tuple: # checked rows, list of {row, code, message}
     "Preference rows with `margin` and `group` where the file has them; every picture is there and can be decoded"
     path, rows, skipped = Path(path), [], []
+    if not path.is_file(): raise DataError("preference.file", f"{path.name}: no such file")
     for number, raw in _numbered(path):
         try: rows.append(_whole_row(raw, number, image_dir or path.parent))
         except DataError as e:
@@ -532,8 +533,9 @@ def start_run(
     "A new directory, or the one of the run that is resumed; the same one in every process"
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
-    found = [_start(settings) if PartialState().is_main_process else None]
-    return tuple(broadcast_object_list(found)[0]) if PartialState().num_processes > 1 else tuple(found[0])
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    found = [_start(settings) if processes.is_main_process else None]
+    return broadcast_object_list(found)[0] if processes.num_processes > 1 else found[0]
 
 def _start(s):
     "`start_run` in one process"
@@ -592,17 +594,18 @@ def pair_report(
     backwards: list = None, # scores of the rows with their answers reversed
 ) -> dict: # of `evaluation.pair_metrics`, with baselines and swap_consistency
     "Everything that is reported of a judge; ties between answers are left out"
-    found = [(n, row, (i, j) if p else (j, i)) for n, row in enumerate(rows) for (i, j), p in zip(_places(row), [p for *_, p in preference_pairs(row)]) if p != 0.5]
-    better, worse = ([scores[n][ij[k]] for n, _, ij in found] for k in (0, 1))
-    lengths = [tuple(len(row["response"][i]) for i in ij) for _, row, ij in found]
-    report = pair_metrics(better, worse, [row.get("group") or "all" for _, row, _ in found], lengths, clusters=[n for n, _, _ in found] if len(found) > len(rows) else None)
-    if backwards: report["swap_consistency"] = swap_consistency([(scores[n][i], scores[n][j]) for n, _, (i, j) in found], [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, _, (i, j) in found])
+    places = _better_and_worse(rows)
+    better, worse = ([scores[n][place[k]] for n, *place in places] for k in (0, 1))
+    lengths = [(len(rows[n]["response"][i]), len(rows[n]["response"][j])) for n, i, j in places]
+    report = pair_metrics(better, worse, [rows[n].get("group") or "all" for n, *_ in places], lengths, clusters=[n for n, *_ in places] if len(places) > len(rows) else None)
+    if backwards: report["swap_consistency"] = swap_consistency(list(zip(better, worse)), [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in places])
     return report | dict(baselines=plain_baselines(rows))
 
-def _places(row):
-    "Places of each pair of a row's answers, in the order of `preference_pairs`"
-    n = len(row["response"])
-    return [(i, j) for i in range(n) for j in range(i + 1, n)]
+def _better_and_worse(rows):
+    "(row number, place of the better answer, place of the worse) of every pair that is no tie"
+    ranked = [(n, i, j) for n, r in enumerate(rows) for i in range(len(r["response"])) for j in range(i + 1, len(r["response"]))]
+    order = lambda n, i, j: (n, i, j) if rows[n]["human_ranking"][i] < rows[n]["human_ranking"][j] else (n, j, i)
+    return [order(*p) for p in ranked if rows[p[0]]["human_ranking"][p[1]] != rows[p[0]]["human_ranking"][p[2]]]
 
 def reversed_rows(
     rows: list, # checked preference rows
@@ -615,6 +618,17 @@ def blanked(
 ) -> list: # the same with white pictures
     "Rows whose pictures show nothing: what can still be guessed?"
     return [r | dict(image=[Image.new("RGB", p.size, "white") for p in pictures_of(r["image"])]) for r in rows]
+
+def judge_rows(
+    model: VLRewardModel, # a trained one
+    rows: list, # checked preference rows
+    batch_size: int = 16, # answers at a time
+) -> tuple: # a list of scores per row, the report
+    "Scores, and the report with its controls: told backwards, and with blank pictures"
+    scores = score_rows(model, rows, batch_size)
+    report = pair_report(rows, scores, score_rows(model, reversed_rows(rows), batch_size))
+    report["baselines"]["blanked"] = pair_report(rows, score_rows(model, blanked(rows), batch_size))["pair_accuracy"]
+    return scores, report
 
 def report_table(
     report: dict, # from `pair_report`
@@ -632,13 +646,9 @@ def report_table(
 def margins(
     rows: list, # checked preference rows
     scores: list, # a list of scores per row
-) -> list: # (score of the better less score of the worse, row number, places)
+) -> list: # (score of the better less score of the worse, row number)
     "The margin of every pair that is no tie"
-    out = []
-    for n, row in enumerate(rows):
-        for (i, j), (*_, p) in zip(_places(row), preference_pairs(row)):
-            if p != 0.5: out.append(((scores[n][i] - scores[n][j]) * (2 * p - 1), n, (i, j)))
-    return out
+    return [(scores[n][i] - scores[n][j], n) for n, i, j in _better_and_worse(rows)]
 
 def margin_histogram(
     **sets, # name = list of margins
@@ -659,7 +669,7 @@ def worst_cards(
 ) -> list: # of `RolloutGroup`
     "The pairs that were judged most wrongly, as cards"
     cards = []
-    for margin, n, _ in sorted(margins(rows, scores))[:most]:
+    for margin, n in sorted(margins(rows, scores))[:most]:
         row, mean = rows[n], sum(scores[n]) / len(scores[n])
         cards.append(RolloutGroup(row_sample(row), [Rollout(a, dict(rank=r, overall=s), s - mean) for a, r, s in zip(row["response"], row["human_ranking"], scores[n])], title=f"margin {margin:+.2f}"))
     return cards
@@ -702,10 +712,11 @@ def train_reward_model(
     run_dir, checkpoint, weights = start_run(settings)
     if weights: model.load_weights(weights)
     trainer = make_trainer(settings, model, train, held, run_dir, resume_log(run_dir / "run_log.csv", checkpoint))
+    untrained = pair_report(test, score_rows(model, test, settings.eval_batch_size))["pair_accuracy"] if trainer.is_world_process_zero() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero(): return {}
-    scores = score_rows(model, test, settings.eval_batch_size)
-    report = pair_report(test, scores, score_rows(model, reversed_rows(test), settings.eval_batch_size))
+    scores, report = judge_rows(model, test, settings.eval_batch_size)
+    report["baselines"]["untrained"] = untrained
     return finish_run(settings, model, run_dir, test, scores, report, skipped=skipped, steps=trainer.state.global_step, epochs=trainer.state.epoch, best_step=trainer.state.best_global_step,
                       pairs_per_second=_speed(trainer), seconds=time.time() - started)
 
