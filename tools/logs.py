@@ -6,7 +6,7 @@
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
-    python tools/logs.py judges "what=output_dir" ...   one row a run of chapter 03 into 03_runs.csv, rows of other names kept; the curve of "preferences alone" too
+    python tools/logs.py judges "what=output_dir" ...   one row a run of chapter 03 into 03_runs.csv, rows of other names kept; two training curves too
     python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
     python tools/logs.py game MODEL_DIR [LR] [STEPS]    chapter 05 paid by a reward model alone, and what it answers, into 03_game.csv and 03_game_rollouts.jsonl
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
@@ -132,7 +132,7 @@ def real(folder):
 
 
 def judges(named):
-    "Figures of chapter 03's runs; the training curve of the run that had preferences alone"
+    "Figures of chapter 03's runs; the training curves that the page compares"
     known = list(csv.DictReader((logs / "03_runs.csv").open())) if (logs / "03_runs.csv").exists() else []
     rows = {(r["what"], str(r["seed"])): r for r in known}
     for what, folder in (n.split("=", 1) for n in named):
@@ -141,7 +141,8 @@ def judges(named):
         rows[what, str(s["seed"])] = dict(what=what, seed=s["seed"], pair_accuracy=round(r["pair_accuracy"], 4), low=round(r["ci95"][0], 4), high=round(r["ci95"][1], 4), n=r["n"], macro=round(r["macro"], 4),
             untrained=round(b["untrained"], 4), always_first=round(b["always_first"], 4), longer=round(b["longer"], 4), blanked=round(b["blanked"], 4), swap=r["swap_consistency"]["consistent"], steps=r["steps"], best_step=r["best_step"],
             pairs_per_second=round(r["pairs_per_second"], 1), seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers")})
-        if what == "preferences alone": shutil.copy(Path(r["run_dir"]) / "run_log.csv", logs / "03_alone_run_log.csv")
+        kept = {("the preset", 42): "03_preset_run_log.csv", ("preferences alone", 42): "03_alone_run_log.csv"}.get((what, s["seed"]))
+        if kept: shutil.copy(Path(r["run_dir"]) / "run_log.csv", logs / kept)
     write("03_runs.csv", [rows[k] for k in sorted(rows)])
 
 
