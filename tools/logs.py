@@ -174,7 +174,6 @@ def game(model, lr="2e-4", steps="120"):
     "GRPO with nothing but a reward model to please; the true count is logged at weight 0"
     from vlrlbook.core import RunLog, read_settings, set_seed
     from vlrlbook.grpo import GRPOSettings, Recorder, load_data, load_policy, make_trainer
-    from vlrlbook.rewards import load_reward
     with tempfile.TemporaryDirectory() as out:
         settings = read_settings(GRPOSettings, dict(reward=f"1*reward_model:{model} + 0*counting", lr=lr, max_steps=steps, save_steps=0, output_dir=out))
         set_seed(settings.seed)
