@@ -297,6 +297,7 @@ def test_loggers_without_a_key(tmp_path, tool):
     done = subprocess.run([sys.executable, "-c", code, "reward-model", *options], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline", "WANDB_API_KEY": secret, "WANDB_DIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert secret not in done.stdout + done.stderr
+    assert [p for p in tmp_path.rglob("*") if "tfevents" in p.name or p.suffix == ".wandb"]
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
 
 
