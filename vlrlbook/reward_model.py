@@ -31,7 +31,7 @@ from .rewards import read_count
 
 # %% ../nbs/03_reward_model.ipynb #c008
 presets = {
-    "tiny": dict(model="tiny-qwen2_vl", lr=1e-3, num_epochs=4, batch_size=32, lm_weight=1.0, bf16=False, max_image_size=112, num_workers=0, eval_batch_size=128),
+    "tiny": dict(model="tiny-qwen2_vl", lr=1e-3, num_epochs=3, batch_size=32, lm_weight=1.0, bf16=False, max_image_size=112, num_workers=0, eval_batch_size=128),
     "gpu": dict(model="Qwen/Qwen2-VL-2B-Instruct", lr=1e-5, num_epochs=10, batch_size=8, lm_weight=0.0, bf16=True, max_image_size=512, num_workers=4, eval_batch_size=16)}
 
 @dataclass
@@ -47,7 +47,7 @@ class RewardModelSettings:
     output_dir: str = "runs/03_reward_model" # Gets a directory for each run
     experiment_name: str = "reward_model" # Begins the name of that directory; a timestamp ends it
     lr: float = None # Learning rate (tiny 1e-3, gpu 1e-5)
-    num_epochs: int = None # Passes over the rows (tiny 4, gpu 10)
+    num_epochs: int = None # Passes over the rows (tiny 3, gpu 10)
     batch_size: int = None # Pairs in one forward pass of a device (tiny 32, gpu 8)
     gradient_accumulation_steps: int = 1 # Forward passes before an optimizer step
     weight_decay: float = 0.01 # Of AdamW
@@ -72,7 +72,7 @@ class RewardModelSettings:
     num_workers: int = None # Processes that prepare batches (tiny 0, gpu 4)
     early_stopping_patience: int = 3 # Epochs without a better pair accuracy before it stops; 0 never
     save_total_limit: int = 2 # Checkpoints kept, one an epoch; the best one always
-    drawn_rows: int = 2000 # Rows drawn for training where there is no train_data
+    drawn_rows: int = 4000 # Rows drawn for training where there is no train_data
     eval_rows: int = 500 # Most rows of the evaluation and of the final test
     eval_batch_size: int = None # Answers in one batch when nothing is learned (tiny 128, gpu 16)
     seed: int = 42 # Of rows, weights and order
@@ -123,9 +123,10 @@ def pictures_of(
 
 def row_sample(
     row: dict, # a checked preference row
-) -> Sample: # without a truth, since there is none
+) -> Sample: # its truth is the answer that ranks best
     "Question and picture of a preference row"
-    return Sample(row["query"], "", pictures_of(row["image"]), "preference")
+    best = min(range(len(row["response"])), key=row["human_ranking"].__getitem__)
+    return Sample(row["query"], row["response"][best], pictures_of(row["image"]), "preference")
 
 # %% ../nbs/03_reward_model.ipynb #c017
 def read_pair_rows(
