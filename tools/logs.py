@@ -141,7 +141,7 @@ def judges(named):
         rows[what, str(s["seed"])] = dict(what=what, seed=s["seed"], pair_accuracy=round(r["pair_accuracy"], 4), low=round(r["ci95"][0], 4), high=round(r["ci95"][1], 4), n=r["n"], macro=round(r["macro"], 4),
             untrained=round(b["untrained"], 4), always_first=round(b["always_first"], 4), longer=round(b["longer"], 4), blanked=round(b["blanked"], 4), swap=r["swap_consistency"]["consistent"], steps=r["steps"], best_step=r["best_step"],
             pairs_per_second=round(r["pairs_per_second"], 1), seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers")})
-        kept = {("the preset", 42): "03_preset_run_log.csv", ("preferences alone", 42): "03_alone_run_log.csv"}.get((what, s["seed"]))
+        kept = {("2,000 rows, four times", 42): "03_both_run_log.csv", ("2,000 rows, preferences alone", 42): "03_alone_run_log.csv"}.get((what, s["seed"]))
         if kept: shutil.copy(Path(r["run_dir"]) / "run_log.csv", logs / kept)
     write("03_runs.csv", [rows[k] for k in sorted(rows)])
 
@@ -170,12 +170,12 @@ def public(folder, model):
         line("IXC-2.5-Reward, one receipt: score of the better less the worse", 1, scores[0] - scores[1])])
 
 
-def game(model, lr="2e-4", steps="120"):
+def game(model, lr="2e-4", steps="120", **other):
     "GRPO with nothing but a reward model to please; the true count is logged at weight 0"
     from vlrlbook.core import RunLog, read_settings, set_seed
     from vlrlbook.grpo import GRPOSettings, Recorder, load_data, load_policy, make_trainer
     with tempfile.TemporaryDirectory() as out:
-        settings = read_settings(GRPOSettings, dict(reward=f"1*reward_model:{model} + 0*counting", lr=lr, max_steps=steps, save_steps=0, output_dir=out))
+        settings = read_settings(GRPOSettings, dict(reward=f"1*reward_model:{model} + 0*counting", lr=lr, max_steps=steps, save_steps=0, output_dir=out) | other)
         set_seed(settings.seed)
         policy, processor = load_policy(settings)
         log, recorder = RunLog(), Recorder(settings.num_generations)
