@@ -198,6 +198,12 @@ def test_parameters_cell_equals_settings():
     assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
 
 
+def test_papermill_help_is_complete():
+    import papermill
+    found = papermill.inspect_notebook(str(CHAPTER))
+    assert {p["inferred_type_name"] for p in found.values()} <= {"str", "int", "float", "bool"} and all(p["help"] for p in found.values())
+
+
 def test_gpu_preset_has_the_systems_defaults():
     s = read_settings(RewardModelSettings, {"size": "gpu"})
     assert (s.model, s.batch_size, s.lr, s.weight_decay, s.max_grad_norm, s.warmup_ratio) == ("Qwen/Qwen2-VL-2B-Instruct", 8, 1e-5, 0.01, 1.0, 0.1)
