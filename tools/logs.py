@@ -240,6 +240,7 @@ def pages(names):
             done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "VLRLBOOK_CACHE": folder + "/cache", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
             if done.returncode: sys.exit(f"{path.name} failed\n{done.stderr[-2000:]}")
             shutil.copy(Path(folder) / "out.ipynb", path)
+            if path.stem == "03_reward_model": judges([f"the preset={folder}/runs/{path.stem}"]) # the page's own run is one of the seeds
         subprocess.run([str(Path(sys.executable).parent / "nbdev_clean"), "--fname", str(path)], cwd=root, check=True)
         rows[path.stem] = dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start), memory_mb=int(done.stdout.split()[-1]) // 1024, gpu="not measured")
         print(rows[path.stem])

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['presets', 'activations', 'logged_as', 'RewardModelSettings', 'pictures_of', 'row_sample', 'read_pair_rows',
            'pairwise_loss', 'squash', 'score_head', 'encode_answers', 'without_marks', 'VLRewardModel', 'pairs_of',
-           'encode_pairs', 'load_rows', 'load_model', 'plain_baselines', 'PairTrainer', 'pair_figures', 'SampleLog',
-           'training_arguments', 'make_trainer', 'start_run', 'plot_training', 'score_rows', 'pair_report',
-           'reversed_rows', 'blanked', 'judge_rows', 'report_table', 'margins', 'margin_histogram', 'worst_cards',
-           'finish_run', 'write_scores', 'train_reward_model', 'score_file', 'ixc_row', 'as_reward']
+           'encode_pairs', 'load_rows', 'load_model', 'plain_baselines', 'score_rows', 'pair_report', 'reversed_rows',
+           'blanked', 'judge_rows', 'report_table', 'PairTrainer', 'pair_figures', 'SampleLog', 'training_arguments',
+           'make_trainer', 'start_run', 'plot_training', 'margins', 'margin_histogram', 'worst_cards', 'finish_run',
+           'write_scores', 'train_reward_model', 'score_file', 'ixc_row', 'as_reward']
 
 # %% ../nbs/03_reward_model.ipynb #c003
 import hashlib, importlib.util, json, re, shutil, tempfile, time
@@ -432,146 +432,6 @@ def plain_baselines(
     return dict(always_first=share(lambda p: 1.0), longer=share(longer))
 
 # %% ../nbs/03_reward_model.ipynb #c058
-class PairTrainer(CommittedCheckpoints, Trainer):
-    "transformers' Trainer for pairs of answers"
-    def __init__(self,
-        settings: RewardModelSettings, # of the losses
-        **kwargs, # of transformers' Trainer
-    ):
-        super().__init__(**kwargs)
-        self.settings, self.seen, self.model_accepts_loss_kwargs = settings, [], False # without the last, accumulated losses would be summed
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        out, s = model(**inputs["encodings"]), self.settings
-        scores, spoken = out if isinstance(out, tuple) else (out, None)
-        first, second = scores.view(-1, 2).unbind(1)
-        loss = pairwise_loss(first, second, inputs["preference"], inputs["margin"] if s.use_margin_loss else 0.0, s.loss_type, s.centring).mean()
-        if model.training: self.seen.append(pair_figures(first.detach(), second.detach(), inputs["preference"]) | dict(pair_loss=loss.item()) | ({} if spoken is None else dict(lm_loss=spoken.item())))
-        if spoken is not None and model.training: loss = loss + s.lm_weight * spoken
-        return (loss, torch.stack([first, second], 1)) if return_outputs else loss
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, scores = self.compute_loss(model, inputs, return_outputs=True)
-        return loss.detach(), scores, inputs["preference"]
-
-    def log(self, logs, start_time=None):
-        if "loss" in logs and self.seen:
-            logs |= {k: sum(row[k] for row in self.seen) / len(self.seen) for k in self.seen[0]}
-            self.seen = []
-        super().log(logs, start_time)
-
-    def _save(self, output_dir=None, state_dict=None):
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        self.accelerator.unwrap_model(self.model).write(output_dir)
-
-    def _load_from_checkpoint(self, checkpoint, model=None): self.accelerator.unwrap_model(self.model).load_weights(checkpoint)
-
-    def _load_best_model(self): self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
-
-def pair_figures(
-    first: torch.Tensor, # [B] scores
-    second: torch.Tensor, # [B] scores
-    preference: torch.Tensor, # [B] 1, 0 or 0.5
-) -> dict: # pair_accuracy, margin; ties left out, equal scores count half
-    "What a batch of scores is worth"
-    gap = ((first - second) * (2 * preference - 1))[preference != 0.5]
-    return dict(pair_accuracy=float(((gap.sign() + 1) / 2).mean()), margin=float(gap.mean())) if len(gap) else dict(pair_accuracy=0.5, margin=0.0)
-
-# %% ../nbs/03_reward_model.ipynb #c060
-logged_as = {"loss": "loss", "pair_accuracy": "pair_accuracy", "pair_loss": "pair_loss", "lm_loss": "lm_loss", "margin": "margin", "grad_norm": "grad_norm", "learning_rate": "lr",
-             "eval_loss": "eval/pair_loss", "eval_pair_accuracy": "eval/pair_accuracy", "eval_margin": "eval/margin"} # the trainer's name → ours
-
-class SampleLog(TrainerCallback):
-    "After each evaluation, the scores of the same few rows as lines of samples.jsonl"
-    def __init__(self, rows, path): self.rows, self.path = rows, Path(path)
-
-    def on_evaluate(self, args, state, control, model=None, **kwargs):
-        if not state.is_world_process_zero or not self.rows: return
-        with open(self.path, "a", encoding="utf-8") as f:
-            for row, scores in zip(self.rows, score_rows(model, self.rows)):
-                f.write(json.dumps(dict(step=state.global_step, id=row["id"], query=row["query"], response=row["response"], human_ranking=row["human_ranking"], scores=scores), ensure_ascii=False) + "\n")
-
-def training_arguments(
-    settings: RewardModelSettings, # a checked object
-    run_dir: str | Path, # where checkpoints go
-) -> TrainingArguments: # of transformers
-    "`settings` in transformers' words: an evaluation and a checkpoint each epoch, the best one kept"
-    s = settings
-    return TrainingArguments(
-        output_dir=str(run_dir), run_name=Path(run_dir).name, learning_rate=s.lr, num_train_epochs=s.num_epochs, per_device_train_batch_size=s.batch_size,
-        per_device_eval_batch_size=max(1, s.eval_batch_size // 2), gradient_accumulation_steps=s.gradient_accumulation_steps, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
-        warmup_steps=s.warmup_ratio, lr_scheduler_type="cosine" if s.use_scheduler else "constant_with_warmup", eval_strategy="epoch", save_strategy="epoch",
-        save_total_limit=s.save_total_limit, load_best_model_at_end=True, metric_for_best_model="pair_accuracy", greater_is_better=True, logging_steps=s.logging_steps,
-        bf16=s.bf16 and torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(), dataloader_num_workers=s.num_workers, dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False, report_to=s.report_to, seed=s.seed, disable_tqdm=True)
-
-def make_trainer(
-    settings: RewardModelSettings, # a checked object
-    model: VLRewardModel, # in its starting state
-    train: list, # rows to learn from
-    held: list, # rows to stop by
-    run_dir: str | Path, # of this run
-    log: RunLog, # gets a row per logged step
-) -> PairTrainer: # call its `train`
-    "The trainer with everything that `settings` asks for"
-    s = settings
-    callbacks = [RunLogCallback(log, logged_as, "reward model"), SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")]
-    if s.early_stopping_patience: callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
-    figures = lambda found: pair_figures(*torch.tensor(found.predictions).unbind(1), torch.tensor(found.label_ids))
-    trainer = PairTrainer(s, model=model, args=training_arguments(s, run_dir), train_dataset=pairs_of(train), eval_dataset=pairs_of(held), compute_metrics=figures,
-                          data_collator=lambda pairs: encode_pairs(model.processor, pairs, s.margin, say=s.lm_weight > 0), callbacks=callbacks)
-    trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
-    return trainer
-
-# %% ../nbs/03_reward_model.ipynb #c062
-def start_run(
-    settings: RewardModelSettings, # `output_dir`, `experiment_name`, `resume` and `load_weights_only` are read
-) -> tuple: # directory of the run, checkpoint to go on from or None, checkpoint to take weights from or None
-    "A new directory, or the one of the run that is resumed; the same one in every process"
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-    processes = PartialState(cpu=not torch.cuda.is_available())
-    found = [_start(settings) if processes.is_main_process else None]
-    return broadcast_object_list(found)[0] if processes.num_processes > 1 else found[0]
-
-def _start(s):
-    "`start_run` in one process"
-    checkpoint = None
-    if s.resume.lower() not in ("", "false"):
-        checkpoint = find_checkpoint(_latest_run(s) if s.resume.lower() == "true" else s.output_dir, s.resume)
-        if not s.load_weights_only: return Path(checkpoint).parent, checkpoint, None
-    name, n = f"{s.experiment_name}_{datetime.now():%Y%m%d-%H%M%S}", 1
-    while (run := Path(s.output_dir) / (name if n == 1 else f"{name}-{n}")).exists(): n += 1
-    run.mkdir(parents=True)
-    return run, None, checkpoint
-
-def _latest_run(s):
-    "The newest run of this experiment that has a checkpoint"
-    runs = sorted(p for p in Path(s.output_dir).glob(f"{s.experiment_name}_*") if re.fullmatch(r"\d{8}-\d{6}(-\d+)?", p.name[len(s.experiment_name) + 1:]) and any(p.glob("checkpoint-*")))
-    if not runs: raise SettingsError(f"resume: no run of {s.experiment_name!r} with a checkpoint in {s.output_dir}")
-    return runs[-1]
-
-# %% ../nbs/03_reward_model.ipynb #c064
-def plot_training(
-    log: RunLog, # with the columns of `logged_as`
-): # matplotlib figure
-    "Losses, pair accuracy, margin, gradient: raw faint, smoothed strong, evaluation as dots"
-    fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    titles = (("losses", ("pair_loss", "lm_loss")), ("pair accuracy", ("pair_accuracy",)), ("score of the better less the worse", ("margin",)), ("length of the gradient", ("grad_norm",)))
-    for ax, (title, names) in zip(axes.flat, titles):
-        for name, colour in zip(names, ("#0072B2", "#D55E00")):
-            steps, values = log.series(name)
-            ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
-            ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
-            ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
-        ax.set_title(f"{title} (n = {len(log.series(names[0])[0])} rows)", fontsize=9, loc="left")
-        ax.legend(fontsize=7.5, frameon=False)
-    for ax in axes[1]: ax.set_xlabel("step", fontsize=8)
-    return fig
-
-# %% ../nbs/03_reward_model.ipynb #c067
 def score_rows(
     model: VLRewardModel, # any reward model
     rows: list, # checked preference rows
@@ -641,7 +501,147 @@ def report_table(
     if "swap_consistency" in report: rows.append(line("same winner when told backwards", report["swap_consistency"]["consistent"], report["n"], report["swap_consistency"]["ci95"]))
     return rows + [line("length bias: gap of scores with gap of lengths", report["length_bias"]["rank_correlation"], report["length_bias"]["n"]), line("mean margin", report["margin_mean"], report["n"])]
 
-# %% ../nbs/03_reward_model.ipynb #c070
+# %% ../nbs/03_reward_model.ipynb #c061
+class PairTrainer(CommittedCheckpoints, Trainer):
+    "transformers' Trainer for pairs of answers"
+    def __init__(self,
+        settings: RewardModelSettings, # of the losses
+        **kwargs, # of transformers' Trainer
+    ):
+        super().__init__(**kwargs)
+        self.settings, self.seen, self.model_accepts_loss_kwargs = settings, [], False # without the last, accumulated losses would be summed
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        out, s = model(**inputs["encodings"]), self.settings
+        scores, spoken = out if isinstance(out, tuple) else (out, None)
+        first, second = scores.view(-1, 2).unbind(1)
+        loss = pairwise_loss(first, second, inputs["preference"], inputs["margin"] if s.use_margin_loss else 0.0, s.loss_type, s.centring).mean()
+        if model.training: self.seen.append(pair_figures(first.detach(), second.detach(), inputs["preference"]) | dict(pair_loss=loss.item()) | ({} if spoken is None else dict(lm_loss=spoken.item())))
+        if spoken is not None and model.training: loss = loss + s.lm_weight * spoken
+        return (loss, torch.stack([first, second], 1)) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, scores = self.compute_loss(model, inputs, return_outputs=True)
+        return loss.detach(), scores, inputs["preference"]
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs and self.seen:
+            logs |= {k: sum(row[k] for row in self.seen) / len(self.seen) for k in self.seen[0]}
+            self.seen = []
+        super().log(logs, start_time)
+
+    def _save(self, output_dir=None, state_dict=None):
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        self.accelerator.unwrap_model(self.model).write(output_dir)
+
+    def _load_from_checkpoint(self, checkpoint, model=None): self.accelerator.unwrap_model(self.model).load_weights(checkpoint)
+
+    def _load_best_model(self): self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
+
+def pair_figures(
+    first: torch.Tensor, # [B] scores
+    second: torch.Tensor, # [B] scores
+    preference: torch.Tensor, # [B] 1, 0 or 0.5
+) -> dict: # pair_accuracy, margin; ties left out, equal scores count half
+    "What a batch of scores is worth"
+    gap = ((first - second) * (2 * preference - 1))[preference != 0.5]
+    return dict(pair_accuracy=float(((gap.sign() + 1) / 2).mean()), margin=float(gap.mean())) if len(gap) else dict(pair_accuracy=0.5, margin=0.0)
+
+# %% ../nbs/03_reward_model.ipynb #c063
+logged_as = {"loss": "loss", "pair_accuracy": "pair_accuracy", "pair_loss": "pair_loss", "lm_loss": "lm_loss", "margin": "margin", "grad_norm": "grad_norm", "learning_rate": "lr",
+             "eval_loss": "eval/pair_loss", "eval_pair_accuracy": "eval/pair_accuracy", "eval_margin": "eval/margin"} # the trainer's name → ours
+
+class SampleLog(TrainerCallback):
+    "After each evaluation, the scores of the same few rows as lines of samples.jsonl"
+    def __init__(self, rows, path): self.rows, self.path = rows, Path(path)
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        if not state.is_world_process_zero or not self.rows: return
+        with open(self.path, "a", encoding="utf-8") as f:
+            for row, scores in zip(self.rows, score_rows(model, self.rows)):
+                f.write(json.dumps(dict(step=state.global_step, id=row["id"], query=row["query"], response=row["response"], human_ranking=row["human_ranking"], scores=scores), ensure_ascii=False) + "\n")
+
+def training_arguments(
+    settings: RewardModelSettings, # a checked object
+    run_dir: str | Path, # where checkpoints go
+) -> TrainingArguments: # of transformers
+    "`settings` in transformers' words: an evaluation and a checkpoint each epoch, the best one kept"
+    s = settings
+    return TrainingArguments(
+        output_dir=str(run_dir), run_name=Path(run_dir).name, learning_rate=s.lr, num_train_epochs=s.num_epochs, per_device_train_batch_size=s.batch_size,
+        per_device_eval_batch_size=max(1, s.eval_batch_size // 2), gradient_accumulation_steps=s.gradient_accumulation_steps, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
+        warmup_steps=s.warmup_ratio, lr_scheduler_type="cosine" if s.use_scheduler else "constant_with_warmup", eval_strategy="epoch", save_strategy="epoch",
+        save_total_limit=s.save_total_limit, load_best_model_at_end=True, metric_for_best_model="pair_accuracy", greater_is_better=True, logging_steps=s.logging_steps,
+        bf16=s.bf16 and torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(), dataloader_num_workers=s.num_workers, dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False, report_to=s.report_to, seed=s.seed, disable_tqdm=True)
+
+def make_trainer(
+    settings: RewardModelSettings, # a checked object
+    model: VLRewardModel, # in its starting state
+    train: list, # rows to learn from
+    held: list, # rows to stop by
+    run_dir: str | Path, # of this run
+    log: RunLog, # gets a row per logged step
+) -> PairTrainer: # call its `train`
+    "The trainer with everything that `settings` asks for"
+    s = settings
+    callbacks = [RunLogCallback(log, logged_as, "reward model"), SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")]
+    if s.early_stopping_patience: callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
+    figures = lambda found: pair_figures(*torch.tensor(found.predictions).unbind(1), torch.tensor(found.label_ids))
+    trainer = PairTrainer(s, model=model, args=training_arguments(s, run_dir), train_dataset=pairs_of(train), eval_dataset=pairs_of(held), compute_metrics=figures,
+                          data_collator=lambda pairs: encode_pairs(model.processor, pairs, s.margin, say=s.lm_weight > 0), callbacks=callbacks)
+    trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
+    return trainer
+
+# %% ../nbs/03_reward_model.ipynb #c065
+def start_run(
+    settings: RewardModelSettings, # `output_dir`, `experiment_name`, `resume` and `load_weights_only` are read
+) -> tuple: # directory of the run, checkpoint to go on from or None, checkpoint to take weights from or None
+    "A new directory, or the one of the run that is resumed; the same one in every process"
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    found = [_start(settings) if processes.is_main_process else None]
+    return broadcast_object_list(found)[0] if processes.num_processes > 1 else found[0]
+
+def _start(s):
+    "`start_run` in one process"
+    checkpoint = None
+    if s.resume.lower() not in ("", "false"):
+        checkpoint = find_checkpoint(_latest_run(s) if s.resume.lower() == "true" else s.output_dir, s.resume)
+        if not s.load_weights_only: return Path(checkpoint).parent, checkpoint, None
+    name, n = f"{s.experiment_name}_{datetime.now():%Y%m%d-%H%M%S}", 1
+    while (run := Path(s.output_dir) / (name if n == 1 else f"{name}-{n}")).exists(): n += 1
+    run.mkdir(parents=True)
+    return run, None, checkpoint
+
+def _latest_run(s):
+    "The newest run of this experiment that has a checkpoint"
+    runs = sorted(p for p in Path(s.output_dir).glob(f"{s.experiment_name}_*") if re.fullmatch(r"\d{8}-\d{6}(-\d+)?", p.name[len(s.experiment_name) + 1:]) and any(p.glob("checkpoint-*")))
+    if not runs: raise SettingsError(f"resume: no run of {s.experiment_name!r} with a checkpoint in {s.output_dir}")
+    return runs[-1]
+
+# %% ../nbs/03_reward_model.ipynb #c067
+def plot_training(
+    log: RunLog, # with the columns of `logged_as`
+): # matplotlib figure
+    "Losses, pair accuracy, margin, gradient: raw faint, smoothed strong, evaluation as dots"
+    fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
+    titles = (("losses", ("pair_loss", "lm_loss")), ("pair accuracy", ("pair_accuracy",)), ("score of the better less the worse", ("margin",)), ("length of the gradient", ("grad_norm",)))
+    for ax, (title, names) in zip(axes.flat, titles):
+        for name, colour in zip(names, ("#0072B2", "#D55E00")):
+            steps, values = log.series(name)
+            ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
+            ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
+            ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
+        ax.set_title(f"{title} (n = {len(log.series(names[0])[0])} rows)", fontsize=9, loc="left")
+        ax.legend(fontsize=7.5, frameon=False)
+    for ax in axes[1]: ax.set_xlabel("step", fontsize=8)
+    return fig
+
+# %% ../nbs/03_reward_model.ipynb #c071
 def margins(
     rows: list, # checked preference rows
     scores: list, # a list of scores per row
@@ -673,7 +673,7 @@ def worst_cards(
         cards.append(RolloutGroup(row_sample(row), [Rollout(a, dict(rank=r, overall=s), s - mean) for a, r, s in zip(row["response"], row["human_ranking"], scores[n])], title=f"margin {margin:+.2f}"))
     return cards
 
-# %% ../nbs/03_reward_model.ipynb #c075
+# %% ../nbs/03_reward_model.ipynb #c076
 def finish_run(
     settings: RewardModelSettings, # a checked object
     model: VLRewardModel, # with its best weights
@@ -723,7 +723,7 @@ def _speed(trainer):
     "Pairs learned from in a second, evaluations included"
     return next((row["train_samples_per_second"] for row in reversed(trainer.state.log_history) if "train_samples_per_second" in row), None)
 
-# %% ../nbs/03_reward_model.ipynb #c078
+# %% ../nbs/03_reward_model.ipynb #c079
 def score_file(
     model: str, # directory of a reward model
     data: str, # .jsonl, .json or .parquet of preference rows
@@ -758,7 +758,7 @@ def _new_file(folder, stem):
         except FileExistsError: continue
         return path
 
-# %% ../nbs/03_reward_model.ipynb #c082
+# %% ../nbs/03_reward_model.ipynb #c083
 def ixc_row(
     row: dict, # of IXC-2.5-Reward: conversations_a is preferred to conversations_b
     image, # path or bytes of its picture
@@ -767,7 +767,7 @@ def ixc_row(
     said = {side: row[f"conversations_{side}"] for side in "ab"}
     return preference_row(dict(id=row["id"], query=said["a"][0]["value"], image=str(image), response=[turns[-1]["value"] for turns in said.values()], human_ranking=[0, 1]))
 
-# %% ../nbs/03_reward_model.ipynb #c085
+# %% ../nbs/03_reward_model.ipynb #c086
 def as_reward(
     path: str | Path, # directory of a reward model
     device: str = None, # such as cuda:1; None: the GPU if there is one
