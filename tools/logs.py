@@ -8,7 +8,7 @@
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
     python tools/logs.py judges "what=output_dir" ...   one row a run of chapter 03 into 03_runs.csv, rows of other names kept; two training curves too
     python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
-    python tools/logs.py game MODEL_DIR [LR] [STEPS]    chapter 05 paid by a reward model alone, and what it answers, into 03_game.csv and 03_game_rollouts.jsonl
+    python tools/logs.py game MODEL_DIR NAME LR STEPS   chapter 05 paid by a reward model alone, and what it answers, into 03_NAME.csv and 03_NAME_rollouts.jsonl
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -170,7 +170,7 @@ def public(folder, model):
         line("IXC-2.5-Reward, one receipt: score of the better less the worse", 1, scores[0] - scores[1])])
 
 
-def game(model, lr="2e-4", steps="120", **other):
+def game(model, name="game", lr="2e-4", steps="100", **other):
     "GRPO with nothing but a reward model to please; the true count is logged at weight 0"
     from vlrlbook.core import RunLog, read_settings, set_seed
     from vlrlbook.grpo import GRPOSettings, Recorder, load_data, load_policy, make_trainer
@@ -180,8 +180,8 @@ def game(model, lr="2e-4", steps="120", **other):
         policy, processor = load_policy(settings)
         log, recorder = RunLog(), Recorder(settings.num_generations)
         make_trainer(settings, policy, processor, load_data(settings)[0], recorder, log).train()
-    write("03_game.csv", [{k: round(v, 5) for k, v in row.items()} for row in log.rows])
-    (logs / "03_game_rollouts.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in recorder.rows()))
+    write(f"03_{name}.csv", [{k: round(v, 5) for k, v in row.items()} for row in log.rows])
+    (logs / f"03_{name}_rollouts.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in recorder.rows()))
 
 
 read_ours = """

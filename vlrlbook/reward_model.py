@@ -638,6 +638,7 @@ def plot_training(
             ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
         ax.set_title(f"{title} (n = {len(log.series(names[0])[0])} rows)", fontsize=9, loc="left")
         ax.legend(fontsize=7.5, frameon=False)
+    axes[0, 0].set_ylim(0, 1.5) # the first captions cost more than any later one
     for ax in axes[1]: ax.set_xlabel("step", fontsize=8)
     return fig
 
