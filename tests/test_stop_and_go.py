@@ -77,11 +77,12 @@ def test_killed_twice_equals_never_killed(tmp_path, given):
 
 
 def test_a_finished_run_takes_no_further_step(tmp_path):
+    ends = []
     for resume in ("", "true"):
         process = start(tmp_path, resume, num_iterations=2, max_steps=4)
         process.join()
         assert process.exitcode == 0 and logged(tmp_path) == 4
-        ends = [*ends, final(tmp_path)] if resume else [final(tmp_path)]
+        ends.append(final(tmp_path))
     assert ends[0][1] == ends[1][1] and all(torch.equal(w, ends[1][0][k]) for k, w in ends[0][0].items())
 
 

@@ -11,6 +11,9 @@
     python tools/logs.py parting DIR DIR ...            runs of chapter 05 that log `verbatim` beside their reward: 06_run_log_lr_*.csv, answers of the last one
     python tools/logs.py evaluation DIR                 answers of a run of chapter 06, two samples of each kept, into 06_predictions.jsonl
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
+    python tools/logs.py judges "what=output_dir" ...   one row a run of chapter 03 into 03_runs.csv, rows of other names kept; two training curves too
+    python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
+    python tools/logs.py game MODEL_DIR NAME LR STEPS   chapter 05 paid by a reward model alone, and what it answers, into 03_NAME.csv and 03_NAME_rollouts.jsonl
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -176,6 +179,59 @@ def real(folder):
     write("01_real.csv", rows)
 
 
+def judges(named):
+    "Figures of chapter 03's runs; the training curves that the page compares"
+    known = list(csv.DictReader((logs / "03_runs.csv").open())) if (logs / "03_runs.csv").exists() else []
+    rows = {(r["what"], str(r["seed"])): r for r in known}
+    for what, folder in (n.split("=", 1) for n in named):
+        r = json.loads((Path(folder) / "results.json").read_text())
+        b, s = r["baselines"], r["settings"]
+        rows[what, str(s["seed"])] = dict(what=what, seed=s["seed"], pair_accuracy=round(r["pair_accuracy"], 4), low=round(r["ci95"][0], 4), high=round(r["ci95"][1], 4), n=r["n"], macro=round(r["macro"], 4),
+            untrained=round(b["untrained"], 4), always_first=round(b["always_first"], 4), longer=round(b["longer"], 4), blanked=round(b["blanked"], 4), swap=r["swap_consistency"]["consistent"], steps=r["steps"], best_step=r["best_step"],
+            pairs_per_second=round(r["pairs_per_second"], 1), seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers")})
+        kept = {("2,000 rows, four times", 42): "03_both_run_log.csv", ("2,000 rows, preferences alone", 42): "03_alone_run_log.csv"}.get((what, s["seed"]))
+        if kept: shutil.copy(Path(r["run_dir"]) / "run_log.csv", logs / kept)
+    write("03_runs.csv", [rows[k] for k in sorted(rows)])
+
+
+def public(folder, model):
+    "Public preference pairs through chapter 03: as published, permuted, and judged by a twin that knows discs only"
+    from vlrlbook.data import permuted
+    from vlrlbook.reward_model import VLRewardModel, ixc_row, pair_report, plain_baselines, read_pair_rows, score_rows
+    bench = [json.loads(line) for line in (Path(folder) / "vl_rewardbench_text/data.jsonl").open()]
+    for row in bench: row.update(query=row["query"].replace("<image>", "").strip(), image=None, image_path=None)
+    with tempfile.TemporaryDirectory() as out:
+        path = Path(out) / "pairs.jsonl"
+        path.write_text("".join(json.dumps(r) + "\n" for r in bench))
+        rows, judge = read_pair_rows(path)[0], VLRewardModel.from_pretrained(model)
+    mixed = permuted(rows, 0)
+    short = [r for r in mixed if max(map(len, r["response"])) <= 400]
+    report = pair_report(short, score_rows(judge, short))
+    example = ixc_row(json.loads((Path(folder) / "ixc_pref_example/example.json").read_text())[0], Path(folder) / "ixc_pref_example/example.jpg")
+    scores = score_rows(judge, [example])[0]
+    line = lambda what, n, value, ci="": dict(what=what, n=n, value=round(value, 3), ci95=ci)
+    write("03_public.csv", [
+        line("VL-RewardBench, as published: always the first", len(rows), plain_baselines(rows)["always_first"]), line("VL-RewardBench, permuted: always the first", len(mixed), plain_baselines(mixed)["always_first"]),
+        line("VL-RewardBench, permuted: the longer answer", len(mixed), plain_baselines(mixed)["longer"]),
+        line("VL-RewardBench, answers of at most 400 characters: our twin", report["n"], report["pair_accuracy"], "{:.3f} to {:.3f}".format(*report["ci95"])),
+        line("the same, mean over groups", len(report["by_group"]), report["macro"]), line("the same, rank correlation of score and length", report["length_bias"]["n"], report["length_bias"]["rank_correlation"]),
+        line("IXC-2.5-Reward, one receipt: score of the better less the worse", 1, scores[0] - scores[1])])
+
+
+def game(model, name="game", lr="2e-4", steps="100", **other):
+    "GRPO with nothing but a reward model to please; the true count is logged at weight 0"
+    from vlrlbook.core import RunLog, read_settings, set_seed
+    from vlrlbook.grpo import GRPOSettings, Recorder, load_data, load_policy, make_trainer
+    with tempfile.TemporaryDirectory() as out:
+        settings = read_settings(GRPOSettings, dict(reward=f"1*reward_model:{model} + 0*counting", lr=lr, max_steps=steps, save_steps=0, output_dir=out) | other)
+        set_seed(settings.seed)
+        policy, processor = load_policy(settings)
+        log, recorder = RunLog(), Recorder(settings.num_generations)
+        make_trainer(settings, policy, processor, load_data(settings)[0], recorder, log).train()
+    write(f"03_{name}.csv", [{k: round(v, 5) for k, v in row.items()} for row in log.rows])
+    (logs / f"03_{name}_rollouts.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in recorder.rows()))
+
+
 read_ours = """
 import sys, time, datasets
 from pathlib import Path
@@ -249,6 +305,7 @@ def pages(names):
             done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "VLRLBOOK_CACHE": folder + "/cache", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
             if done.returncode: sys.exit(f"{path.name} failed\n{done.stderr[-2000:]}")
             shutil.copy(Path(folder) / "out.ipynb", path)
+            if path.stem == "03_reward_model": judges([f"the preset={folder}/runs/{path.stem}"]) # the page's own run is one of the seeds
         subprocess.run([str(Path(sys.executable).parent / "nbdev_clean"), "--fname", str(path)], cwd=root, check=True)
         rows[path.stem] = dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start), memory_mb=int(done.stdout.split()[-1]) // 1024, gpu="not measured")
         print(rows[path.stem])
@@ -267,5 +324,8 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["parting"]: parting(sys.argv[2:])
     elif sys.argv[1:2] == ["evaluation"]: evaluation(sys.argv[2])
     elif sys.argv[1:] == ["intake"]: intake()
+    elif sys.argv[1:2] == ["judges"]: judges(sys.argv[2:])
+    elif sys.argv[1:2] == ["public"]: public(*sys.argv[2:])
+    elif sys.argv[1:2] == ["game"]: game(*sys.argv[2:])
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)

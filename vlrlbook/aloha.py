@@ -29,10 +29,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import RunLog, Sample, SettingsError, Table, as_type, blue, figure, grey, nearest, orange, peak_memory_mb, read_settings, run_facts, set_seed, settings_help, smooth, write_json, write_whole
+from .core import RunLog, SettingsError, Table, as_type, blue, figure, film_strip, grey, nearest, orange, peak_memory_mb, read_settings, run_facts, set_seed, smooth, write_json, write_whole
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb
 from .evaluation import classifier_metrics
-from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size, last_real_token, limit_pixels, load_vlm, resume_log, save_processor, tiny_twin, vision_marker_ids
+from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size, limit_pixels, load_vlm, resume_log, save_processor, vision_marker_ids
 from .rewards import answer_text
 try: from lerobot.configs.rewards import RewardModelConfig
 except ImportError as e: raise ImportError("chapter 04 needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e

@@ -1,6 +1,8 @@
 """The `vlrlbook` command: each subcommand is a thin face of an exported function. Written by hand; every other module is exported from a notebook."""
 import argparse
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,39 +73,57 @@ def check_data(args, rest):
     else: print(f"{len([vqa_row(row, number, args.image_dir) for number, row in read_rows(path)])} VQA rows")
 
 
+def given(args, rest) -> dict:
+    "The settings that were written; other names for them, and names that nobody knows, are left to `read_settings`"
+    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]): raise ValueError(f"expected --name value pairs, found {' '.join(rest)}")
+    written = {k: v for k, v in vars(args).items() if k not in ("command", "function", "config") and v is not None}
+    return written | {name[2:].replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2])}
+
+
+def grpo(args, rest):
+    "Train with GRPO without the page; settings of chapter 05, from a file and from options"
+    from vlrlbook.core import read_settings
+    from vlrlbook.grpo import GRPOSettings, load_settings, run
+    run(load_settings(args.config, **given(args, rest)) if args.config else read_settings(GRPOSettings, given(args, rest), "grpo"))
+
+
+def reward_model(args, rest):
+    "Train a reward model on preference rows; settings of chapter 03"
+    from vlrlbook.core import read_settings
+    from vlrlbook.reward_model import RewardModelSettings, train_reward_model
+    found = train_reward_model(read_settings(RewardModelSettings, given(args, rest), "reward-model"))
+    if found: print(f"{found['n']} pairs judged: accuracy {found['pair_accuracy']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}); {found['model']}")
+
+
+def score(args, rest):
+    "Score a preference file with a reward model; the result's name is always a new one"
+    from vlrlbook.core import Table
+    from vlrlbook.reward_model import report_table, score_file
+    found = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size, args.skip_bad_rows, device=args.device)
+    for row in found["skipped"]: print(f"skipped row {row['row']}: {row['code']}, {row['message']}")
+    print(Table(report_table(found["report"]), f"{found['pairs_per_second']:.1f} pairs a second; {found['path']}"))
+
+
+def aloha(args, rest):
+    "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
+    from vlrlbook.aloha import AlohaSettings, run_aloha
+    from vlrlbook.core import read_settings
+    made = run_aloha(read_settings(AlohaSettings, given(args, rest), "aloha"))
+    if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
+
+
 def evaluate(args, rest):
-    "Measure a model, with and without its adapter, or score a file of answers; results.json and metrics.csv into output_dir"
-    from dataclasses import fields
+    "Measure a model, with and without its adapter, or score a file of answers; settings of chapter 06"
     from vlrlbook.core import Table, read_settings
     from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
-    given = {f.name: getattr(args, f.name) for f in fields(EvaluationSettings) if getattr(args, f.name) is not None}
-    results = evaluate(read_settings(EvaluationSettings, given, "evaluate"))
+    results = evaluate(read_settings(EvaluationSettings, given(args, rest), "evaluate"))
     print(Table([dict(metric=m["name"], value=with_interval(m), n=m["n"], interval=m["interval"]) for m in results["metrics"]]))
     print(Table([dict(question=q["question"], answer=q["answer"], because=q["because"]) for q in results["questions"]]))
 
 
-def settings_options(cls):
-    "An option for each field of a settings class, with the field's own help"
-    from dataclasses import fields
-    from vlrlbook.core import settings_help
-    texts = settings_help(cls)
-    for f in fields(cls):
-        yield tuple(dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))), dict(dest=f.name, metavar=f.type.__name__ if isinstance(f.type, type) else f.type, help=texts[f.name].replace("%", "%%"))
-
-
-def aloha(args, rest):
-    "Robot films to reward bins: train, analyze, predict or chat (chapter 04)"
-    from vlrlbook.aloha import AlohaSettings, run_aloha
-    from vlrlbook.core import read_settings
-    made = run_aloha(read_settings(AlohaSettings, {k: v for k, v in vars(args).items() if k not in ("command", "function") and v is not None}, "aloha"))
-    if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
-
-
-def aloha_help():
-    "Names and texts of chapter 04's settings, from its parameters cell, so that --help needs no LeRobot"
-    import json
-    import re
-    cells = json.loads(notebook("04_aloha").read_text(encoding="utf-8"))["cells"]
+def chapter_options(chapter):
+    "(name, help) of a chapter's settings, from its parameters cell, so that --help imports nothing heavy"
+    cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
     cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
     return re.findall(r"^(\w+):.*?  # (.*)$", cell, re.M)
 
@@ -114,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(function, name, *options):
-        sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
         sub.set_defaults(function=function)
         for flags, kwargs in options: sub.add_argument(*flags, **kwargs)
 
@@ -129,16 +149,21 @@ def parser() -> argparse.ArgumentParser:
             option("split", choices=["picture", "published"], help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"))
     command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")), (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
             option("image_dir", help="where picture paths begin"), (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
-    from vlrlbook.evaluation import EvaluationSettings
-    command(evaluate, "evaluate", *settings_options(EvaluationSettings))
-    command(aloha, "aloha", *(option(name, help=text.replace("%", "%%")) for name, text in aloha_help()))
+    settings = lambda chapter: [option(name, help=text.replace("%", "%%")) for name, text in chapter_options(chapter)]
+    command(grpo, "grpo", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")), *settings("05_grpo"))
+    command(reward_model, "reward-model", *settings("03_reward_model"))
+    command(score, "score", option("model", required=True, help="directory of a reward model"), option("data", required=True, help="preference rows: .jsonl, .json or .parquet"),
+            option("output_dir", default=".", help="where the result goes"), option("image_dir", help="where picture paths begin; beside the file if not given"),
+            option("batch_size", type=int, default=16, help="answers at a time"), option("skip_bad_rows", action="store_true", help="list bad rows and go on"), option("device", help="such as cuda:1"))
+    command(aloha, "aloha", *settings("04_aloha"))
+    command(evaluate, "evaluate", *settings("06_evaluation"))
     return top
 
 
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
-    if rest and args.command != "run": parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
 

@@ -635,7 +635,7 @@ def synthetic_preferences(
     for i in range(1, n + 1):
         count = rng.randint(1, 6)
         wrong = rng.choice([c for c in range(1, 7) if c != count])
-        row = dict(id=i, query="<image> Describe the picture.", image={"bytes": _png(draw_discs(count, rng))["bytes"]}, response=[counting_answer(count), counting_answer(wrong)], human_ranking=[0, 1])
+        row = dict(id=i, query="<image> How many discs are there?", image={"bytes": _png(draw_discs(count, rng))["bytes"]}, response=[counting_answer(count), counting_answer(wrong)], human_ranking=[0, 1])
         rows.append(preference_row(row, i))
     return permuted(rows, seed)
 

@@ -1,0 +1,391 @@
+"""The reward model: scores that depend on nothing but question and answer, losses by hand, runs that can be resumed, and its pay in chapter 05."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SHARED
+from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
+from vlrlbook.data import DataError, draw_discs, permuted, synthetic_preferences
+from vlrlbook.models import add_lora, families, save_model, tiny_twin
+from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, as_reward, encode_answers, encode_pairs, load_model, load_rows, make_trainer, pair_report, pairs_of, pairwise_loss,
+                                   plain_baselines, read_pair_rows, score_rows, squash, start_run, train_reward_model)
+from test_parameters import parsed
+
+CHAPTER = ROOT / "nbs" / "03_reward_model.ipynb"
+TINY = dict(drawn_rows=12, eval_rows=6, num_epochs=2, batch_size=4, logging_steps=1, log_samples=2)
+real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
+
+
+def settings(folder, **given): return read_settings(RewardModelSettings, TINY | dict(output_dir=str(folder / "out")) | given)
+
+
+@pytest.fixture(scope="module")
+def model():
+    twin, processor = tiny_twin("qwen2_vl")
+    torch.manual_seed(1)
+    made = VLRewardModel(twin.model, processor)
+    torch.nn.init.normal_(made.head[2].weight, std=0.5)
+    return made.eval()
+
+
+def question(n): return Sample("How many discs are there?", "", [draw_discs(n, __import__("random").Random(n))], "preference")
+
+
+# --- scores -------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("family", families)
+def test_scores_depend_on_nothing_else(family):
+    twin, processor = tiny_twin(family)
+    made = VLRewardModel(twin.model, processor).eval()
+    torch.nn.init.normal_(made.head[2].weight, std=0.5)
+    samples = [question(n) for n in (1, 4, 2)] + [Sample("Is it blue?", "", [], "preference")]
+    answers = ["A photo of 1 disc", "There are four discs in this picture, and then some more words", "two", "yes"]
+    alone = [made.score_many([s], [a])[0] for s, a in zip(samples[:3], answers)]
+    for size in (2, 3): assert made.score_many(samples[:3], answers[:3], size) == pytest.approx(alone, abs=1e-4)
+    for side in ("left", "right"):
+        with torch.no_grad(): assert made(**encode_answers(processor, samples[:3], answers[:3], side=side)).tolist() == pytest.approx(alone, abs=1e-4)
+    assert len({round(a, 4) for a in alone}) == 3
+
+
+def test_pictures_of_other_sizes_and_text_only(model):
+    samples = [question(3), Sample("How many?", "", [draw_discs(2, __import__("random").Random(0), side=84)], "preference"), Sample("Is it blue?", "", [], "preference")]
+    alone = [model.score_many([s], ["yes"])[0] for s in samples]
+    assert model.score_many(samples[:2], ["yes"] * 2) == pytest.approx(alone[:2], abs=1e-4)
+    assert model.score_many(samples, ["yes"] * 3) == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_picture_counts(model):
+    first, second = (model.score(question(n).images[0], "How many discs are there?", ["A photo of 3 discs"])[0] for n in (2, 5))
+    assert first != pytest.approx(second, abs=1e-5)
+
+
+def test_untouched_after_scoring(model):
+    state = torch.get_rng_state()
+    model.train()
+    model.score(None, "yes?", ["no"])
+    assert model.training and torch.equal(state, torch.get_rng_state())
+    model.eval()
+
+
+@pytest.mark.parametrize("activation", ["silu", "tanh", "none"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_round_trip(tmp_path, activation, lora):
+    made = load_model(settings(tmp_path, activation=activation, use_lora=lora, score_min=-2, score_max=3))
+    for p in made.parameters():
+        if p.requires_grad: torch.nn.init.normal_(p, std=0.05)
+    before = made.eval().score_many([cast()] * 3, ["A photo of 3 discs", "no", "A photo of 6 discs"])
+    made.save_pretrained(tmp_path / "m")
+    again = VLRewardModel.from_pretrained(tmp_path / "m")
+    assert again.score_many([cast()] * 3, ["A photo of 3 discs", "no", "A photo of 6 discs"]) == pytest.approx(before, abs=1e-5)
+    assert again.facts == made.facts and (tmp_path / "m" / "adapter_model.safetensors").exists() == lora
+    assert not [p for p in (tmp_path / "m").iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
+    assert {"preprocessor_config.json", "tokenizer.json", "head.safetensors", "reward_model.json", "manifest.json"} <= {p.name for p in (tmp_path / "m").iterdir()}
+
+
+def test_lora_trains_adapter_and_head_only(tmp_path):
+    made = load_model(settings(tmp_path, use_lora=True))
+    names = [n for n, p in made.named_parameters() if p.requires_grad]
+    assert names and all("lora_" in n or n.startswith("head.") for n in names) and not any("visual" in n for n in names)
+
+
+def test_squash_keeps_a_gradient():
+    raw = torch.tensor([-30.0, -8.0, 0.0, 8.0, 30.0], requires_grad=True)
+    out = squash(raw)
+    assert (out.abs() <= 5).all() and (torch.autograd.grad(out.sum(), raw)[0] > 0).all()
+    clamped = raw.clamp(-5, 5)
+    assert torch.autograd.grad(clamped.sum(), raw)[0].tolist() == [0, 0, 1, 0, 0]
+
+
+# --- losses and rows ----------------------------------------------------------------------------------------------------------------------
+
+def test_losses_have_the_right_gradient_signs():
+    for form, margin in (("bt", 0.0), ("bt", 0.5), ("hinge", 0.5)):
+        a, b = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+        pairwise_loss(a, b, torch.zeros(1), margin, form).sum().backward()
+        assert a.grad > 0 > b.grad
+    with pytest.raises(ValueError, match="did you mean 'hinge'"): pairwise_loss(torch.zeros(1), torch.zeros(1), torch.ones(1), form="hinged")
+
+
+def test_accumulated_steps_equal_one_large_one(tmp_path):
+    "Two half batches give the gradient of the whole one, so that accumulation changes memory and nothing else"
+    found = []
+    for size, parts in ((8, 1), (4, 2)):
+        s = settings(tmp_path, batch_size=size, gradient_accumulation_steps=parts, drawn_rows=8, num_epochs=1, lm_weight=0)
+        rows, made = synthetic_preferences(8), load_model(s)
+        trainer = make_trainer(s, made, rows, rows, tmp_path / f"{size}", log := RunLog())
+        trainer.train()
+        found.append(log.series("grad_norm")[1][0])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_labels_are_the_better_answers():
+    processor = tiny_twin("qwen2_vl")[1]
+    rows = [dict(r, human_ranking=ranks) for r, ranks in zip(synthetic_preferences(3), ([0, 1], [1, 0], [1, 1]))]
+    batch = encode_pairs(processor, pairs_of(rows), say=True)
+    said = [processor.tokenizer.decode(row[row != -100]) for row in batch["encodings"]["labels"]]
+    assert said == [rows[0]["response"][0] + "<|im_end|>", "", "", rows[1]["response"][1] + "<|im_end|>", "", ""]
+    assert batch["preference"].tolist() == [1, 0, 0.5]
+
+
+GOOD = dict(id=1, query="q", image=None, response=["a", "b"], human_ranking=[0, 1])
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (dict(response=["a"]), "two or more texts"), (dict(human_ranking=[0]), "2 responses but ranks"), (dict(human_ranking=[0, float("nan")]), "ranks must be numbers"), (dict(image="none.png"), "none.png"),
+    (dict(margin=float("nan")), "margin"), (dict(margin=-1), "margin"), (dict(query=" "), "query is empty"), (dict(image=3), "expected a path or bytes")])
+def test_bad_rows_stop_before_any_step(tmp_path, wrong, message):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in (GOOD, GOOD | wrong)))
+    with pytest.raises(DataError, match="row 2") as e: read_pair_rows(path)
+    assert message in str(e.value) and "pairs.jsonl" in str(e.value)
+    kept, skipped = read_pair_rows(path, skip_bad=True)
+    assert len(kept) == 1 and [s["row"] for s in skipped] == [2]
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "a.csv").write_text("a")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "p.jsonl").write_text(json.dumps(GOOD | dict(image="text.png")) + "\n")
+    for name, message in (("a.csv", "expected .jsonl"), ("empty.jsonl", "no row"), ("list.jsonl", "expected an object"), ("p.jsonl", "cannot be decoded")):
+        with pytest.raises(DataError, match=message): read_pair_rows(tmp_path / name)
+    with pytest.raises(SettingsError, match="no such file"): settings(tmp_path, train_data="nowhere.jsonl")
+
+
+def test_parquet_and_jsonl_agree(tmp_path):
+    import pandas as pd
+    rows = synthetic_preferences(4)
+    pd.DataFrame([r | dict(image={"bytes": r["image"]}) for r in rows]).to_parquet(tmp_path / "p.parquet")
+    for r in rows: (tmp_path / f"{r['id']}.png").write_bytes(r["image"])
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r | dict(image=f"{r['id']}.png")) + "\n" for r in rows))
+    a, b = (read_pair_rows(tmp_path / f"p.{kind}")[0] for kind in ("parquet", "jsonl"))
+    assert [r["response"] for r in a] == [r["response"] for r in b]
+    twin, processor = tiny_twin("qwen2_vl")
+    made = VLRewardModel(twin.model, processor)
+    for x, y in zip(score_rows(made, a), score_rows(made, b)): assert x == pytest.approx(y, abs=1e-6)
+
+
+def test_sets_share_no_picture(tmp_path):
+    rows = [r | dict(image=f"{i // 2}.png") for i, r in enumerate(synthetic_preferences(40))]
+    for i in range(20): draw_discs(3, __import__("random").Random(i)).save(tmp_path / f"{i}.png")
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    train, held, test, skipped = load_rows(settings(tmp_path, train_data=str(tmp_path / "p.jsonl"), eval_rows=100))
+    names = [{r["image"] for r in side} for side in (train, held, test)]
+    assert len(train) + len(held) + len(test) == 40 and not names[0] & names[1] and not names[0] & names[2] and not names[1] & names[2]
+    assert 0 < plain_baselines(train)["always_first"] < 1
+
+
+def test_report_of_a_perfect_and_a_deaf_judge():
+    rows = permuted([GOOD | dict(id=i, group="gh"[i % 2]) for i in range(20)], 1)
+    right = [[-float(r) for r in row["human_ranking"]] for row in rows]
+    report = pair_report(rows, right, [s[::-1] for s in right])
+    assert report["pair_accuracy"] == report["macro"] == report["swap_consistency"]["consistent"] == 1 and set(report["by_group"]) == {"g", "h"}
+    assert pair_report(rows, [[0.0, 0.0]] * 20)["pair_accuracy"] == 0.5
+    first = [[1.0, 0.0]] * 20
+    assert pair_report(rows, first, first)["swap_consistency"]["consistent"] == 0
+
+
+# --- settings -----------------------------------------------------------------------------------------------------------------------------
+
+def test_parameters_cell_equals_settings():
+    cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    body = (ROOT / "vlrlbook" / "reward_model.py").read_text().split("class RewardModelSettings:")[1].split("aliases:")[0].split('"\n', 1)[1]
+    assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
+
+
+def test_papermill_help_is_complete():
+    import papermill
+    found = papermill.inspect_notebook(str(CHAPTER))
+    assert {p["inferred_type_name"] for p in found.values()} <= {"str", "int", "float", "bool"} and all(p["help"] for p in found.values())
+
+
+def test_gpu_preset_has_the_systems_defaults():
+    s = read_settings(RewardModelSettings, {"size": "gpu"})
+    assert (s.model, s.batch_size, s.lr, s.weight_decay, s.max_grad_norm, s.warmup_ratio) == ("Qwen/Qwen2-VL-2B-Instruct", 8, 1e-5, 0.01, 1.0, 0.1)
+    assert (s.num_workers, s.seed, s.num_epochs, s.score_min, s.score_max, s.margin, s.use_margin_loss, s.activation, s.lm_weight) == (4, 42, 10, -5.0, 5.0, 0.5, False, "silu", 0.0)
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(loss_type="hinge"), "needs use_margin_loss"), (dict(score_min=5), "not below"), (dict(use_margin_loss=True, margin=11), "far apart"), (dict(load_weights_only=True), "without resume"),
+    (dict(activation="relu"), "activation"), (dict(report_to="wandbb"), "did you mean 'wandb'"), (dict(experiment_name="a/b"), "plain name"), (dict(warmup_ratio=1.0), "warmup_ratio"),
+    (dict(learning_rat=1), "did you mean 'learning_rate'"), (dict(image_dir="nowhere"), "no such directory")])
+def test_refused(given, message):
+    with pytest.raises(SettingsError, match=message): read_settings(RewardModelSettings, given)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, train_reward_model(settings(folder))
+
+
+def test_a_run_leaves_what_it_promises(run):
+    folder, results = run
+    out = Path(results["run_dir"])
+    assert {"pair_accuracy", "ci95", "baselines", "settings", "seconds", "peak_memory_mb", "versions", "commit", "pairs_per_second"} <= set(json.loads((folder / "out/results.json").read_text()))
+    assert (out / "model/head.safetensors").exists() and len(list(out.glob("checkpoint-*"))) == 2
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 6 and len((out / "samples.jsonl").read_text().splitlines()) == 4
+    log = RunLog.read(out / "run_log.csv")
+    assert {"loss", "pair_accuracy", "margin", "lm_loss", "grad_norm", "lr", "eval/pair_accuracy"} <= set(log.columns)
+    scores = score_rows(VLRewardModel.from_pretrained(out / "model"), load_rows(settings(folder))[2])
+    lines = [json.loads(line)["scores"] for line in (out / "predictions.jsonl").open()]
+    for a, b in zip(scores, lines): assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_resumed_equals_never_stopped(tmp_path, run):
+    "Stopped after the first epoch and resumed: the same weights as the run that was never stopped"
+    import shutil
+    folder, results = run
+    done, copy = Path(results["run_dir"]), tmp_path / "out" / Path(results["run_dir"]).name
+    shutil.copytree(done, copy)
+    newest = max(copy.glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    shutil.rmtree(newest)
+    again = train_reward_model(settings(tmp_path, resume="true"))
+    assert again["run_dir"] == str(copy) and again["steps"] == results["steps"]
+    a, b = (VLRewardModel.from_pretrained(p / newest.name) for p in (done, copy))
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    assert RunLog.read(copy / "run_log.csv").series("loss") == RunLog.read(done / "run_log.csv").series("loss")
+
+
+def test_weights_only_begins_a_new_run(tmp_path, run):
+    folder, results = run
+    checkpoint = max(Path(results["run_dir"]).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    s = settings(tmp_path, resume=str(checkpoint), load_weights_only=True)
+    directory, resumed, weights = start_run(s)
+    assert resumed is None and weights == str(checkpoint) and directory.parent == tmp_path / "out"
+    made = load_model(s)
+    made.load_weights(weights)
+    assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(), VLRewardModel.from_pretrained(checkpoint).state_dict().values()))
+
+
+def test_two_runs_in_one_second_do_not_meet(tmp_path):
+    assert len({start_run(settings(tmp_path))[0] for _ in range(3)}) == 3
+    with pytest.raises(SettingsError, match="no run of 'reward_model'"): start_run(settings(tmp_path, resume="true"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, run, capsys):
+    import shutil
+    copy = tmp_path / "out" / Path(run[1]["run_dir"]).name
+    shutil.copytree(run[1]["run_dir"], copy)
+    newest, before = sorted(copy.glob("checkpoint-*"), key=lambda p: -int(p.name[11:]))[:2]
+    (newest / "head.safetensors").write_bytes(b"")
+    assert start_run(settings(tmp_path, resume="true"))[1] == str(before) and newest.name in capsys.readouterr().out
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    "With a learning rate of nearly nothing no epoch is better than the first, and the run stops after its patience"
+    s = settings(tmp_path, lr=1e-12, num_epochs=6, early_stopping_patience=1, drawn_rows=8)
+    results = train_reward_model(s)
+    assert results["epochs"] == 2 and results["best_step"] == 2
+
+
+def test_lora_with_a_margin_a_row(tmp_path):
+    rows = [r | dict(margin=0.2 * (i % 3), image=f"{r['id']}.png") for i, r in enumerate(synthetic_preferences(24))]
+    for r, drawn in zip(rows, synthetic_preferences(24)): (tmp_path / r["image"]).write_bytes(drawn["image"])
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    results = train_reward_model(settings(tmp_path, train_data=str(tmp_path / "p.jsonl"), use_lora=True, use_margin_loss=True, loss_type="hinge", centring=0.01, lm_weight=0, num_epochs=1, use_scheduler=False))
+    assert (Path(results["model"]) / "adapter_model.safetensors").exists() and results["settings"]["loss_type"] == "hinge"
+
+
+@pytest.mark.parametrize("tool", ["tensorboard", "wandb"])
+def test_loggers_without_a_key(tmp_path, tool):
+    pytest.importorskip(tool)
+    secret = "k" * 40
+    code = "import sys; from vlrlbook.cli import main; main(sys.argv[1:])"
+    options = [x for k, v in (TINY | dict(output_dir="out", report_to=tool)).items() for x in (f"--{k}", str(v))]
+    done = subprocess.run([sys.executable, "-c", code, "reward-model", *options], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline", "WANDB_API_KEY": secret, "WANDB_DIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert secret not in done.stdout + done.stderr
+    assert [p for p in tmp_path.rglob("*") if "tfevents" in p.name or p.suffix == ".wandb"]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and secret.encode() in p.read_bytes()]
+
+
+# --- command line, files, pay -------------------------------------------------------------------------------------------------------------
+
+def command(folder, *options): return subprocess.run([sys.executable, "-m", "vlrlbook.cli", *map(str, options)], cwd=folder, capture_output=True, text=True)
+
+
+def test_console_commands(tmp_path):
+    rows = synthetic_preferences(20)
+    for r in rows: (tmp_path / f"{r['id']}.png").write_bytes(r["image"])
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r | dict(image=f"{r['id']}.png")) + "\n" for r in rows))
+    done = command(tmp_path, "reward-model", "--train_data", "p.jsonl", "--learning-rate", "1e-4", "--num_epochs", 1, "--output_dir", "out", "--use_margin_loss", "true")
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["settings"]["lr"] == 1e-4 and results["settings"]["use_margin_loss"] is True
+    done = command(tmp_path, "score", "--model", results["model"], "--data", "p.jsonl", "--output_dir", "scores")
+    assert done.returncode == 0 and "pairs a second" in done.stdout, done.stderr[-2000:]
+    assert len(list((tmp_path / "scores").glob("reward_model_*_p_*.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("options, message", [(["reward-model", "--learning_rat", "1e-4"], "did you mean 'learning_rate'"), (["reward-model", "--lr"], "--name value pairs"), (["score", "--model", "nowhere", "--data", "p.jsonl"], "no such file")])
+def test_console_mistakes(options, message, capsys):
+    from vlrlbook.cli import main
+    with pytest.raises(SystemExit, match=message): main(options)
+
+
+def test_console_help(capsys):
+    from vlrlbook.cli import main
+    with pytest.raises(SystemExit) as done: main(["reward-model", "--help"])
+    assert done.value.code == 0
+    assert "--early_stopping_patience" in capsys.readouterr().out
+
+
+def test_two_processes_share_one_run(tmp_path):
+    "Twelve rows in batches of three on two processes are two steps, in one directory"
+    options = [x for k, v in (TINY | dict(output_dir="out", num_epochs=1, batch_size=3)).items() for x in (f"--{k}", str(v))]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli", "reward-model", *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list((tmp_path / "out").glob("reward_model_*"))) == 1 and json.loads((tmp_path / "out/results.json").read_text())["steps"] == 2
+
+
+def test_as_a_batched_frozen_reward(run):
+    from vlrlbook.rewards import load_reward
+    reward = load_reward(f"reward_model:{run[1]['model']}")
+    parts = reward(["A photo of 3 discs", "", "<|image_pad|>", "x" * 10000], [cast()] * 4)
+    assert reward.batched and all(0 <= p["overall"] <= 1 for p in parts) and not any(p.requires_grad for p in reward.model.parameters())
+    assert as_reward(run[1]["model"], device="cpu")(["A photo of 3 discs"], [cast()])[0] == pytest.approx(parts[0], abs=1e-4)
+
+
+def test_grpo_is_paid_by_it(tmp_path, run):
+    "Three steps of chapter 05 with the model as reward, mixed with a rule; the reward model itself stays as it was"
+    from vlrlbook.data import synthetic_counting, to_dataset
+    from vlrlbook.grpo import GRPOSettings, make_trainer as grpo_trainer
+    before = (Path(run[1]["model"]) / "model.safetensors").read_bytes()
+    twin, processor = tiny_twin("qwen2_vl")
+    save_model(twin, processor, tmp_path / "start")
+    s = read_settings(GRPOSettings, dict(model=str(tmp_path / "start"), reward=f"0.5*reward_model:{run[1]['model']} + 0.5*counting", max_steps=3, batch_size=8, num_generations=4, logging_steps=1, save_steps=0, output_dir=str(tmp_path / "g")))
+    log = RunLog()
+    trainer = grpo_trainer(s, add_lora(twin, 4, 8), processor, to_dataset(synthetic_counting(12)), log=log)
+    trainer.train()
+    assert len(log) == 3 and any(c.startswith("part/reward_model_score") for c in log.columns) and all(g > 0 for g in log.series("grad_norm")[1])
+    assert before == (Path(run[1]["model"]) / "model.safetensors").read_bytes()
+
+
+# --- the job, and real pairs --------------------------------------------------------------------------------------------------------------
+
+def test_papermill(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb", *(x for k, v in TINY.items() for x in ("-p", k, str(v))), "-p", "lr", "1e-5", "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "runs/03_reward_model/results.json").read_text())
+    assert results["settings"]["lr"] == 1e-5 and {"pair_accuracy", "ci95", "baselines"} <= set(results) and {"blanked", "untrained"} <= set(results["baselines"])
+    bad = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb", "-p", "lerning_rate", "1", "--no-progress-bar"], cwd=tmp_path / "runs", capture_output=True, text=True)
+    assert bad.returncode and "did you mean 'learning_rate'" in bad.stderr
+
+
+@real
+def test_public_pairs(model):
+    from vlrlbook.reward_model import ixc_row
+    rows = [r | dict(image=None, query=r["query"].replace("<image>", "").strip()) for r in (json.loads(line) for line in (SHARED / "vl_rewardbench_text/data.jsonl").open())]
+    assert len(rows) == 498 and plain_baselines(rows)["always_first"] > 0.98
+    assert 0.42 < plain_baselines(permuted(rows, 0))["always_first"] < 0.58
+    row = ixc_row(json.loads((SHARED / "ixc_pref_example/example.json").read_text())[0], SHARED / "ixc_pref_example/example.jpg")
+    scores = score_rows(model, [row])
+    assert len(scores[0]) == 2 and scores[0][0] != scores[0][1]
