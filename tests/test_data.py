@@ -235,8 +235,11 @@ def test_synthetic_aloha_is_a_lerobot_dataset(tmp_path):
     row = data[11]
     assert row[aloha_cameras[0]].shape == (3, 96, 96) and 0 <= float(row[aloha_cameras[0]].min()) and float(row[aloha_cameras[0]].max()) <= 1
     labels = [int(data[i]["reward_bins"].argmax()) for i in range(12)]
-    assert labels[:4] == [0, 1, 3, 4] and max(labels[4:8]) < 4 and set(labels[8:]) == {0}
-    assert data[8]["task"] != data[0]["task"] or data[8]["task"].startswith("lift the")
+    assert labels[0] == 0 and labels[:4] == sorted(labels[:4]) and labels[3] == 4, "a success climbs to the last bin"
+    assert max(labels[4:8]) > labels[7], "a failure lets go"
+    assert set(labels[8:]) == {0}, "the wrong cup earns nothing"
+    again = synthetic_aloha(tmp_path / "again", episodes=3, frames=4)
+    assert all((again[i][c] == data[i][c]).all() for i in (1, 6, 11) for c in (*aloha_cameras, "reward_bins")) and again[8]["task"] == data[8]["task"]
 
 
 def test_rows_that_share_a_picture_by_way_of_a_third_stay_together():

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
 from vlrlbook.data import synthetic_vqa, to_dataset
-from vlrlbook.grpo import GRPOSettings, _check_truths, drawn_questions, is_right, load_data, load_policy, load_settings, main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups
+from vlrlbook.grpo import GRPOSettings, drawn_questions, load_data, load_policy, load_settings, main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups
 from vlrlbook.models import tiny_twin
-from vlrlbook.rewards import load_reward
+from vlrlbook.rewards import is_right, load_reward
 
 SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, logging_steps=1, save_steps=0, max_completion_length=8)
 
@@ -63,7 +62,7 @@ def test_pictures_in_the_middle_of_a_question_train(tmp_path):
 
 def test_marks_of_both_tasks():
     drawn, asked = Sample("?", "A photo of 3 discs", task="counting"), drawn_questions(1, 0)[0]
-    assert is_right(drawn, "three") and not is_right(drawn, "no idea") and is_right(asked, f"<think>.</think><answer>{asked.answer}</answer>")
+    assert is_right("three", drawn.answer) and not is_right("no idea", drawn.answer) and is_right(f"<think>.</think><answer>{asked.answer}</answer>", asked.answer, "vqa")
     scored = marks([asked], [[f"<think>.</think><answer>{asked.answer}</answer>", "none"]], load_reward("vqa"))
     assert scored["exact"] == [0.5] and scored["verbatim"] == [0.5] and scored["error"][0] != scored["error"][0]
 

@@ -76,6 +76,15 @@ def test_killed_twice_equals_never_killed(tmp_path, given):
     assert all(torch.equal(weights[k], again[k]) for k in weights) and set(weights) == set(again)
 
 
+def test_a_finished_run_takes_no_further_step(tmp_path):
+    for resume in ("", "true"):
+        process = start(tmp_path, resume, num_iterations=2, max_steps=4)
+        process.join()
+        assert process.exitcode == 0 and logged(tmp_path) == 4
+        ends = [*ends, final(tmp_path)] if resume else [final(tmp_path)]
+    assert ends[0][1] == ends[1][1] and all(torch.equal(w, ends[1][0][k]) for k, w in ends[0][0].items())
+
+
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")

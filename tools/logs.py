@@ -1,10 +1,15 @@
 """Collect the logs that figures and tables are drawn from into nbs/logs.
 
     python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
+    python tools/logs.py aloha "what=output_dir" ...    one row a run of chapter 04 into 04_runs.csv
+    python tools/logs.py frames                         robot frames a second from pictures and from videos into 04_frames.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
+    python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
+    python tools/logs.py parting DIR DIR ...            runs of chapter 05 that log `verbatim` beside their reward: 06_run_log_lr_*.csv, answers of the last one
+    python tools/logs.py evaluation DIR                 answers of a run of chapter 06, two samples of each kept, into 06_predictions.jsonl
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
     python tools/logs.py judges "what=output_dir" ...   one row a run of chapter 03 into 03_runs.csv, rows of other names kept; two training curves too
     python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
@@ -25,7 +30,10 @@ logs = root / "nbs" / "logs"
 what_you_see = {
     "00_core": "the five pictures; parameters that check themselves", "00a_models": "four families, their tiny twins, LoRA on and merged",
     "01_data": "ZIP to data set, broken rows named, tokens counted", "02_rewards": "six answers guessed and paid; a reward cheated",
-    "03_reward_model": "a preference learned, judged, and gamed as a reward", "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?"}
+    "03_reward_model": "two answers, a preference, a score; the score as a reward, and how it is gamed",
+    "04_aloha": "three cameras, a task, a reward bin under every frame",
+    "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
+    "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL"}
 
 
 def write(name, rows):
@@ -55,6 +63,24 @@ def run_row(what, folder):
     return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers", "trl")})
 
 
+def aloha_row(what, folder):
+    "The row of one classifier run, from its results.json"
+    r = json.loads((Path(folder) / "results.json").read_text())
+    s, (low, high) = r["settings"], r["ci95"]
+    row = dict(what=what, seed=s["seed"], lr=s["lr"], steps=r["steps"], n=r["n"], episodes=r["episodes"], majority_accuracy=r["majority_accuracy"], accuracy=r["accuracy"], accuracy_low=low, accuracy_high=high,
+               macro_f1=r["macro_f1"], mae_bins=r["mae_bins"], within_one=r["within_one"], rank_correlation=r["rank_correlation"], ece=r["calibration"]["ece"])
+    row = {k: round(v, 4) if isinstance(v, float) and k != "lr" else v for k, v in row.items()}
+    return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers", "lerobot")})
+
+
+def frames():
+    "Reading speed of both storages; videos are encoded here, for their encoder talks"
+    from vlrlbook.aloha import AlohaFrames, reading_speeds
+    from vlrlbook.data import synthetic_aloha
+    with tempfile.TemporaryDirectory() as folder:
+        write("04_frames.csv", [reading_speeds(AlohaFrames(synthetic_aloha(f"{folder}/{videos}", episodes=6, frames=32, videos=videos))) for videos in (False, True)])
+
+
 def warm():
     "Loss per supervised step, with the initial spread of large models and with ours"
     from vlrlbook.grpo import supervised
@@ -80,6 +106,28 @@ def stops(n=20):
             (weights, log), (again, log_again) = go.final(whole), go.final(broken)
             rows.append(dict(settings=what, kills=sum(kills), same_log=int(log == log_again), same_weights=int(all(torch.equal(weights[k], again[k]) for k in weights)), commit=run_facts()["commit"]))
     write("05_stops.csv", rows)
+
+
+race_one = """
+import json, sys
+from vlrlbook.core import read_settings
+from vlrlbook.shared_prompt import RaceSettings, race
+print("ROW", json.dumps(race(read_settings(RaceSettings, json.loads(sys.argv[1])))))
+"""
+
+
+def races():
+    "Each case in a process of its own"
+    from vlrlbook.core import run_facts
+    rows, facts = [], run_facts()
+    with tempfile.TemporaryDirectory() as folder:
+        for case in (dict(profile="counting"), dict(profile="reasoning", rounds=2), dict(profile="text"), dict(profile="counting", width=128)):
+            done = subprocess.run([sys.executable, "-c", race_one, json.dumps(case)], cwd=folder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+            found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
+            if not found: sys.exit(done.stderr[-2000:])
+            rows.append({k: round(v, 9) if isinstance(v, float) else v for k, v in json.loads(found[0][4:]).items()} | dict(device=facts["device"], commit=facts["commit"]))
+            print(rows[-1], flush=True)
+    write("07_race.csv", rows)
 
 
 def peers(folder):
@@ -228,6 +276,23 @@ def intake():
     write("01_intake.csv", rows)
 
 
+def parting(folders):
+    "Reward and accuracy over the steps of each run, four decimals; and what the last one answered"
+    for folder in map(Path, folders):
+        lr = f"{json.loads((folder / 'results.json').read_text())['settings']['lr']:.0e}".replace("e-0", "e-")
+        rows = list(csv.DictReader((folder / "run_log.csv").open()))
+        write(f"06_run_log_lr_{lr}.csv", [{k: r[k] if k == "step" else round(float(r[k]), 4) for k in r if k in ("step", "reward", "entropy", "length") or k.startswith("part/")} for r in rows])
+    shutil.copy(folder / "predictions.jsonl", logs / f"06_predictions_lr_{lr}.jsonl")
+
+
+def evaluation(folder):
+    "The answers that the page of chapter 06 reads when no model is asked"
+    from vlrlbook.evaluation import join, read_predictions
+    rows = join(read_predictions(Path(folder) / "untrained.jsonl"), read_predictions(Path(folder) / "predictions.jsonl"))
+    kept = [{k: v[:2] if isinstance(v, list) else v for k, v in r.items()} for r in rows]
+    (logs / "06_predictions.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+
+
 def pages(names):
     "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
     known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
@@ -249,10 +314,15 @@ def pages(names):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
+    elif sys.argv[1:2] == ["aloha"]: write("04_runs.csv", [aloha_row(*a.split("=", 1)) for a in sys.argv[2:]])
+    elif sys.argv[1:] == ["frames"]: frames()
     elif sys.argv[1:] == ["warm"]: warm()
     elif sys.argv[1:] == ["stops"]: stops()
+    elif sys.argv[1:] == ["race"]: races()
     elif sys.argv[1:2] == ["peers"]: peers(sys.argv[2])
     elif sys.argv[1:2] == ["real"]: real(sys.argv[2])
+    elif sys.argv[1:2] == ["parting"]: parting(sys.argv[2:])
+    elif sys.argv[1:2] == ["evaluation"]: evaluation(sys.argv[2])
     elif sys.argv[1:] == ["intake"]: intake()
     elif sys.argv[1:2] == ["judges"]: judges(sys.argv[2:])
     elif sys.argv[1:2] == ["public"]: public(*sys.argv[2:])

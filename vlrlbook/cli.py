@@ -103,6 +103,43 @@ def print_settings(command, text, cls):
     print(f"usage: vlrlbook {command} [--name value ...]\n\n{text}\n", *(f"  --{f.name:<28} {texts[f.name]} (default: {f.default!r})" for f in fields(cls)), sep="\n")
 
 
+def evaluate(args, rest):
+    "Measure a model, with and without its adapter, or score a file of answers; results.json and metrics.csv into output_dir"
+    from dataclasses import fields
+    from vlrlbook.core import Table, read_settings
+    from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
+    given = {f.name: getattr(args, f.name) for f in fields(EvaluationSettings) if getattr(args, f.name) is not None}
+    results = evaluate(read_settings(EvaluationSettings, given, "evaluate"))
+    print(Table([dict(metric=m["name"], value=with_interval(m), n=m["n"], interval=m["interval"]) for m in results["metrics"]]))
+    print(Table([dict(question=q["question"], answer=q["answer"], because=q["because"]) for q in results["questions"]]))
+
+
+def settings_options(cls):
+    "An option for each field of a settings class, with the field's own help"
+    from dataclasses import fields
+    from vlrlbook.core import settings_help
+    texts = settings_help(cls)
+    for f in fields(cls):
+        yield tuple(dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))), dict(dest=f.name, metavar=f.type.__name__ if isinstance(f.type, type) else f.type, help=texts[f.name].replace("%", "%%"))
+
+
+def aloha(args, rest):
+    "Robot films to reward bins: train, analyze, predict or chat (chapter 04)"
+    from vlrlbook.aloha import AlohaSettings, run_aloha
+    from vlrlbook.core import read_settings
+    made = run_aloha(read_settings(AlohaSettings, {k: v for k, v in vars(args).items() if k not in ("command", "function") and v is not None}, "aloha"))
+    if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
+
+
+def aloha_help():
+    "Names and texts of chapter 04's settings, from its parameters cell, so that --help needs no LeRobot"
+    import json
+    import re
+    cells = json.loads(notebook("04_aloha").read_text(encoding="utf-8"))["cells"]
+    cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
+    return re.findall(r"^(\w+):.*?  # (.*)$", cell, re.M)
+
+
 def parser() -> argparse.ArgumentParser:
     "The command line: option names as the systems write them, with - or _"
     top = argparse.ArgumentParser(prog="vlrlbook", description="Reinforcement learning for vision-language models, as a book that runs")
@@ -113,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for flags, kwargs in options: sub.add_argument(*flags, **kwargs)
 
-    def option(name, **kwargs): return (f"--{name}", f"--{name.replace('_', '-')}"), dict(dest=name, **kwargs)
+    def option(name, **kwargs): return tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))), dict(dest=name, **kwargs)
 
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
@@ -128,6 +165,9 @@ def parser() -> argparse.ArgumentParser:
     command(score, "score", option("model", required=True, help="directory of a reward model"), option("data", required=True, help="preference rows: .jsonl, .json or .parquet"),
             option("output_dir", default=".", help="where the result goes"), option("image_dir", help="where picture paths begin; beside the file if not given"),
             option("batch_size", type=int, default=16, help="answers at a time"), option("skip_bad_rows", action="store_true", help="list bad rows and go on"), option("device", help="such as cuda:1"))
+    from vlrlbook.evaluation import EvaluationSettings
+    command(evaluate, "evaluate", *settings_options(EvaluationSettings))
+    command(aloha, "aloha", *(option(name, help=text.replace("%", "%%")) for name, text in aloha_help()))
     return top
 
 

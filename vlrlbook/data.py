@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'foreign', 'vqa_template', 'colour_names', 'aloha_cameras',
-           'draw_discs', 'counting_answer', 'synthetic_counting', 'to_messages', 'DataError', 'image_tokens',
-           'draw_grid', 'encode', 'to_dataset', 'to_samples', 'write_counting_zip', 'Report', 'read_counting_zip',
-           'load_counting', 'open_picture', 'to_rgb', 'vqa_row', 'read_rows', 'convert_vqa', 'vqa_prompt', 'load_vqa',
-           'published_split', 'split_rows_by_picture', 'preference_row', 'read_preferences', 'preference_pairs',
-           'permuted', 'synthetic_vqa', 'synthetic_preferences', 'aloha_views', 'synthetic_aloha', 'picture_key',
-           'split_by_picture', 'Preflight', 'preflight']
+           'aloha_tasks', 'draw_discs', 'counting_answer', 'synthetic_counting', 'to_messages', 'DataError',
+           'image_tokens', 'draw_grid', 'encode', 'to_dataset', 'to_samples', 'write_counting_zip', 'Report',
+           'read_counting_zip', 'load_counting', 'open_picture', 'to_rgb', 'vqa_row', 'read_rows', 'convert_vqa',
+           'vqa_prompt', 'load_vqa', 'published_split', 'split_rows_by_picture', 'preference_row', 'read_preferences',
+           'preference_pairs', 'permuted', 'synthetic_vqa', 'synthetic_preferences', 'aloha_views', 'aloha_episode',
+           'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight', 'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, io, itertools, json, os, random, re, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
+import csv, hashlib, io, itertools, json, os, random, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -641,23 +641,26 @@ def synthetic_preferences(
 
 # %% ../nbs/01_data.ipynb #c075
 aloha_cameras = ("observation.images.cam_right_wrist", "observation.images.cam_left_wrist", "observation.images.cam_high")
+aloha_tasks = ("lift the {} cup", "pick up the {} cup", "take the {} cup and lift it up")
 
 def aloha_views(
     progress: float, # 0 start, 1 lifted
     cup: tuple, # (x, y) of the cup in the high view
     colour: str, # of the cup, as PIL names it
     side: int = 96, # pixels
+    other: tuple = None, # (x, y), colour of a second cup that stays where it is
+    light: float = 1.0, # brightness of the room
 ) -> list: # PIL images in the order of `aloha_cameras`
     "Three drawn views of a gripper on its way to a cup: two wrists, and from above"
     reach, lift = min(1.0, progress / 0.6), max(0.0, (progress - 0.6) / 0.4)
     x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
     high = Image.new("RGB", (side, side), "#e9e4da")
     draw = ImageDraw.Draw(high)
-    size = 7 + 6 * lift
-    draw.ellipse([cup[0] - size, cup[1] - size, cup[0] + size, cup[1] + size], fill=colour)
+    for (cx, cy), fill, size in ([(*other, 7)] if other else []) + [(cup, colour, 7 + 6 * lift)]: draw.ellipse([cx - size, cy - size, cx + size, cy + size], fill=fill)
     draw.line([0, 0, x, y], fill="#444444", width=4)
     draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
-    return [_wrist(side, reach, lift, colour, 1), _wrist(side, reach, lift, colour, -1), high]
+    views = [_wrist(side, reach, lift, colour, 1), _wrist(side, reach, lift, colour, -1), high]
+    return [v.point(lambda p: min(255, round(p * light))) for v in views]
 
 def _wrist(side, reach, lift, colour, hand):
     "What a wrist camera sees: the cup grows as the gripper comes near, and rises when it is lifted"
@@ -668,34 +671,50 @@ def _wrist(side, reach, lift, colour, hand):
     draw.rectangle([side / 2 - 30, side - 14, side / 2 + 30, side], fill="#444444")
     return image
 
+def aloha_episode(
+    kind: str, # success, failure or wrong cup
+    frames: int, # moments
+    bins: int, # reward bins
+    rng: random.Random, # source of all that varies
+): # task, a list of (three pictures, progress, bin)
+    "One drawn episode with two cups: a success lifts the cup that the task names, a failure lets go of it, and the wrong cup earns bin 0 throughout"
+    (colour, second), (cup, place) = rng.sample(("red", "blue", "green"), 2), rng.sample([(44, 76), (72, 42), (80, 80)], 2)
+    cup, place = [tuple(v + rng.randint(-7, 7) for v in spot) for spot in (cup, place)]
+    task = rng.choice(aloha_tasks).format(second if kind == "wrong cup" else colour)
+    pace, light, peak = rng.uniform(0.7, 1.4), rng.uniform(0.8, 1.1), rng.uniform(0.5, 0.85)
+    moments = []
+    for t in range(frames):
+        share = t / max(1, frames - 1)
+        progress = share ** pace if kind != "failure" else peak * min(1.0, share / 0.6) - peak * max(0.0, share - 0.6) / 0.5
+        moments.append((aloha_views(progress, cup, colour, other=(place, second), light=light), progress, 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))))
+    return task, moments
+
 def synthetic_aloha(
     root: str | Path, # new folder for the data set
-    episodes: int = 12, # a third of them fail, a third lift the wrong cup
+    episodes: int = 12, # successes, failures and wrong cups take turns
     frames: int = 20, # of each
     bins: int = 5, # reward bins
     seed: int = 0, # same seed, same pictures
+    videos: bool = False, # store films (smaller, lossy) instead of pictures
+    zeros: float = 0.0, # share of frames whose label is lost: all zeros
 ): # LeRobotDataset, reopened from `root`
     "Drawn Aloha episodes in LeRobot's own format: three cameras, task, one-hot `reward_bins`"
+    import datasets
     import numpy as np
     try: from lerobot.datasets.lerobot_dataset import LeRobotDataset
     except ImportError as e: raise ImportError("the robot's chapter needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
-    features = {name: dict(dtype="image", shape=(96, 96, 3), names=["height", "width", "channels"]) for name in aloha_cameras}
-    features |= {"observation.state": dict(dtype="float32", shape=(2,), names=["x", "y"]), "action": dict(dtype="float32", shape=(2,), names=["x", "y"]), "reward_bins": dict(dtype="float32", shape=(bins,), names=None)}
-    made, rng = LeRobotDataset.create("local/synthetic_aloha", fps=10, features=features, root=root, use_videos=False), random.Random(seed)
+    features = {name: dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=["height", "width", "channels"]) for name in aloha_cameras}
+    features |= {"observation.state": dict(dtype="float32", shape=(1,), names=["progress"]), "action": dict(dtype="float32", shape=(1,), names=["progress"]), "reward_bins": dict(dtype="float32", shape=(bins,), names=None)}
+    made, rng = LeRobotDataset.create("local/synthetic_aloha", fps=10, features=features, root=root, use_videos=videos, video_backend="pyav"), random.Random(seed)
+    datasets.disable_progress_bars() # LeRobot's readers turn them on
     for episode in range(episodes):
-        colour, cup = rng.choice(("red", "blue", "green")), (rng.randint(40, 84), rng.randint(40, 84))
-        kind = ("success", "failure", "wrong cup")[episode % 3]
-        named = rng.choice([c for c in ("red", "blue", "green") if c != colour]) if kind == "wrong cup" else colour
-        for t in range(frames):
-            progress = t / (frames - 1) * (0.5 if kind == "failure" else 1.0)
-            label = np.zeros(bins, np.float32)
-            label[0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))] = 1
-            views = [np.asarray(v) for v in aloha_views(progress, cup, colour)]
-            place = np.array(cup, np.float32) * progress
-            made.add_frame({**dict(zip(aloha_cameras, views)), "observation.state": place, "action": place, "reward_bins": label, "task": f"lift the {named} cup"})
+        task, moments = aloha_episode(("success", "failure", "wrong cup")[episode % 3], frames, bins, rng)
+        for views, progress, label in moments:
+            vector, state = np.eye(bins, dtype=np.float32)[label] * (rng.random() >= zeros), np.array([progress], np.float32)
+            made.add_frame({**dict(zip(aloha_cameras, map(np.asarray, views))), "observation.state": state, "action": state, "reward_bins": vector, "task": task})
         made.save_episode()
     made.finalize()
-    return LeRobotDataset("local/synthetic_aloha", root=root)
+    return LeRobotDataset("local/synthetic_aloha", root=root, video_backend="pyav")
 
 # %% ../nbs/01_data.ipynb #c079
 def picture_key(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['presets', 'by_task', 'logged_as', 'warm_weights', 'GRPOSettings', 'service_settings', 'save_settings',
            'load_settings', 'completion_logps', 'grpo_loss', 'RefillGroups', 'silent_groups', 'swap_groups',
-           'grpo_config', 'make_trainer', 'warm_start', 'lessons', 'drawn_questions', 'supervised', 'len_of_answers',
-           'load_policy', 'load_data', 'cost', 'generate_answers', 'predict', 'marks', 'is_right', 'summary', 'gain',
-           'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions', 'run', 'main']
+           'grpo_config', 'whole_groups', 'make_trainer', 'warm_start', 'lessons', 'drawn_questions', 'supervised',
+           'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers', 'predict', 'marks', 'summary',
+           'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions', 'run', 'main']
 
 # %% ../nbs/05_grpo.ipynb #c002
 import argparse, hashlib, importlib.util, json, os, random, time
@@ -19,10 +19,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
-from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, cache_dir, mean_ci95, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
-from .data import Report, encode, load_counting, load_vqa, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, to_samples, vqa_prompt
+from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
+from .data import Report, encode, load_counting, load_vqa, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
-from .rewards import advantages, answer_text, counting_reward, for_trl, load_reward, on_batch, read_count, vqa_accuracy
+from .shared_prompt import SharedPrompt, share_prompts
+from .rewards import advantages, answer_text, counting_reward, for_trl, is_right, load_reward, on_batch, read_count
 
 # %% ../nbs/05_grpo.ipynb #c008
 presets = {
@@ -54,6 +55,7 @@ class GRPOSettings:
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
     reward: str = None # counting or vqa as the task has it, module:function, reward_model:directory, aloha:directory, or a sum such as 0.9*counting + 0.1*format
     refill: int = 0 # Rounds of new prompts in place of silent groups, at most; 0 keeps silent groups
+    shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is exact
     loss_type: str = "dapo" # TRL's name of the loss: grpo, dapo, dr_grpo, bnpo
     beta: float = 0.0 # Weight of the KL term; 0 needs no reference model
     epsilon: float = 0.2 # Clip range of the probability ratio
@@ -251,15 +253,24 @@ def grpo_config(
     "Our settings in TRL's words"
     from trl import GRPOConfig
     s = settings
+    batch_size, accumulation = whole_groups(s)
     return GRPOConfig(
-        output_dir=s.output_dir, learning_rate=s.lr, num_train_epochs=s.num_epochs, max_steps=s.max_steps, per_device_train_batch_size=s.batch_size,
-        gradient_accumulation_steps=s.gradient_accumulation_steps, num_generations=s.num_generations, max_completion_length=s.max_completion_length,
+        output_dir=s.output_dir, learning_rate=s.lr, num_train_epochs=s.num_epochs, max_steps=s.max_steps, per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation, num_generations=s.num_generations, max_completion_length=s.max_completion_length,
         temperature=s.temperature, loss_type=s.loss_type, beta=s.beta, epsilon=s.epsilon, num_iterations=s.num_iterations, lr_scheduler_type=s.lr_scheduler_type,
         warmup_steps=s.warmup_steps, disable_tqdm=True, seed=s.seed, logging_steps=s.logging_steps, save_strategy="steps" if s.save_steps else "no", save_steps=s.save_steps or 500,
         save_total_limit=2, report_to=[] if s.report_to == "none" else [s.report_to], use_vllm=s.use_vllm, vllm_mode=s.vllm_mode, vllm_server_base_url=s.vllm_server_base_url,
         vllm_gpu_memory_utilization=s.vllm_gpu_memory_utilization, vllm_tensor_parallel_size=s.vllm_tensor_parallel_size,
         bf16=torch.cuda.is_available(), gradient_checkpointing=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(),
         generation_kwargs={"logit_bias": {i: -100.0 for i in vision_marker_ids(processor)}} if s.use_vllm else {"suppress_tokens": vision_marker_ids(processor)})
+
+def whole_groups(
+    settings: GRPOSettings, # a checked object
+) -> tuple: # answers in one forward pass, forward passes in a step
+    "Micro-batches that hold whole groups, so that a prompt can be shared: a group in one sequence costs little more than an answer"
+    s, answers = settings, settings.batch_size * settings.gradient_accumulation_steps
+    if not s.shared_prompt or s.batch_size % s.num_generations == 0 or answers % s.num_generations: return s.batch_size, s.gradient_accumulation_steps
+    return s.num_generations, answers // s.num_generations
 
 def make_trainer(
     settings: GRPOSettings, # a checked object
@@ -271,11 +282,12 @@ def make_trainer(
 ): # trl.GRPOTrainer
     "TRL's trainer with the reward that `settings` names"
     from trl import GRPOTrainer
-    class Trainer(RefillGroups, CommittedCheckpoints, GRPOTrainer): refill = settings.refill
+    class Trainer(RefillGroups, SharedPrompt, CommittedCheckpoints, GRPOTrainer): refill = settings.refill
     reward = for_trl(load_reward(settings.reward), recorder, group_size=settings.num_generations)
     trainer = Trainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
                       callbacks=[RunLogCallback(RunLog() if log is None else log, logged_as, "GRPO", prefix="part/")])
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
+    share_prompts(trainer, settings.shared_prompt)
     return trainer
 
 logged_as = {"reward": "reward", "silent": "silent", "silent_left": "silent_left", "extra_answers": "extra_answers", "reward_std": "reward_std", "loss": "loss", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
@@ -467,18 +479,10 @@ def marks(
     for s, texts in zip(samples, answers):
         read = [] if s.task == "vqa" else [abs(c - read_count(s.answer)) for c in map(read_count, texts) if c is not None]
         out["reward"].append(sum(p["overall"] for p in on_batch(reward)(texts, [s] * len(texts))) / len(texts))
-        out["exact"].append(sum(is_right(s, t) for t in texts) / len(texts))
+        out["exact"].append(sum(is_right(t, s.answer, s.task) for t in texts) / len(texts))
         out["error"].append(sum(read) / len(read) if read else float("nan"))
         out["verbatim"].append(sum((answer_text(t) if s.task == "vqa" else t.strip()) == s.answer for t in texts) / len(texts))
     return out
-
-def is_right(
-    sample: Sample, # with its truth
-    text: str, # an answer
-) -> bool: # the right count, or full VQA accuracy
-    "Whether an answer is right, by the measure of its task"
-    if sample.task == "vqa": return vqa_accuracy(text, sample.answer)["accuracy"] == 1
-    return read_count(text) is not None and read_count(text) == read_count(sample.answer)
 
 def summary(
     scored: dict, # from `marks`

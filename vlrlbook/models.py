@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from .core import RunLog, SettingsError, commit_folder, damage, nearest
 
@@ -362,11 +362,20 @@ class CommittedCheckpoints:
         if any(Path(checkpoint).glob("*/adapter_config.json")): model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        "Train; checkpoints that are not this run's own past are moved out of its way first"
+        "Train; checkpoints that are not this run's own past are moved out of its way first, and a finished run takes no further step"
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero(): _set_aside(Path(self.args.output_dir), last)
         self.accelerator.wait_for_everyone()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if not resume_from_checkpoint or not self._finished(resume_from_checkpoint): return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
+        self._load_from_checkpoint(resume_from_checkpoint)
+        self.create_optimizer_and_scheduler(self.state.max_steps)
+
+    def _finished(self, checkpoint):
+        "Whether a checkpoint is at the last step asked for; as released, the trainer would take one more"
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if self.args.max_steps > 0: return self.state.global_step >= self.args.max_steps
+        return self.state.epoch >= self.args.num_train_epochs
 
 def checkpoint_step(
     path: str | Path, # a checkpoint's directory

@@ -6,8 +6,8 @@
 __all__ = ['units', 'tens', 'chinese', 'count_table', 'format_table', 'normalise_table', 'vqa_table', 'known_rewards',
            'model_rewards', 'cheats', 'nasty', 'answer_text', 'read_count', 'staircase', 'counting_reward',
            'format_reward', 'normalise_answer', 'answer_kind', 'yes_or_no', 'choice_letter', 'vqa_accuracy', 'on_batch',
-           'mix', 'load_reward', 'advantages', 'silent_share', 'completion_text', 'for_trl', 'for_easyr1', 'for_verl',
-           'check_reward']
+           'mix', 'load_reward', 'is_right', 'advantages', 'silent_share', 'completion_text', 'for_trl', 'for_easyr1',
+           'for_verl', 'check_reward']
 
 # %% ../nbs/02_rewards.ipynb #c002
 import importlib, math, re, time, unicodedata
@@ -269,6 +269,15 @@ def _named_reward(name):
     if not module: raise ValueError(f"there is no reward {name!r} (there are: {', '.join(known_rewards)}; or module:function, reward_model:directory, aloha:directory)")
     try: return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as e: raise ValueError(f"reward {name!r}: {e}") from e
+
+def is_right(
+    text: str, # what the model wrote
+    answer: str, # the truth
+    task: str = "counting", # counting or vqa
+) -> bool: # the right count, or full VQA accuracy
+    "Whether an answer is right, by the main mark of its task"
+    return (vqa_accuracy(text, answer)["accuracy"] if task == "vqa" else counting_reward(text, answer)["exact"]) == 1
+
 
 # %% ../nbs/02_rewards.ipynb #c042
 cheats = [ # completion, truth, what it earns, why

@@ -1,0 +1,433 @@
+"""The robot classifier on mock data: reading, collating, forward, training whole, stop and go, two processes, every mode, GRPO's and LeRobot's side."""
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, SHARED
+from PIL import Image
+from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward, build_classifier, chat, load_classifier, load_head, mirrored,
+                            open_lerobot, predict_bins, predict_dataset, read_label, run_aloha, save_classifier, split_films, split_parts, to_picture, train_classifier)
+from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
+from vlrlbook.data import DataError, aloha_cameras, aloha_views, synthetic_aloha
+from vlrlbook.models import families, last_real_token, tiny_twin
+from vlrlbook.rewards import load_reward
+
+SHORT = dict(episodes=9, frames=6, max_steps=4, eval_steps=2, batch_size=8, logging_steps=1, warmup_steps=1)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    "A small drawn set with pictures, some of its labels lost"
+    root = tmp_path_factory.mktemp("drawn") / "set"
+    synthetic_aloha(root, episodes=9, frames=6, seed=1, zeros=0.15)
+    return root
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory, drawn):
+    "A whole training of four steps"
+    out = tmp_path_factory.mktemp("short")
+    return train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(out / "run"))))
+
+
+def frames_of(root, **kwargs): return AlohaFrames(open_lerobot("local/synthetic_aloha", root), **kwargs)
+
+
+# reading
+
+def test_reading_equals_plain_indexing(drawn):
+    frames, plain = frames_of(drawn), open_lerobot("local/synthetic_aloha", drawn)
+    for i in (0, 7, 53):
+        item, row = frames[i], plain[i]
+        assert item["text"] == f"Task: {row['task']}" and item["label"] == int(row["reward_bins"].argmax()) and item["episode"] == int(row["episode_index"])
+        assert all(np.array_equal(np.array(p), np.array(to_picture(row[c]))) for p, c in zip(item["images"], aloha_cameras))
+    swapped = frames_of(drawn, cameras=list(aloha_cameras)[::-1])[7]["images"]
+    assert [p.tobytes() for p in swapped[::-1]] == [p.tobytes() for p in frames[7]["images"]]
+
+
+def test_only_the_wanted_columns_are_read(drawn):
+    "A camera that nobody asked for may be broken"
+    frames = frames_of(drawn, cameras=[aloha_cameras[2]])
+    assert frames.pictures.column_names == [aloha_cameras[2]]
+    assert len(frames[0]["images"]) == 1
+
+
+def test_video_storage(tmp_path):
+    "Films are lossy: close to the drawing, the same labels"
+    films = AlohaFrames(synthetic_aloha(tmp_path / "films", episodes=2, frames=6, seed=1, videos=True))
+    stills = AlohaFrames(synthetic_aloha(tmp_path / "stills", episodes=2, frames=6, seed=1))
+    assert films.data.features[aloha_cameras[0]]["dtype"] == "video" and films.pictures is None
+    order = [9, 1, 8, 2]
+    for a, b in zip(films.__getitems__(order), stills.__getitems__(order)):
+        assert (a["label"], a["text"], a["row"]) == (b["label"], b["text"], b["row"])
+        for p, q in zip(a["images"], b["images"]): assert np.abs(np.asarray(p, float) - np.asarray(q, float)).mean() < 6
+
+
+@pytest.mark.parametrize("value, bin, kind", [([0, 0, 1], 2, "vector"), ([0, 0, 0], 0, "zero"), (4.0, 0, "scalar"), ([1.0], 0, "scalar"), (np.float32(0), 0, "scalar"), ([0.2, 0.7, 0.1], 1, "vector"), ([-1, -2], 0, "vector")])
+def test_labels(value, bin, kind): assert read_label(value) == (bin, kind)
+
+
+def test_labels_that_are_no_numbers_are_refused():
+    with pytest.raises(DataError, match="expected numbers"): read_label([float("nan"), 1])
+
+
+def test_zero_labels_are_counted_reported_and_dropped_on_request(drawn):
+    frames = frames_of(drawn)
+    zero = int((frames.kinds == "zero").sum())
+    told = {r["what"]: r["value"] for r in analyze(frames).rows}
+    assert zero > 0 and told["labels that are all zeros"] == zero and f"{zero} frames count as bin 0 only because" in told["warning"]
+    assert (frames.labels[frames.kinds == "zero"] == 0).all()
+    assert len(frames_of(drawn, zero_labels="drop")) == len(frames) - zero
+
+
+def test_scalar_labels_are_counted(tmp_path):
+    "LeRobot gives a column of shape (1,) back as a number"
+    frames = AlohaFrames(synthetic_aloha(tmp_path / "one", episodes=2, frames=3, bins=1))
+    assert set(frames.kinds) == {"scalar"} and frames.num_classes == 2 and set(frames.labels) == {0}
+
+
+def test_success_only_data_is_named(tmp_path):
+    frames = AlohaFrames(synthetic_aloha(tmp_path / "set", episodes=3, frames=6))
+    only = frames.part(frames.rows)
+    keep = frames.episodes == 0
+    only.rows, only.labels, only.kinds, only.episodes, only.moments, only.tasks = frames.rows[keep], frames.labels[keep], frames.kinds[keep], frames.episodes[keep], frames.moments[keep], [t for t, k in zip(frames.tasks, keep) if k]
+    assert "no failures" in {r["what"]: r["value"] for r in analyze(only).rows}["warning"]
+
+
+@pytest.mark.parametrize("kwargs, message", [
+    (dict(cameras=["observation.images.cam_hihg"]), "did you mean 'observation.images.cam_high'\\?; cameras there: observation.images.cam_right_wrist, observation.images.cam_left_wrist, observation.images.cam_high"),
+    (dict(cameras=["top"]), "cameras there: observation.images.cam_right_wrist"), (dict(label="bins"), "columns there: .*reward_bins")])
+def test_missing_columns_are_named(drawn, kwargs, message):
+    with pytest.raises(DataError, match=message): frames_of(drawn, **kwargs)
+
+
+def test_an_empty_folder_is_no_data_set(tmp_path):
+    with pytest.raises(DataError, match="no meta/info.json"): open_lerobot("local/none", tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.parametrize("array", [torch.zeros(3, 4, 5), torch.zeros(2, 3, 4, 5), torch.zeros(4, 5, 3), torch.zeros(3, 4, 5, dtype=torch.uint8), np.zeros((4, 5, 3), np.uint8)])
+def test_pictures_of_every_shape(array): assert to_picture(array).size == (5, 4)
+
+
+@pytest.mark.parametrize("array", [torch.zeros(4, 5), torch.zeros(5, 4, 5), torch.full((3, 4, 5), 1.5), torch.full((3, 4, 5), float("nan"))])
+def test_what_is_no_picture_is_refused(array):
+    with pytest.raises(DataError, match="expected"): to_picture(array)
+
+
+def test_bytes_survive_the_way_to_floats_and_back():
+    x = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(3, 16, 16)
+    assert torch.equal(torch.from_numpy(np.array(to_picture(x / 255))).permute(2, 0, 1), x)
+
+
+# collating and the model
+
+@pytest.mark.parametrize("family", list(families))
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_forward_of_every_family(family, side):
+    "One row's logits depend neither on its neighbours nor on the padding"
+    model, processor = tiny_twin(family)
+    classifier = AlohaClassifier(model, 4).eval()
+    items = [dict(images=aloha_views(p, (70, 60), "red"), text=t, label=l) for p, t, l in ((0.1, "Task: lift the red cup", 0), (0.9, "Task: please take the red cup from the table and lift it up", 3))]
+    batch = AlohaCollator(processor, side)(items)
+    assert batch["labels"].tolist() == [0, 3] and batch["attention_mask"].sum(1)[0] < batch["attention_mask"].sum(1)[1]
+    with torch.no_grad():
+        out = classifier(**batch)
+        alone = torch.cat([classifier(**AlohaCollator(processor)([dict(i)]))["logits"] for i in items])
+    assert out["logits"].shape == (2, 4) and torch.allclose(out["logits"], alone, atol=2e-4) and out["loss"].ndim == 0
+
+
+@pytest.mark.skipif(not (SHARED / "robot_three_cameras").exists(), reason="the folder with real robot pictures is not beside this checkout")
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_the_official_path_token_by_token(family):
+    from qwen_vl_utils import process_vision_info
+    folder = SHARED / "robot_three_cameras" / "robotwin"
+    images = [Image.open(folder / f"{c}.png").convert("RGB") for c in aloha_cameras]
+    task = json.loads((folder / "task.json").read_text())["task"]
+    _, processor = tiny_twin(family)
+    messages = [{"role": "user", "content": [{"type": "image", "image": images[0]}, {"type": "image", "image": images[1]}, {"type": "image", "image": images[2]}, {"type": "text", "text": f"Task: {task}"}]}]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    image_inputs, video_inputs = process_vision_info(messages, image_patch_size=16 if family == "qwen3_vl" else 14)
+    official = processor(text=[text], images=image_inputs, videos=video_inputs, padding=True, return_tensors="pt")
+    ours = AlohaCollator(processor)([dict(images=images, text=f"Task: {task}", label=2)])
+    assert set(ours) == {*official, "labels"}
+    assert all(torch.equal(ours[k], official[k]) for k in official)
+    assert int((ours["input_ids"] == processor.image_token_id).sum()) == int(ours["image_grid_thw"].prod(1).sum()) // 4
+
+
+def test_the_popular_line_is_wrong_on_the_left_only():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    assert last_real_token(mask).tolist() == [4, 4] and (mask.sum(1) - 1).tolist() == [2, 4]
+    assert torch.equal(last_real_token(mask.flip(1)), mask.flip(1).sum(1) - 1)
+
+
+@pytest.mark.parametrize("choice", [dict(finetune_mode="full"), dict(finetune_mode="lora", lora_r=4, lora_alpha=8)])
+def test_saved_and_loaded_gives_the_same_logits(tmp_path, drawn, choice):
+    items = [frames_of(drawn)[i] for i in (0, 5)]
+    classifier, processor = build_classifier(read_settings(AlohaSettings, choice), 5)
+    with torch.no_grad():
+        for p in classifier.parameters(): p.add_(0.02 * p.requires_grad)
+    save_classifier(classifier, processor, tmp_path / "kept", base="tiny-qwen3_vl")
+    save_classifier(classifier, processor, tmp_path / "kept", base="tiny-qwen3_vl")
+    again, processor_again, cameras = load_classifier(tmp_path / "kept", device="cpu")
+    assert np.array_equal(predict_bins(again, processor_again, items), predict_bins(classifier.cpu(), processor, items)) and cameras == list(aloha_cameras)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_lora_trains_the_language_model_and_the_head_only():
+    classifier, _ = build_classifier(read_settings(AlohaSettings, dict(finetune_mode="lora")), 5)
+    names = [n for n, p in classifier.named_parameters() if p.requires_grad]
+    assert names and all(("language_model" in n and "lora_" in n) or n.startswith("head.") for n in names)
+    assert {n.split(".lora_")[0].rsplit(".", 1)[1] for n in names if "lora_" in n} == {f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down")}
+
+
+def test_a_head_is_loaded_safely(tmp_path):
+    head, other = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    torch.save({"reward_head.weight": other.weight.data, "reward_head.bias": other.bias.data}, tmp_path / "head.pt")
+    load_head(tmp_path / "head.pt", head)
+    assert torch.equal(head.weight, other.weight)
+    torch.save(other, tmp_path / "module.pt")
+    with pytest.raises(DataError, match="could run code"): load_head(tmp_path / "module.pt", head)
+    torch.save({"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, tmp_path / "small.pt")
+    with pytest.raises(DataError, match=r"weight is \(2, 4\), expected \(3, 4\)"): load_head(tmp_path / "small.pt", head)
+
+
+# splitting and augmenting
+
+def test_no_film_is_in_two_parts(drawn):
+    frames = frames_of(drawn)
+    parts = split_parts(frames, read_settings(AlohaSettings, dict(data=str(drawn))))
+    films = [set(p.episodes[p.rows].tolist()) for p in parts]
+    assert all(films) and sum(map(len, films)) == 9 == len(set.union(*films))
+    again = split_parts(frames, read_settings(AlohaSettings, dict(data=str(drawn))))
+    assert all(np.array_equal(a.rows, b.rows) for a, b in zip(parts, again))
+    few = split_parts(frames, read_settings(AlohaSettings, dict(data=str(drawn), max_train_samples=5)))
+    assert len(few[0]) == 5 and np.array_equal(few[2].rows, parts[2].rows)
+
+
+def test_one_film_cannot_be_split(drawn):
+    frames = frames_of(drawn)
+    with pytest.raises(DataError, match="would leak"): split_films(frames.part(np.flatnonzero(frames.episodes == 0)), 0.5)
+
+
+def test_mirror_and_jitter(drawn):
+    item, cameras = frames_of(drawn)[3] | dict(text="Task: Left hand over right hand, leftover"), list(aloha_cameras)
+    mirror = mirrored(item, cameras)
+    assert mirror["text"] == "Task: Right hand over left hand, leftover"
+    assert np.array_equal(np.array(mirror["images"][1]), np.array(item["images"][0])[:, ::-1])
+    assert mirrored(item | dict(text="Turn it anticlockwise"), cameras) is None and mirrored(item, ["cam_left", "top", "side"]) is None
+    augment = Augment(read_settings(AlohaSettings, dict(flip=0.5, colour_jitter=0.3)))
+    see = lambda epoch: [setattr(augment, "epoch", epoch)] and [(x["text"], x["images"][0].tobytes()) for x in (augment(item | dict(row=r)) for r in range(20))]
+    assert see(0) == see(0) != see(1) and len({text for text, _ in see(0)}) == 2
+
+
+# training
+
+def test_a_whole_training_and_what_it_leaves(short_run):
+    run, out = short_run, short_run.settings.output_dir
+    found = json.load(open(f"{out}/results.json"))
+    assert {"accuracy", "macro_f1", "majority_accuracy", "mae_bins", "settings", "seconds", "peak_memory_mb", "commit", "versions"} <= set(found) and found["measured_on"] == "test films"
+    assert found["kinds"]["zero"] > 0
+    rows = [json.loads(line) for line in open(f"{out}/predictions.jsonl")]
+    assert len(rows) == found["n"] and sum(r["predicted"] == r["label"] for r in rows) / len(rows) == pytest.approx(found["accuracy"])
+    log = RunLog.read(f"{out}/run_log.csv")
+    assert {"loss", "lr", "grad_norm", "eval/loss", "accuracy", "macro_f1"} <= set(log.columns) and log.series("loss")[0] == [1, 2, 3, 4]
+    classifier, processor, _ = load_classifier(run.settings.ckpt_dir, "cpu")
+    assert np.allclose(predict_bins(classifier, processor, run.test), run.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("choice", [dict(), dict(finetune_mode="lora", lora_r=4, class_weights=True)])
+def test_stopped_and_resumed_equals_never_stopped(tmp_path, drawn, choice):
+    "Same losses and same weights, bit for bit, with augmentation on; a LoRA checkpoint holds no frozen weight"
+    from safetensors.torch import load_file
+    common = dict(SHORT, data=str(drawn), flip=0.5, colour_jitter=0.3, **choice)
+    whole = train_classifier(read_settings(AlohaSettings, dict(common, output_dir=str(tmp_path / "whole"))))
+    os.makedirs(tmp_path / "half")
+    os.rename(tmp_path / "whole" / "checkpoint-2", tmp_path / "half" / "checkpoint-2")
+    (tmp_path / "half" / "run_log.csv").write_text((tmp_path / "whole" / "run_log.csv").read_text())
+    half = train_classifier(read_settings(AlohaSettings, dict(common, output_dir=str(tmp_path / "half"), resume="true")))
+    assert half.log.series("loss") == whole.log.series("loss")
+    a, b = (load_file(tmp_path / name / "checkpoint-4" / "model.safetensors") for name in ("whole", "half"))
+    assert set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+    if choice: assert all("lora_" in k or k.startswith("head.") for k in a)
+
+
+def test_early_stopping(tmp_path, drawn):
+    run = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), lr=1e-9, eval_steps=1, max_steps=9, patience=2)))
+    assert run.results["steps"] == 3
+
+
+def test_without_validation_and_with_dropped_zeros(tmp_path, drawn):
+    run = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), val_share=0, test_share=0, max_steps=1, eval_steps=1, zero_labels="drop")))
+    assert run.results["measured_on"] == "training films" and run.results["n"] == run.results["kinds"]["vector"]
+
+
+def test_mixed_precision_with_reading_workers(tmp_path, drawn):
+    run = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), precision="bf16", num_workers=2, max_steps=2, gradient_accumulation_steps=2)))
+    assert run.results["steps"] == 2 and all(np.isfinite(run.log.series("loss")[1]))
+
+
+def test_weights_in_bf16_with_a_head_in_float32(drawn):
+    model, processor = tiny_twin("qwen3_vl")
+    classifier = AlohaClassifier(model.to(torch.bfloat16), 5)
+    out = classifier(**AlohaCollator(processor)([frames_of(drawn)[i] for i in (0, 5)]))
+    out["loss"].backward()
+    assert classifier.head.weight.dtype == out["logits"].dtype == torch.float32 and classifier.head.weight.grad.abs().sum() > 0
+
+
+def test_an_adapter_and_a_head_go_on_training(tmp_path, drawn):
+    first = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "a"), finetune_mode="lora", lr=1e-2)))
+    kept = first.settings.ckpt_dir
+    classifier, processor = build_classifier(read_settings(AlohaSettings, dict(finetune_mode="lora", adapter=f"{kept}/adapter", head=f"{kept}/head.safetensors")), 5)
+    assert np.allclose(predict_bins(classifier, processor, first.test), first.probabilities, atol=1e-6)
+    assert any("lora_" in n and p.requires_grad for n, p in classifier.named_parameters())
+
+
+def test_tensorboard_gets_the_numbers(tmp_path, drawn):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), report_to="tensorboard", max_steps=2)))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_two_processes(tmp_path, drawn):
+    "The console command under torchrun, as accelerate starts it, on two CPU processes"
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    options = [x for k, v in dict(SHORT, data=drawn, output_dir=tmp_path / "run").items() for x in (f"--{k}", str(v))]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli", "aloha", "--mode", "train", *options], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.load(open(tmp_path / "run" / "results.json"))
+    assert found["steps"] == 4 and found["processes"] == 2
+    assert len(RunLog.read(tmp_path / "run" / "run_log.csv").series("loss")[0]) == 4
+
+
+# modes
+
+def test_settings_come_from_the_environment(monkeypatch):
+    for name, value in dict(MODE="analyze", QWEN3VL_MODEL="tiny-qwen2_vl", FINETUNE_MODE="lora", NUM_CLASSES="7", MAX_TRAIN_SAMPLES="9", BATCH_SIZE="3", LR="2e-5", EPOCHS="4", MAX_STEPS="6", CKPT_DIR="kept").items(): monkeypatch.setenv(name, value)
+    s = read_settings(AlohaSettings, {})
+    assert (s.mode, s.model, s.finetune_mode, s.num_classes, s.max_train_samples, s.batch_size, s.lr, s.epochs, s.max_steps, s.ckpt_dir) == ("analyze", "tiny-qwen2_vl", "lora", 7, 9, 3, 2e-5, 4, 6, "kept")
+    assert read_settings(AlohaSettings, dict(mode="train", lr=1e-3)).mode == "train"
+    monkeypatch.setenv("LR", "fast")
+    with pytest.raises(SettingsError, match="LR = 'fast': expected float"): read_settings(AlohaSettings, {})
+
+
+def test_parameters_cell_equals_the_settings():
+    import re
+    cells = json.loads((ROOT / "nbs" / "04_aloha.ipynb").read_text())["cells"]
+    cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
+    source = (ROOT / "vlrlbook" / "aloha.py").read_text()
+    block = source[source.index("class AlohaSettings:"):source.index("aliases: ClassVar")]
+    fields = [m.groups() for m in re.finditer(r"^    (\w+: .+?) # (.+)$", block, re.M)]
+    assert fields == [(a.strip(), b) for a, b in (line.split("  # ") for line in cell.splitlines())]
+
+
+def test_too_few_classes_are_an_error(tmp_path, drawn):
+    with pytest.raises(SettingsError, match="labels up to bin 4"): train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path), num_classes=3)))
+
+
+def test_predict_writes_beside_the_data(short_run):
+    path = predict_dataset(short_run.settings)
+    rows = pd.read_parquet(path)
+    assert path.parent == short_run.frames.data.root.parent and len(rows) == 54
+    assert np.allclose(rows[[f"p{b}" for b in range(5)]].sum(1), 1, atol=1e-3) and (rows.groupby("label_kind").size()["zero"] > 0)
+
+
+def test_analyze_leaves_table_and_plot(tmp_path, drawn):
+    table = run_aloha(read_settings(AlohaSettings, dict(mode="analyze", data=str(drawn), output_dir=str(tmp_path / "look"))))
+    assert json.load(open(tmp_path / "look" / "analysis.json"))["frames"] == 54 and (tmp_path / "look" / "analysis.png").stat().st_size > 5000 and len(table.rows) > 8
+
+
+def test_chat_takes_lines(tmp_path, short_run):
+    for name, view in zip("rlh", aloha_views(0.5, (70, 60), "red")): view.save(tmp_path / f"{name}.png")
+    said, run = [], short_run
+    pictures = f"{tmp_path}/r.png {tmp_path}/l.png {tmp_path}/h.png"
+    chat(run.classifier.vlm, run.processor, run.classifier, ["", "# a note", "hello", f"/reward {pictures} | lift the red cup", f"/reward {pictures}", "/reward a.png b.png c.png | lift", "/quit", "unread"], said.append, max_new_tokens=4)
+    assert len(said) == 4 and said[1].startswith("bin ") and said[2].startswith("cannot: expected /reward and 3 picture files") and said[3].startswith("cannot:")
+    chat(run.classifier.vlm, run.processor, None, [f"/reward {pictures} | lift"], said.append)
+    assert "no trained classifier" in said[-1]
+
+
+def test_chat_ends_clean_on_ctrl_c_and_end_of_input(tmp_path):
+    command = [sys.executable, "-m", "vlrlbook.cli", "aloha", "--mode", "chat", "--ckpt_dir", str(tmp_path / "none")]
+    done = subprocess.run(command, input="hello\n", capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    asked = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert asked.stdout.read(1) == b">"
+    asked.send_signal(signal.SIGINT)
+    out, err = asked.communicate(timeout=60)
+    assert asked.returncode == 0 and b"Traceback" not in err
+
+
+def test_papermill_refuses_a_misspelt_parameter(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs" / "04_aloha.ipynb"), "out.ipynb", "-p", "mode", "trian", "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and "mode = 'trian': did you mean 'train'" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+# the classifier as a reward, and in LeRobot
+
+def test_as_a_reward(short_run):
+    reward = as_reward(short_run.settings.ckpt_dir, "cpu")
+    sample = Sample("What does the robot do?", "lift the red cup", aloha_views(1.0, (70, 60), "red"), "aloha", 3)
+    texts = ["lift the red cup", "Task: lift the red cup", "<answer>lift the red cup</answer>", "", "<|image_pad|>" * 3 + "<image>", "word " * 5000]
+    parts = reward(texts, [sample] * len(texts))
+    assert reward.batched and len({p["overall"] for p in parts[:3]}) == 1 and all(0 <= p["overall"] <= 1 for p in parts)
+    assert reward(texts[:1], [sample])[0]["overall"] == pytest.approx(parts[0]["overall"], abs=1e-5)
+    assert load_reward(f"aloha:{short_run.settings.ckpt_dir}")(texts[:1], [sample]) == reward(texts[:1], [sample])
+    with pytest.raises(DataError, match="row 3: 1 pictures, expected 3"): reward(["x"], [Sample("q", "a", sample.images[:1], "aloha", 3)])
+
+
+def test_grpo_takes_a_step_with_it(tmp_path, short_run):
+    "Stock TRL, prompts with three pictures, each answer paid by the frozen classifier"
+    from vlrlbook.data import to_dataset
+    from vlrlbook.grpo import GRPOSettings, make_trainer
+    from vlrlbook.models import add_lora, load_vlm
+    s = read_settings(GRPOSettings, dict(model="tiny-qwen3_vl", reward=f"aloha:{short_run.settings.ckpt_dir}", batch_size=8, num_generations=4, max_steps=1, logging_steps=1, save_steps=0, output_dir=str(tmp_path)))
+    model, processor = load_vlm(s.model)
+    rows = [Sample("What is the robot doing?", "lift the red cup", aloha_views(p, (70, 60), "red"), "aloha", i) for i, p in enumerate((0.2, 0.9))]
+    log = RunLog()
+    make_trainer(s, add_lora(model, r=4, alpha=8), processor, to_dataset(rows), log=log).train()
+    assert {"reward", "part/expected_bin", "part/confidence"} <= set(log.columns) and 0 <= log.rows[0]["reward"] <= 1
+
+
+def test_as_a_reward_model_of_lerobot(tmp_path, short_run):
+    from lerobot.configs.rewards import RewardModelConfig
+    from lerobot.rewards import get_reward_model_class, make_reward_model, make_reward_pre_post_processors
+    assert get_reward_model_class("vlrlbook_aloha").__name__ == "AlohaRewardModel"
+    config = RewardModelConfig.from_pretrained(short_run.settings.ckpt_dir, cli_overrides=["--device=cpu"])
+    config.pretrained_path = short_run.settings.ckpt_dir
+    model = make_reward_model(config)
+    data = short_run.frames.data
+    batch = torch.utils.data.default_collate([data[i] for i in (0, 5)])
+    before, after = make_reward_pre_post_processors(config)
+    rewards = model.compute_reward(before(batch))
+    bins = predict_bins(short_run.classifier, short_run.processor, [short_run.frames[i] for i in (0, 5)])
+    assert torch.allclose(rewards, torch.tensor(bins @ np.arange(5) / 4).float(), atol=1e-5) and torch.equal(after(rewards), rewards)
+    loss, parts = model.train()(batch)
+    loss.backward()
+    assert model.is_trainable and 0 <= parts["accuracy"] <= 1 and model.classifier.head.weight.grad.abs().sum() > 0
+    model.eval().save_pretrained(tmp_path / "kept")
+    again = get_reward_model_class("vlrlbook_aloha").from_pretrained(tmp_path / "kept")
+    assert torch.allclose(again.compute_reward(batch), rewards, atol=1e-6)
+
+
+def test_lerobot_itself_trains_it(tmp_path, drawn):
+    "lerobot-train finds our reward model by name, and leaves a checkpoint that is one of our classifiers"
+    options = dict(dataset__repo_id="local/synthetic_aloha", dataset__root=drawn, steps=1, batch_size=4, num_workers=0, persistent_workers="false", wandb__enable="false", output_dir=tmp_path / "out", save_freq=1,
+                   reward_model__discover_packages_path="vlrlbook.aloha", reward_model__type="vlrlbook_aloha", reward_model__device="cpu", reward_model__push_to_hub="false")
+    done = subprocess.run([sys.executable, "-m", "lerobot.scripts.lerobot_train", *(f"--{k.replace('__', '.')}={v}" for k, v in options.items())], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    classifier, processor, cameras = load_classifier(next((tmp_path / "out").glob("checkpoints/0*/pretrained_model")), "cpu")
+    assert predict_bins(classifier, processor, [frames_of(drawn)[0]]).shape == (1, 5) and cameras == list(aloha_cameras)
+
+
+def test_messages_keep_the_order_of_the_cameras():
+    a, b, c = (Image.new("RGB", (8, 8), x) for x in ("red", "green", "blue"))
+    content = aloha_messages([a, b, c], "Task: x")[0]["content"]
+    assert [p.get("image") for p in content] == [a, b, c, None] and content[3]["text"] == "Task: x"

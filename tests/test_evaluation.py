@@ -1,0 +1,531 @@
+"""Metrics against the libraries that others use; questioning that survives kills; files of other programs; the main job's table from its answers."""
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import papermill
+import pytest
+import torch
+from conftest import ROOT, SHARED
+from hypothesis import given, settings as hypothesis_settings, strategies as st
+from vlrlbook.core import SettingsError, mean_ci95, read_settings
+from vlrlbook.data import DataError, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
+from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration, classifier_metrics, columns, compare, confusion, difference, evaluate, flips,
+                                 frozen_key, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar, metric, other_pictures, pair_metrics, parting, questions, read_predictions,
+                                 recompute, score_rows, share_ci, spearman, swap_consistency, vqa_marks, wilson, word_scores)
+from vlrlbook.models import add_lora, load_vlm, tiny_twin
+from vlrlbook.rewards import vqa_accuracy
+
+CHAPTER = ROOT / "nbs" / "06_evaluation.ipynb"
+REFERENCE = json.loads((ROOT / "tests" / "reference_metrics.json").read_text())
+TINY = "tiny-qwen2_5_vl"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    "Twins are too small to share"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---- numbers
+
+def test_wilson_is_statsmodels():
+    for r in REFERENCE["shares"]: assert wilson(r["k"], r["n"]) == pytest.approx(r["ci95"], abs=1e-6)
+
+
+def test_mcnemar_is_statsmodels():
+    for r in REFERENCE["flips"]: assert mcnemar(r["gained"], r["lost"]) == pytest.approx(r["p"], abs=1e-12)
+
+
+def test_classes_are_sklearns():
+    for r in REFERENCE["classes"]:
+        assert macro_f1(r["labels"], r["said"]) == pytest.approx(r["macro_f1"], abs=1e-12)
+        assert confusion(r["labels"], r["said"], range(r["classes"])) == r["confusion"]
+        found = classifier_metrics(r["labels"], np.eye(r["classes"])[r["said"]], episodes=np.arange(len(r["said"])) // 7)
+        assert (found["accuracy"], found["macro_f1"], found["mae_bins"]) == pytest.approx((r["accuracy"], r["macro_f1"], r["mae"]))
+
+
+def test_rank_correlation_is_scipys():
+    for r in REFERENCE["ranks"]: assert spearman(r["a"], r["b"]) == pytest.approx(r["spearman"], abs=1e-12, nan_ok=True)
+
+
+def test_word_overlap_is_rouge_1():
+    for r in REFERENCE["overlap"]: assert word_scores(r["said"], r["truth"]) == pytest.approx((r["recall"], r["f1"]), abs=1e-12)
+
+
+def test_bootstrap_is_scipys_up_to_its_own_noise():
+    for r in REFERENCE["mean"]:
+        width = r["high"] - r["low"]
+        assert bootstrap_ci(r["values"]) == pytest.approx((r["low"], r["high"]), abs=0.06 * width)
+
+
+@given(st.integers(0, 400), st.integers(1, 400))
+def test_wilson_stays_inside(k, n):
+    k = min(k, n)
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n + 1e-12 and k / n - 1e-12 <= high <= 1 and high > low
+
+
+def test_wilson_covers_at_small_n():
+    "Over all outcomes at n = 12 and shares from 0.02 to 0.98, the interval holds the truth in 95 % on average"
+    from math import comb
+    covered = [sum(comb(12, k) * p**k * (1 - p) ** (12 - k) for k in range(13) if wilson(k, 12)[0] <= p <= wilson(k, 12)[1]) for p in np.linspace(0.02, 0.98, 97)]
+    assert 0.94 < np.mean(covered) < 0.97 and min(covered) > 0.8
+
+
+def test_clusters_widen_the_interval():
+    rng = np.random.default_rng(0)
+    films = rng.normal(size=30)
+    values, of = np.repeat(films, 20), np.repeat(np.arange(30), 20)
+    narrow, wide = (np.diff(bootstrap_ci(values, clusters=c))[0] for c in (None, of))
+    assert wide == pytest.approx(narrow * 20**0.5, rel=0.15)
+    assert bootstrap_ci(values, of) == bootstrap_ci(values, [f"film {i:02d}" for i in of])
+    assert share_ci([1] * 40, clusters=[0] * 20 + [1] * 20) == wilson(2, 2)
+
+
+def test_the_unknown_is_nan_and_the_impossible_is_refused():
+    assert all(np.isnan(wilson(0, 0))) and all(np.isnan(bootstrap_ci([]))) and all(np.isnan(bootstrap_ci([1.0])))
+    assert metric("m", [])["n"] == 0 and np.isnan(metric("m", [float("nan")])["value"])
+    for wrong, message in ((lambda: wilson(5, 3), "5 successes of 3"), (lambda: bootstrap_ci([1, 2], clusters=[1]), "2 values but 1 clusters"), (lambda: bootstrap_ci([float("inf"), 1]), "value 0 is inf"),
+                           (lambda: pair_metrics([1, 2], [1]), "worse: 1 values, expected 2"), (lambda: pair_metrics([1], [1], lengths=[(1, 2), (3, 4)]), "1 pairs but 2 pairs of lengths"),
+                           (lambda: swap_consistency([(1, 2)], []), "1 pairs one way, 0 the other"), (lambda: classifier_metrics([0], [[0.4, 0.4]], [0]), "add up to 1"),
+                           (lambda: classifier_metrics([2], [[0.5, 0.5]], [0]), "there are 2 bins"), (lambda: classifier_metrics([], [], []), "expected [frames, bins]")):
+        with pytest.raises(ValueError, match=re.escape(message)): wrong()
+
+
+# ---- pairs and bins
+
+def test_pairs_by_hand():
+    found = pair_metrics([3, 1, 2, 0], [1, 2, 2, -1], groups=["a", "a", "b", "b"], lengths=[(9, 5), (2, 8), (4, 4), (3, 6)])
+    assert found["pair_accuracy"] == 0.625 and found["ties"] == 1 and found["margin_mean"] == 0.5
+    assert found["by_group"]["a"]["accuracy"] == 0.5 and found["by_group"]["b"]["accuracy"] == 0.75 and found["macro"] == 0.625
+    assert found["length_bias"]["longer_wins"] == 0.375 and found["length_bias"]["n"] == 3
+    assert found["length_bias"]["prefers_longer"] == pytest.approx(2 / 3)
+
+
+def test_a_scorer_of_length_is_found_out():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(5, 50, (200, 2))
+    found = pair_metrics(lengths[:, 0], lengths[:, 1], lengths=lengths)["length_bias"]
+    assert found["prefers_longer"] == 1 and found["rank_correlation"] == pytest.approx(1)
+    blind = pair_metrics(rng.normal(size=200), rng.normal(size=200), lengths=lengths)
+    assert abs(blind["length_bias"]["rank_correlation"]) < 0.2 and blind["ci95"][0] < 0.5 < blind["ci95"][1]
+
+
+def test_rows_of_one_picture_are_drawn_together():
+    "Six pairs of each of 20 rows, all right or all wrong"
+    better, of = np.repeat(np.arange(20) % 2, 6), np.repeat(np.arange(20), 6)
+    lone, joint = (pair_metrics(better, np.full(120, 0.5), clusters=c)["ci95"] for c in (None, of))
+    assert joint[1] - joint[0] > 2 * (lone[1] - lone[0])
+
+
+def test_swapping():
+    assert swap_consistency([(1, 0), (0, 1)], [(0, 1), (1, 0)])["consistent"] == 1
+    always_first = swap_consistency([(1, 0)] * 4, [(1, 0)] * 4)
+    assert always_first["consistent"] == 0 and always_first["max_difference"] == 1
+
+
+def test_calibration_by_hand():
+    found = calibration([0.95, 0.95, 0.55, 1.0], [1, 0, 1, 1])
+    assert [b["n"] for b in found["bins"]] == [1, 3] and found["ece"] == pytest.approx((0.45 + 3 * abs(2 / 3 - 2.9 / 3)) / 4)
+
+
+def test_rank_correlation_is_taken_within_films():
+    "A film that rises and one that falls cancel out; one that stands still counts nothing"
+    p = np.eye(4)[[0, 1, 2, 3, 3, 2, 1, 0]]
+    args = dict(labels=[0, 1, 2, 3] * 2, probabilities=p, frames=[0, 1, 2, 3] * 2)
+    assert classifier_metrics(**args, episodes=[0] * 4 + [1] * 4)["rank_correlation"] == pytest.approx(0)
+    assert classifier_metrics([0] * 4, np.eye(4)[[1] * 4], [0] * 4, frames=range(4))["rank_correlation"] == 0
+    assert classifier_metrics([0] * 4, np.eye(4)[[1] * 4], [0] * 4)["rank_correlation"] is None
+
+
+# ---- answers
+
+def row(answer, question="?", **said): return dict(row=1, question=question, answer=answer, **said)
+
+
+def counting_rows(before, after, truths): return [dict(row=i, question="?", answer=f"A photo of {t} discs", before_greedy=[b], after_greedy=[a]) for i, (b, a, t) in enumerate(zip(before, after, truths))]
+
+
+@pytest.mark.parametrize("question, answer, extra, closed, why", [
+    ("Is it normal?", "Yes", {}, True, "yes/no"), ("Which?", "B", {}, True, "a letter"), ("Is it on the left or the right?", "Right", {}, True, "the question offers it"),
+    ("Where is it?", "left", {}, False, "nothing offered"), ("Which plane?", "axial", {"answer_type": "CLOSED "}, True, "the set says so"), ("Is it normal?", "yes", {"answer_type": "OPEN"}, False, "the set says so"),
+    ("How many are there?", "3", {}, False, "a number is open")])
+def test_closed_or_open(question, answer, extra, closed, why): assert is_closed(dict(question=question, answer=answer, **extra)) is closed, why
+
+
+def test_vqa_marks_apply_to_their_own_kind():
+    closed, open_ = vqa_marks("<answer>no</answer>", row("no")), vqa_marks("<answer>the left lung</answer>", row("left lung"))
+    assert closed["closed_accuracy"] == 1 and np.isnan(closed["open_f1"]) and open_["open_accuracy"] == open_["open_recall"] == 1 and np.isnan(open_["closed_accuracy"])
+    assert vqa_marks("lung " * 50, row("left lung"))["open_recall"] == 0.5, "repeating earns nothing"
+    assert vqa_marks("", row("left lung"))["answered"] == 0
+
+
+def test_the_types_of_a_question():
+    assert group_names(row("yes", question_type="POS, PRES "), "vqa") == ["POS", "PRES"]
+    assert group_names(row("yes"), "vqa") == ["yes/no"] and group_names(row("A photo of 3 discs"), "counting") == ["3"]
+
+
+def test_unreadable_counts_are_wrong_but_have_no_error():
+    rows = counting_rows(["A photo of 3 discs", "what?"], ["A photo of 4 discs", "5"], [3, 5])
+    found = {m["name"]: m for m in all_metrics(rows)}
+    assert found["before_greedy/exact"]["value"] == 0.5 and found["before_greedy/error"]["n"] == 1 and found["before_greedy/error"]["value"] == 0
+    assert found["after_greedy/within_one"]["value"] == 1 and found["gain_greedy/error"]["n"] == 1
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "holds no row"), ('{"answer": "3"}\n', "row 1, 'p.jsonl': no field 'prediction'"), ('{"prediction": "3"}\n', "row 1, 'p.jsonl': no truth"), ('{"answer": "3", "prediction": null}\n', "row 1, 'p.jsonl': prediction: expected a text"),
+    ('{"answer": "3", "prediction": []}\n', "row 1, 'p.jsonl': prediction: expected a text"), ('{"answer": "3", "after_greedy": ["3"]}\n{"answer": "3", "before_greedy": ["3"]}\n', "row 1, 'p.jsonl': no 'before_greedy'"),
+    ('{"answer": "3", "prediction": "3"}\n{"answer"\n', "row 2: p.jsonl: no JSON"), ("[3]", "int, expected an object"), ('{"answer": {"a": 1}, "prediction": "3"}', "no truth")])
+def test_bad_files_are_named(tmp_path, text, message):
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)): read_predictions(tmp_path / "p.jsonl")
+
+
+def test_files_of_other_programs(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps([dict(question="Is it?", answer="yes", prediction="Yes, it is."), dict(question="What?", answer="left lung", prediction=["lung", "left lung"])]))
+    rows = read_predictions(tmp_path / "p.json")
+    assert columns(rows) == ["prediction"] and guess_task(rows) == "vqa"
+    found = {m["name"]: m for m in all_metrics(rows)}
+    assert found["prediction/accuracy"]["value"] == 0.75 and found["prediction/closed_accuracy"]["n"] == 1 and found["prediction/open_recall"]["value"] == 0.75
+
+
+def test_joining_another_set_is_refused():
+    rows = counting_rows("12", "12", [1, 2])
+    with pytest.raises(ValueError, match="not the same set"): join(rows, counting_rows("1", "1", [1]))
+
+
+# ---- is a gain real?
+
+def answers(counts): return [f"A photo of {c} discs" for c in counts]
+
+
+def test_luck_is_no_gain_and_a_gain_is_one():
+    rng = np.random.default_rng(0)
+    truths = rng.integers(1, 7, 400)
+    guess = lambda share: answers(np.where(rng.random(400) < share, truths, rng.integers(1, 7, 400)))
+    verdicts = {}
+    for name, share in (("same", 0.5), ("better", 0.75)):
+        rows = [r | dict(before_sampled=r["before_greedy"], after_sampled=r["after_greedy"], before_shuffled=[b], after_shuffled=[a]) for r, b, a in zip(counting_rows(guess(0.5), guess(share), truths), guess(0), guess(0))]
+        scored = score_rows(rows)
+        verdicts[name] = [q["answer"] for q in questions(all_metrics(rows), flips(scored["before_greedy"]["exact"], scored["after_greedy"]["exact"]))]
+    assert verdicts["same"][:3] == ["no"] * 3 and verdicts["better"] == ["yes"] * 8
+
+
+def test_habit_is_not_sight():
+    "A model that only learns which count is common gains, needs no picture, and is told so"
+    rng = np.random.default_rng(1)
+    truths = np.where(rng.random(400) < 0.6, 5, rng.integers(1, 7, 400))
+    rows = [r | dict(before_shuffled=r["before_greedy"], after_shuffled=r["after_greedy"]) for r in counting_rows(answers(rng.integers(1, 7, 400)), answers([5] * 400), truths)]
+    found = {q["question"]: q["answer"] for q in questions(all_metrics(rows))}
+    assert found["Did greedy exact rise?"] == "yes"
+    assert found["Does it need its picture?"] == found["Better than one answer to everything?"] == found["Did it learn to see, not only what is common?"] == "no"
+    assert found["Did sampled exact rise?"] == "not measured"
+
+
+def test_who_pays_is_named():
+    "Fives win, fours lose, the mean rises"
+    truths = np.repeat([4, 5], [60, 200])
+    rows = counting_rows(answers(np.repeat([4, 4], [60, 200])), answers(np.repeat([5, 5], [60, 200])), truths)
+    found = {q["question"]: q for q in questions(all_metrics(rows))}
+    assert found["Did greedy exact rise?"]["answer"] == "yes"
+    assert found["Did no group pay for the gain of others?"]["answer"] == "no" and found["Did no group pay for the gain of others?"]["because"].startswith("count 4: -1.000")
+
+
+def test_groups_alarm_seldom_by_luck():
+    rng = np.random.default_rng(4)
+    alarms = []
+    for _ in range(60):
+        truths = rng.integers(1, 7, 240)
+        luck = (rng.random(240) < 0.6).astype(float) - (rng.random(240) < 0.6)
+        groups = by_group(counting_rows(truths, truths, truths), {"gain": luck}, measure=difference)
+        alarms.append(bool(losing_groups([g["gain"] | dict(name=f"gain_greedy/exact/count {g['group']}") for g in groups])))
+    assert sum(alarms) <= 6
+
+
+def test_mcnemar_alarms_one_time_in_twenty_at_most():
+    rng = np.random.default_rng(2)
+    alarms = [flips(b, a)["p"] < 0.05 for b, a in ((rng.random(200) < 0.6, rng.random(200) < 0.6) for _ in range(1000))]
+    assert np.mean(alarms) < 0.06
+
+
+def test_no_blind_answer_beats_the_best_blind_one():
+    rows = counting_rows(["x"] * 60, ["x"] * 60, np.random.default_rng(3).integers(1, 7, 60))
+    pay = lambda text, r: float(text == r["answer"])
+    best = sum(pay(t, r) for t, r in zip(best_blind(rows, pay), rows))
+    assert best == max(sum(pay(c, r) for r in rows) for c in {r["answer"] for r in rows})
+
+
+def test_groups_add_up():
+    rows = counting_rows(["1", "2", "3"], ["1", "1", "3"], [1, 2, 10])
+    groups = by_group(rows, {"after_greedy": score_rows(rows)["after_greedy"]["exact"]})
+    assert [g["group"] for g in groups] == ["1", "2", "10"] and [g["after_greedy"]["value"] for g in groups] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("start, step", [(0, 0), (60, 65), (200, None)])
+def test_parting(start, step):
+    "Smoothing delays what it sees; a run that never parts has no step"
+    from vlrlbook.core import RunLog
+    log = RunLog(rows=[{"step": s, "part/counting_exact": 0.5, "part/verbatim": 0.5 - 0.1 * (s >= start)} for s in range(100)])
+    found = parting(log)["step"]
+    assert found is None if step is None else abs(found - step) <= 3
+
+
+# ---- asking
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    "An adapter that changes what the untrained twin says"
+    folder = tmp_path_factory.mktemp("adapter")
+    model = add_lora(tiny_twin("qwen2_5_vl")[0], r=4, alpha=64)
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name: torch.nn.init.normal_(weight.data, std=0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+ASK = dict(answers=2, max_new_tokens=3, batch_size=3)
+
+
+def test_the_adapter_is_off_before_and_on_after(adapter):
+    from vlrlbook.grpo import generate_answers
+    samples = synthetic_counting(4, seed=7)
+    rows = compare(TINY, adapter, samples, **ASK)
+    assert columns(rows) == [f"{w}_{h}" for w in ("before", "after") for h in ("greedy", "sampled", "no_picture", "shuffled")]
+    alone = compare(TINY, None, to_dataset(samples), **ASK)
+    assert [r["before_greedy"] for r in rows] == [r["before_greedy"] for r in alone] and [r["before_sampled"] for r in rows] == [r["before_sampled"] for r in alone]
+    model, processor = load_vlm(TINY, adapter=str(adapter))
+    assert [r["after_greedy"] for r in rows] == generate_answers(model, processor, samples, max_new_tokens=3, batch_size=3)
+    assert any(r["before_greedy"] != r["after_greedy"] for r in rows) and all(len(r["after_sampled"]) == 2 for r in rows)
+
+
+def test_a_whole_model_is_a_second_load(tmp_path):
+    from vlrlbook.models import save_model
+    model, processor = tiny_twin("qwen2_5_vl", seed=1)
+    save_model(model, processor, tmp_path / "whole")
+    rows = compare(TINY, tmp_path / "whole", synthetic_counting(3, seed=7), **ASK, controls=False)
+    assert columns(rows) == ["before_greedy", "before_sampled", "after_greedy", "after_sampled"] and any(r["before_greedy"] != r["after_greedy"] for r in rows)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "aria"])
+def test_every_family_is_asked(family):
+    rows = compare(f"tiny-{family}", None, synthetic_counting(2, seed=7), **ASK)
+    assert len(rows) == 2 and columns(rows) == ["before_greedy", "before_sampled", "before_no_picture", "before_shuffled"]
+
+
+def test_batches_go_by_length():
+    from vlrlbook.models import twin_processor
+    samples = synthetic_vqa(12) + synthetic_counting(3)
+    order = by_length(twin_processor("qwen2_5_vl"), samples)
+    assert sorted(order) == list(range(15)) and len(samples[order[0]].question) > len(samples[order[-1]].question)
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=12), st.integers(0, 100))
+def test_nobody_keeps_his_picture(which, seed):
+    pictures = synthetic_counting(6, seed=1)
+    samples = [pictures[i] for i in which]
+    given_to = other_pictures(samples, seed)
+    assert all(which[j] != which[i] for i, j in enumerate(given_to)) or len(set(which)) == 1
+    assert given_to == other_pictures(samples, seed)
+
+
+def test_a_torn_file_is_cut_back_and_finished(adapter, tmp_path):
+    samples, path = synthetic_counting(7, seed=7), tmp_path / "p.jsonl"
+    compare(TINY, adapter, samples, path, **ASK)
+    whole = path.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 5, len(whole)):
+        path.write_bytes(whole[:size])
+        rows = compare(TINY, adapter, samples, path, **ASK)
+        assert path.read_bytes() == whole and rows == read_predictions(path)
+    with pytest.raises(SettingsError, match="temperature = 1.0, now 0.5"): compare(TINY, adapter, samples, path, **ASK, temperature=0.5)
+    with pytest.raises(SettingsError, match="begun with data"): compare(TINY, adapter, samples[::-1], path, **ASK)
+    assert path.read_bytes() == whole
+    (tmp_path / "p.settings.json").unlink()
+    with pytest.raises(SettingsError, match="p.settings.json that says how it was made"): compare(TINY, adapter, samples, path, **ASK)
+    compare(TINY, adapter, samples, path, **ASK, resume=False)
+    assert path.read_bytes() == whole
+
+
+def test_a_retrained_adapter_is_not_mixed_with_the_old_one(adapter, tmp_path):
+    import shutil
+    from safetensors.torch import load_file, save_file
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapter, copy)
+    compare(TINY, copy, synthetic_counting(3, seed=7), tmp_path / "p.jsonl", **ASK)
+    weights = load_file(copy / "adapter_model.safetensors")
+    save_file({k: 1.01 * w for k, w in weights.items()}, copy / "adapter_model.safetensors")
+    with pytest.raises(SettingsError, match="begun with adapter"): compare(TINY, copy, synthetic_counting(3, seed=7), tmp_path / "p.jsonl", **ASK)
+
+
+# ---- jobs
+
+def command(folder, *options): return [sys.executable, "-m", "vlrlbook.cli", "evaluate", *map(str, options)], dict(cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_twice_ends_with_the_same_file(adapter, tmp_path):
+    options = ("--model", TINY, "--adapter", adapter, "--eval_samples", 30, "--eval_batch_size", 2, "--eval_answers", 2, "--max_completion_length", 2)
+    line, how = command(tmp_path, *options)
+    path, seen = tmp_path / "runs/06_evaluation/predictions.jsonl", 0
+    for wanted in (4, 12):
+        process = subprocess.Popen(line, **how)
+        while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < wanted): time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        seen, before = path.read_bytes().count(b"\n"), seen
+        assert before < seen < 30
+    done = subprocess.run(line, **how)
+    assert done.returncode == 0, done.stderr[-2000:]
+    untouched = subprocess.run(line + ["--output_dir", "whole"], **how)
+    assert untouched.returncode == 0, untouched.stderr[-2000:]
+    assert path.read_bytes() == (tmp_path / "whole/predictions.jsonl").read_bytes()
+    a, b = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("runs/06_evaluation", "whole"))
+    assert a["metrics"] == b["metrics"] and b["pictures_per_second"] > 0
+
+
+def test_console_command_scores_a_file_without_a_model(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(dict(question="How many?", answer=str(i % 4), prediction=str(i % 3))) + "\n" for i in range(12)))
+    line, how = command(tmp_path, "--predictions", "mine.jsonl", "--output-dir", "out")
+    done = subprocess.run(line, **how)
+    assert done.returncode == 0, done.stderr
+    assert "prediction/exact" in done.stdout
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    by_name = {m["name"]: m for m in found["metrics"]}
+    assert {"name", "value", "n", "ci95", "interval"} == set(by_name["prediction/exact"]) and by_name["prediction/exact"]["n"] == 12
+    assert {"settings", "versions", "commit", "seconds", "peak_memory_mb"} <= set(found)
+    table = {r["name"]: r for r in csv.DictReader((tmp_path / "out/metrics.csv").open())}
+    assert list(table) == list(by_name) and float(table["prediction/exact"]["value"]) == by_name["prediction/exact"]["value"]
+    for options, message in ((("--predictions", "none.jsonl"), "no such file"), ((), "nothing to measure"), (("--predictions", "mine.jsonl", "--task", "count"), "did you mean 'counting'"), (("--prediction_file", "mine.jsonl"), "unrecognized")):
+        line, how = command(tmp_path, *options)
+        failed = subprocess.run(line, **how)
+        assert failed.returncode and message in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
+    samples = synthetic_vqa(24, seed=5)
+    with (tmp_path / "mine.jsonl").open("w") as f:
+        for i, s in enumerate(samples):
+            s.images[0].save(tmp_path / f"{i // 2}.png") # two questions about each picture
+            f.write(json.dumps(dict(question=s.question, answer=s.answer, image=f"{i // 2}.png", question_type=("PRES", "POS, PRES")[i % 2])) + "\n")
+    settings = dict(model=TINY, data=str(tmp_path / "mine.jsonl"), eval_answers=2, max_completion_length=2, eval_batch_size=4, output_dir=str(tmp_path / "out"), max_image_size=56)
+    found = evaluate(read_settings(EvaluationSettings, settings))
+    rows, plan = read_predictions(tmp_path / "out/predictions.jsonl"), json.loads((tmp_path / "out/predictions.settings.json").read_text())
+    assert found["task"] == "vqa" and "Your task" not in rows[0]["question"] and {"question_type", "picture"} <= set(rows[0])
+    assert plan["data"] == frozen_key(load_vqa(settings["data"]).select(sorted(r["row"] - 1 for r in rows))), "asked in the VQA prompt"
+    held = {r["picture"] for r in rows}
+    assert 0 < len(held) < 12 and len(rows) == 2 * len(held), "whole pictures are held out"
+    by_name = {m["name"]: m for m in found["metrics"]}
+    assert {"before_greedy/accuracy", "before_greedy/closed_accuracy", "before_greedy/open_recall", "before_greedy/open_f1", "majority/accuracy", "before_greedy/accuracy/type PRES"} <= set(by_name)
+    assert by_name["before_greedy/accuracy/type PRES"]["n"] == len(rows) and by_name["before_greedy/accuracy"]["interval"] == "bootstrap over pictures"
+    everything = evaluate(read_settings(EvaluationSettings, settings | dict(split="all", output_dir=str(tmp_path / "all"), controls=False)))
+    assert {m["name"]: m for m in everything["metrics"]}["before_greedy/accuracy"]["n"] == 24
+
+
+def job(folder, chapter, **parameters):
+    options = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", str(chapter), "out.ipynb", *options, "--no-progress-bar"], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory):
+    "Chapter 05, short, on a ZIP"
+    folder = tmp_path_factory.mktemp("main")
+    write_counting_zip(synthetic_counting(30, seed=3), folder / "mine.zip")
+    done = job(folder, ROOT / "nbs" / "05_grpo.ipynb", data="mine.zip", lr=3e-3, warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=6, eval_answers=2, logging_steps=1, save_steps=0)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_the_main_jobs_table_comes_out_of_its_answers(main_job):
+    out = main_job / "runs/05_grpo"
+    rows, results = read_predictions(out / "predictions.jsonl"), json.loads((out / "results.json").read_text())
+    again, scored = recompute(rows), score_rows(rows)
+    for when in ("before", "after"):
+        for how in ("greedy", "sampled"): assert again[when][how] == pytest.approx(results[when][how])
+    for how in ("greedy", "sampled"):
+        for mark, name in (("reward", "mean_reward"), ("exact", "exact_accuracy"), ("verbatim", "verbatim_accuracy")):
+            value, ci95 = mean_ci95(scored[f"after_{how}"][mark] - scored[f"before_{how}"][mark])
+            assert results["gain"][how][name] == pytest.approx(value) == pytest.approx(again["gain"][how][name])
+            assert results["gain"][how][f"{name}_ci95"] == pytest.approx(ci95)
+
+
+@pytest.mark.parametrize("task", ["counting", "vqa"])
+def test_the_main_jobs_table_of_either_task(task):
+    "Chapter 05's own marks of its own rows, and ours from the saved text"
+    from vlrlbook.grpo import gain, marks, summary
+    from vlrlbook.rewards import load_reward
+    samples = synthetic_counting(12, seed=3) if task == "counting" else synthetic_vqa(12, seed=3)
+    tag = (lambda t: t) if task == "counting" else (lambda t: f"<think>a</think><answer>{t}</answer>")
+    said = {when: {how: [[tag(samples[(i * step + k) % 12].answer) for k in range(n)] for i in range(12)] for how, n in (("greedy", 1), ("sampled", 3))} for when, step in (("before", 5), ("after", 1))}
+    rows = [dict(row=s.row, question=s.question, answer=s.answer, **{f"{w}_{h}": texts[i] for w, hows in said.items() for h, texts in hows.items()}) for i, s in enumerate(samples)]
+    theirs, again = {w: {h: marks(samples, texts, load_reward(task)) for h, texts in hows.items()} for w, hows in said.items()}, recompute(rows, task)
+    for how in ("greedy", "sampled"):
+        for when in ("before", "after"): assert again[when][how] == pytest.approx(summary(theirs[when][how]))
+        known = gain(theirs["before"][how], theirs["after"][how])
+        assert again["gain"][how] == pytest.approx({k: known[k] for k in ("mean_reward", "exact_accuracy", "verbatim_accuracy")})
+
+
+def test_papermill_measures_its_adapter(main_job):
+    "The same held-out pictures as chapter 05 kept back, and the same greedy answers"
+    done = job(main_job, CHAPTER, adapter="runs/05_grpo", data="mine.zip", eval_samples=6, eval_batch_size=6, eval_answers=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows, theirs = (read_predictions(main_job / "runs" / d / "predictions.jsonl") for d in ("06_evaluation", "05_grpo"))
+    assert {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"]) for r in rows} == {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"]) for r in theirs}
+    found = json.loads((main_job / "runs/06_evaluation/results.json").read_text())
+    assert found["settings"]["adapter"] == "runs/05_grpo" and {"gain_sampled/exact", "after_shuffled/exact", "majority/exact", "seeing_gain/exact"} <= {m["name"] for m in found["metrics"]}
+    assert (main_job / "runs/06_evaluation/metrics.csv").exists() and (main_job / "runs/06_evaluation/run_log.csv").exists()
+
+
+def test_papermill_scores_a_file(tmp_path):
+    "Answers of another program, no model: the whole page speaks of them"
+    samples = synthetic_vqa(20, seed=5)
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(dict(question=s.question, answer=s.answer, prediction="yes" if i % 2 else s.answer)) + "\n" for i, s in enumerate(samples)))
+    done = job(tmp_path, CHAPTER, predictions="mine.jsonl")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "runs/06_evaluation/results.json").read_text())
+    metrics = {m["name"]: m for m in found["metrics"]}
+    assert found["task"] == "vqa" and metrics["prediction/accuracy"]["n"] == 20 and 0.5 <= metrics["prediction/accuracy"]["value"] < 1
+    assert found["pictures_per_second"] is None and not (tmp_path / "runs/06_evaluation/predictions.jsonl").exists()
+
+
+LINE = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")
+
+
+def test_parameters_cell_equals_settings():
+    parsed = lambda text: [LINE.match(line).groups() for line in text.splitlines() if line.strip()]
+    cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    module = (ROOT / "vlrlbook" / "evaluation.py").read_text()
+    body = module.split("class EvaluationSettings:")[1].split("def check")[0].split('"\n', 1)[1]
+    assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
+    assert all(p["help"] for p in papermill.inspect_notebook(str(CHAPTER)).values())
+
+
+@pytest.mark.parametrize("given_, message", [({"adaptor": "x"}, "did you mean 'adapter'"), ({"adapter": "nowhere"}, "no adapter_config.json"), ({"data": "none.zip"}, "no such file"), ({"split": "held_out"}, "did you mean 'held-out'"),
+                                             ({"eval_samples": 0}, "expected more than 0"), ({"size": "big"}, "there are: tiny, gpu"), ({"task": "vqaa"}, "did you mean 'vqa'"), ({"prompt": "vqa"}, "there is no 'prompt'"), ({"resume": "maybe"}, "expected bool")])
+def test_refused(given_, message):
+    with pytest.raises(SettingsError, match=message): read_settings(EvaluationSettings, given_)
+
+
+# ---- real questions
+
+@pytest.mark.skipif(not (SHARED / "vqa_rad").exists(), reason="the folder with VQA-RAD is not beside this checkout")
+def test_real_radiology_questions(tmp_path):
+    known = json.loads((SHARED / "vqa_rad" / "VQA_RAD_Dataset_Public.json").read_text())
+    rows = [dict(question=r["question"], answer=" ".join(str(r["answer"]).split()), answer_type=r["answer_type"], question_type=r["question_type"], picture=r["image_name"]) for r in known]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r | dict(prediction=r["answer"])) + "\n" for r in rows))
+    found = {m["name"]: m for m in all_metrics(read_predictions(tmp_path / "p.jsonl"), "vqa")}
+    assert found["prediction/closed_accuracy"]["n"] == 612 and found["prediction/open_accuracy"]["n"] == 502
+    assert found["prediction/accuracy"]["value"] == found["prediction/open_f1"]["value"] == 1, [r["answer"] for r in rows if not vqa_accuracy(r["answer"], r["answer"])["accuracy"]]
+    assert found["prediction/accuracy/type PRES"]["n"] == sum("PRES" in r["question_type"] for r in rows)
+    assert 0.2 < found["majority/accuracy"]["value"] < 0.6 and found["majority/accuracy"]["interval"] == "bootstrap over pictures"

@@ -1,0 +1,186 @@
+"""One prompt for G answers: the same log-probs, gradients, weights and greedy tokens as TRL's own path, in every family."""
+import random
+
+import pytest
+import torch
+from transformers import GenerationConfig
+from vlrlbook import shared_prompt
+from vlrlbook.core import RunLog, Sample, read_settings
+from vlrlbook.data import draw_discs, encode, to_dataset
+from vlrlbook.grpo import GRPOSettings, make_trainer, whole_groups
+from vlrlbook.models import add_lora, families, tiny_twin, vision_marker_ids
+from vlrlbook.shared_prompt import RaceSettings, by_answer, copied, one_sequence, prompt_positions, sample_groups
+
+G = 4
+ASKED = [("How many?", [(112, 56)]), ("What is this, all in all?", [(84, 112), (56, 56)]), ("No picture", []), ("Is there a disc?", [(56, 56)])]
+
+
+PICTURED = [a for a in ASKED if a[1]] # stock TRL cannot mix rows with and without pictures
+
+
+def samples(asked=ASKED): return [Sample(q, "A photo of 3 discs", [draw_discs(3, random.Random(i)).resize(side) for side in sides], "counting", i) for i, (q, sides) in enumerate(asked)]
+
+
+def trainer(tmp_path, family="qwen2_5_vl", model=None, log=None, asked=ASKED, **given):
+    "TRL's trainer with the mixin on an untrained twin"
+    settings = read_settings(GRPOSettings, dict(model=f"tiny-{family}", batch_size=16, num_generations=G, max_steps=2, logging_steps=1, save_steps=0, lora_dropout=0.0, output_dir=str(tmp_path)) | given)
+    twin, processor = tiny_twin(family)
+    torch.manual_seed(0)
+    return make_trainer(settings, model or add_lora(twin, 4, 8, 0.0), processor, to_dataset(samples(asked)), log=log)
+
+
+def scored(t):
+    "A batch as TRL scores it, with answers of unequal length and one that is empty"
+    t.model.train()
+    batch = t._generate_and_score_completions([t.train_dataset[i] for i in range(len(t.train_dataset)) for _ in range(G)])
+    C = batch["completion_ids"].shape[1]
+    lengths = torch.tensor([C, 1, 3, 0] * (len(batch["advantages"]) // 4))
+    return batch | dict(completion_mask=(torch.arange(C) < lengths[:, None]).long(), advantages=torch.randn(len(lengths)), num_items_in_batch=lengths.sum())
+
+
+def gradient(t, batch, shared):
+    t.sharing, t.current_gradient_accumulation_steps = shared, 1
+    t.model.zero_grad()
+    loss = t._compute_loss(t.model, batch)
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in t.model.parameters() if p.grad is not None])
+
+
+def assert_same(t):
+    batch = scored(t)
+    (a, ga), (b, gb) = gradient(t, batch, True), gradient(t, copied(batch, G), False)
+    assert a == pytest.approx(b, abs=1e-6) and (ga - gb).norm() <= 1e-5 * gb.norm() and gb.norm() > 0
+
+
+@pytest.mark.parametrize("family", list(families))
+def test_loss_and_gradient_with_unequal_pictures_and_prompts(tmp_path, family): assert_same(trainer(tmp_path, family))
+
+
+def test_with_a_reference_model(tmp_path): assert_same(trainer(tmp_path, beta=0.04))
+
+
+def test_full_fine_tuning(tmp_path): assert_same(trainer(tmp_path, use_lora=False, model=tiny_twin("qwen2_5_vl")[0]))
+
+
+def test_text_only(tmp_path): assert_same(trainer(tmp_path, asked=[("How many?", []), ("What is this, all in all?", [])], batch_size=8))
+
+
+def test_gradient_checkpointing(tmp_path):
+    t = trainer(tmp_path)
+    t.model.enable_input_require_grads()
+    t.model.gradient_checkpointing_enable(dict(use_reentrant=False))
+    assert_same(t)
+
+
+@pytest.mark.parametrize("family", list(families))
+def test_log_probs_alone(family):
+    "Each answer's log-probs, straight from the model's forward over its own row, within 1e-5"
+    from trl.trainer.utils import add_fused_lm_head
+    model, processor = tiny_twin(family)
+    chosen = [s for s in samples() if len(s.images) == 1]
+    one, rows = encode(processor, chosen), encode(processor, [s for s in chosen for _ in range(G)])
+    said = torch.randint(20, 400, (len(chosen) * G, 5))
+    P, fields = rows["input_ids"].shape[1], {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
+    whole = dict(rows) | dict(input_ids=torch.cat([rows["input_ids"], said], 1), attention_mask=torch.cat([rows["attention_mask"], torch.ones_like(said)], 1))
+    if "mm_token_type_ids" in whole: whole["mm_token_type_ids"] = torch.cat([rows["mm_token_type_ids"], torch.zeros_like(said)], 1)
+    with torch.no_grad():
+        plain = model(**whole).logits[:, P - 1:-1].log_softmax(-1).gather(-1, said[..., None])[..., 0]
+        add_fused_lm_head(model)
+        shared = one_sequence(rows["input_ids"], rows["attention_mask"], said, torch.ones_like(said), prompt_positions(model, one["input_ids"], one["attention_mask"], fields), G)
+        got = by_answer(model(**shared, **shared_prompt._for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True).log_probs, P, 5, G)
+    assert (got - plain).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("family", list(families))
+def test_greedy_tokens(family):
+    model, processor = tiny_twin(family)
+    model.eval()
+    chosen = [s for s in samples() if len(s.images) == 1]
+    one, rows = encode(processor, chosen), encode(processor, [s for s in chosen for _ in range(G)])
+    how = GenerationConfig(max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=2, suppress_tokens=vision_marker_ids(processor))
+    plain = model.generate(**rows, generation_config=how)[:, rows["input_ids"].shape[1]:]
+    got = sample_groups(model, one["input_ids"], one["attention_mask"], {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}, G, how, [2])
+    assert torch.equal(got, plain[:, :got.shape[1]])
+
+
+def test_sampled_rows_go_their_own_ways():
+    "After the first tokens differ, each row's next distribution is that of its own tokens: log-probs of what was sampled, scored alone, follow the promise"
+    model, processor = tiny_twin("qwen2_5_vl")
+    model.eval()
+    one = encode(processor, samples()[:1])
+    fields = {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
+    torch.manual_seed(0)
+    n, how = 400, GenerationConfig(max_new_tokens=3, do_sample=True, temperature=0.4, top_k=4, pad_token_id=0, eos_token_id=None)
+    said = sample_groups(model, one["input_ids"], one["attention_mask"], fields, n, how, [-1])
+    common = said[:, :2].unique(dim=0, return_counts=True)
+    start = common[0][common[1].argmax()]
+    after = said[(said[:, :2] == start).all(1), 2]
+    row = {k: v for k, v in one.items()} | dict(input_ids=torch.cat([one["input_ids"], start[None]], 1), attention_mask=torch.cat([one["attention_mask"], torch.ones(1, 2, dtype=torch.long)], 1), mm_token_type_ids=torch.cat([one["mm_token_type_ids"], torch.zeros(1, 2, dtype=torch.long)], 1))
+    with torch.no_grad(): logits = model(**row).logits[0, -1] / 0.4
+    top = logits.topk(4)
+    promised = dict(zip(top.indices.tolist(), top.values.softmax(-1).tolist()))
+    assert set(after.tolist()) <= set(promised)
+    chi = sum(((after == i).sum().item() - len(after) * p) ** 2 / (len(after) * p) for i, p in promised.items())
+    assert len(after) >= 40 and chi < 16.3 # 0.1 % with 3 degrees of freedom
+
+
+def fixed_answers(t):
+    "Answers that depend on the prompt and the place in its group alone"
+    def generate(prompt_ids, *others, **more): return [[(sum(p) * 7 + i % G * 11 + k * 3) % 500 + 20 for k in range(4 + i % G)] for i, p in enumerate(prompt_ids)], None
+    t._generate_single_turn = generate
+
+
+def lengths(completion, answer): return dict(overall=float(len(completion) % 5))
+
+
+def test_ten_steps_on_fixed_answers_end_at_the_same_weights(tmp_path):
+    ends = []
+    for shared in (True, False):
+        t = trainer(tmp_path, asked=PICTURED, batch_size=12, shared_prompt=shared, max_steps=10, lr=1e-3, reward="test_shared_prompt:lengths", num_epochs=10)
+        fixed_answers(t)
+        t.train()
+        ends.append(torch.cat([p.detach().flatten() for p in t.model.parameters() if p.requires_grad]))
+    start = torch.cat([p.detach().flatten() for p in trainer(tmp_path, asked=PICTURED, batch_size=12).model.parameters() if p.requires_grad])
+    assert (ends[0] - start).abs().max() > 1e-3 and (ends[0] - ends[1]).abs().max() <= 1e-5
+
+
+def test_bfloat16_errs_no_more_than_stock(tmp_path):
+    t = trainer(tmp_path, use_lora=False, model=tiny_twin("qwen2_5_vl")[0])
+    batch = copied(scored(t), G)
+    ids, mask = (torch.cat([batch[f"prompt_{k}"], batch[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    C, seen = batch["completion_ids"].shape[1], batch["completion_mask"].bool()
+    fields = {k: batch[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")}
+    def logps(shared): # of a group's pictures, the shared path reads those of its first row
+        t.sharing = shared
+        with torch.no_grad(): return t._get_per_token_logps_and_entropies(t.model, ids, mask, C, **fields)[0][seen].float()
+    exact = logps(False)
+    t.model.to(torch.bfloat16)
+    assert (logps(True) - exact).abs().mean() <= 1.25 * (logps(False) - exact).abs().mean()
+
+
+def test_a_difference_is_loud_and_the_run_goes_the_plain_way(tmp_path, monkeypatch, capsys):
+    right = shared_prompt.prompt_positions
+    t = trainer(tmp_path, asked=PICTURED, batch_size=12, log=(log := RunLog()))
+    monkeypatch.setattr(shared_prompt, "prompt_positions", lambda *args: right(*args) * 2)
+    t.train()
+    assert "log-probs differ" in capsys.readouterr().out and not t.sharing and len(log) == 2
+
+
+@pytest.mark.parametrize("given", [dict(batch_size=2, gradient_accumulation_steps=3, num_generations=3), dict(batch_size=6, gradient_accumulation_steps=2, num_generations=4), dict(shared_prompt=False), dict(size="gpu")])
+def test_micro_batches_hold_whole_groups(given):
+    settings = read_settings(GRPOSettings, given)
+    batch, accumulation = whole_groups(settings)
+    assert batch * accumulation == settings.batch_size * settings.gradient_accumulation_steps
+    assert not settings.shared_prompt or batch % settings.num_generations == 0
+
+
+def test_flash_attention_switches_sharing_off(tmp_path, capsys):
+    t = trainer(tmp_path)
+    t.model.get_base_model().config.get_text_config()._attn_implementation = "flash_attention_2"
+    shared_prompt.share_prompts(t, True)
+    assert not t.sharing and "off, since flash_attention_2" in capsys.readouterr().out
+
+
+def test_race_settings_refuse():
+    with pytest.raises(ValueError, match="did you mean 'counting'"): read_settings(RaceSettings, dict(profile="countin"))
+    with pytest.raises(ValueError, match="multiple of 32"): read_settings(RaceSettings, dict(width=100))
