@@ -325,7 +325,7 @@ def test_console_commands(tmp_path):
     assert len(list((tmp_path / "scores").glob("reward_model_*_p_*.jsonl"))) == 1
 
 
-@pytest.mark.parametrize("options, message", [(["reward-model", "--learning_rat", "1e-4"], "did you mean 'learning_rate'"), (["reward-model", "--lr"], "--name value pairs"), (["score", "--model", "nowhere", "--data", "p.jsonl"], "no such file")])
+@pytest.mark.parametrize("options, message", [(["reward-model", "--learning_rat", "1e-4"], "did you mean 'learning_rate'"), (["reward-model", "--learning_rate"], "--name value pairs"), (["score", "--model", "nowhere", "--data", "p.jsonl"], "no such file")])
 def test_console_mistakes(options, message, capsys):
     from vlrlbook.cli import main
     with pytest.raises(SystemExit, match=message): main(options)
