@@ -9,7 +9,7 @@ from vlrlbook.core import RunLog, Sample, read_settings
 from vlrlbook.data import draw_discs, encode, to_dataset
 from vlrlbook.grpo import GRPOSettings, make_trainer, whole_groups
 from vlrlbook.models import add_lora, families, tiny_twin, vision_marker_ids
-from vlrlbook.shared_prompt import RaceSettings, by_answer, copied, one_sequence, prompt_positions, sample_groups
+from vlrlbook.shared_prompt import RaceSettings, by_answer, copied, one_sequence, prompt_positions, sample_groups, use_grouped_attention
 
 G = 4
 ASKED = [("How many?", [(112, 56)]), ("What is this, all in all?", [(84, 112), (56, 56)]), ("No picture", []), ("Is there a disc?", [(56, 56)])]
@@ -86,6 +86,7 @@ def test_log_probs_alone(family):
     with torch.no_grad():
         plain = model(**whole).logits[:, P - 1:-1].log_softmax(-1).gather(-1, said[..., None])[..., 0]
         add_fused_lm_head(model)
+        use_grouped_attention(model)
         shared = one_sequence(rows["input_ids"], rows["attention_mask"], said, torch.ones_like(said), prompt_positions(model, one["input_ids"], one["attention_mask"], fields), G)
         got = by_answer(model(**shared, **shared_prompt._for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True).log_probs, P, 5, G)
     assert (got - plain).abs().max() <= 1e-5
@@ -99,6 +100,7 @@ def test_greedy_tokens(family):
     one, rows = encode(processor, chosen), encode(processor, [s for s in chosen for _ in range(G)])
     how = GenerationConfig(max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=2, suppress_tokens=vision_marker_ids(processor))
     plain = model.generate(**rows, generation_config=how)[:, rows["input_ids"].shape[1]:]
+    use_grouped_attention(model)
     got = sample_groups(model, one["input_ids"], one["attention_mask"], {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}, G, how, [2])
     assert torch.equal(got, plain[:, :got.shape[1]])
 
@@ -110,6 +112,7 @@ def test_sampled_rows_go_their_own_ways():
     one = encode(processor, samples()[:1])
     fields = {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
     torch.manual_seed(0)
+    use_grouped_attention(model)
     n, how = 400, GenerationConfig(max_new_tokens=3, do_sample=True, temperature=0.4, top_k=4, pad_token_id=0, eos_token_id=None)
     said = sample_groups(model, one["input_ids"], one["attention_mask"], fields, n, how, [-1])
     common = said[:, :2].unique(dim=0, return_counts=True)
@@ -178,7 +181,7 @@ def test_flash_attention_switches_sharing_off(tmp_path, capsys):
     t = trainer(tmp_path)
     t.model.get_base_model().config.get_text_config()._attn_implementation = "flash_attention_2"
     shared_prompt.share_prompts(t, True)
-    assert not t.sharing and "off, since flash_attention_2" in capsys.readouterr().out
+    assert not t.sharing and "off, since attention is flash_attention_2" in capsys.readouterr().out
 
 
 def test_race_settings_refuse():
