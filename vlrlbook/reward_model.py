@@ -31,7 +31,7 @@ from .rewards import read_count
 
 # %% ../nbs/03_reward_model.ipynb #c008
 presets = {
-    "tiny": dict(model="tiny-qwen2_vl", lr=1e-3, num_epochs=3, batch_size=32, lm_weight=1.0, bf16=False, max_image_size=112, num_workers=0, eval_batch_size=128),
+    "tiny": dict(model="tiny-qwen2_vl", lr=1e-3, num_epochs=4, batch_size=32, lm_weight=1.0, bf16=False, max_image_size=112, num_workers=0, eval_batch_size=128),
     "gpu": dict(model="Qwen/Qwen2-VL-2B-Instruct", lr=1e-5, num_epochs=10, batch_size=8, lm_weight=0.0, bf16=True, max_image_size=512, num_workers=4, eval_batch_size=16)}
 
 @dataclass
@@ -47,7 +47,7 @@ class RewardModelSettings:
     output_dir: str = "runs/03_reward_model" # Gets a directory for each run
     experiment_name: str = "reward_model" # Begins the name of that directory; a timestamp ends it
     lr: float = None # Learning rate (tiny 1e-3, gpu 1e-5)
-    num_epochs: int = None # Passes over the rows (tiny 3, gpu 10)
+    num_epochs: int = None # Passes over the rows (tiny 4, gpu 10)
     batch_size: int = None # Pairs in one forward pass of a device (tiny 32, gpu 8)
     gradient_accumulation_steps: int = 1 # Forward passes before an optimizer step
     weight_decay: float = 0.01 # Of AdamW
