@@ -1,6 +1,6 @@
 """Collect the logs that figures and tables are drawn from into nbs/logs.
 
-    python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv
+    python tools/logs.py runs "what=output_dir" ...     one row a run of chapter 05 into 05_runs.csv, rows of other names kept
     python tools/logs.py aloha "what=output_dir" ...    one row a run of chapter 04 into 04_runs.csv
     python tools/logs.py frames                         robot frames a second from pictures and from videos into 04_frames.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
@@ -10,6 +10,7 @@
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
     python tools/logs.py parting DIR DIR ...            runs of chapter 05 that log `verbatim` beside their reward: 06_run_log_lr_*.csv, answers of the last one
     python tools/logs.py evaluation DIR                 answers of a run of chapter 06, two samples of each kept, into 06_predictions.jsonl
+    python tools/logs.py learn                          what tiny twins learn from each drawn set, beside the commonest answer, into 01_learn.csv
     python tools/logs.py intake                         10,000 pictures read from a ZIP, beside extractall and verify, into 01_intake.csv
     python tools/logs.py judges "what=output_dir" ...   one row a run of chapter 03 into 03_runs.csv, rows of other names kept; two training curves too
     python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
@@ -79,6 +80,13 @@ def frames():
     from vlrlbook.data import synthetic_aloha
     with tempfile.TemporaryDirectory() as folder:
         write("04_frames.csv", [reading_speeds(AlohaFrames(synthetic_aloha(f"{folder}/{videos}", episodes=6, frames=32, videos=videos))) for videos in (False, True)])
+
+
+def runs(named):
+    "Figures of chapter 05's runs"
+    new = [run_row(*a.split("=", 1)) for a in named]
+    kept = [r for r in csv.DictReader((logs / "05_runs.csv").open()) if r["what"] not in {n["what"] for n in new}]
+    write("05_runs.csv", sorted(kept + new, key=lambda r: (r["in_table"] != "yes", r["what"], int(r["seed"]))))
 
 
 def warm():
@@ -232,6 +240,25 @@ def game(model, name="game", lr="2e-4", steps="100", **other):
     (logs / f"03_{name}_rollouts.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in recorder.rows()))
 
 
+def learn():
+    "VQA is taught here, 400 supervised steps; the other sets' figures come from the logs of their chapters"
+    from collections import Counter
+    from vlrlbook.grpo import drawn_questions, generate_answers, warm_start
+    from vlrlbook.models import load_vlm
+    from vlrlbook.rewards import is_right
+    model, processor = load_vlm(warm_start("qwen2_5_vl", 400, task="vqa"))
+    held, kinds = drawn_questions(800, 2**20), {}
+    said = [a[0] for a in generate_answers(model, processor, held, max_new_tokens=24)]
+    for s, text in zip(held, said): kinds.setdefault(("yes/no", "choice", "number", "colour")[s.row % 4], []).append((s.answer, is_right(text, s.answer, "vqa")))
+    rows = [dict(set="VQA", what=f"greedy answers, {kind}", n=len(found), commonest=round(Counter(a for a, _ in found).most_common(1)[0][1] / len(found), 3), reached=round(sum(r for _, r in found) / len(found), 3), seed=0) for kind, found in kinds.items()]
+    table = lambda name: list(csv.DictReader((logs / name).open()))
+    start = next(r for r in table("05_runs.csv") if r["in_table"] == "yes")
+    rows.insert(0, dict(set="counting", what="greedy counts after the warm start", n=500, commonest=round(1 / 6, 3), reached=float(start["before_greedy_exact"]), seed=0))
+    rows += [dict(set="preferences", what="pairs judged", n=r["n"], commonest=r["always_first"], reached=r["pair_accuracy"], seed=r["seed"]) for r in table("03_runs.csv") if r["what"] == "the preset"]
+    rows += [dict(set="Aloha", what="frames of held-out films", n=r["n"], commonest=r["majority_accuracy"], reached=r["accuracy"], seed=r["seed"]) for r in table("04_runs.csv") if r["what"] == "the preset"]
+    write("01_learn.csv", rows)
+
+
 read_ours = """
 import sys, time, datasets
 from pathlib import Path
@@ -313,7 +340,7 @@ def pages(names):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["runs"]: write("05_runs.csv", [run_row(*a.split("=", 1)) for a in sys.argv[2:]])
+    if sys.argv[1:2] == ["runs"]: runs(sys.argv[2:])
     elif sys.argv[1:2] == ["aloha"]: write("04_runs.csv", [aloha_row(*a.split("=", 1)) for a in sys.argv[2:]])
     elif sys.argv[1:] == ["frames"]: frames()
     elif sys.argv[1:] == ["warm"]: warm()
@@ -323,6 +350,7 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["real"]: real(sys.argv[2])
     elif sys.argv[1:2] == ["parting"]: parting(sys.argv[2:])
     elif sys.argv[1:2] == ["evaluation"]: evaluation(sys.argv[2])
+    elif sys.argv[1:] == ["learn"]: learn()
     elif sys.argv[1:] == ["intake"]: intake()
     elif sys.argv[1:2] == ["judges"]: judges(sys.argv[2:])
     elif sys.argv[1:2] == ["public"]: public(*sys.argv[2:])
