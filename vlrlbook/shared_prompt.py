@@ -321,6 +321,7 @@ def _sampling_model(trainer):
     with (unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=args.ds3_gather_for_generation, generation_kwargs=trainer.generation_kwargs,
                                       gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs) as model, trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False)): yield model
 
+# %% ../nbs/07_shared_prompt.ipynb #c034
 def _split(batch):
     "Pictures as a list, an item a row"
     from trl.trainer.utils import split_pixel_values_by_grid
@@ -359,6 +360,7 @@ def copied(
 
 def _first_rows(batch, n): return _join(_take(_split(batch), list(range(n))))
 
+# %% ../nbs/07_shared_prompt.ipynb #c036
 def _tolerance(model, args):
     "Largest difference of a log-prob that is rounding: of float32, or of half precision"
     exact = next(model.parameters()).dtype == torch.float32 and not (args.bf16 or args.fp16)
@@ -389,7 +391,7 @@ def share_prompts(
     for model in (trainer.model, trainer.ref_model):
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
 
-# %% ../nbs/07_shared_prompt.ipynb #c039
+# %% ../nbs/07_shared_prompt.ipynb #c043
 def race(
     settings: RaceSettings, # a checked object
     G: int = 8, # answers to a prompt
@@ -410,6 +412,7 @@ def race(
                 **{f"{name}_memory_mb": step_memory(settings, name == "shared") for name in sides})
     return row | _equality(sides["shared"], G)
 
+# %% ../nbs/07_shared_prompt.ipynb #c045
 def _racer(settings, shared, G, prompts):
     "A trainer on an untrained wide twin; both sides get the same weights, prompts and seeds"
     from vlrlbook.core import Sample
@@ -430,6 +433,7 @@ def _racer(settings, shared, G, prompts):
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
 
+# %% ../nbs/07_shared_prompt.ipynb #c046
 def _timed_step(trainer):
     "Seconds of one optimizer step and of its parts"
     spent, timed = {}, {"_generate_single_turn": "sampling", "_generate_and_score_completions": "scoring", "training_step": "optimizing"}
@@ -452,6 +456,7 @@ def _clocked(function, spent, key):
         return out
     return clocked
 
+# %% ../nbs/07_shared_prompt.ipynb #c048
 def step_memory(
     settings: RaceSettings, # a checked object
     shared: bool, # which side
@@ -477,6 +482,7 @@ def _added_here(settings, shared):
 
 def _proc_mb(name): return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)).split()[1]) / 2**10
 
+# %% ../nbs/07_shared_prompt.ipynb #c049
 def _equality(trainer, G):
     "Differences of log-prob and gradient between the shared and the plain path on one batch"
     trainer.model.eval() # no dropout anywhere
