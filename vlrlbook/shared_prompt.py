@@ -106,6 +106,8 @@ def by_answer(
     return tails.reshape(len(values) * G, C + 1)[:, 1:]
 
 # %% ../nbs/07_shared_prompt.ipynb #c016
+_prompt_cache = ContextVar("prompt_cache", default=None) # while answers are sampled: the prompts' keys and values
+
 def grouped_attention(
     module, # a layer's attention
     query: torch.Tensor, # [B, heads, S, size]
@@ -148,8 +150,6 @@ def _for_sequence(fields, length):
     return dict(fields) | {"mm_token_type_ids": torch.cat([kinds[:, :-1], kinds.new_zeros(len(kinds), length - kinds.shape[1] + 1)], 1)}
 
 # %% ../nbs/07_shared_prompt.ipynb #c024
-_prompt_cache = ContextVar("prompt_cache", default=None) # while answers are sampled: the prompts' keys and values
-
 def _decoding_attention(module, query, key, value, seen, scaling):
     "One new token a row: scores over the group's prompt and over the row's own past, one softmax"
     prompt = _prompt_cache.get().layers[module.layer_idx]
