@@ -109,7 +109,7 @@ def stops(n=20):
             what = list(cases)[i % 3]
             whole, broken = Path(folder) / what, Path(folder) / str(i)
             if not whole.exists(): go.start(whole, **cases[what]).join()
-            kills = [go.kill_after(go.start(broken, **cases[what]), broken, 2, 2 * rng.random()), go.kill_after(go.start(broken, "true", **cases[what]), broken, 4, 2 * rng.random())]
+            kills = [go.kill_after(go.start(broken, **cases[what]), broken, 2, 0.4 * rng.random()), go.kill_after(go.start(broken, "true", **cases[what]), broken, 5, 0.2 * rng.random())]
             go.start(broken, "true", **cases[what]).join()
             (weights, log), (again, log_again) = go.final(whole), go.final(broken)
             rows.append(dict(settings=what, kills=sum(kills), same_log=int(log == log_again), same_weights=int(all(torch.equal(weights[k], again[k]) for k in weights)), commit=run_facts()["commit"]))
