@@ -217,6 +217,8 @@ def test_synthetic_questions_are_balanced_and_earn_their_own_truth():
     samples = synthetic_vqa(400, seed=1)
     said = [s.answer for s in samples if s.answer in ("yes", "no")]
     assert said.count("yes") == said.count("no") == 50
+    sides = [s.answer for s in samples if s.answer in ("left", "right")]
+    assert 35 <= sides.count("left") <= 65 and len(sides) == 100, "always the same side: nothing to look at"
     assert all(vqa_accuracy(f"<answer>{s.answer}</answer>", s.answer)["accuracy"] == 1 for s in samples)
     assert [s.images[0].tobytes() for s in samples[:9]] == [s.images[0].tobytes() for s in synthetic_vqa(9, seed=1)]
 

@@ -599,8 +599,8 @@ def _scene(rng):
     "Picture of one to four discs of different colours, and (x, radius) of each colour"
     image = Image.new("RGB", (112, 112), "white")
     draw, placed = ImageDraw.Draw(image), {}
-    radii = rng.sample(range(8, 15), 4)
-    for slot, c in enumerate(rng.sample(range(6), rng.randint(1, 4))):
+    radii, count = rng.sample(range(8, 15), 4), rng.randint(1, 4)
+    for slot, c in zip(rng.sample(range(4), count), rng.sample(range(6), count)):
         r = radii[slot]
         x, y = (28, 84)[slot % 2] + rng.randint(-8, 8), (28, 84)[slot // 2] + rng.randint(-8, 8)
         draw.ellipse([x - r, y - r, x + r, y + r], fill=disc_colours[c])

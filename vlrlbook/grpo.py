@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
 from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
-from .data import Report, encode, load_counting, load_vqa, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
+from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .shared_prompt import SharedPrompt, share_prompts
 from .rewards import advantages, answer_text, counting_reward, for_trl, is_right, load_reward, on_batch, read_count
@@ -305,7 +305,8 @@ def warm_start(
 ) -> str: # directory of a checkpoint
     "A twin that has been taught the form of an answer and a little seeing; made once, then found in the cache"
     processor = tiny_twin(family)[1]
-    recipe = [task, steps, seed, warm_weights, twin_config(family, processor.tokenizer).to_json_string(), processor.tokenizer.backend_tokenizer.to_str()]
+    shown = [(s.question, said, *map(picture_key, s.images)) for s, said in zip(*lessons(task, 8, seed + 1))]
+    recipe = [steps, seed, shown, twin_config(family, processor.tokenizer).to_json_string(), processor.tokenizer.backend_tokenizer.to_str()]
     path = cache_dir() / f"warm-{family}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
     if path.exists(): print("warm start: from the cache")
     else:
