@@ -44,8 +44,8 @@ def logged(folder): return len(RunLog.read(folder / "run_log.csv")) if (folder /
 
 
 def kill_after(process, folder, rows, delay):
-    "kill -9 once the log has `rows` rows and `delay` seconds have passed; False if the run was over by then"
-    while process.is_alive() and logged(folder) < rows: time.sleep(0.01)
+    "kill -9 `delay` seconds after there is a checkpoint and `rows` rows in the log; False if the run was over by then"
+    while process.is_alive() and (logged(folder) < rows or not list(folder.glob("checkpoint-*"))): time.sleep(0.01)
     time.sleep(delay)
     killed = process.is_alive()
     if killed: os.kill(process.pid, signal.SIGKILL)
