@@ -406,7 +406,7 @@ def test_console_command_scores_a_file_without_a_model(tmp_path):
     assert {"settings", "versions", "commit", "seconds", "peak_memory_mb"} <= set(found)
     table = {r["name"]: r for r in csv.DictReader((tmp_path / "out/metrics.csv").open())}
     assert list(table) == list(by_name) and float(table["prediction/exact"]["value"]) == by_name["prediction/exact"]["value"]
-    for options, message in ((("--predictions", "none.jsonl"), "no such file"), ((), "nothing to measure"), (("--predictions", "mine.jsonl", "--task", "count"), "did you mean 'counting'"), (("--prediction_file", "mine.jsonl"), "unrecognized")):
+    for options, message in ((("--predictions", "none.jsonl"), "no such file"), ((), "nothing to measure"), (("--predictions", "mine.jsonl", "--task", "count"), "did you mean 'counting'"), (("--prediction_file", "mine.jsonl"), "did you mean 'predictions'")):
         line, how = command(tmp_path, *options)
         failed = subprocess.run(line, **how)
         assert failed.returncode and message in failed.stderr and "Traceback" not in failed.stderr

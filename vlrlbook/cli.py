@@ -84,14 +84,14 @@ def grpo(args, rest):
     "Train with GRPO without the page; settings of chapter 05, from a file and from options"
     from vlrlbook.core import read_settings
     from vlrlbook.grpo import GRPOSettings, load_settings, run
-    run(load_settings(args.config, **given(args, rest)) if args.config else read_settings(GRPOSettings, given(args, rest), "grpo"))
+    run(load_settings(args.config, **given(args, rest)) if args.config else read_settings(GRPOSettings, given(args, rest)))
 
 
 def reward_model(args, rest):
     "Train a reward model on preference rows; settings of chapter 03"
     from vlrlbook.core import read_settings
     from vlrlbook.reward_model import RewardModelSettings, train_reward_model
-    found = train_reward_model(read_settings(RewardModelSettings, given(args, rest), "reward-model"))
+    found = train_reward_model(read_settings(RewardModelSettings, given(args, rest)))
     if found: print(f"{found['n']} pairs judged: accuracy {found['pair_accuracy']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}); {found['model']}")
 
 
@@ -108,7 +108,7 @@ def aloha(args, rest):
     "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
-    made = run_aloha(read_settings(AlohaSettings, given(args, rest), "aloha"))
+    made = run_aloha(read_settings(AlohaSettings, given(args, rest)))
     if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
 
 
@@ -116,7 +116,7 @@ def evaluate(args, rest):
     "Measure a model, with and without its adapter, or score a file of answers; settings of chapter 06"
     from vlrlbook.core import Table, read_settings
     from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
-    results = evaluate(read_settings(EvaluationSettings, given(args, rest), "evaluate"))
+    results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
     print(Table([dict(metric=m["name"], value=with_interval(m), n=m["n"], interval=m["interval"]) for m in results["metrics"]]))
     print(Table([dict(question=q["question"], answer=q["answer"], because=q["because"]) for q in results["questions"]]))
 
