@@ -62,6 +62,16 @@ def test_with_a_reference_model(tmp_path): assert_same(trainer(tmp_path, beta=0.
 def test_full_fine_tuning(tmp_path): assert_same(trainer(tmp_path, use_lora=False, model=tiny_twin("qwen2_5_vl")[0]))
 
 
+def test_full_fine_tuning_with_a_reference_model(tmp_path):
+    log = RunLog()
+    from vlrlbook.models import load_vlm, save_model
+    save_model(*tiny_twin("qwen2_5_vl"), tmp_path / "whole")
+    model, processor = load_vlm(str(tmp_path / "whole"), trainable=True)
+    t = make_trainer(read_settings(GRPOSettings, dict(model=str(tmp_path / "whole"), use_lora=False, beta=0.04, batch_size=8, num_generations=G, max_steps=1, logging_steps=1, save_steps=0, output_dir=str(tmp_path / "run"))), model, processor, to_dataset(samples(PICTURED)), log=log)
+    t.train()
+    assert t.sharing and "kl" in log.columns
+
+
 def test_text_only(tmp_path): assert_same(trainer(tmp_path, asked=[("How many?", []), ("What is this, all in all?", [])], batch_size=8))
 
 

@@ -105,6 +105,12 @@ def by_answer(
     tails = torch.cat([values.new_zeros(len(values), 1), values], 1)[:, P - 1:]
     return tails.reshape(len(values) * G, C + 1)[:, 1:]
 
+def _for_sequence(fields, length):
+    "Picture fields for the shared sequence: what tells kinds of tokens apart is cut or padded to its length"
+    kinds = fields.get("mm_token_type_ids")
+    if kinds is None: return dict(fields)
+    return dict(fields) | {"mm_token_type_ids": torch.cat([kinds[:, :-1], kinds.new_zeros(len(kinds), length - kinds.shape[1] + 1)], 1)}
+
 # %% ../nbs/07_shared_prompt.ipynb #c016
 _prompt_cache = ContextVar("prompt_cache", default=None) # while answers are sampled: the prompts' keys and values
 
@@ -141,13 +147,6 @@ def use_grouped_attention(
     "Let the language model attend in two parts where a shared sequence comes; all else stays as it was"
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     core.config.get_text_config()._attn_implementation = "shared_prompt"
-
-# %% ../nbs/07_shared_prompt.ipynb #c019
-def _for_sequence(fields, length):
-    "Picture fields for the shared sequence: what tells kinds of tokens apart is cut or padded to its length"
-    kinds = fields.get("mm_token_type_ids")
-    if kinds is None: return dict(fields)
-    return dict(fields) | {"mm_token_type_ids": torch.cat([kinds[:, :-1], kinds.new_zeros(len(kinds), length - kinds.shape[1] + 1)], 1)}
 
 # %% ../nbs/07_shared_prompt.ipynb #c024
 def _decoding_attention(module, query, key, value, seen, scaling):
@@ -257,7 +256,7 @@ class SharedPrompt:
         positions = prompt_positions(self.accelerator.unwrap_model(model), ids[::G, :P], mask[::G, :P], fields)
         shared = one_sequence(ids[:, :P], mask[:, :P], ids[:, P:], mask[:, P:], positions, G)
         with self.accelerator.autocast(): out = model(**shared, **_for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True)
-        return by_answer(out.log_probs, P, C, G), by_answer(out.entropy, P, C, G)
+        return by_answer(out.log_probs, P, C, G), None if out.entropy is None else by_answer(out.entropy, P, C, G) # a reference model gives no entropy
 
     @torch.no_grad()
     def _compare(self, batch):
@@ -456,6 +455,21 @@ def _clocked(function, spent, key):
         return out
     return clocked
 
+def _equality(trainer, G):
+    "Differences of log-prob and gradient between the shared and the plain path on one batch"
+    trainer.model.eval() # no dropout anywhere
+    trainer.num_generations_eval = G
+    rows = [trainer.train_dataset[i] for i in range(2) for _ in range(G)]
+    batch, grads = trainer._generate_and_score_completions(rows), []
+    batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
+    gap = trainer._gap(copied(batch, G), G)
+    for shared, b in ((True, batch), (False, copied(batch, G))):
+        trainer.sharing, trainer.current_gradient_accumulation_steps = shared, 1
+        trainer.model.zero_grad()
+        trainer._compute_loss(trainer.model, b).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
+    return dict(max_logprob_difference=gap, relative_gradient_difference=((grads[0] - grads[1]).norm() / grads[1].norm()).item())
+
 # %% ../nbs/07_shared_prompt.ipynb #c048
 def step_memory(
     settings: RaceSettings, # a checked object
@@ -481,19 +495,3 @@ def _added_here(settings, shared):
     return _proc_mb("VmHWM") - held
 
 def _proc_mb(name): return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)).split()[1]) / 2**10
-
-# %% ../nbs/07_shared_prompt.ipynb #c049
-def _equality(trainer, G):
-    "Differences of log-prob and gradient between the shared and the plain path on one batch"
-    trainer.model.eval() # no dropout anywhere
-    trainer.num_generations_eval = G
-    rows = [trainer.train_dataset[i] for i in range(2) for _ in range(G)]
-    batch, grads = trainer._generate_and_score_completions(rows), []
-    batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
-    gap = trainer._gap(copied(batch, G), G)
-    for shared, b in ((True, batch), (False, copied(batch, G))):
-        trainer.sharing, trainer.current_gradient_accumulation_steps = shared, 1
-        trainer.model.zero_grad()
-        trainer._compute_loss(trainer.model, b).backward()
-        grads.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
-    return dict(max_logprob_difference=gap, relative_gradient_difference=((grads[0] - grads[1]).norm() / grads[1].norm()).item())
