@@ -787,6 +787,8 @@ def _plain(text):
     return re.sub(r"<\|[^|<>]{1,40}\|>|<image>", " ", text)
 
 # %% ../nbs/04_aloha.ipynb #c109
+RewardModelConfig.get_known_choices().pop("vlrlbook_aloha", None) # so that this cell may be run again
+
 @RewardModelConfig.register_subclass("vlrlbook_aloha")
 @dataclass
 class AlohaConfig(RewardModelConfig):
