@@ -22,7 +22,7 @@ from transformers import PrinterCallback
 from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
 from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
-from .shared_prompt import SharedPrompt, share_prompts
+from .shared_prompt import SharedPrompt, _join, _split, _take, share_prompts
 from .rewards import advantages, answer_text, counting_reward, for_trl, is_right, load_reward, on_batch, read_count
 
 # %% ../nbs/05_grpo.ipynb #c008
@@ -222,14 +222,12 @@ def swap_groups(
     G: int, # answers of a group
 ) -> dict: # `batch` with silent groups replaced by groups of `fresh` that are not, while there are any
     "Put groups that teach in the place of groups that do not; pads to the longer prompt and answer"
-    from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
     good = [g for g in range(len(fresh["advantages"]) // G) if g not in silent_groups(fresh["advantages"], G)]
     pairs = list(zip(silent_groups(batch["advantages"], G), good))
     if not pairs: return batch
     rows = list(range(len(batch["advantages"])))
     for old, new in pairs: rows[old * G:old * G + G] = [len(rows) + new * G + i for i in range(G)]
-    both = _side_by_side(split_pixel_values_by_grid(batch), split_pixel_values_by_grid(fresh))
-    return unsplit_pixel_values_by_grid({k: [v[i] for i in rows] if isinstance(v, list) else v[rows] if torch.is_tensor(v) and v.dim() else v for k, v in both.items()})
+    return _join(_take(_side_by_side(_split(batch), _split(fresh)), rows))
 
 def _side_by_side(a, b):
     "Rows of both batches: prompts padded on the left, answers on the right, what covers both at both ends"
