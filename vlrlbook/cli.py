@@ -75,9 +75,9 @@ def check_data(args, rest):
 
 def given(args, rest) -> dict:
     "The settings that were written; other names for them, and names that nobody knows, are left to `read_settings`"
-    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]): raise ValueError(f"expected --name value pairs, found {' '.join(rest)}")
+    from vlrlbook.core import named_options
     written = {k: v for k, v in vars(args).items() if k not in ("command", "function", "config") and v is not None}
-    return written | {name[2:].replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2])}
+    return written | named_options(rest)
 
 
 def grpo(args, rest):

@@ -6,8 +6,9 @@
 __all__ = ['blue', 'orange', 'green', 'purple', 'grey', 'ribbon_colours', 'panels', 'manifest_name', 'thumbnail', 'Sample',
            'cast', 'Rollout', 'RolloutGroup', 'figure', 'rollout_card', 'shorten', 'token_ribbon', 'RunLog',
            'write_whole', 'plot_run', 'smooth', 'paired_board', 'film_strip', 'Table', 'SettingsError', 'nearest',
-           'as_type', 'read_settings', 'names_since', 'settings_help', 'settings_table', 'set_seed', 'mean_ci95',
-           'book_file', 'cache_dir', 'peak_memory_mb', 'run_facts', 'write_json', 'commit_folder', 'damage']
+           'as_type', 'read_settings', 'named_options', 'names_since', 'settings_help', 'settings_table', 'set_seed',
+           'mean_ci95', 'book_file', 'cache_dir', 'peak_memory_mb', 'run_facts', 'write_json', 'commit_folder',
+           'damage']
 
 # %% ../nbs/00_core.ipynb #c002
 import csv, difflib, hashlib, io, json, os, random, re, shutil, subprocess, sys, tempfile, textwrap, typing
@@ -424,6 +425,13 @@ def read_settings(
     settings = cls(**values)
     if hasattr(settings, "check"): settings.check()
     return settings
+
+def named_options(
+    rest: list, # of a command line
+) -> dict: # name → text
+    "`--name value` pairs, - and _ meaning the same; anything else is a `SettingsError`"
+    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]): raise SettingsError(f"expected --name value pairs, found {' '.join(rest)}")
+    return {name[2:].replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2])}
 
 def names_since(
     before: frozenset, # names that were there before the parameters cell

@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
-from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
+from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, named_options, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
 from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .shared_prompt import SharedPrompt, _join, _split, _take, share_prompts
@@ -604,9 +604,7 @@ def main(
     parser = argparse.ArgumentParser(prog="vlrlbook.grpo", description="GRPO without the page; --name value for every setting of chapter 05")
     parser.add_argument("--config", help="a .yaml or .json file with settings")
     args, rest = parser.parse_known_args(argv)
-    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]): raise SystemExit(f"vlrlbook.grpo: expected --name value, found {' '.join(rest)}")
-    given = {name[2:].replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2])}
-    try: settings = load_settings(args.config, **given) if args.config else read_settings(GRPOSettings, given)
+    try: settings = load_settings(args.config, **named_options(rest)) if args.config else read_settings(GRPOSettings, named_options(rest))
     except SettingsError as e: raise SystemExit(f"vlrlbook.grpo: {e}")
     run(settings)
 
