@@ -56,6 +56,7 @@ class GRPOSettings:
     reward: str = None # counting or vqa as the task has it, module:function, reward_model:directory, aloha:directory, or a sum such as 0.9*counting + 0.1*format
     refill: int = 0 # Rounds of new prompts in place of silent groups, at most; 0 keeps silent groups
     shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is exact
+    picture_memory_mb: int = 0 # MB for what a frozen vision tower saw, kept from epoch to epoch; 0 keeps it for one step
     loss_type: str = "dapo" # TRL's name of the loss: grpo, dapo, dr_grpo, bnpo
     beta: float = 0.0 # Weight of the KL term; 0 needs no reference model
     epsilon: float = 0.2 # Clip range of the probability ratio
@@ -285,7 +286,7 @@ def make_trainer(
     trainer = Trainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
                       callbacks=[RunLogCallback(RunLog() if log is None else log, logged_as, "GRPO", prefix="part/")])
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
-    share_prompts(trainer, settings.shared_prompt)
+    share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
 
 logged_as = {"reward": "reward", "silent": "silent", "silent_left": "silent_left", "extra_answers": "extra_answers", "reward_std": "reward_std", "loss": "loss", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
