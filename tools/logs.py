@@ -5,7 +5,7 @@
     python tools/logs.py frames                         robot frames a second from pictures and from videos into 04_frames.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
-    python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv
+    python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv; where a shared step goes, into 07_profile.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
     python tools/logs.py parting DIR DIR ...            runs of chapter 05 that log `verbatim` beside their reward: 06_run_log_lr_*.csv, answers of the last one
@@ -121,6 +121,12 @@ import json, sys
 from vlrlbook.core import read_settings
 from vlrlbook.shared_prompt import RaceSettings, race
 print("ROW", json.dumps(race(read_settings(RaceSettings, json.loads(sys.argv[1])))))
+"""
+
+profile_one = """
+import json, sys
+from vlrlbook.shared_prompt import RaceSettings, where_time_goes
+print("ROW", json.dumps(where_time_goes(RaceSettings(profile=sys.argv[1]))))
 """
 
 

@@ -6,7 +6,7 @@
 __all__ = ['profiles', 'attention_name', 'RaceSettings', 'token_bound', 'prompt_positions', 'layout', 'one_sequence', 'by_answer',
            'grouped_attention', 'use_grouped_attention', 'share_attention', 'sample_groups', 'PictureMemory',
            'picture_memory', 'SharedPrompt', 'copied', 'why_plain', 'share_prompts', 'shared_hidden', 'race',
-           'step_memory']
+           'where_time_goes', 'step_memory']
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
 import hashlib, json, os, subprocess, sys, time
@@ -598,6 +598,38 @@ def _equality(trainer, G):
         grads.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
     return dict(max_logprob_difference=gap, relative_gradient_difference=((grads[0] - grads[1]).norm() / grads[1].norm()).item())
 
+# %% ../nbs/07_shared_prompt.ipynb #n71f2011
+def where_time_goes(
+    settings: RaceSettings, # a checked object
+    steps: int = 3, # timed, after one to warm up
+) -> dict: # part: seconds a step, medians
+    "A shared step by its parts"
+    trainer = _racer(settings, True, 8, 2)
+    core, found = trainer.model.get_base_model().model, []
+    for turn in range(steps + 1):
+        spent = {}
+        with _stopwatches([(core.visual, "forward", lambda *a, **k: "vision tower"), (core.language_model, "forward", partial(_reading, trainer)), (trainer, "training_step", lambda *a, **k: "whole"),
+                           (trainer.accelerator, "backward", lambda *a, **k: "training, backward")], spent): trainer.train()
+        if turn: found.append(spent)
+    parts = {k: median(s.get(k, 0.0) for s in found) for k in found[0]}
+    return {k: v for k, v in parts.items() if k != "whole"} | {"everything else": parts["whole"] - sum(v for k, v in parts.items() if k != "whole")}
+
+def _reading(trainer, *args, inputs_embeds=None, **kwargs):
+    "What the language model is doing"
+    if torch.is_grad_enabled(): return "training, forward"
+    return "sampling, a token at a time" if inputs_embeds.shape[1] == 1 else "reading the prompts"
+
+@contextmanager
+def _stopwatches(places, spent):
+    "Seconds of methods, under the name that a function of their arguments gives"
+    for owner, name, key in places: setattr(owner, name, _named_clock(getattr(owner, name), spent, key))
+    try: yield
+    finally:
+        for owner, name, _ in places: delattr(owner, name)
+
+def _named_clock(function, spent, key):
+    return lambda *args, **kwargs: _clocked(function, spent, key(*args, **kwargs))(*args, **kwargs)
+
 # %% ../nbs/07_shared_prompt.ipynb #c048
 def step_memory(
     settings: RaceSettings, # a checked object
@@ -611,7 +643,7 @@ def step_memory(
         trainer.train()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
     code = "import sys, json; from vlrlbook import shared_prompt as s; print('MB', s._added_here(s.RaceSettings(**json.loads(sys.argv[1])), sys.argv[2] == 'True'))"
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(vars(settings)), str(shared)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(vars(settings)), str(shared)], capture_output=True, text=True, check=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "4194304"})
     return float(done.stdout.split("MB")[-1])
 
 def _added_here(settings, shared):
