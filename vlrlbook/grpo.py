@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
-from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, named_options, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
+from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, named_options, nearest, peak_memory_mb, read_settings, run_facts, set_seed, thumbnail, write_json, write_whole
 from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .shared_prompt import SharedPrompt, _join, _split, _take, share_prompts
@@ -502,15 +502,27 @@ def gain(
 
 # %% ../nbs/05_grpo.ipynb #c041
 class Recorder:
-    "Keeps the first group of the first, the middle and the latest batch of answers as `RolloutGroup`s"
-    def __init__(self, group_size: int): self.group_size, self.kept = group_size, {}
+    "Keeps the first group of the first, the middle and the latest batch of answers as `RolloutGroup`s; a file shows the latest logged batch to who watches from outside"
+    def __init__(self,
+        group_size: int, # G
+        path: str | Path = None, # JSON file of the latest logged batch, pictures inside; None writes none
+        every: int = 1, # steps between two writings
+        most: int = 4, # groups in the file
+    ): self.group_size, self.path, self.every, self.most, self.kept = group_size, path, every, most, {}
 
     def __call__(self, texts, parts, samples, state):
-        step, last = state.global_step, state.max_steps
+        step, last, G = state.global_step, state.max_steps, self.group_size
         slot = "1 first" if not self.kept else "2 middle" if "2 middle" not in self.kept and 2 * step >= last else "3 last"
-        G = self.group_size
-        values = advantages([p["overall"] for p in parts[:G]])
-        self.kept[slot] = RolloutGroup(samples[0], [Rollout(*row) for row in zip(texts[:G], parts[:G], values)], title=f"step {step + 1} of {last}")
+        groups = [self._group(texts[i:i + G], parts[i:i + G], samples[i], f"step {step + 1} of {last}") for i in range(0, len(texts), G)[:self.most]]
+        self.kept[slot] = groups[0]
+        if self.path and (step + 1) % self.every == 0: write_json(self.path, dict(step=step + 1, total_steps=last, groups=list(map(self._shown, groups))))
+
+    def _group(self, texts, parts, sample, title): return RolloutGroup(sample, [Rollout(*row) for row in zip(texts, parts, advantages([p["overall"] for p in parts]))], title=title)
+
+    def _shown(self, group):
+        "A group with its first picture as a data URL"
+        image = thumbnail(group.sample.images[0], 160).split('"')[1] if group.sample.images else None
+        return dict(question=group.sample.question, truth=group.sample.answer, image=image, answers=[asdict(r) for r in group.rollouts])
 
     def rows(self) -> list:
         "The kept groups as plain dictionaries, pictures left out"
