@@ -7,11 +7,12 @@ __all__ = ['live', 'ends', 'states', 'schema', 'network_systems', 'causes', 'bac
            'NoCheckpoint', 'QueueFull', 'KeyReused', 'AlreadyServed', 'NetworkFolder', 'LedgerUnavailable', 'Job',
            'clean', 'utc', 'Ledger', 'take_lock', 'is_held', 'give_order', 'read_order', 'file_system', 'parents',
            'tree', 'tagged', 'signal_all', 'kill_until_gone', 'job_tag', 'prctl', 'Outcome', 'Log', 'verdict',
-           'memory_kills', 'supervise', 'newest_checkpoint', 'last_row', 'log_mark', 'progress_of', 'LocalBackend',
-           'devices_of', 'train_command', 'Jobs', 'train', 'commit_result', 'main']
+           'memory_kills', 'supervise', 'newest_checkpoint', 'last_row', 'log_mark', 'progress_of',
+           'supervisor_command', 'LocalBackend', 'SubmititBackend', 'RayBackend', 'devices_of', 'train_command', 'Jobs',
+           'train', 'commit_result', 'main']
 
-# %% ../nbs/07a_jobs.ipynb #7591c485
-import ctypes, csv, errno, fcntl, json, os, re, secrets, select, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
+# %% ../nbs/07a_jobs.ipynb #f0a41c1c
+import ctypes, csv, errno, fcntl, json, os, re, secrets, select, shlex, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from .core import book_file, commit_folder, damage, nearest, write_json
 
-# %% ../nbs/07a_jobs.ipynb #89307585
+# %% ../nbs/07a_jobs.ipynb #01394ac9
 class JobsError(Exception):
     "What this chapter refuses; `code` is stable, the text is for people"
     code = "job"
@@ -33,7 +34,7 @@ class AlreadyServed(JobsError): "Another server holds the data directory"; code 
 class NetworkFolder(JobsError): "SQLite's write-ahead log needs a local disk"; code = "data_dir.network"
 class LedgerUnavailable(JobsError): "The ledger cannot be written now: disk full, or locked"; code = "ledger.unavailable"
 
-# %% ../nbs/07a_jobs.ipynb #cb878084
+# %% ../nbs/07a_jobs.ipynb #0827fee2
 live, ends = ("training", "cancelling"), ("completed", "failed", "cancelled")
 states = ("queued", *live, "interrupted", *ends)
 
@@ -83,7 +84,7 @@ def utc(
     "A moment as the ledger writes it; nothing is ever decided by it"
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-# %% ../nbs/07a_jobs.ipynb #05622797
+# %% ../nbs/07a_jobs.ipynb #4354c27e
 schema = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT UNIQUE NOT NULL, job_name TEXT, status TEXT NOT NULL, place INTEGER NOT NULL,
@@ -159,7 +160,7 @@ class Ledger:
         "Let go of the file"
         with self.lock: self.db.close()
 
-# %% ../nbs/07a_jobs.ipynb #3ccbcd4f
+# %% ../nbs/07a_jobs.ipynb #e978056a
 def take_lock(
     path: str | Path, # a file; made if it is not there
 ) -> int | None: # its descriptor, or None: somebody else holds it
@@ -209,7 +210,7 @@ def file_system(
     inside = [(len(at), kind) for at, kind in mounts if Path(path).resolve().is_relative_to(at)]
     return max(inside, key=lambda m: m[0])[1] if inside else "unknown"
 
-# %% ../nbs/07a_jobs.ipynb #3e515470
+# %% ../nbs/07a_jobs.ipynb #7e269a7c
 def parents(
 ) -> dict: # process id → (parent's id, state letter)
     "Every process there is"
@@ -270,7 +271,7 @@ def job_tag(
     "The mark that a job's processes carry"
     return f"VLRLBOOK_JOB={Path(folder).resolve()}"
 
-# %% ../nbs/07a_jobs.ipynb #8a494159
+# %% ../nbs/07a_jobs.ipynb #78cadd68
 def prctl(
     option: int, # 1: die with the parent; 36: adopt orphans
     value: int, # signal, or 1
@@ -348,7 +349,7 @@ def verdict(
     if code == 0 and whole is None: return dict(state="completed", error_code=None, error_message=None)
     if code == 0: return dict(state="failed", error_code="trainer.no_artefact", error_message=f"exit 0, but result: {whole}")
     if code == -signal.SIGKILL and killed_for_memory: return dict(state="failed", error_code="trainer.out_of_memory", error_message="killed by the kernel, which was out of memory")
-    cause = next((name for name, pattern in causes if re.search(pattern, tail[-4000:])), None)
+    cause = next((name for text in (said[0], tail[-2000:]) for name, pattern in causes if re.search(pattern, text)), None)
     if code < 0: return dict(state="failed", error_code=cause or "trainer.killed", error_message=f"killed by {signal.Signals(-code).name}; last words: {said[0]}")
     return dict(state="failed", error_code=cause or "trainer.exit", error_message=f"exit {code}; last words: {said[0]}")
 
@@ -408,7 +409,7 @@ def _copy(words, log):
         if not data: return time.sleep(0.01)
         log.write(data)
 
-# %% ../nbs/07a_jobs.ipynb #e1c4da25
+# %% ../nbs/07a_jobs.ipynb #313e0616
 def newest_checkpoint(
     run: str | Path, # output_dir of a run
 ) -> Path | None: # the checkpoint of the highest step that equals its manifest
@@ -450,22 +451,33 @@ def progress_of(
     except (KeyError, ValueError): step, loss = 0, None
     return dict(current_step=step, loss=loss if loss is None or abs(loss) < float("inf") else None, total_steps=total, progress=min(99.0, 100 * step / total) if total else 0.0)
 
-# %% ../nbs/07a_jobs.ipynb #473d571e
+# %% ../nbs/07a_jobs.ipynb #c6f4b335
+def supervisor_command(
+    folder: Path, # of the job
+    attempt: int, # which this is
+    devices: str, # for CUDA_VISIBLE_DEVICES
+    lock: int = None, # descriptor of the job's lock, if it is inherited
+) -> list: # of words
+    "How a supervisor is started"
+    return [sys.executable, "-m", "vlrlbook.jobs", "supervise", str(folder), str(attempt), devices, *([str(lock)] if lock is not None else [])]
+
 class LocalBackend:
-    "One detached supervisor process per job on this machine; it lives when the server dies"
-    def __init__(self): self.started = {}
+    "One detached supervisor process per job on this machine; it lives on when the server dies"
+    hands_over = True # the lock passes from the dispatcher to the supervisor, without a gap
+    def __init__(self,
+        options: dict = None, # none are known here
+    ): self.started, self.options = [], options or {}
 
     def start(self,
         folder: Path, # of the job
         attempt: int, # which this is
         devices: str, # for CUDA_VISIBLE_DEVICES
-        lock: int, # descriptor of the job's lock, which the supervisor inherits
+        lock: int = None, # descriptor of the job's lock, which the supervisor inherits
     ) -> str: # handle for the ledger
         "Start the supervisor"
         with open(folder / "supervisor.log", "wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", "vlrlbook.jobs", "supervise", str(folder), str(attempt), devices, str(lock)],
-                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock])
-        self.started = {a: p for a, p in self.started.items() if p.poll() is None} | {(folder, attempt): process}
+            process = subprocess.Popen(supervisor_command(folder, attempt, devices, lock), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock])
+        self.started = [p for p in self.started if p.poll() is None] + [process]
         return str(process.pid)
 
     def alive(self,
@@ -473,8 +485,14 @@ class LocalBackend:
         handle: str | None, # from `start`
     ) -> bool: # there is a supervisor
         "The lock is held"
-        for process in self.started.values(): process.poll() # the dead are let go
+        for process in self.started: process.poll() # the dead are let go
         return is_held(folder / "lock")
+
+    def withdraw(self,
+        folder: Path, # of a job that is to be cancelled
+        handle: str | None, # from `start`
+    ):
+        "Take back what has not begun; here everything begins at once"
 
     def sweep(self,
         folder: Path, # of a job whose supervisor died
@@ -483,9 +501,62 @@ class LocalBackend:
         "Kill what the dead left"
         kill_until_gone(lambda: tagged(job_tag(folder)))
 
-backends = {"local": LocalBackend}
+class SubmititBackend(LocalBackend):
+    "Supervisors as Slurm jobs, or as submitit's local ones; every node must see the data directory, and the ledger needs a disk of the server's own"
+    hands_over = False
+    def __init__(self,
+        options: dict = None, # cluster (slurm, local), folder, and submitit's parameters, such as slurm_partition
+    ):
+        import submitit
+        self.options = {"timeout_min": 24 * 60} | (options or {})
+        cluster, self.folder = self.options.pop("cluster", None), self.options.pop("folder")
+        self.executor, self.known = submitit.AutoExecutor(folder=self.folder, cluster=cluster), {}
+        self.executor.update_parameters(**self.options)
 
-# %% ../nbs/07a_jobs.ipynb #3e1fdefc
+    def start(self, folder, attempt, devices, lock=None):
+        self.executor.update_parameters(name=f"vlrlbook-{folder.name}-{attempt}")
+        job = self.executor.submit(supervise, str(folder), attempt, devices if self.executor.cluster == "local" else "")
+        self.known[job.job_id] = job
+        return job.job_id
+
+    def _state(self, handle):
+        "submitit's word for it; a job of an earlier server is looked up"
+        import submitit
+        if handle not in self.known and self.executor.cluster == "slurm": self.known[handle] = submitit.SlurmJob(self.folder, handle)
+        return self.known[handle].state.upper() if handle in self.known else "UNKNOWN"
+
+    def alive(self, folder, handle): return is_held(folder / "lock") or self._state(handle) in ("PENDING", "RUNNING", "CONFIGURING", "REQUEUED", "RESIZING", "COMPLETING", "SUSPENDED")
+
+    def withdraw(self, folder, handle):
+        if not is_held(folder / "lock") and self._state(handle) == "PENDING": self.known[handle].cancel()
+
+class RayBackend(LocalBackend):
+    "Supervisors as Ray jobs, named after the job and its attempt, so that one cannot be submitted twice"
+    hands_over = False
+    def __init__(self,
+        options: dict = None, # address of the dashboard, and what submit_job takes, such as entrypoint_num_gpus
+    ):
+        from ray.job_submission import JobSubmissionClient
+        self.options = dict(options or {})
+        self.client = JobSubmissionClient(self.options.pop("address", None))
+
+    def start(self, folder, attempt, devices, lock=None):
+        environment = {"env_vars": {"CUDA_VISIBLE_DEVICES": devices}} if "entrypoint_num_gpus" not in self.options else {}
+        return self.client.submit_job(entrypoint=shlex.join(supervisor_command(folder, attempt, "")), submission_id=f"{folder.name}-{attempt}", runtime_env=environment, **self.options)
+
+    def _state(self, folder, handle):
+        "Ray's word for it"
+        try: return str(self.client.get_job_status(handle or ""))
+        except RuntimeError: return "UNKNOWN"
+
+    def alive(self, folder, handle): return is_held(folder / "lock") or self._state(folder, handle) in ("PENDING", "RUNNING")
+
+    def withdraw(self, folder, handle):
+        if not is_held(folder / "lock") and self._state(folder, handle) == "PENDING": self.client.stop_job(handle)
+
+backends = {"local": LocalBackend, "submitit": SubmititBackend, "ray": RayBackend}
+
+# %% ../nbs/07a_jobs.ipynb #16fde007
 def devices_of(
     slots: int | list, # how many, or the devices of each
 ) -> list: # CUDA_VISIBLE_DEVICES of each slot
@@ -509,6 +580,8 @@ class Jobs:
         data_dir: str | Path, # made if it is not there; one server each
         slots: int | list = 1, # jobs at a time: a number, or CUDA_VISIBLE_DEVICES of each
         backend: str = "local", # local, submitit or ray
+        options: dict = None, # of the back end
+        ledger_dir: str | Path = None, # on a local disk, where the data directory is on a shared one; None: the data directory
         max_queued: int = 200, # more are refused
         grace: float = 10.0, # seconds between SIGTERM and SIGKILL
         on_exit: str = "keep", # keep: supervisors go on without the server; interrupt: they stop, and go on with the next one
@@ -520,14 +593,17 @@ class Jobs:
         self.devices, self.max_queued, self.grace, self.on_exit = devices_of(slots), max_queued, grace, on_exit
         self.restarts, self.keep_days, self.keep_bytes = restarts, keep_days, keep_bytes
         if backend not in backends: raise ValueError(f"backend = {backend!r}{nearest(backend, list(backends))}")
-        for name in ("jobs", "tmp"): (self.data_dir / name).mkdir(parents=True, exist_ok=True)
-        kind = file_system(self.data_dir)
-        if kind in network_systems: raise NetworkFolder(f"the data directory is on {kind}; the ledger needs a local disk")
+        if on_exit not in ("keep", "interrupt"): raise ValueError(f"on_exit = {on_exit!r}: expected keep or interrupt")
+        ledger_dir = Path(ledger_dir or data_dir).resolve()
+        for path in (self.data_dir / "jobs", self.data_dir / "tmp", ledger_dir): path.mkdir(parents=True, exist_ok=True)
+        kind = file_system(ledger_dir)
+        if kind in network_systems: raise NetworkFolder(f"{ledger_dir.name} is on {kind}; the ledger needs a local disk (ledger_dir)")
         self.server_lock = take_lock(self.data_dir / "server.lock")
         if self.server_lock is None: raise AlreadyServed("another server works on this data directory")
-        self.backend, self.thread, self.wake, self.stopping = backends[backend](), None, threading.Event(), False
+        self.thread, self.wake, self.stopping = None, threading.Event(), False
         try:
-            self.ledger = Ledger(self.data_dir / "ledger.sqlite3", self.wall)
+            self.backend = backends[backend]({"folder": str(self.data_dir / "tmp" / "submitit")} | (options or {}) if backend == "submitit" else options)
+            self.ledger = Ledger(ledger_dir / "ledger.sqlite3", self.wall)
             self._tidy()
         except BaseException:
             os.close(self.server_lock)
@@ -741,7 +817,9 @@ class Jobs:
 
     def _advance(self, row, folder):
         "Write down how far a job is; an order that a dying server did not pass on is given again"
-        if row["status"] == "cancelling": give_order(folder / "lock", "cancel", row["attempt"])
+        if row["status"] == "cancelling":
+            give_order(folder / "lock", "cancel", row["attempt"])
+            self.backend.withdraw(folder, row["handle"])
         columns = self._advance_columns(row, folder)
         if any(columns[c] != row[c] for c in columns):
             with self.ledger.write() as db: db.execute(f"UPDATE jobs SET {', '.join(f'{c} = ?' for c in columns)}, updated_at = ? WHERE job_id = ? AND attempt = ? AND status IN ('training', 'cancelling')", (*columns.values(), utc(self.wall()), row["job_id"], row["attempt"]))
@@ -764,14 +842,16 @@ class Jobs:
             give_order(folder / "lock", "run", attempt)
             if not self.ledger.move(row["job_id"], "queued", "training", f"slot {slot}", attempt=attempt, slot=slot, started_at=utc(self.wall()), log_mark=log_mark(folder / "run" / "run_log.csv"),
                                     resumed_from=checkpoint.name if checkpoint else None, current_step=step, progress=min(99.0, 100 * step / row["total_steps"]) if row["total_steps"] else 0.0): return
+            if not self.backend.hands_over: lock = os.close(lock)
             handle = self.backend.start(folder, attempt, slot, lock)
             with self.ledger.write() as db: db.execute("UPDATE jobs SET handle = ? WHERE job_id = ?", (handle, row["job_id"]))
         except OSError as e:
             print(f"dispatcher: {row['job_id']} cannot be started: {e.strerror}", file=sys.stderr)
             self.ledger.move(row["job_id"], "training", "interrupted", f"could not be started: {e.strerror}")
-        finally: os.close(lock)
+        finally:
+            if lock is not None: os.close(lock)
 
-# %% ../nbs/07a_jobs.ipynb #582d4702
+# %% ../nbs/07a_jobs.ipynb #2960a5a1
 def train(
     folder: str | Path = ".", # of the job
     chapter: str = "05_grpo.ipynb", # which notebook
