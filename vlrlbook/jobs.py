@@ -7,22 +7,20 @@ __all__ = ['logger', 'live', 'ends', 'states', 'schema', 'network_systems', 'cau
            'WrongState', 'NoCheckpoint', 'QueueFull', 'KeyReused', 'AlreadyServed', 'NetworkFolder',
            'LedgerUnavailable', 'Job', 'clean', 'utc', 'Ledger', 'take_lock', 'is_held', 'give_order', 'read_order',
            'file_system', 'parents', 'tree', 'tagged', 'signal_all', 'kill_until_gone', 'job_tag', 'prctl', 'Outcome',
-           'Log', 'verdict', 'memory_kills', 'supervise', 'newest_checkpoint', 'last_row', 'log_mark', 'progress_of',
-           'supervisor_command', 'LocalBackend', 'SubmititBackend', 'RayBackend', 'devices_of', 'train_command',
-           'folder_bytes', 'Jobs', 'train', 'commit_result', 'main']
+           'Log', 'verdict', 'memory_kills', 'supervise', 'problem_of', 'newest_checkpoint', 'last_row', 'log_mark',
+           'progress_of', 'supervisor_command', 'LocalBackend', 'SubmititBackend', 'RayBackend', 'devices_of',
+           'train_command', 'folder_bytes', 'Jobs', 'train', 'commit_result', 'main']
 
-# %% ../nbs/07a_jobs.ipynb #776c69b5
+# %% ../nbs/07a_jobs.ipynb #e1d5ab9c
 import ctypes, csv, errno, fcntl, json, logging, os, re, secrets, select, shlex, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
-from .core import book_file, commit_folder, damage, nearest, write_json
-
 logger = logging.getLogger("vlrlbook.jobs")
 
-# %% ../nbs/07a_jobs.ipynb #2889194b
+# %% ../nbs/07a_jobs.ipynb #879997ff
 class JobsError(Exception):
     "What this chapter refuses; `code` is stable, the text is for people"
     code = "job"
@@ -36,7 +34,7 @@ class AlreadyServed(JobsError): "Another server holds the data directory"; code 
 class NetworkFolder(JobsError): "SQLite's write-ahead log needs a local disk"; code = "data_dir.network"
 class LedgerUnavailable(JobsError): "The ledger cannot be written now: disk full, or locked"; code = "ledger.unavailable"
 
-# %% ../nbs/07a_jobs.ipynb #e5c401a1
+# %% ../nbs/07a_jobs.ipynb #fd05d552
 live, ends = ("training", "cancelling"), ("completed", "failed", "cancelled")
 states = ("queued", *live, "interrupted", *ends)
 
@@ -86,7 +84,7 @@ def utc(
     "A moment as the ledger writes it; nothing is ever decided by it"
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-# %% ../nbs/07a_jobs.ipynb #9bb2d60d
+# %% ../nbs/07a_jobs.ipynb #509f548c
 schema = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT UNIQUE NOT NULL, job_name TEXT, status TEXT NOT NULL, place INTEGER NOT NULL,
@@ -163,7 +161,7 @@ class Ledger:
         "Let go of the file"
         with self.lock: self.db.close()
 
-# %% ../nbs/07a_jobs.ipynb #0072dd6c
+# %% ../nbs/07a_jobs.ipynb #fa3d02c2
 def take_lock(
     path: str | Path, # a file; made if it is not there
 ) -> int | None: # its descriptor, or None: somebody else holds it
@@ -213,7 +211,7 @@ def file_system(
     inside = [(len(at), kind) for at, kind in mounts if Path(path).resolve().is_relative_to(at)]
     return max(inside, key=lambda m: m[0])[1] if inside else "unknown"
 
-# %% ../nbs/07a_jobs.ipynb #4581192d
+# %% ../nbs/07a_jobs.ipynb #94d0a9a4
 def parents(
 ) -> dict: # process id → (parent's id, state letter)
     "Every process there is"
@@ -274,7 +272,7 @@ def job_tag(
     "The mark that a job's processes carry"
     return f"VLRLBOOK_JOB={Path(folder).resolve()}"
 
-# %% ../nbs/07a_jobs.ipynb #67afd928
+# %% ../nbs/07a_jobs.ipynb #5d0c7370
 def prctl(
     option: int, # 1: die with the parent; 36: adopt orphans
     value: int, # signal, or 1
@@ -374,13 +372,13 @@ def supervise(
     os.set_inheritable(lock, False)
     prctl(36, 1)
     task, outcome, log = json.loads((folder / "job.json").read_text()), Outcome(folder), Log(folder / "job.log")
-    if damage(folder / "result") is None: return outcome.write(dict(attempt=attempt, state="completed", error_code=None, error_message=None)) # it had finished already
+    if problem_of(folder / "result") is None: return outcome.write(dict(attempt=attempt, state="completed", error_code=None, error_message=None)) # it had finished already
     kills = memory_kills()
     try: trainer = _start(task["command"], folder, attempt, devices)
     except OSError as e: return outcome.write(dict(attempt=attempt, state="failed", error_code="trainer.start", error_message=clean(str(e), 400)))
     asked = _watch(trainer, log, lock, task["grace"])
     found = dict(state="cancelled" if asked == "cancel" else "interrupted", error_code=None, error_message=None)
-    if not asked: found = verdict(trainer.returncode, log.tail.decode("utf-8", "replace"), damage(folder / "result"), memory_kills() > kills)
+    if not asked: found = verdict(trainer.returncode, log.tail.decode("utf-8", "replace"), problem_of(folder / "result"), memory_kills() > kills)
     outcome.write(dict(attempt=attempt, **clean(found, 400)))
 
 def _start(command, folder, attempt, devices):
@@ -412,13 +410,21 @@ def _copy(words, log):
         if not data: return time.sleep(0.01)
         log.write(data)
 
-# %% ../nbs/07a_jobs.ipynb #19d50af4
+# %% ../nbs/07a_jobs.ipynb #a59569d9
+def problem_of(
+    folder: str | Path, # that should have been committed
+) -> str | None: # None: it is there and undamaged
+    "What is wrong with a committed folder; reads nothing, and imports nothing, where there is none"
+    if not Path(folder).exists(): return "there is none"
+    from vlrlbook.core import damage # the supervisor lives long, so it starts light
+    return damage(folder)
+
 def newest_checkpoint(
     run: str | Path, # output_dir of a run
 ) -> Path | None: # the checkpoint of the highest step that equals its manifest
     "Where an attempt could go on"
     found = sorted((p for p in Path(run).glob("checkpoint-*") if p.name[11:].isdigit()), key=lambda p: -int(p.name[11:]))
-    return next((p for p in found if damage(p) is None), None)
+    return next((p for p in found if problem_of(p) is None), None)
 
 def last_row(
     path: str | Path, # run_log.csv
@@ -454,7 +460,7 @@ def progress_of(
     except (KeyError, ValueError): step, loss = 0, None
     return dict(current_step=step, loss=loss if loss is None or abs(loss) < float("inf") else None, total_steps=total, progress=min(99.0, 100 * step / total) if total else 0.0)
 
-# %% ../nbs/07a_jobs.ipynb #6fdb1312
+# %% ../nbs/07a_jobs.ipynb #e1189a79
 def supervisor_command(
     folder: Path, # of the job
     attempt: int, # which this is
@@ -559,7 +565,7 @@ class RayBackend(LocalBackend):
 
 backends = {"local": LocalBackend, "submitit": SubmititBackend, "ray": RayBackend}
 
-# %% ../nbs/07a_jobs.ipynb #be0e3493
+# %% ../nbs/07a_jobs.ipynb #4874bf34
 def devices_of(
     slots: int | list, # how many, or the devices of each
 ) -> list: # CUDA_VISIBLE_DEVICES of each slot
@@ -602,7 +608,8 @@ class Jobs:
         self.data_dir = Path(data_dir).resolve()
         self.devices, self.max_queued, self.grace, self.on_exit = devices_of(slots), max_queued, grace, on_exit
         self.restarts, self.keep_days, self.keep_bytes = restarts, keep_days, keep_bytes
-        if backend not in backends: raise ValueError(f"backend = {backend!r}{nearest(backend, list(backends))}")
+        from vlrlbook.core import nearest
+        if backend not in backends: raise ValueError(f"backend = {backend!r}{nearest(backend, [*backends])}")
         if on_exit not in ("keep", "interrupt"): raise ValueError(f"on_exit = {on_exit!r}: expected keep or interrupt")
         ledger_dir = Path(ledger_dir or data_dir).resolve()
         for path in (self.data_dir / "jobs", self.data_dir / "tmp", ledger_dir): path.mkdir(parents=True, exist_ok=True)
@@ -682,6 +689,7 @@ class Jobs:
 
     def _make_folder(self, folder, task, parameters):
         "A job's folder, whole or not at all"
+        from vlrlbook.core import write_json
         aside = Path(tempfile.mkdtemp(prefix="job-", dir=self.data_dir / "tmp"))
         try:
             write_json(aside / "job.json", task)
@@ -719,7 +727,8 @@ class Jobs:
         after: str = None, # what the page before gave as next
     ) -> tuple: # jobs, next or None
         "Jobs, newest first, a page at a time"
-        if status is not None and status not in states: raise ValueError(f"status = {status!r}{nearest(status, list(states))}")
+        from vlrlbook.core import nearest
+        if status is not None and status not in states: raise ValueError(f"status = {status!r}{nearest(status, [*states])}")
         start = int(after) if after is not None else 2**62
         found = self.ledger.read("SELECT * FROM jobs WHERE number < ? AND (? IS NULL OR status = ?) ORDER BY number DESC LIMIT ?", start, status, status, limit + 1)
         return [self._job(r) for r in found[:limit]], str(found[limit - 1]["number"]) if len(found) > limit else None
@@ -897,15 +906,16 @@ class Jobs:
         finally:
             if lock is not None: os.close(lock)
 
-# %% ../nbs/07a_jobs.ipynb #583e5d54
+# %% ../nbs/07a_jobs.ipynb #28a02238
 def train(
     folder: str | Path = ".", # of the job
     chapter: str = "05_grpo.ipynb", # which notebook
 ):
     "A chapter with the job's parameters by papermill, from its newest whole checkpoint; its result is committed as the last act"
     folder = Path(folder).resolve()
-    if damage(folder / "result") is None: return # done before: a second run does nothing
+    if problem_of(folder / "result") is None: return # done before: a second run does nothing
     import papermill
+    from vlrlbook.core import book_file
     parameters = json.loads((folder / "parameters.json").read_text()) | {"output_dir": "run", "resume": "true" if newest_checkpoint(folder / "run") else ""}
     try: papermill.execute_notebook(book_file(chapter), folder / "out.ipynb", parameters, cwd=folder, progress_bar=False, log_output=True, stdout_file=sys.stdout, stderr_file=sys.stderr)
     except papermill.PapermillExecutionError as e: sys.exit(f"{e.ename}: {e.evalue}")
@@ -915,6 +925,7 @@ def commit_result(
     folder: str | Path, # of the job
 ):
     "result/: the run's files and its notebook, linked (they take no room twice), with a manifest; there whole or not at all"
+    from vlrlbook.core import commit_folder
     folder = Path(folder)
     aside = Path(tempfile.mkdtemp(prefix=".result-", dir=folder))
     for p in (*(folder / "run").iterdir(), folder / "out.ipynb"):
