@@ -11,7 +11,7 @@ __all__ = ['logger', 'live', 'ends', 'states', 'schema', 'network_systems', 'cau
            'progress_of', 'supervisor_command', 'LocalBackend', 'SubmititBackend', 'RayBackend', 'devices_of',
            'train_command', 'folder_bytes', 'Jobs', 'train', 'commit_result', 'main']
 
-# %% ../nbs/07a_jobs.ipynb #e1d5ab9c
+# %% ../nbs/07a_jobs.ipynb #0660817f
 import ctypes, csv, errno, fcntl, json, logging, os, re, secrets, select, shlex, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -20,7 +20,7 @@ from pathlib import Path
 
 logger = logging.getLogger("vlrlbook.jobs")
 
-# %% ../nbs/07a_jobs.ipynb #879997ff
+# %% ../nbs/07a_jobs.ipynb #066f3291
 class JobsError(Exception):
     "What this chapter refuses; `code` is stable, the text is for people"
     code = "job"
@@ -34,7 +34,7 @@ class AlreadyServed(JobsError): "Another server holds the data directory"; code 
 class NetworkFolder(JobsError): "SQLite's write-ahead log needs a local disk"; code = "data_dir.network"
 class LedgerUnavailable(JobsError): "The ledger cannot be written now: disk full, or locked"; code = "ledger.unavailable"
 
-# %% ../nbs/07a_jobs.ipynb #fd05d552
+# %% ../nbs/07a_jobs.ipynb #469f5450
 live, ends = ("training", "cancelling"), ("completed", "failed", "cancelled")
 states = ("queued", *live, "interrupted", *ends)
 
@@ -84,7 +84,7 @@ def utc(
     "A moment as the ledger writes it; nothing is ever decided by it"
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-# %% ../nbs/07a_jobs.ipynb #509f548c
+# %% ../nbs/07a_jobs.ipynb #a97575a8
 schema = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT UNIQUE NOT NULL, job_name TEXT, status TEXT NOT NULL, place INTEGER NOT NULL,
@@ -161,7 +161,7 @@ class Ledger:
         "Let go of the file"
         with self.lock: self.db.close()
 
-# %% ../nbs/07a_jobs.ipynb #fa3d02c2
+# %% ../nbs/07a_jobs.ipynb #5de4f106
 def take_lock(
     path: str | Path, # a file; made if it is not there
 ) -> int | None: # its descriptor, or None: somebody else holds it
@@ -211,7 +211,7 @@ def file_system(
     inside = [(len(at), kind) for at, kind in mounts if Path(path).resolve().is_relative_to(at)]
     return max(inside, key=lambda m: m[0])[1] if inside else "unknown"
 
-# %% ../nbs/07a_jobs.ipynb #94d0a9a4
+# %% ../nbs/07a_jobs.ipynb #6abf941c
 def parents(
 ) -> dict: # process id → (parent's id, state letter)
     "Every process there is"
@@ -272,7 +272,7 @@ def job_tag(
     "The mark that a job's processes carry"
     return f"VLRLBOOK_JOB={Path(folder).resolve()}"
 
-# %% ../nbs/07a_jobs.ipynb #5d0c7370
+# %% ../nbs/07a_jobs.ipynb #8091d5ba
 def prctl(
     option: int, # 1: die with the parent; 36: adopt orphans
     value: int, # signal, or 1
@@ -372,13 +372,15 @@ def supervise(
     os.set_inheritable(lock, False)
     prctl(36, 1)
     task, outcome, log = json.loads((folder / "job.json").read_text()), Outcome(folder), Log(folder / "job.log")
-    if problem_of(folder / "result") is None: return outcome.write(dict(attempt=attempt, state="completed", error_code=None, error_message=None)) # it had finished already
+    if problem_of(folder / "result") is None: return outcome.write(dict(attempt=attempt, **verdict(0, "", None))) # it had finished already
     kills = memory_kills()
     try: trainer = _start(task["command"], folder, attempt, devices)
     except OSError as e: return outcome.write(dict(attempt=attempt, state="failed", error_code="trainer.start", error_message=clean(str(e), 400)))
     asked = _watch(trainer, log, lock, task["grace"])
-    found = dict(state="cancelled" if asked == "cancel" else "interrupted", error_code=None, error_message=None)
-    if not asked: found = verdict(trainer.returncode, log.tail.decode("utf-8", "replace"), problem_of(folder / "result"), memory_kills() > kills)
+    problem = problem_of(folder / "result")
+    if asked and problem is None: found = verdict(0, "", None) # what is finished stays finished
+    elif asked: found = dict(state="cancelled" if asked == "cancel" else "interrupted", error_code=None, error_message=None)
+    else: found = verdict(trainer.returncode, log.tail.decode("utf-8", "replace"), problem, memory_kills() > kills)
     outcome.write(dict(attempt=attempt, **clean(found, 400)))
 
 def _start(command, folder, attempt, devices):
@@ -410,7 +412,7 @@ def _copy(words, log):
         if not data: return time.sleep(0.01)
         log.write(data)
 
-# %% ../nbs/07a_jobs.ipynb #a59569d9
+# %% ../nbs/07a_jobs.ipynb #c95d7647
 def problem_of(
     folder: str | Path, # that should have been committed
 ) -> str | None: # None: it is there and undamaged
@@ -460,7 +462,7 @@ def progress_of(
     except (KeyError, ValueError): step, loss = 0, None
     return dict(current_step=step, loss=loss if loss is None or abs(loss) < float("inf") else None, total_steps=total, progress=min(99.0, 100 * step / total) if total else 0.0)
 
-# %% ../nbs/07a_jobs.ipynb #e1189a79
+# %% ../nbs/07a_jobs.ipynb #a346dd91
 def supervisor_command(
     folder: Path, # of the job
     attempt: int, # which this is
@@ -565,7 +567,7 @@ class RayBackend(LocalBackend):
 
 backends = {"local": LocalBackend, "submitit": SubmititBackend, "ray": RayBackend}
 
-# %% ../nbs/07a_jobs.ipynb #4874bf34
+# %% ../nbs/07a_jobs.ipynb #312219b5
 def devices_of(
     slots: int | list, # how many, or the devices of each
 ) -> list: # CUDA_VISIBLE_DEVICES of each slot
@@ -815,11 +817,14 @@ class Jobs:
     def _dispatch(self):
         "Look, start, sleep; while the ledger cannot be written, supervisors go on and nothing is decided"
         while not self.stopping:
+            pause = self.tick
             try:
                 self.look()
                 if self.clock() - self.cleaned > 60: self.clean_up()
-            except LedgerUnavailable as e: logger.error("%s", e)
-            self.wake.wait(self.tick)
+            except Exception as e: # told, and tried again: one bad job must not stop the others
+                logger.error("%s: %s", type(e).__name__, e, exc_info=not isinstance(e, LedgerUnavailable))
+                pause = 10 * self.tick
+            self.wake.wait(pause)
             self.wake.clear()
 
     def look(self):
@@ -844,8 +849,13 @@ class Jobs:
             while sizes and sum(sizes.values()) > self.keep_bytes:
                 gone.append(next(iter(sizes)))
                 del sizes[gone[-1]]
-        for job_id in gone: self.remove(job_id)
-        return gone
+        return [job_id for job_id in gone if self._remove_quietly(job_id)]
+
+    def _remove_quietly(self, job_id):
+        "Whether it was still there to be removed: its owner may have been quicker"
+        try: self.remove(job_id)
+        except (UnknownJob, WrongState): return False
+        return True
 
     def _ended(self): return dict(ended_at=utc(self.wall()), ended_clock=self.clock())
 
@@ -857,7 +867,8 @@ class Jobs:
         if alive and not outcome: return self._advance(row, folder)
         if alive: return # its outcome is written; it is about to let go
         if not outcome: self.backend.sweep(folder, row["handle"])
-        if not outcome and row["status"] == "cancelling": outcome = dict(state="cancelled", error_code=None, error_message=None)
+        if not outcome and problem_of(folder / "result") is None: outcome = verdict(0, "", None) | dict(why="its result lies there")
+        if not outcome and row["status"] == "cancelling": outcome = dict(state="cancelled", error_code=None, error_message=None, why="its supervisor died")
         if not outcome: outcome = dict(state="interrupted", error_code=None, error_message=None, why="its supervisor died")
         more = self._advance_columns(row, folder)
         if outcome["state"] == "completed": more["progress"] = 100.0
@@ -906,7 +917,7 @@ class Jobs:
         finally:
             if lock is not None: os.close(lock)
 
-# %% ../nbs/07a_jobs.ipynb #28a02238
+# %% ../nbs/07a_jobs.ipynb #b54b1e4a
 def train(
     folder: str | Path = ".", # of the job
     chapter: str = "05_grpo.ipynb", # which notebook
