@@ -213,15 +213,19 @@ def test_a_log_keeps_its_newest_half(tmp_path):
     assert len(kept) <= 2000 and kept.endswith("line 099\n") and (log.tail.decode() + "").endswith(kept[-500:])
 
 
+NONE = "there is none"
+
+
 @pytest.mark.parametrize("code, tail, whole, killed, expected", [
-    (0, "", None, False, ("completed", None)), (0, "", "there is none", False, ("failed", "trainer.no_artefact")), (1, "a\nValueError: x", None, False, ("failed", "trainer.exit")),
-    (1, "torch.OutOfMemoryError: CUDA out of memory.", None, False, ("failed", "trainer.out_of_memory")), (-9, "", None, True, ("failed", "trainer.out_of_memory")), (-9, "", None, False, ("failed", "trainer.killed")),
-    (-11, "", None, False, ("failed", "trainer.killed")), (1, "SettingsError: lr", None, False, ("failed", "trainer.parameters")), (1, "SettingsError: shown on the page\n" + "x" * 3000 + "\nKeyError: 1", None, False, ("failed", "trainer.exit")),
-    (1, "OSError: [Errno 28] No space left on device", None, False, ("failed", "trainer.disk_full"))])
+    (0, "", None, False, ("completed", None)), (-9, "", None, False, ("completed", None)), (1, "ValueError: while leaving", None, False, ("completed", None)),
+    (0, "", NONE, False, ("failed", "trainer.no_artefact")), (0, "", "x has 1 bytes, not 2", False, ("failed", "trainer.no_artefact")), (1, "a\nValueError: x", NONE, False, ("failed", "trainer.exit")),
+    (1, "torch.OutOfMemoryError: CUDA out of memory.", NONE, False, ("failed", "trainer.out_of_memory")), (-9, "", NONE, True, ("failed", "trainer.out_of_memory")), (-9, "", NONE, False, ("failed", "trainer.killed")),
+    (-11, "", NONE, False, ("failed", "trainer.killed")), (1, "SettingsError: lr", NONE, False, ("failed", "trainer.parameters")), (1, "SettingsError: shown on the page\n" + "x" * 3000 + "\nKeyError: 1", NONE, False, ("failed", "trainer.exit")),
+    (1, "OSError: [Errno 28] No space left on device", NONE, False, ("failed", "trainer.disk_full"))])
 def test_verdicts(code, tail, whole, killed, expected):
     found = verdict(code, tail, whole, killed)
     assert (found["state"], found["error_code"]) == expected
-    assert "ValueError: x" in found["error_message"] if "ValueError" in tail else True
+    assert found["state"] == "completed" or "ValueError" not in tail or "ValueError: x" in found["error_message"]
 
 
 @pytest.mark.parametrize("given, kept", [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None), ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n")])
@@ -348,7 +352,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60 if FULL else 6, stateful_step_count=25 if FULL else 12, deadline=None, suppress_health_check=list(HealthCheck))
+TestMachine.settings = settings(max_examples=100 if FULL else 10, stateful_step_count=25 if FULL else 12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def test_chapter_05_as_a_job_killed_and_resumed(tmp_path):
