@@ -11,7 +11,7 @@ __all__ = ['logger', 'live', 'ends', 'states', 'schema', 'network_systems', 'cau
            'progress_of', 'supervisor_command', 'LocalBackend', 'SubmititBackend', 'RayBackend', 'devices_of',
            'train_command', 'folder_bytes', 'Jobs', 'train', 'commit_result', 'main']
 
-# %% ../nbs/07a_jobs.ipynb #24b49b95
+# %% ../nbs/07a_jobs.ipynb #136c81bb
 import ctypes, csv, errno, fcntl, json, logging, os, re, secrets, select, shlex, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -20,7 +20,7 @@ from pathlib import Path
 
 logger = logging.getLogger("vlrlbook.jobs")
 
-# %% ../nbs/07a_jobs.ipynb #a9643810
+# %% ../nbs/07a_jobs.ipynb #7663a8c8
 class JobsError(Exception):
     "What this chapter refuses; `code` is stable, the text is for people"
     code = "job"
@@ -34,7 +34,7 @@ class AlreadyServed(JobsError): "Another server holds the data directory"; code 
 class NetworkFolder(JobsError): "SQLite's write-ahead log needs a local disk"; code = "data_dir.network"
 class LedgerUnavailable(JobsError): "The ledger cannot be written now: disk full, or locked"; code = "ledger.unavailable"
 
-# %% ../nbs/07a_jobs.ipynb #01eef30a
+# %% ../nbs/07a_jobs.ipynb #26d71bd5
 live, ends = ("training", "cancelling"), ("completed", "failed", "cancelled")
 states = ("queued", *live, "interrupted", *ends)
 
@@ -84,7 +84,7 @@ def utc(
     "A moment as the ledger writes it; nothing is ever decided by it"
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-# %% ../nbs/07a_jobs.ipynb #e8ebb92e
+# %% ../nbs/07a_jobs.ipynb #efbd46c1
 schema = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT UNIQUE NOT NULL, job_name TEXT, status TEXT NOT NULL, place INTEGER NOT NULL,
@@ -161,7 +161,7 @@ class Ledger:
         "Let go of the file"
         with self.lock: self.db.close()
 
-# %% ../nbs/07a_jobs.ipynb #364a0fca
+# %% ../nbs/07a_jobs.ipynb #19604626
 def take_lock(
     path: str | Path, # a file; made if it is not there
 ) -> int | None: # its descriptor, or None: somebody else holds it
@@ -211,7 +211,7 @@ def file_system(
     inside = [(len(at), kind) for at, kind in mounts if Path(path).resolve().is_relative_to(at)]
     return max(inside, key=lambda m: m[0])[1] if inside else "unknown"
 
-# %% ../nbs/07a_jobs.ipynb #8417fbba
+# %% ../nbs/07a_jobs.ipynb #ea5f5d27
 def parents(
 ) -> dict: # process id → (parent's id, state letter)
     "Every process there is"
@@ -272,7 +272,7 @@ def job_tag(
     "The mark that a job's processes carry"
     return f"VLRLBOOK_JOB={Path(folder).resolve()}"
 
-# %% ../nbs/07a_jobs.ipynb #a2a79081
+# %% ../nbs/07a_jobs.ipynb #fc10344e
 def prctl(
     option: int, # 1: die with the parent; 36: adopt orphans
     value: int, # signal, or 1
@@ -411,7 +411,7 @@ def _copy(words, log):
         if not data: return time.sleep(0.01)
         log.write(data)
 
-# %% ../nbs/07a_jobs.ipynb #57171548
+# %% ../nbs/07a_jobs.ipynb #eee104a9
 def problem_of(
     folder: str | Path, # that should have been committed
 ) -> str | None: # None: it is there and undamaged
@@ -461,7 +461,7 @@ def progress_of(
     except (KeyError, ValueError): step, loss = 0, None
     return dict(current_step=step, loss=loss if loss is None or abs(loss) < float("inf") else None, total_steps=total, progress=min(99.0, 100 * step / total) if total else 0.0)
 
-# %% ../nbs/07a_jobs.ipynb #f2e942c0
+# %% ../nbs/07a_jobs.ipynb #329a699c
 def supervisor_command(
     folder: Path, # of the job
     attempt: int, # which this is
@@ -566,7 +566,7 @@ class RayBackend(LocalBackend):
 
 backends = {"local": LocalBackend, "submitit": SubmititBackend, "ray": RayBackend}
 
-# %% ../nbs/07a_jobs.ipynb #5ac1be9d
+# %% ../nbs/07a_jobs.ipynb #20fbc732
 def devices_of(
     slots: int | list, # how many, or the devices of each
 ) -> list: # CUDA_VISIBLE_DEVICES of each slot
@@ -916,7 +916,7 @@ class Jobs:
         finally:
             if lock is not None: os.close(lock)
 
-# %% ../nbs/07a_jobs.ipynb #5acffc08
+# %% ../nbs/07a_jobs.ipynb #37fbc69b
 def train(
     folder: str | Path = ".", # of the job
     chapter: str = "05_grpo.ipynb", # which notebook
