@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['presets', 'by_task', 'logged_as', 'warm_weights', 'GRPOSettings', 'service_settings', 'save_settings',
            'load_settings', 'completion_logps', 'grpo_loss', 'RefillGroups', 'silent_groups', 'swap_groups',
-           'grpo_config', 'whole_groups', 'make_trainer', 'warm_start', 'lessons', 'drawn_questions', 'supervised',
-           'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers', 'predict', 'marks', 'summary',
-           'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions', 'run', 'main']
+           'grpo_config', 'whole_groups', 'Interrupted', 'StopWhenAsked', 'make_trainer', 'warm_start', 'lessons',
+           'drawn_questions', 'supervised', 'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers',
+           'predict', 'marks', 'summary', 'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions',
+           'run', 'main']
 
 # %% ../nbs/05_grpo.ipynb #c002
 import argparse, hashlib, importlib.util, json, os, random, time
@@ -17,7 +18,7 @@ from typing import ClassVar
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, named_options, nearest, peak_memory_mb, read_settings, run_facts, set_seed, thumbnail, write_json, write_whole
 from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
@@ -270,6 +271,22 @@ def whole_groups(
     if not s.shared_prompt or s.batch_size % s.num_generations == 0 or answers % s.num_generations: return s.batch_size, s.gradient_accumulation_steps
     return s.num_generations, answers // s.num_generations
 
+class Interrupted(RuntimeError):
+    "The run was asked to stop, and saved a checkpoint before it did"
+
+class StopWhenAsked(TrainerCallback):
+    "After a step, looks into the file that VLRLBOOK_STOP names; where it begins with `interrupt`, saves a checkpoint and leaves"
+    asked = False
+    def __init__(self, every: int): self.every = every # steps between which a checkpoint would not be exact
+
+    def on_step_end(self, args, state, control, **kwargs):
+        path = os.environ.get("VLRLBOOK_STOP")
+        self.asked = bool(path) and args.world_size == 1 and state.global_step % self.every == 0 and Path(path).read_text().startswith("interrupt")
+        control.should_save |= self.asked
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.asked: raise Interrupted(f"asked to stop; checkpoint-{state.global_step} is saved")
+
 def make_trainer(
     settings: GRPOSettings, # a checked object
     model, # with its adapter on, if it has one
@@ -283,7 +300,7 @@ def make_trainer(
     class Trainer(RefillGroups, SharedPrompt, CommittedCheckpoints, GRPOTrainer): refill = settings.refill
     reward = for_trl(load_reward(settings.reward), recorder, group_size=settings.num_generations)
     trainer = Trainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
-                      callbacks=[RunLogCallback(RunLog() if log is None else log, logged_as, "GRPO", prefix="part/")])
+                      callbacks=[RunLogCallback(RunLog() if log is None else log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)])
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
     share_prompts(trainer, settings.shared_prompt)
     return trainer
