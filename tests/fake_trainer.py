@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-p = dict(max_steps=5, seconds=0.01, save_steps=2, end="well", child=False, deaf=False, loss=0.5, say="") | json.loads(Path("parameters.json").read_text())
+p = dict(max_steps=5, seconds=0.01, save_steps=2, end="well", child=False, deaf=False, loss=0.5, say="", polite=True) | json.loads(Path("parameters.json").read_text())
 run = Path("run")
 run.mkdir(exist_ok=True)
 
@@ -45,6 +45,9 @@ for step in range(done + 1, p["max_steps"] + 1):
     time.sleep(p["seconds"])
     with open(log, "a") as f: f.write(f"{step},{p['loss']}\n")
     if step % p["save_steps"] == 0: commit(run / f"checkpoint-{step}", {"trainer_state.json": json.dumps({"global_step": step})})
+    if p["polite"] and Path(os.environ["VLRLBOOK_STOP"]).read_text().startswith("interrupt"):
+        if step % p["save_steps"]: commit(run / f"checkpoint-{step}", {"trainer_state.json": json.dumps({"global_step": step})})
+        sys.exit(note("left"))
     if step == p["max_steps"] // 2 and p["end"] != "well" and not p["end"].startswith("late"): break
 note("end")
 if p["end"] == "exit": sys.exit("it did not work")

@@ -154,16 +154,19 @@ def test_adopted_by_the_next_server(tmp_path):
         assert [e["to"] for e in jobs.events(job.job_id)] == ["queued", "training", "completed"]
 
 
-def test_a_server_that_stops_may_interrupt(tmp_path):
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_server_that_stops_may_interrupt(tmp_path, polite):
     with served(tmp_path, on_exit="interrupt", restarts=0) as jobs:
-        job = jobs.submit("a", dict(max_steps=40, seconds=0.02, child=True), TRAINER)
-        wait(lambda: jobs.get(job.job_id).current_step > 4)
+        job = jobs.submit("a", dict(max_steps=40, seconds=0.02, child=True, polite=polite, save_steps=15), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 16)
         jobs.stop(5)
         assert not everybody(tmp_path) and not supervisors(tmp_path)
         jobs.__init__(tmp_path, restarts=0)
+        step = jobs.get(job.job_id).current_step
         assert jobs.get(job.job_id).status == "interrupted"
         jobs.start()
-        assert until(jobs, job, *ends).status == "completed" and jobs.get(job.job_id).resumed_from
+        ended = until(jobs, job, *ends)
+        assert (ended.status, ended.resumed_from) == ("completed", f"checkpoint-{step if polite else step - step % 15}")
     assert what_happened(tmp_path / "jobs" / job.job_id)["finish"] == 1
 
 
