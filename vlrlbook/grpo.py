@@ -43,7 +43,7 @@ class GRPOSettings:
     model: str = None # Hub id, directory, or tiny-qwen2_vl, tiny-qwen2_5_vl, tiny-qwen3_vl, tiny-aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags
-    data: str = None # Counting ZIP, or VQA rows (.jsonl, .json); None draws pictures
+    data: str = None # Counting ZIP (or what was unpacked from one), or VQA rows (.jsonl, .json); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
@@ -118,7 +118,7 @@ class GRPOSettings:
         yield self.use_vllm and not importlib.util.find_spec("vllm"), "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
         for name, known in (("loss_type", ["grpo", "dapo", "dr_grpo", "bnpo"]), ("vllm_mode", ["colocate", "server"]), ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}"
-        yield bool(self.data) and not Path(self.data or "").is_file(), f"data = {self.data!r}: no such file"
+        yield bool(self.data) and not (Path(self.data or "").is_file() or (Path(self.data or "") / "rows.jsonl").is_file()), f"data = {self.data!r}: no such file"
         yield bool(self.adapter) and not (Path(self.adapter or "") / "adapter_config.json").exists(), f"adapter = {self.adapter!r}: no adapter_config.json there"
 
     @property
@@ -417,7 +417,8 @@ def load_data(
     return train, held, report
 
 def _unpacked(zip_path):
-    "The ZIP's data set and report; unpacked once into the cache, under the hash of its bytes"
+    "The ZIP's data set and report; unpacked once into the cache, under the hash of its bytes. A folder is unpacked already"
+    if Path(zip_path).is_dir(): return load_counting(zip_path), Report(**json.loads((Path(zip_path) / "report.json").read_text()))
     with open(zip_path, "rb") as f: key = hashlib.file_digest(f, "sha256").hexdigest()[:16]
     folder = cache_dir() / f"data-{key}"
     if folder.exists(): return load_counting(folder), Report(**json.loads((folder / "report.json").read_text()))
