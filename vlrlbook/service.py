@@ -9,7 +9,7 @@ __all__ = ['problems', 'tiny_models', 'hub_models', 'form_fields', 'also_called'
            'host_name', 'problem_response', 'Service', 'encoded', 'reply', 'query', 'json_body', 'upload_of',
            'job_reply', 'log_tail', 'metric_rows', 'rollouts_now', 'notebook_html', 'write_html', 'pack', 'one_range',
            'web_folder', 'sample_zip', 'data_format', 'Endpoint', 'schema_of', 'openapi', 'train_schema', 'create_app',
-           'JsonLines', 'own_token', 'listen', 'serve']
+           'JsonLines', 'own_token', 'listen', 'patient', 'serve']
 
 # %% ../nbs/08_service.ipynb #c004
 import ast, asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil, signal, socket, subprocess, sys, time, uuid, zipfile
@@ -26,7 +26,7 @@ from .data import DataError, counting_columns, limits
 
 # %% ../nbs/08_service.ipynb #c005
 problems = {
-    "zip.missing": (422, "No archive"), "zip.broken": (400, "Not a readable ZIP"), "zip.path": (422, "A name leads out of the archive"), "zip.link": (422, "A symbolic link"),
+    "zip.broken": (400, "Not a readable ZIP"), "zip.path": (422, "A name leads out of the archive"), "zip.link": (422, "A symbolic link"),
     "zip.content": (422, "An archive, a program or a pickle among the pictures"), "zip.encrypted": (422, "An encrypted entry"), "zip.method": (422, "An unusual compression method"),
     "zip.duplicate": (422, "A name stands twice"), "zip.headers": (422, "Two tables of contents that differ"), "zip.overlap": (422, "Entries overlap"), "zip.foreign": (422, "Bytes that belong to no entry"),
     "zip.entries": (413, "Too many entries"), "zip.size": (413, "Unpacks to too much"),
@@ -48,7 +48,7 @@ problems = {
     "file.unknown": (404, "No such upload"), "file.in_use": (409, "A job needs this upload"), "file.row": (404, "No such row"),
     "query.unknown": (422, "An unknown query parameter"), "query.value": (422, "A query parameter out of range"), "range.unsatisfiable": (416, "No such part"),
     "door.token": (401, "No token, or a wrong one"), "door.host": (403, "A foreign host name"), "door.origin": (403, "A foreign page"), "door.path": (404, "No such address"), "door.method": (405, "Not with this method"),
-    "ledger.unavailable": (503, "The ledger cannot be written"), "server.stopping": (503, "The server is stopping"), "server.error": (500, "A fault of ours")}
+    "ledger.unavailable": (503, "The ledger cannot be written"), "server.error": (500, "A fault of ours")}
 
 def clean(
     text, # anything a stranger sent
@@ -379,7 +379,8 @@ def read_upload(
     os.mkdir(out_dir)
     try: print(json.dumps(asdict(_unpack(Path(zip_path), Path(out_dir), strict == "1"))))
     except DataError as e:
-        code = {errno.ENOSPC: "storage.full", errno.EDQUOT: "storage.full", errno.EFBIG: "zip.size"}.get(getattr(e.__cause__, "errno", None), "intake.memory" if isinstance(e.__cause__, MemoryError) else e.code)
+        known = {errno.ENOSPC: "storage.full", errno.EDQUOT: "storage.full", errno.EFBIG: "zip.size", errno.ENOMEM: "intake.memory"}
+        code = known.get(getattr(e.__cause__, "errno", None), "intake.memory" if isinstance(e.__cause__, MemoryError) or "new thread" in str(e.__cause__) else e.code)
         print(json.dumps(dict(code=code, message=e.message, row=e.row, entry=e.entry)))
 
 async def read_apart(
@@ -498,8 +499,8 @@ class Doors:
         async def say(message):
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-                if scope["method"] not in ("GET", "HEAD") and state["more"]: await self._drain(scope, state, hear)
-                message["headers"] = self._headers(message["headers"])
+                if scope["method"] not in ("GET", "HEAD") and state["more"] and state["status"] != 408: await self._drain(scope, state, hear)
+                message["headers"] = self._headers(message["headers"]) + [(b"connection", b"close")] * (scope["method"] not in ("GET", "HEAD") and state["more"])
             await send(message)
         try:
             problem = self.refusal(scope)
@@ -1007,7 +1008,7 @@ def schema_of(
     example, # a reply
 ) -> dict: # JSON Schema; null is allowed wherever a number or a text stands
     "The schema that an example shows"
-    if isinstance(example, dict): return dict(type="object", properties={k: schema_of(v) for k, v in example.items()}, required=list(example)) if example and not set(example) <= {"lr", "overall"} else dict(type="object")
+    if isinstance(example, dict): return dict(type="object", properties={k: {} if k in ("default", "choices") else schema_of(v) for k, v in example.items()}, required=list(example)) if example and not set(example) <= {"lr", "overall"} else dict(type="object")
     if isinstance(example, list): return dict(type=["array", "null"], items=schema_of(example[0]) if example else {})
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
     return dict(type=[kinds[type(example)], "null"]) if type(example) in kinds else {}
@@ -1118,7 +1119,7 @@ async def _living(app):
     finally:
         service.stopping.set()
         tidying.cancel()
-        await asyncio.to_thread(service.jobs.stop, max(1.0, service.settings.grace - 4))
+        await asyncio.to_thread(service.jobs.stop, min(6.0, service.settings.grace))
 
 async def _tidy_hourly(service):
     "Age decides, once an hour"
@@ -1155,8 +1156,32 @@ def listen(
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
+        sock.listen(2048) # whoever comes before the application is ready waits a moment
         return sock
     except OSError as e: raise SettingsError(f"cannot listen on {host}, port {port}: {e.strerror}") from e
+
+def patient(
+    seconds: float, # for the headers of a request
+): # a protocol class for uvicorn
+    "uvicorn's HTTP protocol, which would wait for the rest of a header for ever"
+    from uvicorn.protocols.http.h11_impl import H11Protocol, h11
+    class Patient(H11Protocol):
+        timer = None
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.watch()
+        def data_received(self, data):
+            super().data_received(data)
+            self.watch()
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            if self.timer: self.timer.cancel()
+        def watch(self):
+            "A clock runs from a connection's, or a request's, first byte to the end of its headers"
+            half = self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete)
+            if half and self.timer is None: self.timer = self.loop.call_later(seconds, self.transport.close)
+            elif not half and self.timer: self.timer = self.timer.cancel()
+    return Patient
 
 def serve(
     settings: ServiceSettings, # checked
@@ -1166,8 +1191,8 @@ def serve(
     from vlrlbook.jobs import Jobs, JobsError
     class Server(uvicorn.Server):
         def handle_exit(self, sig, frame):
+            self.force_exit, self.should_exit = self.should_exit and sig == signal.SIGINT, True
             service.stopping.set()
-            super().handle_exit(sig, frame)
     data_dir = Path(settings.data_dir)
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     sock = listen(settings.host, settings.port)
@@ -1184,7 +1209,7 @@ def serve(
     if os.environ.get("VLRLBOOK_TRAINER"): service.command = shlex.split(os.environ["VLRLBOOK_TRAINER"])
     port = sock.getsockname()[1]
     _greet(settings, port, token, service.size)
-    Server(uvicorn.Config(app, timeout_keep_alive=75, timeout_graceful_shutdown=3, log_config=None, access_log=False, server_header=False, backlog=2048)).run(sockets=[sock])
+    Server(uvicorn.Config(app, timeout_keep_alive=75, timeout_graceful_shutdown=3, log_config=None, access_log=False, server_header=False, http=patient(settings.stall_seconds))).run(sockets=[sock])
     print("stopped" + ("; jobs that train go on, and are found again at the next start" if settings.on_exit == "keep" else "; jobs that trained have saved and wait"), flush=True)
 
 def _greet(settings, port, token, size):
