@@ -43,7 +43,7 @@ problems = {
     "train.unknown": (422, "An unknown key"), "train.job_name": (422, "job_name"), "train.data_file_id": (422, "data_file_id"), "train.rows": (422, "Too few rows to train on"),
     "training_config.unknown": (422, "An unknown setting"), "training_config.type": (422, "training_config is no object"), "lora_config.unknown": (422, "An unknown setting"), "lora_config.type": (422, "lora_config is no object"),
     "idempotency.key": (400, "Idempotency-Key"), "idempotency.reused": (422, "The same Idempotency-Key with another request"),
-    "job.unknown": (404, "No such job"), "job.state": (409, "The job is in another state"), "job.queue_full": (429, "The queue is full"), "job.no_checkpoint": (409, "Nothing to resume from"), "job.no_log": (404, "No log yet"),
+    "job.unknown": (404, "No such job"), "job.state": (409, "The job is in another state"), "job.queue_full": (429, "The queue is full"), "job.no_checkpoint": (409, "Nothing to resume from"), 
     "job.no_notebook": (404, "No notebook yet"), "job.not_completed": (409, "Not completed"), "job.no_artefact": (409, "The job's files are not there"), "events.busy": (429, "Too many streams of events"),
     "file.unknown": (404, "No such upload"), "file.in_use": (409, "A job needs this upload"), "file.row": (404, "No such row"),
     "query.unknown": (422, "An unknown query parameter"), "query.value": (422, "A query parameter out of range"), "range.unsatisfiable": (416, "No such part"),
@@ -563,7 +563,7 @@ class Service:
         self.uploads, self.size, self.command = Uploads(settings.data_dir), settings.trains, None
         self.form, self.stopping = request_form(self.size), asyncio.Event()
         self.uploading = self.streaming = 0
-        self.readers, self.packing, self.polled, self.sample = asyncio.Semaphore(2), asyncio.Lock(), {}, None
+        self.readers, self.packing, self.polled, self.notes, self.sample = asyncio.Semaphore(2), asyncio.Lock(), {}, {}, None
 
     # the front
 
@@ -656,6 +656,8 @@ class Service:
         what = hashlib.sha256(json.dumps(body, sort_keys=True).encode("utf-8", "replace")).hexdigest()
         job = await asyncio.to_thread(self.jobs.submit, asked["job_name"], parameters, self.command, key, what if key else None)
         logger.info("train", extra=dict(job_id=job.job_id, file_id=upload["file_id"]))
+        try: write_json(self.jobs.folder(job.job_id) / "notes.json", notes)
+        except OSError as e: logger.warning("notes", extra=dict(job_id=job.job_id, reason=e.strerror)) # the job is there all the same
         return reply(job_reply(job) | dict(notes=notes))
 
     async def list_jobs(self, request):
@@ -672,8 +674,15 @@ class Service:
         known = self.polled.get(job_id)
         if known is None or at - known[0] > 0.2:
             if len(self.polled) > 1000: self.polled.clear()
-            known = self.polled[job_id] = (at, encoded(job_reply(self.jobs.get(job_id))))
+            known = self.polled[job_id] = (at, encoded(job_reply(self.jobs.get(job_id)) | dict(notes=self._notes(job_id))))
         return Response(known[1], media_type="application/json")
+
+    def _notes(self, job_id) -> list:
+        "What was decided for a job when it was started"
+        if job_id not in self.notes:
+            try: self.notes[job_id] = json.loads((self.jobs.folder(job_id) / "notes.json").read_text(encoding="utf-8"))
+            except FileNotFoundError: return []
+        return self.notes[job_id]
 
     async def cancel(self, request):
         from starlette.responses import Response
@@ -695,8 +704,7 @@ class Service:
     async def log(self, request):
         from starlette.responses import Response
         lines, path = query(request, tail=(int, 200, 1, 10_000))["tail"], self.jobs.folder(request.path_params["job_id"]) / "job.log"
-        if not path.exists(): raise Problem("job.no_log", "the job has written nothing yet")
-        text = await asyncio.to_thread(log_tail, path, lines)
+        text = await asyncio.to_thread(log_tail, path, lines) if path.exists() else ""
         return Response(text.replace(str(Path(self.settings.data_dir).resolve()), "data").encode("utf-8", "replace"), media_type="text/plain; charset=utf-8")
 
     async def metrics(self, request):
@@ -756,11 +764,11 @@ class Service:
         days = query(request, older_than_days=(float, self.settings.keep_days, 0.0, 36500.0))["older_than_days"]
         return reply(await asyncio.to_thread(self.tidy, days))
 
-    def tidy(self, days) -> dict:
-        "Remove ended jobs and uploads that no job needs, older than `days`"
+    def tidy(self, days, jobs=True) -> dict:
+        "Remove uploads that no job needs, and ended jobs, older than `days`"
         before = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat()[:19]
         gone = dict(files=[], jobs=[])
-        for status in ("completed", "failed", "cancelled"):
+        for status in ("completed", "failed", "cancelled") if jobs else ():
             for j in self.jobs.list(status=status, limit=10_000)[0]:
                 if (j.ended_at or j.updated_at)[:19] > before: continue
                 self.jobs.remove(j.job_id)
@@ -991,11 +999,11 @@ endpoints = [
     Endpoint("DELETE", "/files/{file_id}", "remove_file", "Delete an upload", errors=("file.unknown", "file.in_use", "ledger.unavailable"), status=204),
     Endpoint("POST", "/train", "train", "Start a job", "started", errors=(*_json, "file.unknown", "job.queue_full", "ledger.unavailable", "storage.full")),
     Endpoint("GET", "/jobs", "list_jobs", "Jobs, newest first", "jobs", (("status", "string", "Only these: " + ", ".join(job_states)), *_page), (*_asked, "ledger.unavailable")),
-    Endpoint("GET", "/jobs/{job_id}", "job", "One job", "job", errors=_known),
+    Endpoint("GET", "/jobs/{job_id}", "job", "One job", "started", errors=_known),
     Endpoint("DELETE", "/jobs/{job_id}", "cancel", "Cancel a job; with purge, forget one that has ended (204)", "job", (("purge", "boolean", "Remove an ended job and its files"),), (*_known, "job.state", *_asked)),
     Endpoint("POST", "/jobs/{job_id}/resume", "resume", "Go on from the newest whole checkpoint", "job", errors=(*_known, "job.state", "job.no_checkpoint")),
     Endpoint("GET", "/jobs/{job_id}/moves", "moves", "Every move between states", "moves", errors=_known),
-    Endpoint("GET", "/jobs/{job_id}/log", "log", "The end of the trainer's log", "text/plain", (("tail", "integer", "Lines, 1 to 10000"),), (*_known, "job.no_log", *_asked)),
+    Endpoint("GET", "/jobs/{job_id}/log", "log", "The end of the trainer's log", "text/plain", (("tail", "integer", "Lines, 1 to 10000"),), (*_known, *_asked)),
     Endpoint("GET", "/jobs/{job_id}/metrics", "metrics", "Rows of the run's log", "metrics", (("after_step", "integer", "Only later steps"),), (*_known, *_asked)),
     Endpoint("GET", "/jobs/{job_id}/rollouts", "rollouts", "Groups of answers of the latest logged step", "rollouts", errors=_known),
     Endpoint("GET", "/jobs/{job_id}/notebook", "notebook", "The executed notebook as a page", "text/html", errors=(*_known, "job.no_notebook")),
@@ -1111,7 +1119,7 @@ def _told(error, request):
 
 @contextlib.asynccontextmanager
 async def _living(app):
-    "Jobs are dispatched while the server runs; once an hour what is too old goes"
+    "Jobs are dispatched while the server runs (and forgotten by age, which is their ledger's affair); once an hour uploads that are too old go"
     service = app.state.service
     service.jobs.start()
     tidying = asyncio.create_task(_tidy_hourly(service))
@@ -1125,9 +1133,9 @@ async def _tidy_hourly(service):
     "Age decides, once an hour"
     while service.settings.keep_days:
         await asyncio.sleep(3600)
-        try: gone = await asyncio.to_thread(service.tidy, service.settings.keep_days)
+        try: gone = await asyncio.to_thread(service.tidy, service.settings.keep_days, False)
         except Exception as error: logger.error("tidy", exc_info=error)
-        else: logger.info("tidy", extra=dict(files=len(gone["files"]), jobs=len(gone["jobs"])))
+        else: logger.info("tidy", extra=dict(files=len(gone["files"])))
 
 # %% ../nbs/08_service.ipynb #c019
 class JsonLines(logging.Formatter):
@@ -1196,7 +1204,7 @@ def serve(
     data_dir = Path(settings.data_dir)
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     sock = listen(settings.host, settings.port)
-    try: jobs = Jobs(data_dir, slots=settings.slots, backend=settings.backend, max_queued=settings.max_queued, grace=settings.grace, on_exit=settings.on_exit)
+    try: jobs = Jobs(data_dir, slots=settings.slots, backend=settings.backend, max_queued=settings.max_queued, grace=settings.grace, on_exit=settings.on_exit, keep_days=settings.keep_days or None)
     except JobsError as e: raise SettingsError(f"{settings.data_dir}: {e}") from e
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536), most))
