@@ -76,10 +76,22 @@ def trainer(tmp_path_factory):
     return f"{sys.executable} {path}"
 
 
+running = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays():
+    "Servers of tests that failed are ended too"
+    yield
+    for served in running:
+        if served.process.poll() is None: served.process.kill()
+
+
 class Served:
     "A real `vlrlbook serve` in a process of its own"
     def __init__(self, folder, *options, env=(), token=True):
         self.folder = Path(folder)
+        running.append(self)
         self.process = subprocess.Popen([sys.executable, "-m", "vlrlbook.cli", "serve", "--port", "0", "--data-dir", "data", *(() if token else ("--no-token",)), *options], cwd=folder, stdout=subprocess.PIPE, stderr=open(self.folder / "serve.log", "ab"),
                                         text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", **dict(env)})
         first = self.process.stdout.readline()
@@ -117,7 +129,7 @@ class Served:
 def server(tmp_path_factory, trainer):
     served = Served(tmp_path_factory.mktemp("served"), env={"VLRLBOOK_TRAINER": trainer, "WANDB_API_KEY": "a-key-that-nobody-may-see"})
     yield served
-    if served.process.poll() is None: served.stop()
+    served.stop()
 
 
 @pytest.fixture
@@ -730,7 +742,7 @@ def test_five_lines_on_an_empty_machine(tmp_path, good):
     (tmp_path / "discs.zip").write_bytes(good)
     assert "http://localhost:8000" in five_lines() and "training_config={}" in five_lines() and "vlrlbook-data" in five_lines()
     short = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, eval_answers=2, logging_steps=1, save_steps=1)
-    code = five_lines().replace("http://localhost:8000", served.url).replace("vlrlbook-data", "data").replace("training_config={}", f"training_config={short}")
+    code = "import time, requests\n" + five_lines().replace("http://localhost:8000", served.url).replace("vlrlbook-data", "data").replace("training_config={}", f"training_config={short}")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert served.stop() == 0
