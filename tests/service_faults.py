@@ -218,6 +218,16 @@ def bad_inputs(folder, mutated=1500):
             row("requests with bytes changed at random: refused with a code, or still good; never a 5xx", tried - by_hand, len([w for w in wrong if w[0].startswith(("JSON ", "ZIP ", "form "))]))]
 
 
+def fuzzed(folder, seconds=60):
+    "Atheris on the readers, from the seeds"
+    rows = []
+    for kind in ("json", "csv", "zip"):
+        done = subprocess.run([sys.executable, str(Path(__file__).parent / "fuzz.py"), kind, str(seconds)], capture_output=True, text=True)
+        runs = int(t.re.search(r"number_of_executed_units: (\d+)", done.stderr)[1])
+        rows.append(row(f"Atheris on the {kind.upper()} reader: only our own refusals", runs, int(done.returncode != 0), f"{seconds} s"))
+    return rows
+
+
 def changed(data, rng):
     "Bytes cut, doubled, flipped or overwritten in one to four places"
     data = bytearray(data)
@@ -238,7 +248,7 @@ def measure(names=()):
         script = Path(root) / "trainer.py"
         script.write_text(t.TRAINER)
         trainer = f"{sys.executable} {script}"
-        for f, more in ((cut_uploads, ()), (full_disk, ()), (two_servers, ()), (stops, (trainer,)), (downloads, (trainer,)), (bad_inputs, ()), (readers, ())):
+        for f, more in ((cut_uploads, ()), (full_disk, ()), (two_servers, ()), (stops, (trainer,)), (downloads, (trainer,)), (bad_inputs, ()), (fuzzed, ()), (readers, ())):
             if names and f.__name__ not in names: continue
             folder = Path(root) / f.__name__
             folder.mkdir()

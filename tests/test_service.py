@@ -797,6 +797,15 @@ def test_schemathesis(server):
     assert len(called) > 100
 
 
+@pytest.mark.parametrize("kind", ["json", "csv", "zip"])
+def test_bytes_at_random(kind):
+    "Atheris from kept seeds, two seconds each; VLRLBOOK_FUZZ_SECONDS gives it longer"
+    pytest.importorskip("atheris")
+    done = subprocess.run([sys.executable, str(ROOT / "tests" / "fuzz.py"), kind, os.environ.get("VLRLBOOK_FUZZ_SECONDS", "2")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(re.search(r"number_of_executed_units: (\d+)", done.stderr)[1]) > 20
+
+
 def test_every_code_was_met():
     "The last test: each code of the table was answered somewhere above"
     assert set(problems) - seen == set()
