@@ -64,7 +64,9 @@ def cut_uploads(folder, n=100):
     served, body, failures, longest = t.Served(folder), t.form([(t.FILE, os.urandom(3 << 20))]), 0, 0.0
     before = served.get("/files").json()
     for i in range(n):
-        t.raw(served, t.posted(served, body[:len(body) * (1, 50, 99)[i % 3] // 100], len(body)))
+        client = t.raw(served, t.posted(served, body[:len(body) * (1, 50, 99)[i % 3] // 100], len(body)), close=False)
+        while not any((Path(folder) / "data" / "tmp").iterdir()): time.sleep(0.005) # it is being received
+        client.close()
         start = time.monotonic()
         while any((Path(folder) / "data" / "tmp").iterdir()) and time.monotonic() - start < 5: time.sleep(0.01)
         longest = max(longest, time.monotonic() - start)
@@ -80,7 +82,7 @@ def full_disk(folder, n=20):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
     try:
         served, good = t.Served(disk, "--reserve_mb", "0"), good_zip(folder)
-        big = t.archive([("main.csv", t.ROW), ("images/a.png", os.urandom(7 << 20))], zipfile.ZIP_STORED)
+        big = t.archive([("main.csv", t.ROW), ("images/a.png", os.urandom(9 << 20))], zipfile.ZIP_STORED)
         file_id, uploads, ledger, again = served.upload(good).json()["file_id"], 0, 0, 0
         for i in range(n):
             answer = served.upload(big)

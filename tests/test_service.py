@@ -23,7 +23,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from vlrlbook.core import SettingsError, read_settings
 from vlrlbook.data import synthetic_counting, write_counting_zip
-from vlrlbook.jobs import Jobs, LedgerUnavailable
+from vlrlbook.jobs import Jobs, LedgerUnavailable, job_tag, tagged
 from vlrlbook.service import Doors, Problem, ServiceSettings, chapter_05, clean, create_app, endpoints, host_name, openapi, problems, read_json, request_form
 
 SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json"}
@@ -621,7 +621,10 @@ def posted(server, body, length=None):
 def test_cut_uploads_leave_nothing(server, percent):
     body = form([(FILE, os.urandom(3 << 20))])
     before = server.get("/files").json()
-    for _ in range(3): raw(server, posted(server, body[:len(body) * percent // 100], len(body)))
+    for _ in range(3):
+        client = raw(server, posted(server, body[:len(body) * percent // 100], len(body)), close=False)
+        while not any((server.folder / "data" / "tmp").iterdir()): time.sleep(0.01)
+        client.close()
     end = time.monotonic() + 5
     while any((server.folder / "data" / "tmp").iterdir()) and time.monotonic() < end: time.sleep(0.05)
     assert not list((server.folder / "data" / "tmp").iterdir())
@@ -663,6 +666,22 @@ def test_sigterm_with_a_stalled_upload_and_a_stream(tmp_path, trainer, good):
     assert {"time", "level", "event"} <= set(log[0]) and any(line["event"] == "train" and line["job_id"] == job for line in log)
     again = Served(tmp_path, env={"VLRLBOOK_TRAINER": trainer}) # the job went on, and is found
     assert again.get(f"/jobs/{job}").json()["status"] == "training"
+    again.delete(f"/jobs/{job}")
+    again.until(job, "cancelled")
+    assert again.stop() == 0
+
+
+def test_jobs_are_interrupted_by_option(tmp_path, trainer, good):
+    "`--on_exit interrupt`: no process of the job is left, and the next server starts it again"
+    served = Served(tmp_path, "--on_exit", "interrupt", env={"VLRLBOOK_TRAINER": trainer})
+    job = served.train(served.upload(good).json()["file_id"], max_steps=100_000).json()["job_id"]
+    served.until(job, "training")
+    while not served.get(f"/jobs/{job}/metrics").json()["rows"]: time.sleep(0.05)
+    assert served.stop(seconds=10) == 0
+    assert not tagged(job_tag(tmp_path / "data" / "jobs" / job))
+    again = Served(tmp_path, env={"VLRLBOOK_TRAINER": trainer})
+    while again.get(f"/jobs/{job}").json()["attempt"] < 2: time.sleep(0.05)
+    assert "interrupted" in [m["to"] for m in again.get(f"/jobs/{job}/moves").json()["moves"]]
     again.delete(f"/jobs/{job}")
     again.until(job, "cancelled")
     assert again.stop() == 0

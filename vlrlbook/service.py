@@ -6,10 +6,11 @@
 __all__ = ['problems', 'tiny_models', 'hub_models', 'form_fields', 'also_called', 'logger', 'job_states', 'examples', 'endpoints',
            'ServiceSettings', 'clean', 'Problem', 'as_problem', 'read_json', 'chapter_05', 'request_form',
            'read_request', 'plan', 'FilePart', 'receive_file', 'read_upload', 'read_apart', 'Uploads', 'now', 'Doors',
-           'host_name', 'problem_response', 'Service', 'gentle', 'encoded', 'reply', 'query', 'json_body', 'upload_of',
-           'job_reply', 'log_tail', 'metric_rows', 'rollouts_now', 'notebook_html', 'write_html', 'pack', 'one_range',
-           'web_folder', 'sample_zip', 'data_format', 'Endpoint', 'schema_of', 'openapi', 'train_schema', 'create_app',
-           'JsonLines', 'own_token', 'listen', 'patient', 'serve']
+           'host_name', 'problem_response', 'gentle', 'encoded', 'reply', 'query', 'json_body', 'Front', 'UploadSide',
+           'JobSide', 'upload_of', 'job_reply', 'log_tail', 'metric_rows', 'rollouts_now', 'notebook_html',
+           'write_html', 'pack', 'one_range', 'ResultSide', 'EventSide', 'web_folder', 'sample_zip', 'data_format',
+           'Service', 'Endpoint', 'schema_of', 'openapi', 'train_schema', 'create_app', 'JsonLines', 'own_token',
+           'listen', 'patient', 'serve']
 
 # %% ../nbs/08_service.ipynb #c003
 import ast, asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil, signal, socket, subprocess, sys, time, uuid, zipfile
@@ -322,7 +323,7 @@ class FilePart:
         if filename is None or self.parts > 1: raise Problem("upload.field", "more than one part" if self.parts > 1 else "`file` is a text; a file was expected")
         self.filename = clean(re.split(r"[/\\]", filename.decode("utf-8", "replace"))[-1]) or "unnamed"
 
-# %% ../nbs/08_service.ipynb #c066
+# %% ../nbs/08_service.ipynb #c067
 async def receive_file(
     request, # of POST /upload-data
     path: Path, # new file for what comes
@@ -369,7 +370,7 @@ def _write_all(f, data):
     rest = memoryview(data)
     while rest: rest = rest[f.write(rest):]
 
-# %% ../nbs/08_service.ipynb #c068
+# %% ../nbs/08_service.ipynb #c069
 def read_upload(
     zip_path: str, # the archive
     out_dir: str, # new folder for rows and pictures
@@ -387,7 +388,7 @@ def read_upload(
         code = known.get(getattr(e.__cause__, "errno", None), "intake.memory" if isinstance(e.__cause__, MemoryError) or "new thread" in str(e.__cause__) else e.code)
         print(json.dumps(dict(code=code, message=e.message, row=e.row, entry=e.entry)))
 
-# %% ../nbs/08_service.ipynb #c069
+# %% ../nbs/08_service.ipynb #c071
 async def read_apart(
     zip_path: Path, # what was uploaded
     out_dir: Path, # new folder
@@ -414,7 +415,7 @@ async def read_apart(
 
 logger = logging.getLogger("vlrlbook.service")
 
-# %% ../nbs/08_service.ipynb #c070
+# %% ../nbs/08_service.ipynb #c073
 class Uploads:
     "What was uploaded: a folder each, complete or not there at all"
     def __init__(self,
@@ -484,7 +485,7 @@ def now(
     "The time, in UTC, to the second"
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-# %% ../nbs/08_service.ipynb #c082
+# %% ../nbs/08_service.ipynb #c085
 class Doors:
     "Before any request is looked at: host name, origin, token. After it: headers, a line in the log, and the rest of a body that nobody wanted"
     page_policy = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -560,230 +561,7 @@ def problem_response(
     from starlette.responses import Response
     return Response(json.dumps(problem.body(), ensure_ascii=False).encode("utf-8", "replace"), problem.status, problem.headers, "application/problem+json")
 
-# %% ../nbs/08_service.ipynb #c088
-class Service:
-    "What the addresses do; each method takes a request and returns a response, or raises"
-    def __init__(self, settings, jobs, token=None):
-        self.settings, self.jobs, self.token = settings, jobs, token
-        self.uploads, self.size, self.command = Uploads(settings.data_dir), settings.trains, gentle(settings.trains)
-        self.form, self.stopping = request_form(self.size), asyncio.Event()
-        self.uploading = self.streaming = 0
-        self.readers, self.packing, self.polled, self.notes, self.sample = asyncio.Semaphore(2), asyncio.Lock(), {}, {}, None
-
-    # the front
-
-    async def front(self, request):
-        from starlette.responses import FileResponse, RedirectResponse
-        if "token" in request.query_params:
-            away = RedirectResponse("./", 303)
-            if self.token and hmac.compare_digest(request.query_params["token"].encode(), self.token.encode()): away.set_cookie("vlrlbook_token", self.token, httponly=True, samesite="strict", max_age=30 * 86400)
-            return away
-        page = web_folder() / "index.html"
-        if "text/html" in request.headers.get("accept", "") and page.exists(): return FileResponse(page, headers={"content-security-policy": Doors.page_policy, "cache-control": "no-cache", "vary": "accept"}, media_type="text/html; charset=utf-8")
-        return reply(dict(name="vlrlbook training service", version=vlrlbook.__version__, trains=self.size, api="/openapi.json", data_format="/data-format", settings="/settings", files=len(self.uploads.known)), headers={"vary": "accept"})
-
-    async def static(self, request):
-        from starlette.responses import FileResponse
-        name = request.path_params["name"]
-        if name not in {p.name for p in web_folder().glob("*") if p.is_file()}: raise Problem("door.path", "no such file")
-        kind = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8", ".png": "image/png", ".ico": "image/x-icon"}.get(Path(name).suffix, "application/octet-stream")
-        return FileResponse(web_folder() / name, media_type=kind, headers={"cache-control": "no-cache", "content-security-policy": Doors.page_policy})
-
-    async def data_format(self, request): return reply(data_format(self.settings))
-    async def settings_form(self, request): return reply(self.form)
-
-    async def sample_data(self, request):
-        from starlette.responses import Response
-        if self.sample is None: self.sample = await asyncio.to_thread(sample_zip)
-        return Response(self.sample, media_type="application/zip", headers={"content-disposition": 'attachment; filename="sample-data.zip"'})
-
-    # uploads
-
-    async def upload(self, request):
-        strict = query(request, strict=(bool, False))["strict"]
-        if self.uploading >= self.settings.uploads_at_once: raise Problem("upload.busy", "too many uploads at once", {"retry-after": "5"})
-        self.uploading += 1
-        try:
-            found = await self.uploads.add(request, strict, self.settings, self.readers)
-            logger.info("upload", extra=dict(file_id=found["file_id"], rows=found["csv_rows"], valid=found["valid_images"], bytes=found["size_bytes"]))
-            return reply(found)
-        finally: self.uploading -= 1
-
-    async def files(self, request):
-        asked = query(request, limit=(int, 50, 1, 500), after=(str, None))
-        names = list(reversed(self.uploads.known))
-        if asked["after"] is not None and asked["after"] not in self.uploads.known: raise Problem("query.value", "after: no such upload; take `next` of the page before")
-        start = names.index(asked["after"]) + 1 if asked["after"] is not None else 0
-        page = names[start:start + asked["limit"]]
-        return reply(dict(files=[self.uploads.known[n] for n in page], next=page[-1] if start + len(page) < len(names) else None))
-
-    async def file(self, request): return reply(self.uploads.get(request.path_params["file_id"]))
-
-    async def rows(self, request):
-        asked, file_id = query(request, limit=(int, 50, 1, 500), after=(int, 0, 0, 10**9)), request.path_params["file_id"]
-        found = await asyncio.to_thread(self.uploads.rows, file_id, asked["after"], asked["limit"] + 1)
-        page = found[:asked["limit"]]
-        return reply(dict(rows=page, next=page[-1]["row"] if len(found) > len(page) else None))
-
-    async def image(self, request):
-        from starlette.responses import Response
-        side, row = query(request, size=(int, 160, 16, 1024))["size"], request.path_params["row"]
-        if not re.fullmatch(r"[0-9]{1,9}", row): raise Problem("file.row", "rows are counted from 2, the header being 1")
-        data, kind = await asyncio.to_thread(self.uploads.picture, request.path_params["file_id"], int(row), side)
-        return Response(data, media_type=kind, headers={"cache-control": "private, max-age=86400"})
-
-    async def remove_file(self, request):
-        from starlette.responses import Response
-        file_id = request.path_params["file_id"]
-        self.uploads.get(file_id)
-        if file_id in self._needed(): raise Problem("file.in_use", "a job that has not ended needs it: cancel the job first")
-        await asyncio.to_thread(self.uploads.remove, file_id)
-        return Response(status_code=204)
-
-    def _needed(self) -> set:
-        "Uploads that jobs which have not ended need"
-        needed, after = set(), None
-        for status in ("queued", "training", "cancelling", "interrupted"):
-            page, after = self.jobs.list(status=status, limit=10_000)
-            needed |= {upload_of(j) for j in page}
-        return needed
-
-    # jobs
-
-    async def train(self, request):
-        key = request.headers.get("idempotency-key")
-        if key is not None and not re.fullmatch(r"[!-~]{1,200}", key): raise Problem("idempotency.key", "expected 1 to 200 printable characters without spaces")
-        body = await json_body(request)
-        asked = read_request(body, self.form)
-        upload = self.uploads.get(asked["data_file_id"])
-        parameters, notes = plan(asked["settings"], self.size, self.form, upload["valid_images"])
-        parameters = parameters | dict(task="counting", data=str(self.uploads.folder(upload["file_id"]).resolve()))
-        what = hashlib.sha256(json.dumps(body, sort_keys=True).encode("utf-8", "replace")).hexdigest()
-        job = await asyncio.to_thread(self.jobs.submit, asked["job_name"], parameters, self.command, key, what if key else None)
-        logger.info("train", extra=dict(job_id=job.job_id, file_id=upload["file_id"]))
-        try: write_json(self.jobs.folder(job.job_id) / "notes.json", notes)
-        except OSError as e: logger.warning("notes", extra=dict(job_id=job.job_id, reason=e.strerror)) # the job is there all the same
-        return reply(job_reply(job) | dict(notes=notes))
-
-    async def list_jobs(self, request):
-        asked = query(request, status=(str, None), limit=(int, 50, 1, 500), after=(str, None))
-        if asked["status"] is not None and asked["status"] not in job_states: raise Problem("query.value", f"status{nearest(clean(asked['status'], 40), list(job_states))}")
-        if asked["after"] is not None and not re.fullmatch(r"[0-9]{1,18}", asked["after"]): raise Problem("query.value", "after: take `next` of the page before")
-        page, following = self.jobs.list(**asked)
-        return reply(dict(jobs=[job_reply(j) for j in page], next=following))
-
-    async def job(self, request):
-        "The one address that many ask all the time: what was said is said again for a fifth of a second"
-        from starlette.responses import Response
-        job_id, at = request.path_params["job_id"], time.monotonic()
-        known = self.polled.get(job_id)
-        if known is None or at - known[0] > 0.2:
-            if len(self.polled) > 1000: self.polled.clear()
-            known = self.polled[job_id] = (at, encoded(job_reply(self.jobs.get(job_id)) | dict(notes=self._notes(job_id))))
-        return Response(known[1], media_type="application/json")
-
-    def _notes(self, job_id) -> list:
-        "What was decided for a job when it was started"
-        if job_id not in self.notes:
-            try: self.notes[job_id] = json.loads((self.jobs.folder(job_id) / "notes.json").read_text(encoding="utf-8"))
-            except FileNotFoundError: return []
-        return self.notes[job_id]
-
-    async def cancel(self, request):
-        from starlette.responses import Response
-        job_id = request.path_params["job_id"]
-        self.polled.pop(job_id, None)
-        if query(request, purge=(bool, False))["purge"]:
-            await asyncio.to_thread(self.jobs.remove, job_id)
-            return Response(status_code=204)
-        return reply(job_reply(await asyncio.to_thread(self.jobs.cancel, job_id)))
-
-    async def resume(self, request):
-        self.polled.pop(request.path_params["job_id"], None)
-        return reply(job_reply(await asyncio.to_thread(self.jobs.resume, request.path_params["job_id"])))
-
-    async def moves(self, request): return reply(dict(moves=self.jobs.events(request.path_params["job_id"])))
-
-    # what a job leaves
-
-    async def log(self, request):
-        from starlette.responses import Response
-        lines, path = query(request, tail=(int, 200, 1, 10_000))["tail"], self.jobs.folder(request.path_params["job_id"]) / "job.log"
-        text = await asyncio.to_thread(log_tail, path, lines) if path.exists() else ""
-        return Response(text.replace(str(Path(self.settings.data_dir).resolve()), "data").encode("utf-8", "replace"), media_type="text/plain; charset=utf-8")
-
-    async def metrics(self, request):
-        after, folder = query(request, after_step=(int, -1, -1, 10**9))["after_step"], self.jobs.folder(request.path_params["job_id"])
-        found = await asyncio.to_thread(metric_rows, folder / "run" / "run_log.csv", after)
-        return reply(dict(rows=found, next_step=found[-1]["step"] if found else max(0, after)))
-
-    async def rollouts(self, request): return reply(await asyncio.to_thread(rollouts_now, self.jobs.folder(request.path_params["job_id"])))
-
-    async def notebook(self, request):
-        from starlette.responses import Response
-        folder = self.jobs.folder(request.path_params["job_id"])
-        page = await notebook_html(folder / "out.ipynb", self.readers)
-        return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"})
-
-    async def download(self, request):
-        from starlette.responses import FileResponse, Response
-        job = self.jobs.get(request.path_params["job_id"])
-        if job.status != "completed": raise Problem("job.not_completed", f"the job is {job.status}")
-        async with self.packing: path, digest = await asyncio.to_thread(pack, self.jobs.folder(job.job_id))
-        headers = {"etag": f'"{digest}"', "x-content-sha256": digest, "content-security-policy": Doors.reply_policy}
-        if f'"{digest}"' in request.headers.get("if-none-match", ""): return Response(status_code=304, headers=headers)
-        one_range(request, path.stat().st_size)
-        return FileResponse(path, headers=headers, media_type="application/zip", filename=f"{job.job_id}.zip")
-
-    async def events(self, request):
-        from starlette.responses import StreamingResponse
-        job_id, last = request.path_params["job_id"], request.headers.get("last-event-id", "")
-        folder = self.jobs.folder(job_id)
-        if self.streaming >= self.settings.streams: raise Problem("events.busy", "too many streams; ask for the job itself", {"retry-after": "10"})
-        return StreamingResponse(self._stream(job_id, folder, int(last) if re.fullmatch(r"[0-9]{1,9}", last) else -1), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-
-    async def _stream(self, job_id, folder, step):
-        "Status when it changes, rows and groups as they come; a comment every fifteen seconds keeps the line open"
-        shown, grouped, said = None, -1, time.monotonic()
-        self.streaming += 1
-        try:
-            while True:
-                job = job_reply(self.jobs.get(job_id))
-                rows, groups = await asyncio.to_thread(metric_rows, folder / "run" / "run_log.csv", step), await asyncio.to_thread(rollouts_now, folder)
-                news = [("status", None, job)] * (job != shown)
-                if rows: news.append(("metrics", step := rows[-1]["step"], rows))
-                if groups["groups"] and groups["step"] != grouped: news.append(("rollouts", None, grouped := groups["step"]))
-                shown = job
-                ended = job["status"] in ("completed", "failed", "cancelled")
-                if ended or self.stopping.is_set(): news.append(("end", None, job["status"] if ended else "server"))
-                for name, at, data in news: yield f"event: {name}\n".encode() + (f"id: {at}\n".encode() if at is not None else b"") + b"data: " + encoded(data) + b"\n\n"
-                if news: said = time.monotonic()
-                elif time.monotonic() - said > 15: said = time.monotonic(); yield b": still here\n\n"
-                if news and news[-1][0] == "end": return
-                with contextlib.suppress(TimeoutError): await asyncio.wait_for(self.stopping.wait(), 0.5)
-        finally: self.streaming -= 1
-
-    # clean-up
-
-    async def clean_up(self, request):
-        days = query(request, older_than_days=(float, self.settings.keep_days, 0.0, 36500.0))["older_than_days"]
-        return reply(await asyncio.to_thread(self.tidy, days))
-
-    def tidy(self, days, jobs=True) -> dict:
-        "Remove uploads that no job needs, and ended jobs, older than `days`"
-        before = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat()[:19]
-        gone = dict(files=[], jobs=[])
-        for status in ("completed", "failed", "cancelled") if jobs else ():
-            for j in self.jobs.list(status=status, limit=10_000)[0]:
-                if (j.ended_at or j.updated_at)[:19] > before: continue
-                self.jobs.remove(j.job_id)
-                gone["jobs"].append(j.job_id)
-        for file_id in [f for f, u in self.uploads.known.items() if u["upload_time"][:19] <= before and f not in self._needed()]:
-            self.uploads.remove(file_id)
-            gone["files"].append(file_id)
-        return gone
-
-# %% ../nbs/08_service.ipynb #c089
+# %% ../nbs/08_service.ipynb #c091
 job_states = ("queued", "training", "cancelling", "interrupted", "completed", "failed", "cancelled")
 
 def gentle(
@@ -838,7 +616,144 @@ async def json_body(
         if len(data) > most: raise Problem("body.size", f"more than {most} bytes")
     return read_json(bytes(data), most)
 
-# %% ../nbs/08_service.ipynb #c090
+# %% ../nbs/08_service.ipynb #c095
+class Front:
+    "The page for people, and what programs should know before they begin"
+    async def front(self, request):
+        from starlette.responses import FileResponse, RedirectResponse
+        if "token" in request.query_params:
+            away = RedirectResponse("./", 303)
+            if self.token and hmac.compare_digest(request.query_params["token"].encode(), self.token.encode()): away.set_cookie("vlrlbook_token", self.token, httponly=True, samesite="strict", max_age=30 * 86400)
+            return away
+        page = web_folder() / "index.html"
+        if "text/html" in request.headers.get("accept", "") and page.exists(): return FileResponse(page, headers={"content-security-policy": Doors.page_policy, "cache-control": "no-cache", "vary": "accept"}, media_type="text/html; charset=utf-8")
+        return reply(dict(name="vlrlbook training service", version=vlrlbook.__version__, trains=self.size, api="/openapi.json", data_format="/data-format", settings="/settings", files=len(self.uploads.known)), headers={"vary": "accept"})
+
+    async def static(self, request):
+        from starlette.responses import FileResponse
+        name = request.path_params["name"]
+        if name not in {p.name for p in web_folder().glob("*") if p.is_file()}: raise Problem("door.path", "no such file")
+        kind = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8", ".png": "image/png", ".ico": "image/x-icon"}.get(Path(name).suffix, "application/octet-stream")
+        return FileResponse(web_folder() / name, media_type=kind, headers={"cache-control": "no-cache", "content-security-policy": Doors.page_policy})
+
+    async def data_format(self, request): return reply(data_format(self.settings))
+    async def settings_form(self, request): return reply(self.form)
+
+    async def sample_data(self, request):
+        from starlette.responses import Response
+        if self.sample is None: self.sample = await asyncio.to_thread(sample_zip)
+        return Response(self.sample, media_type="application/zip", headers={"content-disposition": 'attachment; filename="sample-data.zip"'})
+
+# %% ../nbs/08_service.ipynb #c097
+class UploadSide:
+    "Uploads: taken in, listed, looked at, deleted"
+    async def upload(self, request):
+        strict = query(request, strict=(bool, False))["strict"]
+        if self.uploading >= self.settings.uploads_at_once: raise Problem("upload.busy", "too many uploads at once", {"retry-after": "5"})
+        self.uploading += 1
+        try:
+            found = await self.uploads.add(request, strict, self.settings, self.readers)
+            logger.info("upload", extra=dict(file_id=found["file_id"], rows=found["csv_rows"], valid=found["valid_images"], bytes=found["size_bytes"]))
+            return reply(found)
+        finally: self.uploading -= 1
+
+    async def files(self, request):
+        asked = query(request, limit=(int, 50, 1, 500), after=(str, None))
+        names = list(reversed(self.uploads.known))
+        if asked["after"] is not None and asked["after"] not in self.uploads.known: raise Problem("query.value", "after: no such upload; take `next` of the page before")
+        start = names.index(asked["after"]) + 1 if asked["after"] is not None else 0
+        page = names[start:start + asked["limit"]]
+        return reply(dict(files=[self.uploads.known[n] for n in page], next=page[-1] if start + len(page) < len(names) else None))
+
+    async def file(self, request): return reply(self.uploads.get(request.path_params["file_id"]))
+
+    async def rows(self, request):
+        asked, file_id = query(request, limit=(int, 50, 1, 500), after=(int, 0, 0, 10**9)), request.path_params["file_id"]
+        found = await asyncio.to_thread(self.uploads.rows, file_id, asked["after"], asked["limit"] + 1)
+        page = found[:asked["limit"]]
+        return reply(dict(rows=page, next=page[-1]["row"] if len(found) > len(page) else None))
+
+    async def image(self, request):
+        from starlette.responses import Response
+        side, row = query(request, size=(int, 160, 16, 1024))["size"], request.path_params["row"]
+        if not re.fullmatch(r"[0-9]{1,9}", row): raise Problem("file.row", "rows are counted from 2, the header being 1")
+        data, kind = await asyncio.to_thread(self.uploads.picture, request.path_params["file_id"], int(row), side)
+        return Response(data, media_type=kind, headers={"cache-control": "private, max-age=86400"})
+
+    async def remove_file(self, request):
+        from starlette.responses import Response
+        file_id = request.path_params["file_id"]
+        self.uploads.get(file_id)
+        if file_id in self._needed(): raise Problem("file.in_use", "a job that has not ended needs it: cancel the job first")
+        await asyncio.to_thread(self.uploads.remove, file_id)
+        return Response(status_code=204)
+
+    def _needed(self) -> set:
+        "Uploads that jobs which have not ended need"
+        needed, after = set(), None
+        for status in ("queued", "training", "cancelling", "interrupted"):
+            page, after = self.jobs.list(status=status, limit=10_000)
+            needed |= {upload_of(j) for j in page}
+        return needed
+
+# %% ../nbs/08_service.ipynb #c099
+class JobSide:
+    "Jobs: started, asked for, cancelled, resumed"
+    async def train(self, request):
+        key = request.headers.get("idempotency-key")
+        if key is not None and not re.fullmatch(r"[!-~]{1,200}", key): raise Problem("idempotency.key", "expected 1 to 200 printable characters without spaces")
+        body = await json_body(request)
+        asked = read_request(body, self.form)
+        upload = self.uploads.get(asked["data_file_id"])
+        parameters, notes = plan(asked["settings"], self.size, self.form, upload["valid_images"])
+        parameters = parameters | dict(task="counting", data=str(self.uploads.folder(upload["file_id"]).resolve()))
+        what = hashlib.sha256(json.dumps(body, sort_keys=True).encode("utf-8", "replace")).hexdigest()
+        job = await asyncio.to_thread(self.jobs.submit, asked["job_name"], parameters, self.command, key, what if key else None)
+        logger.info("train", extra=dict(job_id=job.job_id, file_id=upload["file_id"]))
+        try: write_json(self.jobs.folder(job.job_id) / "notes.json", notes)
+        except OSError as e: logger.warning("notes", extra=dict(job_id=job.job_id, reason=e.strerror)) # the job is there all the same
+        return reply(job_reply(job) | dict(notes=notes))
+
+    async def list_jobs(self, request):
+        asked = query(request, status=(str, None), limit=(int, 50, 1, 500), after=(str, None))
+        if asked["status"] is not None and asked["status"] not in job_states: raise Problem("query.value", f"status{nearest(clean(asked['status'], 40), list(job_states))}")
+        if asked["after"] is not None and not re.fullmatch(r"[0-9]{1,18}", asked["after"]): raise Problem("query.value", "after: take `next` of the page before")
+        page, following = self.jobs.list(**asked)
+        return reply(dict(jobs=[job_reply(j) for j in page], next=following))
+
+    async def job(self, request):
+        "The one address that many ask all the time: what was said is said again for a fifth of a second"
+        from starlette.responses import Response
+        job_id, at = request.path_params["job_id"], time.monotonic()
+        known = self.polled.get(job_id)
+        if known is None or at - known[0] > 0.2:
+            if len(self.polled) > 1000: self.polled.clear()
+            known = self.polled[job_id] = (at, encoded(job_reply(self.jobs.get(job_id)) | dict(notes=self._notes(job_id))))
+        return Response(known[1], media_type="application/json")
+
+    def _notes(self, job_id) -> list:
+        "What was decided for a job when it was started"
+        if job_id not in self.notes:
+            try: self.notes[job_id] = json.loads((self.jobs.folder(job_id) / "notes.json").read_text(encoding="utf-8"))
+            except FileNotFoundError: return []
+        return self.notes[job_id]
+
+    async def cancel(self, request):
+        from starlette.responses import Response
+        job_id = request.path_params["job_id"]
+        self.polled.pop(job_id, None)
+        if query(request, purge=(bool, False))["purge"]:
+            await asyncio.to_thread(self.jobs.remove, job_id)
+            return Response(status_code=204)
+        return reply(job_reply(await asyncio.to_thread(self.jobs.cancel, job_id)))
+
+    async def resume(self, request):
+        self.polled.pop(request.path_params["job_id"], None)
+        return reply(job_reply(await asyncio.to_thread(self.jobs.resume, request.path_params["job_id"])))
+
+    async def moves(self, request): return reply(dict(moves=self.jobs.events(request.path_params["job_id"])))
+
+# %% ../nbs/08_service.ipynb #c101
 def upload_of(
     job, # from the ledger
 ) -> str | None: # a file_id
@@ -889,7 +804,7 @@ def rollouts_now(
     except FileNotFoundError: return dict(step=0, groups=[])
     return found
 
-# %% ../nbs/08_service.ipynb #c091
+# %% ../nbs/08_service.ipynb #c105
 async def notebook_html(
     path: Path, # out.ipynb
     turns: asyncio.Semaphore, # how many at once
@@ -919,7 +834,7 @@ def write_html(
     style = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}pre{overflow-x:auto;background:#8881;padding:.6rem}img{max-width:100%;background:white}table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.2rem .5rem}.prompt{display:none}"
     write_whole(page, f'<!doctype html><html lang="en"><meta charset="utf-8"><title>The executed notebook</title><style>{style}</style><body>{body}</body></html>')
 
-# %% ../nbs/08_service.ipynb #c092
+# %% ../nbs/08_service.ipynb #c108
 def pack(
     folder: Path, # of a completed job
 ) -> tuple: # the ZIP, its sha256
@@ -949,7 +864,71 @@ def one_range(
     if found and (found[1] and int(found[1]) >= size or found[3] and int(found[3]) == 0): raise Problem("range.unsatisfiable", f"the file has {size} bytes", {"content-range": f"bytes */{size}"})
     if not found or found[2] and int(found[2]) < int(found[1]): request.scope["headers"] = [h for h in request.scope["headers"] if h[0] != b"range"]
 
-# %% ../nbs/08_service.ipynb #c093
+# %% ../nbs/08_service.ipynb #c109
+class ResultSide:
+    "What a job leaves while it runs and when it has ended"
+    async def log(self, request):
+        from starlette.responses import Response
+        lines, path = query(request, tail=(int, 200, 1, 10_000))["tail"], self.jobs.folder(request.path_params["job_id"]) / "job.log"
+        text = await asyncio.to_thread(log_tail, path, lines) if path.exists() else ""
+        return Response(text.replace(str(Path(self.settings.data_dir).resolve()), "data").encode("utf-8", "replace"), media_type="text/plain; charset=utf-8")
+
+    async def metrics(self, request):
+        after, folder = query(request, after_step=(int, -1, -1, 10**9))["after_step"], self.jobs.folder(request.path_params["job_id"])
+        found = await asyncio.to_thread(metric_rows, folder / "run" / "run_log.csv", after)
+        return reply(dict(rows=found, next_step=found[-1]["step"] if found else max(0, after)))
+
+    async def rollouts(self, request): return reply(await asyncio.to_thread(rollouts_now, self.jobs.folder(request.path_params["job_id"])))
+
+    async def notebook(self, request):
+        from starlette.responses import Response
+        folder = self.jobs.folder(request.path_params["job_id"])
+        page = await notebook_html(folder / "out.ipynb", self.readers)
+        return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"})
+
+    async def download(self, request):
+        from starlette.responses import FileResponse, Response
+        job = self.jobs.get(request.path_params["job_id"])
+        if job.status != "completed": raise Problem("job.not_completed", f"the job is {job.status}")
+        async with self.packing: path, digest = await asyncio.to_thread(pack, self.jobs.folder(job.job_id))
+        headers = {"etag": f'"{digest}"', "x-content-sha256": digest, "content-security-policy": Doors.reply_policy}
+        if f'"{digest}"' in request.headers.get("if-none-match", ""): return Response(status_code=304, headers=headers)
+        one_range(request, path.stat().st_size)
+        return FileResponse(path, headers=headers, media_type="application/zip", filename=f"{job.job_id}.zip")
+
+# %% ../nbs/08_service.ipynb #c111
+class EventSide:
+    "What happens to a job, told as it happens"
+    async def events(self, request):
+        from starlette.responses import Response, StreamingResponse
+        job_id, last = request.path_params["job_id"], request.headers.get("last-event-id", "")
+        folder = self.jobs.folder(job_id)
+        if request.method == "HEAD": return Response(media_type="text/event-stream")
+        if self.streaming >= self.settings.streams: raise Problem("events.busy", "too many streams; ask for the job itself", {"retry-after": "10"})
+        return StreamingResponse(self._stream(job_id, folder, int(last) if re.fullmatch(r"[0-9]{1,9}", last) else -1), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+    async def _stream(self, job_id, folder, step):
+        "Status when it changes, rows and groups as they come; a comment every fifteen seconds keeps the line open"
+        shown, grouped, said = None, -1, time.monotonic()
+        self.streaming += 1
+        try:
+            while True:
+                job = job_reply(self.jobs.get(job_id))
+                rows, groups = await asyncio.to_thread(metric_rows, folder / "run" / "run_log.csv", step), await asyncio.to_thread(rollouts_now, folder)
+                news = [("status", None, job)] * (job != shown)
+                if rows: news.append(("metrics", step := rows[-1]["step"], rows))
+                if groups["groups"] and groups["step"] != grouped: news.append(("rollouts", None, grouped := groups["step"]))
+                shown = job
+                ended = job["status"] in ("completed", "failed", "cancelled")
+                if ended or self.stopping.is_set(): news.append(("end", None, job["status"] if ended else "server"))
+                for name, at, data in news: yield f"event: {name}\n".encode() + (f"id: {at}\n".encode() if at is not None else b"") + b"data: " + encoded(data) + b"\n\n"
+                if news: said = time.monotonic()
+                elif time.monotonic() - said > 15: said = time.monotonic(); yield b": still here\n\n"
+                if news and news[-1][0] == "end": return
+                with contextlib.suppress(TimeoutError): await asyncio.wait_for(self.stopping.wait(), 0.5)
+        finally: self.streaming -= 1
+
+# %% ../nbs/08_service.ipynb #c112
 def web_folder(
 ) -> Path: # beside the package's modules
     "Where the page's files are"
@@ -971,7 +950,35 @@ def data_format(
                 limits=dict(upload_bytes=settings.upload_mb << 20, json_bytes=256 << 10, entries=limits["entries"], rows=limits["rows"], picture_bytes=limits["picture_bytes"], picture_pixels=limits["picture_pixels"], unpacked_bytes=limits["unpacked"], queued_jobs=settings.max_queued, uploads_gib=settings.quota_gb, keep_days=settings.keep_days),
                 errors=[dict(code=code, status=status, title=title) for code, (status, title) in problems.items()])
 
-# %% ../nbs/08_service.ipynb #c095
+# %% ../nbs/08_service.ipynb #c113
+class Service(Front, UploadSide, JobSide, ResultSide, EventSide):
+    "What the addresses do; each method takes a request and returns a response, or raises"
+    def __init__(self, settings, jobs, token=None):
+        self.settings, self.jobs, self.token = settings, jobs, token
+        self.uploads, self.size, self.command = Uploads(settings.data_dir), settings.trains, gentle(settings.trains)
+        self.form, self.stopping = request_form(self.size), asyncio.Event()
+        self.uploading = self.streaming = 0
+        self.readers, self.packing, self.polled, self.notes, self.sample = asyncio.Semaphore(2), asyncio.Lock(), {}, {}, None
+
+    async def clean_up(self, request):
+        days = query(request, older_than_days=(float, self.settings.keep_days, 0.0, 36500.0))["older_than_days"]
+        return reply(await asyncio.to_thread(self.tidy, days))
+
+    def tidy(self, days, jobs=True) -> dict:
+        "Remove uploads that no job needs, and ended jobs, older than `days`"
+        before = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat()[:19]
+        gone = dict(files=[], jobs=[])
+        for status in ("completed", "failed", "cancelled") if jobs else ():
+            for j in self.jobs.list(status=status, limit=10_000)[0]:
+                if (j.ended_at or j.updated_at)[:19] > before: continue
+                self.jobs.remove(j.job_id)
+                gone["jobs"].append(j.job_id)
+        for file_id in [f for f, u in self.uploads.known.items() if u["upload_time"][:19] <= before and f not in self._needed()]:
+            self.uploads.remove(file_id)
+            gone["files"].append(file_id)
+        return gone
+
+# %% ../nbs/08_service.ipynb #c115
 examples = dict(
     upload=dict(file_id="f-0123456789abcdef", filename="apples.zip", upload_time="2026-01-31T12:00:00Z", csv_rows=500, valid_images=498, skipped=[dict(row=17, image="images/16.jpg", code="image.decode", message="cannot be decoded (OSError)")], skipped_rows=2, size_bytes=1234567, unpacked_bytes=2345678),
     row=dict(row=2, question="How many apples are there?", answer="A photo of 3 apples", image="/files/f-0123456789abcdef/rows/2/image"),
@@ -1027,7 +1034,7 @@ endpoints = [
     Endpoint("GET", "/jobs/{job_id}/events", "events", "Server-sent events: status, metrics, rollouts, end", "text/event-stream", errors=(*_known, "events.busy")),
     Endpoint("POST", "/clean-up", "clean_up", "Remove ended jobs and unneeded uploads by age", "cleaned", (("older_than_days", "number", "Age, the server's keep_days if not given"),), (*_asked, "ledger.unavailable"))]
 
-# %% ../nbs/08_service.ipynb #c096
+# %% ../nbs/08_service.ipynb #c116
 def schema_of(
     example, # a reply
 ) -> dict: # JSON Schema; null is allowed wherever a number or a text stands
@@ -1091,7 +1098,7 @@ def train_schema(
     groups = {g: dict(type=["object", "null"], additionalProperties=False, properties={f["name"]: one(f) for f in form[g]}) for g in form}
     return dict(type="object", required=["job_name", "data_file_id"], additionalProperties=False, properties=dict(job_name=dict(type="string", minLength=1, maxLength=200), data_file_id=dict(type="string", minLength=1, maxLength=200), **groups))
 
-# %% ../nbs/08_service.ipynb #c100
+# %% ../nbs/08_service.ipynb #c120
 def create_app(
     settings: ServiceSettings, # checked
     jobs, # chapter 07a's `Jobs`, started or not
@@ -1153,7 +1160,7 @@ async def _tidy_hourly(service):
         except Exception as error: logger.error("tidy", exc_info=error)
         else: logger.info("tidy", extra=dict(files=len(gone["files"])))
 
-# %% ../nbs/08_service.ipynb #c101
+# %% ../nbs/08_service.ipynb #c122
 class JsonLines(logging.Formatter):
     "One JSON object a line"
     own = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
@@ -1162,7 +1169,7 @@ class JsonLines(logging.Formatter):
         fault = dict(fault=self.formatException(record.exc_info)) if record.exc_info else {}
         return json.dumps(dict(time=now(), level=record.levelname.lower(), event=record.getMessage(), **more, **fault), default=str)
 
-# %% ../nbs/08_service.ipynb #c102
+# %% ../nbs/08_service.ipynb #c123
 def own_token(
     data_dir: str | Path, # of the server
 ) -> str: # 43 characters
@@ -1185,7 +1192,7 @@ def listen(
         return sock
     except OSError as e: raise SettingsError(f"cannot listen on {host}, port {port}: {e.strerror}") from e
 
-# %% ../nbs/08_service.ipynb #c103
+# %% ../nbs/08_service.ipynb #c124
 def patient(
     seconds: float, # for the headers of a request
 ): # a protocol class for uvicorn
@@ -1209,7 +1216,7 @@ def patient(
             elif not half and self.timer: self.timer = self.timer.cancel()
     return Patient
 
-# %% ../nbs/08_service.ipynb #c104
+# %% ../nbs/08_service.ipynb #c125
 def serve(
     settings: ServiceSettings, # checked
 ):
