@@ -66,7 +66,7 @@ class ServiceSettings:
         "tiny or gpu"
         return self.size or ("gpu" if any(Path("/dev").glob("nvidia[0-9]*")) else "tiny")
 
-# %% ../nbs/08_service.ipynb #c039
+# %% ../nbs/08_service.ipynb #c040
 problems = {
     "zip.broken": (400, "Not a readable ZIP"), "zip.path": (422, "A name leads out of the archive"), "zip.link": (422, "A symbolic link"),
     "zip.content": (422, "An archive, a program or a pickle among the pictures"), "zip.encrypted": (422, "An encrypted entry"), "zip.method": (422, "An unusual compression method"),
@@ -100,7 +100,7 @@ def clean(
     line = "".join(c if c.isprintable() else "·" for c in " ".join(str(text)[:4 * most].split()))
     return line if len(line) <= most else line[:most - 1] + "…"
 
-# %% ../nbs/08_service.ipynb #c040
+# %% ../nbs/08_service.ipynb #c041
 class Problem(Exception):
     "A refusal: a `code` of the table, what exactly is wrong, and where"
     def __init__(self, code, detail="", headers=None, **more):
@@ -123,7 +123,7 @@ def as_problem(
     if code in problems: return Problem(code, clean(error), {"retry-after": "5"} if problems[code][0] in (429, 503) else None)
     return Problem("server.error", "the server's log knows more")
 
-# %% ../nbs/08_service.ipynb #c046
+# %% ../nbs/08_service.ipynb #c047
 def read_json(
     data: bytes, # a request's body
     most: int = 256 << 10, # bytes
@@ -172,7 +172,7 @@ def _whole(text):
     if len(text) > 20: raise Problem("json.number", f"a whole number of {len(text)} digits")
     return int(text)
 
-# %% ../nbs/08_service.ipynb #c050
+# %% ../nbs/08_service.ipynb #c051
 tiny_models = ["tiny-qwen2_5_vl", "tiny-qwen2_vl", "tiny-qwen3_vl", "tiny-aria"]
 hub_models = ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen3-VL-2B-Instruct", "rhymes-ai/Aria"]
 
@@ -189,7 +189,7 @@ also_called = {"num_train_epochs": "num_epochs", "lr": "learning_rate", "alpha":
 
 for _group, _named in form_fields.items(): problems |= {f"{_group}.{_name}": (422, f"{_group}: {_name}") for _name in _named}
 
-# %% ../nbs/08_service.ipynb #c051
+# %% ../nbs/08_service.ipynb #c052
 def chapter_05(
 ) -> dict: # parameters: name → (type, default, help); presets and by_task as there
     "What chapter 05 says about its settings, read from its page: importing it would import torch"
@@ -212,7 +212,7 @@ def request_form(
         return dict(name=name, type=kind, default=preset.get(ours, default), minimum=least, maximum=most, choices=choices[size] if isinstance(choices, dict) else choices, help=text)
     return {group: [field(name, *spec) for name, spec in named.items()] for group, named in form_fields.items()}
 
-# %% ../nbs/08_service.ipynb #c055
+# %% ../nbs/08_service.ipynb #c056
 def read_request(
     body: dict, # of POST /train
     form: dict, # from `request_form`
@@ -264,7 +264,7 @@ def _rules(settings, form):
     near = max(1, round(answers / G)) * G
     return [dict(field="training_config.batch_size", code="training_config.batch_size", message=f"batch_size × gradient_accumulation_steps = {answers} answers a step, no multiple of num_generations = {G}; nearest: {near}")]
 
-# %% ../nbs/08_service.ipynb #c059
+# %% ../nbs/08_service.ipynb #c060
 def plan(
     settings: dict, # from `read_request`
     size: str, # tiny or gpu, what the server trains
@@ -294,7 +294,7 @@ def plan(
     if size == "tiny": notes.append("a tiny model on this server's CPU; size gpu trains Qwen2.5-VL-3B")
     return made, notes
 
-# %% ../nbs/08_service.ipynb #c063
+# %% ../nbs/08_service.ipynb #c064
 class FilePart:
     "Takes the one part called `file` out of a multipart body, as the body comes"
     def __init__(self, boundary):
@@ -323,7 +323,7 @@ class FilePart:
         if filename is None or self.parts > 1: raise Problem("upload.field", "more than one part" if self.parts > 1 else "`file` is a text; a file was expected")
         self.filename = clean(re.split(r"[/\\]", filename.decode("utf-8", "replace"))[-1]) or "unnamed"
 
-# %% ../nbs/08_service.ipynb #c067
+# %% ../nbs/08_service.ipynb #c068
 async def receive_file(
     request, # of POST /upload-data
     path: Path, # new file for what comes
@@ -370,7 +370,7 @@ def _write_all(f, data):
     rest = memoryview(data)
     while rest: rest = rest[f.write(rest):]
 
-# %% ../nbs/08_service.ipynb #c069
+# %% ../nbs/08_service.ipynb #c070
 def read_upload(
     zip_path: str, # the archive
     out_dir: str, # new folder for rows and pictures
@@ -388,7 +388,7 @@ def read_upload(
         code = known.get(getattr(e.__cause__, "errno", None), "intake.memory" if isinstance(e.__cause__, MemoryError) or "new thread" in str(e.__cause__) else e.code)
         print(json.dumps(dict(code=code, message=e.message, row=e.row, entry=e.entry)))
 
-# %% ../nbs/08_service.ipynb #c071
+# %% ../nbs/08_service.ipynb #c072
 async def read_apart(
     zip_path: Path, # what was uploaded
     out_dir: Path, # new folder
@@ -415,7 +415,7 @@ async def read_apart(
 
 logger = logging.getLogger("vlrlbook.service")
 
-# %% ../nbs/08_service.ipynb #c073
+# %% ../nbs/08_service.ipynb #c074
 class Uploads:
     "What was uploaded: a folder each, complete or not there at all"
     def __init__(self,
@@ -485,7 +485,7 @@ def now(
     "The time, in UTC, to the second"
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-# %% ../nbs/08_service.ipynb #c085
+# %% ../nbs/08_service.ipynb #c086
 class Doors:
     "Before any request is looked at: host name, origin, token. After it: headers, a line in the log, and the rest of a body that nobody wanted"
     page_policy = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -561,7 +561,7 @@ def problem_response(
     from starlette.responses import Response
     return Response(json.dumps(problem.body(), ensure_ascii=False).encode("utf-8", "replace"), problem.status, problem.headers, "application/problem+json")
 
-# %% ../nbs/08_service.ipynb #c091
+# %% ../nbs/08_service.ipynb #c092
 job_states = ("queued", "training", "cancelling", "interrupted", "completed", "failed", "cancelled")
 
 def gentle(
@@ -616,7 +616,7 @@ async def json_body(
         if len(data) > most: raise Problem("body.size", f"more than {most} bytes")
     return read_json(bytes(data), most)
 
-# %% ../nbs/08_service.ipynb #c095
+# %% ../nbs/08_service.ipynb #c096
 class Front:
     "The page for people, and what programs should know before they begin"
     async def front(self, request):
@@ -644,7 +644,7 @@ class Front:
         if self.sample is None: self.sample = await asyncio.to_thread(sample_zip)
         return Response(self.sample, media_type="application/zip", headers={"content-disposition": 'attachment; filename="sample-data.zip"'})
 
-# %% ../nbs/08_service.ipynb #c097
+# %% ../nbs/08_service.ipynb #c098
 class UploadSide:
     "Uploads: taken in, listed, looked at, deleted"
     async def upload(self, request):
@@ -696,7 +696,7 @@ class UploadSide:
             needed |= {upload_of(j) for j in page}
         return needed
 
-# %% ../nbs/08_service.ipynb #c099
+# %% ../nbs/08_service.ipynb #c100
 class JobSide:
     "Jobs: started, asked for, cancelled, resumed"
     async def train(self, request):
@@ -753,7 +753,7 @@ class JobSide:
 
     async def moves(self, request): return reply(dict(moves=self.jobs.events(request.path_params["job_id"])))
 
-# %% ../nbs/08_service.ipynb #c101
+# %% ../nbs/08_service.ipynb #c102
 def upload_of(
     job, # from the ledger
 ) -> str | None: # a file_id
@@ -804,7 +804,7 @@ def rollouts_now(
     except FileNotFoundError: return dict(step=0, groups=[])
     return found
 
-# %% ../nbs/08_service.ipynb #c105
+# %% ../nbs/08_service.ipynb #c106
 async def notebook_html(
     path: Path, # out.ipynb
     turns: asyncio.Semaphore, # how many at once
@@ -834,7 +834,7 @@ def write_html(
     style = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}pre{overflow-x:auto;background:#8881;padding:.6rem}img{max-width:100%;background:white}table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.2rem .5rem}.prompt{display:none}"
     write_whole(page, f'<!doctype html><html lang="en"><meta charset="utf-8"><title>The executed notebook</title><style>{style}</style><body>{body}</body></html>')
 
-# %% ../nbs/08_service.ipynb #c108
+# %% ../nbs/08_service.ipynb #c109
 def pack(
     folder: Path, # of a completed job
 ) -> tuple: # the ZIP, its sha256
@@ -864,7 +864,7 @@ def one_range(
     if found and (found[1] and int(found[1]) >= size or found[3] and int(found[3]) == 0): raise Problem("range.unsatisfiable", f"the file has {size} bytes", {"content-range": f"bytes */{size}"})
     if not found or found[2] and int(found[2]) < int(found[1]): request.scope["headers"] = [h for h in request.scope["headers"] if h[0] != b"range"]
 
-# %% ../nbs/08_service.ipynb #c109
+# %% ../nbs/08_service.ipynb #c110
 class ResultSide:
     "What a job leaves while it runs and when it has ended"
     async def log(self, request):
@@ -896,7 +896,7 @@ class ResultSide:
         one_range(request, path.stat().st_size)
         return FileResponse(path, headers=headers, media_type="application/zip", filename=f"{job.job_id}.zip")
 
-# %% ../nbs/08_service.ipynb #c111
+# %% ../nbs/08_service.ipynb #c112
 class EventSide:
     "What happens to a job, told as it happens"
     async def events(self, request):
@@ -928,7 +928,7 @@ class EventSide:
                 with contextlib.suppress(TimeoutError): await asyncio.wait_for(self.stopping.wait(), 0.5)
         finally: self.streaming -= 1
 
-# %% ../nbs/08_service.ipynb #c112
+# %% ../nbs/08_service.ipynb #c113
 def web_folder(
 ) -> Path: # beside the package's modules
     "Where the page's files are"
@@ -950,7 +950,7 @@ def data_format(
                 limits=dict(upload_bytes=settings.upload_mb << 20, json_bytes=256 << 10, entries=limits["entries"], rows=limits["rows"], picture_bytes=limits["picture_bytes"], picture_pixels=limits["picture_pixels"], unpacked_bytes=limits["unpacked"], queued_jobs=settings.max_queued, uploads_gib=settings.quota_gb, keep_days=settings.keep_days),
                 errors=[dict(code=code, status=status, title=title) for code, (status, title) in problems.items()])
 
-# %% ../nbs/08_service.ipynb #c113
+# %% ../nbs/08_service.ipynb #c114
 class Service(Front, UploadSide, JobSide, ResultSide, EventSide):
     "What the addresses do; each method takes a request and returns a response, or raises"
     def __init__(self, settings, jobs, token=None):
@@ -978,7 +978,7 @@ class Service(Front, UploadSide, JobSide, ResultSide, EventSide):
             gone["files"].append(file_id)
         return gone
 
-# %% ../nbs/08_service.ipynb #c115
+# %% ../nbs/08_service.ipynb #c116
 examples = dict(
     upload=dict(file_id="f-0123456789abcdef", filename="apples.zip", upload_time="2026-01-31T12:00:00Z", csv_rows=500, valid_images=498, skipped=[dict(row=17, image="images/16.jpg", code="image.decode", message="cannot be decoded (OSError)")], skipped_rows=2, size_bytes=1234567, unpacked_bytes=2345678),
     row=dict(row=2, question="How many apples are there?", answer="A photo of 3 apples", image="/files/f-0123456789abcdef/rows/2/image"),
@@ -1034,7 +1034,7 @@ endpoints = [
     Endpoint("GET", "/jobs/{job_id}/events", "events", "Server-sent events: status, metrics, rollouts, end", "text/event-stream", errors=(*_known, "events.busy")),
     Endpoint("POST", "/clean-up", "clean_up", "Remove ended jobs and unneeded uploads by age", "cleaned", (("older_than_days", "number", "Age, the server's keep_days if not given"),), (*_asked, "ledger.unavailable"))]
 
-# %% ../nbs/08_service.ipynb #c116
+# %% ../nbs/08_service.ipynb #c117
 def schema_of(
     example, # a reply
 ) -> dict: # JSON Schema; null is allowed wherever a number or a text stands
@@ -1098,7 +1098,7 @@ def train_schema(
     groups = {g: dict(type=["object", "null"], additionalProperties=False, properties={f["name"]: one(f) for f in form[g]}) for g in form}
     return dict(type="object", required=["job_name", "data_file_id"], additionalProperties=False, properties=dict(job_name=dict(type="string", minLength=1, maxLength=200), data_file_id=dict(type="string", minLength=1, maxLength=200), **groups))
 
-# %% ../nbs/08_service.ipynb #c120
+# %% ../nbs/08_service.ipynb #c121
 def create_app(
     settings: ServiceSettings, # checked
     jobs, # chapter 07a's `Jobs`, started or not
@@ -1160,7 +1160,7 @@ async def _tidy_hourly(service):
         except Exception as error: logger.error("tidy", exc_info=error)
         else: logger.info("tidy", extra=dict(files=len(gone["files"])))
 
-# %% ../nbs/08_service.ipynb #c122
+# %% ../nbs/08_service.ipynb #c123
 class JsonLines(logging.Formatter):
     "One JSON object a line"
     own = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
@@ -1169,7 +1169,7 @@ class JsonLines(logging.Formatter):
         fault = dict(fault=self.formatException(record.exc_info)) if record.exc_info else {}
         return json.dumps(dict(time=now(), level=record.levelname.lower(), event=record.getMessage(), **more, **fault), default=str)
 
-# %% ../nbs/08_service.ipynb #c123
+# %% ../nbs/08_service.ipynb #c124
 def own_token(
     data_dir: str | Path, # of the server
 ) -> str: # 43 characters
@@ -1192,7 +1192,7 @@ def listen(
         return sock
     except OSError as e: raise SettingsError(f"cannot listen on {host}, port {port}: {e.strerror}") from e
 
-# %% ../nbs/08_service.ipynb #c124
+# %% ../nbs/08_service.ipynb #c125
 def patient(
     seconds: float, # for the headers of a request
 ): # a protocol class for uvicorn
@@ -1216,7 +1216,7 @@ def patient(
             elif not half and self.timer: self.timer = self.timer.cancel()
     return Patient
 
-# %% ../nbs/08_service.ipynb #c125
+# %% ../nbs/08_service.ipynb #c126
 def serve(
     settings: ServiceSettings, # checked
 ):
