@@ -672,8 +672,8 @@ def test_sigterm_with_a_stalled_upload_and_a_stream(tmp_path, trainer, good):
 
 
 def test_jobs_are_interrupted_by_option(tmp_path, trainer, good):
-    "`--on_exit interrupt`: no process of the job is left, and the next server starts it again"
-    served = Served(tmp_path, "--on_exit", "interrupt", env={"VLRLBOOK_TRAINER": trainer})
+    "`--on_exit interrupt`: a trainer that does not listen is killed after its grace, and the next server starts it again"
+    served = Served(tmp_path, "--on_exit", "interrupt", "--grace", "2", env={"VLRLBOOK_TRAINER": trainer})
     job = served.train(served.upload(good).json()["file_id"], max_steps=100_000).json()["job_id"]
     served.until(job, "training")
     while not served.get(f"/jobs/{job}/metrics").json()["rows"]: time.sleep(0.05)

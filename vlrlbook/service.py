@@ -429,7 +429,7 @@ class Uploads:
 
     async def add(self, request, strict, settings, turns) -> dict:
         "Receive, read, and only then give it a name"
-        held = sum(u["size_bytes"] + u["unpacked_bytes"] for u in self.known.values())
+        held = sum(u["size_bytes"] + u["unpacked_bytes"] for u in list(self.known.values()))
         if held >= settings.quota_gb * 2**30: raise Problem("storage.quota", f"{held / 2**30:.1f} GiB are held, {settings.quota_gb:g} may be: delete uploads first")
         work = self.aside / secrets.token_hex(8)
         work.mkdir()
@@ -961,7 +961,7 @@ class Service(Front, UploadSide, JobSide, ResultSide, EventSide):
         self.readers, self.packing, self.polled, self.notes, self.sample = asyncio.Semaphore(2), asyncio.Lock(), {}, {}, None
 
     async def clean_up(self, request):
-        days = query(request, older_than_days=(float, self.settings.keep_days, 0.0, 36500.0))["older_than_days"]
+        days = query(request, older_than_days=(float, self.settings.keep_days or 30.0, 0.0, 36500.0))["older_than_days"]
         return reply(await asyncio.to_thread(self.tidy, days))
 
     def tidy(self, days, jobs=True) -> dict:
@@ -973,7 +973,7 @@ class Service(Front, UploadSide, JobSide, ResultSide, EventSide):
                 if (j.ended_at or j.updated_at)[:19] > before: continue
                 self.jobs.remove(j.job_id)
                 gone["jobs"].append(j.job_id)
-        for file_id in [f for f, u in self.uploads.known.items() if u["upload_time"][:19] <= before and f not in self._needed()]:
+        for file_id in [f for f, u in list(self.uploads.known.items()) if u["upload_time"][:19] <= before and f not in self._needed()]:
             self.uploads.remove(file_id)
             gone["files"].append(file_id)
         return gone
@@ -1032,7 +1032,7 @@ endpoints = [
     Endpoint("GET", "/jobs/{job_id}/notebook", "notebook", "The executed notebook as a page", "text/html", errors=(*_known, "job.no_notebook")),
     Endpoint("GET", "/jobs/{job_id}/download", "download", "The result as a ZIP; ETag is its sha256", "application/zip", errors=(*_known, "job.not_completed", "job.no_artefact", "range.unsatisfiable", "storage.full")),
     Endpoint("GET", "/jobs/{job_id}/events", "events", "Server-sent events: status, metrics, rollouts, end", "text/event-stream", errors=(*_known, "events.busy")),
-    Endpoint("POST", "/clean-up", "clean_up", "Remove ended jobs and unneeded uploads by age", "cleaned", (("older_than_days", "number", "Age, the server's keep_days if not given"),), (*_asked, "ledger.unavailable"))]
+    Endpoint("POST", "/clean-up", "clean_up", "Remove ended jobs and unneeded uploads by age", "cleaned", (("older_than_days", "number", "Age, the server's keep_days (or 30) if not given"),), (*_asked, "ledger.unavailable"))]
 
 # %% ../nbs/08_service.ipynb #c117
 def schema_of(
