@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
 from vlrlbook.data import synthetic_vqa, to_dataset
-from vlrlbook.grpo import GRPOSettings, drawn_questions, load_data, load_policy, load_settings, main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups
-from vlrlbook.models import tiny_twin
+from vlrlbook.grpo import GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings, main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups
+from vlrlbook.models import find_checkpoint, tiny_twin
 from vlrlbook.rewards import is_right, load_reward
 
 SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, logging_steps=1, save_steps=0, max_completion_length=8)
@@ -58,6 +58,36 @@ def test_pictures_in_the_middle_of_a_question_train(tmp_path):
     samples = [Sample(f"Compare <image> with <image>, {i}.", "3", [Image.new("RGB", (112, 56), "red"), Image.new("RGB", (56, 112), "blue")], "counting", i) for i in range(4)]
     log, _ = trained(dict(output_dir=str(tmp_path), max_steps=1), to_dataset(samples))
     assert len(log) == 1
+
+
+def test_the_latest_logged_groups_lie_in_a_file(tmp_path):
+    from types import SimpleNamespace
+    path, G = tmp_path / "rollouts_now.json", 2
+    recorder = Recorder(G, path, every=5)
+    samples = [s for s in synthetic_vqa(6, seed=1) for _ in range(G)]
+    parts = [dict(overall=float(i % 2), odd=float("nan")) for i in range(len(samples))]
+    ask = lambda step: recorder([f"<{i}>" for i in range(len(samples))], parts, samples, SimpleNamespace(global_step=step - 1, max_steps=20))
+    ask(4)
+    assert not path.exists()
+    for step in (5, 6): ask(step)
+    found = json.loads(path.read_text())
+    assert (found["step"], found["total_steps"], len(found["groups"])) == (5, 20, 4)
+    group = found["groups"][1]
+    assert (group["question"], group["truth"]) == (samples[2].question, samples[2].answer) and group["image"].startswith("data:image/png;base64,")
+    assert [a["text"] for a in group["answers"]] == ["<2>", "<3>"] and group["answers"][1]["parts"] == dict(overall=1.0, odd=None)
+    assert group["answers"][0]["advantage"] < 0 < group["answers"][1]["advantage"]
+
+
+def test_a_run_that_is_asked_to_stop_saves_first(tmp_path, monkeypatch):
+    order = tmp_path / "order"
+    order.write_text("run 1")
+    monkeypatch.setenv("VLRLBOOK_STOP", str(order))
+    settings = read_settings(GRPOSettings, dict(warm_steps=2, max_steps=6, batch_size=8, num_generations=4, logging_steps=1, save_steps=0, num_iterations=2, output_dir=str(tmp_path / "out")))
+    model, processor = load_policy(settings)
+    log = RunLog()
+    trainer = make_trainer(settings, model, processor, load_data(settings)[0], recorder=lambda *args: order.write_text("interrupt 1"), log=log)
+    with pytest.raises(Interrupted, match="checkpoint-2 is saved"): trainer.train()
+    assert find_checkpoint(tmp_path / "out", "true").endswith("checkpoint-2") and log.series("loss")[0] == [1, 2]
 
 
 def test_marks_of_both_tasks():

@@ -15,6 +15,8 @@
     python tools/logs.py judges "what=output_dir" ...   one row a run of chapter 03 into 03_runs.csv, rows of other names kept; two training curves too
     python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
     python tools/logs.py game MODEL_DIR NAME LR STEPS   chapter 05 paid by a reward model alone, and what it answers, into 03_NAME.csv and 03_NAME_rollouts.jsonl
+    python tools/logs.py faults [NAME ...]              what jobs are put through, as often as the pass figures ask, into 07a_faults.csv, rows of other names kept
+    python tools/logs.py service_faults [NAME ...]      the service at the pass figures (tests/service_faults.py) into 08_faults.csv and 08_pollers.csv, rows of other faults kept
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -34,7 +36,9 @@ what_you_see = {
     "03_reward_model": "two answers, a preference, a score; the score as a reward, and how it is gamed",
     "04_aloha": "three cameras, a task, a reward bin under every frame",
     "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
-    "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL"}
+    "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL",
+    "07a_jobs": "a job killed twice and finished once; what jobs survive, counted",
+    "08_service": "upload, train, watch, download; what it refuses and what it survives"}
 
 
 def write(name, rows):
@@ -326,6 +330,40 @@ def evaluation(folder):
     (logs / "06_predictions.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
 
 
+def faults(names):
+    "Every fault of tests/test_ledger.py at its full number"
+    sys.path.insert(0, str(root / "tests"))
+    import platform, sqlite3
+    from datetime import datetime, timezone
+    import faults as broken
+    from test_ledger import FAULTS
+    from vlrlbook.core import run_facts
+    known = list(csv.DictReader((logs / "07a_faults.csv").open())) if (logs / "07a_faults.csv").exists() else []
+    rows = {(r["fault"], r["part"]): r for r in known}
+    for fault, more, _, many in FAULTS:
+        if names and fault not in names: continue
+        start, part = time.time(), " ".join(more)
+        found = getattr(broken, fault)(many, *more)
+        rows[fault, part] = dict(fault=fault, part=part, n=found["n"], failures=found["failures"], detail=found["detail"], seconds=round(time.time() - start), commit=run_facts()["commit"],
+                                 python=platform.python_version(), sqlite=sqlite3.sqlite_version, linux=platform.release().split("-")[0], date=datetime.now(timezone.utc).date().isoformat())
+        write("07a_faults.csv", [rows[key] for key in ((f[0], " ".join(f[1])) for f in FAULTS) if key in rows])
+
+
+def service_faults(names):
+    "What chapter 08's service survives: a row per fault, with when and with what it was measured"
+    from datetime import date
+    from importlib.metadata import version
+    from vlrlbook.core import run_facts
+    sys.path.insert(0, str(root / "tests"))
+    from service_faults import by_second, measure
+    facts = run_facts()
+    with_what = dict(commit=facts["commit"], date=date.today().isoformat(), device=facts["device"], python=facts["versions"]["python"], **{name: version(name) for name in ("fastapi", "starlette", "uvicorn", "python-multipart", "pillow")})
+    known = list(csv.DictReader((logs / "08_faults.csv").open())) if (logs / "08_faults.csv").exists() else []
+    rows = {r["fault"]: r for r in known} | {r["fault"]: r | with_what for r in measure(names)}
+    write("08_faults.csv", list(rows.values()))
+    if by_second: write("08_pollers.csv", by_second)
+
+
 def pages(names):
     "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
     known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
@@ -361,5 +399,7 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["judges"]: judges(sys.argv[2:])
     elif sys.argv[1:2] == ["public"]: public(*sys.argv[2:])
     elif sys.argv[1:2] == ["game"]: game(*sys.argv[2:])
+    elif sys.argv[1:2] == ["faults"]: faults(sys.argv[2:])
+    elif sys.argv[1:2] == ["service_faults"]: service_faults(sys.argv[2:])
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)

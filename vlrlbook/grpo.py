@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['presets', 'by_task', 'logged_as', 'warm_weights', 'GRPOSettings', 'service_settings', 'save_settings',
            'load_settings', 'completion_logps', 'grpo_loss', 'RefillGroups', 'silent_groups', 'swap_groups',
-           'grpo_config', 'whole_groups', 'make_trainer', 'warm_start', 'lessons', 'drawn_questions', 'supervised',
-           'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers', 'predict', 'marks', 'summary',
-           'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions', 'run', 'main']
+           'grpo_config', 'whole_groups', 'Interrupted', 'StopWhenAsked', 'make_trainer', 'warm_start', 'lessons',
+           'drawn_questions', 'supervised', 'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers',
+           'predict', 'marks', 'summary', 'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions',
+           'run', 'main']
 
 # %% ../nbs/05_grpo.ipynb #c002
 import argparse, hashlib, importlib.util, json, os, random, time
@@ -17,9 +18,9 @@ from typing import ClassVar
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
-from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, named_options, nearest, peak_memory_mb, read_settings, run_facts, set_seed, write_json, write_whole
+from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, named_options, nearest, peak_memory_mb, read_settings, run_facts, set_seed, thumbnail, write_json, write_whole
 from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture, synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .shared_prompt import SharedPrompt, _join, _split, _take, share_prompts
@@ -42,7 +43,7 @@ class GRPOSettings:
     model: str = None # Hub id, directory, or tiny-qwen2_vl, tiny-qwen2_5_vl, tiny-qwen3_vl, tiny-aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags
-    data: str = None # Counting ZIP, or VQA rows (.jsonl, .json); None draws pictures
+    data: str = None # Counting ZIP (or what was unpacked from one), or VQA rows (.jsonl, .json); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
@@ -118,7 +119,7 @@ class GRPOSettings:
         yield self.use_vllm and not importlib.util.find_spec("vllm"), "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
         for name, known in (("loss_type", ["grpo", "dapo", "dr_grpo", "bnpo"]), ("vllm_mode", ["colocate", "server"]), ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}"
-        yield bool(self.data) and not Path(self.data or "").is_file(), f"data = {self.data!r}: no such file"
+        yield bool(self.data) and not (Path(self.data or "").is_file() or (Path(self.data or "") / "rows.jsonl").is_file()), f"data = {self.data!r}: no such file"
         yield bool(self.adapter) and not (Path(self.adapter or "") / "adapter_config.json").exists(), f"adapter = {self.adapter!r}: no adapter_config.json there"
 
     @property
@@ -271,6 +272,22 @@ def whole_groups(
     if not s.shared_prompt or s.batch_size % s.num_generations == 0 or answers % s.num_generations: return s.batch_size, s.gradient_accumulation_steps
     return s.num_generations, answers // s.num_generations
 
+class Interrupted(RuntimeError):
+    "The run was asked to stop, and saved a checkpoint before it did"
+
+class StopWhenAsked(TrainerCallback):
+    "After a step, looks into the file that VLRLBOOK_STOP names; where it begins with `interrupt`, saves a checkpoint and leaves"
+    asked = False
+    def __init__(self, every: int): self.every = every # steps between which a checkpoint would not be exact
+
+    def on_step_end(self, args, state, control, **kwargs):
+        path = os.environ.get("VLRLBOOK_STOP")
+        self.asked = bool(path) and args.world_size == 1 and state.global_step % self.every == 0 and Path(path).read_text().startswith("interrupt")
+        control.should_save |= self.asked
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.asked: raise Interrupted(f"asked to stop; checkpoint-{state.global_step} is saved")
+
 def make_trainer(
     settings: GRPOSettings, # a checked object
     model, # with its adapter on, if it has one
@@ -284,7 +301,7 @@ def make_trainer(
     class Trainer(RefillGroups, SharedPrompt, CommittedCheckpoints, GRPOTrainer): refill = settings.refill
     reward = for_trl(load_reward(settings.reward), recorder, group_size=settings.num_generations)
     trainer = Trainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
-                      callbacks=[RunLogCallback(RunLog() if log is None else log, logged_as, "GRPO", prefix="part/")])
+                      callbacks=[RunLogCallback(RunLog() if log is None else log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)])
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
     share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
@@ -401,7 +418,8 @@ def load_data(
     return train, held, report
 
 def _unpacked(zip_path):
-    "The ZIP's data set and report; unpacked once into the cache, under the hash of its bytes"
+    "The ZIP's data set and report; unpacked once into the cache, under the hash of its bytes. A folder is unpacked already"
+    if Path(zip_path).is_dir(): return load_counting(zip_path), Report(**json.loads((Path(zip_path) / "report.json").read_text()))
     with open(zip_path, "rb") as f: key = hashlib.file_digest(f, "sha256").hexdigest()[:16]
     folder = cache_dir() / f"data-{key}"
     if folder.exists(): return load_counting(folder), Report(**json.loads((folder / "report.json").read_text()))
@@ -503,15 +521,27 @@ def gain(
 
 # %% ../nbs/05_grpo.ipynb #c041
 class Recorder:
-    "Keeps the first group of the first, the middle and the latest batch of answers as `RolloutGroup`s"
-    def __init__(self, group_size: int): self.group_size, self.kept = group_size, {}
+    "Keeps the first group of the first, the middle and the latest batch of answers as `RolloutGroup`s; a file shows the latest logged batch to who watches from outside"
+    def __init__(self,
+        group_size: int, # G
+        path: str | Path = None, # JSON file of the latest logged batch, pictures inside; None writes none
+        every: int = 1, # steps between two writings
+        most: int = 4, # groups in the file
+    ): self.group_size, self.path, self.every, self.most, self.kept = group_size, path, every, most, {}
 
     def __call__(self, texts, parts, samples, state):
-        step, last = state.global_step, state.max_steps
+        step, last, G = state.global_step, state.max_steps, self.group_size
         slot = "1 first" if not self.kept else "2 middle" if "2 middle" not in self.kept and 2 * step >= last else "3 last"
-        G = self.group_size
-        values = advantages([p["overall"] for p in parts[:G]])
-        self.kept[slot] = RolloutGroup(samples[0], [Rollout(*row) for row in zip(texts[:G], parts[:G], values)], title=f"step {step + 1} of {last}")
+        groups = [self._group(texts[i:i + G], parts[i:i + G], samples[i], f"step {step + 1} of {last}") for i in range(0, len(texts), G)[:self.most]]
+        self.kept[slot] = groups[0]
+        if self.path and (step + 1) % self.every == 0: write_json(self.path, dict(step=step + 1, total_steps=last, groups=list(map(self._shown, groups))))
+
+    def _group(self, texts, parts, sample, title): return RolloutGroup(sample, [Rollout(*row) for row in zip(texts, parts, advantages([p["overall"] for p in parts]))], title=title)
+
+    def _shown(self, group):
+        "A group with its first picture as a data URL"
+        image = thumbnail(group.sample.images[0], 160).split('"')[1] if group.sample.images else None
+        return dict(question=group.sample.question, truth=group.sample.answer, image=image, answers=[asdict(r) for r in group.rollouts])
 
     def rows(self) -> list:
         "The kept groups as plain dictionaries, pictures left out"

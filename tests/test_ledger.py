@@ -1,0 +1,378 @@
+"""Jobs may be killed at any moment: none is lost, none runs twice. VLRLBOOK_FULL=1 runs every fault as often as the chapter's table says."""
+import csv
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import faults
+import pytest
+from conftest import ROOT
+from faults import TRAINER, die, everybody, history_is_legal, opened, served, supervisors, until, wait, what_happened
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from vlrlbook import jobs as module
+from vlrlbook.core import RunLog, damage
+from vlrlbook.jobs import (Jobs, KeyReused, LedgerUnavailable, Log, NetworkFolder, NoCheckpoint, QueueFull, UnknownJob, WrongState, clean, devices_of, ends, file_system, job_tag, last_row, live,
+                           newest_checkpoint, signal_all, states, tagged, verdict)
+
+FULL = bool(os.environ.get("VLRLBOOK_FULL"))
+own_mounts = subprocess.run(["unshare", "-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode == 0 if shutil.which("unshare") else False
+needs_mounts = pytest.mark.skipif(not own_mounts, reason="this machine gives no mount name space")
+FAULTS = [("kill_at_random", (), 16, 300), ("cancel_in_every_state", (), 7, 100), ("two_servers", (), 5, 20), ("restart_with_queue", (), 1, 20), ("clock_jumps", (), 1, 20), ("bad_endings", (), 1, 20),
+          ("odd_texts", (), 14, 100), ("damaged_checkpoints", (), 1, 5), ("disk_full", ("ledger",), 1, 20), ("disk_full", ("log",), 1, 20)]
+
+
+@pytest.mark.parametrize("name, more, few, many", [pytest.param(*f, marks=needs_mounts if f[0] == "disk_full" else (), id=" ".join([f[0], *f[1]])) for f in FAULTS])
+def test_fault(name, more, few, many):
+    found = getattr(faults, name)(many if FULL else few, *more)
+    assert found["failures"] == 0, found
+
+
+def test_the_pages_table_is_of_the_full_size_and_without_failures():
+    rows = list(csv.DictReader((ROOT / "nbs" / "logs" / "07a_faults.csv").open()))
+    assert {(r["fault"], r["part"]) for r in rows} >= {(f[0], *(f[1] or ("",))) for f in FAULTS}
+    wanted = {(f[0], *(f[1] or ("",))): f[3] for f in FAULTS}
+    assert all(int(r["n"]) >= wanted[r["fault"], r["part"]] for r in rows if (r["fault"], r["part"]) in wanted)
+
+
+def test_a_supervisor_starts_light():
+    code = "import sys, vlrlbook.jobs; print([m for m in ('torch', 'transformers', 'numpy', 'PIL', 'submitit', 'ray') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_same_key_is_the_same_job(tmp_path):
+    with opened(tmp_path) as jobs:
+        one = jobs.submit("a", {}, key="k", request_hash="1")
+        assert jobs.submit("a", {}, key="k", request_hash="1").job_id == one.job_id
+        with pytest.raises(KeyReused): jobs.submit("b", {}, key="k", request_hash="2")
+        assert jobs.submit("a", {}).job_id != one.job_id and len(jobs.list()[0]) == 2
+        assert sorted(p.name for p in (tmp_path / "jobs").iterdir()) == sorted(j.job_id for j in jobs.list()[0]) and not list((tmp_path / "tmp").iterdir())
+        jobs.remove(jobs.cancel(one.job_id).job_id)
+        assert jobs.submit("b", {}, key="k", request_hash="2").status == "queued"
+
+
+def test_refusals(tmp_path):
+    with opened(tmp_path) as jobs:
+        jobs.max_queued = 2
+        a, b = jobs.submit("a", {}), jobs.submit("b", {})
+        with pytest.raises(QueueFull): jobs.submit("c", {})
+        assert len(list((tmp_path / "jobs").iterdir())) == 2
+        for call in (jobs.get, jobs.cancel, jobs.resume, jobs.remove, jobs.events, jobs.folder):
+            for unknown in ("nobody", "../../etc", "\ud800", ""):
+                with pytest.raises(UnknownJob): call(unknown)
+        for call in (jobs.resume, jobs.remove):
+            with pytest.raises(WrongState): call(a.job_id)
+        assert jobs.cancel(a.job_id).status == "cancelled"
+        with pytest.raises(WrongState): jobs.cancel(a.job_id)
+        with pytest.raises(NoCheckpoint): jobs.resume(a.job_id)
+        with pytest.raises(ValueError, match="did you mean 'queued'"): jobs.list(status="qeued")
+        assert [j.job_id for j in jobs.list(status="queued")[0]] == [b.job_id]
+    with pytest.raises(ValueError, match="did you mean 'ray'"): Jobs(tmp_path, backend="rai")
+    with opened(tmp_path): pass # a refusal holds no lock
+
+
+def test_pages_of_the_list(tmp_path):
+    with opened(tmp_path) as jobs:
+        ids = [jobs.submit(str(i), {}).job_id for i in range(7)]
+        found, after = [], None
+        while True:
+            page, after = jobs.list(limit=3, after=after)
+            found += [j.job_id for j in page]
+            if after is None: break
+        assert found == ids[::-1]
+
+
+MOUNTS = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /home rw shared:1 - nfs4 server:/home rw\n3 2 8:2 / /home/me/my\\040disk rw - xfs /dev/sdb rw\n"
+
+
+@pytest.mark.parametrize("path, kind", [("/data", "ext4"), ("/home/me", "nfs4"), ("/home/me/my disk/x", "xfs"), ("/homely", "ext4")])
+def test_file_systems(path, kind): assert file_system(path, MOUNTS) == kind
+
+
+def test_network_folders_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "file_system", lambda path: "ext4" if Path(path).name == "here" else "nfs4")
+    with pytest.raises(NetworkFolder, match="nfs4"): Jobs(tmp_path / "shared")
+    Jobs(tmp_path / "shared", ledger_dir=tmp_path / "here").stop()
+
+
+def test_a_locked_ledger_says_so_and_recovers(tmp_path):
+    with opened(tmp_path) as jobs:
+        other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerUnavailable): jobs.submit("a", {})
+        assert not list((tmp_path / "jobs").iterdir())
+        other.execute("ROLLBACK")
+        other.close()
+        assert jobs.submit("a", {}).status == "queued"
+
+
+def test_what_a_crash_left_is_tidied(tmp_path):
+    with opened(tmp_path) as jobs: kept = jobs.submit("a", {})
+    for name in ("jobs/0123456789abcdef", "tmp/job-x"): (tmp_path / name).mkdir()
+    with opened(tmp_path) as jobs: assert [p.name for p in (tmp_path / "jobs").iterdir()] == [kept.job_id] and not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("text, row", [("", {}), ("step,loss\n", {}), ("step,loss\n1,0.5\n2,0.", dict(step="1", loss="0.5")), ("step,loss,kl\n1,0.5,\n2,,3\n", dict(step="2", loss="0.5", kl="3")),
+                                       ("step,loss\n1,0.5\n2\n", dict(step="1", loss="0.5")), ("step,loss\n" + "".join(f"{i},{i}\n" for i in range(9999)), dict(step="9998", loss="9998"))])
+def test_the_last_whole_row(tmp_path, text, row):
+    (tmp_path / "log.csv").write_text(text)
+    assert last_row(tmp_path / "log.csv") == row
+
+
+def test_progress_does_not_fall_within_an_attempt(tmp_path):
+    with served(tmp_path, restarts=0) as jobs:
+        job, seen = jobs.submit("a", dict(max_steps=60, seconds=0.02, save_steps=7), TRAINER), []
+        wait(lambda: jobs.get(job.job_id).current_step > 30)
+        signal_all(supervisors(tmp_path), signal.SIGKILL)
+        until(jobs, job, "interrupted")
+        jobs.resume(job.job_id)
+        while jobs.get(job.job_id).status not in ends:
+            now = jobs.get(job.job_id)
+            if now.attempt == 2 and now.status == "training": seen.append((now.progress, now.current_step))
+        last = jobs.get(job.job_id)
+        assert seen == sorted(seen) and len(set(seen)) > 5
+        assert seen[0][1] >= int(last.resumed_from[11:]) and last.resumed_from != "checkpoint-0" and (last.progress, last.current_step, last.attempt) == (100, 60, 2)
+        assert all(p < 100 for p, _ in seen)
+
+
+def test_adopted_by_the_next_server(tmp_path):
+    first = Jobs(tmp_path, grace=0.3)
+    first.start()
+    job = first.submit("a", dict(max_steps=60, seconds=0.02), TRAINER)
+    wait(lambda: first.get(job.job_id).current_step > 2)
+    die(first)
+    with served(tmp_path) as jobs:
+        assert until(jobs, job, *ends).status == "completed" and jobs.get(job.job_id).attempt == 1
+        assert [e["to"] for e in jobs.events(job.job_id)] == ["queued", "training", "completed"]
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_server_that_stops_may_interrupt(tmp_path, polite):
+    with served(tmp_path, on_exit="interrupt", restarts=0) as jobs:
+        job = jobs.submit("a", dict(max_steps=40, seconds=0.02, child=True, polite=polite, save_steps=15), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 16)
+        jobs.stop(5)
+        assert not everybody(tmp_path) and not supervisors(tmp_path)
+        jobs.__init__(tmp_path, restarts=0)
+        step = jobs.get(job.job_id).current_step
+        assert jobs.get(job.job_id).status == "interrupted"
+        jobs.start()
+        ended = until(jobs, job, *ends)
+        assert (ended.status, ended.resumed_from) == ("completed", f"checkpoint-{step if polite else step - step % 15}")
+    assert what_happened(tmp_path / "jobs" / job.job_id)["finish"] == 1
+
+
+def test_one_job_per_slot(tmp_path):
+    say = [sys.executable, "-S", "-c", "import os, time; print('devices', os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(0.4)"]
+    with served(tmp_path, slots=["2", "5"]) as jobs:
+        ids = [jobs.submit(str(i), {}, say).job_id for i in range(5)]
+        most = 0
+        while any(jobs.get(i).status not in ends for i in ids):
+            running = [j for j in jobs.list()[0] if j.status in live]
+            most = max(most, len(running))
+            assert len({j.slot for j in running}) == len(running) <= 2
+        said = {(jobs.folder(i) / "job.log").read_text().strip() for i in ids}
+    assert said == {"devices 2", "devices 5"} and most == 2
+
+
+def test_devices(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices_of(2) == ["0", "1"] and devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert devices_of(2) == ["4", "6"]
+
+
+def test_old_and_large_jobs_go_but_no_others(tmp_path):
+    with served(tmp_path) as jobs:
+        ids = [jobs.submit(str(i), dict(max_steps=1), TRAINER).job_id for i in range(4)]
+        wait(lambda: all(jobs.get(i).status == "completed" for i in ids))
+        ids.sort(key=lambda i: jobs.get(i).ended_at)
+    with opened(tmp_path) as jobs:
+        waiting = {jobs.submit("waits", {}).job_id for _ in range(3)}
+        jobs.keep_days = 1
+        jobs.clock_base += 86300
+        assert jobs.clean_up() == []
+        jobs.keep_bytes = sum(module.folder_bytes(jobs.folder(i)) for i in ids[2:])
+        assert jobs.clean_up() == ids[:2]
+        jobs.clock_base += 200
+        assert jobs.clean_up() == ids[2:]
+        assert {j.job_id for j in jobs.list()[0]} == waiting == {p.name for p in (tmp_path / "jobs").iterdir()}
+        clock = jobs.clock()
+    with opened(tmp_path) as jobs: assert jobs.clock() >= clock
+
+
+def test_a_log_keeps_its_newest_half(tmp_path):
+    log = Log(tmp_path / "job.log", most=1000)
+    for i in range(100): log.write(f"line {i:03}\n".encode() * 2)
+    kept = "".join((tmp_path / n).read_text() for n in ("job.log.1", "job.log"))
+    assert len(kept) <= 2000 and kept.endswith("line 099\n") and (log.tail.decode() + "").endswith(kept[-500:])
+
+
+NONE = "there is none"
+
+
+@pytest.mark.parametrize("code, tail, whole, killed, expected", [
+    (0, "", None, False, ("completed", None)), (-9, "", None, False, ("completed", None)), (1, "ValueError: while leaving", None, False, ("completed", None)),
+    (0, "", NONE, False, ("failed", "trainer.no_artefact")), (0, "", "x has 1 bytes, not 2", False, ("failed", "trainer.no_artefact")), (1, "a\nValueError: x", NONE, False, ("failed", "trainer.exit")),
+    (1, "torch.OutOfMemoryError: CUDA out of memory.", NONE, False, ("failed", "trainer.out_of_memory")), (-9, "", NONE, True, ("failed", "trainer.out_of_memory")), (-9, "", NONE, False, ("failed", "trainer.killed")),
+    (-11, "", NONE, False, ("failed", "trainer.killed")), (1, "SettingsError: lr", NONE, False, ("failed", "trainer.parameters")), (1, "SettingsError: shown on the page\n" + "x" * 3000 + "\nKeyError: 1", NONE, False, ("failed", "trainer.exit")),
+    (1, "OSError: [Errno 28] No space left on device", NONE, False, ("failed", "trainer.disk_full"))])
+def test_verdicts(code, tail, whole, killed, expected):
+    found = verdict(code, tail, whole, killed)
+    assert (found["state"], found["error_code"]) == expected
+    assert found["state"] == "completed" or "ValueError" not in tail or "ValueError: x" in found["error_message"]
+
+
+@pytest.mark.parametrize("given, kept", [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None), ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n")])
+def test_clean(given, kept): assert clean(given) == kept
+
+
+@pytest.mark.skipif(not find_spec("submitit"), reason="submitit is not installed (extra cluster)")
+def test_submitits_local_executor(tmp_path):
+    cluster_goes_well(tmp_path, "submitit", {"cluster": "local"})
+
+
+@pytest.mark.skipif(not FULL or not find_spec("ray"), reason="Ray takes half a minute to start: VLRLBOOK_FULL=1, and the extra cluster")
+def test_ray_jobs(tmp_path):
+    words = f"{Path(sys.executable).parent}/ray start --head --block --num-cpus 1 --port 26389 --dashboard-port 28266 --ray-client-server-port 28267 --object-store-memory 100000000 --disable-usage-stats --temp-dir {tmp_path}/ray"
+    ray = subprocess.Popen(words.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        from urllib.error import URLError
+        from urllib.request import urlopen
+        def answers():
+            try: return urlopen("http://127.0.0.1:28266/api/version", timeout=2).status == 200
+            except (URLError, ConnectionError): return time.sleep(0.5)
+        wait(answers, 120)
+        cluster_goes_well(tmp_path / "data", "ray", {"address": "http://127.0.0.1:28266"})
+    finally:
+        ray.terminate()
+        ray.wait()
+
+
+def cluster_goes_well(folder, backend, options):
+    "Through a cluster: two ends, a server that stops, cancelling, and a dead supervisor"
+    with served(folder, backend=backend, options=dict(options)) as jobs:
+        well, badly = (jobs.submit(end, dict(end=end, child=True), TRAINER) for end in ("well", "exit"))
+        assert until(jobs, well, *ends).status == "completed" and until(jobs, badly, *ends).error_code == "trainer.exit"
+        long = dict(max_steps=400, seconds=0.02, child=True, deaf=True)
+        job = jobs.submit("long", long, TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 3)
+        jobs.stop()
+        jobs.__init__(folder, backend=backend, options=dict(options), grace=0.3)
+        jobs.start()
+        wait(lambda: jobs.get(job.job_id).current_step > 5)
+        jobs.cancel(job.job_id)
+        until(jobs, job, "cancelled")
+        assert jobs.get(job.job_id).attempt == 1 and not tagged(job_tag(jobs.folder(job.job_id)))
+        job = jobs.submit("killed", long | dict(max_steps=150), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 3)
+        trainer = int((jobs.folder(job.job_id) / "events.txt").read_text().split()[2])
+        signal_all([module.parents()[trainer][0]], signal.SIGKILL)
+        ended = until(jobs, job, *ends)
+        assert (ended.status, ended.attempt) == ("completed", 2) and ended.resumed_from
+        assert what_happened(jobs.folder(job.job_id)) == dict(start=2, end=1, finish=1)
+
+
+class Machine(RuleBasedStateMachine):
+    "Whatever happens in whatever order: known jobs stay known, their histories legal; in the end all end, once, alone"
+    known = Bundle("known")
+
+    @initialize()
+    def begin(self):
+        import tempfile
+        self.folder, self.told, self.seen = Path(tempfile.mkdtemp()).resolve(), set(), {}
+        self.open()
+
+    def open(self): self.jobs = Jobs(self.folder, slots=2, grace=0.1, restarts=10**6)
+
+    @rule(target=known, steps=st.integers(1, 6), end=st.sampled_from(["well", "well", "exit", "kill", "nothing"]), deaf=st.booleans())
+    def submit(self, steps, end, deaf):
+        self.told.add(job := self.jobs.submit("x", dict(max_steps=steps, seconds=0.02, end=end, deaf=deaf, child=True, save_steps=1), TRAINER).job_id)
+        return job
+
+    @rule(job=known)
+    def cancel(self, job):
+        try: assert self.jobs.cancel(job).status in ("cancelled", "cancelling")
+        except WrongState: assert self.jobs.get(job).status in ends
+
+    @rule(job=known)
+    def resume(self, job):
+        try: assert self.jobs.resume(job).status == "queued"
+        except WrongState: assert self.jobs.get(job).status not in ("interrupted", "failed", "cancelled")
+        except NoCheckpoint: assert newest_checkpoint(self.jobs.folder(job) / "run") is None
+
+    @rule(job=consumes(known))
+    def remove(self, job):
+        try: self.jobs.remove(job)
+        except WrongState: assert self.jobs.get(job).status not in ends
+        else: self.told.discard(job)
+
+    @rule(who=st.sampled_from([supervisors, everybody]))
+    def kill(self, who): signal_all(who(self.folder)[:1], signal.SIGKILL)
+
+    @rule()
+    def crash(self):
+        die(self.jobs)
+        self.open()
+
+    @rule(seconds=st.sampled_from([0, 0.05, 0.3]))
+    def look(self, seconds):
+        self.jobs.look()
+        time.sleep(seconds)
+
+    @invariant()
+    def nothing_is_lost_and_histories_are_legal(self):
+        if not hasattr(self, "jobs"): return
+        found = {j.job_id: j for j in self.jobs.list(limit=1000)[0]}
+        assert set(found) == self.told and sum(j.status in live for j in found.values()) <= 2
+        for j in found.values():
+            assert j.status in states and history_is_legal(self.jobs.events(j.job_id))
+            assert j.progress >= self.seen.get((j.job_id, j.attempt), 0)
+            self.seen[j.job_id, j.attempt] = j.progress
+
+    def teardown(self):
+        if not hasattr(self, "jobs"): return
+        def over():
+            self.jobs.look()
+            return all(j.status in ends for j in self.jobs.list(limit=1000)[0])
+        wait(over)
+        wait(lambda: not supervisors(self.folder))
+        assert not everybody(self.folder)
+        for job in self.told:
+            happened = what_happened(self.folder / "jobs" / job)
+            assert happened["OVERLAP"] == 0 and happened["finish"] <= 1
+            assert (self.jobs.get(job).status == "completed") == (damage(self.folder / "jobs" / job / "result") is None)
+        self.jobs.stop()
+        shutil.rmtree(self.folder)
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=100 if FULL else 10, stateful_step_count=25 if FULL else 12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_chapter_05_as_a_job_killed_and_resumed(tmp_path):
+    "A papermill run of the main chapter: its supervisor is killed in mid-run, and it ends as if nothing had happened"
+    from test_jobs import SEVEN, SHORT
+    with served(tmp_path, tick=0.05) as jobs:
+        job = jobs.submit("counting", {**SHORT, "max_steps": 8, "lr": 3e-4})
+        wait(lambda: newest_checkpoint(jobs.folder(job.job_id) / "run"), 300)
+        signal_all(supervisors(tmp_path), signal.SIGKILL)
+        wait(lambda: jobs.get(job.job_id).status in ends, 300)
+        found, folder = jobs.get(job.job_id), jobs.folder(job.job_id)
+        assert (found.status, found.attempt, found.progress, found.current_step, found.total_steps) == ("completed", 2, 100, 8, 8), (folder / "job.log").read_text()[-2000:]
+        assert int(found.resumed_from[11:]) >= 1 and not everybody(tmp_path)
+        assert SEVEN | {"results.json", "run_log.csv", "out.ipynb", "predictions.jsonl", "manifest.json"} <= {p.name for p in (folder / "result").iterdir()} and damage(folder / "result") is None
+        assert RunLog.read(folder / "result" / "run_log.csv").series("lr")[0] == list(range(1, 9))
+        shown = json.loads((folder / "run" / "rollouts_now.json").read_text())
+        assert (shown["step"], shown["total_steps"]) == (8, 8) and shown["groups"][0]["image"].startswith("data:image/png") and len(shown["groups"][0]["answers"]) == 4
+        bad = jobs.submit("bad", {"lr": "fast"})
+        wait(lambda: jobs.get(bad.job_id).status in ends, 120)
+        assert jobs.get(bad.job_id).error_code == "trainer.parameters" and "lr = 'fast'" in jobs.get(bad.job_id).error_message
