@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, commit_folder, figure, nearest, peak_memory_mb, run_facts, set_seed, smooth, write_json, write_whole
-from .data import DataError, _parquet_rows, encode, open_picture, permuted, preference_pairs, preference_row, read_rows, split_rows_by_picture, synthetic_preferences
+from .data import DataError, encode, open_picture, parquet_rows, permuted, preference_pairs, preference_row, read_rows, split_rows_by_picture, synthetic_preferences
 from .evaluation import pair_metrics, swap_consistency
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, find_checkpoint, hidden_size, last_real_token, limit_pixels, load_vlm, lora_config, resume_log, save_processor, tiny_twin, vision_marks
 from .rewards import read_count
@@ -149,7 +149,7 @@ def read_pair_rows(
 
 def _numbered(path):
     "(line, row) of a file of any of the three kinds"
-    if path.suffix.lower() == ".parquet": return _parquet_rows(path)
+    if path.suffix.lower() == ".parquet": return parquet_rows(path)
     if path.suffix.lower() not in (".jsonl", ".json"): raise DataError("preference.file", f"{path.name}: expected .jsonl, .json or .parquet")
     return read_rows(path)
 
