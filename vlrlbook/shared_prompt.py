@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['profiles', 'attention_name', 'RaceSettings', 'token_bound', 'prompt_positions', 'layout', 'one_sequence', 'by_answer',
            'grouped_attention', 'use_grouped_attention', 'share_attention', 'sample_groups', 'PictureMemory',
-           'picture_memory', 'SharedPrompt', 'copied', 'why_plain', 'share_prompts', 'shared_hidden', 'race',
-           'where_time_goes', 'step_memory']
+           'picture_memory', 'SharedSampling', 'SharedTraining', 'SharedCheck', 'SharedPrompt', 'copied', 'why_plain',
+           'share_prompts', 'shared_hidden', 'race', 'where_time_goes', 'step_memory']
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
 import hashlib, json, os, subprocess, sys, time
@@ -55,7 +55,7 @@ def token_bound(
     "How many times fewer tokens the shared sequence has: the most that can be saved"
     return G * (P + C) / (P + G * C)
 
-# %% ../nbs/07_shared_prompt.ipynb #c012
+# %% ../nbs/07_shared_prompt.ipynb #n86d9526
 def prompt_positions(
     model, # of any family, an adapter on it or not
     ids: torch.Tensor, # [B, P], padded on the left
@@ -69,6 +69,7 @@ def prompt_positions(
     if fields.get("mm_token_type_ids") is None: return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
     return core.get_rope_index(ids, mm_token_type_ids=fields.get("mm_token_type_ids"), image_grid_thw=fields.get("image_grid_thw"), attention_mask=mask)[0]
 
+# %% ../nbs/07_shared_prompt.ipynb #nd949b08
 def layout(
     prompt_mask: torch.Tensor, # [B, P − 1], 0 on padding
     C: int, # longest answer
@@ -99,6 +100,7 @@ def _rows(positions):
     "Three rows as they are, a single one without its axis"
     return positions if len(positions) > 1 else positions[0]
 
+# %% ../nbs/07_shared_prompt.ipynb #nc0fa4b9
 def by_answer(
     values: torch.Tensor, # [B, S − 1], one for each label but the first
     P: int, # prompt tokens, padding included
@@ -115,7 +117,7 @@ def _for_sequence(fields, length):
     if kinds is None: return dict(fields)
     return dict(fields) | {"mm_token_type_ids": torch.cat([kinds[:, :-1], kinds.new_zeros(len(kinds), length - kinds.shape[1] + 1)], 1)}
 
-# %% ../nbs/07_shared_prompt.ipynb #c016
+# %% ../nbs/07_shared_prompt.ipynb #n0113edb
 _prompt_cache = ContextVar("prompt_cache", default=None) # while answers are sampled: the prompts' keys and values
 
 def grouped_attention(
@@ -148,8 +150,11 @@ def _two_parts(seen, G, dropout, scaling, query, key, value):
     rest = attend(answers(query), both(key), both(value), attn_mask=look).unflatten(0, (-1, G)).transpose(1, 2).flatten(2, 3)
     return torch.cat([first, rest], 2).transpose(1, 2).contiguous()
 
+# %% ../nbs/07_shared_prompt.ipynb #nfe42768
 attention_name = "shared_prompt" if "__file__" in globals() else "shared_prompt_page" # this page and the package may run in one process
+
 AttentionInterface.register(attention_name, grouped_attention)
+
 AttentionMaskInterface.register(attention_name, sdpa_mask)
 
 def use_grouped_attention(
@@ -168,7 +173,7 @@ def share_attention(
 
 def _text_config(model): return (model.get_base_model() if hasattr(model, "get_base_model") else model).config.get_text_config()
 
-# %% ../nbs/07_shared_prompt.ipynb #c024
+# %% ../nbs/07_shared_prompt.ipynb #nf98c2e1
 def _decoding_attention(module, query, key, value, seen, scaling):
     "One new token a row: scores over the group's prompt and over the row's own past, one softmax"
     prompt = _prompt_cache.get().layers[module.layer_idx]
@@ -183,6 +188,7 @@ def _decoding_attention(module, query, key, value, seen, scaling):
     out = apart(together(weights[..., :P]) @ prompt.values) + (weights[..., P:].flatten(0, 1) @ value).unflatten(0, (B, G))
     return out.reshape(rows, 1, heads, size), None
 
+# %% ../nbs/07_shared_prompt.ipynb #n391f944
 @torch.no_grad()
 def sample_groups(
     model, # of any family, after `use_grouped_attention`
@@ -210,6 +216,7 @@ def sample_groups(
         with _asking(out.past_key_values): logits = model(input_ids=token[:, None], attention_mask=seen, position_ids=_rows(last + 1 + t), past_key_values=own, use_cache=True).logits[:, -1]
     return said[:, prompt_ids.shape[1]:]
 
+# %% ../nbs/07_shared_prompt.ipynb #nf771297
 @contextmanager
 def _asking(cache):
     "Attention looks at the prompts' cache too"
@@ -223,7 +230,7 @@ def _warpers(model, config, ids):
     config, _ = core._prepare_generation_config(config)
     return config, core._get_logits_processor(config, input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, logits_processor=LogitsProcessorList(), device=ids.device)
 
-# %% ../nbs/07_shared_prompt.ipynb #nc9781f0
+# %% ../nbs/07_shared_prompt.ipynb #n12828ae
 class PictureMemory:
     "Stands before a model's `get_image_features`: while it is on, a frozen tower sees each picture once"
     def __init__(self,
@@ -264,6 +271,7 @@ class PictureMemory:
         size = lambda: sum(f.nbytes for features in self.known.values() for f in features)
         while self.known and (not self.keep or size() > self.keep): self.known.pop(next(iter(self.known)))
 
+# %% ../nbs/07_shared_prompt.ipynb #nd03b74d
 def _picture_key(pixels, grid):
     "Bytes, shape and precision: what decides a frozen tower's answer"
     device, raw = pixels.device.type, pixels.detach().cpu().contiguous().view(torch.uint8).numpy()
@@ -289,22 +297,10 @@ def _remembering(memories, on=True):
     finally:
         for m, before in zip(memories, was): m.on = before
 
-# %% ../nbs/07_shared_prompt.ipynb #c030
-class SharedPrompt:
-    "Mixin before TRL's GRPOTrainer: each group's prompt and picture are read once, in sampling, scoring and training"
-    sharing, pictures, _compared, _fields = True, (), False, None
-
+# %% ../nbs/07_shared_prompt.ipynb #n6756c00
+class SharedSampling:
+    "Prompts and pictures prepared once a group, answers from one prefill"
     def _group_size(self): return self.num_generations if self.model.training else self.num_generations_eval
-
-    def _generate_and_score_completions(self, inputs):
-        if not self.sharing: return super()._generate_and_score_completions(inputs)
-        for memory in self.pictures: memory.forget()
-        real, self.processing_class = self.processing_class, _PicturesOnce(self.processing_class, self)
-        try: return super()._generate_and_score_completions(inputs)
-        finally: self.processing_class = real
-
-    def training_step(self, *args, **kwargs):
-        with _remembering(self.pictures): return super().training_step(*args, **kwargs)
 
     def _tokenize_prompts(self, prompts):
         if not self.sharing: return super()._tokenize_prompts(prompts)
@@ -314,6 +310,13 @@ class SharedPrompt:
         if images is not None: images = [row if g == 0 else [] for row in images for g in range(G)] # TRL counts pictures by row: a group's stand in its first
         return [row for row in ids for _ in range(G)], images, self._fields
 
+    def _generate_and_score_completions(self, inputs):
+        if not self.sharing: return super()._generate_and_score_completions(inputs)
+        for memory in self.pictures: memory.forget()
+        real, self.processing_class = self.processing_class, _PicturesOnce(self.processing_class, self)
+        try: return super()._generate_and_score_completions(inputs)
+        finally: self.processing_class = real
+
     def _generate_single_turn(self, prompt_ids, images, fields, *more, **others):
         G = self._group_size()
         if self.sharing and images is not None: images = [images[i // G * G] for i in range(len(images))]
@@ -322,6 +325,12 @@ class SharedPrompt:
         given = Trainer._prepare_inputs(self, given)
         with _sampling_model(self) as model: said = sample_groups(model, given.pop("input_ids"), given.pop("attention_mask"), given, G, self.generation_config, self.eos_token_ids)
         return [_until_end(row, self.eos_token_ids) for row in said.tolist()], None
+
+# %% ../nbs/07_shared_prompt.ipynb #n9f110ec
+class SharedTraining:
+    "Micro-batches of whole groups, log-probs from one sequence a group"
+    def training_step(self, *args, **kwargs):
+        with _remembering(self.pictures): return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch):
         if not self.sharing or not self.model.training: return super()._prepare_inputs(generation_batch)
@@ -348,6 +357,9 @@ class SharedPrompt:
         with self.accelerator.autocast(): out = model(**shared, **_for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True)
         return by_answer(out.log_probs, P, C, G), None if out.entropy is None else by_answer(out.entropy, P, C, G) # a reference model gives no entropy
 
+# %% ../nbs/07_shared_prompt.ipynb #n79164e7
+class SharedCheck:
+    "The first batch of a run goes both ways"
     @torch.no_grad()
     def _compare(self, batch):
         "Once a run: one group both ways, dropout off; the plain way for the whole run if they differ"
@@ -376,7 +388,11 @@ class SharedPrompt:
         seen = plain["completion_mask"].bool()
         return (a - b)[seen].abs().max().item() if seen.any() else 0.0
 
-# %% ../nbs/07_shared_prompt.ipynb #c032
+class SharedPrompt(SharedSampling, SharedTraining, SharedCheck):
+    "Mixin before TRL's GRPOTrainer: each group's prompt and picture are read once, in sampling, scoring and training"
+    sharing, pictures, _compared, _fields = True, (), False, None
+
+# %% ../nbs/07_shared_prompt.ipynb #n2c2ee7e
 class _PicturesOnce:
     "Stands in for the processor while TRL scores a batch: what the pictures became is known from tokenizing"
     def __init__(self, processor, trainer): self._processor, self._trainer = processor, trainer
@@ -386,6 +402,7 @@ class _PicturesOnce:
         fields = _tensors(self._trainer._fields)
         return {k: v.repeat_interleave(self._trainer._group_size(), 0) if k == "mm_token_type_ids" else v for k, v in fields.items()}
 
+# %% ../nbs/07_shared_prompt.ipynb #nc84b5e7
 def _left_padded(rows, value):
     "Lists of unequal length as one tensor, padded on the left"
     return torch.tensor([[value] * (max(map(len, rows)) - len(r)) + list(r) for r in rows])
@@ -402,6 +419,7 @@ def _until_end(row, eos):
     ends = [i for i, t in enumerate(row) if t in eos]
     return row[:ends[0] + 1] if ends else row
 
+# %% ../nbs/07_shared_prompt.ipynb #n42573c1
 @contextmanager
 def _sampling_model(trainer):
     "The bare model ready to sample, as TRL prepares it"
@@ -410,7 +428,7 @@ def _sampling_model(trainer):
     with (unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=args.ds3_gather_for_generation, generation_kwargs=trainer.generation_kwargs,
                                       gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs) as model, trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False)): yield model
 
-# %% ../nbs/07_shared_prompt.ipynb #c034
+# %% ../nbs/07_shared_prompt.ipynb #n53ac7f3
 def _split(batch):
     "Pictures as a list, an item a row"
     from trl.trainer.utils import split_pixel_values_by_grid
@@ -425,6 +443,9 @@ def _take(batch, rows):
     "`rows` of a split batch, in that order"
     return {k: [v[i] for i in rows] if isinstance(v, list) else v[rows] if torch.is_tensor(v) and v.dim() else v for k, v in batch.items()}
 
+def _first_rows(batch, n): return _join(_take(_split(batch), list(range(n))))
+
+# %% ../nbs/07_shared_prompt.ipynb #nb9f482a
 def _micro_batches(batch, G, n):
     "A batch in `n` parts of whole groups, in random order"
     groups, split = len(batch["advantages"]) // G, _split(batch)
@@ -439,6 +460,7 @@ def _group_fields(fields, rows, G, P):
     if "mm_token_type_ids" in split: out["mm_token_type_ids"] = split["mm_token_type_ids"][rows][::G, :P]
     return {k: v for k, v in out.items() if len(v)}
 
+# %% ../nbs/07_shared_prompt.ipynb #nb060f6c
 def copied(
     batch: dict, # what TRL scored, a group's pictures in its first row
     G: int, # answers to a prompt
@@ -447,14 +469,13 @@ def copied(
     split = _split(batch)
     return _join({k: [v[i // G * G] for i in range(len(v))] if isinstance(v, list) else v for k, v in split.items()})
 
-def _first_rows(batch, n): return _join(_take(_split(batch), list(range(n))))
-
-# %% ../nbs/07_shared_prompt.ipynb #c036
+# %% ../nbs/07_shared_prompt.ipynb #n9c24380
 def _tolerance(model, args):
     "Largest difference of a log-prob that is rounding: of float32, or of half precision"
     exact = next(model.parameters()).dtype == torch.float32 and not (args.bf16 or args.fp16)
     return 1e-3 if exact else 0.5
 
+# %% ../nbs/07_shared_prompt.ipynb #nfe0e949
 def why_plain(
     trainer, # a GRPOTrainer
 ) -> str | None: # one line, or None where sharing is exact and helps
@@ -467,6 +488,7 @@ def why_plain(
     for name in ("tools", "environment_factories", "rollout_func", "use_transformers_continuous_batching", "pad_to_multiple_of", "aux_loss_enabled"):
         if getattr(trainer, name, None): return f"{name} is set"
 
+# %% ../nbs/07_shared_prompt.ipynb #n9463c6a
 def share_prompts(
     trainer, # with `SharedPrompt` in its class
     wanted: bool = True, # the setting
@@ -560,7 +582,7 @@ def _racer(settings, shared, G, prompts):
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
 
-# %% ../nbs/07_shared_prompt.ipynb #c046
+# %% ../nbs/07_shared_prompt.ipynb #nbe5125e
 def _timed_step(trainer):
     "Seconds of one optimizer step and of its parts"
     spent, timed = {}, {"_generate_single_turn": "sampling", "_generate_and_score_completions": "scoring", "training_step": "optimizing"}
@@ -583,6 +605,7 @@ def _clocked(function, spent, key):
         return out
     return clocked
 
+# %% ../nbs/07_shared_prompt.ipynb #n4d98b3f
 def _equality(trainer, G):
     "Differences of log-prob and gradient between the shared and the plain path on one batch"
     trainer.model.eval() # no dropout anywhere
