@@ -88,12 +88,12 @@ def everybody(data_dir):
     return found
 
 
-def kill_at_random(n, seed=0, every=0.25, parameters=None):
+def kill_at_random(n, seed=0, every=0.2, parameters=None):
     "n jobs; all the while the server, a supervisor or a trainer is killed -9"
     rng, kills = random.Random(seed), Counter()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         folder = Path(folder).resolve()
-        given = json.dumps({"max_steps": 6, "seconds": 0.03, "child": True, **(parameters or {})})
+        given = json.dumps({"max_steps": 6, "seconds": 0.08, "child": True, **(parameters or {})})
         start = lambda: subprocess.Popen([sys.executable, str(HERE / "fault_server.py"), str(folder), str(n), given], stderr=open(folder / "server.log", "ab"))
         server, acks, began = start(), folder / "acks.txt", time.monotonic()
         try:

@@ -36,6 +36,18 @@ def test_fault(name, more, few, many):
     assert found["failures"] == 0, found
 
 
+def test_the_fault_tests_notice_an_orphan(monkeypatch):
+    "Without the search for what a dead supervisor left, a second attempt meets the first one's child"
+    monkeypatch.setattr(module.LocalBackend, "sweep", lambda *args: True)
+    with served() as jobs:
+        job = jobs.submit("a", dict(max_steps=20, seconds=0.03, child=True), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 4)
+        signal_all(supervisors(jobs.data_dir), signal.SIGKILL)
+        until(jobs, job, *ends)
+        assert what_happened(jobs.folder(job.job_id))["OVERLAP"] == 1 and len(everybody(jobs.data_dir)) == 1
+        signal_all(everybody(jobs.data_dir), signal.SIGKILL)
+
+
 def test_the_pages_table_is_of_the_full_size_and_without_failures():
     rows = list(csv.DictReader((ROOT / "nbs" / "logs" / "07a_faults.csv").open()))
     assert {(r["fault"], r["part"]) for r in rows} >= {(f[0], *(f[1] or ("",))) for f in FAULTS}
