@@ -182,6 +182,18 @@ def test_a_server_that_stops_may_interrupt(tmp_path, polite):
     assert what_happened(tmp_path / "jobs" / job.job_id)["finish"] == 1
 
 
+def test_a_job_whose_folder_is_gone_blocks_nobody(tmp_path):
+    with opened(tmp_path) as jobs:
+        gone, next_one = (jobs.submit(name, dict(max_steps=1), TRAINER) for name in ("gone", "next"))
+        shutil.rmtree(jobs.folder(gone.job_id))
+    with served(tmp_path, slots=1) as jobs:
+        assert until(jobs, next_one, *ends).status == "completed"
+        assert (jobs.get(gone.job_id).status, jobs.get(gone.job_id).error_code) == ("failed", "trainer.start")
+        jobs.stop()
+        jobs.stop()
+        jobs.__init__(tmp_path)
+
+
 def test_one_job_per_slot(tmp_path):
     say = [sys.executable, "-S", "-c", "import os, time; print('devices', os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(0.4)"]
     with served(tmp_path, slots=["2", "5"]) as jobs:
