@@ -51,6 +51,25 @@ def test_scores_depend_on_nothing_else(family):
     assert len({round(a, 4) for a in alone}) == 3
 
 
+@pytest.mark.parametrize("family", families)
+def test_pairs_share_what_they_begin_with(family):
+    "scores, spoken loss and gradients, one question read once for two answers; answers that begin alike, equal ones, an empty one"
+    backbone, processor = tiny_twin(family)
+    model = VLRewardModel(backbone.model, processor)
+    torch.nn.init.normal_(model.head[2].weight)
+    rows = [dict(query=q, image=[draw_discs(3, __import__("random").Random(0)).resize(side)] if side else None, response=["", ""], human_ranking=[0, 1]) for q, side in (("How many discs are there?", (112, 56)), ("And?", (56, 84)), ("Text?", None))]
+    batch = encode_pairs(processor, [dict(row=r, first=a, second=b, preference=1, margin=None) for r, (a, b) in zip(rows, (("there are three discs", "there are four"), ("one", "one"), ("", "yes")))], say=True)["encodings"]
+    found = []
+    for shares in (True, False):
+        model.shares = shares
+        model.zero_grad()
+        scores, said = model(**batch)
+        (scores.sum() * 3 + said).backward()
+        found.append((scores.detach(), said.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (a, x, ga), (b, y, gb) = found
+    assert (a - b).abs().max() < 1e-5 and x == pytest.approx(y, abs=1e-5) and (ga - gb).norm() <= 1e-5 * gb.norm() and len(set(a.tolist())) > 2
+
+
 def test_pictures_of_other_sizes_and_text_only(model):
     samples = [question(3), Sample("How many?", "", [draw_discs(2, __import__("random").Random(0), side=84)], "preference"), Sample("Is it blue?", "", [], "preference")]
     alone = [model.score_many([s], ["yes"])[0] for s in samples]

@@ -9,7 +9,7 @@ from vlrlbook.core import RunLog, Sample, read_settings
 from vlrlbook.data import draw_discs, encode, to_dataset
 from vlrlbook.grpo import GRPOSettings, make_trainer, whole_groups
 from vlrlbook.models import add_lora, families, tiny_twin, vision_marker_ids
-from vlrlbook.shared_prompt import RaceSettings, by_answer, copied, one_sequence, prompt_positions, sample_groups, use_grouped_attention
+from vlrlbook.shared_prompt import RaceSettings, by_answer, copied, one_sequence, picture_memory, prompt_positions, sample_groups, use_grouped_attention
 
 G = 4
 ASKED = [("How many?", [(112, 56)]), ("What is this, all in all?", [(84, 112), (56, 56)]), ("No picture", []), ("Is there a disc?", [(56, 56)])]
@@ -197,3 +197,61 @@ def test_flash_attention_switches_sharing_off(tmp_path, capsys):
 def test_race_settings_refuse():
     with pytest.raises(ValueError, match="did you mean 'counting'"): read_settings(RaceSettings, dict(profile="countin"))
     with pytest.raises(ValueError, match="multiple of 32"): read_settings(RaceSettings, dict(width=100))
+
+
+def saved_megabytes(t, batch):
+    "What the way back needs, weights aside"
+    kept = {}
+    def keep(x):
+        if not isinstance(x, torch.nn.Parameter): kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x): t._compute_loss(t.model, batch)
+    return sum(kept.values()) / 2**20
+
+
+def test_long_answers_keep_no_copies_for_the_way_back(tmp_path, monkeypatch):
+    t = trainer(tmp_path, max_completion_length=96)
+    batch = scored(t)
+    t.current_gradient_accumulation_steps = 1
+    short_of = saved_megabytes(t, batch)
+    monkeypatch.setattr(shared_prompt, "checkpoint", lambda f, *x, **_: f(*x))
+    assert short_of < 0.9 * saved_megabytes(t, batch)
+
+
+def test_a_step_looks_at_each_picture_once(tmp_path):
+    t = trainer(tmp_path / "a", asked=PICTURED, batch_size=12, beta=0.04, num_iterations=2, max_steps=4)
+    t.train()
+    assert t.pictures[0].seen == 2 * 4 and t.pictures[0].known # two generations of three prompts, four pictures
+    kept = trainer(tmp_path / "b", asked=PICTURED, batch_size=12, max_steps=4, picture_memory_mb=8)
+    kept.train()
+    assert kept.pictures[0].seen == 4
+
+
+def test_remembered_pictures_change_no_weight(tmp_path):
+    ends = []
+    for remembers in (True, False):
+        t = trainer(tmp_path / str(remembers), asked=PICTURED, batch_size=12, max_steps=3, picture_memory_mb=8)
+        if not remembers: t.pictures = ()
+        torch.manual_seed(1)
+        t.train()
+        ends.append(torch.cat([p.detach().flatten() for p in t.model.parameters() if p.requires_grad]))
+    assert (ends[0] - ends[1]).abs().max() <= 1e-5
+
+
+def test_a_memory_knows_when_not_to_be_used():
+    model, processor = tiny_twin("qwen2_5_vl")
+    memory, batch = picture_memory(model, keep_mb=1), encode(processor, samples([ASKED[0]]))
+    for p in memory.tower.parameters(): p.requires_grad_(False)
+    model(**batch)
+    assert not memory.known # off
+    memory.on = True
+    before = model(**batch).logits
+    with torch.no_grad(): memory.tower.patch_embed.proj.weight.mul_(2.0)
+    assert memory.known and not torch.equal(model(**batch).logits, before) and memory.seen == 2 # other weights see anew
+    memory.tower.patch_embed.proj.weight.requires_grad_(True)
+    model(**batch).logits.sum().backward()
+    assert memory.tower.patch_embed.proj.weight.grad.abs().sum() > 0
+    memory.keep = 1
+    memory.forget()
+    assert not memory.known
+    assert picture_memory(tiny_twin("aria")[0]) is None and picture_memory(None) is None

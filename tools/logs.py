@@ -5,7 +5,7 @@
     python tools/logs.py frames                         robot frames a second from pictures and from videos into 04_frames.csv
     python tools/logs.py warm                           the warm start with two initial spreads into 05_warm_start.csv
     python tools/logs.py stops                          runs killed twice and resumed beside runs never killed, into 05_stops.csv
-    python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv
+    python tools/logs.py race                           stock TRL and the shared prompt in turns, four cases, into 07_race.csv; where a shared step goes, into 07_profile.csv
     python tools/logs.py peers shared/data              our rewards beside the peers' on real completions into 02_peers.csv
     python tools/logs.py real shared/data               our readers on real rows: rows per second, leaks, what is read wrongly, into 01_real.csv
     python tools/logs.py parting DIR DIR ...            runs of chapter 05 that log `verbatim` beside their reward: 06_run_log_lr_*.csv, answers of the last one
@@ -16,6 +16,7 @@
     python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
     python tools/logs.py game MODEL_DIR NAME LR STEPS   chapter 05 paid by a reward model alone, and what it answers, into 03_NAME.csv and 03_NAME_rollouts.jsonl
     python tools/logs.py faults [NAME ...]              what jobs are put through, as often as the pass figures ask, into 07a_faults.csv, rows of other names kept
+    python tools/logs.py service_faults [NAME ...]      the service at the pass figures (tests/service_faults.py) into 08_faults.csv and 08_pollers.csv, rows of other faults kept
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -36,7 +37,8 @@ what_you_see = {
     "04_aloha": "three cameras, a task, a reward bin under every frame",
     "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
     "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL",
-    "07a_jobs": "a job killed twice and finished once; what jobs survive, counted"}
+    "07a_jobs": "a job killed twice and finished once; what jobs survive, counted",
+    "08_service": "upload, train, watch, download; what it refuses and what it survives"}
 
 
 def write(name, rows):
@@ -123,6 +125,12 @@ import json, sys
 from vlrlbook.core import read_settings
 from vlrlbook.shared_prompt import RaceSettings, race
 print("ROW", json.dumps(race(read_settings(RaceSettings, json.loads(sys.argv[1])))))
+"""
+
+profile_one = """
+import json, sys
+from vlrlbook.shared_prompt import RaceSettings, where_time_goes
+print("ROW", json.dumps(where_time_goes(RaceSettings(profile=sys.argv[1]))))
 """
 
 
@@ -341,6 +349,21 @@ def faults(names):
         write("07a_faults.csv", [rows[key] for key in ((f[0], " ".join(f[1])) for f in FAULTS) if key in rows])
 
 
+def service_faults(names):
+    "What chapter 08's service survives: a row per fault, with when and with what it was measured"
+    from datetime import date
+    from importlib.metadata import version
+    from vlrlbook.core import run_facts
+    sys.path.insert(0, str(root / "tests"))
+    from service_faults import by_second, measure
+    facts = run_facts()
+    with_what = dict(commit=facts["commit"], date=date.today().isoformat(), device=facts["device"], python=facts["versions"]["python"], **{name: version(name) for name in ("fastapi", "starlette", "uvicorn", "python-multipart", "pillow")})
+    known = list(csv.DictReader((logs / "08_faults.csv").open())) if (logs / "08_faults.csv").exists() else []
+    rows = {r["fault"]: r for r in known} | {r["fault"]: r | with_what for r in measure(names)}
+    write("08_faults.csv", list(rows.values()))
+    if by_second: write("08_pollers.csv", by_second)
+
+
 def pages(names):
     "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
     known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
@@ -377,5 +400,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["public"]: public(*sys.argv[2:])
     elif sys.argv[1:2] == ["game"]: game(*sys.argv[2:])
     elif sys.argv[1:2] == ["faults"]: faults(sys.argv[2:])
+    elif sys.argv[1:2] == ["service_faults"]: service_faults(sys.argv[2:])
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)

@@ -29,7 +29,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import RunLog, SettingsError, Table, as_type, blue, figure, film_strip, grey, nearest, orange, peak_memory_mb, read_settings, run_facts, set_seed, smooth, write_json, write_whole
+from .core import RunLog, SettingsError, Table, as_type, blue, commit_folder, figure, film_strip, grey, nearest, orange, peak_memory_mb, read_settings, run_facts, set_seed, smooth, write_json, write_whole
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb
 from .evaluation import classifier_metrics
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size, limit_pixels, load_vlm, resume_log, save_processor, vision_marker_ids
@@ -424,7 +424,7 @@ def save_classifier(
     cameras: list = aloha_cameras, # in the order it was trained on
     base: str = None, # name of the model under an adapter
 ):
-    "Adapter or model, processor and head in one directory, written aside and renamed"
+    "Adapter or model, processor and head in one directory, committed with a manifest"
     from safetensors.torch import save_file
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -435,10 +435,7 @@ def save_classifier(
     write_json(aside / "classifier.json", dict(num_classes=classifier.head.out_features, cameras=list(cameras), base=base if lora else None))
     write_json(aside / "config.json", dict(type="vlrlbook_aloha", num_classes=classifier.head.out_features, cameras=list(cameras), model=base if lora else None))
     aside.chmod(0o755)
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-    if path.exists(): os.rename(path, old / "was")
-    os.rename(aside, path)
-    shutil.rmtree(old)
+    commit_folder(aside, path)
 
 def load_classifier(
     path: str | Path, # directory that `save_classifier` wrote

@@ -121,6 +121,15 @@ def evaluate(args, rest):
     print(Table([dict(question=q["question"], answer=q["answer"], because=q["because"]) for q in results["questions"]]))
 
 
+def serve(args, rest):
+    "Run the training service and its page; settings of chapter 08"
+    from vlrlbook.core import read_settings
+    from vlrlbook.service import ServiceSettings, serve
+    written = given(args, rest)
+    if written.pop("no_token"): written["token"] = False
+    serve(read_settings(ServiceSettings, written))
+
+
 def chapter_options(chapter):
     "(name, help) of a chapter's settings, from its parameters cell, so that --help imports nothing heavy"
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
@@ -157,13 +166,14 @@ def parser() -> argparse.ArgumentParser:
             option("batch_size", type=int, default=16, help="answers at a time"), option("skip_bad_rows", action="store_true", help="list bad rows and go on"), option("device", help="such as cuda:1"))
     command(aloha, "aloha", *settings("04_aloha"))
     command(evaluate, "evaluate", *settings("06_evaluation"))
+    command(serve, "serve", (["--no_token", "--no-token"], dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")), *settings("08_service"))
     return top
 
 
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
-    if rest and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
 

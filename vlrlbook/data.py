@@ -8,8 +8,8 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'foreign'
            'image_tokens', 'draw_grid', 'encode', 'to_dataset', 'to_samples', 'write_counting_zip', 'Report',
            'read_counting_zip', 'load_counting', 'open_picture', 'to_rgb', 'vqa_row', 'read_rows', 'convert_vqa',
            'vqa_prompt', 'load_vqa', 'published_split', 'split_rows_by_picture', 'preference_row', 'read_preferences',
-           'preference_pairs', 'permuted', 'synthetic_vqa', 'synthetic_preferences', 'aloha_views', 'aloha_episode',
-           'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight', 'preflight']
+           'parquet_rows', 'preference_pairs', 'permuted', 'synthetic_vqa', 'synthetic_preferences', 'aloha_views',
+           'aloha_episode', 'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight', 'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
 import csv, hashlib, io, itertools, json, os, random, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
@@ -566,9 +566,11 @@ def read_preferences(
     "Preference rows of a file; the first bad one stops with its number"
     kind = Path(path).suffix.lower()
     if kind not in (".jsonl", ".json", ".parquet"): raise DataError("preference.file", f"{Path(path).name}: expected .jsonl, .json or .parquet")
-    return [preference_row(row, number, image_dir) for number, row in (_parquet_rows(path) if kind == ".parquet" else read_rows(path))]
+    return [preference_row(row, number, image_dir) for number, row in (parquet_rows(path) if kind == ".parquet" else read_rows(path))]
 
-def _parquet_rows(path):
+def parquet_rows(
+    path: str | Path, # .parquet
+) -> list: # of (number, dict)
     "Rows of a parquet file, counted from 1"
     import pyarrow.parquet as pq
     try: return list(enumerate(pq.read_table(path).to_pylist(), 1))

@@ -43,7 +43,7 @@ class GRPOSettings:
     model: str = None # Hub id, directory, or tiny-qwen2_vl, tiny-qwen2_5_vl, tiny-qwen3_vl, tiny-aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags
-    data: str = None # Counting ZIP, or VQA rows (.jsonl, .json); None draws pictures
+    data: str = None # Counting ZIP (or what was unpacked from one), or VQA rows (.jsonl, .json); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
@@ -57,6 +57,7 @@ class GRPOSettings:
     reward: str = None # counting or vqa as the task has it, module:function, reward_model:directory, aloha:directory, or a sum such as 0.9*counting + 0.1*format
     refill: int = 0 # Rounds of new prompts in place of silent groups, at most; 0 keeps silent groups
     shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is exact
+    picture_memory_mb: int = 0 # MB for what a frozen vision tower saw, kept from epoch to epoch; 0 keeps it for one step
     loss_type: str = "dapo" # TRL's name of the loss: grpo, dapo, dr_grpo, bnpo
     beta: float = 0.0 # Weight of the KL term; 0 needs no reference model
     epsilon: float = 0.2 # Clip range of the probability ratio
@@ -118,7 +119,7 @@ class GRPOSettings:
         yield self.use_vllm and not importlib.util.find_spec("vllm"), "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
         for name, known in (("loss_type", ["grpo", "dapo", "dr_grpo", "bnpo"]), ("vllm_mode", ["colocate", "server"]), ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}"
-        yield bool(self.data) and not Path(self.data or "").is_file(), f"data = {self.data!r}: no such file"
+        yield bool(self.data) and not (Path(self.data or "").is_file() or (Path(self.data or "") / "rows.jsonl").is_file()), f"data = {self.data!r}: no such file"
         yield bool(self.adapter) and not (Path(self.adapter or "") / "adapter_config.json").exists(), f"adapter = {self.adapter!r}: no adapter_config.json there"
 
     @property
@@ -302,7 +303,7 @@ def make_trainer(
     trainer = Trainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset, processing_class=processor,
                       callbacks=[RunLogCallback(RunLog() if log is None else log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)])
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
-    share_prompts(trainer, settings.shared_prompt)
+    share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
 
 logged_as = {"reward": "reward", "silent": "silent", "silent_left": "silent_left", "extra_answers": "extra_answers", "reward_std": "reward_std", "loss": "loss", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
@@ -417,7 +418,8 @@ def load_data(
     return train, held, report
 
 def _unpacked(zip_path):
-    "The ZIP's data set and report; unpacked once into the cache, under the hash of its bytes"
+    "The ZIP's data set and report; unpacked once into the cache, under the hash of its bytes. A folder is unpacked already"
+    if Path(zip_path).is_dir(): return load_counting(zip_path), Report(**json.loads((Path(zip_path) / "report.json").read_text()))
     with open(zip_path, "rb") as f: key = hashlib.file_digest(f, "sha256").hexdigest()[:16]
     folder = cache_dir() / f"data-{key}"
     if folder.exists(): return load_counting(folder), Report(**json.loads((folder / "report.json").read_text()))

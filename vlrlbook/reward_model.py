@@ -14,6 +14,7 @@ __all__ = ['presets', 'activations', 'logged_as', 'RewardModelSettings', 'pictur
 import hashlib, importlib.util, json, re, shutil, tempfile, time
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,10 +25,11 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, commit_folder, figure, nearest, peak_memory_mb, run_facts, set_seed, smooth, write_json, write_whole
-from .data import DataError, _parquet_rows, encode, open_picture, permuted, preference_pairs, preference_row, read_rows, split_rows_by_picture, synthetic_preferences
+from .data import DataError, encode, open_picture, parquet_rows, permuted, preference_pairs, preference_row, read_rows, split_rows_by_picture, synthetic_preferences
 from .evaluation import pair_metrics, swap_consistency
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, find_checkpoint, hidden_size, last_real_token, limit_pixels, load_vlm, lora_config, resume_log, save_processor, tiny_twin, vision_marks
 from .rewards import read_count
+from .shared_prompt import share_attention, shared_hidden
 
 # %% ../nbs/03_reward_model.ipynb #c008
 presets = {
@@ -147,7 +149,7 @@ def read_pair_rows(
 
 def _numbered(path):
     "(line, row) of a file of any of the three kinds"
-    if path.suffix.lower() == ".parquet": return _parquet_rows(path)
+    if path.suffix.lower() == ".parquet": return parquet_rows(path)
     if path.suffix.lower() not in (".jsonl", ".json"): raise DataError("preference.file", f"{path.name}: expected .jsonl, .json or .parquet")
     return read_rows(path)
 
@@ -214,6 +216,11 @@ def without_marks(
     for mark in vision_marks: text = text.replace(mark, "")
     return text
 
+def _rows_a_sample(samples):
+    "How many rows after one another ask the same, if it is the same number throughout; else 1"
+    runs = {len(list(rows)) for _, rows in groupby(samples, key=id)}
+    return runs.pop() if len(runs) == 1 else 1
+
 class VLRewardModel(BackboneWithHead):
     "A vision-language backbone with a score head: picture, question, answer → a score between `score_min` and `score_max`"
     def __init__(self,
@@ -226,14 +233,16 @@ class VLRewardModel(BackboneWithHead):
     ):
         head = score_head(hidden_size(backbone.config), activation).to(next(backbone.parameters()).device)
         super().__init__(backbone, head)
+        self.shares = share_attention(backbone) # answers to one question go through chapter 07's shared sequence
         self.processor, self.facts = processor, dict(score_min=score_min, score_max=score_max, activation=activation, base=base)
 
     @property
     def device(self): return next(self.head.parameters()).device
 
-    def forward(self, attention_mask, labels=None, **encodings):
-        "Scores [B]; with `labels` [B, T] also the loss of saying them"
-        hidden = self.backbone(attention_mask=attention_mask, **encodings).last_hidden_state # [B, T, hidden]
+    def forward(self, attention_mask, labels=None, num_images=None, G=1, **encodings):
+        "Scores [B]; with `labels` [B, T] also the loss of saying them. With G > 1, G rows after one another ask the same, with `num_images` pictures each"
+        batch = dict(encodings, attention_mask=attention_mask)
+        hidden = shared_hidden(self.backbone, batch, num_images, G) if G > 1 and self.shares else self.backbone(**batch).last_hidden_state # [B, T, hidden]
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
         raw = self.head(last.to(self.head[0].weight.dtype))[:, 0].float()
         scores = squash(raw, self.facts["score_min"], self.facts["score_max"])
@@ -255,8 +264,9 @@ class VLRewardModel(BackboneWithHead):
         was_training, scores = self.training, []
         self.eval()
         for i in range(0, len(answers), batch_size):
-            batch = encode_answers(self.processor, samples[i:i + batch_size], answers[i:i + batch_size])
-            scores += self(**batch.to(self.device)).tolist()
+            asked = samples[i:i + batch_size]
+            batch = encode_answers(self.processor, asked, answers[i:i + batch_size]).to(self.device)
+            scores += self(**batch, num_images=[len(s.images) for s in asked], G=_rows_a_sample(asked)).tolist()
         self.train(was_training)
         return scores
 
@@ -334,7 +344,7 @@ def encode_pairs(
     "A batch of pairs"
     samples = [s for p in pairs for s in [row_sample(p["row"])] * 2]
     answers = [a for p in pairs for a in (p["first"], p["second"])]
-    batch = dict(encode_answers(processor, samples, answers))
+    batch = dict(encode_answers(processor, samples, answers), num_images=[len(s.images) for s in samples], G=2)
     if say: batch["labels"] = _labels(processor, batch, answers, [w for p in pairs for w in (p["preference"] == 1, p["preference"] == 0)])
     return dict(encodings=batch, preference=torch.tensor([p["preference"] for p in pairs]),
                 margin=torch.tensor([float(margin if p["margin"] is None else p["margin"]) for p in pairs]))

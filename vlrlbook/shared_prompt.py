@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['profiles', 'attention_name', 'RaceSettings', 'token_bound', 'prompt_positions', 'layout', 'one_sequence', 'by_answer',
-           'grouped_attention', 'use_grouped_attention', 'sample_groups', 'SharedPrompt', 'copied', 'why_plain',
-           'share_prompts', 'race', 'step_memory']
+           'grouped_attention', 'use_grouped_attention', 'share_attention', 'sample_groups', 'PictureMemory',
+           'picture_memory', 'SharedSampling', 'SharedTraining', 'SharedCheck', 'SharedPrompt', 'copied', 'why_plain',
+           'share_prompts', 'shared_hidden', 'race', 'where_time_goes', 'step_memory']
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
-import json, subprocess, sys, time
-from contextlib import contextmanager
+import hashlib, json, os, subprocess, sys, time
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, LogitsProcessorList, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -52,7 +55,7 @@ def token_bound(
     "How many times fewer tokens the shared sequence has: the most that can be saved"
     return G * (P + C) / (P + G * C)
 
-# %% ../nbs/07_shared_prompt.ipynb #c012
+# %% ../nbs/07_shared_prompt.ipynb #n86d9526
 def prompt_positions(
     model, # of any family, an adapter on it or not
     ids: torch.Tensor, # [B, P], padded on the left
@@ -61,10 +64,12 @@ def prompt_positions(
 ) -> torch.Tensor: # [3, B, P] for Qwen, [1, B, P] for Aria
     "Positions of the prompt's tokens, as the model itself would give them"
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if not hasattr(core.model, "get_rope_index"): return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
+    core = getattr(core, "model", core) # a backbone is the inner model itself
+    if not hasattr(core, "get_rope_index"): return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
     if fields.get("mm_token_type_ids") is None: return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-    return core.model.get_rope_index(ids, mm_token_type_ids=fields.get("mm_token_type_ids"), image_grid_thw=fields.get("image_grid_thw"), attention_mask=mask)[0]
+    return core.get_rope_index(ids, mm_token_type_ids=fields.get("mm_token_type_ids"), image_grid_thw=fields.get("image_grid_thw"), attention_mask=mask)[0]
 
+# %% ../nbs/07_shared_prompt.ipynb #nd949b08
 def layout(
     prompt_mask: torch.Tensor, # [B, P − 1], 0 on padding
     C: int, # longest answer
@@ -95,6 +100,7 @@ def _rows(positions):
     "Three rows as they are, a single one without its axis"
     return positions if len(positions) > 1 else positions[0]
 
+# %% ../nbs/07_shared_prompt.ipynb #nc0fa4b9
 def by_answer(
     values: torch.Tensor, # [B, S − 1], one for each label but the first
     P: int, # prompt tokens, padding included
@@ -111,7 +117,7 @@ def _for_sequence(fields, length):
     if kinds is None: return dict(fields)
     return dict(fields) | {"mm_token_type_ids": torch.cat([kinds[:, :-1], kinds.new_zeros(len(kinds), length - kinds.shape[1] + 1)], 1)}
 
-# %% ../nbs/07_shared_prompt.ipynb #c016
+# %% ../nbs/07_shared_prompt.ipynb #n0113edb
 _prompt_cache = ContextVar("prompt_cache", default=None) # while answers are sampled: the prompts' keys and values
 
 def grouped_attention(
@@ -127,29 +133,47 @@ def grouped_attention(
     "An attention function of transformers' interface for shared prompts: prompt and answers in two parts; anything else goes to sdpa"
     if _prompt_cache.get() is not None: return _decoding_attention(module, query, key, value, attention_mask, scaling)
     if attention_mask is None or attention_mask.dim() != 4 or attention_mask.shape[2] == query.shape[2]: return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    (tail, G, prompt), seen = attention_mask.shape[1:], attention_mask[:, 0, 0] # C + 1, G, P − 1; [B, P − 1]
-    attend = partial(scaled_dot_product_attention, dropout_p=dropout if module.training else 0.0, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
-    answers = lambda x: x[:, :, prompt:].unflatten(2, (G, tail)).transpose(1, 2).flatten(0, 1) # [B·G, heads, C + 1, size]
+    tail, G, prompt = attention_mask.shape[1:]
+    parts = partial(_two_parts, attention_mask[:, 0, 0], G, dropout if module.training else 0.0, scaling)
+    if torch.is_grad_enabled() and G * tail > prompt: return checkpoint(parts, query, key, value, use_reentrant=False, preserve_rng_state=dropout > 0), None # long answers: done again on the way back, so that no copy is kept
+    return parts(query, key, value), None
+
+def _two_parts(seen, G, dropout, scaling, query, key, value):
+    "The prompt [B, P − 1] looks at itself; each answer, in a row of its own, at the prompt and at itself"
+    prompt, attend = seen.shape[1], partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    answers = lambda x: x[:, :, prompt:].unflatten(2, (G, -1)).transpose(1, 2).flatten(0, 1) # [B·G, heads, C + 1, size]
     both = lambda x: torch.cat([x[:, None, :, :prompt].expand(-1, G, -1, -1, -1).flatten(0, 1), answers(x)], 2) # [B·G, heads, P + C, size]
     past = lambda n: torch.ones(n, n, dtype=torch.bool, device=seen.device).tril()
     own = past(prompt) & (seen[:, None, None] | torch.eye(prompt, dtype=torch.bool, device=seen.device)) # padding sees itself, so that no row is empty
-    first = attend(query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], attn_mask=own)
+    first, tail = attend(query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], attn_mask=own), (query.shape[2] - prompt) // G
     look = torch.cat([seen.repeat_interleave(G, 0)[:, None, None].expand(-1, 1, tail, -1), past(tail).expand(len(seen) * G, 1, -1, -1)], 3)
     rest = attend(answers(query), both(key), both(value), attn_mask=look).unflatten(0, (-1, G)).transpose(1, 2).flatten(2, 3)
-    return torch.cat([first, rest], 2).transpose(1, 2).contiguous(), None
+    return torch.cat([first, rest], 2).transpose(1, 2).contiguous()
 
+# %% ../nbs/07_shared_prompt.ipynb #nfe42768
 attention_name = "shared_prompt" if "__file__" in globals() else "shared_prompt_page" # this page and the package may run in one process
+
 AttentionInterface.register(attention_name, grouped_attention)
+
 AttentionMaskInterface.register(attention_name, sdpa_mask)
 
 def use_grouped_attention(
     model, # of any family, an adapter on it or not
 ):
     "Let the language model attend in two parts where a shared sequence comes; all else stays as it was"
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    core.config.get_text_config()._attn_implementation = attention_name
+    _text_config(model)._attn_implementation = attention_name
 
-# %% ../nbs/07_shared_prompt.ipynb #c024
+def share_attention(
+    model, # as above
+) -> bool: # whether it does
+    "The same where attention is sdpa; any other stays as it was"
+    able = _text_config(model)._attn_implementation in ("sdpa", attention_name)
+    if able: use_grouped_attention(model)
+    return able
+
+def _text_config(model): return (model.get_base_model() if hasattr(model, "get_base_model") else model).config.get_text_config()
+
+# %% ../nbs/07_shared_prompt.ipynb #nf98c2e1
 def _decoding_attention(module, query, key, value, seen, scaling):
     "One new token a row: scores over the group's prompt and over the row's own past, one softmax"
     prompt = _prompt_cache.get().layers[module.layer_idx]
@@ -164,6 +188,7 @@ def _decoding_attention(module, query, key, value, seen, scaling):
     out = apart(together(weights[..., :P]) @ prompt.values) + (weights[..., P:].flatten(0, 1) @ value).unflatten(0, (B, G))
     return out.reshape(rows, 1, heads, size), None
 
+# %% ../nbs/07_shared_prompt.ipynb #n391f944
 @torch.no_grad()
 def sample_groups(
     model, # of any family, after `use_grouped_attention`
@@ -191,6 +216,7 @@ def sample_groups(
         with _asking(out.past_key_values): logits = model(input_ids=token[:, None], attention_mask=seen, position_ids=_rows(last + 1 + t), past_key_values=own, use_cache=True).logits[:, -1]
     return said[:, prompt_ids.shape[1]:]
 
+# %% ../nbs/07_shared_prompt.ipynb #nf771297
 @contextmanager
 def _asking(cache):
     "Attention looks at the prompts' cache too"
@@ -204,18 +230,77 @@ def _warpers(model, config, ids):
     config, _ = core._prepare_generation_config(config)
     return config, core._get_logits_processor(config, input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, logits_processor=LogitsProcessorList(), device=ids.device)
 
-# %% ../nbs/07_shared_prompt.ipynb #c030
-class SharedPrompt:
-    "Mixin before TRL's GRPOTrainer: each group's prompt and picture are read once, in sampling, scoring and training"
-    sharing, _compared, _fields = True, False, None
+# %% ../nbs/07_shared_prompt.ipynb #n12828ae
+class PictureMemory:
+    "Stands before a model's `get_image_features`: while it is on, a frozen tower sees each picture once"
+    def __init__(self,
+        core, # inner model of the Qwen families
+        keep_mb: int = 0, # features kept across steps; 0 keeps them for one step
+    ):
+        self.tower, self.real, self.keep = core.visual, core.get_image_features, keep_mb * 2**20
+        self.on, self.known, self.weights, self.seen = False, {}, None, 0
+        core.get_image_features = self
 
+    def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
+        "Features of all pictures, in order; `seen` counts those that were computed"
+        if not self.on or self._learns() and (self.keep or torch.is_grad_enabled()): return self.real(pixel_values, image_grid_thw, **kwargs)
+        self._same_weights()
+        pictures = pixel_values.split(image_grid_thw.prod(-1).tolist())
+        keys = [_picture_key(*one) for one in zip(pictures, image_grid_thw)]
+        new = list({k: i for i, k in enumerate(keys) if k not in self.known}.values())
+        if new: self._look([keys[i] for i in new], torch.cat([pictures[i] for i in new]), image_grid_thw[new], kwargs)
+        found = [self.known.setdefault(k, self.known.pop(k)) for k in keys] # the latest asked for stand last
+        return SimpleNamespace(pooler_output=tuple(f[0] for f in found), deepstack_features=[torch.cat(level) for level in zip(*(f[1:] for f in found))])
+
+    @torch.no_grad()
+    def _look(self, keys, pixels, grid, kwargs):
+        out = self.real(pixels, grid, **kwargs)
+        levels = [level.split([len(x) for x in out.pooler_output]) for level in getattr(out, "deepstack_features", None) or []]
+        for key, *features in zip(keys, out.pooler_output, *levels): self.known[key] = [f.clone() for f in features]
+        self.seen += len(keys)
+
+    def _learns(self): return any(p.requires_grad for p in self.tower.parameters())
+
+    def _same_weights(self):
+        "In-place changes count up a parameter's version"
+        now = sum(p._version for p in self.tower.parameters())
+        if now != self.weights: self.known, self.weights = {}, now
+
+    def forget(self):
+        "All of it, or the oldest until the rest fits"
+        size = lambda: sum(f.nbytes for features in self.known.values() for f in features)
+        while self.known and (not self.keep or size() > self.keep): self.known.pop(next(iter(self.known)))
+
+# %% ../nbs/07_shared_prompt.ipynb #nd03b74d
+def _picture_key(pixels, grid):
+    "Bytes, shape and precision: what decides a frozen tower's answer"
+    device, raw = pixels.device.type, pixels.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return hashlib.blake2b(raw, digest_size=16).digest(), *grid.tolist(), pixels.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+
+def picture_memory(
+    model, # of any family, an adapter on it or not; or None
+    keep_mb: int = 0, # features kept across steps
+): # a PictureMemory, or None where there is no Qwen vision tower
+    "Let a model remember what its frozen tower saw"
+    if model is None: return None
+    core = (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+    if not hasattr(core, "visual"): return None
+    vars(core).pop("get_image_features", None) # an earlier trainer's memory
+    return PictureMemory(core, keep_mb)
+
+@contextmanager
+def _remembering(memories, on=True):
+    "Memories on, or off, within the block"
+    was = [m.on for m in memories]
+    for m in memories: m.on = on
+    try: yield
+    finally:
+        for m, before in zip(memories, was): m.on = before
+
+# %% ../nbs/07_shared_prompt.ipynb #n6756c00
+class SharedSampling:
+    "Prompts and pictures prepared once a group, answers from one prefill"
     def _group_size(self): return self.num_generations if self.model.training else self.num_generations_eval
-
-    def _generate_and_score_completions(self, inputs):
-        if not self.sharing: return super()._generate_and_score_completions(inputs)
-        real, self.processing_class = self.processing_class, _PicturesOnce(self.processing_class, self)
-        try: return super()._generate_and_score_completions(inputs)
-        finally: self.processing_class = real
 
     def _tokenize_prompts(self, prompts):
         if not self.sharing: return super()._tokenize_prompts(prompts)
@@ -225,6 +310,13 @@ class SharedPrompt:
         if images is not None: images = [row if g == 0 else [] for row in images for g in range(G)] # TRL counts pictures by row: a group's stand in its first
         return [row for row in ids for _ in range(G)], images, self._fields
 
+    def _generate_and_score_completions(self, inputs):
+        if not self.sharing: return super()._generate_and_score_completions(inputs)
+        for memory in self.pictures: memory.forget()
+        real, self.processing_class = self.processing_class, _PicturesOnce(self.processing_class, self)
+        try: return super()._generate_and_score_completions(inputs)
+        finally: self.processing_class = real
+
     def _generate_single_turn(self, prompt_ids, images, fields, *more, **others):
         G = self._group_size()
         if self.sharing and images is not None: images = [images[i // G * G] for i in range(len(images))]
@@ -233,6 +325,12 @@ class SharedPrompt:
         given = Trainer._prepare_inputs(self, given)
         with _sampling_model(self) as model: said = sample_groups(model, given.pop("input_ids"), given.pop("attention_mask"), given, G, self.generation_config, self.eos_token_ids)
         return [_until_end(row, self.eos_token_ids) for row in said.tolist()], None
+
+# %% ../nbs/07_shared_prompt.ipynb #n9f110ec
+class SharedTraining:
+    "Micro-batches of whole groups, log-probs from one sequence a group"
+    def training_step(self, *args, **kwargs):
+        with _remembering(self.pictures): return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch):
         if not self.sharing or not self.model.training: return super()._prepare_inputs(generation_batch)
@@ -259,6 +357,9 @@ class SharedPrompt:
         with self.accelerator.autocast(): out = model(**shared, **_for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True)
         return by_answer(out.log_probs, P, C, G), None if out.entropy is None else by_answer(out.entropy, P, C, G) # a reference model gives no entropy
 
+# %% ../nbs/07_shared_prompt.ipynb #n79164e7
+class SharedCheck:
+    "The first batch of a run goes both ways"
     @torch.no_grad()
     def _compare(self, batch):
         "Once a run: one group both ways, dropout off; the plain way for the whole run if they differ"
@@ -282,12 +383,16 @@ class SharedPrompt:
         ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
         C = plain["completion_ids"].shape[1]
         fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
-        a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, **fields)[0]
+        with _remembering(self.pictures, False): a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, **fields)[0]
         b, _ = self._group_logps(self.model, ids, mask, _group_fields(fields, slice(0, G), G, ids.shape[1] - C), C, G)
         seen = plain["completion_mask"].bool()
         return (a - b)[seen].abs().max().item() if seen.any() else 0.0
 
-# %% ../nbs/07_shared_prompt.ipynb #c032
+class SharedPrompt(SharedSampling, SharedTraining, SharedCheck):
+    "Mixin before TRL's GRPOTrainer: each group's prompt and picture are read once, in sampling, scoring and training"
+    sharing, pictures, _compared, _fields = True, (), False, None
+
+# %% ../nbs/07_shared_prompt.ipynb #n2c2ee7e
 class _PicturesOnce:
     "Stands in for the processor while TRL scores a batch: what the pictures became is known from tokenizing"
     def __init__(self, processor, trainer): self._processor, self._trainer = processor, trainer
@@ -297,6 +402,7 @@ class _PicturesOnce:
         fields = _tensors(self._trainer._fields)
         return {k: v.repeat_interleave(self._trainer._group_size(), 0) if k == "mm_token_type_ids" else v for k, v in fields.items()}
 
+# %% ../nbs/07_shared_prompt.ipynb #nc84b5e7
 def _left_padded(rows, value):
     "Lists of unequal length as one tensor, padded on the left"
     return torch.tensor([[value] * (max(map(len, rows)) - len(r)) + list(r) for r in rows])
@@ -313,6 +419,7 @@ def _until_end(row, eos):
     ends = [i for i, t in enumerate(row) if t in eos]
     return row[:ends[0] + 1] if ends else row
 
+# %% ../nbs/07_shared_prompt.ipynb #n42573c1
 @contextmanager
 def _sampling_model(trainer):
     "The bare model ready to sample, as TRL prepares it"
@@ -321,7 +428,7 @@ def _sampling_model(trainer):
     with (unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=args.ds3_gather_for_generation, generation_kwargs=trainer.generation_kwargs,
                                       gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs) as model, trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False)): yield model
 
-# %% ../nbs/07_shared_prompt.ipynb #c034
+# %% ../nbs/07_shared_prompt.ipynb #n53ac7f3
 def _split(batch):
     "Pictures as a list, an item a row"
     from trl.trainer.utils import split_pixel_values_by_grid
@@ -336,6 +443,9 @@ def _take(batch, rows):
     "`rows` of a split batch, in that order"
     return {k: [v[i] for i in rows] if isinstance(v, list) else v[rows] if torch.is_tensor(v) and v.dim() else v for k, v in batch.items()}
 
+def _first_rows(batch, n): return _join(_take(_split(batch), list(range(n))))
+
+# %% ../nbs/07_shared_prompt.ipynb #nb9f482a
 def _micro_batches(batch, G, n):
     "A batch in `n` parts of whole groups, in random order"
     groups, split = len(batch["advantages"]) // G, _split(batch)
@@ -350,6 +460,7 @@ def _group_fields(fields, rows, G, P):
     if "mm_token_type_ids" in split: out["mm_token_type_ids"] = split["mm_token_type_ids"][rows][::G, :P]
     return {k: v for k, v in out.items() if len(v)}
 
+# %% ../nbs/07_shared_prompt.ipynb #nb060f6c
 def copied(
     batch: dict, # what TRL scored, a group's pictures in its first row
     G: int, # answers to a prompt
@@ -358,30 +469,30 @@ def copied(
     split = _split(batch)
     return _join({k: [v[i // G * G] for i in range(len(v))] if isinstance(v, list) else v for k, v in split.items()})
 
-def _first_rows(batch, n): return _join(_take(_split(batch), list(range(n))))
-
-# %% ../nbs/07_shared_prompt.ipynb #c036
+# %% ../nbs/07_shared_prompt.ipynb #n9c24380
 def _tolerance(model, args):
     "Largest difference of a log-prob that is rounding: of float32, or of half precision"
     exact = next(model.parameters()).dtype == torch.float32 and not (args.bf16 or args.fp16)
     return 1e-3 if exact else 0.5
 
+# %% ../nbs/07_shared_prompt.ipynb #nfe0e949
 def why_plain(
     trainer, # a GRPOTrainer
 ) -> str | None: # one line, or None where sharing is exact and helps
     "What keeps a run from sharing prompts"
     model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    attention = core.config.get_text_config()._attn_implementation
+    attention, kind = _text_config(model)._attn_implementation, (model.get_base_model() if hasattr(model, "get_base_model") else model).config.model_type
     if args.per_device_train_batch_size % trainer.num_generations: return f"a micro-batch of {args.per_device_train_batch_size} answers holds no whole groups of {trainer.num_generations}"
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
-    if core.config.model_type not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"): return f"not tested with {core.config.model_type}"
+    if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"): return f"not tested with {kind}"
     for name in ("tools", "environment_factories", "rollout_func", "use_transformers_continuous_batching", "pad_to_multiple_of", "aux_loss_enabled"):
         if getattr(trainer, name, None): return f"{name} is set"
 
+# %% ../nbs/07_shared_prompt.ipynb #n9463c6a
 def share_prompts(
     trainer, # with `SharedPrompt` in its class
     wanted: bool = True, # the setting
+    keep_mb: int = 0, # see `PictureMemory`
 ):
     "Switch sharing on where it is exact and helps; off with one line that says why"
     why = why_plain(trainer)
@@ -390,6 +501,44 @@ def share_prompts(
     if not trainer.sharing: return
     for model in (trainer.model, trainer.ref_model):
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
+    trainer.pictures = [m for m in map(picture_memory, (trainer.model, trainer.ref_model), (keep_mb,) * 2) if m]
+
+# %% ../nbs/07_shared_prompt.ipynb #n6d9ec7a
+def shared_hidden(
+    backbone, # inner model of any family, after `use_grouped_attention`; an adapter on it or not
+    batch: dict, # input_ids, attention_mask [B·G, T], padded on the right, and picture fields; a group's rows stand together
+    num_images: list, # pictures of each row; a group's rows have the same pictures
+    G: int, # rows of a group
+) -> torch.Tensor: # [B·G, T, hidden]
+    "Hidden states of all rows; what a group's rows begin with is read once"
+    ids, mask, fields = batch["input_ids"], batch["attention_mask"].bool(), {k: v for k, v in batch.items() if k not in ("input_ids", "attention_mask")}
+    begun, ends = _in_common(ids, mask, G).repeat_interleave(G), mask.sum(1) # [B·G]
+    P, C = begun.max().item(), (ends - begun).max().item()
+    prompt, seen = _window(ids, begun - P, P), _up_to(begun, P).flip(1) # padded on the left
+    answers, said = _window(ids, begun, C), _up_to(ends - begun, C)
+    pixel_mask = fields.pop("pixel_mask", None)
+    fields = _group_fields(fields | {"num_images": num_images}, slice(None), G, ids.shape[1])
+    if pixel_mask is not None: fields["pixel_mask"] = torch.cat(pixel_mask.split(num_images)[::G]) # Aria
+    if "mm_token_type_ids" in fields: fields["mm_token_type_ids"] = _window(fields["mm_token_type_ids"], (begun - P)[::G], P) * seen[::G]
+    one = one_sequence(prompt, seen, answers, said, prompt_positions(backbone, prompt[::G], seen[::G], fields), G)
+    one.pop("labels")
+    hidden = backbone(**one, **_for_sequence(fields, one["input_ids"].shape[1])).last_hidden_state
+    rows = torch.cat([hidden[:, :P - 1].repeat_interleave(G, 0), hidden[:, P - 1:].reshape(len(ids), C + 1, -1)], 1)
+    return _window(rows, P - begun, ids.shape[1])
+
+def _in_common(ids, mask, G):
+    "[B] tokens with which all rows of a group begin"
+    same = ((ids == ids[::G].repeat_interleave(G, 0)) & mask).view(-1, G, ids.shape[1]).all(1)
+    return same.long().cumprod(1).sum(1)
+
+def _window(rows, begins, length):
+    "[B, length, …] of rows [B, T, …], each from its own begin; what lies outside repeats the edge"
+    at = (begins[:, None] + torch.arange(length, device=rows.device)).clamp(0, rows.shape[1] - 1)
+    return rows[torch.arange(len(rows), device=rows.device)[:, None], at]
+
+def _up_to(lengths, width):
+    "[B, width] 1 for the first `lengths` places"
+    return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
 
 # %% ../nbs/07_shared_prompt.ipynb #c043
 def race(
@@ -433,7 +582,7 @@ def _racer(settings, shared, G, prompts):
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
 
-# %% ../nbs/07_shared_prompt.ipynb #c046
+# %% ../nbs/07_shared_prompt.ipynb #nbe5125e
 def _timed_step(trainer):
     "Seconds of one optimizer step and of its parts"
     spent, timed = {}, {"_generate_single_turn": "sampling", "_generate_and_score_completions": "scoring", "training_step": "optimizing"}
@@ -456,6 +605,7 @@ def _clocked(function, spent, key):
         return out
     return clocked
 
+# %% ../nbs/07_shared_prompt.ipynb #n4d98b3f
 def _equality(trainer, G):
     "Differences of log-prob and gradient between the shared and the plain path on one batch"
     trainer.model.eval() # no dropout anywhere
@@ -471,6 +621,38 @@ def _equality(trainer, G):
         grads.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
     return dict(max_logprob_difference=gap, relative_gradient_difference=((grads[0] - grads[1]).norm() / grads[1].norm()).item())
 
+# %% ../nbs/07_shared_prompt.ipynb #n71f2011
+def where_time_goes(
+    settings: RaceSettings, # a checked object
+    steps: int = 3, # timed, after one to warm up
+) -> dict: # part: seconds a step, medians
+    "A shared step by its parts"
+    trainer = _racer(settings, True, 8, 2)
+    core, found = trainer.model.get_base_model().model, []
+    for turn in range(steps + 1):
+        spent = {}
+        with _stopwatches([(core.visual, "forward", lambda *a, **k: "vision tower"), (core.language_model, "forward", partial(_reading, trainer)), (trainer, "training_step", lambda *a, **k: "whole"),
+                           (trainer.accelerator, "backward", lambda *a, **k: "training, backward")], spent): trainer.train()
+        if turn: found.append(spent)
+    parts = {k: median(s.get(k, 0.0) for s in found) for k in found[0]}
+    return {k: v for k, v in parts.items() if k != "whole"} | {"everything else": parts["whole"] - sum(v for k, v in parts.items() if k != "whole")}
+
+def _reading(trainer, *args, inputs_embeds=None, **kwargs):
+    "What the language model is doing"
+    if torch.is_grad_enabled(): return "training, forward"
+    return "sampling, a token at a time" if inputs_embeds.shape[1] == 1 else "reading the prompts"
+
+@contextmanager
+def _stopwatches(places, spent):
+    "Seconds of methods, under the name that a function of their arguments gives"
+    for owner, name, key in places: setattr(owner, name, _named_clock(getattr(owner, name), spent, key))
+    try: yield
+    finally:
+        for owner, name, _ in places: delattr(owner, name)
+
+def _named_clock(function, spent, key):
+    return lambda *args, **kwargs: _clocked(function, spent, key(*args, **kwargs))(*args, **kwargs)
+
 # %% ../nbs/07_shared_prompt.ipynb #c048
 def step_memory(
     settings: RaceSettings, # a checked object
@@ -484,7 +666,7 @@ def step_memory(
         trainer.train()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
     code = "import sys, json; from vlrlbook import shared_prompt as s; print('MB', s._added_here(s.RaceSettings(**json.loads(sys.argv[1])), sys.argv[2] == 'True'))"
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(vars(settings)), str(shared)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(vars(settings)), str(shared)], capture_output=True, text=True, check=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "4194304"})
     return float(done.stdout.split("MB")[-1])
 
 def _added_here(settings, shared):

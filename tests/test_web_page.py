@@ -1,0 +1,460 @@
+"""The service's page in a real browser against the real server: what a person does with it, what goes wrong, and who may not see colours or hold a mouse."""
+import csv
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from page_picture import browser, page_picture
+from vlrlbook.core import blue, green, orange
+from vlrlbook.data import synthetic_counting
+
+HOSTILE = '"><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+TRAINER = f"{sys.executable} {ROOT / 'tests' / 'page_trainer.py'} "
+WEB = ROOT / "vlrlbook" / "web"
+
+
+def serve(folder, *options, pace=0.15, port=0):
+    "Start `vlrlbook serve`; the process, with its address as `url`"
+    trainer = {"VLRLBOOK_TRAINER": TRAINER + str(pace)} if pace else {}
+    process = subprocess.Popen([sys.executable, "-m", "vlrlbook.cli", "serve", "--port", str(port), "--data-dir", str(folder), *options], stdout=subprocess.PIPE, stderr=open(folder.with_suffix(".log"), "a"), text=True, env={**os.environ, **trainer})
+    first = process.stdout.readline()
+    assert "http://" in first, folder.with_suffix(".log").read_text()
+    process.url = re.search(r"http://[^/]+", first)[0]
+    for _ in range(200):
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", int(process.url.rpartition(":")[2]))) == 0: return process
+        time.sleep(0.05)
+    raise AssertionError("the server does not listen")
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+    process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    process = serve(tmp_path_factory.mktemp("server") / "data", "--no-token", "--slots", "3")
+    yield process
+    for job in ask(process.url + "/jobs?status=training")["jobs"]: urllib.request.urlopen(urllib.request.Request(f"{process.url}/jobs/{job['job_id']}", method="DELETE"))
+    stop(process)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as started: yield started
+
+
+@pytest.fixture
+def page(chromium):
+    "A page; at the end: nothing in the console but the refusals that the test expects (`page.refused`), nothing asked of other servers"
+    context = chromium.new_context(viewport=dict(width=1280, height=900))
+    page, said, asked = context.new_page(), [], []
+    page.set_default_timeout(15_000)
+    page.refused = ()
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: said.append(str(e)))
+    page.on("request", lambda r: asked.append(r.url))
+    yield page
+    ours = re.match(r"http://[^/]+", page.url)[0]
+    hacked = page.evaluate("window.hacked")
+    context.close()
+    assert [s for s in said if not any(str(r) in s for r in page.refused)] == []
+    assert [u for u in asked if not u.startswith((ours + "/", "data:"))] == []
+    assert hacked is None
+
+
+def ask(url): return json.load(urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": "application/json"})))
+
+
+def archive(path, rows=8, bad=True):
+    "A counting ZIP with a hostile question and answer, and a picture that is none"
+    table = io.StringIO()
+    lines = csv.writer(table)
+    lines.writerow(["images_path", "question", "answer"])
+    with zipfile.ZipFile(path, "w") as z:
+        for i, s in enumerate(synthetic_counting(rows, seed=1)):
+            picture = io.BytesIO()
+            s.images[0].save(picture, "PNG")
+            z.writestr(f"images/{i}.png", b"no picture" if bad and i == 3 else picture.getvalue())
+            lines.writerow([f"images/{i}.png", s.question + (HOSTILE if i == 1 else ""), s.answer + (HOSTILE if i == 1 else "")])
+        z.writestr("main.csv", table.getvalue())
+    return path
+
+
+def upload(page, server, path):
+    "Through the page; the file's id"
+    page.goto(server.url + "/#/data")
+    page.set_input_files("#zip", path)
+    page.wait_for_selector(".gallery li")
+    return page.url.rpartition("/")[2]
+
+
+@pytest.fixture(scope="module")
+def data(server, chromium, tmp_path_factory):
+    "An upload that tests may train on"
+    page = chromium.new_page()
+    file_id = upload(page, server, archive(tmp_path_factory.mktemp("zip") / "discs.zip"))
+    page.close()
+    return file_id
+
+
+def start(server, data, name="a job", **settings):
+    "A job without the page; its id"
+    body = json.dumps(dict(job_name=name, data_file_id=data, training_config=settings)).encode()
+    return json.load(urllib.request.urlopen(urllib.request.Request(server.url + "/train", body, {"Content-Type": "application/json"})))["job_id"]
+
+
+def points(page):
+    "Values in the reward's curve"
+    return page.evaluate("document.querySelector('.chart.blue .mean')?.getAttribute('points').split(' ').length ?? 0")
+
+
+def wait(page, what):
+    "Until the expression is true; the page's policy forbids Playwright's own way, which is eval"
+    for _ in range(300):
+        if page.evaluate(what): return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {what}")
+
+
+def more_points(page, than): wait(page, f"(document.querySelector('.chart.blue .mean')?.getAttribute('points').split(' ').length ?? 0) > {than}")
+def setting(page, name, value): page.fill(f"[id='training_config.{name}']", str(value))
+def status(page): return page.get_attribute(".state [data-status]", "data-status")
+def until(page, state): page.wait_for_selector(f".state [data-status={state}]")
+
+
+def test_upload_train_chart_download(page, server, tmp_path):
+    path = archive(tmp_path / "a<b onclick=x>&.zip")
+    upload(page, server, path)
+    assert path.name in page.inner_text("h1")
+    assert "7 rows of 8 kept, 1 skipped" in page.inner_text("main")
+    assert "image.decode" in page.inner_text("[aria-label='Skipped rows']") and "images/3.png" in page.inner_text("[aria-label='Skipped rows']")
+    assert page.locator(".gallery li").count() == 7 and HOSTILE in page.locator(".gallery li").nth(1).inner_text()
+    wait(page, "[...document.querySelectorAll('.gallery img')].every(i => i.complete && i.naturalWidth > 0 && i.naturalWidth <= 160)")
+    page.click("text=Train on this data")
+    page.fill("#job_name", HOSTILE)
+    setting(page, "max_steps", 20)
+    page.click("button >> text=Start training")
+    page.wait_for_selector(".chart.blue .mean")
+    assert HOSTILE in page.inner_text("h1")
+    seen = points(page)
+    more_points(page, seen)
+    page.wait_for_selector(".rollout")
+    assert page.locator(".rollout").first.locator("tbody tr").count() == 8 and page.locator(".signed .minus").count() and page.locator(".silent").count()
+    assert page.locator(".rollout td.overall").first.inner_text() in ("1.00", "0.85", "0.70", "0.40")
+    assert "<script>" in page.locator(".rollout tbody").first.inner_text()
+    until(page, "completed")
+    page.click("text=The numbers as a table")
+    more_points(page, 19)
+    assert page.locator("[aria-label='Numbers of the run'] tbody tr").count() == 20 == points(page)
+    assert "–" in page.locator("[aria-label='Numbers of the run'] tbody tr").nth(18).inner_text()
+    with page.expect_download() as got: page.click("a.primary >> text=Download")
+    assert {"adapter_model.safetensors", "manifest.json"} <= set(zipfile.ZipFile(got.value.path()).namelist())
+
+
+def test_reload_in_mid_run(page, server, data):
+    job = start(server, data, max_steps=200)
+    page.goto(f"{server.url}/#/jobs/{job}")
+    more_points(page, 3)
+    page.reload()
+    more_points(page, 4)
+    assert status(page) == "training" and page.url.endswith(job) and page.locator(".rollout").count() == 2
+    page.goto(f"{server.url}/#/train?file={data}")
+    setting(page, "max_steps", 77)
+    page.fill("#job_name", "kept")
+    page.reload()
+    page.wait_for_selector("#job_name")
+    assert page.input_value("#job_name") == "kept" and page.input_value("[id='training_config.max_steps']") == "77"
+
+
+def test_cancel_resume_remove(page, server, data):
+    page.goto(f"{server.url}/#/jobs/{start(server, data, name='to cancel', max_steps=24)}")
+    more_points(page, 5)
+    page.click("button >> text=Cancel")
+    page.click("dialog >> text=No, go back")
+    assert status(page) == "training"
+    page.click("button >> text=Cancel")
+    page.click("dialog >> text=Cancel the job")
+    until(page, "cancelled")
+    assert page.evaluate("document.activeElement.textContent") == "Resume"
+    page.click("text=Resume")
+    until(page, "completed")
+    assert "from" in page.inner_text(".facts") and points(page) == 24
+    page.click("button >> text=Remove")
+    page.click("dialog >> button >> text=Remove")
+    page.wait_for_url("**/#/jobs")
+    page.wait_for_selector("h1 >> text=Jobs")
+    assert "to cancel" not in page.inner_text("main")
+
+
+def test_errors_are_shown_in_words_with_their_code(page, server, data, tmp_path):
+    page.refused = (400, 404, 409, 422)
+    (tmp_path / "bad.zip").write_text("this is no archive")
+    page.goto(server.url + "/#/data")
+    page.set_input_files("#zip", tmp_path / "bad.zip")
+    assert "zip.broken" in page.inner_text("[role=alert]")
+    page.check("#strict")
+    page.set_input_files("#zip", archive(tmp_path / "strict.zip"))
+    page.wait_for_selector("[role=alert] >> text=image.decode")
+    page.goto(f"{server.url}/#/train?file={data}")
+    setting(page, "learning_rate", "much")
+    setting(page, "num_generations", 1)
+    page.click("button >> text=Start training")
+    assert "2 fields" in page.inner_text("[role=alert]")
+    assert page.evaluate("document.activeElement.id") == "training_config.learning_rate"
+    assert "not a number" in page.inner_text("[id='training_config.learning_rate-error']") and "2 to 64" in page.inner_text("[id='training_config.num_generations-error']")
+    setting(page, "learning_rate", 1e-4)
+    setting(page, "num_generations", 8)
+    page.click("text=More settings")
+    setting(page, "batch_size", 9)
+    page.click("button >> text=Start training")
+    page.wait_for_selector("[aria-invalid]")
+    assert page.evaluate("document.activeElement.id") == "training_config.batch_size"
+    assert "no multiple" in page.inner_text("[id='training_config.batch_size-error']") and "training_config.batch_size" in page.inner_text("[id='training_config.batch_size-error']")
+    page.goto(f"{server.url}/#/jobs/nowhere")
+    page.wait_for_selector("[role=alert] >> text=job.unknown")
+    page.goto(f"{server.url}/#/jobs/{start(server, data, seed=13)}")
+    until(page, "failed")
+    assert "trainer.exit" in page.inner_text("main") and "it did not work" in page.inner_text(".notice.bad")
+    page.click("text=Resume")
+    page.wait_for_selector("[role=alert] >> text=job.no_checkpoint")
+
+
+def test_a_failed_press_is_not_lost(page, server, data):
+    "An error that appears while the button is held down must not move it away"
+    page.refused = (422,)
+    page.goto(f"{server.url}/#/train?file={data}")
+    setting(page, "temperature", "hot")
+    page.click("button >> text=Start training", delay=200)
+    page.wait_for_selector("[role=alert] >> text=One field")
+
+
+def tab_to(page, name, most=80):
+    "Press Tab until the focus is on `name`, and be sure that a person sees where it is on the way"
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        found = page.evaluate("(() => { const e = document.activeElement, s = getComputedStyle(e); return [(e.getAttribute('aria-label') ?? e.labels?.[0]?.textContent ?? e.textContent).trim(), s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2, e.tagName]; })()")
+        assert found[1] or found[2] == "BODY", f"no outline at {found}"
+        if found[0].startswith(name): return
+    raise AssertionError(f"{name!r} cannot be reached with Tab")
+
+
+def test_keyboard_only(page, server):
+    press = page.keyboard.press
+    page.goto(server.url)
+    page.wait_for_selector("h1")
+    press("Tab")
+    assert page.evaluate("document.activeElement.id") == "skip"
+    press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    tab_to(page, "Choose a ZIP")
+    with page.expect_file_chooser(): press("Space")
+    tab_to(page, "Use 60 drawn pictures")
+    press("Enter")
+    page.wait_for_selector(".gallery li")
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    tab_to(page, "Next")
+    press("Enter")
+    page.wait_for_selector("text=Page 2 of 3")
+    assert page.locator(".gallery li").count() == 24
+    tab_to(page, "Train on this data")
+    press("Enter")
+    page.wait_for_selector("form")
+    tab_to(page, "max_steps")
+    page.keyboard.type("100")
+    press("Enter")
+    page.wait_for_selector(".chart.blue .mean")
+    assert page.inner_text("#live") != ""
+    tab_to(page, "Cancel")
+    press("Enter")
+    page.wait_for_selector("dialog[open]")
+    press("Escape")
+    assert page.evaluate("document.activeElement.textContent") == "Cancel"
+    press("Enter")
+    tab_to(page, "Cancel the job")
+    press("Enter")
+    until(page, "cancelled")
+    assert "cancelled" in page.inner_text("#live")
+    assert page.evaluate("document.activeElement !== document.body")
+
+
+def every_view(page, server, data):
+    "Go to each view in turn; its name"
+    job = start(server, data, name="seen " + HOSTILE, max_steps=12)
+    failed = start(server, data, name="a name without any room to break " + "x" * 120, seed=13)
+    yield from ((name, page.goto(f"{server.url}/#{path}"), page.wait_for_selector(there))[0] for name, path, there in (
+        ("data", "/data", ".cards li"), ("file", f"/data/{data}", ".gallery li"), ("form", f"/train?file={data}&training_config.lr_scheduler_type=cosine", "form"), ("job", f"/jobs/{job}", ".rollout"), ("failed", f"/jobs/{failed}", ".notice.bad"), ("jobs", "/jobs", ".cards li"), ("nowhere", "/nowhere", "h1 >> text=no such page")))
+
+
+def test_narrow_screen_has_no_sideways_scroll(page, server, data):
+    page.set_viewport_size(dict(width=375, height=700))
+    for name in every_view(page, server, data):
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        wide = page.evaluate("[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 && !e.closest('.unseen, .scroll, svg, thead')).map(e => e.outerHTML.slice(0, 120))")
+        assert (page.evaluate("document.documentElement.scrollWidth"), wide) == (375, []), name
+    page.goto(server.url + "/#/data")
+    page.wait_for_selector("#zip")
+    small = page.evaluate("[...document.querySelectorAll('button, .button, header a, input:not([type=checkbox]), select')].filter(e => e.offsetHeight && e.offsetHeight < 32).map(e => e.textContent)")
+    assert small == []
+
+
+CONTRAST = """() => {
+  const read = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = ([r, g, b, a], under) => [r, g, b].map((v, i) => a * v + (1 - a) * under[i]);
+  const ground = (e) => { const own = e ? read(getComputedStyle(e).backgroundColor) : [255, 255, 255, 1]; return own[3] === 1 || !e ? own.slice(0, 3) : over(own, ground(e.parentElement)); };
+  const light = (c) => c.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
+  const seen = (e) => e.getClientRects().length && !e.closest('.unseen, :disabled');
+  const out = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (!seen(e)) continue;
+    const style = getComputedStyle(e), under = ground(e);
+    const says = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || 'value' in e;
+    if (says && e.tagName !== 'PROGRESS') out.push(['text', ratio(over(read(e.namespaceURI.endsWith('svg') ? style.fill : style.color), under), under), e.outerHTML.slice(0, 90)]);
+    if (e.matches('.mean')) out.push(['line', ratio(read(style.stroke).slice(0, 3), under), e.closest('svg').className.baseVal]);
+    if (e.matches('.plus, .minus')) out.push(['bar', ratio(read(style.fill).slice(0, 3), under), e.className.baseVal]);
+    if (e.matches('input, select, .drop')) out.push(['edge', ratio(read(style.borderTopColor).slice(0, 3), ground(e.parentElement)), e.outerHTML.slice(0, 90)]);
+  }
+  return out;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(page, server, data, scheme):
+    "WCAG AA by computation: 4.5 for text, 3 for lines, bars and edges of fields; the colours are core's in both schemes"
+    page.emulate_media(color_scheme=scheme)
+    kinds = set()
+    for name in every_view(page, server, data):
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        found = page.evaluate(CONTRAST)
+        kinds |= {kind for kind, _, _ in found}
+        assert [f for f in found if f[1] < (4.5 if f[0] == "text" else 3)] == [], name
+    assert kinds == {"text", "line", "bar", "edge"}
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ("rgb(18, 20, 23)" if scheme == "dark" else "rgb(247, 247, 245)")
+    assert [page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{n}')") for n in ("blue", "orange", "green")] == [blue, orange, green]
+
+
+NAMELESS = """() => {
+  const out = [], name = (e) => e.getAttribute('aria-label') || (e.getAttribute('aria-labelledby') ?? '').split(' ').map((i) => document.getElementById(i)?.textContent ?? '').join('') || [...e.labels ?? []].map((l) => l.textContent).join('') || (e.matches('input, select, progress, svg') ? '' : e.textContent.trim());
+  for (const e of document.querySelectorAll('a, button, input, select, progress, section, dialog, table[role], [role=region], svg[role=img], nav')) if (!name(e)) out.push('no name: ' + e.outerHTML.slice(0, 100));
+  for (const e of document.querySelectorAll('[aria-describedby], [aria-labelledby]')) for (const i of `${e.getAttribute('aria-describedby') ?? ''} ${e.getAttribute('aria-labelledby') ?? ''}`.trim().split(/ +/)) if (!document.getElementById(i)) out.push('points nowhere: ' + i);
+  const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
+  ids.filter((i, n) => ids.indexOf(i) !== n).forEach((i) => out.push('twice: ' + i));
+  document.querySelectorAll('img:not([alt])').forEach((e) => out.push('no alt: ' + e.outerHTML));
+  const levels = [...document.querySelectorAll('h1, h2, h3')].map((e) => Number(e.tagName[1]));
+  levels.forEach((l, n) => { if (l > (levels[n - 1] ?? 0) + 1) out.push('heading leaps to ' + l); });
+  if (levels.filter((l) => l === 1).length !== 1) out.push('not one h1');
+  document.querySelectorAll('svg[role=img]').forEach((e) => { if (!e.querySelector('title')?.textContent || !e.querySelector('desc')?.textContent) out.push('a chart without words'); });
+  document.querySelectorAll('[style], script:not([src]), style').forEach((e) => out.push('inline: ' + e.outerHTML.slice(0, 80)));
+  return out;
+}"""
+
+
+def test_everything_has_a_name_and_an_order(page, server, data):
+    page.emulate_media(reduced_motion="reduce")
+    for name in every_view(page, server, data):
+        assert page.evaluate(NAMELESS) == [], name
+        assert page.title().endswith("vlrlbook") and page.evaluate("document.getAnimations().length") == 0
+    page.goto(f"{server.url}/#/jobs")
+    page.wait_for_selector(".cards li")
+    page.goto(f"{server.url}/#/data")
+    assert page.get_attribute("header nav a >> nth=0", "aria-current") == "page"
+
+
+def test_without_a_stream_the_page_asks(page, server, data):
+    page.refused = ("ERR_FAILED",)
+    page.route("**/events", lambda route: route.abort())
+    page.goto(f"{server.url}/#/jobs/{start(server, data, max_steps=40)}")
+    more_points(page, 2)
+    more_points(page, points(page))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_a_lost_server_is_told_and_found_again(page, tmp_path):
+    page.refused = ("ERR_",)
+    port = free_port()
+    process = serve(tmp_path / "data", "--no-token", port=port, pace=0.1)
+    file_id = upload(page, process, archive(tmp_path / "discs.zip"))
+    page.goto(f"{process.url}/#/jobs/{start(process, file_id, max_steps=50)}")
+    more_points(page, 3)
+    stop(process)
+    page.wait_for_selector("#connection >> text=Connection lost")
+    seen = points(page)
+    process = serve(tmp_path / "data", "--no-token", port=port, pace=0.1)
+    try:
+        more_points(page, seen + 3)
+        wait(page, "document.getElementById('connection').textContent === ''")
+        until(page, "completed")
+    finally: stop(process)
+
+
+def test_token(page, tmp_path):
+    page.refused = (401,)
+    process = serve(tmp_path / "data")
+    token = (tmp_path / "data" / "token").read_text().strip()
+    try:
+        page.goto(process.url + "/#/jobs")
+        page.wait_for_selector("h1 >> text=needs its token")
+        assert "door.token" in page.inner_text("main") and page.evaluate(NAMELESS) == []
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=was not accepted")
+        page.fill("#token", token)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=No job has been started yet")
+        assert "token" not in page.url and page.url.endswith("#/jobs") and "vlrlbook_token" not in page.evaluate("document.cookie")
+        assert [(c["httpOnly"], c["sameSite"]) for c in page.context.cookies()] == [(True, "Strict")]
+        page.goto(process.url + "/#/train")
+        page.wait_for_selector("text=There is no data to train on yet")
+    finally: stop(process)
+
+
+def test_a_real_job(page, tmp_path):
+    "Chapter 05 itself, as small as it goes, from the drawn pictures to the downloaded adapter"
+    process = serve(tmp_path / "data", "--no-token", pace=None)
+    try:
+        page.goto(process.url)
+        page.click("text=Use 60 drawn pictures")
+        page.click("text=Train on this data")
+        page.click("text=More settings")
+        for name, value in dict(max_steps=2, warm_steps=2, eval_samples=4, eval_answers=2, num_generations=4, batch_size=8, logging_steps=1, save_steps=1).items(): setting(page, name, value)
+        page.click("button >> text=Start training")
+        page.set_default_timeout(180_000)
+        page.wait_for_selector(".rollout")
+        assert page.locator(".rollout").first.locator("tbody tr").count() == 4
+        until(page, "completed")
+        wait(page, "document.querySelector('.chart.blue .mean').getAttribute('points').split(' ').length === 2")
+        with page.expect_download() as got: page.click("a.primary >> text=Download")
+        names = set(zipfile.ZipFile(got.value.path()).namelist())
+        assert {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json", "out.ipynb", "manifest.json"} <= names
+        with page.context.expect_page() as opened: page.click(".actions >> text=Notebook")
+        opened.value.wait_for_selector("text=GRPO")
+        assert page_picture(page.url, wait=".rollout").startswith(b"\x89PNG")
+    finally: stop(process)
+
+
+def test_the_page_travels_with_the_package():
+    "Everything that the page asks for lies in vlrlbook/web, and setup.py carries that folder"
+    there = {p.name for p in WEB.iterdir()}
+    asked = set(re.findall(r'static/([\w.]+)"', (WEB / "index.html").read_text())) | {m for p in WEB.glob("*.js") for m in re.findall(r'from "\./([\w.]+)"', p.read_text())}
+    assert asked | {"index.html"} == there
+    assert 'lib: ["web/*"]' in (ROOT / "setup.py").read_text() and "graft vlrlbook/web" in (ROOT / "MANIFEST.in").read_text()
+    assert not any(re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", p.read_text()) for p in Path(WEB).glob("*.js"))

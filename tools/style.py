@@ -1,0 +1,30 @@
+"""The chapters beside the table of their house: `python tools/style.py` prints median cell, words per code line and shares of cells that export, check and show."""
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import median
+
+root = Path(__file__).resolve().parent.parent
+checks = re.compile(r"^\s*(assert |test_\w+\()", re.M)
+
+
+def row(path):
+    "Figures of one notebook"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = lambda c: "".join(c["source"])
+    code = [c for c in cells if c["cell_type"] == "code" and text(c).strip() and "default_exp" not in text(c) and not text(c).startswith("#| hide")]
+    lines = [[line for line in text(c).splitlines() if line.strip() and not line.startswith("#|")] for c in code]
+    words = sum(len(text(c).split()) for c in cells if c["cell_type"] == "markdown")
+    share = lambda wanted: round(100 * sum(map(bool, map(wanted, code))) / len(code))
+    return dict(chapter=path.stem, median_cell=median(map(len, lines)), words_per_code_line=round(words / sum(map(len, lines)), 1), exporting=share(lambda c: re.match(r"#\|\s*export", text(c))),
+                checking=share(lambda c: checks.search(text(c))), showing=share(lambda c: c["outputs"]), pictures=sum("image/png" in o.get("data", {}) for c in code for o in c["outputs"]),
+                longest_line=max(len(line) for block in lines for line in block))
+
+
+if __name__ == "__main__":
+    rows = [row(p) for p in sorted((root / "nbs").glob("[0-9]*.ipynb"))]
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

@@ -1,0 +1,36 @@
+// The rollout card, as core.rollout_card draws it: picture, question, answers, reward parts, advantage as a signed bar.
+import { h, svg, words } from "./dom.js";
+
+export function card(group, step) {
+  const names = Object.keys(group.answers[0]?.parts ?? {});
+  const reach = Math.max(1.2, 1.1 * Math.max(0, ...group.answers.map((a) => Math.abs(a.advantage || 0))));
+  const silent = new Set(group.answers.map((a) => a.parts.overall)).size < 2;
+  return h("article", { class: "rollout" },
+    h("div", { class: "asked" }, h("h3", {}, words(group.question)), picture(group), h("p", {}, "truth: ", words(group.truth)),
+      silent && h("p", { class: "silent" }, "A silent group: all answers earned the same, so there is nothing to learn.")),
+    answers(group, names, reach, step));
+}
+
+function picture(group) {
+  const src = String(group.image ?? "");
+  return src && h("img", { src: src.startsWith("data:") ? src : src.replace(/^\/+/, ""), alt: "The picture asked about" });
+}
+
+// Roles are written out because the narrow layout takes a table's display away.
+function answers(group, names, reach, step) {
+  const cell = (role, props, ...children) => h(role === "columnheader" ? "th" : "td", { role, ...props }, children);
+  const head = h("tr", { role: "row" }, ["answer", ...names, "advantage"].map((n, i) => cell("columnheader", { scope: "col", class: i ? "num" : "" }, n)));
+  const row = (a) => h("tr", { role: "row" }, cell("cell", { class: "text" }, words(a.text)),
+    names.map((n) => cell("cell", { class: n === "overall" ? "num overall" : "num", "data-name": n }, Number.isFinite(a.parts[n]) ? a.parts[n].toFixed(2) : "–")),
+    cell("cell", { class: "num bar", "data-name": "advantage" }, bar(a.advantage || 0, reach), h("span", {}, signed(a.advantage))));
+  return h("table", { role: "table", "aria-label": `Answers at step ${step}` }, h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, group.answers.map(row)));
+}
+
+const signed = (v) => Number.isFinite(v) ? (v > 0 ? "+" : "") + v.toFixed(2).replace("-", "−") : "–";
+
+function bar(value, reach) {
+  const width = (50 * Math.abs(value)) / reach;
+  return svg("svg", { viewBox: "0 0 100 14", class: "signed", "aria-hidden": "true", preserveAspectRatio: "none" },
+    svg("rect", { class: value >= 0 ? "plus" : "minus", x: value >= 0 ? 50 : 50 - width, y: 1, width, height: 12 }),
+    svg("line", { x1: 50, x2: 50, y1: 0, y2: 14 }));
+}

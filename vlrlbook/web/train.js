@@ -1,0 +1,152 @@
+// Step 2: the form, made from what GET /settings says.
+import { h, words, announce, shorten } from "./dom.js";
+import { address, call, get, notice, query } from "./api.js";
+
+const upFront = ["model", "max_steps", "num_epochs", "learning_rate", "num_generations", "temperature"];
+const trains = { tiny: ", which trains a tiny model on its CPU in minutes", gpu: ", which trains a full model on its GPU" };
+const groups = ["training_config", "lora_config"];
+
+export async function trainPage({ params, signal }) {
+  const [settings, page, server] = await Promise.all([get("settings", signal), get("files" + query({ limit: 200 }), signal), get("./", signal)]);
+  const title = h("h1", {}, "Train");
+  if (!page.files.length) return [title, h("p", { class: "empty" }, "There is no data to train on yet. ", h("a", { href: "#/data" }, "Upload some first"), ", or use the drawn pictures there.")];
+  return [title, h("p", { class: "lead" }, "Every setting has a default that suits this server", trains[server.trains] ?? "", ". Press ", h("b", {}, "Start training"), ", or change what you like first."),
+    makeForm(settings, page.files, params, signal)];
+}
+
+function makeForm(settings, files, params, signal) {
+  const all = [jobName(params, files), dataFile(files, params), ...groups.flatMap((g) => (settings[g] ?? []).map((f) => control(g, f, params)))];
+  const pick = (test) => all.filter(test).map((c) => c.node);
+  const problems = h("div", { class: "problems" });
+  const button = h("button", { class: "primary" }, "Start training");
+  const form = h("form", { novalidate: true, submit: (e) => { e.preventDefault(); submit(all, problems, button, key, signal); } }, problems,
+    h("fieldset", {}, h("legend", {}, "Job"), pick((c) => !c.group)),
+    h("fieldset", {}, h("legend", {}, "Main settings"), pick((c) => upFront.includes(c.name) && c.group === groups[0])),
+    more("More settings", pick((c) => c.group === groups[0] && !upFront.includes(c.name))),
+    more("Adapter (LoRA)", pick((c) => c.group === groups[1])),
+    h("div", { class: "actions" }, button));
+  const key = { value: newKey() };
+  form.addEventListener("input", () => { key.value = newKey(); remember(all); });
+  return form;
+}
+
+const more = (title, nodes) => nodes.length > 0 && h("details", { class: "fieldset" }, h("summary", {}, title), h("div", {}, nodes));
+
+// The same key makes a second press, or a retry after a lost reply, the same job; randomUUID is missing on plain http.
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
+
+function jobName(params, files) {
+  const chosen = files.find((f) => f.file_id === params.get("file")) ?? files[0];
+  const start = params.get("job_name") ?? shorten(chosen.filename.replace(/\.zip$/i, ""), 60);
+  const input = h("input", { id: "job_name", value: start, maxlength: "100", autocomplete: "off" });
+  return wrap({ path: "job_name", label: "Name of the job", help: "Anything that helps you find it again", input, read: () => input.value.trim() || null, wrong: (t) => !t && "A name is needed", start: null });
+}
+
+function dataFile(files, params) {
+  const input = h("select", { id: "data_file_id" }, files.map((f) => h("option", { value: f.file_id, selected: f.file_id === params.get("file") }, shorten(`${f.filename} (${f.valid_images} rows)`, 80))));
+  return wrap({ path: "data_file_id", label: "Data", help: "", input, read: () => input.value, wrong: () => false, start: null });
+}
+
+function control(group, field, params) {
+  const path = `${group}.${field.name}`, given = params.get(path), start = field.default === null || field.default === undefined ? "" : String(field.default);
+  const options = field.choices ?? (field.type === "bool" ? ["true", "false"] : null);
+  const input = options ? choice(path, field, options, given ?? start) : h("input", { id: path, value: given ?? start, autocomplete: "off", inputmode: field.type === "str" ? "text" : "decimal", spellcheck: "false" });
+  return wrap({ group, name: field.name, path, label: field.name, help: hint(field), input, start, read: () => input.value.trim(), wrong: (t) => t !== "" && check(field, t), field });
+}
+
+function choice(id, field, options, value) {
+  const unset = field.default === null || field.default === undefined ? [""] : [];
+  return h("select", { id }, [...unset, ...options.map(String)].map((o) => h("option", { value: o, selected: o === value }, o || "by default")));
+}
+
+// A message that appears between press and release would move the button away from under the pointer.
+let pressed = false;
+for (const [kind, on] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) document.addEventListener(kind, () => { pressed = on; }, true);
+const afterPress = (act) => pressed ? document.addEventListener("pointerup", () => setTimeout(act), { once: true }) : act();
+
+function wrap(c) {
+  const ids = { help: `${c.path}-help`, error: `${c.path}-error` };
+  c.error = h("p", { class: "error", id: ids.error });
+  c.input.setAttribute("aria-describedby", `${ids.error} ${ids.help}`);
+  c.input.addEventListener("change", () => afterPress(() => c.say(c.wrong(c.read() ?? ""))));
+  c.say = (text) => {
+    c.error.textContent = text || "";
+    if (text) c.input.setAttribute("aria-invalid", "true");
+    else c.input.removeAttribute("aria-invalid");
+  };
+  c.node = h("div", { class: "field" }, h("label", { for: c.path }, c.label), c.input, c.error, h("p", { class: "help", id: ids.help }, c.help));
+  return c;
+}
+
+function hint(field) {
+  const range = bounds(field), start = field.default;
+  return [field.help, range && `Range: ${range}.`, start !== null && start !== undefined && start !== "" && `Default: ${start}.`].filter(Boolean).map((t) => t.replace(/[^.]$/, "$&.")).join(" ");
+}
+
+function bounds({ minimum: low, maximum: high }) {
+  const has = (v) => v !== null && v !== undefined, say = (v) => v >= 10_000 ? v.toLocaleString("en-GB") : v;
+  return has(low) && has(high) ? `${say(low)} to ${say(high)}` : has(low) ? `${say(low)} or more` : has(high) ? `at most ${say(high)}` : "";
+}
+
+function check(field, text) {
+  if (field.type !== "int" && field.type !== "float") return false;
+  const value = Number(text);
+  if (!Number.isFinite(value)) return `“${shorten(text, 30)}” is not a number`;
+  if (field.type === "int" && !Number.isInteger(value)) return `${shorten(text, 30)}: a whole number is needed`;
+  const low = field.minimum ?? -Infinity, high = field.maximum ?? Infinity;
+  return (value < low || value > high) && `${shorten(text, 30)} is outside the range ${bounds(field)}`;
+}
+
+function typed(field, text) {
+  if (field.type === "bool") return text === "true";
+  return field.type === "str" ? text : Number(text);
+}
+
+function changed(all, group) {
+  const mine = all.filter((c) => c.group === group && c.read() !== "" && c.read() !== c.start);
+  return Object.fromEntries(mine.map((c) => [c.name, typed(c.field, c.read())]));
+}
+
+// What was filled in stands in the address, so that a reload keeps it.
+function remember(all) {
+  const pairs = all.filter((c) => c.start === null || c.read() !== c.start).map((c) => [c.path === "data_file_id" ? "file" : c.path, c.read()]);
+  history.replaceState(null, "", `#/train${query(Object.fromEntries(pairs))}`);
+}
+
+async function submit(all, problems, button, key, signal) {
+  const wrong = all.filter((c) => { const text = c.wrong(c.read() ?? ""); c.say(text); return text; });
+  if (wrong.length) return summarise(problems, wrong);
+  const json = { job_name: all[0].read(), data_file_id: all[1].read(), training_config: changed(all, groups[0]), lora_config: changed(all, groups[1]) };
+  button.disabled = true;
+  problems.replaceChildren();
+  try {
+    const job = await call("POST", "train", { json, headers: { "Idempotency-Key": key.value }, signal });
+    announce("The job is in the queue");
+    location.hash = `#/${address("jobs", job.job_id)}`;
+  } catch (e) {
+    if (!signal.aborted) refuse(all, problems, e);
+  } finally { button.disabled = false; }
+}
+
+function refuse(all, problems, error) {
+  const listed = error.errors?.length ? error.errors : [{ field: error.code, message: error.detail }];
+  const place = (e) => all.find((c) => c.path === (e.field ?? e.code));
+  const placed = listed.filter(place), rest = listed.filter((e) => !place(e));
+  placed.forEach((e) => place(e).say(`${e.message ?? error.detail} (${e.code ?? error.code})`));
+  summarise(problems, [...new Set(placed.map(place))], rest.length ? notice(error, error.errors?.length ? rest : []) : null);
+}
+
+function summarise(problems, wrong, said) {
+  const go = (c) => (e) => { e.preventDefault(); reveal(c); };
+  const links = h("ul", {}, wrong.map((c) => h("li", {}, h("a", { href: `#${c.path}`, click: go(c) }, c.label, ": ", c.error.textContent))));
+  const title = wrong.length === 1 ? "One field needs another value" : `${wrong.length} fields need other values`;
+  problems.replaceChildren(said ?? h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("strong", {}, title))));
+  if (wrong.length) problems.firstChild.append(links);
+  if (wrong.length) reveal(wrong[0]);
+  else problems.scrollIntoView({ block: "center" });
+}
+
+function reveal(c) {
+  c.node.closest("details")?.setAttribute("open", "");
+  c.input.focus();
+}
