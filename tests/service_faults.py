@@ -220,7 +220,7 @@ def bad_inputs(folder, mutated=1500):
             row("requests with bytes changed at random: refused with a code, or still good; never a 5xx", tried - by_hand, len([w for w in wrong if w[0].startswith(("JSON ", "ZIP ", "form "))]))]
 
 
-def fuzzed(folder, seconds=60):
+def fuzzed(folder, seconds=40):
     "Atheris on the readers, from the seeds"
     rows = []
     for kind in ("json", "csv", "zip"):
