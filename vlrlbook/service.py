@@ -14,6 +14,7 @@ __all__ = ['problems', 'tiny_models', 'hub_models', 'form_fields', 'also_called'
 
 # %% ../nbs/08_service.ipynb #c003
 import ast, asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil, signal, socket, subprocess, sys, time, uuid, zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -22,7 +23,7 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 import vlrlbook.core
-from .core import SettingsError, _finite, _sha256, as_type, book_file, nearest, settings_help, write_json, write_whole
+from .core import SettingsError, _finite, _sha256, _to_disk, as_type, book_file, nearest, settings_help, write_json, write_whole
 from .data import DataError, counting_columns, limits
 
 # %% ../nbs/08_service.ipynb #c008
@@ -446,8 +447,10 @@ class Uploads:
         upload = dict(file_id=f"f-{secrets.token_hex(8)}", filename=filename, upload_time=now(), csv_rows=report["csv_rows"], valid_images=report["valid_images"],
                       skipped=[s | dict(image=clean(s["image"]), message=clean(s["message"])) for s in report["skipped"][:1000]], skipped_rows=len(report["skipped"]), size_bytes=size, unpacked_bytes=sum(p.stat().st_size for p in (work / "data").iterdir()))
         write_json(work / "data" / "upload.json", upload)
-        os.sync()
+        with ThreadPoolExecutor(8) as pool: list(pool.map(_to_disk, (work / "data").iterdir())) # together, so that the disk's journal takes many at once
+        _to_disk(work / "data")
         os.rename(work / "data", self.root / upload["file_id"])
+        _to_disk(self.root)
         self.known[upload["file_id"]] = upload
         return upload
 
@@ -686,7 +689,7 @@ class UploadSide:
         from starlette.responses import Response
         file_id = request.path_params["file_id"]
         self.uploads.get(file_id)
-        if file_id in self._needed(): raise Problem("file.in_use", "a job that has not ended needs it: cancel the job first")
+        if file_id in await asyncio.to_thread(self._needed): raise Problem("file.in_use", "a job that has not ended needs it: cancel the job first")
         await asyncio.to_thread(self.uploads.remove, file_id)
         return Response(status_code=204)
 
@@ -712,7 +715,7 @@ class JobSide:
         what = hashlib.sha256(json.dumps(body, sort_keys=True).encode("utf-8", "replace")).hexdigest()
         job = await asyncio.to_thread(self.jobs.submit, asked["job_name"], parameters, self.command, key, what if key else None)
         logger.info("train", extra=dict(job_id=job.job_id, file_id=upload["file_id"]))
-        try: write_json(self.jobs.folder(job.job_id) / "notes.json", notes)
+        try: await asyncio.to_thread(lambda: write_json(self.jobs.folder(job.job_id) / "notes.json", notes))
         except OSError as e: logger.warning("notes", extra=dict(job_id=job.job_id, reason=e.strerror)) # the job is there all the same
         return reply(job_reply(job) | dict(notes=notes))
 
@@ -720,18 +723,33 @@ class JobSide:
         asked = query(request, status=(str, None), limit=(int, 50, 1, 500), after=(str, None))
         if asked["status"] is not None and asked["status"] not in job_states: raise Problem("query.value", f"status{nearest(clean(asked['status'], 40), list(job_states))}")
         if asked["after"] is not None and not re.fullmatch(r"[0-9]{1,18}", asked["after"]): raise Problem("query.value", "after: take `next` of the page before")
-        page, following = self.jobs.list(**asked)
+        page, following = await asyncio.to_thread(lambda: self.jobs.list(**asked))
         return reply(dict(jobs=[job_reply(j) for j in page], next=following))
 
     async def job(self, request):
-        "The one address that many ask all the time: what was said is said again for a fifth of a second"
+        "The one address that many ask all the time: what was said is said again for a fifth of a second, and while the ledger is asked anew"
         from starlette.responses import Response
-        job_id, at = request.path_params["job_id"], time.monotonic()
+        job_id = request.path_params["job_id"]
         known = self.polled.get(job_id)
-        if known is None or at - known[0] > 0.2:
-            if len(self.polled) > 1000: self.polled.clear()
-            known = self.polled[job_id] = (at, encoded(job_reply(self.jobs.get(job_id)) | dict(notes=self._notes(job_id))))
+        age = time.monotonic() - known[0] if known else 3600
+        if age > 0.2 and job_id not in self.asking:
+            self.asking[job_id] = asyncio.create_task(self._refresh(job_id))
+            self.asking[job_id].add_done_callback(lambda task: task.cancelled() or task.exception())
+        if age > 1: known = await asyncio.shield(self.asking[job_id])
         return Response(known[1], media_type="application/json")
+
+    async def _refresh(self, job_id):
+        "Ask the ledger, which may be waiting for the disk, in a thread; all who wait get the same answer"
+        try: told = await asyncio.to_thread(lambda: encoded(job_reply(self.jobs.get(job_id)) | dict(notes=self._notes(job_id))))
+        except Exception:
+            self.polled.pop(job_id, None)
+            raise
+        finally: del self.asking[job_id]
+        if len(self.polled) > 1000: self.polled.clear()
+        self.polled[job_id] = (time.monotonic(), told)
+        return self.polled[job_id]
+
+    async def _folder(self, job_id): return await asyncio.to_thread(self.jobs.folder, job_id)
 
     def _notes(self, job_id) -> list:
         "What was decided for a job when it was started"
@@ -753,7 +771,7 @@ class JobSide:
         self.polled.pop(request.path_params["job_id"], None)
         return reply(job_reply(await asyncio.to_thread(self.jobs.resume, request.path_params["job_id"])))
 
-    async def moves(self, request): return reply(dict(moves=self.jobs.events(request.path_params["job_id"])))
+    async def moves(self, request): return reply(dict(moves=await asyncio.to_thread(self.jobs.events, request.path_params["job_id"])))
 
 # %% ../nbs/08_service.ipynb #c102
 def upload_of(
@@ -871,28 +889,28 @@ class ResultSide:
     "What a job leaves while it runs and when it has ended"
     async def log(self, request):
         from starlette.responses import Response
-        lines, path = query(request, tail=(int, 200, 1, 10_000))["tail"], self.jobs.folder(request.path_params["job_id"]) / "job.log"
+        lines, path = query(request, tail=(int, 200, 1, 10_000))["tail"], await self._folder(request.path_params["job_id"]) / "job.log"
         text = await asyncio.to_thread(log_tail, path, lines) if path.exists() else ""
         return Response(text.replace(str(Path(self.settings.data_dir).resolve()), "data").encode("utf-8", "replace"), media_type="text/plain; charset=utf-8")
 
     async def metrics(self, request):
-        after, folder = query(request, after_step=(int, -1, -1, 10**9))["after_step"], self.jobs.folder(request.path_params["job_id"])
+        after, folder = query(request, after_step=(int, -1, -1, 10**9))["after_step"], await self._folder(request.path_params["job_id"])
         found = await asyncio.to_thread(metric_rows, folder / "run" / "run_log.csv", after)
         return reply(dict(rows=found, next_step=found[-1]["step"] if found else max(0, after)))
 
-    async def rollouts(self, request): return reply(await asyncio.to_thread(rollouts_now, self.jobs.folder(request.path_params["job_id"])))
+    async def rollouts(self, request): return reply(await asyncio.to_thread(rollouts_now, await self._folder(request.path_params["job_id"])))
 
     async def notebook(self, request):
         from starlette.responses import Response
-        folder = self.jobs.folder(request.path_params["job_id"])
+        folder = await self._folder(request.path_params["job_id"])
         page = await notebook_html(folder / "out.ipynb", self.readers)
         return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"})
 
     async def download(self, request):
         from starlette.responses import FileResponse, Response
-        job = self.jobs.get(request.path_params["job_id"])
+        job = await asyncio.to_thread(self.jobs.get, request.path_params["job_id"])
         if job.status != "completed": raise Problem("job.not_completed", f"the job is {job.status}")
-        async with self.packing: path, digest = await asyncio.to_thread(pack, self.jobs.folder(job.job_id))
+        async with self.packing: path, digest = await asyncio.to_thread(pack, await self._folder(job.job_id))
         headers = {"etag": f'"{digest}"', "x-content-sha256": digest, "content-security-policy": Doors.reply_policy}
         if f'"{digest}"' in request.headers.get("if-none-match", ""): return Response(status_code=304, headers=headers)
         one_range(request, path.stat().st_size)
@@ -904,7 +922,7 @@ class EventSide:
     async def events(self, request):
         from starlette.responses import Response, StreamingResponse
         job_id, last = request.path_params["job_id"], request.headers.get("last-event-id", "")
-        folder = self.jobs.folder(job_id)
+        folder = await self._folder(job_id)
         if request.method == "HEAD": return Response(media_type="text/event-stream")
         if self.streaming >= self.settings.streams: raise Problem("events.busy", "too many streams; ask for the job itself", {"retry-after": "10"})
         return StreamingResponse(self._stream(job_id, folder, int(last) if re.fullmatch(r"[0-9]{1,9}", last) else -1), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
@@ -915,7 +933,7 @@ class EventSide:
         self.streaming += 1
         try:
             while True:
-                job = job_reply(self.jobs.get(job_id))
+                job = job_reply(await asyncio.to_thread(self.jobs.get, job_id))
                 rows, groups = await asyncio.to_thread(metric_rows, folder / "run" / "run_log.csv", step), await asyncio.to_thread(rollouts_now, folder)
                 news = [("status", None, job)] * (job != shown)
                 if rows: news.append(("metrics", step := rows[-1]["step"], rows))
@@ -960,7 +978,7 @@ class Service(Front, UploadSide, JobSide, ResultSide, EventSide):
         self.uploads, self.size, self.command = Uploads(settings.data_dir), settings.trains, gentle(settings.trains)
         self.form, self.stopping = request_form(self.size), asyncio.Event()
         self.uploading = self.streaming = 0
-        self.readers, self.packing, self.polled, self.notes, self.sample = asyncio.Semaphore(2), asyncio.Lock(), {}, {}, None
+        self.readers, self.packing, self.polled, self.asking, self.notes, self.sample = asyncio.Semaphore(2), asyncio.Lock(), {}, {}, {}, None
 
     async def clean_up(self, request):
         days = query(request, older_than_days=(float, self.settings.keep_days or 30.0, 0.0, 36500.0))["older_than_days"]
