@@ -60,7 +60,7 @@ function nowhere() {
   return [h("h1", {}, "There is no such page"), h("p", {}, "Go on with ", h("a", { href: "#/data" }, "the data"), " or ", h("a", { href: "#/jobs" }, "the jobs"), ".")];
 }
 
-export function connection(text) {
+function connection(text) {
   const note = document.getElementById("connection");
   if (note.textContent !== text) note.textContent = text;
 }
