@@ -58,6 +58,7 @@ function update(view, job) {
   head.times.updated.replaceChildren(when(job.updated_at));
   head.times.ended.replaceChildren(when(job.ended_at));
   head.times.ended.closest("div").hidden = !job.ended_at;
+  view.answers.choice.hidden = ended(job);
   if (Math.floor((job.progress ?? 0) / 10) > Math.floor((old.progress ?? 0) / 10)) announce(`${number(job.progress, 0)} %, ${stepText(job)}`);
   view.job = job;
   if (head.node.isConnected) document.title = `${ended(job) ? job.status : `${number(job.progress ?? 0, 0)} %`} · ${job.job_name} · vlrlbook`;
@@ -119,7 +120,7 @@ async function act(view, method, path, said) {
 
 function answersPart(view) {
   const cards = h("div", {}, empty()), box = h("input", { type: "checkbox", id: "newest", checked: true, change: () => load() });
-  const node = h("div", {}, h("p", { class: "check" }, box, h("label", { for: "newest" }, "Show each new step; take the tick away to read in peace")), cards);
+  const choice = h("p", { class: "check" }, box, h("label", { for: "newest" }, "Show each new step; take the tick away to read in peace")), node = h("div", {}, choice, cards);
   let shown = null, wanted = null, busy = false;
   const load = async (step = wanted) => {
     wanted = step;
@@ -130,7 +131,7 @@ function answersPart(view) {
     finally { busy = false; }
     if (wanted !== step && !view.signal.aborted) load();
   };
-  return { node, load };
+  return { node, load, choice };
 }
 
 const groups = (found) => !found.groups?.length ? [empty()] :
