@@ -297,6 +297,23 @@ def test_a_failed_press_is_not_lost(page, server, data):
     page.wait_for_selector("[role=alert] >> text=One field")
 
 
+def test_a_lost_reply_does_not_start_a_second_job(page, server, data):
+    page.refused = ("ERR_FAILED",)
+    lost = []
+
+    def lose(route):
+        lost.append(route.fetch().json()["job_id"])
+        route.abort()
+
+    page.route("**/train", lose, times=1)
+    page.goto(f"{server.url}/#/train?file={data}&training_config.max_steps=2")
+    page.click("button >> text=Start training")
+    page.wait_for_selector("[role=alert] >> text=connection.lost")
+    page.click("button >> text=Start training")
+    page.wait_for_selector(".state [data-status]")
+    assert page.url.rpartition("/")[2] == lost[0]
+
+
 def tab_to(page, name, most=80):
     "Press Tab until the focus is on `name`, and be sure that a person sees where it is on the way"
     for _ in range(most):
