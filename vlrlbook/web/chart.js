@@ -33,7 +33,7 @@ function smooth(values, weight = 0.8) {
 function panel({ column, title = column, colour, range, caption }) {
   const name = svg("title", { id: `chart-${column}` }), said = svg("desc", { id: `chart-${column}-desc` }), inside = svg("g");
   const readout = h("span", { class: "readout" });
-  const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-labelledby": `chart-${column} chart-${column}-desc`, class: `chart ${colour}` }, name, said, inside);
+  const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-labelledby": `chart-${column}`, "aria-describedby": `chart-${column}-desc`, class: `chart ${colour}` }, name, said, inside);
   const heading = h("h3");
   const node = h("figure", {}, heading, picture, h("figcaption", {}, readout, caption));
   const draw = (rows) => {
