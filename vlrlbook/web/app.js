@@ -70,9 +70,9 @@ function tokenPage(problem) {
   sessionStorage.removeItem("token-tried");
   const field = h("input", { id: "token", type: "password", autocomplete: "off", required: true, "aria-describedby": "token-help" });
   const form = h("form", { submit: (e) => { e.preventDefault(); enterToken(field.value); } },
-    h("label", { for: "token" }, "Token"), field,
-    h("p", { id: "token-help", class: "help" }, "The part after token= in the address that the server printed. It also lies in the file named token in the server's data directory."),
-    h("button", { class: "primary" }, "Go on"));
+    h("div", { class: "field" }, h("label", { for: "token" }, "Token"), field,
+      h("p", { id: "token-help", class: "help" }, "The part after token= in the address that the server printed. It also lies in the file named token in the server's data directory.")),
+    h("p", {}, h("button", { class: "primary" }, "Go on")));
   return [h("h1", {}, "This server needs its token"),
     tried && h("div", { class: "notice bad", role: "alert" }, h("p", {}, "That token was not accepted.")),
     h("p", {}, "Open the address that ", h("code", {}, "vlrlbook serve"), " printed when it started, or paste the token here. A browser is asked once."),

@@ -85,7 +85,7 @@ const yAxis = (low, high, y) => ticks(low, high).flatMap((t) => [
   svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) }),
   svg("text", { x: box.left - 6, y: y(t) + 4, "text-anchor": "end" }, tickText(t))]);
 
-const tickText = (t) => String(t).replace("-", "−");
+const tickText = (t) => String(t).replace(/-/g, "−");
 
 function xAxis(first, last, x) {
   const whole = ticks(first, last).filter(Number.isInteger);
