@@ -88,12 +88,12 @@ def everybody(data_dir):
     return found
 
 
-def kill_at_random(n, seed=0, every=0.25, parameters=None):
+def kill_at_random(n, seed=0, every=0.2, parameters=None):
     "n jobs; all the while the server, a supervisor or a trainer is killed -9"
     rng, kills = random.Random(seed), Counter()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         folder = Path(folder).resolve()
-        given = json.dumps({"max_steps": 6, "seconds": 0.03, "child": True, **(parameters or {})})
+        given = json.dumps({"max_steps": 6, "seconds": 0.08, "child": True, **(parameters or {})})
         start = lambda: subprocess.Popen([sys.executable, str(HERE / "fault_server.py"), str(folder), str(n), given], stderr=open(folder / "server.log", "ab"))
         server, acks, began = start(), folder / "acks.txt", time.monotonic()
         try:
@@ -188,9 +188,9 @@ def two_servers(n):
     return dict(n=n, failures=failures, detail="every fifth from another process; each refused")
 
 
-def restart_with_queue(n, jobs_each=50):
-    "A server that dies with jobs waiting; the next starts them in order, each once"
-    wrong = Counter()
+def restart_with_queue(n):
+    "A server that dies with jobs waiting (fewer in CI); the next starts them in order, each once"
+    wrong, jobs_each = Counter(), 50 if n > 1 else 12
     for _ in range(n):
         with tempfile.TemporaryDirectory() as folder:
             first = Jobs(folder)

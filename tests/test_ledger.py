@@ -36,6 +36,18 @@ def test_fault(name, more, few, many):
     assert found["failures"] == 0, found
 
 
+def test_the_fault_tests_notice_an_orphan(monkeypatch):
+    "Without the search for what a dead supervisor left, a second attempt meets the first one's child"
+    monkeypatch.setattr(module.LocalBackend, "sweep", lambda *args: True)
+    with served() as jobs:
+        job = jobs.submit("a", dict(max_steps=20, seconds=0.03, child=True), TRAINER)
+        wait(lambda: jobs.get(job.job_id).current_step > 4)
+        signal_all(supervisors(jobs.data_dir), signal.SIGKILL)
+        until(jobs, job, *ends)
+        assert what_happened(jobs.folder(job.job_id))["OVERLAP"] == 1 and len(everybody(jobs.data_dir)) == 1
+        signal_all(everybody(jobs.data_dir), signal.SIGKILL)
+
+
 def test_the_pages_table_is_of_the_full_size_and_without_failures():
     rows = list(csv.DictReader((ROOT / "nbs" / "logs" / "07a_faults.csv").open()))
     assert {(r["fault"], r["part"]) for r in rows} >= {(f[0], *(f[1] or ("",))) for f in FAULTS}
@@ -168,6 +180,18 @@ def test_a_server_that_stops_may_interrupt(tmp_path, polite):
         ended = until(jobs, job, *ends)
         assert (ended.status, ended.resumed_from) == ("completed", f"checkpoint-{step if polite else step - step % 15}")
     assert what_happened(tmp_path / "jobs" / job.job_id)["finish"] == 1
+
+
+def test_a_job_whose_folder_is_gone_blocks_nobody(tmp_path):
+    with opened(tmp_path) as jobs:
+        gone, next_one = (jobs.submit(name, dict(max_steps=1), TRAINER) for name in ("gone", "next"))
+        shutil.rmtree(jobs.folder(gone.job_id))
+    with served(tmp_path, slots=1) as jobs:
+        assert until(jobs, next_one, *ends).status == "completed"
+        assert (jobs.get(gone.job_id).status, jobs.get(gone.job_id).error_code) == ("failed", "trainer.start")
+        jobs.stop()
+        jobs.stop()
+        jobs.__init__(tmp_path)
 
 
 def test_one_job_per_slot(tmp_path):

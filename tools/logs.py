@@ -359,8 +359,10 @@ def service_faults(names):
     facts = run_facts()
     with_what = dict(commit=facts["commit"], date=date.today().isoformat(), device=facts["device"], python=facts["versions"]["python"], **{name: version(name) for name in ("fastapi", "starlette", "uvicorn", "python-multipart", "pillow")})
     known = list(csv.DictReader((logs / "08_faults.csv").open())) if (logs / "08_faults.csv").exists() else []
-    rows = {r["fault"]: r for r in known} | {r["fault"]: r | with_what for r in measure(names)}
-    write("08_faults.csv", list(rows.values()))
+    rows = {r["fault"]: r for r in known}
+    for found in measure(names):
+        rows |= {r["fault"]: r | with_what for r in found}
+        write("08_faults.csv", list(rows.values()))
     if by_second: write("08_pollers.csv", by_second)
 
 

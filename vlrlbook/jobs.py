@@ -12,7 +12,7 @@ __all__ = ['logger', 'moves', 'states', 'live', 'ends', 'schema', 'network_syste
            'devices_of', 'train_command', 'DispatchersSide', 'folder_bytes', 'CleanUp', 'Jobs', 'train',
            'commit_result', 'main']
 
-# %% ../nbs/07a_jobs.ipynb #f32a6640
+# %% ../nbs/07a_jobs.ipynb #2e5d6fe9
 import ctypes, csv, errno, fcntl, json, logging, os, re, secrets, select, shlex, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -21,13 +21,13 @@ from pathlib import Path
 
 logger = logging.getLogger("vlrlbook.jobs")
 
-# %% ../nbs/07a_jobs.ipynb #3a32926b
+# %% ../nbs/07a_jobs.ipynb #f313385d
 moves = {"queued": ("training", "cancelled"), "training": ("completed", "failed", "interrupted", "cancelling"), "cancelling": ("cancelled", "completed", "failed"),
          "interrupted": ("queued", "cancelled"), "completed": (), "failed": ("queued",), "cancelled": ("queued",)} # a state → those that may follow it
 
 states, live, ends = (*moves,), ("training", "cancelling"), ("completed", "failed", "cancelled")
 
-# %% ../nbs/07a_jobs.ipynb #7b49c556
+# %% ../nbs/07a_jobs.ipynb #62156fc3
 class JobsError(Exception):
     "What this chapter refuses; `code` is stable, the text is for people"
     code = "job"
@@ -41,7 +41,7 @@ class AlreadyServed(JobsError): "Another server holds the data directory"; code 
 class NetworkFolder(JobsError): "SQLite's write-ahead log needs a local disk"; code = "data_dir.network"
 class LedgerUnavailable(JobsError): "The ledger cannot be written now: disk full, or locked"; code = "ledger.unavailable"
 
-# %% ../nbs/07a_jobs.ipynb #41a61b2f
+# %% ../nbs/07a_jobs.ipynb #5afeef1b
 @dataclass
 class Job:
     "What the ledger says of one job"
@@ -88,7 +88,7 @@ def utc(
     "A moment as the ledger writes it; nothing is ever decided by it"
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-# %% ../nbs/07a_jobs.ipynb #5cc340f3
+# %% ../nbs/07a_jobs.ipynb #c0386243
 schema = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT UNIQUE NOT NULL, job_name TEXT, status TEXT NOT NULL, place INTEGER NOT NULL,
@@ -102,7 +102,7 @@ CREATE INDEX IF NOT EXISTS by_job ON moves (job_id);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value REAL);
 """
 
-# %% ../nbs/07a_jobs.ipynb #d5d73797
+# %% ../nbs/07a_jobs.ipynb #5a8752d9
 class Ledger:
     "One SQLite file; every change is one transaction that is on the disk before anybody hears of it"
     def __init__(self,
@@ -166,17 +166,19 @@ class Ledger:
         "Let go of the file"
         with self.lock: self.db.close()
 
-# %% ../nbs/07a_jobs.ipynb #4ad05c94
+# %% ../nbs/07a_jobs.ipynb #f40bd0cc
 def take_lock(
     path: str | Path, # a file; made if it is not there
+    patience: float = 0.0, # seconds to wait for it
 ) -> int | None: # its descriptor, or None: somebody else holds it
     "An exclusive `flock`, which the system itself lets go of when its holder dies"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+    fd, limit = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), time.monotonic() + patience
+    while True:
+        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < limit: time.sleep(0.02)
+            else: return os.close(fd)
+        else: return fd
 
 def is_held(
     path: str | Path, # a lock file
@@ -204,7 +206,7 @@ def read_order(
     word, attempt = os.pread(fd, 32, 0).decode().split()
     return word, int(attempt)
 
-# %% ../nbs/07a_jobs.ipynb #cf308d61
+# %% ../nbs/07a_jobs.ipynb #0375861d
 network_systems = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "virtiofs")
 
 def file_system(
@@ -217,7 +219,7 @@ def file_system(
     inside = [(len(at), kind) for at, kind in mounts if Path(path).resolve().is_relative_to(at)]
     return max(inside, key=lambda m: m[0])[1] if inside else "unknown"
 
-# %% ../nbs/07a_jobs.ipynb #2daeea20
+# %% ../nbs/07a_jobs.ipynb #a93d8639
 def parents(
 ) -> dict: # process id → (parent's id, state letter)
     "Every process there is"
@@ -255,7 +257,7 @@ def tagged(
         if state not in "ZX" and tag.encode() in environment.split(b"\0"): found.append(pid)
     return found
 
-# %% ../nbs/07a_jobs.ipynb #baa7786e
+# %% ../nbs/07a_jobs.ipynb #2112bec4
 def signal_all(
     pids: list, # process ids
     number: int, # signal
@@ -283,7 +285,7 @@ def job_tag(
     "The mark that a job's processes carry"
     return f"VLRLBOOK_JOB={Path(folder).resolve()}"
 
-# %% ../nbs/07a_jobs.ipynb #7e043234
+# %% ../nbs/07a_jobs.ipynb #c1b1f202
 def prctl(
     option: int, # 1: die with the parent; 36: adopt orphans
     value: int, # signal, or 1
@@ -296,7 +298,7 @@ def _die_with(parent):
     prctl(1, signal.SIGKILL)
     if os.getppid() != parent: os._exit(1)
 
-# %% ../nbs/07a_jobs.ipynb #cc1ea90f
+# %% ../nbs/07a_jobs.ipynb #52aa23f8
 class Outcome:
     "outcome.json: its room is taken before work begins, so that a full disk cannot keep the end from being told"
     size = 4096
@@ -348,7 +350,7 @@ class Log:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
             self.lost += len(data)
 
-# %% ../nbs/07a_jobs.ipynb #67e682b8
+# %% ../nbs/07a_jobs.ipynb #8f7003d3
 causes = (("trainer.out_of_memory", r"OutOfMemoryError|CUDA out of memory|MemoryError|Cannot allocate memory|std::bad_alloc"),
           ("trainer.parameters", r"SettingsError"), ("trainer.disk_full", r"No space left on device|Disk quota exceeded"))
 
@@ -380,7 +382,7 @@ def problem_of(
     from vlrlbook.core import damage # the supervisor lives long, so it starts light
     return damage(folder)
 
-# %% ../nbs/07a_jobs.ipynb #8862ad11
+# %% ../nbs/07a_jobs.ipynb #0e1126da
 def supervise(
     folder: str | Path, # of the job
     attempt: int, # which this is
@@ -433,7 +435,7 @@ def _copy(words, log):
         if not data: return time.sleep(0.01)
         log.write(data)
 
-# %% ../nbs/07a_jobs.ipynb #0f8412c2
+# %% ../nbs/07a_jobs.ipynb #11ca373c
 def newest_checkpoint(
     run: str | Path, # output_dir of a run
 ) -> Path | None: # the checkpoint of the highest step that equals its manifest
@@ -475,7 +477,7 @@ def progress_of(
     except (KeyError, ValueError): step, loss = 0, None
     return dict(current_step=step, loss=loss if loss is None or abs(loss) < float("inf") else None, total_steps=total, progress=min(99.0, 100 * step / total) if total else 0.0)
 
-# %% ../nbs/07a_jobs.ipynb #54d647ec
+# %% ../nbs/07a_jobs.ipynb #6cce0ab5
 def supervisor_command(
     folder: Path, # of the job
     attempt: int, # which this is
@@ -525,7 +527,7 @@ class LocalBackend:
         "Kill what the dead left"
         return kill_until_gone(lambda: tagged(job_tag(folder)), seconds=1)
 
-# %% ../nbs/07a_jobs.ipynb #cde4d2a6
+# %% ../nbs/07a_jobs.ipynb #783c6bae
 class SubmititBackend(LocalBackend):
     "Supervisors as Slurm jobs, or as submitit's local ones; every node must see the data directory, and the ledger needs a disk of the server's own"
     hands_over = False
@@ -581,7 +583,7 @@ class RayBackend(LocalBackend):
 
 backends = {"local": LocalBackend, "submitit": SubmititBackend, "ray": RayBackend}
 
-# %% ../nbs/07a_jobs.ipynb #545fd8bd
+# %% ../nbs/07a_jobs.ipynb #3d808186
 class OwnersSide:
     "What the owner of a job can ask for"
     def folder(self,
@@ -713,7 +715,7 @@ class OwnersSide:
             db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))
         self._discard(self.data_dir / "jobs" / row["job_id"])
 
-# %% ../nbs/07a_jobs.ipynb #d02200a5
+# %% ../nbs/07a_jobs.ipynb #3ccf649d
 def devices_of(
     slots: int | list, # how many, or the devices of each
 ) -> list: # CUDA_VISIBLE_DEVICES of each slot
@@ -727,7 +729,7 @@ def train_command(
     "What a job runs if nothing else is asked for: chapter 05"
     return [sys.executable, "-m", "vlrlbook.jobs", "train"]
 
-# %% ../nbs/07a_jobs.ipynb #6a340cac
+# %% ../nbs/07a_jobs.ipynb #36eb5ad8
 class DispatchersSide:
     "What happens by itself, a look at a time"
     def look(self):
@@ -786,6 +788,7 @@ class DispatchersSide:
     def _begin(self, row, slot):
         "Start the job that has waited longest: lock, then ledger, then process"
         folder, attempt = self.data_dir / "jobs" / row["job_id"], row["attempt"] + 1
+        if not folder.exists(): return self._gone(row, slot)
         lock = take_lock(folder / "lock")
         if lock is None: return # the last attempt is still letting go
         try:
@@ -799,12 +802,17 @@ class DispatchersSide:
             handle = self.backend.start(folder, attempt, slot, lock)
             with self.ledger.write() as db: db.execute("UPDATE jobs SET handle = ? WHERE job_id = ?", (handle, row["job_id"]))
         except OSError as e:
-            logger.error("%s cannot be started: %s", row["job_id"], e.strerror)
             self.ledger.move(row["job_id"], "training", "interrupted", f"could not be started: {e.strerror}")
+            raise
         finally:
             if lock is not None: os.close(lock)
 
-# %% ../nbs/07a_jobs.ipynb #ec75d6f1
+    def _gone(self, row, slot):
+        "A job whose folder somebody has taken away must not stand in the others' way"
+        self.ledger.move(row["job_id"], "queued", "training", f"slot {slot}", attempt=row["attempt"] + 1)
+        self.ledger.move(row["job_id"], "training", "failed", "trainer.start", error_code="trainer.start", error_message="the job's folder is gone", **self._ended())
+
+# %% ../nbs/07a_jobs.ipynb #2797c893
 def folder_bytes(
     folder: str | Path, # any folder
 ) -> int: # on the disk; linked files count once
@@ -854,7 +862,7 @@ class CleanUp:
         os.rename(folder, aside / "gone")
         shutil.rmtree(aside)
 
-# %% ../nbs/07a_jobs.ipynb #63dba12f
+# %% ../nbs/07a_jobs.ipynb #b193641e
 class Jobs(OwnersSide, DispatchersSide, CleanUp):
     "All jobs of one data directory: the ledger, their folders, and the dispatcher that starts them in order"
     tick = 0.1 # seconds between two looks
@@ -885,7 +893,7 @@ class Jobs(OwnersSide, DispatchersSide, CleanUp):
         kind = file_system(ledger_dir)
         if kind in network_systems: raise NetworkFolder(f"{ledger_dir.name} is on {kind}; the ledger needs a local disk (ledger_dir)")
         for path in (self.data_dir / "jobs", self.data_dir / "tmp", ledger_dir): path.mkdir(parents=True, exist_ok=True)
-        self.server_lock = take_lock(self.data_dir / "server.lock")
+        self.server_lock = take_lock(self.data_dir / "server.lock", patience=1) # a child that a killed server was just starting lets go of it in a moment
         if self.server_lock is None: raise AlreadyServed("another server works on this data directory")
         self.thread, self.wake, self.stopping, self.marks = None, threading.Event(), False, {}
         try:
@@ -908,6 +916,7 @@ class Jobs(OwnersSide, DispatchersSide, CleanUp):
         timeout: float = 10.0, # seconds for jobs that are interrupted
     ):
         "End the dispatcher and let go of the data directory; what happens to running jobs is `on_exit`'s business"
+        if self.server_lock is None: return
         self.stopping = True
         self.wake.set()
         if self.thread: self.thread.join()
@@ -916,7 +925,7 @@ class Jobs(OwnersSide, DispatchersSide, CleanUp):
             self._save_clock()
         finally:
             self.ledger.close()
-            os.close(self.server_lock)
+            self.server_lock = os.close(self.server_lock)
 
     def _interrupt(self, timeout):
         "Ask every running job to stop, and wait for it"
@@ -934,7 +943,7 @@ class Jobs(OwnersSide, DispatchersSide, CleanUp):
                 self.look()
                 if self.clock() - self.cleaned > 60: self.clean_up()
             except Exception as e: # told, and tried again: one bad job must not stop the others
-                logger.error("%s: %s", type(e).__name__, e, exc_info=not isinstance(e, LedgerUnavailable))
+                logger.error("%s: %s", type(e).__name__, e, exc_info=not isinstance(e, (LedgerUnavailable, OSError)))
                 pause = 10 * self.tick
             self.wake.wait(pause)
             self.wake.clear()
@@ -943,7 +952,7 @@ class Jobs(OwnersSide, DispatchersSide, CleanUp):
         from vlrlbook.core import Table
         return Table([dict(job=clean(j.job_name), status=j.status, attempt=j.attempt, progress=f"{j.progress:.0f} %", resumed_from=j.resumed_from, why=j.error_code) for j in self.list(limit=20)[0]])._repr_markdown_()
 
-# %% ../nbs/07a_jobs.ipynb #3e73db4a
+# %% ../nbs/07a_jobs.ipynb #1bf50f88
 def train(
     folder: str | Path = ".", # of the job
     chapter: str = "05_grpo.ipynb", # which notebook
