@@ -1,5 +1,7 @@
 """The `vlrlbook` command: each subcommand is a thin face of an exported function. Written by hand; every other module is exported from a notebook."""
 import argparse
+import ast
+import csv
 import json
 import os
 import re
@@ -47,6 +49,93 @@ def notebooks(args, rest):
     if Path(args.out_dir).exists(): raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
     shutil.copytree(notebooks_dir(), args.out_dir, ignore=shutil.ignore_patterns(".*", "_*", "runs", "*.py"))
     print(*sorted(p.name for p in Path(args.out_dir).glob("*.ipynb")), sep="\n")
+
+
+allowance = dict(talk=15, exercise=15, questionnaire=5) # minutes a chapter that a teacher may want to change; nobody has measured them
+days = {"Half a day": ("00_core", "01_data", "break 15", "02_rewards", "05_grpo", "06_evaluation"),
+        "A full day": ("00_core", "00a_models", "break 15", "01_data", "02_rewards", "03_reward_model", "break 60", "04_aloha", "05_grpo", "break 15", "06_evaluation", "07_shared_prompt")}
+
+
+def workshop(args, rest):
+    "Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for half a day and a full one"
+    from tempfile import mkdtemp
+    out = Path(args.out_dir).absolute()
+    if out.exists(): raise FileExistsError(f"{args.out_dir} is there already")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        for path in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
+            made = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
+            (aside / path.name).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (aside / "PLAN.md").write_text(plan(), encoding="utf-8")
+        aside.chmod(0o755)
+        os.rename(aside, out)
+    finally: shutil.rmtree(aside, ignore_errors=True)
+    print(*sorted(p.name for p in out.iterdir()), sep="\n")
+
+
+def twin(book: dict, name: str) -> dict:
+    "A chapter without outputs; each cell tagged `exercise` is emptied and its solution folded away behind the `check` that follows it"
+    cells, waiting = [], None
+    for cell in book["cells"]:
+        tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
+        if "solution" in tags: continue
+        if waiting and "check" not in tags: raise ValueError(f"{name}, cell {cell['id']}: expected the check of the exercise before it")
+        if cell["cell_type"] == "code": cell = cell | dict(outputs=[], execution_count=None)
+        if "exercise" in tags: cell, waiting = cell | dict(source=emptied(source, f"{name}, cell {cell['id']}").splitlines(keepends=True)), source
+        if "check" in tags: cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"])) # "run all" goes on behind it
+        cells.append(cell)
+        if waiting and "check" in tags:
+            folded = f"<details><summary>A solution</summary>\n\n```python\n{waiting}\n```\n\n</details>"
+            cells.append(dict(cell_type="markdown", id=f"{cell['id']}-solution", metadata={}, source=folded.splitlines(keepends=True)))
+            waiting = None
+    if waiting: raise ValueError(f"{name}: its last exercise has no check")
+    return book | dict(cells=cells, metadata={k: v for k, v in book["metadata"].items() if k != "widgets"})
+
+
+def emptied(source: str, where: str) -> str:
+    "`source` with signature and docstring of each function, and `...` for its body"
+    lines = source.splitlines()
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    if not functions: raise ValueError(f"{where}: expected an exercise that is a function")
+    for node in reversed(functions):
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        first = body[0].lineno - 1
+        lines[first:node.end_lineno] = [lines[first].encode()[:body[0].col_offset].decode() + "..."]
+    return "\n".join(lines)
+
+
+def plan() -> str:
+    "PLAN.md: what is run when; the measured minutes of the machine and the allowance for people stand apart"
+    from vlrlbook.core import Table, book_file
+    with open(book_file("logs/chapters.csv"), newline="", encoding="utf-8") as f: measured = {row["chapter"]: row for row in csv.DictReader(f)}
+    people = sum(allowance.values())
+    pages = ["# Plan of a workshop", plan_words.format(people=people, **allowance)]
+    for title, order in days.items():
+        rows, now, machine = [], 9 * 60, 0
+        for what in order:
+            row, pause = measured.get(what), int(what.removeprefix("break ")) if what.startswith("break") else None
+            seconds = 0 if pause else int(row["seconds"])
+            rows.append({"from": f"{now // 60}:{now % 60:02d}", "chapter": "break" if pause else f"`{what}`", "what you see": "" if pause else row["what"],
+                         "machine, measured": "" if pause else f"{seconds // 60} min {seconds % 60:02d} s", "memory, measured": "" if pause else f"{row['memory_mb']} MB", "people, allowed": f"{pause or people} min"})
+            now, machine = now + (pause or people) + -(-seconds // 60), machine + seconds
+        pages.append(f"## {title}\n\n{Table(rows)}\n\nEnds at {now // 60}:{now % 60:02d}, of which the machine works {machine / 60:.0f} minutes.")
+    return "\n\n".join(pages) + "\n"
+
+
+plan_words = """Each notebook of this folder is a chapter without its outputs. A cell below *Your turn* is to be filled in; the cell behind it says whether it is right and, if not, what is wrong; a solution is folded away below. The questionnaire and two experiments end each chapter. *Run all* goes on behind a check that fails.
+
+    pip install "vlrlbook[lab]"
+    jupyter lab
+
+Chapter 04 reads LeRobot's files: `pip install "vlrlbook[aloha]"`, Python 3.12 or newer. Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
+
+Two kinds of minutes stand below, and only one of them was measured.
+
+- **Machine, measured**: one run of the whole chapter, from its first cell to its last and from an empty cache, on two CPU cores (`nbs/logs/chapters.csv`, written by `tools/logs.py pages`). A chapter that is run a second time finds its warm start in the cache. No GPU was measured.
+- **People, allowed**: {people} minutes a chapter, {talk} to talk and read, {exercise} for the exercise, {questionnaire} for the questionnaire. This is a teacher's allowance. No class has been timed with it; write down what yours takes.
+
+The hours begin at 9:00 and count machine and people one after the other, machine minutes rounded up. While a long chapter runs (03 to 06), go through its questionnaire: that wins back most of the machine's minutes."""
 
 
 def merge_lora(args, rest):
@@ -151,6 +240,7 @@ def parser() -> argparse.ArgumentParser:
 
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
+    command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
     command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"), option("lora_model", required=True, help="adapter's directory"),
             option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"))
     command(convert_vqa, "convert-vqa", option("input_jsonl", required=True, help="JSON or JSONL in any of the dialects"), option("output_jsonl", required=True, help="file to write"),
