@@ -130,6 +130,8 @@ plan_words = """Each notebook of this folder is a chapter without its outputs. A
 
 Chapter 04 reads LeRobot's files: `pip install "vlrlbook[aloha]"`, Python 3.12 or newer. Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
 
+Chapters that stand in neither plan have no exercise; they are for afterwards.
+
 Two kinds of minutes stand below, and only one of them was measured.
 
 - **Machine, measured**: one run of the whole chapter, from its first cell to its last and from an empty cache, on two CPU cores (`nbs/logs/chapters.csv`, written by `tools/logs.py pages`). A chapter that is run a second time finds its warm start in the cache. No GPU was measured.
