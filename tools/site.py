@@ -33,22 +33,23 @@ def row(name, kind, default, notes, line):
     return dict(name=name, type=shown(kind), default=shown(default), note=notes.get(line, ""))
 
 
-def parameters(node, notes):
-    "Rows of a function's signature, `self` left out, and the row of what it returns"
+def parameters(node, notes, method=False):
+    "Rows of a function's signature, a method's first left out, and the row of what it returns"
     a = node.args
     plain = [*a.posonlyargs, *a.args]
     given = [*zip(plain, [None] * (len(plain) - len(a.defaults)) + a.defaults, [""] * len(plain)), *([(a.vararg, None, "*")] if a.vararg else []),
              *zip(a.kwonlyargs, a.kw_defaults, [""] * len(a.kwonlyargs)), *([(a.kwarg, None, "**")] if a.kwarg else [])]
-    rows = [row(star + p.arg, p.annotation, default, notes, (default or p).end_lineno) for p, default, star in given if p.arg not in ("self", "cls")]
+    rows = [row(star + p.arg, p.annotation, default, notes, (default or p).end_lineno) for p, default, star in given[method:]]
     lines = {(default or p).end_lineno for p, default, _ in given}
     back = node.returns and row("returns", node.returns, None, {} if node.returns.end_lineno in lines else notes, node.returns.end_lineno)
     return rows, back
 
 
-def function_entry(node, notes):
-    "What the reference says about a function"
-    rows, back = parameters(node, notes)
-    return dict(kind="function", name=node.name, doc=ast.get_docstring(node) or "", rows=rows, back=back, star=len(node.args.args) if node.args.kwonlyargs and not node.args.vararg else None)
+def function_entry(node, notes, inside=False):
+    "What the reference says about a function, or about a method"
+    method = inside and "staticmethod" not in map(ast.unparse, node.decorator_list)
+    rows, back = parameters(node, notes, method)
+    return dict(kind="function", name=node.name, doc=ast.get_docstring(node) or "", rows=rows, back=back, star=len(node.args.args) - method if node.args.kwonlyargs and not node.args.vararg else None)
 
 
 def class_entry(node, notes):
@@ -56,8 +57,8 @@ def class_entry(node, notes):
     methods = {n.name: n for n in node.body if isinstance(n, functions)}
     fields = [row(n.target.id, n.annotation, n.value, notes, n.end_lineno) for n in node.body if isinstance(n, ast.AnnAssign) and "ClassVar" not in ast.unparse(n.annotation)]
     data = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
-    rows = fields if data else parameters(methods["__init__"], notes)[0] if "__init__" in methods else []
-    public = [function_entry(f, notes) | dict(property=any(ast.unparse(d).endswith("property") for d in f.decorator_list)) for name, f in methods.items() if name == "__call__" or not name.startswith("_")]
+    rows = fields if data else parameters(methods["__init__"], notes, True)[0] if "__init__" in methods else []
+    public = [function_entry(f, notes, True) | dict(property=any(ast.unparse(d).endswith("property") for d in f.decorator_list)) for name, f in methods.items() if name == "__call__" or not name.startswith("_")]
     return dict(kind="class", name=node.name, doc=ast.get_docstring(node) or "", rows=rows, back=None, star=None, methods=public, bases=[ast.unparse(b) for b in node.bases])
 
 
