@@ -203,6 +203,8 @@ author = copyright = {author!r}
 version = release = {version!r}
 extensions = ["myst_nb", "sphinx_copybutton"]
 html_theme = "furo"
+pygments_style = "default"
+pygments_dark_style = "github-dark"
 html_title = "vlrlbook {version}"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
@@ -232,6 +234,7 @@ div.cell div.cell_input { border-color: var(--color-background-border); border-l
 .api-links { margin: -0.6rem 0 1rem; text-align: right; font-size: var(--font-size--small); }
 .api-links::before { content: "in the reference: "; color: var(--color-foreground-muted); }
 .api-links p { display: inline; }
+td code { display: inline-block; max-width: 14rem; overflow-x: auto; vertical-align: bottom; }
 dl.py table.docutils { font-size: var(--font-size--small); margin-left: 0; }
 """
 
