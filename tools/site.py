@@ -159,6 +159,9 @@ def page(path, names):
         cell.outputs = [o for o in cell.outputs if not any("widget" in kind for kind in o.get("data", {}))]
         cell.metadata["mystnb"] = {"image": {"alt": caption_after(nb.cells, i)}}
         if "echo: false" in marks: cell.metadata["tags"] = ["remove-input"]
+        if "exercise" in cell.metadata.get("tags", []): # the stored answer, folded
+            cell.metadata["tags"] = ["hide-input"]
+            cell.metadata["mystnb"] |= {"code_prompt_show": "Show one answer", "code_prompt_hide": "Hide it again"}
         here = [n for n in defined(cell.source) if f"{module}.{n}" in names] if any(m.split()[0] in ("export", "exports") for m in marks) else []
         if here:
             where |= {f"{module}.{n}": f"{path.stem}-{cell.id}" for n in here}
