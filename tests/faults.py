@@ -294,9 +294,9 @@ def damaged_checkpoints(n):
 
 
 def disk_full(n, part):
-    "In a small file system of its own (a mount name space): ledger or log on a full disk, then room again"
+    "In a small file system of its own (a mount name space; SQLite lets its log grow to 4 MB before it begins anew): ledger or log on a full disk, then room again"
     with tempfile.TemporaryDirectory() as folder:
-        script = f"mount -t tmpfs -o size=4m tmpfs {folder} && exec {sys.executable} {HERE / 'faults.py'} {part} {folder} {n}"
+        script = f"mount -t tmpfs -o size=16m tmpfs {folder} && exec {sys.executable} {HERE / 'faults.py'} {part} {folder} {n}"
         done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
         if done.returncode: raise RuntimeError(done.stderr[-2000:])
         return json.loads(done.stdout.splitlines()[-1])
