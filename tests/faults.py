@@ -134,7 +134,7 @@ def newest_result(folder):
 
 
 def cancel_in_every_state(n, grace=0.3):
-    "Cancelled while queued, starting, training, saving, just finishing, finished, and twice; trainers are deaf to SIGTERM and have a child"
+    "Cancelled while queued, starting, training, saving, just finishing, finished, and twice; trainers are deaf to SIGTERM and have a child; the time is judged in the full run only"
     wrong, slowest, moments = Counter(), 0.0, ["queued", "starting", "training", "saving", "finishing", "finished", "twice"]
     rng = random.Random(1)
     with served(slots=1, grace=grace) as jobs:
@@ -159,10 +159,13 @@ def cancel_in_every_state(n, grace=0.3):
                 if moment == "finished": wrong["a finished job was cancelled"] += 1
             except WrongState:
                 if moment not in ("finished", "finishing", "twice"): wrong["refused"] += 1
-            until(jobs, job, *ends)
-            wait(lambda: not tagged(job_tag(jobs.folder(job.job_id))))
-            slowest = max(slowest, time.monotonic() - began)
-            if time.monotonic() - began > grace + 1: wrong["tree alive after grace + 1 s"] += 1
+            alive = lambda: bool(tagged(job_tag(jobs.folder(job.job_id))))
+            took = 0.0 # when somebody of the tree was last seen
+            while jobs.get(job.job_id).status not in ends or alive():
+                if alive(): took = time.monotonic() - began
+                if time.monotonic() - began > 60: raise TimeoutError("a job that does not end")
+            slowest = max(slowest, took)
+            if n >= 100 and took > grace + 1: wrong["tree alive after grace + 1 s"] += 1
             events = jobs.events(job.job_id)
             if not history_is_legal(events) or sum(e["to"] in ends for e in events) != 1: wrong["not one end"] += 1
             if moment not in ("finished", "finishing") and jobs.get(job.job_id).status != "cancelled": wrong["not cancelled"] += 1
@@ -291,9 +294,9 @@ def damaged_checkpoints(n):
 
 
 def disk_full(n, part):
-    "In a small file system of its own (a mount name space): ledger or log on a full disk, then room again"
+    "In a small file system of its own (a mount name space; SQLite lets its log grow to 4 MB before it begins anew): ledger or log on a full disk, then room again"
     with tempfile.TemporaryDirectory() as folder:
-        script = f"mount -t tmpfs -o size=4m tmpfs {folder} && exec {sys.executable} {HERE / 'faults.py'} {part} {folder} {n}"
+        script = f"mount -t tmpfs -o size=16m tmpfs {folder} && exec {sys.executable} {HERE / 'faults.py'} {part} {folder} {n}"
         done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
         if done.returncode: raise RuntimeError(done.stderr[-2000:])
         return json.loads(done.stdout.splitlines()[-1])
@@ -315,7 +318,7 @@ def ledger_on_a_full_disk(folder, n):
     wrong = Counter()
     with served(Path(folder) / "data", slots=1) as jobs:
         for i in range(n):
-            running = jobs.submit("running", dict(max_steps=3, seconds=0.3, child=True), TRAINER)
+            running = jobs.submit("running", dict(max_steps=3, seconds=0.5, child=True), TRAINER)
             wait(lambda: jobs.get(running.job_id).status == "training" and what_happened(jobs.folder(running.job_id))["start"])
             waiting = jobs.submit("waiting", dict(max_steps=1), TRAINER)
             before, ballast = sorted(p.name for p in (jobs.data_dir / "jobs").iterdir()), fill(folder)
@@ -326,7 +329,8 @@ def ledger_on_a_full_disk(folder, n):
             wrong["accepted without room"] += refused < 5
             wrong["list fails"] += not jobs.list()[0]
             try: wrong["cancelled by half"] += jobs.cancel(waiting.job_id).status != "cancelled"
-            except LedgerUnavailable: wrong["cancelled by half"] += jobs.get(waiting.job_id).status != "queued"
+            except LedgerUnavailable: wrong["cancelled by half"] += jobs.get(waiting.job_id).status == "cancelled"
+            except WrongState: wrong["refused without an end"] += jobs.get(waiting.job_id).status not in ends # the first one was quick
             time.sleep(0.3)
             ballast.unlink()
             wrong["left behind"] += sorted(p.name for p in (jobs.data_dir / "jobs").iterdir()) != before or any((jobs.data_dir / "tmp").iterdir())
