@@ -161,8 +161,8 @@ def test_upload_train_chart_download(page, server, tmp_path):
     assert "<script>" in page.locator(".rollout tbody").first.inner_text()
     until(page, "completed")
     page.click("text=The numbers as a table")
-    more_points(page, 19)
-    assert page.locator("[aria-label='Numbers of the run'] tbody tr").count() == 20 == points(page)
+    wait(page, "document.querySelectorAll('[aria-label=\"Numbers of the run\"] tbody tr').length === 20")
+    assert points(page) == 20
     assert "–" in page.locator("[aria-label='Numbers of the run'] tbody tr").nth(18).inner_text()
     with page.expect_download() as got: page.click("a.primary >> text=Download")
     assert {"adapter_model.safetensors", "manifest.json"} <= set(zipfile.ZipFile(got.value.path()).namelist())
@@ -446,6 +446,26 @@ def test_everything_has_a_name_and_an_order(page, server, data):
     assert page.get_attribute("header nav a >> nth=0", "aria-current") == "page"
 
 
+def drawn(page, row, rows):
+    "What a chart of `rows` rows makes of `row`, a function in JavaScript: headings, points of the reward's curve, labels of its axes"
+    return page.evaluate("""async ([row, rows]) => {
+      const { chart } = await import('/static/chart.js'), made = chart(), at = { a: (i) => ({ step: i, reward: 1, loss: null, silent: 0 }), b: (i) => ({ step: 5 * i, reward: -2e-5 * Math.sin(i), loss: i, silent: 1 }) }[row];
+      made.add(Array.from({ length: rows }, (_, i) => at(i)));
+      const svg = made.node.querySelector('svg');
+      return [[...made.node.querySelectorAll('h3')].map((h) => h.textContent), svg.querySelector('.mean')?.getAttribute('points').split(' ').length, [...svg.querySelectorAll('text')].map((t) => t.textContent)];
+    }""", [row, rows])
+
+
+def test_charts_of_odd_runs(page, server):
+    page.goto(server.url)
+    page.wait_for_selector("h1")
+    assert drawn(page, "a", 0) == [["reward (n = 0)", "loss (n = 0)", "silent groups (n = 0)"], None, ["no step logged yet"]]
+    assert drawn(page, "a", 1) == [["reward (n = 1)", "loss (n = 0)", "silent groups (n = 1)"], 1, ["0.9", "0.95", "1", "1.05", "1.1", "0", "1", "step"]]
+    assert drawn(page, "b", 40)[2] == ["−2e−5", "−1e−5", "0", "1e−5", "2e−5", "0", "50", "100", "150", "step"]
+    heads, points, _ = drawn(page, "b", 150_000)
+    assert heads[0] == "reward (n = 150000)" and 1000 < points <= 1501
+
+
 def test_without_a_stream_the_page_asks(page, server, data):
     page.refused = ("ERR_FAILED",)
     page.route("**/events", lambda route: route.abort())
@@ -533,7 +553,9 @@ def test_a_real_job(page, tmp_path):
         names = set(zipfile.ZipFile(got.value.path()).namelist())
         assert {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json", "out.ipynb", "manifest.json"} <= names
         with page.context.expect_page() as opened: page.click(".actions >> text=Notebook")
-        opened.value.wait_for_selector("text=GRPO")
+        opened.value.wait_for_selector("h1 >> text=Learning from one's own answers")
+        seen = opened.value.inner_text("body")
+        assert "<p>" not in seen and str(tmp_path) not in seen and opened.value.locator("img[src^='data:image/']").count() > 3
         assert page_picture(page.url, wait=".rollout").startswith(b"\x89PNG")
     finally: stop(process)
 
