@@ -17,6 +17,7 @@
     python tools/logs.py game MODEL_DIR NAME LR STEPS   chapter 05 paid by a reward model alone, and what it answers, into 03_NAME.csv and 03_NAME_rollouts.jsonl
     python tools/logs.py faults [NAME ...]              what jobs are put through, as often as the pass figures ask, into 07a_faults.csv, rows of other names kept
     python tools/logs.py service_faults [NAME ...]      the service at the pass figures (tests/service_faults.py) into 08_faults.csv and 08_pollers.csv, rows of other faults kept
+    python tools/logs.py shards                         shards merged one tensor at a time and by loading everything: seconds and memory, into 09_shards.csv
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -362,6 +363,67 @@ def service_faults(names):
     rows = {r["fault"]: r for r in known} | {r["fault"]: r | with_what for r in measure(names)}
     write("08_faults.csv", list(rows.values()))
     if by_second: write("08_pollers.csv", by_second)
+merge_ours = """
+from vlrlbook.easyr1 import merge_shards
+def merge(actor, out, dtype): merge_shards(actor, out, None if dtype == "float32" else dtype)
+"""
+merge_all_loaded = """
+def merge(actor, out, dtype):
+    files = sorted(Path(actor).glob("model_world_size_*.pt"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
+    ranks, whole = [torch.load(f, map_location="cpu", weights_only=False) for f in files], {}
+    for key in list(ranks[0]): whole[key] = torch.cat([r.pop(key).to_local().to(getattr(torch, dtype)) for r in ranks])
+    config = transformers.AutoConfig.from_pretrained(Path(actor) / "huggingface")
+    with torch.device("meta"): model = transformers.AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+    model.to_empty(device="cpu").save_pretrained(out, state_dict=whole)
+"""
+merge_measured = """
+import sys, time, torch, transformers
+from pathlib import Path
+from vlrlbook.core import peak_memory_mb
+from transformers import AutoConfig, AutoModelForImageTextToText
+import torch.distributed.tensor, safetensors.torch, transformers.core_model_loading
+transformers.AutoModelForImageTextToText.from_config(transformers.AutoConfig.from_pretrained(sys.argv[4])) # imports done
+Path("/proc/self/clear_refs").write_text("5") # the kernel forgets the old mark
+held = peak_memory_mb()
+start = time.perf_counter()
+merge(*sys.argv[1:4])
+print(time.perf_counter() - start, peak_memory_mb() - held)
+"""
+
+
+def shards(rounds=3):
+    "Checkpoints on four ranks merged in turns by both ways, each time in a process of its own"
+    from statistics import median
+    from vlrlbook.core import run_facts
+    from vlrlbook.easyr1 import shard_model
+    from vlrlbook.models import tiny_twin
+    rows, facts, ways = [], run_facts(), {"one tensor at a time": merge_ours, "everything loaded": merge_all_loaded}
+    for depth, dtype in ((8, "float32"), (16, "float32"), (16, "bfloat16")):
+        with tempfile.TemporaryDirectory() as folder:
+            small = shard_model(*tiny_twin("qwen2_5_vl"), Path(folder) / "small", world_size=1)
+            model, processor = tiny_twin("qwen2_5_vl", width=1024, depth=depth)
+            actor, found = shard_model(model, processor, Path(folder) / "actor", world_size=4), {way: [] for way in ways}
+            for turn in range(rounds):
+                for way, code in ways.items():
+                    shutil.rmtree(Path(folder) / way, ignore_errors=True)
+                    done = subprocess.run([sys.executable, "-c", code + merge_measured, str(actor), str(Path(folder) / way), dtype, str(small / "huggingface")], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+                    if done.returncode: sys.exit(done.stderr[-2000:])
+                    found[way].append([float(x) for x in done.stdout.split()])
+            same_weights(*(Path(folder) / way for way in ways))
+            size, largest = sum(p.stat().st_size for p in actor.glob("*.pt")) / 2**20, max(p.nbytes for p in model.parameters()) / 2**20
+        for way, runs in found.items():
+            seconds, added = zip(*runs)
+            rows.append(dict(checkpoint_mb=round(size, 1), largest_tensor_mb=round(largest, 1), ranks=4, dtype=dtype, way=way, seconds=round(median(seconds), 2), seconds_low=round(min(seconds), 2), seconds_high=round(max(seconds), 2), added_mb=round(median(added), 1),
+                             added_mb_low=round(min(added), 1), added_mb_high=round(max(added), 1), rounds=rounds, commit=facts["commit"], device=facts["device"], torch=facts["versions"]["torch"]))
+    write("09_shards.csv", rows)
+
+
+def same_weights(a, b):
+    "Stop unless the second model directory holds the tensors of the first; it may hold a tied one twice"
+    from safetensors.torch import load_file
+    import torch
+    a, b = ({k: v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()} for folder in (a, b))
+    if not a.keys() <= b.keys() or not all(torch.equal(a[k], b[k]) for k in a): sys.exit("the two ways wrote different weights")
 
 
 def pages(names):
@@ -401,5 +463,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["game"]: game(*sys.argv[2:])
     elif sys.argv[1:2] == ["faults"]: faults(sys.argv[2:])
     elif sys.argv[1:2] == ["service_faults"]: service_faults(sys.argv[2:])
+    elif sys.argv[1:] == ["shards"]: shards()
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)
