@@ -178,7 +178,7 @@ def test_nothing_that_a_file_names_is_run(tmp_path, protocol):
 @pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all" * 100, pickle.dumps({"a": 1})])
 def test_not_an_archive(tmp_path, content):
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(e.ShardError, match="x.pt: cut off, or not written by torch.save"): e.read_contents(tmp_path / "x.pt")
+    with pytest.raises(e.ShardError, match="x.pt: cut off, damaged, or not written by torch.save"): e.read_contents(tmp_path / "x.pt")
 
 
 def test_any_cut_of_a_file_is_noticed(actor, tmp_path):
@@ -186,6 +186,28 @@ def test_any_cut_of_a_file_is_noticed(actor, tmp_path):
     for share in (0.0, 0.1, 0.5, 0.9, 0.999):
         (tmp_path / "x.pt").write_bytes(whole[:int(len(whole) * share)])
         with pytest.raises(e.ShardError, match="x.pt"): e.read_contents(tmp_path / "x.pt")
+
+
+def test_one_changed_byte_is_noticed_or_does_not_matter(tmp_path):
+    "Bytes of a small shard changed in turn: an error that names the file, or the same numbers"
+    whole, path = book_file("logs/09_torch26_rank_0.pt").read_bytes(), tmp_path / "x.pt"
+    numbers = lambda: {k: (v if isinstance(v, e.Stored) else v._local_tensor).read() for k, v in e.read_contents(path).items()}
+    path.write_bytes(whole)
+    right, noticed = numbers(), 0
+    for i in range(0, len(whole), 5):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1:])
+        try: found = numbers()
+        except e.ShardError as error: noticed += "x.pt" in str(error)
+        else: assert found.keys() == right.keys() and all(torch.equal(found[k], right[k]) for k in right), i
+    assert noticed > len(whole) / 15
+
+
+def test_a_shard_without_checksums(tmp_path):
+    held = {"w": torch.randn(5, 3)}
+    torch.serialization.set_crc32_options(False)
+    try: torch.save(held, tmp_path / "x.pt")
+    finally: torch.serialization.set_crc32_options(True)
+    assert torch.equal(e.read_contents(tmp_path / "x.pt")["w"].read(), held["w"])
 
 
 def test_not_a_state_dict(tmp_path):
@@ -273,12 +295,21 @@ def test_a_rank_that_cannot_be(actor, tmp_path):
     refused(folder, tmp_path, e.ShardError, "rank 4 cannot be")
 
 
-def test_a_rank_under_the_wrong_name(actor, tmp_path):
-    "Uneven parts show that two files were swapped"
+@pytest.mark.parametrize("a, b", [(0, 3), (1, 2)])
+def test_a_rank_under_the_wrong_name(actor, tmp_path, a, b):
     folder = copy(actor, tmp_path)
-    a, b, c = (folder / f"model_world_size_4_rank_{x}.pt" for x in ("0", "3", "x"))
-    for source, target in ((a, c), (b, a), (c, b)): source.rename(target)
-    refused(folder, tmp_path, e.ShardError, "rank_0.pt: lm_head.weight has a part of|part of .129, 128., its place is .132, 128.")
+    a_path, b_path, aside = (folder / f"model_world_size_4_rank_{x}.pt" for x in (a, b, "x"))
+    for source, target in ((a_path, aside), (b_path, a_path), (aside, b_path)): source.rename(target)
+    refused(folder, tmp_path, e.ShardError, f"rank_{a}.pt: was written by rank {b}")
+
+
+def test_a_part_of_the_wrong_size(actor, tmp_path):
+    folder = copy(actor, tmp_path)
+    def shorter(x):
+        x._local_tensor = x._local_tensor[:-1].clone()
+        return x
+    change(folder / "model_world_size_4_rank_2.pt", "model.visual.merger.ln_q.weight", shorter)
+    refused(folder, tmp_path, e.ShardError, r"rank_2.pt: model.visual.merger.ln_q.weight has a part of \[15\], its place is \[16\]")
 
 
 @pytest.mark.parametrize("how, why", [
