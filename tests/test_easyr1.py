@@ -512,6 +512,22 @@ def test_quick_start_stops_at_a_problem_and_goes_on_behind_it(base, tmp_path):
     with pytest.raises(SettingsError, match="did you mean 'evaluate'"): read_settings(QuickStartSettings, dict(skip="evalute"))
 
 
+def test_a_killed_stage_leaves_nothing_and_a_stopped_training_goes_on(base, tmp_path, monkeypatch):
+    import vlrlbook.grpo
+    out, seen = tmp_path / "run", []
+    (out / ".export-abc").mkdir(parents=True) # what a kill leaves
+    def stopped(settings):
+        seen.append(settings.resume)
+        (Path(settings.output_dir) / "checkpoint-10").mkdir(parents=True, exist_ok=True)
+        raise SettingsError("stopped")
+    monkeypatch.setattr(vlrlbook.grpo, "run", stopped)
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="stopped"): started(base, out)
+    assert seen == ["", "true"] and not list(out.glob(".*-*")) and not list(out.glob("earlier-*"))
+    with pytest.raises(SettingsError, match="stopped"): started(base, out, training="batch_size=16 num_generations=4")
+    assert seen[-1] == "" and (out / "earlier-1/train/checkpoint-10").exists() # told something else: it begins anew
+
+
 def test_quick_start_with_easyr1(base, tmp_path, monkeypatch):
     "A stand-in for EasyR1 leaves two checkpoints of one process; the newest comes back as a model"
     import torch

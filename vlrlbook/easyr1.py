@@ -1729,7 +1729,7 @@ def _difference(source, path, name):
     unlike = ours.to(narrow) != theirs.to(narrow)
     if unlike.any(): return f"differs in {int(unlike.sum())} of {unlike.numel()} numbers, by up to {(ours.double() - theirs.double()).abs().max().item():.3g}"
 
-# %% ../nbs/09_easyr1.ipynb #nc8923d3
+# %% ../nbs/09_easyr1.ipynb #nea5c1d5
 stages = ("merge", "export", "dry_run", "train", "merge_shards", "evaluate")
 
 @dataclass
@@ -1740,7 +1740,7 @@ class QuickStartSettings:
     lora_model: str = None # Directory of an adapter to fold into it first; None: nothing to merge
     data: str = None # VQA rows in any dialect of chapter 01; None draws questions
     image_dir: str = None # Where their picture paths begin; None: beside the file
-    drawn: int = 256 # Questions to draw when there is no data
+    drawn: int = 640 # Questions to draw when there is no data
     reward: str = "vqa" # A rule of chapter 02, module:function, or a weighted sum
     engine: str = "trl" # trl: chapter 05 on this machine; easyr1: where it is installed
     version: str = "0.3.2" # Of EasyR1: 0.3.2 or current
@@ -1768,12 +1768,13 @@ class QuickStartSettings:
         "Names of the stages to leave out"
         return [name.strip().replace("-", "_") for name in self.skip.split(",") if name.strip()]
 
-# %% ../nbs/09_easyr1.ipynb #n8df92ad
+# %% ../nbs/09_easyr1.ipynb #n75cdc0e
 class _Way:
     "The stages of a quick start, and what is known of them on disk"
     def __init__(self, settings):
         self.s, self.home, self.key, self.lines = settings, Path(settings.output_dir), "", []
         self.path = self.home / "stages.json"
+        for left in self.home.glob(".*-*"): shutil.rmtree(left, ignore_errors=True) # what a killed run was writing
         self.state = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         self.model = self.base = None
 
@@ -1806,7 +1807,7 @@ class _Way:
         place.mkdir(exist_ok=True)
         os.rename(folder, place / folder.name)
 
-# %% ../nbs/09_easyr1.ipynb #ndec9a70
+# %% ../nbs/09_easyr1.ipynb #nbbd2bfc
 def quick_start(
     settings: QuickStartSettings, # a checked object
 ) -> dict: # stages and results, as results.json has them
@@ -1837,10 +1838,10 @@ def _same_file(path):
 
 def _merge_stage(s, base, folder):
     "The adapter folded into its base, or the base as it is"
-    if not s.lora_model: return dict(written=False)
+    if not s.lora_model: return dict(nothing="to merge")
     from vlrlbook.models import merge_lora
     merge_lora(base, s.lora_model, str(folder))
-    return dict(written=True)
+    return dict(written=folder.name)
 
 def _export_stage(s, model, folder):
     "The directory for EasyR1; the TRL engine reads its rows too"
