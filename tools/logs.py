@@ -20,7 +20,7 @@
     python tools/logs.py shards                         shards merged one tensor at a time and by loading everything: seconds and memory, into 09_shards.csv
     python tools/logs.py exported shared/data           reward files of chapter 09 beside our rewards, on real completions and on generated texts, into 09_rewards.csv
     python tools/logs.py scans shared/data              picture tokens of VQA-RAD's questions under two pairs of pixel limits, into 09_vqa_rad.csv
-    python tools/logs.py dry                            dry runs over 10,000 rows, one process and two, into 09_dry_run.csv
+    python tools/logs.py dry [SIDExROWS ...]            dry runs over 10,000 rows, one process and two, into 09_dry_run.csv
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -505,30 +505,27 @@ print("ROW", json.dumps(dict(rows=n, per_second=round(found.per_second), per_cpu
 """
 
 
-def dry():
-    "Rows a second and memory of the dry run: a thousand and ten thousand rows, small and larger pictures, one process and two"
+def dry(cases):
+    "Rows a second and memory of the dry run, one process and two; a case is SIDExROWS, rows of other cases are kept"
     import random
-    from PIL import Image
     from vlrlbook.core import Sample, run_facts
     from vlrlbook.data import draw_discs
     from vlrlbook.easyr1 import export_easyr1
     from vlrlbook.models import save_model, tiny_twin
-    rows, facts, rng = [], run_facts(), random.Random(0)
-    with tempfile.TemporaryDirectory() as out:
-        for side, sizes in ((112, (1000, 10000)), (256, (10000,))):
-            for n in sizes:
-                folder = Path(out) / f"{side}_{n}"
-                samples = [Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa", i) for i in range(1, n + 1)]
-                export_easyr1(samples[:-100], "vqa", dict(model_path="tiny", max_prompt_length=1024), folder, val=samples[-100:])
-                save_model(*tiny_twin("qwen2_5_vl"), folder / "tiny")
-                del samples
-                for processes in (1, 2):
-                    done = subprocess.run([sys.executable, "-c", dry_one, str(folder), str(processes)], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-                    found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
-                    if not found: sys.exit(done.stderr[-2000:])
-                    rows.append(dict(picture=f"{side} × {side}", processes=processes) | json.loads(found[0][4:]) | dict(device=facts["device"], commit=facts["commit"]))
-                    print(rows[-1], flush=True)
-    write("09_dry_run.csv", rows)
+    known = list(csv.DictReader((logs / "09_dry_run.csv").open())) if (logs / "09_dry_run.csv").exists() else []
+    rows, facts, rng = {(r["picture"], int(r["rows"]), int(r["processes"])): r for r in known}, run_facts(), random.Random(0)
+    for side, n in (map(int, c.split("x")) for c in cases or ("112x1000", "112x10000", "256x10000")):
+        with tempfile.TemporaryDirectory() as out:
+            export_easyr1([Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa", i) for i in range(1, n + 1)][:-100], "vqa", dict(model_path="tiny", max_prompt_length=1024), f"{out}/export",
+                          val=[Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa", i) for i in range(1, 101)])
+            save_model(*tiny_twin("qwen2_5_vl"), f"{out}/export/tiny")
+            for processes in (1, 2):
+                done = subprocess.run([sys.executable, "-c", dry_one, f"{out}/export", str(processes)], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+                found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
+                if not found: sys.exit(done.stderr[-2000:])
+                rows[f"{side} × {side}", n, processes] = dict(picture=f"{side} × {side}", processes=processes) | json.loads(found[0][4:]) | dict(device=facts["device"], commit=facts["commit"])
+                print(list(rows.values())[-1], flush=True)
+    write("09_dry_run.csv", [rows[k] for k in sorted(rows)])
 
 
 def pages(names):
@@ -571,6 +568,6 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["shards"]: shards()
     elif sys.argv[1:2] == ["exported"]: exported(sys.argv[2])
     elif sys.argv[1:2] == ["scans"]: scans(sys.argv[2])
-    elif sys.argv[1:] == ["dry"]: dry()
+    elif sys.argv[1:2] == ["dry"]: dry(sys.argv[2:])
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)
