@@ -600,7 +600,7 @@ This directory has to be seen under the same path by all nodes (shared storage, 
 A run that was stopped goes on from its newest checkpoint when it is started again.
 '''
 
-# %% ../nbs/09_easyr1.ipynb #n4a95b86
+# %% ../nbs/09_easyr1.ipynb #ne34ea9e
 def export_verl(
     dataset, # as in `export_easyr1`
     reward, # as `reward_file` takes it
@@ -618,7 +618,7 @@ def export_verl(
         counts = [_write_parquet(part, folder / f"{split}.parquet", template, split) for part, split in ((train, "train"), (held, "val"))]
         _enough(counts[0], checked.values["data.train_batch_size"], "data.train_batch_size")
         write_whole(folder / "reward.py", source)
-        write_whole(folder / "train.sh", _verl_text.format(gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], overrides="\n".join(f"  {shlex.quote(w)}" for w in verl_overrides(checked))))
+        write_whole(folder / "train.sh", _verl_text.format(gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], model=_from_here(checked["actor_rollout_ref.model.path"]), checkpoints=_from_here(checked["default_local_dir"] or f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"), overrides="\n".join(f"  {shlex.quote(w)}" for w in verl_overrides(checked))))
         (folder / "train.sh").chmod(0o755)
         write_whole(folder / "README.md", _readme_text.format(engine="verl", train=counts[0], val=counts[1], reward=name, files=_verl_files, model=checked["actor_rollout_ref.model.path"], checkpoints=f"checkpoints/{checked['project_name']}/{checked['experiment_name']}"))
         write_json(folder / "export.json", dict(engine="verl", version="verl", reward=name, rows=counts, settings=checked.values, lora=dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"]), made_by=run_facts()["versions"]["vlrlbook"]))
@@ -633,7 +633,11 @@ def verl_overrides(
     shown = [k for k, v in settings.values.items() if (k in settings.given or k in always or v != table[k].default) and k not in _from_launcher]
     return [f"{k}={_hydra(settings.values[k])}" for k in shown]
 
-_from_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_files", "data.val_files", "custom_reward_function.path")
+_from_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_files", "data.val_files", "custom_reward_function.path", "actor_rollout_ref.model.path", "trainer.default_local_dir")
+
+def _from_here(path):
+    "A relative path as the launcher writes it out, for Ray's workers stand elsewhere; a hub id stays"
+    return re.sub(r'(["$`\\])', r"\\\1", path) if not path.startswith(("./", "../")) else "$PWD/" + re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./"))
 
 def _hydra(value):
     "A value as Hydra's command line reads it"
@@ -670,6 +674,8 @@ overrides=(
   "data.train_files=$PWD/train.parquet"
   "data.val_files=$PWD/val.parquet"
   "custom_reward_function.path=$PWD/reward.py"
+  "actor_rollout_ref.model.path={model}"
+  "trainer.default_local_dir={checkpoints}"
 {overrides}
 )
 set -x
@@ -1185,7 +1191,7 @@ def _fill(flat, path, record, skipped):
         if f.readinto(room) != len(room): raise ShardError(f"{path.name}: cut off within its numbers")
     if checksum and len(room) == size and zlib.crc32(room) != checksum: raise ShardError(f"{path.name}: damaged: bytes {begin} to {begin + size} are not those that torch.save wrote")
 
-# %% ../nbs/09_easyr1.ipynb #n26a3692
+# %% ../nbs/09_easyr1.ipynb #n611e994
 class _Named:
     "Stand-in for an object of torch.distributed: what it was given, and its fields"
     def __new__(cls, *args, **kwargs):
@@ -1208,10 +1214,10 @@ def _subclass(function, kind, args, state):
     if isinstance(made, _Named): made.__setstate__(state)
     return made
 
-_storages = dict(FloatStorage="float32", BFloat16Storage="bfloat16", HalfStorage="float16", DoubleStorage="float64", LongStorage="int64", IntStorage="int32",
-                 ShortStorage="int16", CharStorage="int8", ByteStorage="uint8", BoolStorage="bool", UntypedStorage="uint8")
 class _Ordered(dict): "An OrderedDict as a state dict is one: with attributes beside its keys"
 
+_storages = dict(FloatStorage="float32", BFloat16Storage="bfloat16", HalfStorage="float16", DoubleStorage="float64", LongStorage="int64", IntStorage="int32",
+                 ShortStorage="int16", CharStorage="int8", ByteStorage="uint8", BoolStorage="bool", UntypedStorage="uint8")
 _rebuilt = {"torch._utils._rebuild_tensor_v2": _stored, "torch._utils._rebuild_tensor_v3": _stored, "torch._utils._rebuild_parameter": lambda data, *rest: data,
             "torch._utils._rebuild_wrapper_subclass": lambda kind, *rest: kind(*rest), "torch._tensor._rebuild_from_type_v2": _subclass,
             "torch.serialization._get_layout": str, "torch.Tensor": "Tensor", "torch.nn.parameter.Parameter": "Parameter", "torch.device": lambda *a: a, "torch.Size": tuple, "collections.OrderedDict": _Ordered,
