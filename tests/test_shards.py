@@ -75,6 +75,15 @@ def test_other_families(family, home):
     assert set(weights(home / f"{family}-merged")) == set(weights(home / f"{family}-reference"))
 
 
+def test_a_state_dict_as_verl_saves_it(twin, actor, reference, tmp_path):
+    "`model.state_dict()` itself: an OrderedDict that carries versions of its modules"
+    folder = tmp_path / "actor"
+    shutil.copytree(actor / "huggingface", folder / "huggingface")
+    assert twin[0].state_dict()._metadata
+    torch.save(twin[0].state_dict(), folder / "model_world_size_1_rank_0.pt")
+    assert e.merge_shards(str(folder), test=str(reference))["equal_to_reference"] == 92
+
+
 def test_untied_and_bfloat16(home, twin):
     from transformers import AutoModelForImageTextToText
     config = deepcopy(twin[0].config)
