@@ -75,13 +75,32 @@ def test_other_families(family, home):
     assert set(weights(home / f"{family}-merged")) == set(weights(home / f"{family}-reference"))
 
 
-def test_a_state_dict_as_verl_saves_it(twin, actor, reference, tmp_path):
-    "`model.state_dict()` itself: an OrderedDict that carries versions of its modules"
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("engine, world_size, replicas", [("fsdp1", 1, 1), ("fsdp1", 4, 2), ("fsdp2", 3, 1)])
+def test_a_state_dict_as_verl_saves_it(twin, actor, reference, tmp_path, engine, world_size, replicas):
+    "`model.state_dict()` itself: an OrderedDict that carries the versions of its modules"
+    import torch.multiprocessing as mp
     folder = tmp_path / "actor"
     shutil.copytree(actor / "huggingface", folder / "huggingface")
-    assert twin[0].state_dict()._metadata
-    torch.save(twin[0].state_dict(), folder / "model_world_size_1_rank_0.pt")
+    processes = [mp.get_context("fork").Process(target=save_as_verl, args=(twin[0], folder, rank, world_size, replicas, engine)) for rank in range(world_size)]
+    for p in processes: p.start()
+    for p in processes: p.join(120)
+    assert [p.exitcode for p in processes] == [0] * world_size
     assert e.merge_shards(str(folder), test=str(reference))["equal_to_reference"] == 92
+
+
+def save_as_verl(model, folder, rank, world_size, replicas, engine):
+    import torch.distributed as dist
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardedStateDictConfig, StateDictType
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/.meeting", rank=rank, world_size=world_size)
+    sharded = e._fsdp(model, world_size, replicas, engine)
+    if engine == "fsdp1": FullyShardedDataParallel.set_state_dict_type(sharded, StateDictType.SHARDED_STATE_DICT, ShardedStateDictConfig(offload_to_cpu=False))
+    state = sharded.state_dict()
+    assert state._metadata
+    torch.save(state, folder / f"model_world_size_{world_size}_rank_{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def test_untied_and_bfloat16(home, twin):
