@@ -221,6 +221,50 @@ def serve(args, rest):
     serve(read_settings(ServiceSettings, written))
 
 
+def exported(args, rest, verl=False):
+    "Export as the arguments say, and tell what is there"
+    from vlrlbook.easyr1 import export_easyr1, export_keys, export_verl, parse_overrides, read_engine_yaml
+    engine = "verl" if verl else args.version
+    config = read_engine_yaml(args.config, engine, rest).given if getattr(args, "config", None) else {}
+    given = {k: v for k, v in config.items() if k not in export_keys(engine)} | parse_overrides(rest, engine)
+    where = dict(val=args.val_data, image_dir=args.image_dir)
+    folder = export_verl(args.data, args.reward, given, args.output_dir, **where) if verl else export_easyr1(args.data, args.reward, given, args.output_dir, args.version, **where)
+    train, val = json.loads((folder / "export.json").read_text())["rows"]
+    print(f"{folder}: {train} rows to learn from, {val} to measure on; next: vlrlbook dry-run --path {folder}")
+
+
+def export_easyr1(args, rest):
+    "Write a directory that EasyR1 runs: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh; any a.b=c sets a key"
+    exported(args, rest)
+
+
+def export_verl(args, rest):
+    "Write a directory that verl runs: parquet files, reward.py, train.sh with every override; any a.b=c sets a key"
+    exported(args, rest, verl=True)
+
+
+def dry_run(args, rest):
+    "Look through an exported directory, or an EasyR1 YAML, before it costs anything; exit status 1 if there are problems"
+    from vlrlbook.easyr1 import dry_run
+    found = dry_run(args.path, overrides=rest, version=args.version, processes=args.processes, gpu_gb=args.gpu_gb)
+    print(found)
+    return 0 if found.ok else 1
+
+
+def merge_shards(args, rest):
+    "FSDP shards of EasyR1 or verl as one model directory; --test compares with a model directory, tensor by tensor"
+    from vlrlbook.core import Table
+    from vlrlbook.easyr1 import merge_shards
+    print(Table([merge_shards(args.local_dir, args.output_dir, args.dtype, args.test, args.lora, args.lora_alpha, args.max_shard_gb)]))
+
+
+def quick_start(args, rest):
+    "Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable; settings of chapter 09"
+    from vlrlbook.core import Table, read_settings
+    from vlrlbook.easyr1 import QuickStartSettings, quick_start
+    print(Table(quick_start(read_settings(QuickStartSettings, given(args, rest)))["stages"]))
+
+
 def chapter_options(chapter):
     "(name, help) of a chapter's settings, from its parameters cell, so that --help imports nothing heavy"
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
@@ -259,13 +303,25 @@ def parser() -> argparse.ArgumentParser:
     command(aloha, "aloha", *settings("04_aloha"))
     command(evaluate, "evaluate", *settings("06_evaluation"))
     command(serve, "serve", (["--no_token", "--no-token"], dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")), *settings("08_service"))
+    rows = [option("data", required=True, help="VQA rows in any dialect: .jsonl or .json"), option("val_data", help="rows to measure on; a tenth of the pictures if not given"), option("image_dir", help="where picture paths begin; beside the file if not given"),
+            option("reward", default="vqa", help="a rule of chapter 02, module:function, or a weighted sum"), option("output_dir", required=True, help="new or empty directory")]
+    of_easyr1 = lambda default: option("version", choices=["0.3.2", "current"], default=default, help="of EasyR1")
+    command(export_easyr1, "export-easyr1", *rows, of_easyr1("0.3.2"), (["--config"], dict(help="a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; a.b=c wins")))
+    command(export_verl, "export-verl", *rows)
+    command(dry_run, "dry-run", option("path", required=True, help="exported directory, or a YAML of EasyR1"), of_easyr1(None), option("processes", type=int, help="that look at rows; one a CPU if not given"), option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
+    command(merge_shards, "merge-shards", option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"), option("output_dir", help="model directory to write: new or empty"),
+            option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"), option("test", help="model directory to compare with; without --output_dir nothing is written"),
+            option("lora", default="merge", help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"), option("lora_alpha", type=float, help="where no file beside the shards holds it"),
+            option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
+    command(quick_start, "quick-start", *settings("09_easyr1"))
     return top
 
 
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
-    if rest and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    keys = args.command in ("export-easyr1", "export-verl", "dry-run") and all("=" in w and not w.startswith("-") for w in rest)
+    if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
 
