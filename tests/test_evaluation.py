@@ -344,7 +344,7 @@ def test_a_torn_file_is_cut_back_and_finished(adapter, tmp_path):
     samples, path = synthetic_counting(7, seed=7), tmp_path / "p.jsonl"
     compare(TINY, adapter, samples, path, **ASK)
     whole = path.read_bytes()
-    for size in (0, 10, len(whole) // 2, len(whole) - 5, len(whole)):
+    for size in (0, 10, len(whole) // 2, next(i for i, b in enumerate(whole) if b > 127) + 1, len(whole) - 5, len(whole)):
         path.write_bytes(whole[:size])
         rows = compare(TINY, adapter, samples, path, **ASK)
         assert path.read_bytes() == whole and rows == read_predictions(path)
