@@ -12,7 +12,7 @@ __all__ = ['logger', 'moves', 'states', 'live', 'ends', 'schema', 'network_syste
            'devices_of', 'train_command', 'DispatchersSide', 'folder_bytes', 'CleanUp', 'Jobs', 'train',
            'commit_result', 'main']
 
-# %% ../nbs/07a_jobs.ipynb #b2169dd2
+# %% ../nbs/07a_jobs.ipynb #73487c87
 import ctypes, csv, errno, fcntl, json, logging, os, re, secrets, select, shlex, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -21,13 +21,13 @@ from pathlib import Path
 
 logger = logging.getLogger("vlrlbook.jobs")
 
-# %% ../nbs/07a_jobs.ipynb #b7d2a84b
+# %% ../nbs/07a_jobs.ipynb #0b15cd9b
 moves = {"queued": ("training", "cancelled"), "training": ("completed", "failed", "interrupted", "cancelling"), "cancelling": ("cancelled", "completed", "failed"),
          "interrupted": ("queued", "cancelled"), "completed": (), "failed": ("queued",), "cancelled": ("queued",)} # a state → those that may follow it
 
 states, live, ends = (*moves,), ("training", "cancelling"), ("completed", "failed", "cancelled")
 
-# %% ../nbs/07a_jobs.ipynb #b5f637e9
+# %% ../nbs/07a_jobs.ipynb #11134256
 class JobsError(Exception):
     "What this chapter refuses; `code` is stable, the text is for people"
     code = "job"
@@ -41,7 +41,7 @@ class AlreadyServed(JobsError): "Another server holds the data directory"; code 
 class NetworkFolder(JobsError): "SQLite's write-ahead log needs a local disk"; code = "data_dir.network"
 class LedgerUnavailable(JobsError): "The ledger cannot be written now: disk full, or locked"; code = "ledger.unavailable"
 
-# %% ../nbs/07a_jobs.ipynb #301cf961
+# %% ../nbs/07a_jobs.ipynb #fbed4dc6
 @dataclass
 class Job:
     "What the ledger says of one job"
@@ -88,7 +88,7 @@ def utc(
     "A moment as the ledger writes it; nothing is ever decided by it"
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-# %% ../nbs/07a_jobs.ipynb #21dbc468
+# %% ../nbs/07a_jobs.ipynb #2640fdc7
 schema = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT UNIQUE NOT NULL, job_name TEXT, status TEXT NOT NULL, place INTEGER NOT NULL,
@@ -102,7 +102,7 @@ CREATE INDEX IF NOT EXISTS by_job ON moves (job_id);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value REAL);
 """
 
-# %% ../nbs/07a_jobs.ipynb #7d188ca0
+# %% ../nbs/07a_jobs.ipynb #8a5377ae
 class Ledger:
     "One SQLite file; every change is one transaction that is on the disk before anybody hears of it"
     def __init__(self,
@@ -166,7 +166,7 @@ class Ledger:
         "Let go of the file"
         with self.lock: self.db.close()
 
-# %% ../nbs/07a_jobs.ipynb #67ff0b6b
+# %% ../nbs/07a_jobs.ipynb #43f80030
 def take_lock(
     path: str | Path, # a file; made if it is not there
     patience: float = 0.0, # seconds to wait for it
@@ -206,7 +206,7 @@ def read_order(
     word, attempt = os.pread(fd, 32, 0).decode().split()
     return word, int(attempt)
 
-# %% ../nbs/07a_jobs.ipynb #12a06ba3
+# %% ../nbs/07a_jobs.ipynb #f3900ad6
 network_systems = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "virtiofs")
 
 def file_system(
@@ -219,7 +219,7 @@ def file_system(
     inside = [(len(at), kind) for at, kind in mounts if Path(path).resolve().is_relative_to(at)]
     return max(inside, key=lambda m: m[0])[1] if inside else "unknown"
 
-# %% ../nbs/07a_jobs.ipynb #a1d2cb43
+# %% ../nbs/07a_jobs.ipynb #0b0b1b2b
 def parents(
 ) -> dict: # process id → (parent's id, state letter)
     "Every process there is"
@@ -257,7 +257,7 @@ def tagged(
         if state not in "ZX" and tag.encode() in environment.split(b"\0"): found.append(pid)
     return found
 
-# %% ../nbs/07a_jobs.ipynb #40566685
+# %% ../nbs/07a_jobs.ipynb #68e2dd92
 def signal_all(
     pids: list, # process ids
     number: int, # signal
@@ -285,7 +285,7 @@ def job_tag(
     "The mark that a job's processes carry"
     return f"VLRLBOOK_JOB={Path(folder).resolve()}"
 
-# %% ../nbs/07a_jobs.ipynb #a54ab95a
+# %% ../nbs/07a_jobs.ipynb #42adce21
 def prctl(
     option: int, # 1: die with the parent; 36: adopt orphans
     value: int, # signal, or 1
@@ -298,7 +298,7 @@ def _die_with(parent):
     prctl(1, signal.SIGKILL)
     if os.getppid() != parent: os._exit(1)
 
-# %% ../nbs/07a_jobs.ipynb #e6917182
+# %% ../nbs/07a_jobs.ipynb #c4d2688a
 class Outcome:
     "outcome.json: its room is taken before work begins, so that a full disk cannot keep the end from being told"
     size = 4096
@@ -350,7 +350,7 @@ class Log:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
             self.lost += len(data)
 
-# %% ../nbs/07a_jobs.ipynb #30d5702c
+# %% ../nbs/07a_jobs.ipynb #a20b064d
 causes = (("trainer.out_of_memory", r"OutOfMemoryError|CUDA out of memory|MemoryError|Cannot allocate memory|std::bad_alloc"),
           ("trainer.parameters", r"SettingsError"), ("trainer.disk_full", r"No space left on device|Disk quota exceeded"))
 
@@ -382,7 +382,7 @@ def problem_of(
     from vlrlbook.core import damage # the supervisor lives long, so it starts light
     return damage(folder)
 
-# %% ../nbs/07a_jobs.ipynb #676fbe5d
+# %% ../nbs/07a_jobs.ipynb #77df0086
 def supervise(
     folder: str | Path, # of the job
     attempt: int, # which this is
@@ -436,7 +436,7 @@ def _copy(words, log):
         if not data: return time.sleep(0.01)
         log.write(data)
 
-# %% ../nbs/07a_jobs.ipynb #bb92f3ee
+# %% ../nbs/07a_jobs.ipynb #7cbf6348
 def newest_checkpoint(
     run: str | Path, # output_dir of a run
 ) -> Path | None: # the checkpoint of the highest step that equals its manifest
@@ -478,7 +478,7 @@ def progress_of(
     except (KeyError, ValueError): step, loss = 0, None
     return dict(current_step=step, loss=loss if loss is None or abs(loss) < float("inf") else None, total_steps=total, progress=min(99.0, 100 * step / total) if total else 0.0)
 
-# %% ../nbs/07a_jobs.ipynb #69b7b948
+# %% ../nbs/07a_jobs.ipynb #a515747a
 def supervisor_command(
     folder: Path, # of the job
     attempt: int, # which this is
@@ -528,7 +528,7 @@ class LocalBackend:
         "Kill what the dead left"
         return kill_until_gone(lambda: tagged(job_tag(folder)), seconds=1)
 
-# %% ../nbs/07a_jobs.ipynb #a6399875
+# %% ../nbs/07a_jobs.ipynb #e1cef32c
 class SubmititBackend(LocalBackend):
     "Supervisors as Slurm jobs, or as submitit's local ones; every node must see the data directory, and the ledger needs a disk of the server's own"
     hands_over = False
@@ -584,7 +584,7 @@ class RayBackend(LocalBackend):
 
 backends = {"local": LocalBackend, "submitit": SubmititBackend, "ray": RayBackend}
 
-# %% ../nbs/07a_jobs.ipynb #c53ce523
+# %% ../nbs/07a_jobs.ipynb #813a99d2
 class OwnersSide:
     "What the owner of a job can ask for"
     def folder(self,
@@ -716,7 +716,7 @@ class OwnersSide:
             db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))
         self._discard(self.data_dir / "jobs" / row["job_id"])
 
-# %% ../nbs/07a_jobs.ipynb #a75f1b90
+# %% ../nbs/07a_jobs.ipynb #f06b438f
 def devices_of(
     slots: int | list, # how many, or the devices of each
 ) -> list: # CUDA_VISIBLE_DEVICES of each slot
@@ -730,7 +730,7 @@ def train_command(
     "What a job runs if nothing else is asked for: chapter 05"
     return [sys.executable, "-m", "vlrlbook.jobs", "train"]
 
-# %% ../nbs/07a_jobs.ipynb #6c70db50
+# %% ../nbs/07a_jobs.ipynb #5c4d6d7e
 class DispatchersSide:
     "What happens by itself, a look at a time"
     def look(self):
@@ -813,7 +813,7 @@ class DispatchersSide:
         self.ledger.move(row["job_id"], "queued", "training", f"slot {slot}", attempt=row["attempt"] + 1)
         self.ledger.move(row["job_id"], "training", "failed", "trainer.start", error_code="trainer.start", error_message="the job's folder is gone", **self._ended())
 
-# %% ../nbs/07a_jobs.ipynb #3e5bfeaf
+# %% ../nbs/07a_jobs.ipynb #56451da3
 def folder_bytes(
     folder: str | Path, # any folder
 ) -> int: # on the disk; linked files count once
@@ -863,7 +863,7 @@ class CleanUp:
         os.rename(folder, aside / "gone")
         shutil.rmtree(aside)
 
-# %% ../nbs/07a_jobs.ipynb #20f89cba
+# %% ../nbs/07a_jobs.ipynb #4f253a93
 class Jobs(OwnersSide, DispatchersSide, CleanUp):
     "All jobs of one data directory: the ledger, their folders, and the dispatcher that starts them in order"
     tick = 0.1 # seconds between two looks
@@ -953,7 +953,7 @@ class Jobs(OwnersSide, DispatchersSide, CleanUp):
         from vlrlbook.core import Table
         return Table([dict(job=clean(j.job_name), status=j.status, attempt=j.attempt, progress=f"{j.progress:.0f} %", resumed_from=j.resumed_from, why=j.error_code) for j in self.list(limit=20)[0]])._repr_markdown_()
 
-# %% ../nbs/07a_jobs.ipynb #880022e5
+# %% ../nbs/07a_jobs.ipynb #7c38c990
 def train(
     folder: str | Path = ".", # of the job
     chapter: str = "05_grpo.ipynb", # which notebook
