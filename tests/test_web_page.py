@@ -533,7 +533,9 @@ def test_a_real_job(page, tmp_path):
         names = set(zipfile.ZipFile(got.value.path()).namelist())
         assert {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json", "out.ipynb", "manifest.json"} <= names
         with page.context.expect_page() as opened: page.click(".actions >> text=Notebook")
-        opened.value.wait_for_selector("text=GRPO")
+        opened.value.wait_for_selector("h1 >> text=Learning from one's own answers")
+        seen = opened.value.inner_text("body")
+        assert "<p>" not in seen and str(tmp_path) not in seen and opened.value.locator("img[src^='data:image/']").count() > 3
         assert page_picture(page.url, wait=".rollout").startswith(b"\x89PNG")
     finally: stop(process)
 

@@ -1,7 +1,7 @@
 // Three curves of a run, drawn as core.plot_run draws them: raw values faint, smoothed ones strong.
 import { h, svg, number, put, scrollable } from "./dom.js";
 
-const W = 360, H = 200, box = { left: 46, right: 350, top: 12, bottom: 172 };
+const W = 360, H = 200, box = { left: 52, right: 350, top: 12, bottom: 172 };
 const panels = [
   { column: "reward", colour: "blue", caption: "Mean reward of the answers. It should rise; worry when it falls, or stands still from the first step." },
   { column: "loss", colour: "orange", caption: "Of the policy; it wanders around nought and need not fall. Worry when it leaps or is no number." },
@@ -85,7 +85,7 @@ const yAxis = (low, high, y) => ticks(low, high).flatMap((t) => [
   svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) }),
   svg("text", { x: box.left - 6, y: y(t) + 4, "text-anchor": "end" }, tickText(t))]);
 
-const tickText = (t) => String(t).replace(/-/g, "−");
+const tickText = (t) => (String(t).length > 6 ? t.toExponential() : String(t)).replace(/-/g, "−");
 
 function xAxis(first, last, x) {
   const whole = ticks(first, last).filter(Number.isInteger);
