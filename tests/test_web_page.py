@@ -446,6 +446,26 @@ def test_everything_has_a_name_and_an_order(page, server, data):
     assert page.get_attribute("header nav a >> nth=0", "aria-current") == "page"
 
 
+def drawn(page, row, rows):
+    "What a chart of `rows` rows makes of `row`, a function in JavaScript: headings, points of the reward's curve, labels of its axes"
+    return page.evaluate("""async ([row, rows]) => {
+      const { chart } = await import('/static/chart.js'), made = chart(), at = { a: (i) => ({ step: i, reward: 1, loss: null, silent: 0 }), b: (i) => ({ step: 5 * i, reward: -2e-5 * Math.sin(i), loss: i, silent: 1 }) }[row];
+      made.add(Array.from({ length: rows }, (_, i) => at(i)));
+      const svg = made.node.querySelector('svg');
+      return [[...made.node.querySelectorAll('h3')].map((h) => h.textContent), svg.querySelector('.mean')?.getAttribute('points').split(' ').length, [...svg.querySelectorAll('text')].map((t) => t.textContent)];
+    }""", [row, rows])
+
+
+def test_charts_of_odd_runs(page, server):
+    page.goto(server.url)
+    page.wait_for_selector("h1")
+    assert drawn(page, "a", 0) == [["reward (n = 0)", "loss (n = 0)", "silent groups (n = 0)"], None, ["no step logged yet"]]
+    assert drawn(page, "a", 1) == [["reward (n = 1)", "loss (n = 0)", "silent groups (n = 1)"], 1, ["0.9", "0.95", "1", "1.05", "1.1", "0", "1", "step"]]
+    assert drawn(page, "b", 40)[2] == ["−2e−5", "−1e−5", "0", "1e−5", "2e−5", "0", "50", "100", "150", "step"]
+    heads, points, _ = drawn(page, "b", 150_000)
+    assert heads[0] == "reward (n = 150000)" and 1000 < points <= 1501
+
+
 def test_without_a_stream_the_page_asks(page, server, data):
     page.refused = ("ERR_FAILED",)
     page.route("**/events", lambda route: route.abort())
