@@ -139,7 +139,7 @@ def readers(folder, n=1000, seconds=60):
     "A thousand clients ask once a second, while a real job trains and uploads are read"
     served = t.Served(folder, env={"VLRLBOOK_CACHE": str(Path(folder) / "cache")})
     file_id, more, uploads, stop = served.upload(good_zip(folder, 60)).json()["file_id"], good_zip(folder, 400), [], threading.Event()
-    job = served.train(file_id).json()["job_id"]
+    job = served.train(file_id, warm_steps=20).json()["job_id"]
     while not served.get(f"/jobs/{job}/rollouts").json()["groups"]: time.sleep(1)
     def upload():
         while not stop.is_set(): uploads.append(t.requests.post(f"{served.url}/upload-data", files={"file": ("more.zip", more)}, headers=dict(served.api.headers)).status_code)
@@ -220,7 +220,7 @@ def bad_inputs(folder, mutated=1500):
             row("requests with bytes changed at random: refused with a code, or still good; never a 5xx", tried - by_hand, len([w for w in wrong if w[0].startswith(("JSON ", "ZIP ", "form "))]))]
 
 
-def fuzzed(folder, seconds=60):
+def fuzzed(folder, seconds=40):
     "Atheris on the readers, from the seeds"
     rows = []
     for kind in ("json", "csv", "zip"):
@@ -244,8 +244,7 @@ def changed(data, rng):
 
 
 def measure(names=()):
-    "All rows, or those of the functions named"
-    rows = []
+    "All rows, or those of the functions named, a few at a time"
     with tempfile.TemporaryDirectory() as root:
         script = Path(root) / "trainer.py"
         script.write_text(t.TRAINER)
@@ -255,5 +254,4 @@ def measure(names=()):
             folder = Path(root) / f.__name__
             folder.mkdir()
             found = f(folder, *more)
-            rows += found if isinstance(found, list) else [found]
-    return rows
+            yield found if isinstance(found, list) else [found]

@@ -44,7 +44,8 @@ for step in range(1, p["max_steps"] + 1):
     aside.write_text(json.dumps(dict(step=step, total_steps=p["max_steps"], groups=[dict(question="q", truth="3", image=None, answers=[dict(text="3", parts=dict(overall=1.0), advantage=0.5)])])))
     aside.rename(run / "rollouts_now.json")
 cell = lambda text, html: dict(cell_type="code", id=text, metadata={}, source=text, execution_count=None, outputs=[dict(output_type="display_data", metadata={}, data={"text/html": html})])
-Path("out.ipynb").write_text(json.dumps(dict(cells=[cell("a", "<b>bold</b><script>alert(1)</script><img src=x onerror=alert(2)>")], metadata={}, nbformat=4, nbformat_minor=5)))
+words = dict(cell_type="markdown", id="m", metadata={}, source="## A heading\\n\\nwith [a link](javascript:alert(3))")
+Path("out.ipynb").write_text(json.dumps(dict(cells=[words, cell("a", "<b>bold</b><script>alert(1)</script><img src=x onerror=alert(2)>")], metadata={}, nbformat=4, nbformat_minor=5)))
 (run / "adapter_model.safetensors").write_bytes(os.urandom(300_000))
 from vlrlbook.jobs import commit_result
 commit_result(".")
@@ -386,11 +387,13 @@ def test_the_form_says_what_chapter_05_says():
     assert (gpu["num_epochs"], gpu["learning_rate"], gpu["batch_size"], gpu["gradient_accumulation_steps"], gpu["num_generations"], gpu["temperature"], gpu["use_4bit"], gpu["max_image_size"], gpu["seed"]) == (50, 5e-5, 1, 8, 8, 0.2, True, 512, 43)
 
 
-def test_what_the_server_decides_is_settings_of_chapter_05(with_file):
+def test_what_the_server_decides_is_settings_of_chapter_05(with_file, monkeypatch):
     from vlrlbook.grpo import GRPOSettings
     for config in ({}, dict(num_epochs=50, learning_rate=5e-5, batch_size=1, gradient_accumulation_steps=8, num_generations=8, temperature=0.2, use_4bit=True, max_image_size=512, seed=43), dict(num_generations=6), dict(max_steps=3, num_epochs=2)):
         job = with_file.post("/train", json=dict(job_name="a", data_file_id=with_file.file_id, training_config=config, lora_config=dict(r=64, alpha=128, dropout=0.05))).json()
+        monkeypatch.chdir(with_file.jobs.folder(job["job_id"])) # where the trainer runs
         settings = read_settings(GRPOSettings, with_file.jobs.get(job["job_id"]).parameters)
+        monkeypatch.chdir(ROOT)
         assert settings.use_4bit is False and settings.lora_r == 64 and settings.lora_alpha == 128
         assert settings.max_steps == {None: 200, 50: -1, 2: 3}[config.get("num_epochs")]
         assert any("use_4bit is off" in n for n in job["notes"]) == bool(config.get("use_4bit"))
@@ -562,7 +565,7 @@ def test_train_watch_download(server, good):
     assert server.get(f"/jobs/{job['job_id']}/rollouts").json()["groups"][0]["answers"][0]["advantage"] == 0.5
     assert server.get(f"/jobs/{job['job_id']}/log").text == "steps 30\n"
     page = server.get(f"/jobs/{job['job_id']}/notebook")
-    assert "<b>bold</b>" in page.text and "<script" not in page.text and "<img src=x" not in page.text and "sandbox" in page.headers["content-security-policy"]
+    assert "<b>bold</b>" in page.text and "<h2" in page.text and "&lt;h2" not in page.text and 'href="javascript' not in page.text and "<script" not in page.text and "<img src=x" not in page.text and "sandbox" in page.headers["content-security-policy"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 """The service's page in a real browser against the real server: what a person does with it, what goes wrong, and who may not see colours or hold a mouse."""
+import base64
 import csv
 import io
 import json
@@ -48,7 +49,9 @@ def stop(process):
 def server(tmp_path_factory):
     process = serve(tmp_path_factory.mktemp("server") / "data", "--no-token", "--slots", "3")
     yield process
-    for job in ask(process.url + "/jobs?status=training")["jobs"]: urllib.request.urlopen(urllib.request.Request(f"{process.url}/jobs/{job['job_id']}", method="DELETE"))
+    going = [j for s in ("queued", "training") for j in ask(f"{process.url}/jobs?status={s}")["jobs"]]
+    for job in going: urllib.request.urlopen(urllib.request.Request(f"{process.url}/jobs/{job['job_id']}", method="DELETE"))
+    while any(ask(f"{process.url}/jobs/{j['job_id']}")["status"] not in ("cancelled", "completed") for j in going): time.sleep(0.1)
     stop(process)
 
 
@@ -62,7 +65,7 @@ def page(chromium):
     "A page; at the end: nothing in the console but the refusals that the test expects (`page.refused`), nothing asked of other servers"
     context = chromium.new_context(viewport=dict(width=1280, height=900))
     page, said, asked = context.new_page(), [], []
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(30_000)
     page.refused = ()
     page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: said.append(str(e)))
@@ -124,7 +127,7 @@ def points(page):
 
 def wait(page, what):
     "Until the expression is true; the page's policy forbids Playwright's own way, which is eval"
-    for _ in range(300):
+    for _ in range(600):
         if page.evaluate(what): return
         page.wait_for_timeout(50)
     raise AssertionError(f"never true: {what}")
@@ -158,8 +161,8 @@ def test_upload_train_chart_download(page, server, tmp_path):
     assert "<script>" in page.locator(".rollout tbody").first.inner_text()
     until(page, "completed")
     page.click("text=The numbers as a table")
-    more_points(page, 19)
-    assert page.locator("[aria-label='Numbers of the run'] tbody tr").count() == 20 == points(page)
+    wait(page, "document.querySelectorAll('[aria-label=\"Numbers of the run\"] tbody tr').length === 20")
+    assert points(page) == 20
     assert "–" in page.locator("[aria-label='Numbers of the run'] tbody tr").nth(18).inner_text()
     with page.expect_download() as got: page.click("a.primary >> text=Download")
     assert {"adapter_model.safetensors", "manifest.json"} <= set(zipfile.ZipFile(got.value.path()).namelist())
@@ -178,6 +181,53 @@ def test_reload_in_mid_run(page, server, data):
     page.reload()
     page.wait_for_selector("#job_name")
     assert page.input_value("#job_name") == "kept" and page.input_value("[id='training_config.max_steps']") == "77"
+
+
+def slow_upload(page, speed):
+    "From now on, `speed` bytes a second"
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", dict(offline=False, latency=0, downloadThroughput=-1, uploadThroughput=speed))
+
+
+def test_upload_shows_how_far_it_is_and_can_be_stopped(page, server, tmp_path):
+    page.goto(server.url + "/#/data")
+    page.wait_for_selector("#zip")
+    before, path = ask(server.url + "/files")["files"], archive(tmp_path / "large.zip")
+    with zipfile.ZipFile(path, "a") as z: z.writestr("images/unused.png", os.urandom(3_000_000))
+    slow_upload(page, 500_000)
+    page.set_input_files("#zip", path)
+    wait(page, "document.querySelector('progress')?.value > 0.1")
+    page.click("header nav a >> nth=2")
+    page.wait_for_selector("h1 >> text=Jobs")
+    page.click("header nav a >> nth=0")
+    page.wait_for_selector(".upload-status progress")
+    assert re.search(r"Uploading: \d0 % of 3.0 MB", page.inner_text(".upload-status")) and page.is_disabled("#zip")
+    page.click("text=Stop the upload")
+    page.wait_for_selector("text=The upload was stopped; nothing was kept")
+    assert page.is_enabled("#zip") and ask(server.url + "/files")["files"] == before
+
+
+def test_drop(page, server, tmp_path):
+    page.goto(server.url + "/#/data")
+    page.wait_for_selector(".drop")
+    page.evaluate("""(data) => {
+      const given = new DataTransfer(), bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+      given.items.add(new File([bytes], 'dropped.zip'));
+      for (const kind of ['dragenter', 'dragover', 'drop']) document.querySelector('.drop').dispatchEvent(new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true }));
+    }""", base64.b64encode(archive(tmp_path / "dropped.zip", bad=False).read_bytes()).decode())
+    page.wait_for_selector("h1 >> text=dropped.zip")
+    assert "8 rows of 8 kept, none skipped" in page.inner_text("main") and page.locator("[aria-label='Skipped rows']").count() == 0
+
+
+def test_answers_can_be_read_in_peace(page, server, data):
+    page.goto(f"{server.url}/#/jobs/{start(server, data, max_steps=60)}")
+    page.wait_for_selector(".rollout")
+    page.uncheck("#newest")
+    seen = None
+    while seen != (seen := page.inner_text("[aria-labelledby=answers-title]")): page.wait_for_timeout(500)
+    more_points(page, points(page) + 3)
+    assert page.inner_text("[aria-labelledby=answers-title]") == seen
+    page.check("#newest")
+    wait(page, f"document.querySelector('[aria-labelledby=answers-title]').innerText !== {json.dumps(seen)}")
 
 
 def test_cancel_resume_remove(page, server, data):
@@ -231,6 +281,11 @@ def test_errors_are_shown_in_words_with_their_code(page, server, data, tmp_path)
     assert "trainer.exit" in page.inner_text("main") and "it did not work" in page.inner_text(".notice.bad")
     page.click("text=Resume")
     page.wait_for_selector("[role=alert] >> text=job.no_checkpoint")
+    start(server, data, max_steps=40)
+    page.goto(f"{server.url}/#/data")
+    page.click(f".cards li:has(a[href*='{data}']) >> text=Remove")
+    page.click("dialog >> button >> text=Remove")
+    page.wait_for_selector("[role=alert] >> text=file.in_use")
 
 
 def test_a_failed_press_is_not_lost(page, server, data):
@@ -240,6 +295,23 @@ def test_a_failed_press_is_not_lost(page, server, data):
     setting(page, "temperature", "hot")
     page.click("button >> text=Start training", delay=200)
     page.wait_for_selector("[role=alert] >> text=One field")
+
+
+def test_a_lost_reply_does_not_start_a_second_job(page, server, data):
+    page.refused = ("ERR_FAILED",)
+    lost = []
+
+    def lose(route):
+        lost.append(route.fetch().json()["job_id"])
+        route.abort()
+
+    page.route("**/train", lose, times=1)
+    page.goto(f"{server.url}/#/train?file={data}&training_config.max_steps=2")
+    page.click("button >> text=Start training")
+    page.wait_for_selector("[role=alert] >> text=connection.lost")
+    page.click("button >> text=Start training")
+    page.wait_for_selector(".state [data-status]")
+    assert page.url.rpartition("/")[2] == lost[0]
 
 
 def tab_to(page, name, most=80):
@@ -374,11 +446,44 @@ def test_everything_has_a_name_and_an_order(page, server, data):
     assert page.get_attribute("header nav a >> nth=0", "aria-current") == "page"
 
 
+def drawn(page, row, rows):
+    "What a chart of `rows` rows makes of `row`, a function in JavaScript: headings, points of the reward's curve, labels of its axes"
+    return page.evaluate("""async ([row, rows]) => {
+      const { chart } = await import('/static/chart.js'), made = chart(), at = { a: (i) => ({ step: i, reward: 1, loss: null, silent: 0 }), b: (i) => ({ step: 5 * i, reward: -2e-5 * Math.sin(i), loss: i, silent: 1 }) }[row];
+      made.add(Array.from({ length: rows }, (_, i) => at(i)));
+      const svg = made.node.querySelector('svg');
+      return [[...made.node.querySelectorAll('h3')].map((h) => h.textContent), svg.querySelector('.mean')?.getAttribute('points').split(' ').length, [...svg.querySelectorAll('text')].map((t) => t.textContent)];
+    }""", [row, rows])
+
+
+def test_charts_of_odd_runs(page, server):
+    page.goto(server.url)
+    page.wait_for_selector("h1")
+    assert drawn(page, "a", 0) == [["reward (n = 0)", "loss (n = 0)", "silent groups (n = 0)"], None, ["no step logged yet"]]
+    assert drawn(page, "a", 1) == [["reward (n = 1)", "loss (n = 0)", "silent groups (n = 1)"], 1, ["0.9", "0.95", "1", "1.05", "1.1", "0", "1", "step"]]
+    assert drawn(page, "b", 40)[2] == ["−2e−5", "−1e−5", "0", "1e−5", "2e−5", "0", "50", "100", "150", "step"]
+    heads, points, _ = drawn(page, "b", 150_000)
+    assert heads[0] == "reward (n = 150000)" and 1000 < points <= 1501
+
+
 def test_without_a_stream_the_page_asks(page, server, data):
     page.refused = ("ERR_FAILED",)
     page.route("**/events", lambda route: route.abort())
     page.goto(f"{server.url}/#/jobs/{start(server, data, max_steps=40)}")
     more_points(page, 2)
+    more_points(page, points(page))
+
+
+def test_a_hidden_page_gives_its_stream_back(page, server, data):
+    "Browsers allow six connections to a server: the seventh open page would stand still"
+    asked = []
+    page.on("request", lambda r: asked.append(r.url.rpartition("/")[2]))
+    page.goto(f"{server.url}/#/jobs/{start(server, data, max_steps=100)}")
+    more_points(page, 2)
+    for hidden, streams in (("true", 1), ("false", 2)):
+        page.evaluate(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_timeout(300)
+        assert asked.count("events") == streams
     more_points(page, points(page))
 
 
@@ -393,7 +498,7 @@ def test_a_lost_server_is_told_and_found_again(page, tmp_path):
     port = free_port()
     process = serve(tmp_path / "data", "--no-token", port=port, pace=0.1)
     file_id = upload(page, process, archive(tmp_path / "discs.zip"))
-    page.goto(f"{process.url}/#/jobs/{start(process, file_id, max_steps=50)}")
+    page.goto(f"{process.url}/#/jobs/{start(process, file_id, max_steps=400)}")
     more_points(page, 3)
     stop(process)
     page.wait_for_selector("#connection >> text=Connection lost")
@@ -402,7 +507,9 @@ def test_a_lost_server_is_told_and_found_again(page, tmp_path):
     try:
         more_points(page, seen + 3)
         wait(page, "document.getElementById('connection').textContent === ''")
-        until(page, "completed")
+        page.click("button >> text=Cancel")
+        page.click("dialog >> text=Cancel the job")
+        until(page, "cancelled")
     finally: stop(process)
 
 
@@ -446,7 +553,9 @@ def test_a_real_job(page, tmp_path):
         names = set(zipfile.ZipFile(got.value.path()).namelist())
         assert {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json", "out.ipynb", "manifest.json"} <= names
         with page.context.expect_page() as opened: page.click(".actions >> text=Notebook")
-        opened.value.wait_for_selector("text=GRPO")
+        opened.value.wait_for_selector("h1 >> text=Learning from one's own answers")
+        seen = opened.value.inner_text("body")
+        assert "<p>" not in seen and str(tmp_path) not in seen and opened.value.locator("img[src^='data:image/']").count() > 3
         assert page_picture(page.url, wait=".rollout").startswith(b"\x89PNG")
     finally: stop(process)
 

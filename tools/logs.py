@@ -17,6 +17,10 @@
     python tools/logs.py game MODEL_DIR NAME LR STEPS   chapter 05 paid by a reward model alone, and what it answers, into 03_NAME.csv and 03_NAME_rollouts.jsonl
     python tools/logs.py faults [NAME ...]              what jobs are put through, as often as the pass figures ask, into 07a_faults.csv, rows of other names kept
     python tools/logs.py service_faults [NAME ...]      the service at the pass figures (tests/service_faults.py) into 08_faults.csv and 08_pollers.csv, rows of other faults kept
+    python tools/logs.py shards                         shards merged one tensor at a time and by loading everything: seconds and memory, into 09_shards.csv
+    python tools/logs.py exported shared/data           reward files of chapter 09 beside our rewards, on real completions and on generated texts, into 09_rewards.csv
+    python tools/logs.py scans shared/data              picture tokens of VQA-RAD's questions under two pairs of pixel limits, into 09_vqa_rad.csv
+    python tools/logs.py dry [SIDExROWS ...]            dry runs over 10,000 rows, one process and two, into 09_dry_run.csv
     python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
 import csv
 import json
@@ -38,7 +42,8 @@ what_you_see = {
     "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
     "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL",
     "07a_jobs": "a job killed twice and finished once; what jobs survive, counted",
-    "08_service": "upload, train, watch, download; what it refuses and what it survives"}
+    "08_service": "upload, train, watch, download; what it refuses and what it survives",
+    "09_easyr1": "the same rows and reward for EasyR1 and verl; a dry run; shards drawn and merged"}
 
 
 def write(name, rows):
@@ -359,9 +364,170 @@ def service_faults(names):
     facts = run_facts()
     with_what = dict(commit=facts["commit"], date=date.today().isoformat(), device=facts["device"], python=facts["versions"]["python"], **{name: version(name) for name in ("fastapi", "starlette", "uvicorn", "python-multipart", "pillow")})
     known = list(csv.DictReader((logs / "08_faults.csv").open())) if (logs / "08_faults.csv").exists() else []
-    rows = {r["fault"]: r for r in known} | {r["fault"]: r | with_what for r in measure(names)}
-    write("08_faults.csv", list(rows.values()))
+    rows = {r["fault"]: r for r in known}
+    for found in measure(names):
+        rows |= {r["fault"]: r | with_what for r in found}
+        write("08_faults.csv", list(rows.values()))
     if by_second: write("08_pollers.csv", by_second)
+merge_ours = """
+from vlrlbook.easyr1 import merge_shards
+def merge(actor, out, dtype): merge_shards(actor, out, None if dtype == "float32" else dtype)
+"""
+merge_all_loaded = """
+def merge(actor, out, dtype):
+    files = sorted(Path(actor).glob("model_world_size_*.pt"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
+    ranks, whole = [torch.load(f, map_location="cpu", weights_only=False) for f in files], {}
+    for key in list(ranks[0]): whole[key] = torch.cat([r.pop(key).to_local().to(getattr(torch, dtype)) for r in ranks])
+    config = transformers.AutoConfig.from_pretrained(Path(actor) / "huggingface")
+    with torch.device("meta"): model = transformers.AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+    model.to_empty(device="cpu").save_pretrained(out, state_dict=whole)
+"""
+merge_measured = """
+import sys, time, torch, transformers
+from pathlib import Path
+from vlrlbook.core import peak_memory_mb
+from transformers import AutoConfig, AutoModelForImageTextToText
+import torch.distributed.tensor, safetensors.torch, transformers.core_model_loading
+transformers.AutoModelForImageTextToText.from_config(transformers.AutoConfig.from_pretrained(sys.argv[4])) # imports done
+Path("/proc/self/clear_refs").write_text("5") # the kernel forgets the old mark
+held = peak_memory_mb()
+start = time.perf_counter()
+merge(*sys.argv[1:4])
+print(time.perf_counter() - start, peak_memory_mb() - held)
+"""
+
+
+def shards(rounds=3):
+    "Checkpoints on four ranks merged in turns by both ways, each time in a process of its own"
+    from statistics import median
+    from vlrlbook.core import run_facts
+    from vlrlbook.easyr1 import shard_model
+    from vlrlbook.models import tiny_twin
+    rows, facts, ways = [], run_facts(), {"one tensor at a time": merge_ours, "everything loaded": merge_all_loaded}
+    for depth, dtype in ((8, "float32"), (16, "float32"), (16, "bfloat16")):
+        with tempfile.TemporaryDirectory() as folder:
+            small = shard_model(*tiny_twin("qwen2_5_vl"), Path(folder) / "small", world_size=1)
+            model, processor = tiny_twin("qwen2_5_vl", width=1024, depth=depth)
+            actor, found = shard_model(model, processor, Path(folder) / "actor", world_size=4), {way: [] for way in ways}
+            for turn in range(rounds):
+                for way, code in ways.items():
+                    shutil.rmtree(Path(folder) / way, ignore_errors=True)
+                    done = subprocess.run([sys.executable, "-c", code + merge_measured, str(actor), str(Path(folder) / way), dtype, str(small / "huggingface")], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+                    if done.returncode: sys.exit(done.stderr[-2000:])
+                    found[way].append([float(x) for x in done.stdout.split()])
+            same_weights(*(Path(folder) / way for way in ways))
+            size, largest = sum(p.stat().st_size for p in actor.glob("*.pt")) / 2**20, max(p.nbytes for p in model.parameters()) / 2**20
+        for way, runs in found.items():
+            seconds, added = zip(*runs)
+            rows.append(dict(checkpoint_mb=round(size, 1), largest_tensor_mb=round(largest, 1), ranks=4, dtype=dtype, way=way, seconds=round(median(seconds), 2), seconds_low=round(min(seconds), 2), seconds_high=round(max(seconds), 2), added_mb=round(median(added), 1),
+                             added_mb_low=round(min(added), 1), added_mb_high=round(max(added), 1), rounds=rounds, commit=facts["commit"], device=facts["device"], torch=facts["versions"]["torch"]))
+    write("09_shards.csv", rows)
+
+
+def same_weights(a, b):
+    "Stop unless the second model directory holds the tensors of the first; it may hold a tied one twice"
+    from safetensors.torch import load_file
+    import torch
+    a, b = ({k: v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()} for folder in (a, b))
+    if not a.keys() <= b.keys() or not all(torch.equal(a[k], b[k]) for k in a): sys.exit("the two ways wrote different weights")
+def generated_texts(n, seed=0):
+    "Texts out of the pieces that rewards look for, in any order"
+    import random
+    rng = random.Random(seed)
+    pieces = ["<think>", "</think>", "<answer>", "</answer>", "\n", " ", " ", "yes", "No", "abnormal", "A", "(B)", "C: MRI", "the answer is D.", "3", "twelve", "two hundred and five", "三", "十二", "-4", "3.5", "1,200", "A photo of 3 discs",
+              "no discs", ", ", " and ", "IV", "left", "ＭＲＩ", "é", "\0", "\ud800", "\u200b", "🙂", "<image>", "{", "\\", "'", '"']
+    return ["".join(rng.choices(pieces, k=rng.randint(0, 12))) for _ in range(n)]
+
+
+def exported(folder):
+    "Do the reward files that go to a cluster say what our rewards say? Every part, every text"
+    from vlrlbook.core import run_facts
+    from vlrlbook.easyr1 import ask_reward_file, reward_file
+    from vlrlbook.rewards import load_reward
+    real = [json.loads(line) for line in (Path(folder) / "medvlm_r1_outputs" / "completions.jsonl").open()]
+    sets = {"909 real completions, their own truths": [([r["completion"]], r["gt_letter"] or r["gt_answer"]) for r in real],
+            "the same, seven other truths": [([r["completion"] for r in real], t) for t in ("yes", "no", "A", "4", "IV, oral", "A photo of 3 discs", "MRI")],
+            "20,000 generated texts, seven truths": [(generated_texts(20_000), t) for t in ("yes", "no", "A", "4", "IV, oral", "A photo of 3 discs", "MRI")]}
+    rows, facts = [], run_facts()
+    with tempfile.TemporaryDirectory() as out:
+        for what, cases in sets.items():
+            n = differences = 0
+            for name in ("vqa", "accuracy", "format", "counting", "0.9*counting + 0.1*format"):
+                for engine in ("easyr1", "verl"):
+                    path, rule = Path(out) / "reward.py", load_reward(name)
+                    path.write_text(reward_file(name, engine))
+                    for (texts, truth), said in zip(cases, ask_reward_file(path, cases, engine=engine)):
+                        for text, parts in zip(texts, said):
+                            ours = rule(text, truth)
+                            ours = ours if engine == "easyr1" else {"score": ours["overall"]} | {k: v for k, v in ours.items() if k != "overall"}
+                            n, differences = n + 1, differences + (json.dumps(ours) != json.dumps(parts))
+            rows.append(dict(texts=what, compared=n, differences=differences, rewards="5 rewards, 2 dialects", commit=facts["commit"]))
+    write("09_rewards.csv", rows)
+
+
+def scans(folder):
+    "Picture tokens of VQA-RAD's questions under two pairs of pixel limits, by Qwen2.5-VL's rule"
+    from collections import Counter
+    from PIL import Image
+    from vlrlbook.data import _token_count, read_rows, vqa_row
+    from vlrlbook.easyr1 import easyr1_size, house_values, key_table
+    from vlrlbook.models import twin_processor
+    processor = twin_processor("qwen2_5_vl")
+    processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384} # as the checkpoint has it
+    source = Path(folder) / "vqa_rad"
+    asked = Counter(vqa_row(row)["images"][0] for _, row in read_rows(source / "VQA_RAD_Dataset_Public.json"))
+    sizes = {name: Image.open(source / "images" / name).size for name in asked}
+    theirs = [key_table("current")[f"data.{k}_pixels"].default for k in ("min", "max")]
+    counts = Counter((limits, _token_count(processor, easyr1_size(sizes[name], *pixels))) for name in asked for limits, pixels in (("EasyR1's limits", theirs), ("ours", [house_values[f"data.{k}_pixels"] for k in ("min", "max")])) for _ in range(asked[name]))
+    write("09_vqa_rad.csv", [dict(limits=limits, tokens=tokens, questions=n) for (limits, tokens), n in sorted(counts.items())])
+
+
+dry_one = """
+import json, os, re, resource, sys, threading, time
+from pathlib import Path
+from vlrlbook.easyr1 import dry_run
+from vlrlbook.models import twin_processor
+processor, most, done = twin_processor("qwen2_5_vl"), [], threading.Event()
+def held(pid): # proportional: pages that processes share are counted once
+    try: return int(re.search(r"Pss:\\s+(\\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text())[1]) / 1024
+    except (OSError, TypeError): return 0.0
+def watch():
+    me = os.getpid()
+    while not done.wait(0.1): most.append(sum(map(held, [me, *Path(f"/proc/{me}/task/{me}/children").read_text().split()])))
+before, watcher = held(os.getpid()), threading.Thread(target=watch)
+watcher.start()
+used = lambda: sum(sum(resource.getrusage(w)[:2]) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+begun = used()
+found = dry_run(sys.argv[1], processor=processor, processes=int(sys.argv[2]), progress=False)
+spent = used() - begun
+done.set()
+watcher.join()
+n = sum(found.rows.values())
+print("ROW", json.dumps(dict(rows=n, per_second=round(found.per_second), per_cpu_second=round(n / spent), imports_mb=round(before), all_processes_mb=round(max(most)), problems=len(found.problems))))
+"""
+
+
+def dry(cases):
+    "Rows a second and memory of the dry run, one process and two; a case is SIDExROWS, rows of other cases are kept"
+    import random
+    from vlrlbook.core import Sample, run_facts
+    from vlrlbook.data import draw_discs
+    from vlrlbook.easyr1 import export_easyr1
+    from vlrlbook.models import save_model, tiny_twin
+    known = list(csv.DictReader((logs / "09_dry_run.csv").open())) if (logs / "09_dry_run.csv").exists() else []
+    rows, facts, rng = {(r["picture"], int(r["rows"]), int(r["processes"])): r for r in known}, run_facts(), random.Random(0)
+    for side, n in (map(int, c.split("x")) for c in cases or ("112x1000", "112x10000", "256x10000")):
+        with tempfile.TemporaryDirectory() as out:
+            export_easyr1([Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa", i) for i in range(1, n + 1)][:-100], "vqa", dict(model_path="tiny", max_prompt_length=1024), f"{out}/export",
+                          val=[Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa", i) for i in range(1, 101)])
+            save_model(*tiny_twin("qwen2_5_vl"), f"{out}/export/tiny")
+            for processes in (1, 2):
+                done = subprocess.run([sys.executable, "-c", dry_one, f"{out}/export", str(processes)], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+                found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
+                if not found: sys.exit(done.stderr[-2000:])
+                rows[f"{side} × {side}", n, processes] = dict(picture=f"{side} × {side}", processes=processes) | json.loads(found[0][4:]) | dict(device=facts["device"], commit=facts["commit"])
+                print(list(rows.values())[-1], flush=True)
+    write("09_dry_run.csv", [rows[k] for k in sorted(rows)])
 
 
 def pages(names):
@@ -401,5 +567,9 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["game"]: game(*sys.argv[2:])
     elif sys.argv[1:2] == ["faults"]: faults(sys.argv[2:])
     elif sys.argv[1:2] == ["service_faults"]: service_faults(sys.argv[2:])
+    elif sys.argv[1:] == ["shards"]: shards()
+    elif sys.argv[1:2] == ["exported"]: exported(sys.argv[2])
+    elif sys.argv[1:2] == ["scans"]: scans(sys.argv[2])
+    elif sys.argv[1:2] == ["dry"]: dry(sys.argv[2:])
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)

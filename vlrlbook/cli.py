@@ -1,5 +1,7 @@
 """The `vlrlbook` command: each subcommand is a thin face of an exported function. Written by hand; every other module is exported from a notebook."""
 import argparse
+import ast
+import csv
 import json
 import os
 import re
@@ -47,6 +49,95 @@ def notebooks(args, rest):
     if Path(args.out_dir).exists(): raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
     shutil.copytree(notebooks_dir(), args.out_dir, ignore=shutil.ignore_patterns(".*", "_*", "runs", "*.py"))
     print(*sorted(p.name for p in Path(args.out_dir).glob("*.ipynb")), sep="\n")
+
+
+allowance = dict(talk=15, exercise=15, questionnaire=5) # minutes a chapter that a teacher may want to change; nobody has measured them
+days = {"Half a day": ("00_core", "01_data", "break 15", "02_rewards", "05_grpo", "06_evaluation"),
+        "A full day": ("00_core", "00a_models", "break 15", "01_data", "02_rewards", "03_reward_model", "break 60", "04_aloha", "05_grpo", "break 15", "06_evaluation", "07_shared_prompt")}
+
+
+def workshop(args, rest):
+    "Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for half a day and a full one"
+    from tempfile import mkdtemp
+    out = Path(args.out_dir).absolute()
+    if out.exists(): raise FileExistsError(f"{args.out_dir} is there already")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        for path in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
+            made = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
+            (aside / path.name).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (aside / "PLAN.md").write_text(plan(), encoding="utf-8")
+        aside.chmod(0o755)
+        os.rename(aside, out)
+    finally: shutil.rmtree(aside, ignore_errors=True)
+    print(*sorted(p.name for p in out.iterdir()), sep="\n")
+
+
+def twin(book: dict, name: str) -> dict:
+    "A chapter without outputs; each cell tagged `exercise` is emptied and its solution folded away behind the `check` that follows it"
+    cells, waiting = [], None
+    for cell in book["cells"]:
+        tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
+        if "solution" in tags: continue
+        if waiting and "check" not in tags: raise ValueError(f"{name}, cell {cell['id']}: expected the check of the exercise before it")
+        if cell["cell_type"] == "code": cell = cell | dict(outputs=[], execution_count=None)
+        if "exercise" in tags: cell, waiting = cell | dict(source=emptied(source, f"{name}, cell {cell['id']}").splitlines(keepends=True)), source
+        if "check" in tags: cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"])) # "run all" goes on behind it
+        cells.append(cell)
+        if waiting and "check" in tags:
+            folded = f"<details><summary>A solution</summary>\n\n```python\n{waiting}\n```\n\n</details>"
+            cells.append(dict(cell_type="markdown", id=f"{cell['id']}-solution", metadata={}, source=folded.splitlines(keepends=True)))
+            waiting = None
+    if waiting: raise ValueError(f"{name}: its last exercise has no check")
+    return book | dict(cells=cells, metadata={k: v for k, v in book["metadata"].items() if k != "widgets"})
+
+
+def emptied(source: str, where: str) -> str:
+    "`source` with signature and docstring of each function, and `...` for its body"
+    lines = source.splitlines()
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    if not functions: raise ValueError(f"{where}: expected an exercise that is a function")
+    for node in reversed(functions):
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        first = body[0].lineno - 1
+        lines[first:node.end_lineno] = [lines[first].encode()[:body[0].col_offset].decode() + "..."]
+    return "\n".join(lines)
+
+
+def plan() -> str:
+    "PLAN.md: what is run when; the measured minutes of the machine and the allowance for people stand apart"
+    from vlrlbook.core import Table, book_file
+    with open(book_file("logs/chapters.csv"), newline="", encoding="utf-8") as f: measured = {row["chapter"]: row for row in csv.DictReader(f)}
+    people = sum(allowance.values())
+    pages = ["# Plan of a workshop", plan_words.format(people=people, **allowance)]
+    for title, order in days.items():
+        rows, now, machine = [], 9 * 60, 0
+        for what in order:
+            row, pause = measured.get(what), int(what.removeprefix("break ")) if what.startswith("break") else None
+            seconds = 0 if pause else int(row["seconds"])
+            rows.append({"from": f"{now // 60}:{now % 60:02d}", "chapter": "break" if pause else f"`{what}`", "what you see": "" if pause else row["what"],
+                         "machine, measured": "" if pause else f"{seconds // 60} min {seconds % 60:02d} s", "memory, measured": "" if pause else f"{row['memory_mb']} MB", "people, allowed": f"{pause or people} min"})
+            now, machine = now + (pause or people) + -(-seconds // 60), machine + seconds
+        pages.append(f"## {title}\n\n{Table(rows)}\n\nEnds at {now // 60}:{now % 60:02d}, of which the machine works {machine / 60:.0f} minutes.")
+    return "\n\n".join(pages) + "\n"
+
+
+plan_words = """Each notebook of this folder is a chapter without its outputs. A cell below *Your turn* is to be filled in; the cell behind it says whether it is right and, if not, what is wrong; a solution is folded away below. The questionnaire and two experiments end each chapter. *Run all* goes on behind a check that fails.
+
+    pip install "vlrlbook[lab]"
+    jupyter lab
+
+Chapter 04 reads LeRobot's files: `pip install "vlrlbook[aloha]"`, Python 3.12 or newer. Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
+
+Chapters that stand in neither plan have no exercise; they are for afterwards.
+
+Two kinds of minutes stand below, and only one of them was measured.
+
+- **Machine, measured**: one run of the whole chapter, from its first cell to its last and from an empty cache, on two CPU cores (`nbs/logs/chapters.csv`, written by `tools/logs.py pages`). A chapter that is run a second time finds its warm start in the cache. No GPU was measured.
+- **People, allowed**: {people} minutes a chapter, {talk} to talk and read, {exercise} for the exercise, {questionnaire} for the questionnaire. This is a teacher's allowance. No class has been timed with it; write down what yours takes.
+
+The hours begin at 9:00 and count machine and people one after the other, machine minutes rounded up. While a long chapter runs (03 to 06), go through its questionnaire: that wins back most of the machine's minutes."""
 
 
 def merge_lora(args, rest):
@@ -130,6 +221,50 @@ def serve(args, rest):
     serve(read_settings(ServiceSettings, written))
 
 
+def exported(args, rest, verl=False):
+    "Export as the arguments say, and tell what is there"
+    from vlrlbook.easyr1 import export_easyr1, export_keys, export_verl, parse_overrides, read_engine_yaml
+    engine = "verl" if verl else args.version
+    config = read_engine_yaml(args.config, engine, rest).given if getattr(args, "config", None) else {}
+    given = {k: v for k, v in config.items() if k not in export_keys(engine)} | parse_overrides(rest, engine)
+    where = dict(val=args.val_data, image_dir=args.image_dir)
+    folder = export_verl(args.data, args.reward, given, args.output_dir, **where) if verl else export_easyr1(args.data, args.reward, given, args.output_dir, args.version, **where)
+    train, val = json.loads((folder / "export.json").read_text())["rows"]
+    print(f"{folder}: {train} rows to learn from, {val} to measure on; next: vlrlbook dry-run --path {folder}")
+
+
+def export_easyr1(args, rest):
+    "Write a directory that EasyR1 runs: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh; any a.b=c sets a key"
+    exported(args, rest)
+
+
+def export_verl(args, rest):
+    "Write a directory that verl runs: parquet files, reward.py, train.sh with every override; any a.b=c sets a key"
+    exported(args, rest, verl=True)
+
+
+def dry_run(args, rest):
+    "Look through an exported directory, or an EasyR1 YAML, before it costs anything; exit status 1 if there are problems"
+    from vlrlbook.easyr1 import dry_run
+    found = dry_run(args.path, overrides=rest, version=args.version, processes=args.processes, gpu_gb=args.gpu_gb)
+    print(found)
+    return 0 if found.ok else 1
+
+
+def merge_shards(args, rest):
+    "FSDP shards of EasyR1 or verl as one model directory; --test compares with a model directory, tensor by tensor"
+    from vlrlbook.core import Table
+    from vlrlbook.easyr1 import merge_shards
+    print(Table([merge_shards(args.local_dir, args.output_dir, args.dtype, args.test, args.lora, args.lora_alpha, args.max_shard_gb)]))
+
+
+def quick_start(args, rest):
+    "Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable; settings of chapter 09"
+    from vlrlbook.core import Table, read_settings
+    from vlrlbook.easyr1 import QuickStartSettings, quick_start
+    print(Table(quick_start(read_settings(QuickStartSettings, given(args, rest)))["stages"]))
+
+
 def chapter_options(chapter):
     "(name, help) of a chapter's settings, from its parameters cell, so that --help imports nothing heavy"
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
@@ -151,6 +286,7 @@ def parser() -> argparse.ArgumentParser:
 
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
+    command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
     command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"), option("lora_model", required=True, help="adapter's directory"),
             option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"))
     command(convert_vqa, "convert-vqa", option("input_jsonl", required=True, help="JSON or JSONL in any of the dialects"), option("output_jsonl", required=True, help="file to write"),
@@ -167,13 +303,25 @@ def parser() -> argparse.ArgumentParser:
     command(aloha, "aloha", *settings("04_aloha"))
     command(evaluate, "evaluate", *settings("06_evaluation"))
     command(serve, "serve", (["--no_token", "--no-token"], dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")), *settings("08_service"))
+    rows = [option("data", required=True, help="VQA rows in any dialect: .jsonl or .json"), option("val_data", help="rows to measure on; a tenth of the pictures if not given"), option("image_dir", help="where picture paths begin; beside the file if not given"),
+            option("reward", default="vqa", help="a rule of chapter 02, module:function, or a weighted sum"), option("output_dir", required=True, help="new or empty directory")]
+    of_easyr1 = lambda default: option("version", choices=["0.3.2", "current"], default=default, help="of EasyR1")
+    command(export_easyr1, "export-easyr1", *rows, of_easyr1("0.3.2"), (["--config"], dict(help="a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; a.b=c wins")))
+    command(export_verl, "export-verl", *rows)
+    command(dry_run, "dry-run", option("path", required=True, help="exported directory, or a YAML of EasyR1"), of_easyr1(None), option("processes", type=int, help="that look at rows; one a CPU if not given"), option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
+    command(merge_shards, "merge-shards", option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"), option("output_dir", help="model directory to write: new or empty"),
+            option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"), option("test", help="model directory to compare with; without --output_dir nothing is written"),
+            option("lora", default="merge", help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"), option("lora_alpha", type=float, help="where no file beside the shards holds it"),
+            option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
+    command(quick_start, "quick-start", *settings("09_easyr1"))
     return top
 
 
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
-    if rest and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    keys = args.command in ("export-easyr1", "export-verl", "dry-run") and all("=" in w and not w.startswith("-") for w in rest)
+    if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
 

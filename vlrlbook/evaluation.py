@@ -199,7 +199,7 @@ def _earlier_rows(path, plan, batches, resume):
     old = json.loads(kept.read_text())
     differ = [f"{k} = {old.get(k)!r}, now {v!r}" for k, v in json.loads(json.dumps(plan)).items() if old.get(k) != v]
     if differ: raise SettingsError(f"{path.name} was begun with {'; '.join(differ)}: choose another output_dir, or resume = false to begin anew")
-    lines, whole = path.read_text(encoding="utf-8").split("\n")[:-1], 0
+    lines, whole = [line.decode() for line in path.read_bytes().split(b"\n")[:-1]], 0 # a file may be torn within a character
     for batch in batches: whole += len(batch) if whole + len(batch) <= len(lines) else 0
     write_whole(path, "".join(line + "\n" for line in lines[:whole]))
     return [json.loads(line) for line in lines[:whole]]

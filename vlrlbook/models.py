@@ -10,7 +10,7 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
            'checkpoint_step', 'find_checkpoint', 'resume_log', 'RunLogCallback']
 
 # %% ../nbs/00a_models.ipynb #c002
-import importlib.util, json, os, re, shutil, tempfile
+import importlib.util, json, os, re, shutil, tempfile, warnings
 from functools import cache
 from pathlib import Path
 
@@ -163,12 +163,13 @@ def save_model(
     model, # a transformers model
     processor, # its processor
     path: str | Path, # directory that must not exist yet
+    max_shard_size: int = None, # bytes of one weight file; None: transformers' own limit
 ):
     "Save both into `path`, written aside and committed, so that a directory of this name is complete"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    model.save_pretrained(aside)
+    model.save_pretrained(aside, **({"max_shard_size": max_shard_size} if max_shard_size else {}))
     save_processor(processor, aside)
     aside.chmod(0o755)
     if path.exists(): raise FileExistsError(f"{path} is there already")
@@ -231,11 +232,33 @@ def load_vlm(
     model, processor = _load_twin(name) if name.startswith("tiny-") else _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
     processor.tokenizer.padding_side = "left"
     if max_image_size: limit_pixels(processor, max_image_size)
-    if adapter:
-        from peft import PeftModel
-        if not (Path(adapter) / "adapter_config.json").exists(): raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    if adapter: model = _put_on(model, name, adapter, trainable)
     return model.eval(), processor
+
+def _put_on(model, name, adapter, trainable):
+    "`model` with a LoRA adapter that was made for it; PEFT by itself takes one of another family or depth and says little or nothing"
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+    if not (Path(adapter) / "adapter_config.json").exists(): raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
+    trained_on = json.loads((Path(adapter) / "adapter_config.json").read_text()).get("base_model_name_or_path") or ""
+    refused = f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
+    kind, said = model.config.model_type, _family_of(trained_on)
+    if said not in (None, kind): raise ValueError(f"{refused}: it was trained on {Path(trained_on).name}, a {said}, and this is a {kind}")
+    if all(re.fullmatch(r"[\w.-]+/[\w.-]+", n) and not Path(n).exists() for n in (name, trained_on)) and name != trained_on: raise ValueError(f"{refused}: it was trained on {trained_on}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except (RuntimeError, ValueError) as e: raise ValueError(f"{refused}: {' '.join(str(e).split())[:300]}") from e
+    stored, own = set(load_peft_weights(str(adapter), device="cpu")), set(get_peft_model_state_dict(adapted))
+    if stored != own: raise ValueError(f"{refused}: {len(stored - own)} of its {len(stored)} weights have no place there, {len(own - stored)} places get none; first: {min(stored ^ own)}")
+    return adapted
+
+def _family_of(name):
+    "Family of a base that an adapter names: by its config.json while it is still there, else by the words in a hub id"
+    if (Path(name) / "config.json").is_file(): return json.loads((Path(name) / "config.json").read_text()).get("model_type")
+    words = {"qwen2.5-vl": "qwen2_5_vl", "qwen2-vl": "qwen2_vl", "qwen3-vl": "qwen3_vl", "rhymes-ai/aria": "aria"}
+    return next((kind for word, kind in words.items() if word in name.lower()), None)
 
 def _load_twin(name):
     "Twin called `name`, on the GPU where there is one"
@@ -298,12 +321,24 @@ def merge_lora(
     lora_model: str, # directory of the adapter
     output_path: str, # directory to write, must not exist
     cache_dir: str = None, # where hub downloads go
-    dtype: str = "auto", # of the merged weights
+    dtype: str = "keep", # of the merged weights: the base's own, or as in `pick_dtype`
 ):
-    "Fold an adapter into its base and save a plain model directory with tokenizer and processor"
+    "Fold an adapter into its base and save a plain model directory: tokenizer, processor and generation config with it, dtype and size of the weight files as the base has them"
     if Path(output_path).exists(): raise FileExistsError(f"{output_path} is there already")
-    model, processor = load_vlm(base_model, adapter=lora_model, dtype=dtype, cache_dir=cache_dir)
-    save_model(model.merge_and_unload(), processor, output_path)
+    kept, shard = _as_stored(base_model, cache_dir)
+    model, processor = load_vlm(base_model, adapter=lora_model, dtype=kept if dtype == "keep" else dtype, cache_dir=cache_dir)
+    save_model(model.merge_and_unload(), processor, output_path, shard)
+
+def _as_stored(name, cache_dir):
+    "Dtype of a checkpoint, and the bytes of its largest weight file if there are several"
+    from transformers import AutoConfig
+    from transformers.utils import cached_file
+    if name.startswith("tiny-"): return "float32", None
+    model_type(name, cache_dir)
+    dtype = AutoConfig.from_pretrained(name, cache_dir=cache_dir).dtype
+    index = cached_file(name, "model.safetensors.index.json", cache_dir=cache_dir, _raise_exceptions_for_missing_entries=False)
+    shards = [p.stat().st_size for p in Path(index).parent.glob("model-*.safetensors")] if index else []
+    return str(dtype or "auto").removeprefix("torch."), max(shards, default=None)
 
 # %% ../nbs/00a_models.ipynb #c049
 def last_real_token(

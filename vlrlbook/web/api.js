@@ -14,7 +14,7 @@ export class Problem extends Error {
   }
 }
 
-const unreachable = () => new Problem(0, { code: "connection.lost", title: "The server cannot be reached", detail: "Nothing came back. Is `vlrlbook serve` still running? Try again in a moment." });
+const unreachable = () => new Problem(0, { code: "connection.lost", title: "The server cannot be reached", detail: "Nothing came back. Is vlrlbook serve still running? Try again in a moment." });
 
 const tooSlow = () => new Problem(0, { code: "connection.slow", title: "The server did not answer in 30 seconds", detail: "It may be busy. Try again in a moment." });
 
@@ -78,4 +78,7 @@ export function notice(error, errors = error.errors ?? []) {
     errors.length > 0 && h("ul", {}, errors.slice(0, 20).map(errorLine)));
 }
 
-const errorLine = (e) => h("li", {}, h("bdi", {}, [e.field ?? e.entry, e.row && `row ${e.row}`].filter(Boolean).join(", ")), e.field || e.entry || e.row ? ": " : "", h("bdi", {}, e.message ?? e.detail ?? ""), " ", e.code && h("code", {}, e.code));
+function errorLine(e) {
+  const place = [e.field ?? e.entry, e.row && `row ${e.row}`].filter(Boolean).join(", ");
+  return h("li", {}, place && [h("bdi", {}, place), ": "], h("bdi", {}, e.message ?? e.detail ?? ""), " ", e.code && h("code", {}, e.code));
+}

@@ -60,7 +60,7 @@ function nowhere() {
   return [h("h1", {}, "There is no such page"), h("p", {}, "Go on with ", h("a", { href: "#/data" }, "the data"), " or ", h("a", { href: "#/jobs" }, "the jobs"), ".")];
 }
 
-export function connection(text) {
+function connection(text) {
   const note = document.getElementById("connection");
   if (note.textContent !== text) note.textContent = text;
 }
@@ -70,9 +70,9 @@ function tokenPage(problem) {
   sessionStorage.removeItem("token-tried");
   const field = h("input", { id: "token", type: "password", autocomplete: "off", required: true, "aria-describedby": "token-help" });
   const form = h("form", { submit: (e) => { e.preventDefault(); enterToken(field.value); } },
-    h("label", { for: "token" }, "Token"), field,
-    h("p", { id: "token-help", class: "help" }, "The part after token= in the address that the server printed. It also lies in the file named token in the server's data directory."),
-    h("button", { class: "primary" }, "Go on"));
+    h("div", { class: "field" }, h("label", { for: "token" }, "Token"), field,
+      h("p", { id: "token-help", class: "help" }, "The part after token= in the address that the server printed. It also lies in the file named token in the server's data directory.")),
+    h("p", {}, h("button", { class: "primary" }, "Go on")));
   return [h("h1", {}, "This server needs its token"),
     tried && h("div", { class: "notice bad", role: "alert" }, h("p", {}, "That token was not accepted.")),
     h("p", {}, "Open the address that ", h("code", {}, "vlrlbook serve"), " printed when it started, or paste the token here. A browser is asked once."),

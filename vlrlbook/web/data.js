@@ -11,12 +11,22 @@ export async function dataPage({ signal }) {
     uploader(format.limits ?? {}, signal), layout(format), fileList(files, signal)];
 }
 
+// An upload goes on while other views are looked at; its place on the page is kept here.
+let going = null;
+
 function uploader(limits, signal) {
-  const status = h("div", { class: "upload-status" });
-  const input = h("input", { type: "file", id: "zip", accept: ".zip,application/zip", "aria-describedby": "zip-help", change: () => { if (input.files[0]) start(input.files[0]); input.value = ""; } });
-  const strict = h("input", { type: "checkbox", id: "strict" });
-  const sample = h("button", { type: "button", click: () => withSample(status, signal, start) }, "Use 60 drawn pictures instead");
-  const start = (file) => file.size > limits.upload_bytes ? status.replaceChildren(notice(tooLarge(file, limits))) : send(file, strict.checked, status, [input, sample, strict], signal);
+  const status = going ?? h("div", { class: "upload-status" }), disabled = going !== null;
+  const input = h("input", { type: "file", id: "zip", accept: ".zip,application/zip", disabled, "aria-describedby": "zip-help", change: () => {
+    if (input.files[0]) start(input.files[0]);
+    input.value = "";
+  } });
+  const strict = h("input", { type: "checkbox", id: "strict", disabled });
+  const sample = h("button", { type: "button", id: "sample", disabled, click: () => withSample(status, signal, start) }, "Use 60 drawn pictures instead");
+  const start = (file) => {
+    if (going) return;
+    if (file.size > limits.upload_bytes) status.replaceChildren(notice(tooLarge(file, limits)));
+    else send(file, strict.checked, status);
+  };
   return h("section", { "aria-labelledby": "upload-title" }, h("h2", { id: "upload-title" }, "Upload"),
     dropZone(start, h("label", { for: "zip" }, "Choose a ZIP file, or drop it here"), input,
       h("p", { id: "zip-help", class: "help" }, "main.csv and a folder of pictures", limits.upload_bytes ? `, at most ${bytes(limits.upload_bytes)}` : "", "; details below.")),
@@ -45,28 +55,29 @@ async function withSample(status, signal, start) {
   } catch (e) { if (!signal.aborted) status.replaceChildren(notice(e)); }
 }
 
-async function send(file, strict, status, controls, signal) {
+async function send(file, strict, status) {
   const stop = new AbortController();
   const bar = h("progress", { max: "1", value: "0", "aria-label": "Upload" });
   const text = h("p", { role: "status" }, "Uploading ", words(file.name), "…");
-  const cancel = h("button", { type: "button", click: () => stop.abort() }, "Stop the upload");
-  status.replaceChildren(text, bar, cancel);
-  const hold = (on) => controls.forEach((c) => { c.disabled = on; });
-  const warn = (e) => e.preventDefault();
-  window.addEventListener("beforeunload", warn);
-  signal.addEventListener("abort", () => stop.abort(), { once: true });
-  hold(true);
+  status.replaceChildren(text, bar, h("button", { type: "button", click: () => stop.abort() }, "Stop the upload"));
+  hold(status);
   try {
     const report = await upload(file, strict, (sent, all) => progress(bar, text, sent, all), stop.signal);
-    announce(summary(report));
-    location.hash = `#/${address("data", report.file_id)}`;
+    announce(`${file.name}: ${summary(report)}`);
+    if (status.isConnected) location.hash = `#/${address("data", report.file_id)}`;
   } catch (e) {
-    if (!signal.aborted) status.replaceChildren(stop.signal.aborted ? h("p", { role: "status" }, "The upload was stopped; nothing was kept.") : notice(e));
-  } finally {
-    window.removeEventListener("beforeunload", warn);
-    hold(false);
-  }
+    status.replaceChildren(stop.signal.aborted ? h("p", { role: "status" }, "The upload was stopped; nothing was kept.") : notice(e));
+    if (!status.isConnected) announce(`The upload of ${file.name} failed: ${e.title ?? "it was stopped"}`);
+  } finally { hold(null); }
 }
+
+function hold(status) {
+  going = status;
+  for (const control of document.querySelectorAll("#zip, #strict, #sample")) control.disabled = Boolean(status);
+  window[status ? "addEventListener" : "removeEventListener"]("beforeunload", warn);
+}
+
+const warn = (e) => e.preventDefault();
 
 function progress(bar, text, sent, all) {
   bar.value = sent / all;

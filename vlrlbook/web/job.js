@@ -10,7 +10,8 @@ const resumable = ["interrupted", "failed", "cancelled"];
 
 export async function jobPage({ args: [id], signal }) {
   const job = await get(address("jobs", id), signal);
-  const view = { id, signal, job, chart: chart(), head: header(job), actions: h("div", { class: "actions", role: "group", "aria-label": "What can be done" }), trouble: h("div"), answers: answersPart(), hint: h("p", { class: "help" }) };
+  const view = { id, signal, job, chart: chart(), head: header(job), actions: h("div", { class: "actions", role: "group", "aria-label": "What can be done" }), trouble: h("div"), hint: h("p", { class: "help" }) };
+  view.answers = answersPart(view);
   view.log = logPart(view);
   update(view, job);
   start(view);
@@ -28,11 +29,11 @@ const section = (id, title, ...children) => h("section", { "aria-labelledby": `$
 function start(view) {
   view.following?.abort();
   view.following = new AbortController();
-  view.answers.load(view, 0);
+  view.answers.load(-1);
   follow(view.id, {
     status: (job) => update(view, job),
     metrics: (rows) => { view.chart.add(rows); put(view.hint, ""); },
-    rollouts: (step) => view.answers.load(view, step),
+    rollouts: (step) => view.answers.load(step),
     gone: (e) => e.status === 404 && view.trouble.replaceChildren(notice(e)),
   }, AbortSignal.any([view.signal, view.following.signal]));
 }
@@ -57,6 +58,7 @@ function update(view, job) {
   head.times.updated.replaceChildren(when(job.updated_at));
   head.times.ended.replaceChildren(when(job.ended_at));
   head.times.ended.closest("div").hidden = !job.ended_at;
+  view.answers.choice.hidden = ended(job);
   if (Math.floor((job.progress ?? 0) / 10) > Math.floor((old.progress ?? 0) / 10)) announce(`${number(job.progress, 0)} %, ${stepText(job)}`);
   view.job = job;
   if (head.node.isConnected) document.title = `${ended(job) ? job.status : `${number(job.progress ?? 0, 0)} %`} · ${job.job_name} · vlrlbook`;
@@ -116,22 +118,24 @@ async function act(view, method, path, said) {
   } catch (e) { if (!view.signal.aborted) view.trouble.replaceChildren(notice(e)); }
 }
 
-function answersPart() {
-  const node = h("div", {}, empty());
-  let shown = null, busy = false, wanted = null;
-  const load = async (view, step) => {
+function answersPart(view) {
+  const cards = h("div", {}, empty()), box = h("input", { type: "checkbox", id: "newest", checked: true, change: () => load() });
+  const choice = h("p", { class: "check" }, box, h("label", { for: "newest" }, "Show each new step; take the tick away to read in peace")), node = h("div", {}, choice, cards);
+  let shown = null, wanted = null, busy = false;
+  const load = async (step = wanted) => {
     wanted = step;
-    if (busy || step === shown) return;
+    if (busy || step === shown || !box.checked) return;
     busy = true;
-    try {
-      const found = await get(address("jobs", view.id, "rollouts"), view.signal);
-      shown = step;
-      node.replaceChildren(...(found.groups?.length ? [h("p", { class: "help" }, `Step ${found.step}: the model's answers to one question, what each earned, and its advantage over the others.`), ...found.groups.map((g) => card(g, found.step))] : [empty()]));
-    } catch (e) { if (!view.signal.aborted && e.status) node.replaceChildren(notice(e)); } finally { busy = false; }
-    if (wanted !== step && !view.signal.aborted) load(view, wanted);
+    try { cards.replaceChildren(...groups(await get(address("jobs", view.id, "rollouts"), view.signal))); shown = step; }
+    catch (e) { if (!view.signal.aborted && e.status) cards.replaceChildren(notice(e)); }
+    finally { busy = false; }
+    if (wanted !== step && !view.signal.aborted) load();
   };
-  return { node, load };
+  return { node, load, choice };
 }
+
+const groups = (found) => !found.groups?.length ? [empty()] :
+  [h("p", { class: "help" }, `Step ${found.step}: what the model answered, what each answer earned, and its advantage over the others of its group.`), ...found.groups.map((g) => card(g, found.step))];
 
 const empty = () => h("p", { class: "empty" }, "No answers yet: they appear with the first logged step.");
 

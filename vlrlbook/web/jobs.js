@@ -1,9 +1,9 @@
 // Step 3: all jobs, newest first.
 import { h, words, put, facts, number, when } from "./dom.js";
-import { address, get, notice, query } from "./api.js";
+import { address, get, query } from "./api.js";
 import { ended, every } from "./live.js";
 
-export const states = { queued: "waiting for its turn", training: "training", cancelling: "being cancelled", interrupted: "interrupted", completed: "completed", failed: "failed", cancelled: "cancelled" };
+const states = { queued: "waiting for its turn", training: "training", cancelling: "being cancelled", interrupted: "interrupted", completed: "completed", failed: "failed", cancelled: "cancelled" };
 const signs = { queued: "○", training: "▶", cancelling: "◐", interrupted: "‖", completed: "✓", failed: "✗", cancelled: "–" };
 
 export function badge(status) {

@@ -5,7 +5,7 @@ const slow = 15_000, quick = 2_000;
 
 export const ended = (job) => ["completed", "failed", "cancelled"].includes(job.status);
 
-export const tell = (text) => document.dispatchEvent(new CustomEvent("connection", { detail: text }));
+const tell = (text) => document.dispatchEvent(new CustomEvent("connection", { detail: text }));
 
 // Calls `act` again and again until the view is left; `act` may return the next pause.
 export async function every(act, signal, pause) {
@@ -13,6 +13,7 @@ export async function every(act, signal, pause) {
   for (;;) {
     await sleep(failures ? Math.min(quick * failures, 10_000) : next, signal);
     if (signal.aborted) return;
+    if (document.hidden) continue;
     try {
       next = (await act()) ?? pause;
       if (failures) tell("");
@@ -25,12 +26,13 @@ export async function every(act, signal, pause) {
   }
 }
 
-export const lost = (e) => e.status ? `${e.title} (${e.code}). Trying again…` : "Connection lost. What you see may be old; trying again…";
+const lost = (e) => e.status ? `${e.title} (${e.code}). Trying again…` : "Connection lost. What you see may be old; trying again…";
 
-export function sleep(ms, signal) {
+function sleep(ms, signal) {
   return new Promise((done) => {
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
+    const end = () => { clearTimeout(timer); signal.removeEventListener("abort", end); done(); };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener("abort", end);
   });
 }
 
@@ -57,7 +59,7 @@ class Follower {
   }
 
   pause() {
-    return Promise.race([sleep(this.live ? slow : quick * Math.min(5, 1 + this.failures), this.signal), new Promise((wake) => { this.wake = wake; })]);
+    return Promise.race([sleep(this.live || document.hidden ? slow : quick * Math.min(5, 1 + this.failures), this.signal), new Promise((wake) => { this.wake = wake; })]);
   }
 
   async poll() {
@@ -101,13 +103,22 @@ class Follower {
   }
 
   status(job) {
+    if (job.attempt !== (this.attempt ?? job.attempt)) this.anew();
+    this.attempt = job.attempt;
     this.on.status(job);
     this.ended = ended(job);
     if (this.ended) this.wake?.();
   }
 
+  // Another attempt begins at a checkpoint and writes the steps after it again.
+  anew() {
+    this.step = -1;
+    this.close();
+    this.wake?.();
+  }
+
   metrics(rows) {
-    this.step = Math.max(this.step, ...rows.map((r) => r.step));
+    this.step = rows.reduce((most, r) => Math.max(most, r.step), this.step);
     this.on.metrics(rows);
   }
 }

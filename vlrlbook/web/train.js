@@ -1,5 +1,5 @@
 // Step 2: the form, made from what GET /settings says.
-import { h, words, announce, shorten } from "./dom.js";
+import { h, announce, shorten } from "./dom.js";
 import { address, call, get, notice, query } from "./api.js";
 
 const upFront = ["model", "max_steps", "num_epochs", "learning_rate", "num_generations", "temperature"];
@@ -8,7 +8,8 @@ const groups = ["training_config", "lora_config"];
 
 export async function trainPage({ params, signal }) {
   const [settings, page, server] = await Promise.all([get("settings", signal), get("files" + query({ limit: 200 }), signal), get("./", signal)]);
-  const title = h("h1", {}, "Train");
+  const wanted = params.get("file"), title = h("h1", {}, "Train");
+  if (wanted && !page.files.some((f) => f.file_id === wanted)) page.files.unshift(await get(address("files", wanted), signal));
   if (!page.files.length) return [title, h("p", { class: "empty" }, "There is no data to train on yet. ", h("a", { href: "#/data" }, "Upload some first"), ", or use the drawn pictures there.")];
   return [title, h("p", { class: "lead" }, "Every setting has a default that suits this server", trains[server.trains] ?? "", ". Press ", h("b", {}, "Start training"), ", or change what you like first."),
     makeForm(settings, page.files, params, signal)];

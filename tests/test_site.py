@@ -1,0 +1,177 @@
+"""The site is built from the stored outputs by one command, needs no outside host, and its links hold."""
+import functools
+import http.server
+import importlib.util
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import NOTEBOOKS, ROOT
+from fastcore.docments import docments
+
+pytest.importorskip("furo", reason="the site is built with the extra `docs`")
+pytest.importorskip("myst_nb", reason="the site is built with the extra `docs`")
+spec = importlib.util.spec_from_file_location("book_site", ROOT / "tools" / "site.py")
+book = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(book)
+MODULES = sorted(p for p in (ROOT / "vlrlbook").glob("*.py") if not p.name.startswith("_") and p.name != "cli.py")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The whole book, built by the command"
+    out = tmp_path_factory.mktemp("book") / "site"
+    done = subprocess.run([sys.executable, "tools/site.py", str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "links and anchors hold" in done.stdout
+    return out
+
+
+def words(path):
+    "Text of a page, tags dropped"
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", path.read_text()).replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&#39;", "'").replace("&amp;", "&"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_page_shows_what_is_exported_and_hides_what_is_hidden(site, path):
+    page = words(site / "nbs" / f"{path.stem}.html")
+    assert "#| " not in page
+    page = page.replace(" ", "")
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code": continue
+        code = "".join(line for line in source.splitlines() if not line.lstrip().startswith("#|"))
+        if source.startswith("#| hide") and len(code) > 60: assert re.sub(r"\s", "", code) not in page
+        if source.startswith("#| export"): assert re.sub(r"\s", "", code) in page, source[:200]
+
+
+def test_what_becomes_of_a_cell(tmp_path):
+    "Hidden cells and progress bars go, an exercise's answer is folded, a picture gets its caption as words"
+    from nbformat import v4, write
+    picture = v4.new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "Figure"})
+    bar = v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0%|"})
+    cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("#| default_exp rewards"), v4.new_code_cell("#| hide\nsecret = 1"), v4.new_code_cell("#| export\ndef staircase(): ..."),
+             v4.new_code_cell("#| slow\nplot()", outputs=[bar, picture]), v4.new_markdown_cell("*What to see: a `fall` from\n2 to 3.* And so on."), v4.new_code_cell("answer()", metadata={"tags": ["exercise"]})]
+    nb = v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}, "widgets": {}})
+    write(nb, tmp_path / "02_small.ipynb")
+    made, module, where = book.page(tmp_path / "02_small.ipynb", {"vlrlbook.rewards.staircase"})
+    assert module == "vlrlbook.rewards" and where == {"vlrlbook.rewards.staircase": f"02_small-{nb.cells[3].id}"}
+    code = [c for c in made.cells if c.cell_type == "code"]
+    assert [c.source for c in code] == ["def staircase(): ...", "plot()", "answer()"]
+    assert [list(o.data) for o in code[1].outputs] == [["image/png", "text/plain"]]
+    assert code[1].metadata["mystnb"]["image"]["alt"] == "What to see: a fall from 2 to 3."
+    assert code[2].metadata["tags"] == ["hide-input"]
+    assert "widgets" not in made.metadata
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_every_exported_name_has_its_entry(site, path):
+    module = f"vlrlbook.{path.stem}"
+    text = (site / "api" / f"{path.stem}.html").read_text()
+    names = [e["name"] for e in book.exports(path)[1]]
+    assert names
+    assert not [n for n in names if f'id="{module}.{n}"' not in text]
+    linked = [n for n in names if f"{module}.{n}" in (site / "api" / "index.html").read_text()]
+    assert linked == names
+
+
+@pytest.mark.parametrize("name", ["core", "rewards"])
+def test_signature_tables_say_what_python_and_docments_say(name):
+    "Read from the text alone; here beside the imported module"
+    module = importlib.import_module(f"vlrlbook.{name}")
+    entries = book.exports(ROOT / "vlrlbook" / f"{name}.py")[1]
+    assert [e["name"] for e in entries] == module.__all__
+    functions = [e for e in entries if e["kind"] == "function"]
+    assert len(functions) > 5
+    for e in functions:
+        real = inspect.signature(getattr(module, e["name"])).parameters
+        said = {k: v for k, v in docments(getattr(module, e["name"])).items() if k != "return"}
+        assert [r["name"].lstrip("*") for r in e["rows"]] == list(real)
+        assert {r["name"]: r["note"] or None for r in e["rows"] if "*" not in r["name"]} == {k: v for k, v in said.items() if real[k].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)}
+        assert all(r["note"] for r in e["rows"])
+        assert [bool(r["default"]) for r in e["rows"]] == [p.default is not p.empty for p in real.values()]
+
+
+def test_an_entry_has_its_table_and_its_chapter(site):
+    text = (site / "api" / "rewards.html").read_text()
+    entry = text[text.index('id="vlrlbook.rewards.counting_reward"'):]
+    entry = entry[:entry.index("</dl>")]
+    assert "completion" in entry and "what the model wrote" in entry and "returns" in entry
+    assert re.search(r'href="\.\./nbs/02_rewards\.html#[^"]+"><span[^>]*>in its chapter', entry)
+
+
+def test_search_finds_advantage(site):
+    text = (site / "searchindex.js").read_text()
+    index = json.loads(text[text.index("(") + 1:text.rindex(")")])
+    found = index["terms"]["advantag"]
+    pages = {index["docnames"][i] for i in ([found] if isinstance(found, int) else found)}
+    assert {"nbs/02_rewards", "nbs/05_grpo"} <= pages
+
+
+def test_the_check_finds_what_is_broken(site, tmp_path):
+    assert book.check(site) == []
+    shutil.copytree(site, tmp_path / "site")
+    page = tmp_path / "site" / "commands.html"
+    planted = ['<a href="nowhere.html">x</a>', '<a href="index.html#no-such-place">x</a>', '<a href="#nor-this">x</a>', '<img src="_static/plus.png">', '<img alt="x" src="gone.png">', '<script src="https://cdn.example.org/x.js"></script>']
+    page.write_text(page.read_text().replace("</body>", "".join(planted) + "</body>"))
+    (tmp_path / "site" / "_static" / "book.css").write_text("@import url(https://fonts.example.org/x.css);")
+    wrong = book.check(tmp_path / "site")
+    for said in ("no such file: nowhere.html", "no such anchor: index.html#no-such-place", "no such anchor: #nor-this", "picture without words: _static/plus.png", "no such file: gone.png",
+                 "needs an outside host: https://cdn.example.org/x.js", "needs an outside host: https://fonts.example.org/x.css"):
+        assert len([w for w in wrong if said in w]) == 1, (said, wrong)
+    assert len(wrong) == 7
+    done = subprocess.run([sys.executable, "tools/site.py", "--check", str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "7 things to mend" in done.stderr
+
+
+def test_a_folder_that_is_not_a_site_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    done = subprocess.run([sys.executable, "tools/site.py", str(tmp_path / "mine")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "is not a site" in done.stderr
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    "Serves without talking"
+    def log_message(self, *args): pass
+
+
+@pytest.fixture
+def served(site):
+    "Address of the book on this machine"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_in_a_browser(served, width):
+    "No page scrolls sideways and none asks for an outside host; the search box answers; the copy buttons are there; dark pages are dark"
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium: pytest.skip("no Chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport=dict(width=width, height=900), color_scheme="dark")
+        asked, errors = [], []
+        page.on("request", lambda r: asked.append(r.url))
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        for name in ("index.html", "nbs/02_rewards.html", "api/grpo.html", "commands.html"):
+            page.goto(served + name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        page.goto(served + "nbs/02_rewards.html")
+        assert page.locator("button.copybtn").count() > 10
+        assert sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3])) < 150
+        page.goto(served + "search.html?q=advantage")
+        page.wait_for_selector("#search-results ul.search li a")
+        assert "advantages" in page.locator("#search-results").inner_text().lower()
+        assert asked and not [url for url in asked if not url.startswith((served, "data:"))]
+        assert not errors
+        browser.close()
