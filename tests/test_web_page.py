@@ -349,7 +349,7 @@ def test_keyboard_only(page, server):
     page.keyboard.type("100")
     press("Enter")
     page.wait_for_selector(".chart.blue .mean")
-    assert page.inner_text("#live") != ""
+    wait(page, "document.getElementById('live').textContent !== ''")
     tab_to(page, "Cancel")
     press("Enter")
     page.wait_for_selector("dialog[open]")
@@ -359,7 +359,7 @@ def test_keyboard_only(page, server):
     tab_to(page, "Cancel the job")
     press("Enter")
     until(page, "cancelled")
-    assert "cancelled" in page.inner_text("#live")
+    wait(page, "document.getElementById('live').textContent.includes('cancelled')")
     assert page.evaluate("document.activeElement !== document.body")
 
 
