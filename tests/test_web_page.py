@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from page_picture import browser, page_picture
+from page_picture import BROWSERS, browser, page_picture
 from vlrlbook.core import blue, green, orange
 from vlrlbook.data import synthetic_counting
 
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium on this machine (Debian: apt install chromium)")
 HOSTILE = '"><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 TRAINER = f"{sys.executable} {ROOT / 'tests' / 'page_trainer.py'} "
 WEB = ROOT / "vlrlbook" / "web"
