@@ -151,6 +151,18 @@ def races():
             rows.append({k: round(v, 9) if isinstance(v, float) else v for k, v in json.loads(found[0][4:]).items()} | dict(device=facts["device"], commit=facts["commit"]))
             print(rows[-1], flush=True)
     write("07_race.csv", rows)
+    profiles(facts)
+
+
+def profiles(facts):
+    "What is left of a shared step"
+    rows = []
+    for profile in ("counting", "reasoning"):
+        done = subprocess.run([sys.executable, "-c", profile_one, profile], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
+        if not found: sys.exit(done.stderr[-2000:])
+        rows += [dict(profile=profile, part=part, seconds=round(s, 4), device=facts["device"], commit=facts["commit"]) for part, s in json.loads(found[0][4:]).items()]
+    write("07_profile.csv", rows)
 
 
 def peers(folder):
