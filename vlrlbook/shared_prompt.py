@@ -383,7 +383,7 @@ class SharedCheck:
         ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
         C = plain["completion_ids"].shape[1]
         fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
-        with _remembering(self.pictures, False): a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, **fields)[0]
+        with _remembering(self.pictures, False): a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, batch_size=1, **fields)[0] # a row at a time: the check must not be the peak
         b, _ = self._group_logps(self.model, ids, mask, _group_fields(fields, slice(0, G), G, ids.shape[1] - C), C, G)
         seen = plain["completion_mask"].bool()
         return (a - b)[seen].abs().max().item() if seen.any() else 0.0
