@@ -3,7 +3,9 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -146,7 +148,7 @@ def save_often(folder):
 
 def test_killed_while_saving_leaves_only_whole_checkpoints(tmp_path):
     context, rng = multiprocessing.get_context("fork"), random.Random(0)
-    for turn in range(20):
+    for turn in range(100):
         folder = tmp_path / str(turn)
         folder.mkdir()
         process = context.Process(target=save_often, args=(folder,))
@@ -158,3 +160,31 @@ def test_killed_while_saving_leaves_only_whole_checkpoints(tmp_path):
         assert [damage(p) for p in folder.glob("checkpoint-*") if damage(p)] == []
         newest = max(int(p.name[11:]) for p in folder.glob("checkpoint-*"))
         assert find_checkpoint(folder, "true").endswith(f"checkpoint-{newest}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A disk of 6 MB"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode: pytest.skip("no file system may be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_full_disk_keeps_the_checkpoint_before(small_disk):
+    from transformers import Trainer, TrainingArguments
+    from vlrlbook.models import CommittedCheckpoints
+    class Saver(CommittedCheckpoints, Trainer): "saves, and nothing else"
+    trainer, rng, filler = Saver(torch.nn.Linear(300, 300), TrainingArguments(str(small_disk), report_to=[], save_total_limit=2, use_cpu=True)), random.Random(0), small_disk / "filler"
+    trainer.create_optimizer_and_scheduler(10)
+    def save(step):
+        trainer.state.global_step = step
+        trainer._save_checkpoint(trainer.model, None)
+    for turn in range(20):
+        save(2 * turn + 1)
+        filler.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - rng.randrange(300_000))))
+        with pytest.raises(Exception): save(2 * turn + 2)
+        filler.unlink()
+        assert find_checkpoint(small_disk, "true").endswith(f"checkpoint-{2 * turn + 1}") and damage(small_disk / f"checkpoint-{2 * turn + 1}") is None
+        assert not (small_disk / ".saving").exists() and len(list(small_disk.glob("checkpoint-*"))) <= 2

@@ -380,6 +380,9 @@ class CommittedCheckpoints:
         if self.is_world_process_zero(): shutil.rmtree(self._aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         try: super()._save_checkpoint(model, trial)
+        except BaseException: # a full disk: what was half written goes, the checkpoint before stays
+            shutil.rmtree(run / ".saving", ignore_errors=True)
+            raise
         finally: self._aside = None
         self.accelerator.wait_for_everyone()
         if self.state.best_model_checkpoint: self.state.best_model_checkpoint = str(run / Path(self.state.best_model_checkpoint).name)

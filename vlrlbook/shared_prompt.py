@@ -10,7 +10,7 @@ __all__ = ['profiles', 'attention_name', 'RaceSettings', 'token_bound', 'prompt_
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
 import hashlib, json, os, subprocess, sys, time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
