@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -24,7 +23,7 @@ from starlette.testclient import TestClient
 from vlrlbook.core import SettingsError, read_settings
 from vlrlbook.data import synthetic_counting, write_counting_zip
 from vlrlbook.jobs import Jobs, LedgerUnavailable, job_tag, tagged
-from vlrlbook.service import Doors, Problem, ServiceSettings, chapter_05, clean, create_app, endpoints, host_name, openapi, problems, read_json, request_form
+from vlrlbook.service import ServiceSettings, chapter_05, clean, create_app, endpoints, host_name, openapi, problems, read_json, request_form
 
 SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json"}
 HEADER = "images_path,question,answer\n"
@@ -709,16 +708,6 @@ def test_keys_are_nowhere(server, done):
     assert not [c for c in commands if secret in c or token in c]
     for path in (server.folder / "data").rglob("*"):
         if path.is_file() and path.name != "token": assert token not in path.read_bytes(), path
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    "A file system of 8 MB"
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True).returncode: pytest.skip("this user may not mount a small file system; test_a_full_disk_while_writing has the same with a planted error")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk(small_disk, good):

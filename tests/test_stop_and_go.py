@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -160,16 +159,6 @@ def test_killed_while_saving_leaves_only_whole_checkpoints(tmp_path):
         assert [damage(p) for p in folder.glob("checkpoint-*") if damage(p)] == []
         newest = max(int(p.name[11:]) for p in folder.glob("checkpoint-*"))
         assert find_checkpoint(folder, "true").endswith(f"checkpoint-{newest}")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    "A disk of 6 MB"
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode: pytest.skip("no file system may be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_full_disk_keeps_the_checkpoint_before(small_disk):

@@ -15,7 +15,7 @@ __all__ = ['logger', 'moves', 'states', 'live', 'ends', 'schema', 'network_syste
 # %% ../nbs/07a_jobs.ipynb #73487c87
 import ctypes, csv, errno, fcntl, json, logging, os, re, secrets, select, shlex, shutil, signal, sqlite3, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 

@@ -13,9 +13,9 @@ __all__ = ['problems', 'tiny_models', 'hub_models', 'form_fields', 'also_called'
            'create_app', 'JsonLines', 'own_token', 'listen', 'patient', 'serve']
 
 # %% ../nbs/08_service.ipynb #c003
-import ast, asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil, signal, socket, subprocess, sys, time, uuid, zipfile
+import ast, asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil, signal, socket, subprocess, sys, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -23,8 +23,8 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 import vlrlbook.core
-from .core import SettingsError, _finite, _sha256, _to_disk, as_type, book_file, nearest, settings_help, write_json, write_whole
-from .data import DataError, counting_columns, limits
+from .core import SettingsError, _finite, _number, _sha256, _to_disk, as_type, book_file, nearest, write_json, write_whole
+from .data import DataError, limits
 
 # %% ../nbs/08_service.ipynb #c008
 @dataclass
@@ -815,14 +815,8 @@ def metric_rows(
     if not path.exists(): return []
     text = path.read_text(encoding="utf-8", errors="replace")
     rows = list(csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1])))
-    found = [{k: _cell(v) for k, v in r.items() if k and v} for r in rows]
+    found = [{k: _number(v) for k, v in r.items() if k and v} for r in rows]
     return [r | dict(step=int(r["step"])) for r in found if r.get("step") is not None and r["step"] > after]
-
-def _cell(text):
-    "A number of the log; None for what JSON has no number for"
-    try: number = float(text)
-    except ValueError: return None
-    return number if math.isfinite(number) else None
 
 def rollouts_now(
     folder: Path, # of a job

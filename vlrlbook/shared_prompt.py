@@ -63,11 +63,15 @@ def prompt_positions(
     fields: dict, # image_grid_thw and mm_token_type_ids where the family has them
 ) -> torch.Tensor: # [3, B, P] for Qwen, [1, B, P] for Aria
     "Positions of the prompt's tokens, as the model itself would give them"
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = _bare(model)
     core = getattr(core, "model", core) # a backbone is the inner model itself
     if not hasattr(core, "get_rope_index"): return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
     if fields.get("mm_token_type_ids") is None: return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
     return core.get_rope_index(ids, mm_token_type_ids=fields.get("mm_token_type_ids"), image_grid_thw=fields.get("image_grid_thw"), attention_mask=mask)[0]
+
+def _bare(model):
+    "The model without an adapter around it"
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 # %% ../nbs/07_shared_prompt.ipynb #nd949b08
 def layout(
@@ -171,7 +175,7 @@ def share_attention(
     if able: use_grouped_attention(model)
     return able
 
-def _text_config(model): return (model.get_base_model() if hasattr(model, "get_base_model") else model).config.get_text_config()
+def _text_config(model): return _bare(model).config.get_text_config()
 
 # %% ../nbs/07_shared_prompt.ipynb #nf98c2e1
 def _decoding_attention(module, query, key, value, seen, scaling):
@@ -226,7 +230,7 @@ def _asking(cache):
 
 def _warpers(model, config, ids):
     "transformers' own changes to the scores: suppressed tokens, temperature, top-k, …"
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = _bare(model)
     config, _ = core._prepare_generation_config(config)
     return config, core._get_logits_processor(config, input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, logits_processor=LogitsProcessorList(), device=ids.device)
 
@@ -283,7 +287,7 @@ def picture_memory(
 ): # a PictureMemory, or None where there is no Qwen vision tower
     "Let a model remember what its frozen tower saw"
     if model is None: return None
-    core = (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+    core = _bare(model).model
     if not hasattr(core, "visual"): return None
     vars(core).pop("get_image_features", None) # an earlier trainer's memory
     return PictureMemory(core, keep_mb)
@@ -481,7 +485,7 @@ def why_plain(
 ) -> str | None: # one line, or None where sharing is exact and helps
     "What keeps a run from sharing prompts"
     model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
-    attention, kind = _text_config(model)._attn_implementation, (model.get_base_model() if hasattr(model, "get_base_model") else model).config.model_type
+    attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
     if args.per_device_train_batch_size % trainer.num_generations: return f"a micro-batch of {args.per_device_train_batch_size} answers holds no whole groups of {trainer.num_generations}"
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
     if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"): return f"not tested with {kind}"
