@@ -3,6 +3,7 @@ import random
 
 import pytest
 import torch
+from torch.autograd.profiler import profile
 from transformers import GenerationConfig
 from vlrlbook import shared_prompt
 from vlrlbook.core import RunLog, Sample, read_settings
@@ -199,23 +200,90 @@ def test_race_settings_refuse():
     with pytest.raises(ValueError, match="multiple of 32"): read_settings(RaceSettings, dict(width=100))
 
 
-def saved_megabytes(t, batch):
-    "What the way back needs, weights aside"
-    kept = {}
-    def keep(x):
-        if not isinstance(x, torch.nn.Parameter): kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x): t._compute_loss(t.model, batch)
-    return sum(kept.values()) / 2**20
+def waiting_megabytes(t, batch):
+    "What a forward asked for and did not give back before the backward"
+    with profile(profile_memory=True, use_kineto=False) as seen: loss = t._compute_loss(t.model, batch)
+    assert loss.requires_grad
+    return sum(e.self_cpu_memory_usage for e in seen.key_averages()) / 2**20
 
 
 def test_long_answers_keep_no_copies_for_the_way_back(tmp_path, monkeypatch):
     t = trainer(tmp_path, max_completion_length=96)
     batch = scored(t)
     t.current_gradient_accumulation_steps = 1
-    short_of = saved_megabytes(t, batch)
+    short_of = waiting_megabytes(t, batch)
     monkeypatch.setattr(shared_prompt, "checkpoint", lambda f, *x, **_: f(*x))
-    assert short_of < 0.9 * saved_megabytes(t, batch)
+    assert short_of < 0.9 * waiting_megabytes(t, batch)
+
+
+def adapted(family, dropout=0.0):
+    "A twin with an adapter that says something"
+    twin, processor = tiny_twin(family)
+    torch.manual_seed(1)
+    model = add_lora(twin, 4, 8, dropout)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name: p.normal_(std=0.1)
+    return model, processor
+
+
+@pytest.mark.parametrize("family", list(families))
+def test_thrifty_layers_keep_less_and_learn_the_same(tmp_path, family, monkeypatch):
+    t = trainer(tmp_path, family, model=adapted(family)[0])
+    batch = scored(t)
+    t.current_gradient_accumulation_steps = 1
+    found = []
+    for thrifty in (shared_prompt._thrifty, lambda model: shared_prompt._forwards({})):
+        monkeypatch.setattr(shared_prompt, "_thrifty", thrifty)
+        found.append((waiting_megabytes(t, batch), gradient(t, batch, True)[1]))
+    (little, a), (much, b) = found
+    assert little < (0.99 if family == "aria" else 0.95) * much and b.norm() > 0 and (a - b).norm() <= 1e-6 * b.norm()
+    assert not any("forward" in vars(m) for m in t.model.get_base_model().model.language_model.modules())
+
+
+def test_gradient_checkpointing_keeps_its_layers(tmp_path):
+    model = adapted("qwen2_5_vl")[0]
+    model.get_base_model().gradient_checkpointing_enable()
+    with shared_prompt._thrifty(model): assert not any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
+    model.get_base_model().gradient_checkpointing_disable()
+    with shared_prompt._thrifty(model): assert any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
+
+
+@pytest.mark.parametrize("family", list(families))
+def test_a_folded_adapter_says_the_same(family):
+    model, processor = adapted(family)
+    model.eval()
+    batch = encode(processor, samples(PICTURED[:1]))
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    with torch.no_grad():
+        beside = model(**batch).logits
+        with shared_prompt._folded(model): inside = model(**batch).logits
+        with model.disable_adapter(): bare = model(**batch).logits
+        assert torch.equal(model(**batch).logits, beside)
+    assert (beside - inside).abs().max() <= 1e-4 < (beside - bare).abs().max()
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def folds(model):
+    with shared_prompt._folded(model): return sum("forward" in vars(m) for m in model.modules())
+
+
+def test_an_adapter_is_folded_only_where_nothing_is_lost():
+    from peft import LoraConfig
+    model, _ = adapted("qwen2_5_vl", dropout=0.1)
+    assert folds(model.train()) == 0 and folds(model.eval()) == 28
+    with torch.autocast("cpu", dtype=torch.bfloat16): assert folds(model) == 0
+    with model.disable_adapter(): assert folds(model) == 0
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
+    model.set_adapter("other")
+    assert folds(model) == 0
+    model.set_adapter("default")
+    model.base_model.set_adapter(["default", "other"])
+    assert folds(model) == 0
+    assert folds(adapted("qwen2_5_vl")[0].to(torch.bfloat16)) == 0
+    model, _ = adapted("qwen2_5_vl")
+    model.merge_adapter()
+    assert folds(model) == 0
 
 
 def test_a_step_looks_at_each_picture_once(tmp_path):

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, LogitsProcessorList, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -192,6 +193,34 @@ def _decoding_attention(module, query, key, value, seen, scaling):
     out = apart(together(weights[..., :P]) @ prompt.values) + (weights[..., P:].flatten(0, 1) @ value).unflatten(0, (B, G))
     return out.reshape(rows, 1, heads, size), None
 
+# %% ../nbs/07_shared_prompt.ipynb #nf285c0b
+@contextmanager
+def _forwards(new):
+    "Other forward methods for some modules, within the block"
+    was = {m: vars(m).get("forward") for m in new}
+    for m, forward in new.items(): m.forward = forward
+    try: yield
+    finally:
+        for m, forward in was.items():
+            del m.forward
+            if forward is not None: m.forward = forward
+
+def _folded(model):
+    "Within the block, each layer's adapter is part of a copy of its weight"
+    from peft.tuners.lora import Linear
+    layers = [m for m in model.modules() if type(m) is Linear and _foldable(m)]
+    return _forwards({m: partial(linear, weight=m.base_layer.weight + m.get_delta_weight(*m.active_adapters), bias=m.base_layer.bias) for m in layers})
+
+def _foldable(m):
+    "Whether that loses nothing: one plain adapter, float32, weights whole and in this process, no dropout on"
+    if m.merged or m.disable_adapters or len(m.active_adapters) != 1 or m.active_adapters[0] not in m.lora_A: return False
+    name, base = m.active_adapters[0], m.base_layer
+    weights = base.weight, m.lora_A[name].weight, m.lora_B[name].weight
+    whole = all(type(w) is torch.nn.Parameter and w.dtype == torch.float32 and w.device.type != "meta" and w.numel() for w in weights)
+    plain = type(base) is torch.nn.Linear and name not in m.lora_variant and m.lora_B[name].bias is None
+    dropped = m.training and getattr(m.lora_dropout[name], "p", 0)
+    return whole and plain and not dropped and not torch.is_autocast_enabled(base.weight.device.type)
+
 # %% ../nbs/07_shared_prompt.ipynb #n391f944
 @torch.no_grad()
 def sample_groups(
@@ -204,21 +233,26 @@ def sample_groups(
     eos: list, # ids that end an answer
 ) -> torch.Tensor: # [B·G, at most config.max_new_tokens]
     "Sample G answers to each prompt from one prefill; temperature, top-k and the rest as transformers applies them"
-    said = prompt_ids.repeat_interleave(G, 0)
+    said, eos = prompt_ids.repeat_interleave(G, 0), torch.tensor(eos, device=prompt_ids.device)
     config, warp = _warpers(model, config, said)
+    done, seen = torch.zeros_like(said[:, 0], dtype=torch.bool), prompt_mask.bool().repeat_interleave(G, 0)[:, None, None]
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
-    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=_rows(positions), use_cache=True, logits_to_keep=1, **fields)
-    logits, last, own = out.logits[:, -1].repeat_interleave(G, 0), positions[:, :, -1:].repeat_interleave(G, 1), DynamicCache()
-    done, eos = torch.zeros(len(said), dtype=torch.bool, device=said.device), torch.tensor(eos, device=said.device)
-    seen = prompt_mask.bool().repeat_interleave(G, 0)[:, None, None]
-    for t in range(config.max_new_tokens):
-        scores = warp(said, logits.float())
-        token = torch.multinomial(scores.softmax(-1), 1)[:, 0] if config.do_sample else scores.argmax(-1)
-        token = token.masked_fill(done, config.pad_token_id)
-        said, done = torch.cat([said, token[:, None]], 1), done | torch.isin(token, eos)
-        if t + 1 == config.max_new_tokens or done.all(): break
-        with _asking(out.past_key_values): logits = model(input_ids=token[:, None], attention_mask=seen, position_ids=_rows(last + 1 + t), past_key_values=own, use_cache=True).logits[:, -1]
+    last, own = positions[:, :, -1:].repeat_interleave(G, 1), DynamicCache()
+    with _folded(model):
+        out = model(input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=_rows(positions), use_cache=True, logits_to_keep=1, **fields)
+        logits = out.logits[:, -1].repeat_interleave(G, 0)
+        for t in range(config.max_new_tokens):
+            token = _next(warp(said, logits.float()), config.do_sample).masked_fill(done, config.pad_token_id)
+            said, done = torch.cat([said, token[:, None]], 1), done | torch.isin(token, eos)
+            if t + 1 == config.max_new_tokens or done.all(): break
+            with _asking(out.past_key_values):
+                step = dict(attention_mask=seen, position_ids=_rows(last + 1 + t), past_key_values=own, use_cache=True)
+                logits = model(input_ids=token[:, None], **step).logits[:, -1]
     return said[:, prompt_ids.shape[1]:]
+
+def _next(scores, drawn):
+    "A token a row: drawn, or the likeliest"
+    return torch.multinomial(scores.softmax(-1), 1)[:, 0] if drawn else scores.argmax(-1)
 
 # %% ../nbs/07_shared_prompt.ipynb #nf771297
 @contextmanager
@@ -301,6 +335,24 @@ def _remembering(memories, on=True):
     finally:
         for m, before in zip(memories, was): m.on = before
 
+# %% ../nbs/07_shared_prompt.ipynb #n3e5cf9a
+def _gated(act, gate, up): return act(gate) * up
+
+def _thrifty_forward(self, x):
+    "A gated feed-forward that keeps its two projections for the way back, and makes their product again"
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
+    keep = lambda t: t.shape if t.data_ptr() == product.data_ptr() else t
+    give = lambda kept: _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
+    with saved_tensors_hooks(keep, give): return self.down_proj(product)
+
+def _thrifty(model):
+    "Within the block, gated feed-forwards keep less; nothing changes without gradient or under gradient checkpointing"
+    core = _bare(model)
+    if not torch.is_grad_enabled() or core.is_gradient_checkpointing: return _forwards({})
+    gated = [m for m in core.modules() if all(hasattr(m, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn"))]
+    return _forwards({m: MethodType(_thrifty_forward, m) for m in gated})
+
 # %% ../nbs/07_shared_prompt.ipynb #n6756c00
 class SharedSampling:
     "Prompts and pictures prepared once a group, answers from one prefill"
@@ -358,7 +410,7 @@ class SharedTraining:
         P = ids.shape[1] - C
         positions = prompt_positions(self.accelerator.unwrap_model(model), ids[::G, :P], mask[::G, :P], fields)
         shared = one_sequence(ids[:, :P], mask[:, :P], ids[:, P:], mask[:, P:], positions, G)
-        with self.accelerator.autocast(): out = model(**shared, **_for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True)
+        with self.accelerator.autocast(), _thrifty(self.accelerator.unwrap_model(model)): out = model(**shared, **_for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True)
         return by_answer(out.log_probs, P, C, G), None if out.entropy is None else by_answer(out.entropy, P, C, G) # a reference model gives no entropy
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
