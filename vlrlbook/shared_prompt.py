@@ -209,7 +209,14 @@ def _folded(model):
     "Within the block, each layer's adapter is part of a copy of its weight"
     from peft.tuners.lora import Linear
     layers = [m for m in model.modules() if type(m) is Linear and _foldable(m)]
-    return _forwards({m: partial(linear, weight=m.base_layer.weight + m.get_delta_weight(*m.active_adapters), bias=m.base_layer.bias) for m in layers})
+    return _forwards({m: _product(m.base_layer.weight + m.get_delta_weight(*m.active_adapters), m.base_layer.bias) for m in layers})
+
+def _product(weight, bias):
+    "`linear` with a fixed weight; on a CPU laid out once as oneDNN reads it, not at every call"
+    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if weight.device.type != "cpu" or onednn is None or not torch.backends.mkldnn.is_available(): return partial(linear, weight=weight, bias=bias)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return lambda x: onednn(x, packed, bias, "none", [], "")
 
 def _foldable(m):
     "Whether that loses nothing: one plain adapter, float32, weights whole and in this process, no dropout on"
