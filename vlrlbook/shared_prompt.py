@@ -65,10 +65,10 @@ def prompt_positions(
 ) -> torch.Tensor: # [3, B, P] for Qwen, [1, B, P] for Aria
     "Positions of the prompt's tokens, as the model itself would give them"
     core = _bare(model)
-    core = getattr(core, "model", core) # a backbone is the inner model itself
+    core, kinds = getattr(core, "model", core), fields.get("mm_token_type_ids") # a backbone is the inner model itself
     if not hasattr(core, "get_rope_index"): return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
-    if fields.get("mm_token_type_ids") is None: return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-    return core.get_rope_index(ids, mm_token_type_ids=fields.get("mm_token_type_ids"), image_grid_thw=fields.get("image_grid_thw"), attention_mask=mask)[0]
+    if kinds is None: return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
+    return core.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=fields.get("image_grid_thw"), attention_mask=mask)[0]
 
 def _bare(model):
     "The model without an adapter around it"
@@ -83,6 +83,7 @@ def layout(
     "What the attention must know, as one tensor: its values say which prompt tokens count, its shape where the answers lie"
     return prompt_mask.bool()[:, None, None].expand(-1, C + 1, G, -1)
 
+# %% ../nbs/07_shared_prompt.ipynb #ndcdd32a
 def one_sequence(
     prompt_ids: torch.Tensor, # [B·G, P], padded on the left; groups of equal rows
     prompt_mask: torch.Tensor, # [B·G, P]
@@ -137,20 +138,25 @@ def grouped_attention(
 ) -> tuple: # [B, S, heads, size], None
     "An attention function of transformers' interface for shared prompts: prompt and answers in two parts; anything else goes to sdpa"
     if _prompt_cache.get() is not None: return _decoding_attention(module, query, key, value, attention_mask, scaling)
-    if attention_mask is None or attention_mask.dim() != 4 or attention_mask.shape[2] == query.shape[2]: return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    if attention_mask is None or attention_mask.dim() != 4 or attention_mask.shape[2] == query.shape[2]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     tail, G, prompt = attention_mask.shape[1:]
     parts = partial(_two_parts, attention_mask[:, 0, 0], G, dropout if module.training else 0.0, scaling)
-    if torch.is_grad_enabled() and G * tail > prompt: return checkpoint(parts, query, key, value, use_reentrant=False, preserve_rng_state=dropout > 0), None # long answers: done again on the way back, so that no copy is kept
+    if torch.is_grad_enabled() and G * tail > prompt: # long answers: done again on the way back, so that no copy is kept
+        parts = partial(checkpoint, parts, use_reentrant=False, preserve_rng_state=dropout > 0)
     return parts(query, key, value), None
 
+# %% ../nbs/07_shared_prompt.ipynb #n89327c2
 def _two_parts(seen, G, dropout, scaling, query, key, value):
     "The prompt [B, P − 1] looks at itself; each answer, in a row of its own, at the prompt and at itself"
-    prompt, attend = seen.shape[1], partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    prompt, gqa = seen.shape[1], query.shape[1] != key.shape[1]
+    attend = partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=gqa)
     answers = lambda x: x[:, :, prompt:].unflatten(2, (G, -1)).transpose(1, 2).flatten(0, 1) # [B·G, heads, C + 1, size]
     both = lambda x: torch.cat([x[:, None, :, :prompt].expand(-1, G, -1, -1, -1).flatten(0, 1), answers(x)], 2) # [B·G, heads, P + C, size]
     past = lambda n: torch.ones(n, n, dtype=torch.bool, device=seen.device).tril()
-    own = past(prompt) & (seen[:, None, None] | torch.eye(prompt, dtype=torch.bool, device=seen.device)) # padding sees itself, so that no row is empty
-    first, tail = attend(query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], attn_mask=own), (query.shape[2] - prompt) // G
+    itself = torch.eye(prompt, dtype=torch.bool, device=seen.device) # padding sees itself, so that no row is empty
+    own, tail = past(prompt) & (seen[:, None, None] | itself), (query.shape[2] - prompt) // G
+    first = attend(query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], attn_mask=own)
     look = torch.cat([seen.repeat_interleave(G, 0)[:, None, None].expand(-1, 1, tail, -1), past(tail).expand(len(seen) * G, 1, -1, -1)], 3)
     rest = attend(answers(query), both(key), both(value), attn_mask=look).unflatten(0, (-1, G)).transpose(1, 2).flatten(2, 3)
     return torch.cat([first, rest], 2).transpose(1, 2).contiguous()
@@ -162,6 +168,7 @@ AttentionInterface.register(attention_name, grouped_attention)
 
 AttentionMaskInterface.register(attention_name, sdpa_mask)
 
+# %% ../nbs/07_shared_prompt.ipynb #n74829fc
 def use_grouped_attention(
     model, # of any family, an adapter on it or not
 ):
@@ -209,21 +216,26 @@ def _folded(model):
     "Within the block, each layer's adapter is part of a copy of its weight"
     from peft.tuners.lora import Linear
     layers = [m for m in model.modules() if type(m) is Linear and _foldable(m)]
-    return _forwards({m: _product(m.base_layer.weight + m.get_delta_weight(*m.active_adapters), m.base_layer.bias) for m in layers})
+    sums = {m: m.base_layer.weight + m.get_delta_weight(*m.active_adapters) for m in layers}
+    return _forwards({m: _product(weight, m.base_layer.bias) for m, weight in sums.items()})
 
+# %% ../nbs/07_shared_prompt.ipynb #n09ee4ac
 def _product(weight, bias):
     "`linear` with a fixed weight; on a CPU laid out once as oneDNN reads it, not at every call"
     onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if weight.device.type != "cpu" or onednn is None or not torch.backends.mkldnn.is_available(): return partial(linear, weight=weight, bias=bias)
+    if weight.device.type != "cpu" or onednn is None or not torch.backends.mkldnn.is_available():
+        return partial(linear, weight=weight, bias=bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     return lambda x: onednn(x, packed, bias, "none", [], "")
 
+# %% ../nbs/07_shared_prompt.ipynb #n81ef529
 def _foldable(m):
     "Whether that loses nothing: one plain adapter, float32, weights whole and in this process, no dropout on"
     if m.merged or m.disable_adapters or len(m.active_adapters) != 1 or m.active_adapters[0] not in m.lora_A: return False
     name, base = m.active_adapters[0], m.base_layer
     weights = base.weight, m.lora_A[name].weight, m.lora_B[name].weight
-    whole = all(type(w) is torch.nn.Parameter and w.dtype == torch.float32 and w.device.type != "meta" and w.numel() for w in weights)
+    here = lambda w: type(w) is torch.nn.Parameter and w.device.type != "meta" and w.numel() > 0
+    whole = all(here(w) and w.dtype == torch.float32 for w in weights)
     plain = type(base) is torch.nn.Linear and name not in m.lora_variant and m.lora_B[name].bias is None
     dropped = m.training and getattr(m.lora_dropout[name], "p", 0)
     return whole and plain and not dropped and not torch.is_autocast_enabled(base.weight.device.type)
@@ -246,7 +258,8 @@ def sample_groups(
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
     last, own = positions[:, :, -1:].repeat_interleave(G, 1), DynamicCache()
     with _folded(model):
-        out = model(input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=_rows(positions), use_cache=True, logits_to_keep=1, **fields)
+        fields = fields | dict(position_ids=_rows(positions), use_cache=True, logits_to_keep=1)
+        out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **fields)
         logits = out.logits[:, -1].repeat_interleave(G, 0)
         for t in range(config.max_new_tokens):
             token = _next(warp(said, logits.float()), config.do_sample).masked_fill(done, config.pad_token_id)
@@ -257,6 +270,7 @@ def sample_groups(
                 logits = model(input_ids=token[:, None], **step).logits[:, -1]
     return said[:, prompt_ids.shape[1]:]
 
+# %% ../nbs/07_shared_prompt.ipynb #n0fe045d
 def _next(scores, drawn):
     "A token a row: drawn, or the likeliest"
     return torch.multinomial(scores.softmax(-1), 1)[:, 0] if drawn else scores.argmax(-1)
@@ -269,11 +283,13 @@ def _asking(cache):
     try: yield
     finally: _prompt_cache.reset(token)
 
+# %% ../nbs/07_shared_prompt.ipynb #nd28450b
 def _warpers(model, config, ids):
     "transformers' own changes to the scores: suppressed tokens, temperature, top-k, …"
     core = _bare(model)
     config, _ = core._prepare_generation_config(config)
-    return config, core._get_logits_processor(config, input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, logits_processor=LogitsProcessorList(), device=ids.device)
+    given = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, logits_processor=LogitsProcessorList(), device=ids.device)
+    return config, core._get_logits_processor(config, **given)
 
 # %% ../nbs/07_shared_prompt.ipynb #n12828ae
 class PictureMemory:
@@ -288,14 +304,16 @@ class PictureMemory:
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
         "Features of all pictures, in order; `seen` counts those that were computed"
-        if not self.on or self._learns() and (self.keep or torch.is_grad_enabled()): return self.real(pixel_values, image_grid_thw, **kwargs)
+        if not self.on or self._learns() and (self.keep or torch.is_grad_enabled()):
+            return self.real(pixel_values, image_grid_thw, **kwargs)
         self._same_weights()
         pictures = pixel_values.split(image_grid_thw.prod(-1).tolist())
         keys = [_picture_key(*one) for one in zip(pictures, image_grid_thw)]
         new = list({k: i for i, k in enumerate(keys) if k not in self.known}.values())
         if new: self._look([keys[i] for i in new], torch.cat([pictures[i] for i in new]), image_grid_thw[new], kwargs)
         found = [self.known.setdefault(k, self.known.pop(k)) for k in keys] # the latest asked for stand last
-        return SimpleNamespace(pooler_output=tuple(f[0] for f in found), deepstack_features=[torch.cat(level) for level in zip(*(f[1:] for f in found))])
+        levels = [torch.cat(level) for level in zip(*(f[1:] for f in found))]
+        return SimpleNamespace(pooler_output=tuple(f[0] for f in found), deepstack_features=levels)
 
     @torch.no_grad()
     def _look(self, keys, pixels, grid, kwargs):
@@ -320,8 +338,10 @@ class PictureMemory:
 def _picture_key(pixels, grid):
     "Bytes, shape and precision: what decides a frozen tower's answer"
     device, raw = pixels.device.type, pixels.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return hashlib.blake2b(raw, digest_size=16).digest(), *grid.tolist(), pixels.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return hashlib.blake2b(raw, digest_size=16).digest(), *grid.tolist(), pixels.dtype, precision
 
+# %% ../nbs/07_shared_prompt.ipynb #n09db863
 def picture_memory(
     model, # of any family, an adapter on it or not; or None
     keep_mb: int = 0, # features kept across steps
@@ -353,6 +373,7 @@ def _thrifty_forward(self, x):
     give = lambda kept: _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
     with saved_tensors_hooks(keep, give): return self.down_proj(product)
 
+# %% ../nbs/07_shared_prompt.ipynb #n359ea53
 def _thrifty(model):
     "Within the block, gated feed-forwards keep less; nothing changes without gradient or under gradient checkpointing"
     core = _bare(model)
@@ -370,7 +391,8 @@ class SharedSampling:
         G = self._group_size()
         ids, images, fields = super()._tokenize_prompts(prompts[::G])
         self._fields = {k: fields[k] for k in ("pixel_values", "image_grid_thw", "mm_token_type_ids") if k in fields}
-        if images is not None: images = [row if g == 0 else [] for row in images for g in range(G)] # TRL counts pictures by row: a group's stand in its first
+        # TRL counts pictures by row: a group's stand in its first
+        if images is not None: images = [row if g == 0 else [] for row in images for g in range(G)]
         return [row for row in ids for _ in range(G)], images, self._fields
 
     def _generate_and_score_completions(self, inputs):
@@ -384,9 +406,10 @@ class SharedSampling:
         G = self._group_size()
         if self.sharing and images is not None: images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm: return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
-        given = dict(input_ids=_left_padded(prompt_ids[::G], self._tokenizer.pad_token_id), attention_mask=_left_padded([[1] * len(p) for p in prompt_ids[::G]], 0)) | _tensors(fields)
-        given = Trainer._prepare_inputs(self, given)
-        with _sampling_model(self) as model: said = sample_groups(model, given.pop("input_ids"), given.pop("attention_mask"), given, G, self.generation_config, self.eos_token_ids)
+        ids, mask = _left_padded(prompt_ids[::G], self._tokenizer.pad_token_id), _left_padded([[1] * len(p) for p in prompt_ids[::G]], 0)
+        given = Trainer._prepare_inputs(self, dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(fields)))
+        with _sampling_model(self) as model:
+            said = sample_groups(model, **given, G=G, config=self.generation_config, eos=self.eos_token_ids)
         return [_until_end(row, self.eos_token_ids) for row in said.tolist()], None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
@@ -402,13 +425,18 @@ class SharedTraining:
             self._buffered_inputs = _micro_batches(batch, self.num_generations, self.args.steps_per_generation)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **fields):
-        if not self.sharing or compute_aux_loss: return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **fields)
-        G, parts = self._group_size(), []
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **fields
+    ):
+        if not self.sharing or compute_aux_loss:
+            asked = dict(batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss) | fields
+            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **asked)
+        G, P, parts = self._group_size(), input_ids.shape[1] - logits_to_keep, []
         size = max(G, (batch_size or len(input_ids)) // G * G)
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            parts.append(self._group_logps(model, input_ids[rows], attention_mask[rows], _group_fields(fields, rows, G, input_ids.shape[1] - logits_to_keep), logits_to_keep, G))
+            pictures = _group_fields(fields, rows, G, P)
+            parts.append(self._group_logps(model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G))
         logps, entropies = zip(*parts)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
@@ -417,8 +445,10 @@ class SharedTraining:
         P = ids.shape[1] - C
         positions = prompt_positions(self.accelerator.unwrap_model(model), ids[::G, :P], mask[::G, :P], fields)
         shared = one_sequence(ids[:, :P], mask[:, :P], ids[:, P:], mask[:, P:], positions, G)
-        with self.accelerator.autocast(), _thrifty(self.accelerator.unwrap_model(model)): out = model(**shared, **_for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True)
-        return by_answer(out.log_probs, P, C, G), None if out.entropy is None else by_answer(out.entropy, P, C, G) # a reference model gives no entropy
+        shared |= _for_sequence(fields, shared["input_ids"].shape[1])
+        with self.accelerator.autocast(), _thrifty(self.accelerator.unwrap_model(model)): out = model(**shared, fused_lm_head=True)
+        entropy = None if out.entropy is None else by_answer(out.entropy, P, C, G) # a reference model gives none
+        return by_answer(out.log_probs, P, C, G), entropy
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
 class SharedCheck:
@@ -446,7 +476,8 @@ class SharedCheck:
         ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
         C = plain["completion_ids"].shape[1]
         fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
-        with _remembering(self.pictures, False): a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, batch_size=1, **fields)[0] # a row at a time: the check must not be the peak
+        with _remembering(self.pictures, False): # a row at a time: the check must not be the peak
+            a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, batch_size=1, **fields)[0]
         b, _ = self._group_logps(self.model, ids, mask, _group_fields(fields, slice(0, G), G, ids.shape[1] - C), C, G)
         seen = plain["completion_mask"].bool()
         return (a - b)[seen].abs().max().item() if seen.any() else 0.0
@@ -487,9 +518,11 @@ def _until_end(row, eos):
 def _sampling_model(trainer):
     "The bare model ready to sample, as TRL prepares it"
     from trl.models import unwrap_model_for_generation
-    args = trainer.args
-    with (unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=args.ds3_gather_for_generation, generation_kwargs=trainer.generation_kwargs,
-                                      gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs) as model, trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False)): yield model
+    args, wrapped = trainer.args, trainer.model_wrapped
+    given = dict(gather_deepspeed3_params=args.ds3_gather_for_generation, generation_kwargs=trainer.generation_kwargs)
+    given |= dict(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
+    whole = trainer._dist.summon_full_params(wrapped, recurse=False)
+    with unwrap_model_for_generation(wrapped, trainer.accelerator, **given) as model, whole: yield model
 
 # %% ../nbs/07_shared_prompt.ipynb #n53ac7f3
 def _split(batch):
@@ -502,6 +535,7 @@ def _join(batch):
     from trl.trainer.utils import unsplit_pixel_values_by_grid
     return unsplit_pixel_values_by_grid(batch)
 
+# %% ../nbs/07_shared_prompt.ipynb #ne5c0fba
 def _take(batch, rows):
     "`rows` of a split batch, in that order"
     return {k: [v[i] for i in rows] if isinstance(v, list) else v[rows] if torch.is_tensor(v) and v.dim() else v for k, v in batch.items()}
@@ -543,12 +577,13 @@ def why_plain(
     trainer, # a GRPOTrainer
 ) -> str | None: # one line, or None where sharing is exact and helps
     "What keeps a run from sharing prompts"
-    model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
+    model, rows, G = trainer.accelerator.unwrap_model(trainer.model), trainer.args.per_device_train_batch_size, trainer.num_generations
     attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
-    if args.per_device_train_batch_size % trainer.num_generations: return f"a micro-batch of {args.per_device_train_batch_size} answers holds no whole groups of {trainer.num_generations}"
+    if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
     if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"): return f"not tested with {kind}"
-    for name in ("tools", "environment_factories", "rollout_func", "use_transformers_continuous_batching", "pad_to_multiple_of", "aux_loss_enabled"):
+    unknown = "tools environment_factories rollout_func use_transformers_continuous_batching pad_to_multiple_of aux_loss_enabled"
+    for name in unknown.split():
         if getattr(trainer, name, None): return f"{name} is set"
 
 # %% ../nbs/07_shared_prompt.ipynb #n9463c6a
@@ -574,7 +609,8 @@ def shared_hidden(
     G: int, # rows of a group
 ) -> torch.Tensor: # [B·G, T, hidden]
     "Hidden states of all rows; what a group's rows begin with is read once"
-    ids, mask, fields = batch["input_ids"], batch["attention_mask"].bool(), {k: v for k, v in batch.items() if k not in ("input_ids", "attention_mask")}
+    fields = dict(batch)
+    ids, mask = fields.pop("input_ids"), fields.pop("attention_mask").bool()
     begun, ends = _in_common(ids, mask, G).repeat_interleave(G), mask.sum(1) # [B·G]
     P, C = begun.max().item(), (ends - begun).max().item()
     prompt, seen = _window(ids, begun - P, P), _up_to(begun, P).flip(1) # padded on the left
@@ -589,6 +625,7 @@ def shared_hidden(
     rows = torch.cat([hidden[:, :P - 1].repeat_interleave(G, 0), hidden[:, P - 1:].reshape(len(ids), C + 1, -1)], 1)
     return _window(rows, P - begun, ids.shape[1])
 
+# %% ../nbs/07_shared_prompt.ipynb #n8578216
 def _in_common(ids, mask, G):
     "[B] tokens with which all rows of a group begin"
     same = ((ids == ids[::G].repeat_interleave(G, 0)) & mask).view(-1, G, ids.shape[1]).all(1)
@@ -617,26 +654,29 @@ def race(
             found = _timed_step(trainer)
             if turn: times[name].append(found)
     part = lambda name, key: median(t[key] for t in times[name])
-    P, C, row = sides["shared"].prompt_tokens, profiles[settings.profile]["C"], dict(profile=settings.profile, width=settings.width, depth=settings.depth, G=G, prompts=prompts)
-    row |= dict(P=P, C=C, **{f"{name}_{key}": part(name, key) for name in sides for key in ("seconds", "sampling", "scoring", "optimizing")})
-    spread = lambda name: (max(t["seconds"] for t in times[name]) - min(t["seconds"] for t in times[name])) / part(name, "seconds")
-    row |= dict(ratio=part("stock", "seconds") / part("shared", "seconds"), bound=token_bound(P, C, G), stock_spread=spread("stock"), shared_spread=spread("shared"), rounds=settings.rounds,
-                **{f"{name}_memory_mb": step_memory(settings, name == "shared") for name in sides})
+    P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]
+    row = dict(profile=settings.profile, width=settings.width, depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
+    row |= {f"{name}_{key}": part(name, key) for name in sides for key in ("seconds", "sampling", "scoring", "optimizing")}
+    row |= dict(ratio=row["stock_seconds"] / row["shared_seconds"], bound=token_bound(P, C, G))
+    row |= {f"{name}_spread": _spread([t["seconds"] for t in times[name]]) for name in sides} | dict(rounds=settings.rounds)
+    row |= {f"{name}_memory_mb": step_memory(settings, name == "shared") for name in sides}
     return row | _equality(sides["shared"], G)
+
+def _spread(seconds): return (max(seconds) - min(seconds)) / median(seconds)
 
 # %% ../nbs/07_shared_prompt.ipynb #c045
 def _racer(settings, shared, G, prompts):
     "A trainer on an untrained wide twin; both sides get the same weights, prompts and seeds"
-    from vlrlbook.core import Sample
-    from vlrlbook.data import encode, synthetic_counting, to_dataset
-    from vlrlbook.grpo import GRPOSettings, make_trainer
     from vlrlbook.core import read_settings
+    from vlrlbook.data import encode, to_dataset
+    from vlrlbook.grpo import GRPOSettings, make_trainer
     from vlrlbook.models import add_lora, limit_pixels, tiny_twin
-    shape = profiles[settings.profile]
+    side, C = profiles[settings.profile].values()
     model, processor = tiny_twin("qwen2_5_vl", width=settings.width, depth=settings.depth)
-    if shape["side"]: limit_pixels(processor, shape["side"])
-    samples = [Sample("How many discs are there?" + " Think about it." * (0 if s.images and shape["side"] else 10), s.answer, [s.images[0].resize((shape["side"],) * 2)] if shape["side"] else [], "counting", i) for i, s in enumerate(synthetic_counting(4 * prompts))]
-    given = dict(batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=shape["C"], lora_r=16, lora_alpha=32, lora_dropout=0.0, save_steps=0, logging_steps=1, shared_prompt=shared, output_dir="runs/07_race")
+    if side: limit_pixels(processor, side)
+    samples = _asked(side, 4 * prompts)
+    given = dict(batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=C, shared_prompt=shared)
+    given |= dict(lora_r=16, lora_alpha=32, lora_dropout=0.0, save_steps=0, logging_steps=1, output_dir="runs/07_race")
     model.generation_config.eos_token_id = None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = make_trainer(read_settings(GRPOSettings, given), add_lora(model.to(device), 16, 32, 0.0), processor, to_dataset(samples))
@@ -644,6 +684,15 @@ def _racer(settings, shared, G, prompts):
     trainer.generation_config.eos_token_id = None
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
+
+# %% ../nbs/07_shared_prompt.ipynb #n4156823
+def _asked(side, n):
+    "n questions about pictures of `side` pixels; longer ones without a picture"
+    from vlrlbook.core import Sample
+    from vlrlbook.data import synthetic_counting
+    question = "How many discs are there?" + " Think about it." * (0 if side else 10)
+    picture = lambda s: [s.images[0].resize((side, side))] if side else []
+    return [Sample(question, s.answer, picture(s), "counting", i) for i, s in enumerate(synthetic_counting(n))]
 
 # %% ../nbs/07_shared_prompt.ipynb #nbe5125e
 def _timed_step(trainer):
@@ -658,6 +707,7 @@ def _timed_step(trainer):
     spent["scoring"] -= spent["sampling"]
     return spent | dict(seconds=sum(spent.values()))
 
+# %% ../nbs/07_shared_prompt.ipynb #n0aaf620
 def _clocked(function, spent, key):
     "`function` that adds its seconds to `spent`"
     def clocked(*args, **kwargs):
@@ -692,15 +742,19 @@ def where_time_goes(
     "A shared step by its parts"
     trainer = _racer(settings, True, 8, 2)
     core, found = trainer.model.get_base_model().model, []
+    named = lambda name: lambda *args, **kwargs: name
+    places = [(core.visual, "forward", named("vision tower")), (core.language_model, "forward", _reading)]
+    places += [(trainer, "training_step", named("whole")), (trainer.accelerator, "backward", named("training, backward"))]
     for turn in range(steps + 1):
         spent = {}
-        with _stopwatches([(core.visual, "forward", lambda *a, **k: "vision tower"), (core.language_model, "forward", partial(_reading, trainer)), (trainer, "training_step", lambda *a, **k: "whole"),
-                           (trainer.accelerator, "backward", lambda *a, **k: "training, backward")], spent): trainer.train()
+        with _stopwatches(places, spent): trainer.train()
         if turn: found.append(spent)
     parts = {k: median(s.get(k, 0.0) for s in found) for k in found[0]}
-    return {k: v for k, v in parts.items() if k != "whole"} | {"everything else": parts["whole"] - sum(v for k, v in parts.items() if k != "whole")}
+    whole = parts.pop("whole")
+    return parts | {"everything else": whole - sum(parts.values())}
 
-def _reading(trainer, *args, inputs_embeds=None, **kwargs):
+# %% ../nbs/07_shared_prompt.ipynb #n4cd7bc1
+def _reading(*args, inputs_embeds=None, **kwargs):
     "What the language model is doing"
     if torch.is_grad_enabled(): return "training, forward"
     return "sampling, a token at a time" if inputs_embeds.shape[1] == 1 else "reading the prompts"
@@ -721,17 +775,25 @@ def step_memory(
     settings: RaceSettings, # a checked object
     shared: bool, # which side
 ) -> float: # MB
-    "The most memory that one step adds: on a GPU as torch counts it, else in a process of its own, since a process seldom gives memory back"
+    "The most memory that one step adds: on a GPU as torch counts it, else in a process of its own"
     if torch.cuda.is_available():
         trainer = _racer(settings, shared, 8, 2)
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    code = "import sys, json; from vlrlbook import shared_prompt as s; print('MB', s._added_here(s.RaceSettings(**json.loads(sys.argv[1])), sys.argv[2] == 'True'))"
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(vars(settings)), str(shared)], capture_output=True, text=True, check=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "4194304"})
+    told, gives_back = json.dumps([vars(settings), shared]), os.environ | {"MALLOC_MMAP_THRESHOLD_": "4194304"}
+    done = subprocess.run([sys.executable, "-c", _apart, told], capture_output=True, text=True, check=True, env=gives_back)
     return float(done.stdout.split("MB")[-1])
 
+_apart = """
+import json, sys
+from vlrlbook import shared_prompt as here
+settings, shared = json.loads(sys.argv[1])
+print("MB", here._added_here(here.RaceSettings(**settings), shared))
+"""
+
+# %% ../nbs/07_shared_prompt.ipynb #ne441333
 def _added_here(settings, shared):
     "MB that a step adds to this process: the highest mark less what was held before"
     trainer = _racer(settings, shared, 8, 2)
@@ -740,4 +802,6 @@ def _added_here(settings, shared):
     trainer.train()
     return _proc_mb("VmHWM") - held
 
-def _proc_mb(name): return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)).split()[1]) / 2**10
+def _proc_mb(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
