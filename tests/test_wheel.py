@@ -83,16 +83,27 @@ def test_entry_points(built):
 
 
 def test_the_long_description_is_the_readme_and_renders(metadata, built):
-    "Its pictures and links are relative, so each must name a file of the archive"
+    "A registry's page has no repository beside it: each relative link of the README is a full address there, of a file that the archive has"
     from markdown_it import MarkdownIt
-    text = metadata.get_payload()
-    assert metadata["Description-Content-Type"] == "text/markdown"
-    assert text.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
-    page = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    def page_of(text): return MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    def links_of(page): return re.findall(r'(?:href|src)="([^"#]+)', page)
+    text, readme = metadata.get_payload(), (ROOT / "README.md").read_text(encoding="utf-8")
+    page, home = page_of(text), settings["git_url"]
+    assert metadata["Description-Content-Type"] == "text/markdown" and home == f"https://github.com/{settings['user']}/{settings['repo']}"
     assert page.startswith("<h1>vlrlbook</h1>") and page.count("<table>") == 2 and page.count("<pre>") >= 4
-    links = [a for a in re.findall(r'(?:href|src)="([^"#]+)', page) if "://" not in a]
+    assert metadata["Home-page"] == home or f"Homepage, {home}" in metadata.get_all("Project-URL", [])
+    assert all(link.startswith("https://") for link in links_of(page)), "a link that works in a checkout only"
+    places = {kind: f"{home}/{kind}/{settings['branch']}/" for kind in ("raw", "blob")}
+    back = text
+    for place in places.values(): back = back.replace(f"]({place}", "](")
+    assert back.strip() == readme.strip(), "nothing but links may differ from README.md"
+    pictures = re.findall(r'src="([^"]+)', page)
+    assert len(pictures) >= 2 and all(p.startswith(places["raw"]) and p.endswith(".png") for p in pictures)
+    assert not re.search(r'src="[^"]*/blob/|href="[^"]*/raw/', page)
+    own = [link for link in links_of(page_of(readme)) if "://" not in link]
+    assert len(own) >= len(NOTEBOOKS) and len(own) == len([a for a in links_of(page) if a.startswith(home)])
     with tarfile.open(built[1]) as t: inside = {n.split("/", 1)[1] for n in t.getnames() if "/" in n}
-    assert len(links) >= len(NOTEBOOKS) and not set(links) - inside
+    assert not set(own) - inside
 
 
 @pytest.fixture(scope="module")
