@@ -21,7 +21,8 @@
     python tools/logs.py exported shared/data           reward files of chapter 09 beside our rewards, on real completions and on generated texts, into 09_rewards.csv
     python tools/logs.py scans shared/data              picture tokens of VQA-RAD's questions under two pairs of pixel limits, into 09_vqa_rad.csv
     python tools/logs.py dry [SIDExROWS ...]            dry runs over 10,000 rows, one process and two, into 09_dry_run.csv
-    python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
+    python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv; seconds of slow cells as `cells` does
+    python tools/logs.py cells CHAPTER=OUT.ipynb ...    the slowest cells of chapters that papermill ran, into slow_cells.csv, rows of other chapters kept"""
 import csv
 import json
 import os
@@ -542,6 +543,23 @@ def dry(cases):
     write("09_dry_run.csv", [rows[k] for k in sorted(rows)])
 
 
+what_was_done = {} # cell id -> what was done about a slow cell; without a word here nothing was
+
+
+def cells(named):
+    "The ten slowest cells of each executed chapter, those of a second or more"
+    known = list(csv.DictReader((logs / "slow_cells.csv").open())) if (logs / "slow_cells.csv").exists() else []
+    ran = dict(a.split("=", 1) for a in named)
+    rows = [r | dict(done=what_was_done.get(r["cell"], "")) for r in known if r["chapter"] not in ran]
+    for chapter, path in ran.items():
+        book = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        took = sorted(((c["metadata"].get("papermill", {}).get("duration") or 0, c) for c in book if c["cell_type"] == "code"), key=lambda t: -t[0])
+        for seconds, cell in took[:10]:
+            lines = [line for line in "".join(cell["source"]).splitlines() if line.strip() and not line.startswith("#|")]
+            if seconds >= 1: rows.append(dict(chapter=chapter, cell=cell["id"], first_line=lines[0], seconds=round(seconds, 1), done=what_was_done.get(cell["id"], "")))
+    write("slow_cells.csv", sorted(rows, key=lambda r: -float(r["seconds"])))
+
+
 def pages(names):
     "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
     known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
@@ -553,6 +571,7 @@ def pages(names):
             start = time.time()
             done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "VLRLBOOK_CACHE": folder + "/cache", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
             if done.returncode: sys.exit(f"{path.name} failed\n{done.stderr[-2000:]}")
+            cells([f"{path.stem}={folder}/out.ipynb"])
             shutil.copy(Path(folder) / "out.ipynb", path)
             if path.stem == "03_reward_model": judges([f"the preset={folder}/runs/{path.stem}"]) # the page's own run is one of the seeds
         subprocess.run([str(Path(sys.executable).parent / "nbdev_clean"), "--fname", str(path)], cwd=root, check=True)
@@ -583,5 +602,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["exported"]: exported(sys.argv[2])
     elif sys.argv[1:2] == ["scans"]: scans(sys.argv[2])
     elif sys.argv[1:2] == ["dry"]: dry(sys.argv[2:])
+    elif sys.argv[1:2] == ["cells"]: cells(sys.argv[2:])
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)
