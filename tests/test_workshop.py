@@ -1,4 +1,5 @@
-"""The workshop kit: empty exercises that fail their checks, solutions that pass them and are folded away, a plan from measured minutes, all or nothing."""
+"""The workshop kit: empty exercises that fail their checks, solutions that pass them and are folded away, a plan from measured minutes,
+all or nothing."""
 import ast
 import csv
 import importlib
@@ -36,7 +37,8 @@ def chapter_names(path):
     code = [source(c) for c in cells_of(path) if c["cell_type"] == "code"]
     module = next(s.split()[2] for s in code if s.startswith("#| default_exp"))
     names = dict(vars(importlib.import_module(f"vlrlbook.{module}")), __name__="chapter")
-    imports = [n for s in code for n in ast.parse(s).body if isinstance(n, (ast.Import, ast.ImportFrom)) and not getattr(n, "module", "").startswith("vlrlbook." + module)]
+    imports = [n for s in code for n in ast.parse(s).body if isinstance(n, (ast.Import, ast.ImportFrom))
+               and not getattr(n, "module", "").startswith("vlrlbook." + module)]
     exec(compile(ast.Module(imports, []), path.name, "exec"), names)
     exec(BEFORE.get(path.stem, ""), names)
     return names
@@ -58,7 +60,8 @@ def test_exercises(kit, path):
         exec(source(check), names)
         for line in solution.splitlines():
             if line.strip().startswith("return "): assert line.strip() not in visible(cells)
-        for node in ast.parse(source(exercise)).body: assert ast.get_docstring(node) and len(node.body) == 2 and ast.unparse(node.body[1]) == "..."
+        for node in ast.parse(source(exercise)).body:
+            assert ast.get_docstring(node) and len(node.body) == 2 and ast.unparse(node.body[1]) == "..."
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -81,7 +84,8 @@ def test_kit_is_clean(kit):
         assert all(source(kept[c["id"]]) == source(c) for c in book if c["id"] in kept and c not in tagged(book, "exercise"))
         assert [source(c) for c in tagged(cells, "parameters")] == [source(c) for c in tagged(book, "parameters")]
         assert not any(c.get("outputs") or c.get("execution_count") for c in cells)
-        assert {call for c in cells for call in re.findall(r"""(\w+)\(f?["']logs/""", source(c))} <= {"book_file"}, "logs are found through the package"
+        assert {call for c in cells for call in re.findall(r"""(\w+)\(f?["']logs/""", source(c))} <= {
+            "book_file"}, "logs are found through the package"
 
 
 def test_last_exercise_of_rewards_is_folded(kit):
@@ -113,23 +117,31 @@ def test_all_or_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def notebook(*cells): return dict(metadata={}, cells=[dict(cell_type="code", id=f"c{i}", metadata=dict(tags=tags), source=s.splitlines(keepends=True), outputs=[1], execution_count=3) for i, (s, *tags) in enumerate(cells)])
+def notebook(*cells):
+    return dict(metadata={},
+                cells=[dict(cell_type="code", id=f"c{i}", metadata=dict(tags=tags), source=s.splitlines(keepends=True), outputs=[1],
+                            execution_count=3) for i, (s, *tags) in enumerate(cells)])
 
 
 def test_twin():
     plain = cli.twin(notebook(("1 + 1",)), "x.ipynb")
     assert plain["cells"] == [dict(cell_type="code", id="c0", metadata=dict(tags=[]), source=["1 + 1"], outputs=[], execution_count=None)]
     made = cli.twin(notebook(("def f(x): return x", "exercise"), ("assert f(1) == 1", "check"), ("2",), ("secret", "solution")), "x.ipynb")
-    assert [c["id"] for c in made["cells"]] == ["c0", "c1", "c1-solution", "c2"] and "raises-exception" in made["cells"][1]["metadata"]["tags"]
-    for cells, told in (([("def f(): 1", "exercise"), ("2",)], "cell c1: expected the check"), ([("def f(): 1", "exercise")], "last exercise has no check"), ([("x = 1", "exercise"), ("2", "check")], "expected an exercise that is a function")):
+    assert [c["id"] for c in made["cells"]] == ["c0", "c1", "c1-solution",
+        "c2"] and "raises-exception" in made["cells"][1]["metadata"]["tags"]
+    for cells, told in (([("def f(): 1", "exercise"), ("2",)], "cell c1: expected the check"),
+                        ([("def f(): 1", "exercise")], "last exercise has no check"),
+                        ([("x = 1", "exercise"), ("2", "check")], "expected an exercise that is a function")):
         with pytest.raises(ValueError, match=told): cli.twin(notebook(*cells), "x.ipynb")
 
 
 @pytest.mark.parametrize("full, empty", [
     ('def f(a, b=1):\n    "Doc"\n    c = a\n    return c', 'def f(a, b=1):\n    "Doc"\n    ...'),
     ("def f(a): return a", "def f(a): ..."), ('def é(a="ü"): return a', 'def é(a="ü"): ...'),
-    ('def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    return a\n\ndef g():\n    for i in (1,\n              2): pass', 'def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    ...\n\ndef g():\n    ...'),
-    ('import math\ndef f():\n    """Two\n    lines"""\n    return 1\nlast = f', 'import math\ndef f():\n    """Two\n    lines"""\n    ...\nlast = f')])
+    ('def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    return a\n\ndef g():\n    for i in (1,\n              2): pass',
+     'def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    ...\n\ndef g():\n    ...'),
+    ('import math\ndef f():\n    """Two\n    lines"""\n    return 1\nlast = f',
+     'import math\ndef f():\n    """Two\n    lines"""\n    ...\nlast = f')])
 def test_emptied(full, empty):
     assert cli.emptied(full, "here") == empty
     ast.parse(empty)
@@ -148,8 +160,10 @@ def test_plan(kit):
         for row in rows:
             if row[1] == "break": continue
             minutes, seconds = map(int, re.match(r"(\d+) min (\d\d) s", row[3]).groups())
-            assert (60 * minutes + seconds, row[4]) == (int(measured[row[1].strip("`")]["seconds"]), measured[row[1].strip("`")]["memory_mb"] + " MB")
-        clock = [int(h) * 60 + int(m) for h, m in (t.split(":") for t in [*(r[0] for r in rows), re.search(r"Ends at (\d+:\d\d)", part)[1]])]
+            assert (60 * minutes + seconds, row[4]) == (int(measured[row[1].strip("`")]["seconds"]),
+                measured[row[1].strip("`")]["memory_mb"] + " MB")
+        clock = [int(h) * 60
+                 + int(m) for h, m in (t.split(":") for t in [*(r[0] for r in rows), re.search(r"Ends at (\d+:\d\d)", part)[1]])]
         for row, begins, ends in zip(rows, clock, clock[1:]): assert ends - begins >= int(row[5].split()[0])
         assert 2 * 60 < clock[-1] - clock[0] <= most * 60
     assert set(cli.days["A full day"]) - {"break 15", "break 60"} == {p.stem for p in CHAPTERS}

@@ -26,7 +26,9 @@ def extras():
     found = {}
     for key, value in ini["DEFAULT"].items():
         if key != "requirements" and not key.endswith("_requirements"): continue
-        for requirement in value.split(): found.setdefault(re.match(r"[\w.-]+", requirement)[0], []).append("core" if key == "requirements" else key.removesuffix("_requirements"))
+        for requirement in value.split():
+            found.setdefault(re.match(r"[\w.-]+", requirement)[0],
+                             []).append("core" if key == "requirements" else key.removesuffix("_requirements"))
     return found
 
 
@@ -54,15 +56,21 @@ def licence(name, folders=()):
 
 def rows(folders=()):
     "{package: its line}; packages whose licence cannot be read here have None"
-    return {name: found and f"| {name} | {', '.join(brought)} | {found[0]} | {found[1]} |" for name, brought in sorted(extras().items()) for found in [licence(name, folders)]}
+    return {name: found
+            and f"| {name} | {', '.join(brought)} | {found[0]} | {found[1]} |" for name, brought in sorted(extras().items()) for found in [
+                licence(name, folders)]}
 
 
 if __name__ == "__main__":
     found, path = rows([a for a in sys.argv[1:] if a != "--check"]), root / "THIRD_PARTY.md"
-    kept = {line.split(" | ")[0].strip("| "): line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")} if path.exists() else {}
+    kept = {line.split(" | ")[0].strip("| "): line for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| ")} if path.exists() else {}
     unknown = [name for name, line in found.items() if line is None and name not in kept]
-    if unknown: sys.exit(f"{', '.join(unknown)}: no licence to be read; `uv pip install --no-deps --target DIR` it, then run tools/third_party.py DIR")
+    if unknown:
+        sys.exit(f"{', '.join(unknown)}: no licence to be read; `uv pip install --no-deps --target DIR` it, then run tools/third_party.py "
+                 "DIR")
     text = head + "".join(f"{line or kept[name]}\n" for name, line in found.items())
     if "--check" in sys.argv:
-        if not path.exists() or path.read_text(encoding="utf-8") != text: sys.exit("THIRD_PARTY.md is not what settings.ini and the installed packages say; run `make readme`")
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit("THIRD_PARTY.md is not what settings.ini and the installed packages say; run `make readme`")
     else: path.write_text(text, encoding="utf-8")
