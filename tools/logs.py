@@ -612,14 +612,22 @@ def dry(cases):
     write("09_dry_run.csv", [rows[k] for k in sorted(rows)])
 
 
-what_was_done = {} # cell id -> what was done about a slow cell; without a word here nothing was
+what_was_done = {  # chapter/cell -> what was done about a slow cell; without a word here nothing was
+    "02_rewards/n232372e": "a reward that is too slow is what it shows",
+    "03_reward_model/c066": "picture and question are read once for both answers of a pair",
+    "05_grpo/c035": "the warm start is kept in the cache: only a first run pays for it",
+    "05_grpo/c042": "prompt and picture are read once for the eight answers of a group",
+    "06_evaluation/c030": "its run is chapter 05's, groups read once; a run that is there is not trained again",
+    "07a_jobs/91728b6c": "two steps: what it shows is the job, not the learning",
+    "08_service/c017": "its job is chapter 05's run, groups read once",
+    "08_service/c033": "80 steps of a small batch, enough to be killed twice"}
 
 
 def cells(named):
     "The ten slowest cells of each executed chapter, those of a second or more"
     known = list(csv.DictReader((logs / "slow_cells.csv").open())) if (logs / "slow_cells.csv").exists() else []
     ran = dict(a.split("=", 1) for a in named)
-    rows = [r | dict(done=what_was_done.get(r["cell"], "")) for r in known if r["chapter"] not in ran]
+    rows = [r | dict(done=what_was_done.get(f"{r['chapter']}/{r['cell']}", "")) for r in known if r["chapter"] not in ran]
     for chapter, path in ran.items():
         book = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
         took = sorted(((c["metadata"].get("papermill", {}).get("duration") or 0, c) for c in book if c["cell_type"] == "code"),
@@ -628,7 +636,7 @@ def cells(named):
             lines = [line for line in "".join(cell["source"]).splitlines() if line.strip() and not line.startswith("#|")]
             if seconds >= 1:
                 rows.append(dict(chapter=chapter, cell=cell["id"], first_line=lines[0], seconds=round(seconds, 1),
-                                 done=what_was_done.get(cell["id"], "")))
+                                 done=what_was_done.get(f"{chapter}/{cell['id']}", "")))
     write("slow_cells.csv", sorted(rows, key=lambda r: -float(r["seconds"])))
 
 
