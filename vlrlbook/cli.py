@@ -138,7 +138,7 @@ plan_words = """Each notebook of this folder is a chapter without its outputs. A
 
 Chapter 04 reads LeRobot's files: `pip install "vlrlbook[aloha]"`, Python 3.12 or newer. Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
 
-Chapters that stand in neither plan have no exercise; they are for afterwards.
+Chapters that stand in neither plan are for afterwards. Lines that begin with `#|` tell nbdev what goes into the package; in class they are comments.
 
 Two kinds of minutes stand below, and only one of them was measured.
 
