@@ -14,6 +14,7 @@ from conftest import NOTEBOOKS, ROOT
 from nbclient import NotebookClient
 from vlrlbook import cli
 
+CHAPTERS = [p for p in NOTEBOOKS if re.match(r"0[0-7]_|00a_", p.name)] # of a full day
 BEFORE = {"01_data": "processor = tiny_twin('qwen2_5_vl')[1]"} # what a check takes from its chapter, besides imports and exports
 
 
@@ -24,11 +25,7 @@ def solutions(cells): return [re.search(r"```python\n(.*)\n```", source(c), re.S
 def visible(cells): return re.sub(r"<details>.*?</details>", "", "\n".join(map(source, cells)), flags=re.S)
 
 
-TAUGHT = [p for p in NOTEBOOKS if re.match(r"0[0-7]_|00a_", p.name)] # the two days
-CHAPTERS = [p for p in NOTEBOOKS if p in TAUGHT or tagged(cells_of(p), "exercise")]
-FULL = bool(os.environ.get("VLRLBOOK_FULL"))
-WHOLE = [pytest.param(n, marks=pytest.mark.skipif(n not in ("00_core", "02_rewards") and not FULL, reason="minutes: VLRLBOOK_FULL=1"))
-         for n in cli.days["A full day"] if not n.startswith("break")]
+EXERCISED = [p for p in NOTEBOOKS if tagged(cells_of(p), "exercise")]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +48,7 @@ def chapter_names(path):
     return names
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.stem)
 def test_exercises(kit, path):
     "Empty, each fails its check and is told why; solved, it passes; and the solution cannot be seen"
     cells = cells_of(kit / path.name)
@@ -71,12 +68,16 @@ def test_exercises(kit, path):
             assert ast.get_docstring(node) and len(node.body) == 2 and ast.unparse(node.body[1]) == "..."
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.stem)
 def test_each_chapter_teaches(path):
     text = "\n".join(source(c) for c in cells_of(path) if c["cell_type"] == "markdown")
     asked = text.split("## Questionnaire")[1]
     assert "**Your turn: " in text and len(re.findall(r"^\d\. .*\?", asked, re.M)) >= 3
     assert re.search(r"<summary>Answers?</summary>", asked) and re.search(r"\*\*Try\.\*\* \(a\) .* \(b\) ", asked)
+
+
+def test_every_chapter_of_a_day_has_an_exercise():
+    assert set(CHAPTERS) <= set(EXERCISED)
 
 
 def test_kit_is_clean(kit):
@@ -106,6 +107,11 @@ def test_runs_from_anywhere_and_past_an_empty_exercise(kit, tmp_path):
     wrong = [c["id"] for c in done.cells for o in c.get("outputs", []) if o["output_type"] == "error"]
     assert wrong == [c["id"] for c in tagged(done.cells, "check")]
     assert not [c["id"] for c in done.cells if c["cell_type"] == "code" and c["source"] and not c["execution_count"]]
+
+
+FULL = bool(os.environ.get("VLRLBOOK_FULL"))
+WHOLE = [pytest.param(n, marks=pytest.mark.skipif(n not in ("00_core", "02_rewards") and not FULL, reason="minutes: VLRLBOOK_FULL=1"))
+         for n in cli.days["A full day"] if not n.startswith("break")]
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -189,4 +195,4 @@ def test_plan(kit):
                  + int(m) for h, m in (t.split(":") for t in [*(r[0] for r in rows), re.search(r"Ends at (\d+:\d\d)", part)[1]])]
         for row, begins, ends in zip(rows, clock, clock[1:]): assert ends - begins >= int(row[5].split()[0])
         assert 2 * 60 < clock[-1] - clock[0] <= most * 60
-    assert set(cli.days["A full day"]) - {"break 15", "break 60"} == {p.stem for p in TAUGHT}
+    assert set(cli.days["A full day"]) - {"break 15", "break 60"} == {p.stem for p in CHAPTERS}
