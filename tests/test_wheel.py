@@ -154,6 +154,23 @@ def test_the_command_says_what_it_can(elsewhere):
     assert len(commands) > 8 and all(name in said for name in commands)
 
 
+@pytest.mark.parametrize("module, extra", [("uvicorn", "serve"), ("lerobot", "aloha"), ("ray", "cluster"), ("bitsandbytes", "quant"),
+                                           ("torch", None), ("fast", None), ("?", None)])
+def test_the_extra_of_a_module(module, extra):
+    from vlrlbook.cli import extra_of
+    assert extra_of(module) == extra
+
+
+def test_a_command_without_its_extra_says_what_to_install(monkeypatch, tmp_path):
+    from vlrlbook import cli
+    def needs(name): raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    monkeypatch.setattr("vlrlbook.cli.workshop", lambda args, rest: needs("uvicorn.config"))
+    with pytest.raises(SystemExit, match=r'^vlrlbook workshop: uvicorn.config is not installed: pip install "vlrlbook\[serve\]"$'):
+        cli.main(["workshop", str(tmp_path / "x")])
+    monkeypatch.setattr("vlrlbook.cli.workshop", lambda args, rest: needs("nowhere"))
+    with pytest.raises(ModuleNotFoundError, match="nowhere"): cli.main(["workshop", str(tmp_path / "x")])
+
+
 def test_notebooks_come_out(elsewhere):
     call(elsewhere, "vlrlbook", "notebooks", "mine")
     assert {p.name for p in (elsewhere[0] / "mine").glob("*.ipynb")} == {p.name for p in NOTEBOOKS}

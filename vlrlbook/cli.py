@@ -136,7 +136,7 @@ plan_words = """Each notebook of this folder is a chapter without its outputs. A
     pip install "vlrlbook[lab]"
     jupyter lab
 
-Chapter 04 reads LeRobot's files: `pip install "vlrlbook[aloha]"`, Python 3.12 or newer. Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
+Chapter 04 reads LeRobot's files (`pip install "vlrlbook[aloha]"`, Python 3.12 or newer) and chapter 08 runs a server (`pip install "vlrlbook[serve]"`). Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
 
 Chapters that stand in neither plan are for afterwards. Lines that begin with `#|` tell nbdev what goes into the package; in class they are comments.
 
@@ -350,6 +350,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def extra_of(module: str) -> str | None:
+    "The extra that brings `module`: 'uvicorn' comes with 'serve'"
+    from importlib.metadata import requires
+    for line in requires("vlrlbook"):
+        found = re.match(rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)""", line.replace("-", "_"))
+        if found: return found[1]
+
+
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
@@ -357,6 +365,10 @@ def main(argv=None):
     if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
+    except ModuleNotFoundError as e:
+        extra = extra_of((e.name or "?").partition(".")[0])
+        if extra is None: raise
+        sys.exit(f'vlrlbook {args.command}: {e.name} is not installed: pip install "vlrlbook[{extra}]"')
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
 
 
