@@ -169,6 +169,9 @@ def test_a_command_without_its_extra_says_what_to_install(monkeypatch, tmp_path)
         cli.main(["workshop", str(tmp_path / "x")])
     monkeypatch.setattr("vlrlbook.cli.workshop", lambda args, rest: needs("nowhere"))
     with pytest.raises(ModuleNotFoundError, match="nowhere"): cli.main(["workshop", str(tmp_path / "x")])
+    def of_a_chapter(args, rest): raise ImportError("chapter 04 needs LeRobot: pip install 'vlrlbook[aloha]'")
+    monkeypatch.setattr("vlrlbook.cli.workshop", of_a_chapter)
+    with pytest.raises(SystemExit, match="^vlrlbook workshop: chapter 04 needs LeRobot"): cli.main(["workshop", str(tmp_path / "x")])
 
 
 def test_notebooks_come_out(elsewhere):

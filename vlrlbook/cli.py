@@ -365,8 +365,9 @@ def main(argv=None):
     if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
-    except ModuleNotFoundError as e:
-        extra = extra_of((e.name or "?").partition(".")[0])
+    except ImportError as e:
+        if e.name is None: sys.exit(f"vlrlbook {args.command}: {e}") # a chapter's own words
+        extra = extra_of(e.name.partition(".")[0])
         if extra is None: raise
         sys.exit(f'vlrlbook {args.command}: {e.name} is not installed: pip install "vlrlbook[{extra}]"')
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
