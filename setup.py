@@ -1,4 +1,5 @@
 """Packaging: every fact is read from settings.ini."""
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -13,12 +14,20 @@ status = {"3": "Alpha", "4": "Beta", "5": "Production/Stable"}
 extras = {k.removesuffix("_requirements"): cfg[k].split() for k in cfg if k.endswith("_requirements")}
 extras["all"] = sorted({r for k in ("lab", "aloha", "serve") for r in extras[k]})
 
+
+def on_its_own(text):
+    "README.md for a page without the repository beside it: relative links and pictures with their full address"
+    address = lambda m: f"{m[1]}({cfg['git_url']}/{'raw' if m[1][0] == '!' else 'blob'}/{cfg['branch']}/{m[2]})"
+    return re.sub(r"(!?\[[^\]]*\])\((?![a-z]+:|#)([^)]+)\)", address, text)
+
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=on_its_own((here / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
+    url=cfg["git_url"],
     author=cfg["author"],
     license={"apache2": "Apache-2.0"}[cfg["license"]],
     keywords=cfg["keywords"],

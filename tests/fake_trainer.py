@@ -1,4 +1,5 @@
-"""A trainer of milliseconds with chapter 05's manners: run_log.csv, checkpoints with manifests, a committed result. parameters.json says how it goes."""
+"""A trainer of milliseconds with chapter 05's manners: run_log.csv, checkpoints with manifests, a committed result. parameters.json says
+how it goes."""
 import fcntl
 import hashlib
 import json
@@ -9,14 +10,16 @@ import sys
 import time
 from pathlib import Path
 
-p = dict(max_steps=5, seconds=0.01, save_steps=2, end="well", child=False, deaf=False, loss=0.5, say="", polite=True) | json.loads(Path("parameters.json").read_text())
+p = dict(max_steps=5, seconds=0.01, save_steps=2, end="well", child=False, deaf=False, loss=0.5, say="",
+         polite=True) | json.loads(Path("parameters.json").read_text())
 run = Path("run")
 run.mkdir(exist_ok=True)
 
 
 def note(what):
     "One line that survives kill -9, however many write"
-    with open("events.txt", "ab", buffering=0) as f: f.write(f"{what} {os.environ['VLRLBOOK_ATTEMPT']} {os.getpid()} {time.monotonic_ns()}\n".encode())
+    with open("events.txt", "ab", buffering=0) as f:
+        f.write(f"{what} {os.environ['VLRLBOOK_ATTEMPT']} {os.getpid()} {time.monotonic_ns()}\n".encode())
 
 
 def commit(folder, files):
@@ -24,7 +27,8 @@ def commit(folder, files):
     aside = Path(f".aside-{os.getpid()}")
     aside.mkdir()
     for name, text in files.items(): (aside / name).write_text(text)
-    (aside / "manifest.json").write_text(json.dumps({n: {"bytes": len(t.encode()), "sha256": hashlib.sha256(t.encode()).hexdigest()} for n, t in files.items()}))
+    (aside / "manifest.json").write_text(
+        json.dumps({n: {"bytes": len(t.encode()), "sha256": hashlib.sha256(t.encode()).hexdigest()} for n, t in files.items()}))
     aside.rename(folder)
 
 
@@ -34,7 +38,9 @@ except BlockingIOError: note("OVERLAP")
 note("start")
 if Path("result").exists(): sys.exit(note("nothing"))
 if p["deaf"]: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if p["child"]: subprocess.Popen([sys.executable, "-S", "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"], start_new_session=True, pass_fds=[alone])
+if p["child"]:
+    subprocess.Popen([sys.executable, "-S", "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"],
+                     start_new_session=True, pass_fds=[alone])
 done = max((int(c.name[11:]) for c in run.glob("checkpoint-*")), default=0)
 log = run / "run_log.csv"
 rows = log.read_text().splitlines()[:done + 1] if done else ["step,loss"]

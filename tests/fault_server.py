@@ -19,7 +19,9 @@ with open(acks, "a") as f:
     for i in range(n):
         if str(i) in known: continue
         while True:
-            try: job = jobs.submit(f"job {i}", {**parameters, "say": str(i)}, [sys.executable, "-S", str(Path(__file__).with_name("fake_trainer.py"))], key=str(i), request_hash="")
+            try:
+                job = jobs.submit(f"job {i}", {**parameters, "say": str(i)},
+                                  [sys.executable, "-S", str(Path(__file__).with_name("fake_trainer.py"))], key=str(i), request_hash="")
             except QueueFull: time.sleep(0.05)
             else: break
         f.write(f"{i} {job.job_id}\n")

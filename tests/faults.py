@@ -1,4 +1,5 @@
-"""What chapter 07a's jobs are put through, in any number. Each function breaks things n times and counts what went wrong; tools/logs.py writes the full table, tests/test_ledger.py runs a small one."""
+"""What chapter 07a's jobs are put through, in any number. Each function breaks things n times and counts what went wrong; tools/logs.py
+writes the full table, tests/test_ledger.py runs a small one."""
 import json
 import os
 import random
@@ -57,9 +58,11 @@ def until(jobs, job, *status):
 
 def history_is_legal(events):
     "Moves follow one another, from submission on, and leave an end only by resume"
-    allowed = {(None, "queued"), ("queued", "training"), ("queued", "cancelled"), ("training", "cancelling"), ("interrupted", "queued"), ("interrupted", "cancelled"), ("failed", "queued"), ("cancelled", "queued"),
+    allowed = {(None, "queued"), ("queued", "training"), ("queued", "cancelled"), ("training", "cancelling"), ("interrupted", "queued"),
+               ("interrupted", "cancelled"), ("failed", "queued"), ("cancelled", "queued"),
                *((a, b) for a in ("training", "cancelling") for b in ("completed", "failed", "cancelled", "interrupted"))}
-    return all((e["from"], e["to"]) in allowed for e in events) and all(a["to"] == b["from"] for a, b in zip(events, events[1:])) and events[0]["from"] is None
+    return all((e["from"], e["to"]) in allowed for e in events) and all(a["to"]
+        == b["from"] for a, b in zip(events, events[1:])) and events[0]["from"] is None
 
 
 def what_happened(folder):
@@ -94,7 +97,8 @@ def kill_at_random(n, seed=0, every=0.2, parameters=None):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         folder = Path(folder).resolve()
         given = json.dumps({"max_steps": 6, "seconds": 0.08, "child": True, **(parameters or {})})
-        start = lambda: subprocess.Popen([sys.executable, str(HERE / "fault_server.py"), str(folder), str(n), given], stderr=open(folder / "server.log", "ab"))
+        start = lambda: subprocess.Popen([sys.executable, str(HERE / "fault_server.py"), str(folder), str(n), given],
+                                         stderr=open(folder / "server.log", "ab"))
         server, acks, began = start(), folder / "acks.txt", time.monotonic()
         try:
             while True:
@@ -119,12 +123,18 @@ def kill_at_random(n, seed=0, every=0.2, parameters=None):
             given_out = dict(line.split() for line in acks.read_text().splitlines())
             found = {j.job_id: j for j in jobs.list(limit=10**6)[0]}
             done = {j: what_happened(folder / "jobs" / j) for j in found}
-            wrong = dict(lost=sum(j not in found or found[j].status not in ends for j in given_out.values()), unasked=len(set(found) - set(given_out.values())),
-                         overlapping=sum(d["OVERLAP"] > 0 for d in done.values()), orphans=len(everybody(folder)) + len(supervisors(folder)), finished_twice=sum(d["finish"] > 1 for d in done.values()),
-                         illegal=sum(not history_is_legal(jobs.events(j)) for j in found), unexplained=sum(j.status == "failed" and j.error_code != "trainer.killed" for j in found.values()),
+            wrong = dict(lost=sum(j not in found or found[j].status not in ends for j in given_out.values()),
+                         unasked=len(set(found) - set(given_out.values())),
+                         overlapping=sum(d["OVERLAP"] > 0 for d in done.values()),
+                         orphans=len(everybody(folder)) + len(supervisors(folder)),
+                         finished_twice=sum(d["finish"] > 1 for d in done.values()),
+                         illegal=sum(not history_is_legal(jobs.events(j)) for j in found),
+                         unexplained=sum(j.status == "failed" and j.error_code != "trainer.killed" for j in found.values()),
                          told_wrongly=sum((j.status == "completed") != (newest_result(folder / "jobs" / i)) for i, j in found.items()))
             states = Counter(j.status for j in found.values())
-        return dict(n=n, failures=sum(wrong.values()), detail=f"{sum(kills.values())} kills ({', '.join(f'{k} {v}' for k, v in sorted(kills.items()))}); {dict(states)}; " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in wrong.items()))
+        return dict(n=n, failures=sum(wrong.values()),
+                    detail=f"{sum(kills.values())} kills ({', '.join(f'{k} {v}' for k, v in sorted(kills.items()))}); {dict(states)}; "
+                    + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in wrong.items()))
 
 
 def newest_result(folder):
@@ -134,7 +144,8 @@ def newest_result(folder):
 
 
 def cancel_in_every_state(n, grace=0.3):
-    "Cancelled while queued, starting, training, saving, just finishing, finished, and twice; trainers are deaf to SIGTERM and have a child; the time is judged in the full run only"
+    """Cancelled while queued, starting, training, saving, just finishing, finished, and twice; trainers are deaf to SIGTERM and have a
+    child; the time is judged in the full run only"""
     wrong, slowest, moments = Counter(), 0.0, ["queued", "starting", "training", "saving", "finishing", "finished", "twice"]
     rng = random.Random(1)
     with served(slots=1, grace=grace) as jobs:
@@ -175,12 +186,14 @@ def cancel_in_every_state(n, grace=0.3):
             if first:
                 jobs.cancel(first.job_id)
                 until(jobs, first, "cancelled")
-    return dict(n=n, failures=sum(wrong.values()), detail=f"slowest tree dead after {slowest:.2f} s, grace {grace} s" + "".join(f"; {v} × {k}" for k, v in wrong.items()))
+    return dict(n=n, failures=sum(wrong.values()),
+                detail=f"slowest tree dead after {slowest:.2f} s, grace {grace} s" + "".join(f"; {v} × {k}" for k, v in wrong.items()))
 
 
 def two_servers(n):
     "A second server on a data directory, in this process and in another"
-    failures, code = 0, "import sys\nfrom vlrlbook.jobs import Jobs, AlreadyServed\ntry: Jobs(sys.argv[1])\nexcept AlreadyServed: sys.exit(7)"
+    failures, code = 0, ("import sys\nfrom vlrlbook.jobs import Jobs, AlreadyServed\n"
+                          "try: Jobs(sys.argv[1])\nexcept AlreadyServed: sys.exit(7)")
     with served() as jobs:
         for i in range(n):
             if i % 5: # another process is slow to start
@@ -197,7 +210,8 @@ def restart_with_queue(n):
     for _ in range(n):
         with tempfile.TemporaryDirectory() as folder:
             first = Jobs(folder)
-            ids = [first.submit(str(i), dict(max_steps=1, seconds=0), ["/bin/sh", "-c", f"echo {i} >> ../../order.txt"]).job_id for i in range(jobs_each)]
+            ids = [first.submit(str(i), dict(max_steps=1, seconds=0),
+                                ["/bin/sh", "-c", f"echo {i} >> ../../order.txt"]).job_id for i in range(jobs_each)]
             die(first)
             with served(folder, tick=0.01, slots=1) as jobs:
                 wait(lambda: all(j.status in ends for j in jobs.list(limit=1000)[0]), 120)
@@ -232,13 +246,16 @@ def clock_jumps(n):
                 wait(lambda: all(jobs.get(j).status in ends for j in ids))
                 wrong["removed"] += not jobs.ledger_knows(old.job_id)
                 wrong["order"] += [j.job_id for j in jobs.list()[0]] != [*ids[::-1], old.job_id]
-                starts = [int(line.split()[3]) for j in ids for line in (jobs.folder(j) / "events.txt").read_text().splitlines() if line.startswith("start")]
+                starts = [int(line.split()[3]) for j in ids for line in (jobs.folder(j) / "events.txt").read_text().splitlines()
+                          if line.startswith("start")]
                 wrong["started out of order"] += starts != sorted(starts)
         finally: Jobs.wall = staticmethod(time.time)
-    return dict(n=n, failures=sum(wrong.values()), detail="clock ±1 to 3 days between submissions, clean-up of half a day on; order kept, nothing removed")
+    return dict(n=n, failures=sum(wrong.values()),
+                detail="clock ±1 to 3 days between submissions, clean-up of half a day on; order kept, nothing removed")
 
 
-endings = {"memory": "trainer.out_of_memory", "exit": "trainer.exit", "nothing": "trainer.no_artefact", "settings": "trainer.parameters", "kill": "trainer.killed"}
+endings = {"memory": "trainer.out_of_memory", "exit": "trainer.exit", "nothing": "trainer.no_artefact", "settings": "trainer.parameters",
+           "kill": "trainer.killed"}
 
 
 def bad_endings(n):
@@ -252,7 +269,8 @@ def bad_endings(n):
     return dict(n=n, failures=wrong, detail=f"{n} of each: {', '.join(sorted(set(endings.values())))}")
 
 
-odd = ["\ud800 lone", "nul \0 inside", "\x1b[31mred", "<script>alert(1)</script>", "'; DROP TABLE jobs; --", "三个苹果 🍎", "a\r\nb", "\u202eright to left", "x" * 5000, "", "NaN", '{"a": NaN}', "\ufeffbom", "\udcff"]
+odd = ["\ud800 lone", "nul \0 inside", "\x1b[31mred", "<script>alert(1)</script>", "'; DROP TABLE jobs; --", "三个苹果 🍎", "a\r\nb",
+       "\u202eright to left", "x" * 5000, "", "NaN", '{"a": NaN}', "\ufeffbom", "\udcff"]
 
 
 def odd_texts(n):
@@ -261,7 +279,8 @@ def odd_texts(n):
     with served() as jobs:
         for i in range(n):
             text, loss = odd[i % len(odd)], ["nan", "inf", "-inf", "1e400", "x"][i % 5]
-            jobs.submit(text, dict(max_steps=3, loss=loss, say=text, **{text[:20]: [text, float("nan"), float("inf")]}, end=["well", "exit"][i % 2]), TRAINER)
+            jobs.submit(text, dict(max_steps=3, loss=loss, say=text, **{text[:20]: [text, float("nan"), float("inf")]},
+                                   end=["well", "exit"][i % 2]), TRAINER)
         wait(lambda: all(j.status in ends for j in jobs.list(limit=10**6)[0]), 300)
         for job in jobs.list(limit=10**6)[0]:
             try: json.loads(json.dumps(job.as_dict(), allow_nan=False, ensure_ascii=False).encode("utf-8"))
@@ -276,7 +295,9 @@ def damaged_checkpoints(n):
     "The newest checkpoint damaged in each way: the one before is used and named"
     def cut(p): (p / "trainer_state.json").write_text("{")
     def other(p): (p / "trainer_state.json").write_text((p / "trainer_state.json").read_text().replace("8", "9"))
-    ways = dict(cut_short=cut, other_bytes=other, file_missing=lambda p: (p / "trainer_state.json").unlink(), no_manifest=lambda p: (p / "manifest.json").unlink(), manifest_cut=lambda p: (p / "manifest.json").write_text("{"), empty=lambda p: [f.unlink() for f in p.iterdir()])
+    ways = dict(cut_short=cut, other_bytes=other, file_missing=lambda p: (p / "trainer_state.json").unlink(),
+                no_manifest=lambda p: (p / "manifest.json").unlink(), manifest_cut=lambda p: (p / "manifest.json").write_text("{"),
+                empty=lambda p: [f.unlink() for f in p.iterdir()])
     wrong = Counter()
     with served() as jobs:
         for way, harm in ways.items():
@@ -294,10 +315,12 @@ def damaged_checkpoints(n):
 
 
 def disk_full(n, part):
-    "In a small file system of its own (a mount name space; SQLite lets its log grow to 4 MB before it begins anew): ledger or log on a full disk, then room again"
+    """In a small file system of its own (a mount name space; SQLite lets its log grow to 4 MB before it begins anew): ledger or log on a
+    full disk, then room again"""
     with tempfile.TemporaryDirectory() as folder:
         script = f"mount -t tmpfs -o size=16m tmpfs {folder} && exec {sys.executable} {HERE / 'faults.py'} {part} {folder} {n}"
-        done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(HERE.parent)})
         if done.returncode: raise RuntimeError(done.stderr[-2000:])
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -333,19 +356,24 @@ def ledger_on_a_full_disk(folder, n):
             except WrongState: wrong["refused without an end"] += jobs.get(waiting.job_id).status not in ends # the first one was quick
             time.sleep(0.3)
             ballast.unlink()
-            wrong["left behind"] += sorted(p.name for p in (jobs.data_dir / "jobs").iterdir()) != before or any((jobs.data_dir / "tmp").iterdir())
+            wrong["left behind"] += sorted(p.name for p in (jobs.data_dir / "jobs").iterdir()) != before or any(
+                (jobs.data_dir / "tmp").iterdir())
             ended = until(jobs, running, *ends)
-            wrong["ended badly"] += ended.status not in ("completed", "failed") or ended.error_code not in (None, "trainer.disk_full", "trainer.exit")
+            wrong["ended badly"] += ended.status not in ("completed", "failed") or ended.error_code not in (None, "trainer.disk_full",
+                "trainer.exit")
             until(jobs, waiting, *ends)
             again = until(jobs, jobs.submit("room again", dict(max_steps=1), TRAINER), *ends)
             wrong["not working again"] += again.status != "completed"
             for j in (running, waiting, again): jobs.remove(j.job_id)
-    return dict(n=n, failures=sum(wrong.values()), detail="; ".join(["5 submissions each: LedgerUnavailable, nothing left behind, works again", *(f"{v} × {k}" for k, v in wrong.items() if v)]))
+    return dict(n=n, failures=sum(wrong.values()),
+                detail="; ".join(["5 submissions each: LedgerUnavailable, nothing left behind, works again",
+                                  *(f"{v} × {k}" for k, v in wrong.items() if v)]))
 
 
 def log_on_a_full_disk(folder, n):
     "A trainer that talks while the disk is full loses words, not its life; its end is told"
-    wrong, talk = Counter(), "import time\nfor i in range(60): print('word ' * 200, flush=True); time.sleep(0.02)\nimport shutil, os; os.rename('ready', 'result')"
+    wrong, talk = Counter(), ("import time\nfor i in range(60): print('word ' * 200, flush=True); time.sleep(0.02)\n"
+                              "import shutil, os; os.rename('ready', 'result')")
     with served(Path(folder) / "data") as jobs:
         for i in range(n):
             job = jobs.submit("talks", {}, [sys.executable, "-c", talk])
@@ -359,7 +387,10 @@ def log_on_a_full_disk(folder, n):
             ballast.unlink()
             wrong["not completed"] += until(jobs, job, *ends).status != "completed"
             jobs.remove(job.job_id)
-    return dict(n=n, failures=sum(wrong.values()), detail="; ".join(["the run completes on a full disk, and its end is told there", *(f"{v} × {k}" for k, v in wrong.items() if v)]))
+    return dict(n=n, failures=sum(wrong.values()),
+                detail="; ".join(["the run completes on a full disk, and its end is told there",
+                                  *(f"{v} × {k}" for k, v in wrong.items() if v)]))
 
 
-if __name__ == "__main__": print(json.dumps({"ledger": ledger_on_a_full_disk, "log": log_on_a_full_disk}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))))
+if __name__ == "__main__":
+    print(json.dumps({"ledger": ledger_on_a_full_disk, "log": log_on_a_full_disk}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))))

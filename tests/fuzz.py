@@ -1,4 +1,5 @@
-"""Bytes at random into the readers: `python tests/fuzz.py zip|csv|json SECONDS`. Atheris looks for inputs that reach new lines, from the seeds in tests/seeds; anything but our own refusals is a find."""
+"""Bytes at random into the readers: `python tests/fuzz.py zip|csv|json SECONDS`. Atheris looks for inputs that reach new lines, from the
+seeds in tests/seeds; anything but our own refusals is a find."""
 import io
 import json
 import sys
@@ -46,7 +47,9 @@ def fuzz_zip(raw):
 def main(kind, seconds):
     "Run one target; a find ends the process with a status of its own"
     with tempfile.TemporaryDirectory() as found:
-        atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=2048", "-max_len=8192", f"-artifact_prefix={found}/", "-print_final_stats=1", found, str(SEEDS / kind)], {"json": fuzz_json, "csv": fuzz_csv, "zip": fuzz_zip}[kind])
+        atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=2048", "-max_len=8192",
+                       f"-artifact_prefix={found}/", "-print_final_stats=1", found, str(SEEDS / kind)],
+                       {"json": fuzz_json, "csv": fuzz_csv, "zip": fuzz_zip}[kind])
         atheris.Fuzz()
 
 

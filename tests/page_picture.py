@@ -19,7 +19,8 @@ def browser():
 
 
 def page_picture(url, wait="main h1", width=1280, dark=False, path=None, token=None, timeout=60):
-    "PNG of the whole page at `url` (such as http://127.0.0.1:8000/#/jobs/ID) once the selector `wait` is there; a job's answers are `.rollout`. In a thread, because a notebook has an event loop already"
+    """PNG of the whole page at `url` (such as http://127.0.0.1:8000/#/jobs/ID) once the selector `wait` is there; a job's answers are
+    `.rollout`. In a thread, because a notebook has an event loop already"""
     with ThreadPoolExecutor(1) as thread: return thread.submit(_picture, url, wait, width, dark, path, token, timeout).result()
 
 

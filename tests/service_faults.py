@@ -1,4 +1,5 @@
-"""The service at the pass figures: cut uploads, full disks, two servers, stops, a thousand readers, downloads, bad inputs. `python tools/logs.py service_faults` writes what it measures."""
+"""The service at the pass figures: cut uploads, full disks, two servers, stops, a thousand readers, downloads, bad inputs. `python
+tools/logs.py service_faults` writes what it measures."""
 import concurrent.futures
 import hashlib
 import io
@@ -72,7 +73,8 @@ def cut_uploads(folder, n=100):
         longest = max(longest, time.monotonic() - start)
         failures += any((Path(folder) / "data" / "tmp").iterdir()) or served.get("/files").json() != before
     served.stop()
-    return row("upload cut at 1, 50 and 99 %: no id, list unchanged, space back in 5 s", n, failures, f"space back after {longest:.2f} s at most")
+    return row("upload cut at 1, 50 and 99 %: no id, list unchanged, space back in 5 s", n, failures,
+               f"space back after {longest:.2f} s at most")
 
 
 def full_disk(folder, n=20):
@@ -93,20 +95,23 @@ def full_disk(folder, n=20):
                     while f.write(b"\0" * 4096) == 4096: pass
                 except OSError: pass
             answer = served.train(file_id, max_steps=1)
-            ledger += answer.status_code != 503 or answer.json()["code"] != "ledger.unavailable" or len(served.get("/jobs").json()["jobs"]) != 0
+            ledger += answer.status_code != 503 or answer.json()["code"] != "ledger.unavailable" or len(
+                served.get("/jobs").json()["jobs"]) != 0
             (disk / "filler").unlink()
             answer = served.upload(good)
             again += answer.status_code != 200 or served.delete(f"/files/{answer.json()['file_id']}").status_code != 204
         served.stop()
     finally: subprocess.run(["umount", "-l", str(disk)], check=True)
-    return [row("disk full (tmpfs) while uploading: 507, nothing left behind", n, uploads), row("disk full when a job is submitted: 503, no job", n, ledger), row("space freed: an upload works again", n, again)]
+    return [row("disk full (tmpfs) while uploading: 507, nothing left behind", n, uploads),
+            row("disk full when a job is submitted: 503, no job", n, ledger), row("space freed: an upload works again", n, again)]
 
 
 def two_servers(folder, n=20):
     "A second server on the same data directory"
     served, failures = t.Served(folder), 0
     for _ in range(n):
-        done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "serve", "--port", "0", "--data-dir", "data"], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "serve", "--port", "0", "--data-dir", "data"], cwd=folder,
+                              capture_output=True, text=True)
         failures += not done.returncode or "another server" not in done.stderr or served.get("/files").status_code != 200
     served.stop()
     return row("two servers on one data directory: the second refuses", n, failures)
@@ -132,7 +137,8 @@ def stops(folder, trainer, n=20):
     served.delete(f"/jobs/{job}")
     served.until(job, "cancelled")
     served.stop()
-    return row("SIGTERM with a stalled upload, a stream and a job: ends within 10 s, the job trains on", n, failures, f"{longest:.1f} s at most")
+    return row("SIGTERM with a stalled upload, a stream and a job: ends within 10 s, the job trains on", n, failures,
+               f"{longest:.1f} s at most")
 
 
 def readers(folder, n=1000, seconds=60):
@@ -142,11 +148,14 @@ def readers(folder, n=1000, seconds=60):
     job = served.train(file_id, warm_steps=20).json()["job_id"]
     while not served.get(f"/jobs/{job}/rollouts").json()["groups"]: time.sleep(1)
     def upload():
-        while not stop.is_set(): uploads.append(t.requests.post(f"{served.url}/upload-data", files={"file": ("more.zip", more)}, headers=dict(served.api.headers)).status_code)
+        while not stop.is_set():
+            uploads.append(t.requests.post(f"{served.url}/upload-data", files={"file": ("more.zip", more)},
+                                           headers=dict(served.api.headers)).status_code)
     thread = threading.Thread(target=upload)
     thread.start()
     before = served.get(f"/jobs/{job}").json()["current_step"]
-    done = subprocess.run([sys.executable, "-c", pollers, f"{served.url}/jobs/{job}", served.api.headers["Authorization"][7:], str(n), str(seconds)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", pollers, f"{served.url}/jobs/{job}", served.api.headers["Authorization"][7:], str(n),
+                           str(seconds)], capture_output=True, text=True, check=True)
     state = served.get(f"/jobs/{job}").json()
     stop.set()
     thread.join()
@@ -156,8 +165,10 @@ def readers(folder, n=1000, seconds=60):
     found = json.loads(done.stdout)
     by_second[:] = found["seconds"]
     bad = found["errors"] + sum(u != 200 for u in uploads) + (found["p99"] > 0.15)
-    return row(f"{n} clients, one question a second each, {seconds} s, while training and uploading: p99 of at most 150 ms, no error", found["n"], bad,
-               f"p50 {1000 * found['p50']:.0f} ms, p99 {1000 * found['p99']:.0f} ms, longest {1000 * found['most']:.0f} ms; {len(uploads)} uploads of 400 pictures, steps {before:.0f} to {state['current_step']:.0f} meanwhile")
+    return row(f"{n} clients, one question a second each, {seconds} s, while training and uploading: p99 of at most 150 ms, no error",
+               found["n"], bad,
+               f"p50 {1000 * found['p50']:.0f} ms, p99 {1000 * found['p99']:.0f} ms, longest {1000 * found['most']:.0f} ms; {len(uploads)} "
+               f"uploads of 400 pictures, steps {before:.0f} to {state['current_step']:.0f} meanwhile")
 
 
 def downloads(folder, trainer, n=50):
@@ -170,18 +181,23 @@ def downloads(folder, trainer, n=50):
     job = served.train(file_id, max_steps=2).json()["job_id"]
     served.until(job, "completed")
     ask = lambda **headers: served.get(f"/jobs/{job}/download", headers=headers)
-    with concurrent.futures.ThreadPoolExecutor(100) as pool: answers = list(pool.map(lambda _: t.requests.get(f"{served.url}/jobs/{job}/download", headers=dict(served.api.headers)), range(100)))
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(lambda _: t.requests.get(f"{served.url}/jobs/{job}/download", headers=dict(served.api.headers)),
+                                range(100)))
     for a in answers:
         with zipfile.ZipFile(io.BytesIO(a.content)) as z:
             manifest = json.loads(z.read("manifest.json"))
-            late += a.headers["etag"] != f'"{hashlib.sha256(a.content).hexdigest()}"' or any(hashlib.sha256(z.read(name)).hexdigest() != file["sha256"] for name, file in manifest.items())
+            late += a.headers["etag"] != f'"{hashlib.sha256(a.content).hexdigest()}"' or any(hashlib.sha256(z.read(name)).hexdigest()
+                != file["sha256"] for name, file in manifest.items())
     whole, rng = answers[0].content, random.Random(0)
     for _ in range(n):
         a, b = sorted(rng.sample(range(len(whole)), 2))
         answer = ask(Range=f"bytes={a}-{b}")
         parts += answer.status_code != 206 or answer.content != whole[a:b + 1]
     served.stop()
-    return [row("download before the end: 409", n, early), row("100 downloads at once, the first of them: sha256 as the manifest and ETag say", 100, late), row("parts of a download (Range)", n, parts)]
+    return [row("download before the end: 409", n, early),
+            row("100 downloads at once, the first of them: sha256 as the manifest and ETag say", 100, late),
+            row("parts of a download (Range)", n, parts)]
 
 
 def bad_inputs(folder, mutated=1500):
@@ -193,31 +209,45 @@ def bad_inputs(folder, mutated=1500):
         tried += 1
         try: body = answer.json() if "json" in answer.headers.get("content-type", "") else {}
         except ValueError: body = {}
-        refused = answer.headers.get("content-type") == "application/problem+json" and body.get("code") in problems and answer.status_code == problems[body["code"]][0] < 500
-        if not (refused and body["code"] == code if code else refused or answer.status_code == 200): wrong.append((what, answer.status_code, body.get("code")))
+        refused = answer.headers.get("content-type") == "application/problem+json" and body.get(
+            "code") in problems and answer.status_code == problems[body["code"]][0] < 500
+        if not (refused and body["code"] == code if code else refused or answer.status_code == 200):
+            wrong.append((what, answer.status_code, body.get("code")))
     for code, make in t.BAD_UPLOADS.items(): look(code, served.upload(make()), code)
     for code, (name, data) in t.BAD_PICTURES.items():
         rows = f"{t.HEADER}images/good.png,How many?,3\n{name},{'' if code == 'row.empty' else 'How many?'},3\n"
-        look(code, served.upload(t.archive([("main.csv", rows), ("images/good.png", t.png()), ("images/a.png", data)]), params=dict(strict="true")), code)
+        look(code, served.upload(t.archive([("main.csv", rows), ("images/good.png", t.png()), ("images/a.png", data)]),
+                                 params=dict(strict="true")), code)
     for code, kind, body in t.BAD_FORMS: look(code, served.post("/upload-data", data=body, headers={"content-type": kind}), code)
     for code, body in t.BAD_JSON: look(code, served.post("/train", data=body, headers={"content-type": "application/json"}), code)
-    for group, name, value in t.wrong_values(): look(f"{group}.{name}", served.post("/train", json={"job_name": "a", "data_file_id": file_id, group: {name: value}}), f"{group}.{name}")
-    for change, code in t.BAD_TRAIN: look(code, served.post("/train", json=({} if change == {} else dict(job_name="a", data_file_id=file_id)) | change), code)
+    for group, name, value in t.wrong_values():
+        look(f"{group}.{name}", served.post("/train", json={"job_name": "a", "data_file_id": file_id, group: {name: value}}),
+             f"{group}.{name}")
+    for change, code in t.BAD_TRAIN:
+        look(code, served.post("/train", json=({} if change == {} else dict(job_name="a", data_file_id=file_id)) | change), code)
     by_hand = tried
-    valid = json.dumps(dict(job_name="a", data_file_id="f-none", training_config=dict(learning_rate=1e-4, seed=3), lora_config=dict(r=8))).encode()
-    for i in range(mutated): look(f"JSON {i}", served.post("/train", data=changed(valid, rng), headers={"content-type": "application/json"}))
+    valid = json.dumps(dict(job_name="a", data_file_id="f-none", training_config=dict(learning_rate=1e-4, seed=3),
+                            lora_config=dict(r=8))).encode()
+    for i in range(mutated):
+        look(f"JSON {i}", served.post("/train", data=changed(valid, rng), headers={"content-type": "application/json"}))
     packed = good_zip(folder, 4)
-    def one(seed): return seed, t.requests.post(f"{served.url}/upload-data", files={"file": ("x.zip", changed(packed, random.Random(seed)))}, headers=dict(served.api.headers))
+    def one(seed):
+        return seed, t.requests.post(f"{served.url}/upload-data", files={"file": ("x.zip", changed(packed, random.Random(seed)))},
+                                     headers=dict(served.api.headers))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for seed, answer in pool.map(one, range(mutated // 5)): look(f"ZIP {seed}", answer)
     form = t.form([(t.FILE, packed)])
     head, tail = form[:120], form[-20:]
-    for i in range(mutated // 5): look(f"form {i}", served.post("/upload-data", data=changed(head, rng) + form[120:-20] + changed(tail, rng), headers={"content-type": "multipart/form-data; boundary=xyz"}))
+    for i in range(mutated // 5):
+        look(f"form {i}", served.post("/upload-data", data=changed(head, rng) + form[120:-20] + changed(tail, rng),
+                                      headers={"content-type": "multipart/form-data; boundary=xyz"}))
     if served.get("/jobs").json()["jobs"]: wrong.append(("a job was started by a bad request", 0, None))
     served.stop()
     print(wrong[:10])
-    return [row("bad inputs made by hand, each with the code it must get", by_hand, len([w for w in wrong if not w[0].startswith(("JSON ", "ZIP ", "form "))])),
-            row("requests with bytes changed at random: refused with a code, or still good; never a 5xx", tried - by_hand, len([w for w in wrong if w[0].startswith(("JSON ", "ZIP ", "form "))]))]
+    return [row("bad inputs made by hand, each with the code it must get", by_hand,
+                len([w for w in wrong if not w[0].startswith(("JSON ", "ZIP ", "form "))])),
+            row("requests with bytes changed at random: refused with a code, or still good; never a 5xx", tried - by_hand,
+                len([w for w in wrong if w[0].startswith(("JSON ", "ZIP ", "form "))]))]
 
 
 def fuzzed(folder, seconds=40):
@@ -249,7 +279,8 @@ def measure(names=()):
         script = Path(root) / "trainer.py"
         script.write_text(t.TRAINER)
         trainer = f"{sys.executable} {script}"
-        for f, more in ((cut_uploads, ()), (full_disk, ()), (two_servers, ()), (stops, (trainer,)), (downloads, (trainer,)), (bad_inputs, ()), (fuzzed, ()), (readers, ())):
+        for f, more in ((cut_uploads, ()), (full_disk, ()), (two_servers, ()), (stops, (trainer,)), (downloads, (trainer,)),
+                        (bad_inputs, ()), (fuzzed, ()), (readers, ())):
             if names and f.__name__ not in names: continue
             folder = Path(root) / f.__name__
             folder.mkdir()

@@ -1,4 +1,5 @@
-"""The robot classifier on mock data: reading, collating, forward, training whole, stop and go, two processes, every mode, GRPO's and LeRobot's side."""
+"""The robot classifier on mock data: reading, collating, forward, training whole, stop and go, two processes, every mode, GRPO's and
+LeRobot's side."""
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ import pytest
 import torch
 from conftest import ROOT, SHARED
 from PIL import Image
-from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward, build_classifier, chat, load_classifier, load_head, mirrored,
-                            open_lerobot, predict_bins, predict_dataset, read_label, run_aloha, save_classifier, split_films, split_parts, to_picture, train_classifier)
+from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward,
+                            build_classifier, chat, load_classifier, load_head, mirrored,
+                            open_lerobot, predict_bins, predict_dataset, read_label, run_aloha, save_classifier, split_films, split_parts,
+                            to_picture, train_classifier)
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
 from vlrlbook.data import DataError, aloha_cameras, aloha_views, synthetic_aloha
 from vlrlbook.models import families, last_real_token, tiny_twin
@@ -45,7 +48,8 @@ def test_reading_equals_plain_indexing(drawn):
     frames, plain = frames_of(drawn), open_lerobot("local/synthetic_aloha", drawn)
     for i in (0, 7, 53):
         item, row = frames[i], plain[i]
-        assert item["text"] == f"Task: {row['task']}" and item["label"] == int(row["reward_bins"].argmax()) and item["episode"] == int(row["episode_index"])
+        assert item["text"] == f"Task: {row['task']}" and item["label"] == int(row["reward_bins"].argmax()) and item["episode"] == int(
+            row["episode_index"])
         assert all(np.array_equal(np.array(p), np.array(to_picture(row[c]))) for p, c in zip(item["images"], aloha_cameras))
     swapped = frames_of(drawn, cameras=list(aloha_cameras)[::-1])[7]["images"]
     assert [p.tobytes() for p in swapped[::-1]] == [p.tobytes() for p in frames[7]["images"]]
@@ -69,7 +73,8 @@ def test_video_storage(tmp_path):
         for p, q in zip(a["images"], b["images"]): assert np.abs(np.asarray(p, float) - np.asarray(q, float)).mean() < 6
 
 
-@pytest.mark.parametrize("value, bin, kind", [([0, 0, 1], 2, "vector"), ([0, 0, 0], 0, "zero"), (4.0, 0, "scalar"), ([1.0], 0, "scalar"), (np.float32(0), 0, "scalar"), ([0.2, 0.7, 0.1], 1, "vector"), ([-1, -2], 0, "vector")])
+@pytest.mark.parametrize("value, bin, kind", [([0, 0, 1], 2, "vector"), ([0, 0, 0], 0, "zero"), (4.0, 0, "scalar"), ([1.0], 0, "scalar"),
+    (np.float32(0), 0, "scalar"), ([0.2, 0.7, 0.1], 1, "vector"), ([-1, -2], 0, "vector")])
 def test_labels(value, bin, kind): assert read_label(value) == (bin, kind)
 
 
@@ -96,12 +101,15 @@ def test_success_only_data_is_named(tmp_path):
     frames = AlohaFrames(synthetic_aloha(tmp_path / "set", episodes=3, frames=6))
     only = frames.part(frames.rows)
     keep = frames.episodes == 0
-    only.rows, only.labels, only.kinds, only.episodes, only.moments, only.tasks = frames.rows[keep], frames.labels[keep], frames.kinds[keep], frames.episodes[keep], frames.moments[keep], [t for t, k in zip(frames.tasks, keep) if k]
+    only.rows, only.labels, only.kinds, only.episodes, only.moments, only.tasks = frames.rows[keep], frames.labels[keep], frames.kinds[
+        keep], frames.episodes[keep], frames.moments[keep], [t for t, k in zip(frames.tasks, keep) if k]
     assert "no failures" in {r["what"]: r["value"] for r in analyze(only).rows}["warning"]
 
 
 @pytest.mark.parametrize("kwargs, message", [
-    (dict(cameras=["observation.images.cam_hihg"]), "did you mean 'observation.images.cam_high'\\?; cameras there: observation.images.cam_right_wrist, observation.images.cam_left_wrist, observation.images.cam_high"),
+    (dict(cameras=["observation.images.cam_hihg"]),
+     "did you mean 'observation.images.cam_high'\\?; cameras there: observation.images.cam_right_wrist, observation.images.cam_left_wrist, "
+     "observation.images.cam_high"),
     (dict(cameras=["top"]), "cameras there: observation.images.cam_right_wrist"), (dict(label="bins"), "columns there: .*reward_bins")])
 def test_missing_columns_are_named(drawn, kwargs, message):
     with pytest.raises(DataError, match=message): frames_of(drawn, **kwargs)
@@ -112,11 +120,14 @@ def test_an_empty_folder_is_no_data_set(tmp_path):
     assert not (tmp_path / "empty").exists()
 
 
-@pytest.mark.parametrize("array", [torch.zeros(3, 4, 5), torch.zeros(2, 3, 4, 5), torch.zeros(4, 5, 3), torch.zeros(3, 4, 5, dtype=torch.uint8), np.zeros((4, 5, 3), np.uint8)])
+@pytest.mark.parametrize("array",
+                         [torch.zeros(3, 4, 5), torch.zeros(2, 3, 4, 5), torch.zeros(4, 5, 3), torch.zeros(3, 4, 5, dtype=torch.uint8),
+                          np.zeros((4, 5, 3), np.uint8)])
 def test_pictures_of_every_shape(array): assert to_picture(array).size == (5, 4)
 
 
-@pytest.mark.parametrize("array", [torch.zeros(4, 5), torch.zeros(5, 4, 5), torch.full((3, 4, 5), 1.5), torch.full((3, 4, 5), float("nan"))])
+@pytest.mark.parametrize("array",
+                         [torch.zeros(4, 5), torch.zeros(5, 4, 5), torch.full((3, 4, 5), 1.5), torch.full((3, 4, 5), float("nan"))])
 def test_what_is_no_picture_is_refused(array):
     with pytest.raises(DataError, match="expected"): to_picture(array)
 
@@ -134,7 +145,8 @@ def test_forward_of_every_family(family, side):
     "One row's logits depend neither on its neighbours nor on the padding"
     model, processor = tiny_twin(family)
     classifier = AlohaClassifier(model, 4).eval()
-    items = [dict(images=aloha_views(p, (70, 60), "red"), text=t, label=l) for p, t, l in ((0.1, "Task: lift the red cup", 0), (0.9, "Task: please take the red cup from the table and lift it up", 3))]
+    items = [dict(images=aloha_views(p, (70, 60), "red"), text=t, label=l) for p, t, l in ((0.1, "Task: lift the red cup", 0),
+        (0.9, "Task: please take the red cup from the table and lift it up", 3))]
     batch = AlohaCollator(processor, side)(items)
     assert batch["labels"].tolist() == [0, 3] and batch["attention_mask"].sum(1)[0] < batch["attention_mask"].sum(1)[1]
     with torch.no_grad():
@@ -151,7 +163,8 @@ def test_the_official_path_token_by_token(family):
     images = [Image.open(folder / f"{c}.png").convert("RGB") for c in aloha_cameras]
     task = json.loads((folder / "task.json").read_text())["task"]
     _, processor = tiny_twin(family)
-    messages = [{"role": "user", "content": [{"type": "image", "image": images[0]}, {"type": "image", "image": images[1]}, {"type": "image", "image": images[2]}, {"type": "text", "text": f"Task: {task}"}]}]
+    messages = [{"role": "user", "content": [{"type": "image", "image": images[0]}, {"type": "image", "image": images[1]},
+        {"type": "image", "image": images[2]}, {"type": "text", "text": f"Task: {task}"}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
     image_inputs, video_inputs = process_vision_info(messages, image_patch_size=16 if family == "qwen3_vl" else 14)
     official = processor(text=[text], images=image_inputs, videos=video_inputs, padding=True, return_tensors="pt")
@@ -176,7 +189,8 @@ def test_saved_and_loaded_gives_the_same_logits(tmp_path, drawn, choice):
     save_classifier(classifier, processor, tmp_path / "kept", base="tiny-qwen3_vl")
     save_classifier(classifier, processor, tmp_path / "kept", base="tiny-qwen3_vl")
     again, processor_again, cameras = load_classifier(tmp_path / "kept", device="cpu")
-    assert np.array_equal(predict_bins(again, processor_again, items), predict_bins(classifier.cpu(), processor, items)) and cameras == list(aloha_cameras)
+    assert np.array_equal(predict_bins(again, processor_again, items),
+                          predict_bins(classifier.cpu(), processor, items)) and cameras == list(aloha_cameras)
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
@@ -184,7 +198,8 @@ def test_lora_trains_the_language_model_and_the_head_only():
     classifier, _ = build_classifier(read_settings(AlohaSettings, dict(finetune_mode="lora")), 5)
     names = [n for n, p in classifier.named_parameters() if p.requires_grad]
     assert names and all(("language_model" in n and "lora_" in n) or n.startswith("head.") for n in names)
-    assert {n.split(".lora_")[0].rsplit(".", 1)[1] for n in names if "lora_" in n} == {f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down")}
+    assert {n.split(".lora_")[0].rsplit(".", 1)[1] for n in names
+            if "lora_" in n} == {f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down")}
 
 
 def test_a_head_is_loaded_safely(tmp_path):
@@ -223,7 +238,8 @@ def test_mirror_and_jitter(drawn):
     assert np.array_equal(np.array(mirror["images"][1]), np.array(item["images"][0])[:, ::-1])
     assert mirrored(item | dict(text="Turn it anticlockwise"), cameras) is None and mirrored(item, ["cam_left", "top", "side"]) is None
     augment = Augment(read_settings(AlohaSettings, dict(flip=0.5, colour_jitter=0.3)))
-    see = lambda epoch: [setattr(augment, "epoch", epoch)] and [(x["text"], x["images"][0].tobytes()) for x in (augment(item | dict(row=r)) for r in range(20))]
+    see = lambda epoch: [setattr(augment, "epoch", epoch)] and [
+        (x["text"], x["images"][0].tobytes()) for x in (augment(item | dict(row=r)) for r in range(20))]
     assert see(0) == see(0) != see(1) and len({text for text, _ in see(0)}) == 2
 
 
@@ -232,7 +248,8 @@ def test_mirror_and_jitter(drawn):
 def test_a_whole_training_and_what_it_leaves(short_run):
     run, out = short_run, short_run.settings.output_dir
     found = json.load(open(f"{out}/results.json"))
-    assert {"accuracy", "macro_f1", "majority_accuracy", "mae_bins", "settings", "seconds", "peak_memory_mb", "commit", "versions"} <= set(found) and found["measured_on"] == "test films"
+    assert {"accuracy", "macro_f1", "majority_accuracy", "mae_bins", "settings", "seconds", "peak_memory_mb", "commit",
+            "versions"} <= set(found) and found["measured_on"] == "test films"
     assert found["kinds"]["zero"] > 0
     rows = [json.loads(line) for line in open(f"{out}/predictions.jsonl")]
     assert len(rows) == found["n"] and sum(r["predicted"] == r["label"] for r in rows) / len(rows) == pytest.approx(found["accuracy"])
@@ -259,17 +276,23 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, drawn, choice):
 
 
 def test_early_stopping(tmp_path, drawn):
-    run = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), lr=1e-9, eval_steps=1, max_steps=9, patience=2)))
+    run = train_classifier(read_settings(AlohaSettings,
+                                         dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), lr=1e-9, eval_steps=1, max_steps=9,
+                                              patience=2)))
     assert run.results["steps"] == 3
 
 
 def test_without_validation_and_with_dropped_zeros(tmp_path, drawn):
-    run = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), val_share=0, test_share=0, max_steps=1, eval_steps=1, zero_labels="drop")))
+    run = train_classifier(read_settings(AlohaSettings,
+                                         dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), val_share=0, test_share=0,
+                                              max_steps=1, eval_steps=1, zero_labels="drop")))
     assert run.results["measured_on"] == "training films" and run.results["n"] == run.results["kinds"]["vector"]
 
 
 def test_mixed_precision_with_reading_workers(tmp_path, drawn):
-    run = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), precision="bf16", num_workers=2, max_steps=2, gradient_accumulation_steps=2)))
+    run = train_classifier(read_settings(AlohaSettings,
+                                         dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), precision="bf16", num_workers=2,
+                                              max_steps=2, gradient_accumulation_steps=2)))
     assert run.results["steps"] == 2 and all(np.isfinite(run.log.series("loss")[1]))
 
 
@@ -282,16 +305,19 @@ def test_weights_in_bf16_with_a_head_in_float32(drawn):
 
 
 def test_an_adapter_and_a_head_go_on_training(tmp_path, drawn):
-    first = train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "a"), finetune_mode="lora", lr=1e-2)))
+    first = train_classifier(read_settings(AlohaSettings,
+                                           dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "a"), finetune_mode="lora", lr=1e-2)))
     kept = first.settings.ckpt_dir
-    classifier, processor = build_classifier(read_settings(AlohaSettings, dict(finetune_mode="lora", adapter=f"{kept}/adapter", head=f"{kept}/head.safetensors")), 5)
+    classifier, processor = build_classifier(read_settings(AlohaSettings,
+        dict(finetune_mode="lora", adapter=f"{kept}/adapter", head=f"{kept}/head.safetensors")), 5)
     assert np.allclose(predict_bins(classifier, processor, first.test), first.probabilities, atol=1e-6)
     assert any("lora_" in n and p.requires_grad for n, p in classifier.named_parameters())
 
 
 def test_tensorboard_gets_the_numbers(tmp_path, drawn):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), report_to="tensorboard", max_steps=2)))
+    train_classifier(read_settings(AlohaSettings,
+                                   dict(SHORT, data=str(drawn), output_dir=str(tmp_path / "run"), report_to="tensorboard", max_steps=2)))
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 
@@ -299,7 +325,8 @@ def test_two_processes(tmp_path, drawn):
     "The console command under torchrun, as accelerate starts it, on two CPU processes"
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     options = [x for k, v in dict(SHORT, data=drawn, output_dir=tmp_path / "run").items() for x in (f"--{k}", str(v))]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli", "aloha", "--mode", "train", *options], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli",
+                           "aloha", "--mode", "train", *options], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.load(open(tmp_path / "run" / "results.json"))
     assert found["steps"] == 4 and found["processes"] == 2
@@ -309,9 +336,12 @@ def test_two_processes(tmp_path, drawn):
 # modes
 
 def test_settings_come_from_the_environment(monkeypatch):
-    for name, value in dict(MODE="analyze", QWEN3VL_MODEL="tiny-qwen2_vl", FINETUNE_MODE="lora", NUM_CLASSES="7", MAX_TRAIN_SAMPLES="9", BATCH_SIZE="3", LR="2e-5", EPOCHS="4", MAX_STEPS="6", CKPT_DIR="kept").items(): monkeypatch.setenv(name, value)
+    for name, value in dict(MODE="analyze", QWEN3VL_MODEL="tiny-qwen2_vl", FINETUNE_MODE="lora", NUM_CLASSES="7", MAX_TRAIN_SAMPLES="9",
+                            BATCH_SIZE="3", LR="2e-5", EPOCHS="4", MAX_STEPS="6", CKPT_DIR="kept").items():
+        monkeypatch.setenv(name, value)
     s = read_settings(AlohaSettings, {})
-    assert (s.mode, s.model, s.finetune_mode, s.num_classes, s.max_train_samples, s.batch_size, s.lr, s.epochs, s.max_steps, s.ckpt_dir) == ("analyze", "tiny-qwen2_vl", "lora", 7, 9, 3, 2e-5, 4, 6, "kept")
+    assert (s.mode, s.model, s.finetune_mode, s.num_classes, s.max_train_samples, s.batch_size, s.lr, s.epochs, s.max_steps,
+            s.ckpt_dir) == ("analyze", "tiny-qwen2_vl", "lora", 7, 9, 3, 2e-5, 4, 6, "kept")
     assert read_settings(AlohaSettings, dict(mode="train", lr=1e-3)).mode == "train"
     monkeypatch.setenv("LR", "fast")
     with pytest.raises(SettingsError, match="LR = 'fast': expected float"): read_settings(AlohaSettings, {})
@@ -328,7 +358,8 @@ def test_parameters_cell_equals_the_settings():
 
 
 def test_too_few_classes_are_an_error(tmp_path, drawn):
-    with pytest.raises(SettingsError, match="labels up to bin 4"): train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path), num_classes=3)))
+    with pytest.raises(SettingsError, match="labels up to bin 4"):
+        train_classifier(read_settings(AlohaSettings, dict(SHORT, data=str(drawn), output_dir=str(tmp_path), num_classes=3)))
 
 
 def test_predict_writes_beside_the_data(short_run):
@@ -340,15 +371,19 @@ def test_predict_writes_beside_the_data(short_run):
 
 def test_analyze_leaves_table_and_plot(tmp_path, drawn):
     table = run_aloha(read_settings(AlohaSettings, dict(mode="analyze", data=str(drawn), output_dir=str(tmp_path / "look"))))
-    assert json.load(open(tmp_path / "look" / "analysis.json"))["frames"] == 54 and (tmp_path / "look" / "analysis.png").stat().st_size > 5000 and len(table.rows) > 8
+    assert json.load(open(tmp_path / "look" / "analysis.json"))["frames"] == 54 and (
+        tmp_path / "look" / "analysis.png").stat().st_size > 5000 and len(table.rows) > 8
 
 
 def test_chat_takes_lines(tmp_path, short_run):
     for name, view in zip("rlh", aloha_views(0.5, (70, 60), "red")): view.save(tmp_path / f"{name}.png")
     said, run = [], short_run
     pictures = f"{tmp_path}/r.png {tmp_path}/l.png {tmp_path}/h.png"
-    chat(run.classifier.vlm, run.processor, run.classifier, ["", "# a note", "hello", f"/reward {pictures} | lift the red cup", f"/reward {pictures}", "/reward a.png b.png c.png | lift", "/quit", "unread"], said.append, max_new_tokens=4)
-    assert len(said) == 4 and said[1].startswith("bin ") and said[2].startswith("cannot: expected /reward and 3 picture files") and said[3].startswith("cannot:")
+    chat(run.classifier.vlm, run.processor, run.classifier,
+         ["", "# a note", "hello", f"/reward {pictures} | lift the red cup", f"/reward {pictures}", "/reward a.png b.png c.png | lift",
+          "/quit", "unread"], said.append, max_new_tokens=4)
+    assert len(said) == 4 and said[1].startswith("bin ") and said[2].startswith(
+        "cannot: expected /reward and 3 picture files") and said[3].startswith("cannot:")
     chat(run.classifier.vlm, run.processor, None, [f"/reward {pictures} | lift"], said.append)
     assert "no trained classifier" in said[-1]
 
@@ -365,7 +400,8 @@ def test_chat_ends_clean_on_ctrl_c_and_end_of_input(tmp_path):
 
 
 def test_papermill_refuses_a_misspelt_parameter(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs" / "04_aloha.ipynb"), "out.ipynb", "-p", "mode", "trian", "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs" / "04_aloha.ipynb"), "out.ipynb", "-p", "mode", "trian",
+                           "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode and "mode = 'trian': did you mean 'train'" in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -375,7 +411,8 @@ def test_papermill_refuses_a_misspelt_parameter(tmp_path):
 def test_as_a_reward(short_run):
     reward = as_reward(short_run.settings.ckpt_dir, "cpu")
     sample = Sample("What does the robot do?", "lift the red cup", aloha_views(1.0, (70, 60), "red"), "aloha", 3)
-    texts = ["lift the red cup", "Task: lift the red cup", "<answer>lift the red cup</answer>", "", "<|image_pad|>" * 3 + "<image>", "word " * 5000]
+    texts = ["lift the red cup", "Task: lift the red cup", "<answer>lift the red cup</answer>", "", "<|image_pad|>" * 3 + "<image>",
+             "word " * 5000]
     parts = reward(texts, [sample] * len(texts))
     assert reward.batched and len({p["overall"] for p in parts[:3]}) == 1 and all(0 <= p["overall"] <= 1 for p in parts)
     assert reward(texts[:1], [sample])[0]["overall"] == pytest.approx(parts[0]["overall"], abs=1e-5)
@@ -388,9 +425,11 @@ def test_grpo_takes_a_step_with_it(tmp_path, short_run):
     from vlrlbook.data import to_dataset
     from vlrlbook.grpo import GRPOSettings, make_trainer
     from vlrlbook.models import add_lora, load_vlm
-    s = read_settings(GRPOSettings, dict(model="tiny-qwen3_vl", reward=f"aloha:{short_run.settings.ckpt_dir}", batch_size=8, num_generations=4, max_steps=1, logging_steps=1, save_steps=0, output_dir=str(tmp_path)))
+    s = read_settings(GRPOSettings, dict(model="tiny-qwen3_vl", reward=f"aloha:{short_run.settings.ckpt_dir}", batch_size=8,
+                                         num_generations=4, max_steps=1, logging_steps=1, save_steps=0, output_dir=str(tmp_path)))
     model, processor = load_vlm(s.model)
-    rows = [Sample("What is the robot doing?", "lift the red cup", aloha_views(p, (70, 60), "red"), "aloha", i) for i, p in enumerate((0.2, 0.9))]
+    rows = [Sample("What is the robot doing?", "lift the red cup", aloha_views(p, (70, 60), "red"), "aloha",
+                   i) for i, p in enumerate((0.2, 0.9))]
     log = RunLog()
     make_trainer(s, add_lora(model, r=4, alpha=8), processor, to_dataset(rows), log=log).train()
     assert {"reward", "part/expected_bin", "part/confidence"} <= set(log.columns) and 0 <= log.rows[0]["reward"] <= 1
@@ -419,9 +458,12 @@ def test_as_a_reward_model_of_lerobot(tmp_path, short_run):
 
 def test_lerobot_itself_trains_it(tmp_path, drawn):
     "lerobot-train finds our reward model by name, and leaves a checkpoint that is one of our classifiers"
-    options = dict(dataset__repo_id="local/synthetic_aloha", dataset__root=drawn, steps=1, batch_size=4, num_workers=0, persistent_workers="false", wandb__enable="false", output_dir=tmp_path / "out", save_freq=1,
-                   reward_model__discover_packages_path="vlrlbook.aloha", reward_model__type="vlrlbook_aloha", reward_model__device="cpu", reward_model__push_to_hub="false")
-    done = subprocess.run([sys.executable, "-m", "lerobot.scripts.lerobot_train", *(f"--{k.replace('__', '.')}={v}" for k, v in options.items())], capture_output=True, text=True)
+    options = dict(dataset__repo_id="local/synthetic_aloha", dataset__root=drawn, steps=1, batch_size=4, num_workers=0,
+                   persistent_workers="false", wandb__enable="false", output_dir=tmp_path / "out", save_freq=1,
+                   reward_model__discover_packages_path="vlrlbook.aloha", reward_model__type="vlrlbook_aloha", reward_model__device="cpu",
+                   reward_model__push_to_hub="false")
+    done = subprocess.run([sys.executable, "-m", "lerobot.scripts.lerobot_train",
+                           *(f"--{k.replace('__', '.')}={v}" for k, v in options.items())], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     classifier, processor, cameras = load_classifier(next((tmp_path / "out").glob("checkpoints/0*/pretrained_model")), "cpu")
     assert predict_bins(classifier, processor, [frames_of(drawn)[0]]).shape == (1, 5) and cameras == list(aloha_cameras)

@@ -9,7 +9,9 @@ from conftest import SHARED
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from vlrlbook.core import Sample
-from vlrlbook.data import DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip, read_preferences, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples, write_counting_zip
+from vlrlbook.data import (DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip,
+                           read_preferences, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples,
+                           write_counting_zip)
 
 HEADER = "images_path,question,answer\n"
 ROW = HEADER + "images/a.png,How many?,3\n"
@@ -44,46 +46,58 @@ def test_symlink(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["images/inner.zip", "data.tar.gz", "run.EXE", "images/model.pkl", "head.pt", "setup.py"])
-def test_what_has_no_place_among_pictures(tmp_path, name): assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", picture()), (name, b"x")]) == "zip.content"
+def test_what_has_no_place_among_pictures(tmp_path, name):
+    assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", picture()), (name, b"x")]) == "zip.content"
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_another_separator_is_named(tmp_path, separator):
-    with pytest.raises(DataError, match="expected a comma"): read_counting_zip(make(tmp_path / "x.zip", [("main.csv", ROW.replace(",", separator)), ("images/a.png", picture())]), tmp_path / "out")
+    with pytest.raises(DataError, match="expected a comma"):
+        read_counting_zip(make(tmp_path / "x.zip", [("main.csv", ROW.replace(",", separator)), ("images/a.png", picture())]),
+                          tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "http://host/a.png", "C:\\a.png"])
 def test_rows_that_name_a_path_or_an_address_are_skipped(tmp_path, name):
     rows = ROW + f"{name},How many?,3\n"
-    assert [(s["row"], s["code"]) for s in read_counting_zip(make(tmp_path / "x.zip", [("main.csv", rows), ("images/a.png", picture())]), tmp_path / "out")[1].skipped] == [(3, "image.name")]
+    assert [(s["row"], s["code"]) for s in read_counting_zip(make(tmp_path / "x.zip", [("main.csv", rows), ("images/a.png", picture())]),
+        tmp_path / "out")[1].skipped] == [(3, "image.name")]
 
 
 @pytest.mark.parametrize("twin", ["images/A.png", "images/a.PNG"])
-def test_names_that_collide(tmp_path, twin): assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", picture()), (twin, picture())]) == "zip.duplicate"
+def test_names_that_collide(tmp_path, twin):
+    assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", picture()), (twin, picture())]) == "zip.duplicate"
 
 
 def test_bomb(tmp_path): assert code_of(tmp_path, [("main.csv", ROW), ("images/a.png", b"\0" * (600 << 20))]) == "zip.size"
 
 
 @pytest.mark.parametrize("table, code", [
-    ("", "csv.empty"), (HEADER, "csv.empty"), ("a,b\n1,2\n", "csv.columns"), (HEADER.replace("answer", "answer,answer") + "a,b,c,d\n", "csv.columns"),
-    (ROW.replace(",", ";"), "csv.columns"), (HEADER + "a,b\n", "csv.fields"), (HEADER + "a,b,c,d\n", "csv.fields"), (HEADER + 'a,"b,c\n', "csv.syntax"),
-    ((HEADER + "a,几,3\n").encode("gbk"), "csv.encoding"), (HEADER + "a\0,b,c\n", "csv.nul"), (HEADER + "images/none.png,q,3\n", "csv.no_valid_row"),
+    ("", "csv.empty"), (HEADER, "csv.empty"), ("a,b\n1,2\n", "csv.columns"),
+    (HEADER.replace("answer", "answer,answer") + "a,b,c,d\n", "csv.columns"),
+    (ROW.replace(",", ";"), "csv.columns"), (HEADER + "a,b\n", "csv.fields"), (HEADER + "a,b,c,d\n", "csv.fields"),
+    (HEADER + 'a,"b,c\n', "csv.syntax"),
+    ((HEADER + "a,几,3\n").encode("gbk"), "csv.encoding"), (HEADER + "a\0,b,c\n", "csv.nul"),
+    (HEADER + "images/none.png,q,3\n", "csv.no_valid_row"),
     (HEADER + "images/a.png,,3\n", "csv.no_valid_row")])
 def test_tables(tmp_path, table, code): assert code_of(tmp_path, [("main.csv", table), ("images/a.png", picture())]) == code
 
 
-@pytest.mark.parametrize("table", [ROW, "\ufeff" + ROW, ROW.replace("\n", "\r\n"), ROW.encode("utf-16"), ROW + "\n\n", ROW.replace("images/a.png", "a.png"), ROW.replace("How many?", "=1+1 有几个?")])
+@pytest.mark.parametrize("table", [ROW, "\ufeff" + ROW, ROW.replace("\n", "\r\n"), ROW.encode("utf-16"), ROW + "\n\n",
+                                   ROW.replace("images/a.png", "a.png"), ROW.replace("How many?", "=1+1 有几个?")])
 def test_tables_that_are_fine(tmp_path, table):
-    entries = [("main.csv", table), ("images/a.png", picture()), ("__MACOSX/x", b"x"), ("images/.DS_Store", b"x"), ("images/extra.txt", b"MZ")]
+    entries = [("main.csv", table), ("images/a.png", picture()), ("__MACOSX/x", b"x"), ("images/.DS_Store", b"x"),
+               ("images/extra.txt", b"MZ")]
     data, report = read_counting_zip(make(tmp_path / "x.zip", entries), tmp_path / "out")
     assert (len(data), report.csv_rows, report.valid_images, report.skipped) == (1, 1, 1, [])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["000002.png", "report.json", "rows.jsonl"]
 
 
 @pytest.mark.parametrize("data, code", [
-    (b"", "image.decode"), (b"hello", "image.decode"), (b"<svg></svg>", "image.decode"), (picture()[:60], "image.decode"), (picture("JPEG")[:300], "image.decode"),
-    (picture("TIFF"), "image.decode"), (picture(image=Image.new("RGB", (1, 1))), "image.shape"), (picture(image=Image.new("L", (4, 4000))), "image.shape"),
+    (b"", "image.decode"), (b"hello", "image.decode"), (b"<svg></svg>", "image.decode"), (picture()[:60], "image.decode"),
+    (picture("JPEG")[:300], "image.decode"),
+    (picture("TIFF"), "image.decode"), (picture(image=Image.new("RGB", (1, 1))), "image.shape"),
+    (picture(image=Image.new("L", (4, 4000))), "image.shape"),
     (picture("GIF", image=Image.new("RGB", (8, 8)), save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]), "image.animated"),
     (picture(image=Image.new("1", (9000, 9000))), "image.pixels")])
 def test_pictures(data, code):
@@ -103,7 +117,8 @@ def test_pictures_that_are_fine():
 
 def test_strict_names_the_row(tmp_path):
     path = make(tmp_path / "x.zip", [("main.csv", ROW + "images/b.png,q,2\n"), ("images/a.png", picture())])
-    assert read_counting_zip(path, tmp_path / "lenient")[1].skipped == [dict(row=3, image="images/b.png", code="image.missing", message="not in the archive")]
+    assert read_counting_zip(path, tmp_path / "lenient")[1].skipped == [dict(row=3, image="images/b.png", code="image.missing",
+        message="not in the archive")]
     with pytest.raises(DataError, match="row 3, 'images/b.png'"): read_counting_zip(path, tmp_path / "strict", strict=True)
 
 
@@ -148,7 +163,8 @@ def test_mutated_archives_are_read_or_refused(tmp_path_factory, data):
 def test_round_trip(tmp_path):
     samples = synthetic_counting(5, seed=7)
     data, _ = read_counting_zip(write_counting_zip(samples, tmp_path / "x.zip"), tmp_path / "out")
-    assert [(s.question, s.answer, picture_key(s.images[0])) for s in to_samples(data)] == [(s.question, s.answer, picture_key(s.images[0])) for s in samples]
+    assert [(s.question, s.answer, picture_key(s.images[0])) for s in to_samples(data)] == [
+        (s.question, s.answer, picture_key(s.images[0])) for s in samples]
 
 
 def test_split_shares_no_picture():
@@ -169,10 +185,14 @@ def test_real_pictures_open(folder):
     assert paths and all(open_picture(p.read_bytes()).mode == "RGB" for p in paths)
 
 @pytest.mark.parametrize("row, code", [
-    ({}, "preference.response"), ({"query": "?", "response": ["a"], "human_ranking": [0]}, "preference.response"), ({"query": "?", "response": ["a", ""], "human_ranking": [0, 1]}, "preference.response"),
-    ({"query": "?", "response": ["a", "b"], "human_ranking": [0]}, "preference.ranks"), ({"query": "?", "response": ["a", "b"], "human_ranking": [0, "1"]}, "preference.ranks"),
-    ({"query": "?", "response": ["a", "b"], "human_ranking": [0, float("inf")]}, "preference.ranks"), ({"query": "", "response": ["a", "b"], "human_ranking": [0, 1]}, "preference.query"),
-    ({"query": "?", "response": "ab", "human_ranking": [0, 1]}, "preference.response"), ({"query": "?", "response": ["a", "b"], "human_ranking": [0, 1], "image": 3}, "preference.image")])
+    ({}, "preference.response"), ({"query": "?", "response": ["a"], "human_ranking": [0]}, "preference.response"),
+    ({"query": "?", "response": ["a", ""], "human_ranking": [0, 1]}, "preference.response"),
+    ({"query": "?", "response": ["a", "b"], "human_ranking": [0]}, "preference.ranks"),
+    ({"query": "?", "response": ["a", "b"], "human_ranking": [0, "1"]}, "preference.ranks"),
+    ({"query": "?", "response": ["a", "b"], "human_ranking": [0, float("inf")]}, "preference.ranks"),
+    ({"query": "", "response": ["a", "b"], "human_ranking": [0, 1]}, "preference.query"),
+    ({"query": "?", "response": "ab", "human_ranking": [0, 1]}, "preference.response"),
+    ({"query": "?", "response": ["a", "b"], "human_ranking": [0, 1], "image": 3}, "preference.image")])
 def test_bad_preferences(row, code):
     with pytest.raises(DataError) as e: preference_row(row, 8)
     assert (e.value.code, e.value.row) == (code, 8)
@@ -180,7 +200,9 @@ def test_bad_preferences(row, code):
 
 def test_preferences_from_parquet(tmp_path):
     import pandas as pd
-    pd.DataFrame([dict(id="1", query="?", response=["a", "b"], human_ranking=[1, 0], image={"bytes": picture()}), dict(id="2", query="?", response=["a", "b"], human_ranking=[0, 0], image={"bytes": picture()})]).to_parquet(tmp_path / "p.parquet")
+    pd.DataFrame([dict(id="1", query="?", response=["a", "b"], human_ranking=[1, 0], image={"bytes": picture()}),
+                  dict(id="2", query="?", response=["a", "b"], human_ranking=[0, 0], image={"bytes": picture()})]).to_parquet(
+                      tmp_path / "p.parquet")
     rows = read_preferences(tmp_path / "p.parquet")
     assert [preference_pairs(r)[0][2] for r in rows] == [0.0, 0.5] and open_picture(rows[0]["image"]).size == (32, 24)
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:100])
@@ -189,7 +211,8 @@ def test_preferences_from_parquet(tmp_path):
 
 def test_permuting_keeps_what_was_ranked():
     rows = [preference_row(dict(query="?", response=["a", "b", "c"], human_ranking=[2, 0, 1])) for _ in range(50)]
-    for old, new in zip(rows, permuted(rows, seed=1)): assert dict(zip(old["response"], old["human_ranking"])) == dict(zip(new["response"], new["human_ranking"]))
+    for old, new in zip(rows, permuted(rows, seed=1)):
+        assert dict(zip(old["response"], old["human_ranking"])) == dict(zip(new["response"], new["human_ranking"]))
     assert len({tuple(r["response"]) for r in permuted(rows)}) == 6
 
 
@@ -205,7 +228,8 @@ def test_preflight_counts_what_the_processor_makes(family):
     from vlrlbook.data import encode
     from vlrlbook.models import tiny_twin
     _, processor = tiny_twin(family)
-    samples = [Sample("How many?", "1", [Image.new("RGB", (200, 120), "white")], row=1), Sample("And here?", "2", [Image.new("RGB", (90, 300), "red")], row=2)]
+    samples = [Sample("How many?", "1", [Image.new("RGB", (200, 120), "white")], row=1),
+               Sample("And here?", "2", [Image.new("RGB", (90, 300), "red")], row=2)]
     found = preflight(to_dataset(samples), processor)
     assert found.prompt_tokens == encode(processor, samples)["input_ids"].shape[1] and not found.problems
     assert [p["code"] for p in preflight(to_dataset(samples), processor, held_out=to_dataset(samples[:1])).problems] == ["split.leak"]
@@ -235,13 +259,15 @@ def test_synthetic_aloha_is_a_lerobot_dataset(tmp_path):
     data = synthetic_aloha(tmp_path / "aloha", episodes=3, frames=4)
     assert (data.num_episodes, len(data)) == (3, 12) and set(aloha_cameras) <= set(data.features)
     row = data[11]
-    assert row[aloha_cameras[0]].shape == (3, 96, 96) and 0 <= float(row[aloha_cameras[0]].min()) and float(row[aloha_cameras[0]].max()) <= 1
+    assert row[aloha_cameras[0]].shape == (3, 96,
+                                           96) and 0 <= float(row[aloha_cameras[0]].min()) and float(row[aloha_cameras[0]].max()) <= 1
     labels = [int(data[i]["reward_bins"].argmax()) for i in range(12)]
     assert labels[0] == 0 and labels[:4] == sorted(labels[:4]) and labels[3] == 4, "a success climbs to the last bin"
     assert max(labels[4:8]) > labels[7], "a failure lets go"
     assert set(labels[8:]) == {0}, "the wrong cup earns nothing"
     again = synthetic_aloha(tmp_path / "again", episodes=3, frames=4)
-    assert all((again[i][c] == data[i][c]).all() for i in (1, 6, 11) for c in (*aloha_cameras, "reward_bins")) and again[8]["task"] == data[8]["task"]
+    assert all((again[i][c] == data[i][c]).all() for i in (1, 6, 11) for c in (*aloha_cameras,
+        "reward_bins")) and again[8]["task"] == data[8]["task"]
 
 
 def test_rows_that_share_a_picture_by_way_of_a_third_stay_together():

@@ -10,11 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
 from vlrlbook.data import synthetic_vqa, to_dataset
-from vlrlbook.grpo import GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings, main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups
+from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings, main, make_trainer,
+                           marks, model_card, service_settings, silent_groups, swap_groups)
 from vlrlbook.models import find_checkpoint, tiny_twin
 from vlrlbook.rewards import is_right, load_reward
 
-SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, logging_steps=1, save_steps=0, max_completion_length=8)
+SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, logging_steps=1, save_steps=0,
+             max_completion_length=8)
 
 
 def trained(given, dataset=None):
@@ -50,12 +52,14 @@ def test_vqa_rows_from_a_file(tmp_path):
 def test_a_missing_picture_of_a_vqa_row_is_named(tmp_path):
     path = write_rows(tmp_path)
     (tmp_path / "7.png").unlink()
-    with pytest.raises(ValueError, match="vqa.missing: row 7, '7.png'"): load_data(read_settings(GRPOSettings, {**SHORT, "task": "vqa", "data": path}))
+    with pytest.raises(ValueError, match="vqa.missing: row 7, '7.png'"):
+        load_data(read_settings(GRPOSettings, {**SHORT, "task": "vqa", "data": path}))
 
 
 def test_pictures_in_the_middle_of_a_question_train(tmp_path):
     "TRL gets the marks where the question has them; two pictures of unequal size in one row"
-    samples = [Sample(f"Compare <image> with <image>, {i}.", "3", [Image.new("RGB", (112, 56), "red"), Image.new("RGB", (56, 112), "blue")], "counting", i) for i in range(4)]
+    samples = [Sample(f"Compare <image> with <image>, {i}.", "3",
+                      [Image.new("RGB", (112, 56), "red"), Image.new("RGB", (56, 112), "blue")], "counting", i) for i in range(4)]
     log, _ = trained(dict(output_dir=str(tmp_path), max_steps=1), to_dataset(samples))
     assert len(log) == 1
 
@@ -66,14 +70,16 @@ def test_the_latest_logged_groups_lie_in_a_file(tmp_path):
     recorder = Recorder(G, path, every=5)
     samples = [s for s in synthetic_vqa(6, seed=1) for _ in range(G)]
     parts = [dict(overall=float(i % 2), odd=float("nan")) for i in range(len(samples))]
-    ask = lambda step: recorder([f"<{i}>" for i in range(len(samples))], parts, samples, SimpleNamespace(global_step=step - 1, max_steps=20))
+    ask = lambda step: recorder([f"<{i}>" for i in range(len(samples))], parts, samples,
+                                SimpleNamespace(global_step=step - 1, max_steps=20))
     ask(4)
     assert not path.exists()
     for step in (5, 6): ask(step)
     found = json.loads(path.read_text())
     assert (found["step"], found["total_steps"], len(found["groups"])) == (5, 20, 4)
     group = found["groups"][1]
-    assert (group["question"], group["truth"]) == (samples[2].question, samples[2].answer) and group["image"].startswith("data:image/png;base64,")
+    assert (group["question"], group["truth"]) == (samples[2].question,
+        samples[2].answer) and group["image"].startswith("data:image/png;base64,")
     assert [a["text"] for a in group["answers"]] == ["<2>", "<3>"] and group["answers"][1]["parts"] == dict(overall=1.0, odd=None)
     assert group["answers"][0]["advantage"] < 0 < group["answers"][1]["advantage"]
 
@@ -82,17 +88,20 @@ def test_a_run_that_is_asked_to_stop_saves_first(tmp_path, monkeypatch):
     order = tmp_path / "order"
     order.write_text("run 1")
     monkeypatch.setenv("VLRLBOOK_STOP", str(order))
-    settings = read_settings(GRPOSettings, dict(warm_steps=2, max_steps=6, batch_size=8, num_generations=4, logging_steps=1, save_steps=0, num_iterations=2, output_dir=str(tmp_path / "out")))
+    settings = read_settings(GRPOSettings, dict(warm_steps=2, max_steps=6, batch_size=8, num_generations=4, logging_steps=1, save_steps=0,
+        num_iterations=2, output_dir=str(tmp_path / "out")))
     model, processor = load_policy(settings)
     log = RunLog()
-    trainer = make_trainer(settings, model, processor, load_data(settings)[0], recorder=lambda *args: order.write_text("interrupt 1"), log=log)
+    trainer = make_trainer(settings, model, processor, load_data(settings)[0], recorder=lambda *args: order.write_text("interrupt 1"),
+                           log=log)
     with pytest.raises(Interrupted, match="checkpoint-2 is saved"): trainer.train()
     assert find_checkpoint(tmp_path / "out", "true").endswith("checkpoint-2") and log.series("loss")[0] == [1, 2]
 
 
 def test_marks_of_both_tasks():
     drawn, asked = Sample("?", "A photo of 3 discs", task="counting"), drawn_questions(1, 0)[0]
-    assert is_right("three", drawn.answer) and not is_right("no idea", drawn.answer) and is_right(f"<think>.</think><answer>{asked.answer}</answer>", asked.answer, "vqa")
+    assert is_right("three", drawn.answer) and not is_right("no idea",
+        drawn.answer) and is_right(f"<think>.</think><answer>{asked.answer}</answer>", asked.answer, "vqa")
     scored = marks([asked], [[f"<think>.</think><answer>{asked.answer}</answer>", "none"]], load_reward("vqa"))
     assert scored["exact"] == [0.5] and scored["verbatim"] == [0.5] and scored["error"][0] != scored["error"][0]
 
@@ -101,7 +110,8 @@ def half_silent(completion, answer): return dict(overall=float(len(completion) %
 
 
 def test_refill_replaces_silent_groups_and_says_what_it_cost(tmp_path):
-    log, _ = trained(dict(output_dir=str(tmp_path), refill=3, reward="test_grpo:half_silent", num_generations=2, batch_size=16, max_steps=3))
+    log, _ = trained(dict(output_dir=str(tmp_path), refill=3, reward="test_grpo:half_silent", num_generations=2, batch_size=16,
+                          max_steps=3))
     rows = log.rows
     assert all(r["silent_left"] <= r["silent"] for r in rows) and any(r["extra_answers"] > 0 for r in rows)
 
@@ -111,16 +121,21 @@ def test_refilled_rows_keep_pictures_tokens_and_advantages_together():
     from vlrlbook.data import encode
     model, processor = tiny_twin("qwen2_5_vl")
     def scored(texts, sides, G, advantages):
-        samples = [Sample(t, "", [Image.new("RGB", side, colour)]) for t, side, colour in zip(texts, sides, ("red", "blue", "green")) for _ in range(G)]
+        samples = [Sample(t, "", [Image.new("RGB", side, colour)]) for t, side, colour in zip(texts, sides,
+            ("red", "blue", "green")) for _ in range(G)]
         prompts = encode(processor, samples)
         C = 3 + len(texts)
         completion = torch.arange(len(samples) * C).view(-1, C) % 40 + 10
         kinds = torch.cat([prompts["mm_token_type_ids"], torch.zeros_like(completion)], 1)
-        return dict(prompt_ids=prompts["input_ids"], prompt_mask=prompts["attention_mask"], completion_ids=completion, completion_mask=torch.ones_like(completion), advantages=torch.tensor(advantages),
-                    pixel_values=prompts["pixel_values"], image_grid_thw=prompts["image_grid_thw"], num_images=[1] * len(samples), mm_token_type_ids=kinds, num_items_in_batch=torch.tensor(completion.numel()))
+        return dict(prompt_ids=prompts["input_ids"], prompt_mask=prompts["attention_mask"], completion_ids=completion,
+                    completion_mask=torch.ones_like(completion), advantages=torch.tensor(advantages),
+                    pixel_values=prompts["pixel_values"], image_grid_thw=prompts["image_grid_thw"], num_images=[1] * len(samples),
+                    mm_token_type_ids=kinds, num_items_in_batch=torch.tensor(completion.numel()))
     @torch.no_grad()
     def logps(b):
-        out = model(input_ids=torch.cat([b["prompt_ids"], b["completion_ids"]], 1), attention_mask=torch.cat([b["prompt_mask"], b["completion_mask"]], 1), pixel_values=b["pixel_values"], image_grid_thw=b["image_grid_thw"], mm_token_type_ids=b["mm_token_type_ids"])
+        out = model(input_ids=torch.cat([b["prompt_ids"], b["completion_ids"]], 1),
+                    attention_mask=torch.cat([b["prompt_mask"], b["completion_mask"]], 1), pixel_values=b["pixel_values"],
+                    image_grid_thw=b["image_grid_thw"], mm_token_type_ids=b["mm_token_type_ids"])
         P = b["prompt_ids"].shape[1]
         chosen = out.logits[:, P - 1:-1].log_softmax(-1).gather(-1, b["completion_ids"][..., None])[..., 0]
         return [row[mask.bool()] for row, mask in zip(chosen, b["completion_mask"])]
@@ -133,13 +148,18 @@ def test_refilled_rows_keep_pictures_tokens_and_advantages_together():
 
 
 def test_the_services_objects_are_settings():
-    config = dict(num_epochs=50, learning_rate=5e-5, batch_size=1, gradient_accumulation_steps=8, num_generations=8, temperature=0.2, use_4bit=True, max_image_size=512, seed=43)
-    assert service_settings(config, dict(r=64, lora_alpha=128, lora_dropout=0.05), size="gpu") == read_settings(GRPOSettings, dict(size="gpu"))
+    config = dict(num_epochs=50, learning_rate=5e-5, batch_size=1, gradient_accumulation_steps=8, num_generations=8, temperature=0.2,
+                  use_4bit=True, max_image_size=512, seed=43)
+    assert service_settings(config, dict(r=64, lora_alpha=128, lora_dropout=0.05), size="gpu") == read_settings(GRPOSettings,
+        dict(size="gpu"))
     assert service_settings({}, dict(r=8, alpha=16, dropout=0.1)).lora_alpha == 16
-    with pytest.raises(SettingsError, match="training_config: there is no 'learning_rat'.*did you mean 'learning_rate'"): service_settings(dict(learning_rat=1))
+    with pytest.raises(SettingsError, match="training_config: there is no 'learning_rat'.*did you mean 'learning_rate'"):
+        service_settings(dict(learning_rat=1))
 
 
-@pytest.mark.parametrize("text, message", [("lr: fast", "run.yaml: lr = 'fast'"), ("[1, 2]", "expected names and values"), ("lr: [", "run.yaml: cannot be read"), ("learning_rates: 1", "did you mean")])
+@pytest.mark.parametrize("text, message",
+                         [("lr: fast", "run.yaml: lr = 'fast'"), ("[1, 2]", "expected names and values"),
+                          ("lr: [", "run.yaml: cannot be read"), ("learning_rates: 1", "did you mean")])
 def test_bad_settings_files(tmp_path, text, message):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(SettingsError, match=message): load_settings(tmp_path / "run.yaml")
@@ -150,8 +170,10 @@ def test_the_command_refuses_what_it_does_not_know():
     with pytest.raises(SystemExit, match="expected --name value"): main(["--lr"])
 
 
-@pytest.mark.parametrize("given, message", [(dict(save_steps=3, num_iterations=2), "multiple of num_iterations"), (dict(refill=1, batch_size=4, gradient_accumulation_steps=4, num_generations=16), None),
-                                            (dict(task="cuont"), "task = 'cuont'"), (dict(image_dir="nowhere"), "image_dir"), (dict(refill=-1), "refill = -1")])
+@pytest.mark.parametrize("given, message", [(dict(save_steps=3, num_iterations=2), "multiple of num_iterations"),
+                                            (dict(refill=1, batch_size=4, gradient_accumulation_steps=4, num_generations=16), None),
+                                            (dict(task="cuont"), "task = 'cuont'"), (dict(image_dir="nowhere"), "image_dir"),
+                                            (dict(refill=-1), "refill = -1")])
 def test_rules_of_the_new_settings(given, message):
     if message is None: read_settings(GRPOSettings, given)
     else:
@@ -161,8 +183,12 @@ def test_rules_of_the_new_settings(given, message):
 def test_model_card_names_data_reward_settings_commit_and_results():
     settings = read_settings(GRPOSettings, {})
     half = dict(exact_accuracy=0.5, mean_reward=0.8, n=9)
-    card = model_card(settings, dict(commit="abc1234", gain={"greedy": dict(exact_accuracy=0.1, exact_accuracy_ci95=(0.0, 0.2), mean_reward=0.1, mean_reward_ci95=(0.0, 0.2))}, before={"greedy": half}, after={"greedy": half}))
-    assert card.startswith("---\nbase_model: tiny-qwen2_5_vl\nlibrary_name: peft") and all(t in card for t in ("drawn pictures", "`counting`", "abc1234", "| lr | `5e-05` |", "n = 9", "+0.100 (+0.000 to +0.200)"))
+    card = model_card(settings,
+                      dict(commit="abc1234",
+                           gain={"greedy": dict(exact_accuracy=0.1, exact_accuracy_ci95=(0.0, 0.2), mean_reward=0.1,
+                                                mean_reward_ci95=(0.0, 0.2))}, before={"greedy": half}, after={"greedy": half}))
+    assert card.startswith("---\nbase_model: tiny-qwen2_5_vl\nlibrary_name: peft") and all(t in card for t in ("drawn pictures",
+        "`counting`", "abc1234", "| lr | `5e-05` |", "n = 9", "+0.100 (+0.000 to +0.200)"))
 
 
 FIXED = '''
@@ -188,15 +214,19 @@ def test_two_processes_take_the_same_step_as_one(tmp_path):
     (tmp_path / "fixed.py").write_text(FIXED)
     (tmp_path / "paid.py").write_text("def by_length(completion, answer): return dict(overall=float(len(completion) % 5))\n")
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    common = ["--warm_steps", "2", "--max_steps", "3", "--num_generations", "4", "--lora_dropout", "0", "--logging_steps", "1", "--save_steps", "0", "--reward", "paid:by_length", "--lr", "1e-3"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] # what accelerate launch starts on GPUs; on a CPU it would want MPI
+    common = ["--warm_steps", "2", "--max_steps", "3", "--num_generations", "4", "--lora_dropout", "0", "--logging_steps", "1",
+              "--save_steps", "0", "--reward", "paid:by_length", "--lr", "1e-3"]
+    # what accelerate launch starts on GPUs; on a CPU it would want MPI
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for n in (1, 2):
         launch = [sys.executable] if n == 1 else torchrun
-        done = subprocess.run([*launch, str(tmp_path / "fixed.py"), *common, "--batch_size", str(16 // n), "--output_dir", str(tmp_path / str(n))], env=env, cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([*launch, str(tmp_path / "fixed.py"), *common, "--batch_size", str(16 // n), "--output_dir",
+                               str(tmp_path / str(n))], env=env, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (RunLog.read(tmp_path / n / "run_log.csv") for n in "12")
     assert json.loads((tmp_path / "2" / "results.json").read_text())["processes"] == 2
-    for name in ("reward", "loss", "grad_norm", "length"): assert two.series(name)[1] == pytest.approx(one.series(name)[1], rel=1e-4, abs=1e-6), name
+    for name in ("reward", "loss", "grad_norm", "length"):
+        assert two.series(name)[1] == pytest.approx(one.series(name)[1], rel=1e-4, abs=1e-6), name
     a, b = (load_file(tmp_path / n / "adapter_model.safetensors") for n in "12")
     assert any(w.abs().max() > 1e-4 for k, w in a.items() if "lora_B" in k)
     for k in a: assert torch.allclose(a[k], b[k], atol=2e-5), k

@@ -1,4 +1,5 @@
-"""The main job as people run it: papermill, from the repository and from elsewhere, with the card's parameter, with mistakes, and with real photographs."""
+"""The main job as people run it: papermill, from the repository and from elsewhere, with the card's parameter, with mistakes, and
+with real photographs."""
 import json
 import os
 import subprocess
@@ -14,13 +15,15 @@ from vlrlbook.rewards import counting_reward, read_count
 
 CHAPTER = str(ROOT / "nbs" / "05_grpo.ipynb")
 SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, eval_answers=2, logging_steps=1, save_steps=1)
-SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json"}
+SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",
+         "preprocessor_config.json", "trainer_state.json"}
 
 
 def job(folder, chapter=CHAPTER, **parameters):
     "Run chapter 05 with papermill in `folder`"
     options = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", chapter, "out.ipynb", *options, "--no-progress-bar"], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "papermill", chapter, "out.ipynb", *options, "--no-progress-bar"], cwd=folder,
+                          capture_output=True, text=True)
 
 
 def results(folder, name="runs/05_grpo"): return json.loads((folder / name / "results.json").read_text())
@@ -80,7 +83,9 @@ def test_an_existing_adapter_goes_on_training(short_run):
     assert SEVEN <= {p.name for p in (short_run / "runs/second").iterdir()}
 
 
-@pytest.mark.parametrize("wrong, message", [({"learing_rate": 1e-4}, "there is no 'learing_rate': did you mean"), ({"lr": "fast"}, "lr = 'fast': expected float"), ({"batch_size": 12}, "nearest: 16")])
+@pytest.mark.parametrize("wrong, message",
+                         [({"learing_rate": 1e-4}, "there is no 'learing_rate': did you mean"),
+                          ({"lr": "fast"}, "lr = 'fast': expected float"), ({"batch_size": 12}, "nearest: 16")])
 def test_mistakes_stop_at_once(tmp_path, wrong, message):
     done = job(tmp_path, **wrong)
     assert done.returncode != 0 and message in done.stderr
@@ -91,7 +96,8 @@ def test_tag_survives_cleaning(tmp_path):
     "clean, then run: nbdev_clean of a copy keeps the parameters tag"
     notebook = tmp_path / "copy.ipynb"
     notebook.write_text((ROOT / "nbs" / "05_grpo.ipynb").read_text())
-    subprocess.run(["nbdev_clean", "--fname", str(notebook)], cwd=ROOT, check=True, env={**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"})
+    subprocess.run(["nbdev_clean", "--fname", str(notebook)], cwd=ROOT, check=True,
+                   env={**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"})
     tags = [c["metadata"].get("tags") for c in json.loads(notebook.read_text())["cells"]]
     assert ["parameters"] in tags
 
@@ -99,7 +105,8 @@ def test_tag_survives_cleaning(tmp_path):
 def test_console_command_runs_a_chapter(tmp_path):
     bad = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "run", "grpoo", "out.ipynb"], cwd=tmp_path, capture_output=True, text=True)
     assert bad.returncode and "did you mean '05_grpo'" in bad.stderr
-    done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "run", "05_grpo", "made/out.ipynb", "-p", "size", "huge"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "run", "05_grpo", "made/out.ipynb", "-p", "size", "huge"], cwd=tmp_path,
+                          capture_output=True, text=True)
     assert done.returncode and "size = 'huge'" in done.stderr
     assert subprocess.run([sys.executable, "-m", "vlrlbook.cli", "notebooks", "book"], cwd=tmp_path).returncode == 0
     assert (tmp_path / "book" / "05_grpo.ipynb").exists()
@@ -125,7 +132,8 @@ def test_a_truth_without_a_number_stops_before_a_step(tmp_path):
 def test_real_photographs_run_through(tmp_path):
     from PIL import Image
     rows = [json.loads(line) for line in (SHARED / "coco_open_count" / "counts.jsonl").open()]
-    samples = [Sample(f"How many {thing}s are in the picture?", f"A photo of {n} {thing}{'s' * (n > 1)}", [Image.open(SHARED / "coco_open_count" / r["image"]).convert("RGB")])
+    samples = [Sample(f"How many {thing}s are in the picture?", f"A photo of {n} {thing}{'s' * (n > 1)}",
+                      [Image.open(SHARED / "coco_open_count" / r["image"]).convert("RGB")])
                for r in rows for thing, n in list(r["counts"].items())[:1]]
     write_counting_zip(samples, tmp_path / "photos.zip")
     done = job(tmp_path, **SHORT, data="photos.zip", max_image_size=224)

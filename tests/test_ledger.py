@@ -1,4 +1,5 @@
-"""Jobs may be killed at any moment: none is lost, none runs twice. VLRLBOOK_FULL=1 runs every fault as often as the chapter's table says."""
+"""Jobs may be killed at any moment: none is lost, none runs twice. VLRLBOOK_FULL=1 runs every fault as often as the chapter's table
+says."""
 import csv
 import json
 import os
@@ -20,17 +21,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from vlrlbook import jobs as module
 from vlrlbook.core import RunLog, damage
-from vlrlbook.jobs import (Jobs, KeyReused, LedgerUnavailable, Log, NetworkFolder, NoCheckpoint, QueueFull, UnknownJob, WrongState, clean, devices_of, ends, file_system, job_tag, last_row, live,
+from vlrlbook.jobs import (Jobs, KeyReused, LedgerUnavailable, Log, NetworkFolder, NoCheckpoint, QueueFull, UnknownJob, WrongState, clean,
+                           devices_of, ends, file_system, job_tag, last_row, live,
                            newest_checkpoint, signal_all, states, tagged, verdict)
 
 FULL = bool(os.environ.get("VLRLBOOK_FULL"))
-own_mounts = subprocess.run(["unshare", "-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode == 0 if shutil.which("unshare") else False
+own_mounts = subprocess.run(["unshare", "-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"],
+                            capture_output=True).returncode == 0 if shutil.which("unshare") else False
 needs_mounts = pytest.mark.skipif(not own_mounts, reason="this machine gives no mount name space")
-FAULTS = [("kill_at_random", (), 16, 300), ("cancel_in_every_state", (), 7, 100), ("two_servers", (), 5, 20), ("restart_with_queue", (), 1, 20), ("clock_jumps", (), 1, 20), ("bad_endings", (), 1, 20),
+FAULTS = [("kill_at_random", (), 16, 300), ("cancel_in_every_state", (), 7, 100), ("two_servers", (), 5, 20),
+          ("restart_with_queue", (), 1, 20), ("clock_jumps", (), 1, 20), ("bad_endings", (), 1, 20),
           ("odd_texts", (), 14, 100), ("damaged_checkpoints", (), 1, 5), ("disk_full", ("ledger",), 1, 20), ("disk_full", ("log",), 1, 20)]
 
 
-@pytest.mark.parametrize("name, more, few, many", [pytest.param(*f, marks=needs_mounts if f[0] == "disk_full" else (), id=" ".join([f[0], *f[1]])) for f in FAULTS])
+@pytest.mark.parametrize("name, more, few, many",
+                         [pytest.param(*f, marks=needs_mounts if f[0] == "disk_full" else (), id=" ".join([f[0], *f[1]])) for f in FAULTS])
 def test_fault(name, more, few, many):
     found = getattr(faults, name)(many if FULL else few, *more)
     assert found["failures"] == 0, found
@@ -66,7 +71,8 @@ def test_the_same_key_is_the_same_job(tmp_path):
         assert jobs.submit("a", {}, key="k", request_hash="1").job_id == one.job_id
         with pytest.raises(KeyReused): jobs.submit("b", {}, key="k", request_hash="2")
         assert jobs.submit("a", {}).job_id != one.job_id and len(jobs.list()[0]) == 2
-        assert sorted(p.name for p in (tmp_path / "jobs").iterdir()) == sorted(j.job_id for j in jobs.list()[0]) and not list((tmp_path / "tmp").iterdir())
+        assert sorted(p.name for p in (tmp_path / "jobs").iterdir()) == sorted(j.job_id for j in jobs.list()[0]) and not list(
+            (tmp_path / "tmp").iterdir())
         jobs.remove(jobs.cancel(one.job_id).job_id)
         assert jobs.submit("b", {}, key="k", request_hash="2").status == "queued"
 
@@ -102,7 +108,8 @@ def test_pages_of_the_list(tmp_path):
         assert found == ids[::-1]
 
 
-MOUNTS = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /home rw shared:1 - nfs4 server:/home rw\n3 2 8:2 / /home/me/my\\040disk rw - xfs /dev/sdb rw\n"
+MOUNTS = ("1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /home rw shared:1 - nfs4 server:/home rw\n"
+          "3 2 8:2 / /home/me/my\\040disk rw - xfs /dev/sdb rw\n")
 
 
 @pytest.mark.parametrize("path, kind", [("/data", "ext4"), ("/home/me", "nfs4"), ("/home/me/my disk/x", "xfs"), ("/homely", "ext4")])
@@ -129,11 +136,14 @@ def test_a_locked_ledger_says_so_and_recovers(tmp_path):
 def test_what_a_crash_left_is_tidied(tmp_path):
     with opened(tmp_path) as jobs: kept = jobs.submit("a", {})
     for name in ("jobs/0123456789abcdef", "tmp/job-x"): (tmp_path / name).mkdir()
-    with opened(tmp_path) as jobs: assert [p.name for p in (tmp_path / "jobs").iterdir()] == [kept.job_id] and not list((tmp_path / "tmp").iterdir())
+    with opened(tmp_path) as jobs:
+        assert [p.name for p in (tmp_path / "jobs").iterdir()] == [kept.job_id] and not list((tmp_path / "tmp").iterdir())
 
 
-@pytest.mark.parametrize("text, row", [("", {}), ("step,loss\n", {}), ("step,loss\n1,0.5\n2,0.", dict(step="1", loss="0.5")), ("step,loss,kl\n1,0.5,\n2,,3\n", dict(step="2", loss="0.5", kl="3")),
-                                       ("step,loss\n1,0.5\n2\n", dict(step="1", loss="0.5")), ("step,loss\n" + "".join(f"{i},{i}\n" for i in range(9999)), dict(step="9998", loss="9998"))])
+@pytest.mark.parametrize("text, row", [("", {}), ("step,loss\n", {}), ("step,loss\n1,0.5\n2,0.", dict(step="1", loss="0.5")),
+                                       ("step,loss,kl\n1,0.5,\n2,,3\n", dict(step="2", loss="0.5", kl="3")),
+                                       ("step,loss\n1,0.5\n2\n", dict(step="1", loss="0.5")),
+                                       ("step,loss\n" + "".join(f"{i},{i}\n" for i in range(9999)), dict(step="9998", loss="9998"))])
 def test_the_last_whole_row(tmp_path, text, row):
     (tmp_path / "log.csv").write_text(text)
     assert last_row(tmp_path / "log.csv") == row
@@ -151,7 +161,8 @@ def test_progress_does_not_fall_within_an_attempt(tmp_path):
             if now.attempt == 2 and now.status == "training": seen.append((now.progress, now.current_step))
         last = jobs.get(job.job_id)
         assert seen == sorted(seen) and len(set(seen)) > 5
-        assert seen[0][1] >= int(last.resumed_from[11:]) and last.resumed_from != "checkpoint-0" and (last.progress, last.current_step, last.attempt) == (100, 60, 2)
+        assert seen[0][1] >= int(last.resumed_from[11:]) and last.resumed_from != "checkpoint-0" and (last.progress, last.current_step,
+            last.attempt) == (100, 60, 2)
         assert all(p < 100 for p, _ in seen)
 
 
@@ -244,10 +255,14 @@ NONE = "there is none"
 
 
 @pytest.mark.parametrize("code, tail, whole, killed, expected", [
-    (0, "", None, False, ("completed", None)), (-9, "", None, False, ("completed", None)), (1, "ValueError: while leaving", None, False, ("completed", None)),
-    (0, "", NONE, False, ("failed", "trainer.no_artefact")), (0, "", "x has 1 bytes, not 2", False, ("failed", "trainer.no_artefact")), (1, "a\nValueError: x", NONE, False, ("failed", "trainer.exit")),
-    (1, "torch.OutOfMemoryError: CUDA out of memory.", NONE, False, ("failed", "trainer.out_of_memory")), (-9, "", NONE, True, ("failed", "trainer.out_of_memory")), (-9, "", NONE, False, ("failed", "trainer.killed")),
-    (-11, "", NONE, False, ("failed", "trainer.killed")), (1, "SettingsError: lr", NONE, False, ("failed", "trainer.parameters")), (1, "SettingsError: shown on the page\n" + "x" * 3000 + "\nKeyError: 1", NONE, False, ("failed", "trainer.exit")),
+    (0, "", None, False, ("completed", None)), (-9, "", None, False, ("completed", None)),
+    (1, "ValueError: while leaving", None, False, ("completed", None)),
+    (0, "", NONE, False, ("failed", "trainer.no_artefact")), (0, "", "x has 1 bytes, not 2", False, ("failed", "trainer.no_artefact")),
+    (1, "a\nValueError: x", NONE, False, ("failed", "trainer.exit")),
+    (1, "torch.OutOfMemoryError: CUDA out of memory.", NONE, False, ("failed", "trainer.out_of_memory")),
+    (-9, "", NONE, True, ("failed", "trainer.out_of_memory")), (-9, "", NONE, False, ("failed", "trainer.killed")),
+    (-11, "", NONE, False, ("failed", "trainer.killed")), (1, "SettingsError: lr", NONE, False, ("failed", "trainer.parameters")),
+    (1, "SettingsError: shown on the page\n" + "x" * 3000 + "\nKeyError: 1", NONE, False, ("failed", "trainer.exit")),
     (1, "OSError: [Errno 28] No space left on device", NONE, False, ("failed", "trainer.disk_full"))])
 def test_verdicts(code, tail, whole, killed, expected):
     found = verdict(code, tail, whole, killed)
@@ -255,7 +270,9 @@ def test_verdicts(code, tail, whole, killed, expected):
     assert found["state"] == "completed" or "ValueError" not in tail or "ValueError: x" in found["error_message"]
 
 
-@pytest.mark.parametrize("given, kept", [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None), ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n")])
+@pytest.mark.parametrize("given, kept",
+                         [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None),
+                          ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n")])
 def test_clean(given, kept): assert clean(given) == kept
 
 
@@ -266,7 +283,8 @@ def test_submitits_local_executor(tmp_path):
 
 @pytest.mark.skipif(not FULL or not find_spec("ray"), reason="Ray takes half a minute to start: VLRLBOOK_FULL=1, and the extra cluster")
 def test_ray_jobs(tmp_path):
-    words = f"{Path(sys.executable).parent}/ray start --head --block --num-cpus 1 --port 26389 --dashboard-port 28266 --ray-client-server-port 28267 --object-store-memory 100000000 --disable-usage-stats --temp-dir {tmp_path}/ray"
+    words = (f"{Path(sys.executable).parent}/ray start --head --block --num-cpus 1 --port 26389 --dashboard-port 28266 "
+             f"--ray-client-server-port 28267 --object-store-memory 100000000 --disable-usage-stats --temp-dir {tmp_path}/ray")
     ray = subprocess.Popen(words.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         from urllib.error import URLError
@@ -319,7 +337,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=known, steps=st.integers(1, 6), end=st.sampled_from(["well", "well", "exit", "kill", "nothing"]), deaf=st.booleans())
     def submit(self, steps, end, deaf):
-        self.told.add(job := self.jobs.submit("x", dict(max_steps=steps, seconds=0.02, end=end, deaf=deaf, child=True, save_steps=1), TRAINER).job_id)
+        self.told.add(job := self.jobs.submit("x", dict(max_steps=steps, seconds=0.02, end=end, deaf=deaf, child=True, save_steps=1),
+                                              TRAINER).job_id)
         return job
 
     @rule(job=known)
@@ -379,7 +398,8 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=100 if FULL else 10, stateful_step_count=25 if FULL else 12, deadline=None, suppress_health_check=list(HealthCheck))
+TestMachine.settings = settings(max_examples=100 if FULL else 10, stateful_step_count=25 if FULL else 12, deadline=None,
+                                suppress_health_check=list(HealthCheck))
 
 
 def test_chapter_05_as_a_job_killed_and_resumed(tmp_path):
@@ -391,12 +411,15 @@ def test_chapter_05_as_a_job_killed_and_resumed(tmp_path):
         signal_all(supervisors(tmp_path), signal.SIGKILL)
         wait(lambda: jobs.get(job.job_id).status in ends, 300)
         found, folder = jobs.get(job.job_id), jobs.folder(job.job_id)
-        assert (found.status, found.attempt, found.progress, found.current_step, found.total_steps) == ("completed", 2, 100, 8, 8), (folder / "job.log").read_text()[-2000:]
+        assert (found.status, found.attempt, found.progress, found.current_step, found.total_steps) == ("completed", 2, 100, 8,
+            8), (folder / "job.log").read_text()[-2000:]
         assert int(found.resumed_from[11:]) >= 1 and not everybody(tmp_path)
-        assert SEVEN | {"results.json", "run_log.csv", "out.ipynb", "predictions.jsonl", "manifest.json"} <= {p.name for p in (folder / "result").iterdir()} and damage(folder / "result") is None
+        assert SEVEN | {"results.json", "run_log.csv", "out.ipynb", "predictions.jsonl",
+                        "manifest.json"} <= {p.name for p in (folder / "result").iterdir()} and damage(folder / "result") is None
         assert RunLog.read(folder / "result" / "run_log.csv").series("lr")[0] == list(range(1, 9))
         shown = json.loads((folder / "run" / "rollouts_now.json").read_text())
-        assert (shown["step"], shown["total_steps"]) == (8, 8) and shown["groups"][0]["image"].startswith("data:image/png") and len(shown["groups"][0]["answers"]) == 4
+        assert (shown["step"], shown["total_steps"]) == (8,
+            8) and shown["groups"][0]["image"].startswith("data:image/png") and len(shown["groups"][0]["answers"]) == 4
         bad = jobs.submit("bad", {"lr": "fast"})
         wait(lambda: jobs.get(bad.job_id).status in ends, 120)
         assert jobs.get(bad.job_id).error_code == "trainer.parameters" and "lr = 'fast'" in jobs.get(bad.job_id).error_message

@@ -28,7 +28,8 @@ def test_papermill_help_is_complete():
     found = papermill.inspect_notebook(str(CHAPTER))
     assert {p["inferred_type_name"] for p in found.values()} <= {"str", "int", "float", "bool"}
     assert all(p["help"] for p in found.values())
-    assert {"lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_generations", "temperature", "use_4bit", "max_image_size", "seed",
+    assert {"lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "num_generations", "temperature", "use_4bit",
+            "max_image_size", "seed",
             "lora_r", "lora_alpha", "lora_dropout", "reward", "use_vllm", "adapter", "resume"} <= set(found)
 
 
@@ -41,10 +42,13 @@ def test_gpu_preset_has_the_counting_systems_defaults():
 
 @pytest.mark.parametrize("given_, message", [
     ({"learing_rate": 1e-5}, "did you mean 'learning_rate'"), ({"num_generation": 8}, "did you mean 'num_generations'"),
-    ({"lr": "fast"}, "lr = 'fast': expected float"), ({"lr": -1}, "lr = -1"), ({"lr": float("inf")}, "expected float"), ({"seed": 1.5}, "expected int"),
-    ({"use_vllm": "yes"}, "expected bool"), ({"size": "gpus"}, "did you mean 'gpu'"), ({"batch_size": 20}, "nearest: 16"), ({"num_generations": 1}, "at least 2"),
+    ({"lr": "fast"}, "lr = 'fast': expected float"), ({"lr": -1}, "lr = -1"), ({"lr": float("inf")}, "expected float"),
+    ({"seed": 1.5}, "expected int"),
+    ({"use_vllm": "yes"}, "expected bool"), ({"size": "gpus"}, "did you mean 'gpu'"), ({"batch_size": 20}, "nearest: 16"),
+    ({"num_generations": 1}, "at least 2"),
     ({"use_4bit": True}, "use_4bit with a tiny twin"), ({"size": "gpu", "use_lora": False}, "use_4bit with use_lora false"),
-    ({"loss_type": "dappo"}, "did you mean 'dapo'"), ({"data": "none.zip"}, "no such file"), ({"adapter": "nowhere"}, "no adapter_config.json"),
+    ({"loss_type": "dappo"}, "did you mean 'dapo'"), ({"data": "none.zip"}, "no such file"),
+    ({"adapter": "nowhere"}, "no adapter_config.json"),
     ({"lr": 1e-5, "learning_rate": 1e-4}, "given twice"), ({"temperature": 0}, "temperature"), ({"lora_dropout": 1.0}, "lora_dropout")])
 def test_refused(given_, message):
     with pytest.raises(SettingsError, match=message): read_settings(GRPOSettings, given_)
@@ -58,7 +62,8 @@ def test_vllm_missing_names_its_extra():
 def test_floats_survive_their_text(x): assert as_type("x", repr(x), float) == x
 
 
-@given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.integers())), st.sampled_from([int, float, bool, str, int | None, dict]))
+@given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.integers())),
+       st.sampled_from([int, float, bool, str, int | None, dict]))
 def test_any_value_is_typed_or_refused(value, kind):
     try: got = as_type("x", value, kind)
     except SettingsError: return

@@ -50,7 +50,8 @@ def test_commands_and_links_exist():
     assert len(named) >= 8 and named <= set(known)
     links = re.findall(r"\]\(([^)#:]+)\)", chinese)
     assert len(links) > 10 and not [a for a in links if not (ROOT / a).exists()]
-    for command in ("make grpo", "make test", "papermill nbs/05_grpo.ipynb out.ipynb -p lr 5e-5", "pip install vlrlbook"): assert command in chinese and command in english
+    for command in ("make grpo", "make test", "papermill nbs/05_grpo.ipynb out.ipynb -p lr 5e-5", "pip install vlrlbook"):
+        assert command in chinese and command in english
 
 
 def test_another_measurement_is_another_text(copy):

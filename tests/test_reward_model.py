@@ -1,4 +1,5 @@
-"""The reward model: scores that depend on nothing but question and answer, losses by hand, runs that can be resumed, and its pay in chapter 05."""
+"""The reward model: scores that depend on nothing but question and answer, losses by hand, runs that can be resumed, and its pay in
+chapter 05."""
 import json
 import os
 import subprocess
@@ -11,7 +12,8 @@ from conftest import ROOT, SHARED
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
 from vlrlbook.data import DataError, draw_discs, permuted, synthetic_preferences
 from vlrlbook.models import add_lora, families, save_model, tiny_twin
-from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, as_reward, encode_answers, encode_pairs, load_model, load_rows, make_trainer, pair_report, pairs_of, pairwise_loss,
+from vlrlbook.reward_model import (RewardModelSettings, VLRewardModel, as_reward, encode_answers, encode_pairs, load_model, load_rows,
+                                   make_trainer, pair_report, pairs_of, pairwise_loss,
                                    plain_baselines, read_pair_rows, score_rows, squash, start_run, train_reward_model)
 from test_parameters import parsed
 
@@ -47,7 +49,8 @@ def test_scores_depend_on_nothing_else(family):
     alone = [made.score_many([s], [a])[0] for s, a in zip(samples[:3], answers)]
     for size in (2, 3): assert made.score_many(samples[:3], answers[:3], size) == pytest.approx(alone, abs=1e-4)
     for side in ("left", "right"):
-        with torch.no_grad(): assert made(**encode_answers(processor, samples[:3], answers[:3], side=side)).tolist() == pytest.approx(alone, abs=1e-4)
+        with torch.no_grad():
+            assert made(**encode_answers(processor, samples[:3], answers[:3], side=side)).tolist() == pytest.approx(alone, abs=1e-4)
     assert len({round(a, 4) for a in alone}) == 3
 
 
@@ -57,8 +60,11 @@ def test_pairs_share_what_they_begin_with(family):
     backbone, processor = tiny_twin(family)
     model = VLRewardModel(backbone.model, processor)
     torch.nn.init.normal_(model.head[2].weight)
-    rows = [dict(query=q, image=[draw_discs(3, __import__("random").Random(0)).resize(side)] if side else None, response=["", ""], human_ranking=[0, 1]) for q, side in (("How many discs are there?", (112, 56)), ("And?", (56, 84)), ("Text?", None))]
-    batch = encode_pairs(processor, [dict(row=r, first=a, second=b, preference=1, margin=None) for r, (a, b) in zip(rows, (("there are three discs", "there are four"), ("one", "one"), ("", "yes")))], say=True)["encodings"]
+    rows = [dict(query=q, image=[draw_discs(3, __import__("random").Random(0)).resize(side)] if side else None, response=["", ""],
+                 human_ranking=[0, 1]) for q, side in (("How many discs are there?", (112, 56)), ("And?", (56, 84)), ("Text?", None))]
+    batch = encode_pairs(processor,
+                         [dict(row=r, first=a, second=b, preference=1, margin=None) for r, (a, b) in zip(rows,
+                             (("there are three discs", "there are four"), ("one", "one"), ("", "yes")))], say=True)["encodings"]
     found = []
     for shares in (True, False):
         model.shares = shares
@@ -67,11 +73,13 @@ def test_pairs_share_what_they_begin_with(family):
         (scores.sum() * 3 + said).backward()
         found.append((scores.detach(), said.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
     (a, x, ga), (b, y, gb) = found
-    assert (a - b).abs().max() < 1e-5 and x == pytest.approx(y, abs=1e-5) and (ga - gb).norm() <= 1e-5 * gb.norm() and len(set(a.tolist())) > 2
+    assert (a - b).abs().max() < 1e-5 and x == pytest.approx(y,
+        abs=1e-5) and (ga - gb).norm() <= 1e-5 * gb.norm() and len(set(a.tolist())) > 2
 
 
 def test_pictures_of_other_sizes_and_text_only(model):
-    samples = [question(3), Sample("How many?", "", [draw_discs(2, __import__("random").Random(0), side=84)], "preference"), Sample("Is it blue?", "", [], "preference")]
+    samples = [question(3), Sample("How many?", "", [draw_discs(2, __import__("random").Random(0), side=84)], "preference"),
+               Sample("Is it blue?", "", [], "preference")]
     alone = [model.score_many([s], ["yes"])[0] for s in samples]
     assert model.score_many(samples[:2], ["yes"] * 2) == pytest.approx(alone[:2], abs=1e-4)
     assert model.score_many(samples, ["yes"] * 3) == pytest.approx(alone, abs=1e-4)
@@ -102,7 +110,8 @@ def test_round_trip(tmp_path, activation, lora):
     assert again.score_many([cast()] * 3, ["A photo of 3 discs", "no", "A photo of 6 discs"]) == pytest.approx(before, abs=1e-5)
     assert again.facts == made.facts and (tmp_path / "m" / "adapter_model.safetensors").exists() == lora
     assert not [p for p in (tmp_path / "m").iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
-    assert {"preprocessor_config.json", "tokenizer.json", "head.safetensors", "reward_model.json", "manifest.json"} <= {p.name for p in (tmp_path / "m").iterdir()}
+    assert {"preprocessor_config.json", "tokenizer.json", "head.safetensors", "reward_model.json",
+            "manifest.json"} <= {p.name for p in (tmp_path / "m").iterdir()}
 
 
 def test_lora_trains_adapter_and_head_only(tmp_path):
@@ -126,7 +135,8 @@ def test_losses_have_the_right_gradient_signs():
         a, b = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
         pairwise_loss(a, b, torch.zeros(1), margin, form).sum().backward()
         assert a.grad > 0 > b.grad
-    with pytest.raises(ValueError, match="did you mean 'hinge'"): pairwise_loss(torch.zeros(1), torch.zeros(1), torch.ones(1), form="hinged")
+    with pytest.raises(ValueError, match="did you mean 'hinge'"):
+        pairwise_loss(torch.zeros(1), torch.zeros(1), torch.ones(1), form="hinged")
 
 
 def test_accumulated_steps_equal_one_large_one(tmp_path):
@@ -154,8 +164,10 @@ GOOD = dict(id=1, query="q", image=None, response=["a", "b"], human_ranking=[0, 
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (dict(response=["a"]), "two or more texts"), (dict(human_ranking=[0]), "2 responses but ranks"), (dict(human_ranking=[0, float("nan")]), "ranks must be numbers"), (dict(image="none.png"), "none.png"),
-    (dict(margin=float("nan")), "margin"), (dict(margin=-1), "margin"), (dict(query=" "), "query is empty"), (dict(image=3), "expected a path or bytes")])
+    (dict(response=["a"]), "two or more texts"), (dict(human_ranking=[0]), "2 responses but ranks"),
+    (dict(human_ranking=[0, float("nan")]), "ranks must be numbers"), (dict(image="none.png"), "none.png"),
+    (dict(margin=float("nan")), "margin"), (dict(margin=-1), "margin"), (dict(query=" "), "query is empty"),
+    (dict(image=3), "expected a path or bytes")])
 def test_bad_rows_stop_before_any_step(tmp_path, wrong, message):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in (GOOD, GOOD | wrong)))
@@ -171,7 +183,8 @@ def test_bad_files(tmp_path):
     (tmp_path / "list.jsonl").write_text("[1]\n")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "p.jsonl").write_text(json.dumps(GOOD | dict(image="text.png")) + "\n")
-    for name, message in (("a.csv", "expected .jsonl"), ("empty.jsonl", "no row"), ("list.jsonl", "expected an object"), ("p.jsonl", "cannot be decoded")):
+    for name, message in (("a.csv", "expected .jsonl"), ("empty.jsonl", "no row"), ("list.jsonl", "expected an object"),
+                          ("p.jsonl", "cannot be decoded")):
         with pytest.raises(DataError, match=message): read_pair_rows(tmp_path / name)
     with pytest.raises(SettingsError, match="no such file"): settings(tmp_path, train_data="nowhere.jsonl")
 
@@ -203,7 +216,8 @@ def test_report_of_a_perfect_and_a_deaf_judge():
     rows = permuted([GOOD | dict(id=i, group="gh"[i % 2]) for i in range(20)], 1)
     right = [[-float(r) for r in row["human_ranking"]] for row in rows]
     report = pair_report(rows, right, [s[::-1] for s in right])
-    assert report["pair_accuracy"] == report["macro"] == report["swap_consistency"]["consistent"] == 1 and set(report["by_group"]) == {"g", "h"}
+    assert report["pair_accuracy"] == report["macro"] == report["swap_consistency"]["consistent"] == 1 and set(report["by_group"]) == {"g",
+        "h"}
     assert pair_report(rows, [[0.0, 0.0]] * 20)["pair_accuracy"] == 0.5
     first = [[1.0, 0.0]] * 20
     assert pair_report(rows, first, first)["swap_consistency"]["consistent"] == 0
@@ -213,7 +227,8 @@ def test_report_of_a_perfect_and_a_deaf_judge():
 
 def test_parameters_cell_equals_settings():
     cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    body = (ROOT / "vlrlbook" / "reward_model.py").read_text().split("class RewardModelSettings:")[1].split("aliases:")[0].split('"\n', 1)[1]
+    body = (ROOT / "vlrlbook" / "reward_model.py").read_text().split("class RewardModelSettings:")[1].split("aliases:")[0].split('"\n',
+        1)[1]
     assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
 
 
@@ -225,13 +240,17 @@ def test_papermill_help_is_complete():
 
 def test_gpu_preset_has_the_systems_defaults():
     s = read_settings(RewardModelSettings, {"size": "gpu"})
-    assert (s.model, s.batch_size, s.lr, s.weight_decay, s.max_grad_norm, s.warmup_ratio) == ("Qwen/Qwen2-VL-2B-Instruct", 8, 1e-5, 0.01, 1.0, 0.1)
-    assert (s.num_workers, s.seed, s.num_epochs, s.score_min, s.score_max, s.margin, s.use_margin_loss, s.activation, s.lm_weight) == (4, 42, 10, -5.0, 5.0, 0.5, False, "silu", 0.0)
+    assert (s.model, s.batch_size, s.lr, s.weight_decay, s.max_grad_norm, s.warmup_ratio) == ("Qwen/Qwen2-VL-2B-Instruct", 8, 1e-5, 0.01,
+        1.0, 0.1)
+    assert (s.num_workers, s.seed, s.num_epochs, s.score_min, s.score_max, s.margin, s.use_margin_loss, s.activation, s.lm_weight) == (4,
+        42, 10, -5.0, 5.0, 0.5, False, "silu", 0.0)
 
 
 @pytest.mark.parametrize("given, message", [
-    (dict(loss_type="hinge"), "needs use_margin_loss"), (dict(score_min=5), "not below"), (dict(use_margin_loss=True, margin=11), "far apart"), (dict(load_weights_only=True), "without resume"),
-    (dict(activation="relu"), "activation"), (dict(report_to="wandbb"), "did you mean 'wandb'"), (dict(experiment_name="a/b"), "plain name"), (dict(warmup_ratio=1.0), "warmup_ratio"),
+    (dict(loss_type="hinge"), "needs use_margin_loss"), (dict(score_min=5), "not below"),
+    (dict(use_margin_loss=True, margin=11), "far apart"), (dict(load_weights_only=True), "without resume"),
+    (dict(activation="relu"), "activation"), (dict(report_to="wandbb"), "did you mean 'wandb'"),
+    (dict(experiment_name="a/b"), "plain name"), (dict(warmup_ratio=1.0), "warmup_ratio"),
     (dict(learning_rat=1), "did you mean 'learning_rate'"), (dict(image_dir="nowhere"), "no such directory")])
 def test_refused(given, message):
     with pytest.raises(SettingsError, match=message): read_settings(RewardModelSettings, given)
@@ -248,7 +267,8 @@ def run(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(run):
     folder, results = run
     out = Path(results["run_dir"])
-    assert {"pair_accuracy", "ci95", "baselines", "settings", "seconds", "peak_memory_mb", "versions", "commit", "pairs_per_second"} <= set(json.loads((folder / "out/results.json").read_text()))
+    assert {"pair_accuracy", "ci95", "baselines", "settings", "seconds", "peak_memory_mb", "versions", "commit",
+            "pairs_per_second"} <= set(json.loads((folder / "out/results.json").read_text()))
     assert (out / "model/head.safetensors").exists() and len(list(out.glob("checkpoint-*"))) == 2
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 6 and len((out / "samples.jsonl").read_text().splitlines()) == 4
     log = RunLog.read(out / "run_log.csv")
@@ -281,7 +301,8 @@ def test_weights_only_begins_a_new_run(tmp_path, run):
     assert resumed is None and weights == str(checkpoint) and directory.parent == tmp_path / "out"
     made = load_model(s)
     made.load_weights(weights)
-    assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(), VLRewardModel.from_pretrained(checkpoint).state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(),
+        VLRewardModel.from_pretrained(checkpoint).state_dict().values()))
 
 
 def test_two_runs_in_one_second_do_not_meet(tmp_path):
@@ -309,7 +330,8 @@ def test_lora_with_a_margin_a_row(tmp_path):
     rows = [r | dict(margin=0.2 * (i % 3), image=f"{r['id']}.png") for i, r in enumerate(synthetic_preferences(24))]
     for r, drawn in zip(rows, synthetic_preferences(24)): (tmp_path / r["image"]).write_bytes(drawn["image"])
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    results = train_reward_model(settings(tmp_path, train_data=str(tmp_path / "p.jsonl"), use_lora=True, use_margin_loss=True, loss_type="hinge", centring=0.01, lm_weight=0, num_epochs=1, use_scheduler=False))
+    results = train_reward_model(settings(tmp_path, train_data=str(tmp_path / "p.jsonl"), use_lora=True, use_margin_loss=True,
+                                          loss_type="hinge", centring=0.01, lm_weight=0, num_epochs=1, use_scheduler=False))
     assert (Path(results["model"]) / "adapter_model.safetensors").exists() and results["settings"]["loss_type"] == "hinge"
 
 
@@ -319,7 +341,8 @@ def test_loggers_without_a_key(tmp_path, tool):
     secret = "k" * 40
     code = "import sys; from vlrlbook.cli import main; main(sys.argv[1:])"
     options = [x for k, v in (TINY | dict(output_dir="out", report_to=tool)).items() for x in (f"--{k}", str(v))]
-    done = subprocess.run([sys.executable, "-c", code, "reward-model", *options], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline", "WANDB_API_KEY": secret, "WANDB_DIR": str(tmp_path)})
+    done = subprocess.run([sys.executable, "-c", code, "reward-model", *options], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "WANDB_MODE": "offline", "WANDB_API_KEY": secret, "WANDB_DIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert secret not in done.stdout + done.stderr
     assert [p for p in tmp_path.rglob("*") if "tfevents" in p.name or p.suffix == ".wandb"]
@@ -328,14 +351,16 @@ def test_loggers_without_a_key(tmp_path, tool):
 
 # --- command line, files, pay -------------------------------------------------------------------------------------------------------------
 
-def command(folder, *options): return subprocess.run([sys.executable, "-m", "vlrlbook.cli", *map(str, options)], cwd=folder, capture_output=True, text=True)
+def command(folder, *options):
+    return subprocess.run([sys.executable, "-m", "vlrlbook.cli", *map(str, options)], cwd=folder, capture_output=True, text=True)
 
 
 def test_console_commands(tmp_path):
     rows = synthetic_preferences(20)
     for r in rows: (tmp_path / f"{r['id']}.png").write_bytes(r["image"])
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r | dict(image=f"{r['id']}.png")) + "\n" for r in rows))
-    done = command(tmp_path, "reward-model", "--train_data", "p.jsonl", "--learning-rate", "1e-4", "--num_epochs", 1, "--output_dir", "out", "--use_margin_loss", "true")
+    done = command(tmp_path, "reward-model", "--train_data", "p.jsonl", "--learning-rate", "1e-4", "--num_epochs", 1, "--output_dir",
+                   "out", "--use_margin_loss", "true")
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["settings"]["lr"] == 1e-4 and results["settings"]["use_margin_loss"] is True
@@ -344,7 +369,10 @@ def test_console_commands(tmp_path):
     assert len(list((tmp_path / "scores").glob("reward_model_*_p_*.jsonl"))) == 1
 
 
-@pytest.mark.parametrize("options, message", [(["reward-model", "--learning_rat", "1e-4"], "did you mean 'learning_rate'"), (["reward-model", "--learning_rate"], "--name value pairs"), (["score", "--model", "nowhere", "--data", "p.jsonl"], "no such file")])
+@pytest.mark.parametrize("options, message",
+                         [(["reward-model", "--learning_rat", "1e-4"], "did you mean 'learning_rate'"),
+                          (["reward-model", "--learning_rate"], "--name value pairs"),
+                          (["score", "--model", "nowhere", "--data", "p.jsonl"], "no such file")])
 def test_console_mistakes(options, message, capsys):
     from vlrlbook.cli import main
     with pytest.raises(SystemExit, match=message): main(options)
@@ -360,9 +388,11 @@ def test_console_help(capsys):
 def test_two_processes_share_one_run(tmp_path):
     "Twelve rows in batches of three on two processes are two steps, in one directory"
     options = [x for k, v in (TINY | dict(output_dir="out", num_epochs=1, batch_size=3)).items() for x in (f"--{k}", str(v))]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli", "reward-model", *options], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.cli",
+                           "reward-model", *options], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(list((tmp_path / "out").glob("reward_model_*"))) == 1 and json.loads((tmp_path / "out/results.json").read_text())["steps"] == 2
+    assert len(list((tmp_path / "out").glob("reward_model_*"))) == 1 and json.loads(
+        (tmp_path / "out/results.json").read_text())["steps"] == 2
 
 
 def test_as_a_batched_frozen_reward(run):
@@ -380,29 +410,37 @@ def test_grpo_is_paid_by_it(tmp_path, run):
     before = (Path(run[1]["model"]) / "model.safetensors").read_bytes()
     twin, processor = tiny_twin("qwen2_vl")
     save_model(twin, processor, tmp_path / "start")
-    s = read_settings(GRPOSettings, dict(model=str(tmp_path / "start"), reward=f"0.5*reward_model:{run[1]['model']} + 0.5*counting", max_steps=3, batch_size=8, num_generations=4, logging_steps=1, save_steps=0, output_dir=str(tmp_path / "g")))
+    s = read_settings(GRPOSettings,
+                      dict(model=str(tmp_path / "start"), reward=f"0.5*reward_model:{run[1]['model']} + 0.5*counting", max_steps=3,
+                           batch_size=8, num_generations=4, logging_steps=1, save_steps=0, output_dir=str(tmp_path / "g")))
     log = RunLog()
     trainer = grpo_trainer(s, add_lora(twin, 4, 8), processor, to_dataset(synthetic_counting(12)), log=log)
     trainer.train()
-    assert len(log) == 3 and any(c.startswith("part/reward_model_score") for c in log.columns) and all(g > 0 for g in log.series("grad_norm")[1])
+    assert len(log) == 3 and any(c.startswith("part/reward_model_score") for c in log.columns) and all(
+        g > 0 for g in log.series("grad_norm")[1])
     assert before == (Path(run[1]["model"]) / "model.safetensors").read_bytes()
 
 
 # --- the job, and real pairs --------------------------------------------------------------------------------------------------------------
 
 def test_papermill(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb", *(x for k, v in TINY.items() for x in ("-p", k, str(v))), "-p", "lr", "1e-5", "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb",
+                           *(x for k, v in TINY.items() for x in ("-p", k, str(v))), "-p", "lr", "1e-5", "--no-progress-bar"],
+                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "runs/03_reward_model/results.json").read_text())
-    assert results["settings"]["lr"] == 1e-5 and {"pair_accuracy", "ci95", "baselines"} <= set(results) and {"blanked", "untrained"} <= set(results["baselines"])
-    bad = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb", "-p", "lerning_rate", "1", "--no-progress-bar"], cwd=tmp_path / "runs", capture_output=True, text=True)
+    assert results["settings"]["lr"] == 1e-5 and {"pair_accuracy", "ci95", "baselines"} <= set(results) and {"blanked",
+        "untrained"} <= set(results["baselines"])
+    bad = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb", "-p", "lerning_rate", "1", "--no-progress-bar"],
+                         cwd=tmp_path / "runs", capture_output=True, text=True)
     assert bad.returncode and "did you mean 'learning_rate'" in bad.stderr
 
 
 @real
 def test_public_pairs(model):
     from vlrlbook.reward_model import ixc_row
-    rows = [r | dict(image=None, query=r["query"].replace("<image>", "").strip()) for r in (json.loads(line) for line in (SHARED / "vl_rewardbench_text/data.jsonl").open())]
+    rows = [r | dict(image=None, query=r["query"].replace("<image>", "").strip()) for r in (
+        json.loads(line) for line in (SHARED / "vl_rewardbench_text/data.jsonl").open())]
     assert len(rows) == 498 and plain_baselines(rows)["always_first"] > 0.98
     assert 0.42 < plain_baselines(permuted(rows, 0))["always_first"] < 0.58
     row = ixc_row(json.loads((SHARED / "ixc_pref_example/example.json").read_text())[0], SHARED / "ixc_pref_example/example.jpg")

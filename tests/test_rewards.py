@@ -4,7 +4,8 @@ import time
 import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
-from vlrlbook.rewards import advantages, cheats, check_reward, count_table, counting_reward, for_trl, format_reward, format_table, load_reward, mix, read_count, silent_share, staircase
+from vlrlbook.rewards import (advantages, cheats, check_reward, count_table, counting_reward, for_trl, format_reward, format_table,
+                              load_reward, mix, read_count, silent_share, staircase)
 
 
 @pytest.mark.parametrize("text, count, why", count_table)
@@ -55,7 +56,8 @@ def test_advantages_add_up_to_nothing(rewards):
 def test_trl_adapter_logs_parts_and_passes_columns():
     seen, logged = [], []
     reward = for_trl(counting_reward, recorder=lambda *args: seen.append(args))
-    paid = reward(prompts=None, completions=[[{"role": "assistant", "content": "3"}], "4"], answer=["3", "3"], row=[1, 2], log_metric=lambda k, v: logged.append((k, v)))
+    paid = reward(prompts=None, completions=[[{"role": "assistant", "content": "3"}], "4"], answer=["3", "3"], row=[1, 2],
+                  log_metric=lambda k, v: logged.append((k, v)))
     assert paid == [1.0, 0.85]
     assert logged == [("part/exact", 0.5), ("part/readable", 1.0)]
     assert seen[0][0] == ["3", "4"] and [s.row for s in seen[0][2]] == [1, 2]
@@ -74,7 +76,8 @@ def test_real_completions_are_paid():
     import json
     rows = [json.loads(line) for line in (SHARED / "medvlm_r1_outputs" / "completions.jsonl").open()]
     assert len(rows) > 100
-    for r in rows: assert 0 <= counting_reward(r["completion"], "3")["overall"] <= 1 and format_reward(r["completion"])["overall"] in (0.0, 1.0)
+    for r in rows:
+        assert 0 <= counting_reward(r["completion"], "3")["overall"] <= 1 and format_reward(r["completion"])["overall"] in (0.0, 1.0)
 
 
 def test_silent_groups_are_counted_whatever_their_reward():

@@ -10,21 +10,26 @@ from vlrlbook.core import RunLog, Sample, read_settings
 from vlrlbook.data import draw_discs, encode, to_dataset
 from vlrlbook.grpo import GRPOSettings, make_trainer, whole_groups
 from vlrlbook.models import add_lora, families, tiny_twin, vision_marker_ids
-from vlrlbook.shared_prompt import RaceSettings, by_answer, copied, one_sequence, picture_memory, prompt_positions, sample_groups, use_grouped_attention
+from vlrlbook.shared_prompt import (RaceSettings, by_answer, copied, one_sequence, picture_memory, prompt_positions, sample_groups,
+                                    use_grouped_attention)
 
 G = 4
-ASKED = [("How many?", [(112, 56)]), ("What is this, all in all?", [(84, 112), (56, 56)]), ("No picture", []), ("Is there a disc?", [(56, 56)])]
+ASKED = [("How many?", [(112, 56)]), ("What is this, all in all?", [(84, 112), (56, 56)]), ("No picture", []),
+         ("Is there a disc?", [(56, 56)])]
 
 
 PICTURED = [a for a in ASKED if a[1]] # stock TRL cannot mix rows with and without pictures
 
 
-def samples(asked=ASKED): return [Sample(q, "A photo of 3 discs", [draw_discs(3, random.Random(i)).resize(side) for side in sides], "counting", i) for i, (q, sides) in enumerate(asked)]
+def samples(asked=ASKED):
+    return [Sample(q, "A photo of 3 discs", [draw_discs(3, random.Random(i)).resize(side) for side in sides], "counting",
+                   i) for i, (q, sides) in enumerate(asked)]
 
 
 def trainer(tmp_path, family="qwen2_5_vl", model=None, log=None, asked=ASKED, **given):
     "TRL's trainer with the mixin on an untrained twin"
-    settings = read_settings(GRPOSettings, dict(model=f"tiny-{family}", batch_size=16, num_generations=G, max_steps=2, logging_steps=1, save_steps=0, lora_dropout=0.0, output_dir=str(tmp_path)) | given)
+    settings = read_settings(GRPOSettings, dict(model=f"tiny-{family}", batch_size=16, num_generations=G, max_steps=2, logging_steps=1,
+        save_steps=0, lora_dropout=0.0, output_dir=str(tmp_path)) | given)
     twin, processor = tiny_twin(family)
     torch.manual_seed(0)
     return make_trainer(settings, model or add_lora(twin, 4, 8, 0.0), processor, to_dataset(samples(asked)), log=log)
@@ -36,7 +41,8 @@ def scored(t):
     batch = t._generate_and_score_completions([t.train_dataset[i] for i in range(len(t.train_dataset)) for _ in range(G)])
     C = batch["completion_ids"].shape[1]
     lengths = torch.tensor([C, 1, 3, 0] * (len(batch["advantages"]) // 4))
-    return batch | dict(completion_mask=(torch.arange(C) < lengths[:, None]).long(), advantages=torch.randn(len(lengths)), num_items_in_batch=lengths.sum())
+    return batch | dict(completion_mask=(torch.arange(C) < lengths[:, None]).long(), advantages=torch.randn(len(lengths)),
+                        num_items_in_batch=lengths.sum())
 
 
 def gradient(t, batch, shared):
@@ -68,7 +74,10 @@ def test_full_fine_tuning_with_a_reference_model(tmp_path):
     from vlrlbook.models import load_vlm, save_model
     save_model(*tiny_twin("qwen2_5_vl"), tmp_path / "whole")
     model, processor = load_vlm(str(tmp_path / "whole"), trainable=True)
-    t = make_trainer(read_settings(GRPOSettings, dict(model=str(tmp_path / "whole"), use_lora=False, beta=0.04, batch_size=8, num_generations=G, max_steps=1, logging_steps=1, save_steps=0, output_dir=str(tmp_path / "run"))), model, processor, to_dataset(samples(PICTURED)), log=log)
+    t = make_trainer(read_settings(GRPOSettings,
+                                   dict(model=str(tmp_path / "whole"), use_lora=False, beta=0.04, batch_size=8, num_generations=G,
+                                        max_steps=1, logging_steps=1, save_steps=0, output_dir=str(tmp_path / "run"))), model, processor,
+                                        to_dataset(samples(PICTURED)), log=log)
     t.train()
     assert t.sharing and "kl" in log.columns
 
@@ -92,14 +101,17 @@ def test_log_probs_alone(family):
     one, rows = encode(processor, chosen), encode(processor, [s for s in chosen for _ in range(G)])
     said = torch.randint(20, 400, (len(chosen) * G, 5))
     P, fields = rows["input_ids"].shape[1], {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
-    whole = dict(rows) | dict(input_ids=torch.cat([rows["input_ids"], said], 1), attention_mask=torch.cat([rows["attention_mask"], torch.ones_like(said)], 1))
+    whole = dict(rows) | dict(input_ids=torch.cat([rows["input_ids"], said], 1),
+                              attention_mask=torch.cat([rows["attention_mask"], torch.ones_like(said)], 1))
     if "mm_token_type_ids" in whole: whole["mm_token_type_ids"] = torch.cat([rows["mm_token_type_ids"], torch.zeros_like(said)], 1)
     with torch.no_grad():
         plain = model(**whole).logits[:, P - 1:-1].log_softmax(-1).gather(-1, said[..., None])[..., 0]
         add_fused_lm_head(model)
         use_grouped_attention(model)
-        shared = one_sequence(rows["input_ids"], rows["attention_mask"], said, torch.ones_like(said), prompt_positions(model, one["input_ids"], one["attention_mask"], fields), G)
-        got = by_answer(model(**shared, **shared_prompt._for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True).log_probs, P, 5, G)
+        shared = one_sequence(rows["input_ids"], rows["attention_mask"], said, torch.ones_like(said),
+                              prompt_positions(model, one["input_ids"], one["attention_mask"], fields), G)
+        got = by_answer(model(**shared, **shared_prompt._for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True).log_probs,
+                        P, 5, G)
     assert (got - plain).abs().max() <= 1e-5
 
 
@@ -112,12 +124,14 @@ def test_greedy_tokens(family):
     how = GenerationConfig(max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=2, suppress_tokens=vision_marker_ids(processor))
     plain = model.generate(**rows, generation_config=how)[:, rows["input_ids"].shape[1]:]
     use_grouped_attention(model)
-    got = sample_groups(model, one["input_ids"], one["attention_mask"], {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}, G, how, [2])
+    got = sample_groups(model, one["input_ids"], one["attention_mask"],
+                        {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}, G, how, [2])
     assert torch.equal(got, plain[:, :got.shape[1]])
 
 
 def test_sampled_rows_go_their_own_ways():
-    "After the first tokens differ, each row's next distribution is that of its own tokens: log-probs of what was sampled, scored alone, follow the promise"
+    """After the first tokens differ, each row's next distribution is that of its own tokens: log-probs of what was sampled, scored
+    alone, follow the promise"""
     model, processor = tiny_twin("qwen2_5_vl")
     model.eval()
     one = encode(processor, samples()[:1])
@@ -129,7 +143,9 @@ def test_sampled_rows_go_their_own_ways():
     common = said[:, :2].unique(dim=0, return_counts=True)
     start = common[0][common[1].argmax()]
     after = said[(said[:, :2] == start).all(1), 2]
-    row = {k: v for k, v in one.items()} | dict(input_ids=torch.cat([one["input_ids"], start[None]], 1), attention_mask=torch.cat([one["attention_mask"], torch.ones(1, 2, dtype=torch.long)], 1), mm_token_type_ids=torch.cat([one["mm_token_type_ids"], torch.zeros(1, 2, dtype=torch.long)], 1))
+    row = {k: v for k, v in one.items()} | dict(input_ids=torch.cat([one["input_ids"], start[None]], 1),
+        attention_mask=torch.cat([one["attention_mask"], torch.ones(1, 2, dtype=torch.long)], 1),
+        mm_token_type_ids=torch.cat([one["mm_token_type_ids"], torch.zeros(1, 2, dtype=torch.long)], 1))
     with torch.no_grad(): logits = model(**row).logits[0, -1] / 0.4
     top = logits.topk(4)
     promised = dict(zip(top.indices.tolist(), top.values.softmax(-1).tolist()))
@@ -140,7 +156,8 @@ def test_sampled_rows_go_their_own_ways():
 
 def fixed_answers(t):
     "Answers that depend on the prompt and the place in its group alone"
-    def generate(prompt_ids, *others, **more): return [[(sum(p) * 7 + i % G * 11 + k * 3) % 500 + 20 for k in range(4 + i % G)] for i, p in enumerate(prompt_ids)], None
+    def generate(prompt_ids, *others, **more):
+        return [[(sum(p) * 7 + i % G * 11 + k * 3) % 500 + 20 for k in range(4 + i % G)] for i, p in enumerate(prompt_ids)], None
     t._generate_single_turn = generate
 
 
@@ -150,11 +167,13 @@ def lengths(completion, answer): return dict(overall=float(len(completion) % 5))
 def test_ten_steps_on_fixed_answers_end_at_the_same_weights(tmp_path):
     ends = []
     for shared in (True, False):
-        t = trainer(tmp_path, asked=PICTURED, batch_size=12, shared_prompt=shared, max_steps=10, lr=1e-3, reward="test_shared_prompt:lengths", num_epochs=10)
+        t = trainer(tmp_path, asked=PICTURED, batch_size=12, shared_prompt=shared, max_steps=10, lr=1e-3,
+                    reward="test_shared_prompt:lengths", num_epochs=10)
         fixed_answers(t)
         t.train()
         ends.append(torch.cat([p.detach().flatten() for p in t.model.parameters() if p.requires_grad]))
-    start = torch.cat([p.detach().flatten() for p in trainer(tmp_path, asked=PICTURED, batch_size=12).model.parameters() if p.requires_grad])
+    start = torch.cat([p.detach().flatten() for p in trainer(tmp_path, asked=PICTURED, batch_size=12).model.parameters()
+                       if p.requires_grad])
     assert (ends[0] - start).abs().max() > 1e-3 and (ends[0] - ends[1]).abs().max() <= 1e-5
 
 
@@ -180,7 +199,10 @@ def test_a_difference_is_loud_and_the_run_goes_the_plain_way(tmp_path, monkeypat
     assert "log-probs differ" in capsys.readouterr().out and not t.sharing and len(log) == 2
 
 
-@pytest.mark.parametrize("given", [dict(batch_size=2, gradient_accumulation_steps=3, num_generations=3), dict(batch_size=6, gradient_accumulation_steps=2, num_generations=4), dict(shared_prompt=False), dict(size="gpu")])
+@pytest.mark.parametrize("given",
+                         [dict(batch_size=2, gradient_accumulation_steps=3, num_generations=3),
+                          dict(batch_size=6, gradient_accumulation_steps=2, num_generations=4), dict(shared_prompt=False),
+                          dict(size="gpu")])
 def test_micro_batches_hold_whole_groups(given):
     settings = read_settings(GRPOSettings, given)
     batch, accumulation = whole_groups(settings)

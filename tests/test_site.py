@@ -34,7 +34,8 @@ def site(tmp_path_factory):
 
 def words(path):
     "Text of a page, tags dropped"
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", path.read_text()).replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&#39;", "'").replace("&amp;", "&"))
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", path.read_text()).replace("&lt;", "<").replace("&gt;", ">").replace("&quot;",
+        '"').replace("&#39;", "'").replace("&amp;", "&"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -55,9 +56,13 @@ def test_what_becomes_of_a_cell(tmp_path):
     from nbformat import v4, write
     picture = v4.new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "Figure"})
     bar = v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0%|"})
-    cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("#| default_exp rewards"), v4.new_code_cell("#| hide\nsecret = 1"), v4.new_code_cell("#| export\ndef staircase(): ..."),
-             v4.new_code_cell("#| slow\nplot()", outputs=[bar, picture]), v4.new_markdown_cell("*What to see: a `fall` from\n2 to 3.* And so on."), v4.new_code_cell("answer()", metadata={"tags": ["exercise"]})]
-    nb = v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}, "widgets": {}})
+    cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("#| default_exp rewards"), v4.new_code_cell("#| hide\nsecret = 1"),
+             v4.new_code_cell("#| export\ndef staircase(): ..."),
+             v4.new_code_cell("#| slow\nplot()", outputs=[bar, picture]),
+             v4.new_markdown_cell("*What to see: a `fall` from\n2 to 3.* And so on."),
+             v4.new_code_cell("answer()", metadata={"tags": ["exercise"]})]
+    nb = v4.new_notebook(cells=cells,
+                         metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}, "widgets": {}})
     write(nb, tmp_path / "02_small.ipynb")
     made, module, where = book.page(tmp_path / "02_small.ipynb", {"vlrlbook.rewards.staircase"})
     assert module == "vlrlbook.rewards" and where == {"vlrlbook.rewards.staircase": f"02_small-{nb.cells[3].id}"}
@@ -92,7 +97,8 @@ def test_signature_tables_say_what_python_and_docments_say(name):
         real = inspect.signature(getattr(module, e["name"])).parameters
         said = {k: v for k, v in docments(getattr(module, e["name"])).items() if k != "return"}
         assert [r["name"].lstrip("*") for r in e["rows"]] == list(real)
-        assert {r["name"]: r["note"] or None for r in e["rows"] if "*" not in r["name"]} == {k: v for k, v in said.items() if real[k].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)}
+        assert {r["name"]: r["note"] or None for r in e["rows"] if "*" not in r["name"]} == {k: v for k, v in said.items()
+            if real[k].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)}
         assert all(r["note"] for r in e["rows"])
         assert [bool(r["default"]) for r in e["rows"]] == [p.default is not p.empty for p in real.values()]
 
@@ -117,11 +123,13 @@ def test_the_check_finds_what_is_broken(site, tmp_path):
     assert book.check(site) == []
     shutil.copytree(site, tmp_path / "site")
     page = tmp_path / "site" / "commands.html"
-    planted = ['<a href="nowhere.html">x</a>', '<a href="index.html#no-such-place">x</a>', '<a href="#nor-this">x</a>', '<img src="_static/plus.png">', '<img alt="x" src="gone.png">', '<script src="https://cdn.example.org/x.js"></script>']
+    planted = ['<a href="nowhere.html">x</a>', '<a href="index.html#no-such-place">x</a>', '<a href="#nor-this">x</a>',
+               '<img src="_static/plus.png">', '<img alt="x" src="gone.png">', '<script src="https://cdn.example.org/x.js"></script>']
     page.write_text(page.read_text().replace("</body>", "".join(planted) + "</body>"))
     (tmp_path / "site" / "_static" / "book.css").write_text("@import url(https://fonts.example.org/x.css);")
     wrong = book.check(tmp_path / "site")
-    for said in ("no such file: nowhere.html", "no such anchor: index.html#no-such-place", "no such anchor: #nor-this", "picture without words: _static/plus.png", "no such file: gone.png",
+    for said in ("no such file: nowhere.html", "no such anchor: index.html#no-such-place", "no such anchor: #nor-this",
+                 "picture without words: _static/plus.png", "no such file: gone.png",
                  "needs an outside host: https://cdn.example.org/x.js", "needs an outside host: https://fonts.example.org/x.css"):
         assert len([w for w in wrong if said in w]) == 1, (said, wrong)
     assert len(wrong) == 7

@@ -60,7 +60,8 @@ def final(folder):
     return load_file(folder / "adapter_model.safetensors"), rows
 
 
-@pytest.mark.parametrize("given", [dict(), dict(num_iterations=2), dict(gradient_accumulation_steps=2, beta=0.04)], ids=["plain", "two passes", "accumulated, with KL"])
+@pytest.mark.parametrize("given", [dict(), dict(num_iterations=2), dict(gradient_accumulation_steps=2, beta=0.04)],
+                         ids=["plain", "two passes", "accumulated, with KL"])
 def test_killed_twice_equals_never_killed(tmp_path, given):
     rng = random.Random(str(given))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -103,7 +104,8 @@ def flipped(path): path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_by
 
 
 @pytest.mark.parametrize("harm", [cut, emptied, gone, flipped])
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+                                  "manifest.json"])
 def test_a_damaged_newest_checkpoint_falls_back(two_checkpoints, capsys, harm, name):
     path = two_checkpoints / "checkpoint-4" / name
     before = path.read_bytes()
@@ -141,7 +143,8 @@ def save_often(folder):
     for i in range(1, 10**6):
         aside = folder / ".saving"
         aside.mkdir(exist_ok=True)
-        for name in ("weights.bin", "trainer_state.json"): (aside / name).write_bytes(os.urandom(200_000) if name == "weights.bin" else json.dumps({"global_step": i}).encode())
+        for name in ("weights.bin", "trainer_state.json"):
+            (aside / name).write_bytes(os.urandom(200_000) if name == "weights.bin" else json.dumps({"global_step": i}).encode())
         commit_folder(aside, folder / f"checkpoint-{i}")
 
 
@@ -165,7 +168,9 @@ def test_full_disk_keeps_the_checkpoint_before(small_disk):
     from transformers import Trainer, TrainingArguments
     from vlrlbook.models import CommittedCheckpoints
     class Saver(CommittedCheckpoints, Trainer): "saves, and nothing else"
-    trainer, rng, filler = Saver(torch.nn.Linear(300, 300), TrainingArguments(str(small_disk), report_to=[], save_total_limit=2, use_cpu=True)), random.Random(0), small_disk / "filler"
+    trainer, rng, filler = Saver(torch.nn.Linear(300, 300),
+                                 TrainingArguments(str(small_disk), report_to=[], save_total_limit=2, use_cpu=True)), random.Random(
+                                     0), small_disk / "filler"
     trainer.create_optimizer_and_scheduler(10)
     def save(step):
         trainer.state.global_step = step
@@ -175,5 +180,6 @@ def test_full_disk_keeps_the_checkpoint_before(small_disk):
         filler.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - rng.randrange(300_000))))
         with pytest.raises(Exception): save(2 * turn + 2)
         filler.unlink()
-        assert find_checkpoint(small_disk, "true").endswith(f"checkpoint-{2 * turn + 1}") and damage(small_disk / f"checkpoint-{2 * turn + 1}") is None
+        assert find_checkpoint(small_disk,
+                               "true").endswith(f"checkpoint-{2 * turn + 1}") and damage(small_disk / f"checkpoint-{2 * turn + 1}") is None
         assert not (small_disk / ".saving").exists() and len(list(small_disk.glob("checkpoint-*"))) <= 2

@@ -7,7 +7,8 @@ import pytest
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed here: run `make test-vllm`")
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
-SHORT = dict(warm_steps=40, max_steps=2, batch_size=8, num_generations=4, logging_steps=1, save_steps=0, use_vllm=True, lr=1e-3, reward="test_vllm:by_length")
+SHORT = dict(warm_steps=40, max_steps=2, batch_size=8, num_generations=4, logging_steps=1, save_steps=0, use_vllm=True, lr=1e-3,
+             reward="test_vllm:by_length")
 
 
 def by_length(completion, answer): return dict(overall=float(len(completion) % 5)) # so that groups are not silent
@@ -38,7 +39,8 @@ def test_two_steps_in_colocate_mode_and_the_same_greedy_answers(tmp_path, plain_
     samples, engine = synthetic_counting(6, seed=9), trainer.vllm_generation
     engine.sync_weights()
     engine.temperature, engine.max_completion_length = 0.0, 8
-    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": samples[0].question}]}], add_generation_prompt=True)
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": samples[0].question}]}],
+                                         add_generation_prompt=True)
     ids = processor.tokenizer(text)["input_ids"]
     found = [engine.generate([ids], [s.images], 1)[1][0] for s in samples]
     ours = generate_answers(trainer.model, processor, samples, max_new_tokens=8)

@@ -5,7 +5,8 @@ import pytest
 from conftest import SHARED
 from hypothesis import given, strategies as st
 from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
-from vlrlbook.rewards import answer_kind, for_easyr1, for_verl, format_reward, load_reward, normalise_answer, normalise_table, vqa_accuracy, vqa_table, yes_or_no
+from vlrlbook.rewards import (answer_kind, for_easyr1, for_verl, format_reward, load_reward, normalise_answer, normalise_table,
+                              vqa_accuracy, vqa_table, yes_or_no)
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
 
@@ -44,17 +45,23 @@ def test_the_prompts_own_example_earns_full_marks():
 
 
 @pytest.mark.parametrize("row, code", [
-    ([], "vqa.row"), ({"question": "?"}, "vqa.fields"), ({"question": "?", "answer": None}, "vqa.empty"), ({"question": " ", "answer": "a"}, "vqa.empty"),
-    ({"question": "<image>", "answer": "a", "image": "x"}, "vqa.empty"), ({"question": "<image> ?", "answer": "a", "images": None}, "vqa.marks"),
-    ({"question": "?", "answer": "a", "images": [3]}, "vqa.images"), ({"question": "?", "answer": "a", "images": {"bytes": "x"}}, "vqa.images"),
-    ({"messages": [{"role": "user", "content": "?"}]}, "vqa.chat"), ({"messages": "hello"}, "vqa.chat"), ({"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]}, "vqa.chat"),
+    ([], "vqa.row"), ({"question": "?"}, "vqa.fields"), ({"question": "?", "answer": None}, "vqa.empty"),
+    ({"question": " ", "answer": "a"}, "vqa.empty"),
+    ({"question": "<image>", "answer": "a", "image": "x"}, "vqa.empty"),
+    ({"question": "<image> ?", "answer": "a", "images": None}, "vqa.marks"),
+    ({"question": "?", "answer": "a", "images": [3]}, "vqa.images"),
+    ({"question": "?", "answer": "a", "images": {"bytes": "x"}}, "vqa.images"),
+    ({"messages": [{"role": "user", "content": "?"}]}, "vqa.chat"), ({"messages": "hello"}, "vqa.chat"),
+    ({"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]}, "vqa.chat"),
     ({"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a"}, {"from": "human", "value": "?"}]}, "vqa.chat")])
 def test_bad_rows(row, code):
     with pytest.raises(DataError) as e: vqa_row(row, 12)
     assert (e.value.code, e.value.row) == (code, 12)
 
 
-@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=9)), lambda c: st.one_of(st.lists(c, max_size=3), st.dictionaries(st.sampled_from(["messages", "conversations", "role", "from", "content", "value", "question", "answer", "image", "images", "type", "text"]), c, max_size=5)), max_leaves=12))
+@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=9)), lambda c: st.one_of(st.lists(c, max_size=3),
+    st.dictionaries(st.sampled_from(["messages", "conversations", "role", "from", "content", "value", "question", "answer", "image",
+                                     "images", "type", "text"]), c, max_size=5)), max_leaves=12))
 def test_any_json_is_a_row_or_an_error(value):
     try: row = vqa_row(value, 1)
     except DataError: return
@@ -79,16 +86,20 @@ def test_console_commands(tmp_path):
     run = lambda *args: subprocess.run([sys.executable, "-m", "vlrlbook.cli", *map(str, args)], capture_output=True, text=True)
     (tmp_path / "in.jsonl").write_text('{"question": "?", "answer": "a", "image": "x.png"}\n')
     done = run("convert-vqa", "--input_jsonl", tmp_path / "in.jsonl", "--output-jsonl", tmp_path / "out.jsonl")
-    assert done.returncode == 0 and json.loads((tmp_path / "out.jsonl").read_text()) == {"prompt": "<image> ?", "answer": "a", "images": ["x.png"]}
+    assert done.returncode == 0 and json.loads((tmp_path / "out.jsonl").read_text()) == {"prompt": "<image> ?", "answer": "a",
+        "images": ["x.png"]}
     assert "1 VQA rows" in run("check-data", tmp_path / "in.jsonl").stdout
     bad = run("check-data", tmp_path / "in.jsonl", "--image_dir", tmp_path)
     assert bad.returncode and "vqa.missing: row 1, 'x.png'" in bad.stderr and "Traceback" not in bad.stderr
-    rad = [{"question": "?", "answer": "a", "image_name": f"{i % 5}.jpg", "phrase_type": "test_freeform" if i > 7 else "freeform"} for i in range(12)]
+    rad = [{"question": "?", "answer": "a", "image_name": f"{i % 5}.jpg",
+            "phrase_type": "test_freeform" if i > 7 else "freeform"} for i in range(12)]
     (tmp_path / "rad.json").write_text(json.dumps(rad))
     lines = lambda name: [json.loads(line) for line in (tmp_path / name).open()]
     done = run("convert-vqa", "--input_jsonl", tmp_path / "rad.json", "--output_jsonl", tmp_path / "rad.jsonl", "--split", "published")
-    assert "100% of the test pictures are in the train part too" in done.stdout and len(lines("rad_train.jsonl")) == 8 and len(lines("rad_test.jsonl")) == 4
-    assert run("convert-vqa", "--input_jsonl", tmp_path / "rad.json", "--output_jsonl", tmp_path / "own.jsonl", "--split", "picture").returncode == 0
+    assert "100% of the test pictures are in the train part too" in done.stdout and len(lines("rad_train.jsonl")) == 8 and len(
+        lines("rad_test.jsonl")) == 4
+    assert run("convert-vqa", "--input_jsonl", tmp_path / "rad.json", "--output_jsonl", tmp_path / "own.jsonl", "--split",
+               "picture").returncode == 0
     assert not {r["images"][0] for r in lines("own_train.jsonl")} & {r["images"][0] for r in lines("own_test.jsonl")}
     refused = run("convert-vqa", "--input_jsonl", tmp_path / "in.jsonl", "--output_jsonl", tmp_path / "no.jsonl", "--split", "published")
     assert "vqa.split: row 1: no phrase_type" in refused.stderr and not list(tmp_path.glob("no*"))

@@ -1,4 +1,5 @@
-"""The service's page in a real browser against the real server: what a person does with it, what goes wrong, and who may not see colours or hold a mouse."""
+"""The service's page in a real browser against the real server: what a person does with it, what goes wrong, and who may not see colours
+or hold a mouse."""
 import base64
 import csv
 import io
@@ -30,7 +31,9 @@ WEB = ROOT / "vlrlbook" / "web"
 def serve(folder, *options, pace=0.15, port=0):
     "Start `vlrlbook serve`; the process, with its address as `url`"
     trainer = {"VLRLBOOK_TRAINER": TRAINER + str(pace)} if pace else {}
-    process = subprocess.Popen([sys.executable, "-m", "vlrlbook.cli", "serve", "--port", str(port), "--data-dir", str(folder), *options], stdout=subprocess.PIPE, stderr=open(folder.with_suffix(".log"), "a"), text=True, env={**os.environ, **trainer})
+    process = subprocess.Popen([sys.executable, "-m", "vlrlbook.cli", "serve", "--port", str(port), "--data-dir", str(folder), *options],
+                               stdout=subprocess.PIPE, stderr=open(folder.with_suffix(".log"), "a"), text=True,
+                               env={**os.environ, **trainer})
     first = process.stdout.readline()
     assert "http://" in first, folder.with_suffix(".log").read_text()
     process.url = re.search(r"http://[^/]+", first)[0]
@@ -119,7 +122,8 @@ def data(server, chromium, tmp_path_factory):
 def start(server, data, name="a job", **settings):
     "A job without the page; its id"
     body = json.dumps(dict(job_name=name, data_file_id=data, training_config=settings)).encode()
-    return json.load(urllib.request.urlopen(urllib.request.Request(server.url + "/train", body, {"Content-Type": "application/json"})))["job_id"]
+    return json.load(
+        urllib.request.urlopen(urllib.request.Request(server.url + "/train", body, {"Content-Type": "application/json"})))["job_id"]
 
 
 def points(page):
@@ -135,7 +139,8 @@ def wait(page, what):
     raise AssertionError(f"never true: {what}")
 
 
-def more_points(page, than): wait(page, f"(document.querySelector('.chart.blue .mean')?.getAttribute('points').split(' ').length ?? 0) > {than}")
+def more_points(page, than):
+    wait(page, f"(document.querySelector('.chart.blue .mean')?.getAttribute('points').split(' ').length ?? 0) > {than}")
 def setting(page, name, value): page.fill(f"[id='training_config.{name}']", str(value))
 def status(page): return page.get_attribute(".state [data-status]", "data-status")
 def until(page, state): page.wait_for_selector(f".state [data-status={state}]")
@@ -146,7 +151,8 @@ def test_upload_train_chart_download(page, server, tmp_path):
     upload(page, server, path)
     assert path.name in page.inner_text("h1")
     assert "7 rows of 8 kept, 1 skipped" in page.inner_text("main")
-    assert "image.decode" in page.inner_text("[aria-label='Skipped rows']") and "images/3.png" in page.inner_text("[aria-label='Skipped rows']")
+    assert "image.decode" in page.inner_text("[aria-label='Skipped rows']") and "images/3.png" in page.inner_text(
+        "[aria-label='Skipped rows']")
     assert page.locator(".gallery li").count() == 7 and HOSTILE in page.locator(".gallery li").nth(1).inner_text()
     wait(page, "[...document.querySelectorAll('.gallery img')].every(i => i.complete && i.naturalWidth > 0 && i.naturalWidth <= 160)")
     page.click("text=Train on this data")
@@ -158,7 +164,8 @@ def test_upload_train_chart_download(page, server, tmp_path):
     seen = points(page)
     more_points(page, seen)
     page.wait_for_selector(".rollout")
-    assert page.locator(".rollout").first.locator("tbody tr").count() == 8 and page.locator(".signed .minus").count() and page.locator(".silent").count()
+    assert page.locator(".rollout").first.locator("tbody tr").count() == 8 and page.locator(".signed .minus").count() and page.locator(
+        ".silent").count()
     assert page.locator(".rollout td.overall").first.inner_text() in ("1.00", "0.85", "0.70", "0.40")
     assert "<script>" in page.locator(".rollout tbody").first.inner_text()
     until(page, "completed")
@@ -187,7 +194,8 @@ def test_reload_in_mid_run(page, server, data):
 
 def slow_upload(page, speed):
     "From now on, `speed` bytes a second"
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", dict(offline=False, latency=0, downloadThroughput=-1, uploadThroughput=speed))
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions",
+                                            dict(offline=False, latency=0, downloadThroughput=-1, uploadThroughput=speed))
 
 
 def test_upload_shows_how_far_it_is_and_can_be_stopped(page, server, tmp_path):
@@ -267,7 +275,8 @@ def test_errors_are_shown_in_words_with_their_code(page, server, data, tmp_path)
     page.click("button >> text=Start training")
     assert "2 fields" in page.inner_text("[role=alert]")
     assert page.evaluate("document.activeElement.id") == "training_config.learning_rate"
-    assert "not a number" in page.inner_text("[id='training_config.learning_rate-error']") and "2 to 64" in page.inner_text("[id='training_config.num_generations-error']")
+    assert "not a number" in page.inner_text("[id='training_config.learning_rate-error']") and "2 to 64" in page.inner_text(
+        "[id='training_config.num_generations-error']")
     setting(page, "learning_rate", 1e-4)
     setting(page, "num_generations", 8)
     page.click("text=More settings")
@@ -275,7 +284,8 @@ def test_errors_are_shown_in_words_with_their_code(page, server, data, tmp_path)
     page.click("button >> text=Start training")
     page.wait_for_selector("[aria-invalid]")
     assert page.evaluate("document.activeElement.id") == "training_config.batch_size"
-    assert "no multiple" in page.inner_text("[id='training_config.batch_size-error']") and "training_config.batch_size" in page.inner_text("[id='training_config.batch_size-error']")
+    assert "no multiple" in page.inner_text("[id='training_config.batch_size-error']") and "training_config.batch_size" in page.inner_text(
+        "[id='training_config.batch_size-error']")
     page.goto(f"{server.url}/#/jobs/nowhere")
     page.wait_for_selector("[role=alert] >> text=job.unknown")
     page.goto(f"{server.url}/#/jobs/{start(server, data, seed=13)}")
@@ -320,7 +330,10 @@ def tab_to(page, name, most=80):
     "Press Tab until the focus is on `name`, and be sure that a person sees where it is on the way"
     for _ in range(most):
         page.keyboard.press("Tab")
-        found = page.evaluate("(() => { const e = document.activeElement, s = getComputedStyle(e); return [(e.getAttribute('aria-label') ?? e.labels?.[0]?.textContent ?? e.textContent).trim(), s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2, e.tagName]; })()")
+        found = page.evaluate(
+            "(() => { const e = document.activeElement, s = getComputedStyle(e); return [(e.getAttribute('aria-label') ?? "
+            "e.labels?.[0]?.textContent ?? e.textContent).trim(), s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2, "
+            "e.tagName]; })()")
         assert found[1] or found[2] == "BODY", f"no outline at {found}"
         if found[0].startswith(name): return
     raise AssertionError(f"{name!r} cannot be reached with Tab")
@@ -373,18 +386,24 @@ def every_view(page, server, data):
     job = start(server, data, name="seen " + HOSTILE, max_steps=12)
     failed = start(server, data, name="a name without any room to break " + "x" * 120, seed=13)
     yield from ((name, page.goto(f"{server.url}/#{path}"), page.wait_for_selector(there))[0] for name, path, there in (
-        ("data", "/data", ".cards li"), ("file", f"/data/{data}", ".gallery li"), ("form", f"/train?file={data}&training_config.lr_scheduler_type=cosine", "form"), ("job", f"/jobs/{job}", ".rollout"), ("failed", f"/jobs/{failed}", ".notice.bad"), ("jobs", "/jobs", ".cards li"), ("nowhere", "/nowhere", "h1 >> text=no such page")))
+        ("data", "/data", ".cards li"), ("file", f"/data/{data}", ".gallery li"),
+        ("form", f"/train?file={data}&training_config.lr_scheduler_type=cosine", "form"), ("job", f"/jobs/{job}", ".rollout"),
+        ("failed", f"/jobs/{failed}", ".notice.bad"), ("jobs", "/jobs", ".cards li"), ("nowhere", "/nowhere", "h1 >> text=no such page")))
 
 
 def test_narrow_screen_has_no_sideways_scroll(page, server, data):
     page.set_viewport_size(dict(width=375, height=700))
     for name in every_view(page, server, data):
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        wide = page.evaluate("[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 && !e.closest('.unseen, .scroll, svg, thead')).map(e => e.outerHTML.slice(0, 120))")
+        wide = page.evaluate(
+            "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 && "
+            "!e.closest('.unseen, .scroll, svg, thead')).map(e => e.outerHTML.slice(0, 120))")
         assert (page.evaluate("document.documentElement.scrollWidth"), wide) == (375, []), name
     page.goto(server.url + "/#/data")
     page.wait_for_selector("#zip")
-    small = page.evaluate("[...document.querySelectorAll('button, .button, header a, input:not([type=checkbox]), select')].filter(e => e.offsetHeight && e.offsetHeight < 32).map(e => e.textContent)")
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, .button, header a, input:not([type=checkbox]), select')].filter(e => e.offsetHeight && "
+        "e.offsetHeight < 32).map(e => e.textContent)")
     assert small == []
 
 
@@ -420,8 +439,10 @@ def test_contrast(page, server, data, scheme):
         kinds |= {kind for kind, _, _ in found}
         assert [f for f in found if f[1] < (4.5 if f[0] == "text" else 3)] == [], name
     assert kinds == {"text", "line", "bar", "edge"}
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ("rgb(18, 20, 23)" if scheme == "dark" else "rgb(247, 247, 245)")
-    assert [page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{n}')") for n in ("blue", "orange", "green")] == [blue, orange, green]
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ("rgb(18, 20, 23)" if scheme == "dark"
+        else "rgb(247, 247, 245)")
+    assert [page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{n}')") for n in ("blue", "orange",
+        "green")] == [blue, orange, green]
 
 
 NAMELESS = """() => {
@@ -465,7 +486,8 @@ def test_charts_of_odd_runs(page, server):
     page.goto(server.url)
     page.wait_for_selector("h1")
     assert drawn(page, "a", 0) == [["reward (n = 0)", "loss (n = 0)", "silent groups (n = 0)"], None, ["no step logged yet"]]
-    assert drawn(page, "a", 1) == [["reward (n = 1)", "loss (n = 0)", "silent groups (n = 1)"], 1, ["0.9", "0.95", "1", "1.05", "1.1", "0", "1", "step"]]
+    assert drawn(page, "a", 1) == [["reward (n = 1)", "loss (n = 0)", "silent groups (n = 1)"], 1,
+                                   ["0.9", "0.95", "1", "1.05", "1.1", "0", "1", "step"]]
     assert drawn(page, "b", 40)[2] == ["−2e−5", "−1e−5", "0", "1e−5", "2e−5", "0", "50", "100", "150", "step"]
     heads, points, _ = drawn(page, "b", 150_000)
     assert heads[0] == "reward (n = 150000)" and 1000 < points <= 1501
@@ -486,7 +508,9 @@ def test_a_hidden_page_gives_its_stream_back(page, server, data):
     page.goto(f"{server.url}/#/jobs/{start(server, data, max_steps=100)}")
     more_points(page, 2)
     for hidden, streams in (("true", 1), ("false", 2)):
-        page.evaluate(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); document.dispatchEvent(new Event('visibilitychange'))")
+        page.evaluate(
+            f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); document.dispatchEvent(new "
+            "Event('visibilitychange'))")
         page.wait_for_timeout(300)
         assert asked.count("events") == streams
     more_points(page, points(page))
@@ -547,7 +571,9 @@ def test_a_real_job(page, tmp_path):
         page.click("text=Use 60 drawn pictures")
         page.click("text=Train on this data")
         page.click("text=More settings")
-        for name, value in dict(max_steps=2, warm_steps=2, eval_samples=4, eval_answers=2, num_generations=4, batch_size=8, logging_steps=1, save_steps=1).items(): setting(page, name, value)
+        for name, value in dict(max_steps=2, warm_steps=2, eval_samples=4, eval_answers=2, num_generations=4, batch_size=8,
+                                logging_steps=1, save_steps=1).items():
+            setting(page, name, value)
         page.click("button >> text=Start training")
         page.set_default_timeout(180_000)
         page.wait_for_selector(".rollout")
@@ -556,7 +582,8 @@ def test_a_real_job(page, tmp_path):
         wait(page, "document.querySelector('.chart.blue .mean').getAttribute('points').split(' ').length === 2")
         with page.expect_download() as got: page.click("a.primary >> text=Download")
         names = set(zipfile.ZipFile(got.value.path()).namelist())
-        assert {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json", "out.ipynb", "manifest.json"} <= names
+        assert {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",
+                "preprocessor_config.json", "trainer_state.json", "out.ipynb", "manifest.json"} <= names
         with page.context.expect_page() as opened: page.click(".actions >> text=Notebook")
         opened.value.wait_for_selector("h1 >> text=Learning from one's own answers")
         seen = opened.value.inner_text("body")
@@ -568,7 +595,9 @@ def test_a_real_job(page, tmp_path):
 def test_the_page_travels_with_the_package():
     "Everything that the page asks for lies in vlrlbook/web, and setup.py carries that folder"
     there = {p.name for p in WEB.iterdir()}
-    asked = set(re.findall(r'static/([\w.]+)"', (WEB / "index.html").read_text())) | {m for p in WEB.glob("*.js") for m in re.findall(r'from "\./([\w.]+)"', p.read_text())}
+    asked = set(re.findall(r'static/([\w.]+)"', (WEB / "index.html").read_text())) | {
+        m for p in WEB.glob("*.js") for m in re.findall(r'from "\./([\w.]+)"', p.read_text())}
     assert asked | {"index.html"} == there
     assert 'lib: ["web/*"]' in (ROOT / "setup.py").read_text() and "graft vlrlbook/web" in (ROOT / "MANIFEST.in").read_text()
-    assert not any(re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", p.read_text()) for p in Path(WEB).glob("*.js"))
+    assert not any(re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(",
+                             p.read_text()) for p in Path(WEB).glob("*.js"))

@@ -1,8 +1,10 @@
-"""The workshop kit: empty exercises that fail their checks, solutions that pass them and are folded away, a plan from measured minutes, all or nothing."""
+"""The workshop kit: empty exercises that fail their checks, solutions that pass them and are folded away, a plan from measured minutes,
+all or nothing."""
 import ast
 import csv
 import importlib
 import json
+import os
 import re
 import sys
 
@@ -12,7 +14,7 @@ from conftest import NOTEBOOKS, ROOT
 from nbclient import NotebookClient
 from vlrlbook import cli
 
-CHAPTERS = [p for p in NOTEBOOKS if re.match(r"0[0-7]_|00a_", p.name)]
+CHAPTERS = [p for p in NOTEBOOKS if re.match(r"0[0-7]_|00a_", p.name)] # of a full day
 BEFORE = {"01_data": "processor = tiny_twin('qwen2_5_vl')[1]"} # what a check takes from its chapter, besides imports and exports
 
 
@@ -21,6 +23,9 @@ def source(cell): return "".join(cell["source"])
 def tagged(cells, tag): return [c for c in cells if tag in c["metadata"].get("tags", [])]
 def solutions(cells): return [re.search(r"```python\n(.*)\n```", source(c), re.S)[1] for c in cells if c["id"].endswith("-solution")]
 def visible(cells): return re.sub(r"<details>.*?</details>", "", "\n".join(map(source, cells)), flags=re.S)
+
+
+EXERCISED = [p for p in NOTEBOOKS if tagged(cells_of(p), "exercise")]
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +41,14 @@ def chapter_names(path):
     code = [source(c) for c in cells_of(path) if c["cell_type"] == "code"]
     module = next(s.split()[2] for s in code if s.startswith("#| default_exp"))
     names = dict(vars(importlib.import_module(f"vlrlbook.{module}")), __name__="chapter")
-    imports = [n for s in code for n in ast.parse(s).body if isinstance(n, (ast.Import, ast.ImportFrom)) and not getattr(n, "module", "").startswith("vlrlbook." + module)]
+    imports = [n for s in code for n in ast.parse(s).body if isinstance(n, (ast.Import, ast.ImportFrom))
+               and not getattr(n, "module", "").startswith("vlrlbook." + module)]
     exec(compile(ast.Module(imports, []), path.name, "exec"), names)
     exec(BEFORE.get(path.stem, ""), names)
     return names
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.stem)
 def test_exercises(kit, path):
     "Empty, each fails its check and is told why; solved, it passes; and the solution cannot be seen"
     cells = cells_of(kit / path.name)
@@ -58,15 +64,20 @@ def test_exercises(kit, path):
         exec(source(check), names)
         for line in solution.splitlines():
             if line.strip().startswith("return "): assert line.strip() not in visible(cells)
-        for node in ast.parse(source(exercise)).body: assert ast.get_docstring(node) and len(node.body) == 2 and ast.unparse(node.body[1]) == "..."
+        for node in ast.parse(source(exercise)).body:
+            assert ast.get_docstring(node) and len(node.body) == 2 and ast.unparse(node.body[1]) == "..."
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.stem)
 def test_each_chapter_teaches(path):
     text = "\n".join(source(c) for c in cells_of(path) if c["cell_type"] == "markdown")
     asked = text.split("## Questionnaire")[1]
     assert "**Your turn: " in text and len(re.findall(r"^\d\. .*\?", asked, re.M)) >= 3
     assert re.search(r"<summary>Answers?</summary>", asked) and re.search(r"\*\*Try\.\*\* \(a\) .* \(b\) ", asked)
+
+
+def test_every_chapter_of_a_day_has_an_exercise():
+    assert set(CHAPTERS) <= set(EXERCISED)
 
 
 def test_kit_is_clean(kit):
@@ -81,7 +92,8 @@ def test_kit_is_clean(kit):
         assert all(source(kept[c["id"]]) == source(c) for c in book if c["id"] in kept and c not in tagged(book, "exercise"))
         assert [source(c) for c in tagged(cells, "parameters")] == [source(c) for c in tagged(book, "parameters")]
         assert not any(c.get("outputs") or c.get("execution_count") for c in cells)
-        assert {call for c in cells for call in re.findall(r"""(\w+)\(f?["']logs/""", source(c))} <= {"book_file"}, "logs are found through the package"
+        assert {call for c in cells for call in re.findall(r"""(\w+)\(f?["']logs/""", source(c))} <= {
+            "book_file"}, "logs are found through the package"
 
 
 def test_last_exercise_of_rewards_is_folded(kit):
@@ -95,6 +107,27 @@ def test_runs_from_anywhere_and_past_an_empty_exercise(kit, tmp_path):
     wrong = [c["id"] for c in done.cells for o in c.get("outputs", []) if o["output_type"] == "error"]
     assert wrong == [c["id"] for c in tagged(done.cells, "check")]
     assert not [c["id"] for c in done.cells if c["cell_type"] == "code" and c["source"] and not c["execution_count"]]
+
+
+FULL = bool(os.environ.get("VLRLBOOK_FULL"))
+WHOLE = [pytest.param(n, marks=pytest.mark.skipif(n not in ("00_core", "02_rewards") and not FULL, reason="minutes: VLRLBOOK_FULL=1"))
+         for n in cli.days["A full day"] if not n.startswith("break")]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_class_goes_through_it(kit, tmp_path, name):
+    "The whole notebook: an empty exercise, its check, the solution typed in, the check again; only the first check fails"
+    book = nbformat.read(kit / f"{name}.ipynb", 4)
+    solved, cells = iter(solutions(json.loads((kit / f"{name}.ipynb").read_text())["cells"])), []
+    for cell in book.cells:
+        cells.append(cell)
+        if "check" in cell.metadata.get("tags", []):
+            cells += [nbformat.v4.new_code_cell(next(solved)), nbformat.v4.new_code_cell(cell.source, id=f"{cell.id}-again")]
+    book.cells = cells
+    done = NotebookClient(book, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    wrong = [c.id for c in done.cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+    assert wrong and wrong == [c.id for c in done.cells if "check" in c.metadata.get("tags", [])]
+    assert not [c.id for c in done.cells if c.cell_type == "code" and c.source and not c.execution_count]
 
 
 def test_existing_folder_is_refused(tmp_path, capsys):
@@ -113,23 +146,31 @@ def test_all_or_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def notebook(*cells): return dict(metadata={}, cells=[dict(cell_type="code", id=f"c{i}", metadata=dict(tags=tags), source=s.splitlines(keepends=True), outputs=[1], execution_count=3) for i, (s, *tags) in enumerate(cells)])
+def notebook(*cells):
+    return dict(metadata={},
+                cells=[dict(cell_type="code", id=f"c{i}", metadata=dict(tags=tags), source=s.splitlines(keepends=True), outputs=[1],
+                            execution_count=3) for i, (s, *tags) in enumerate(cells)])
 
 
 def test_twin():
     plain = cli.twin(notebook(("1 + 1",)), "x.ipynb")
     assert plain["cells"] == [dict(cell_type="code", id="c0", metadata=dict(tags=[]), source=["1 + 1"], outputs=[], execution_count=None)]
     made = cli.twin(notebook(("def f(x): return x", "exercise"), ("assert f(1) == 1", "check"), ("2",), ("secret", "solution")), "x.ipynb")
-    assert [c["id"] for c in made["cells"]] == ["c0", "c1", "c1-solution", "c2"] and "raises-exception" in made["cells"][1]["metadata"]["tags"]
-    for cells, told in (([("def f(): 1", "exercise"), ("2",)], "cell c1: expected the check"), ([("def f(): 1", "exercise")], "last exercise has no check"), ([("x = 1", "exercise"), ("2", "check")], "expected an exercise that is a function")):
+    assert [c["id"] for c in made["cells"]] == ["c0", "c1", "c1-solution",
+        "c2"] and "raises-exception" in made["cells"][1]["metadata"]["tags"]
+    for cells, told in (([("def f(): 1", "exercise"), ("2",)], "cell c1: expected the check"),
+                        ([("def f(): 1", "exercise")], "last exercise has no check"),
+                        ([("x = 1", "exercise"), ("2", "check")], "expected an exercise that is a function")):
         with pytest.raises(ValueError, match=told): cli.twin(notebook(*cells), "x.ipynb")
 
 
 @pytest.mark.parametrize("full, empty", [
     ('def f(a, b=1):\n    "Doc"\n    c = a\n    return c', 'def f(a, b=1):\n    "Doc"\n    ...'),
     ("def f(a): return a", "def f(a): ..."), ('def é(a="ü"): return a', 'def é(a="ü"): ...'),
-    ('def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    return a\n\ndef g():\n    for i in (1,\n              2): pass', 'def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    ...\n\ndef g():\n    ...'),
-    ('import math\ndef f():\n    """Two\n    lines"""\n    return 1\nlast = f', 'import math\ndef f():\n    """Two\n    lines"""\n    ...\nlast = f')])
+    ('def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    return a\n\ndef g():\n    for i in (1,\n              2): pass',
+     'def f(\n    a, # one\n):\n    "Doc"\n    # begin with the mean\n    ...\n\ndef g():\n    ...'),
+    ('import math\ndef f():\n    """Two\n    lines"""\n    return 1\nlast = f',
+     'import math\ndef f():\n    """Two\n    lines"""\n    ...\nlast = f')])
 def test_emptied(full, empty):
     assert cli.emptied(full, "here") == empty
     ast.parse(empty)
@@ -148,8 +189,10 @@ def test_plan(kit):
         for row in rows:
             if row[1] == "break": continue
             minutes, seconds = map(int, re.match(r"(\d+) min (\d\d) s", row[3]).groups())
-            assert (60 * minutes + seconds, row[4]) == (int(measured[row[1].strip("`")]["seconds"]), measured[row[1].strip("`")]["memory_mb"] + " MB")
-        clock = [int(h) * 60 + int(m) for h, m in (t.split(":") for t in [*(r[0] for r in rows), re.search(r"Ends at (\d+:\d\d)", part)[1]])]
+            assert (60 * minutes + seconds, row[4]) == (int(measured[row[1].strip("`")]["seconds"]),
+                measured[row[1].strip("`")]["memory_mb"] + " MB")
+        clock = [int(h) * 60
+                 + int(m) for h, m in (t.split(":") for t in [*(r[0] for r in rows), re.search(r"Ends at (\d+:\d\d)", part)[1]])]
         for row, begins, ends in zip(rows, clock, clock[1:]): assert ends - begins >= int(row[5].split()[0])
         assert 2 * 60 < clock[-1] - clock[0] <= most * 60
     assert set(cli.days["A full day"]) - {"break 15", "break 60"} == {p.stem for p in CHAPTERS}

@@ -21,7 +21,8 @@
     python tools/logs.py exported shared/data           reward files of chapter 09 beside our rewards, on real completions and on generated texts, into 09_rewards.csv
     python tools/logs.py scans shared/data              picture tokens of VQA-RAD's questions under two pairs of pixel limits, into 09_vqa_rad.csv
     python tools/logs.py dry [SIDExROWS ...]            dry runs over 10,000 rows, one process and two, into 09_dry_run.csv
-    python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv"""
+    python tools/logs.py pages [NAME ...]               run chapters from an empty cache, store their outputs in nbs/, minutes and memory into chapters.csv; seconds of slow cells as `cells` does
+    python tools/logs.py cells CHAPTER=OUT.ipynb ...    the slowest cells of chapters that papermill ran, into slow_cells.csv, rows of other chapters kept"""
 import csv
 import json
 import os
@@ -39,7 +40,8 @@ what_you_see = {
     "01_data": "ZIP to data set, broken rows named, tokens counted", "02_rewards": "six answers guessed and paid; a reward cheated",
     "03_reward_model": "two answers, a preference, a score; the score as a reward, and how it is gamed",
     "04_aloha": "three cameras, a task, a reward bin under every frame",
-    "05_grpo": "GRPO by hand, by TRL, and the run", "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
+    "05_grpo": "GRPO by hand, by TRL, and the run",
+    "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
     "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL",
     "07a_jobs": "a job killed twice and finished once; what jobs survive, counted",
     "08_service": "upload, train, watch, download; what it refuses and what it survives",
@@ -66,21 +68,27 @@ def run_row(what, folder):
         for when in ("before", "after"):
             said = [(text.strip(), p["answer"]) for p in predictions for text in p[f"{when}_{how}"]]
             row[f"{when}_{how}_verbatim"] = round(sum(text == truth for text, truth in said) / len(said), 4)
-            row[f"{when}_{how}_exact"], row[f"{when}_{how}_error"] = round(r[when][how]["exact_accuracy"], 4), round(r[when][how]["mean_absolute_error"], 4)
+            row[f"{when}_{how}_exact"], row[f"{when}_{how}_error"] = round(r[when][how]["exact_accuracy"],
+                4), round(r[when][how]["mean_absolute_error"], 4)
         for measure, short in (("mean_reward", "reward"), ("exact_accuracy", "exact")):
             low, high = gain[how][f"{measure}_ci95"]
-            row |= {f"gain_{how}_{short}": round(gain[how][measure], 4), f"gain_{how}_{short}_low": round(low, 4), f"gain_{how}_{short}_high": round(high, 4)}
-    return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers", "trl")})
+            row |= {f"gain_{how}_{short}": round(gain[how][measure], 4), f"gain_{how}_{short}_low": round(low, 4),
+                    f"gain_{how}_{short}_high": round(high, 4)}
+    return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"],
+                      **{k: r["versions"][k] for k in ("torch", "transformers", "trl")})
 
 
 def aloha_row(what, folder):
     "The row of one classifier run, from its results.json"
     r = json.loads((Path(folder) / "results.json").read_text())
     s, (low, high) = r["settings"], r["ci95"]
-    row = dict(what=what, seed=s["seed"], lr=s["lr"], steps=r["steps"], n=r["n"], episodes=r["episodes"], majority_accuracy=r["majority_accuracy"], accuracy=r["accuracy"], accuracy_low=low, accuracy_high=high,
-               macro_f1=r["macro_f1"], mae_bins=r["mae_bins"], within_one=r["within_one"], rank_correlation=r["rank_correlation"], ece=r["calibration"]["ece"])
+    row = dict(what=what, seed=s["seed"], lr=s["lr"], steps=r["steps"], n=r["n"], episodes=r["episodes"],
+               majority_accuracy=r["majority_accuracy"], accuracy=r["accuracy"], accuracy_low=low, accuracy_high=high,
+               macro_f1=r["macro_f1"], mae_bins=r["mae_bins"], within_one=r["within_one"], rank_correlation=r["rank_correlation"],
+               ece=r["calibration"]["ece"])
     row = {k: round(v, 4) if isinstance(v, float) and k != "lr" else v for k, v in row.items()}
-    return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers", "lerobot")})
+    return row | dict(seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"],
+                      **{k: r["versions"][k] for k in ("torch", "transformers", "lerobot")})
 
 
 def frames():
@@ -88,7 +96,9 @@ def frames():
     from vlrlbook.aloha import AlohaFrames, reading_speeds
     from vlrlbook.data import synthetic_aloha
     with tempfile.TemporaryDirectory() as folder:
-        write("04_frames.csv", [reading_speeds(AlohaFrames(synthetic_aloha(f"{folder}/{videos}", episodes=6, frames=32, videos=videos))) for videos in (False, True)])
+        write("04_frames.csv",
+              [reading_speeds(AlohaFrames(synthetic_aloha(f"{folder}/{videos}", episodes=6, frames=32, videos=videos))) for videos in (
+                  False, True)])
 
 
 def runs(named):
@@ -101,7 +111,9 @@ def runs(named):
 def warm():
     "Loss per supervised step, with the initial spread of large models and with ours"
     from vlrlbook.grpo import supervised
-    write("05_warm_start.csv", [dict(spread=spread, step=i + 1, loss=round(loss, 4)) for spread in (0.02, 0.1) for i, loss in enumerate(supervised("qwen2_5_vl", 280, 0, spread=spread)[1])])
+    write("05_warm_start.csv",
+          [dict(spread=spread, step=i + 1, loss=round(loss, 4)) for spread in (0.02,
+              0.1) for i, loss in enumerate(supervised("qwen2_5_vl", 280, 0, spread=spread)[1])])
 
 
 def stops(n=20):
@@ -112,16 +124,19 @@ def stops(n=20):
     import torch
     from vlrlbook.core import run_facts
     rows, rng = [], random.Random(0)
-    cases = {"as they are": {}, "two passes over a batch": dict(num_iterations=2), "accumulated, with KL": dict(gradient_accumulation_steps=2, beta=0.04)}
+    cases = {"as they are": {}, "two passes over a batch": dict(num_iterations=2),
+             "accumulated, with KL": dict(gradient_accumulation_steps=2, beta=0.04)}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(n):
             what = list(cases)[i % 3]
             whole, broken = Path(folder) / what, Path(folder) / str(i)
             if not whole.exists(): go.start(whole, **cases[what]).join()
-            kills = [go.kill_after(go.start(broken, **cases[what]), broken, 2, 0.4 * rng.random()), go.kill_after(go.start(broken, "true", **cases[what]), broken, 5, 0.2 * rng.random())]
+            kills = [go.kill_after(go.start(broken, **cases[what]), broken, 2, 0.4 * rng.random()),
+                     go.kill_after(go.start(broken, "true", **cases[what]), broken, 5, 0.2 * rng.random())]
             go.start(broken, "true", **cases[what]).join()
             (weights, log), (again, log_again) = go.final(whole), go.final(broken)
-            rows.append(dict(settings=what, kills=sum(kills), same_log=int(log == log_again), same_weights=int(all(torch.equal(weights[k], again[k]) for k in weights)), commit=run_facts()["commit"]))
+            rows.append(dict(settings=what, kills=sum(kills), same_log=int(log == log_again),
+                             same_weights=int(all(torch.equal(weights[k], again[k]) for k in weights)), commit=run_facts()["commit"]))
     write("05_stops.csv", rows)
 
 
@@ -144,11 +159,14 @@ def races():
     from vlrlbook.core import run_facts
     rows, facts = [], run_facts()
     with tempfile.TemporaryDirectory() as folder:
-        for case in (dict(profile="counting"), dict(profile="reasoning", rounds=2), dict(profile="text"), dict(profile="counting", width=128)):
-            done = subprocess.run([sys.executable, "-c", race_one, json.dumps(case)], cwd=folder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        for case in (dict(profile="counting"), dict(profile="reasoning", rounds=2), dict(profile="text"),
+                     dict(profile="counting", width=128)):
+            done = subprocess.run([sys.executable, "-c", race_one, json.dumps(case)], cwd=folder, capture_output=True, text=True,
+                                  env={**os.environ, "HF_HUB_OFFLINE": "1"})
             found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
             if not found: sys.exit(done.stderr[-2000:])
-            rows.append({k: round(v, 9) if isinstance(v, float) else v for k, v in json.loads(found[0][4:]).items()} | dict(device=facts["device"], commit=facts["commit"]))
+            rows.append({k: round(v, 9) if isinstance(v, float) else v for k, v in json.loads(found[0][4:]).items()}
+                        | dict(device=facts["device"], commit=facts["commit"]))
             print(rows[-1], flush=True)
     write("07_race.csv", rows)
     profiles(facts)
@@ -158,10 +176,12 @@ def profiles(facts):
     "What is left of a shared step"
     rows = []
     for profile in ("counting", "reasoning"):
-        done = subprocess.run([sys.executable, "-c", profile_one, profile], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        done = subprocess.run([sys.executable, "-c", profile_one, profile], capture_output=True, text=True,
+                              env={**os.environ, "HF_HUB_OFFLINE": "1"})
         found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
         if not found: sys.exit(done.stderr[-2000:])
-        rows += [dict(profile=profile, part=part, seconds=round(s, 4), device=facts["device"], commit=facts["commit"]) for part, s in json.loads(found[0][4:]).items()]
+        rows += [dict(profile=profile, part=part, seconds=round(s, 4), device=facts["device"],
+                      commit=facts["commit"]) for part, s in json.loads(found[0][4:]).items()]
     write("07_profile.csv", rows)
 
 
@@ -169,20 +189,25 @@ def peers(folder):
     "Agreement with the peers' stored results on real completions and real answers"
     from vlrlbook.rewards import format_reward, normalise_answer, vqa_accuracy
     load = lambda name: [json.loads(line) for line in (Path(folder) / name).open()]
-    completions, theirs, answers = load("medvlm_r1_outputs/completions.jsonl"), load("peer_vectors/rewards_on_medvlm.jsonl"), load("peer_vectors/vqa_normalise.jsonl")
+    completions, theirs, answers = load("medvlm_r1_outputs/completions.jsonl"), load("peer_vectors/rewards_on_medvlm.jsonl"), load(
+        "peer_vectors/vqa_normalise.jsonl")
     pairs, rows = [(c["completion"], p) for c, p in zip(completions, theirs)], []
-    for key, peer in (("easyr1_r1v_format", "EasyR1 r1v"), ("vlmr1_format", "VLM-R1"), ("r1v_format", "R1-V"), ("trl_think_format", "TRL think")):
+    for key, peer in (("easyr1_r1v_format", "EasyR1 r1v"), ("vlmr1_format", "VLM-R1"), ("r1v_format", "R1-V"),
+                      ("trl_think_format", "TRL think")):
         differ = [(t, p) for t, p in pairs if format_reward(t)["overall"] != p[key]]
-        rows.append(dict(what="format", peer=peer, n=len(pairs), agree=len(pairs) - len(differ), differences="TRL wants the think block only" if differ else ""))
+        rows.append(dict(what="format", peer=peer, n=len(pairs), agree=len(pairs) - len(differ),
+                         differences="TRL wants the think block only" if differ else ""))
     lettered = [(t, p) for t, p in pairs if p["gold"]]
     for key, peer in (("easyr1_r1v_accuracy", "EasyR1 r1v"), ("vlmr1_mcq", "VLM-R1")):
         differ = [(t, p) for t, p in lettered if vqa_accuracy(t, p["gold"])["accuracy"] != p[key]]
         lines = sum("<answer>\n" in t for t, _ in differ)
-        rows.append(dict(what="accuracy", peer=peer, n=len(lettered), agree=len(lettered) - len(differ), differences=f"{lines} answers on a line of their own, which it does not find" if lines else ""))
+        rows.append(dict(what="accuracy", peer=peer, n=len(lettered), agree=len(lettered) - len(differ),
+                         differences=f"{lines} answers on a line of their own, which it does not find" if lines else ""))
     for key, peer in (("vlmevalkit_process_answer", "VLMEvalKit"), ("evalai_m4c", "MMF (EvalAI)")):
         differ = [r["raw"] for r in answers if normalise_answer(r["raw"]) != r[key]]
         marks = sum("'" in raw for raw in differ)
-        rows.append(dict(what="normalisation", peer=peer, n=len(answers), agree=len(answers) - len(differ), differences=f"{marks} possessives (we drop every apostrophe), {len(differ) - marks} tilde"))
+        rows.append(dict(what="normalisation", peer=peer, n=len(answers), agree=len(answers) - len(differ),
+                         differences=f"{marks} possessives (we drop every apostrophe), {len(differ) - marks} tilde"))
     write("02_peers.csv", rows)
 
 
@@ -193,24 +218,32 @@ def real(folder):
     folder, rows = Path(folder), []
     source = folder / "vqa_rad" / "VQA_RAD_Dataset_Public.json"
     with tempfile.TemporaryDirectory() as out:
-        for name, read in (("VQA-RAD's own JSON to EasyR1 rows, pictures looked up", lambda: convert_vqa(source, f"{out}/own.jsonl", folder / "vqa_rad" / "images")),
-                           ("VQA-RAD as flat rows (MEVF) to EasyR1 rows", lambda: convert_vqa(folder / "vqa_rad" / "mevf_trainset.json", f"{out}/flat.jsonl")),
-                           ("preference rows (VL-RewardBench) read and checked", lambda: len(read_preferences(next((folder / "vl_rewardbench_text").glob("*.jsonl")))))):
+        for name, read in (
+                           ("VQA-RAD's own JSON to EasyR1 rows, pictures looked up", lambda: convert_vqa(source, f"{out}/own.jsonl",
+                               folder / "vqa_rad" / "images")),
+                           ("VQA-RAD as flat rows (MEVF) to EasyR1 rows", lambda: convert_vqa(folder / "vqa_rad" / "mevf_trainset.json",
+                               f"{out}/flat.jsonl")),
+                           ("preference rows (VL-RewardBench) read and checked", lambda: len(
+                               read_preferences(next((folder / "vl_rewardbench_text").glob("*.jsonl")))))):
             start = time.perf_counter()
             n = read()
             rows.append(dict(what=name, n=n, value=round(n / (time.perf_counter() - start)), unit="rows per second"))
     own = [row for _, row in read_rows(source)]
     train, test, leak = published_split(own)
-    rows.append(dict(what="test pictures of the published split that are in its train part too", n=len({r["image_name"] for r in test}), value=round(leak, 3), unit="share"))
+    rows.append(dict(what="test pictures of the published split that are in its train part too", n=len({r["image_name"] for r in test}),
+                     value=round(leak, 3), unit="share"))
     ours = split_rows_by_picture(own)
-    rows.append(dict(what="the same for our split by picture", n=len({r["image_name"] for r in ours[1]}), value=float(len({r["image_name"] for r in ours[0]} & {r["image_name"] for r in ours[1]})), unit="share"))
+    rows.append(dict(what="the same for our split by picture", n=len({r["image_name"] for r in ours[1]}),
+                     value=float(len({r["image_name"] for r in ours[0]} & {r["image_name"] for r in ours[1]})), unit="share"))
     pay = lambda said, truth: vqa_accuracy(f"<think>.</think><answer>{said}</answer>", truth)["accuracy"]
     truths = [vqa_row(r)["answer"] for r in own]
-    rows.append(dict(what="truths that earn full marks under their own reward", n=len(truths), value=sum(pay(t, t) for t in truths) / len(truths), unit="share"))
+    rows.append(dict(what="truths that earn full marks under their own reward", n=len(truths),
+                     value=sum(pay(t, t) for t in truths) / len(truths), unit="share"))
     linked = {}
     for r in own: linked.setdefault(r["qid_linked_id"], []).append(vqa_row(r)["answer"])
     pairs = [p for p in linked.values() if len(p) == 2]
-    rows.append(dict(what="a question's answer, scored against that of its paraphrase", n=len(pairs), value=round(sum(pay(a, b) == pay(b, a) == 1 for a, b in pairs) / len(pairs), 3), unit="share"))
+    rows.append(dict(what="a question's answer, scored against that of its paraphrase", n=len(pairs),
+                     value=round(sum(pay(a, b) == pay(b, a) == 1 for a, b in pairs) / len(pairs), 3), unit="share"))
     write("01_real.csv", rows)
 
 
@@ -221,10 +254,14 @@ def judges(named):
     for what, folder in (n.split("=", 1) for n in named):
         r = json.loads((Path(folder) / "results.json").read_text())
         b, s = r["baselines"], r["settings"]
-        rows[what, str(s["seed"])] = dict(what=what, seed=s["seed"], pair_accuracy=round(r["pair_accuracy"], 4), low=round(r["ci95"][0], 4), high=round(r["ci95"][1], 4), n=r["n"], macro=round(r["macro"], 4),
-            untrained=round(b["untrained"], 4), always_first=round(b["always_first"], 4), longer=round(b["longer"], 4), blanked=round(b["blanked"], 4), swap=r["swap_consistency"]["consistent"], steps=r["steps"], best_step=r["best_step"],
-            pairs_per_second=round(r["pairs_per_second"], 1), seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]), commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers")})
-        kept = {("2,000 rows, four times", 42): "03_both_run_log.csv", ("2,000 rows, preferences alone", 42): "03_alone_run_log.csv"}.get((what, s["seed"]))
+        rows[what, str(s["seed"])] = dict(what=what, seed=s["seed"], pair_accuracy=round(r["pair_accuracy"], 4),
+            low=round(r["ci95"][0], 4), high=round(r["ci95"][1], 4), n=r["n"], macro=round(r["macro"], 4),
+            untrained=round(b["untrained"], 4), always_first=round(b["always_first"], 4), longer=round(b["longer"], 4),
+            blanked=round(b["blanked"], 4), swap=r["swap_consistency"]["consistent"], steps=r["steps"], best_step=r["best_step"],
+            pairs_per_second=round(r["pairs_per_second"], 1), seconds=round(r["seconds"]), memory_mb=round(r["peak_memory_mb"]),
+            commit=r["commit"], device=r["device"], **{k: r["versions"][k] for k in ("torch", "transformers")})
+        kept = {("2,000 rows, four times", 42): "03_both_run_log.csv",
+                ("2,000 rows, preferences alone", 42): "03_alone_run_log.csv"}.get((what, s["seed"]))
         if kept: shutil.copy(Path(r["run_dir"]) / "run_log.csv", logs / kept)
     write("03_runs.csv", [rows[k] for k in sorted(rows)])
 
@@ -242,14 +279,18 @@ def public(folder, model):
     mixed = permuted(rows, 0)
     short = [r for r in mixed if max(map(len, r["response"])) <= 400]
     report = pair_report(short, score_rows(judge, short))
-    example = ixc_row(json.loads((Path(folder) / "ixc_pref_example/example.json").read_text())[0], Path(folder) / "ixc_pref_example/example.jpg")
+    example = ixc_row(json.loads((Path(folder) / "ixc_pref_example/example.json").read_text())[0],
+                      Path(folder) / "ixc_pref_example/example.jpg")
     scores = score_rows(judge, [example])[0]
     line = lambda what, n, value, ci="": dict(what=what, n=n, value=round(value, 3), ci95=ci)
     write("03_public.csv", [
-        line("VL-RewardBench, as published: always the first", len(rows), plain_baselines(rows)["always_first"]), line("VL-RewardBench, permuted: always the first", len(mixed), plain_baselines(mixed)["always_first"]),
+        line("VL-RewardBench, as published: always the first", len(rows), plain_baselines(rows)["always_first"]),
+        line("VL-RewardBench, permuted: always the first", len(mixed), plain_baselines(mixed)["always_first"]),
         line("VL-RewardBench, permuted: the longer answer", len(mixed), plain_baselines(mixed)["longer"]),
-        line("VL-RewardBench, answers of at most 400 characters: our twin", report["n"], report["pair_accuracy"], "{:.3f} to {:.3f}".format(*report["ci95"])),
-        line("the same, mean over groups", len(report["by_group"]), report["macro"]), line("the same, rank correlation of score and length", report["length_bias"]["n"], report["length_bias"]["rank_correlation"]),
+        line("VL-RewardBench, answers of at most 400 characters: our twin", report["n"], report["pair_accuracy"],
+             "{:.3f} to {:.3f}".format(*report["ci95"])),
+        line("the same, mean over groups", len(report["by_group"]), report["macro"]),
+        line("the same, rank correlation of score and length", report["length_bias"]["n"], report["length_bias"]["rank_correlation"]),
         line("IXC-2.5-Reward, one receipt: score of the better less the worse", 1, scores[0] - scores[1])])
 
 
@@ -258,7 +299,8 @@ def game(model, name="game", lr="2e-4", steps="100", **other):
     from vlrlbook.core import RunLog, read_settings, set_seed
     from vlrlbook.grpo import GRPOSettings, Recorder, load_data, load_policy, make_trainer
     with tempfile.TemporaryDirectory() as out:
-        settings = read_settings(GRPOSettings, dict(reward=f"1*reward_model:{model} + 0*counting", lr=lr, max_steps=steps, save_steps=0, output_dir=out) | other)
+        settings = read_settings(GRPOSettings, dict(reward=f"1*reward_model:{model} + 0*counting", lr=lr, max_steps=steps, save_steps=0,
+            output_dir=out) | other)
         set_seed(settings.seed)
         policy, processor = load_policy(settings)
         log, recorder = RunLog(), Recorder(settings.num_generations)
@@ -276,13 +318,19 @@ def learn():
     model, processor = load_vlm(warm_start("qwen2_5_vl", 400, task="vqa"))
     held, kinds = drawn_questions(800, 2**20), {}
     said = [a[0] for a in generate_answers(model, processor, held, max_new_tokens=24)]
-    for s, text in zip(held, said): kinds.setdefault(("yes/no", "choice", "number", "colour")[s.row % 4], []).append((s.answer, is_right(text, s.answer, "vqa")))
-    rows = [dict(set="VQA", what=f"greedy answers, {kind}", n=len(found), commonest=round(Counter(a for a, _ in found).most_common(1)[0][1] / len(found), 3), reached=round(sum(r for _, r in found) / len(found), 3), seed=0) for kind, found in kinds.items()]
+    for s, text in zip(held, said):
+        kinds.setdefault(("yes/no", "choice", "number", "colour")[s.row % 4], []).append((s.answer, is_right(text, s.answer, "vqa")))
+    rows = [dict(set="VQA", what=f"greedy answers, {kind}", n=len(found),
+                 commonest=round(Counter(a for a, _ in found).most_common(1)[0][1] / len(found), 3),
+                 reached=round(sum(r for _, r in found) / len(found), 3), seed=0) for kind, found in kinds.items()]
     table = lambda name: list(csv.DictReader((logs / name).open()))
     start = next(r for r in table("05_runs.csv") if r["in_table"] == "yes")
-    rows.insert(0, dict(set="counting", what="greedy counts after the warm start", n=500, commonest=round(1 / 6, 3), reached=float(start["before_greedy_exact"]), seed=0))
-    rows += [dict(set="preferences", what="pairs judged", n=r["n"], commonest=r["always_first"], reached=r["pair_accuracy"], seed=r["seed"]) for r in table("03_runs.csv") if r["what"] == "the preset"]
-    rows += [dict(set="Aloha", what="frames of held-out films", n=r["n"], commonest=r["majority_accuracy"], reached=r["accuracy"], seed=r["seed"]) for r in table("04_runs.csv") if r["what"] == "the preset"]
+    rows.insert(0, dict(set="counting", what="greedy counts after the warm start", n=500, commonest=round(1 / 6, 3),
+                        reached=float(start["before_greedy_exact"]), seed=0))
+    rows += [dict(set="preferences", what="pairs judged", n=r["n"], commonest=r["always_first"], reached=r["pair_accuracy"],
+                  seed=r["seed"]) for r in table("03_runs.csv") if r["what"] == "the preset"]
+    rows += [dict(set="Aloha", what="frames of held-out films", n=r["n"], commonest=r["majority_accuracy"], reached=r["accuracy"],
+                  seed=r["seed"]) for r in table("04_runs.csv") if r["what"] == "the preset"]
     write("01_learn.csv", rows)
 
 
@@ -326,7 +374,8 @@ def intake():
                     found[name].append([float(x) for x in done.stdout.split()])
             for name, runs in found.items():
                 seconds, good, reading, decoding = sorted(runs)[1]
-                rows.append(dict(reader=name, pictures=int(good), per_second=round(good / seconds), memory_reading_mb=round(reading), memory_all_decoded_mb=round(decoding)))
+                rows.append(dict(reader=name, pictures=int(good), per_second=round(good / seconds), memory_reading_mb=round(reading),
+                                 memory_all_decoded_mb=round(decoding)))
     write("01_intake.csv", rows)
 
 
@@ -335,7 +384,9 @@ def parting(folders):
     for folder in map(Path, folders):
         lr = f"{json.loads((folder / 'results.json').read_text())['settings']['lr']:.0e}".replace("e-0", "e-")
         rows = list(csv.DictReader((folder / "run_log.csv").open()))
-        write(f"06_run_log_lr_{lr}.csv", [{k: r[k] if k == "step" else round(float(r[k]), 4) for k in r if k in ("step", "reward", "entropy", "length") or k.startswith("part/")} for r in rows])
+        write(f"06_run_log_lr_{lr}.csv",
+              [{k: r[k] if k == "step" else round(float(r[k]), 4) for k in r if k in ("step", "reward", "entropy", "length")
+                or k.startswith("part/")} for r in rows])
     shutil.copy(folder / "predictions.jsonl", logs / f"06_predictions_lr_{lr}.jsonl")
 
 
@@ -361,8 +412,10 @@ def faults(names):
         if names and fault not in names: continue
         start, part = time.time(), " ".join(more)
         found = getattr(broken, fault)(many, *more)
-        rows[fault, part] = dict(fault=fault, part=part, n=found["n"], failures=found["failures"], detail=found["detail"], seconds=round(time.time() - start), commit=run_facts()["commit"],
-                                 python=platform.python_version(), sqlite=sqlite3.sqlite_version, linux=platform.release().split("-")[0], date=datetime.now(timezone.utc).date().isoformat())
+        rows[fault, part] = dict(fault=fault, part=part, n=found["n"], failures=found["failures"], detail=found["detail"],
+                                 seconds=round(time.time() - start), commit=run_facts()["commit"],
+                                 python=platform.python_version(), sqlite=sqlite3.sqlite_version, linux=platform.release().split("-")[0],
+                                 date=datetime.now(timezone.utc).date().isoformat())
         write("07a_faults.csv", [rows[key] for key in ((f[0], " ".join(f[1])) for f in FAULTS) if key in rows])
 
 
@@ -374,7 +427,8 @@ def service_faults(names):
     sys.path.insert(0, str(root / "tests"))
     from service_faults import by_second, measure
     facts = run_facts()
-    with_what = dict(commit=facts["commit"], date=date.today().isoformat(), device=facts["device"], python=facts["versions"]["python"], **{name: version(name) for name in ("fastapi", "starlette", "uvicorn", "python-multipart", "pillow")})
+    with_what = dict(commit=facts["commit"], date=date.today().isoformat(), device=facts["device"], python=facts["versions"]["python"],
+                     **{name: version(name) for name in ("fastapi", "starlette", "uvicorn", "python-multipart", "pillow")})
     known = list(csv.DictReader((logs / "08_faults.csv").open())) if (logs / "08_faults.csv").exists() else []
     rows = {r["fault"]: r for r in known}
     for found in measure(names):
@@ -424,15 +478,20 @@ def shards(rounds=3):
             for turn in range(rounds):
                 for way, code in ways.items():
                     shutil.rmtree(Path(folder) / way, ignore_errors=True)
-                    done = subprocess.run([sys.executable, "-c", code + merge_measured, str(actor), str(Path(folder) / way), dtype, str(small / "huggingface")], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+                    done = subprocess.run([sys.executable, "-c", code + merge_measured, str(actor), str(Path(folder) / way), dtype,
+                                           str(small / "huggingface")], capture_output=True, text=True,
+                                           env={**os.environ, "HF_HUB_OFFLINE": "1"})
                     if done.returncode: sys.exit(done.stderr[-2000:])
                     found[way].append([float(x) for x in done.stdout.split()])
             same_weights(*(Path(folder) / way for way in ways))
             size, largest = sum(p.stat().st_size for p in actor.glob("*.pt")) / 2**20, max(p.nbytes for p in model.parameters()) / 2**20
         for way, runs in found.items():
             seconds, added = zip(*runs)
-            rows.append(dict(checkpoint_mb=round(size, 1), largest_tensor_mb=round(largest, 1), ranks=4, dtype=dtype, way=way, seconds=round(median(seconds), 2), seconds_low=round(min(seconds), 2), seconds_high=round(max(seconds), 2), added_mb=round(median(added), 1),
-                             added_mb_low=round(min(added), 1), added_mb_high=round(max(added), 1), rounds=rounds, commit=facts["commit"], device=facts["device"], torch=facts["versions"]["torch"]))
+            rows.append(dict(checkpoint_mb=round(size, 1), largest_tensor_mb=round(largest, 1), ranks=4, dtype=dtype, way=way,
+                             seconds=round(median(seconds), 2), seconds_low=round(min(seconds), 2), seconds_high=round(max(seconds), 2),
+                             added_mb=round(median(added), 1),
+                             added_mb_low=round(min(added), 1), added_mb_high=round(max(added), 1), rounds=rounds, commit=facts["commit"],
+                             device=facts["device"], torch=facts["versions"]["torch"]))
     write("09_shards.csv", rows)
 
 
@@ -446,7 +505,8 @@ def generated_texts(n, seed=0):
     "Texts out of the pieces that rewards look for, in any order"
     import random
     rng = random.Random(seed)
-    pieces = ["<think>", "</think>", "<answer>", "</answer>", "\n", " ", " ", "yes", "No", "abnormal", "A", "(B)", "C: MRI", "the answer is D.", "3", "twelve", "two hundred and five", "三", "十二", "-4", "3.5", "1,200", "A photo of 3 discs",
+    pieces = ["<think>", "</think>", "<answer>", "</answer>", "\n", " ", " ", "yes", "No", "abnormal", "A", "(B)", "C: MRI",
+              "the answer is D.", "3", "twelve", "two hundred and five", "三", "十二", "-4", "3.5", "1,200", "A photo of 3 discs",
               "no discs", ", ", " and ", "IV", "left", "ＭＲＩ", "é", "\0", "\ud800", "\u200b", "🙂", "<image>", "{", "\\", "'", '"']
     return ["".join(rng.choices(pieces, k=rng.randint(0, 12))) for _ in range(n)]
 
@@ -458,8 +518,10 @@ def exported(folder):
     from vlrlbook.rewards import load_reward
     real = [json.loads(line) for line in (Path(folder) / "medvlm_r1_outputs" / "completions.jsonl").open()]
     sets = {"909 real completions, their own truths": [([r["completion"]], r["gt_letter"] or r["gt_answer"]) for r in real],
-            "the same, seven other truths": [([r["completion"] for r in real], t) for t in ("yes", "no", "A", "4", "IV, oral", "A photo of 3 discs", "MRI")],
-            "20,000 generated texts, seven truths": [(generated_texts(20_000), t) for t in ("yes", "no", "A", "4", "IV, oral", "A photo of 3 discs", "MRI")]}
+            "the same, seven other truths": [([r["completion"] for r in real], t) for t in ("yes", "no", "A", "4", "IV, oral",
+                "A photo of 3 discs", "MRI")],
+            "20,000 generated texts, seven truths": [(generated_texts(20_000), t) for t in ("yes", "no", "A", "4", "IV, oral",
+                "A photo of 3 discs", "MRI")]}
     rows, facts = [], run_facts()
     with tempfile.TemporaryDirectory() as out:
         for what, cases in sets.items():
@@ -471,7 +533,8 @@ def exported(folder):
                     for (texts, truth), said in zip(cases, ask_reward_file(path, cases, engine=engine)):
                         for text, parts in zip(texts, said):
                             ours = rule(text, truth)
-                            ours = ours if engine == "easyr1" else {"score": ours["overall"]} | {k: v for k, v in ours.items() if k != "overall"}
+                            ours = ours if engine == "easyr1" else {"score": ours["overall"]} | {k: v for k, v in ours.items()
+                                if k != "overall"}
                             n, differences = n + 1, differences + (json.dumps(ours) != json.dumps(parts))
             rows.append(dict(texts=what, compared=n, differences=differences, rewards="5 rewards, 2 dialects", commit=facts["commit"]))
     write("09_rewards.csv", rows)
@@ -490,7 +553,8 @@ def scans(folder):
     asked = Counter(vqa_row(row)["images"][0] for _, row in read_rows(source / "VQA_RAD_Dataset_Public.json"))
     sizes = {name: Image.open(source / "images" / name).size for name in asked}
     theirs = [key_table("current")[f"data.{k}_pixels"].default for k in ("min", "max")]
-    counts = Counter((limits, _token_count(processor, easyr1_size(sizes[name], *pixels))) for name in asked for limits, pixels in (("EasyR1's limits", theirs), ("ours", [house_values[f"data.{k}_pixels"] for k in ("min", "max")])) for _ in range(asked[name]))
+    counts = Counter((limits, _token_count(processor, easyr1_size(sizes[name], *pixels))) for name in asked for limits, pixels in (
+        ("EasyR1's limits", theirs), ("ours", [house_values[f"data.{k}_pixels"] for k in ("min", "max")])) for _ in range(asked[name]))
     write("09_vqa_rad.csv", [dict(limits=limits, tokens=tokens, questions=n) for (limits, tokens), n in sorted(counts.items())])
 
 
@@ -530,33 +594,75 @@ def dry(cases):
     rows, facts, rng = {(r["picture"], int(r["rows"]), int(r["processes"])): r for r in known}, run_facts(), random.Random(0)
     for side, n in (map(int, c.split("x")) for c in cases or ("112x1000", "112x10000", "256x10000")):
         with tempfile.TemporaryDirectory() as out:
-            export_easyr1([Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa", i) for i in range(1, n + 1)][:-100], "vqa", dict(model_path="tiny", max_prompt_length=1024), f"{out}/export",
-                          val=[Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa", i) for i in range(1, 101)])
+            export_easyr1(
+                          [Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa",
+                                  i) for i in range(1, n + 1)][:-100], "vqa", dict(model_path="tiny", max_prompt_length=1024),
+                                  f"{out}/export",
+                          val=[Sample("<image> Is there a red disc?", "yes", [draw_discs(rng.randint(1, 6), rng, side)], "vqa",
+                                      i) for i in range(1, 101)])
             save_model(*tiny_twin("qwen2_5_vl"), f"{out}/export/tiny")
             for processes in (1, 2):
-                done = subprocess.run([sys.executable, "-c", dry_one, f"{out}/export", str(processes)], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+                done = subprocess.run([sys.executable, "-c", dry_one, f"{out}/export", str(processes)], capture_output=True, text=True,
+                                      env={**os.environ, "HF_HUB_OFFLINE": "1"})
                 found = [line for line in done.stdout.splitlines() if line.startswith("ROW ")]
                 if not found: sys.exit(done.stderr[-2000:])
-                rows[f"{side} × {side}", n, processes] = dict(picture=f"{side} × {side}", processes=processes) | json.loads(found[0][4:]) | dict(device=facts["device"], commit=facts["commit"])
+                rows[f"{side} × {side}", n, processes] = dict(picture=f"{side} × {side}",
+                    processes=processes) | json.loads(found[0][4:]) | dict(device=facts["device"], commit=facts["commit"])
                 print(list(rows.values())[-1], flush=True)
     write("09_dry_run.csv", [rows[k] for k in sorted(rows)])
 
 
+what_was_done = {  # chapter/cell -> what was done about a slow cell; without a word here nothing was
+    "02_rewards/n232372e": "a reward that is too slow is what it shows",
+    "03_reward_model/c066": "picture and question are read once for both answers of a pair",
+    "05_grpo/c035": "the warm start is kept in the cache: only a first run pays for it",
+    "05_grpo/c042": "prompt and picture are read once for the eight answers of a group",
+    "06_evaluation/c030": "its run is chapter 05's, groups read once; a run that is there is not trained again",
+    "07a_jobs/91728b6c": "two steps: what it shows is the job, not the learning",
+    "08_service/c017": "its job is chapter 05's run, groups read once",
+    "08_service/c033": "80 steps of a small batch, enough to be killed twice"}
+
+
+def cells(named):
+    "The ten slowest cells of each executed chapter, those of a second or more"
+    known = list(csv.DictReader((logs / "slow_cells.csv").open())) if (logs / "slow_cells.csv").exists() else []
+    ran = dict(a.split("=", 1) for a in named)
+    rows = [r | dict(done=what_was_done.get(f"{r['chapter']}/{r['cell']}", "")) for r in known if r["chapter"] not in ran]
+    for chapter, path in ran.items():
+        book = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        took = sorted(((c["metadata"].get("papermill", {}).get("duration") or 0, c) for c in book if c["cell_type"] == "code"),
+                      key=lambda t: -t[0])
+        for seconds, cell in took[:10]:
+            lines = [line for line in "".join(cell["source"]).splitlines() if line.strip() and not line.startswith("#|")]
+            if seconds >= 1:
+                rows.append(dict(chapter=chapter, cell=cell["id"], first_line=lines[0], seconds=round(seconds, 1),
+                                 done=what_was_done.get(f"{chapter}/{cell['id']}", "")))
+    write("slow_cells.csv", sorted(rows, key=lambda r: -float(r["seconds"])))
+
+
 def pages(names):
-    "Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process kept"
+    """Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process
+    kept"""
     known = list(csv.DictReader((logs / "chapters.csv").open())) if (logs / "chapters.csv").exists() else []
     rows = {r["chapter"]: r for r in known}
     for path in sorted((root / "nbs").glob("[0-9]*.ipynb")):
         if names and path.stem not in names: continue
         with tempfile.TemporaryDirectory() as folder:
-            code = f"import subprocess, resource, sys; r = subprocess.run([sys.executable, '-m', 'papermill', {str(path)!r}, 'out.ipynb', '--no-progress-bar']); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r.returncode)"
+            code = ("import subprocess, resource, sys\n"
+                    f"r = subprocess.run([sys.executable, '-m', 'papermill', {str(path)!r}, 'out.ipynb', '--no-progress-bar'])\n"
+                    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+                    "sys.exit(r.returncode)")
             start = time.time()
-            done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "VLRLBOOK_CACHE": folder + "/cache", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-c", code], cwd=folder,
+                                  env={**os.environ, "VLRLBOOK_CACHE": folder + "/cache", "HF_HUB_OFFLINE": "1"}, capture_output=True,
+                                  text=True)
             if done.returncode: sys.exit(f"{path.name} failed\n{done.stderr[-2000:]}")
+            cells([f"{path.stem}={folder}/out.ipynb"])
             shutil.copy(Path(folder) / "out.ipynb", path)
             if path.stem == "03_reward_model": judges([f"the preset={folder}/runs/{path.stem}"]) # the page's own run is one of the seeds
         subprocess.run([str(Path(sys.executable).parent / "nbdev_clean"), "--fname", str(path)], cwd=root, check=True)
-        rows[path.stem] = dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start), memory_mb=int(done.stdout.split()[-1]) // 1024, gpu="not measured")
+        rows[path.stem] = dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start),
+                               memory_mb=int(done.stdout.split()[-1]) // 1024, gpu="not measured")
         print(rows[path.stem])
     write("chapters.csv", [rows[k] for k in sorted(rows)])
 
@@ -583,5 +689,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["exported"]: exported(sys.argv[2])
     elif sys.argv[1:2] == ["scans"]: scans(sys.argv[2])
     elif sys.argv[1:2] == ["dry"]: dry(sys.argv[2:])
+    elif sys.argv[1:2] == ["cells"]: cells(sys.argv[2:])
     elif sys.argv[1:2] == ["pages"]: pages(sys.argv[2:])
     else: sys.exit(__doc__)

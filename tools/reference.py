@@ -26,7 +26,8 @@ def classes():
     n, k = int(rng.integers(5, 200)), int(rng.integers(2, 8))
     labels = rng.integers(0, k, n)
     said = np.where(rng.random(n) < 0.6, labels, rng.integers(0, k, n))
-    return dict(labels=labels.tolist(), said=said.tolist(), classes=k, accuracy=accuracy_score(labels, said), macro_f1=f1_score(labels, said, average="macro"),
+    return dict(labels=labels.tolist(), said=said.tolist(), classes=k, accuracy=accuracy_score(labels, said),
+                macro_f1=f1_score(labels, said, average="macro"),
                 mae=mean_absolute_error(labels, said), confusion=confusion_matrix(labels, said, labels=range(k)).tolist())
 
 
@@ -64,8 +65,10 @@ def flips():
 
 
 if __name__ == "__main__":
-    made = dict(versions={n: version(n) for n in ("numpy", "scipy", "scikit-learn", "statsmodels", "rouge-score")}, classes=[classes() for _ in range(30)], ranks=[ranks() for _ in range(30)],
-                overlap=[overlap() for _ in range(100)], mean=[mean() for _ in range(5)], shares=[shares() for _ in range(60)], flips=[flips() for _ in range(60)])
+    made = dict(versions={n: version(n) for n in ("numpy", "scipy", "scikit-learn", "statsmodels", "rouge-score")},
+                classes=[classes() for _ in range(30)], ranks=[ranks() for _ in range(30)],
+                overlap=[overlap() for _ in range(100)], mean=[mean() for _ in range(5)], shares=[shares() for _ in range(60)],
+                flips=[flips() for _ in range(60)])
     path = Path(__file__).resolve().parent.parent / "tests" / "reference_metrics.json"
     path.write_text(json.dumps(made) + "\n")
     print(path.name, *made["versions"].items())

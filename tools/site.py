@@ -24,7 +24,8 @@ functions = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 def comments(text):
     "line number -> the comment on it"
-    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokenize.generate_tokens(io.StringIO(text).readline)
+            if t.type == tokenize.COMMENT}
 
 
 def row(name, kind, default, notes, line):
@@ -37,7 +38,8 @@ def parameters(node, notes, method=False):
     "Rows of a function's signature, a method's first left out, and the row of what it returns"
     a = node.args
     plain = [*a.posonlyargs, *a.args]
-    given = [*zip(plain, [None] * (len(plain) - len(a.defaults)) + a.defaults, [""] * len(plain)), *([(a.vararg, None, "*")] if a.vararg else []),
+    given = [*zip(plain, [None] * (len(plain) - len(a.defaults)) + a.defaults, [""] * len(plain)),
+             *([(a.vararg, None, "*")] if a.vararg else []),
              *zip(a.kwonlyargs, a.kw_defaults, [""] * len(a.kwonlyargs)), *([(a.kwarg, None, "**")] if a.kwarg else [])]
     rows = [row(star + p.arg, p.annotation, default, notes, (default or p).end_lineno) for p, default, star in given[method:]]
     lines = {(default or p).end_lineno for p, default, _ in given}
@@ -49,17 +51,22 @@ def function_entry(node, notes, inside=False):
     "What the reference says about a function, or about a method"
     method = inside and "staticmethod" not in map(ast.unparse, node.decorator_list)
     rows, back = parameters(node, notes, method)
-    return dict(kind="function", name=node.name, doc=ast.get_docstring(node) or "", rows=rows, back=back, star=len(node.args.args) - method if node.args.kwonlyargs and not node.args.vararg else None)
+    return dict(kind="function", name=node.name, doc=ast.get_docstring(node) or "", rows=rows, back=back,
+                star=len(node.args.args) - method if node.args.kwonlyargs and not node.args.vararg else None)
 
 
 def class_entry(node, notes):
     "What it says about a class: fields or the first arguments, then the public methods"
     methods = {n.name: n for n in node.body if isinstance(n, functions)}
-    fields = [row(n.target.id, n.annotation, n.value, notes, n.end_lineno) for n in node.body if isinstance(n, ast.AnnAssign) and "ClassVar" not in ast.unparse(n.annotation)]
+    fields = [row(n.target.id, n.annotation, n.value, notes, n.end_lineno) for n in node.body if isinstance(n, ast.AnnAssign)
+              and "ClassVar" not in ast.unparse(n.annotation)]
     data = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
     rows = fields if data else parameters(methods["__init__"], notes, True)[0] if "__init__" in methods else []
-    public = [function_entry(f, notes, True) | dict(property=any(ast.unparse(d).endswith("property") for d in f.decorator_list)) for name, f in methods.items() if name == "__call__" or not name.startswith("_")]
-    return dict(kind="class", name=node.name, doc=ast.get_docstring(node) or "", rows=rows, back=None, star=None, methods=public, bases=[ast.unparse(b) for b in node.bases])
+    public = [function_entry(f, notes, True)
+              | dict(property=any(ast.unparse(d).endswith("property") for d in f.decorator_list)) for name, f in methods.items()
+              if name == "__call__" or not name.startswith("_")]
+    return dict(kind="class", name=node.name, doc=ast.get_docstring(node) or "", rows=rows, back=None, star=None, methods=public,
+                bases=[ast.unparse(b) for b in node.bases])
 
 
 def exports(path):
@@ -71,8 +78,11 @@ def exports(path):
         elif isinstance(node, ast.ClassDef): found[node.name] = class_entry(node, notes)
         elif isinstance(node, ast.Assign):
             for name in (n for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)):
-                found[name.id] = dict(kind="value", name=name.id, doc=notes.get(node.end_lineno, ""), value=ast.unparse(node.value), tuple=isinstance(node.targets[0], ast.Tuple))
-    return ast.get_docstring(tree) or "", [found[name] for name in ast.literal_eval(ast.unparse(next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")))]
+                found[name.id] = dict(kind="value", name=name.id, doc=notes.get(node.end_lineno, ""), value=ast.unparse(node.value),
+                                      tuple=isinstance(node.targets[0], ast.Tuple))
+    return ast.get_docstring(tree) or "", [
+        found[name] for name in ast.literal_eval(
+            ast.unparse(next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")))]
 
 
 # Markdown
@@ -108,7 +118,10 @@ def table(entry, classes):
     rows = entry["rows"] + ([entry["back"]] if entry["back"] else [])
     if not any(r["type"] or r["note"] for r in rows): return []
     name = lambda r: "**returns**" if r is entry["back"] else code_of(r["name"])
-    return ["| name | type | default | meaning |", "|---|---|---|---|"] + [f"| {name(r)} | {type_of(r['type'], classes)} | {code_of(r['default'])} | {text_of(r['note'], True)} |" for r in rows] + [""]
+    return ["| name | type | default | meaning |",
+            "|---|---|---|---|"] + [
+                f"| {name(r)} | {type_of(r['type'], classes)} | {code_of(r['default'])} | {text_of(r['note'], True)} |" for r in rows] + [
+                    ""]
 
 
 def describe(entry, module, classes, where):
@@ -116,13 +129,16 @@ def describe(entry, module, classes, where):
     name, lines = entry["name"], []
     if entry["kind"] == "value":
         short = not entry["tuple"] and len(entry["value"]) < 120 and "\n" not in entry["value"]
-        return [f"````{{py:data}} {name}", f":module: {module}", *([f":value: {json.dumps(entry['value'])}"] if short else []), "", text_of(entry["doc"]), "", where, "````", ""]
+        return [f"````{{py:data}} {name}", f":module: {module}", *([f":value: {json.dumps(entry['value'])}"] if short else []), "",
+                text_of(entry["doc"]), "", where, "````", ""]
     lines = [f"`````{{py:{entry['kind']}}} {signature(entry)}", f":module: {module}", "", text_of(entry['doc']), ""]
     if entry.get("bases"): lines += ["A kind of " + ", ".join(type_of(b, classes) for b in entry["bases"]) + ".", ""]
     lines += table(entry, classes)
     for m in entry.get("methods", []):
         if m["property"]: lines += [f"````{{py:property}} {name}.{m['name']}", f":module: {module}", "", text_of(m["doc"]), "````", ""]
-        else: lines += [f"````{{py:method}} {name}.{signature(m)}", f":module: {module}", "", text_of(m["doc"]), "", *table(m, classes), "````", ""]
+        else:
+            lines += [f"````{{py:method}} {name}.{signature(m)}", f":module: {module}", "", text_of(m["doc"]), "", *table(m, classes),
+                      "````", ""]
     return lines + [where, "`````", ""]
 
 
@@ -137,12 +153,14 @@ def caption_after(cells, i):
     "The caption that follows cell `i`, as words; else the heading above it"
     after = cells[i + 1]["source"].lstrip() if i + 1 < len(cells) and cells[i + 1]["cell_type"] == "markdown" else ""
     found = re.match(r"\*(?!\*)(.+?)\*(?:\s|$)", after, re.S)
-    above = [line.lstrip("# ") for c in cells[:i] if c["cell_type"] == "markdown" for line in c["source"].splitlines() if re.match(r"#+ ", line)]
+    above = [line.lstrip("# ") for c in cells[:i] if c["cell_type"] == "markdown" for line in c["source"].splitlines()
+             if re.match(r"#+ ", line)]
     return re.sub(r"\s+", " ", re.sub(r"[*`]", "", found[1] if found else f"Figure: {above[-1] if above else 'the chapter'}")).strip()
 
 
 def page(path, names):
-    "A chapter as myst-nb wants it: no hidden cells, no directives, no progress bars; captions as words for pictures; targets where exports stand"
+    """A chapter as myst-nb wants it: no hidden cells, no directives, no progress bars; captions as words for pictures; targets where
+    exports stand"""
     import nbformat
     from nbformat.v4 import new_markdown_cell
     nb = nbformat.read(path, 4)
@@ -162,14 +180,18 @@ def page(path, names):
         if "exercise" in cell.metadata.get("tags", []): # the stored answer, folded
             cell.metadata["tags"] = ["hide-input"]
             cell.metadata["mystnb"] |= {"code_prompt_show": "Show one answer", "code_prompt_hide": "Hide it again"}
-        here = [n for n in defined(cell.source) if f"{module}.{n}" in names] if any(m.split()[0] in ("export", "exports") for m in marks) else []
+        here = [n for n in defined(cell.source)
+                if f"{module}.{n}" in names] if any(m.split()[0] in ("export", "exports") for m in marks) else []
         if here:
             where |= {f"{module}.{n}": f"{path.stem}-{cell.id}" for n in here}
             kept.append(new_markdown_cell(f"({path.stem}-{cell.id})="))
         kept.append(cell)
-        if here: kept.append(new_markdown_cell("```{container} api-links\n" + " ".join(f"{{py:obj}}`{n} <{module}.{n}>`" for n in here) + "\n```"))
+        if here:
+            kept.append(new_markdown_cell("```{container} api-links\n" + " ".join(f"{{py:obj}}`{n} <{module}.{n}>`" for n in here)
+                                          + "\n```"))
     nb.cells = kept
-    nb.metadata = nbformat.from_dict({"kernelspec": nb.metadata["kernelspec"], "language_info": {"name": "python", "pygments_lexer": "ipython3"}})
+    nb.metadata = nbformat.from_dict({"kernelspec": nb.metadata["kernelspec"],
+                                      "language_info": {"name": "python", "pygments_lexer": "ipython3"}})
     return nb, module, where
 
 
@@ -182,7 +204,8 @@ def defined(source):
 
 def title_of(nb):
     "The first heading"
-    return next(line.lstrip("# ").strip() for c in nb.cells if c.cell_type == "markdown" for line in c.source.splitlines() if line.startswith("# "))
+    return next(line.lstrip("# ").strip() for c in nb.cells if c.cell_type == "markdown" for line in c.source.splitlines()
+                if line.startswith("# "))
 
 
 def toctree(caption, entries):
@@ -197,7 +220,8 @@ def commands():
     top = parser()
     subs = next(a for a in top._actions if a.dest == "command").choices
     block = lambda p: ["```text", p.format_help().rstrip(), "```", ""]
-    return "\n".join(["# The command line", "", *block(top), *(line for name, p in subs.items() for line in [f"## vlrlbook {name}", "", *block(p)])])
+    return "\n".join(["# The command line", "", *block(top),
+                      *(line for name, p in subs.items() for line in [f"## vlrlbook {name}", "", *block(p)])])
 
 
 config = '''
@@ -249,7 +273,8 @@ def write_source(folder):
     import nbformat
     ini = ConfigParser(delimiters=["="])
     ini.read(root / "settings.ini", encoding="utf-8")
-    modules = {f"vlrlbook.{p.stem}": exports(p) for p in sorted((root / "vlrlbook").glob("*.py")) if not p.name.startswith("_") and p.name != "cli.py"}
+    modules = {f"vlrlbook.{p.stem}": exports(p) for p in sorted((root / "vlrlbook").glob("*.py")) if not p.name.startswith("_")
+               and p.name != "cli.py"}
     names = {f"{m}.{e['name']}" for m, (_, entries) in modules.items() for e in entries}
     classes = {e["name"]: f"{m}.{e['name']}" for m, (_, entries) in modules.items() for e in entries if e["kind"] == "class"}
     for sub in ("nbs", "api", "_static", "_extra/nbs"): (folder / sub).mkdir(parents=True)
@@ -261,22 +286,28 @@ def write_source(folder):
         chapters.append(f"{path.stem.replace('_', ' ', 1).replace('_', ' ')}: {title_of(nb)} <nbs/{path.stem}>")
         nbformat.write(nb, folder / "nbs" / path.name)
         shutil.copy(path, folder / "_extra" / "nbs")
-    lines = ["# The reference", "", "Made from the modules' signatures and the comments behind each parameter. Every module is exported from the chapter it names.", ""]
+    lines = ["# The reference", "",
+             "Made from the modules' signatures and the comments behind each parameter. "
+             "Every module is exported from the chapter it names.", ""]
     for module, stem, title in order:
         doc, entries = modules[module]
         short = module.split(".")[1]
-        body = [f"# {module}", "", text_of(doc), "", f"From chapter [{stem}: {title}](../nbs/{stem}.ipynb).", "", f"```{{py:module}} {module}", "```", ""]
+        body = [f"# {module}", "", text_of(doc), "", f"From chapter [{stem}: {title}](../nbs/{stem}.ipynb).", "",
+                f"```{{py:module}} {module}", "```", ""]
         for e in entries:
             full = f"{module}.{e['name']}"
             body += describe(e, module, classes, f"[in its chapter](#{where[full]})" if full in where else "")
         (folder / "api" / f"{short}.md").write_text("\n".join(body), encoding="utf-8")
-        lines += [f"## [{module}]({short}.md)", "", text_of(doc), "", " · ".join(f"{{py:obj}}`{e['name']} <{module}.{e['name']}>`" for e in entries), ""]
+        lines += [f"## [{module}]({short}.md)", "", text_of(doc), "",
+                  " · ".join(f"{{py:obj}}`{e['name']} <{module}.{e['name']}>`" for e in entries), ""]
     (folder / "api" / "index.md").write_text("\n".join(lines), encoding="utf-8")
     (folder / "commands.md").write_text(commands(), encoding="utf-8")
     for name in ("CONTRIBUTING.md", "CHANGELOG.md"): shutil.copy(root / name, folder)
     index, _, _ = page(root / "index.ipynb", names)
     reference = ["api/index", *(f"api/{m.split('.')[1]}" for m, _, _ in order), "commands"]
-    index.cells.append(new_markdown_cell("\n".join([toctree("Chapters", chapters), toctree("Reference", reference), toctree("Project", ["CONTRIBUTING", "CHANGELOG"])])))
+    index.cells.append(
+        new_markdown_cell(
+            "\n".join([toctree("Chapters", chapters), toctree("Reference", reference), toctree("Project", ["CONTRIBUTING", "CHANGELOG"])])))
     nbformat.write(index, folder / "index.ipynb")
     (folder / "_static" / "book.css").write_text(style, encoding="utf-8")
     cfg = ini["DEFAULT"]
@@ -318,9 +349,11 @@ def check(folder):
             target = (path.parent / unquote(url.path)).resolve() if url.path else path
             if target.is_dir(): target /= "index.html"
             if not target.is_file() or folder not in target.parents: wrong.append(f"{name}: no such file: {link[:80]}")
-            elif url.fragment and target.suffix == ".html" and unquote(url.fragment) not in pages[target].ids: wrong.append(f"{name}: no such anchor: {link[:80]}")
+            elif url.fragment and target.suffix == ".html" and unquote(url.fragment) not in pages[target].ids:
+                wrong.append(f"{name}: no such anchor: {link[:80]}")
     for path in folder.rglob("*.css"):
-        wrong += [f"{path.relative_to(folder)}: needs an outside host: {u}" for u in re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')\s]+)", path.read_text(encoding="utf-8"))]
+        wrong += [f"{path.relative_to(folder)}: needs an outside host: {u}" for u in re.findall(
+            r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')\s]+)", path.read_text(encoding="utf-8"))]
     return wrong
 
 
@@ -328,17 +361,20 @@ def build(out):
     "Build, check, and only then put the book where `out` says"
     from sphinx.cmd.build import build_main
     out = Path(out).resolve()
-    if out.exists() and not (out / "searchindex.js").exists() and (out.is_file() or any(out.iterdir())): sys.exit(f"site: {out.name} is there and is not a site; choose another folder")
+    if out.exists() and not (out / "searchindex.js").exists() and (out.is_file() or any(out.iterdir())):
+        sys.exit(f"site: {out.name} is there and is not a site; choose another folder")
     with tempfile.TemporaryDirectory() as d:
         source, made = Path(d) / "source", Path(d) / "site"
         write_source(source)
-        if build_main(["-q", "-W", "--keep-going", "-n", "-b", "html", "-d", f"{d}/trees", str(source), str(made)]): sys.exit("site: Sphinx refused something above; nothing was written")
+        if build_main(["-q", "-W", "--keep-going", "-n", "-b", "html", "-d", f"{d}/trees", str(source), str(made)]):
+            sys.exit("site: Sphinx refused something above; nothing was written")
         wrong = check(made)
         if wrong: sys.exit("\n".join([*wrong, f"site: {len(wrong)} things to mend; nothing was written"]))
         if out.exists(): shutil.rmtree(out)
         shutil.move(made, out)
     pages = list(out.rglob("*.html"))
-    print(f"{out.name}: {len(pages)} pages, {sum(p.stat().st_size for p in out.rglob('*') if p.is_file()) / 1e6:.1f} MB; links and anchors hold. Open {out.name}/index.html, or serve it (python -m http.server -d {out.name}) to see excerpts in the search")
+    print(f"{out.name}: {len(pages)} pages, {sum(p.stat().st_size for p in out.rglob('*') if p.is_file()) / 1e6:.1f} MB; links and anchors "
+          f"hold. Open {out.name}/index.html, or serve it (python -m http.server -d {out.name}) to see excerpts in the search")
 
 
 if __name__ == "__main__":

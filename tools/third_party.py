@@ -1,13 +1,13 @@
-"""Write THIRD_PARTY.md: every direct dependency of settings.ini and its licence, as its own metadata states it. `--check` says whether it is current."""
+"""Write THIRD_PARTY.md: every direct dependency of settings.ini and its licence, as its own metadata states it. `--check` says whether it is current.
+
+What the lock does not bring (GPU packages) is read from a folder: `uv pip install --no-deps --target DIR vllm`, then `tools/third_party.py DIR`. Its line is kept until it is read again."""
 import re
 import sys
 from configparser import ConfigParser
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-# Not in the lock, or silent in their metadata: read in their repositories
-elsewhere = {"vllm": "Apache-2.0", "flash-attn": "BSD-3-Clause", "bitsandbytes": "MIT", "atheris": "Apache-2.0"}
 head = """# Third parties
 
 <!-- Made by tools/third_party.py from installed metadata: run `make readme`. -->
@@ -26,32 +26,51 @@ def extras():
     found = {}
     for key, value in ini["DEFAULT"].items():
         if key != "requirements" and not key.endswith("_requirements"): continue
-        for requirement in value.split(): found.setdefault(re.match(r"[\w.-]+", requirement)[0], []).append("core" if key == "requirements" else key.removesuffix("_requirements"))
+        for requirement in value.split():
+            found.setdefault(re.match(r"[\w.-]+", requirement)[0],
+                             []).append("core" if key == "requirements" else key.removesuffix("_requirements"))
     return found
 
 
-def licence(name):
-    "(licence, who says so), or None where it cannot be read here"
-    try: said = metadata(name)
-    except PackageNotFoundError: return (elsewhere[name], "its repository") if name in elsewhere else None
+def stated(package):
+    "(licence, where it stands) of an installed package"
+    said = package.metadata
     short = [line for line in said.get_all("License", []) if line and "\n" not in line and len(line) < 40]
     classes = [c.split(" :: ")[-1] for c in said.get_all("Classifier", []) if c.startswith("License ::")]
-    stated = [*said.get_all("License-Expression", []), *short, *classes]
-    if stated: return stated[0], "its metadata"
-    return (elsewhere[name], "its repository") if name in elsewhere else None
+    names = [*said.get_all("License-Expression", []), *short, *classes]
+    if names: return names[0], "metadata"
+    shipped = [f for f in package.files or [] if f.name == "LICENSE"]
+    if shipped: return " ".join(shipped[0].read_text().split()[:4]).rstrip(","), "LICENSE file"
 
 
-def rows():
+def licence(name, folders=()):
+    "(licence, who says so) from the environment or from a folder that packages were installed into; None where neither has it"
+    try: found = stated(distribution(name))
+    except PackageNotFoundError:
+        for package in distributions(name=name, path=list(folders)):
+            licence, where = stated(package)
+            return licence, f"{where} of {package.version}"
+        return None
+    return found and (found[0], f"its {found[1]}")
+
+
+def rows(folders=()):
     "{package: its line}; packages whose licence cannot be read here have None"
-    return {name: found and f"| {name} | {', '.join(brought)} | {found[0]} | {found[1]} |" for name, brought in sorted(extras().items()) for found in [licence(name)]}
+    return {name: found
+            and f"| {name} | {', '.join(brought)} | {found[0]} | {found[1]} |" for name, brought in sorted(extras().items()) for found in [
+                licence(name, folders)]}
 
 
 if __name__ == "__main__":
-    found, path = rows(), root / "THIRD_PARTY.md"
-    kept = {line.split(" | ")[0].strip("| "): line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")} if path.exists() else {}
+    found, path = rows([a for a in sys.argv[1:] if a != "--check"]), root / "THIRD_PARTY.md"
+    kept = {line.split(" | ")[0].strip("| "): line for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| ")} if path.exists() else {}
     unknown = [name for name, line in found.items() if line is None and name not in kept]
-    if unknown: sys.exit(f"{', '.join(unknown)}: no licence to be read; install it, or read it in its repository and say it in tools/third_party.py")
+    if unknown:
+        sys.exit(f"{', '.join(unknown)}: no licence to be read; `uv pip install --no-deps --target DIR` it, then run tools/third_party.py "
+                 "DIR")
     text = head + "".join(f"{line or kept[name]}\n" for name, line in found.items())
     if "--check" in sys.argv:
-        if not path.exists() or path.read_text(encoding="utf-8") != text: sys.exit("THIRD_PARTY.md is not what settings.ini and the installed packages say; run `make readme`")
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit("THIRD_PARTY.md is not what settings.ini and the installed packages say; run `make readme`")
     else: path.write_text(text, encoding="utf-8")

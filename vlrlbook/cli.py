@@ -1,4 +1,5 @@
-"""The `vlrlbook` command: each subcommand is a thin face of an exported function. Written by hand; every other module is exported from a notebook."""
+"""The `vlrlbook` command: each subcommand is a thin face of an exported function. Written by hand; every other module is exported from a
+notebook."""
 import argparse
 import ast
 import csv
@@ -41,7 +42,8 @@ handler = PapermillHandler()
 def run(args, rest):
     "Run a chapter as a papermill job; `-p name value` as papermill takes it"
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    return subprocess.call([sys.executable, "-m", "papermill", str(notebook(args.chapter)), args.out, *rest], env={**os.environ, "PYTHONUTF8": "1"})
+    return subprocess.call([sys.executable, "-m", "papermill", str(notebook(args.chapter)), args.out, *rest],
+                           env={**os.environ, "PYTHONUTF8": "1"})
 
 
 def notebooks(args, rest):
@@ -53,7 +55,8 @@ def notebooks(args, rest):
 
 allowance = dict(talk=15, exercise=15, questionnaire=5) # minutes a chapter that a teacher may want to change; nobody has measured them
 days = {"Half a day": ("00_core", "01_data", "break 15", "02_rewards", "05_grpo", "06_evaluation"),
-        "A full day": ("00_core", "00a_models", "break 15", "01_data", "02_rewards", "03_reward_model", "break 60", "04_aloha", "05_grpo", "break 15", "06_evaluation", "07_shared_prompt")}
+        "A full day": ("00_core", "00a_models", "break 15", "01_data", "02_rewards", "03_reward_model", "break 60", "04_aloha", "05_grpo",
+                       "break 15", "06_evaluation", "07_shared_prompt")}
 
 
 def workshop(args, rest):
@@ -82,7 +85,8 @@ def twin(book: dict, name: str) -> dict:
         if "solution" in tags: continue
         if waiting and "check" not in tags: raise ValueError(f"{name}, cell {cell['id']}: expected the check of the exercise before it")
         if cell["cell_type"] == "code": cell = cell | dict(outputs=[], execution_count=None)
-        if "exercise" in tags: cell, waiting = cell | dict(source=emptied(source, f"{name}, cell {cell['id']}").splitlines(keepends=True)), source
+        if "exercise" in tags:
+            cell, waiting = cell | dict(source=emptied(source, f"{name}, cell {cell['id']}").splitlines(keepends=True)), source
         if "check" in tags: cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"])) # "run all" goes on behind it
         cells.append(cell)
         if waiting and "check" in tags:
@@ -108,7 +112,8 @@ def emptied(source: str, where: str) -> str:
 def plan() -> str:
     "PLAN.md: what is run when; the measured minutes of the machine and the allowance for people stand apart"
     from vlrlbook.core import Table, book_file
-    with open(book_file("logs/chapters.csv"), newline="", encoding="utf-8") as f: measured = {row["chapter"]: row for row in csv.DictReader(f)}
+    with open(book_file("logs/chapters.csv"), newline="", encoding="utf-8") as f:
+        measured = {row["chapter"]: row for row in csv.DictReader(f)}
     people = sum(allowance.values())
     pages = ["# Plan of a workshop", plan_words.format(people=people, **allowance)]
     for title, order in days.items():
@@ -116,10 +121,13 @@ def plan() -> str:
         for what in order:
             row, pause = measured.get(what), int(what.removeprefix("break ")) if what.startswith("break") else None
             seconds = 0 if pause else int(row["seconds"])
-            rows.append({"from": f"{now // 60}:{now % 60:02d}", "chapter": "break" if pause else f"`{what}`", "what you see": "" if pause else row["what"],
-                         "machine, measured": "" if pause else f"{seconds // 60} min {seconds % 60:02d} s", "memory, measured": "" if pause else f"{row['memory_mb']} MB", "people, allowed": f"{pause or people} min"})
+            rows.append({"from": f"{now // 60}:{now % 60:02d}", "chapter": "break" if pause else f"`{what}`",
+                         "what you see": "" if pause else row["what"],
+                         "machine, measured": "" if pause else f"{seconds // 60} min {seconds % 60:02d} s",
+                         "memory, measured": "" if pause else f"{row['memory_mb']} MB", "people, allowed": f"{pause or people} min"})
             now, machine = now + (pause or people) + -(-seconds // 60), machine + seconds
-        pages.append(f"## {title}\n\n{Table(rows)}\n\nEnds at {now // 60}:{now % 60:02d}, of which the machine works {machine / 60:.0f} minutes.")
+        pages.append(
+            f"## {title}\n\n{Table(rows)}\n\nEnds at {now // 60}:{now % 60:02d}, of which the machine works {machine / 60:.0f} minutes.")
     return "\n\n".join(pages) + "\n"
 
 
@@ -128,9 +136,9 @@ plan_words = """Each notebook of this folder is a chapter without its outputs. A
     pip install "vlrlbook[lab]"
     jupyter lab
 
-Chapter 04 reads LeRobot's files: `pip install "vlrlbook[aloha]"`, Python 3.12 or newer. Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
+Chapter 04 reads LeRobot's files (`pip install "vlrlbook[aloha]"`, Python 3.12 or newer) and chapter 08 runs a server (`pip install "vlrlbook[serve]"`). Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
 
-Chapters that stand in neither plan have no exercise; they are for afterwards.
+Chapters that stand in neither plan are for afterwards. Lines that begin with `#|` tell nbdev what goes into the package; in class they are comments.
 
 Two kinds of minutes stand below, and only one of them was measured.
 
@@ -149,8 +157,11 @@ def merge_lora(args, rest):
 def convert_vqa(args, rest):
     "Chat, flat or VQA-RAD rows to EasyR1 rows"
     from vlrlbook.data import convert_vqa, published_split, read_rows
-    print(f"{convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split)} rows in {args.output_jsonl}{', parted into _train and _test' if args.split else ''}")
-    if args.split == "published": print(f"{published_split([row for _, row in read_rows(args.input_jsonl)])[2]:.0%} of the test pictures are in the train part too; --split picture keeps them apart")
+    print(f"{convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split)} rows in "
+          f"{args.output_jsonl}{', parted into _train and _test' if args.split else ''}")
+    if args.split == "published":
+        print(f"{published_split([row for _, row in read_rows(args.input_jsonl)])[2]:.0%} of the test pictures are in the train part too; "
+              "--split picture keeps them apart")
 
 
 def check_data(args, rest):
@@ -183,7 +194,9 @@ def reward_model(args, rest):
     from vlrlbook.core import read_settings
     from vlrlbook.reward_model import RewardModelSettings, train_reward_model
     found = train_reward_model(read_settings(RewardModelSettings, given(args, rest)))
-    if found: print(f"{found['n']} pairs judged: accuracy {found['pair_accuracy']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}); {found['model']}")
+    if found:
+        print(f"{found['n']} pairs judged: accuracy {found['pair_accuracy']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}); "
+              f"{found['model']}")
 
 
 def score(args, rest):
@@ -228,7 +241,8 @@ def exported(args, rest, verl=False):
     config = read_engine_yaml(args.config, engine, rest).given if getattr(args, "config", None) else {}
     given = {k: v for k, v in config.items() if k not in export_keys(engine)} | parse_overrides(rest, engine)
     where = dict(val=args.val_data, image_dir=args.image_dir)
-    folder = export_verl(args.data, args.reward, given, args.output_dir, **where) if verl else export_easyr1(args.data, args.reward, given, args.output_dir, args.version, **where)
+    folder = export_verl(args.data, args.reward, given, args.output_dir, **where) if verl else export_easyr1(args.data, args.reward, given,
+        args.output_dir, args.version, **where)
     train, val = json.loads((folder / "export.json").read_text())["rows"]
     print(f"{folder}: {train} rows to learn from, {val} to measure on; next: vlrlbook dry-run --path {folder}")
 
@@ -287,42 +301,75 @@ def parser() -> argparse.ArgumentParser:
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
-    command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"), option("lora_model", required=True, help="adapter's directory"),
+    command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"),
+            option("lora_model", required=True, help="adapter's directory"),
             option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"))
-    command(convert_vqa, "convert-vqa", option("input_jsonl", required=True, help="JSON or JSONL in any of the dialects"), option("output_jsonl", required=True, help="file to write"),
+    command(convert_vqa, "convert-vqa", option("input_jsonl", required=True, help="JSON or JSONL in any of the dialects"),
+            option("output_jsonl", required=True, help="file to write"),
             option("image_dir", help="picture paths become absolute in it, and must exist"),
-            option("split", choices=["picture", "published"], help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"))
-    command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")), (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
-            option("image_dir", help="where picture paths begin"), (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
+            option("split", choices=["picture", "published"],
+                   help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"))
+    command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")),
+            (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
+            option("image_dir", help="where picture paths begin"),
+            (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
     settings = lambda chapter: [option(name, help=text.replace("%", "%%")) for name, text in chapter_options(chapter)]
     command(grpo, "grpo", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")), *settings("05_grpo"))
     command(reward_model, "reward-model", *settings("03_reward_model"))
-    command(score, "score", option("model", required=True, help="directory of a reward model"), option("data", required=True, help="preference rows: .jsonl, .json or .parquet"),
-            option("output_dir", default=".", help="where the result goes"), option("image_dir", help="where picture paths begin; beside the file if not given"),
-            option("batch_size", type=int, default=16, help="answers at a time"), option("skip_bad_rows", action="store_true", help="list bad rows and go on"), option("device", help="such as cuda:1"))
+    command(score, "score", option("model", required=True, help="directory of a reward model"),
+            option("data", required=True, help="preference rows: .jsonl, .json or .parquet"),
+            option("output_dir", default=".", help="where the result goes"),
+            option("image_dir", help="where picture paths begin; beside the file if not given"),
+            option("batch_size", type=int, default=16, help="answers at a time"),
+            option("skip_bad_rows", action="store_true", help="list bad rows and go on"), option("device", help="such as cuda:1"))
     command(aloha, "aloha", *settings("04_aloha"))
     command(evaluate, "evaluate", *settings("06_evaluation"))
-    command(serve, "serve", (["--no_token", "--no-token"], dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")), *settings("08_service"))
-    rows = [option("data", required=True, help="VQA rows in any dialect: .jsonl or .json"), option("val_data", help="rows to measure on; a tenth of the pictures if not given"), option("image_dir", help="where picture paths begin; beside the file if not given"),
-            option("reward", default="vqa", help="a rule of chapter 02, module:function, or a weighted sum"), option("output_dir", required=True, help="new or empty directory")]
+    command(serve, "serve",
+            (["--no_token", "--no-token"],
+             dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")), *settings("08_service"))
+    rows = [option("data", required=True, help="VQA rows in any dialect: .jsonl or .json"),
+            option("val_data", help="rows to measure on; a tenth of the pictures if not given"),
+            option("image_dir", help="where picture paths begin; beside the file if not given"),
+            option("reward", default="vqa", help="a rule of chapter 02, module:function, or a weighted sum"),
+            option("output_dir", required=True, help="new or empty directory")]
     of_easyr1 = lambda default: option("version", choices=["0.3.2", "current"], default=default, help="of EasyR1")
-    command(export_easyr1, "export-easyr1", *rows, of_easyr1("0.3.2"), (["--config"], dict(help="a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; a.b=c wins")))
+    command(export_easyr1, "export-easyr1", *rows, of_easyr1("0.3.2"),
+            (["--config"], dict(help="a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; a.b=c wins")))
     command(export_verl, "export-verl", *rows)
-    command(dry_run, "dry-run", option("path", required=True, help="exported directory, or a YAML of EasyR1"), of_easyr1(None), option("processes", type=int, help="that look at rows; one a CPU if not given"), option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
-    command(merge_shards, "merge-shards", option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"), option("output_dir", help="model directory to write: new or empty"),
-            option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"), option("test", help="model directory to compare with; without --output_dir nothing is written"),
-            option("lora", default="merge", help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"), option("lora_alpha", type=float, help="where no file beside the shards holds it"),
+    command(dry_run, "dry-run", option("path", required=True, help="exported directory, or a YAML of EasyR1"), of_easyr1(None),
+            option("processes", type=int, help="that look at rows; one a CPU if not given"),
+            option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
+    command(merge_shards, "merge-shards", option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"),
+            option("output_dir", help="model directory to write: new or empty"),
+            option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"),
+            option("test", help="model directory to compare with; without --output_dir nothing is written"),
+            option("lora", default="merge", help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"),
+            option("lora_alpha", type=float, help="where no file beside the shards holds it"),
             option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
     command(quick_start, "quick-start", *settings("09_easyr1"))
     return top
+
+
+def extra_of(module: str) -> str | None:
+    "The extra that brings `module`: 'uvicorn' comes with 'serve'"
+    from importlib.metadata import requires
+    for line in requires("vlrlbook"):
+        found = re.match(rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)""", line.replace("-", "_"))
+        if found: return found[1]
 
 
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
     keys = args.command in ("export-easyr1", "export-verl", "dry-run") and all("=" in w and not w.startswith("-") for w in rest)
-    if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"): parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try: return args.function(args, rest)
+    except ImportError as e:
+        if e.name is None: sys.exit(f"vlrlbook {args.command}: {e}") # a chapter's own words
+        extra = extra_of(e.name.partition(".")[0])
+        if extra is None: raise
+        sys.exit(f'vlrlbook {args.command}: {e.name} is not installed: pip install "vlrlbook[{extra}]"')
     except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
 
 

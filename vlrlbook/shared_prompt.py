@@ -299,7 +299,7 @@ class PictureMemory:
         keep_mb: int = 0, # features kept across steps; 0 keeps them for one step
     ):
         self.tower, self.real, self.keep = core.visual, core.get_image_features, keep_mb * 2**20
-        self.on, self.known, self.weights, self.seen = False, {}, None, 0
+        self.on, self.known, self.weights, self.seen, self.parted = False, {}, None, 0, False
         core.get_image_features = self
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
@@ -312,13 +312,15 @@ class PictureMemory:
         new = list({k: i for i, k in enumerate(keys) if k not in self.known}.values())
         if new: self._look([keys[i] for i in new], torch.cat([pictures[i] for i in new]), image_grid_thw[new], kwargs)
         found = [self.known.setdefault(k, self.known.pop(k)) for k in keys] # the latest asked for stand last
-        levels = [torch.cat(level) for level in zip(*(f[1:] for f in found))]
+        levels = [level if self.parted else torch.cat(level) for level in zip(*(f[1:] for f in found))]
         return SimpleNamespace(pooler_output=tuple(f[0] for f in found), deepstack_features=levels)
 
     @torch.no_grad()
     def _look(self, keys, pixels, grid, kwargs):
         out = self.real(pixels, grid, **kwargs)
-        levels = [level.split([len(x) for x in out.pooler_output]) for level in getattr(out, "deepstack_features", None) or []]
+        levels = getattr(out, "deepstack_features", None) or []
+        self.parted = any(isinstance(level, tuple) for level in levels) # newer releases part each level by picture
+        if not self.parted: levels = [level.split([len(x) for x in out.pooler_output]) for level in levels]
         for key, *features in zip(keys, out.pooler_output, *levels): self.known[key] = [f.clone() for f in features]
         self.seen += len(keys)
 
