@@ -22,7 +22,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, LogitsProcessorList, Trainer
+from transformers import AttentionInterface, AttentionMaskInterface, LogitsProcessorList, Trainer
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -228,6 +229,23 @@ def _product(weight, bias):
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     return lambda x: onednn(x, packed, bias, "none", [], "")
 
+# %% ../nbs/07_shared_prompt.ipynb #n37d381a
+class _Roomy(DynamicLayer):
+    "A cache layer that copies itself only when its room is full"
+    rooms = None # keys and values [B, heads, room, size]
+
+    def update(self, key, value, *args, **kwargs):
+        n = self.get_seq_length()
+        if self.rooms is None or n + key.shape[2] > self.rooms[0].shape[2]: self._grow(key, value, n)
+        for room, new in zip(self.rooms, (key, value)): room[:, :, n:n + key.shape[2]] = new
+        self.keys, self.values = (room[:, :, :n + key.shape[2]] for room in self.rooms)
+        return self.keys, self.values
+
+    def _grow(self, key, value, n):
+        if not self.is_initialized: self.lazy_initialization(key, value)
+        more = lambda x: x.new_empty(*x.shape[:2], max(32, n + x.shape[2]), x.shape[3])
+        self.rooms = [torch.cat([old, more(new)], 2) if n else more(new) for old, new in ((self.keys, key), (self.values, value))]
+
 # %% ../nbs/07_shared_prompt.ipynb #n81ef529
 def _foldable(m):
     "Whether that loses nothing: one plain adapter, float32, weights whole and in this process, no dropout on"
@@ -256,7 +274,7 @@ def sample_groups(
     config, warp = _warpers(model, config, said)
     done, seen = torch.zeros_like(said[:, 0], dtype=torch.bool), prompt_mask.bool().repeat_interleave(G, 0)[:, None, None]
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
-    last, own = positions[:, :, -1:].repeat_interleave(G, 1), DynamicCache()
+    last, own = positions[:, :, -1:].repeat_interleave(G, 1), Cache(layer_class_to_replicate=_Roomy)
     with _folded(model):
         fields = fields | dict(position_ids=_rows(positions), use_cache=True, logits_to_keep=1)
         out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **fields)
