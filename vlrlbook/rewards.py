@@ -184,7 +184,8 @@ def normalise_answer(
 
 normalise_table = [ # text, normalised
     ("The extremities", "extremities"), ("X-ray", "x ray"), ("T2-weighted", "t2 weighted"),
-    ("5.6cm focal, hypodense", "5.6cm focal hypodense"), ("Yes\t", "yes"), ("Just one", "just 1"), (4, "4"), ("1,200", "1200"), ("don't", "dont"), ("ＭＲＩ", "mri"), ("", "")]
+    ("5.6cm focal, hypodense", "5.6cm focal hypodense"), ("Yes\t", "yes"), ("Just one", "just 1"), (4, "4"),
+    ("1,200", "1200"), ("don't", "dont"), ("ＭＲＩ", "mri"), ("", "")]
 
 # %% ../nbs/02_rewards.ipynb #c026
 def answer_kind(
