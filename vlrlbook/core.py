@@ -128,7 +128,8 @@ def _card_rows(ax, rollouts, names):
     for y, r in enumerate(rollouts):
         ax.text(0, y, shorten(r.text, 38) or "(nothing)", fontsize=8.5, va="center")
         for x, name in zip(columns, names):
-            ax.text(x, y, f"{r.parts[name]:.2f}", fontsize=8.5, va="center", ha="right", weight="bold" if name == "overall" else "normal")
+            shown, weight = r.parts[name], "bold" if name == "overall" else "normal"
+            ax.text(x, y, f"{shown:.2f}" if isinstance(shown, float) else str(shown), fontsize=8.5, va="center", ha="right", weight=weight)
 
 def _card_bars(ax, rollouts, heading):
     "Advantages, or what else the group has, as signed bars"
