@@ -129,7 +129,7 @@ def _card_rows(ax, rollouts, names):
         ax.text(0, y, shorten(r.text, 38) or "(nothing)", fontsize=8.5, va="center")
         for x, name in zip(columns, names):
             shown, weight = r.parts[name], "bold" if name == "overall" else "normal"
-            ax.text(x, y, f"{shown:.2f}" if isinstance(shown, float) else str(shown), fontsize=8.5, va="center", ha="right", weight=weight)
+            ax.text(x, y, str(shown) if isinstance(shown, int) else f"{shown:.2f}", fontsize=8.5, va="center", ha="right", weight=weight)
 
 def _card_bars(ax, rollouts, heading):
     "Advantages, or what else the group has, as signed bars"
