@@ -637,7 +637,8 @@ def model_card(
 ) -> str: # Markdown with the hub's front matter
     "What a result was made from, how, and what it reached"
     s, private = settings, ("data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id")
-    facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results} | results.get("versions", {})
+    shown = lambda v: round(v) if isinstance(v, float) else v # seconds
+    facts = {k: shown(results[k]) for k in ("device", "commit", "seconds") if k in results} | results.get("versions", {})
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", "", f"# {s.task}: {Path(s.model).name} after GRPO", "",
              f"- data: {Path(s.data).name if s.data else 'drawn pictures'}", f"- reward: `{s.reward}`",
