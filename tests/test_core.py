@@ -3,11 +3,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from vlrlbook.core import RunLog, mean_ci95, nearest, smooth, write_json, write_whole
+from vlrlbook.core import Rollout, RolloutGroup, RunLog, Sample, mean_ci95, nearest, rollout_card, smooth, write_json, write_whole
 
 row = st.dictionaries(st.sampled_from(["loss", "reward", "part/exact", "eval/reward"]), st.floats(-1e6, 1e6), min_size=1)
 
@@ -57,3 +58,11 @@ def test_import_is_light():
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n") for _ in range(3)]
     assert runs[0][1] == "[]"
     assert min(float(r[0]) for r in runs) < 0.3
+
+
+def test_a_card_says_what_its_bars_are():
+    "Another heading than advantage; an empty answer is told; the mark of the picture is not read out"
+    group = RolloutGroup(Sample("<image> How many?", "2"), [Rollout("2", dict(overall=1.0), 0.5), Rollout("", dict(overall=0.0), -0.5)], bars="pay less mean")
+    texts = lambda fig: {t.get_text() for ax in fig.axes for t in [ax.title, *ax.texts]}
+    assert {"How many?", "(nothing)", "pay less mean"} <= texts(rollout_card(group)) and "advantage" not in texts(rollout_card(group))
+    assert "advantage" in texts(rollout_card(replace(group, bars="advantage")))

@@ -84,6 +84,16 @@ def test_the_latest_logged_groups_lie_in_a_file(tmp_path):
     assert group["answers"][0]["advantage"] < 0 < group["answers"][1]["advantage"]
 
 
+def test_the_kept_group_has_something_to_show():
+    "The first group that is not silent; the first of all where every one is"
+    from types import SimpleNamespace
+    recorder, samples = Recorder(2), [s for s in synthetic_vqa(3, seed=1) for _ in range(2)]
+    ask = lambda step, rewards: recorder(list("abcdef"), [dict(overall=r) for r in rewards], samples, SimpleNamespace(global_step=step, max_steps=4))
+    ask(0, [1, 1, 0, 1, 1, 0])
+    ask(2, [1, 1, 0, 0, 1, 1])
+    assert ["".join(a["text"] for a in row["rollouts"]) for row in recorder.rows()] == ["cd", "ab"]
+
+
 def test_a_run_that_is_asked_to_stop_saves_first(tmp_path, monkeypatch):
     order = tmp_path / "order"
     order.write_text("run 1")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['presets', 'environment', 'logged_as', 'AlohaSettings', 'video_backend', 'open_lerobot', 'drawn_data', 'open_data',
-           'to_picture', 'read_label', 'AlohaFrames', 'check_columns', 'frames_per_second', 'reading_speeds', 'analyze',
+           'to_picture', 'read_label', 'check_columns', 'AlohaFrames', 'frames_per_second', 'reading_speeds', 'analyze',
            'plot_analysis', 'aloha_messages', 'AlohaCollator', 'AlohaClassifier', 'expected_bin', 'build_classifier',
            'load_head', 'save_classifier', 'load_classifier', 'split_films', 'mirrored', 'jittered', 'Augment',
            'AlohaTrainer', 'class_weights', 'training_arguments', 'make_trainer', 'predict_bins', 'split_parts',
@@ -29,10 +29,12 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import RunLog, SettingsError, Table, as_type, blue, commit_folder, figure, film_strip, grey, nearest, orange, peak_memory_mb, read_settings, run_facts, set_seed, smooth, write_json, write_whole
+from .core import RunLog, SettingsError, Table, as_type, blue, commit_folder, figure, film_strip, grey, nearest, orange
+from .core import peak_memory_mb, read_settings, run_facts, set_seed, smooth, write_json, write_whole
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb
 from .evaluation import classifier_metrics
-from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size, limit_pixels, load_vlm, resume_log, save_processor, vision_marker_ids
+from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size
+from .models import limit_pixels, load_vlm, resume_log, save_processor, vision_marker_ids
 from .rewards import answer_text
 try: from lerobot.configs.rewards import RewardModelConfig
 except ImportError as e: raise ImportError("chapter 04 needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
@@ -44,12 +46,17 @@ from lerobot.rewards.pretrained import PreTrainedRewardModel
 
 # %% ../nbs/04_aloha.ipynb #c009
 presets = {
-    "tiny": dict(model="tiny-qwen3_vl", finetune_mode="full", batch_size=32, lr=1e-3, epochs=10, max_steps=260, warmup_steps=30, eval_steps=65, repo_id="local/synthetic_aloha", max_image_size=112),
-    "gpu": dict(model="Qwen/Qwen3-VL-2B-Instruct", finetune_mode="lora", batch_size=2, lr=1e-4, epochs=10, max_steps=50, warmup_steps=0, eval_steps=25, repo_id="lerobot/realworld_aloha_success_bhc",
-                max_image_size=512, ckpt_dir="checkpoints/qwen3_reward")}
-environment = {"mode": "MODE", "model": "QWEN3VL_MODEL", "finetune_mode": "FINETUNE_MODE", "num_classes": "NUM_CLASSES", "max_train_samples": "MAX_TRAIN_SAMPLES",
-               "batch_size": "BATCH_SIZE", "lr": "LR", "epochs": "EPOCHS", "max_steps": "MAX_STEPS", "ckpt_dir": "CKPT_DIR"} # setting → environment variable
+    "tiny": dict(model="tiny-qwen3_vl", finetune_mode="full", batch_size=32, lr=1e-3, epochs=10, max_steps=260, warmup_steps=30,
+                 eval_steps=65, repo_id="local/synthetic_aloha", max_image_size=112),
+    "gpu": dict(model="Qwen/Qwen3-VL-2B-Instruct", finetune_mode="lora", batch_size=2, lr=1e-4, epochs=10, max_steps=50, warmup_steps=0,
+                eval_steps=25, repo_id="lerobot/realworld_aloha_success_bhc", max_image_size=512, ckpt_dir="checkpoints/qwen3_reward")}
 
+environment = { # setting → environment variable
+    "mode": "MODE", "model": "QWEN3VL_MODEL", "finetune_mode": "FINETUNE_MODE", "num_classes": "NUM_CLASSES",
+    "max_train_samples": "MAX_TRAIN_SAMPLES", "batch_size": "BATCH_SIZE", "lr": "LR", "epochs": "EPOCHS",
+    "max_steps": "MAX_STEPS", "ckpt_dir": "CKPT_DIR"}
+
+# %% ../nbs/04_aloha.ipynb #n7a0d2ac
 @dataclass
 class AlohaSettings:
     "Settings of a classifier run; the parameters cell of chapter 04 holds the same names, types, defaults and comments"
@@ -68,7 +75,7 @@ class AlohaSettings:
     output_dir: str = "runs/04_aloha" # Where logs, predictions and results go
     repo_id: str = None # Name of the LeRobot data set (gpu lerobot/realworld_aloha_success_bhc)
     data: str = None # Its folder; None: LeRobot's cache, or drawn films in tiny
-    cameras: str = "observation.images.cam_right_wrist,observation.images.cam_left_wrist,observation.images.cam_high" # In this order, with commas
+    cameras: str = "observation.images.cam_right_wrist,observation.images.cam_left_wrist,observation.images.cam_high" # In order
     label: str = "reward_bins" # Column that holds the bins
     zero_labels: str = "first" # A label that is all zeros: first (bin 0) or drop
     episodes: int = 90 # Drawn films
@@ -99,33 +106,46 @@ class AlohaSettings:
     resume: str = "" # true: go on from the newest checkpoint in output_dir; or a checkpoint's directory
     questions: str = None # File of lines for chat; None reads the terminal
 
-    aliases: ClassVar[dict] = {"qwen3vl_model": "model", "num_epochs": "epochs", "num_train_epochs": "epochs", "learning_rate": "lr", "root": "data", "r": "lora_r"}
+    aliases: ClassVar[dict] = {"qwen3vl_model": "model", "num_epochs": "epochs", "num_train_epochs": "epochs",
+                               "learning_rate": "lr", "root": "data", "r": "lora_r"}
 
     def check(self):
         "Fill in from the environment, then from `size`; refuse what cannot be"
         if self.size not in presets: raise SettingsError(f"size = {self.size!r}{nearest(self.size, list(presets))}")
         for name, variable in environment.items():
-            if getattr(self, name) is None and os.environ.get(variable): setattr(self, name, as_type(variable, os.environ[variable], type(self).__annotations__[name]))
-        for name, value in {"mode": "train", **presets[self.size], "ckpt_dir": presets[self.size].get("ckpt_dir", f"{self.output_dir}/classifier")}.items():
+            given, kind = os.environ.get(variable), type(self).__annotations__[name]
+            if getattr(self, name) is None and given: setattr(self, name, as_type(variable, given, kind))
+        for name, value in ({"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]).items():
             if getattr(self, name) is None: setattr(self, name, value)
         problems = [text for wrong, text in self._rules() if wrong]
         if problems: raise SettingsError("; ".join(problems))
 
     def _rules(self):
         "(is wrong, what to say) of every rule"
-        positive = ("batch_size", "gradient_accumulation_steps", "lr", "epochs", "lora_r", "lora_alpha", "eval_steps", "logging_steps", "max_image_size", "max_grad_norm", "episodes", "frames")
+        positive = ("batch_size", "gradient_accumulation_steps", "lr", "epochs", "lora_r", "lora_alpha", "eval_steps", "logging_steps",
+                    "max_image_size", "max_grad_norm", "episodes", "frames")
+        not_negative = ["seed", "warmup_steps", "weight_decay", "patience", "num_workers"]
+        if self.max_train_samples is not None: not_negative.append("max_train_samples")
+        shares = ("lora_dropout", "val_share", "test_share", "flip", "colour_jitter")
         yield from ((getattr(self, n) <= 0, f"{n} = {getattr(self, n)}: expected more than 0") for n in positive)
-        yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in ("seed", "warmup_steps", "weight_decay", "patience", "num_workers", "max_train_samples") if getattr(self, n) is not None)
-        yield from ((not 0 <= getattr(self, n) < 1, f"{n} = {getattr(self, n)}: expected 0 up to 1") for n in ("lora_dropout", "val_share", "test_share", "flip", "colour_jitter"))
-        yield self.val_share + self.test_share >= 0.9, f"val_share + test_share = {self.val_share + self.test_share:g}: too little is left to train on"
+        yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in not_negative)
+        yield from ((not 0 <= getattr(self, n) < 1, f"{n} = {getattr(self, n)}: expected 0 up to 1") for n in shares)
+        held = self.val_share + self.test_share
+        yield held >= 0.9, f"val_share + test_share = {held:g}: too little is left to train on"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by epochs"
         yield self.num_classes is not None and self.num_classes < 2, f"num_classes = {self.num_classes}: expected 2 or more"
-        for name, known in (("mode", ["train", "analyze", "chat", "predict"]), ("finetune_mode", ["lora", "full"]), ("zero_labels", ["first", "drop"]), ("precision", ["auto", "bf16", "float32"]), ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
+        for name, known in (("mode", ["train", "analyze", "chat", "predict"]), ("finetune_mode", ["lora", "full"]),
+                            ("zero_labels", ["first", "drop"]), ("precision", ["auto", "bf16", "float32"]),
+                            ("report_to", ["none", "tensorboard", "wandb", "trackio"])):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}"
-        yield self.report_to == "tensorboard" and not importlib.util.find_spec("tensorboard"), "report_to = 'tensorboard': it is not installed (pip install tensorboard)"
-        yield bool(self.data) and not Path(self.data or "", "meta", "info.json").exists() and self.size == "tiny", f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set"
+        board = importlib.util.find_spec("tensorboard")
+        yield self.report_to == "tensorboard" and not board, "report_to = 'tensorboard': it is not installed (pip install tensorboard)"
+        strange = bool(self.data) and not Path(self.data or "", "meta", "info.json").exists()
+        yield strange and self.size == "tiny", f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set"
         yield bool(self.patience) and not self.val_share, "patience with val_share 0: early stopping needs films to look at"
-        yield self.mode == "predict" and not Path(self.ckpt_dir, "classifier.json").exists(), f"mode = 'predict': there is no classifier in ckpt_dir = {self.ckpt_dir!r}; train one first"
+        trained = Path(self.ckpt_dir, "classifier.json").exists()
+        untrained = f"mode = 'predict': there is no classifier in ckpt_dir = {self.ckpt_dir!r}; train one first"
+        yield self.mode == "predict" and not trained, untrained
 
     @property
     def camera_names(self) -> list:
@@ -141,15 +161,19 @@ def video_backend(
     except (ImportError, OSError, RuntimeError): return "pyav"
     return "torchcodec"
 
+# %% ../nbs/04_aloha.ipynb #n31f18be
 def open_lerobot(
     repo_id: str, # name of the data set
     root: str | Path = None, # its folder; None: LeRobot's cache, downloaded if need be
 ): # LeRobotDataset
     "A LeRobot data set from a local folder; nothing is downloaded when `HF_HUB_OFFLINE` is set"
     there = root and Path(root, "meta", "info.json").exists()
-    if root and not there and os.environ.get("HF_HUB_OFFLINE"): raise DataError("aloha.root", "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download", entry=str(root))
+    if root and not there and os.environ.get("HF_HUB_OFFLINE"):
+        told = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
+        raise DataError("aloha.root", told, entry=str(root))
     return LeRobotDataset(repo_id, root=root, video_backend=video_backend())
 
+# %% ../nbs/04_aloha.ipynb #n942cf66
 def drawn_data(
     settings: AlohaSettings, # episodes, frames and seed
 ) -> Path: # folder of a LeRobot data set
@@ -180,10 +204,13 @@ def to_picture(
     if isinstance(array, Image.Image): return to_rgb(array)
     x = torch.as_tensor(array)
     if x.ndim == 4: x = x[0]
-    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]): raise DataError("aloha.picture", f"shape {tuple(torch.as_tensor(array).shape)}, expected [C, H, W] or [T, C, H, W] with 3 channels")
+    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]):
+        found = tuple(torch.as_tensor(array).shape)
+        raise DataError("aloha.picture", f"shape {found}, expected [C, H, W] or [T, C, H, W] with 3 channels")
     if x.shape[0] == 3: x = x.permute(1, 2, 0)
     if x.is_floating_point():
-        if not (x.min() >= 0 and x.max() <= 1): raise DataError("aloha.picture", f"floats from {x.min():.3g} to {x.max():.3g}, expected 0 to 1")
+        low, high = x.min(), x.max()
+        if not (low >= 0 and high <= 1): raise DataError("aloha.picture", f"floats from {low:.3g} to {high:.3g}, expected 0 to 1")
         x = (x * 255).round()
     return Image.fromarray(x.to(torch.uint8).numpy())
 
@@ -196,6 +223,25 @@ def read_label(
     if not np.isfinite(x).all(): raise DataError("aloha.label", f"{value!r}, expected numbers")
     if x.size < 2: return 0, "scalar"
     return (int(x.argmax()), "vector") if x.any() else (0, "zero")
+
+# %% ../nbs/04_aloha.ipynb #na33335c
+def check_columns(
+    features: dict, # of a LeRobot data set
+    cameras: list, # names that are wanted
+    label: str, # column that is wanted
+):
+    "Stop when a camera or the label is missing, and say which there are"
+    there = [k for k, v in features.items() if v["dtype"] in ("image", "video")]
+    for camera in cameras:
+        told = f"there is no such camera{_closest(camera, there)}; cameras there: {', '.join(there) or 'none'}"
+        if camera not in there: raise DataError("aloha.camera", told, entry=camera)
+    told = f"there is no such column{_closest(label, list(features))}; columns there: {', '.join(features)}"
+    if label not in features: raise DataError("aloha.label", told, entry=label)
+
+def _closest(name, known):
+    "The nearest known name as a question, or nothing"
+    text = nearest(name, known)
+    return text if "did you mean" in text else ""
 
 # %% ../nbs/04_aloha.ipynb #c026
 class AlohaFrames(torch.utils.data.Dataset):
@@ -238,7 +284,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         for episode in {int(self.episodes[r]) for r in rows}:
             here = sorted((r for r in rows if self.episodes[r] == episode), key=lambda r: self.times[r])
             start = meta.episodes[episode][f"videos/{camera}/from_timestamp"]
-            film = decode_video_frames(self.data.root / meta.get_video_file_path(episode, camera), [start + float(self.times[r]) for r in here], self.data.tolerance_s, video_backend(), return_uint8=True)
+            path, times = self.data.root / meta.get_video_file_path(episode, camera), [start + float(self.times[r]) for r in here]
+            film = decode_video_frames(path, times, self.data.tolerance_s, video_backend(), return_uint8=True)
             found |= dict(zip(here, film))
         return [found[r] for r in rows]
 
@@ -250,22 +297,6 @@ class AlohaFrames(torch.utils.data.Dataset):
         other = copy.copy(self)
         other.rows, other.change = np.asarray(rows), change
         return other
-
-def check_columns(
-    features: dict, # of a LeRobot data set
-    cameras: list, # names that are wanted
-    label: str, # column that is wanted
-):
-    "Stop when a camera or the label is missing, and say which there are"
-    there = [k for k, v in features.items() if v["dtype"] in ("image", "video")]
-    for camera in cameras:
-        if camera not in there: raise DataError("aloha.camera", f"there is no such camera{_closest(camera, there)}; cameras there: {', '.join(there) or 'none'}", entry=camera)
-    if label not in features: raise DataError("aloha.label", f"there is no such column{_closest(label, list(features))}; columns there: {', '.join(features)}", entry=label)
-
-def _closest(name, known):
-    "The nearest known name as a question, or nothing"
-    text = nearest(name, known)
-    return text if "did you mean" in text else ""
 
 # %% ../nbs/04_aloha.ipynb #c030
 def frames_per_second(
@@ -281,13 +312,16 @@ def frames_per_second(
         seconds.append(time.perf_counter() - start)
     return n / min(seconds)
 
+# %% ../nbs/04_aloha.ipynb #na26e9ad
 def reading_speeds(
     frames: AlohaFrames, # at least 96 of them
     n: int = 48, # frames of a round
 ) -> dict: # storage, and frames per second of three ways to read
     "Frames per second by plain indexing of the data set, one at a time, and in shuffled batches"
     batches = np.random.default_rng(0).permutation(min(192, len(frames)))[:96].reshape(3, 32)
-    return {"storage": frames.data.features[frames.cameras[0]]["dtype"], "plain indexing": round(frames_per_second(lambda i: frames.data[i], n)), "one at a time": round(frames_per_second(lambda i: frames[i], n)),
+    return {"storage": frames.data.features[frames.cameras[0]]["dtype"],
+            "plain indexing": round(frames_per_second(lambda i: frames.data[i], n)),
+            "one at a time": round(frames_per_second(lambda i: frames[i], n)),
             "32 at a time": round(32 * frames_per_second(lambda i: frames.__getitems__(batches[i]), 3))}
 
 # %% ../nbs/04_aloha.ipynb #c033
@@ -296,45 +330,75 @@ def analyze(
 ) -> Table: # what, value
     "What is in a data set, and what should be looked at before training on it"
     lengths = np.array(list(Counter(frames.episodes.tolist()).values()))
-    sizes = Counter(i.size for k in np.linspace(0, len(frames) - 1, min(len(frames), 24)).astype(int) for i in frames[int(k)]["images"])
+    looked_at = np.linspace(0, len(frames) - 1, min(len(frames), 24)).astype(int)
+    sizes = Counter(i.size for k in looked_at for i in frames[int(k)]["images"])
     kinds, info = Counter(frames.kinds.tolist()), frames.data.features
-    rows = {"frames": len(frames.labels), "episodes": len(lengths), "length of an episode": f"{lengths.min()} to {lengths.max()}, median {np.median(lengths):g}",
+    rows = {"frames": len(frames.labels), "episodes": len(lengths),
+            "length of an episode": f"{lengths.min()} to {lengths.max()}, median {np.median(lengths):g}",
             "frames a second of the recording": frames.data.fps, "tasks": len(set(frames.tasks)), "bins": frames.num_classes,
-            "frames in each bin": ", ".join(map(str, np.bincount(frames.labels, minlength=frames.num_classes))), "labels that are all zeros": kinds["zero"], "labels that are one number": kinds["scalar"],
-            "storage": ", ".join(sorted({info[c]["dtype"] for c in frames.cameras})), "picture sizes": ", ".join(f"{w} × {h}" for (w, h) in sizes), "warning": "; ".join(_warnings(frames)) or "none"}
+            "frames in each bin": ", ".join(map(str, np.bincount(frames.labels, minlength=frames.num_classes))),
+            "labels that are all zeros": kinds["zero"], "labels that are one number": kinds["scalar"],
+            "storage": ", ".join(sorted({info[c]["dtype"] for c in frames.cameras})),
+            "picture sizes": ", ".join(f"{w} × {h}" for (w, h) in sizes), "warning": "; ".join(_warnings(frames)) or "none"}
     return Table([dict(what=k, value=v) for k, v in rows.items()])
 
 def _warnings(frames):
     "What a set has that spoils a classifier"
     tops = [frames.labels[frames.episodes == e].max() for e in np.unique(frames.episodes)]
-    odd, empty = int((frames.kinds != "vector").sum()), [b for b in range(frames.num_classes) if b not in frames.labels]
+    odd = int((frames.kinds != "vector").sum())
+    empty = [b for b in range(frames.num_classes) if b not in frames.labels]
     if odd: yield f"{odd} frames count as bin 0 only because their label says nothing"
     if empty: yield f"no frame in bin {', '.join(map(str, empty))}"
     if min(tops) == frames.num_classes - 1: yield "every film reaches the last bin: there are no failures to learn from"
 
+# %% ../nbs/04_aloha.ipynb #n8d2204e
 def plot_analysis(
     frames: AlohaFrames, # all frames of a data set
 ): # matplotlib figure
     "Bins, lengths, tasks, and how the bins run through the films"
-    fig, axes = figure(9, 4.6, nrows=2, ncols=2)
-    (bins, lengths), (tasks, course) = axes
-    bins.bar(range(frames.num_classes), np.bincount(frames.labels, minlength=frames.num_classes), color=blue, label="labelled")
-    bins.bar([0], [(frames.kinds != "vector").sum()], color=orange, label="bin 0 by default")
-    bins.set(xlabel="bin", title=f"frames in each bin (n = {len(frames.labels)})", xticks=range(frames.num_classes))
-    bins.legend(fontsize=7, frameon=False)
-    counts = Counter(frames.episodes.tolist())
-    low, high = min(counts.values()), max(counts.values())
-    lengths.hist(list(counts.values()), bins=np.linspace(low - 0.5, high + 0.5, min(20, high - low + 1) + 1), color=blue)
-    lengths.set(xlabel="frames", ylabel="films", title=f"length of a film (n = {len(counts)})", xlim=(0, high * 1.1))
-    most = Counter(frames.tasks).most_common(9)[::-1]
-    tasks.barh([t[:34] for t, _ in most], [n for _, n in most], color=blue)
-    tasks.set(xlabel="frames", title=f"tasks (n = {len(set(frames.tasks))})")
-    for e in np.unique(frames.episodes)[:60]:
-        here = frames.episodes == e
-        course.plot(frames.moments[here], frames.labels[here] + 0.3 * (e % 11 / 11 - 0.5), color=blue, alpha=0.25, lw=1)
-    course.set(xlabel="moment", ylabel="bin", title=f"bins through the films (n = {min(60, len(counts))})")
-    for ax in axes.flat: ax.title.set_fontsize(9)
+    fig, axes = figure(9, 4.8, nrows=2, ncols=2)
+    for draw, ax in zip((_draw_bins, _draw_lengths, _draw_tasks, _draw_course), axes.flat):
+        draw(ax, frames)
+        ax.title.set_fontsize(9)
     return fig
+
+def _draw_bins(ax, frames):
+    "Frames in each bin; orange: bin 0 only because the label says nothing"
+    ax.bar(range(frames.num_classes), np.bincount(frames.labels, minlength=frames.num_classes), color=blue, label="labelled")
+    silent = (frames.kinds != "vector").sum()
+    if silent:
+        ax.bar([0], [silent], color=orange, label="bin 0 by default")
+        ax.legend(fontsize=7, frameon=False)
+    ax.set(xlabel="bin", ylabel="frames", title=f"frames in each bin (n = {len(frames.labels)})", xticks=range(frames.num_classes))
+
+# %% ../nbs/04_aloha.ipynb #n0b93415
+def _draw_lengths(ax, frames):
+    "How long the films are"
+    counts = list(Counter(frames.episodes.tolist()).values())
+    low, high = min(counts), max(counts)
+    ax.hist(counts, bins=np.linspace(low - 0.5, high + 0.5, min(20, high - low + 1) + 1), color=blue)
+    told = f"every film has {low} frames" if low == high else "length of a film"
+    ax.set(xlabel="frames", ylabel="films", title=f"{told} (n = {len(counts)})", xlim=(0, high * 1.1))
+
+def _draw_tasks(ax, frames):
+    "The nine commonest tasks"
+    most = Counter(frames.tasks).most_common(9)[::-1]
+    ax.barh([t[:34] for t, _ in most], [n for _, n in most], color=blue)
+    ax.set(xlabel="frames", title=f"tasks (n = {len(set(frames.tasks))})")
+
+def _draw_course(ax, frames):
+    "A line for each film, coloured by how it ends"
+    films, ends = np.unique(frames.episodes)[:60], Counter()
+    for e in films:
+        here = frames.episodes == e
+        bins = frames.labels[here]
+        end, colour = ("ends lower", orange) if bins.any() else ("never rises", grey)
+        if bins[-1] == frames.num_classes - 1: end, colour = "ends in the last bin", blue
+        ends[end, colour] += 1
+        ax.plot(frames.moments[here], bins + 0.3 * (e % 11 / 11 - 0.5), color=colour, alpha=0.4, lw=1)
+    for (end, colour), n in sorted(ends.items()): ax.plot([], [], color=colour, lw=2, label=f"{end} ({n})")
+    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    ax.set(xlabel="moment", ylabel="bin", title=f"bins through the films (n = {len(films)})")
 
 # %% ../nbs/04_aloha.ipynb #c041
 def aloha_messages(
@@ -344,6 +408,7 @@ def aloha_messages(
     "The pictures, then the text"
     return [{"role": "user", "content": [*({"type": "image", "image": i} for i in images), {"type": "text", "text": text}]}]
 
+# %% ../nbs/04_aloha.ipynb #n37219cb
 class AlohaCollator:
     "Items as one padded batch of encodings, with `labels` [B] where the items have them"
     def __init__(self,
@@ -376,8 +441,10 @@ class AlohaClassifier(BackboneWithHead):
 
     def forward(self, labels=None, **encodings):
         logits = super().forward(**encodings).float() # [B, bins]
-        return {"logits": logits} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels, self.weights), "logits": logits}
+        if labels is None: return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels, self.weights), "logits": logits}
 
+# %% ../nbs/04_aloha.ipynb #ne34a5bd
 def expected_bin(
     probabilities: torch.Tensor, # [B, bins]
 ) -> torch.Tensor: # [B], from 0 to bins - 1
@@ -399,6 +466,7 @@ def build_classifier(
     if s.head: load_head(s.head, classifier.head)
     return classifier, processor
 
+# %% ../nbs/04_aloha.ipynb #n03d65f6
 def load_head(
     path: str | Path, # .safetensors, or a .pt or .bin that holds tensors and nothing else
     head: nn.Linear, # filled in place
@@ -410,10 +478,12 @@ def load_head(
         state = load_file(path)
     else:
         try: state = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as e: raise DataError("aloha.head", "holds more than tensors, and loading it could run code", entry=path.name) from e
+        except pickle.UnpicklingError as e:
+            raise DataError("aloha.head", "holds more than tensors, and loading it could run code", entry=path.name) from e
     found = {k.rpartition(".")[2]: v for k, v in state.items()}
     for name, want in head.state_dict().items():
-        if name not in found or found[name].shape != want.shape: raise DataError("aloha.head", f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, expected {tuple(want.shape)}", entry=path.name)
+        shape = tuple(found[name].shape) if name in found else "missing"
+        if shape != tuple(want.shape): raise DataError("aloha.head", f"{name} is {shape}, expected {tuple(want.shape)}", entry=path.name)
     head.load_state_dict({n: found[n] for n in head.state_dict()})
 
 # %% ../nbs/04_aloha.ipynb #c060
@@ -429,14 +499,16 @@ def save_classifier(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, lora = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)), hasattr(classifier.vlm, "peft_config")
+    about = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
     classifier.vlm.save_pretrained(aside / ("adapter" if lora else "model"))
     save_processor(processor, aside / ("adapter" if lora else "model"))
     save_file({k: v.cpu().contiguous() for k, v in classifier.head.state_dict().items()}, aside / "head.safetensors")
-    write_json(aside / "classifier.json", dict(num_classes=classifier.head.out_features, cameras=list(cameras), base=base if lora else None))
-    write_json(aside / "config.json", dict(type="vlrlbook_aloha", num_classes=classifier.head.out_features, cameras=list(cameras), model=base if lora else None))
+    write_json(aside / "classifier.json", dict(about, base=base if lora else None))
+    write_json(aside / "config.json", dict(type="vlrlbook_aloha", **about, model=base if lora else None))
     aside.chmod(0o755)
     commit_folder(aside, path)
 
+# %% ../nbs/04_aloha.ipynb #nfa4ce6d
 def load_classifier(
     path: str | Path, # directory that `save_classifier` wrote
     device: str = None, # where it runs; None: the GPU where there is one
@@ -463,7 +535,8 @@ def split_films(
     "No film on both sides; both sides have films of every reach where there are enough"
     films = np.unique(frames.episodes[frames.rows])
     if len(films) < 2: raise DataError("aloha.split", f"{len(films)} film cannot be split; a frame split would leak")
-    order = sorted(films, key=lambda e: (frames.labels[frames.episodes == e].max(), hashlib.sha256(f"{seed}:{e}".encode()).hexdigest()))
+    by_chance = lambda e: hashlib.sha256(f"{seed}:{e}".encode()).hexdigest()
+    order = sorted(films, key=lambda e: (frames.labels[frames.episodes == e].max(), by_chance(e)))
     n = min(len(films) - 1, max(1, round(share * len(films))))
     held = np.isin(frames.episodes[frames.rows], [order[int((i + 0.5) * len(order) / n)] for i in range(n)])
     return frames.part(frames.rows[~held], frames.change), frames.part(frames.rows[held], frames.change)
@@ -479,8 +552,10 @@ def mirrored(
     partners = [re.sub(r"(?<![a-z])(left|right)(?![a-z])", lambda m: _swaps[m[1]], c) for c in cameras]
     if set(partners) != set(cameras) or re.search(r"clockwise", item["text"], re.I): return None
     flipped = dict(zip(partners, (i.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for i in item["images"])))
-    return item | dict(images=[flipped[c] for c in cameras], text=re.sub(r"\b(left|right|Left|Right)\b", lambda m: _swaps[m[1]], item["text"]))
+    text = re.sub(r"\b(left|right|Left|Right)\b", lambda m: _swaps[m[1]], item["text"])
+    return item | dict(images=[flipped[c] for c in cameras], text=text)
 
+# %% ../nbs/04_aloha.ipynb #nb0ce664
 def jittered(
     images: list, # PIL images
     strength: float, # factors lie within 1 ± strength
@@ -488,9 +563,11 @@ def jittered(
 ) -> list: # PIL images
     "Brightness, contrast and saturation changed alike in all pictures; hue stays, for tasks name colours"
     factors = 1 + strength * (2 * torch.rand(3, generator=generator) - 1)
-    for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors.tolist()): images = [enhance(i).enhance(factor) for i in images]
+    for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors.tolist()):
+        images = [enhance(i).enhance(factor) for i in images]
     return images
 
+# %% ../nbs/04_aloha.ipynb #n1de720c
 class Augment(TrainerCallback):
     "Mirror and colour jitter by chance that hangs on seed, epoch and row alone, so that a resumed run sees what an unbroken one would"
     def __init__(self,
@@ -513,12 +590,15 @@ class AlohaTrainer(CommittedCheckpoints, Trainer):
 
     def _trains(self): return {n for n, p in self.accelerator.unwrap_model(self.model).named_parameters() if p.requires_grad}
 
-    def _save(self, output_dir=None, state_dict=None): super()._save(output_dir, {n: t for n, t in (state_dict or self.model.state_dict()).items() if n in self._trains()})
+    def _save(self, output_dir=None, state_dict=None):
+        kept = {n: t for n, t in (state_dict or self.model.state_dict()).items() if n in self._trains()}
+        super()._save(output_dir, kept)
 
     def _issue_warnings_after_load(self, load_result):
         wrong = [n for n in load_result.missing_keys if n in self._trains()] + list(load_result.unexpected_keys)
         if wrong: raise ValueError(f"the checkpoint is of another model: {', '.join(wrong[:3])}")
 
+# %% ../nbs/04_aloha.ipynb #n080a169
 def class_weights(
     labels: list, # bins of the training frames
     num_classes: int, # bins
@@ -527,18 +607,25 @@ def class_weights(
     counts = np.bincount(labels, minlength=num_classes)
     return torch.tensor(np.where(counts > 0, len(labels) / (np.maximum(counts, 1) * (counts > 0).sum()), 0.0), dtype=torch.float32)
 
+# %% ../nbs/04_aloha.ipynb #n58bc184
 def training_arguments(
     settings: AlohaSettings, # a checked object
 ) -> TrainingArguments: # for transformers.Trainer
     "Our settings in the words of transformers"
     s, gpu = settings, torch.cuda.is_available()
-    looks = dict(eval_strategy="steps", eval_steps=s.eval_steps, load_best_model_at_end=True, metric_for_best_model="macro_f1", greater_is_better=True) if s.val_share else {}
+    looks = dict(eval_strategy="steps", eval_steps=s.eval_steps, load_best_model_at_end=True,
+                 metric_for_best_model="macro_f1", greater_is_better=True)
     return TrainingArguments(
-        output_dir=s.output_dir, learning_rate=s.lr, num_train_epochs=s.epochs, max_steps=s.max_steps, per_device_train_batch_size=s.batch_size, per_device_eval_batch_size=s.batch_size,
-        gradient_accumulation_steps=s.gradient_accumulation_steps, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, warmup_steps=s.warmup_steps, lr_scheduler_type=s.lr_scheduler_type,
-        bf16=s.precision == "bf16" or (s.precision == "auto" and gpu), use_cpu=not gpu, seed=s.seed, logging_steps=s.logging_steps, save_strategy="steps", save_steps=s.eval_steps, save_total_limit=2, disable_tqdm=True, label_names=["labels"],
-        report_to=[] if s.report_to == "none" else [s.report_to], remove_unused_columns=False, dataloader_num_workers=s.num_workers, dataloader_pin_memory=gpu, ddp_find_unused_parameters=False, **looks)
+        output_dir=s.output_dir, learning_rate=s.lr, num_train_epochs=s.epochs, max_steps=s.max_steps,
+        per_device_train_batch_size=s.batch_size, per_device_eval_batch_size=s.batch_size,
+        gradient_accumulation_steps=s.gradient_accumulation_steps, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
+        warmup_steps=s.warmup_steps, lr_scheduler_type=s.lr_scheduler_type,
+        bf16=s.precision == "bf16" or (s.precision == "auto" and gpu), use_cpu=not gpu, seed=s.seed,
+        save_strategy="steps", save_steps=s.eval_steps, save_total_limit=2, logging_steps=s.logging_steps, disable_tqdm=True,
+        label_names=["labels"], report_to=[] if s.report_to == "none" else [s.report_to], remove_unused_columns=False,
+        dataloader_num_workers=s.num_workers, dataloader_pin_memory=gpu, ddp_find_unused_parameters=False, **(looks if s.val_share else {}))
 
+# %% ../nbs/04_aloha.ipynb #n07e29ea
 def make_trainer(
     settings: AlohaSettings, # a checked object
     classifier: AlohaClassifier, # to be trained
@@ -549,14 +636,20 @@ def make_trainer(
 ) -> AlohaTrainer: # ready to train
     "The trainer with our collator, validation by film, and early stopping where it is asked for"
     def measure(out):
-        found = classifier_metrics(out.label_ids, torch.tensor(out.predictions).softmax(-1).double().numpy(), val.episodes[val.rows])
+        probabilities = torch.tensor(out.predictions).softmax(-1).double().numpy()
+        found = classifier_metrics(out.label_ids, probabilities, val.episodes[val.rows])
         return {k: found[k] for k in ("accuracy", "macro_f1", "mae_bins")}
-    callbacks = [RunLogCallback(RunLog() if log is None else log, logged_as, "training")] + ([EarlyStoppingCallback(settings.patience)] if settings.patience else []) + ([train.change] if train.change else [])
-    trainer = AlohaTrainer(model=classifier, args=training_arguments(settings), train_dataset=train, eval_dataset=val, data_collator=AlohaCollator(processor), compute_metrics=measure if val else None, callbacks=callbacks)
+    callbacks = [RunLogCallback(RunLog() if log is None else log, logged_as, "training")]
+    if settings.patience: callbacks.append(EarlyStoppingCallback(settings.patience))
+    if train.change: callbacks.append(train.change)
+    trainer = AlohaTrainer(model=classifier, args=training_arguments(settings), train_dataset=train, eval_dataset=val,
+                           data_collator=AlohaCollator(processor), compute_metrics=measure if val else None, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
     return trainer
 
-logged_as = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "lr", "eval_loss": "eval/loss", "eval_accuracy": "accuracy", "eval_macro_f1": "macro_f1", "eval_mae_bins": "mae_bins"} # the trainer's name → ours
+logged_as = { # the trainer's name → ours
+    "loss": "loss", "grad_norm": "grad_norm", "learning_rate": "lr", "eval_loss": "eval/loss",
+    "eval_accuracy": "accuracy", "eval_macro_f1": "macro_f1", "eval_mae_bins": "mae_bins"}
 
 # %% ../nbs/04_aloha.ipynb #c082
 @torch.no_grad()
@@ -575,6 +668,7 @@ def predict_bins(
         found.append(classifier(**batch.to(classifier.head.weight.device))["logits"].double().softmax(-1).cpu().numpy())
     return np.concatenate(found)
 
+# %% ../nbs/04_aloha.ipynb #n399aaf8
 def split_parts(
     frames: AlohaFrames, # all frames
     settings: AlohaSettings, # shares, seed, max_train_samples, augmentation
@@ -587,6 +681,7 @@ def split_parts(
     if s.max_train_samples: rows = np.sort(np.random.default_rng(s.seed).permutation(rows)[:s.max_train_samples])
     return frames.part(rows, Augment(s) if s.flip or s.colour_jitter else None), val, test
 
+# %% ../nbs/04_aloha.ipynb #n1bcc509
 @dataclass
 class AlohaRun:
     "A finished run: what was trained, on what, and how it went"
@@ -599,8 +694,12 @@ class AlohaRun:
     log: RunLog # loss, validation
     results: dict # what results.json holds
 
-    def __repr__(self): return "accuracy {accuracy:.3f}, commonest bin {majority_accuracy:.3f}, macro-F1 {macro_f1:.3f} on {n} frames of {episodes} {measured_on}; results in ".format(**self.results) + self.settings.output_dir
+    def __repr__(self):
+        told = "accuracy {accuracy:.3f}, commonest bin {majority_accuracy:.3f}, macro-F1 {macro_f1:.3f} on {n} frames"
+        where = " of {episodes} {measured_on}; results in {where}"
+        return (told + where).format(**self.results, where=self.settings.output_dir)
 
+# %% ../nbs/04_aloha.ipynb #n9cd42bb
 def train_classifier(
     settings: AlohaSettings, # a checked object
 ) -> AlohaRun: # every process gets one; files are written by the first
@@ -612,41 +711,50 @@ def train_classifier(
     bins = s.num_classes or frames.num_classes
     if frames.labels.max() >= bins: raise SettingsError(f"num_classes = {bins}, but there are labels up to bin {frames.labels.max()}")
     train, val, test = split_parts(frames, s)
-    classifier, processor = build_classifier(s, bins, class_weights(frames.labels[train.rows], bins) if s.class_weights else None)
+    weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
+    classifier, processor = build_classifier(s, bins, weights)
     main = PartialState().is_main_process
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if main else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
     trained = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
-    facts = dict(training_seconds=time.time() - trained, steps=trainer.state.global_step, kinds=dict(Counter(frames.kinds.tolist())), train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
+    facts = dict(training_seconds=time.time() - trained, steps=trainer.state.global_step, kinds=dict(Counter(frames.kinds.tolist())),
+                 train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
     held = test or val or train
     probabilities = predict_bins(classifier, processor, held, s.batch_size)
     metrics = classifier_metrics(frames.labels[held.rows], probabilities, frames.episodes[held.rows], frames.moments[held.rows])
     metrics["measured_on"] = "test films" if test else "validation films" if val else "training films"
-    results = dict(settings=asdict(s), processes=PartialState().num_processes, **{k: v for k, v in metrics.items() if k != "expected_bin"}, **facts, seconds=time.time() - start, peak_memory_mb=peak_memory_mb(), **run_facts())
+    metrics.pop("expected_bin")
+    results = dict(settings=asdict(s), processes=PartialState().num_processes, **metrics, **facts,
+                   seconds=time.time() - start, peak_memory_mb=peak_memory_mb(), **run_facts())
     results["versions"]["lerobot"] = version("lerobot")
     run = AlohaRun(s, classifier, processor, frames, held, probabilities, log, results)
     if main: save_run(run)
     PartialState().wait_for_everyone()
     return run
 
+# %% ../nbs/04_aloha.ipynb #n35cdd60
 def save_run(
     run: AlohaRun, # finished
 ):
     "The classifier into `ckpt_dir`; predictions and numbers into `output_dir`"
     s, out = run.settings, Path(run.settings.output_dir)
     save_classifier(run.classifier, run.processor, s.ckpt_dir, s.camera_names, base=s.model)
-    write_whole(out / "predictions.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in prediction_rows(run.test, run.probabilities)))
+    rows = prediction_rows(run.test, run.probabilities)
+    write_whole(out / "predictions.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     write_json(out / "results.json", run.results)
 
+# %% ../nbs/04_aloha.ipynb #n7f386d8
 def prediction_rows(
     frames: AlohaFrames, # that were predicted
     probabilities: np.ndarray, # [frames, bins]
 ) -> list: # a dictionary per frame
     "Row, film, moment, task, label, likeliest and expected bin, and the probability of each bin"
     expected = expected_bin(torch.tensor(probabilities)).tolist()
-    return [dict(index=int(r), episode_index=int(frames.episodes[r]), frame_index=int(frames.moments[r]), task=frames.tasks[r], label=int(frames.labels[r]), label_kind=str(frames.kinds[r]),
-                 predicted=int(p.argmax()), expected=round(e, 4), **{f"p{b}": round(float(v), 5) for b, v in enumerate(p)}) for r, p, e in zip(frames.rows, probabilities, expected)]
+    return [dict(index=int(r), episode_index=int(frames.episodes[r]), frame_index=int(frames.moments[r]), task=frames.tasks[r],
+                 label=int(frames.labels[r]), label_kind=str(frames.kinds[r]), predicted=int(p.argmax()), expected=round(e, 4),
+                 **{f"p{b}": round(float(v), 5) for b, v in enumerate(p)})
+            for r, p, e in zip(frames.rows, probabilities, expected)]
 
 # %% ../nbs/04_aloha.ipynb #c085
 def plot_training(
@@ -675,13 +783,15 @@ def plot_confusion(
     "Counts of true against predicted bins, and whether its confidence comes true"
     fig, (grid, sure) = figure(9, 3.4, ncols=2)
     counts = np.array(results["confusion"])
+    ticks = range(len(counts))
     grid.imshow(counts / counts.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
-    for (y, x), n in np.ndenumerate(counts): grid.text(x, y, n, ha="center", va="center", fontsize=8, color="white" if n > counts[y].sum() / 2 else "black")
-    grid.set(xlabel="predicted bin", ylabel="true bin", xticks=range(len(counts)), yticks=range(len(counts)), title=f"frames (n = {counts.sum()})")
-    rows = results["calibration"]["bins"]
+    for (y, x), n in np.ndenumerate(counts):
+        grid.text(x, y, n, ha="center", va="center", fontsize=8, color="white" if n > counts[y].sum() / 2 else "black")
+    grid.set(xlabel="predicted bin", ylabel="true bin", xticks=ticks, yticks=ticks, title=f"frames (n = {counts.sum()})")
+    rows, gap = results["calibration"]["bins"], results["calibration"]["ece"]
     sure.plot([0, 1], [0, 1], color=grey, lw=1, ls="--")
     sure.scatter([b["confidence"] for b in rows], [b["accuracy"] for b in rows], s=[12 + 3 * b["n"] ** 0.5 * 4 for b in rows], color=blue)
-    sure.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.03), ylim=(0, 1.05), title=f"calibration, mean gap {results['calibration']['ece']:.3f}")
+    sure.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.03), ylim=(0, 1.05), title=f"calibration, mean gap {gap:.3f}")
     for ax in (grid, sure): ax.title.set_fontsize(9)
     return fig
 
@@ -695,7 +805,8 @@ def judged_film(
     here = np.flatnonzero(run.frames.episodes[run.test.rows] == episode)
     chosen = here[np.linspace(0, len(here) - 1, min(moments, len(here))).astype(int)]
     items = run.test.__getitems__(chosen)
-    fig = film_strip([i["images"] for i in items], [i["label"] for i in items], run.probabilities[chosen].argmax(1), [re.sub(r".*cam_", "", c).replace("_", " ") for c in run.frames.cameras])
+    names = [re.sub(r".*cam_", "", c).replace("_", " ") for c in run.frames.cameras]
+    fig = film_strip([i["images"] for i in items], [i["label"] for i in items], run.probabilities[chosen].argmax(1), names)
     fig.suptitle(f"film {episode}: {items[0]['text']}", fontsize=9)
     return fig
 
@@ -725,22 +836,27 @@ def chat(
     max_new_tokens: int = 128, # longest answer in text
     cameras: int = 3, # pictures that `/reward` takes
 ):
-    "Text is answered by the model, `/reward right.png left.png high.png | task` by the bins; `/quit`, the end of the lines or Ctrl-C ends the talk"
+    "Text is answered by the model, `/reward right.png left.png high.png | task` by the bins; `/quit`, the end or Ctrl-C ends the talk"
     history = []
+    def answer(line):
+        if line.startswith("/reward"): return _reward_line(line, classifier, processor, cameras)
+        return _text_line(line, vlm, processor, history, max_new_tokens)
     try:
         for line in map(str.strip, _typed() if lines is None else lines):
             if line in ("/quit", "/exit"): break
             if not line or line.startswith("#"): continue
-            try: say(_reward_line(line, classifier, processor, cameras) if line.startswith("/reward") else _text_line(line, vlm, processor, history, max_new_tokens))
+            try: say(answer(line))
             except (OSError, ValueError) as e: say(f"cannot: {e}")
     except KeyboardInterrupt: say("")
 
+# %% ../nbs/04_aloha.ipynb #nbe6fd6b
 def _typed():
     "Lines from the terminal until its end"
     while True:
         try: yield input("> ")
         except EOFError: return
 
+# %% ../nbs/04_aloha.ipynb #n0757962
 @torch.no_grad()
 def _text_line(line, vlm, processor, history, max_new_tokens):
     "One turn of a talk in text"
@@ -757,9 +873,12 @@ def _reward_line(line, classifier, processor, cameras):
     if classifier is None: raise ValueError("there is no trained classifier in ckpt_dir")
     pictures, _, task = line.removeprefix("/reward").partition("|")
     names = shlex.split(pictures)
-    if len(names) != cameras or not task.strip(): raise ValueError(f"expected /reward and {cameras} picture files in the order of the cameras, then | and the task")
-    p = predict_bins(classifier, processor, [dict(images=[open_picture(Path(n).read_bytes()) for n in names], text=f"Task: {task.strip()}")])[0]
-    return f"bin {p.argmax()} of 0 to {len(p) - 1}, expected {expected_bin(torch.tensor(p)):.2f}; probabilities " + " ".join(f"{v:.2f}" for v in p)
+    if len(names) != cameras or not task.strip():
+        raise ValueError(f"expected /reward and {cameras} picture files in the order of the cameras, then | and the task")
+    images = [open_picture(Path(n).read_bytes()) for n in names]
+    p = predict_bins(classifier, processor, [dict(images=images, text=f"Task: {task.strip()}")])[0]
+    shown = " ".join(f"{v:.2f}" for v in p)
+    return f"bin {p.argmax()} of 0 to {len(p) - 1}, expected {expected_bin(torch.tensor(p)):.2f}; probabilities {shown}"
 
 # %% ../nbs/04_aloha.ipynb #c106
 def as_reward(
@@ -771,11 +890,13 @@ def as_reward(
     classifier.requires_grad_(False)
     def reward(completions, samples):
         for s in samples:
-            if len(s.images) != len(cameras): raise DataError("aloha.cameras", f"{len(s.images)} pictures, expected {len(cameras)}: {', '.join(cameras)}", row=s.row)
+            told = f"{len(s.images)} pictures, expected {len(cameras)}: {', '.join(cameras)}"
+            if len(s.images) != len(cameras): raise DataError("aloha.cameras", told, row=s.row)
         texts = [re.sub(r"^\s*task:\s*", "", answer_text(c) or c, flags=re.I).strip()[:400] for c in completions]
         table = predict_bins(classifier, processor, [dict(images=s.images, text=f"Task: {_plain(t)}") for t, s in zip(texts, samples)])
         expected = expected_bin(torch.tensor(table)).tolist()
-        return [dict(overall=e / (table.shape[1] - 1), expected_bin=e, bin=float(p.argmax()), confidence=float(p.max())) for e, p in zip(expected, table)]
+        return [dict(overall=e / (table.shape[1] - 1), expected_bin=e, bin=float(p.argmax()), confidence=float(p.max()))
+                for e, p in zip(expected, table)]
     reward.batched = True
     return reward
 
@@ -800,18 +921,21 @@ class AlohaConfig(RewardModelConfig):
 
 __path__ = [] # LeRobot's loader of plugins asks for it
 
+# %% ../nbs/04_aloha.ipynb #n1fc12cd
 class AlohaRewardModel(PreTrainedRewardModel):
     "Our classifier as LeRobot's reward model: the reward is the expected bin over the last one"
     config_class, name = AlohaConfig, "vlrlbook_aloha"
 
     def __init__(self, config, loaded=None, **kwargs):
         super().__init__(config)
-        self.classifier, self.processor = loaded or build_classifier(read_settings(AlohaSettings, dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")), config.num_classes)
+        fresh = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
+        self.classifier, self.processor = loaded or build_classifier(read_settings(AlohaSettings, fresh), config.num_classes)
 
     def items(self, batch: dict) -> list:
         "LeRobot's batch of tensors as our items"
         tasks = [batch["task"]] if isinstance(batch["task"], str) else batch["task"]
-        return [dict(images=[to_picture(batch[c][i].detach().cpu()) for c in self.config.cameras], text=f"Task: {t}") for i, t in enumerate(tasks)]
+        views = lambda i: [to_picture(batch[c][i].detach().cpu()) for c in self.config.cameras]
+        return [dict(images=views(i), text=f"Task: {t}") for i, t in enumerate(tasks)]
 
     def compute_reward(self, batch):
         expected = expected_bin(torch.tensor(predict_bins(self.classifier, self.processor, self.items(batch))))
@@ -835,12 +959,14 @@ class AlohaRewardModel(PreTrainedRewardModel):
         classifier, processor, _ = load_classifier(pretrained_name_or_path, config.device)
         return cls(config, loaded=(classifier, processor)).eval()
 
+# %% ../nbs/04_aloha.ipynb #n0e6962f
 def make_vlrlbook_aloha_pre_post_processors(
     config: AlohaConfig, # for its device
     dataset_stats=None, # LeRobot offers them; our processor needs none
 ): # two of LeRobot's pipelines
     "LeRobot asks for these by name: pictures stay as they are, Qwen's own processor does the rest"
-    return tuple(PolicyProcessorPipeline(steps=[], name=f"policy_{when}processor", to_transition=_same, to_output=_same) for when in ("pre", "post"))
+    made = lambda when: PolicyProcessorPipeline(steps=[], name=f"policy_{when}processor", to_transition=_same, to_output=_same)
+    return made("pre"), made("post")
 
 def _same(batch):
     "The batch as it is: LeRobot's default would drop the label"

@@ -68,6 +68,7 @@ class RolloutGroup:
     sample: Sample # picture, question and truth
     rollouts: list # of `Rollout`
     title: str = "" # for example "step 50"
+    bars: str = field(default="advantage", repr=False) # heading of the bars, where they show something else
 
     @property
     def silent(self) -> bool:
@@ -110,10 +111,11 @@ def rollout_card(
     if group.sample.images: left.imshow(group.sample.images[0])
     left.set(xticks=[], yticks=[])
     left.spines[:].set_color("#cccccc")
-    left.set_title("\n".join(textwrap.wrap(group.sample.question, 30)), fontsize=9)
+    question = group.sample.question.removeprefix("<image>").strip() # the mark only says where the picture goes
+    left.set_title("\n".join(textwrap.wrap(question, 30)), fontsize=9)
     left.text(0.5, -0.04, f"truth: {shorten(group.sample.answer, 32)}", fontsize=8, ha="center", va="top", transform=left.transAxes)
     _card_rows(middle, rollouts, names)
-    _card_bars(right, rollouts)
+    _card_bars(right, rollouts, group.bars)
     if group.title: fig.suptitle(group.title, fontsize=10, x=0.01, ha="left", weight="bold")
     return fig
 
@@ -124,17 +126,18 @@ def _card_rows(ax, rollouts, names):
     columns = [2.6 + 0.55 * i + 0.5 for i in range(len(names))]
     for x, name in zip(columns, names): ax.text(x, -0.75, shorten(name, 11), fontsize=7.5, ha="right", color="#555555")
     for y, r in enumerate(rollouts):
-        ax.text(0, y, shorten(r.text, 38), fontsize=8.5, va="center")
+        ax.text(0, y, shorten(r.text, 38) or "(nothing)", fontsize=8.5, va="center")
         for x, name in zip(columns, names):
-            ax.text(x, y, f"{r.parts[name]:.2f}", fontsize=8.5, va="center", ha="right", weight="bold" if name == "overall" else "normal")
+            shown, weight = r.parts[name], "bold" if name == "overall" else "normal"
+            ax.text(x, y, str(shown) if isinstance(shown, int) else f"{shown:.2f}", fontsize=8.5, va="center", ha="right", weight=weight)
 
-def _card_bars(ax, rollouts):
-    "Advantages as signed bars"
+def _card_bars(ax, rollouts, heading):
+    "Advantages, or what else the group has, as signed bars"
     values = [r.advantage for r in rollouts]
     ax.barh(range(len(values)), values, color=[blue if v >= 0 else orange for v in values], height=0.62)
     reach = max(1.2, 1.35 * max(map(abs, values)))
     ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, -1), yticks=[])
-    ax.set_title("advantage", fontsize=8, color="#555555")
+    ax.set_title(heading, fontsize=8, color="#555555")
     ax.axvline(0, color="black", lw=0.8)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(labelsize=7)

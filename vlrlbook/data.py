@@ -40,6 +40,7 @@ def draw_discs(
         draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
     return image
 
+# %% ../nbs/01_data.ipynb #ne754f06
 def counting_answer(
     count: int, # how many
     thing: str = "disc", # singular
@@ -55,7 +56,8 @@ def synthetic_counting(
     "Pictures of discs with the question how many there are"
     rng = random.Random(seed)
     counts = rng.choices(range(1, len(weights) + 1), weights=weights, k=n)
-    return [Sample("How many discs are there?", counting_answer(c), [draw_discs(c, rng)], "counting", row) for row, c in enumerate(counts, 1)]
+    ask = "How many discs are there?"
+    return [Sample(ask, counting_answer(c), [draw_discs(c, rng)], "counting", row) for row, c in enumerate(counts, 1)]
 
 # %% ../nbs/01_data.ipynb #c009
 def to_messages(
@@ -74,6 +76,7 @@ def _messages(question, pictures):
     for text in texts[1:]: parts += [{"type": "image"}, {"type": "text", "text": text}]
     return [{"role": "user", "content": [p for p in parts if p.get("text") != ""]}]
 
+# %% ../nbs/01_data.ipynb #ne360720
 class DataError(ValueError):
     "A fault in someone's data: a stable `code`, a message, and where it is"
     def __init__(self,
@@ -131,6 +134,7 @@ def to_dataset(
     "Samples as the data set that TRL trains on; pictures are decoded when a row is read"
     return _dataset(_record(s, [_png(i) for i in s.images]) for s in samples)
 
+# %% ../nbs/01_data.ipynb #n664e206
 def _dataset(records):
     "Records as a data set, a thousand at a time; they are in its own form already, so nothing is encoded again"
     import pyarrow as pa
@@ -142,7 +146,8 @@ def _dataset(records):
 
 def _record(sample, pictures):
     "One row; `pictures` are dicts of `bytes` and `path`"
-    return dict(prompt=_messages(sample.question, len(pictures)), images=pictures, answer=sample.answer, question=sample.question, task=sample.task, row=sample.row)
+    s = sample
+    return dict(prompt=_messages(s.question, len(pictures)), images=pictures, answer=s.answer, question=s.question, task=s.task, row=s.row)
 
 def _png(image):
     "PIL image as the dict that `datasets` stores"
@@ -157,6 +162,7 @@ def _features():
     return Features(prompt=List({"role": Value("string"), "content": List(part)}), images=List(Picture()), answer=Value("string"),
                     question=Value("string"), task=Value("string"), row=Value("int64"))
 
+# %% ../nbs/01_data.ipynb #nafde441
 def to_samples(
     dataset, # made by `to_dataset` or a reader
 ) -> list: # of `Sample`
@@ -195,8 +201,10 @@ class Report:
 
     __repr__ = _repr_markdown_
 
-limits = dict(entries=20_000, rows=100_000, picture_bytes=32 << 20, picture_pixels=50_000_000, unpacked=8 << 30, ratio=20, table_bytes=64 << 20)
+limits = dict(entries=20_000, rows=100_000, picture_bytes=32 << 20, picture_pixels=50_000_000,
+              unpacked=8 << 30, ratio=20, table_bytes=64 << 20)
 
+# %% ../nbs/01_data.ipynb #n58f9c4d
 def read_counting_zip(
     path: str | Path, # the archive
     out_dir: str | Path, # new folder for the pictures and their table
@@ -221,12 +229,12 @@ def load_counting(
     "An unpacked counting set; pictures stay on disk until a row is read"
     folder = Path(folder).resolve()
     with open(folder / "rows.jsonl", encoding="utf-8") as f:
-        return _dataset(_record(Sample(r["question"], r["answer"], [], "counting", r["row"]), [{"bytes": None, "path": f"{folder}{os.sep}{r['file']}"}]) for r in map(json.loads, f))
+        rows = ((Sample(r["question"], r["answer"], [], "counting", r["row"]), f"{folder}{os.sep}{r['file']}") for r in map(json.loads, f))
+        return _dataset(_record(sample, [{"bytes": None, "path": path}]) for sample, path in rows)
 
 # %% ../nbs/01_data.ipynb #c034
-zip_faults = (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, UnicodeError, MemoryError, KeyError, IndexError, OverflowError)
-
-foreign = {f".{s}" for s in "zip jar whl tar gz tgz bz2 xz zst 7z rar exe dll so dylib msi bat cmd ps1 sh com scr js vbs py pyc pkl pickle pt pth npy npz joblib".split()}
+zip_faults = (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError,
+              UnicodeError, MemoryError, KeyError, IndexError, OverflowError, struct.error, zlib.error)
 
 def _unpack(path, aside, strict):
     "Check the archive, then keep its good rows in `aside`"
@@ -237,27 +245,42 @@ def _unpack(path, aside, strict):
             rows = _checked_table(_read_table(archive, entries))
             return _keep_rows(archive, entries, rows, aside, strict)
     except DataError: raise
-    except (*zip_faults, struct.error, zlib.error) as e: raise DataError("zip.broken", f"not a readable ZIP ({type(e).__name__})") from e
+    except zip_faults as e: raise DataError("zip.broken", f"not a readable ZIP ({type(e).__name__})") from e
+
+# %% ../nbs/01_data.ipynb #n4e29bda
+foreign = {f".{s}" for s in ("zip jar whl tar gz tgz bz2 xz zst 7z rar exe dll so dylib msi bat cmd ps1 sh com scr "
+                             "js vbs py pyc pkl pickle pt pth npy npz joblib").split()}
 
 def _checked_entries(archive, packed):
     "Name → entry of every file, or an error for the first hostile one"
     infos = [i for i in archive.infolist() if not i.is_dir()]
+    most = min(limits["unpacked"], max(512 << 20, limits["ratio"] * packed))
     if len(infos) > limits["entries"]: raise DataError("zip.entries", f"{len(infos)} entries, at most {limits['entries']}")
-    if sum(i.file_size for i in infos) > min(limits["unpacked"], max(512 << 20, limits["ratio"] * packed)): raise DataError("zip.size", "unpacks to too much")
+    if sum(i.file_size for i in infos) > most: raise DataError("zip.size", "unpacks to too much")
     found, seen = {}, set()
     for info in infos:
-        name, parts = info.filename, PurePosixPath(info.filename).parts
-        if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or any(ord(c) < 32 for c in name): raise DataError("zip.path", "a name that leads out of the archive", entry=name)
-        if stat.S_ISLNK(info.external_attr >> 16): raise DataError("zip.link", "a symbolic link", entry=name)
-        if PurePosixPath(name).suffix.lower() in foreign: raise DataError("zip.content", "an archive, a program or a pickle has no place among pictures", entry=name)
-        if info.flag_bits & 1: raise DataError("zip.encrypted", "an encrypted entry", entry=name)
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise DataError("zip.method", f"compression method {info.compress_type}", entry=name)
-        folded = unicodedata.normalize("NFC", name).casefold()
-        if folded in seen: raise DataError("zip.duplicate", "the same name twice, for a file system that ignores case or accents' forms", entry=name)
+        for wrong, code, message in _hostile(info):
+            if wrong: raise DataError(code, message, entry=info.filename)
+        folded = unicodedata.normalize("NFC", info.filename).casefold()
+        told = "the same name twice, for a file system that ignores case or accents' forms"
+        if folded in seen: raise DataError("zip.duplicate", told, entry=info.filename)
         seen.add(folded)
-        found[name] = info
+        found[info.filename] = info
     return found
 
+def _hostile(info):
+    "(is it so, code, message) of what an entry must not be"
+    name, parts = info.filename, PurePosixPath(info.filename).parts
+    leads_out = name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or any(ord(c) < 32 for c in name)
+    yield leads_out, "zip.path", "a name that leads out of the archive"
+    yield stat.S_ISLNK(info.external_attr >> 16), "zip.link", "a symbolic link"
+    program = PurePosixPath(name).suffix.lower() in foreign
+    yield program, "zip.content", "an archive, a program or a pickle has no place among pictures"
+    yield info.flag_bits & 1, "zip.encrypted", "an encrypted entry"
+    known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    yield not known, "zip.method", f"compression method {info.compress_type}"
+
+# %% ../nbs/01_data.ipynb #ncfac4ae
 def _check_layout(path, archive):
     "Refuse what two parsers could read differently: foreign bytes, overlaps, local headers that differ from the directory"
     size, end, slack = path.stat().st_size, 0, 0
@@ -266,24 +289,31 @@ def _check_layout(path, archive):
             f.seek(info.header_offset)
             mark, _, flags, method, _, _, crc, packed, unpacked, name, extra = struct.unpack("<4s5H3I2H", f.read(30))
             same_name = f.read(name).decode("utf-8" if flags & 0x800 else "cp437") == info.orig_filename
-            sizes = flags & 8 or 0xFFFFFFFF in (packed, unpacked) or (crc, packed, unpacked) == (info.CRC, info.compress_size, info.file_size)
-            if mark != b"PK\3\4" or not same_name or method != info.compress_type or flags != info.flag_bits or not sizes: raise DataError("zip.headers", "its local header differs from the directory", entry=info.filename)
-            if info.header_offset < end: raise DataError("zip.overlap", "overlaps the entry before it", entry=info.filename)
-            if info.header_offset > end + slack: raise DataError("zip.foreign", "bytes that belong to no entry stand before it", entry=info.filename)
-            end, slack = info.header_offset + 30 + name + extra + info.compress_size, 24 if flags & 8 else 0
+            same_sizes = (crc, packed, unpacked) == (info.CRC, info.compress_size, info.file_size)
+            sizes = flags & 8 or 0xFFFFFFFF in (packed, unpacked) or same_sizes
+            agree = mark == b"PK\3\4" and same_name and method == info.compress_type and flags == info.flag_bits and sizes
+            before = info.header_offset
+            if not agree: raise DataError("zip.headers", "its local header differs from the directory", entry=info.filename)
+            if before < end: raise DataError("zip.overlap", "overlaps the entry before it", entry=info.filename)
+            if before > end + slack: raise DataError("zip.foreign", "bytes that belong to no entry stand before it", entry=info.filename)
+            end, slack = before + 30 + name + extra + info.compress_size, 24 if flags & 8 else 0
         f.seek(archive.start_dir)
         rest = f.read(min(size, 64 << 20))
-    last = rest.rfind(b"PK\5\6")
-    if not end <= archive.start_dir <= end + slack or rest.count(b"PK\5\6") != 1 or last + 22 + len(archive.comment) != len(rest): raise DataError("zip.foreign", "bytes before, between or after the archive's own parts")
+    close = rest.rfind(b"PK\5\6")
+    whole = end <= archive.start_dir <= end + slack and rest.count(b"PK\5\6") == 1 and close + 22 + len(archive.comment) == len(rest)
+    if not whole: raise DataError("zip.foreign", "bytes before, between or after the archive's own parts")
 
+# %% ../nbs/01_data.ipynb #n3ee207f
 def _read_table(archive, entries):
     "Text of main.csv, in UTF-8 or, with its mark, UTF-16"
-    if "main.csv" not in entries: raise DataError("csv.missing", "no main.csv at the top of the archive" + nearest("main.csv", list(entries)[:10]))
+    known = list(entries)[:10]
+    if "main.csv" not in entries: raise DataError("csv.missing", "no main.csv at the top of the archive" + nearest("main.csv", known))
     if entries["main.csv"].file_size > limits["table_bytes"]: raise DataError("csv.size", "main.csv is too large")
     data = archive.read("main.csv")
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try: text = data.decode(encoding)
-    except UnicodeDecodeError as e: raise DataError("csv.encoding", "main.csv is not UTF-8; save it as UTF-8 (a GBK file can be converted with iconv)") from e
+    except UnicodeDecodeError as e:
+        raise DataError("csv.encoding", "main.csv is not UTF-8; save it as UTF-8 (a GBK file can be converted with iconv)") from e
     if "\0" in text: raise DataError("csv.nul", "main.csv holds NUL characters")
     return text
 
@@ -298,7 +328,8 @@ def _checked_table(text):
     missing = [c for c in counting_columns if c not in header]
     if missing:
         other = next((f"; fields are parted by {s!r}, expected a comma" for s in ";\t|" if len(header) == 1 and s in header[0]), "")
-        raise DataError("csv.columns", f"no column {missing[0]!r}; the header is {','.join(header)[:200]!r}, expected {','.join(counting_columns)!r}{other}", row=1)
+        shown, wanted = ",".join(header)[:200], ",".join(counting_columns)
+        raise DataError("csv.columns", f"no column {missing[0]!r}; the header is {shown!r}, expected {wanted!r}{other}", row=1)
     if len(set(header)) < len(header): raise DataError("csv.columns", "a column stands twice in the header", row=1)
     if len(lines) == 1: raise DataError("csv.empty", "main.csv has a header and no rows")
     if len(lines) - 1 > limits["rows"]: raise DataError("csv.rows", f"{len(lines) - 1} rows, at most {limits['rows']}")
@@ -319,15 +350,22 @@ def _decoded(data):
     if len(data) > limits["picture_bytes"]: raise DataError("image.bytes", f"{len(data)} bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP", "GIF"))
-        if image.width * image.height > limits["picture_pixels"]: raise DataError("image.pixels", f"{image.width} × {image.height} pixels")
-        if min(image.size) < 4 or max(image.size) > 150 * min(image.size): raise DataError("image.shape", f"{image.width} × {image.height} pixels")
+        short, long, size = min(image.size), max(image.size), f"{image.width} × {image.height} pixels"
+        if short * long > limits["picture_pixels"]: raise DataError("image.pixels", size)
+        if short < 4 or long > 150 * short: raise DataError("image.shape", size)
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1: raise DataError("image.animated", f"{image.n_frames} frames")
         image.load()
-        if image.mode == "RGB" and image.format in ("PNG", "JPEG") and "transparency" not in image.info and image.getexif().get(0x0112, 1) == 1: return image, image.format
+        if _is_plain(image): return image, image.format
         return to_rgb(ImageOps.exif_transpose(image)), None
     except DataError: raise
     except Exception as e: raise DataError("image.decode", f"cannot be decoded ({type(e).__name__})") from e
 
+def _is_plain(image):
+    "Is this RGB in PNG or JPEG, opaque and upright, so that its bytes may be kept as they are?"
+    upright = lambda: image.getexif().get(0x0112, 1) == 1
+    return image.mode == "RGB" and image.format in ("PNG", "JPEG") and "transparency" not in image.info and upright()
+
+# %% ../nbs/01_data.ipynb #n83bdc45
 def to_rgb(
     image: Image.Image, # any mode
 ) -> Image.Image: # RGB
@@ -341,13 +379,15 @@ def to_rgb(
         image = Image.alpha_composite(ground, image)
     return image.convert("RGB")
 
+# %% ../nbs/01_data.ipynb #n1b87d05
 def _keep_rows(archive, entries, rows, aside, strict):
     "Verify and write each row's picture; skip and list what cannot be used. Pictures are decoded in parallel, 64 at a time"
     report, kept = Report(csv_rows=len(rows)), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(rows), 64):
-            read = [_attempt(_read_row, archive, entries, row) for row in rows[start:start + 64]]
-            for row, done in zip(rows[start:], pool.map(lambda pair: _attempt(_write_picture, aside, *pair), zip(rows[start:], read))):
+            some = rows[start:start + 64]
+            read = [_attempt(_read_row, archive, entries, row) for row in some]
+            for row, done in zip(some, pool.map(lambda row, data: _attempt(_write_picture, aside, row, data), some, read)):
                 if isinstance(done, str): kept.append(dict(row=row[0], file=done, question=row[2], answer=row[3]))
                 elif strict: raise DataError(done.code, done.message, row=row[0], entry=row[1]) from done
                 else: report.skipped.append(dict(row=row[0], image=row[1], code=done.code, message=done.message))
@@ -362,13 +402,14 @@ def _attempt(function, *args):
     try: return function(*args)
     except DataError as e: return e
 
+# %% ../nbs/01_data.ipynb #nf56f0d4
 def _read_row(archive, entries, row):
     "Bytes of a row's picture"
     if not row[2] or not row[3]: raise DataError("row.empty", "question or answer is empty")
     return _read_entry(archive, entries, row[1])
 
 def _write_picture(folder, row, data):
-    "Decode `data` wholly and write it under a name of our own: the bytes themselves where they are plain RGB, else a PNG of what they mean"
+    "Decode `data` wholly and write it under a name of our own: the bytes where they are plain RGB, else a PNG of what they mean"
     if isinstance(data, DataError): raise data
     image, plain = _decoded(data)
     name = f"{row[0]:06d}.{'jpg' if plain == 'JPEG' else 'png'}"
@@ -380,7 +421,8 @@ def _write_picture(folder, row, data):
 def _read_entry(archive, entries, name):
     "Bytes of the picture that a row names, with or without the folder"
     entry = entries.get(name) or entries.get(f"images/{name}")
-    if entry is None and (":" in name or name.startswith(("/", "\\")) or ".." in name): raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
+    an_address = ":" in name or name.startswith(("/", "\\")) or ".." in name
+    if entry is None and an_address: raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
     if entry is None: raise DataError("image.missing", "not in the archive")
     if entry.file_size > limits["picture_bytes"]: raise DataError("image.bytes", f"{entry.file_size} bytes")
     return archive.read(entry)
@@ -396,38 +438,48 @@ def vqa_row(
     question, answer = _chat(row, number) if {"messages", "conversations"} & set(row) else _flat(row, number)
     images = next((row[k] for k in ("images", "image", "image_name") if row.get(k) is not None), [])
     images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(i, str) and i for i in images): raise DataError("vqa.images", "expected a path or a list of paths", row=number)
+    paths = isinstance(images, list) and all(isinstance(i, str) and i for i in images)
+    if not paths: raise DataError("vqa.images", "expected a path or a list of paths", row=number)
     marks = question.count("<image>")
     if marks == 0: question = "<image>" * len(images) + " " * bool(images) + question
     elif marks != len(images): raise DataError("vqa.marks", f"{marks} <image> marks but {len(images)} pictures", row=number)
-    if not question.replace("<image>", "").strip() or not answer: raise DataError("vqa.empty", "question or answer is empty", row=number)
+    asked = question.replace("<image>", "").strip()
+    if not asked or not answer: raise DataError("vqa.empty", "question or answer is empty", row=number)
     return dict(prompt=question, answer=answer, images=[_absolute(i, image_dir, number) for i in images])
 
 def _text(value):
     "A question or an answer as one clean string: VQA-RAD has whole numbers, tabs and stray spaces"
     return " ".join(str(value).split()) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
 
+# %% ../nbs/01_data.ipynb #n5deb89e
 def _flat(row, number):
     "Question and answer of a flat row"
     question = next((row[k] for k in ("question", "prompt", "problem", "query") if k in row), None)
-    if question is None or "answer" not in row: raise DataError("vqa.fields", f"no question and answer in {', '.join(map(str, row))[:120]}", row=number)
+    there = ", ".join(map(str, row))[:120]
+    if question is None or "answer" not in row: raise DataError("vqa.fields", f"no question and answer in {there}", row=number)
     return _text(question), _text(row["answer"])
 
 def _chat(row, number):
     "Question and answer of a chat with one turn each; a system message is left out"
     turns = row.get("messages") or row.get("conversations")
-    if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns): raise DataError("vqa.chat", "messages must be a list of turns", row=number)
+    a_chat = isinstance(turns, list) and all(isinstance(t, dict) for t in turns)
+    if not a_chat: raise DataError("vqa.chat", "messages must be a list of turns", row=number)
     roles = [{"human": "user", "gpt": "assistant"}.get(r, r) for r in (t.get("role", t.get("from")) for t in turns)]
     said = [(r, t.get("content", t.get("value"))) for r, t in zip(roles, turns) if r != "system"]
-    if [r for r, _ in said] != ["user", "assistant"]: raise DataError("vqa.chat", f"turns {[r for r, _ in said]}, expected one of the user and one of the assistant", row=number)
+    turns = [role for role, _ in said]
+    told = f"turns {turns}, expected one of the user and one of the assistant"
+    if turns != ["user", "assistant"]: raise DataError("vqa.chat", told, row=number)
     return tuple(_joined(content, number) for _, content in said)
 
 def _joined(content, number):
     "Text of a turn; picture parts become marks"
     if isinstance(content, str): return _text(content)
-    if not isinstance(content, list) or not all(isinstance(p, dict) for p in content): raise DataError("vqa.chat", "content must be text or a list of parts", row=number)
-    return _text(" ".join("<image>" if p.get("type") in ("image", "image_url") else str(p.get("text", "")) for p in content))
+    in_parts = isinstance(content, list) and all(isinstance(p, dict) for p in content)
+    if not in_parts: raise DataError("vqa.chat", "content must be text or a list of parts", row=number)
+    word = lambda part: "<image>" if part.get("type") in ("image", "image_url") else str(part.get("text", ""))
+    return _text(" ".join(map(word, content)))
 
+# %% ../nbs/01_data.ipynb #nf75ad72
 def _absolute(path, image_dir, number):
     "`path` as it is, or inside `image_dir`, where it must exist"
     if image_dir is None: return path
@@ -452,21 +504,24 @@ def read_rows(
     if not rows: raise DataError("json.empty", f"{Path(path).name} holds no row")
     return rows
 
+# %% ../nbs/01_data.ipynb #naba193b
 def convert_vqa(
     input_jsonl: str | Path, # JSON or JSONL in any of the dialects
     output_jsonl: str | Path, # written whole or not at all
     image_dir: str | Path = None, # then picture paths become absolute, and must exist
-    split: str = None, # picture: a fifth of the pictures held out; published: VQA-RAD's own; then two files, …_train and …_test
+    split: str = None, # picture: a fifth of them held out; published: VQA-RAD's own; then two files, …_train and …_test
 ) -> int: # rows written, both files together
     "Chat, flat or VQA-RAD rows → EasyR1 rows"
-    if split not in (None, "picture", "published"): raise ValueError(f"split = {split!r}{nearest(str(split), ['picture', 'published'])}")
+    known = ["picture", "published"]
+    if split not in (None, *known): raise ValueError(f"split = {split!r}{nearest(str(split), known)}")
     output, numbered = Path(output_jsonl), read_rows(input_jsonl)
     rows = [vqa_row(row, number, image_dir) for number, row in numbered]
     sides = {output: range(len(rows))}
     if split:
         parts = _split([r["images"] for r in rows], 0.2, 0) if split == "picture" else _published([row for _, row in numbered])
         sides = {output.with_stem(f"{output.stem}_{name}"): part for name, part in zip(("train", "test"), parts)}
-    for path, chosen in sides.items(): write_whole(path, "".join(json.dumps(rows[i], ensure_ascii=False) + "\n" for i in chosen))
+    for path, chosen in sides.items():
+        write_whole(path, "".join(json.dumps(rows[i], ensure_ascii=False) + "\n" for i in chosen))
     return len(rows)
 
 # %% ../nbs/01_data.ipynb #c059
@@ -484,13 +539,15 @@ def vqa_prompt(
     from jinja2 import Template
     return Template(vqa_template).render(content=content)
 
+# %% ../nbs/01_data.ipynb #nb47b804
 def load_vqa(
     path: str | Path, # VQA rows in any of the dialects
     image_dir: str | Path = None, # where picture paths begin; None: beside the file
 ): # datasets.Dataset
     "VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
     rows = [(number, vqa_row(row, number, image_dir or Path(path).parent)) for number, row in read_rows(path)]
-    return _dataset(_record(Sample(vqa_prompt(r["prompt"]), r["answer"], r["images"], "vqa", number), [{"bytes": None, "path": p} for p in r["images"]]) for number, r in rows)
+    sample = lambda number, r: Sample(vqa_prompt(r["prompt"]), r["answer"], r["images"], "vqa", number)
+    return _dataset(_record(sample(number, r), [{"bytes": None, "path": p} for p in r["images"]]) for number, r in rows)
 
 # %% ../nbs/01_data.ipynb #c062
 def published_split(
@@ -504,21 +561,24 @@ def published_split(
 def _published(rows):
     "Row numbers of both sides of VQA-RAD's own split"
     missing = next((i for i, r in enumerate(rows, 1) if "phrase_type" not in r), None)
-    if missing: raise DataError("vqa.split", "no phrase_type, so this is not VQA-RAD's own file: it has no published split", row=missing)
+    told = "no phrase_type, so this is not VQA-RAD's own file: it has no published split"
+    if missing: raise DataError("vqa.split", told, row=missing)
     test = [str(r["phrase_type"]).strip().startswith("test") for r in rows]
     return [i for i, t in enumerate(test) if not t], [i for i, t in enumerate(test) if t]
 
+# %% ../nbs/01_data.ipynb #n9b2c8db
 def split_rows_by_picture(
     rows: list, # with image_name, or images
     share: float = 0.2, # of the pictures that are held out
     seed: int = 0, # same seed, same split
 ): # train rows, held-out rows
     "Rows split so that no picture's name is on both sides"
-    train, held = _split([[r["image_name"]] if r.get("image_name") else list(r.get("images") or []) for r in rows], share, seed)
+    names = lambda row: [row["image_name"]] if row.get("image_name") else list(row.get("images") or [])
+    train, held = _split([names(row) for row in rows], share, seed)
     return [rows[i] for i in train], [rows[i] for i in held]
 
 def _split(pictures, share, seed):
-    "Row numbers of both sides; rows that share a picture, also by way of a third row, stay together, a row without one stands alone"
+    "Row numbers of both sides; rows that share a picture, also by way of a third row, stay together"
     group = {}
     def root(key):
         while group.setdefault(key, key) != key: key = group[key]
@@ -541,22 +601,30 @@ def preference_row(
 ) -> dict: # id, query, image (path, bytes or None), response, human_ranking
     "One checked preference row"
     response, ranks = _listed(row.get("response")), _listed(row.get("human_ranking"))
-    if not response or len(response) < 2 or not all(isinstance(r, str) and r.strip() for r in response): raise DataError("preference.response", f"expected two or more texts, found {str(row.get('response'))[:80]!r}", row=number)
-    if not ranks or len(ranks) != len(response): raise DataError("preference.ranks", f"{len(response)} responses but ranks {ranks!r}", row=number)
-    if not all(isinstance(r, (int, float)) and not isinstance(r, bool) and r == r and abs(r) != float("inf") for r in ranks): raise DataError("preference.ranks", f"ranks must be numbers, found {ranks!r}", row=number)
-    if not isinstance(row.get("query"), str) or not row["query"].strip(): raise DataError("preference.query", "query is empty", row=number)
-    return dict(id=str(row.get("id", number)), query=row["query"], image=_pictured(row, number, image_dir), response=response, human_ranking=ranks)
+    texts = response and len(response) > 1 and all(isinstance(r, str) and r.strip() for r in response)
+    a_number = lambda r: isinstance(r, (int, float)) and not isinstance(r, bool) and r == r and abs(r) != float("inf")
+    def refuse(code, message): raise DataError(f"preference.{code}", message, row=number)
+    if not texts: refuse("response", f"expected two or more texts, found {str(row.get('response'))[:80]!r}")
+    if not ranks or len(ranks) != len(response): refuse("ranks", f"{len(response)} responses but ranks {ranks!r}")
+    if not all(map(a_number, ranks)): refuse("ranks", f"ranks must be numbers, found {ranks!r}")
+    if not isinstance(row.get("query"), str) or not row["query"].strip(): refuse("query", "query is empty")
+    image = _pictured(row, number, image_dir)
+    return dict(id=str(row.get("id", number)), query=row["query"], image=image, response=response, human_ranking=ranks)
 
 def _listed(value):
     "A list from a list, a tuple or an array"
-    return value if isinstance(value, list) else list(value) if isinstance(value, tuple) or hasattr(value, "tolist") and not isinstance(value, str) else None
+    if isinstance(value, list): return value
+    an_array = hasattr(value, "tolist") and not isinstance(value, str)
+    return list(value) if isinstance(value, tuple) or an_array else None
 
+# %% ../nbs/01_data.ipynb #n455d1e6
 def _pictured(row, number, image_dir):
     "Path or bytes of a row's picture, None where it has none"
     image = row.get("image", row.get("image_path"))
     if isinstance(image, dict): image = image.get("bytes") or image.get("path")
     if image is None or isinstance(image, bytes): return image
-    if not isinstance(image, str) or not image: raise DataError("preference.image", f"a {type(image).__name__}, expected a path or bytes", row=number)
+    a_path = isinstance(image, str) and image
+    if not a_path: raise DataError("preference.image", f"a {type(image).__name__}, expected a path or bytes", row=number)
     return _absolute(image, image_dir, number)
 
 def read_preferences(
@@ -564,9 +632,10 @@ def read_preferences(
     image_dir: str | Path = None, # where picture paths begin
 ) -> list: # checked rows
     "Preference rows of a file; the first bad one stops with its number"
-    kind = Path(path).suffix.lower()
-    if kind not in (".jsonl", ".json", ".parquet"): raise DataError("preference.file", f"{Path(path).name}: expected .jsonl, .json or .parquet")
-    return [preference_row(row, number, image_dir) for number, row in (parquet_rows(path) if kind == ".parquet" else read_rows(path))]
+    path = Path(path)
+    reader = {".jsonl": read_rows, ".json": read_rows, ".parquet": parquet_rows}.get(path.suffix.lower())
+    if reader is None: raise DataError("preference.file", f"{path.name}: expected .jsonl, .json or .parquet")
+    return [preference_row(row, number, image_dir) for number, row in reader(path)]
 
 def parquet_rows(
     path: str | Path, # .parquet
@@ -576,12 +645,14 @@ def parquet_rows(
     try: return list(enumerate(pq.read_table(path).to_pylist(), 1))
     except (OSError, ValueError) as e: raise DataError("preference.file", f"{Path(path).name} is not a parquet file") from e
 
+# %% ../nbs/01_data.ipynb #n49c8e5e
 def preference_pairs(
     row: dict, # checked
 ) -> list: # (first, second, preference): 1.0 first better, 0.0 second better, 0.5 a tie
     "All pairs of a row's responses"
-    r, ranks = row["response"], row["human_ranking"]
-    return [(r[i], r[j], 0.5 if ranks[i] == ranks[j] else float(ranks[i] < ranks[j])) for i in range(len(r)) for j in range(i + 1, len(r))]
+    preferred = lambda a, b: 0.5 if a == b else float(a < b)
+    ranked = zip(row["response"], row["human_ranking"])
+    return [(one, two, preferred(a, b)) for (one, a), (two, b) in itertools.combinations(ranked, 2)]
 
 def permuted(
     rows: list, # checked
@@ -591,7 +662,7 @@ def permuted(
     rng, out = random.Random(seed), []
     for row in rows:
         order = rng.sample(range(len(row["response"])), len(row["response"]))
-        out.append(row | dict(response=[row["response"][i] for i in order], human_ranking=[row["human_ranking"][i] for i in order]))
+        out.append(row | {k: [row[k][i] for i in order] for k in ("response", "human_ranking")})
     return out
 
 # %% ../nbs/01_data.ipynb #c071
@@ -622,12 +693,14 @@ def synthetic_vqa(
             there = row % 8 < 4
             asked = rng.choice(seen if there else [c for c in colour_names if c not in seen])
             question, answer = f"Is there a{'n' * (asked == 'orange')} {asked} disc?", "yes" if there else "no"
-        elif kind == "choice": question, answer = f"Is the {seen[0]} disc on the left or the right?", "left" if placed[seen[0]][0] < 56 else "right"
+        elif kind == "choice":
+            question, answer = f"Is the {seen[0]} disc on the left or the right?", "left" if placed[seen[0]][0] < 56 else "right"
         elif kind == "number": question, answer = "How many discs are there?", str(len(seen))
         else: question, answer = "What colour is the largest disc?", max(placed, key=lambda c: placed[c][1])
         samples.append(Sample(f"<image> {question}", answer, [image], "vqa", row))
     return samples
 
+# %% ../nbs/01_data.ipynb #n1289624
 def synthetic_preferences(
     n: int, # rows
     seed: int = 0, # same seed, same rows
@@ -637,7 +710,8 @@ def synthetic_preferences(
     for i in range(1, n + 1):
         count = rng.randint(1, 6)
         wrong = rng.choice([c for c in range(1, 7) if c != count])
-        row = dict(id=i, query="<image> How many discs are there?", image={"bytes": _png(draw_discs(count, rng))["bytes"]}, response=[counting_answer(count), counting_answer(wrong)], human_ranking=[0, 1])
+        picture, captions = _png(draw_discs(count, rng))["bytes"], [counting_answer(count), counting_answer(wrong)]
+        row = dict(id=i, query="<image> How many discs are there?", image={"bytes": picture}, response=captions, human_ranking=[0, 1])
         rows.append(preference_row(row, i))
     return permuted(rows, seed)
 
@@ -658,7 +732,8 @@ def aloha_views(
     x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
     high = Image.new("RGB", (side, side), "#e9e4da")
     draw = ImageDraw.Draw(high)
-    for (cx, cy), fill, size in ([(*other, 7)] if other else []) + [(cup, colour, 7 + 6 * lift)]: draw.ellipse([cx - size, cy - size, cx + size, cy + size], fill=fill)
+    cups = ([(*other, 7)] if other else []) + [(cup, colour, 7 + 6 * lift)]
+    for (cx, cy), fill, size in cups: draw.ellipse([cx - size, cy - size, cx + size, cy + size], fill=fill)
     draw.line([0, 0, x, y], fill="#444444", width=4)
     draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
     views = [_wrist(side, reach, lift, colour, 1), _wrist(side, reach, lift, colour, -1), high]
@@ -673,14 +748,16 @@ def _wrist(side, reach, lift, colour, hand):
     draw.rectangle([side / 2 - 30, side - 14, side / 2 + 30, side], fill="#444444")
     return image
 
+# %% ../nbs/01_data.ipynb #ndc05c98
 def aloha_episode(
     kind: str, # success, failure or wrong cup
     frames: int, # moments
     bins: int, # reward bins
     rng: random.Random, # source of all that varies
 ): # task, a list of (three pictures, progress, bin)
-    "One drawn episode with two cups: a success lifts the cup that the task names, a failure lets go of it, and the wrong cup earns bin 0 throughout"
-    (colour, second), (cup, place) = rng.sample(("red", "blue", "green"), 2), rng.sample([(44, 76), (72, 42), (80, 80)], 2)
+    "A success lifts the cup that the task names, a failure lets go of it, and the wrong cup earns bin 0 throughout"
+    colour, second = rng.sample(("red", "blue", "green"), 2)
+    cup, place = rng.sample([(44, 76), (72, 42), (80, 80)], 2)
     cup, place = [tuple(v + rng.randint(-7, 7) for v in spot) for spot in (cup, place)]
     task = rng.choice(aloha_tasks).format(second if kind == "wrong cup" else colour)
     pace, light, peak = rng.uniform(0.7, 1.4), rng.uniform(0.8, 1.1), rng.uniform(0.5, 0.85)
@@ -688,9 +765,11 @@ def aloha_episode(
     for t in range(frames):
         share = t / max(1, frames - 1)
         progress = share ** pace if kind != "failure" else peak * min(1.0, share / 0.6) - peak * max(0.0, share - 0.6) / 0.5
-        moments.append((aloha_views(progress, cup, colour, other=(place, second), light=light), progress, 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))))
+        views = aloha_views(progress, cup, colour, other=(place, second), light=light)
+        moments.append((views, progress, 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))))
     return task, moments
 
+# %% ../nbs/01_data.ipynb #nb21a3e7
 def synthetic_aloha(
     root: str | Path, # new folder for the data set
     episodes: int = 12, # successes, failures and wrong cups take turns
@@ -704,19 +783,28 @@ def synthetic_aloha(
     import datasets
     import numpy as np
     try: from lerobot.datasets.lerobot_dataset import LeRobotDataset
-    except ImportError as e: raise ImportError("the robot's chapter needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
-    features = {name: dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=["height", "width", "channels"]) for name in aloha_cameras}
-    features |= {"observation.state": dict(dtype="float32", shape=(1,), names=["progress"]), "action": dict(dtype="float32", shape=(1,), names=["progress"]), "reward_bins": dict(dtype="float32", shape=(bins,), names=None)}
-    made, rng = LeRobotDataset.create("local/synthetic_aloha", fps=10, features=features, root=root, use_videos=videos, video_backend="pyav"), random.Random(seed)
+    except ImportError as e:
+        raise ImportError("the robot's chapter needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
+    name, rng = "local/synthetic_aloha", random.Random(seed)
+    made = LeRobotDataset.create(name, fps=10, features=_aloha_columns(bins, videos), root=root, use_videos=videos, video_backend="pyav")
     datasets.disable_progress_bars() # LeRobot's readers turn them on
     for episode in range(episodes):
         task, moments = aloha_episode(("success", "failure", "wrong cup")[episode % 3], frames, bins, rng)
         for views, progress, label in moments:
             vector, state = np.eye(bins, dtype=np.float32)[label] * (rng.random() >= zeros), np.array([progress], np.float32)
-            made.add_frame({**dict(zip(aloha_cameras, map(np.asarray, views))), "observation.state": state, "action": state, "reward_bins": vector, "task": task})
+            pictures = dict(zip(aloha_cameras, map(np.asarray, views)))
+            made.add_frame({**pictures, "observation.state": state, "action": state, "reward_bins": vector, "task": task})
         made.save_episode()
     made.finalize()
-    return LeRobotDataset("local/synthetic_aloha", root=root, video_backend="pyav")
+    return LeRobotDataset(name, root=root, video_backend="pyav")
+
+def _aloha_columns(bins, videos):
+    "What LeRobot must know of each column"
+    camera = dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=["height", "width", "channels"])
+    progress = dict(dtype="float32", shape=(1,), names=["progress"])
+    label = dict(dtype="float32", shape=(bins,), names=None)
+    cameras = {name: dict(camera) for name in aloha_cameras}
+    return cameras | {"observation.state": progress, "action": dict(progress), "reward_bins": label}
 
 # %% ../nbs/01_data.ipynb #c079
 def picture_key(
@@ -745,11 +833,13 @@ class Preflight:
     problems: list # of {row, code, message}
 
     def _repr_markdown_(self):
-        lines = [f"{self.rows} rows; longest prompt {self.prompt_tokens} tokens, at most {self.image_tokens} of pictures in a row; {len(self.problems)} problems"]
+        longest = f"longest prompt {self.prompt_tokens} tokens, at most {self.image_tokens} of pictures in a row"
+        lines = [f"{self.rows} rows; {longest}; {len(self.problems)} problems"]
         return "\n".join(lines + [f"- row {p['row']}: {p['code']}, {p['message']}" for p in self.problems[:20]])
 
     __repr__ = _repr_markdown_
 
+# %% ../nbs/01_data.ipynb #n33709a9
 def preflight(
     train, # dataset that will be trained on
     processor, # of the model
@@ -759,22 +849,23 @@ def preflight(
     "Look through every row before a run: marks, lengths, pictures on both sides"
     elsewhere = {picture_key(i) for images in held_out["images"] for i in images} if held_out is not None else set()
     found, image_tokens, prompt_tokens = [], 0, 0
+    def note(row, code, message): found.append(dict(row=row, code=code, message=message))
     for number, row in zip(train["row"], _rows(train)):
         if isinstance(row, Exception):
-            found.append(dict(row=number, code="image.decode", message=f"a picture cannot be decoded ({type(row).__name__})"))
+            note(number, "image.decode", f"a picture cannot be decoded ({type(row).__name__})")
             continue
         sample = Sample(row["question"], row["answer"], row["images"], row["task"], number)
         modes = {i.mode for i in sample.images} - {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
-        if modes: found.append(dict(row=number, code="image.mode", message=f"a picture of mode {modes.pop()}, which a processor would clip: convert it with `to_rgb`"))
+        if modes: note(number, "image.mode", f"a picture of mode {modes.pop()}, which a processor would clip: convert it with `to_rgb`")
         try: text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
         except DataError as e:
-            found.append(dict(row=number, code=e.code, message=e.message))
+            note(number, e.code, e.message)
             continue
         pictures = sum(_token_count(processor, i.size) for i in sample.images)
         length = len(processor.tokenizer(text)["input_ids"]) + pictures - len(sample.images)
         image_tokens, prompt_tokens = max(image_tokens, pictures), max(prompt_tokens, length)
-        if length > max_prompt_tokens: found.append(dict(row=number, code="prompt.length", message=f"{length} tokens, at most {max_prompt_tokens}"))
-        if any(picture_key(i) in elsewhere for i in sample.images): found.append(dict(row=number, code="split.leak", message="its picture is in the held-out set too"))
+        if length > max_prompt_tokens: note(number, "prompt.length", f"{length} tokens, at most {max_prompt_tokens}")
+        if any(picture_key(i) in elsewhere for i in sample.images): note(number, "split.leak", "its picture is in the held-out set too")
     return Preflight(len(train), image_tokens, prompt_tokens, found)
 
 def _rows(dataset):

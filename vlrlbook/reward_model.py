@@ -8,7 +8,7 @@ __all__ = ['presets', 'activations', 'logged_as', 'RewardModelSettings', 'pictur
            'encode_pairs', 'load_rows', 'load_model', 'plain_baselines', 'score_rows', 'pair_report', 'reversed_rows',
            'blanked', 'judge_rows', 'report_table', 'PairTrainer', 'pair_figures', 'SampleLog', 'training_arguments',
            'make_trainer', 'start_run', 'plot_training', 'margins', 'margin_histogram', 'worst_cards', 'finish_run',
-           'write_scores', 'train_reward_model', 'score_file', 'ixc_row', 'as_reward']
+           'write_scores', 'train_reward_model', 'training_facts', 'score_file', 'ixc_row', 'as_reward']
 
 # %% ../nbs/03_reward_model.ipynb #c003
 import hashlib, importlib.util, json, re, shutil, tempfile, time
@@ -24,17 +24,25 @@ from torch.nn.functional import cross_entropy, linear, logsigmoid, relu
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, commit_folder, figure, nearest, peak_memory_mb, run_facts, set_seed, smooth, write_json, write_whole
-from .data import DataError, encode, open_picture, parquet_rows, permuted, preference_pairs, preference_row, read_rows, split_rows_by_picture, synthetic_preferences
+from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, commit_folder, figure, nearest, peak_memory_mb
+from .core import run_facts, set_seed, smooth, write_json, write_whole
+from .data import DataError, encode, open_picture, parquet_rows, permuted, preference_pairs, preference_row, read_rows
+from .data import split_rows_by_picture, synthetic_preferences
 from .evaluation import pair_metrics, swap_consistency
-from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, find_checkpoint, hidden_size, last_real_token, limit_pixels, load_vlm, lora_config, resume_log, save_processor, tiny_twin, vision_marks
+from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, find_checkpoint, hidden_size, last_real_token
+from .models import limit_pixels, load_vlm, lora_config, resume_log, save_processor, tiny_twin, vision_marks
 from .rewards import read_count
 from .shared_prompt import share_attention, shared_hidden
 
 # %% ../nbs/03_reward_model.ipynb #c008
 presets = {
-    "tiny": dict(model="tiny-qwen2_vl", lr=1e-3, num_epochs=4, batch_size=32, lm_weight=1.0, bf16=False, max_image_size=112, num_workers=0, eval_batch_size=128),
-    "gpu": dict(model="Qwen/Qwen2-VL-2B-Instruct", lr=1e-5, num_epochs=10, batch_size=8, lm_weight=0.0, bf16=True, max_image_size=512, num_workers=4, eval_batch_size=16)}
+    "tiny": dict(model="tiny-qwen2_vl", lr=1e-3, num_epochs=4, batch_size=32, lm_weight=1.0, bf16=False,
+                 max_image_size=112, num_workers=0, eval_batch_size=128),
+    "gpu": dict(model="Qwen/Qwen2-VL-2B-Instruct", lr=1e-5, num_epochs=10, batch_size=8, lm_weight=0.0, bf16=True,
+                max_image_size=512, num_workers=4, eval_batch_size=16)}
+
+# %% ../nbs/03_reward_model.ipynb #n3e8a5fb
+activations = {"silu": torch.nn.SiLU, "tanh": torch.nn.Tanh, "none": torch.nn.Identity} # between the head's layers
 
 @dataclass
 class RewardModelSettings:
@@ -84,7 +92,8 @@ class RewardModelSettings:
     resume: str = "" # true: go on from the newest checkpoint of this experiment; or a checkpoint's directory
     load_weights_only: bool = False # With resume: take the weights, begin a new run
 
-    aliases: ClassVar[dict] = {"learning_rate": "lr", "num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size", "r": "lora_r", "centering": "centring"}
+    aliases: ClassVar[dict] = {"learning_rate": "lr", "num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size",
+                               "r": "lora_r", "centering": "centring"}
 
     def check(self):
         "Fill in what `size` decides, then refuse what cannot be"
@@ -96,22 +105,31 @@ class RewardModelSettings:
 
     def _rules(self):
         "(is wrong, what to say) of every rule"
-        positive = ("lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_grad_norm", "margin", "lora_r", "lora_alpha", "max_image_size", "save_total_limit", "drawn_rows", "eval_rows", "eval_batch_size", "logging_steps")
+        positive = ("lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_grad_norm", "margin", "lora_r", "lora_alpha",
+                    "max_image_size", "save_total_limit", "drawn_rows", "eval_rows", "eval_batch_size", "logging_steps")
+        not_negative = ("weight_decay", "centring", "lm_weight", "num_workers", "early_stopping_patience", "seed", "log_samples")
+        shares = ("warmup_ratio", "lora_dropout")
         yield from ((getattr(self, n) <= 0, f"{n} = {getattr(self, n)}: expected more than 0") for n in positive)
-        yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in ("weight_decay", "centring", "lm_weight", "num_workers", "early_stopping_patience", "seed", "log_samples"))
-        yield from ((not 0 <= getattr(self, n) < 1, f"{n} = {getattr(self, n)}: expected 0 up to 1") for n in ("warmup_ratio", "lora_dropout"))
+        yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in not_negative)
+        yield from ((not 0 <= getattr(self, n) < 1, f"{n} = {getattr(self, n)}: expected 0 up to 1") for n in shares)
         yield self.score_min >= self.score_max, f"score_min = {self.score_min} is not below score_max = {self.score_max}"
-        yield self.loss_type == "hinge" and not self.use_margin_loss, "loss_type hinge needs use_margin_loss: without a margin it is satisfied by equal scores"
-        yield self.use_margin_loss and self.margin >= self.score_max - self.score_min, f"margin = {self.margin}: no two scores between {self.score_min} and {self.score_max} are that far apart"
-        for name, known in (("loss_type", ["bt", "hinge"]), ("activation", list(activations)), ("report_to", ["none", "tensorboard", "wandb"])):
+        yield self.loss_type == "hinge" and not self.use_margin_loss, ("loss_type hinge needs use_margin_loss: "
+                                                                       "without a margin it is satisfied by equal scores")
+        yield self.use_margin_loss and self.margin >= self.score_max - self.score_min, (
+            f"margin = {self.margin}: no two scores between {self.score_min} and {self.score_max} are that far apart")
+        boards = ["none", "tensorboard", "wandb"]
+        for name, known in (("loss_type", ["bt", "hinge"]), ("activation", list(activations)), ("report_to", boards)):
             yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}"
-        for name in ("train_data", "eval_data", "test_data"): yield bool(getattr(self, name)) and not Path(getattr(self, name) or "").is_file(), f"{name} = {getattr(self, name)!r}: no such file"
+        for name in ("train_data", "eval_data", "test_data"):
+            path = getattr(self, name)
+            yield bool(path) and not Path(path or "").is_file(), f"{name} = {path!r}: no such file"
         yield bool(self.image_dir) and not Path(self.image_dir or "").is_dir(), f"image_dir = {self.image_dir!r}: no such directory"
-        yield self.report_to != "none" and not importlib.util.find_spec(self.report_to), f"report_to = {self.report_to!r}: it is not installed (pip install {self.report_to})"
-        yield self.load_weights_only and self.resume.lower() in ("", "false"), "load_weights_only without resume: there is nothing to load from"
-        yield not self.experiment_name or Path(self.experiment_name).name != self.experiment_name, f"experiment_name = {self.experiment_name!r}: expected a plain name"
-
-activations = {"silu": torch.nn.SiLU, "tanh": torch.nn.Tanh, "none": torch.nn.Identity} # between the head's layers
+        yield self.report_to != "none" and not importlib.util.find_spec(self.report_to), (
+            f"report_to = {self.report_to!r}: it is not installed (pip install {self.report_to})")
+        fresh = self.resume.lower() in ("", "false")
+        yield self.load_weights_only and fresh, "load_weights_only without resume: there is nothing to load from"
+        plain = self.experiment_name and Path(self.experiment_name).name == self.experiment_name
+        yield not plain, f"experiment_name = {self.experiment_name!r}: expected a plain name"
 
 # %% ../nbs/03_reward_model.ipynb #c014
 def pictures_of(
@@ -123,6 +141,7 @@ def pictures_of(
     if isinstance(image, Image.Image): return [image.convert("RGB")]
     return [open_picture(image if isinstance(image, bytes) else Path(image).read_bytes())]
 
+# %% ../nbs/03_reward_model.ipynb #ncd4864d
 def row_sample(
     row: dict, # a checked preference row
 ) -> Sample: # its truth is the answer that ranks best
@@ -147,11 +166,12 @@ def read_pair_rows(
     if not rows: raise DataError("preference.empty", f"{path.name}: no usable row, {len(skipped)} skipped")
     return rows, skipped
 
+# %% ../nbs/03_reward_model.ipynb #n5e21ba6
 def _numbered(path):
     "(line, row) of a file of any of the three kinds"
     if path.suffix.lower() == ".parquet": return parquet_rows(path)
-    if path.suffix.lower() not in (".jsonl", ".json"): raise DataError("preference.file", f"{path.name}: expected .jsonl, .json or .parquet")
-    return read_rows(path)
+    if path.suffix.lower() in (".jsonl", ".json"): return read_rows(path)
+    raise DataError("preference.file", f"{path.name}: expected .jsonl, .json or .parquet")
 
 def _whole_row(raw, number, image_dir):
     "A checked row, its picture decoded once, its margin a number"
@@ -160,7 +180,9 @@ def _whole_row(raw, number, image_dir):
     try: pictures_of(row["image"])
     except DataError as e: raise DataError(e.code, e.message, number, str(raw.get("image", raw.get("image_path")))[:200]) from e
     margin = raw.get("margin")
-    if margin is not None and not (isinstance(margin, (int, float)) and not isinstance(margin, bool) and 0 <= margin < float("inf")): raise DataError("preference.margin", f"expected a number from 0, found {margin!r}", row=number)
+    a_number = isinstance(margin, (int, float)) and not isinstance(margin, bool) and 0 <= margin < float("inf")
+    if margin is not None and not a_number:
+        raise DataError("preference.margin", f"expected a number from 0, found {margin!r}", row=number)
     return row | dict(margin=margin, group=str(raw.get("group", raw.get("query_source", ""))))
 
 # %% ../nbs/03_reward_model.ipynb #c023
@@ -189,6 +211,7 @@ def squash(
     middle, half = (low + high) / 2, (high - low) / 2
     return middle + half * torch.tanh((raw - middle) / half)
 
+# %% ../nbs/03_reward_model.ipynb #n6a82736
 def score_head(
     width: int, # of the backbone's hidden state
     activation: str = "silu", # a key of `activations`
@@ -221,6 +244,7 @@ def _rows_a_sample(samples):
     runs = {len(list(rows)) for _, rows in groupby(samples, key=id)}
     return runs.pop() if len(runs) == 1 else 1
 
+# %% ../nbs/03_reward_model.ipynb #n4c4ebc8
 class VLRewardModel(BackboneWithHead):
     "A vision-language backbone with a score head: picture, question, answer → a score between `score_min` and `score_max`"
     def __init__(self,
@@ -240,9 +264,10 @@ class VLRewardModel(BackboneWithHead):
     def device(self): return next(self.head.parameters()).device
 
     def forward(self, attention_mask, labels=None, num_images=None, G=1, **encodings):
-        "Scores [B]; with `labels` [B, T] also the loss of saying them. With G > 1, G rows after one another ask the same, with `num_images` pictures each"
+        "Scores [B]; with `labels` [B, T] also the loss of saying them. G rows in a row ask the same, with `num_images` pictures each"
         batch = dict(encodings, attention_mask=attention_mask)
-        hidden = shared_hidden(self.backbone, batch, num_images, G) if G > 1 and self.shares else self.backbone(**batch).last_hidden_state # [B, T, hidden]
+        if G > 1 and self.shares: hidden = shared_hidden(self.backbone, batch, num_images, G) # [B, T, hidden]
+        else: hidden = self.backbone(**batch).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
         raw = self.head(last.to(self.head[0].weight.dtype))[:, 0].float()
         scores = squash(raw, self.facts["score_min"], self.facts["score_max"])
@@ -252,7 +277,8 @@ class VLRewardModel(BackboneWithHead):
         "Cross-entropy of `labels`, through the tied embedding as vocabulary head"
         rows = (labels[:, 1:] != -100).any(1)
         logits = linear(hidden[rows, :-1], self.backbone.get_input_embeddings().weight).flatten(0, 1)
-        return cross_entropy(logits.float(), labels[rows, 1:].flatten(), ignore_index=-100, reduction="sum") / (labels != -100).sum().clamp(min=1)
+        total = cross_entropy(logits.float(), labels[rows, 1:].flatten(), ignore_index=-100, reduction="sum")
+        return total / (labels != -100).sum().clamp(min=1)
 
     @torch.no_grad()
     def score_many(self,
@@ -311,9 +337,10 @@ class VLRewardModel(BackboneWithHead):
     ) -> "VLRewardModel": # the same scores as before
         "A saved reward model with its processor"
         path = Path(path)
-        if not (path / "reward_model.json").is_file(): raise FileNotFoundError(f"{path}: no reward_model.json there, so this is no reward model")
-        facts = json.loads((path / "reward_model.json").read_text())
-        backbone, processor = _with_adapter(path, facts["base"], trainable, attention) if (path / "adapter_config.json").exists() else _plain(path)
+        about, adapter = path / "reward_model.json", (path / "adapter_config.json").exists()
+        if not about.is_file(): raise FileNotFoundError(f"{path}: no reward_model.json there, so this is no reward model")
+        facts = json.loads(about.read_text())
+        backbone, processor = _with_adapter(path, facts["base"], trainable, attention) if adapter else _plain(path)
         model = cls(backbone, processor, **facts)
         model.head.load_state_dict(_head(path))
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
@@ -335,6 +362,7 @@ def pairs_of(
     "All pairs of all rows"
     return [dict(row=row, first=a, second=b, preference=p, margin=row.get("margin")) for row in rows for a, b, p in preference_pairs(row)]
 
+# %% ../nbs/03_reward_model.ipynb #n1992489
 def encode_pairs(
     processor, # of any family
     pairs: list, # from `pairs_of`
@@ -345,13 +373,16 @@ def encode_pairs(
     samples = [s for p in pairs for s in [row_sample(p["row"])] * 2]
     answers = [a for p in pairs for a in (p["first"], p["second"])]
     batch = dict(encode_answers(processor, samples, answers), num_images=[len(s.images) for s in samples], G=2)
-    if say: batch["labels"] = _labels(processor, batch, answers, [w for p in pairs for w in (p["preference"] == 1, p["preference"] == 0)])
+    wanted = [w for p in pairs for w in (p["preference"] == 1, p["preference"] == 0)]
+    if say: batch["labels"] = _labels(processor, batch, answers, wanted)
     return dict(encodings=batch, preference=torch.tensor([p["preference"] for p in pairs]),
                 margin=torch.tensor([float(margin if p["margin"] is None else p["margin"]) for p in pairs]))
 
+# %% ../nbs/03_reward_model.ipynb #n13130b1
 def _labels(processor, batch, answers, wanted):
     "Tokens of the wanted answers, −100 elsewhere; rows are padded on the right"
-    labels, ends = torch.full_like(batch["input_ids"], -100), last_real_token(batch["attention_mask"]) + 1
+    labels = torch.full_like(batch["input_ids"], -100)
+    ends = last_real_token(batch["attention_mask"]) + 1
     for i, (answer, end) in enumerate(zip(answers, ends.tolist())):
         n = len(processor.tokenizer(without_marks(answer) + processor.tokenizer.eos_token)["input_ids"])
         if wanted[i]: labels[i, end - n:end] = batch["input_ids"][i, end - n:end]
@@ -404,6 +435,7 @@ def _picture_name(row):
     image = row["image"]
     return hashlib.sha256(image).hexdigest()[:16] if isinstance(image, bytes) else image
 
+# %% ../nbs/03_reward_model.ipynb #n5d54177
 def load_model(
     settings: RewardModelSettings, # a checked object
 ) -> VLRewardModel: # ready to train
@@ -411,11 +443,15 @@ def load_model(
     s, path = settings, Path(settings.model)
     if (path / "reward_model.json").exists(): return VLRewardModel.from_pretrained(path, trainable=True, attention=s.attention)
     vlm, processor = _vlm(s)
-    if s.lm_weight and not getattr(vlm.config, "tie_word_embeddings", False): raise SettingsError(f"lm_weight = {s.lm_weight}: {s.model} has a vocabulary head of its own, which a reward model does not keep; set lm_weight to 0")
+    if s.lm_weight and not getattr(vlm.config, "tie_word_embeddings", False):
+        told = f"{s.model} has a vocabulary head of its own, which a reward model does not keep; set lm_weight to 0"
+        raise SettingsError(f"lm_weight = {s.lm_weight}: {told}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
-        return VLRewardModel(_lora(vlm.model, s) if s.use_lora else vlm.model, processor, s.score_min, s.score_max, s.activation, base=s.model)
+        backbone = _lora(vlm.model, s) if s.use_lora else vlm.model
+        return VLRewardModel(backbone, processor, s.score_min, s.score_max, s.activation, base=s.model)
 
+# %% ../nbs/03_reward_model.ipynb #n55ba97e
 def _vlm(s):
     "The vision-language model: a twin of the run's seed (of seed 0 under an adapter, which needs its base again), or a checkpoint"
     if s.model.startswith("tiny-") and not s.use_lora:
@@ -457,6 +493,7 @@ def score_rows(
         scores += [[next(flat) for _ in row["response"]] for row in chunk]
     return scores
 
+# %% ../nbs/03_reward_model.ipynb #n85f6dc2
 def pair_report(
     rows: list, # checked preference rows
     scores: list, # a list of scores per row
@@ -466,8 +503,12 @@ def pair_report(
     places = _better_and_worse(rows)
     better, worse = ([scores[n][place[k]] for n, *place in places] for k in (0, 1))
     lengths = [(len(rows[n]["response"][i]), len(rows[n]["response"][j])) for n, i, j in places]
-    report = pair_metrics(better, worse, [rows[n].get("group") or "all" for n, *_ in places], lengths, clusters=[n for n, *_ in places] if len(places) > len(rows) else None)
-    if backwards: report["swap_consistency"] = swap_consistency(list(zip(better, worse)), [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in places])
+    groups = [rows[n].get("group") or "all" for n, *_ in places]
+    clusters = [n for n, *_ in places] if len(places) > len(rows) else None # several pairs of a row are no independent pairs
+    report = pair_metrics(better, worse, groups, lengths, clusters=clusters)
+    if backwards:
+        told_backwards = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in places]
+        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), told_backwards)
     return report | dict(baselines=plain_baselines(rows))
 
 def _better_and_worse(rows):
@@ -476,6 +517,7 @@ def _better_and_worse(rows):
     order = lambda n, i, j: (n, i, j) if rows[n]["human_ranking"][i] < rows[n]["human_ranking"][j] else (n, j, i)
     return [order(*p) for p in ranked if rows[p[0]]["human_ranking"][p[1]] != rows[p[0]]["human_ranking"][p[2]]]
 
+# %% ../nbs/03_reward_model.ipynb #naeb8570
 def reversed_rows(
     rows: list, # checked preference rows
 ) -> list: # answers and ranks back to front
@@ -488,6 +530,7 @@ def blanked(
     "Rows whose pictures show nothing: what can still be guessed?"
     return [r | dict(image=[Image.new("RGB", p.size, "white") for p in pictures_of(r["image"])]) for r in rows]
 
+# %% ../nbs/03_reward_model.ipynb #n9f4252a
 def judge_rows(
     model: VLRewardModel, # a trained one
     rows: list, # checked preference rows
@@ -503,13 +546,18 @@ def report_table(
     report: dict, # from `pair_report`
 ) -> list: # rows for `core.Table`
     "A report's figures, by group too"
-    line = lambda what, value, n="", ci=("", ""): dict(what=what, value=f"{value:.3f}", n=n, ci95="" if ci[0] == "" else f"{ci[0]:.3f} to {ci[1]:.3f}")
-    rows = [line("pair accuracy", report["pair_accuracy"], report["n"], report["ci95"])]
-    rows += [line(f"in group {name!r}", g["accuracy"], g["n"], g["ci95"]) for name, g in sorted(report["by_group"].items()) if len(report["by_group"]) > 1]
-    rows += [line("mean over groups (macro)", report["macro"], len(report["by_group"])), line("baseline: always the first", report["baselines"]["always_first"], report["n"]), line("baseline: the longer one", report["baselines"]["longer"], report["n"])]
-    if "blanked" in report["baselines"]: rows.append(line("control: pictures blanked", report["baselines"]["blanked"], report["n"]))
-    if "swap_consistency" in report: rows.append(line("same winner when told backwards", report["swap_consistency"]["consistent"], report["n"], report["swap_consistency"]["ci95"]))
-    return rows + [line("length bias: gap of scores with gap of lengths", report["length_bias"]["rank_correlation"], report["length_bias"]["n"]), line("mean margin", report["margin_mean"], report["n"])]
+    n, groups, base = report["n"], report["by_group"], report["baselines"]
+    interval = lambda ci: f"{ci[0]:.3f} to {ci[1]:.3f}" if ci else ""
+    line = lambda what, value, n="", ci=None: dict(what=what, value=f"{value:.3f}", n=n, ci95=interval(ci))
+    rows = [line("pair accuracy", report["pair_accuracy"], n, report["ci95"])]
+    rows += [line(f"in group {name!r}", g["accuracy"], g["n"], g["ci95"]) for name, g in sorted(groups.items()) if len(groups) > 1]
+    rows += [line("mean over groups (macro)", report["macro"], len(groups)),
+             line("baseline: always the first", base["always_first"], n), line("baseline: the longer one", base["longer"], n)]
+    if "blanked" in base: rows.append(line("control: pictures blanked", base["blanked"], n))
+    swapped, by_length = report.get("swap_consistency"), report["length_bias"]
+    if swapped: rows.append(line("same winner when told backwards", swapped["consistent"], n, swapped["ci95"]))
+    return rows + [line("length bias: gap of scores with gap of lengths", by_length["rank_correlation"], by_length["n"]),
+                   line("mean margin", report["margin_mean"], n)]
 
 # %% ../nbs/03_reward_model.ipynb #c061
 class PairTrainer(CommittedCheckpoints, Trainer):
@@ -519,16 +567,23 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         **kwargs, # of transformers' Trainer
     ):
         super().__init__(**kwargs)
-        self.settings, self.seen, self.model_accepts_loss_kwargs = settings, [], False # without the last, accumulated losses would be summed
+        self.settings, self.seen = settings, []
+        self.model_accepts_loss_kwargs = False # else accumulated losses would be summed
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         out, s = model(**inputs["encodings"]), self.settings
         scores, spoken = out if isinstance(out, tuple) else (out, None)
         first, second = scores.view(-1, 2).unbind(1)
-        loss = pairwise_loss(first, second, inputs["preference"], inputs["margin"] if s.use_margin_loss else 0.0, s.loss_type, s.centring).mean()
-        if model.training: self.seen.append(pair_figures(first.detach(), second.detach(), inputs["preference"]) | dict(pair_loss=loss.item()) | ({} if spoken is None else dict(lm_loss=spoken.item())))
+        margin = inputs["margin"] if s.use_margin_loss else 0.0
+        loss = pairwise_loss(first, second, inputs["preference"], margin, s.loss_type, s.centring).mean()
+        if model.training: self._note(first, second, inputs["preference"], loss, spoken)
         if spoken is not None and model.training: loss = loss + s.lm_weight * spoken
         return (loss, torch.stack([first, second], 1)) if return_outputs else loss
+
+    def _note(self, first, second, preference, loss, spoken):
+        "Figures of a training batch, averaged in `log`"
+        seen = pair_figures(first.detach(), second.detach(), preference) | dict(pair_loss=loss.item())
+        self.seen.append(seen if spoken is None else seen | dict(lm_loss=spoken.item()))
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -550,6 +605,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
 
     def _load_best_model(self): self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
 
+# %% ../nbs/03_reward_model.ipynb #n988f11f
 def pair_figures(
     first: torch.Tensor, # [B] scores
     second: torch.Tensor, # [B] scores
@@ -557,12 +613,15 @@ def pair_figures(
 ) -> dict: # pair_accuracy, margin; ties left out, equal scores count half
     "What a batch of scores is worth"
     gap = ((first - second) * (2 * preference - 1))[preference != 0.5]
-    return dict(pair_accuracy=float(((gap.sign() + 1) / 2).mean()), margin=float(gap.mean())) if len(gap) else dict(pair_accuracy=0.5, margin=0.0)
+    if not len(gap): return dict(pair_accuracy=0.5, margin=0.0)
+    return dict(pair_accuracy=float(((gap.sign() + 1) / 2).mean()), margin=float(gap.mean()))
 
 # %% ../nbs/03_reward_model.ipynb #c063
-logged_as = {"loss": "loss", "pair_accuracy": "pair_accuracy", "pair_loss": "pair_loss", "lm_loss": "lm_loss", "margin": "margin", "grad_norm": "grad_norm", "learning_rate": "lr",
-             "eval_loss": "eval/pair_loss", "eval_pair_accuracy": "eval/pair_accuracy", "eval_margin": "eval/margin"} # the trainer's name → ours
+logged_as = { # the trainer's name → ours
+    **{n: n for n in ("loss", "pair_accuracy", "pair_loss", "lm_loss", "margin", "grad_norm")}, "learning_rate": "lr",
+    "eval_loss": "eval/pair_loss", "eval_pair_accuracy": "eval/pair_accuracy", "eval_margin": "eval/margin"}
 
+# %% ../nbs/03_reward_model.ipynb #na17283d
 class SampleLog(TrainerCallback):
     "After each evaluation, the scores of the same few rows as lines of samples.jsonl"
     def __init__(self, rows, path): self.rows, self.path = rows, Path(path)
@@ -571,22 +630,27 @@ class SampleLog(TrainerCallback):
         if not state.is_world_process_zero or not self.rows: return
         with open(self.path, "a", encoding="utf-8") as f:
             for row, scores in zip(self.rows, score_rows(model, self.rows)):
-                f.write(json.dumps(dict(step=state.global_step, id=row["id"], query=row["query"], response=row["response"], human_ranking=row["human_ranking"], scores=scores), ensure_ascii=False) + "\n")
+                line = dict(step=state.global_step, **{k: row[k] for k in ("id", "query", "response", "human_ranking")}, scores=scores)
+                f.write(json.dumps(line, ensure_ascii=False) + "\n")
 
+# %% ../nbs/03_reward_model.ipynb #n3c6bfb9
 def training_arguments(
     settings: RewardModelSettings, # a checked object
     run_dir: str | Path, # where checkpoints go
 ) -> TrainingArguments: # of transformers
     "`settings` in transformers' words: an evaluation and a checkpoint each epoch, the best one kept"
-    s = settings
+    s, gpu = settings, torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(run_dir), run_name=Path(run_dir).name, learning_rate=s.lr, num_train_epochs=s.num_epochs, per_device_train_batch_size=s.batch_size,
-        per_device_eval_batch_size=max(1, s.eval_batch_size // 2), gradient_accumulation_steps=s.gradient_accumulation_steps, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
-        warmup_steps=s.warmup_ratio, lr_scheduler_type="cosine" if s.use_scheduler else "constant_with_warmup", eval_strategy="epoch", save_strategy="epoch",
-        save_total_limit=s.save_total_limit, load_best_model_at_end=True, metric_for_best_model="pair_accuracy", greater_is_better=True, logging_steps=s.logging_steps,
-        bf16=s.bf16 and torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(), dataloader_num_workers=s.num_workers, dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False, report_to=s.report_to, seed=s.seed, disable_tqdm=True)
+        output_dir=str(run_dir), run_name=Path(run_dir).name, learning_rate=s.lr, num_train_epochs=s.num_epochs, seed=s.seed,
+        per_device_train_batch_size=s.batch_size, per_device_eval_batch_size=max(1, s.eval_batch_size // 2),
+        gradient_accumulation_steps=s.gradient_accumulation_steps, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
+        warmup_steps=s.warmup_ratio, lr_scheduler_type="cosine" if s.use_scheduler else "constant_with_warmup",
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=s.save_total_limit,
+        load_best_model_at_end=True, metric_for_best_model="pair_accuracy", greater_is_better=True,
+        bf16=s.bf16 and gpu, use_cpu=not gpu, dataloader_num_workers=s.num_workers, dataloader_pin_memory=gpu,
+        remove_unused_columns=False, logging_steps=s.logging_steps, report_to=s.report_to, disable_tqdm=True)
 
+# %% ../nbs/03_reward_model.ipynb #n3e612d1
 def make_trainer(
     settings: RewardModelSettings, # a checked object
     model: VLRewardModel, # in its starting state
@@ -600,8 +664,9 @@ def make_trainer(
     callbacks = [RunLogCallback(log, logged_as, "reward model"), SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")]
     if s.early_stopping_patience: callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
     figures = lambda found: pair_figures(*torch.tensor(found.predictions).unbind(1), torch.tensor(found.label_ids))
-    trainer = PairTrainer(s, model=model, args=training_arguments(s, run_dir), train_dataset=pairs_of(train), eval_dataset=pairs_of(held), compute_metrics=figures,
-                          data_collator=lambda pairs: encode_pairs(model.processor, pairs, s.margin, say=s.lm_weight > 0), callbacks=callbacks)
+    as_batch = lambda pairs: encode_pairs(model.processor, pairs, s.margin, say=s.lm_weight > 0)
+    trainer = PairTrainer(s, model=model, args=training_arguments(s, run_dir), train_dataset=pairs_of(train), eval_dataset=pairs_of(held),
+                          compute_metrics=figures, data_collator=as_batch, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
     return trainer
 
@@ -627,9 +692,11 @@ def _start(s):
     run.mkdir(parents=True)
     return run, None, checkpoint
 
+# %% ../nbs/03_reward_model.ipynb #n221a675
 def _latest_run(s):
     "The newest run of this experiment that has a checkpoint"
-    runs = sorted(p for p in Path(s.output_dir).glob(f"{s.experiment_name}_*") if re.fullmatch(r"\d{8}-\d{6}(-\d+)?", p.name[len(s.experiment_name) + 1:]) and any(p.glob("checkpoint-*")))
+    dated = lambda p: re.fullmatch(r"\d{8}-\d{6}(-\d+)?", p.name[len(s.experiment_name) + 1:])
+    runs = sorted(p for p in Path(s.output_dir).glob(f"{s.experiment_name}_*") if dated(p) and any(p.glob("checkpoint-*")))
     if not runs: raise SettingsError(f"resume: no run of {s.experiment_name!r} with a checkpoint in {s.output_dir}")
     return runs[-1]
 
@@ -639,7 +706,8 @@ def plot_training(
 ): # matplotlib figure
     "Losses, pair accuracy, margin, gradient: raw faint, smoothed strong, evaluation as dots"
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    titles = (("losses", ("pair_loss", "lm_loss")), ("pair accuracy", ("pair_accuracy",)), ("score of the better less the worse", ("margin",)), ("length of the gradient", ("grad_norm",)))
+    titles = (("losses", ("pair_loss", "lm_loss")), ("pair accuracy", ("pair_accuracy",)),
+              ("score of the better less the worse", ("margin",)), ("length of the gradient", ("grad_norm",)))
     for ax, (title, names) in zip(axes.flat, titles):
         for name, colour in zip(names, ("#0072B2", "#D55E00")):
             steps, values = log.series(name)
@@ -660,18 +728,21 @@ def margins(
     "The margin of every pair that is no tie"
     return [(scores[n][i] - scores[n][j], n) for n, i, j in _better_and_worse(rows)]
 
+# %% ../nbs/03_reward_model.ipynb #n0cdd670
 def margin_histogram(
     **sets, # name = list of margins
 ): # matplotlib figure
     "Margins before and after, or of several models; left of 0 is wrong"
     fig, ax = figure(6.4, 2.8, nrows=1)
     reach = max(abs(m) for values in sets.values() for m in values) + 1e-6
-    for (name, values), colour in zip(sets.items(), ("#8a8a8a", "#0072B2", "#D55E00")): ax.hist(values, bins=40, range=(-reach, reach), color=colour, alpha=0.6, label=f"{name} (n = {len(values)})")
+    for (name, values), colour in zip(sets.items(), ("#8a8a8a", "#0072B2", "#D55E00")):
+        ax.hist(values, bins=40, range=(-reach, reach), color=colour, alpha=0.6, label=f"{name} (n = {len(values)})")
     ax.axvline(0, color="black", lw=1)
     ax.set(xlabel="score of the better less score of the worse", ylabel="pairs")
     ax.legend(fontsize=8, frameon=False)
     return fig
 
+# %% ../nbs/03_reward_model.ipynb #n2a36464
 def worst_cards(
     rows: list, # checked preference rows
     scores: list, # a list of scores per row
@@ -681,7 +752,9 @@ def worst_cards(
     cards = []
     for margin, n in sorted(margins(rows, scores))[:most]:
         row, mean = rows[n], sum(scores[n]) / len(scores[n])
-        cards.append(RolloutGroup(row_sample(row), [Rollout(a, dict(rank=r, overall=s), s - mean) for a, r, s in zip(row["response"], row["human_ranking"], scores[n])], title=f"margin {margin:+.2f}"))
+        judged = zip(row["response"], row["human_ranking"], scores[n])
+        rollouts = [Rollout(text, dict(rank=rank, score=score), score - mean) for text, rank, score in judged]
+        cards.append(RolloutGroup(row_sample(row), rollouts, title=f"margin {margin:+.2f}", bars="score less mean"))
     return cards
 
 # %% ../nbs/03_reward_model.ipynb #c076
@@ -698,7 +771,8 @@ def finish_run(
     shutil.rmtree(run_dir / "model", ignore_errors=True)
     model.save_pretrained(run_dir / "model")
     write_scores(run_dir / "predictions.jsonl", rows, scores)
-    results = dict(settings=asdict(settings), run_dir=str(run_dir), model=str(run_dir / "model"), **report, **facts, peak_memory_mb=peak_memory_mb(), **run_facts())
+    results = dict(settings=asdict(settings), run_dir=str(run_dir), model=str(run_dir / "model"), **report, **facts,
+                   peak_memory_mb=peak_memory_mb(), **run_facts())
     for folder in (run_dir, Path(settings.output_dir)): write_json(folder / "results.json", results)
     return results
 
@@ -708,13 +782,15 @@ def write_scores(
     scores: list, # a list per row
 ):
     "A line per row: its answers, ranks, scores, and which answer won"
-    lines = [dict(id=r["id"], query=r["query"], response=r["response"], human_ranking=r["human_ranking"], scores=s, best=max(range(len(s)), key=s.__getitem__)) for r, s in zip(rows, scores)]
+    told = lambda row: {k: row[k] for k in ("id", "query", "response", "human_ranking")}
+    lines = [dict(told(r), scores=s, best=max(range(len(s)), key=s.__getitem__)) for r, s in zip(rows, scores)]
     write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
+# %% ../nbs/03_reward_model.ipynb #n6d4ed99
 def train_reward_model(
     settings: RewardModelSettings, # a checked object
 ) -> dict: # what results.json holds
-    "The whole run of this chapter, as the console command starts it; with `accelerate launch -m vlrlbook.cli reward-model` on several devices"
+    "The whole run of this chapter, as the console command starts it, on one device or several"
     started = time.time()
     set_seed(settings.seed)
     train, held, test, skipped = load_rows(settings)
@@ -722,17 +798,23 @@ def train_reward_model(
     run_dir, checkpoint, weights = start_run(settings)
     if weights: model.load_weights(weights)
     trainer = make_trainer(settings, model, train, held, run_dir, resume_log(run_dir / "run_log.csv", checkpoint))
-    untrained = pair_report(test, score_rows(model, test, settings.eval_batch_size))["pair_accuracy"] if trainer.is_world_process_zero() else None
+    first = trainer.is_world_process_zero()
+    before = score_rows(model, test, settings.eval_batch_size) if first else None
     trainer.train(resume_from_checkpoint=checkpoint)
-    if not trainer.is_world_process_zero(): return {}
+    if not first: return {}
     scores, report = judge_rows(model, test, settings.eval_batch_size)
-    report["baselines"]["untrained"] = untrained
-    return finish_run(settings, model, run_dir, test, scores, report, skipped=skipped, steps=trainer.state.global_step, epochs=trainer.state.epoch, best_step=trainer.state.best_global_step,
-                      pairs_per_second=_speed(trainer), seconds=time.time() - started)
+    report["baselines"]["untrained"] = pair_report(test, before)["pair_accuracy"]
+    return finish_run(settings, model, run_dir, test, scores, report, skipped=skipped,
+                      **training_facts(trainer), seconds=time.time() - started)
 
-def _speed(trainer):
-    "Pairs learned from in a second, evaluations included"
-    return next((row["train_samples_per_second"] for row in reversed(trainer.state.log_history) if "train_samples_per_second" in row), None)
+def training_facts(
+    trainer: PairTrainer, # after training
+) -> dict: # steps, epochs, best_step, pairs_per_second
+    "How far a run came and how fast, evaluations included"
+    state = trainer.state
+    speeds = [row["train_samples_per_second"] for row in state.log_history if "train_samples_per_second" in row]
+    return dict(steps=state.global_step, epochs=state.epoch, best_step=state.best_global_step,
+                pairs_per_second=speeds[-1] if speeds else None)
 
 # %% ../nbs/03_reward_model.ipynb #c079
 def score_file(
@@ -753,8 +835,10 @@ def score_file(
     speed = len(pairs_of(rows)) / (time.perf_counter() - start)
     path = _new_file(Path(output_dir), f"{_model_name(model)}_{Path(data).stem}_{datetime.now():%Y%m%d-%H%M%S}")
     write_scores(path, rows, scores)
-    return dict(path=str(path), report=pair_report(rows, scores, score_rows(judge, reversed_rows(rows), batch_size)), skipped=skipped, pairs_per_second=speed)
+    report = pair_report(rows, scores, score_rows(judge, reversed_rows(rows), batch_size))
+    return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=speed)
 
+# %% ../nbs/03_reward_model.ipynb #n704d400
 def _model_name(model):
     "Name of a model's directory; of a run's `model` the run's name"
     path = Path(model).resolve()
@@ -775,8 +859,9 @@ def ixc_row(
     image, # path or bytes of its picture
 ) -> dict: # a checked preference row
     "A training pair of IXC-2.5-Reward as a preference row"
-    said = {side: row[f"conversations_{side}"] for side in "ab"}
-    return preference_row(dict(id=row["id"], query=said["a"][0]["value"], image=str(image), response=[turns[-1]["value"] for turns in said.values()], human_ranking=[0, 1]))
+    better, worse = row["conversations_a"], row["conversations_b"]
+    return preference_row(dict(id=row["id"], query=better[0]["value"], image=str(image),
+                               response=[better[-1]["value"], worse[-1]["value"]], human_ranking=[0, 1]))
 
 # %% ../nbs/03_reward_model.ipynb #c086
 def as_reward(

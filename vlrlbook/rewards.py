@@ -15,15 +15,24 @@ import importlib, math, re, time, unicodedata
 from .core import Sample
 
 # %% ../nbs/02_rewards.ipynb #c007
-units = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())} | {"dozen": 12}
+_small = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+units = {w: i for i, w in enumerate(_small.split())} | {"dozen": 12}
 tens = {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 chinese = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
 
 _word = "|".join(sorted([*units, *tens], key=len, reverse=True))
-_number = re.compile(rf"(?<![\w.-])(?:\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,12}})(?:\.\d{{1,6}})?(?![\w])|\d{{1,9}}(?=[^\W\d_])|\b(?:(?:{_word}|a|hundred)[-\s]){{0,4}}(?:thousand|million)\b|\b(?:(?:{_word}|a)\s)?hundred(?:\s(?:and\s)?(?:{_word})(?:[-\s](?:{_word}))?)?\b|\b(?:{_word})(?:[-\s](?:{_word}))?\b|[零〇一二两兩三四五六七八九十百千万亿]{{1,9}}", re.I)
+_forms = (
+    r"(?<![\w.-])(?:\d{1,3}(?:,\d{3}){1,3}|\d{1,12})(?:\.\d{1,6})?(?![\w])", # 3, 1,200, 3.5
+    r"\d{1,9}(?=[^\W\d_])", # 3apples
+    rf"\b(?:(?:{_word}|a|hundred)[-\s]){{0,4}}(?:thousand|million)\b", # too many for this reader
+    rf"\b(?:(?:{_word}|a)\s)?hundred(?:\s(?:and\s)?(?:{_word})(?:[-\s](?:{_word}))?)?\b", # two hundred and forty-one
+    rf"\b(?:{_word})(?:[-\s](?:{_word}))?\b", # three, twenty-one
+    r"[零〇一二两兩三四五六七八九十百千万亿]{1,9}")
+_number = re.compile("|".join(_forms), re.I)
 _photo = re.compile(r"photo of (?:exactly |about |a (?=dozen))?", re.I)
 _pronoun = re.compile(r"\b(?:no|each|every|any|the|this|that|last|which|another) one\b", re.I) # "one" that counts nothing
 
+# %% ../nbs/02_rewards.ipynb #n672bbf9
 def answer_text(
     text: str, # a completion
 ) -> str | None: # None when there is no complete answer tag
@@ -46,6 +55,7 @@ def read_count(
     values = [v for v in map(_value, _number.findall(text)) if v is not None]
     return values[-1] if values else None
 
+# %% ../nbs/02_rewards.ipynb #n6fc10dd
 def _value(token):
     "Whole number that one matched token stands for, or None"
     if token[0].isdecimal():
@@ -56,7 +66,9 @@ def _value(token):
     if words[-1] in ("thousand", "million"): return None
     if "hundred" in words: return _hundreds(*token.lower().split("hundred"))
     if len(words) == 1: return units.get(words[0], tens.get(words[0]))
-    return tens[words[0]] + units[words[1]] if words[0] in tens and 0 < units.get(words[1], 0) < 10 else units.get(words[1], tens.get(words[1]))
+    ten, unit = words
+    if ten in tens and 0 < units.get(unit, 0) < 10: return tens[ten] + units[unit]
+    return units.get(unit, tens.get(unit))
 
 def _hundreds(before, after):
     "two hundred and five: what stands before the word, times 100, plus what follows"
@@ -99,14 +111,36 @@ count_table = [ # text, count, why
     ("<answer>2</answer> no, <answer>3</answer>", 3, "the last answer counts"),
     ("A photo of 3 apples on 2 plates", 3, "'photo of' names the number that is meant"),
     ("2 red, 1 blue, so 3", 3, "without tags the last number is the conclusion"),
-    ("three", 3, "number word"), ("Twenty-one birds", 21, "compound word"), ("twenty one", 21, "compound word without hyphen"), ("one hundred", 100, "a hundred"), ("two hundred and forty-one cells", 241, "hundreds"), ("one hundred thousand", None, "more than this reader can count, in English too"),
-    ("A photo of an apple", 1, "an article counts one"), ("A photo of no apples", 0, "none is a count"), ("zero", 0, "zero is a count"),
-    ("三个苹果", 3, "Chinese numeral"), ("十二", 12, "Chinese ten and two"), ("二十", 20, "Chinese two tens"), ("一百零五", 105, "Chinese hundred"), ("两只猫", 2, "Chinese two before a measure word"),
-    ("3.0", 3, "a whole number written as a decimal"), ("3.5 apples", None, "half an apple is no count"), ("1,200", 1200, "thousands"), ("1,2,3", 3, "a list, not thousands"), ("-3", None, "less than nothing is no count"), ("A photo of a dozen eggs", 12, "a dozen"),
-    ("3 discs. No one knows more; each one is round", 3, "'no one' and 'each one' count nothing"), ("百万", None, "more than this reader can count"),
-    ("3apples", 3, "missing space"), ("x3", None, "a name, not a number"), ("v2.5.1", None, "a version, not a number"),
-    ("", None, "nothing"), ("many", None, "no number"), ("someone often", None, "'one' and 'ten' inside words"),
-    ("<answer></answer> 3", None, "an empty answer is an answer"), ("<answer>3", 3, "an unclosed tag is no tag"),
+    ("three", 3, "number word"),
+    ("Twenty-one birds", 21, "compound word"),
+    ("twenty one", 21, "compound word without hyphen"),
+    ("one hundred", 100, "a hundred"),
+    ("two hundred and forty-one cells", 241, "hundreds"),
+    ("one hundred thousand", None, "more than this reader can count, in English too"),
+    ("A photo of an apple", 1, "an article counts one"),
+    ("A photo of no apples", 0, "none is a count"),
+    ("zero", 0, "zero is a count"),
+    ("三个苹果", 3, "Chinese numeral"),
+    ("十二", 12, "Chinese ten and two"),
+    ("二十", 20, "Chinese two tens"),
+    ("一百零五", 105, "Chinese hundred"),
+    ("两只猫", 2, "Chinese two before a measure word"),
+    ("3.0", 3, "a whole number written as a decimal"),
+    ("3.5 apples", None, "half an apple is no count"),
+    ("1,200", 1200, "thousands"),
+    ("1,2,3", 3, "a list, not thousands"),
+    ("-3", None, "less than nothing is no count"),
+    ("A photo of a dozen eggs", 12, "a dozen"),
+    ("3 discs. No one knows more; each one is round", 3, "'no one' and 'each one' count nothing"),
+    ("百万", None, "more than this reader can count"),
+    ("3apples", 3, "missing space"),
+    ("x3", None, "a name, not a number"),
+    ("v2.5.1", None, "a version, not a number"),
+    ("", None, "nothing"),
+    ("many", None, "no number"),
+    ("someone often", None, "'one' and 'ten' inside words"),
+    ("<answer></answer> 3", None, "an empty answer is an answer"),
+    ("<answer>3", 3, "an unclosed tag is no tag"),
 ]
 
 # %% ../nbs/02_rewards.ipynb #c019
@@ -122,13 +156,19 @@ def format_reward(
     fits = once and places[0] == 0 and text.endswith(tags[3]) and not text[places[1] + len(tags[1]):places[2]].strip()
     return dict(overall=float(fits), format=float(fits))
 
+# %% ../nbs/02_rewards.ipynb #nce3bc42
 format_table = [ # text, reward, why
     ("<think> reasoning process here </think><answer> answer here </answer>", 1, "the prompt's own example"),
-    ("<think>a</think>\n<answer>3</answer>", 1, "a line break between"), ("<think>\na\n</think>\n\n<answer>\n3\n</answer>\n", 1, "tags on lines of their own"),
+    ("<think>a</think>\n<answer>3</answer>", 1, "a line break between"),
+    ("<think>\na\n</think>\n\n<answer>\n3\n</answer>\n", 1, "tags on lines of their own"),
     ("<think></think><answer></answer>", 1, "empty blocks have the form; accuracy will not pay them"),
-    ("3", 0, "no tags"), ("<answer>3</answer>", 0, "no thinking"), ("<answer>3</answer><think>a</think>", 0, "wrong order"),
-    ("<think>a</think> so <answer>3</answer>", 0, "text between the blocks"), ("Sure! <think>a</think><answer>3</answer>", 0, "text before"),
-    ("<think>a</think><answer>3</answer> done", 0, "text after"), ("<think>a</think><answer>3</answer><answer>4</answer>", 0, "two answers"),
+    ("3", 0, "no tags"),
+    ("<answer>3</answer>", 0, "no thinking"),
+    ("<answer>3</answer><think>a</think>", 0, "wrong order"),
+    ("<think>a</think> so <answer>3</answer>", 0, "text between the blocks"),
+    ("Sure! <think>a</think><answer>3</answer>", 0, "text before"),
+    ("<think>a</think><answer>3</answer> done", 0, "text after"),
+    ("<think>a</think><answer>3</answer><answer>4</answer>", 0, "two answers"),
     ("<think>a<answer>3</think></answer>", 0, "crossed tags"),
 ]
 
@@ -142,8 +182,10 @@ def normalise_answer(
     text = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", text)
     return " ".join(str(units.get(w, tens.get(w, w))) for w in text.split() if w not in ("a", "an", "the"))
 
-normalise_table = [("The extremities", "extremities"), ("X-ray", "x ray"), ("T2-weighted", "t2 weighted"), ("5.6cm focal, hypodense", "5.6cm focal hypodense"), ("Yes\t", "yes"),
-                   ("Just one", "just 1"), (4, "4"), ("1,200", "1200"), ("don't", "dont"), ("ＭＲＩ", "mri"), ("", "")] # text, normalised
+normalise_table = [ # text, normalised
+    ("The extremities", "extremities"), ("X-ray", "x ray"), ("T2-weighted", "t2 weighted"),
+    ("5.6cm focal, hypodense", "5.6cm focal hypodense"), ("Yes\t", "yes"), ("Just one", "just 1"), (4, "4"),
+    ("1,200", "1200"), ("don't", "dont"), ("ＭＲＩ", "mri"), ("", "")]
 
 # %% ../nbs/02_rewards.ipynb #c026
 def answer_kind(
@@ -174,9 +216,11 @@ def choice_letter(
 ) -> str | None: # A to H
     "The letter of a choice: alone, in brackets, before its option, or after 'answer is' or 'option'"
     text = text[-4000:].strip()
-    found = re.match(r"\(?([A-Ha-h])\)?\s*(?:[.:,)]|$)", text) or re.search(r"(?:[Aa]nswer(?: is)?|[Oo]ption|[Cc]hoice|think)[\s:]*\(?([A-H])\)?(?![\w])", text)
+    found = re.match(r"\(?([A-Ha-h])\)?\s*(?:[.:,)]|$)", text)
+    found = found or re.search(r"(?:[Aa]nswer(?: is)?|[Oo]ption|[Cc]hoice|think)[\s:]*\(?([A-H])\)?(?![\w])", text)
     return found[1].upper() if found else None
 
+# %% ../nbs/02_rewards.ipynb #na9f630e
 def vqa_accuracy(
     completion: str, # with or without an answer tag
     answer: str, # the truth
@@ -198,18 +242,33 @@ def _only_number(text):
     found = set(re.findall(pattern, plain) or re.findall(pattern, normalise_answer(text)))
     return float(found.pop()) if len(found) == 1 else None
 
+# %% ../nbs/02_rewards.ipynb #nea90b30
 vqa_table = [ # completion, truth, accuracy, why
     ("<think>reasoning</think><answer>yes</answer>", "Yes", 1, "the prompt's own form; case does not matter"),
-    ("<answer>\nD\n</answer>", "D", 1, "an answer on a line of its own: one peer loses these"), ("<answer>(C)</answer>", "C", 1, "a letter in brackets"),
-    ("<answer>C: MRI</answer>", "C", 1, "a letter with its option"), ("<answer>The answer is B.</answer>", "B", 1, "a letter in a sentence"),
-    ("<answer>a liver</answer>", "A", 0, "an article is no letter"), ("<answer>D</answer>", "C", 0, "another letter"),
-    ("<answer>No, it is normal.</answer>", "no", 1, "the first word decides"), ("<answer>abnormal</answer>", "no", 0, "'no' is not inside 'abnormal'"),
-    ("<answer>yes</answer>", "no", 0, "wrong, and answered"), ("<answer>yes and no</answer>", "no", 0, "the first word decides, and it is wrong"),
-    ("<answer>There are no signs, so no.</answer>", "no", 1, "only one of the two is said"), ("<think>yes</think><answer>no</answer>", "yes", 0, "thoughts are not answers"),
-    ("<answer>X-ray.</answer>", "x-ray", 1, "punctuation"), ("<answer>the extremities</answer>", "Extremities", 1, "articles"), ("<answer>oral and IV</answer>", "IV, oral", 1, "a list in any order"),
-    ("<answer>oral</answer>", "oral and iv", 0, "half a list"), ("<answer>two</answer>", "2", 1, "number word"), ("<answer>4 cm</answer>", "4", 1, "the truth has no unit"),
-    ("<answer>3 or 4</answer>", "4", 0, "two numbers are no answer"), ("<answer>twenty</answer>", "20", 1, "number word above nineteen"), ("<answer>-4</answer>", "4", 0, "the sign counts"),
-    ("<answer>No answer is a good one</answer>", "A", 0, "an article after 'is' is no letter"), ("<answer></answer>", "yes", 0, "nothing"), ("right lung", "Right lung", 1, "no tags: the whole text"),
+    ("<answer>\nD\n</answer>", "D", 1, "an answer on a line of its own: one peer loses these"),
+    ("<answer>(C)</answer>", "C", 1, "a letter in brackets"),
+    ("<answer>C: MRI</answer>", "C", 1, "a letter with its option"),
+    ("<answer>The answer is B.</answer>", "B", 1, "a letter in a sentence"),
+    ("<answer>a liver</answer>", "A", 0, "an article is no letter"),
+    ("<answer>D</answer>", "C", 0, "another letter"),
+    ("<answer>No, it is normal.</answer>", "no", 1, "the first word decides"),
+    ("<answer>abnormal</answer>", "no", 0, "'no' is not inside 'abnormal'"),
+    ("<answer>yes</answer>", "no", 0, "wrong, and answered"),
+    ("<answer>yes and no</answer>", "no", 0, "the first word decides, and it is wrong"),
+    ("<answer>There are no signs, so no.</answer>", "no", 1, "only one of the two is said"),
+    ("<think>yes</think><answer>no</answer>", "yes", 0, "thoughts are not answers"),
+    ("<answer>X-ray.</answer>", "x-ray", 1, "punctuation"),
+    ("<answer>the extremities</answer>", "Extremities", 1, "articles"),
+    ("<answer>oral and IV</answer>", "IV, oral", 1, "a list in any order"),
+    ("<answer>oral</answer>", "oral and iv", 0, "half a list"),
+    ("<answer>two</answer>", "2", 1, "number word"),
+    ("<answer>4 cm</answer>", "4", 1, "the truth has no unit"),
+    ("<answer>3 or 4</answer>", "4", 0, "two numbers are no answer"),
+    ("<answer>twenty</answer>", "20", 1, "number word above nineteen"),
+    ("<answer>-4</answer>", "4", 0, "the sign counts"),
+    ("<answer>No answer is a good one</answer>", "A", 0, "an article after 'is' is no letter"),
+    ("<answer></answer>", "yes", 0, "nothing"),
+    ("right lung", "Right lung", 1, "no tags: the whole text"),
 ]
 
 # %% ../nbs/02_rewards.ipynb #c033
@@ -224,7 +283,8 @@ def mix(
     **weighted, # name = (reward function, weight)
 ): # a reward function; batched if one of them is
     "The weighted sum of several rewards; each part keeps its name"
-    rewards, weights = {n: r for n, (r, _) in weighted.items()}, {n: w for n, (_, w) in weighted.items()}
+    rewards = {n: r for n, (r, _) in weighted.items()}
+    weights = {n: w for n, (_, w) in weighted.items()}
     def mixed(completion, answer): return _sum_of({n: r(completion, answer) for n, r in rewards.items()}, weights)
     def mixed_batch(completions, samples):
         own = {n: on_batch(r)(completions, samples) for n, r in rewards.items()}
@@ -236,7 +296,6 @@ def _sum_of(own, weights):
     "Weighted `overall` and the parts of several rewards"
     parts = {k if k == name else f"{name}_{k}": v for name, one in own.items() for k, v in one.items() if k != "overall"}
     return dict(overall=sum(weights[name] * one["overall"] for name, one in own.items()), **parts)
-
 
 # %% ../nbs/02_rewards.ipynb #c035
 known_rewards = {"counting": counting_reward, "format": format_reward, "accuracy": vqa_accuracy,
@@ -259,6 +318,7 @@ def load_reward(
 
 model_rewards = ("reward_model:", "aloha:") # a chapter's trained model, and its directory
 
+# %% ../nbs/02_rewards.ipynb #nd43057b
 def _named_reward(name):
     "A known reward, the function at a dotted path, or a trained model"
     if name in known_rewards: return known_rewards[name]
@@ -266,7 +326,8 @@ def _named_reward(name):
         chapter, _, path = name.partition(":")
         return importlib.import_module(f"vlrlbook.{chapter}").as_reward(path)
     module, _, function = name.partition(":") if ":" in name else name.rpartition(".")
-    if not module: raise ValueError(f"there is no reward {name!r} (there are: {', '.join(known_rewards)}; or module:function, reward_model:directory, aloha:directory)")
+    known = f"{', '.join(known_rewards)}; or module:function, reward_model:directory, aloha:directory"
+    if not module: raise ValueError(f"there is no reward {name!r} (there are: {known})")
     try: return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as e: raise ValueError(f"reward {name!r}: {e}") from e
 
@@ -278,14 +339,14 @@ def is_right(
     "Whether an answer is right, by the main mark of its task"
     return (vqa_accuracy(text, answer)["accuracy"] if task == "vqa" else counting_reward(text, answer)["exact"]) == 1
 
-
 # %% ../nbs/02_rewards.ipynb #c042
 cheats = [ # completion, truth, what it earns, why
     ("1 2 3 4 5 6", "A photo of 6 discs", 1.0, "counts up: right whenever the truth is the last number"),
     ("3 or 4", "A photo of 4 discs", 1.0, "hedges, with the larger number last"),
     ("<think></think><answer>3</answer>", "A photo of 3 discs", 1.0, "an empty thought costs nothing"),
     ("A photo of 3 discs, 3 discs, 3 discs", "A photo of 3 discs", 1.0, "repeats itself"),
-    ("A photo of 5 6 discs", "A photo of 5 discs", 1.0, "hedges: the first number after 'photo of' is paid; a run of chapter 05 found this one by itself"),
+    ("A photo of 5 6 discs", "A photo of 5 discs", 1.0,
+     "hedges: the first number after 'photo of' is paid; a run of chapter 05 found this one by itself"),
     ("A photo of 3 elephants", "A photo of 3 discs", 1.0, "right number, wrong things: only counts are compared"),
 ]
 
@@ -304,7 +365,7 @@ def silent_share(
     rewards: list, # of whole groups, one after the other
     group_size: int, # G
 ) -> float: # 0 to 1
-    "Share of groups whose rewards are all equal; TRL's own figure misses most of them, since the spread of eight equal float32 is seldom exactly 0"
+    "Share of groups whose rewards are all equal; TRL's own figure misses most, as the spread of equal float32 is seldom exactly 0"
     groups = [rewards[i:i + group_size] for i in range(0, len(rewards), group_size)]
     return sum(len({round(r, 6) for r in g}) == 1 for g in groups) / len(groups)
 
@@ -316,6 +377,7 @@ def completion_text(
     content = completion[-1]["content"]
     return content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
 
+# %% ../nbs/02_rewards.ipynb #nf4d5a52
 def for_trl(
     reward, # (completion, answer) → parts, or a batched one
     recorder=None, # called with (texts, parts, samples, state) after each batch
@@ -325,7 +387,8 @@ def for_trl(
     "`reward` for TRL: lists in, floats out, parts into the log"
     def rewarded(prompts, completions, answer, log_metric=None, trainer_state=None, **columns):
         texts = [completion_text(c) for c in completions]
-        samples = [Sample(**{"question": "", "answer": a} | {k: columns[k][i] for k in ("question", "images", "task", "row") if k in columns}) for i, a in enumerate(answer)]
+        there = [k for k in ("question", "images", "task", "row") if k in columns]
+        samples = [Sample(**{"question": "", "answer": a} | {k: columns[k][i] for k in there}) for i, a in enumerate(answer)]
         parts = on_batch(reward)(texts, samples)
         if log_metric:
             for key in parts[0]:
@@ -345,6 +408,7 @@ def for_easyr1(
         return [reward(r["response"], str(r["ground_truth"])) for r in reward_inputs]
     return compute_score
 
+# %% ../nbs/02_rewards.ipynb #n3aeaad7
 def for_verl(
     reward, # (completion, answer) → parts
 ): # verl's function: one text → dict with score and parts
@@ -355,7 +419,8 @@ def for_verl(
     return compute_score
 
 # %% ../nbs/02_rewards.ipynb #c062
-nasty = ["", "1" * 100_000, "<answer>" * 12_500, "one " * 25_000, "三" * 100_000, "<think>" + "a" * 99_980, "1," * 50_000, "\0\ud800" * 50_000]
+nasty = ["", "1" * 100_000, "<answer>" * 12_500, "one " * 25_000, "三" * 100_000,
+         "<think>" + "a" * 99_980, "1," * 50_000, "\0\ud800" * 50_000]
 
 def check_reward(
     reward, # (completion, answer) → parts
@@ -371,8 +436,10 @@ def check_reward(
             parts = reward(text, answer)
         except Exception as e: problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:200])
         else:
-            if not isinstance(parts, dict) or "overall" not in parts: problems.append(f"{shown}: returns {str(parts)[:60]}, expected a dict with `overall`")
-            elif not all(isinstance(v, (int, float)) and math.isfinite(v) for v in parts.values()): problems.append(f"{shown}: a part is no finite number: {parts}")
+            whole = isinstance(parts, dict) and "overall" in parts
+            finite = whole and all(isinstance(v, (int, float)) and math.isfinite(v) for v in parts.values())
+            if not whole: problems.append(f"{shown}: returns {str(parts)[:60]}, expected a dict with `overall`")
+            elif not finite: problems.append(f"{shown}: a part is no finite number: {parts}")
             if took > milliseconds / 1000: problems.append(f"{shown}: takes {1000 * took:.0f} ms, at most {milliseconds:g}")
     return problems
 
