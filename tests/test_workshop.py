@@ -12,7 +12,7 @@ from conftest import NOTEBOOKS, ROOT
 from nbclient import NotebookClient
 from vlrlbook import cli
 
-CHAPTERS = [p for p in NOTEBOOKS if re.match(r"0[0-7]_|00a_", p.name)]
+CHAPTERS = [p for p in NOTEBOOKS if re.match(r"0[0-7]_|00a_", p.name)] # of a full day
 BEFORE = {"01_data": "processor = tiny_twin('qwen2_5_vl')[1]"} # what a check takes from its chapter, besides imports and exports
 
 
@@ -21,6 +21,9 @@ def source(cell): return "".join(cell["source"])
 def tagged(cells, tag): return [c for c in cells if tag in c["metadata"].get("tags", [])]
 def solutions(cells): return [re.search(r"```python\n(.*)\n```", source(c), re.S)[1] for c in cells if c["id"].endswith("-solution")]
 def visible(cells): return re.sub(r"<details>.*?</details>", "", "\n".join(map(source, cells)), flags=re.S)
+
+
+EXERCISED = [p for p in NOTEBOOKS if tagged(cells_of(p), "exercise")]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def chapter_names(path):
     return names
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.stem)
 def test_exercises(kit, path):
     "Empty, each fails its check and is told why; solved, it passes; and the solution cannot be seen"
     cells = cells_of(kit / path.name)
@@ -61,12 +64,16 @@ def test_exercises(kit, path):
         for node in ast.parse(source(exercise)).body: assert ast.get_docstring(node) and len(node.body) == 2 and ast.unparse(node.body[1]) == "..."
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.stem)
 def test_each_chapter_teaches(path):
     text = "\n".join(source(c) for c in cells_of(path) if c["cell_type"] == "markdown")
     asked = text.split("## Questionnaire")[1]
     assert "**Your turn: " in text and len(re.findall(r"^\d\. .*\?", asked, re.M)) >= 3
     assert re.search(r"<summary>Answers?</summary>", asked) and re.search(r"\*\*Try\.\*\* \(a\) .* \(b\) ", asked)
+
+
+def test_every_chapter_of_a_day_has_an_exercise():
+    assert set(CHAPTERS) <= set(EXERCISED)
 
 
 def test_kit_is_clean(kit):
