@@ -406,7 +406,6 @@ def as_type(
             if number is not None and (k is float or number == int(number)): return k(number)
     raise SettingsError(f"{name} = {value!r}: expected {' or '.join(k.__name__ for k in kinds if k is not type(None))}")
 
-# %% ../nbs/00_core.ipynb #ncbd2eeb
 def _number(text):
     "`text` as a finite float, or None"
     try: number = float(text)

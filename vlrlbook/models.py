@@ -39,7 +39,6 @@ Is there an abnormality in the left right lung? yes no axial coronal CT MRI X-ra
 Task: pick up the red blue green cup success failure
 There are one two three four five six discs in this picture. The answer is the first second response better worse"""
 
-# %% ../nbs/00a_models.ipynb #n6e8360e
 @cache
 def _trained_tokenizer() -> str:
     "The tokenizer of all twins as JSON"
@@ -104,7 +103,6 @@ def _tower(family, width, spread):
         qwen3_vl=dict(small, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1]))
     return dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread) | own[family]
 
-# %% ../nbs/00a_models.ipynb #n9a7fd24
 def _aria_config(common, ids):
     "Aria: a mixture of four experts, and 49 patches of 70 pixels that a projector turns into 16 tokens"
     import transformers
@@ -182,7 +180,6 @@ def save_processor(
     processor.save_pretrained(path)
     processor.image_processor.save_pretrained(path)
 
-# %% ../nbs/00a_models.ipynb #n64126ae
 def save_model(
     model, # a transformers model
     processor, # its processor
@@ -225,7 +222,6 @@ def pick_attention(
     if name != "auto": return name, f"attention: {name}, as asked"
     return ("flash_attention_2", "attention: flash-attn 2") if missing is None else ("sdpa", f"attention: sdpa, since {missing}")
 
-# %% ../nbs/00a_models.ipynb #n1ea4f12
 def four_bit(
     dtype: torch.dtype, # of the computation
 ): # a transformers quantization config
@@ -303,7 +299,6 @@ def _load_twin(name):
     model, processor = tiny_twin(name.removeprefix("tiny-"))
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
-# %% ../nbs/00a_models.ipynb #na7cab7b
 def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     "Checkpoint `name` with the choices made and said"
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -342,7 +337,6 @@ def add_lora(
     if getattr(model, "is_quantized", False): model = prepare_model_for_kbit_training(model)
     return get_peft_model(model, lora_config(model, r, alpha, dropout, vision))
 
-# %% ../nbs/00a_models.ipynb #n3a45c40
 def lora_config(
     model, # of any family
     r: int = 64, # rank
@@ -371,7 +365,6 @@ def merge_lora(
     model, processor = load_vlm(base_model, adapter=lora_model, dtype=kept if dtype == "keep" else dtype, cache_dir=cache_dir)
     save_model(model.merge_and_unload(), processor, output_path, shard)
 
-# %% ../nbs/00a_models.ipynb #nceb7920
 def _as_stored(name, cache_dir):
     "Dtype of a checkpoint, and the bytes of its largest weight file if there are several"
     from transformers import AutoConfig
@@ -390,7 +383,6 @@ def last_real_token(
     "Last position whose mask is 1, on whichever side the padding is"
     return (attention_mask * torch.arange(attention_mask.shape[1], device=attention_mask.device)).argmax(1)
 
-# %% ../nbs/00a_models.ipynb #n9e9368b
 def hidden_size(
     config, # of any family
 ) -> int: # width of the last hidden state
@@ -476,7 +468,6 @@ def _checkpoints(run):
     found = (p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name))
     return sorted(found, key=lambda p: int(p.name[11:]))
 
-# %% ../nbs/00a_models.ipynb #n2f29158
 def _too_old(run, limit, best):
     "Checkpoints beyond the newest `limit`, the best one spared"
     return [p for p in _checkpoints(run)[:-limit] if str(p) != best] if limit else []
