@@ -47,11 +47,13 @@ def test_interval_covers_the_mean_about_95_times_in_100():
     assert 0.93 < np.mean(hits) < 0.97
 
 
-def test_nearest(): assert nearest("lrr", ["lr", "seed"]) == ": did you mean 'lr'?" and "there are: lr, seed" in nearest("zzzz", ["lr", "seed"])
+def test_nearest():
+    assert nearest("lrr", ["lr", "seed"]) == ": did you mean 'lr'?" and "there are: lr, seed" in nearest("zzzz", ["lr", "seed"])
 
 
 def test_import_is_light():
-    code = "import time; t = time.perf_counter(); import vlrlbook; print(time.perf_counter() - t); import sys; print([m for m in ('torch', 'transformers', 'numpy', 'matplotlib') if m in sys.modules])"
+    code = ("import time; t = time.perf_counter(); import vlrlbook; print(time.perf_counter() - t); import sys; "
+            "print([m for m in ('torch', 'transformers', 'numpy', 'matplotlib') if m in sys.modules])")
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n") for _ in range(3)]
     assert runs[0][1] == "[]"
     assert min(float(r[0]) for r in runs) < 0.3
