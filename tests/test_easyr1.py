@@ -16,7 +16,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from vlrlbook.core import Sample, SettingsError, cast, damage, read_settings
 from vlrlbook.data import DataError, synthetic_counting, synthetic_vqa, to_messages, vqa_prompt, vqa_template
-from vlrlbook.easyr1 import (QuickStartSettings, ask_reward_file, dry_run, easyr1_messages, easyr1_size, engine_settings, export_easyr1, export_verl, house_values, key_table, memory_gb, newest_step, parse_overrides,
+from vlrlbook.easyr1 import (QuickStartSettings, ask_reward_file, dry_run, easyr1_messages, easyr1_size, engine_settings,
+                             export_easyr1, export_verl, house_values, key_table, memory_gb, newest_step, parse_overrides,
                              quick_start, read_engine_yaml, reward_file, short_names, stages, verl_overrides)
 from vlrlbook.models import save_model, tiny_twin, twin_processor
 from vlrlbook.rewards import count_table, format_table, load_reward, nasty, vqa_table
@@ -52,7 +53,8 @@ def test_rows_have_the_contracts_form(export):
             assert set(row) == {"prompt", "answer", "images"} and isinstance(row["answer"], str)
             assert row["prompt"].count("<image>") == len(row["images"]) and "Your task" not in row["prompt"]
             for image in row["images"]: Image.open(export / "images" / image).load()
-    assert damage(export) is None and {p.name for p in export.iterdir()} >= {"prompt.jinja", "reward.py", "config.yaml", "train.sh", "README.md"}
+    assert damage(export) is None
+    assert {p.name for p in export.iterdir()} >= {"prompt.jinja", "reward.py", "config.yaml", "train.sh", "README.md"}
 
 
 def test_no_picture_on_both_sides(export):
@@ -63,8 +65,10 @@ def test_no_picture_on_both_sides(export):
 def test_a_file_of_rows_its_rendered_prompts_are_bared(tmp_path):
     "load_vqa renders; the export must not render twice"
     for i in range(12): Image.new("RGB", (56, 56), (20 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(dict(question=f"Is it {i}?", answer="yes", image=f"{i}.png")) + "\n" for i in range(12)) + json.dumps(dict(question="No picture?", answer="no", image=None)) + "\n")
-    folder = export_easyr1(tmp_path / "rows.jsonl", "vqa", dict(rollout_batch_size=8, global_batch_size=8, micro_batch_size_per_device_for_update=1), tmp_path / "out")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(dict(question=f"Is it {i}?", answer="yes", image=f"{i}.png"))
+        + "\n" for i in range(12)) + json.dumps(dict(question="No picture?", answer="no", image=None)) + "\n")
+    folder = export_easyr1(tmp_path / "rows.jsonl", "vqa",
+                           dict(rollout_batch_size=8, global_batch_size=8, micro_batch_size_per_device_for_update=1), tmp_path / "out")
     found = rows(folder / "train.jsonl") + rows(folder / "val.jsonl")
     assert {r["prompt"] for r in found} == {f"<image> Is it {i}?" for i in range(12)} | {"No picture?"}
     assert [r["images"] for r in found if r["prompt"] == "No picture?"] == [[]]
@@ -76,11 +80,15 @@ def test_pictures_keep_their_bytes_unless_they_would_be_spoilt(tmp_path):
     Image.new("RGB", (56, 56), "red").save(plain, "JPEG")
     Image.linear_gradient("L").resize((56, 56)).convert("I").point(lambda v: v * 257).convert("I;16").save(deep, "PNG")
     for name, data in (("a.jpg", plain), ("b.png", deep)): (tmp_path / name).write_bytes(data.getvalue())
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(dict(prompt="<image> What?", answer="x", images=[n])) + "\n" for n in ("a.jpg", "b.png")))
-    folder = export_easyr1(tmp_path / "rows.jsonl", "accuracy", dict(rollout_batch_size=2, global_batch_size=2, n_gpus_per_node=1, micro_batch_size_per_device_for_update=1), tmp_path / "out", val=tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(dict(prompt="<image> What?", answer="x", images=[n])) + "\n" for n in ("a.jpg", "b.png")))
+    folder = export_easyr1(tmp_path / "rows.jsonl", "accuracy",
+                           dict(rollout_batch_size=2, global_batch_size=2, n_gpus_per_node=1,
+                                micro_batch_size_per_device_for_update=1), tmp_path / "out", val=tmp_path / "rows.jsonl")
     first, second = (folder / "images" / r["images"][0] for r in rows(folder / "train.jsonl"))
     assert first.read_bytes() == plain.getvalue()
-    with Image.open(second) as image: assert image.mode == "RGB" and 100 < sum(image.convert("L").tobytes()) / 56**2 < 155 # a plain convert makes it white
+    with Image.open(second) as image:
+        assert image.mode == "RGB" and 100 < sum(image.convert("L").tobytes()) / 56**2 < 155 # a plain convert makes it white
 
 
 def test_counting_needs_no_template(tmp_path, processor):
@@ -88,15 +96,18 @@ def test_counting_needs_no_template(tmp_path, processor):
     assert (folder / "prompt.jinja").read_text() == "{{ content | trim }}"
     row, sample = rows(folder / "train.jsonl")[0], synthetic_counting(1)[0]
     assert row["prompt"] == "<image>How many discs are there?"
-    texts = [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in (to_messages(sample), easyr1_messages(row["prompt"], "{{ content | trim }}"))]
+    texts = [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False)
+             for m in (to_messages(sample), easyr1_messages(row["prompt"], "{{ content | trim }}"))]
     assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("sample, message", [
-    (Sample("<image> <image> Which?", "left", cast().images, "vqa", 7), "row 7: 2 <image> marks"), (Sample("Which?", " ", cast().images, "vqa", 7), "row 7: question or answer is empty"),
+    (Sample("<image> <image> Which?", "left", cast().images, "vqa", 7), "row 7: 2 <image> marks"),
+    (Sample("Which?", " ", cast().images, "vqa", 7), "row 7: question or answer is empty"),
     (Sample("<image>", "left", cast().images, "vqa", 7), "row 7: question or answer is empty")])
 def test_a_bad_row_leaves_nothing_behind(tmp_path, sample, message):
-    with pytest.raises(DataError, match=re.escape(message)): export_easyr1(synthetic_vqa(60) + [sample], "vqa", SMALL, tmp_path / "out", val=synthetic_vqa(4))
+    with pytest.raises(DataError, match=re.escape(message)):
+        export_easyr1(synthetic_vqa(60) + [sample], "vqa", SMALL, tmp_path / "out", val=synthetic_vqa(4))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,9 +121,12 @@ def test_an_output_that_is_not_empty_is_refused(export, tmp_path):
 
 
 def test_too_few_rows_and_mixed_rows_are_refused(tmp_path):
-    with pytest.raises(SettingsError, match="rollout_batch_size = 32: more than the"): export_easyr1(synthetic_vqa(20), "vqa", SMALL, tmp_path / "a")
-    with pytest.raises(SettingsError, match="give `template`"): export_easyr1(synthetic_vqa(40) + synthetic_counting(40), "vqa", SMALL, tmp_path / "b")
-    with pytest.raises(SettingsError, match="an export writes these files itself"): export_easyr1(synthetic_vqa(60), "vqa", SMALL | dict(train_files="x.jsonl"), tmp_path / "c")
+    with pytest.raises(SettingsError, match="rollout_batch_size = 32: more than the"):
+        export_easyr1(synthetic_vqa(20), "vqa", SMALL, tmp_path / "a")
+    with pytest.raises(SettingsError, match="give `template`"):
+        export_easyr1(synthetic_vqa(40) + synthetic_counting(40), "vqa", SMALL, tmp_path / "b")
+    with pytest.raises(SettingsError, match="an export writes these files itself"):
+        export_easyr1(synthetic_vqa(60), "vqa", SMALL | dict(train_files="x.jsonl"), tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,7 +146,8 @@ def test_prompt_equals_chapter_05s(processor, pieces):
 def test_template_is_stripped_and_cut_after_rendering():
     assert easyr1_messages("<image> a", "\n\n {{ content }}\n\n")[0]["content"] == [{"type": "image"}, {"type": "text", "text": " a"}]
     assert [p["type"] for p in easyr1_messages("a", "<image>{{ content }}<image>")[0]["content"]] == ["image", "text", "image"]
-    assert "".join(p.get("text", "") for p in easyr1_messages("{{ 7 * 7 }}", vqa_template)[0]["content"]).startswith("{{ 7 * 7 }}\n\nYour task:\n1. ")
+    assert "".join(p.get("text", "")
+                   for p in easyr1_messages("{{ 7 * 7 }}", vqa_template)[0]["content"]).startswith("{{ 7 * 7 }}\n\nYour task:\n1. ")
 
 
 # reward
@@ -168,24 +183,30 @@ def test_exported_parts_are_ours_on_real_completions(tmp_path):
     assert len(real) == 909
     (tmp_path / "reward.py").write_text(reward_file("vqa"))
     said = ask_reward_file(tmp_path / "reward.py", [([r["completion"]], r["gt_letter"] or r["gt_answer"]) for r in real])
-    assert [json.dumps(s[0]) for s in said] == [json.dumps(load_reward("vqa")(r["completion"], r["gt_letter"] or r["gt_answer"])) for r in real]
+    assert [json.dumps(s[0])
+            for s in said] == [json.dumps(load_reward("vqa")(r["completion"], r["gt_letter"] or r["gt_answer"])) for r in real]
 
 
 def test_reward_file_is_for_both_versions_and_for_bare_python(tmp_path):
     source = reward_file("vqa")
     tree = ast.parse(source, feature_version=(3, 9))
-    assert "vlrlbook" not in {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names} | {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert "vlrlbook" not in {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import)
+                              for a in n.names} | {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert 'REWARD_NAME = "vqa"' in source and 'REWARD_TYPE = "batch"' in source
     (tmp_path / "reward.py").write_text(source)
     pythons = [sys.executable] + [p for p in ("/usr/bin/python3",) if Path(p).exists()]
-    for python in pythons: assert ask_reward_file(tmp_path / "reward.py", [(["<think>.</think><answer>yes</answer>"], "yes")], python=python) == [[load_reward("vqa")("<think>.</think><answer>yes</answer>", "yes")]]
+    for python in pythons:
+        assert ask_reward_file(tmp_path / "reward.py", [(["<think>.</think><answer>yes</answer>"], "yes")],
+                               python=python) == [[load_reward("vqa")("<think>.</think><answer>yes</answer>", "yes")]]
     bad = source.replace("compute_score = for_easyr1(reward)", "from vlrlbook.rewards import vqa_accuracy as compute_score")
     (tmp_path / "bad.py").write_text(bad)
     with pytest.raises(SettingsError, match="there is no vlrlbook on the cluster"): ask_reward_file(tmp_path / "bad.py", [(["a"], "b")])
 
 
 def test_a_function_of_ones_own_travels_with_its_imports(tmp_path, monkeypatch):
-    (tmp_path / "my_reward.py").write_text('import math\nfrom vlrlbook.rewards import read_count\nscale = 2\ndef unused(): return other\ndef helper(x): return math.sqrt(scale * x)\ndef rooted(completion, answer):\n    "Root"\n    return dict(overall=helper(read_count(completion) or 0))\n')
+    (tmp_path / "my_reward.py").write_text('import math\nfrom vlrlbook.rewards import read_count\nscale = 2\ndef unused(): '
+        'return other\ndef helper(x): return math.sqrt(scale * x)\ndef rooted(completion, '
+        'answer):\n    "Root"\n    return dict(overall=helper(read_count(completion) or 0))\n')
     monkeypatch.syspath_prepend(str(tmp_path))
     source = reward_file("my_reward:rooted")
     assert "import math" in source and "def read_count" in source and "def unused" not in source and "from vlrlbook" not in source
@@ -204,7 +225,9 @@ def test_rewards_that_cannot_travel_are_refused():
 
 # config
 
-CONTRACT = {"algorithm.adv_estimator": "grpo", "algorithm.kl_coef": 1.0e-2, "worker.actor.padding_free": True, "worker.actor.offload.offload_params": True, "worker.reward.reward_type": "batch", "worker.actor.model.model_path": "./merged_model"}
+CONTRACT = {"algorithm.adv_estimator": "grpo", "algorithm.kl_coef": 1.0e-2, "worker.actor.padding_free": True,
+            "worker.actor.offload.offload_params": True, "worker.reward.reward_type": "batch",
+            "worker.actor.model.model_path": "./merged_model"}
 
 
 def test_config_has_the_contracts_keys_and_values():
@@ -212,7 +235,9 @@ def test_config_has_the_contracts_keys_and_values():
     assert set(made) == {"data", "algorithm", "worker", "trainer"} and {"actor", "rollout", "ref", "reward"} <= set(made["worker"])
     flat = engine_settings(made, "0.3.2", house=False).values
     assert {k: flat[k] for k in CONTRACT} == CONTRACT
-    for name in ("train_files", "val_files", "image_dir", "model_path", "n_gpus_per_node", "tensor_parallel_size", "total_epochs", "lr", "global_batch_size", "kl_coef", "adv_estimator", "padding_free", "offload_params", "reward_type"): assert short_names("0.3.2")[name] in flat
+    for name in ("train_files", "val_files", "image_dir", "model_path", "n_gpus_per_node", "tensor_parallel_size",
+                 "total_epochs", "lr", "global_batch_size", "kl_coef", "adv_estimator", "padding_free", "offload_params", "reward_type"):
+        assert short_names("0.3.2")[name] in flat
 
 
 @pytest.mark.parametrize("version", ["0.3.2", "current"])
@@ -230,7 +255,8 @@ def test_versions_differ_as_the_facts_say():
     assert "worker.reward.reward_type" in old and "worker.reward.reward_type" not in new
     assert not [k for k in old if ".lora." in k] and "worker.actor.model.lora.rank" in new
     assert old["data.prompt_key"].default == new["data.prompt_key"].default == "prompt"
-    assert all(re.search(r" verl/\S+ [0-9a-f]{40}| examples/\S+ [0-9a-f]{40}", k.read_at) for t in (old, new, key_table("verl")) for k in t.values())
+    assert all(re.search(r" verl/\S+ [0-9a-f]{40}| examples/\S+ [0-9a-f]{40}", k.read_at)
+               for t in (old, new, key_table("verl")) for k in t.values())
 
 
 @pytest.mark.parametrize("key", [k for k, t in key_table("current").items() if t.kind != "auto"])
@@ -240,17 +266,35 @@ def test_every_key_refuses_another_type(key):
 
 
 @pytest.mark.parametrize("given_, version, message", [
-    ({"data.rollout_batch_sise": 8}, "0.3.2", "did you mean 'data.rollout_batch_size'"), ({"worker": {"actor": {"optim": {"learning_rate": 1}}}}, "0.3.2", "there is no 'worker.actor.optim.learning_rate'"),
-    ({"worker.reward.reward_type": "batch"}, "current", "key of EasyR1 0.3.2"), ({"worker.actor.model.lora.rank": 8}, "0.3.2", "0.3.2 has no LoRA"), ({"worker.actor.optim.warmup_style": "cosine"}, "current", "lr_scheduler_type"),
-    ({"data.train_batch_size": 8}, "0.3.2", "is a key of verl"), ({"rollout_batch_size": 64}, "verl", "is a key of EasyR1 0.3.2, and this is verl"), ({"worker.actor": 3}, "0.3.2", "is a section"), ({"worker.actor.kl_coef": 0.1}, "0.3.2", "copied from algorithm.kl_coef"),
-    ({"lr": 1e-6, "worker.actor.optim.lr": 1e-5}, "0.3.2", "given twice"), ({"adv_estimator": "gpro"}, "0.3.2", "did you mean 'grpo'"), ({"trainer.logger": ["consol"]}, "0.3.2", "did you mean 'console'"),
-    ({"top_p": 1.5}, "0.3.2", "expected 1 or less"), ({"lr": -1}, "0.3.2", "expected 0 or more"), ({"lr": None}, "0.3.2", "expected float"), ({"gpu_memory_utilization": 0}, "0.3.2", "expected 0.01 or more"), ({}, "0.3.3", "did you mean '0.3.2'"),
-    ({"n": 1}, "0.3.2", "needs 2 or more"), ({"rollout_batch_size": 100}, "0.3.2", "nearest: 96"), ({"rollout_batch_size": 32, "n": 2, "worker.actor.micro_batch_size_per_device_for_experience": 3}, "0.3.2", "per_device_for_experience = 3"),
-    ({"n_gpus_per_node": 8, "tensor_parallel_size": 3}, "0.3.2", "groups of 3"), ({"max_num_batched_tokens": 2000}, "0.3.2", "less than data.max_prompt_length"), ({"max_model_len": 100}, "0.3.2", "max_model_len = 100"),
-    ({"min_pixels": 2000000}, "0.3.2", "more than data.max_pixels"), ({"global_batch_size": 32, "micro_batch_size_per_device_for_update": 5}, "0.3.2", "per_device_for_update = 5"), ({"n_gpus_per_node": 6}, "0.3.2", "evenly by 6 GPUs"),
-    ({"worker.actor.fsdp.enable_cpu_offload": True}, "0.3.2", "not with several micro-batches"), ({"worker.actor.fsdp.fsdp_size": 3}, "0.3.2", "groups of 3"), ({"worker.actor.ulysses_size": 3}, "0.3.2", "groups of 3"),
-    ({"adv_estimator": "gae", "worker.critic.global_batch_size": 48}, "0.3.2", "worker.critic.global_batch_size = 48"), ({"filter_low": 0.9, "filter_high": 0.1}, "0.3.2", "not below"),
-    ({"train_batch_size": 8}, "verl", "less than actor_rollout_ref.actor.ppo_mini_batch_size"), ({"lora_rank": 8, "load_format": "dummy"}, "verl", "with LoRA the sampler needs"), ({"actor_rollout_ref.rollout.n": 1}, "verl", "2 answers or more"),
+    ({"data.rollout_batch_sise": 8}, "0.3.2", "did you mean 'data.rollout_batch_size'"),
+    ({"worker": {"actor": {"optim": {"learning_rate": 1}}}}, "0.3.2", "there is no 'worker.actor.optim.learning_rate'"),
+    ({"worker.reward.reward_type": "batch"}, "current", "key of EasyR1 0.3.2"),
+    ({"worker.actor.model.lora.rank": 8}, "0.3.2", "0.3.2 has no LoRA"),
+    ({"worker.actor.optim.warmup_style": "cosine"}, "current", "lr_scheduler_type"),
+    ({"data.train_batch_size": 8}, "0.3.2", "is a key of verl"),
+    ({"rollout_batch_size": 64}, "verl", "is a key of EasyR1 0.3.2, and this is verl"),
+    ({"worker.actor": 3}, "0.3.2", "is a section"), ({"worker.actor.kl_coef": 0.1}, "0.3.2", "copied from algorithm.kl_coef"),
+    ({"lr": 1e-6, "worker.actor.optim.lr": 1e-5}, "0.3.2", "given twice"),
+    ({"adv_estimator": "gpro"}, "0.3.2", "did you mean 'grpo'"), ({"trainer.logger": ["consol"]}, "0.3.2", "did you mean 'console'"),
+    ({"top_p": 1.5}, "0.3.2", "expected 1 or less"), ({"lr": -1}, "0.3.2", "expected 0 or more"),
+    ({"lr": None}, "0.3.2", "expected float"), ({"gpu_memory_utilization": 0}, "0.3.2", "expected 0.01 or more"),
+    ({}, "0.3.3", "did you mean '0.3.2'"),
+    ({"n": 1}, "0.3.2", "needs 2 or more"), ({"rollout_batch_size": 100}, "0.3.2", "nearest: 96"),
+    ({"rollout_batch_size": 32, "n": 2, "worker.actor.micro_batch_size_per_device_for_experience": 3},
+     "0.3.2", "per_device_for_experience = 3"),
+    ({"n_gpus_per_node": 8, "tensor_parallel_size": 3}, "0.3.2", "groups of 3"),
+    ({"max_num_batched_tokens": 2000}, "0.3.2", "less than data.max_prompt_length"),
+    ({"max_model_len": 100}, "0.3.2", "max_model_len = 100"),
+    ({"min_pixels": 2000000}, "0.3.2", "more than data.max_pixels"),
+    ({"global_batch_size": 32, "micro_batch_size_per_device_for_update": 5}, "0.3.2", "per_device_for_update = 5"),
+    ({"n_gpus_per_node": 6}, "0.3.2", "evenly by 6 GPUs"),
+    ({"worker.actor.fsdp.enable_cpu_offload": True}, "0.3.2", "not with several micro-batches"),
+    ({"worker.actor.fsdp.fsdp_size": 3}, "0.3.2", "groups of 3"), ({"worker.actor.ulysses_size": 3}, "0.3.2", "groups of 3"),
+    ({"adv_estimator": "gae", "worker.critic.global_batch_size": 48}, "0.3.2", "worker.critic.global_batch_size = 48"),
+    ({"filter_low": 0.9, "filter_high": 0.1}, "0.3.2", "not below"),
+    ({"train_batch_size": 8}, "verl", "less than actor_rollout_ref.actor.ppo_mini_batch_size"),
+    ({"lora_rank": 8, "load_format": "dummy"}, "verl", "with LoRA the sampler needs"),
+    ({"actor_rollout_ref.rollout.n": 1}, "verl", "2 answers or more"),
     ({"n_gpus_per_node": 7}, "verl", "evenly by 7 GPUs")])
 def test_config_refuses(given_, version, message):
     with pytest.raises(SettingsError, match=re.escape(message)): engine_settings(given_, version)
@@ -263,12 +307,14 @@ def test_all_faults_stand_in_one_message():
 
 def test_yaml_by_hand(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text("data: {train_files: a, val_files: b, seed: 7}\nworker: {actor: {model: {model_path: m}, optim: {lr: 1e-6}}, rollout: {n: 5, val_override_config: {temperature: 0.5}}}\ntrainer: {experiment_name: 2024}\n")
+    path.write_text("data: {train_files: a, val_files: b, seed: 7}\nworker: {actor: {model: {model_path: m}, optim: {lr: "
+                    "1e-6}}, rollout: {n: 5, val_override_config: {temperature: 0.5}}}\ntrainer: {experiment_name: 2024}\n")
     s = read_engine_yaml(path, "0.3.2", ["worker.rollout.n=6", "data.shuffle=false", "trainer.logger=[console]", "max_steps=null"])
     assert (s["lr"], s["n"], s["shuffle"], s["logger"], s["experiment_name"], s["max_steps"]) == (1e-6, 6, False, ["console"], "2024", None)
     assert s["data.min_pixels"] == 262144 and s["val_override_config"] == {"temperature": 0.5} # EasyR1's own default, not ours
     assert [r["by"] for r in s.explain(everything=True).rows].count("you") == 11
-    for text, message in (("data: {seed: 1, seed: 2}", "'seed' stands twice"), ("- a", "expected sections"), ("data: [", "cannot be read"), ("worker: {reward: {reward_type: batch}}", None)):
+    for text, message in (("data: {seed: 1, seed: 2}", "'seed' stands twice"), ("- a", "expected sections"),
+                          ("data: [", "cannot be read"), ("worker: {reward: {reward_type: batch}}", None)):
         path.write_text(text)
         if message:
             with pytest.raises(SettingsError, match=f"config.yaml: .*{message}"): read_engine_yaml(path)
@@ -285,7 +331,9 @@ def fake_engine(where):
     record = "import json, os, sys\njson.dump(dict(cwd=os.getcwd(), argv=sys.argv[1:]), open(os.environ['SEEN'], 'w'))\n"
     (where / "verl/trainer").mkdir(parents=True)
     for name in ("verl/__init__.py", "verl/trainer/__init__.py"): (where / name).write_text("")
-    leave = "path = next((a.split('=')[1] for a in sys.argv if a.startswith('trainer.save_checkpoint_path=')), None)\nif path and os.environ.get('ACTOR'):\n    import shutil\n    for step in (5, 10): shutil.copytree(os.environ['ACTOR'], f'{path}/global_step_{step}/actor')\n"
+    leave = ("path = next((a.split('=')[1] for a in sys.argv if a.startswith('trainer.save_checkpoint_path=')), "
+             "None)\nif path and os.environ.get('ACTOR'):\n    import shutil\n    for step in (5, 10): "
+             "shutil.copytree(os.environ['ACTOR'], f'{path}/global_step_{step}/actor')\n")
     for name in ("main", "main_ppo"): (where / f"verl/trainer/{name}.py").write_text(record + leave)
     return where
 
@@ -294,7 +342,8 @@ def launched(folder, tmp_path, *words, **environment):
     import os
     engine = tmp_path / "engine"
     if not engine.exists(): fake_engine(engine)
-    env = os.environ | dict(PYTHONPATH=str(engine), SEEN=str(tmp_path / "seen.json"), PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}") | environment
+    env = os.environ | dict(PYTHONPATH=str(engine), SEEN=str(tmp_path / "seen.json"),
+                            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}") | environment
     done = subprocess.run(["bash", str(folder / "train.sh"), *words], env=env, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return json.loads((tmp_path / "seen.json").read_text()), done.stderr
@@ -303,7 +352,8 @@ def launched(folder, tmp_path, *words, **environment):
 def test_train_sh(export, tmp_path):
     seen, said = launched(export, tmp_path, "worker.rollout.n=4", "trainer.logger=[console,wandb]", N_GPUS="2", NNODES="3")
     files = [f"data.train_files={export}/train.jsonl", f"data.val_files={export}/val.jsonl"] # absolute: a Ray worker opens them
-    assert seen == dict(cwd=str(export), argv=["config=config.yaml", *files, "trainer.n_gpus_per_node=2", "trainer.nnodes=3", "worker.rollout.n=4", "trainer.logger=[console,wandb]"])
+    assert seen == dict(cwd=str(export), argv=["config=config.yaml", *files, "trainer.n_gpus_per_node=2",
+        "trainer.nnodes=3", "worker.rollout.n=4", "trainer.logger=[console,wandb]"])
     assert "python3 -m verl.trainer.main config=config.yaml" in said # the command is printed
     assert launched(export, tmp_path)[0]["argv"] == ["config=config.yaml", *files, "trainer.n_gpus_per_node=4", "trainer.nnodes=1"]
     text = (export / "README.md").read_text()
@@ -311,11 +361,17 @@ def test_train_sh(export, tmp_path):
 
 
 def test_train_sh_of_verl(tmp_path):
-    folder = export_verl(synthetic_vqa(80), "vqa", dict(train_batch_size=32, lora_rank=32, lora_alpha=96, prompt_key="it's mine"), tmp_path / "out")
+    folder = export_verl(synthetic_vqa(80), "vqa",
+                         dict(train_batch_size=32, lora_rank=32, lora_alpha=96, prompt_key="it's mine"), tmp_path / "out")
     words = launched(folder, tmp_path, "trainer.total_epochs=1")[0]["argv"]
-    assert {f"data.train_files={folder}/train.parquet", f"custom_reward_function.path={folder}/reward.py", f"actor_rollout_ref.model.path={folder}/merged_model", f"trainer.default_local_dir={folder}/checkpoints/vlrlbook/vqa_grpo", "actor_rollout_ref.model.lora_rank=32", "actor_rollout_ref.model.lora_alpha=96",
-            "actor_rollout_ref.model.exclude_modules=.*visual.*", "algorithm.adv_estimator=grpo", 'data.prompt_key="it\'s mine"', "trainer.total_epochs=1"} <= set(words)
-    assert verl_overrides(engine_settings(dict(lora_rank=8), "verl")).count("actor_rollout_ref.model.lora_alpha=16") == 1 # the true alpha, default or not
+    assert {f"data.train_files={folder}/train.parquet", f"custom_reward_function.path={folder}/reward.py",
+            f"actor_rollout_ref.model.path={folder}/merged_model",
+            f"trainer.default_local_dir={folder}/checkpoints/vlrlbook/vqa_grpo",
+            "actor_rollout_ref.model.lora_rank=32", "actor_rollout_ref.model.lora_alpha=96",
+            "actor_rollout_ref.model.exclude_modules=.*visual.*", "algorithm.adv_estimator=grpo",
+            'data.prompt_key="it\'s mine"', "trainer.total_epochs=1"} <= set(words)
+    assert verl_overrides(engine_settings(dict(lora_rank=8), "verl")).count(
+        "actor_rollout_ref.model.lora_alpha=16") == 1 # the true alpha, default or not
     shellcheck(folder / "train.sh")
 
 
@@ -337,9 +393,11 @@ def test_verl_rows(tmp_path):
     found = pq.read_table(folder / "train.parquet").to_pylist()
     assert len(found) == 80 and set(found[0]) == {"data_source", "prompt", "images", "ability", "reward_model", "extra_info"}
     for row, sample in zip(found, samples):
-        assert row["prompt"] == [dict(role="user", content=vqa_prompt(sample.question))] and row["reward_model"] == dict(style="rule", ground_truth=sample.answer)
+        assert row["prompt"] == [dict(role="user", content=vqa_prompt(sample.question))]
+        assert row["reward_model"] == dict(style="rule", ground_truth=sample.answer)
         assert row["prompt"][0]["content"].count("<image>") == len(row["images"] or [])
-        for image, own in zip(row["images"] or [], sample.images): assert fetch_image({"image": Image.open(io.BytesIO(image["bytes"]))}).size == own.size
+        for image, own in zip(row["images"] or [], sample.images):
+            assert fetch_image({"image": Image.open(io.BytesIO(image["bytes"]))}).size == own.size
     assert found[-1]["images"] is None # an empty list would go to the processor
     checked = dry_run(folder, processor=twin_processor("qwen2_5_vl"), progress=False, processes=1)
     assert [p["code"] for p in checked.problems] == ["model.missing"] and checked.rows == {"train.parquet": 80, "val.parquet": 4}
@@ -357,7 +415,8 @@ def test_counts_equal_the_processors(export):
     "Tokens of every prompt as EasyR1 would make it, pictures resized by its rule, through the whole processor"
     import math
     from transformers import AutoProcessor
-    processor, v = AutoProcessor.from_pretrained(export / "tiny"), read_engine_yaml(export / "config.yaml", overrides=["data.min_pixels=20000"]).values
+    processor, v = AutoProcessor.from_pretrained(export / "tiny"), read_engine_yaml(export / "config.yaml",
+        overrides=["data.min_pixels=20000"]).values
     whole = []
     for name in ("train.jsonl", "val.jsonl"):
         for row in rows(export / name):
@@ -370,16 +429,26 @@ def test_counts_equal_the_processors(export):
     assert found.tokens == whole and found.resized == (80, 0, 80)
 
 
-@pytest.mark.parametrize("size, low, high, made", [((112, 112), 3136, 1048576, (112, 112)), ((112, 112), 262144, None, (512, 512)), ((4000, 3000), None, 1048576, (1182, 886)), ((4000, 1), 262144, 4194304, (32381, 8)), ((10, 10), None, None, (10, 10))])
+@pytest.mark.parametrize("size, low, high, made",
+                         [((112, 112), 3136, 1048576, (112, 112)), ((112, 112), 262144, None, (512, 512)),
+                          ((4000, 3000), None, 1048576, (1182, 886)),
+                          ((4000, 1), 262144, 4194304, (32381, 8)), ((10, 10), None, None, (10, 10))])
 def test_easyr1s_resizing(size, low, high, made): assert easyr1_size(size, low, high) == made
 
 
 ACCIDENTS = [
-    ("images null", lambda r, f: r.update(images=None), "row.images", "null, on which EasyR1 stops"), ("marks", lambda r, f: r.update(prompt="<image>" + r["prompt"]), "row.images", "2 <image> marks after the template but 1"),
-    ("missing", lambda r, f: r.update(images=["none.png"]), "image.missing", "none.png"), ("decode", lambda r, f: (f / "images" / r["images"][0]).write_bytes(b"x"), "image.decode", "cannot be decoded"),
-    ("cut", lambda r, f: (f / "images" / r["images"][0]).write_bytes((f / "images" / r["images"][0]).read_bytes()[:-40]), "image.decode", "cannot be decoded"),
-    ("no prompt", lambda r, f: r.pop("prompt"), "row.prompt", "the row has answer, images"), ("no answer", lambda r, f: r.update(answer=" "), "row.answer", "expected text"), ("number", lambda r, f: r.update(answer=3), "row.answer", "expected text"),
-    ("long", lambda r, f: r.update(prompt=r["prompt"] + " why" * 300), "prompt.length", "at most 256; EasyR1 leaves the row out"), ("truth", lambda r, f: r.update(answer="<answer>"), "reward.truth", "earns"), ("images text", lambda r, f: r.update(images="a.png"), "row.images", "a str, expected a list")]
+    ("images null", lambda r, f: r.update(images=None), "row.images", "null, on which EasyR1 stops"),
+    ("marks", lambda r, f: r.update(prompt="<image>" + r["prompt"]), "row.images", "2 <image> marks after the template but 1"),
+    ("missing", lambda r, f: r.update(images=["none.png"]), "image.missing", "none.png"),
+    ("decode", lambda r, f: (f / "images" / r["images"][0]).write_bytes(b"x"), "image.decode", "cannot be decoded"),
+    ("cut", lambda r, f: (f / "images" / r["images"][0]).write_bytes((f / "images" / r["images"][0]).read_bytes()[:-40]),
+     "image.decode", "cannot be decoded"),
+    ("no prompt", lambda r, f: r.pop("prompt"), "row.prompt", "the row has answer, images"),
+    ("no answer", lambda r, f: r.update(answer=" "), "row.answer", "expected text"),
+    ("number", lambda r, f: r.update(answer=3), "row.answer", "expected text"),
+    ("long", lambda r, f: r.update(prompt=r["prompt"] + " why" * 300), "prompt.length",
+     "at most 256; EasyR1 leaves the row out"), ("truth", lambda r, f: r.update(answer="<answer>"), "reward.truth", "earns"),
+     ("images text", lambda r, f: r.update(images="a.png"), "row.images", "a str, expected a list")]
 
 
 @pytest.mark.parametrize("name, spoil, code, message", ACCIDENTS, ids=[a[0] for a in ACCIDENTS])
@@ -397,11 +466,13 @@ def test_files_and_lines_that_are_broken(export, tmp_path, processor):
     folder = copied(export, tmp_path)
     text = (folder / "val.jsonl").read_text().splitlines()
     (folder / "val.jsonl").write_text("\n".join([text[0][:-5], *text[1:]]) + "\n")
-    assert [(p["file"], p["row"], p["code"]) for p in dry_run(folder, processor=processor, progress=False, processes=2).problems] == [("val.jsonl", 1, "row.json")]
+    assert [(p["file"], p["row"], p["code"]) for p in dry_run(folder, processor=processor, progress=False,
+        processes=2).problems] == [("val.jsonl", 1, "row.json")]
     for name in ("val.jsonl", "prompt.jinja", "reward.py", "images"):
         os_path = folder / name
         os_path.rename(folder / "away")
-        assert any(p["code"] == "file.missing" and name in p["message"] for p in dry_run(folder, processor=processor, progress=False).problems)
+        assert any(p["code"] == "file.missing" and name in p["message"]
+                   for p in dry_run(folder, processor=processor, progress=False).problems)
         (folder / "away").rename(os_path)
     with pytest.raises(SettingsError, match="no export.json"): dry_run(tmp_path)
 
@@ -411,15 +482,20 @@ def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
     (folder / "parts").mkdir()
     found = rows(folder / "train.jsonl")
     for i in range(2): (folder / f"parts/{i}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found[36 * i:36 * i + 36]))
-    assert dry_run(folder, processor=processor, overrides=["data.train_files=parts"], progress=False, processes=1).rows == {"parts/0.jsonl": 36, "parts/1.jsonl": 36, "val.jsonl": 8}
+    assert dry_run(folder, processor=processor, overrides=["data.train_files=parts"], progress=False,
+                   processes=1).rows == {"parts/0.jsonl": 36, "parts/1.jsonl": 36, "val.jsonl": 8}
     folder.rename(tmp_path / "a@b")
     assert [p["code"] for p in dry_run(tmp_path / "a@b", processor=processor, progress=False, processes=1).problems] == ["file.at"]
 
 
 def test_reward_files_that_are_wrong(export, tmp_path, processor):
     folder = copied(export, tmp_path)
-    for source, code in (("def compute_score(r): return [dict(overall=1.0) for _ in r]", "reward.wrong"), ("def compute_score(r): return [dict(accuracy=1.0) for _ in r]", "reward.form"), ("def compute_score(r): return [dict(overall=float('nan')) for _ in r]", "reward.form"),
-                         ("def compute_score(r): raise KeyError('x')", "reward.file"), ("import nothing_like_this", "reward.file"), ("x = 1", "reward.file"), ("def compute_score(r): return [dict(overall=0.0) for _ in r]", "reward.truth")):
+    for source, code in (("def compute_score(r): return [dict(overall=1.0) for _ in r]", "reward.wrong"),
+                         ("def compute_score(r): return [dict(accuracy=1.0) for _ in r]", "reward.form"),
+                         ("def compute_score(r): return [dict(overall=float('nan')) for _ in r]", "reward.form"),
+                         ("def compute_score(r): raise KeyError('x')", "reward.file"),
+                         ("import nothing_like_this", "reward.file"), ("x = 1", "reward.file"),
+                         ("def compute_score(r): return [dict(overall=0.0) for _ in r]", "reward.truth")):
         (folder / "reward.py").write_text(source)
         assert code in {p["code"] for p in dry_run(folder, processor=processor, progress=False, processes=1).problems}, source
 
@@ -452,9 +528,13 @@ def test_memory_stays_flat(tmp_path, processor):
         (folder / "images").mkdir(parents=True)
         noise = Image.effect_noise((448, 448), 90).convert("RGB")
         for i in range(n): noise.rotate(i).save(folder / f"images/{i}.png", compress_level=0)
-        (folder / "rows.jsonl").write_text("".join(json.dumps(dict(prompt="<image> Is it?", answer="yes", images=[f"{i}.png"])) + "\n" for i in range(n)))
+        (folder / "rows.jsonl").write_text(
+            "".join(json.dumps(dict(prompt="<image> Is it?", answer="yes", images=[f"{i}.png"])) + "\n" for i in range(n)))
         (folder / "reward.py").write_text(reward_file("vqa"))
-        (folder / "c.yaml").write_text("data: {train_files: rows.jsonl, val_files: rows.jsonl, image_dir: images, rollout_batch_size: 8}\nworker: {actor: {model: {model_path: x}, global_batch_size: 8}, rollout: {n: 16, tensor_parallel_size: 1}, reward: {reward_function: 'reward.py:compute_score'}}\n")
+        (folder / "c.yaml").write_text("data: {train_files: rows.jsonl, val_files: rows.jsonl, image_dir: "
+                                       "images, rollout_batch_size: 8}\nworker: {actor: {model: {model_path: "
+                                       "x}, global_batch_size: 8}, rollout: {n: 16, tensor_parallel_size: "
+                                       "1}, reward: {reward_function: 'reward.py:compute_score'}}\n")
         dry_run(folder / "c.yaml", processor=processor, processes=1, progress=False)
         return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     small = held(40)
@@ -464,7 +544,8 @@ def test_memory_stays_flat(tmp_path, processor):
 # one command
 
 def test_parameters_cell_equals_settings():
-    cells = [c for c in json.loads((ROOT / "nbs" / "09_easyr1.ipynb").read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    cells = [c for c in json.loads((ROOT / "nbs" / "09_easyr1.ipynb").read_text())["cells"]
+             if "parameters" in c["metadata"].get("tags", [])]
     line = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")
     parsed = lambda text: [line.match(l).groups() for l in text.splitlines() if line.match(l)]
     body = (ROOT / "vlrlbook" / "easyr1.py").read_text().split("class QuickStartSettings:")[1].split("def check")[0]
@@ -483,7 +564,8 @@ def base(tmp_path_factory):
 
 
 def started(base, out, **more):
-    given = dict(base_model=str(base / "base"), lora_model=str(base / "adapter"), drawn=60, max_steps=1, eval_samples=4, output_dir=str(out), overrides="data.rollout_batch_size=32", training="batch_size=8 num_generations=4")
+    given = dict(base_model=str(base / "base"), lora_model=str(base / "adapter"), drawn=60, max_steps=1, eval_samples=4,
+                 output_dir=str(out), overrides="data.rollout_batch_size=32", training="batch_size=8 num_generations=4")
     return quick_start(read_settings(QuickStartSettings, given | more))
 
 
@@ -494,7 +576,8 @@ def test_quick_start_goes_all_the_way_and_nothing_twice(base, tmp_path):
     out = tmp_path / "run"
     first = started(base, out)
     assert what(first) == ["done"] * 6 and [line["stage"].replace(" ", "_") for line in first["stages"]] == list(stages)
-    assert all((out / n).exists() for n in ("model/model.safetensors", "export/train.sh", "dry_run/results.json", "train/adapter_model.safetensors", "trained/model.safetensors", "evaluation/results.json", "results.json"))
+    assert all((out / n).exists() for n in ("model/model.safetensors", "export/train.sh", "dry_run/results.json",
+        "train/adapter_model.safetensors", "trained/model.safetensors", "evaluation/results.json", "results.json"))
     assert any("after" in k for k in first["evaluation"])
     kept = (out / "trained/model.safetensors").stat().st_mtime_ns
     assert what(started(base, out)) == ["done before"] * 6 and (out / "trained/model.safetensors").stat().st_mtime_ns == kept
@@ -506,9 +589,11 @@ def test_quick_start_goes_all_the_way_and_nothing_twice(base, tmp_path):
 
 def test_quick_start_stops_at_a_problem_and_goes_on_behind_it(base, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(SettingsError, match="the dry run found .* problems"): started(base, out, overrides="data.rollout_batch_size=32 data.max_prompt_length=20", skip="train,merge_shards,evaluate")
+    with pytest.raises(SettingsError, match="the dry run found .* problems"):
+        started(base, out, overrides="data.rollout_batch_size=32 data.max_prompt_length=20", skip="train,merge_shards,evaluate")
     assert not (out / "dry_run").exists() and (out / "export/train.sh").exists()
-    assert what(started(base, out, overrides="data.rollout_batch_size=32 data.max_prompt_length=20", skip="dry_run,train,merge_shards,evaluate"))[:3] == ["done before", "done before", "skipped"]
+    assert what(started(base, out, overrides="data.rollout_batch_size=32 data.max_prompt_length=20",
+                        skip="dry_run,train,merge_shards,evaluate"))[:3] == ["done before", "done before", "skipped"]
     with pytest.raises(SettingsError, match="did you mean 'evaluate'"): read_settings(QuickStartSettings, dict(skip="evalute"))
 
 
@@ -542,7 +627,9 @@ def test_quick_start_with_easyr1(base, tmp_path, monkeypatch):
     processor.save_pretrained(actor / "huggingface")
     engine = fake_engine(tmp_path / "engine")
     monkeypatch.syspath_prepend(str(engine))
-    for name, value in dict(PYTHONPATH=str(engine), SEEN=str(tmp_path / "seen.json"), ACTOR=str(actor), PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin").items(): monkeypatch.setenv(name, value)
+    for name, value in dict(PYTHONPATH=str(engine), SEEN=str(tmp_path / "seen.json"), ACTOR=str(actor),
+                            PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin").items():
+        monkeypatch.setenv(name, value)
     results = started(base, tmp_path / "run", engine="easyr1", skip="evaluate")
     assert what(results) == ["done"] * 5 + ["skipped"] and newest_step(tmp_path / "run/train") == 10
     words = json.loads((tmp_path / "seen.json").read_text())["argv"]
@@ -553,7 +640,9 @@ def test_quick_start_with_easyr1(base, tmp_path, monkeypatch):
 
 # command line
 
-@pytest.mark.parametrize("name, words", [("export-easyr1", ["--data", "--reward", "--output_dir", "--version"]), ("export-verl", ["--data", "--output_dir"]), ("dry-run", ["--path"]), ("merge-shards", ["--local_dir", "--output_dir"]), ("quick-start", ["--base_model", "--skip"])])
+@pytest.mark.parametrize("name, words", [("export-easyr1", ["--data", "--reward", "--output_dir", "--version"]),
+    ("export-verl", ["--data", "--output_dir"]), ("dry-run", ["--path"]), ("merge-shards", ["--local_dir", "--output_dir"]),
+    ("quick-start", ["--base_model", "--skip"])])
 def test_commands_help(name, words):
     done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", name, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and all(w in done.stdout for w in words)
@@ -562,16 +651,22 @@ def test_commands_help(name, words):
 def test_commands_work(tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(40): Image.new("RGB", (56, 56), (6 * i, 0, 0)).save(tmp_path / f"images/{i}.png")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(dict(question="Is it red?", answer=("yes", "no")[i % 2], image=f"{i}.png")) + "\n" for i in range(40)))
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(dict(question="Is it red?", answer=("yes", "no")[i % 2], image=f"{i}.png")) + "\n" for i in range(40)))
     call = lambda *words: subprocess.run([sys.executable, "-m", "vlrlbook.cli", *words], capture_output=True, text=True, cwd=tmp_path)
-    done = call("export-easyr1", "--data", "rows.jsonl", "--image-dir", "images", "--output_dir", "out", "rollout_batch_size=32", "model_path=tiny")
+    done = call("export-easyr1", "--data", "rows.jsonl", "--image-dir", "images", "--output_dir",
+                "out", "rollout_batch_size=32", "model_path=tiny")
     assert done.returncode == 0 and "36 rows to learn from, 4 to measure on" in done.stdout, done.stderr
     save_model(*tiny_twin("qwen2_5_vl"), tmp_path / "out/tiny")
     found = call("dry-run", "--path", "out", "data.max_prompt_length=20")
     assert found.returncode == 1 and "prompt.length" in found.stdout
     assert call("dry-run", "--path", "out").returncode == 0
-    (tmp_path / "mine.yaml").write_text("data: {train_files: x, val_files: y, prompt_key: problem, rollout_batch_size: 32}\nworker: {actor: {model: {model_path: tiny}}, rollout: {n: 4, tensor_parallel_size: 1}, reward: {reward_function: 'a.py:b'}}\n")
-    taken = call("export-easyr1", "--data", "rows.jsonl", "--image-dir", "images", "--output_dir", "out2", "--config", "mine.yaml", "worker.actor.global_batch_size=32")
-    assert taken.returncode == 0 and "n: 4" in (tmp_path / "out2/config.yaml").read_text() and "prompt_key: prompt" in (tmp_path / "out2/config.yaml").read_text(), taken.stderr
+    (tmp_path / "mine.yaml").write_text("data: {train_files: x, val_files: y, prompt_key: problem, rollout_batch_size: "
+                                        "32}\nworker: {actor: {model: {model_path: tiny}}, rollout: {n: "
+                                        "4, tensor_parallel_size: 1}, reward: {reward_function: 'a.py:b'}}\n")
+    taken = call("export-easyr1", "--data", "rows.jsonl", "--image-dir", "images", "--output_dir", "out2",
+                 "--config", "mine.yaml", "worker.actor.global_batch_size=32")
+    assert taken.returncode == 0 and "n: 4" in (tmp_path / "out2/config.yaml").read_text() and "prompt_key: prompt" in (
+        tmp_path / "out2/config.yaml").read_text(), taken.stderr
     wrong = call("export-verl", "--data", "rows.jsonl", "--image_dir", "images", "--output_dir", "v", "lrr=1")
     assert wrong.returncode == 1 and "there is no 'lrr'" in wrong.stderr and not (tmp_path / "v").exists()

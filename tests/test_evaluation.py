@@ -16,8 +16,10 @@ from conftest import ROOT, SHARED
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from vlrlbook.core import SettingsError, mean_ci95, read_settings
 from vlrlbook.data import DataError, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
-from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration, classifier_metrics, columns, compare, confusion, difference, evaluate, flips,
-                                 frozen_key, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar, metric, other_pictures, pair_metrics, parting, questions, read_predictions,
+from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration,
+                                 classifier_metrics, columns, compare, confusion, difference, evaluate, flips,
+                                 frozen_key, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar,
+                                 metric, other_pictures, pair_metrics, parting, questions, read_predictions,
                                  recompute, score_rows, share_ci, spearman, swap_consistency, vqa_marks, wilson, word_scores)
 from vlrlbook.models import add_lora, load_vlm, tiny_twin
 from vlrlbook.rewards import vqa_accuracy
@@ -78,7 +80,8 @@ def test_wilson_stays_inside(k, n):
 def test_wilson_covers_at_small_n():
     "Over all outcomes at n = 12 and shares from 0.02 to 0.98, the interval holds the truth in 95 % on average"
     from math import comb
-    covered = [sum(comb(12, k) * p**k * (1 - p) ** (12 - k) for k in range(13) if wilson(k, 12)[0] <= p <= wilson(k, 12)[1]) for p in np.linspace(0.02, 0.98, 97)]
+    covered = [sum(comb(12, k) * p**k * (1 - p) ** (12 - k) for k in range(13) if wilson(k, 12)[0] <= p <= wilson(k, 12)[1])
+               for p in np.linspace(0.02, 0.98, 97)]
     assert 0.94 < np.mean(covered) < 0.97 and min(covered) > 0.8
 
 
@@ -95,10 +98,15 @@ def test_clusters_widen_the_interval():
 def test_the_unknown_is_nan_and_the_impossible_is_refused():
     assert all(np.isnan(wilson(0, 0))) and all(np.isnan(bootstrap_ci([]))) and all(np.isnan(bootstrap_ci([1.0])))
     assert metric("m", [])["n"] == 0 and np.isnan(metric("m", [float("nan")])["value"])
-    for wrong, message in ((lambda: wilson(5, 3), "5 successes of 3"), (lambda: bootstrap_ci([1, 2], clusters=[1]), "2 values but 1 clusters"), (lambda: bootstrap_ci([float("inf"), 1]), "value 0 is inf"),
-                           (lambda: pair_metrics([1, 2], [1]), "worse: 1 values, expected 2"), (lambda: pair_metrics([1], [1], lengths=[(1, 2), (3, 4)]), "1 pairs but 2 pairs of lengths"),
-                           (lambda: swap_consistency([(1, 2)], []), "1 pairs one way, 0 the other"), (lambda: classifier_metrics([0], [[0.4, 0.4]], [0]), "add up to 1"),
-                           (lambda: classifier_metrics([2], [[0.5, 0.5]], [0]), "there are 2 bins"), (lambda: classifier_metrics([], [], []), "expected [frames, bins]")):
+    for wrong, message in ((lambda: wilson(5, 3), "5 successes of 3"),
+                           (lambda: bootstrap_ci([1, 2], clusters=[1]), "2 values but 1 clusters"),
+                           (lambda: bootstrap_ci([float("inf"), 1]), "value 0 is inf"),
+                           (lambda: pair_metrics([1, 2], [1]), "worse: 1 values, expected 2"),
+                           (lambda: pair_metrics([1], [1], lengths=[(1, 2), (3, 4)]), "1 pairs but 2 pairs of lengths"),
+                           (lambda: swap_consistency([(1, 2)], []), "1 pairs one way, 0 the other"),
+                           (lambda: classifier_metrics([0], [[0.4, 0.4]], [0]), "add up to 1"),
+                           (lambda: classifier_metrics([2], [[0.5, 0.5]], [0]), "there are 2 bins"),
+                           (lambda: classifier_metrics([], [], []), "expected [frames, bins]")):
         with pytest.raises(ValueError, match=re.escape(message)): wrong()
 
 
@@ -153,19 +161,25 @@ def test_rank_correlation_is_taken_within_films():
 def row(answer, question="?", **said): return dict(row=1, question=question, answer=answer, **said)
 
 
-def counting_rows(before, after, truths): return [dict(row=i, question="?", answer=f"A photo of {t} discs", before_greedy=[b], after_greedy=[a]) for i, (b, a, t) in enumerate(zip(before, after, truths))]
+def counting_rows(before, after, truths):
+    return [dict(row=i, question="?", answer=f"A photo of {t} discs", before_greedy=[b], after_greedy=[a])
+            for i, (b, a, t) in enumerate(zip(before, after, truths))]
 
 
 @pytest.mark.parametrize("question, answer, extra, closed, why", [
-    ("Is it normal?", "Yes", {}, True, "yes/no"), ("Which?", "B", {}, True, "a letter"), ("Is it on the left or the right?", "Right", {}, True, "the question offers it"),
-    ("Where is it?", "left", {}, False, "nothing offered"), ("Which plane?", "axial", {"answer_type": "CLOSED "}, True, "the set says so"), ("Is it normal?", "yes", {"answer_type": "OPEN"}, False, "the set says so"),
+    ("Is it normal?", "Yes", {}, True, "yes/no"), ("Which?", "B", {}, True, "a letter"),
+    ("Is it on the left or the right?", "Right", {}, True, "the question offers it"),
+    ("Where is it?", "left", {}, False, "nothing offered"), ("Which plane?", "axial", {"answer_type": "CLOSED "}, True,
+    "the set says so"), ("Is it normal?", "yes", {"answer_type": "OPEN"}, False, "the set says so"),
     ("How many are there?", "3", {}, False, "a number is open")])
-def test_closed_or_open(question, answer, extra, closed, why): assert is_closed(dict(question=question, answer=answer, **extra)) is closed, why
+def test_closed_or_open(question, answer, extra, closed, why):
+    assert is_closed(dict(question=question, answer=answer, **extra)) is closed, why
 
 
 def test_vqa_marks_apply_to_their_own_kind():
     closed, open_ = vqa_marks("<answer>no</answer>", row("no")), vqa_marks("<answer>the left lung</answer>", row("left lung"))
-    assert closed["closed_accuracy"] == 1 and np.isnan(closed["open_f1"]) and open_["open_accuracy"] == open_["open_recall"] == 1 and np.isnan(open_["closed_accuracy"])
+    assert closed["closed_accuracy"] == 1 and np.isnan(closed["open_f1"])
+    assert open_["open_accuracy"] == open_["open_recall"] == 1 and np.isnan(open_["closed_accuracy"])
     assert vqa_marks("lung " * 50, row("left lung"))["open_recall"] == 0.5, "repeating earns nothing"
     assert vqa_marks("", row("left lung"))["answered"] == 0
 
@@ -178,25 +192,32 @@ def test_the_types_of_a_question():
 def test_unreadable_counts_are_wrong_but_have_no_error():
     rows = counting_rows(["A photo of 3 discs", "what?"], ["A photo of 4 discs", "5"], [3, 5])
     found = {m["name"]: m for m in all_metrics(rows)}
-    assert found["before_greedy/exact"]["value"] == 0.5 and found["before_greedy/error"]["n"] == 1 and found["before_greedy/error"]["value"] == 0
+    assert found["before_greedy/exact"]["value"] == 0.5 and found["before_greedy/error"]["n"] == 1
+    assert found["before_greedy/error"]["value"] == 0
     assert found["after_greedy/within_one"]["value"] == 1 and found["gain_greedy/error"]["n"] == 1
 
 
 @pytest.mark.parametrize("text, message", [
-    ("", "holds no row"), ('{"answer": "3"}\n', "row 1, 'p.jsonl': no field 'prediction'"), ('{"prediction": "3"}\n', "row 1, 'p.jsonl': no truth"), ('{"answer": "3", "prediction": null}\n', "row 1, 'p.jsonl': prediction: expected a text"),
-    ('{"answer": "3", "prediction": []}\n', "row 1, 'p.jsonl': prediction: expected a text"), ('{"answer": "3", "after_greedy": ["3"]}\n{"answer": "3", "before_greedy": ["3"]}\n', "row 1, 'p.jsonl': no 'before_greedy'"),
-    ('{"answer": "3", "prediction": "3"}\n{"answer"\n', "row 2: p.jsonl: no JSON"), ("[3]", "int, expected an object"), ('{"answer": {"a": 1}, "prediction": "3"}', "no truth")])
+    ("", "holds no row"), ('{"answer": "3"}\n', "row 1, 'p.jsonl': no field 'prediction'"),
+    ('{"prediction": "3"}\n', "row 1, 'p.jsonl': no truth"),
+    ('{"answer": "3", "prediction": null}\n', "row 1, 'p.jsonl': prediction: expected a text"),
+    ('{"answer": "3", "prediction": []}\n', "row 1, 'p.jsonl': prediction: expected a text"),
+    ('{"answer": "3", "after_greedy": ["3"]}\n{"answer": "3", "before_greedy": ["3"]}\n', "row 1, 'p.jsonl': no 'before_greedy'"),
+    ('{"answer": "3", "prediction": "3"}\n{"answer"\n', "row 2: p.jsonl: no JSON"), ("[3]", "int, expected an object"),
+    ('{"answer": {"a": 1}, "prediction": "3"}', "no truth")])
 def test_bad_files_are_named(tmp_path, text, message):
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises(DataError, match=re.escape(message)): read_predictions(tmp_path / "p.jsonl")
 
 
 def test_files_of_other_programs(tmp_path):
-    (tmp_path / "p.json").write_text(json.dumps([dict(question="Is it?", answer="yes", prediction="Yes, it is."), dict(question="What?", answer="left lung", prediction=["lung", "left lung"])]))
+    (tmp_path / "p.json").write_text(json.dumps([dict(question="Is it?", answer="yes", prediction="Yes, it is."),
+        dict(question="What?", answer="left lung", prediction=["lung", "left lung"])]))
     rows = read_predictions(tmp_path / "p.json")
     assert columns(rows) == ["prediction"] and guess_task(rows) == "vqa"
     found = {m["name"]: m for m in all_metrics(rows)}
-    assert found["prediction/accuracy"]["value"] == 0.75 and found["prediction/closed_accuracy"]["n"] == 1 and found["prediction/open_recall"]["value"] == 0.75
+    assert found["prediction/accuracy"]["value"] == 0.75 and found["prediction/closed_accuracy"]["n"] == 1
+    assert found["prediction/open_recall"]["value"] == 0.75
 
 
 def test_joining_another_set_is_refused():
@@ -215,9 +236,11 @@ def test_luck_is_no_gain_and_a_gain_is_one():
     guess = lambda share: answers(np.where(rng.random(400) < share, truths, rng.integers(1, 7, 400)))
     verdicts = {}
     for name, share in (("same", 0.5), ("better", 0.75)):
-        rows = [r | dict(before_sampled=r["before_greedy"], after_sampled=r["after_greedy"], before_shuffled=[b], after_shuffled=[a]) for r, b, a in zip(counting_rows(guess(0.5), guess(share), truths), guess(0), guess(0))]
+        rows = [r | dict(before_sampled=r["before_greedy"], after_sampled=r["after_greedy"], before_shuffled=[b],
+                         after_shuffled=[a]) for r, b, a in zip(counting_rows(guess(0.5), guess(share), truths), guess(0), guess(0))]
         scored = score_rows(rows)
-        verdicts[name] = [q["answer"] for q in questions(all_metrics(rows), flips(scored["before_greedy"]["exact"], scored["after_greedy"]["exact"]))]
+        verdicts[name] = [q["answer"]
+                          for q in questions(all_metrics(rows), flips(scored["before_greedy"]["exact"], scored["after_greedy"]["exact"]))]
     assert verdicts["same"][:3] == ["no"] * 3 and verdicts["better"] == ["yes"] * 8
 
 
@@ -225,10 +248,12 @@ def test_habit_is_not_sight():
     "A model that only learns which count is common gains, needs no picture, and is told so"
     rng = np.random.default_rng(1)
     truths = np.where(rng.random(400) < 0.6, 5, rng.integers(1, 7, 400))
-    rows = [r | dict(before_shuffled=r["before_greedy"], after_shuffled=r["after_greedy"]) for r in counting_rows(answers(rng.integers(1, 7, 400)), answers([5] * 400), truths)]
+    rows = [r | dict(before_shuffled=r["before_greedy"], after_shuffled=r["after_greedy"])
+            for r in counting_rows(answers(rng.integers(1, 7, 400)), answers([5] * 400), truths)]
     found = {q["question"]: q["answer"] for q in questions(all_metrics(rows))}
     assert found["Did greedy exact rise?"] == "yes"
-    assert found["Does it need its picture?"] == found["Better than one answer to everything?"] == found["Did it learn to see, not only what is common?"] == "no"
+    assert (found["Does it need its picture?"] == found["Better than one answer to everything?"]
+            == found["Did it learn to see, not only what is common?"] == "no")
     assert found["Did sampled exact rise?"] == "not measured"
 
 
@@ -238,7 +263,8 @@ def test_who_pays_is_named():
     rows = counting_rows(answers(np.repeat([4, 4], [60, 200])), answers(np.repeat([5, 5], [60, 200])), truths)
     found = {q["question"]: q for q in questions(all_metrics(rows))}
     assert found["Did greedy exact rise?"]["answer"] == "yes"
-    assert found["Did no group pay for the gain of others?"]["answer"] == "no" and found["Did no group pay for the gain of others?"]["because"].startswith("count 4: -1.000")
+    assert found["Did no group pay for the gain of others?"]["answer"] == "no"
+    assert found["Did no group pay for the gain of others?"]["because"].startswith("count 4: -1.000")
 
 
 def test_groups_alarm_seldom_by_luck():
@@ -303,7 +329,8 @@ def test_the_adapter_is_off_before_and_on_after(adapter):
     rows = compare(TINY, adapter, samples, **ASK)
     assert columns(rows) == [f"{w}_{h}" for w in ("before", "after") for h in ("greedy", "sampled", "no_picture", "shuffled")]
     alone = compare(TINY, None, to_dataset(samples), **ASK)
-    assert [r["before_greedy"] for r in rows] == [r["before_greedy"] for r in alone] and [r["before_sampled"] for r in rows] == [r["before_sampled"] for r in alone]
+    assert [r["before_greedy"] for r in rows] == [r["before_greedy"] for r in alone]
+    assert [r["before_sampled"] for r in rows] == [r["before_sampled"] for r in alone]
     model, processor = load_vlm(TINY, adapter=str(adapter))
     assert [r["after_greedy"] for r in rows] == generate_answers(model, processor, samples, max_new_tokens=3, batch_size=3)
     assert any(r["before_greedy"] != r["after_greedy"] for r in rows) and all(len(r["after_sampled"]) == 2 for r in rows)
@@ -314,7 +341,8 @@ def test_a_whole_model_is_a_second_load(tmp_path):
     model, processor = tiny_twin("qwen2_5_vl", seed=1)
     save_model(model, processor, tmp_path / "whole")
     rows = compare(TINY, tmp_path / "whole", synthetic_counting(3, seed=7), **ASK, controls=False)
-    assert columns(rows) == ["before_greedy", "before_sampled", "after_greedy", "after_sampled"] and any(r["before_greedy"] != r["after_greedy"] for r in rows)
+    assert columns(rows) == ["before_greedy", "before_sampled", "after_greedy", "after_sampled"]
+    assert any(r["before_greedy"] != r["after_greedy"] for r in rows)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "aria"])
@@ -365,16 +393,20 @@ def test_a_retrained_adapter_is_not_mixed_with_the_old_one(adapter, tmp_path):
     compare(TINY, copy, synthetic_counting(3, seed=7), tmp_path / "p.jsonl", **ASK)
     weights = load_file(copy / "adapter_model.safetensors")
     save_file({k: 1.01 * w for k, w in weights.items()}, copy / "adapter_model.safetensors")
-    with pytest.raises(SettingsError, match="begun with adapter"): compare(TINY, copy, synthetic_counting(3, seed=7), tmp_path / "p.jsonl", **ASK)
+    with pytest.raises(SettingsError, match="begun with adapter"):
+        compare(TINY, copy, synthetic_counting(3, seed=7), tmp_path / "p.jsonl", **ASK)
 
 
 # ---- jobs
 
-def command(folder, *options): return [sys.executable, "-m", "vlrlbook.cli", "evaluate", *map(str, options)], dict(cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def command(folder, *options):
+    return [sys.executable, "-m", "vlrlbook.cli", "evaluate", *map(str, options)], dict(cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_twice_ends_with_the_same_file(adapter, tmp_path):
-    options = ("--model", TINY, "--adapter", adapter, "--eval_samples", 30, "--eval_batch_size", 2, "--eval_answers", 2, "--max_completion_length", 2)
+    options = ("--model", TINY, "--adapter", adapter, "--eval_samples", 30, "--eval_batch_size",
+               2, "--eval_answers", 2, "--max_completion_length", 2)
     line, how = command(tmp_path, *options)
     path, seen = tmp_path / "runs/06_evaluation/predictions.jsonl", 0
     for wanted in (4, 12):
@@ -395,7 +427,8 @@ def test_killed_twice_ends_with_the_same_file(adapter, tmp_path):
 
 
 def test_console_command_scores_a_file_without_a_model(tmp_path):
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(dict(question="How many?", answer=str(i % 4), prediction=str(i % 3))) + "\n" for i in range(12)))
+    (tmp_path / "mine.jsonl").write_text(
+        "".join(json.dumps(dict(question="How many?", answer=str(i % 4), prediction=str(i % 3))) + "\n" for i in range(12)))
     line, how = command(tmp_path, "--predictions", "mine.jsonl", "--output-dir", "out")
     done = subprocess.run(line, **how)
     assert done.returncode == 0, done.stderr
@@ -406,7 +439,9 @@ def test_console_command_scores_a_file_without_a_model(tmp_path):
     assert {"settings", "versions", "commit", "seconds", "peak_memory_mb"} <= set(found)
     table = {r["name"]: r for r in csv.DictReader((tmp_path / "out/metrics.csv").open())}
     assert list(table) == list(by_name) and float(table["prediction/exact"]["value"]) == by_name["prediction/exact"]["value"]
-    for options, message in ((("--predictions", "none.jsonl"), "no such file"), ((), "nothing to measure"), (("--predictions", "mine.jsonl", "--task", "count"), "did you mean 'counting'"), (("--prediction_file", "mine.jsonl"), "did you mean 'predictions'")):
+    for options, message in ((("--predictions", "none.jsonl"), "no such file"), ((), "nothing to measure"),
+                             (("--predictions", "mine.jsonl", "--task", "count"), "did you mean 'counting'"),
+                             (("--prediction_file", "mine.jsonl"), "did you mean 'predictions'")):
         line, how = command(tmp_path, *options)
         failed = subprocess.run(line, **how)
         assert failed.returncode and message in failed.stderr and "Traceback" not in failed.stderr
@@ -417,8 +452,10 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     with (tmp_path / "mine.jsonl").open("w") as f:
         for i, s in enumerate(samples):
             s.images[0].save(tmp_path / f"{i // 2}.png") # two questions about each picture
-            f.write(json.dumps(dict(question=s.question, answer=s.answer, image=f"{i // 2}.png", question_type=("PRES", "POS, PRES")[i % 2])) + "\n")
-    settings = dict(model=TINY, data=str(tmp_path / "mine.jsonl"), eval_answers=2, max_completion_length=2, eval_batch_size=4, output_dir=str(tmp_path / "out"), max_image_size=56)
+            f.write(json.dumps(dict(question=s.question, answer=s.answer, image=f"{i // 2}.png",
+                                    question_type=("PRES", "POS, PRES")[i % 2])) + "\n")
+    settings = dict(model=TINY, data=str(tmp_path / "mine.jsonl"), eval_answers=2, max_completion_length=2,
+                    eval_batch_size=4, output_dir=str(tmp_path / "out"), max_image_size=56)
     found = evaluate(read_settings(EvaluationSettings, settings))
     rows, plan = read_predictions(tmp_path / "out/predictions.jsonl"), json.loads((tmp_path / "out/predictions.settings.json").read_text())
     assert found["task"] == "vqa" and "Your task" not in rows[0]["question"] and {"question_type", "picture"} <= set(rows[0])
@@ -426,15 +463,18 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     held = {r["picture"] for r in rows}
     assert 0 < len(held) < 12 and len(rows) == 2 * len(held), "whole pictures are held out"
     by_name = {m["name"]: m for m in found["metrics"]}
-    assert {"before_greedy/accuracy", "before_greedy/closed_accuracy", "before_greedy/open_recall", "before_greedy/open_f1", "majority/accuracy", "before_greedy/accuracy/type PRES"} <= set(by_name)
-    assert by_name["before_greedy/accuracy/type PRES"]["n"] == len(rows) and by_name["before_greedy/accuracy"]["interval"] == "bootstrap over pictures"
+    assert {"before_greedy/accuracy", "before_greedy/closed_accuracy", "before_greedy/open_recall", "before_greedy/open_f1",
+            "majority/accuracy", "before_greedy/accuracy/type PRES"} <= set(by_name)
+    assert by_name["before_greedy/accuracy/type PRES"]["n"] == len(rows)
+    assert by_name["before_greedy/accuracy"]["interval"] == "bootstrap over pictures"
     everything = evaluate(read_settings(EvaluationSettings, settings | dict(split="all", output_dir=str(tmp_path / "all"), controls=False)))
     assert {m["name"]: m for m in everything["metrics"]}["before_greedy/accuracy"]["n"] == 24
 
 
 def job(folder, chapter, **parameters):
     options = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", str(chapter), "out.ipynb", *options, "--no-progress-bar"], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "papermill", str(chapter), "out.ipynb", *options, "--no-progress-bar"],
+                          cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +482,8 @@ def main_job(tmp_path_factory):
     "Chapter 05, short, on a ZIP"
     folder = tmp_path_factory.mktemp("main")
     write_counting_zip(synthetic_counting(30, seed=3), folder / "mine.zip")
-    done = job(folder, ROOT / "nbs" / "05_grpo.ipynb", data="mine.zip", lr=3e-3, warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=6, eval_answers=2, logging_steps=1, save_steps=0)
+    done = job(folder, ROOT / "nbs" / "05_grpo.ipynb", data="mine.zip", lr=3e-3, warm_steps=2, max_steps=2, batch_size=8,
+               num_generations=4, eval_samples=6, eval_answers=2, logging_steps=1, save_steps=0)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -467,9 +508,12 @@ def test_the_main_jobs_table_of_either_task(task):
     from vlrlbook.rewards import load_reward
     samples = synthetic_counting(12, seed=3) if task == "counting" else synthetic_vqa(12, seed=3)
     tag = (lambda t: t) if task == "counting" else (lambda t: f"<think>a</think><answer>{t}</answer>")
-    said = {when: {how: [[tag(samples[(i * step + k) % 12].answer) for k in range(n)] for i in range(12)] for how, n in (("greedy", 1), ("sampled", 3))} for when, step in (("before", 5), ("after", 1))}
-    rows = [dict(row=s.row, question=s.question, answer=s.answer, **{f"{w}_{h}": texts[i] for w, hows in said.items() for h, texts in hows.items()}) for i, s in enumerate(samples)]
-    theirs, again = {w: {h: marks(samples, texts, load_reward(task)) for h, texts in hows.items()} for w, hows in said.items()}, recompute(rows, task)
+    said = {when: {how: [[tag(samples[(i * step + k) % 12].answer) for k in range(n)] for i in range(12)]
+                   for how, n in (("greedy", 1), ("sampled", 3))} for when, step in (("before", 5), ("after", 1))}
+    rows = [dict(row=s.row, question=s.question, answer=s.answer,
+                 **{f"{w}_{h}": texts[i] for w, hows in said.items() for h, texts in hows.items()}) for i, s in enumerate(samples)]
+    theirs, again = {w: {h: marks(samples, texts, load_reward(task)) for h, texts in hows.items()}
+                     for w, hows in said.items()}, recompute(rows, task)
     for how in ("greedy", "sampled"):
         for when in ("before", "after"): assert again[when][how] == pytest.approx(summary(theirs[when][how]))
         known = gain(theirs["before"][how], theirs["after"][how])
@@ -481,16 +525,20 @@ def test_papermill_measures_its_adapter(main_job):
     done = job(main_job, CHAPTER, adapter="runs/05_grpo", data="mine.zip", eval_samples=6, eval_batch_size=6, eval_answers=2)
     assert done.returncode == 0, done.stderr[-3000:]
     rows, theirs = (read_predictions(main_job / "runs" / d / "predictions.jsonl") for d in ("06_evaluation", "05_grpo"))
-    assert {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"]) for r in rows} == {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"]) for r in theirs}
+    assert {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"])
+            for r in rows} == {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"]) for r in theirs}
     found = json.loads((main_job / "runs/06_evaluation/results.json").read_text())
-    assert found["settings"]["adapter"] == "runs/05_grpo" and {"gain_sampled/exact", "after_shuffled/exact", "majority/exact", "seeing_gain/exact"} <= {m["name"] for m in found["metrics"]}
+    assert found["settings"]["adapter"] == "runs/05_grpo"
+    assert {"gain_sampled/exact", "after_shuffled/exact", "majority/exact", "seeing_gain/exact"} <= {m["name"] for m in found["metrics"]}
     assert (main_job / "runs/06_evaluation/metrics.csv").exists() and (main_job / "runs/06_evaluation/run_log.csv").exists()
 
 
 def test_papermill_scores_a_file(tmp_path):
     "Answers of another program, no model: the whole page speaks of them"
     samples = synthetic_vqa(20, seed=5)
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(dict(question=s.question, answer=s.answer, prediction="yes" if i % 2 else s.answer)) + "\n" for i, s in enumerate(samples)))
+    (tmp_path / "mine.jsonl").write_text(
+        "".join(json.dumps(dict(question=s.question, answer=s.answer, prediction="yes" if i % 2 else s.answer)) + "\n"
+                for i, s in enumerate(samples)))
     done = job(tmp_path, CHAPTER, predictions="mine.jsonl")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "runs/06_evaluation/results.json").read_text())
@@ -511,8 +559,13 @@ def test_parameters_cell_equals_settings():
     assert all(p["help"] for p in papermill.inspect_notebook(str(CHAPTER)).values())
 
 
-@pytest.mark.parametrize("given_, message", [({"adaptor": "x"}, "did you mean 'adapter'"), ({"adapter": "nowhere"}, "no adapter_config.json"), ({"data": "none.zip"}, "no such file"), ({"split": "held_out"}, "did you mean 'held-out'"),
-                                             ({"eval_samples": 0}, "expected more than 0"), ({"size": "big"}, "there are: tiny, gpu"), ({"task": "vqaa"}, "did you mean 'vqa'"), ({"prompt": "vqa"}, "there is no 'prompt'"), ({"resume": "maybe"}, "expected bool")])
+@pytest.mark.parametrize("given_, message",
+                         [({"adaptor": "x"}, "did you mean 'adapter'"), ({"adapter": "nowhere"}, "no adapter_config.json"),
+                          ({"data": "none.zip"}, "no such file"), ({"split": "held_out"}, "did you mean 'held-out'"),
+                                             ({"eval_samples": 0}, "expected more than 0"),
+                                             ({"size": "big"}, "there are: tiny, gpu"),
+                                             ({"task": "vqaa"}, "did you mean 'vqa'"),
+                                             ({"prompt": "vqa"}, "there is no 'prompt'"), ({"resume": "maybe"}, "expected bool")])
 def test_refused(given_, message):
     with pytest.raises(SettingsError, match=message): read_settings(EvaluationSettings, given_)
 
@@ -522,10 +575,12 @@ def test_refused(given_, message):
 @pytest.mark.skipif(not (SHARED / "vqa_rad").exists(), reason="the folder with VQA-RAD is not beside this checkout")
 def test_real_radiology_questions(tmp_path):
     known = json.loads((SHARED / "vqa_rad" / "VQA_RAD_Dataset_Public.json").read_text())
-    rows = [dict(question=r["question"], answer=" ".join(str(r["answer"]).split()), answer_type=r["answer_type"], question_type=r["question_type"], picture=r["image_name"]) for r in known]
+    rows = [dict(question=r["question"], answer=" ".join(str(r["answer"]).split()), answer_type=r["answer_type"],
+                 question_type=r["question_type"], picture=r["image_name"]) for r in known]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r | dict(prediction=r["answer"])) + "\n" for r in rows))
     found = {m["name"]: m for m in all_metrics(read_predictions(tmp_path / "p.jsonl"), "vqa")}
     assert found["prediction/closed_accuracy"]["n"] == 612 and found["prediction/open_accuracy"]["n"] == 502
-    assert found["prediction/accuracy"]["value"] == found["prediction/open_f1"]["value"] == 1, [r["answer"] for r in rows if not vqa_accuracy(r["answer"], r["answer"])["accuracy"]]
+    assert found["prediction/accuracy"]["value"] == found["prediction/open_f1"]["value"] == 1, [r["answer"]
+        for r in rows if not vqa_accuracy(r["answer"], r["answer"])["accuracy"]]
     assert found["prediction/accuracy/type PRES"]["n"] == sum("PRES" in r["question_type"] for r in rows)
     assert 0.2 < found["majority/accuracy"]["value"] < 0.6 and found["majority/accuracy"]["interval"] == "bootstrap over pictures"

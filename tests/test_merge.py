@@ -43,7 +43,8 @@ def test_merge_keeps_what_the_base_has(pair):
     keys = [json.loads((pair / n / "model.safetensors.index.json").read_text())["weight_map"] for n in ("merged", "base")]
     assert set(keys[0]) == set(keys[1]) and "lm_head.weight" not in keys[0]
     assert json.loads((pair / "merged/generation_config.json").read_text())["temperature"] == 0.77
-    assert {"tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "manifest.json"} <= {p.name for p in (pair / "merged").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "preprocessor_config.json",
+            "manifest.json"} <= {p.name for p in (pair / "merged").iterdir()}
     model = load_vlm(str(pair / "merged"), dtype="bfloat16")[0]
     assert model.get_input_embeddings().weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
 
@@ -51,16 +52,19 @@ def test_merge_keeps_what_the_base_has(pair):
 def test_merged_logits_are_the_adapters(pair):
     merge_lora(str(pair / "base"), str(pair / "adapter"), str(pair / "merged32"), dtype="float32")
     plain, processor = load_vlm(str(pair / "base"), dtype="float32")
-    adapted, merged = load_vlm(str(pair / "base"), adapter=str(pair / "adapter"), dtype="float32")[0], load_vlm(str(pair / "merged32"), dtype="float32")[0]
+    adapted, merged = load_vlm(str(pair / "base"), adapter=str(pair / "adapter"),
+                               dtype="float32")[0], load_vlm(str(pair / "merged32"), dtype="float32")[0]
     assert (logits(adapted, processor) - logits(merged, processor)).abs().max() < 1e-4
     assert (logits(adapted, processor) - logits(plain, processor)).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("family,config", [("qwen2_5_vl", dict(width=64)), ("qwen2_5_vl", dict(depth=2)), ("qwen2_5_vl", dict(depth=6)), ("aria", {}), ("qwen2_vl", {}), ("qwen3_vl", {})], ids=str)
+@pytest.mark.parametrize("family,config", [("qwen2_5_vl", dict(width=64)), ("qwen2_5_vl", dict(depth=2)),
+    ("qwen2_5_vl", dict(depth=6)), ("aria", {}), ("qwen2_vl", {}), ("qwen3_vl", {})], ids=str)
 def test_an_adapter_of_another_base_is_refused(pair, tmp_path, family, config):
     "PEFT itself takes four of these six without an error"
     save_model(*tiny_twin(family, **config), tmp_path / "other")
-    with pytest.raises(ValueError, match="adapter is an adapter of another base than other"): merge_lora(str(tmp_path / "other"), str(pair / "adapter"), str(tmp_path / "merged"))
+    with pytest.raises(ValueError, match="adapter is an adapter of another base than other"):
+        merge_lora(str(tmp_path / "other"), str(pair / "adapter"), str(tmp_path / "merged"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other"]
 
 
@@ -71,10 +75,12 @@ def test_hub_names_that_differ_are_refused(pair, tmp_path):
     path = tmp_path / "adapter/adapter_config.json"
     for name in ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
-        with pytest.raises(ValueError, match="of another base than Qwen2.5-VL-3B-Instruct: it was trained on"): _put_on(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
+        with pytest.raises(ValueError, match="of another base than Qwen2.5-VL-3B-Instruct: it was trained on"):
+            _put_on(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
 
 
 def test_merge_refuses_what_is_there(pair):
     with pytest.raises(FileExistsError, match="is there already"): merge_lora(str(pair / "base"), str(pair / "adapter"), str(pair / "base"))
-    with pytest.raises(FileNotFoundError, match="no adapter_config.json"): merge_lora(str(pair / "base"), str(pair / "base"), str(pair / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="no adapter_config.json"):
+        merge_lora(str(pair / "base"), str(pair / "base"), str(pair / "nowhere"))
     assert not (pair / "nowhere").exists()

@@ -43,7 +43,8 @@ def test_vision_marks_are_never_sampled(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_steps_of_grpo(family, tmp_path):
     "Stock TRL with a LoRA adapter on each family: the adapter moves, the base does not"
-    s = read_settings(GRPOSettings, dict(batch_size=8, num_generations=4, max_steps=2, lr=1e-2, logging_steps=1, save_steps=0, output_dir=str(tmp_path)))
+    s = read_settings(GRPOSettings, dict(batch_size=8, num_generations=4, max_steps=2, lr=1e-2,
+        logging_steps=1, save_steps=0, output_dir=str(tmp_path)))
     set_seed(0)
     model, processor = load_vlm(f"tiny-{family}")
     policy = add_lora(model, r=4, alpha=8)

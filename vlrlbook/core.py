@@ -29,8 +29,10 @@ def thumbnail(
     small, buffer = image.convert("RGB"), io.BytesIO()
     small.thumbnail((side, side))
     small.save(buffer, "PNG")
-    return f'<img src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}" alt="picture" style="display:inline-block;margin:2px">'
+    return (f'<img src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}" '
+            'alt="picture" style="display:inline-block;margin:2px">')
 
+# %% ../nbs/00_core.ipynb #n0d1a4fb
 @dataclass
 class Sample:
     "One question about pictures, with its true answer"
@@ -44,7 +46,6 @@ class Sample:
         pictures = "".join(map(thumbnail, self.images))
         return f"<div>{pictures}<div><b>{escape(self.question)}</b><br>{escape(self.answer)}</div></div>"
 
-# %% ../nbs/00_core.ipynb #c008
 def cast(
 ) -> Sample: # 112 × 112 picture of three discs
     "The sample that every chapter redoes by hand"
@@ -119,6 +120,7 @@ def rollout_card(
     if group.title: fig.suptitle(group.title, fontsize=10, x=0.01, ha="left", weight="bold")
     return fig
 
+# %% ../nbs/00_core.ipynb #n16c35de
 def _card_rows(ax, rollouts, names):
     "Answers and the parts of their rewards, a row each"
     ax.set(xlim=(0, 2.6 + 0.55 * len(names)), ylim=(len(rollouts) - 0.5, -1))
@@ -142,6 +144,7 @@ def _card_bars(ax, rollouts, heading):
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(labelsize=7)
 
+# %% ../nbs/00_core.ipynb #n23832c0
 def shorten(
     text: str, # any text
     width: int, # most characters
@@ -230,6 +233,7 @@ class RunLog:
     def __repr__(self): return f"RunLog({len(self)} rows: {', '.join(self.columns)})"
     def _repr_png_(self): return plot_run(self)._repr_png_()
 
+# %% ../nbs/00_core.ipynb #n3bc2f7d
 def write_whole(
     path: str | Path, # file to write; its folder is made
     text: str, # content
@@ -272,6 +276,7 @@ def _curve(ax, log, name, colour):
     ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
     ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
 
+# %% ../nbs/00_core.ipynb #n33392f3
 def smooth(
     values: list, # numbers
     weight: float = 0.8, # share of the past
@@ -304,6 +309,7 @@ def paired_board(
     fig.suptitle(f"{gained} became right, {lost} became wrong, of n = {len(samples)}", fontsize=10)
     return fig
 
+# %% ../nbs/00_core.ipynb #n5ce32f5
 def _fair_share(order, marks, most):
     "At most `most` of `order`, with room for both kinds of flip"
     gains = [i for i in order if marks[i] == (False, True)]
@@ -358,7 +364,8 @@ class Table:
 
     def _lines(self, show):
         if not self.rows: return "(no rows)"
-        lines = [list(self.rows[0]), ["---"] * len(self.rows[0])] + [["" if v is None else f"{v:.3f}" if isinstance(v, float) else show(str(v)) for v in r.values()] for r in self.rows]
+        cell = lambda v: "" if v is None else f"{v:.3f}" if isinstance(v, float) else show(str(v))
+        lines = [list(self.rows[0]), ["---"] * len(self.rows[0]), *([cell(v) for v in r.values()] for r in self.rows)]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
     def _repr_markdown_(self): return self._lines(_markdown_cell) + (f"\n\n*{self.caption}*" if self.caption else "")
@@ -382,6 +389,7 @@ def nearest(
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [k for k in known if len(name) > 2 and name in k]
     return f": did you mean {close[0]!r}?" if close else f" (there are: {', '.join(known)})"
 
+# %% ../nbs/00_core.ipynb #n9c91ac3
 def as_type(
     name: str, # for the message
     value, # what was given: a value of the type, or its text
@@ -414,7 +422,8 @@ def read_settings(
     where: str = "settings", # begins each message
 ): # an instance of `cls`
     "`given` as checked settings; unknown names and wrong types stop at once, all of them in one message"
-    known, kinds, defaults = [f.name for f in fields(cls)], typing.get_type_hints(cls), {f.name: f.default for f in fields(cls)}
+    known, kinds = [f.name for f in fields(cls)], typing.get_type_hints(cls)
+    defaults = {f.name: f.default for f in fields(cls)}
     aliases, values, wrong = getattr(cls, "aliases", {}), {}, []
     for written, value in given.items():
         name = aliases.get(written, written)
@@ -429,11 +438,13 @@ def read_settings(
     if hasattr(settings, "check"): settings.check()
     return settings
 
+# %% ../nbs/00_core.ipynb #n08cec17
 def named_options(
     rest: list, # of a command line
 ) -> dict: # name → text
     "`--name value` pairs, - and _ meaning the same; anything else is a `SettingsError`"
-    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]): raise SettingsError(f"expected --name value pairs, found {' '.join(rest)}")
+    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]):
+        raise SettingsError(f"expected --name value pairs, found {' '.join(rest)}")
     return {name[2:].replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2])}
 
 def names_since(
@@ -456,14 +467,16 @@ def _source(cls):
     "Source of `cls`; for a class typed into a notebook, the cell that holds its methods"
     import inspect, linecache
     try: return inspect.getsource(cls)
-    except OSError: return "".join(line for f in (cls.__dict__.get("check"),) if f for line in linecache.getlines(f.__code__.co_filename))
+    except OSError: methods = [f for f in (cls.__dict__.get("check"),) if f]
+    return "".join(line for f in methods for line in linecache.getlines(f.__code__.co_filename))
 
 def settings_table(
     settings, # an instance of a dataclass
 ) -> Table: # name, value, meaning
     "All settings with their values and meanings"
     texts = settings_help(type(settings))
-    return Table([dict(setting=f"`{f.name}`", value=f"`{getattr(settings, f.name)!r}`", meaning=texts.get(f.name, "")) for f in fields(settings)])
+    return Table([dict(setting=f"`{f.name}`", value=f"`{getattr(settings, f.name)!r}`",
+                       meaning=texts.get(f.name, "")) for f in fields(settings)])
 
 # %% ../nbs/00_core.ipynb #c051
 def set_seed(
@@ -482,6 +495,7 @@ def mean_ci95(
     half = 1.96 * x.std(ddof=1) / len(x) ** 0.5 if len(x) > 1 else float("nan")
     return float(x.mean()), (float(x.mean() - half), float(x.mean() + half))
 
+# %% ../nbs/00_core.ipynb #n24f59a7
 def book_file(
     name: str, # relative to the notebooks, such as "logs/05_runs.csv"
 ) -> Path: # in a checkout, or inside the installed package
@@ -498,13 +512,15 @@ def cache_dir(
     path.mkdir(parents=True, exist_ok=True)
     return path
 
+# %% ../nbs/00_core.ipynb #n234f34f
 def peak_memory_mb(
 ) -> float: # MB
     "Most memory this process has held: on the GPU where one was used, else resident"
     torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated(): return torch.cuda.max_memory_allocated() / 2**20
+    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
-    if status.exists(): return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10 # ru_maxrss remembers the process that started us
+    if status.exists(): return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
     import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
@@ -521,6 +537,7 @@ def run_facts(
     device = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {"versions": versions, "commit": _commit(), "device": device}
 
+# %% ../nbs/00_core.ipynb #nb3d0bb4
 def _commit():
     "Commit of the checkout that this module lives in, and whether it was changed since; None when installed from a wheel"
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
@@ -531,6 +548,7 @@ def _commit():
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/vlrlbook", ":/nbs/*.ipynb").stdout.strip()
     return git("rev-parse", "--short", "HEAD").stdout.strip() + (" and changes" if changed else "")
 
+# %% ../nbs/00_core.ipynb #n2f296f0
 def write_json(
     path: str | Path, # file
     content, # anything JSON can hold; NaN becomes null
@@ -555,7 +573,8 @@ def commit_folder(
     "Give a finished folder its name: a manifest in it, everything on disk, then one rename"
     aside, path = Path(aside), Path(path)
     files = sorted(p for p in aside.rglob("*") if p.is_file() and p.name != manifest_name)
-    write_json(aside / manifest_name, {p.relative_to(aside).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files})
+    listed = {p.relative_to(aside).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+    write_json(aside / manifest_name, listed)
     for p in [*files, *(p for p in aside.rglob("*") if p.is_dir()), aside]: _to_disk(p)
     if path.exists():
         old = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
@@ -565,6 +584,7 @@ def commit_folder(
     else: os.rename(aside, path)
     _to_disk(path.parent)
 
+# %% ../nbs/00_core.ipynb #n3a1e512
 def damage(
     path: str | Path, # a folder
 ) -> str | None: # what is wrong with it; None if it is as it was committed
@@ -575,7 +595,8 @@ def damage(
     except (OSError, ValueError): return f"{manifest_name} cannot be read"
     for name, file in listed.items():
         if not (path / name).is_file(): return f"{name} is missing"
-        if (path / name).stat().st_size != file["bytes"]: return f"{name} has {(path / name).stat().st_size} bytes, not {file['bytes']}"
+        size = (path / name).stat().st_size
+        if size != file["bytes"]: return f"{name} has {size} bytes, not {file['bytes']}"
         if _sha256(path / name) != file["sha256"]: return f"{name} has other content"
 
 def _sha256(path):

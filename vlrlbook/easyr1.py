@@ -12,15 +12,20 @@ __all__ = ['versions', 'house_values', 'house_verl', 'stages', 'easyr1_messages'
            'model_sources', 'adapter_sources', 'merge_shards', 'QuickStartSettings', 'quick_start', 'newest_step']
 
 # %% ../nbs/09_easyr1.ipynb #n00ba065
-import array, ast, csv, difflib, hashlib, importlib, importlib.util, inspect, io, json, math, multiprocessing, os, re, shlex, shutil, subprocess, sys, tempfile, time
+import array, ast, csv, difflib, hashlib, importlib, importlib.util, inspect, io, json, math, multiprocessing
+import os, pickle, re, shlex, shutil, struct, subprocess, sys, tempfile, time, zipfile, zlib
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 
-from .core import SettingsError, Table, as_type, blue, book_file, commit_folder, damage, figure, nearest, orange, read_settings, run_facts, write_json, write_whole
+import numpy as np
+
+from .core import SettingsError, Table, as_type, blue, book_file, commit_folder, damage, figure, green
+from .core import nearest, orange, purple, read_settings, run_facts, write_json, write_whole
 from .data import DataError, _decoded, _token_count, load_vqa, split_by_picture, to_dataset, vqa_template
 from .rewards import load_reward, normalise_answer
 
@@ -35,6 +40,7 @@ def easyr1_messages(
         parts += [{"type": "image"}] * (i > 0) + [{"type": "text", "text": text}] * (text != "")
     return [{"role": "user", "content": parts}]
 
+# %% ../nbs/09_easyr1.ipynb #nceb1e28
 def _rendered(prompt, template):
     "Template around a question; stripped first, as EasyR1 does"
     return _compiled(template.strip()).render(content=prompt) if template else prompt
@@ -55,10 +61,13 @@ def reward_file(
     made = _expression(rule, parts, reward)
     parts.need("vlrlbook.rewards", [_dialects[engine]])
     name = reward if isinstance(reward, str) else rule.__name__
-    source = _reward_text.format(name=name.replace("\\", " ").replace('"', "'"), imports="\n".join(sorted(parts.imports)), body=parts.body(), made=made, adapter=_dialects[engine])
+    source = _reward_text.format(
+        name=name.replace("\\", " ").replace('"', "'"), imports="\n".join(sorted(parts.imports)),
+        body=parts.body(), made=made, adapter=_dialects[engine])
     ast.parse(source, feature_version=(3, 9))
     return source
 
+# %% ../nbs/09_easyr1.ipynb #nf65d586
 _dialects = {"easyr1": "for_easyr1", "verl": "for_verl"}
 _reward_text = '''"The reward {name}, with all it needs; made by vlrlbook from its own source, where changes belong"
 from __future__ import annotations
@@ -77,15 +86,21 @@ compute_score = {adapter}(reward)
 # %% ../nbs/09_easyr1.ipynb #nfd0cd6b
 def _expression(rule, parts, spec):
     "Python that makes `rule` again: a function's name, or a `mix` of others"
-    if getattr(rule, "batched", False): raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; EasyR1 and verl take rules of chapter 02 and functions of a module")
+    if getattr(rule, "batched", False):
+        raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
+                            "EasyR1 and verl take rules of chapter 02 and functions of a module")
     if getattr(rule, "__qualname__", "") == "mix.<locals>.mixed":
         held = inspect.getclosurevars(rule).nonlocals
         parts.need("vlrlbook.rewards", ["mix"])
-        return "mix(**{" + ", ".join(f"{n!r}: ({_expression(r, parts, spec)}, {held['weights'][n]!r})" for n, r in held["rewards"].items()) + "})"
-    if not inspect.isfunction(rule) or "<" in rule.__qualname__ or rule.__module__ == "__main__": raise SettingsError(f"reward {spec!r}: only a function at the top of a module has a source that can be cut out; put it into a file of its own")
+        return "mix(**{" + ", ".join(f"{n!r}: ({_expression(r, parts, spec)}, {held['weights'][n]!r})"
+                                     for n, r in held["rewards"].items()) + "})"
+    if not inspect.isfunction(rule) or "<" in rule.__qualname__ or rule.__module__ == "__main__":
+        raise SettingsError(f"reward {spec!r}: only a function at the top of a module has a source that can be cut out; "
+                            "put it into a file of its own")
     parts.need(rule.__module__, [rule.__name__])
     return rule.__name__
 
+# %% ../nbs/09_easyr1.ipynb #n3b72d00
 class _Parts:
     "Top-level statements of modules, gathered by name with all that they use"
     def __init__(self): self.kept, self.imports, self.owner = {}, set(), {}
@@ -99,7 +114,8 @@ class _Parts:
             node = statements[at]
             if isinstance(node, (ast.Import, ast.ImportFrom)): self._bring(module, node, name)
             else:
-                if self.owner.setdefault(name, module) != module: raise SettingsError(f"two different {name!r} would stand in the file: of {self.owner[name]} and of {module}")
+                if self.owner.setdefault(name, module) != module:
+                    raise SettingsError(f"two different {name!r} would stand in the file: of {self.owner[name]} and of {module}")
                 self.kept[module, at] = "\n".join(lines[node.lineno - 1:node.end_lineno])
                 self.need(module, sorted(_used(node) & set(defines)))
 
@@ -131,6 +147,7 @@ def _top_level(module):
         defines |= dict.fromkeys(names, at)
     return source.splitlines(), statements, defines
 
+# %% ../nbs/09_easyr1.ipynb #nfbea0c1
 def _used(node):
     "Names that a statement reads; annotations are left out, since the file never evaluates them"
     skipped = {id(a) for n in ast.walk(node) for a in (getattr(n, "annotation", None), getattr(n, "returns", None)) if a is not None}
@@ -158,13 +175,16 @@ spec.loader.exec_module(module)
 score = getattr(module, name)
 for line in sys.stdin:
     case = json.loads(line)
-    if engine == "verl": out = [score(data_source="vlrlbook", solution_str=t, ground_truth=case["truth"], extra_info=None) for t in case["texts"]]
+    if engine == "verl":
+        known = dict(data_source="vlrlbook", ground_truth=case["truth"], extra_info=None)
+        out = [score(solution_str=t, **known) for t in case["texts"]]
     else:
         inputs = [dict(response=t, response_length=max(1, len(t)), ground_truth=case["truth"]) for t in case["texts"]]
         out = score(inputs) if getattr(module, "REWARD_TYPE", "batch") == "batch" else [score(i) for i in inputs]
     print(json.dumps(out), file=said)
 '''
 
+# %% ../nbs/09_easyr1.ipynb #ncb22804
 def ask_reward_file(
     path: str | Path, # Python file with the reward
     cases: list, # of (texts, truth)
@@ -194,6 +214,7 @@ class Key:
     meaning: str # in a few words
     read_at: str # repository, path and commit
 
+# %% ../nbs/09_easyr1.ipynb #nedd5d19
 @cache
 def key_table(
     version: str, # 0.3.2 or current (EasyR1), or verl
@@ -204,38 +225,50 @@ def key_table(
     with open(book_file(f"logs/{name}"), newline="", encoding="utf-8") as f:
         return {r["key"]: _read_key(r, r[column]) for r in csv.DictReader(f) if r[column] != "absent"}
 
+# %% ../nbs/09_easyr1.ipynb #n409af59
 def _read_key(row, default):
     "A `Key` from a row of the table"
     kind = row["type"].rstrip("?")
     value = None if default == "null" else default if kind in ("str", "auto") else json.loads(default)
     number = lambda text: float(text) if text else None
-    return Key(kind, row["type"].endswith("?"), value, row["choices"].split(), number(row["low"]), number(row["high"]), row["meaning"], row["read_at"])
+    return Key(kind, row["type"].endswith("?"), value, row["choices"].split(), number(row["low"]),
+               number(row["high"]), row["meaning"], row["read_at"])
 
 # %% ../nbs/09_easyr1.ipynb #n2e3532f
 house_values = {
-    "data.max_prompt_length": 2048, "data.max_response_length": 1024, "data.rollout_batch_size": 128, "data.val_batch_size": 256, "data.min_pixels": 3136, "data.max_pixels": 1048576,
+    "data.max_prompt_length": 2048, "data.max_response_length": 1024, "data.rollout_batch_size": 128,
+    "data.val_batch_size": 256, "data.min_pixels": 3136, "data.max_pixels": 1048576,
     "data.train_files": "train.jsonl", "data.val_files": "val.jsonl", "data.format_prompt": "prompt.jinja",
     "algorithm.use_kl_loss": True, "algorithm.kl_penalty": "low_var_kl", "algorithm.kl_coef": 1e-2,
     "worker.actor.global_batch_size": 32, "worker.actor.model.model_path": "./merged_model", "worker.actor.model.trust_remote_code": False,
     "worker.actor.offload.offload_params": True, "worker.actor.offload.offload_optimizer": True, "worker.ref.fsdp.enable_cpu_offload": True,
-    "worker.rollout.n": 8, "worker.rollout.tensor_parallel_size": 1, "worker.rollout.val_override_config": {"temperature": 0.6, "top_p": 0.95, "n": 1},
+    "worker.rollout.n": 8, "worker.rollout.tensor_parallel_size": 1,
+    "worker.rollout.val_override_config": {"temperature": 0.6, "top_p": 0.95, "n": 1},
     "worker.reward.reward_function": "reward.py:compute_score",
-    "trainer.project_name": "vlrlbook", "trainer.experiment_name": "vqa_grpo", "trainer.logger": ["console"], "trainer.val_freq": 5, "trainer.save_freq": 5, "trainer.save_limit": 3, "trainer.val_generations_to_log": 3}
+    "trainer.project_name": "vlrlbook", "trainer.experiment_name": "vqa_grpo", "trainer.logger": ["console"],
+    "trainer.val_freq": 5, "trainer.save_freq": 5, "trainer.save_limit": 3, "trainer.val_generations_to_log": 3}
 
+# %% ../nbs/09_easyr1.ipynb #n40d2195
 house_verl = {
-    "data.train_files": "train.parquet", "data.val_files": "val.parquet", "data.max_prompt_length": 2048, "data.max_response_length": 1024, "data.train_batch_size": 128, "data.filter_overlong_prompts": True,
+    "data.train_files": "train.parquet", "data.val_files": "val.parquet", "data.max_prompt_length": 2048,
+    "data.max_response_length": 1024, "data.train_batch_size": 128, "data.filter_overlong_prompts": True,
     "algorithm.adv_estimator": "grpo", "actor_rollout_ref.model.path": "./merged_model", "actor_rollout_ref.model.use_remove_padding": True,
-    "actor_rollout_ref.actor.ppo_mini_batch_size": 32, "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 4, "actor_rollout_ref.actor.use_kl_loss": True, "actor_rollout_ref.actor.kl_loss_coef": 1e-2,
-    "actor_rollout_ref.actor.fsdp_config.param_offload": True, "actor_rollout_ref.actor.fsdp_config.optimizer_offload": True, "actor_rollout_ref.ref.fsdp_config.param_offload": True,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 32, "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 4,
+    "actor_rollout_ref.actor.use_kl_loss": True, "actor_rollout_ref.actor.kl_loss_coef": 1e-2,
+    "actor_rollout_ref.actor.fsdp_config.param_offload": True, "actor_rollout_ref.actor.fsdp_config.optimizer_offload": True,
+    "actor_rollout_ref.ref.fsdp_config.param_offload": True,
     "actor_rollout_ref.rollout.name": "vllm", "actor_rollout_ref.rollout.n": 8, "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 16, "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 16,
-    "custom_reward_function.path": "reward.py", "trainer.total_epochs": 15, "trainer.project_name": "vlrlbook", "trainer.experiment_name": "vqa_grpo", "trainer.logger": ["console"], "trainer.test_freq": 5, "trainer.save_freq": 5}
+    "custom_reward_function.path": "reward.py", "trainer.total_epochs": 15, "trainer.project_name": "vlrlbook",
+    "trainer.experiment_name": "vqa_grpo", "trainer.logger": ["console"], "trainer.test_freq": 5, "trainer.save_freq": 5}
 
+# %% ../nbs/09_easyr1.ipynb #ne7b8cb6
 def short_names(
     version: str, # 0.3.2, current or verl
 ) -> dict: # short name → dotted key
     "Last words that only one key has, the critic's and the reference's left out: `lr`, `model_path`, `n`, …"
-    keys = [k for k, t in key_table(version).items() if t.kind != "auto" and ".critic." not in k and ".ref." not in k and not k.startswith("critic")]
+    keys = [k for k, t in key_table(version).items() if t.kind != "auto" and ".critic." not in k
+            and ".ref." not in k and not k.startswith("critic")]
     counted = Counter(k.rpartition(".")[2] for k in keys)
     found = {k.rpartition(".")[2]: k for k in keys if counted[k.rpartition(".")[2]] == 1}
     return found | {f"lora_{w}": f"worker.actor.model.lora.{w}" for w in ("rank", "alpha") if f"worker.actor.model.lora.{w}" in keys}
@@ -270,10 +303,13 @@ class EngineSettings:
         "Key by key: value, the engine's own default, meaning; by default only what differs from it or was written"
         table = key_table(self.version)
         shown = [k for k, v in self.values.items() if everything or k in self.given or v != table[k].default]
-        return Table([dict(key=f"`{k}`", value=f"`{json.dumps(self.values[k])}`", default=f"`{json.dumps(table[k].default)}`", by="you" if k in self.given else "this book" if self.values[k] != table[k].default else "default", meaning=table[k].meaning) for k in shown])
+        return Table([dict(key=f"`{k}`", value=f"`{json.dumps(self.values[k])}`", default=f"`{json.dumps(table[k].default)}`",
+                           by="you" if k in self.given else "this book" if self.values[k] != table[k].default
+                           else "default", meaning=table[k].meaning) for k in shown])
 
     def _repr_markdown_(self): return self.explain()._repr_markdown_()
 
+# %% ../nbs/09_easyr1.ipynb #n53f8b35
 def engine_settings(
     given: dict, # nested, dotted or short names → values
     version: str = "0.3.2", # 0.3.2, current or verl
@@ -305,6 +341,7 @@ def _flattened(given, table, prefix=""):
         out |= _flattened(value, table, f"{key}.") if inner else {key: value}
     return out
 
+# %% ../nbs/09_easyr1.ipynb #n8fcca49
 def _house_of(version):
     "Our values for a version"
     if version == "verl": return dict(house_verl)
@@ -313,8 +350,10 @@ def _house_of(version):
 def _follows(written, base, version):
     "What one setting asks of others: verl's LoRA wants its weights loaded by layer, and neither tower's vision part"
     if version != "verl" or not written.get("actor_rollout_ref.model.lora_rank"): return {}
-    return {"actor_rollout_ref.rollout.load_format": "safetensors", "actor_rollout_ref.rollout.layered_summon": True, "actor_rollout_ref.model.exclude_modules": ".*visual.*"}
+    return {"actor_rollout_ref.rollout.load_format": "safetensors", "actor_rollout_ref.rollout.layered_summon": True,
+            "actor_rollout_ref.model.exclude_modules": ".*visual.*"}
 
+# %% ../nbs/09_easyr1.ipynb #nf1bbff6
 def _checked_value(key, value, about):
     "`value` in the key's type and range"
     if value is None and about.optional: return None
@@ -322,14 +361,19 @@ def _checked_value(key, value, about):
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool): value = str(value)
     value = as_type(key, value, kind | None if about.optional else kind)
     if value is None: raise SettingsError(f"{key} = None: expected {about.kind}")
-    if kind in (int, float) and about.low is not None and value < about.low: raise SettingsError(f"{key} = {value}: expected {about.low:g} or more")
-    if kind in (int, float) and about.high is not None and value > about.high: raise SettingsError(f"{key} = {value}: expected {about.high:g} or less")
+    if kind in (int, float) and about.low is not None and value < about.low:
+        raise SettingsError(f"{key} = {value}: expected {about.low:g} or more")
+    if kind in (int, float) and about.high is not None and value > about.high:
+        raise SettingsError(f"{key} = {value}: expected {about.high:g} or less")
     for v in value if kind is list else [value]:
         if about.choices and str(v).lower() not in about.choices: raise SettingsError(f"{key} = {v!r}{nearest(str(v), about.choices)}")
     return value
 
-_instead = {"worker.reward.reward_type": "the current version reads REWARD_TYPE in the reward file", "worker.actor.optim.warmup_style": "the current version calls it worker.actor.optim.lr_scheduler_type",
-            "worker.actor.optim.lr_scheduler_type": "0.3.2 calls it worker.actor.optim.warmup_style", "worker.actor.model.lora": "0.3.2 has no LoRA: merge an adapter first (vlrlbook merge-lora) and train all weights"}
+# %% ../nbs/09_easyr1.ipynb #n9848972
+_instead = {"worker.reward.reward_type": "the current version reads REWARD_TYPE in the reward file",
+            "worker.actor.optim.warmup_style": "the current version calls it worker.actor.optim.lr_scheduler_type",
+            "worker.actor.optim.lr_scheduler_type": "0.3.2 calls it worker.actor.optim.warmup_style",
+            "worker.actor.model.lora": "0.3.2 has no LoRA: merge an adapter first (vlrlbook merge-lora) and train all weights"}
 
 def _unknown(name, key, version):
     "Why a key cannot be set: the engine sets it, it is another version's, it is a section, or it is misspelt"
@@ -339,11 +383,14 @@ def _unknown(name, key, version):
         theirs = short_names(other).get(name, name)
         if other != version and theirs in key_table(other):
             why = next((text for start, text in _instead.items() if theirs.startswith(start) and version != "verl"), "")
-            return f"{theirs} is a key of {'verl' if other == 'verl' else 'EasyR1 ' + other}, and this is {'verl' if version == 'verl' else 'EasyR1 ' + version}{': ' + why if why else ''}"
+            return (f"{theirs} is a key of {'verl' if other == 'verl' else 'EasyR1 ' + other}, "
+                    f"and this is {'verl' if version == 'verl' else 'EasyR1 ' + version}{': ' + why if why else ''}")
     if any(k.startswith(f"{key}.") for k in table): return f"{key} is a section, not a key"
     section = key.rpartition(".")[0]
     close = difflib.get_close_matches(name, [*table, *short_names(version)], n=1, cutoff=0.75)
-    return f"there is no {name!r}" + (f": did you mean {close[0]!r}?" if close else nearest(name, [k for k in table if k.rpartition(".")[0] == section] or sorted({k.split(".")[0] for k in table})))
+    if close: return f"there is no {name!r}: did you mean {close[0]!r}?"
+    beside = [k for k in table if k.rpartition(".")[0] == section]
+    return f"there is no {name!r}" + nearest(name, beside or sorted({k.split(".")[0] for k in table}))
 
 # %% ../nbs/09_easyr1.ipynb #nb928ee0
 def _engine_rules(v, version):
@@ -351,34 +398,50 @@ def _engine_rules(v, version):
     if version == "verl":
         yield from _verl_rules(v)
         return
-    world, n, P, C = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"], v["worker.rollout.n"], v["data.max_prompt_length"], v["data.max_response_length"]
-    tp, budget, longest = v["worker.rollout.tensor_parallel_size"], v["worker.rollout.max_num_batched_tokens"], v["worker.rollout.max_model_len"]
-    yield v["algorithm.adv_estimator"] in ("grpo", "rloo") and n < 2, f"worker.rollout.n = {n}: {v['algorithm.adv_estimator']} compares the answers of a group, so it needs 2 or more"
+    world, n = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"], v["worker.rollout.n"]
+    tp, whole = v["worker.rollout.tensor_parallel_size"], v["data.max_prompt_length"] + v["data.max_response_length"]
+    budget, longest = v["worker.rollout.max_num_batched_tokens"], v["worker.rollout.max_model_len"]
+    yield (v["algorithm.adv_estimator"] in ("grpo", "rloo") and n < 2,
+           f"worker.rollout.n = {n}: {v['algorithm.adv_estimator']} compares the answers of a group, so it needs 2 or more")
     yield world % tp != 0, f"worker.rollout.tensor_parallel_size = {tp}: {world} GPUs cannot be parted into groups of {tp}"
-    yield budget < P + C, f"worker.rollout.max_num_batched_tokens = {budget}: less than data.max_prompt_length + data.max_response_length = {P + C}"
-    yield longest is not None and longest < P + C, f"worker.rollout.max_model_len = {longest}: less than data.max_prompt_length + data.max_response_length = {P + C}"
+    both = f"less than data.max_prompt_length + data.max_response_length = {whole}"
+    yield budget < whole, f"worker.rollout.max_num_batched_tokens = {budget}: {both}"
+    yield longest is not None and longest < whole, f"worker.rollout.max_model_len = {longest}: {both}"
     low, high, size = v["data.min_pixels"], v["data.max_pixels"], v["worker.actor.fsdp.fsdp_size"]
     yield low is not None and high is not None and low > high, f"data.min_pixels = {low}: more than data.max_pixels = {high}"
-    yield v["algorithm.filter_low"] >= v["algorithm.filter_high"], f"algorithm.filter_low = {v['algorithm.filter_low']}: not below algorithm.filter_high = {v['algorithm.filter_high']}"
-    yield 0 < size < world and world % size != 0, f"worker.actor.fsdp.fsdp_size = {size}: {world} GPUs cannot be parted into groups of {size}"
+    yield (v["algorithm.filter_low"] >= v["algorithm.filter_high"],
+           f"algorithm.filter_low = {v['algorithm.filter_low']}: not below algorithm.filter_high = {v['algorithm.filter_high']}")
+    yield (0 < size < world and world % size != 0,
+           f"worker.actor.fsdp.fsdp_size = {size}: {world} GPUs cannot be parted into groups of {size}")
     yield not v["data.train_files"] or not v["data.val_files"], "data.train_files and data.val_files: both are needed"
     yield not v["worker.actor.model.model_path"], "worker.actor.model.model_path: which model?"
     for role in ("actor", "critic"):
         if role == "actor" or v["algorithm.adv_estimator"] == "gae": yield from _batch_rules(v, role, world, n)
 
+# %% ../nbs/09_easyr1.ipynb #nbb8441a
 def _batch_rules(v, role, world, n):
     "Batches that must divide one another"
     rollout, batch, ulysses = v["data.rollout_batch_size"], v[f"worker.{role}.global_batch_size"], v[f"worker.{role}.ulysses_size"]
     update, experience = (v[f"worker.{role}.micro_batch_size_per_device_for_{what}"] for what in ("update", "experience"))
     groups = max(1, world // ulysses)
     each = batch * n // groups
-    yield rollout % batch != 0, f"data.rollout_batch_size = {rollout}: no multiple of worker.{role}.global_batch_size = {batch}; nearest: {max(1, round(rollout / batch)) * batch}"
-    yield rollout * n % experience != 0, f"data.rollout_batch_size × worker.rollout.n = {rollout * n} answers: no multiple of worker.{role}.micro_batch_size_per_device_for_experience = {experience}"
+    yield (rollout % batch != 0,
+           f"data.rollout_batch_size = {rollout}: no multiple of worker.{role}.global_batch_size = {batch}; "
+           f"nearest: {max(1, round(rollout / batch)) * batch}")
+    yield (rollout * n % experience != 0,
+           f"data.rollout_batch_size × worker.rollout.n = {rollout * n} answers: "
+           f"no multiple of worker.{role}.micro_batch_size_per_device_for_experience = {experience}")
     yield world % ulysses != 0, f"worker.{role}.ulysses_size = {ulysses}: {world} GPUs cannot be parted into groups of {ulysses}"
-    yield batch * n % groups != 0, f"worker.{role}.global_batch_size × worker.rollout.n = {batch * n} answers cannot be shared evenly by {groups} GPUs"
-    yield each % update != 0, f"{each} answers a GPU (worker.{role}.global_batch_size × worker.rollout.n / {groups}): no multiple of worker.{role}.micro_batch_size_per_device_for_update = {update}"
-    yield v[f"worker.{role}.fsdp.enable_cpu_offload"] and each != update, f"worker.{role}.fsdp.enable_cpu_offload: not with several micro-batches ({each} answers a GPU, {update} at a time); worker.{role}.offload.offload_params does the same"
+    yield (batch * n % groups != 0,
+           f"worker.{role}.global_batch_size × worker.rollout.n = {batch * n} answers cannot be shared evenly by {groups} GPUs")
+    yield (each % update != 0,
+           f"{each} answers a GPU (worker.{role}.global_batch_size × worker.rollout.n / {groups}): "
+           f"no multiple of worker.{role}.micro_batch_size_per_device_for_update = {update}")
+    yield (v[f"worker.{role}.fsdp.enable_cpu_offload"] and each != update,
+           f"worker.{role}.fsdp.enable_cpu_offload: not with several micro-batches ({each} answers a GPU, "
+           f"{update} at a time); worker.{role}.offload.offload_params does the same")
 
+# %% ../nbs/09_easyr1.ipynb #nc5698be
 def _verl_rules(v):
     "The same for verl"
     a, r = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
@@ -389,9 +452,13 @@ def _verl_rules(v):
     yield world % tp != 0, f"{r}tensor_model_parallel_size = {tp}: {world} GPUs cannot be parted into groups of {tp}"
     yield batch < mini, f"data.train_batch_size = {batch}: less than {a}ppo_mini_batch_size = {mini}"
     yield batch * n % world != 0, f"data.train_batch_size × {r}n = {batch * n} answers cannot be shared evenly by {world} GPUs"
-    yield bool(micro) and (each == 0 or each % micro != 0), f"{each} answers a GPU ({a}ppo_mini_batch_size × {r}n / {world}): no multiple of {a}ppo_micro_batch_size_per_gpu = {micro}"
-    yield not v[r + "enable_chunked_prefill"] and v[r + "max_num_batched_tokens"] < P + C, f"{r}max_num_batched_tokens = {v[r + 'max_num_batched_tokens']}: less than data.max_prompt_length + data.max_response_length = {P + C}"
-    yield rank > 0 and v[r + "load_format"] != "safetensors", f"{r}load_format = {v[r + 'load_format']!r}: with LoRA the sampler needs the base's own weights, safetensors"
+    yield (bool(micro) and (each == 0 or each % micro != 0),
+           f"{each} answers a GPU ({a}ppo_mini_batch_size × {r}n / {world}): no multiple of {a}ppo_micro_batch_size_per_gpu = {micro}")
+    yield (not v[r + "enable_chunked_prefill"] and v[r + "max_num_batched_tokens"] < P + C,
+           f"{r}max_num_batched_tokens = {v[r + 'max_num_batched_tokens']}: "
+           f"less than data.max_prompt_length + data.max_response_length = {P + C}")
+    yield (rank > 0 and v[r + "load_format"] != "safetensors",
+           f"{r}load_format = {v[r + 'load_format']!r}: with LoRA the sampler needs the base's own weights, safetensors")
 
 # %% ../nbs/09_easyr1.ipynb #n12c4bfe
 def read_engine_yaml(
@@ -403,11 +470,13 @@ def read_engine_yaml(
     import yaml
     name = Path(path).name
     try: found = yaml.load(Path(path).read_text(encoding="utf-8"), _strict_loader())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e: raise SettingsError(f"{name}: cannot be read ({' '.join(str(e).split())[:200]})") from e
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise SettingsError(f"{name}: cannot be read ({' '.join(str(e).split())[:200]})") from e
     if not isinstance(found, dict): raise SettingsError(f"{name}: expected sections with keys, found {type(found).__name__}")
     flat = _flattened(found, key_table(version)) | parse_overrides(overrides, version)
     return engine_settings(flat, version, name, house=False)
 
+# %% ../nbs/09_easyr1.ipynb #n3701ccb
 @cache
 def _strict_loader():
     "PyYAML's safe loader that refuses a key that stands twice"
@@ -421,6 +490,7 @@ def _strict_loader():
     Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     return Strict
 
+# %% ../nbs/09_easyr1.ipynb #nba71fc5
 def parse_overrides(
     words: list, # of a.b=c
     version: str = "0.3.2", # decides what short names mean
@@ -453,13 +523,17 @@ def export_easyr1(
     with new_folder(out_dir) as folder:
         counts = [_write_rows(part, folder / name, template) for part, name in ((train, "train.jsonl"), (held, "val.jsonl"))]
         _enough(counts[0], checked.values["data.rollout_batch_size"], "data.rollout_batch_size")
-        for name, text in (("prompt.jinja", template), ("reward.py", source), ("config.yaml", checked.yaml()), ("train.sh", _train_text.format(version=version, gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"])),
-                           ("README.md", _readme_text.format(engine=f"EasyR1 {version}", train=counts[0], val=counts[1], reward=reward if isinstance(reward, str) else reward.__name__, files=_easyr1_files, model=checked["model_path"], checkpoints=f"checkpoints/{checked['project_name']}/{checked['experiment_name']}"))):
-            write_whole(folder / name, text)
+        name = reward if isinstance(reward, str) else reward.__name__
+        launcher = _train_text.format(version=version, gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"])
+        for file, text in (("prompt.jinja", template), ("reward.py", source), ("config.yaml", checked.yaml()), ("train.sh", launcher),
+                           ("README.md", _readme(checked, f"EasyR1 {version}", name, counts, _easyr1_files))):
+            write_whole(folder / file, text)
         (folder / "train.sh").chmod(0o755)
-        write_json(folder / "export.json", dict(engine="easyr1", version=version, reward=reward if isinstance(reward, str) else reward.__name__, rows=counts, made_by=run_facts()["versions"]["vlrlbook"]))
+        about = dict(engine="easyr1", version=version, reward=name, rows=counts, made_by=run_facts()["versions"]["vlrlbook"])
+        write_json(folder / "export.json", about)
     return Path(out_dir)
 
+# %% ../nbs/09_easyr1.ipynb #n36e41e6
 def _export_settings(settings, version):
     "Settings of an export; the names of its own files are not to be set"
     checked = engine_settings(settings, version)
@@ -468,17 +542,21 @@ def _export_settings(settings, version):
     if version != "verl": checked.values["data.image_dir"] = "images"
     return checked
 
+# %% ../nbs/09_easyr1.ipynb #nf9d00bd
 def export_keys(
     version: str, # 0.3.2, current or verl
 ) -> tuple: # dotted keys
     "Keys that an export sets itself, since they name its own files and columns"
     if version == "verl": return "data.train_files", "data.val_files", "custom_reward_function.path"
-    return "data.train_files", "data.val_files", "data.format_prompt", "data.image_dir", "worker.reward.reward_function", "data.prompt_key", "data.answer_key", "data.image_key"
+    return ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir", "worker.reward.reward_function",
+            "data.prompt_key", "data.answer_key", "data.image_key")
 
+# %% ../nbs/09_easyr1.ipynb #ndd2d1cb
 def _enough(rows, batch, key):
     "The engine drops the last incomplete batch, and stops if that was the only one"
     if rows < batch: raise SettingsError(f"{key} = {batch}: more than the {rows} training rows, so there would be no whole batch")
 
+# %% ../nbs/09_easyr1.ipynb #n1dc5163
 @contextmanager
 def new_folder(
     path: str | Path, # must not exist, or be empty
@@ -501,9 +579,11 @@ def _both_parts(dataset, val, image_dir, template, seed):
     train = as_set(dataset)
     train, held = (train, as_set(val)) if val is not None else split_by_picture(train, 0.1, seed)
     kinds = {task == "vqa" for part in (train, held) for task in part["task"]}
-    if len(kinds) == 2 and template is None: raise SettingsError("one template stands around all rows, and some are VQA rows and some are not: give `template`")
+    if len(kinds) == 2 and template is None:
+        raise SettingsError("one template stands around all rows, and some are VQA rows and some are not: give `template`")
     return train, held, template or (vqa_template if kinds == {True} else "{{ content | trim }}")
 
+# %% ../nbs/09_easyr1.ipynb #n2915371
 def _easyr1_rows(dataset, template):
     "Rows as (number, bare question with its marks, answer, undecoded pictures), checked"
     tail = _rendered("", vqa_template)
@@ -511,22 +591,27 @@ def _easyr1_rows(dataset, template):
         question, pictures, number = r["question"].removesuffix(tail), r["images"], r["row"]
         if "<image>" not in question: question = "<image>" * len(pictures) + question
         marks = _rendered(question, template).count("<image>")
-        if marks != len(pictures): raise DataError("row.images", f"{marks} <image> marks after the template but {len(pictures)} pictures", row=number)
-        if not question.replace("<image>", "").strip() or not r["answer"].strip(): raise DataError("row.empty", "question or answer is empty", row=number)
+        if marks != len(pictures):
+            raise DataError("row.images", f"{marks} <image> marks after the template but {len(pictures)} pictures", row=number)
+        if not question.replace("<image>", "").strip() or not r["answer"].strip():
+            raise DataError("row.empty", "question or answer is empty", row=number)
         yield number, question, r["answer"], pictures
 
+# %% ../nbs/09_easyr1.ipynb #n2411be4
 def _picture_file(picture, number):
     "(bytes, suffix) of a picture as it is, or as a PNG of what it means"
     try:
         data = picture["bytes"] or Path(picture["path"]).read_bytes()
         image, plain = _decoded(data)
-    except OSError as e: raise DataError("image.missing", f"cannot be read ({type(e).__name__})", row=number, entry=str(picture["path"])) from e
+    except OSError as e:
+        raise DataError("image.missing", f"cannot be read ({type(e).__name__})", row=number, entry=str(picture["path"])) from e
     except DataError as e: raise DataError(e.code, e.message, row=number, entry=e.entry) from e
     if plain: return data, "jpg" if plain == "JPEG" else "png"
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue(), "png"
 
+# %% ../nbs/09_easyr1.ipynb #ndf7095b
 def _write_rows(dataset, path, template):
     "JSONL of a part, and its pictures under the hash of their bytes, each once; how many rows"
     (path.parent / "images").mkdir(exist_ok=True)
@@ -540,6 +625,7 @@ def _write_rows(dataset, path, template):
             f.write(json.dumps(dict(prompt=question, answer=answer, images=names), ensure_ascii=False) + "\n")
     return n
 
+# %% ../nbs/09_easyr1.ipynb #n3d51eb9
 def _store(picture, number, folder):
     "Write one picture under its hash"
     data, suffix = _picture_file(picture, number)
@@ -556,15 +642,19 @@ set -euo pipefail
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
 export PYTHONUNBUFFERED=1
 set -x
-exec python3 -m verl.trainer.main config=config.yaml data.train_files="$PWD/train.jsonl" data.val_files="$PWD/val.jsonl" trainer.n_gpus_per_node="${{N_GPUS:-{gpus}}}" trainer.nnodes="${{NNODES:-{nodes}}}" "$@"
+exec python3 -m verl.trainer.main config=config.yaml \\
+  data.train_files="$PWD/train.jsonl" data.val_files="$PWD/val.jsonl" \\
+  trainer.n_gpus_per_node="${{N_GPUS:-{gpus}}}" trainer.nnodes="${{NNODES:-{nodes}}}" "$@"
 '''
 
+# %% ../nbs/09_easyr1.ipynb #nb4896b8
 _easyr1_files = '''| `train.jsonl`, `val.jsonl` | rows `{"prompt", "answer", "images"}`; picture names begin in `images/` |
 | `prompt.jinja` | the instructions around each question |
 | `reward.py` | `compute_score` for EasyR1 0.3.2 (`reward_type: batch`) and later (`REWARD_TYPE`); needs Python alone |
 | `config.yaml` | every key of this version |
 | `train.sh` | the launcher |'''
 
+# %% ../nbs/09_easyr1.ipynb #nbea8379
 _readme_text = '''# A run of {engine}, exported by vlrlbook
 
 {train} rows to learn from, {val} to measure on, reward `{reward}`.
@@ -575,7 +665,8 @@ _readme_text = '''# A run of {engine}, exported by vlrlbook
 
 ## Before
 
-The model is expected at `{model}`, seen from this directory (a hub id works too). Look through everything first, on any machine, without a GPU:
+The model is expected at `{model}`, seen from this directory (a hub id works too).
+Look through everything first, on any machine, without a GPU:
 
     vlrlbook dry-run --path .
 
@@ -600,6 +691,14 @@ This directory has to be seen under the same path by all nodes (shared storage, 
 A run that was stopped goes on from its newest checkpoint when it is started again.
 '''
 
+# %% ../nbs/09_easyr1.ipynb #nd3ace95
+def _readme(checked, engine, reward, counts, files):
+    "The page for whoever starts the run"
+    model = checked["actor_rollout_ref.model.path" if engine == "verl" else "model_path"]
+    return _readme_text.format(
+        engine=engine, train=counts[0], val=counts[1], reward=reward, files=files, model=model,
+        checkpoints=f"checkpoints/{checked['project_name']}/{checked['experiment_name']}")
+
 # %% ../nbs/09_easyr1.ipynb #ne34ea9e
 def export_verl(
     dataset, # as in `export_easyr1`
@@ -617,54 +716,79 @@ def export_verl(
     with new_folder(out_dir) as folder:
         counts = [_write_parquet(part, folder / f"{split}.parquet", template, split) for part, split in ((train, "train"), (held, "val"))]
         _enough(counts[0], checked.values["data.train_batch_size"], "data.train_batch_size")
-        write_whole(folder / "reward.py", source)
-        write_whole(folder / "train.sh", _verl_text.format(gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], model=_from_here(checked["actor_rollout_ref.model.path"]), checkpoints=_from_here(checked["default_local_dir"] or f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"), overrides="\n".join(f"  {shlex.quote(w)}" for w in verl_overrides(checked))))
+        for file, text in (("reward.py", source), ("train.sh", _verl_launcher(checked)),
+                           ("README.md", _readme(checked, "verl", name, counts, _verl_files))):
+            write_whole(folder / file, text)
         (folder / "train.sh").chmod(0o755)
-        write_whole(folder / "README.md", _readme_text.format(engine="verl", train=counts[0], val=counts[1], reward=name, files=_verl_files, model=checked["actor_rollout_ref.model.path"], checkpoints=f"checkpoints/{checked['project_name']}/{checked['experiment_name']}"))
-        write_json(folder / "export.json", dict(engine="verl", version="verl", reward=name, rows=counts, settings=checked.values, lora=dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"]), made_by=run_facts()["versions"]["vlrlbook"]))
+        lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
+        about = dict(engine="verl", version="verl", reward=name, rows=counts, settings=checked.values, lora=lora)
+        write_json(folder / "export.json", about | dict(made_by=run_facts()["versions"]["vlrlbook"]))
     return Path(out_dir)
 
+# %% ../nbs/09_easyr1.ipynb #n4fdd8df
+def _verl_launcher(checked):
+    "train.sh with every override"
+    checkpoints = checked["default_local_dir"] or f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"
+    return _verl_text.format(
+        gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], checkpoints=_from_here(checkpoints),
+        model=_from_here(checked["actor_rollout_ref.model.path"]),
+        overrides="\n".join(f"  {shlex.quote(w)}" for w in verl_overrides(checked)))
+
+# %% ../nbs/09_easyr1.ipynb #ndd81ae2
 def verl_overrides(
     settings: EngineSettings, # of verl
 ) -> list: # words a.b=c
     "What differs from verl's own defaults or was written, as Hydra reads it; with LoRA its rank and its true alpha always"
     table, lora = key_table("verl"), settings["lora_rank"] > 0
     always = {"actor_rollout_ref.model.lora_rank", "actor_rollout_ref.model.lora_alpha"} if lora else set()
-    shown = [k for k, v in settings.values.items() if (k in settings.given or k in always or v != table[k].default) and k not in _from_launcher]
+    worth = lambda key, value: key in settings.given or key in always or value != table[key].default
+    shown = [k for k, v in settings.values.items() if worth(k, v) and k not in _from_launcher]
     return [f"{k}={_hydra(settings.values[k])}" for k in shown]
 
-_from_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_files", "data.val_files", "custom_reward_function.path", "actor_rollout_ref.model.path", "trainer.default_local_dir")
+_from_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_files", "data.val_files",
+                  "custom_reward_function.path", "actor_rollout_ref.model.path", "trainer.default_local_dir")
 
+# %% ../nbs/09_easyr1.ipynb #n9443690
 def _from_here(path):
     "A relative path as the launcher writes it out, for Ray's workers stand elsewhere; a hub id stays"
-    return re.sub(r'(["$`\\])', r"\\\1", path) if not path.startswith(("./", "../")) else "$PWD/" + re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./"))
+    quoted = lambda text: re.sub(r'(["$`\\])', r"\\\1", text)
+    return "$PWD/" + quoted(path.removeprefix("./")) if path.startswith(("./", "../")) else quoted(path)
 
+# %% ../nbs/09_easyr1.ipynb #n90da575
 def _hydra(value):
     "A value as Hydra's command line reads it"
     if value is None or isinstance(value, bool): return json.dumps(value)
     if isinstance(value, list): return "[" + ",".join(map(str, value)) + "]"
-    return str(value) if re.fullmatch(r"[\w./+*@?|%-]*", str(value)) else json.dumps(str(value), ensure_ascii=False) if "'" in str(value) else f"'{value}'"
+    if re.fullmatch(r"[\w./+*@?|%-]*", str(value)): return str(value)
+    return json.dumps(str(value), ensure_ascii=False) if "'" in str(value) else f"'{value}'"
 
+# %% ../nbs/09_easyr1.ipynb #n3c17b1a
 def _write_parquet(dataset, path, template, split):
     "Rows with their pictures, 64 at a time; how many"
     import pyarrow as pa
     import pyarrow.parquet as pq
-    turn, picture = pa.struct([("role", pa.string()), ("content", pa.string())]), pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("data_source", pa.string()), ("prompt", pa.list_(turn)), ("images", pa.list_(picture)), ("ability", pa.string()),
-                        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])), ("extra_info", pa.struct([("split", pa.string()), ("index", pa.int64())]))])
+                        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+                        ("extra_info", pa.struct([("split", pa.string()), ("index", pa.int64())]))])
     n, batch = 0, []
     with pq.ParquetWriter(path, schema) as writer:
         for n, (number, question, answer, pictures) in enumerate(_easyr1_rows(dataset, template), 1):
             images = [dict(bytes=_picture_file(p, number)[0], path=None) for p in pictures] or None
-            batch.append(dict(data_source="vlrlbook", prompt=[dict(role="user", content=_rendered(question, template))], images=images, ability="vqa", reward_model=dict(style="rule", ground_truth=answer), extra_info=dict(split=split, index=n - 1)))
+            batch.append(dict(data_source="vlrlbook", prompt=[dict(role="user", content=_rendered(question, template))],
+                              images=images, ability="vqa", reward_model=dict(style="rule", ground_truth=answer),
+                              extra_info=dict(split=split, index=n - 1)))
             if len(batch) == 64: batch = writer.write_table(pa.Table.from_pylist(batch, schema)) or []
         if batch: writer.write_table(pa.Table.from_pylist(batch, schema))
     return n
 
+# %% ../nbs/09_easyr1.ipynb #nd1eea90
 _verl_files = '''| `train.parquet`, `val.parquet` | rows with the whole prompt and the pictures' bytes |
 | `reward.py` | `compute_score` for verl; needs Python alone |
 | `train.sh` | the launcher, with every override |'''
 
+# %% ../nbs/09_easyr1.ipynb #n87e7f88
 _verl_text = '''#!/usr/bin/env bash
 # verl, on this node or on the head of a Ray cluster; any a.b=c after the name wins.
 set -euo pipefail
@@ -679,7 +803,8 @@ overrides=(
 {overrides}
 )
 set -x
-exec python3 -m verl.trainer.main_ppo "${{overrides[@]}}" trainer.n_gpus_per_node="${{N_GPUS:-{gpus}}}" trainer.nnodes="${{NNODES:-{nodes}}}" "$@"
+exec python3 -m verl.trainer.main_ppo "${{overrides[@]}}" \\
+  trainer.n_gpus_per_node="${{N_GPUS:-{gpus}}}" trainer.nnodes="${{NNODES:-{nodes}}}" "$@"
 '''
 
 # %% ../nbs/09_easyr1.ipynb #n0af09b2
@@ -696,6 +821,7 @@ def easyr1_size(
             width, height = int(width * factor), int(height * factor)
     return width, height
 
+# %% ../nbs/09_easyr1.ipynb #ne0bae7c
 def check_row(
     row: dict, # as it stands in the file
     number: int, # its line, from 1
@@ -704,18 +830,22 @@ def check_row(
     "One row through EasyR1's eyes"
     found = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None, problems=[])
     problem = lambda code, message: found["problems"].append((code, message))
-    prompt, answer, images = look.fields(row, problem)
+    prompt, answer, images = _fields(look, row, problem)
     if prompt is None: return found
     found["answer"], text = answer, prompt if look.engine == "verl" else _rendered(prompt, look.template)
     marks = text.count("<image>")
     if marks != len(images): problem("row.images", f"{marks} <image> marks after the template but {len(images)} pictures")
-    sizes = [s for s in (look.size_of(image, problem) for image in images) if s]
+    sizes = [s for s in (_size_of(look, image, problem) for image in images) if s]
     scaled = [easyr1_size(s, look.min_pixels, look.max_pixels) for s in sizes]
-    found.update(pictures=len(sizes), resized=(sum(b[0] * b[1] > a[0] * a[1] for a, b in zip(sizes, scaled)), sum(b[0] * b[1] < a[0] * a[1] for a, b in zip(sizes, scaled))))
+    areas = [(a[0] * a[1], b[0] * b[1]) for a, b in zip(sizes, scaled)]
+    found.update(pictures=len(sizes), resized=(sum(after > before for before, after in areas),
+        sum(after < before for before, after in areas)))
     if found["problems"]: return found
     found["image_tokens"] = sum(_token_count(look.processor, s) for s in scaled)
     found["tokens"] = look.text_tokens(text) + found["image_tokens"] - marks
-    if found["tokens"] > look.longest: problem("prompt.length", f"{found['tokens']} tokens, at most {look.longest}; EasyR1 {'leaves the row out' if look.filters else 'cuts the prompt on the right'}")
+    if found["tokens"] > look.longest:
+        problem("prompt.length", f"{found['tokens']} tokens, at most {look.longest}; "
+                f"EasyR1 {'leaves the row out' if look.filters else 'cuts the prompt on the right'}")
     return found
 
 # %% ../nbs/09_easyr1.ipynb #n4558ddb
@@ -725,51 +855,61 @@ class _Look:
         v = settings.values
         self.engine, self.processor, self.folder, self.known = engine, processor, Path(folder), {}
         self.longest, self.filters = v["data.max_prompt_length"], v["data.filter_overlong_prompts"]
-        self.min_pixels, self.max_pixels, self.image_dir = v.get("data.min_pixels"), v.get("data.max_pixels"), v.get("data.image_dir")
-        self.prompt_key, self.answer_key, self.image_key = (v.get(f"data.{k}_key", d) for k, d in (("prompt", "prompt"), ("answer", "answer"), ("image", "images")))
+        self.min_pixels, self.max_pixels, self.image_dir = (v.get(f"data.{k}") for k in ("min_pixels", "max_pixels", "image_dir"))
+        columns = ("prompt", "prompt"), ("answer", "answer"), ("image", "images")
+        self.prompt_key, self.answer_key, self.image_key = (v.get(f"data.{k}_key", usual) for k, usual in columns)
         jinja = v.get("data.format_prompt")
         self.template = (self.folder / jinja).read_text(encoding="utf-8") if jinja else None
-
-    def fields(self, row, problem):
-        "Prompt, answer and pictures of a row; None for the prompt if there is nothing to go on with"
-        if isinstance(row, ValueError): return problem("row.json", f"no JSON: {row}") or (None, None, [])
-        if not isinstance(row, dict): return problem("row.json", f"a {type(row).__name__}, expected an object") or (None, None, [])
-        prompt, images = row.get(self.prompt_key), row.get(self.image_key, [])
-        answer = (row.get("reward_model") or {}).get("ground_truth") if self.engine == "verl" else row.get(self.answer_key)
-        if self.engine == "verl" and isinstance(prompt, list): prompt = "".join(t["content"] for t in prompt)
-        if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip(): return problem("row.prompt", f"no text under {self.prompt_key!r}; the row has {', '.join(map(str, row))[:80]}") or (None, None, [])
-        if not isinstance(answer, str) or not answer.strip(): problem("row.answer", f"{answer!r} under {self.answer_key!r}, expected text")
-        if images is None:
-            if self.engine != "verl": problem("row.images", "null, on which EasyR1 stops; a row without pictures has []")
-            images = []
-        if not isinstance(images, list): problem("row.images", f"a {type(images).__name__}, expected a list")
-        return prompt, answer, images if isinstance(images, list) else []
-
-    def size_of(self, image, problem):
-        "Size of a picture that decodes; each path is read once"
-        if isinstance(image, str):
-            path = self.folder / (self.image_dir or "") / image
-            if image not in self.known: self.known[image] = self._read(path.read_bytes) if path.is_file() else ("image.missing", f"no such picture: {image[:120]}")
-            found = self.known[image]
-        else: found = self._read(lambda: image["bytes"] if isinstance(image, dict) else image)
-        if isinstance(found[0], str): return problem(*found)
-        return found
-
-    def _read(self, data):
-        "(width, height), or (code, message)"
-        try:
-            from PIL import Image
-            with closing(Image.open(io.BytesIO(data()))) as image: # closed at once: Pillow's pictures would wait for the garbage collector
-                if image.mode.startswith(("I", "F")): return "image.mode", f"{image.mode}: EasyR1's plain conversion would clip it"
-                if min(image.size) * 150 < max(image.size): return "image.shape", f"{image.width} × {image.height} pixels"
-                image.load()
-                return image.size
-        except Exception as e: return "image.decode", f"cannot be decoded ({type(e).__name__})"
 
     def text_tokens(self, text):
         "Tokens of the chat template around a text, a mark being one"
         parts = easyr1_messages(text, None)
-        return len(self.processor.tokenizer(self.processor.apply_chat_template(parts, add_generation_prompt=True, tokenize=False))["input_ids"])
+        rendered = self.processor.apply_chat_template(parts, add_generation_prompt=True, tokenize=False)
+        return len(self.processor.tokenizer(rendered)["input_ids"])
+
+# %% ../nbs/09_easyr1.ipynb #n2fe4d38
+def _fields(look, row, problem):
+    "Prompt, answer and pictures of a row; None for the prompt if there is nothing to go on with"
+    nothing = None, None, []
+    if isinstance(row, ValueError): return problem("row.json", f"no JSON: {row}") or nothing
+    if not isinstance(row, dict): return problem("row.json", f"a {type(row).__name__}, expected an object") or nothing
+    prompt, images = row.get(look.prompt_key), row.get(look.image_key, [])
+    answer = (row.get("reward_model") or {}).get("ground_truth") if look.engine == "verl" else row.get(look.answer_key)
+    if look.engine == "verl" and isinstance(prompt, list): prompt = "".join(t["content"] for t in prompt)
+    if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
+        return problem("row.prompt", f"no text under {look.prompt_key!r}; the row has {', '.join(map(str, row))[:80]}") or nothing
+    if not isinstance(answer, str) or not answer.strip():
+        problem("row.answer", f"{answer!r} under {look.answer_key!r}, expected text")
+    if images is None:
+        if look.engine != "verl": problem("row.images", "null, on which EasyR1 stops; a row without pictures has []")
+        images = []
+    if not isinstance(images, list): problem("row.images", f"a {type(images).__name__}, expected a list")
+    return prompt, answer, images if isinstance(images, list) else []
+
+# %% ../nbs/09_easyr1.ipynb #ne45a150
+def _size_of(look, image, problem):
+    "Size of a picture that decodes; each path is read once"
+    if isinstance(image, str):
+        path = look.folder / (look.image_dir or "") / image
+        missing = "image.missing", f"no such picture: {image[:120]}"
+        if image not in look.known: look.known[image] = _measured(path.read_bytes) if path.is_file() else missing
+        found = look.known[image]
+    else: found = _measured(lambda: image["bytes"] if isinstance(image, dict) else image)
+    if isinstance(found[0], str): return problem(*found)
+    return found
+
+# %% ../nbs/09_easyr1.ipynb #na80924c
+def _measured(data):
+    "(width, height), or (code, message)"
+    try:
+        from PIL import Image
+        # closed at once: Pillow's pictures would wait for the garbage collector
+        with closing(Image.open(io.BytesIO(data()))) as image:
+            if image.mode.startswith(("I", "F")): return "image.mode", f"{image.mode}: EasyR1's plain conversion would clip it"
+            if min(image.size) * 150 < max(image.size): return "image.shape", f"{image.width} × {image.height} pixels"
+            image.load()
+            return image.size
+    except Exception as e: return "image.decode", f"cannot be decoded ({type(e).__name__})"
 
 # %% ../nbs/09_easyr1.ipynb #na070697
 @dataclass
@@ -794,32 +934,47 @@ class DryRun:
 
     def table(self) -> Table:
         "The figures"
-        tokens = sorted(self.tokens) or [0]
-        enlarged, shrunk, pictures = self.resized
-        lines = [*((f"rows in {name}", n) for name, n in self.rows.items()), ("problems", len(self.problems)), ("tokens of a prompt: middle, longest, allowed", f"{tokens[len(tokens) // 2]}, {tokens[-1]}, {self.longest}"),
-                 ("most picture tokens of a prompt", self.image_tokens), ("pictures: all, enlarged, shrunk", f"{pictures}, {enlarged}, {shrunk}"), *((k, f"{v:.3f}" if isinstance(v, float) else v) for k, v in self.reward.items()), *((r["what"], r["value"]) for r in self.cost)]
-        return Table([dict(what=k, found=v) for k, v in lines], f"{self.per_second:.0f} rows a second")
+        return _figures(self)
 
     def problem_table(self, most: int = 20) -> Table:
-        "The first problems of each kind, with file and row"
+        "The first problems, with file and row, and how many of each kind"
         counted = Counter(p["code"] for p in self.problems)
-        return Table(self.problems[:most], f"{len(self.problems)} problems: " + ", ".join(f"{code} {n}" for code, n in counted.most_common()) if self.problems else "no problem")
+        kinds = ", ".join(f"{code} {n}" for code, n in counted.most_common())
+        return Table(self.problems[:most], f"{len(self.problems)} problems: {kinds}" if self.problems else "no problem")
 
     def histogram(self):
         "Prompt lengths against the limit"
-        fig, ax = figure(7, 2.4, nrows=1)
-        top = max(self.longest, max(self.tokens, default=0))
-        ax.hist(self.tokens, bins=[top * i / 60 for i in range(62)], color=blue)
-        ax.axvline(self.longest, color=orange, lw=2, label=f"max_prompt_length = {self.longest}")
-        over = [t for t in self.tokens if t > self.longest]
-        if over: ax.plot(over, [0] * len(over), "v", color=orange, ms=7, clip_on=False, label=f"beyond it: {len(over)}")
-        ax.set(xlabel="tokens of the prompt, pictures included", ylabel="rows", title=f"{self.folder} (n = {len(self.tokens)})")
-        ax.legend(fontsize=8, frameon=False)
-        return fig
+        return _histogram(self)
 
     def _repr_markdown_(self): return "\n\n".join(t._repr_markdown_() for t in self._tables())
     def __repr__(self): return "\n\n".join(map(repr, self._tables()))
     def _tables(self): return [self.table()] + [self.problem_table()] * bool(self.problems)
+
+# %% ../nbs/09_easyr1.ipynb #nee23025
+def _figures(run):
+    "What a dry run counted, as a table"
+    tokens = sorted(run.tokens) or [0]
+    enlarged, shrunk, pictures = run.resized
+    rewards = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in run.reward.items()}
+    lines = {f"rows in {name}": n for name, n in run.rows.items()} | {
+        "problems": len(run.problems),
+        "tokens of a prompt: middle, longest, allowed": f"{tokens[len(tokens) // 2]}, {tokens[-1]}, {run.longest}",
+        "most picture tokens of a prompt": run.image_tokens,
+        "pictures: all, enlarged, shrunk": f"{pictures}, {enlarged}, {shrunk}"} | rewards | {r["what"]: r["value"] for r in run.cost}
+    return Table([dict(what=k, found=v) for k, v in lines.items()], f"{run.per_second:.0f} rows a second")
+
+# %% ../nbs/09_easyr1.ipynb #nafa91f2
+def _histogram(run):
+    "Prompt lengths against the limit"
+    fig, ax = figure(7, 2.4, nrows=1)
+    top = max(run.longest, max(run.tokens, default=0))
+    ax.hist(run.tokens, bins=[top * i / 60 for i in range(62)], color=blue)
+    ax.axvline(run.longest, color=orange, lw=2, label=f"max_prompt_length = {run.longest}")
+    over = [t for t in run.tokens if t > run.longest]
+    if over: ax.plot(over, [0] * len(over), "v", color=orange, ms=7, clip_on=False, label=f"beyond it: {len(over)}")
+    ax.set(xlabel="tokens of the prompt, pictures included", ylabel="rows", title=f"{run.folder} (n = {len(run.tokens)})")
+    ax.legend(fontsize=8, frameon=False)
+    return fig
 
 # %% ../nbs/09_easyr1.ipynb #n1ebf7e8
 def dry_run(
@@ -836,27 +991,48 @@ def dry_run(
     started, path = time.perf_counter(), Path(path)
     folder, about, settings = _what_to_run(path, version, list(overrides))
     problems = _missing_files(settings, folder, about["engine"])
-    if any(p["code"] == "file.missing" for p in problems): return DryRun(folder.name, {}, problems, [], 0, settings["max_prompt_length"], (0, 0, 0), {}, [], time.perf_counter() - started, 0.0)
-    processor, config = processor or _processor_of(settings, folder, problems), _config_of(settings, folder)
+    missing = any(p["code"] == "file.missing" for p in problems)
+    processor = None if missing else processor or _processor_of(settings, folder, problems)
+    if processor is None:
+        return DryRun(folder.name, {}, problems, [], 0, settings["max_prompt_length"],
+                      (0, 0, 0), {}, [], time.perf_counter() - started, 0.0)
+    config = _config_of(settings, folder)
     train = _row_files(folder, settings["train_files"])
     files = train + _row_files(folder, settings["val_files"])
-    if processor is None: return DryRun(folder.name, {}, problems, [], 0, settings["max_prompt_length"], (0, 0, 0), {}, [], time.perf_counter() - started, 0.0)
-    rows, tokens, pictures, truths, most, begun = {}, array.array("i"), [0, 0, 0], {}, 0, time.perf_counter()
-    for found in _looked_at(files, _Look(settings, folder, about["engine"], processor), processes, progress, rows):
-        problems += [dict(file=found["file"], row=found["number"], code=c, message=m) for c, m in found["problems"]]
-        if found["tokens"]: tokens.append(found["tokens"])
-        most, pictures = max(most, found["image_tokens"]), [a + b for a, b in zip(pictures, (*found["resized"], found["pictures"]))]
-        if isinstance(found["answer"], str) and found["answer"].strip(): truths.setdefault(found["answer"], []).append((found["file"], found["number"]))
+    begun, seen = time.perf_counter(), _Seen(problems)
+    for found in _looked_at(files, _Look(settings, folder, about["engine"], processor), processes, progress, seen.rows): seen.add(found)
     looking = time.perf_counter() - begun
-    reward = _check_reward_file(settings, folder, about["engine"], truths, full_marks, problems)
-    usable = sum(rows[f] for f in train) - sum(p["code"] == "prompt.length" and p["file"] in train for p in problems) * bool(settings["filter_overlong_prompts"])
+    reward = _check_reward_file(settings, folder, about["engine"], seen.truths, full_marks, problems)
+    too_long = sum(p["code"] == "prompt.length" and p["file"] in train for p in problems)
+    usable = sum(seen.rows[f] for f in train) - too_long * bool(settings["filter_overlong_prompts"])
     cost = _cost_of(settings, about["engine"], config, usable, gpu_gb, problems)
-    return DryRun(folder.name, rows, problems, list(tokens), most, settings["max_prompt_length"], tuple(pictures), reward, cost, time.perf_counter() - started, sum(rows.values()) / max(1e-9, looking))
+    return DryRun(folder.name, seen.rows, problems, list(seen.tokens), seen.most, settings["max_prompt_length"], tuple(seen.pictures),
+                  reward, cost, time.perf_counter() - started, sum(seen.rows.values()) / max(1e-9, looking))
 
+# %% ../nbs/09_easyr1.ipynb #n4f4aa84
+class _Seen:
+    "What stays of the rows that were looked at"
+    def __init__(self, problems):
+        self.rows, self.tokens, self.truths, self.problems = {}, array.array("i"), {}, problems
+        self.pictures, self.most = [0, 0, 0], 0
+
+    def add(self, found):
+        "Count one row"
+        at = dict(file=found["file"], row=found["number"])
+        self.problems += [at | dict(code=code, message=message) for code, message in found["problems"]]
+        if found["tokens"]: self.tokens.append(found["tokens"])
+        self.most = max(self.most, found["image_tokens"])
+        self.pictures = [a + b for a, b in zip(self.pictures, (*found["resized"], found["pictures"]))]
+        if isinstance(found["answer"], str) and found["answer"].strip():
+            self.truths.setdefault(found["answer"], []).append((found["file"], found["number"]))
+
+# %% ../nbs/09_easyr1.ipynb #n7d7df37
 def _what_to_run(path, version, overrides):
     "Folder, what the export says of itself, and its settings"
-    if path.is_file(): return path.parent, dict(engine="easyr1", version=version or "0.3.2"), read_engine_yaml(path, version or "0.3.2", overrides)
-    if not (path / "export.json").is_file(): raise SettingsError(f"{path.name}: no export.json there; give an exported directory, or a YAML of EasyR1")
+    if path.is_file():
+        return path.parent, dict(engine="easyr1", version=version or "0.3.2"), read_engine_yaml(path, version or "0.3.2", overrides)
+    if not (path / "export.json").is_file():
+        raise SettingsError(f"{path.name}: no export.json there; give an exported directory, or a YAML of EasyR1")
     about = json.loads((path / "export.json").read_text(encoding="utf-8"))
     if about["engine"] == "easyr1": return path, about, read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
     return path, about, engine_settings(about["settings"] | parse_overrides(overrides, "verl"), "verl", path.name, house=False)
@@ -865,32 +1041,44 @@ def _what_to_run(path, version, overrides):
 def _missing_files(settings, folder, engine):
     "Files that the config names and that are not there; EasyR1 itself goes on without template or picture folder"
     v, easyr1 = settings.values, engine == "easyr1"
-    named = [("file.missing", v[k], k) for k in (("data.train_files", "data.val_files") + (("data.format_prompt", "data.image_dir") if easyr1 else ())) if v[k]]
-    reward = v["worker.reward.reward_function"] if easyr1 else v["custom_reward_function.path"]
-    named.append(("file.missing", (reward or "").rpartition(":")[0] if easyr1 and ":" in (reward or "") else reward, "worker.reward.reward_function" if easyr1 else "custom_reward_function.path"))
-    model = v["worker.actor.model.model_path"] if easyr1 else v["actor_rollout_ref.model.path"]
-    if model.startswith((".", "/", "~")): named.append(("model.missing", model, "worker.actor.model.model_path" if easyr1 else "actor_rollout_ref.model.path"))
-    problems = [dict(file="the folder", row=None, code="file.at", message="its path holds an @, where EasyR1 cuts off the name of a split")] if easyr1 and "@" in str(folder.resolve()) else []
+    keys = ["data.train_files", "data.val_files"] + ["data.format_prompt", "data.image_dir"] * easyr1
+    named = [("file.missing", v[k], k) for k in keys if v[k]]
+    key = "worker.reward.reward_function" if easyr1 else "custom_reward_function.path"
+    named.append(("file.missing", (v[key] or "").rpartition(":")[0] if easyr1 and ":" in (v[key] or "") else v[key], key))
+    key = "worker.actor.model.model_path" if easyr1 else "actor_rollout_ref.model.path"
+    if v[key].startswith((".", "/", "~")): named.append(("model.missing", v[key], key))
+    problems = []
+    if easyr1 and "@" in str(folder.resolve()):
+        problems.append(dict(file="the folder", row=None, code="file.at",
+                             message="its path holds an @, where EasyR1 cuts off the name of a split"))
     for code, name, key in named:
         if not name: problems.append(dict(file=key, row=None, code=code, message="is not set"))
-        elif not (folder / Path(name).expanduser()).exists(): problems.append(dict(file=key, row=None, code=code, message=f"no such file or folder: {name}"))
+        elif not (folder / Path(name).expanduser()).exists():
+            problems.append(dict(file=key, row=None, code=code, message=f"no such file or folder: {name}"))
     return problems
 
+# %% ../nbs/09_easyr1.ipynb #n5cd265c
 def _row_files(folder, name):
     "The file that a key names, or the files of the folder that it names"
-    return [str(p.relative_to(folder)) for p in sorted((folder / name).iterdir()) if p.is_file()] if (folder / name).is_dir() else [name]
+    if not (folder / name).is_dir(): return [name]
+    return [str(p.relative_to(folder)) for p in sorted((folder / name).iterdir()) if p.is_file()]
 
+# %% ../nbs/09_easyr1.ipynb #nfdee861
 def _model_of(settings, folder):
     "The model's directory as seen from the export, or its hub id"
     name = settings.values.get("worker.actor.model.model_path") or settings.values.get("actor_rollout_ref.model.path")
     return str(folder / name) if (folder / name).exists() else name
 
+# %% ../nbs/09_easyr1.ipynb #n001abde
 def _processor_of(settings, folder, problems):
     "The real processor of the model"
     from transformers import AutoProcessor
     try: return AutoProcessor.from_pretrained(_model_of(settings, folder))
-    except (OSError, ValueError) as e: problems.append(dict(file="the model", row=None, code="model.processor", message=f"its processor cannot be loaded here, so nothing was counted ({' '.join(str(e).split())[:120]})"))
+    except (OSError, ValueError) as e:
+        why = f"its processor cannot be loaded here, so nothing was counted ({' '.join(str(e).split())[:120]})"
+        problems.append(dict(file="the model", row=None, code="model.processor", message=why))
 
+# %% ../nbs/09_easyr1.ipynb #n9e3d972
 def _config_of(settings, folder):
     "The model's configuration, or None where it cannot be read"
     from transformers import AutoConfig
@@ -915,6 +1103,7 @@ def _numbered(path):
             try: yield number, json.loads(line)
             except (ValueError, RecursionError) as e: yield number, ValueError(str(e))
 
+# %% ../nbs/09_easyr1.ipynb #n07e6d57
 def _looked_at(files, look, processes, progress, rows):
     "What `check_row` found in all rows of all files; `rows` gets their counts"
     from tqdm.auto import tqdm
@@ -930,6 +1119,7 @@ def _looked_at(files, look, processes, progress, rows):
                     while len(waiting) > 3 * processes: yield from _taken(waiting.popleft(), bar)
             while waiting: yield from _taken(waiting.popleft(), bar)
 
+# %% ../nbs/09_easyr1.ipynb #nf10ba92
 def _taken(batch, bar):
     "Results of one batch"
     name, result = batch
@@ -947,13 +1137,17 @@ def _batched(items, n):
             batch = []
     if batch: yield batch
 
+# %% ../nbs/09_easyr1.ipynb #n7c72dc2
 @contextmanager
 def _workers(look, processes):
     "A function that takes a batch and returns a function that gives its results: here, or in processes"
     if processes == 1: yield lambda batch: (lambda done=[check_row(row, number, look) for number, row in batch]: done)
     else:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork" if hasattr(os, "fork") else None), _set_look, (look,)) as pool: yield lambda batch: pool.submit(_check_batch, batch).result
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork" if hasattr(os, "fork") else None),
+                                 _set_look, (look,)) as pool:
+            yield lambda batch: pool.submit(_check_batch, batch).result
 
+# %% ../nbs/09_easyr1.ipynb #n4229e6e
 def _set_look(look):
     global _look
     _look = look
@@ -964,26 +1158,43 @@ def _check_batch(batch): return [check_row(row, number, _look) for number, row i
 def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
     "Ask the reward file about every truth; problems are added, the means returned"
     where = settings.values["worker.reward.reward_function"] if engine == "easyr1" else settings.values["custom_reward_function.path"]
-    path, name = (where.rpartition(":")[::2] if ":" in where else (where, "main")) if engine == "easyr1" else (where, settings.values["custom_reward_function.name"])
+    path, name = where, settings.values.get("custom_reward_function.name")
+    if engine == "easyr1": path, name = where.rpartition(":")[::2] if ":" in where else (where, "main")
     known, key = list(truths), "score" if engine == "verl" else "overall"
     if not known: return {}
     tagged = lambda answer: f"<think>.</think><answer>{answer}</answer>"
-    wrong = [next((o for o in known[i + 1:] + known[:i] if normalise_answer(o) != normalise_answer(t)), "none of these") for i, t in enumerate(known)]
-    try: said = ask_reward_file(folder / path, [([tagged(t), t, tagged(w), w, ""], t) for t, w in zip(known, wrong)], name, engine)
+    wrong = [_another(truth, known[i + 1:] + known[:i]) for i, truth in enumerate(known)]
+    cases = [([tagged(t), t, tagged(w), w, ""], t) for t, w in zip(known, wrong)]
+    try: said = ask_reward_file(folder / path, cases, name, engine)
     except SettingsError as e: return problems.append(dict(file=path, row=None, code="reward.file", message=str(e))) or {}
-    right, paid = [], []
-    for truth, other, parts in zip(known, wrong, said):
-        bad = next((p for p in parts if not isinstance(p, dict) or key not in p or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in p.values()) or set(p) != set(parts[0])), None)
-        at = [dict(file=f, row=n) for f, n in truths[truth]]
-        if bad is not None:
-            problems += [a | dict(code="reward.form", message=f"{str(bad)[:80]}: expected finite numbers with {key!r}, the same names for every answer") for a in at]
-            continue
-        best, other_best, silence = max(p[key] for p in parts[:2]), max(p[key] for p in parts[2:4]), parts[4][key]
-        right += [best] * len(at)
-        paid += [other_best] * len(at)
-        if best < full_marks - 1e-6: problems += [a | dict(code="reward.truth", message=f"the truth {truth[:40]!r} earns {best:g}, not {full_marks:g}") for a in at]
-        if max(other_best, silence) >= best: problems += [a | dict(code="reward.wrong", message=f"{(other if other_best >= best else '')[:40]!r} earns {max(other_best, silence):g}, the truth {truth[:40]!r} {best:g}") for a in at]
-    return {"reward of the truths, mean": sum(right) / max(1, len(right)), "reward of wrong answers, mean": sum(paid) / max(1, len(paid)), "different truths asked": len(known)}
+    paid = [_paid(*case, key, full_marks, truths, problems) for case in zip(known, wrong, said)]
+    n = [len(truths[truth]) * (p is not None) for truth, p in zip(known, paid)]
+    mean = lambda i: sum(k * p[i] for k, p in zip(n, paid) if p is not None) / max(1, sum(n))
+    return {"reward of the truths, mean": mean(0), "reward of wrong answers, mean": mean(1), "different truths asked": len(known)}
+
+# %% ../nbs/09_easyr1.ipynb #na867ad7
+def _paid(truth, other, parts, key, full_marks, truths, problems):
+    "(paid for the truth, paid for a wrong answer), or None if the form was wrong; problems are added for each row of this truth"
+    def problem(code, message): problems.extend(dict(file=f, row=n, code=code, message=message) for f, n in truths[truth])
+    bad = next((p for p in parts if not _well_formed(p, key, parts[0])), None)
+    if bad is not None:
+        return problem("reward.form", f"{str(bad)[:80]}: expected finite numbers with {key!r}, the same names for every answer")
+    best, other_best, silence = max(p[key] for p in parts[:2]), max(p[key] for p in parts[2:4]), parts[4][key]
+    if best < full_marks - 1e-6: problem("reward.truth", f"the truth {truth[:40]!r} earns {best:g}, not {full_marks:g}")
+    if max(other_best, silence) >= best:
+        answer = other if other_best >= best else ""
+        problem("reward.wrong", f"{answer[:40]!r} earns {max(other_best, silence):g}, the truth {truth[:40]!r} {best:g}")
+    return best, other_best
+
+# %% ../nbs/09_easyr1.ipynb #n51c3ace
+def _another(truth, others):
+    "The next truth in the file that is not the same answer"
+    return next((o for o in others if normalise_answer(o) != normalise_answer(truth)), "none of these")
+
+def _well_formed(parts, key, first):
+    "Finite numbers under the names that the first answer has"
+    if not isinstance(parts, dict) or key not in parts or set(parts) != set(first): return False
+    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in parts.values())
 
 # %% ../nbs/09_easyr1.ipynb #nd69b34a
 def memory_gb(
@@ -999,34 +1210,65 @@ def memory_gb(
 ) -> dict: # part → GB on one GPU during the update
     "Lower bound of one GPU's memory while weights are updated"
     each = parameters / gpus / 1e9
-    return {"weights": each * (2 if bits16 or trained < 1 else 4), "gradients": each * trained * (2 if bits16 else 4), "Adam": each * trained * (4 if bits16 else 8), "reference": each * 2 * reference,
-            "gathered layer": 2 * 2 * parameters / max(1, layers) / 1e9, "activations kept": tokens * width * layers * 2 / 1e9, "logits": tokens * vocabulary * 8 / 1e9}
+    return {"weights": each * (2 if bits16 or trained < 1 else 4), "gradients": each * trained * (2 if bits16 else 4),
+            "Adam": each * trained * (4 if bits16 else 8), "reference": each * 2 * reference,
+            "gathered layer": 2 * 2 * parameters / max(1, layers) / 1e9,
+            "activations kept": tokens * width * layers * 2 / 1e9, "logits": tokens * vocabulary * 8 / 1e9}
 
+# %% ../nbs/09_easyr1.ipynb #n8bcc9d7
 def _cost_of(settings, engine, config, rows, gpu_gb, problems):
     "Steps, answers and memory as table rows"
     v, easyr1 = settings.values, engine == "easyr1"
     a = "worker.actor." if easyr1 else "actor_rollout_ref.actor."
     batch, n = v["data.rollout_batch_size" if easyr1 else "data.train_batch_size"], settings["n"]
-    mini, epochs, most = v[a + ("global_batch_size" if easyr1 else "ppo_mini_batch_size")], v["trainer.total_epochs"], v["trainer.max_steps" if easyr1 else "trainer.total_training_steps"]
+    mini, epochs = v[a + ("global_batch_size" if easyr1 else "ppo_mini_batch_size")], v["trainer.total_epochs"]
+    most = v["trainer.max_steps" if easyr1 else "trainer.total_training_steps"]
     steps = most or rows // batch * epochs
-    if rows < batch: problems.append(dict(file="data", row=None, code="rows.few", message=f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"))
-    out = [dict(what="steps, optimizer updates in each", value=f"{steps}, {batch // mini}"), dict(what="answers sampled in all", value=f"{steps * batch * n:,}"), dict(what="rows left over each epoch", value=rows % batch if rows else 0)]
+    if rows < batch:
+        problems.append(dict(file="data", row=None, code="rows.few",
+                             message=f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"))
+    out = [dict(what="steps, optimizer updates in each", value=f"{steps}, {batch // mini}"),
+           dict(what="answers sampled in all", value=f"{steps * batch * n:,}"),
+           dict(what="rows left over each epoch", value=rows % batch if rows else 0)]
     if config is None: return out + [dict(what="memory", value="unknown: the model's config is not here")]
-    gpus, text = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"], config.get_text_config()
-    micro = v[a + ("micro_batch_size_per_device_for_update" if easyr1 else "ppo_micro_batch_size_per_gpu")] or 1
-    rank = v.get("worker.actor.model.lora.rank") or v.get("actor_rollout_ref.model.lora_rank") or 0
-    reference = not v["worker.ref.fsdp.enable_cpu_offload"] if easyr1 else not v["actor_rollout_ref.ref.fsdp_config.param_offload"]
-    count = parameter_count(config)
-    share = parameter_count(config, rank) / count if rank else 1.0
-    parts = memory_gb(count, text.vocab_size, text.num_hidden_layers, text.hidden_size, gpus, micro * (v["data.max_prompt_length"] + v["data.max_response_length"]), v.get("worker.actor.fsdp.torch_dtype") == "bf16", reference and not v.get("algorithm.disable_kl"), share)
-    update, share = sum(parts.values()), v["worker.rollout.gpu_memory_utilization" if easyr1 else "actor_rollout_ref.rollout.gpu_memory_utilization"]
-    tp = v["worker.rollout.tensor_parallel_size" if easyr1 else "actor_rollout_ref.rollout.tensor_model_parallel_size"]
-    cache = share * gpu_gb - 2 * count / tp / 1e9
-    if update > gpu_gb: problems.append(dict(file="config", row=None, code="memory.update", message=f"the update needs at least {update:.0f} GB a GPU, there are {gpu_gb:g}: {', '.join(f'{k} {x:.0f}' for k, x in parts.items() if x >= 1)}"))
-    if cache <= 0: problems.append(dict(file="config", row=None, code="memory.sampling", message=f"the sampler's weights, {2 * count / tp / 1e9:.0f} GB, do not fit into its share of {share * gpu_gb:.0f} GB a GPU"))
-    biggest = max(parts, key=parts.get)
-    return out + [dict(what="parameters", value=f"{count:,}"), dict(what=f"GB of a GPU in the update, at least (most of it: {biggest})", value=f"{update:.1f} of {gpu_gb:g}"), dict(what="GB of a GPU left for the sampler's cache", value=f"{cache:.1f}")]
+    return out + _memory_rows(v, easyr1, config, gpu_gb, problems)
 
+# %% ../nbs/09_easyr1.ipynb #na5ee72e
+def _memory_rows(v, easyr1, config, gpu_gb, problems):
+    "What the update needs and what the sampler has left, as table rows; problems are added"
+    count, text = parameter_count(config), config.get_text_config()
+    rank = v.get("worker.actor.model.lora.rank") or v.get("actor_rollout_ref.model.lora_rank") or 0
+    parts = memory_gb(count, text.vocab_size, text.num_hidden_layers, text.hidden_size, v["trainer.n_gpus_per_node"] * v["trainer.nnodes"],
+                      _update_tokens(v, easyr1), v.get("worker.actor.fsdp.torch_dtype") == "bf16", _reference_stays(v, easyr1),
+                      parameter_count(config, rank) / count if rank else 1.0)
+    rollout, tensors = ("worker.rollout.", "tensor_parallel_size") if easyr1 else ("actor_rollout_ref.rollout.",
+        "tensor_model_parallel_size")
+    update, sampled = sum(parts.values()), v[rollout + "gpu_memory_utilization"] * gpu_gb
+    weights = 2 * count / v[rollout + tensors] / 1e9
+    if update > gpu_gb:
+        most_of_it = ", ".join(f"{k} {x:.0f}" for k, x in parts.items() if x >= 1)
+        problems.append(dict(file="config", row=None, code="memory.update",
+                             message=f"the update needs at least {update:.0f} GB a GPU, there are {gpu_gb:g}: {most_of_it}"))
+    if weights >= sampled:
+        why = f"the sampler's weights, {weights:.0f} GB, do not fit into its share of {sampled:.0f} GB a GPU"
+        problems.append(dict(file="config", row=None, code="memory.sampling", message=why))
+    biggest = max(parts, key=parts.get)
+    return [dict(what="parameters", value=f"{count:,}"),
+            dict(what=f"GB of a GPU in the update, at least (most of it: {biggest})", value=f"{update:.1f} of {gpu_gb:g}"),
+            dict(what="GB of a GPU left for the sampler's cache", value=f"{sampled - weights:.1f}")]
+
+# %% ../nbs/09_easyr1.ipynb #n5fb6aee
+def _update_tokens(v, easyr1):
+    "Tokens of a micro-batch of the update"
+    answers = v["worker.actor.micro_batch_size_per_device_for_update" if easyr1 else "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"]
+    return (answers or 1) * (v["data.max_prompt_length"] + v["data.max_response_length"])
+
+def _reference_stays(v, easyr1):
+    "Whether a frozen copy of the model lies on the GPU"
+    away = v["worker.ref.fsdp.enable_cpu_offload" if easyr1 else "actor_rollout_ref.ref.fsdp_config.param_offload"]
+    return not away and not v.get("algorithm.disable_kl")
+
+# %% ../nbs/09_easyr1.ipynb #nd4ad546
 def parameter_count(
     config, # of a transformers model
     rank: int = 0, # of an adapter on all linear layers of the language model; then only its own are counted
@@ -1036,16 +1278,8 @@ def parameter_count(
     from transformers import AutoModelForImageTextToText
     with torch.device("meta"): model = AutoModelForImageTextToText.from_config(config)
     if not rank: return sum(p.numel() for p in model.parameters())
-    return sum(rank * (m.in_features + m.out_features) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "language_model" in name)
-
-# %% ../nbs/09_easyr1.ipynb #nfa5abe3
-import pickle, struct, zipfile, zlib
-from math import prod
-
-import numpy as np
-
-# %% ../nbs/09_easyr1.ipynb #na1dd8f9
-from .core import green, purple
+    return sum(rank * (m.in_features + m.out_features) for name, m in model.named_modules()
+               if isinstance(m, torch.nn.Linear) and "language_model" in name)
 
 # %% ../nbs/09_easyr1.ipynb #na15d394
 def shard_model(
@@ -1060,15 +1294,18 @@ def shard_model(
     import torch.multiprocessing as mp
     folder = Path(folder)
     folder.mkdir(parents=True)
-    processes = [mp.get_context("fork").Process(target=_save_rank, args=(model, folder, rank, world_size, replicas, engine)) for rank in range(world_size)]
+    begin = lambda rank: mp.get_context("fork").Process(target=_save_rank, args=(model, folder, rank, world_size, replicas, engine))
+    processes = [begin(rank) for rank in range(world_size)]
     for p in processes: p.start()
     for p in processes: p.join(120)
     for p in processes: p.kill()
     (folder / ".meeting").unlink(missing_ok=True)
-    if any(p.exitcode != 0 for p in processes): raise RuntimeError(f"{engine} on {world_size} processes: exit codes {[p.exitcode for p in processes]}")
+    if any(p.exitcode != 0 for p in processes):
+        raise RuntimeError(f"{engine} on {world_size} processes: exit codes {[p.exitcode for p in processes]}")
     _save_descriptions(model, processor, folder)
     return folder
 
+# %% ../nbs/09_easyr1.ipynb #nc05fc49
 def _save_rank(model, folder, rank, world_size, replicas, engine):
     "What one process does: join, shard, save its own part"
     import torch
@@ -1077,24 +1314,31 @@ def _save_rank(model, folder, rank, world_size, replicas, engine):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{(folder / '.meeting').resolve()}", rank=rank, world_size=world_size)
     sharded = _fsdp(model, world_size, replicas, engine)
-    torch.save(get_model_state_dict(sharded, options=StateDictOptions(cpu_offload=True)), folder / f"model_world_size_{world_size}_rank_{rank}.pt")
+    torch.save(get_model_state_dict(sharded, options=StateDictOptions(cpu_offload=True)),
+               folder / f"model_world_size_{world_size}_rank_{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
+# %% ../nbs/09_easyr1.ipynb #n11c762e
 def _fsdp(model, world_size, replicas, engine):
     "The model wrapped by either FSDP, a unit a decoder layer"
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-    mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("fsdp",)) if replicas == 1 else init_device_mesh("cpu", (replicas, world_size // replicas), mesh_dim_names=("ddp", "fsdp"))
+    shape, names = ((world_size,), ("fsdp",)) if replicas == 1 else ((replicas, world_size // replicas), ("ddp", "fsdp"))
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
     if engine == "fsdp2":
         for layer in _decoder_layers(model): fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh)
     strategy = ShardingStrategy.FULL_SHARD if replicas == 1 else ShardingStrategy.HYBRID_SHARD
-    return FullyShardedDataParallel(model, device_mesh=mesh, device_id=torch.device("cpu"), use_orig_params=True, sharding_strategy=strategy)
+    return FullyShardedDataParallel(model, device_mesh=mesh, device_id=torch.device("cpu"),
+                                    use_orig_params=True, sharding_strategy=strategy)
 
-def _decoder_layers(model): return [m for name, m in model.named_modules() if re.search(r"language_model\.layers\.\d+$", name)]
+# %% ../nbs/09_easyr1.ipynb #n2b22ee5
+def _decoder_layers(model):
+    return [m for name, m in model.named_modules() if re.search(r"language_model\.layers\.\d+$", name)]
 
+# %% ../nbs/09_easyr1.ipynb #na87e334
 def _save_descriptions(model, processor, folder):
     "What rank 0 adds: config, generation config, tokenizer; of an adapter its configuration"
     from vlrlbook.models import save_processor
@@ -1138,7 +1382,9 @@ def draw_shards(
     for i, (box, ranks) in enumerate(drawn):
         (y0, y1), (x0, x1) = box if len(box) == 2 else (box[0], (0, 1))
         ax.add_patch(_rectangle(x0, y0, x1 - x0, y1 - y0, [blue, orange, green, purple][i % 4]))
-        ax.text((x0 + x1) / 2, (y0 + y1) / 2, "rank " + " and ".join(map(str, ranks)) + f"\n{y1 - y0} × {x1 - x0}", ha="center", va="center", fontsize=7, rotation=90 if (y1 - y0) > 0.6 * shape[0] and len(drawn) > 2 else 0)
+        upright = (y1 - y0) > 0.6 * shape[0] and len(drawn) > 2
+        ax.text((x0 + x1) / 2, (y0 + y1) / 2, "rank " + " and ".join(map(str, ranks)) + f"\n{y1 - y0} × {x1 - x0}",
+                ha="center", va="center", fontsize=7, rotation=90 if upright else 0)
     empty = sorted(r for box, ranks in holders.items() if (box, ranks) not in drawn for r in ranks)
     ax.set(xlim=(0, shape[1] if len(shape) == 2 else 1), ylim=(shape[0], 0), xticks=[], yticks=[0, shape[0]])
     ax.set_title(title + (f"\nnothing on rank {', '.join(map(str, empty))}" if empty else ""), fontsize=8)
@@ -1151,8 +1397,11 @@ def _rectangle(x, y, width, height, colour):
 class ShardError(ValueError):
     "A checkpoint whose shards cannot become one model"
 
-_codes = dict(float64=("F64", 8), float32=("F32", 4), float16=("F16", 2), bfloat16=("BF16", 2), int64=("I64", 8), int32=("I32", 4), int16=("I16", 2), int8=("I8", 1), uint8=("U8", 1), bool=("BOOL", 1)) # torch's name → the name in safetensors, bytes
+# torch's name → the name in safetensors, bytes
+_codes = dict(float64=("F64", 8), float32=("F32", 4), float16=("F16", 2), bfloat16=("BF16", 2), int64=("I64", 8),
+              int32=("I32", 4), int16=("I16", 2), int8=("I8", 1), uint8=("U8", 1), bool=("BOOL", 1))
 
+# %% ../nbs/09_easyr1.ipynb #n4a1cae9
 @dataclass
 class Stored:
     "A tensor as it lies in a file; nothing is read until `read`"
@@ -1181,6 +1430,7 @@ class Stored:
         whole = flat.view(self.shape) if self.plain else flat.as_strided(self.shape, self.stride)
         return whole if out is None else out.copy_(whole)
 
+# %% ../nbs/09_easyr1.ipynb #n8b64cf6
 def _fill(flat, path, record, skipped):
     "Bytes of a record into a tensor; a whole record must have its checksum"
     import torch
@@ -1189,7 +1439,8 @@ def _fill(flat, path, record, skipped):
     with open(path, "rb") as f:
         f.seek(begin + skipped)
         if f.readinto(room) != len(room): raise ShardError(f"{path.name}: cut off within its numbers")
-    if checksum and len(room) == size and zlib.crc32(room) != checksum: raise ShardError(f"{path.name}: damaged: bytes {begin} to {begin + size} are not those that torch.save wrote")
+    if checksum and len(room) == size and zlib.crc32(room) != checksum:
+        raise ShardError(f"{path.name}: damaged: bytes {begin} to {begin + size} are not those that torch.save wrote")
 
 # %% ../nbs/09_easyr1.ipynb #n611e994
 class _Named:
@@ -1203,26 +1454,35 @@ class _Named:
         for fields in state if isinstance(state, tuple) else (state,):
             if isinstance(fields, dict): self.__dict__.update(fields)
 
+# %% ../nbs/09_easyr1.ipynb #n51d2dca
 def _stored(storage, offset, size, stride, *rest):
     "Stands in for torch's function that rebuilds a tensor"
     dtype, path, record = storage
     return Stored(path, record, rest[-1] if rest and isinstance(rest[-1], str) else dtype, tuple(size), tuple(stride), offset)
 
+# %% ../nbs/09_easyr1.ipynb #n98cf629
 def _subclass(function, kind, args, state):
     "Stands in for torch's function that rebuilds a tensor of a class of its own"
     made = function(*args)
     if isinstance(made, _Named): made.__setstate__(state)
     return made
 
+# %% ../nbs/09_easyr1.ipynb #ndc7fa14
 class _Ordered(dict): "An OrderedDict as a state dict is one: with attributes beside its keys"
 
-_storages = dict(FloatStorage="float32", BFloat16Storage="bfloat16", HalfStorage="float16", DoubleStorage="float64", LongStorage="int64", IntStorage="int32",
+# %% ../nbs/09_easyr1.ipynb #ne6fab7f
+_storages = dict(FloatStorage="float32", BFloat16Storage="bfloat16", HalfStorage="float16",
+                 DoubleStorage="float64", LongStorage="int64", IntStorage="int32",
                  ShortStorage="int16", CharStorage="int8", ByteStorage="uint8", BoolStorage="bool", UntypedStorage="uint8")
-_rebuilt = {"torch._utils._rebuild_tensor_v2": _stored, "torch._utils._rebuild_tensor_v3": _stored, "torch._utils._rebuild_parameter": lambda data, *rest: data,
+_rebuilt = {"torch._utils._rebuild_tensor_v2": _stored, "torch._utils._rebuild_tensor_v3": _stored,
+            "torch._utils._rebuild_parameter": lambda data, *rest: data,
             "torch._utils._rebuild_wrapper_subclass": lambda kind, *rest: kind(*rest), "torch._tensor._rebuild_from_type_v2": _subclass,
-            "torch.serialization._get_layout": str, "torch.Tensor": "Tensor", "torch.nn.parameter.Parameter": "Parameter", "torch.device": lambda *a: a, "torch.Size": tuple, "collections.OrderedDict": _Ordered,
-            "builtins.getattr": lambda owner, name: type(name, (_Named,), {}), "__builtin__.getattr": lambda owner, name: type(name, (_Named,), {})}
+            "torch.serialization._get_layout": str, "torch.Tensor": "Tensor", "torch.nn.parameter.Parameter": "Parameter",
+            "torch.device": lambda *a: a, "torch.Size": tuple, "collections.OrderedDict": _Ordered,
+            "builtins.getattr": lambda owner, name: type(name, (_Named,), {}),
+            "__builtin__.getattr": lambda owner, name: type(name, (_Named,), {})}
 
+# %% ../nbs/09_easyr1.ipynb #n685e603
 class _Contents(pickle.Unpickler):
     "The table of contents of a shard"
     def __init__(self, file, path, places):
@@ -1248,24 +1508,31 @@ def read_contents(
     except OSError as e:
         if e.filename: raise # cannot be opened at all
         raise ShardError(f"{path.name}: cannot be read ({e})") from e
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, LookupError, StopIteration, struct.error, ValueError, TypeError, AttributeError, NotImplementedError, OverflowError) as e:
+    except _unreadable as e:
         raise ShardError(f"{path.name}: cut off, damaged, or not written by torch.save ({type(e).__name__}: {e})") from e
 
+_unreadable = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, LookupError, StopIteration, struct.error,
+               ValueError, TypeError, AttributeError, NotImplementedError, OverflowError) # what damaged bytes make a reader raise
+
+# %% ../nbs/09_easyr1.ipynb #n7576d5c
 def _contents(records, path):
     "The pickle of an archive, its storages by number"
     top = next(n for n in records if n.endswith("/data.pkl")).removesuffix("data.pkl")
-    if f"{top}byteorder" in records and _bytes(path, records[f"{top}byteorder"]) != b"little": raise ShardError(f"{path.name}: written on a big-endian machine")
+    if f"{top}byteorder" in records and _bytes(path, records[f"{top}byteorder"]) != b"little":
+        raise ShardError(f"{path.name}: written on a big-endian machine")
     places = {name.removeprefix(f"{top}data/"): record for name, record in records.items() if name.startswith(f"{top}data/")}
     found = _Contents(io.BytesIO(_bytes(path, records[f"{top}data.pkl"])), path, places).load()
     if not isinstance(found, dict): raise ShardError(f"{path.name}: holds a {type(found).__name__}, not a state dict")
     return found
 
+# %% ../nbs/09_easyr1.ipynb #n7b8b013
 def _record(path, info):
     "First byte of an entry of a ZIP, behind its own header; its size and checksum"
     with open(path, "rb") as f:
         f.seek(info.header_offset + 26)
         return info.header_offset + 30 + sum(struct.unpack("<HH", f.read(4))), info.file_size, info.CRC
 
+# %% ../nbs/09_easyr1.ipynb #n75d182b
 def _bytes(path, record):
     "A small record; one without checksum is taken as it is (torch can be told to write none)"
     with open(path, "rb") as f:
@@ -1298,7 +1565,8 @@ class Piece:
 def _piece(key, value, rank, path):
     "A `Piece` from what the file holds under `key`"
     if isinstance(value, Stored): return Piece(rank, value)
-    if type(value).__name__ == "ShardedTensor": raise ShardError(f"{path.name}: {key} is a ShardedTensor, the old form that FSDP writes without a device mesh; save it with one")
+    if type(value).__name__ == "ShardedTensor":
+        raise ShardError(f"{path.name}: {key} is a ShardedTensor, the old form that FSDP writes without a device mesh; save it with one")
     if not hasattr(value, "_spec"): raise ShardError(f"{path.name}: {key} is a {type(value).__name__}, not a tensor")
     mesh = _mesh(value._spec.mesh)
     if not (mesh == rank).any(): raise ShardError(f"{path.name}: the mesh of {key} holds ranks {mesh.ravel().tolist()}, not {rank}")
@@ -1307,6 +1575,7 @@ def _piece(key, value, rank, path):
     placements = tuple(_cut(key, p, path) for p in value._spec.placements)
     return Piece(rank, value._local_tensor, tuple(value._spec.tensor_meta.args[0]), placements, mesh, _mesh_names(value._spec.mesh))
 
+# %% ../nbs/09_easyr1.ipynb #n665e906
 def _cut(key, placement, path):
     "The dimension that a placement cuts, None for copies"
     kind = type(placement).__name__
@@ -1315,6 +1584,7 @@ def _cut(key, placement, path):
     why = "each rank holds a summand, not a part" if "Partial" in kind else "only Shard and Replicate can be put together"
     raise ShardError(f"{path.name}: {key} has placement {kind}: {why}")
 
+# %% ../nbs/09_easyr1.ipynb #n03dac89
 def _mesh(mesh):
     "Rank numbers of a device mesh, as this torch or an older one stores them"
     if hasattr(mesh, "_layout"):
@@ -1342,9 +1612,13 @@ class Shards:
 
     def _repr_markdown_(self):
         groups = {}
-        for key, found in self.pieces.items(): groups.setdefault((", ".join(found[0].names) or "none", cut_words(found[0].placements), self.dtype(key)), []).append(prod(self.shape(key)))
-        return Table([dict(mesh=mesh, placement=cut, dtype=dtype, tensors=len(g), numbers=sum(g)) for (mesh, cut, dtype), g in groups.items()], f"{self.world_size} ranks")._repr_markdown_()
+        for key, found in self.pieces.items():
+            kind = ", ".join(found[0].names) or "none", cut_words(found[0].placements), self.dtype(key)
+            groups.setdefault(kind, []).append(prod(self.shape(key)))
+        rows = [dict(zip(("mesh", "placement", "dtype"), kind), tensors=len(sizes), numbers=sum(sizes)) for kind, sizes in groups.items()]
+        return Table(rows, f"{self.world_size} ranks")._repr_markdown_()
 
+# %% ../nbs/09_easyr1.ipynb #n3f6959a
 def cut_words(
     placements: tuple, # see `shard_box`
 ) -> str: # for a table
@@ -1358,7 +1632,8 @@ def read_shards(
     "The table of contents of all ranks of a checkpoint"
     folder = Path(local_dir)
     files = _rank_files(folder)
-    held = [{_bare(key): _piece(key, value, rank, path) for key, value in read_contents(path).items()} for rank, path in enumerate(files)]
+    held = [{_bare(key): _piece(key, value, rank, path) for key, value in read_contents(path).items()}
+            for rank, path in enumerate(files)]
     for rank, keys in enumerate(held):
         odd = sorted(keys.keys() ^ held[0].keys())
         if odd: raise ShardError(f"{files[rank].name}: {odd[0]!r} is {'here but not in' if odd[0] in keys else 'missing; it is in'} rank 0")
@@ -1367,41 +1642,57 @@ def read_shards(
     if not shards.pieces: raise ShardError(f"{files[0].name}: holds no tensors")
     return shards
 
+# %% ../nbs/09_easyr1.ipynb #n1ffb08a
 def _rank_files(folder):
     "Files of rank 0, 1, …, all of one world size"
     if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such directory")
-    found = {(int(m[1]), int(m[2])): p for p in folder.iterdir() if (m := re.fullmatch(r"model_world_size_(\d+)_rank_(\d+)\.pt", p.name))}
+    named = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+    found = {(int(m[1]), int(m[2])): p for p in folder.iterdir() if (m := named.fullmatch(p.name))}
     sizes = sorted({w for w, _ in found})
     if not sizes: raise FileNotFoundError(f"{folder}: no model_world_size_W_rank_R.pt there{_elsewhere(folder)}")
     if len(sizes) > 1: raise ShardError(f"{folder}: shards of two runs, of world sizes {' and '.join(map(str, sizes))}; keep one")
     missing = [r for r in range(sizes[0]) if (sizes[0], r) not in found]
-    if missing: raise ShardError(f"{folder}: {len(missing)} of {sizes[0]} ranks missing: {', '.join(f'model_world_size_{sizes[0]}_rank_{r}.pt' for r in missing[:4])}{' …' * (len(missing) > 4)}")
+    if missing:
+        names = ", ".join(f"model_world_size_{sizes[0]}_rank_{r}.pt" for r in missing[:4])
+        raise ShardError(f"{folder}: {len(missing)} of {sizes[0]} ranks missing: {names}{' …' * (len(missing) > 4)}")
     extra = sorted(r for _, r in found if r >= sizes[0])
     if extra: raise ShardError(f"{folder}: rank {extra[0]} cannot be, ranks of world size {sizes[0]} end at {sizes[0] - 1}")
     return [found[sizes[0], r] for r in range(sizes[0])]
 
+# %% ../nbs/09_easyr1.ipynb #n9fd8594
 def _elsewhere(folder):
     "Where the shards are, if a parent of their folder was given"
     below = sorted({p.parent.relative_to(folder).as_posix() for p in folder.glob("**/model_world_size_*_rank_0.pt")})
     return f": did you mean {below[-1]!r} in it?" if below else ""
 
+# %% ../nbs/09_easyr1.ipynb #n740c828
 def _bare(key): return re.sub(r"(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.", "", key)
 
+# %% ../nbs/09_easyr1.ipynb #ned2b029
 def _agree(key, pieces, files):
     "Stop where ranks describe a tensor in different ways, or a part has another size than its place"
     first = pieces[0]
     for piece, path in zip(pieces, files):
-        if piece.layout != first.layout: raise ShardError(f"{path.name}: {key} is {_layout_words(piece)} here, {_layout_words(first)} on rank 0")
-        if piece.stored.dtype not in _codes: raise ShardError(f"{path.name}: {key} is {piece.stored.dtype}, which is no number type of weights")
-        if piece.stored.dtype != first.stored.dtype: raise ShardError(f"{path.name}: {key} is {piece.stored.dtype} here, {first.stored.dtype} on rank 0")
+        if piece.layout != first.layout:
+            raise ShardError(f"{path.name}: {key} is {_layout_words(piece)} here, {_layout_words(first)} on rank 0")
+        if piece.stored.dtype not in _codes:
+            raise ShardError(f"{path.name}: {key} is {piece.stored.dtype}, which is no number type of weights")
+        if piece.stored.dtype != first.stored.dtype:
+            raise ShardError(f"{path.name}: {key} is {piece.stored.dtype} here, {first.stored.dtype} on rank 0")
         if piece.shape is None: continue
         place = tuple(s.stop - s.start for s in piece.box)
-        if piece.stored.shape != place and prod(place) + prod(piece.stored.shape): raise ShardError(f"{path.name}: {key} has a part of {list(piece.stored.shape)}, its place is {list(place)}")
-    if first.shape is not None and _filled(pieces) != prod(first.shape): raise ShardError(f"{key}: the parts of {len(pieces)} ranks do not fill {list(first.shape)}")
+        if piece.stored.shape != place and prod(place) + prod(piece.stored.shape):
+            raise ShardError(f"{path.name}: {key} has a part of {list(piece.stored.shape)}, its place is {list(place)}")
+    if first.shape is not None and _filled(pieces) != prod(first.shape):
+        raise ShardError(f"{key}: the parts of {len(pieces)} ranks do not fill {list(first.shape)}")
 
-def _layout_words(piece): return "plain" if piece.shape is None else f"{list(piece.shape)}, {cut_words(piece.placements)}, mesh {list(piece.mesh.shape)}"
+# %% ../nbs/09_easyr1.ipynb #n29206d7
+def _layout_words(piece):
+    return "plain" if piece.shape is None else f"{list(piece.shape)}, {cut_words(piece.placements)}, mesh {list(piece.mesh.shape)}"
 
-def _filled(pieces): return sum(prod(b - a for a, b in box) for box in {tuple((s.start, s.stop) for s in p.box) for p in pieces})
+def _filled(pieces):
+    places = {tuple((s.start, s.stop) for s in p.box) for p in pieces}
+    return sum(prod(b - a for a, b in box) for box in places)
 
 # %% ../nbs/09_easyr1.ipynb #n6b27019
 def assemble(
@@ -1417,19 +1708,23 @@ def assemble(
         name = tuple((s.start, s.stop) for s in box)
         if not prod(b - a for a, b in name): continue
         if name not in first: piece.stored.read(whole[box])
-        elif not _same_bytes(piece.stored.read(), whole[box]): raise ShardError(f"{key}: rank {piece.rank} and rank {first[name]} should hold the same numbers and do not")
+        elif not _same_bytes(piece.stored.read(), whole[box]):
+            raise ShardError(f"{key}: rank {piece.rank} and rank {first[name]} should hold the same numbers and do not")
         first.setdefault(name, piece.rank)
     return whole
 
+# %% ../nbs/09_easyr1.ipynb #nd49f11d
 def _boxes(pieces, shape, key):
     "The place of every piece; plain ones are whole on each rank, or follow one another along dimension 0"
     if pieces[0].shape is not None: return [p.box for p in pieces]
     shapes, everything = [p.stored.shape for p in pieces], tuple(slice(0, n) for n in shape)
     if all(s == tuple(shape) for s in shapes): return [everything] * len(pieces)
     ends = np.cumsum([s[0] if s else 0 for s in shapes]).tolist()
-    if shape and ends[-1] == shape[0] and all(s[1:] == tuple(shape[1:]) for s in shapes): return [(slice(e - s[0], e), *everything[1:]) for e, s in zip(ends, shapes)]
+    if shape and ends[-1] == shape[0] and all(s[1:] == tuple(shape[1:]) for s in shapes):
+        return [(slice(e - s[0], e), *everything[1:]) for e, s in zip(ends, shapes)]
     raise ShardError(f"{key}: plain tensors of {', '.join(str(list(s)) for s in shapes)} are neither whole nor parts of {list(shape)}")
 
+# %% ../nbs/09_easyr1.ipynb #n6a36a8f
 def _same_bytes(a, b):
     import torch
     return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
@@ -1446,16 +1741,20 @@ class Wanted:
         "The name in today's class of a key in either dialect, or None"
         return key if key in self.shapes else {v: k for k, v in self.hub.items()}.get(key)
 
+# %% ../nbs/09_easyr1.ipynb #n37d1ee9
 def wanted_tensors(
     folder: str | Path, # with config.json
 ) -> Wanted: # names and shapes
     "Names and shapes of a model, from its config alone"
     import torch, transformers
     from transformers.core_model_loading import revert_weight_conversion
-    if not (Path(folder) / "config.json").exists(): raise FileNotFoundError(f"{folder}: no config.json there; the peers save one in huggingface/ beside the shards")
+    if not (Path(folder) / "config.json").exists():
+        raise FileNotFoundError(f"{folder}: no config.json there; EasyR1 and verl save one in huggingface/ beside the shards")
     config = transformers.AutoConfig.from_pretrained(folder)
     name = (config.architectures or ["none"])[0]
-    if not hasattr(transformers, name): raise ShardError(f"config.json: architecture {name!r} is not one of transformers{nearest(name, [n for n in dir(transformers) if n.endswith(('ForConditionalGeneration', 'ForCausalLM', 'ForTokenClassification'))]) if name != 'none' else ''}")
+    if not hasattr(transformers, name):
+        known = [n for n in dir(transformers) if n.endswith(("ForConditionalGeneration", "ForCausalLM", "ForTokenClassification"))]
+        raise ShardError(f"config.json: architecture {name!r} is not one of transformers{nearest(name, known) if name != 'none' else ''}")
     with torch.device("meta"): model = getattr(transformers, name)(config)
     state = model.state_dict()
     known = {id(v): k for k, v in state.items()}
@@ -1472,13 +1771,17 @@ def fit_keys(
     held = set(names.values()) - {None}
     for key, name in names.items():
         if name is None: wrong.append(f"unexpected {key!r}{_closest(key, wanted) if len(wrong) < 6 else ''}")
-        elif found[key] is not None and tuple(found[key]) != wanted.shapes[name]: wrong.append(f"{key!r} has shape {list(found[key])}, the config wants {list(wanted.shapes[name])}")
+        elif found[key] is not None and tuple(found[key]) != wanted.shapes[name]:
+            wrong.append(f"{key!r} has shape {list(found[key])}, the config wants {list(wanted.shapes[name])}")
     for name in wanted.shapes:
         family = {name, wanted.tied.get(name), *(k for k, v in wanted.tied.items() if v == name)}
         if not family & held: wrong.append(f"missing {name!r}")
-    if wrong: raise ShardError(f"{len(wrong)} misfits between shards and config.json: " + "; ".join(wrong[:6]) + ("; …" if len(wrong) > 6 else ""))
+    if wrong:
+        raise ShardError(f"{len(wrong)} misfits between shards and config.json: "
+                         + "; ".join(wrong[:6]) + ("; …" if len(wrong) > 6 else ""))
     return names
 
+# %% ../nbs/09_easyr1.ipynb #n6c3c345
 def _closest(key, wanted):
     close = nearest(key, [*wanted.shapes, *wanted.hub.values()])
     return close if close.startswith(": did you mean") else ""
@@ -1492,13 +1795,17 @@ class Lora:
 
     def scale(self, module):
         "What B·A is multiplied with: alpha / r"
-        alpha, r = (_pattern(self.config.get(f"{name}_pattern"), module, self.config[key]) for name, key in (("alpha", "lora_alpha"), ("rank", "r")))
+        alpha, r = (_pattern(self.config.get(f"{name}_pattern"), module, self.config[key])
+                    for name, key in (("alpha", "lora_alpha"), ("rank", "r")))
         return alpha / (r**0.5 if self.config.get("use_rslora") else r)
 
-def _pattern(patterns, module, default): return next((v for k, v in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({k})", module)), default)
+# %% ../nbs/09_easyr1.ipynb #nbf477f5
+def _pattern(patterns, module, default):
+    return next((v for k, v in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({k})", module)), default)
 
 _factor = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.(?:(\w+)\.)?weight")
 
+# %% ../nbs/09_easyr1.ipynb #nd404f2d
 def part_lora(
     shards: Shards, # of any model
     lora_alpha: float = None, # wins over what lies beside the shards
@@ -1509,22 +1816,30 @@ def part_lora(
         if m := _factor.fullmatch(key):
             factors.setdefault(m[1], {})[m[2]] = key
             adapters.add(m[3])
-        elif any(word in key for word in (".lora_", "modules_to_save", "original_module")): raise ShardError(f"{key}: only LoRA's A and B of linear layers can be merged")
+        elif any(word in key for word in (".lora_", "modules_to_save", "original_module")):
+            raise ShardError(f"{key}: only LoRA's A and B of linear layers can be merged")
         else: base[key.removeprefix("base_model.model.").replace(".base_layer.", ".")] = key
     if not factors: return base, None
     lone = sorted(m for m, f in factors.items() if len(f) < 2)
-    if lone or len(adapters) > 1: raise ShardError(f"{lone[0]}: only one of LoRA's two factors" if lone else f"several adapters in one checkpoint: {', '.join(map(str, sorted(adapters)))}")
+    if lone or len(adapters) > 1:
+        raise ShardError(f"{lone[0]}: only one of LoRA's two factors" if lone
+                         else f"several adapters in one checkpoint: {', '.join(map(str, sorted(adapters)))}")
     return base, Lora(_lora_config(shards, factors, lora_alpha), factors)
 
+# %% ../nbs/09_easyr1.ipynb #ne1fb7aa
 def _lora_config(shards, factors, lora_alpha):
     "adapter_config.json as the trainer left it, or made from rank and alpha; checked against the shapes"
     beside = [shards.folder / "lora_train_meta.json", shards.folder / "lora_adapter" / "adapter_config.json"]
-    config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors), r=shards.shape(next(iter(factors.values()))["A"])[0])
+    config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors),
+                  r=shards.shape(next(iter(factors.values()))["A"])[0])
     for path in beside: config |= json.loads(path.read_text()) if path.exists() else {}
     if lora_alpha is not None: config["lora_alpha"] = lora_alpha
-    if not config.get("lora_alpha"): raise ShardError(f"{shards.folder}: LoRA shards, but their alpha is not known: neither {' nor '.join(p.relative_to(shards.folder).as_posix() for p in beside)} holds one; give lora_alpha")
+    if not config.get("lora_alpha"):
+        searched = " nor ".join(p.relative_to(shards.folder).as_posix() for p in beside)
+        raise ShardError(f"{shards.folder}: LoRA shards, but their alpha is not known: neither {searched} holds one; give lora_alpha")
     for module, keys in factors.items():
-        r, found = _pattern(config.get("rank_pattern"), module, config["r"]), (shards.shape(keys["A"])[0], shards.shape(keys["B"])[1])
+        r = _pattern(config.get("rank_pattern"), module, config["r"])
+        found = shards.shape(keys["A"])[0], shards.shape(keys["B"])[1]
         if found != (r, r): raise ShardError(f"{module}: factors of rank {found[0]} and {found[1]}, adapter_config.json says {r}")
     return config
 
@@ -1539,6 +1854,7 @@ class Source:
     @property
     def bytes(self): return prod(self.shape) * _codes[self.dtype][1]
 
+# %% ../nbs/09_easyr1.ipynb #n456e10c
 def write_safetensors(
     path: str | Path, # file
     sources: dict, # name → `Source`
@@ -1547,7 +1863,8 @@ def write_safetensors(
     "A safetensors file of any size, with one tensor in memory at a time"
     import torch
     ends = np.cumsum([s.bytes for s in sources.values()]).tolist()
-    table = {name: dict(dtype=_codes[s.dtype][0], shape=list(s.shape), data_offsets=[end - s.bytes, end]) for (name, s), end in zip(sources.items(), ends)}
+    table = {name: dict(dtype=_codes[s.dtype][0], shape=list(s.shape), data_offsets=[end - s.bytes, end])
+             for (name, s), end in zip(sources.items(), ends)}
     head = json.dumps({"__metadata__": {"format": "pt"}} | table, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     with open(path, "wb") as f:
@@ -1556,6 +1873,7 @@ def write_safetensors(
             f.write(memoryview(source.load().contiguous().view(-1).view(torch.uint8).numpy()))
             done(name)
 
+# %% ../nbs/09_easyr1.ipynb #n56c8739
 def write_weights(
     folder: str | Path, # directory that is there
     sources: dict, # name → `Source`
@@ -1568,10 +1886,13 @@ def write_weights(
     for name, source in sources.items():
         if parts[-1] and sum(s.bytes for s in parts[-1].values()) + source.bytes > max_shard_gb * 1e9: parts.append({})
         parts[-1][name] = source
-    files = [f"{stem}.safetensors"] if len(parts) == 1 else [f"{stem}-{i + 1:05}-of-{len(parts):05}.safetensors" for i in range(len(parts))]
+    files = [f"{stem}-{i + 1:05}-of-{len(parts):05}.safetensors" for i in range(len(parts))]
+    if len(parts) == 1: files = [f"{stem}.safetensors"]
     with tqdm(total=len(sources), desc="merging", disable=total < 1e9) as bar:
         for file, part in zip(files, parts): write_safetensors(Path(folder) / file, part, lambda name: bar.update())
-    if len(parts) > 1: write_json(Path(folder) / f"{stem}.safetensors.index.json", dict(metadata=dict(total_size=total), weight_map={name: file for file, part in zip(files, parts) for name in part}))
+    if len(parts) > 1:
+        where = {name: file for file, part in zip(files, parts) for name in part}
+        write_json(Path(folder) / f"{stem}.safetensors.index.json", dict(metadata=dict(total_size=total), weight_map=where))
     return len(parts)
 
 # %% ../nbs/09_easyr1.ipynb #nd8974fa
@@ -1594,23 +1915,32 @@ def model_sources(
         if other is None: sources[wanted.hub[name]] = _source(shards, key, shape, dtype, lora, updates.get(name))
     return sources
 
+# %% ../nbs/09_easyr1.ipynb #n44afe44
 def _sure_shapes(shards, base):
     "Shapes that do not depend on the config: plain tensors of several ranks may be whole or parts"
-    return {name: None if shards.pieces[key][0].shape is None and shards.world_size > 1 else shards.shape(key) for name, key in base.items()}
+    return {name: None if shards.pieces[key][0].shape is None and shards.world_size > 1
+            else shards.shape(key) for name, key in base.items()}
 
+# %% ../nbs/09_easyr1.ipynb #n3253d77
 def _check_updates(shards, wanted, lora, updates):
     "Stop unless every pair of factors belongs to a layer of its shape"
-    if lora and (lora.config.get("use_dora") or lora.config.get("fan_in_fan_out")): raise ShardError("adapter_config.json: use_dora and fan_in_fan_out cannot be merged; take lora='adapter'")
+    if lora and (lora.config.get("use_dora") or lora.config.get("fan_in_fan_out")):
+        raise ShardError("adapter_config.json: use_dora and fan_in_fan_out cannot be merged; take lora='adapter'")
     for name, module in updates.items():
-        if name is None: raise ShardError(f"{module}: an adapter for a layer that the config does not have{_closest(f'{module}.weight', wanted)}")
+        if name is None:
+            raise ShardError(f"{module}: an adapter for a layer that the config does not have{_closest(f'{module}.weight', wanted)}")
         shape = (shards.shape(lora.factors[module]["B"])[0], shards.shape(lora.factors[module]["A"])[1])
         if shape != wanted.shapes[name]: raise ShardError(f"{module}: factors for {list(shape)}, the layer is {list(wanted.shapes[name])}")
 
+# %% ../nbs/09_easyr1.ipynb #n4bf0964
 def _check_tied(shards, names, name, other):
     "Stop where the config ties two tensors and the shards hold different numbers"
     for a, b in zip(shards.pieces[names[name]], shards.pieces[names[other]]):
-        if not _same_bytes(a.stored.read(), b.stored.read()): raise ShardError(f"config.json ties {name!r} to {other!r}, but rank {a.rank} holds different numbers for them; with tie_word_embeddings false both are kept")
+        if not _same_bytes(a.stored.read(), b.stored.read()):
+            raise ShardError(f"config.json ties {name!r} to {other!r}, but rank {a.rank} holds different numbers for them; "
+                             "with tie_word_embeddings false both are kept")
 
+# %% ../nbs/09_easyr1.ipynb #nfb1055b
 def _source(shards, key, shape, dtype, lora, module):
     "How one tensor of the model is made"
     own = shards.dtype(key)
@@ -1618,17 +1948,20 @@ def _source(shards, key, shape, dtype, lora, module):
     def load():
         whole = assemble(shards.pieces[key], shape, key)
         if module:
-            a, b = (assemble(shards.pieces[k], shards.shape(k), k) for k in (lora.factors[module][x] for x in "AB"))
+            keys = [lora.factors[module][x] for x in "AB"]
+            a, b = (assemble(shards.pieces[k], shards.shape(k), k) for k in keys)
             whole = (whole.float() + (b.float() @ a.float()) * lora.scale(module)).to(whole.dtype)
         return _converted(whole, to, key)
     return Source(to, shape, load)
 
+# %% ../nbs/09_easyr1.ipynb #nb7162f9
 def _converted(tensor, dtype, key):
     "The tensor as another number type; numbers that it cannot hold are an error"
     import torch
     if tensor.dtype == getattr(torch, dtype): return tensor
     out = tensor.to(getattr(torch, dtype))
-    if out.isinf().any() and not tensor.isinf().any(): raise ShardError(f"{key}: numbers up to {tensor.abs().max().item():.3g} are too large for {dtype}")
+    if out.isinf().any() and not tensor.isinf().any():
+        raise ShardError(f"{key}: numbers up to {tensor.abs().max().item():.3g} are too large for {dtype}")
     return out
 
 # %% ../nbs/09_easyr1.ipynb #n522dcc8
@@ -1644,7 +1977,8 @@ def adapter_sources(
     updates = {wanted.find(f"{module}.weight"): module for module in lora.factors}
     _check_updates(shards, wanted, Lora({}, lora.factors), updates)
     path = lambda name, x: f"base_model.model.{name.removesuffix('.weight')}.lora_{x}.weight"
-    sources = {path(name, x): _source(shards, lora.factors[module][x], shards.shape(lora.factors[module][x]), dtype, None, None) for name, module in updates.items() for x in "AB"}
+    factor = lambda key: _source(shards, key, shards.shape(key), dtype, None, None)
+    sources = {path(name, x): factor(lora.factors[module][x]) for name, module in updates.items() for x in "AB"}
     return sources, lora.config
 
 # %% ../nbs/09_easyr1.ipynb #ne183854
@@ -1662,27 +1996,34 @@ def merge_shards(
     shards, wanted = read_shards(local_dir), wanted_tensors(Path(local_dir) / "huggingface")
     alone = lora == "adapter" and any(map(_factor.fullmatch, shards.pieces))
     if lora == "adapter" and not alone: raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
-    sources, config = adapter_sources(shards, wanted, dtype, lora_alpha) if alone else (model_sources(shards, wanted, dtype, lora_alpha), None)
-    report = dict(ranks=shards.world_size, mesh=", ".join(next((p[0].names for p in shards.pieces.values() if p[0].names), ("none",))), kind="adapter" if alone else "model",
-                  tensors=len(sources), dtype=_main_dtype(sources), megabytes=round(sum(s.bytes for s in sources.values()) / 1e6, 3))
+    if alone: sources, config = adapter_sources(shards, wanted, dtype, lora_alpha)
+    else: sources, config = model_sources(shards, wanted, dtype, lora_alpha), None
+    mesh = next((p[0].names for p in shards.pieces.values() if p[0].names), ("none",))
+    report = dict(ranks=shards.world_size, mesh=", ".join(mesh), kind="adapter" if alone else "model", tensors=len(sources),
+                  dtype=_main_dtype(sources), megabytes=round(sum(s.bytes for s in sources.values()) / 1e6, 3))
     if not any((Path(local_dir) / "huggingface").glob("tokenizer*")): report["lacks"] = "tokenizer: take the base model's"
     if test: report["equal_to_reference"] = _check_equal(sources, Path(test), wanted)
-    if output_dir: report["files"] = _write_model(sources, config, Path(local_dir) / "huggingface", Path(output_dir), report, max_shard_gb)
+    described = Path(local_dir) / "huggingface"
+    if output_dir: report["files"] = _write_model(sources, config, described, Path(output_dir), report, max_shard_gb)
     return report
 
+# %% ../nbs/09_easyr1.ipynb #n2c66895
 def _check_arguments(output_dir, dtype, test, lora):
     "Stop before anything is read"
     if not output_dir and not test: raise SettingsError("give output_dir, test, or both")
     for name, value, known in (("dtype", dtype, ["float32", "bfloat16", "float16"]), ("lora", lora, ["merge", "adapter"])):
         if value is not None and value not in known: raise SettingsError(f"{name} = {value!r}{nearest(value, known)}")
-    if output_dir and Path(output_dir).exists() and (not Path(output_dir).is_dir() or any(Path(output_dir).iterdir())): raise FileExistsError(f"{output_dir} is there already and not empty")
+    if output_dir and Path(output_dir).exists() and (not Path(output_dir).is_dir() or any(Path(output_dir).iterdir())):
+        raise FileExistsError(f"{output_dir} is there already and not empty")
 
+# %% ../nbs/09_easyr1.ipynb #n2215918
 def _main_dtype(sources):
     "The number type of most bytes"
     sizes = {}
     for s in sources.values(): sizes[s.dtype] = sizes.get(s.dtype, 0) + s.bytes
     return max(sizes, key=sizes.get)
 
+# %% ../nbs/09_easyr1.ipynb #n3b84140
 def _write_model(sources, config, described, output_dir, report, max_shard_gb):
     "Write aside, then rename; whatever happens, nothing half-written stays"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -1697,17 +2038,23 @@ def _write_model(sources, config, described, output_dir, report, max_shard_gb):
     finally: shutil.rmtree(aside, ignore_errors=True)
     return files
 
+# %% ../nbs/09_easyr1.ipynb #n0bdd21a
 def _describe(described, folder, config, dtype):
     "Tokenizer, processor and configs beside the weights; a config says the number type that the weights have"
-    shutil.copytree(described, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json", "manifest.json"))
-    if config is None: return write_json(folder / "config.json", _with_dtype(json.loads((folder / "config.json").read_text()), dtype))
+    shutil.copytree(described, folder, dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json", "manifest.json"))
+    if config is None:
+        told = json.loads((folder / "config.json").read_text())
+        return write_json(folder / "config.json", _with_dtype(told, dtype))
     for name in ("config.json", "generation_config.json"): (folder / name).unlink(missing_ok=True)
     write_json(folder / "adapter_config.json", config | dict(inference_mode=True))
 
+# %% ../nbs/09_easyr1.ipynb #n926a43b
 def _with_dtype(config, dtype):
     "A config that names `dtype` wherever it named one, in the words of old and new transformers"
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
-    return {k: v | {x: dtype for x in ("dtype", "torch_dtype") if x in v} if isinstance(v, dict) else v for k, v in config.items()} | {key: dtype}
+    inner = lambda v: v | {x: dtype for x in ("dtype", "torch_dtype") if x in v} if isinstance(v, dict) else v
+    return {k: inner(v) for k, v in config.items()} | {key: dtype}
 
 # %% ../nbs/09_easyr1.ipynb #n1215651
 def _check_equal(sources, reference, wanted):
@@ -1722,9 +2069,12 @@ def _check_equal(sources, reference, wanted):
     for name, source in ours.items():
         difference = _difference(source, *theirs[name]) if name in theirs else "is not in the reference"
         if difference: wrong.append(f"{name!r} {difference}")
-    if wrong: raise ShardError(f"{len(wrong)} of {len(ours)} tensors differ from {reference}: " + "; ".join(wrong[:6]) + ("; …" if len(wrong) > 6 else ""))
+    if wrong:
+        raise ShardError(f"{len(wrong)} of {len(ours)} tensors differ from {reference}: "
+                         + "; ".join(wrong[:6]) + ("; …" if len(wrong) > 6 else ""))
     return len(ours)
 
+# %% ../nbs/09_easyr1.ipynb #n6e76fe5
 def _difference(source, path, name):
     "How a tensor differs from the reference's, both in the narrower of their number types; None if not at all"
     from safetensors import safe_open
@@ -1733,7 +2083,9 @@ def _difference(source, path, name):
     ours = source.load()
     narrow = min(ours.dtype, theirs.dtype, key=lambda d: d.itemsize)
     unlike = ours.to(narrow) != theirs.to(narrow)
-    if unlike.any(): return f"differs in {int(unlike.sum())} of {unlike.numel()} numbers, by up to {(ours.double() - theirs.double()).abs().max().item():.3g}"
+    if unlike.any():
+        largest = (ours.double() - theirs.double()).abs().max().item()
+        return f"differs in {int(unlike.sum())} of {unlike.numel()} numbers, by up to {largest:.3g}"
 
 # %% ../nbs/09_easyr1.ipynb #nea5c1d5
 stages = ("merge", "export", "dry_run", "train", "merge_shards", "evaluate")
@@ -1761,13 +2113,17 @@ class QuickStartSettings:
     def check(self):
         "Fill in what `size` decides, then refuse what cannot be"
         for name, known in (("size", ["tiny", "gpu"]), ("engine", ["trl", "easyr1"]), ("version", list(versions))):
-            if getattr(self, name) not in known: raise SettingsError(f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}")
+            if getattr(self, name) not in known:
+                raise SettingsError(f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}")
         for name in self.skipped:
             if name not in stages: raise SettingsError(f"skip: there is no stage {name!r}{nearest(name, list(stages))}")
-        for name, value in (dict(max_steps=20, eval_samples=64) if self.size == "tiny" else dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)).items():
+        tiny, gpu = dict(max_steps=20, eval_samples=64), dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)
+        for name, value in (tiny if self.size == "tiny" else gpu).items():
             if getattr(self, name) is None: setattr(self, name, value)
         if self.data and not Path(self.data).is_file(): raise SettingsError(f"data = {self.data!r}: no such file")
-        if self.engine == "easyr1" and "train" not in self.skipped and importlib.util.find_spec("verl") is None: raise SettingsError("engine = 'easyr1': EasyR1 is not installed here (git clone https://github.com/hiyouga/EasyR1; pip install -e .); `skip` train, or take engine trl")
+        if self.engine == "easyr1" and "train" not in self.skipped and importlib.util.find_spec("verl") is None:
+            raise SettingsError("engine = 'easyr1': EasyR1 is not installed here (git clone https://github.com/hiyouga/EasyR1; "
+                                "pip install -e .); `skip` train, or take engine trl")
 
     @property
     def skipped(self) -> list:
@@ -1784,14 +2140,15 @@ class _Way:
         self.state = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         self.model = self.base = None
 
-    def folder(self, stage): return self.home / {"merge": "model", "export": "export", "dry_run": "dry_run", "train": "train", "merge_shards": "trained", "evaluate": "evaluation"}[stage]
+    def folder(self, stage): return self.home / dict(merge="model", merge_shards="trained", evaluate="evaluation").get(stage, stage)
 
     def go(self, stage, told, work, whole):
         "Do a stage, go on with it, or leave it alone"
         self.key = hashlib.sha256(json.dumps([self.key, stage, told], sort_keys=True).encode()).hexdigest()[:16]
         known, folder, begun = self.state.get(stage, {}), self.folder(stage), time.perf_counter()
         if stage in self.s.skipped: return self._line(stage, "skipped", 0.0, {})
-        if known.get("key") == self.key and known.get("done") and whole(folder): return self._line(stage, "done before", 0.0, known["result"])
+        if known.get("key") == self.key and known.get("done") and whole(folder):
+            return self._line(stage, "done before", 0.0, known["result"])
         if folder.exists() and known.get("key") != self.key: self._aside(folder)
         self._keep(stage, dict(key=self.key, done=False))
         result = work(folder)
@@ -1803,7 +2160,8 @@ class _Way:
         write_json(self.path, self.state)
 
     def _line(self, stage, what, seconds, result):
-        self.lines.append(dict(stage=stage.replace("_", " "), what=what, seconds=round(seconds, 1), **{"result": ", ".join(f"{k} {v}" for k, v in result.items())}))
+        told = ", ".join(f"{k} {v}" for k, v in result.items())
+        self.lines.append(dict(stage=stage.replace("_", " "), what=what, seconds=round(seconds, 1), result=told))
         print(f"{stage}: {what}" + (f" in {seconds:.0f} s" if seconds else ""), flush=True)
         return result
 
@@ -1821,27 +2179,34 @@ def quick_start(
     s, way = settings, _Way(settings)
     committed, reported = (lambda folder: damage(folder) is None), (lambda folder: (folder / "results.json").exists())
     way.base = s.base_model or _warm_base(s)
-    merged = way.go("merge", [way.base, s.lora_model], lambda folder: _merge_stage(s, way.base, folder), lambda folder: not s.lora_model or committed(folder))
-    model = str(way.folder("merge")) if merged.get("written") else way.base
-    way.go("export", [_same_file(s.data), s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed], lambda folder: _export_stage(s, model, folder), committed)
-    way.go("dry_run", [], lambda folder: _dry_stage(s, way.folder("export"), folder), reported)
-    trained = way.go("train", [s.engine, s.max_steps, s.training, s.size, s.seed], lambda folder: _train_stage(s, model, way.folder("export"), folder), lambda folder: reported(folder) or (folder / "finished").exists())
-    way.go("merge_shards", [], lambda folder: _bring_back(s, model, trained or {}, way.folder("train"), folder), committed)
-    found = way.go("evaluate", [s.eval_samples], lambda folder: _evaluate_stage(s, model, way.folder("merge_shards"), way.folder("export"), folder), reported)
+    merged = way.go("merge", [way.base, s.lora_model],
+                    lambda folder: _merge_stage(s, way.base, folder), lambda folder: not s.lora_model or committed(folder))
+    model, export = str(way.folder("merge")) if merged.get("written") else way.base, way.folder("export")
+    way.go("export", [_same_file(s.data), s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed],
+           lambda folder: _export_stage(s, model, folder), committed)
+    way.go("dry_run", [], lambda folder: _dry_stage(s, export, folder), reported)
+    way.go("train", [s.engine, s.max_steps, s.training, s.size, s.seed],
+           lambda folder: _train_stage(s, model, export, folder), lambda folder: reported(folder) or (folder / "finished").exists())
+    way.go("merge_shards", [], lambda folder: _bring_back(s, model, way.folder("train"), folder), committed)
+    found = way.go("evaluate", [s.eval_samples],
+                   lambda folder: _evaluate_stage(s, model, way.folder("merge_shards"), export, folder), reported)
     results = dict(settings=asdict(s), stages=way.lines, evaluation=found, **run_facts())
     write_json(way.home / "results.json", results)
     return results
 
+# %% ../nbs/09_easyr1.ipynb #n422c68b
 def _warm_base(s):
     "What a tiny quick start begins from"
     from vlrlbook.grpo import warm_start
     return warm_start("qwen2_5_vl", 400, task="vqa")
 
+# %% ../nbs/09_easyr1.ipynb #nf1148c9
 def _same_file(path):
     "A file by its bytes, so that a changed one is another"
     if path is None: return None
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
+# %% ../nbs/09_easyr1.ipynb #n7e635a2
 def _merge_stage(s, base, folder):
     "The adapter folded into its base, or the base as it is"
     if not s.lora_model: return dict(nothing="to merge")
@@ -1849,39 +2214,53 @@ def _merge_stage(s, base, folder):
     merge_lora(base, s.lora_model, str(folder))
     return dict(written=folder.name)
 
+# %% ../nbs/09_easyr1.ipynb #nb169b63
 def _export_stage(s, model, folder):
     "The directory for EasyR1; the TRL engine reads its rows too"
     from vlrlbook.data import synthetic_vqa
     path = os.path.relpath(model, folder) if Path(model).exists() else model
-    given = dict(model_path=path, seed=s.seed) if "data.seed" not in key_table(s.version) else {"worker.actor.model.model_path": path, "data.seed": s.seed}
-    export_easyr1(s.data or synthetic_vqa(s.drawn, seed=s.seed), s.reward, given | parse_overrides(shlex.split(s.overrides), s.version), folder, s.version, image_dir=s.image_dir)
+    old, new = dict(model_path=path, seed=s.seed), {"worker.actor.model.model_path": path, "data.seed": s.seed}
+    given = new if "data.seed" in key_table(s.version) else old
+    rows, values = s.data or synthetic_vqa(s.drawn, seed=s.seed), given | parse_overrides(shlex.split(s.overrides), s.version)
+    export_easyr1(rows, s.reward, values, folder, s.version, image_dir=s.image_dir)
     return dict(rows=" and ".join(map(str, json.loads((folder / "export.json").read_text())["rows"])))
 
+# %% ../nbs/09_easyr1.ipynb #n456b35d
 def _dry_stage(s, export, folder):
     "Stop before training if anything stands against it"
     found = dry_run(export, gpu_gb=1e9 if s.engine == "trl" else 80.0, progress=False)
-    if not found.ok: raise SettingsError(f"the dry run found {len(found.problems)} problems; `skip` dry_run goes on all the same\n{found.problem_table()}")
+    if not found.ok:
+        raise SettingsError(f"the dry run found {len(found.problems)} problems; "
+                            f"`skip` dry_run goes on all the same\n{found.problem_table()}")
     write_json(folder / "results.json", dict(rows=found.rows, reward=found.reward, longest=max(found.tokens), seconds=found.seconds))
     return dict(problems=0, longest_prompt=max(found.tokens))
 
+# %% ../nbs/09_easyr1.ipynb #na1fe6e9
 def _train_stage(s, model, export, folder):
     "Chapter 05 on the exported rows, or EasyR1 on the exported directory"
     if s.engine == "easyr1": return _train_easyr1(s, model, export, folder)
     from vlrlbook.grpo import GRPOSettings, run
-    given = dict(size=s.size, model=model, task="vqa", data=str(export / "train.jsonl"), image_dir=str(export / "images"), output_dir=str(folder), reward=s.reward, seed=s.seed, save_steps=10, resume="true" if any(folder.glob("checkpoint-*")) else "")
+    given = dict(size=s.size, model=model, task="vqa", data=str(export / "train.jsonl"), image_dir=str(export / "images"),
+                 output_dir=str(folder), reward=s.reward, seed=s.seed, save_steps=10,
+                 resume="true" if any(folder.glob("checkpoint-*")) else "")
     if s.max_steps: given["max_steps"] = s.max_steps
     found = run(read_settings(GRPOSettings, given | parse_overrides(shlex.split(s.training)), "training"))
     return dict(steps=found["steps"], seconds=round(found["seconds"]))
 
+# %% ../nbs/09_easyr1.ipynb #n09aba69
 def _train_easyr1(s, model, export, folder):
     "EasyR1 itself; it finds its own newest checkpoint when it is started again"
-    words = [f"trainer.save_checkpoint_path={folder.resolve()}"] + ([f"worker.actor.model.model_path={Path(model).resolve()}"] if Path(model).exists() else []) + ([f"trainer.max_steps={s.max_steps}"] if s.max_steps else [])
+    words = [f"trainer.save_checkpoint_path={folder.resolve()}"]
+    if Path(model).exists(): words.append(f"worker.actor.model.model_path={Path(model).resolve()}")
+    if s.max_steps: words.append(f"trainer.max_steps={s.max_steps}")
     done = subprocess.run(["bash", str(export / "train.sh"), *words, *shlex.split(s.overrides)])
-    if done.returncode: raise SettingsError(f"EasyR1 stopped with exit status {done.returncode}; started again, it goes on from its newest checkpoint")
+    if done.returncode:
+        raise SettingsError(f"EasyR1 stopped with exit status {done.returncode}; started again, it goes on from its newest checkpoint")
     step = newest_step(folder)
     (folder / "finished").touch()
     return dict(step=step)
 
+# %% ../nbs/09_easyr1.ipynb #nead948f
 def newest_step(
     folder: str | Path, # where EasyR1 writes its checkpoints
 ) -> int: # N of the newest global_step_N
@@ -1890,7 +2269,8 @@ def newest_step(
     if not steps: raise SettingsError(f"{Path(folder).name}: no global_step_N/actor there")
     return max(steps)
 
-def _bring_back(s, model, trained, train, folder):
+# %% ../nbs/09_easyr1.ipynb #n389f0d7
+def _bring_back(s, model, train, folder):
     "One plain model directory, from shards or from an adapter"
     if s.engine == "easyr1":
         report = merge_shards(str(train / f"global_step_{newest_step(train)}" / "actor"), str(folder))
@@ -1899,12 +2279,17 @@ def _bring_back(s, model, trained, train, folder):
         from vlrlbook.models import merge_lora
         merge_lora(model, str(train), str(folder))
         return dict(folded="the adapter")
-    with new_folder(folder) as aside: shutil.copytree(train, aside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*", "*.csv", "results.json"))
+    with new_folder(folder) as aside:
+        shutil.copytree(train, aside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*", "*.csv", "results.json"))
     return dict(copied="the whole model")
 
+# %% ../nbs/09_easyr1.ipynb #nc854c5f
 def _evaluate_stage(s, model, trained, export, folder):
     "Chapter 06 on the held-out rows, before and after"
     from vlrlbook.evaluation import EvaluationSettings, evaluate
-    given = dict(size=s.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"), split="all", task="vqa", eval_samples=s.eval_samples, output_dir=str(folder), controls=False, resume=True)
-    found = evaluate(read_settings(EvaluationSettings, given | (dict(adapter=str(trained)) if trained.exists() else {}), "evaluation"))
-    return {m["name"]: f"{m['value']:.3f} (n = {m['n']})" for m in found["metrics"] if re.search(r"(before|after).*greedy.*accuracy", m["name"])}
+    given = dict(size=s.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"), split="all",
+                 task="vqa", eval_samples=s.eval_samples, output_dir=str(folder), controls=False, resume=True)
+    if trained.exists(): given["adapter"] = str(trained)
+    found = evaluate(read_settings(EvaluationSettings, given, "evaluation"))
+    return {m["name"]: f"{m['value']:.3f} (n = {m['n']})" for m in found["metrics"]
+            if re.search(r"(before|after).*greedy.*accuracy", m["name"])}

@@ -22,14 +22,18 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .core import RunLog, Sample, SettingsError, blue, figure, green, grey, nearest, orange, peak_memory_mb, purple, run_facts, smooth, write_json, write_whole
+from .core import RunLog, Sample, SettingsError, blue, figure, green, grey, nearest
+from .core import orange, peak_memory_mb, purple, run_facts, smooth, write_json, write_whole
 from .data import DataError, load_vqa, picture_key, read_rows, split_by_picture, synthetic_counting, vqa_row
 from .rewards import answer_kind, answer_text, counting_reward, is_right, load_reward, normalise_answer, read_count, vqa_accuracy
 
 # %% ../nbs/06_evaluation.ipynb #c007
-presets = {"tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24), max_image_size=112),
-           "gpu": dict(eval_samples=2000, eval_batch_size=16, temperature=0.2, max_completion_length=(64, 512), max_image_size=512)} # (counting, vqa)
+# (counting, vqa)
+presets = {
+    "tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24), max_image_size=112),
+    "gpu": dict(eval_samples=2000, eval_batch_size=16, temperature=0.2, max_completion_length=(64, 512), max_image_size=512)}
 
+# %% ../nbs/06_evaluation.ipynb #n286d02e
 @dataclass
 class EvaluationSettings:
     "Settings of an evaluation; the parameters cell of chapter 06 holds the same names, types, defaults and comments"
@@ -74,10 +78,16 @@ class EvaluationSettings:
         yield from ((getattr(self, n) <= 0, f"{n} = {getattr(self, n)}: expected more than 0") for n in positive)
         yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in ("seed", "split_seed"))
         for name, known in (("split", ["held-out", "all"]), ("task", [None, "counting", "vqa"])):
-            yield getattr(self, name) not in known, f"{name} = {getattr(self, name)!r}{nearest(str(getattr(self, name)), [k for k in known if k])}"
-        for name in ("data", "predictions"): yield bool(getattr(self, name)) and not Path(getattr(self, name) or "").is_file(), f"{name} = {getattr(self, name)!r}: no such file"
-        yield bool(self.adapter) and not any(Path(self.adapter or "", n).exists() for n in ("adapter_config.json", "config.json")), f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
-        yield bool(self.predictions) and bool(self.model or self.adapter or self.data), "predictions are scored as they are: leave out model, adapter and data"
+            value = getattr(self, name)
+            yield value not in known, f"{name} = {value!r}{nearest(str(value), [k for k in known if k])}"
+        for name in ("data", "predictions"):
+            value = getattr(self, name)
+            yield bool(value) and not Path(value or "").is_file(), f"{name} = {value!r}: no such file"
+        kinds = ("adapter_config.json", "config.json")
+        yield (bool(self.adapter) and not any(Path(self.adapter or "", n).exists() for n in kinds),
+               f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there")
+        yield (bool(self.predictions) and bool(self.model or self.adapter or self.data),
+               "predictions are scored as they are: leave out model, adapter and data")
 
 # %% ../nbs/06_evaluation.ipynb #c011
 frozen_seed = 2**21 # of the drawn evaluation set; no other chapter draws from it
@@ -151,13 +161,15 @@ def compare(
     "Ask base and adapter about the same pictures"
     speakers, processor = _speakers(base, adapter, names, loading)
     how = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens, controls=controls, seed=seed)
-    plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset), batch_size=batch_size, names=list(names), **how, **loading)
+    plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
+                batch_size=batch_size, names=list(names), **how, **loading)
     order = by_length(processor, dataset)
     batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
     rows = _earlier_rows(path, plan, batches, resume)
     others = other_pictures(dataset, seed) if controls else None
     return rows + _ask(speakers, processor, dataset, batches, len(rows), others, path, how, extras or {}, RunLog() if log is None else log)
 
+# %% ../nbs/06_evaluation.ipynb #n6f9ad82
 def by_length(
     processor, # of the model
     dataset, # made by chapter 01, or a list of `Sample`
@@ -169,6 +181,7 @@ def by_length(
         return len(processor.tokenizer(s.question)["input_ids"]) + sum(_token_count(processor, p.size) for p in s.images)
     return sorted(range(len(dataset)), key=lambda i: (-length(i), i))
 
+# %% ../nbs/06_evaluation.ipynb #n73b35ed
 def _speakers(base, adapter, names, loading):
     "[(name, model, what to enter before it speaks)] and the processor; an adapter needs no second copy of its base"
     from vlrlbook.models import load_vlm
@@ -183,7 +196,8 @@ def _weights_key(folder):
     if folder is None: return None
     digest = hashlib.sha256()
     for p in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(f"{p.name} {p.stat().st_size}".encode() + (p.read_bytes() if p.stat().st_size < 2**30 else str(p.stat().st_mtime_ns).encode()))
+        content = p.read_bytes() if p.stat().st_size < 2**30 else str(p.stat().st_mtime_ns).encode()
+        digest.update(f"{p.name} {p.stat().st_size}".encode() + content)
     return digest.hexdigest()[:16]
 
 # %% ../nbs/06_evaluation.ipynb #c021
@@ -195,15 +209,18 @@ def _earlier_rows(path, plan, batches, resume):
         write_json(kept, plan)
         write_whole(path, "")
         return []
-    if not kept.exists(): raise SettingsError(f"{path.name} is there, but not {kept.name} that says how it was made; resume = false begins anew")
+    if not kept.exists():
+        raise SettingsError(f"{path.name} is there, but not {kept.name} that says how it was made; resume = false begins anew")
     old = json.loads(kept.read_text())
     differ = [f"{k} = {old.get(k)!r}, now {v!r}" for k, v in json.loads(json.dumps(plan)).items() if old.get(k) != v]
-    if differ: raise SettingsError(f"{path.name} was begun with {'; '.join(differ)}: choose another output_dir, or resume = false to begin anew")
+    if differ:
+        raise SettingsError(f"{path.name} was begun with {'; '.join(differ)}: choose another output_dir, or resume = false to begin anew")
     lines, whole = [line.decode() for line in path.read_bytes().split(b"\n")[:-1]], 0 # a file may be torn within a character
     for batch in batches: whole += len(batch) if whole + len(batch) <= len(lines) else 0
     write_whole(path, "".join(line + "\n" for line in lines[:whole]))
     return [json.loads(line) for line in lines[:whole]]
 
+# %% ../nbs/06_evaluation.ipynb #ncc2f2f8
 def _ask(speakers, processor, dataset, batches, done, others, path, how, extras, log):
     "The batches that are not done yet, each appended to the file as a whole"
     from tqdm.auto import tqdm
@@ -214,14 +231,20 @@ def _ask(speakers, processor, dataset, batches, done, others, path, how, extras,
         start = time.perf_counter()
         samples = [sample_at(dataset, i) for i in batch]
         lenders = None if others is None else [sample_at(dataset, others[i]) for i in batch]
-        new = _ask_batch(speakers, processor, samples, lenders, how, how["seed"] * 100_003 + number)
-        new = [dict(row=s.row, question=s.question, answer=s.answer, picture=" ".join(map(picture_key, s.images))) | extras.get(s.row, {}) | said for s, said in zip(samples, new)]
-        if path is not None: _append(path, new)
-        log.append(dict(step=number + 1, pictures=len(batch), answers=sum(len(v) for r in new for v in r.values() if isinstance(v, list)), seconds=time.perf_counter() - start))
-        rows += new
+        said = _ask_batch(speakers, processor, samples, lenders, how, how["seed"] * 100_003 + number)
+        rows += [_line(s, extras, texts) for s, texts in zip(samples, said)]
+        if path is not None: _append(path, rows[-len(batch):])
+        texts = sum(len(column) for texts in said for column in texts.values())
+        log.append(dict(step=number + 1, pictures=len(batch), answers=texts, seconds=time.perf_counter() - start))
         bar.update(len(batch))
     bar.close()
     return rows
+
+# %% ../nbs/06_evaluation.ipynb #n167cec8
+def _line(sample, extras, texts):
+    "What the file keeps of one picture"
+    known = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=" ".join(map(picture_key, sample.images)))
+    return known | extras.get(sample.row, {}) | texts
 
 def _ask_batch(speakers, processor, samples, lenders, how, seed):
     "For each sample of a batch, the texts of every model in every way"
@@ -230,7 +253,9 @@ def _ask_batch(speakers, processor, samples, lenders, how, seed):
     for name, model, entered in speakers:
         for way, asked in ways(samples, lenders).items():
             many = dict(n=how["answers"], temperature=how["temperature"]) if way == "sampled" else {}
-            with entered(): texts = generate_answers(model, processor, asked, max_new_tokens=how["max_new_tokens"], batch_size=len(asked), seed=seed, **many)
+            with entered():
+                texts = generate_answers(model, processor, asked, max_new_tokens=how["max_new_tokens"],
+                                         batch_size=len(asked), seed=seed, **many)
             for row, own in zip(said, texts): row[f"{name}_{way}"] = own
     return said
 
@@ -249,18 +274,23 @@ def read_predictions(
     rows = [_prediction_row(row, number, Path(path).name) for number, row in read_rows(path)]
     for i, row in enumerate(rows):
         missing = set(columns(rows)) - set(columns([row]))
-        if missing: raise DataError("predictions.column", f"no {sorted(missing)[0]!r}, which other rows have", row=i + 1, entry=Path(path).name)
+        if missing:
+            raise DataError("predictions.column", f"no {sorted(missing)[0]!r}, which other rows have", row=i + 1, entry=Path(path).name)
     return rows
 
+# %% ../nbs/06_evaluation.ipynb #ne6e614b
 def _prediction_row(row, number, file):
     "One row with its truth as text and its answers as lists"
-    if not isinstance(row, dict): raise DataError("predictions.row", f"{type(row).__name__}, expected an object", row=number, entry=file)
-    if not isinstance(row.get("answer"), (str, int, float)) or not str(row["answer"]).strip(): raise DataError("predictions.answer", "no truth in field 'answer'", row=number, entry=file)
+    def wrong(what, message): raise DataError(f"predictions.{what}", message, row=number, entry=file)
+    if not isinstance(row, dict): wrong("row", f"{type(row).__name__}, expected an object")
+    if not isinstance(row.get("answer"), (str, int, float)) or not str(row["answer"]).strip(): wrong("answer", "no truth in field 'answer'")
     found = columns([row])
-    if not found: raise DataError("predictions.text", f"no field 'prediction', and none that ends in {', '.join('_' + h for h in hows)}, in {', '.join(map(str, row))[:120]}", row=number, entry=file)
+    if not found:
+        wrong("text", f"no field 'prediction', and none that ends in {', '.join('_' + h for h in hows)}, "
+              f"in {', '.join(map(str, row))[:120]}")
     texts = {c: row[c] if isinstance(row[c], list) else [row[c]] for c in found}
     bad = [c for c, t in texts.items() if not t or not all(isinstance(x, str) for x in t)]
-    if bad: raise DataError("predictions.text", f"{bad[0]}: expected a text or a list of texts", row=number, entry=file)
+    if bad: wrong("text", f"{bad[0]}: expected a text or a list of texts")
     return dict(row=number) | row | dict(answer=str(row["answer"]), **texts)
 
 def columns(
@@ -269,6 +299,7 @@ def columns(
     "The columns that hold answers, in order of first sight"
     return [k for k in dict.fromkeys(k for r in rows for k in r) if k == "prediction" or any(k.endswith(f"_{h}") for h in hows)]
 
+# %% ../nbs/06_evaluation.ipynb #nd3d3b4c
 def join(
     rows: list, # of one comparison
     more: list, # of another one of the same set
@@ -276,7 +307,8 @@ def join(
     "Two comparisons of the same pictures side by side"
     other = {(r["row"], r["answer"]): r for r in more}
     missing = [r["row"] for r in rows if (r["row"], r["answer"]) not in other]
-    if missing or len(other) != len(rows): raise ValueError(f"not the same set: {len(rows)} rows and {len(more)}, {len(missing)} of them without a partner")
+    if missing or len(other) != len(rows):
+        raise ValueError(f"not the same set: {len(rows)} rows and {len(more)}, {len(missing)} of them without a partner")
     return [r | {c: other[r["row"], r["answer"]][c] for c in columns(more)} for r in rows]
 
 # %% ../nbs/06_evaluation.ipynb #c029
@@ -286,14 +318,18 @@ def load_set(
     "The pictures that will be asked about: drawn, from a counting ZIP, or from VQA rows; only held-out ones unless `split` says all"
     from vlrlbook import grpo
     s, extras = settings, {}
-    if s.data is None: dataset = grpo.drawn_questions(s.eval_samples, frozen_seed) if s.asks_vqa else synthetic_counting(s.eval_samples, seed=frozen_seed)
+    if s.data is None:
+        draw = (lambda n, seed: synthetic_counting(n, seed=seed)) if not s.asks_vqa else grpo.drawn_questions
+        dataset = draw(s.eval_samples, frozen_seed)
     elif s.asks_vqa:
         dataset = load_vqa(s.data, s.image_dir)
-        extras = {n: dict(question=vqa_row(r, n)["prompt"]) | {k: str(r[k]).strip() for k in ("answer_type", "question_type") if r.get(k)} for n, r in read_rows(s.data)}
+        kept = lambda r: {k: str(r[k]).strip() for k in ("answer_type", "question_type") if r.get(k)}
+        extras = {n: dict(question=vqa_row(r, n)["prompt"]) | kept(r) for n, r in read_rows(s.data)}
     else: dataset = grpo._unpacked(s.data)[0]
     if s.data and s.split == "held-out": dataset = split_by_picture(dataset, seed=s.split_seed)[1]
     return (dataset.select(range(s.eval_samples)) if len(dataset) > s.eval_samples else dataset), extras
 
+# %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
     settings: EvaluationSettings, # a checked object
 ) -> tuple: # rows, dataset or None, log or None
@@ -305,8 +341,10 @@ def gather(
     output = Path(s.output_dir)
     log = RunLog(output / "run_log.csv")
     (output / "run_log.csv").unlink(missing_ok=True)
-    rows = compare(base, s.adapter, dataset, output / "predictions.jsonl", answers=s.eval_answers, temperature=s.temperature, max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
-                   controls=s.controls, seed=s.seed, extras=extras, resume=s.resume, log=log, max_image_size=s.max_image_size, use_4bit=s.use_4bit)
+    rows = compare(base, s.adapter, dataset, output / "predictions.jsonl", answers=s.eval_answers, temperature=s.temperature,
+                   max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
+                   controls=s.controls, seed=s.seed, extras=extras, resume=s.resume, log=log,
+                   max_image_size=s.max_image_size, use_4bit=s.use_4bit)
     return rows, dataset, log
 
 def _base_of(adapter):
@@ -333,7 +371,8 @@ def counting_marks(
     "The marks of one answer to a counting question"
     count, truth = read_count(text), read_count(answer)
     off = float("nan") if count is None else abs(count - truth)
-    return dict(exact=float(off == 0), verbatim=verbatim(text, answer)["verbatim"], within_one=float(off <= 1), error=float(off), reward=float(reward(text, answer)["overall"]))
+    return dict(exact=float(off == 0), verbatim=verbatim(text, answer)["verbatim"], within_one=float(off <= 1),
+                error=float(off), reward=float(reward(text, answer)["overall"]))
 
 # %% ../nbs/06_evaluation.ipynb #c038
 def is_closed(
@@ -354,6 +393,7 @@ def word_scores(
     if not common: return 0.0, 0.0
     return common / wanted.total(), 2 * common / (given.total() + wanted.total())
 
+# %% ../nbs/06_evaluation.ipynb #n0c4b6fa
 def vqa_marks(
     text: str, # what the model wrote
     row: dict, # question, answer, and answer_type where the set has one
@@ -363,8 +403,10 @@ def vqa_marks(
     parts, tagged, nan = vqa_accuracy(text, row["answer"]), answer_text(text), float("nan")
     recall, f1 = word_scores(text if tagged is None else tagged, row["answer"])
     closed, right = is_closed(row), parts["accuracy"]
-    return dict(accuracy=right, closed_accuracy=right if closed else nan, open_accuracy=nan if closed else right, open_recall=nan if closed else recall, open_f1=nan if closed else f1,
-                answered=parts["answered"], verbatim=float(tagged == row["answer"]), reward=float((reward or load_reward("vqa"))(text, row["answer"])["overall"]))
+    return dict(accuracy=right, closed_accuracy=right if closed else nan, open_accuracy=nan if closed else right,
+                open_recall=nan if closed else recall, open_f1=nan if closed else f1,
+                answered=parts["answered"], verbatim=float(tagged == row["answer"]),
+                reward=float((reward or load_reward("vqa"))(text, row["answer"])["overall"]))
 
 # %% ../nbs/06_evaluation.ipynb #c042
 def wilson(
@@ -377,7 +419,8 @@ def wilson(
     if n == 0: return float("nan"), float("nan")
     k = float(k)
     share, extra = k / n, z * z / n
-    middle, half = (share + extra / 2) / (1 + extra), z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 # %% ../nbs/06_evaluation.ipynb #c047
@@ -423,7 +466,6 @@ def share_ci(
         return wilson(x[0] * n, n)
     return bootstrap_ci(x, clusters)
 
-# %% ../nbs/06_evaluation.ipynb #c052
 def metric(
     name: str, # such as after_greedy/exact
     values: list, # a number per row; nan where it does not apply
@@ -434,9 +476,11 @@ def metric(
     applies = ~np.isnan(x)
     x, of = x[applies], None if clusters is None else np.asarray(clusters)[applies]
     shares = len(x) and set(x.tolist()) <= {0.0, 1.0} and not name.endswith(("/error", "/reward"))
-    ci95, kind = (share_ci(x, of), "Wilson" if of is None else "bootstrap over pictures") if shares else (bootstrap_ci(x, of) if len(x) else (float("nan"),) * 2, "bootstrap" if of is None else "bootstrap over pictures")
+    kind = "Wilson" if shares and of is None else "bootstrap" if of is None else "bootstrap over pictures"
+    ci95 = share_ci(x, of) if shares else bootstrap_ci(x, of) if len(x) else (float("nan"),) * 2
     return dict(name=name, value=_mean(x), n=len(x), ci95=ci95, interval=kind)
 
+# %% ../nbs/06_evaluation.ipynb #ne9b90aa
 def with_interval(
     m: dict, # from `metric`
     sign: str = "", # "+" for differences
@@ -459,7 +503,7 @@ def score_rows(
     "The marks of every answer, averaged over the answers to each picture"
     task = task or guess_task(rows)
     own = reward or load_reward(task)
-    one = (lambda text, row: vqa_marks(text, row, own)) if task == "vqa" else (lambda text, row: counting_marks(text, row["answer"], own))
+    def one(text, row): return vqa_marks(text, row, own) if task == "vqa" else counting_marks(text, row["answer"], own)
     return {c: _averaged([[one(t, row) for t in row[c]] for row in rows]) for c in columns(rows)}
 
 def _averaged(marked):
@@ -470,6 +514,7 @@ def _averaged(marked):
         out[name] = np.array([v[~np.isnan(v)].mean() if (~np.isnan(v)).any() else float("nan") for v in x])
     return out
 
+# %% ../nbs/06_evaluation.ipynb #nb4494c5
 def pictures_of(
     rows: list, # from `read_predictions` or `compare`
 ) -> list: # a name per row, or None where no two rows share a picture, or it is not known
@@ -487,7 +532,8 @@ def interval_plot(
     "Each metric as a dot on its interval, the first at the top"
     fig, ax = figure(7, 0.32 * len(metrics) + 1, nrows=1)
     for y, m in enumerate(metrics):
-        colour = blue if m["name"].startswith(("after", "gain", "seeing")) else orange if m["name"].startswith("before") else grey
+        new, old = m["name"].startswith(("after", "gain", "seeing")), m["name"].startswith("before")
+        colour = blue if new else orange if old else grey
         ax.plot(m["ci95"], [y, y], color=colour, lw=2)
         ax.plot(m["value"], y, "o", color=colour, ms=6)
     ax.set(yticks=range(len(metrics)), ylim=(len(metrics) - 0.4, -0.6), xlabel=xlabel, title=f"95 % intervals, n = {metrics[0]['n']}")
@@ -518,7 +564,8 @@ def by_group(
         for g in group_names(row, task): member.setdefault(g, []).append(i)
     order = sorted(member, key=(lambda g: (len(g), g)) if task == "counting" else (lambda g: -len(member[g])))
     near = lambda i: None if clusters is None else [clusters[j] for j in i]
-    return [dict(group=g, n=len(member[g])) | {c: measure(f"{c}/{g}", v[member[g]], near(member[g])) for c, v in values.items()} for g in order]
+    return [dict(group=g, n=len(member[g])) | {c: measure(f"{c}/{g}", v[member[g]], near(member[g]))
+        for c, v in values.items()} for g in order]
 
 # %% ../nbs/06_evaluation.ipynb #c063
 def group_plot(
@@ -528,7 +575,8 @@ def group_plot(
 ): # matplotlib figure
     "Share right in each group, side by side, with intervals"
     fig, ax = figure(8, 2.8, nrows=1)
-    for j, (c, colour) in enumerate(zip(shown, (grey, orange, blue, green, purple)[-len(shown) - 2:] if len(shown) < 3 else (grey, orange, blue, green, purple))):
+    colours = (grey, orange, blue, green, purple)
+    for j, (c, colour) in enumerate(zip(shown, colours if len(shown) > 2 else colours[-len(shown) - 2:])):
         x = [i + 0.22 * (j - (len(shown) - 1) / 2) for i in range(len(groups))]
         ax.vlines(x, *zip(*[g[c]["ci95"] for g in groups]), color=colour, lw=2)
         ax.plot(x, [g[c]["value"] for g in groups], "o", color=colour, ms=6, label=c)
@@ -559,6 +607,7 @@ def confusion(
     for truth, said in zip(labels, predictions, strict=True): table[at[truth], at[said]] += 1
     return table.tolist()
 
+# %% ../nbs/06_evaluation.ipynb #n8c65038
 def confusion_rows(
     rows: list, # from `read_predictions` or `compare`
     column: str, # whose answers
@@ -573,6 +622,7 @@ def confusion_rows(
     fold = lambda c: c if c in classes else "other"
     return classes, confusion([fold(a) for a, _ in pairs], [fold(b) for _, b in pairs], classes)
 
+# %% ../nbs/06_evaluation.ipynb #n0c997b8
 def confusion_plot(
     tables: dict, # title → (classes, counts)
 ): # matplotlib figure
@@ -582,8 +632,10 @@ def confusion_plot(
         table = np.array(counts, float)
         ax.imshow(table / np.maximum(1, table.sum(1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(table):
-            if n: ax.text(j, i, int(n), ha="center", va="center", fontsize=7, color="white" if n > 0.6 * table[i].sum() else "black")
-        ax.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="said", ylabel="truth", title=f"{title}, n = {int(table.sum())}")
+            shade = "white" if n > 0.6 * table[i].sum() else "black"
+            if n: ax.text(j, i, int(n), ha="center", va="center", fontsize=7, color=shade)
+        ax.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="said",
+               ylabel="truth", title=f"{title}, n = {int(table.sum())}")
         ax.set_xticklabels(classes, fontsize=8, rotation=0 if max(map(len, classes)) < 6 else 60)
         ax.set_yticklabels(classes, fontsize=8)
     return fig
@@ -604,7 +656,8 @@ def flips(
     "What happened to each picture, and how likely such an imbalance is by chance"
     b, a = _numbers("before", before) == 1, _numbers("after", after, len(before)) == 1
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
-    return dict(became_right=gained, became_wrong=lost, stayed_right=int((a & b).sum()), stayed_wrong=int((~a & ~b).sum()), n=len(b), p=mcnemar(gained, lost))
+    return dict(became_right=gained, became_wrong=lost, stayed_right=int((a & b).sum()),
+                stayed_wrong=int((~a & ~b).sum()), n=len(b), p=mcnemar(gained, lost))
 
 # %% ../nbs/06_evaluation.ipynb #c075
 def gains(
@@ -629,7 +682,8 @@ def difference(
     applies = ~np.isnan(x)
     of = None if clusters is None else np.asarray(clusters)[applies]
     ci95 = bootstrap_ci(x[applies], of)
-    return dict(name=name, value=_mean(x[applies]), n=int(applies.sum()), ci95=ci95, interval="paired bootstrap" + (" over pictures" if clusters is not None else ""))
+    return dict(name=name, value=_mean(x[applies]), n=int(applies.sum()), ci95=ci95,
+                interval="paired bootstrap" + (" over pictures" if clusters is not None else ""))
 
 # %% ../nbs/06_evaluation.ipynb #c079
 def best_blind(
@@ -640,13 +694,15 @@ def best_blind(
 ) -> list: # a text per row
     "The best answer to a whole group (all counts; each type of question) that does not depend on the picture"
     out, member = [""] * len(rows), {}
-    for i, row in enumerate(rows): member.setdefault("" if task == "counting" else group_names(row, task)[0], []).append(i)
+    group = lambda row: "" if task == "counting" else group_names(row, task)[0]
+    for i, row in enumerate(rows): member.setdefault(group(row), []).append(i)
     for inside in member.values():
         candidates = [c for c, _ in Counter(rows[i]["answer"] for i in inside).most_common(most)]
         best = max(candidates, key=lambda c: sum(pay(c, rows[i]) for i in inside))
         for i in inside: out[i] = best
     return out
 
+# %% ../nbs/06_evaluation.ipynb #n081df39
 def blind_metrics(
     rows: list, # from `read_predictions` or `compare`
     task: str = "counting", # counting or vqa
@@ -686,8 +742,10 @@ def parting(
     x, y = np.array(smooth(x, 0.9)), np.array(smooth(log.series(meant)[1], 0.9))
     fine = np.flatnonzero(x - y <= allowed)
     after = 0 if not len(fine) else fine[-1] + 1
-    return dict(step=int(steps[after]) if after < len(steps) else None, gap=float(x[-1] - y[-1]), paid_gain=float(x[-1] - x[0]), meant_gain=float(y[-1] - y[0]))
+    return dict(step=int(steps[after]) if after < len(steps) else None, gap=float(x[-1] - y[-1]),
+                paid_gain=float(x[-1] - x[0]), meant_gain=float(y[-1] - y[0]))
 
+# %% ../nbs/06_evaluation.ipynb #n47af788
 def parting_plot(
     logs: dict, # title → RunLog
     shown: dict, # column → label; columns that a log does not have are left out
@@ -745,7 +803,8 @@ def pair_metrics(
     if groups is not None and len(groups) != len(won): raise ValueError(f"{len(won)} pairs but {len(groups)} groups")
     names = np.asarray(groups if groups is not None else [], str)
     inside = {str(g): names == g for g in dict.fromkeys(names)}
-    by_group = {g: dict(accuracy=_mean(won[i]), n=int(i.sum()), ci95=share_ci(won[i], None if clusters is None else np.asarray(clusters)[i])) for g, i in inside.items()}
+    of = lambda i: None if clusters is None else np.asarray(clusters)[i]
+    by_group = {g: dict(accuracy=_mean(won[i]), n=int(i.sum()), ci95=share_ci(won[i], of(i))) for g, i in inside.items()}
     return dict(pair_accuracy=_mean(won), ci95=share_ci(won, clusters), n=len(won), ties=int((margin == 0).sum()), by_group=by_group,
                 macro=_mean([g["accuracy"] for g in by_group.values()]) if by_group else None, margin_mean=_mean(margin),
                 length_bias=None if lengths is None else _length_bias(margin, lengths))
@@ -756,8 +815,10 @@ def _length_bias(margin, lengths):
     if len(sizes) != len(margin): raise ValueError(f"{len(margin)} pairs but {len(sizes)} pairs of lengths")
     gap = sizes[:, 0] - sizes[:, 1]
     differ = gap != 0
-    return dict(longer_wins=_mean((np.sign(gap) + 1) / 2), prefers_longer=_mean((np.sign(margin * gap)[differ] + 1) / 2), rank_correlation=spearman(margin, gap), n=int(differ.sum()))
+    return dict(longer_wins=_mean((np.sign(gap) + 1) / 2), prefers_longer=_mean((np.sign(margin * gap)[differ] + 1) / 2),
+                rank_correlation=spearman(margin, gap), n=int(differ.sum()))
 
+# %% ../nbs/06_evaluation.ipynb #n2b14466
 def swap_consistency(
     scores_ab: list, # (score of a, score of b) with the answers shown in this order
     scores_ba: list, # (score of b, score of a) of the same pairs, shown the other way round
@@ -767,7 +828,8 @@ def swap_consistency(
     if ab.shape != ba.shape: raise ValueError(f"{len(ab)} pairs one way, {len(ba)} the other")
     for name, scores in (("scores_ab", ab), ("scores_ba", ba)): _numbers(name, scores)
     same = np.sign(ab[:, 0] - ab[:, 1]) == np.sign(ba[:, 0] - ba[:, 1])
-    return dict(consistent=_mean(same), ci95=share_ci(same), n=len(same), max_difference=float(np.abs(ab - ba).max()) if len(ab) else float("nan"))
+    return dict(consistent=_mean(same), ci95=share_ci(same), n=len(same),
+                max_difference=float(np.abs(ab - ba).max()) if len(ab) else float("nan"))
 
 # %% ../nbs/06_evaluation.ipynb #c102
 def classifier_metrics(
@@ -782,18 +844,23 @@ def classifier_metrics(
     _check_probabilities(p, truth, episodes)
     said, expected = p.argmax(1), p @ np.arange(p.shape[1])
     right, off = said == truth, np.abs(said - truth)
-    return dict(accuracy=_mean(right), ci95=share_ci(right, episodes), n=len(truth), episodes=len(set(np.asarray(episodes).tolist())), macro_f1=macro_f1(truth.tolist(), said.tolist()),
+    return dict(accuracy=_mean(right), ci95=share_ci(right, episodes), n=len(truth),
+                episodes=len(set(np.asarray(episodes).tolist())), macro_f1=macro_f1(truth.tolist(), said.tolist()),
                 majority_accuracy=float(np.bincount(truth).max() / len(truth)), mae_bins=_mean(off), within_one=_mean(off <= 1),
-                confusion=confusion(truth.tolist(), said.tolist(), range(p.shape[1])), rank_correlation=None if frames is None else _by_episode(expected, frames, episodes),
+                confusion=confusion(truth.tolist(), said.tolist(), range(p.shape[1])),
+                rank_correlation=None if frames is None else _by_episode(expected, frames, episodes),
                 calibration=calibration(p.max(1), right), expected_bin=expected.tolist())
 
 def _check_probabilities(p, truth, episodes):
     "Refuse what is no table of probabilities, and labels outside it"
     if p.ndim != 2 or not len(p): raise ValueError(f"probabilities: shape {p.shape}, expected [frames, bins]")
-    if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3: raise ValueError("probabilities: every row must hold numbers from 0 that add up to 1")
-    if truth.min() < 0 or truth.max() >= p.shape[1]: raise ValueError(f"labels: from {truth.min()} to {truth.max()}, but there are {p.shape[1]} bins")
+    if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:
+        raise ValueError("probabilities: every row must hold numbers from 0 that add up to 1")
+    if truth.min() < 0 or truth.max() >= p.shape[1]:
+        raise ValueError(f"labels: from {truth.min()} to {truth.max()}, but there are {p.shape[1]} bins")
     if len(episodes) != len(p): raise ValueError(f"{len(p)} frames but {len(episodes)} episodes")
 
+# %% ../nbs/06_evaluation.ipynb #n85bbf4b
 def _by_episode(expected, frames, episodes):
     "Mean over films of the rank correlation between expected bin and place; films where one of them stands still count 0"
     place, film = _numbers("frames", frames, len(expected)), np.asarray(episodes)
@@ -826,7 +893,8 @@ def all_metrics(
         out += [g[c] | dict(name=f"{c}/{main}/{'count' if task == 'counting' else 'type'} {g['group']}") for c in scored]
     if {"before_greedy", "after_greedy"} <= set(scored):
         change, kind = scored["after_greedy"][main] - scored["before_greedy"][main], "count" if task == "counting" else "type"
-        out += [g["gain"] | dict(name=f"gain_greedy/{main}/{kind} {g['group']}") for g in by_group(rows, {"gain": change}, task, difference)]
+        out += [g["gain"] | dict(name=f"gain_greedy/{main}/{kind} {g['group']}")
+                for g in by_group(rows, {"gain": change}, task, difference)]
     return out
 
 def losing_groups(
@@ -838,24 +906,34 @@ def losing_groups(
     wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(found))) / NormalDist().inv_cdf(0.975)
     return [m for m in found if m["value"] + wider * (m["ci95"][1] - m["value"]) < 0]
 
+# %% ../nbs/06_evaluation.ipynb #n06bb707
 def questions(
     metrics: list, # from `all_metrics`
     flipped: dict = None, # from `flips`
     task: str = "counting", # counting or vqa
 ) -> list: # of {question, answer, because}
     "What a gain must survive; an answer is yes, no or not measured"
-    m, main = {x["name"]: x for x in metrics} | ({"flips": flipped} if flipped else {}), "accuracy" if task == "vqa" else "exact"
+    m = {x["name"]: x for x in metrics} | ({"flips": flipped} if flipped else {})
+    main = "accuracy" if task == "vqa" else "exact"
     rise = lambda a: (m[a]["ci95"][0] > 0, with_interval(m[a], "+"))
-    lucky = lambda a: (m[a]["p"] < 0.05 and m[a]["became_right"] > m[a]["became_wrong"], f"{m[a]['became_right']} against {m[a]['became_wrong']}, p = {m[a]['p']:.2g}")
+    lucky = lambda a: (m[a]["p"] < 0.05 and m[a]["became_right"] > m[a]["became_wrong"],
+                       f"{m[a]['became_right']} against {m[a]['became_wrong']}, p = {m[a]['p']:.2g}")
     meant = lambda a, b: (m[a]["ci95"][0] > 0 and m[a]["value"] > m[b]["value"] / 2, f"{with_interval(m[a], '+')} of {m[b]['value']:+.3f}")
     above = lambda a, b: (m[a]["ci95"][0] > m[b]["value"], f"{with_interval(m[a])} against {m[b]['value']:.3f}")
     below = lambda a, b: (m[a]["ci95"][1] < m[b]["ci95"][0], f"{with_interval(m[a])} with another picture")
-    asked = [(f"Did sampled {main} rise?", rise, f"gain_sampled/{main}"), (f"Did greedy {main} rise?", rise, f"gain_greedy/{main}"), ("More gains than losses than luck allows?", lucky, "flips"),
-             ("Was most of the gain earned as meant, to the letter?", meant, "gain_sampled/verbatim", "gain_sampled/exact"), ("Better than one answer to everything?", above, f"after_greedy/{main}", f"majority/{main}"),
-             ("Does it need its picture?", below, f"after_shuffled/{main}", f"after_greedy/{main}"), ("Did it learn to see, not only what is common?", rise, f"seeing_gain/{main}")]
-    asked.append(("Did no group pay for the gain of others?", lambda _: (not losing_groups(metrics, main), ", ".join(f"{g['name'].split('/')[-1]}: {with_interval(g, '+')}" for g in losing_groups(metrics, main))), f"gain_greedy/{main}"))
+    losers = losing_groups(metrics, main)
+    free = lambda _: (not losers, ", ".join(f"{g['name'].split('/')[-1]}: {with_interval(g, '+')}" for g in losers))
+    asked = [(f"Did sampled {main} rise?", rise, f"gain_sampled/{main}"),
+             (f"Did greedy {main} rise?", rise, f"gain_greedy/{main}"),
+             ("More gains than losses than luck allows?", lucky, "flips"),
+             ("Was most of the gain earned as meant, to the letter?", meant, "gain_sampled/verbatim", "gain_sampled/exact"),
+             ("Better than one answer to everything?", above, f"after_greedy/{main}", f"majority/{main}"),
+             ("Does it need its picture?", below, f"after_shuffled/{main}", f"after_greedy/{main}"),
+             ("Did it learn to see, not only what is common?", rise, f"seeing_gain/{main}"),
+             ("Did no group pay for the gain of others?", free, f"gain_greedy/{main}")]
     told = [(question, tell(*needs) if set(needs) <= set(m) else None) for question, tell, *needs in asked]
-    return [dict(question=q, answer="not measured" if t is None else "yes" if t[0] else "no", because=t[1] if t else "") for q, t in told]
+    word = lambda found: "not measured" if found is None else "yes" if found[0] else "no"
+    return [dict(question=q, answer=word(found), because=found[1] if found else "") for q, found in told]
 
 # %% ../nbs/06_evaluation.ipynb #c110
 def recompute(
@@ -864,12 +942,15 @@ def recompute(
     reward=None, # of that run; None: the task's own
 ) -> dict: # before, after and gain, with the keys of results.json
     "The comparison table of the main job from its saved answers"
-    scored, name = score_rows(rows, task, reward), dict(exact="exact_accuracy", accuracy="exact_accuracy", error="mean_absolute_error", reward="mean_reward", verbatim="verbatim_accuracy")
+    scored = score_rows(rows, task, reward)
+    name = dict(exact="exact_accuracy", accuracy="exact_accuracy", error="mean_absolute_error",
+                reward="mean_reward", verbatim="verbatim_accuracy")
     mean = lambda x: None if np.isnan(x).all() else _mean(x[~np.isnan(x)])
-    tell = lambda marks: dict(mean_absolute_error=None, n=len(rows)) | {long: mean(marks[short]) for short, long in name.items() if short in marks}
+    tell = lambda marks: dict(mean_absolute_error=None, n=len(rows)) | {name[m]: mean(v) for m, v in marks.items() if m in name}
     out = {when: {how: tell(scored[f"{when}_{how}"]) for how in hows[:2]} for when in ("before", "after")}
     change = lambda how, m: _mean(scored[f"after_{how}"][m] - scored[f"before_{how}"][m])
-    return out | dict(gain={how: {name[m]: change(how, m) for m in scored[f"after_{how}"] if m in name and m != "error"} for how in hows[:2]})
+    return out | dict(gain={how: {name[m]: change(how, m) for m in scored[f"after_{how}"] if m in name and m != "error"}
+                            for how in hows[:2]})
 
 # %% ../nbs/06_evaluation.ipynb #c114
 def report(
@@ -879,15 +960,27 @@ def report(
     seconds: float = 0.0, # since the start
 ) -> dict: # what results.json holds
     "Score the rows and write results.json and metrics.csv into `output_dir`"
-    task, reward = settings.task or ("vqa" if settings.asks_vqa else guess_task(rows)), load_reward(settings.reward) if settings.reward else None
-    if getattr(reward, "batched", False): raise SettingsError(f"reward = {settings.reward!r}: a trained reward needs the pictures; saved answers are scored by rewards that read text")
-    metrics, main = all_metrics(rows, task, reward), "accuracy" if task == "vqa" else "exact"
-    scored = score_rows([{k: v for k, v in r.items() if k in ("question", "answer", "answer_type", "question_type") or k.endswith("_greedy")} for r in rows], task, reward)
-    flipped = flips(scored["before_greedy"][main], scored["after_greedy"][main]) if {"before_greedy", "after_greedy"} <= set(scored) else None
-    results = dict(task=task, metrics=metrics, flips=flipped, questions=questions(metrics, flipped, task), settings=asdict(settings), seconds=seconds, **speed(log), peak_memory_mb=peak_memory_mb(), **run_facts())
+    task = settings.task or ("vqa" if settings.asks_vqa else guess_task(rows))
+    reward = load_reward(settings.reward) if settings.reward else None
+    if getattr(reward, "batched", False):
+        raise SettingsError(f"reward = {settings.reward!r}: a trained reward needs the pictures; "
+                            "saved answers are scored by rewards that read text")
+    metrics = all_metrics(rows, task, reward)
+    flipped = _greedy_flips(rows, task, reward)
+    results = dict(task=task, metrics=metrics, flips=flipped, questions=questions(metrics, flipped, task),
+                   settings=asdict(settings), seconds=seconds, **speed(log), peak_memory_mb=peak_memory_mb(), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "metrics.csv", metrics_csv(metrics))
     return results
+
+# %% ../nbs/06_evaluation.ipynb #n014e23b
+def _greedy_flips(rows, task, reward):
+    "Flips of the greedy answers, or None where a file does not have both"
+    needed = ("question", "answer", "answer_type", "question_type")
+    scored = score_rows([{k: v for k, v in r.items() if k in needed or k.endswith("_greedy")} for r in rows], task, reward)
+    if not {"before_greedy", "after_greedy"} <= set(scored): return None
+    main = "accuracy" if task == "vqa" else "exact"
+    return flips(scored["before_greedy"][main], scored["after_greedy"][main])
 
 def speed(
     log: RunLog = None, # a row per batch, from `compare`
@@ -907,6 +1000,7 @@ def metrics_csv(
     writer.writerows((m["name"], m["value"], m["n"], *m["ci95"], m["interval"]) for m in metrics)
     return text.getvalue()
 
+# %% ../nbs/06_evaluation.ipynb #n547990f
 def evaluate(
     settings: EvaluationSettings, # a checked object
 ) -> dict: # what results.json holds

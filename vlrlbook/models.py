@@ -24,14 +24,19 @@ from .core import RunLog, SettingsError, commit_folder, damage, nearest
 special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
 chat_template = """{% for m in messages %}<|im_start|>{{ m.role }}
-{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>
+{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}\
+{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif p.type == 'text' %}{{ p.text }}{% endif %}\
+{% endfor %}{% endif %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-sentences = """system user assistant How many discs are there? How many objects are in the picture? A photo of 0 1 2 3 4 5 6 7 8 9 disc discs apples
+# %% ../nbs/00a_models.ipynb #ne78abcd
+sentences = """system user assistant How many discs are there? How many objects are in the picture? \
+A photo of 0 1 2 3 4 5 6 7 8 9 disc discs apples
 Your task: 1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.
 2. Then provide the correct answer inside <answer>...</answer> tags. 3. No extra information or text outside of these tags.
-Is there an abnormality in the left right lung? yes no axial coronal CT MRI X-ray chest brain abdomen normal abnormal Task: pick up the red blue green cup success failure
+Is there an abnormality in the left right lung? yes no axial coronal CT MRI X-ray chest brain abdomen normal abnormal \
+Task: pick up the red blue green cup success failure
 There are one two three four five six discs in this picture. The answer is the first second response better worse"""
 
 @cache
@@ -42,10 +47,12 @@ def _trained_tokenizer() -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, special_tokens=special_tokens, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, special_tokens=special_tokens,
+                                  initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([sentences] * 8, trainer)
     return tokenizer.to_str()
 
+# %% ../nbs/00a_models.ipynb #ne59b2a9
 def tiny_tokenizer(
 ): # transformers tokenizer, padding on the left as generation needs it
     "Byte-level BPE over the sentences of this book"
@@ -53,13 +60,15 @@ def tiny_tokenizer(
     from transformers import PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained_tokenizer()), eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
-        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"},
+        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>",
+                              "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"},
         chat_template=chat_template)
 
 # %% ../nbs/00a_models.ipynb #c010
 families = {"qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
             "qwen3_vl": "Qwen/Qwen3-VL-2B-Instruct", "aria": "rhymes-ai/Aria"} # model type → its best known checkpoint
 
+# %% ../nbs/00a_models.ipynb #nfbafb38
 def twin_config(
     family: str, # a key of `families`
     tokenizer, # gives the ids of the special tokens
@@ -70,30 +79,39 @@ def twin_config(
     "The real configuration class of `family`, at about a million parameters"
     import transformers
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
-    common = dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, num_attention_heads=width // 32,
-                  num_key_value_heads=2, max_position_embeddings=8192, initializer_range=spread, tie_word_embeddings=True,
-                  bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
+    common = dict(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth,
+        num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=8192, initializer_range=spread,
+        tie_word_embeddings=True, bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
     if family == "aria": return _aria_config(common, ids)
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
     if family == "qwen3_vl": rope["mrope_interleaved"] = True
-    vision = dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread)
-    own = dict(
-        qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
-        qwen2_5_vl=dict(hidden_size=64, intermediate_size=128, out_hidden_size=width, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
-        qwen3_vl=dict(hidden_size=64, intermediate_size=128, out_hidden_size=width, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1]))
     text = dict(common, rope_parameters=rope, **({"head_dim": 32} if family == "qwen3_vl" else {}))
     cls = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "qwen3_vl": "Qwen3VLConfig"}[family]
     return getattr(transformers, cls)(
-        text_config=text, vision_config=vision | own[family], tie_word_embeddings=True, image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
+        text_config=text, vision_config=_tower(family, width, spread), tie_word_embeddings=True,
+        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"])
+
+# %% ../nbs/00a_models.ipynb #n94ad921
+def _tower(family, width, spread):
+    "Numbers of a vision tower: three layers, each family's own way to the language model's width"
+    small = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
+    own = dict(
+        qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
+        qwen2_5_vl=dict(small, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
+        qwen3_vl=dict(small, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1]))
+    return dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread) | own[family]
 
 def _aria_config(common, ids):
     "Aria: a mixture of four experts, and 49 patches of 70 pixels that a projector turns into 16 tokens"
     import transformers
     text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1)
-    vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=490, patch_size=70, initializer_range=common["initializer_range"])
-    return transformers.AriaConfig(text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"],
-                                   projector_patch_to_query_dict={49: 16, 196: 16}, tie_word_embeddings=True, initializer_range=common["initializer_range"])
+    vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                  num_attention_heads=4, image_size=490, patch_size=70, initializer_range=common["initializer_range"])
+    return transformers.AriaConfig(
+        text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"], tie_word_embeddings=True,
+        projector_patch_to_query_dict={49: 16, 196: 16}, initializer_range=common["initializer_range"])
 
 # %% ../nbs/00a_models.ipynb #c011
 def twin_processor(
@@ -103,13 +121,15 @@ def twin_processor(
     import transformers as t
     tokenizer = tiny_tokenizer()
     if family == "aria":
-        return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tokenizer, chat_template=chat_template, size_conversion={490: 16, 980: 16})
+        return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tokenizer,
+                               chat_template=chat_template, size_conversion={490: 16, 980: 16})
     patch, budget = (16, 128) if family == "qwen3_vl" else (14, 112)
     images = t.Qwen2VLImageProcessor(patch_size=patch, size={"shortest_edge": (4 * patch) ** 2, "longest_edge": budget**2})
-    cls, video = {"qwen2_vl": (t.Qwen2VLProcessor, t.Qwen2VLVideoProcessor), "qwen2_5_vl": (t.Qwen2_5_VLProcessor, t.Qwen2VLVideoProcessor),
-                  "qwen3_vl": (t.Qwen3VLProcessor, t.Qwen3VLVideoProcessor)}[family]
+    cls = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor, qwen3_vl=t.Qwen3VLProcessor)[family]
+    video = t.Qwen3VLVideoProcessor if family == "qwen3_vl" else t.Qwen2VLVideoProcessor
     return cls(images, tokenizer, video(patch_size=patch), chat_template=chat_template)
 
+# %% ../nbs/00a_models.ipynb #nfc8c795
 def tiny_twin(
     family: str = "qwen2_5_vl", # a key of `families`
     seed: int = 0, # of the initial weights
@@ -138,7 +158,8 @@ def token_kinds(
         if not seen: return "padding"
         if token == processor.image_token_id: return "image"
         return "prompt" if position < end else "answer"
-    return [[kind(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))] for ids, mask in zip(input_ids.tolist(), attention_mask.tolist())]
+    rows = zip(input_ids.tolist(), attention_mask.tolist())
+    return [[kind(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))] for ids, mask in rows]
 
 # %% ../nbs/00a_models.ipynb #c020
 vision_marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|img|>", "<fim_prefix>", "<fim_suffix>")
@@ -185,13 +206,16 @@ def pick_dtype(
     if name not in known: raise ValueError(f"unknown dtype {name!r}{nearest(name, [*known, 'auto'])}")
     return known[name]
 
+# %% ../nbs/00a_models.ipynb #n9f9fd96
 def pick_attention(
     name: str, # auto, flash_attention_2, sdpa or eager
     dtype: torch.dtype, # flash-attn knows half precision only
 ) -> tuple: # implementation, one line that says why
     "flash-attn where it can run, else sdpa"
-    if name not in ("auto", "flash_attention_2", "sdpa", "eager"): raise ValueError(f"unknown attention {name!r}{nearest(name, ['auto', 'flash_attention_2', 'sdpa', 'eager'])}")
-    missing = ("there is no CUDA GPU" if not torch.cuda.is_available() else "the GPU is older than Ampere" if torch.cuda.get_device_capability()[0] < 8
+    known = ["auto", "flash_attention_2", "sdpa", "eager"]
+    if name not in known: raise ValueError(f"unknown attention {name!r}{nearest(name, known)}")
+    missing = ("there is no CUDA GPU" if not torch.cuda.is_available()
+               else "the GPU is older than Ampere" if torch.cuda.get_device_capability()[0] < 8
                else "flash-attn is not installed (pip install 'vlrlbook[flash]')" if not importlib.util.find_spec("flash_attn")
                else f"{dtype} is not half precision" if dtype not in (torch.bfloat16, torch.float16) else None)
     if name == "flash_attention_2" and missing: raise ValueError(f"flash_attention_2 cannot run: {missing}")
@@ -208,6 +232,7 @@ def four_bit(
     from transformers import BitsAndBytesConfig
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
 
+# %% ../nbs/00a_models.ipynb #n4c3ff60
 def limit_pixels(
     processor, # of any family
     max_image_size: int, # pixels: a picture may have this squared; Aria knows 490 and 980
@@ -215,7 +240,9 @@ def limit_pixels(
     "Give pictures a pixel budget: larger ones are scaled down, keeping their shape"
     images = processor.image_processor
     if hasattr(images, "max_image_size"): images.max_image_size = 490 if max_image_size < 980 else 980
-    else: images.size = {"shortest_edge": min(images.size["shortest_edge"], max_image_size**2), "longest_edge": max_image_size**2}
+    else:
+        least = min(images.size["shortest_edge"], max_image_size**2)
+        images.size = {"shortest_edge": least, "longest_edge": max_image_size**2}
 
 # %% ../nbs/00a_models.ipynb #c030
 def load_vlm(
@@ -235,28 +262,35 @@ def load_vlm(
     if adapter: model = _put_on(model, name, adapter, trainable)
     return model.eval(), processor
 
+# %% ../nbs/00a_models.ipynb #n6d52b28
 def _put_on(model, name, adapter, trainable):
     "`model` with a LoRA adapter that was made for it; PEFT by itself takes one of another family or depth and says little or nothing"
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
-    if not (Path(adapter) / "adapter_config.json").exists(): raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
-    trained_on = json.loads((Path(adapter) / "adapter_config.json").read_text()).get("base_model_name_or_path") or ""
+    described = Path(adapter) / "adapter_config.json"
+    if not described.exists(): raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
+    trained_on = json.loads(described.read_text()).get("base_model_name_or_path") or ""
     refused = f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
     kind, said = model.config.model_type, _family_of(trained_on)
     if said not in (None, kind): raise ValueError(f"{refused}: it was trained on {Path(trained_on).name}, a {said}, and this is a {kind}")
-    if all(re.fullmatch(r"[\w.-]+/[\w.-]+", n) and not Path(n).exists() for n in (name, trained_on)) and name != trained_on: raise ValueError(f"{refused}: it was trained on {trained_on}")
+    hub_ids = all(re.fullmatch(r"[\w.-]+/[\w.-]+", n) and not Path(n).exists() for n in (name, trained_on))
+    if hub_ids and name != trained_on: raise ValueError(f"{refused}: it was trained on {trained_on}")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError) as e: raise ValueError(f"{refused}: {' '.join(str(e).split())[:300]}") from e
     stored, own = set(load_peft_weights(str(adapter), device="cpu")), set(get_peft_model_state_dict(adapted))
-    if stored != own: raise ValueError(f"{refused}: {len(stored - own)} of its {len(stored)} weights have no place there, {len(own - stored)} places get none; first: {min(stored ^ own)}")
+    if stored != own:
+        raise ValueError(f"{refused}: {len(stored - own)} of its {len(stored)} weights have no place there, "
+                         f"{len(own - stored)} places get none; first: {min(stored ^ own)}")
     return adapted
 
+# %% ../nbs/00a_models.ipynb #n612bac9
 def _family_of(name):
     "Family of a base that an adapter names: by its config.json while it is still there, else by the words in a hub id"
-    if (Path(name) / "config.json").is_file(): return json.loads((Path(name) / "config.json").read_text()).get("model_type")
+    config = Path(name) / "config.json"
+    if config.is_file(): return json.loads(config.read_text()).get("model_type")
     words = {"qwen2.5-vl": "qwen2_5_vl", "qwen2-vl": "qwen2_vl", "qwen3-vl": "qwen3_vl", "rhymes-ai/aria": "aria"}
     return next((kind for word, kind in words.items() if word in name.lower()), None)
 
@@ -277,13 +311,15 @@ def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
     return model, AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
 
+# %% ../nbs/00a_models.ipynb #nf461c89
 def model_type(
     name: str, # hub id or directory
     cache_dir: str = None, # where hub downloads go
 ) -> str: # a key of `families`
     "Family of a checkpoint, from its config.json; other families are refused by name"
     from transformers import AutoConfig
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists(): raise FileNotFoundError(f"model {name!r}: no such directory")
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
+        raise FileNotFoundError(f"model {name!r}: no such directory")
     kind = AutoConfig.from_pretrained(name, cache_dir=cache_dir).model_type
     if kind not in families: raise ValueError(f"model {name!r} is of type {kind!r}{nearest(kind, list(families))}")
     return kind
@@ -323,7 +359,7 @@ def merge_lora(
     cache_dir: str = None, # where hub downloads go
     dtype: str = "keep", # of the merged weights: the base's own, or as in `pick_dtype`
 ):
-    "Fold an adapter into its base and save a plain model directory: tokenizer, processor and generation config with it, dtype and size of the weight files as the base has them"
+    "Fold an adapter into its base and save a plain model directory, its dtype and the size of its weight files as the base has them"
     if Path(output_path).exists(): raise FileExistsError(f"{output_path} is there already")
     kept, shard = _as_stored(base_model, cache_dir)
     model, processor = load_vlm(base_model, adapter=lora_model, dtype=kept if dtype == "keep" else dtype, cache_dir=cache_dir)
@@ -351,8 +387,10 @@ def hidden_size(
     config, # of any family
 ) -> int: # width of the last hidden state
     "`config.hidden_size`, else `config.text_config.hidden_size`, else 2048"
-    return getattr(config, "hidden_size", None) or getattr(getattr(config, "text_config", None), "hidden_size", None) or 2048
+    text = getattr(config, "text_config", None)
+    return getattr(config, "hidden_size", None) or getattr(text, "hidden_size", None) or 2048
 
+# %% ../nbs/00a_models.ipynb #nfe0f072
 class BackboneWithHead(torch.nn.Module):
     "A vision-language backbone read to its last real token, then a head: encodings → [B, outputs]"
     def __init__(self,
@@ -385,7 +423,8 @@ class CommittedCheckpoints:
             raise
         finally: self._aside = None
         self.accelerator.wait_for_everyone()
-        if self.state.best_model_checkpoint: self.state.best_model_checkpoint = str(run / Path(self.state.best_model_checkpoint).name)
+        best = self.state.best_model_checkpoint
+        if best: self.state.best_model_checkpoint = str(run / Path(best).name)
         if self.is_world_process_zero():
             self.state.save_to_json(str(run / ".saving" / name / "trainer_state.json"))
             commit_folder(run / ".saving" / name, run / name)
@@ -397,14 +436,16 @@ class CommittedCheckpoints:
         "As released, a checkpoint with a second adapter (TRL's reference) loads that one and leaves the one that trains at its start"
         super()._load_from_checkpoint(checkpoint, model)
         model = self.model if model is None else model
-        if any(Path(checkpoint).glob("*/adapter_config.json")): model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
+        second = any(Path(checkpoint).glob("*/adapter_config.json"))
+        if second: model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         "Train; checkpoints that are not this run's own past are moved out of its way first, and a finished run takes no further step"
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero(): _set_aside(Path(self.args.output_dir), last)
         self.accelerator.wait_for_everyone()
-        if not resume_from_checkpoint or not self._finished(resume_from_checkpoint): return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if not resume_from_checkpoint or not self._finished(resume_from_checkpoint):
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
         self._load_from_checkpoint(resume_from_checkpoint)
         self.create_optimizer_and_scheduler(self.state.max_steps)
@@ -415,6 +456,7 @@ class CommittedCheckpoints:
         if self.args.max_steps > 0: return self.state.global_step >= self.args.max_steps
         return self.state.epoch >= self.args.num_train_epochs
 
+# %% ../nbs/00a_models.ipynb #n4078135
 def checkpoint_step(
     path: str | Path, # a checkpoint's directory
 ) -> int: # optimizer steps taken when it was saved
@@ -423,7 +465,8 @@ def checkpoint_step(
 
 def _checkpoints(run):
     "Checkpoint folders of `run` by step number"
-    return sorted((p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)), key=lambda p: int(p.name[11:]))
+    found = (p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name))
+    return sorted(found, key=lambda p: int(p.name[11:]))
 
 def _too_old(run, limit, best):
     "Checkpoints beyond the newest `limit`, the best one spared"
@@ -456,20 +499,24 @@ def find_checkpoint(
             for p in problems: print(f"resume: passed over {p}")
             return str(path)
         problems.append(f"{path.name} ({problem})")
-    raise SettingsError(f"resume: there is no checkpoint in {output_dir}" if not problems else f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
+    if not problems: raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
+    raise SettingsError(f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
 
+# %% ../nbs/00a_models.ipynb #n6d601a4
 def resume_log(
     path: str | Path, # run_log.csv
     checkpoint: str | None, # where the run goes on, or None
 ) -> RunLog: # its file holds the rows up to the checkpoint's step and nothing else
     "The log of a run that begins, or goes on"
     path = Path(path)
-    rows = [r for r in RunLog.read(path).rows if r["step"] <= checkpoint_step(checkpoint)] if checkpoint and path.exists() else []
+    rows = RunLog.read(path).rows if checkpoint and path.exists() else []
+    rows = [r for r in rows if r["step"] <= checkpoint_step(checkpoint)]
     log = RunLog(path, rows)
     if rows: log.save()
     else: path.unlink(missing_ok=True)
     return log
 
+# %% ../nbs/00a_models.ipynb #nd120e3c
 class RunLogCallback(TrainerCallback):
     "A progress bar, and the trainer's log in a `RunLog` under our names"
     def __init__(self,
