@@ -751,7 +751,6 @@ def encoded(
     "JSON that any reader takes: NaN is null, half a surrogate pair a question mark"
     return json.dumps(_finite(content), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
-# %% ../nbs/08_service.ipynb #n9a90484
 def reply(
     content, # of the body
     status: int = 200, # of the reply
@@ -1201,7 +1200,6 @@ def web_folder(
     "Where the page's files are"
     return Path(vlrlbook.core.__file__).parent / "web"
 
-# %% ../nbs/08_service.ipynb #n090a298
 def sample_zip(
 ) -> bytes: # 60 drawn pictures
     "A data set for those who have none yet"
