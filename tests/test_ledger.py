@@ -244,6 +244,19 @@ def test_old_and_large_jobs_go_but_no_others(tmp_path):
     with opened(tmp_path) as jobs: assert jobs.clock() >= clock
 
 
+def test_age_by_request_is_days_of_service(tmp_path):
+    "A limit that is asked for once, whatever the wall clock says; jobs that have not ended stay"
+    with opened(tmp_path) as jobs:
+        ids = [jobs.submit(str(i), {}).job_id for i in range(3)]
+        jobs.cancel(ids[0])
+        jobs.wall = jobs.ledger.wall = lambda: 0.0
+        jobs.cancel(ids[1])
+        assert jobs.clean_up() == jobs.clean_up(days=1) == []
+        jobs.clock_base += 2 * 86400
+        assert jobs.clean_up(days=3) == [] and jobs.clean_up(days=1) == ids[:2]
+        assert jobs.clean_up(days=0) == [] and [j.job_id for j in jobs.list()[0]] == ids[2:]
+
+
 def test_a_log_keeps_its_newest_half(tmp_path):
     log = Log(tmp_path / "job.log", most=1000)
     for i in range(100): log.write(f"line {i:03}\n".encode() * 2)

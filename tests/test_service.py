@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from vlrlbook.core import SettingsError, read_settings
 from vlrlbook.data import synthetic_counting, write_counting_zip
 from vlrlbook.jobs import Jobs, LedgerUnavailable, job_tag, tagged
-from vlrlbook.service import ServiceSettings, chapter_05, clean, create_app, endpoints, host_name, openapi, problems, read_json, request_form
+from vlrlbook.service import ServiceSettings, Uploads, chapter_05, clean, create_app, endpoints, host_name, openapi, problems, read_json, request_form
 
 SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "trainer_state.json"}
 HEADER = "images_path,question,answer\n"
@@ -539,6 +539,30 @@ def test_clean_up_by_age(client, good):
     assert c.post("/clean-up?older_than_days=1").json() == dict(files=[], jobs=[])
     assert c.post("/clean-up?older_than_days=0").json() == dict(files=[ids[1]], jobs=[jobs[0]]), "what a waiting job needs stays"
     assert [p.name for p in c.service.uploads.root.iterdir()] == [ids[0]]
+
+
+def test_age_of_uploads_is_days_of_service(client, good, monkeypatch):
+    "A wall clock that is wrong by half a century deletes nothing; two days of service do, a restart between them or not"
+    c = client()
+    with monkeypatch.context() as wrong:
+        wrong.setattr("vlrlbook.service.now", lambda: "1970-01-01T00:00:00Z")
+        file_id = c.post("/upload-data", files={"file": ("x.zip", good)}).json()["file_id"]
+    assert "clock" not in c.get(f"/files/{file_id}").json()
+    assert c.post("/clean-up?older_than_days=1").json() == dict(files=[], jobs=[])
+    c.jobs.clock_base += 2 * 86400
+    assert c.service.tidy(3) == []
+    again = Uploads(c.service.settings.data_dir, c.jobs.clock)
+    assert (again.older(1), again.older(3), again.known) == ([file_id], [], c.service.uploads.known)
+    assert c.post("/clean-up?older_than_days=1").json() == dict(files=[file_id], jobs=[])
+
+
+def test_an_upload_of_an_older_version_counts_from_now(client, good):
+    c = client()
+    file_id = c.post("/upload-data", files={"file": ("x.zip", good)}).json()["file_id"]
+    path = c.service.uploads.root / file_id / "upload.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "clock"}))
+    c.jobs.clock_base += 2 * 86400
+    assert Uploads(c.service.settings.data_dir, c.jobs.clock).older(1) == []
 
 
 # a real server
