@@ -213,12 +213,13 @@ def _forwards(new):
             del m.forward
             if forward is not None: m.forward = forward
 
+@torch.no_grad()
 def _folded(model):
     "Within the block, each layer's adapter is part of a copy of its weight"
     from peft.tuners.lora import Linear
     layers = [m for m in model.modules() if type(m) is Linear and _foldable(m)]
-    sums = {m: m.base_layer.weight + m.get_delta_weight(*m.active_adapters) for m in layers}
-    return _forwards({m: _product(weight, m.base_layer.bias) for m, weight in sums.items()})
+    whole = lambda m: m.get_delta_weight(*m.active_adapters).add_(m.base_layer.weight)
+    return _forwards({m: _product(whole(m), m.base_layer.bias) for m in layers})
 
 # %% ../nbs/07_shared_prompt.ipynb #n09ee4ac
 def _product(weight, bias):
