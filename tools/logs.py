@@ -159,7 +159,7 @@ def races():
     from vlrlbook.core import run_facts
     rows, facts = [], run_facts()
     with tempfile.TemporaryDirectory() as folder:
-        for case in (dict(profile="counting"), dict(profile="reasoning", rounds=2), dict(profile="text"),
+        for case in (dict(profile="counting"), dict(profile="reasoning"), dict(profile="text"),
                      dict(profile="counting", width=128)):
             done = subprocess.run([sys.executable, "-c", race_one, json.dumps(case)], cwd=folder, capture_output=True, text=True,
                                   env={**os.environ, "HF_HUB_OFFLINE": "1"})

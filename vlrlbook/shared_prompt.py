@@ -803,7 +803,7 @@ def step_memory(
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    told, gives_back = json.dumps([vars(settings), shared]), os.environ | {"MALLOC_MMAP_THRESHOLD_": "4194304"}
+    told, gives_back = json.dumps([vars(settings), shared]), os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
     done = subprocess.run([sys.executable, "-c", _apart, told], capture_output=True, text=True, check=True, env=gives_back)
     return float(done.stdout.split("MB")[-1])
 
