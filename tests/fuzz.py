@@ -1,6 +1,5 @@
 """Bytes at random into the readers: `python tests/fuzz.py zip|csv|json SECONDS`. Atheris looks for inputs that reach new lines, from the
 seeds in tests/seeds; anything but our own refusals is a find."""
-import io
 import json
 import sys
 import tempfile

@@ -62,7 +62,8 @@ def test_import_is_light():
 
 def test_a_card_says_what_its_bars_are():
     "Another heading than advantage; an empty answer is told; the mark of the picture is not read out"
-    group = RolloutGroup(Sample("<image> How many?", "2"), [Rollout("2", dict(overall=1.0), 0.5), Rollout("", dict(overall=0.0), -0.5)], bars="pay less mean")
+    group = RolloutGroup(Sample("<image> How many?", "2"), [Rollout("2", dict(overall=1.0), 0.5), Rollout("", dict(overall=0.0), -0.5)],
+                         bars="pay less mean")
     texts = lambda fig: {t.get_text() for ax in fig.axes for t in [ax.title, *ax.texts]}
     assert {"How many?", "(nothing)", "pay less mean"} <= texts(rollout_card(group)) and "advantage" not in texts(rollout_card(group))
     assert "advantage" in texts(rollout_card(replace(group, bars="advantage")))

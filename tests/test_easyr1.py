@@ -1,6 +1,5 @@
 """Past one machine, against the contracts: rows, prompt, reward, config, launcher, dry run, one command."""
 import ast
-import csv
 import io
 import json
 import re
@@ -17,7 +16,7 @@ from PIL import Image
 from vlrlbook.core import Sample, SettingsError, cast, damage, read_settings
 from vlrlbook.data import DataError, synthetic_counting, synthetic_vqa, to_messages, vqa_prompt, vqa_template
 from vlrlbook.easyr1 import (QuickStartSettings, ask_reward_file, dry_run, easyr1_messages, easyr1_size, engine_settings,
-                             export_easyr1, export_verl, house_values, key_table, memory_gb, newest_step, parse_overrides,
+                             export_easyr1, export_verl, key_table, memory_gb, newest_step, parse_overrides,
                              quick_start, read_engine_yaml, reward_file, short_names, stages, verl_overrides)
 from vlrlbook.models import save_model, tiny_twin, twin_processor
 from vlrlbook.rewards import count_table, format_table, load_reward, nasty, vqa_table

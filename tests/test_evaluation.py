@@ -1,4 +1,4 @@
-"""Metrics against the libraries that others use; questioning that survives kills; files of other programs; the main job's table from its answers."""
+"""Metrics against the libraries that others use; questioning that survives kills; files of other programs; the main job's table."""
 import csv
 import json
 import os

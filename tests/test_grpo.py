@@ -88,7 +88,8 @@ def test_the_kept_group_has_something_to_show():
     "The first group that is not silent; the first of all where every one is"
     from types import SimpleNamespace
     recorder, samples = Recorder(2), [s for s in synthetic_vqa(3, seed=1) for _ in range(2)]
-    ask = lambda step, rewards: recorder(list("abcdef"), [dict(overall=r) for r in rewards], samples, SimpleNamespace(global_step=step, max_steps=4))
+    ask = lambda step, rewards: recorder(list("abcdef"), [dict(overall=r) for r in rewards], samples,
+                                         SimpleNamespace(global_step=step, max_steps=4))
     ask(0, [1, 1, 0, 1, 1, 0])
     ask(2, [1, 1, 0, 0, 1, 1])
     assert ["".join(a["text"] for a in row["rollouts"]) for row in recorder.rows()] == ["cd", "ab"]
