@@ -286,6 +286,22 @@ def test_a_folded_adapter_says_the_same(family):
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
+@pytest.mark.parametrize("dropout, folded", [(0.0, 28), (0.05, 0)]) # TRL samples with dropout on, so that adapter stays beside
+def test_a_step_samples_with_the_adapter_folded(tmp_path, monkeypatch, dropout, folded):
+    made, real = [], shared_prompt._product
+    monkeypatch.setattr(shared_prompt, "_product", lambda *given: made.append(1) or real(*given))
+    trainer(tmp_path, asked=PICTURED, batch_size=12, max_steps=1, model=adapted("qwen2_5_vl", dropout)[0]).train()
+    assert len(made) == folded # four layers of seven
+
+
+def test_without_onednn_the_product_is_the_same(monkeypatch):
+    weight, bias, x = torch.randn(6, 4), torch.randn(6), torch.randn(2, 3, 4)
+    packed = shared_prompt._product(weight, bias)(x)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = shared_prompt._product(weight, bias)
+    assert plain.func is torch.nn.functional.linear and (plain(x) - packed).abs().max() <= 1e-5
+
+
 def folds(model):
     with shared_prompt._folded(model): return sum("forward" in vars(m) for m in model.modules())
 
