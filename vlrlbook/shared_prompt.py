@@ -473,7 +473,7 @@ class SharedTraining:
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
 class SharedCheck:
-    "The first batch of a run goes both ways"
+    "The first group of a run's first batch goes both ways"
     @torch.no_grad()
     def _compare(self, batch):
         "Once a run: one group both ways, dropout off; the plain way for the whole run if they differ"
@@ -700,6 +700,7 @@ def _racer(settings, shared, G, prompts):
     given |= dict(lora_r=16, lora_alpha=32, lora_dropout=0.0, save_steps=0, logging_steps=1, output_dir="runs/07_race")
     model.generation_config.eos_token_id = None
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0) # the adapter's first weights too
     trainer = make_trainer(read_settings(GRPOSettings, given), add_lora(model.to(device), 16, 32, 0.0), processor, to_dataset(samples))
     trainer.eos_token_ids = [-1] # every answer goes to its full length
     trainer.generation_config.eos_token_id = None
@@ -717,7 +718,7 @@ def _asked(side, n):
 
 # %% ../nbs/07_shared_prompt.ipynb #nbe5125e
 def _timed_step(trainer):
-    "Seconds of one optimizer step and of its parts"
+    "Seconds of one `training_step` and of its parts"
     spent, timed = {}, {"_generate_single_turn": "sampling", "_generate_and_score_completions": "scoring", "training_step": "optimizing"}
     originals = {name: getattr(trainer, name) for name in timed}
     for name, key in timed.items(): setattr(trainer, name, _clocked(originals[name], spent, key))
