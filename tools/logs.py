@@ -620,7 +620,8 @@ what_was_done = {  # chapter/cell -> what was done about a slow cell; without a 
     "06_evaluation/c030": "its run is chapter 05's, groups read once; a run that is there is not trained again",
     "07a_jobs/91728b6c": "two steps: what it shows is the job, not the learning",
     "08_service/c017": "its job is chapter 05's run, groups read once",
-    "08_service/c033": "80 steps of a small batch, enough to be killed twice"}
+    "08_service/c033": "80 steps of a small batch, enough to be killed twice",
+    "09_easyr1/nbc28686": "twenty steps, where chapter 05 takes two hundred"}
 
 
 def cells(named):
