@@ -616,7 +616,7 @@ what_was_done = {  # chapter/cell -> what was done about a slow cell; without a 
     "02_rewards/n232372e": "a reward that is too slow is what it shows",
     "03_reward_model/c066": "picture and question are read once for both answers of a pair",
     "05_grpo/c035": "the warm start is kept in the cache: only a first run pays for it",
-    "05_grpo/c042": "prompt and picture are read once for the eight answers of a group",
+    "05_grpo/na62fb33": "prompt and picture are read once for the eight answers of a group",
     "06_evaluation/c030": "its run is chapter 05's, groups read once; a run that is there is not trained again",
     "07a_jobs/91728b6c": "two steps: what it shows is the job, not the learning",
     "08_service/c017": "its job is chapter 05's run, groups read once",
