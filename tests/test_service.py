@@ -26,7 +26,7 @@ from vlrlbook.core import SettingsError, read_settings
 from vlrlbook.data import synthetic_counting, write_counting_zip
 from vlrlbook.jobs import Jobs, LedgerUnavailable, job_tag, tagged
 from vlrlbook.service import ServiceSettings, Uploads, chapter_05, clean, create_app, endpoints, host_name, openapi, problems
-from vlrlbook.service import read_json, request_form
+from vlrlbook.service import plan, read_json, read_request, request_form
 
 SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",
          "preprocessor_config.json", "trainer_state.json"}
@@ -402,6 +402,19 @@ def test_bad_requests_for_training(with_file, change, code):
     if code.endswith("unknown") and code != "file.unknown" and "learning_rat" in str(change):
         assert "did you mean 'learning_rate'" in body["detail"]
     assert with_file.get("/jobs").json()["jobs"] == []
+
+
+@pytest.mark.parametrize("size, rows, batch, said", [
+    ("tiny", 60, (60, 1), "batch_size is 60: whole groups of 6 answers"), ("tiny", 6, (18, 1), "batch_size is 18: a step takes 3"),
+    ("gpu", 60, (1, 6), "gradient_accumulation_steps is 6: whole groups of 6 answers")])
+def test_a_group_size_alone_gets_a_batch_that_fits(size, rows, batch, said):
+    form, asked = request_form(size), dict(num_generations=6)
+    settings = read_request(dict(job_name="a", data_file_id="f-1", training_config=asked), form)["settings"]
+    assert settings == asked # what the server chooses is not taken for the client's
+    made, notes = plan(settings, size, form, rows)
+    value = lambda name: made.get(name, next(f["default"] for f in form["training_config"] if f["name"] == name))
+    assert (value("batch_size"), value("gradient_accumulation_steps")) == batch
+    assert any(note.startswith(said) for note in notes), notes
 
 
 def test_media_type_and_key(with_file):

@@ -244,7 +244,7 @@ form_fields = { # name in a request → (name in chapter 05, least, most, choice
 also_called = {"num_train_epochs": "num_epochs", "lr": "learning_rate", "alpha": "lora_alpha", "dropout": "lora_dropout", "lora_r": "r"}
 
 said_here = {"model": "Which model is trained",
-             "reward": "What an answer is paid for: chapter 02's staircase, or a tenth of it for the form"}
+             "reward": "What an answer is paid for: chapter 02's staircase, or nine tenths of it and one tenth for the form"}
 
 for _group, _named in form_fields.items():
     problems |= {f"{_group}.{_name}": (422, f"{_group}: {_name}") for _name in _named}
@@ -330,15 +330,12 @@ def _defaults(form):
     return {form_fields[group][f["name"]][0]: f["default"] for group in form for f in form[group]}
 
 def _rules(settings, form):
-    "Rules over several settings"
+    "Rules over several settings that a client chose"
+    if "batch_size" not in settings and "gradient_accumulation_steps" not in settings: return [] # `plan` finds what fits
     default = _defaults(form)
     value = lambda name: settings.get(name, default[name])
     answers, G = value("batch_size") * value("gradient_accumulation_steps"), value("num_generations")
     if answers % G == 0: return []
-    if "batch_size" not in settings and "gradient_accumulation_steps" not in settings:
-        good, whole = G * max(1, answers // G), default["gradient_accumulation_steps"] == 1
-        settings["batch_size"], settings["gradient_accumulation_steps"] = (good, 1) if whole else (default["batch_size"], good)
-        return []
     field, near = "training_config.batch_size", max(1, round(answers / G)) * G
     message = f"batch_size × gradient_accumulation_steps = {answers} answers a step, no multiple of num_generations = {G}; nearest: {near}"
     return [dict(field=field, code=field, message=message)]
@@ -359,6 +356,7 @@ def plan(
     value = lambda name: made.get(name, default[name])
     a_step = lambda: value("batch_size") * value("gradient_accumulation_steps") // value("num_generations")
     if a_step() > trained: _smaller(made, notes, settings, rows, trained, value, a_step())
+    else: _whole_groups(made, notes, default, value)
     steps = trained * value("num_epochs") // a_step() if value("num_epochs") else None
     _length(made, notes, settings, default, steps)
     if size == "tiny": notes.append("a tiny model on this server's CPU; size gpu trains Qwen2.5-VL-3B")
@@ -373,6 +371,14 @@ def _smaller(made, notes, settings, rows, trained, value, a_step):
         raise Problem("training_config.batch_size", f"{few}: at most {trained * G // accumulated} would do")
     made |= dict(batch_size=G * trained, gradient_accumulation_steps=1)
     notes.append(f"batch_size is {G * trained}: a step takes {trained} of the rows, {G} answers each")
+
+def _whole_groups(made, notes, default, value):
+    "A batch of whole groups; what the client chose itself is a multiple already"
+    G, answers = value("num_generations"), value("batch_size") * value("gradient_accumulation_steps")
+    if answers % G == 0: return
+    good, name = G * max(1, answers // G), "batch_size" if default["gradient_accumulation_steps"] == 1 else "gradient_accumulation_steps"
+    made[name] = good
+    notes.append(f"{name} is {good}: whole groups of {G} answers")
 
 # %% ../nbs/08_service.ipynb #nbb2bf71
 def _length(made, notes, settings, default, steps):
