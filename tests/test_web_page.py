@@ -387,7 +387,8 @@ def every_view(page, server, data):
     failed = start(server, data, name="a name without any room to break " + "x" * 120, seed=13)
     yield from ((name, page.goto(f"{server.url}/#{path}"), page.wait_for_selector(there))[0] for name, path, there in (
         ("data", "/data", ".cards li"), ("file", f"/data/{data}", ".gallery li"),
-        ("form", f"/train?file={data}&training_config.lr_scheduler_type=cosine", "form"), ("job", f"/jobs/{job}", "main:has(.mean) .rollout"),
+        ("form", f"/train?file={data}&training_config.lr_scheduler_type=cosine", "form"),
+        ("job", f"/jobs/{job}", "main:has(.mean) .rollout"),
         ("failed", f"/jobs/{failed}", ".notice.bad"), ("jobs", "/jobs", ".cards li"), ("nowhere", "/nowhere", "h1 >> text=no such page")))
 
 

@@ -203,15 +203,17 @@ def _decoding_attention(module, query, key, value, seen, scaling):
 
 # %% ../nbs/07_shared_prompt.ipynb #nf285c0b
 @contextmanager
-def _forwards(new):
-    "Other forward methods for some modules, within the block"
-    was = {m: vars(m).get("forward") for m in new}
-    for m, forward in new.items(): m.forward = forward
+def _methods(new):
+    "Other methods within the block: {(object, name): method}"
+    was = {(owner, name): vars(owner).get(name) for owner, name in new}
+    for (owner, name), method in new.items(): setattr(owner, name, method)
     try: yield
     finally:
-        for m, forward in was.items():
-            del m.forward
-            if forward is not None: m.forward = forward
+        for (owner, name), method in was.items():
+            delattr(owner, name)
+            if method is not None: setattr(owner, name, method)
+
+def _forwards(new): return _methods({(m, "forward"): forward for m, forward in new.items()})
 
 @torch.no_grad()
 def _folded(model):
@@ -720,23 +722,19 @@ def _asked(side, n):
 def _timed_step(trainer):
     "Seconds of one `training_step` and of its parts"
     spent, timed = {}, {"_generate_single_turn": "sampling", "_generate_and_score_completions": "scoring", "training_step": "optimizing"}
-    originals = {name: getattr(trainer, name) for name in timed}
-    for name, key in timed.items(): setattr(trainer, name, _clocked(originals[name], spent, key))
-    try: trainer.train()
-    finally:
-        for name in timed: delattr(trainer, name)
+    with _stopwatches([(trainer, name, _always(part)) for name, part in timed.items()], spent): trainer.train()
     spent["optimizing"] -= spent["scoring"]
     spent["scoring"] -= spent["sampling"]
     return spent | dict(seconds=sum(spent.values()))
 
 # %% ../nbs/07_shared_prompt.ipynb #n0aaf620
 def _clocked(function, spent, key):
-    "`function` that adds its seconds to `spent`"
+    "`function` that adds its seconds to `spent`, under what `key` makes of its arguments"
     def clocked(*args, **kwargs):
-        begun = time.perf_counter()
+        name, begun = key(*args, **kwargs), time.perf_counter()
         out = function(*args, **kwargs)
         if torch.cuda.is_available(): torch.cuda.synchronize()
-        spent[key] = spent.get(key, 0.0) + time.perf_counter() - begun
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - begun
         return out
     return clocked
 
@@ -764,9 +762,8 @@ def where_time_goes(
     "A shared step by its parts"
     trainer = _racer(settings, True, 8, 2)
     core, found = trainer.model.get_base_model().model, []
-    named = lambda name: lambda *args, **kwargs: name
-    places = [(core.visual, "forward", named("vision tower")), (core.language_model, "forward", _reading)]
-    places += [(trainer, "training_step", named("whole")), (trainer.accelerator, "backward", named("training, backward"))]
+    places = [(core.visual, "forward", _always("vision tower")), (core.language_model, "forward", _reading)]
+    places += [(trainer, "training_step", _always("whole")), (trainer.accelerator, "backward", _always("training, backward"))]
     for turn in range(steps + 1):
         spent = {}
         with _stopwatches(places, spent): trainer.train()
@@ -781,16 +778,11 @@ def _reading(*args, inputs_embeds=None, **kwargs):
     if torch.is_grad_enabled(): return "training, forward"
     return "sampling, a token at a time" if inputs_embeds.shape[1] == 1 else "reading the prompts"
 
-@contextmanager
 def _stopwatches(places, spent):
     "Seconds of methods, under the name that a function of their arguments gives"
-    for owner, name, key in places: setattr(owner, name, _named_clock(getattr(owner, name), spent, key))
-    try: yield
-    finally:
-        for owner, name, _ in places: delattr(owner, name)
+    return _methods({(owner, name): _clocked(getattr(owner, name), spent, key) for owner, name, key in places})
 
-def _named_clock(function, spent, key):
-    return lambda *args, **kwargs: _clocked(function, spent, key(*args, **kwargs))(*args, **kwargs)
+def _always(name): return lambda *args, **kwargs: name
 
 # %% ../nbs/07_shared_prompt.ipynb #c048
 def step_memory(
