@@ -1,15 +1,50 @@
 """Everything runs offline, with one cache for the warm starts that the tests share."""
+import contextlib
+import multiprocessing
 import os
 import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["IN_TEST"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1") # two workers of two threads on two cores wait for each other
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 SHARED = ROOT.parent / "shared" / "data"
+SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, eval_answers=2, logging_steps=1, save_steps=1)
+SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",
+         "preprocessor_config.json", "trainer_state.json"} # what a run of chapter 05 leaves
+
+
+def papermill(chapter, folder, **parameters):
+    "A chapter as people run it, in `folder`; half a minute goes into a kernel, its imports, and a notebook written after every cell"
+    options = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", str(chapter), "out.ipynb", *options, "--no-progress-bar"], cwd=folder,
+                          capture_output=True, text=True)
+
+
+def run_page(chapter, folder, **parameters):
+    "Every cell of a chapter in this process, in `folder`, with papermill's own way of putting parameters in; what a cell raises is raised"
+    path = folder / "page.ipynb"
+    nbformat.write(parameterize_notebook(load_notebook_node(str(chapter)), parameters), path)
+    with contextlib.chdir(folder): CaptureShell(path).run_all(read_nb(path), exc_stop=True)
+
+
+def start_process(target, *args):
+    "`target` in a process of its own, with the libraries loaded already"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vlrlbook.grpo", "trl"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, run_page
 from PIL import Image
 from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward,
                             build_classifier, chat, load_classifier, load_head, mirrored,
@@ -399,10 +399,9 @@ def test_chat_ends_clean_on_ctrl_c_and_end_of_input(tmp_path):
     assert asked.returncode == 0 and b"Traceback" not in err
 
 
-def test_papermill_refuses_a_misspelt_parameter(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs" / "04_aloha.ipynb"), "out.ipynb", "-p", "mode", "trian",
-                           "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode and "mode = 'trian': did you mean 'train'" in done.stderr
+def test_the_page_refuses_a_misspelt_parameter(tmp_path):
+    with pytest.raises(SettingsError, match="mode = 'trian': did you mean 'train'"):
+        run_page(ROOT / "nbs" / "04_aloha.ipynb", tmp_path, mode="trian")
     assert not (tmp_path / "runs").exists()
 
 

@@ -9,11 +9,11 @@ import sys
 import time
 
 import numpy as np
-import papermill
 import pytest
 import torch
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, papermill, run_page, start_process
 from hypothesis import given, settings as hypothesis_settings, strategies as st
+from papermill import inspect_notebook
 from vlrlbook.core import SettingsError, mean_ci95, read_settings
 from vlrlbook.data import DataError, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
 from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration,
@@ -404,23 +404,30 @@ def command(folder, *options):
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def evaluates(folder, *options):
+    "`vlrlbook evaluate` in `folder`"
+    from vlrlbook.cli import main
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    sys.exit(main(["evaluate", *map(str, options)]))
+
+
 def test_killed_twice_ends_with_the_same_file(adapter, tmp_path):
-    options = ("--model", TINY, "--adapter", adapter, "--eval_samples", 30, "--eval_batch_size",
+    options = ("--model", TINY, "--adapter", adapter, "--eval_samples", 18, "--eval_batch_size",
                2, "--eval_answers", 2, "--max_completion_length", 2)
-    line, how = command(tmp_path, *options)
     path, seen = tmp_path / "runs/06_evaluation/predictions.jsonl", 0
-    for wanted in (4, 12):
-        process = subprocess.Popen(line, **how)
-        while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < wanted): time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+    for wanted in (4, 10):
+        process = start_process(evaluates, tmp_path, *options)
+        while process.is_alive() and (not path.exists() or path.read_bytes().count(b"\n") < wanted): time.sleep(0.02)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         seen, before = path.read_bytes().count(b"\n"), seen
-        assert before < seen < 30
-    done = subprocess.run(line, **how)
-    assert done.returncode == 0, done.stderr[-2000:]
-    untouched = subprocess.run(line + ["--output_dir", "whole"], **how)
-    assert untouched.returncode == 0, untouched.stderr[-2000:]
+        assert before < seen < 18
+    for more in ((), ("--output_dir", "whole")):
+        process = start_process(evaluates, tmp_path, *options, *more)
+        process.join()
+        assert process.exitcode == 0
     assert path.read_bytes() == (tmp_path / "whole/predictions.jsonl").read_bytes()
     a, b = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("runs/06_evaluation", "whole"))
     assert a["metrics"] == b["metrics"] and b["pictures_per_second"] > 0
@@ -471,20 +478,13 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     assert {m["name"]: m for m in everything["metrics"]}["before_greedy/accuracy"]["n"] == 24
 
 
-def job(folder, chapter, **parameters):
-    options = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", str(chapter), "out.ipynb", *options, "--no-progress-bar"],
-                          cwd=folder, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory):
     "Chapter 05, short, on a ZIP"
     folder = tmp_path_factory.mktemp("main")
     write_counting_zip(synthetic_counting(30, seed=3), folder / "mine.zip")
-    done = job(folder, ROOT / "nbs" / "05_grpo.ipynb", data="mine.zip", lr=3e-3, warm_steps=2, max_steps=2, batch_size=8,
-               num_generations=4, eval_samples=6, eval_answers=2, logging_steps=1, save_steps=0)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_page(ROOT / "nbs" / "05_grpo.ipynb", folder, data="mine.zip", lr=3e-3, warm_steps=2, max_steps=2, batch_size=8,
+             num_generations=4, eval_samples=6, eval_answers=2, logging_steps=1, save_steps=0)
     return folder
 
 
@@ -520,10 +520,9 @@ def test_the_main_jobs_table_of_either_task(task):
         assert again["gain"][how] == pytest.approx({k: known[k] for k in ("mean_reward", "exact_accuracy", "verbatim_accuracy")})
 
 
-def test_papermill_measures_its_adapter(main_job):
+def test_the_page_measures_its_adapter(main_job):
     "The same held-out pictures as chapter 05 kept back, and the same greedy answers"
-    done = job(main_job, CHAPTER, adapter="runs/05_grpo", data="mine.zip", eval_samples=6, eval_batch_size=6, eval_answers=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_page(CHAPTER, main_job, adapter="runs/05_grpo", data="mine.zip", eval_samples=6, eval_batch_size=6, eval_answers=2)
     rows, theirs = (read_predictions(main_job / "runs" / d / "predictions.jsonl") for d in ("06_evaluation", "05_grpo"))
     assert {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"])
             for r in rows} == {r["row"]: (r["answer"], r["before_greedy"], r["after_greedy"]) for r in theirs}
@@ -539,7 +538,7 @@ def test_papermill_scores_a_file(tmp_path):
     (tmp_path / "mine.jsonl").write_text(
         "".join(json.dumps(dict(question=s.question, answer=s.answer, prediction="yes" if i % 2 else s.answer)) + "\n"
                 for i, s in enumerate(samples)))
-    done = job(tmp_path, CHAPTER, predictions="mine.jsonl")
+    done = papermill(CHAPTER, tmp_path, predictions="mine.jsonl")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "runs/06_evaluation/results.json").read_text())
     metrics = {m["name"]: m for m in found["metrics"]}
@@ -556,7 +555,7 @@ def test_parameters_cell_equals_settings():
     module = (ROOT / "vlrlbook" / "evaluation.py").read_text()
     body = module.split("class EvaluationSettings:")[1].split("def check")[0].split('"\n', 1)[1]
     assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
-    assert all(p["help"] for p in papermill.inspect_notebook(str(CHAPTER)).values())
+    assert all(p["help"] for p in inspect_notebook(str(CHAPTER)).values())
 
 
 @pytest.mark.parametrize("given_, message",

@@ -7,23 +7,13 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, SHARED
+from conftest import ROOT, SEVEN, SHARED, SHORT, papermill, run_page
 from safetensors.torch import load_file
-from vlrlbook.core import RunLog, Sample
+from vlrlbook.core import RunLog, Sample, SettingsError
 from vlrlbook.data import synthetic_counting, write_counting_zip
 from vlrlbook.rewards import counting_reward, read_count
 
-CHAPTER = str(ROOT / "nbs" / "05_grpo.ipynb")
-SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, eval_answers=2, logging_steps=1, save_steps=1)
-SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",
-         "preprocessor_config.json", "trainer_state.json"}
-
-
-def job(folder, chapter=CHAPTER, **parameters):
-    "Run chapter 05 with papermill in `folder`"
-    options = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", chapter, "out.ipynb", *options, "--no-progress-bar"], cwd=folder,
-                          capture_output=True, text=True)
+CHAPTER = ROOT / "nbs" / "05_grpo.ipynb"
 
 
 def results(folder, name="runs/05_grpo"): return json.loads((folder / name / "results.json").read_text())
@@ -32,7 +22,7 @@ def results(folder, name="runs/05_grpo"): return json.loads((folder / name / "re
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("short")
-    done = job(folder, **SHORT, lr="3e-4")
+    done = papermill(CHAPTER, folder, **SHORT, lr="3e-4")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -69,8 +59,7 @@ def test_results_can_be_recomputed_from_predictions(short_run):
 
 
 def test_resume_goes_on_from_the_checkpoint(short_run):
-    done = job(short_run, **{**SHORT, "max_steps": 4}, lr="3e-4", resume="true")
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_page(CHAPTER, short_run, **{**SHORT, "max_steps": 4}, lr=3e-4, resume="true")
     state = json.loads((short_run / "runs/05_grpo/trainer_state.json").read_text())
     assert state["global_step"] == 4
     assert RunLog.read(short_run / "runs/05_grpo/run_log.csv").series("lr")[0] == [1, 2, 3, 4]
@@ -78,17 +67,14 @@ def test_resume_goes_on_from_the_checkpoint(short_run):
 
 
 def test_an_existing_adapter_goes_on_training(short_run):
-    done = job(short_run, **SHORT, adapter="runs/05_grpo", output_dir="runs/second")
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_page(CHAPTER, short_run, **SHORT, adapter="runs/05_grpo", output_dir="runs/second")
     assert SEVEN <= {p.name for p in (short_run / "runs/second").iterdir()}
 
 
-@pytest.mark.parametrize("wrong, message",
-                         [({"learing_rate": 1e-4}, "there is no 'learing_rate': did you mean"),
-                          ({"lr": "fast"}, "lr = 'fast': expected float"), ({"batch_size": 12}, "nearest: 16")])
+@pytest.mark.parametrize("wrong, message", [
+    ({"learing_rate": 1e-4}, "there is no 'learing_rate': did you mean"), ({"batch_size": 12}, "nearest: 16")])
 def test_mistakes_stop_at_once(tmp_path, wrong, message):
-    done = job(tmp_path, **wrong)
-    assert done.returncode != 0 and message in done.stderr
+    with pytest.raises(SettingsError, match=message): run_page(CHAPTER, tmp_path, **wrong)
     assert not (tmp_path / "runs").exists()
 
 
@@ -105,17 +91,16 @@ def test_tag_survives_cleaning(tmp_path):
 def test_console_command_runs_a_chapter(tmp_path):
     bad = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "run", "grpoo", "out.ipynb"], cwd=tmp_path, capture_output=True, text=True)
     assert bad.returncode and "did you mean '05_grpo'" in bad.stderr
-    done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "run", "05_grpo", "made/out.ipynb", "-p", "size", "huge"], cwd=tmp_path,
+    done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", "run", "05_grpo", "made/out.ipynb", "-p", "lr", "fast"], cwd=tmp_path,
                           capture_output=True, text=True)
-    assert done.returncode and "size = 'huge'" in done.stderr
+    assert done.returncode and "lr = 'fast': expected float" in done.stderr and not (tmp_path / "runs").exists()
     assert subprocess.run([sys.executable, "-m", "vlrlbook.cli", "notebooks", "book"], cwd=tmp_path).returncode == 0
     assert (tmp_path / "book" / "05_grpo.ipynb").exists()
 
 
 def test_full_fine_tuning_on_a_zip_with_its_own_reward(tmp_path):
     write_counting_zip(synthetic_counting(12, seed=3), tmp_path / "mine.zip")
-    done = job(tmp_path, **SHORT, data="mine.zip", use_lora="false", reward="0.9*counting + 0.1*format", beta=0.02)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_page(CHAPTER, tmp_path, **SHORT, data="mine.zip", use_lora=False, reward="0.9*counting + 0.1*format", beta=0.02)
     assert (tmp_path / "runs/05_grpo/model.safetensors").exists()
     assert "part/format" in RunLog.read(tmp_path / "runs/05_grpo/run_log.csv").columns
 
@@ -124,8 +109,7 @@ def test_a_truth_without_a_number_stops_before_a_step(tmp_path):
     samples = synthetic_counting(6, seed=3)
     for s in samples: s.answer = "many"
     write_counting_zip(samples, tmp_path / "mine.zip")
-    done = job(tmp_path, **SHORT, data="mine.zip")
-    assert done.returncode and "the answer 'many' earns nothing" in done.stderr
+    with pytest.raises(SettingsError, match="the answer 'many' earns nothing"): run_page(CHAPTER, tmp_path, **SHORT, data="mine.zip")
 
 
 @pytest.mark.skipif(not (SHARED / "coco_open_count").exists(), reason="the folder with real photographs is not beside this checkout")
@@ -136,15 +120,14 @@ def test_real_photographs_run_through(tmp_path):
                       [Image.open(SHARED / "coco_open_count" / r["image"]).convert("RGB")])
                for r in rows for thing, n in list(r["counts"].items())[:1]]
     write_counting_zip(samples, tmp_path / "photos.zip")
-    done = job(tmp_path, **SHORT, data="photos.zip", max_image_size=224)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_page(CHAPTER, tmp_path, **SHORT, data="photos.zip", max_image_size=224)
     predictions = [json.loads(line) for line in (tmp_path / "runs/05_grpo/predictions.jsonl").open()]
     assert predictions and all(read_count(p["answer"]) is not None for p in predictions)
 
 
 def test_the_main_job_learns(tmp_path):
     "The card's command, whole: `papermill nbs/05_grpo.ipynb out.ipynb -p lr 5e-5`"
-    done = job(tmp_path, lr="5e-5")
+    done = papermill(CHAPTER, tmp_path, lr="5e-5")
     assert done.returncode == 0, done.stderr[-3000:]
     found = results(tmp_path)
     assert found["gain"]["sampled"]["mean_reward_ci95"][0] > 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import faults
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SEVEN, SHORT
 from faults import TRAINER, die, everybody, history_is_legal, opened, served, supervisors, until, wait, what_happened
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -417,7 +417,6 @@ TestMachine.settings = settings(max_examples=100 if FULL else 10, stateful_step_
 
 def test_chapter_05_as_a_job_killed_and_resumed(tmp_path):
     "A papermill run of the main chapter: its supervisor is killed in mid-run, and it ends as if nothing had happened"
-    from test_jobs import SEVEN, SHORT
     with served(tmp_path, tick=0.05) as jobs:
         job = jobs.submit("counting", {**SHORT, "max_steps": 8, "lr": 3e-4})
         wait(lambda: newest_checkpoint(jobs.folder(job.job_id) / "run"), 300)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, papermill, run_page
+from papermill import inspect_notebook
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
 from vlrlbook.data import DataError, draw_discs, permuted, synthetic_preferences
 from vlrlbook.models import add_lora, families, save_model, tiny_twin
@@ -233,8 +234,7 @@ def test_parameters_cell_equals_settings():
 
 
 def test_papermill_help_is_complete():
-    import papermill
-    found = papermill.inspect_notebook(str(CHAPTER))
+    found = inspect_notebook(str(CHAPTER))
     assert {p["inferred_type_name"] for p in found.values()} <= {"str", "int", "float", "bool"} and all(p["help"] for p in found.values())
 
 
@@ -424,16 +424,12 @@ def test_grpo_is_paid_by_it(tmp_path, run):
 # --- the job, and real pairs --------------------------------------------------------------------------------------------------------------
 
 def test_papermill(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb",
-                           *(x for k, v in TINY.items() for x in ("-p", k, str(v))), "-p", "lr", "1e-5", "--no-progress-bar"],
-                           cwd=tmp_path, capture_output=True, text=True)
+    done = papermill(CHAPTER, tmp_path, **TINY, lr="1e-5")
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "runs/03_reward_model/results.json").read_text())
     assert results["settings"]["lr"] == 1e-5 and {"pair_accuracy", "ci95", "baselines"} <= set(results) and {"blanked",
         "untrained"} <= set(results["baselines"])
-    bad = subprocess.run([sys.executable, "-m", "papermill", str(CHAPTER), "out.ipynb", "-p", "lerning_rate", "1", "--no-progress-bar"],
-                         cwd=tmp_path / "runs", capture_output=True, text=True)
-    assert bad.returncode and "did you mean 'learning_rate'" in bad.stderr
+    with pytest.raises(SettingsError, match="did you mean 'learning_rate'"): run_page(CHAPTER, tmp_path, lerning_rate=1)
 
 
 @real

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import ROOT
+from conftest import ROOT, SEVEN, SHORT
 from PIL import Image
 from starlette.testclient import TestClient
 from vlrlbook.core import SettingsError, read_settings
@@ -28,8 +28,6 @@ from vlrlbook.jobs import Jobs, LedgerUnavailable, job_tag, tagged
 from vlrlbook.service import ServiceSettings, Uploads, chapter_05, clean, create_app, endpoints, host_name, openapi, problems
 from vlrlbook.service import plan, read_json, read_request, request_form
 
-SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",
-         "preprocessor_config.json", "trainer_state.json"}
 HEADER = "images_path,question,answer\n"
 ROW = HEADER + "images/a.png,How many?,3\n"
 TRAINER = '''
@@ -869,9 +867,8 @@ def test_five_lines_on_an_empty_machine(tmp_path, good):
     served = Served(tmp_path, env={"VLRLBOOK_CACHE": str(tmp_path / "cache")})
     (tmp_path / "discs.zip").write_bytes(good)
     assert "http://localhost:8000" in five_lines() and "training_config={}" in five_lines() and "vlrlbook-data" in five_lines()
-    short = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, eval_answers=2, logging_steps=1, save_steps=1)
     code = "import time, requests\n" + five_lines().replace("http://localhost:8000", served.url).replace("vlrlbook-data",
-        "data").replace("training_config={}", f"training_config={short}")
+        "data").replace("training_config={}", f"training_config={SHORT}")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert served.stop() == 0

@@ -52,17 +52,16 @@ def test_a_page_shows_what_is_exported_and_hides_what_is_hidden(site, path):
 
 
 def test_what_becomes_of_a_cell(tmp_path):
-    "Hidden cells and progress bars go, an exercise's answer is folded, a picture gets its caption as words"
+    "Hidden cells go, an exercise's answer is folded, a picture gets its caption as words"
     from nbformat import v4, write
     picture = v4.new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "Figure"})
-    bar = v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0%|"})
     cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("#| default_exp rewards"), v4.new_code_cell("#| hide\nsecret = 1"),
              v4.new_code_cell("#| export\ndef staircase(): ..."),
-             v4.new_code_cell("#| slow\nplot()", outputs=[bar, picture]),
+             v4.new_code_cell("#| slow\nplot()", outputs=[picture]),
              v4.new_markdown_cell("*What to see: a `fall` from\n2 to 3.* And so on."),
              v4.new_code_cell("answer()", metadata={"tags": ["exercise"]})]
     nb = v4.new_notebook(cells=cells,
-                         metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}, "widgets": {}})
+                         metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
     write(nb, tmp_path / "02_small.ipynb")
     made, module, where = book.page(tmp_path / "02_small.ipynb", {"vlrlbook.rewards.staircase"})
     assert module == "vlrlbook.rewards" and where == {"vlrlbook.rewards.staircase": f"02_small-{nb.cells[3].id}"}
@@ -71,7 +70,6 @@ def test_what_becomes_of_a_cell(tmp_path):
     assert [list(o.data) for o in code[1].outputs] == [["image/png", "text/plain"]]
     assert code[1].metadata["mystnb"]["image"]["alt"] == "What to see: a fall from 2 to 3."
     assert code[2].metadata["tags"] == ["hide-input"]
-    assert "widgets" not in made.metadata
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)

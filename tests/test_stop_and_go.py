@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from conftest import start_process
 from safetensors.torch import load_file
 from vlrlbook.core import RunLog, SettingsError, damage, read_settings
 from vlrlbook.models import find_checkpoint
@@ -32,13 +33,7 @@ def train(folder, resume, given):
     trainer.model.save_pretrained(folder)
 
 
-def start(folder, resume="", **given):
-    "`train` in a process of its own, with the libraries loaded already"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vlrlbook.grpo", "trl"])
-    process = context.Process(target=train, args=(folder, resume, given))
-    process.start()
-    return process
+def start(folder, resume="", **given): return start_process(train, folder, resume, given)
 
 
 def logged(folder): return len(RunLog.read(folder / "run_log.csv")) if (folder / "run_log.csv").exists() else 0

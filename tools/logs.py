@@ -33,6 +33,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bars import without_bars
+
 root = Path(__file__).resolve().parent.parent
 logs = root / "nbs" / "logs"
 what_you_see = {
@@ -613,7 +615,7 @@ def dry(cases):
 
 
 what_was_done = {  # chapter/cell -> what was done about a slow cell; without a word here nothing was
-    "02_rewards/n232372e": "a reward that is too slow is what it shows",
+    "02_rewards/n232372e": "its slow reward took four times as long, and was asked twice",
     "03_reward_model/c066": "picture and question are read once for both answers of a pair",
     "05_grpo/c035": "the warm start is kept in the cache: only a first run pays for it",
     "05_grpo/na62fb33": "prompt and picture are read once for the eight answers of a group",
@@ -660,6 +662,7 @@ def pages(names):
             if done.returncode: sys.exit(f"{path.name} failed\n{done.stderr[-2000:]}")
             cells([f"{path.stem}={folder}/out.ipynb"])
             shutil.copy(Path(folder) / "out.ipynb", path)
+            without_bars(path)
             if path.stem == "03_reward_model": judges([f"the preset={folder}/runs/{path.stem}"]) # the page's own run is one of the seeds
         subprocess.run([str(Path(sys.executable).parent / "nbdev_clean"), "--fname", str(path)], cwd=root, check=True)
         rows[path.stem] = dict(chapter=path.stem, what=what_you_see[path.stem], seconds=round(time.time() - start),

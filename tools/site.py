@@ -174,7 +174,6 @@ def page(path, names):
             continue
         cell.source = "\n".join(line for line in cell.source.splitlines() if not directive.match(line)).strip()
         if not cell.source: continue
-        cell.outputs = [o for o in cell.outputs if not any("widget" in kind for kind in o.get("data", {}))]
         cell.metadata["mystnb"] = {"image": {"alt": caption_after(nb.cells, i)}}
         if "echo: false" in marks: cell.metadata["tags"] = ["remove-input"]
         if "exercise" in cell.metadata.get("tags", []): # the stored answer, folded
