@@ -6,12 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from execnb.nbio import read_nb
-from execnb.shell import CaptureShell
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["IN_TEST"] = "1"
@@ -33,15 +28,20 @@ def papermill(chapter, folder, **parameters):
 
 def run_page(chapter, folder, **parameters):
     "Every cell of a chapter in this process, in `folder`, with papermill's own way of putting parameters in; what a cell raises is raised"
+    import nbformat
+    from execnb.nbio import read_nb
+    from execnb.shell import CaptureShell
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
     path = folder / "page.ipynb"
     nbformat.write(parameterize_notebook(load_notebook_node(str(chapter)), parameters), path)
     with contextlib.chdir(folder): CaptureShell(path).run_all(read_nb(path), exc_stop=True)
 
 
 def start_process(target, *args):
-    "`target` in a process of its own, with the libraries loaded already"
+    "`target` in a process of its own, with the libraries loaded already; it imports the file that `target` stands in"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vlrlbook.grpo", "trl"])
+    context.set_forkserver_preload(["vlrlbook.grpo", "trl", "hypothesis", "papermill"])
     process = context.Process(target=target, args=args)
     process.start()
     return process
