@@ -249,7 +249,7 @@ def test_cancel_resume_remove(page, server, data):
     page.click("button >> text=Cancel")
     page.click("dialog >> text=Cancel the job")
     until(page, "cancelled")
-    assert page.evaluate("document.activeElement.textContent") == "Resume"
+    wait(page, "document.activeElement.textContent === 'Resume'")
     page.click("text=Resume")
     until(page, "completed")
     assert "from" in page.inner_text(".facts") and points(page) == 24
