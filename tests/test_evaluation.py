@@ -413,17 +413,17 @@ def evaluates(folder, *options):
 
 
 def test_killed_twice_ends_with_the_same_file(adapter, tmp_path):
-    options = ("--model", TINY, "--adapter", adapter, "--eval_samples", 18, "--eval_batch_size",
+    options = ("--model", TINY, "--adapter", adapter, "--eval_samples", 30, "--eval_batch_size",
                2, "--eval_answers", 2, "--max_completion_length", 2)
     path, seen = tmp_path / "runs/06_evaluation/predictions.jsonl", 0
-    for wanted in (4, 10):
+    for wanted in (4, 12):
         process = start_process(evaluates, tmp_path, *options)
         while process.is_alive() and (not path.exists() or path.read_bytes().count(b"\n") < wanted): time.sleep(0.02)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
         seen, before = path.read_bytes().count(b"\n"), seen
-        assert before < seen < 18
+        assert before < seen < 30
     for more in ((), ("--output_dir", "whole")):
         process = start_process(evaluates, tmp_path, *options, *more)
         process.join()

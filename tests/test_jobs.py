@@ -72,7 +72,8 @@ def test_an_existing_adapter_goes_on_training(short_run):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"learing_rate": 1e-4}, "there is no 'learing_rate': did you mean"), ({"batch_size": 12}, "nearest: 16")])
+    ({"learing_rate": 1e-4}, "there is no 'learing_rate': did you mean"), ({"lr": "fast"}, "lr = 'fast': expected float"),
+    ({"batch_size": 12}, "nearest: 16"), ({"size": "huge"}, "size = 'huge'")])
 def test_mistakes_stop_at_once(tmp_path, wrong, message):
     with pytest.raises(SettingsError, match=message): run_page(CHAPTER, tmp_path, **wrong)
     assert not (tmp_path / "runs").exists()

@@ -59,8 +59,9 @@ def test_scores_depend_on_nothing_else(family):
 def test_pairs_share_what_they_begin_with(family):
     "scores, spoken loss and gradients, one question read once for two answers; answers that begin alike, equal ones, an empty one"
     backbone, processor = tiny_twin(family)
+    torch.manual_seed(1)
     model = VLRewardModel(backbone.model, processor)
-    torch.nn.init.normal_(model.head[2].weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.head[2].weight)
     rows = [dict(query=q, image=[draw_discs(3, __import__("random").Random(0)).resize(side)] if side else None, response=["", ""],
                  human_ranking=[0, 1]) for q, side in (("How many discs are there?", (112, 56)), ("And?", (56, 84)), ("Text?", None))]
     batch = encode_pairs(processor,
@@ -74,7 +75,7 @@ def test_pairs_share_what_they_begin_with(family):
         (scores.sum() * 3 + said).backward()
         found.append((scores.detach(), said.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
     (a, x, ga), (b, y, gb) = found
-    assert (a - b).abs().max() <= 1e-5 * b.abs().max() and x == pytest.approx(y, abs=1e-5)
+    assert (a - b).abs().max() < 1e-5 and x == pytest.approx(y, abs=1e-5)
     assert (ga - gb).norm() <= 1e-5 * gb.norm() and len(set(a.tolist())) > 2
 
 
