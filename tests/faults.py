@@ -266,7 +266,7 @@ def bad_endings(n):
         wait(lambda: all(j.status in ends for j in jobs.list(limit=10**6)[0]), 300)
         found = [(endings[end], jobs.get(job.job_id)) for end, job in given] + [("trainer.start", jobs.get(missing.job_id))]
     wrong = sum((j.status, j.error_code) != ("failed", code) for code, j in found)
-    return dict(n=n, failures=wrong, detail=f"{n} of each: {', '.join(sorted(set(endings.values())))}")
+    return dict(n=len(found), failures=wrong, detail=f"{n} of each: {', '.join(sorted(set(endings.values())))}")
 
 
 odd = ["\ud800 lone", "nul \0 inside", "\x1b[31mred", "<script>alert(1)</script>", "'; DROP TABLE jobs; --", "三个苹果 🍎", "a\r\nb",

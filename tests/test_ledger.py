@@ -109,10 +109,11 @@ def test_pages_of_the_list(tmp_path):
 
 
 MOUNTS = ("1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /home rw shared:1 - nfs4 server:/home rw\n"
-          "3 2 8:2 / /home/me/my\\040disk rw - xfs /dev/sdb rw\n")
+          "3 2 8:2 / /home/me/my\\040disk rw - xfs /dev/sdb rw\n4 1 0:6 / /数据 rw - nfs server:/d rw\n")
 
 
-@pytest.mark.parametrize("path, kind", [("/data", "ext4"), ("/home/me", "nfs4"), ("/home/me/my disk/x", "xfs"), ("/homely", "ext4")])
+@pytest.mark.parametrize("path, kind", [("/data", "ext4"), ("/home/me", "nfs4"), ("/home/me/my disk/x", "xfs"), ("/homely", "ext4"),
+                                        ("/数据/jobs", "nfs")])
 def test_file_systems(path, kind): assert file_system(path, MOUNTS) == kind
 
 
@@ -221,8 +222,9 @@ def test_one_job_per_slot(tmp_path):
 def test_devices(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices_of(2) == ["0", "1"] and devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert devices_of(2) == ["4", "6"]
+    for given, devices in (("4,6", ["4", "6"]), ("3", ["3", "3"]), ("1,2,3", ["1", "2"]), ("", ["", ""]), ("-1", ["-1", "-1"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert devices_of(2) == devices, "only what the server itself may see"
 
 
 def test_old_and_large_jobs_go_but_no_others(tmp_path):
@@ -285,8 +287,25 @@ def test_verdicts(code, tail, whole, killed, expected):
 
 @pytest.mark.parametrize("given, kept",
                          [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None),
-                          ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n")])
+                          ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n"),
+                          ("三个\u3000苹果\u00a0👨\u200d👩", "三个\u3000苹果\u00a0👨\u200d👩"), ("a\u202eb\u2066\x85", "a\ufffdb\ufffd\ufffd")])
 def test_clean(given, kept): assert clean(given) == kept
+
+
+@pytest.mark.parametrize("order", ["cancelled", "interrupted"])
+def test_a_trainer_that_never_stops_talking_can_be_stopped(tmp_path, order):
+    "Its words come faster than the pauses in which orders were once looked for"
+    talks = [sys.executable, "-c", "import itertools, time\nfor i in itertools.count(): print(i, flush=True); time.sleep(0.005)"]
+    jobs = Jobs(tmp_path, grace=0.2, on_exit="interrupt")
+    jobs.start()
+    folder = jobs.folder((job := jobs.submit("talks", {}, talks)).job_id)
+    wait(lambda: (folder / "job.log").exists() and (folder / "job.log").stat().st_size > 100)
+    if order == "cancelled":
+        jobs.cancel(job.job_id)
+        until(jobs, job, order)
+    jobs.stop()
+    wait((folder / "outcome.json").exists)
+    assert not everybody(tmp_path) and json.loads((folder / "outcome.json").read_text())["state"] == order
 
 
 @pytest.mark.skipif(not find_spec("submitit"), reason="submitit is not installed (extra cluster)")

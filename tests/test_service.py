@@ -333,6 +333,7 @@ BAD_JSON = [
     ("json.depth", b"[" * 100_000), ("json.depth", b'{"a":' * 40 + b"1" + b"}" * 40), ("json.text", b'{"job_name": "\\ud800"}'),
     ("json.text", b'{"\\udfff": 1}'),
     ("json.text", b'{"a": ["\\ud800"]}'), ("json.object", b"[]"), ("json.object", b'"x"'),
+    ("json.syntax", b'"' + b'\\"' * 120_000), # an unclosed text: looked through once, not once from each of its quotes
     ("body.size", b'{"a": "' + b"a" * (257 << 10) + b'"}')]
 
 
@@ -413,6 +414,11 @@ def test_a_group_size_alone_gets_a_batch_that_fits(size, rows, batch, said):
     value = lambda name: made.get(name, next(f["default"] for f in form["training_config"] if f["name"] == name))
     assert (value("batch_size"), value("gradient_accumulation_steps")) == batch
     assert any(note.startswith(said) for note in notes), notes
+
+
+def test_what_is_taken_back_is_told():
+    _, notes = plan(dict(gradient_accumulation_steps=8), "tiny", request_form("tiny"), 6)
+    assert any("gradient_accumulation_steps 1:" in note for note in notes), notes
 
 
 def test_media_type_and_key(with_file):

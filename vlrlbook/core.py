@@ -6,12 +6,12 @@
 __all__ = ['blue', 'orange', 'green', 'purple', 'grey', 'ribbon_colours', 'panels', 'manifest_name', 'thumbnail', 'Sample',
            'cast', 'Rollout', 'RolloutGroup', 'figure', 'rollout_card', 'shorten', 'token_ribbon', 'RunLog',
            'write_whole', 'plot_run', 'smooth', 'paired_board', 'film_strip', 'Table', 'SettingsError', 'nearest',
-           'as_type', 'read_settings', 'named_options', 'names_since', 'settings_help', 'settings_table', 'set_seed',
-           'mean_ci95', 'book_file', 'cache_dir', 'peak_memory_mb', 'run_facts', 'write_json', 'commit_folder',
-           'damage']
+           'as_type', 'finite_number', 'read_settings', 'named_options', 'names_since', 'settings_help',
+           'settings_table', 'set_seed', 'mean_ci95', 'book_file', 'cache_dir', 'peak_memory_mb', 'run_facts',
+           'write_json', 'finite', 'commit_folder', 'damage', 'sha256_of', 'to_disk']
 
 # %% ../nbs/00_core.ipynb #c002
-import csv, difflib, hashlib, io, json, os, random, re, shutil, subprocess, sys, tempfile, textwrap, typing
+import csv, difflib, hashlib, io, itertools, json, os, random, re, shutil, subprocess, sys, tempfile, textwrap, typing
 from base64 import b64encode
 from dataclasses import dataclass, field, fields
 from html import escape
@@ -262,7 +262,7 @@ def plot_run(
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
     for ax, (title, wanted) in zip(axes.flat, panels):
         names = [c for c in log.columns if any(c == w or (w.endswith("/") and c.startswith(w)) for w in wanted)]
-        for name, colour in zip(names, (blue, orange, green, purple, grey, "black")): _curve(ax, log, name, colour)
+        for name, colour in zip(names, itertools.cycle((blue, orange, green, purple, grey, "black"))): _curve(ax, log, name, colour)
         ax.set_title(f"{title} (n = {len(log)} rows)", fontsize=9, loc="left")
         if names: ax.legend(fontsize=7.5, frameon=False)
         else: ax.axis("off")
@@ -348,7 +348,9 @@ def film_strip(
     ax = fig.add_subplot(grid[rows, :])
     ax.step(range(cols), true, where="mid", color="black", label="true bin")
     if predicted is not None: ax.plot(range(cols), predicted, "o", color=orange, label="predicted bin")
-    ax.set(xlim=(-0.5, cols - 0.5), xlabel=f"moment (n = {cols})", ylabel="bin")
+    ax.set(xlim=(-0.5, cols - 0.5), ylim=(-0.3, max([1, *true, *([] if predicted is None else predicted)]) + 0.3))
+    ax.set(xlabel=f"moment (n = {cols})", ylabel="bin")
+    ax.yaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize=7.5, frameon=False, loc="upper left")
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
@@ -405,12 +407,14 @@ def as_type(
         if k is str and isinstance(value, (str, bool)): return value if isinstance(value, str) else str(value).lower()
         if k in (dict, list) and isinstance(value, k): return value
         if k in (int, float) and isinstance(text, (int, float, str)):
-            number = _number(text)
+            number = finite_number(text)
             if number is not None and (k is float or number == int(number)): return k(number)
     raise SettingsError(f"{name} = {value!r}: expected {' or '.join(k.__name__ for k in kinds if k is not type(None))}")
 
-def _number(text):
-    "`text` as a finite float, or None"
+def finite_number(
+    text, # a number or its text
+) -> float | None: # None for what is no number, and for NaN and infinities
+    "`text` as a finite float"
     try: number = float(text)
     except ValueError: return None
     return number if np.isfinite(number) else None
@@ -429,7 +433,8 @@ def read_settings(
         name = aliases.get(written, written)
         if name not in known: wrong.append(f"there is no {written!r}{nearest(written, [*known, *aliases])}")
         elif name in values: wrong.append(f"{name!r} is given twice (as {written!r} too)")
-        elif value is None and defaults[name] is not None: wrong.append(f"{written} = None: expected {kinds[name].__name__}")
+        elif value is None and defaults[name] is not None and type(None) not in typing.get_args(kinds[name]):
+            wrong.append(f"{written} = None: expected {kinds[name].__name__}")
         else:
             try: values[name] = as_type(written, value, kinds[name])
             except SettingsError as e: wrong.append(str(e))
@@ -554,12 +559,14 @@ def write_json(
     content, # anything JSON can hold; NaN becomes null
 ):
     "Write `content` as indented JSON, whole or not at all"
-    write_whole(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
 
-def _finite(x):
+def finite(
+    x, # anything JSON can hold
+): # the same, without what JSON cannot
     "`x` with NaN and infinities as None, tuples as lists, NumPy numbers as Python's"
-    if isinstance(x, dict): return {str(k): _finite(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_finite(v) for v in x]
+    if isinstance(x, dict): return {str(k): finite(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return [finite(v) for v in x]
     if isinstance(x, np.generic): x = x.item()
     return None if isinstance(x, float) and not np.isfinite(x) else x
 
@@ -573,16 +580,16 @@ def commit_folder(
     "Give a finished folder its name: a manifest in it, everything on disk, then one rename"
     aside, path = Path(aside), Path(path)
     files = sorted(p for p in aside.rglob("*") if p.is_file() and p.name != manifest_name)
-    listed = {p.relative_to(aside).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+    listed = {p.relative_to(aside).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files}
     write_json(aside / manifest_name, listed)
-    for p in [*files, *(p for p in aside.rglob("*") if p.is_dir()), aside]: _to_disk(p)
+    for p in [*files, *(p for p in aside.rglob("*") if p.is_dir()), aside]: to_disk(p)
     if path.exists():
         old = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
         os.rename(path, old / path.name)
         os.rename(aside, path)
         shutil.rmtree(old)
     else: os.rename(aside, path)
-    _to_disk(path.parent)
+    to_disk(path.parent)
 
 # %% ../nbs/00_core.ipynb #n3a1e512
 def damage(
@@ -597,13 +604,17 @@ def damage(
         if not (path / name).is_file(): return f"{name} is missing"
         size = (path / name).stat().st_size
         if size != file["bytes"]: return f"{name} has {size} bytes, not {file['bytes']}"
-        if _sha256(path / name) != file["sha256"]: return f"{name} has other content"
+        if sha256_of(path / name) != file["sha256"]: return f"{name} has other content"
 
-def _sha256(path):
-    "Hash of a file, read in pieces"
+def sha256_of(
+    path: str | Path, # a file of any size
+) -> str: # 64 hexadecimal digits
+    "SHA-256 of a file, read in pieces"
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
-def _to_disk(path):
+def to_disk(
+    path: str | Path, # a file or a directory
+):
     "Have the system write a file or a directory to the disk now"
     if os.name == "nt" and path.is_dir(): return
     handle = os.open(path, os.O_RDONLY)

@@ -24,9 +24,9 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 import vlrlbook.core
-from .core import SettingsError, _finite, _number, _sha256, _to_disk, as_type, book_file, nearest, write_json, write_whole
+from .core import SettingsError, as_type, book_file, finite, finite_number, nearest, sha256_of, to_disk, write_json, write_whole
 from .data import DataError, limits
-from .jobs import ends, states, train_command
+from .jobs import controls, ends, states, train_command
 
 logger = logging.getLogger("vlrlbook.service")
 
@@ -180,9 +180,9 @@ def read_json(
 
 # %% ../nbs/08_service.ipynb #n7a85ee3
 def _depth(text):
-    "Most brackets open at once, those inside texts left out"
+    "Most brackets open at once, those inside texts left out; an unclosed text is looked through once"
     depth = most = 0
-    for mark in re.findall(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+    for mark in re.findall(r'(?s)"(?:[^"\\]|\\.)*+"?|[\[\]{}]', text):
         if mark in "[{": most = max(most, depth := depth + 1)
         elif mark in "]}": depth -= 1
     return most
@@ -370,7 +370,8 @@ def _smaller(made, notes, settings, rows, trained, value, a_step):
         few = f"about {trained} of {rows} rows are for training, fewer than the {a_step} of a step"
         raise Problem("training_config.batch_size", f"{few}: at most {trained * G // accumulated} would do")
     made |= dict(batch_size=G * trained, gradient_accumulation_steps=1)
-    notes.append(f"batch_size is {G * trained}: a step takes {trained} of the rows, {G} answers each")
+    once = "" if accumulated == 1 else ", gradient_accumulation_steps 1"
+    notes.append(f"batch_size is {G * trained}{once}: a step takes {trained} of the rows, {G} answers each")
 
 def _whole_groups(made, notes, default, value):
     "A batch of whole groups; what the client chose itself is a multiple already"
@@ -585,10 +586,10 @@ class Intake:
             size_bytes=size, unpacked_bytes=sum(p.stat().st_size for p in data.iterdir()))
         born = self.clock()
         write_json(data / "upload.json", upload | dict(clock=born))
-        with ThreadPoolExecutor(8) as pool: list(pool.map(_to_disk, data.iterdir())) # together: the journal takes many at once
-        _to_disk(data)
+        with ThreadPoolExecutor(8) as pool: list(pool.map(to_disk, data.iterdir())) # together: the journal takes many at once
+        to_disk(data)
         os.rename(data, self.root / upload["file_id"])
-        _to_disk(self.root)
+        to_disk(self.root)
         self.known[upload["file_id"]], self.born[upload["file_id"]] = upload, born
         return upload
 
@@ -755,7 +756,7 @@ def encoded(
     content, # what JSON can hold, and NaN
 ) -> bytes: # JSON
     "JSON that any reader takes: NaN is null, half a surrogate pair a question mark"
-    return json.dumps(_finite(content), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    return json.dumps(finite(content), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 def reply(
     content, # of the body
@@ -1005,7 +1006,7 @@ def log_tail(
         text = f.read().decode("utf-8", "replace")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     kept = [next((p for p in reversed(line.split("\r")) if p.strip()), "") for line in text.split("\n")]
-    return "\n".join("".join(c for c in line if c.isprintable() or c == "\t") for line in kept[-lines - (kept[-1] == ""):])
+    return "\n".join(controls.sub("", line) for line in kept[-lines - (kept[-1] == ""):])
 
 # %% ../nbs/08_service.ipynb #n7da0d41
 def metric_rows(
@@ -1016,7 +1017,7 @@ def metric_rows(
     if not path.exists(): return []
     text = path.read_text(encoding="utf-8", errors="replace")
     rows = list(csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1])))
-    found = [{k: _number(v) for k, v in r.items() if k and v} for r in rows]
+    found = [{k: finite_number(v) for k, v in r.items() if k and v} for r in rows]
     return [r | dict(step=int(r["step"])) for r in found if r.get("step") is not None and r["step"] > after]
 
 def rollouts_now(
@@ -1098,7 +1099,7 @@ def pack(
             os.rename(aside, path)
         finally: aside.unlink(missing_ok=True)
     mark = path.with_suffix(f".{path.stat().st_mtime_ns}.sha256")
-    if not mark.exists(): write_whole(mark, _sha256(path))
+    if not mark.exists(): write_whole(mark, sha256_of(path))
     return path, mark.read_text()
 
 def _zip(folder, path):
