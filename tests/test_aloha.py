@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, SHARED, run_page
 from PIL import Image
 from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward,
-                            build_classifier, chat, load_classifier, load_head, mirrored,
+                            AlohaConfig, build_classifier, chat, load_classifier, load_head, mirrored,
                             open_lerobot, predict_bins, predict_dataset, read_label, run_aloha, save_classifier, split_films, split_parts,
                             to_picture, train_classifier)
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
@@ -434,9 +434,10 @@ def test_grpo_takes_a_step_with_it(tmp_path, short_run):
     assert {"reward", "part/expected_bin", "part/confidence"} <= set(log.columns) and 0 <= log.rows[0]["reward"] <= 1
 
 
-def test_as_a_reward_model_of_lerobot(tmp_path, short_run):
+def test_as_a_reward_model_of_lerobot(tmp_path, short_run, monkeypatch):
     from lerobot.configs.rewards import RewardModelConfig
     from lerobot.rewards import get_reward_model_class, make_reward_model, make_reward_pre_post_processors
+    monkeypatch.setitem(RewardModelConfig.get_known_choices(), "vlrlbook_aloha", AlohaConfig) # a page that ran here left its own
     assert get_reward_model_class("vlrlbook_aloha").__name__ == "AlohaRewardModel"
     config = RewardModelConfig.from_pretrained(short_run.settings.ckpt_dir, cli_overrides=["--device=cpu"])
     config.pretrained_path = short_run.settings.ckpt_dir

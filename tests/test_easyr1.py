@@ -625,7 +625,6 @@ def test_quick_start_with_easyr1(base, tmp_path, monkeypatch):
     model.generation_config.save_pretrained(actor / "huggingface")
     processor.save_pretrained(actor / "huggingface")
     engine = fake_engine(tmp_path / "engine")
-    monkeypatch.syspath_prepend(str(engine))
     for name, value in dict(PYTHONPATH=str(engine), SEEN=str(tmp_path / "seen.json"), ACTOR=str(actor),
                             PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin").items():
         monkeypatch.setenv(name, value)

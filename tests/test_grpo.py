@@ -52,7 +52,7 @@ def test_vqa_rows_from_a_file(tmp_path):
 def test_a_missing_picture_of_a_vqa_row_is_named(tmp_path):
     path = write_rows(tmp_path)
     (tmp_path / "7.png").unlink()
-    with pytest.raises(ValueError, match="vqa.missing: row 7, '7.png'"):
+    with pytest.raises(ValueError, match="image.missing: row 7, '7.png'"):
         load_data(read_settings(GRPOSettings, {**SHORT, "task": "vqa", "data": path}))
 
 

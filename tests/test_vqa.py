@@ -90,7 +90,7 @@ def test_console_commands(tmp_path):
         "images": ["x.png"]}
     assert "1 VQA rows" in run("check-data", tmp_path / "in.jsonl").stdout
     bad = run("check-data", tmp_path / "in.jsonl", "--image_dir", tmp_path)
-    assert bad.returncode and "vqa.missing: row 1, 'x.png'" in bad.stderr and "Traceback" not in bad.stderr
+    assert bad.returncode and "image.missing: row 1, 'x.png'" in bad.stderr and "Traceback" not in bad.stderr
     rad = [{"question": "?", "answer": "a", "image_name": f"{i % 5}.jpg",
             "phrase_type": "test_freeform" if i > 7 else "freeform"} for i in range(12)]
     (tmp_path / "rad.json").write_text(json.dumps(rad))

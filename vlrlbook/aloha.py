@@ -759,7 +759,7 @@ def prediction_rows(
 # %% ../nbs/04_aloha.ipynb #c085
 def plot_training(
     log: RunLog, # of a classifier's run
-    majority: float = None, # accuracy of the commonest bin, drawn as a line
+    validation: np.ndarray = None, # labels of the validation frames: their number, and a line for the commonest
 ): # matplotlib figure
     "Loss of training and validation, and what validation says of the bins"
     fig, (loss, share) = figure(9, 2.8, ncols=2)
@@ -768,9 +768,10 @@ def plot_training(
     loss.plot(steps, smooth(values), color=blue, lw=2, label="training")
     loss.plot(*log.series("eval/loss"), "o", color=orange, ms=5, mec="black", mew=0.6, label="validation")
     for name, colour in (("accuracy", blue), ("macro_f1", orange)): share.plot(*log.series(name), "o-", color=colour, ms=5, label=name)
-    if majority is not None: share.axhline(majority, color=grey, ls="--", lw=1, label="commonest bin")
+    if validation is not None:
+        share.axhline(np.bincount(validation).max() / len(validation), color=grey, ls="--", lw=1, label="commonest bin")
     loss.set(xlabel="step", ylabel="loss", title=f"loss (n = {len(values)} rows)", ylim=(0, None))
-    share.set(xlabel="step", ylim=(0, 1.03), title="films of the validation")
+    share.set(xlabel="step", ylim=(0, 1.03), title="validation films" + ("" if validation is None else f" (n = {len(validation)} frames)"))
     for ax in (loss, share):
         ax.title.set_fontsize(9)
         ax.legend(fontsize=7.5, frameon=False)
@@ -790,7 +791,9 @@ def plot_confusion(
     grid.set(xlabel="predicted bin", ylabel="true bin", xticks=ticks, yticks=ticks, title=f"frames (n = {counts.sum()})")
     rows, gap = results["calibration"]["bins"], results["calibration"]["ece"]
     sure.plot([0, 1], [0, 1], color=grey, lw=1, ls="--")
-    sure.scatter([b["confidence"] for b in rows], [b["accuracy"] for b in rows], s=[12 + 3 * b["n"] ** 0.5 * 4 for b in rows], color=blue)
+    sure.scatter([b["confidence"] for b in rows], [b["accuracy"] for b in rows], s=[12 + 12 * b["n"] ** 0.5 for b in rows], color=blue)
+    for b in rows:
+        sure.annotate(f"n = {b['n']}", (b["confidence"], b["accuracy"]), (-7, -3), textcoords="offset points", fontsize=7, ha="right")
     sure.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.03), ylim=(0, 1.05), title=f"calibration, mean gap {gap:.3f}")
     for ax in (grid, sure): ax.title.set_fontsize(9)
     return fig

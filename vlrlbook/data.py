@@ -484,7 +484,7 @@ def _absolute(path, image_dir, number):
     "`path` as it is, or inside `image_dir`, where it must exist"
     if image_dir is None: return path
     full = (Path(image_dir) / path).resolve()
-    if not full.is_file(): raise DataError("vqa.missing", "no such picture in the image directory", row=number, entry=path)
+    if not full.is_file(): raise DataError("image.missing", "no such picture in the image directory", row=number, entry=path)
     return str(full)
 
 # %% ../nbs/01_data.ipynb #c055

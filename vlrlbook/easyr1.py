@@ -326,7 +326,7 @@ def engine_settings(
             try: written[key] = _checked_value(key, value, table[key])
             except SettingsError as e: wrong.append(str(e))
     base = {k: t.default for k, t in table.items() if t.kind != "auto"} | (_house_of(version) if house else {})
-    values = base | _follows(written, base, version) | written
+    values = base | _follows(written, version) | written
     if not wrong: wrong = [text for is_wrong, text in _engine_rules(values, version) if is_wrong]
     if wrong: raise SettingsError(f"{where}: " + "; ".join(wrong))
     return EngineSettings(version, values, written)
@@ -347,7 +347,7 @@ def _house_of(version):
     if version == "verl": return dict(house_verl)
     return house_values | ({"worker.reward.reward_type": "batch"} if version == "0.3.2" else {})
 
-def _follows(written, base, version):
+def _follows(written, version):
     "What one setting asks of others: verl's LoRA wants its weights loaded by layer, and neither tower's vision part"
     if version != "verl" or not written.get("actor_rollout_ref.model.lora_rank"): return {}
     return {"actor_rollout_ref.rollout.load_format": "safetensors", "actor_rollout_ref.rollout.layered_summon": True,
@@ -516,7 +516,7 @@ def export_easyr1(
     image_dir: str | Path = None, # where picture paths of a file begin; None: beside it
     template: str = None, # jinja with `content`; None: the VQA prompt for VQA rows, else the question alone
 ) -> Path: # the directory
-    "Write a directory that EasyR1 runs unchanged: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh, README.md"
+    "Write a directory for EasyR1 to run unchanged: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh, README.md"
     if version not in versions: raise SettingsError(f"version = {version!r}{nearest(str(version), list(versions))}")
     checked, source = _export_settings(settings, version), reward_file(reward)
     train, held, template = _both_parts(dataset, val, image_dir, template, checked.values["data.seed"])
@@ -2105,7 +2105,7 @@ class QuickStartSettings:
     overrides: str = "" # For EasyR1's settings, such as "worker.rollout.n=4 trainer.total_epochs=1"
     training: str = "" # For chapter 05's settings, such as "lr=1e-4 batch_size=32"
     max_steps: int = None # Steps of training (tiny 20); None with gpu: by epochs
-    skip: str = "" # Stages to leave out, parted by commas
+    skip: str = "" # Stages to leave out, parted by commas; a stage needs what the stages before it left
     eval_samples: int = None # Held-out questions, before and after (tiny 64, gpu 200)
     output_dir: str = "runs/09_quick_start" # Where all stages write
     seed: int = 43 # Of drawn questions, splits and sampling
@@ -2121,14 +2121,20 @@ class QuickStartSettings:
         for name, value in (tiny if self.size == "tiny" else gpu).items():
             if getattr(self, name) is None: setattr(self, name, value)
         if self.data and not Path(self.data).is_file(): raise SettingsError(f"data = {self.data!r}: no such file")
-        if self.engine == "easyr1" and "train" not in self.skipped and importlib.util.find_spec("verl") is None:
-            raise SettingsError("engine = 'easyr1': EasyR1 is not installed here (git clone https://github.com/hiyouga/EasyR1; "
-                                "pip install -e .); `skip` train, or take engine trl")
+        if self.engine == "easyr1" and "train" not in self.skipped and not _has_easyr1():
+            raise SettingsError("engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "
+                                "(in an environment of its own: git clone https://github.com/hiyouga/EasyR1; pip install -e .); "
+                                "`skip` train,merge_shards,evaluate, or take engine trl")
 
     @property
     def skipped(self) -> list:
         "Names of the stages to leave out"
         return [name.strip().replace("-", "_") for name in self.skip.split(",") if name.strip()]
+
+def _has_easyr1():
+    "Whether the python3 that train.sh starts finds EasyR1's package"
+    ask = "import importlib.util, sys; sys.exit(importlib.util.find_spec('verl') is None)"
+    return shutil.which("python3") is not None and subprocess.run(["python3", "-c", ask]).returncode == 0
 
 # %% ../nbs/09_easyr1.ipynb #n75cdc0e
 class _Way:
@@ -2175,10 +2181,10 @@ class _Way:
 def quick_start(
     settings: QuickStartSettings, # a checked object
 ) -> dict: # stages and results, as results.json has them
-    "Merge, export, dry run, train, merge shards, evaluate: each stage resumable, each skippable"
+    "Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable, as long as what it leaves is there"
     s, way = settings, _Way(settings)
     committed, reported = (lambda folder: damage(folder) is None), (lambda folder: (folder / "results.json").exists())
-    way.base = s.base_model or _warm_base(s)
+    way.base = s.base_model or _warm_base()
     merged = way.go("merge", [way.base, s.lora_model],
                     lambda folder: _merge_stage(s, way.base, folder), lambda folder: not s.lora_model or committed(folder))
     model, export = str(way.folder("merge")) if merged.get("written") else way.base, way.folder("export")
@@ -2195,7 +2201,7 @@ def quick_start(
     return results
 
 # %% ../nbs/09_easyr1.ipynb #n422c68b
-def _warm_base(s):
+def _warm_base():
     "What a tiny quick start begins from"
     from vlrlbook.grpo import warm_start
     return warm_start("qwen2_5_vl", 400, task="vqa")

@@ -572,6 +572,7 @@ def group_plot(
     groups: list, # from `by_group`
     shown: list, # columns, at most five
     ylabel: str = "share right", # what is measured
+    xlabel: str = "true count", # what the groups are
 ): # matplotlib figure
     "Share right in each group, side by side, with intervals"
     fig, ax = figure(8, 2.8, nrows=1)
@@ -580,7 +581,7 @@ def group_plot(
         x = [i + 0.22 * (j - (len(shown) - 1) / 2) for i in range(len(groups))]
         ax.vlines(x, *zip(*[g[c]["ci95"] for g in groups]), color=colour, lw=2)
         ax.plot(x, [g[c]["value"] for g in groups], "o", color=colour, ms=6, label=c)
-    ax.set(xticks=range(len(groups)), ylim=(-0.03, 1.03), ylabel=ylabel)
+    ax.set(xticks=range(len(groups)), ylim=(-0.03, 1.03), xlabel=xlabel, ylabel=ylabel)
     ax.set_xticklabels([f"{g['group']}\nn = {g['n']}" for g in groups], fontsize=8)
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
     return fig
@@ -588,7 +589,6 @@ def group_plot(
 # %% ../nbs/06_evaluation.ipynb #c066
 def said_as(
     text: str, # an answer
-    row: dict, # its row
     task: str = "counting", # counting or vqa
 ) -> str: # a count, a normalised answer, or "none"
     "The class that an answer falls into"
@@ -615,7 +615,7 @@ def confusion_rows(
     most: int = 10, # classes; the rest is "other"
 ): # classes, [true][said] counts
     "How often each truth was taken for what, over all answers of a column"
-    pairs = [(said_as(r["answer"], r, task), said_as(t, r, task)) for r in rows for t in r[column]]
+    pairs = [(said_as(r["answer"], task), said_as(t, task)) for r in rows for t in r[column]]
     counts = Counter(truth for truth, _ in pairs)
     classes = sorted((c for c, _ in counts.most_common(most)), key=lambda c: (len(c), c))
     if {c for pair in pairs for c in pair} - set(classes): classes.append("other")
@@ -810,13 +810,13 @@ def pair_metrics(
                 length_bias=None if lengths is None else _length_bias(margin, lengths))
 
 def _length_bias(margin, lengths):
-    "What length alone would earn, and how far the scores follow it"
+    "What length alone would earn, and how far the scores follow it in the `n` pairs of unequal length"
     sizes = np.asarray(lengths, float).reshape(-1, 2)
     if len(sizes) != len(margin): raise ValueError(f"{len(margin)} pairs but {len(sizes)} pairs of lengths")
     gap = sizes[:, 0] - sizes[:, 1]
     differ = gap != 0
     return dict(longer_wins=_mean((np.sign(gap) + 1) / 2), prefers_longer=_mean((np.sign(margin * gap)[differ] + 1) / 2),
-                rank_correlation=spearman(margin, gap), n=int(differ.sum()))
+                rank_correlation=spearman(margin[differ], gap[differ]), n=int(differ.sum()))
 
 # %% ../nbs/06_evaluation.ipynb #n2b14466
 def swap_consistency(

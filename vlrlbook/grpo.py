@@ -453,11 +453,17 @@ def load_data(
         train, held = split_by_picture(dataset, seed=settings.seed)
         held = held.select(range(min(settings.eval_samples, len(held))))
     if len(train) < settings.prompts_per_step:
-        fits = len(train) * settings.num_generations // settings.gradient_accumulation_steps
         raise SettingsError(f"{len(train)} training rows are fewer than the {settings.prompts_per_step} prompts of a step: "
-                            f"batch_size of at most {fits} would do")
+                            + _batch_that_fits(settings, len(train)))
     _check_truths(train, load_reward(settings.reward))
     return train, held, report
+
+def _batch_that_fits(settings, rows):
+    "What to do about a step that wants more prompts than there are rows"
+    G, passes = settings.num_generations, settings.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", 1))
+    unit = G if settings.refill else 1 # refilling wants whole groups of each process
+    fits = [n for n in range(1, rows * G // passes + 1) if n * passes % G == 0 and n * settings.gradient_accumulation_steps % unit == 0]
+    return f"batch_size of at most {fits[-1]} would do" if fits else "fewer gradient_accumulation_steps or processes would do"
 
 # %% ../nbs/05_grpo.ipynb #n0799869
 def _unpacked(zip_path):
@@ -488,13 +494,14 @@ def cost(
     steps = s.max_steps if s.max_steps > 0 else rows * s.num_epochs // s.prompts_per_step
     config = model.config.get_text_config()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    tokens = (checked.prompt_tokens + C) * s.batch_size
+    batch_size, accumulation = whole_groups(s) # all answers of a step are sampled at once
+    tokens = (checked.prompt_tokens + C) * batch_size * accumulation
     return {"optimizer steps": steps, "answers to sample": steps * s.prompts_per_step * s.num_generations,
             "tokens of the longest prompt": checked.prompt_tokens, "of them pictures": checked.image_tokens, "answer tokens at most": C,
             "parameters that train": trained, "MB of weights": MB(sum(p.numel() * p.element_size() for p in model.parameters())),
             "MB of gradients and AdamW's state": MB(12 * trained), # 4 bytes of gradient, 8 of the two moments
             "MB of the cache while sampling": MB(tokens * _cached(config) * next(model.parameters()).element_size()),
-            "MB of logits in the loss": MB(2 * 4 * s.batch_size * C * config.vocab_size)}
+            "MB of logits in the loss": MB(2 * 4 * batch_size * C * config.vocab_size)}
 
 def _cached(config):
     "Numbers that the cache keeps of a token: a key and a value in every layer"

@@ -117,7 +117,7 @@ def _aria_config(common, ids):
 def twin_processor(
     family: str, # a key of `families`
 ): # a transformers processor
-    "The real processor of `family` around the tiny tokenizer; pictures of at most 112 × 112 pixels"
+    "The real processor of `family` around the tiny tokenizer; pictures of at most 112 × 112 pixels (Qwen3-VL 128, Aria 490)"
     import transformers as t
     tokenizer = tiny_tokenizer()
     if family == "aria":
@@ -188,13 +188,16 @@ def save_model(
 ):
     "Save both into `path`, written aside and committed, so that a directory of this name is complete"
     path = Path(path)
+    if path.exists(): raise FileExistsError(f"{path} is there already")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    model.save_pretrained(aside, **({"max_shard_size": max_shard_size} if max_shard_size else {}))
-    save_processor(processor, aside)
-    aside.chmod(0o755)
-    if path.exists(): raise FileExistsError(f"{path} is there already")
-    commit_folder(aside, path)
+    try:
+        model.save_pretrained(aside, **({"max_shard_size": max_shard_size} if max_shard_size else {}))
+        save_processor(processor, aside)
+        aside.chmod(0o755)
+        if path.exists(): raise FileExistsError(f"{path} is there already") # made meanwhile
+        commit_folder(aside, path)
+    finally: shutil.rmtree(aside, ignore_errors=True)
 
 # %% ../nbs/00a_models.ipynb #c027
 def pick_dtype(

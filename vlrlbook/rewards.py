@@ -52,8 +52,7 @@ def read_count(
         if found and _value(found[0]) is not None: return _value(found[0])
         if re.match(r"an? ", text[start:start + 3], re.I): return 1
         if text[start:start + 3].lower() == "no ": return 0
-    values = [v for v in map(_value, _number.findall(text)) if v is not None]
-    return values[-1] if values else None
+    return next((v for v in map(_value, reversed(_number.findall(text))) if v is not None), None)
 
 # %% ../nbs/02_rewards.ipynb #n6fc10dd
 def _value(token):
@@ -169,6 +168,7 @@ format_table = [ # text, reward, why
     ("Sure! <think>a</think><answer>3</answer>", 0, "text before"),
     ("<think>a</think><answer>3</answer> done", 0, "text after"),
     ("<think>a</think><answer>3</answer><answer>4</answer>", 0, "two answers"),
+    ("<think>a</think><think>b</think><answer>3</answer>", 0, "two thoughts"),
     ("<think>a<answer>3</think></answer>", 0, "crossed tags"),
 ]
 
