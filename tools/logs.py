@@ -16,6 +16,7 @@
     python tools/logs.py public shared/data MODEL_DIR   chapter 03's reader and report on public pairs into 03_public.csv
     python tools/logs.py game MODEL_DIR NAME LR STEPS   chapter 05 paid by a reward model alone, and what it answers, into 03_NAME.csv and 03_NAME_rollouts.jsonl
     python tools/logs.py faults [NAME ...]              what jobs are put through, as often as the pass figures ask, into 07a_faults.csv, rows of other names kept
+    python tools/logs.py threads                        a supervised step of one job and of two at once, by threads each, into 07a_threads.csv
     python tools/logs.py service_faults [NAME ...]      the service at the pass figures (tests/service_faults.py) into 08_faults.csv and 08_pollers.csv, rows of other faults kept
     python tools/logs.py shards                         shards merged one tensor at a time and by loading everything: seconds and memory, into 09_shards.csv
     python tools/logs.py exported shared/data           reward files of chapter 09 beside our rewards, on real completions and on generated texts, into 09_rewards.csv
@@ -645,6 +646,31 @@ def cells(named):
     write("slow_cells.csv", sorted(rows, key=lambda r: -float(r["seconds"])))
 
 
+step_one = """
+import time
+from vlrlbook.grpo import supervised
+supervised("qwen2_5_vl", 2, 0)
+start = time.perf_counter()
+supervised("qwen2_5_vl", 10, 0)
+print((time.perf_counter() - start) / 10)
+"""
+
+
+def threads(rounds=3):
+    "Seconds of a step of the warm start: jobs that share the cores, with all threads each and with their share; in turns, medians"
+    from statistics import median
+    from vlrlbook.core import run_facts
+    cores, facts = len(os.sched_getaffinity(0)), run_facts()
+    found = {case: [] for case in ((1, cores), (1, 1), (cores, cores), (cores, 1))}
+    for _ in range(rounds):
+        for (jobs, each), seconds in found.items():
+            started = [subprocess.Popen([sys.executable, "-c", step_one], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                        env={**os.environ, "OMP_NUM_THREADS": str(each), "HF_HUB_OFFLINE": "1"}) for _ in range(jobs)]
+            seconds.append(max(float(p.communicate()[0]) for p in started))
+    write("07a_threads.csv", [dict(jobs=jobs, threads_each=each, seconds=round(median(s), 3), low=round(min(s), 3), high=round(max(s), 3),
+                                   rounds=rounds, device=facts["device"], commit=facts["commit"]) for (jobs, each), s in found.items()])
+
+
 def pages(names):
     """Each chapter as a papermill job in an empty folder with an empty cache: outputs stored, seconds and the most memory of any process
     kept"""
@@ -690,6 +716,7 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["public"]: public(*sys.argv[2:])
     elif sys.argv[1:2] == ["game"]: game(*sys.argv[2:])
     elif sys.argv[1:2] == ["faults"]: faults(sys.argv[2:])
+    elif sys.argv[1:] == ["threads"]: threads()
     elif sys.argv[1:2] == ["service_faults"]: service_faults(sys.argv[2:])
     elif sys.argv[1:] == ["shards"]: shards()
     elif sys.argv[1:2] == ["exported"]: exported(sys.argv[2])

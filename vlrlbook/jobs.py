@@ -540,6 +540,7 @@ def supervisor_command(
 class LocalBackend:
     "One detached supervisor process per job on this machine; it lives on when the server dies"
     hands_over = True # the lock passes from the dispatcher to the supervisor, without a gap
+    threads = None # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
     def __init__(self,
         options: dict = None, # none are known here
     ): self.started, self.options = [], options or {}
@@ -551,9 +552,10 @@ class LocalBackend:
         lock: int = None, # descriptor of the job's lock, which the supervisor inherits
     ) -> str: # handle for the ledger
         "Start the supervisor"
-        words = supervisor_command(folder, attempt, devices, lock)
+        words, threads = supervisor_command(folder, attempt, devices, lock), {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
         with open(folder / "supervisor.log", "wb") as log:
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock])
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock],
+                                       env=threads | os.environ)
         self.started = [p for p in self.started if p.poll() is None] + [process]
         return str(process.pid)
 
@@ -1069,6 +1071,7 @@ class Jobs(Submission, Questions, Orders, Looks, Progress, Starts, CleanUp, Disp
         "Back end, ledger and clock; what a crash left goes"
         if backend == "submitit": options = {"folder": str(self.data_dir / "tmp" / "submitit")} | (options or {})
         self.backend = backends[backend](options)
+        if backend == "local": self.backend.threads = max(1, len(os.sched_getaffinity(0)) // len(self.devices))
         self.ledger = Ledger(ledger_dir / "ledger.sqlite3", self.wall)
         found = self.ledger.read("SELECT value FROM facts WHERE name = 'clock'")
         self.clock_base, self.cleaned = (found[0]["value"] if found else 0.0) - self.steady(), 0.0
