@@ -219,6 +219,16 @@ def test_one_job_per_slot(tmp_path):
     assert said == {"devices 2", "devices 5"} and most == 2
 
 
+@pytest.mark.parametrize("given, each", [(None, max(1, len(os.sched_getaffinity(0)) // 2)), ("7", 7)])
+def test_jobs_share_the_cores(tmp_path, monkeypatch, given, each):
+    "A job's threads are its share, unless the server was told how many"
+    if given: monkeypatch.setenv("OMP_NUM_THREADS", given)
+    else: monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with served(tmp_path, slots=2) as jobs:
+        job = until(jobs, jobs.submit("a", {}, [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]), *ends)
+        assert (jobs.folder(job.job_id) / "job.log").read_text() == f"{each}\n"
+
+
 def test_devices(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices_of(2) == ["0", "1"] and devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
