@@ -147,6 +147,16 @@ def test_calibration_by_hand():
     assert [b["n"] for b in found["bins"]] == [1, 3] and found["ece"] == pytest.approx((0.45 + 3 * abs(2 / 3 - 2.9 / 3)) / 4)
 
 
+def test_length_bias_does_not_hang_on_which_answer_is_called_the_first():
+    rng = np.random.default_rng(0)
+    scores, lengths = rng.normal(size=(60, 2)), rng.integers(10, 14, (60, 2))
+    turned = np.where(rng.random(60)[:, None] < 0.5, [[0, 1]], [[1, 0]])
+    told = [pair_metrics(*np.take_along_axis(scores, turn, 1).T, lengths=np.take_along_axis(lengths, turn, 1))["length_bias"]
+            for turn in (np.array([[0, 1]] * 60), turned)]
+    assert told[0]["rank_correlation"] == pytest.approx(told[1]["rank_correlation"])
+    assert told[0]["prefers_longer"] == pytest.approx(told[1]["prefers_longer"])
+
+
 def test_rank_correlation_is_taken_within_films():
     "A film that rises and one that falls cancel out; one that stands still counts nothing"
     p = np.eye(4)[[0, 1, 2, 3, 3, 2, 1, 0]]

@@ -793,7 +793,8 @@ def plot_confusion(
     sure.plot([0, 1], [0, 1], color=grey, lw=1, ls="--")
     sure.scatter([b["confidence"] for b in rows], [b["accuracy"] for b in rows], s=[12 + 12 * b["n"] ** 0.5 for b in rows], color=blue)
     for b in rows:
-        sure.annotate(f"n = {b['n']}", (b["confidence"], b["accuracy"]), (-7, -3), textcoords="offset points", fontsize=7, ha="right")
+        beside = -4 - (3 + 3 * b["n"] ** 0.5) ** 0.5, -3 # left of the dot
+        sure.annotate(f"n = {b['n']}", (b["confidence"], b["accuracy"]), beside, textcoords="offset points", fontsize=7, ha="right")
     sure.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.03), ylim=(0, 1.05), title=f"calibration, mean gap {gap:.3f}")
     for ax in (grid, sure): ax.title.set_fontsize(9)
     return fig

@@ -815,8 +815,9 @@ def _length_bias(margin, lengths):
     if len(sizes) != len(margin): raise ValueError(f"{len(margin)} pairs but {len(sizes)} pairs of lengths")
     gap = sizes[:, 0] - sizes[:, 1]
     differ = gap != 0
+    both_ways = lambda x: np.concatenate([x[differ], -x[differ]]) # or it would matter which of a pair is called the first
     return dict(longer_wins=_mean((np.sign(gap) + 1) / 2), prefers_longer=_mean((np.sign(margin * gap)[differ] + 1) / 2),
-                rank_correlation=spearman(margin[differ], gap[differ]), n=int(differ.sum()))
+                rank_correlation=spearman(both_ways(margin), both_ways(gap)), n=int(differ.sum()))
 
 # %% ../nbs/06_evaluation.ipynb #n2b14466
 def swap_consistency(

@@ -556,7 +556,8 @@ def report_table(
     if "blanked" in base: rows.append(line("control: pictures blanked", base["blanked"], n))
     swapped, by_length = report.get("swap_consistency"), report["length_bias"]
     if swapped: rows.append(line("same winner when told backwards", swapped["consistent"], n, swapped["ci95"]))
-    return rows + [line("length bias: gap of scores with gap of lengths", by_length["rank_correlation"], by_length["n"]),
+    return rows + [line("of unequal lengths: the longer is preferred", by_length["prefers_longer"], by_length["n"]),
+                   line("of unequal lengths: rank correlation of both gaps", by_length["rank_correlation"], by_length["n"]),
                    line("mean margin", report["margin_mean"], n)]
 
 # %% ../nbs/03_reward_model.ipynb #c061
