@@ -626,7 +626,7 @@ what_was_done = {  # chapter/cell -> what was done about a slow cell; without a 
     "07a_jobs/91728b6c": "two steps: what it shows is the job, not the learning",
     "08_service/c017": "its job is chapter 05's run, groups read once",
     "08_service/c033": "80 steps of a small batch, enough to be killed twice",
-    "09_easyr1/nbc28686": "twenty steps, where chapter 05 takes two hundred"}
+    "09_easyr1/nbc28686": "its six stages take half a minute; the rest is the warm start of 400 steps, made once and kept"}
 
 
 def cells(named):
