@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
 from vlrlbook.data import synthetic_vqa, to_dataset
-from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings, main, make_trainer,
-                           marks, model_card, service_settings, silent_groups, swap_groups)
+from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, _batch_that_fits, drawn_questions, load_data, load_policy, load_settings,
+                           main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups)
 from vlrlbook.models import find_checkpoint, tiny_twin
 from vlrlbook.rewards import is_right, load_reward
 
@@ -56,6 +57,15 @@ def test_a_missing_picture_of_a_vqa_row_is_named(tmp_path):
         load_data(read_settings(GRPOSettings, {**SHORT, "task": "vqa", "data": path}))
 
 
+@pytest.mark.parametrize("rows, accumulated, processes, told", [
+    (5, 1, 1, "at most 40"), (5, 3, 1, "at most 8"), (3, 1, 4, "at most 6"), (1, 16, 1, "fewer gradient_accumulation_steps")])
+def test_the_batch_that_is_advised_fits(monkeypatch, rows, accumulated, processes, told):
+    "Whole groups, no more prompts than rows, all processes together"
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    settings = SimpleNamespace(num_generations=8, gradient_accumulation_steps=accumulated, refill=0)
+    assert told in _batch_that_fits(settings, rows)
+
+
 def test_pictures_in_the_middle_of_a_question_train(tmp_path):
     "TRL gets the marks where the question has them; two pictures of unequal size in one row"
     samples = [Sample(f"Compare <image> with <image>, {i}.", "3",
@@ -65,7 +75,6 @@ def test_pictures_in_the_middle_of_a_question_train(tmp_path):
 
 
 def test_the_latest_logged_groups_lie_in_a_file(tmp_path):
-    from types import SimpleNamespace
     path, G = tmp_path / "rollouts_now.json", 2
     recorder = Recorder(G, path, every=5)
     samples = [s for s in synthetic_vqa(6, seed=1) for _ in range(G)]
@@ -86,7 +95,6 @@ def test_the_latest_logged_groups_lie_in_a_file(tmp_path):
 
 def test_the_kept_group_has_something_to_show():
     "The first group that is not silent; the first of all where every one is"
-    from types import SimpleNamespace
     recorder, samples = Recorder(2), [s for s in synthetic_vqa(3, seed=1) for _ in range(2)]
     ask = lambda step, rewards: recorder(list("abcdef"), [dict(overall=r) for r in rewards], samples,
                                          SimpleNamespace(global_step=step, max_steps=4))
