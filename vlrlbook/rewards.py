@@ -432,7 +432,7 @@ def check_reward(
     for text in [answer, *nasty]:
         shown = repr(text[:20]) + f" ({len(text)} characters)"
         try:
-            took = min(_timed(reward, text, answer) for _ in range(3))
+            took = _quickest(reward, text, answer, milliseconds / 1000)
             parts = reward(text, answer)
         except Exception as e: problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:200])
         else:
@@ -442,6 +442,13 @@ def check_reward(
             elif not finite: problems.append(f"{shown}: a part is no finite number: {parts}")
             if took > milliseconds / 1000: problems.append(f"{shown}: takes {1000 * took:.0f} ms, at most {milliseconds:g}")
     return problems
+
+def _quickest(reward, text, answer, enough):
+    "Seconds of the quickest call, of up to ten while they are a little too slow: a busy machine slows some of them"
+    took = _timed(reward, text, answer)
+    for _ in range(9):
+        if enough < took < 10 * enough: took = min(took, _timed(reward, text, answer))
+    return took
 
 def _timed(reward, text, answer):
     "Seconds of one call"
