@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SHARED, run_page
+from conftest import NO_LEROBOT, ROOT, SHARED, run_page
 from PIL import Image
+
+pytest.importorskip("lerobot", reason=NO_LEROBOT)
 from vlrlbook.aloha import (AlohaClassifier, AlohaCollator, AlohaFrames, AlohaSettings, Augment, analyze, aloha_messages, as_reward,
                             AlohaConfig, build_classifier, chat, load_classifier, load_head, mirrored,
                             open_lerobot, predict_bins, predict_dataset, read_label, run_aloha, save_classifier, split_films, split_parts,

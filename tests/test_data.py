@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import SHARED, needs_lerobot
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from vlrlbook.core import Sample
@@ -253,8 +253,8 @@ def test_synthetic_preferences_rank_the_right_count_first():
     assert all(sorted(r["human_ranking"]) == [0, 1] and open_picture(r["image"]).size == (112, 112) for r in rows)
 
 
+@needs_lerobot
 def test_synthetic_aloha_is_a_lerobot_dataset(tmp_path):
-    pytest.importorskip("lerobot", reason="LeRobot needs Python 3.12")
     from vlrlbook.data import aloha_cameras, synthetic_aloha
     data = synthetic_aloha(tmp_path / "aloha", episodes=3, frames=4)
     assert (data.num_episodes, len(data)) == (3, 12) and set(aloha_cameras) <= set(data.features)

@@ -249,3 +249,27 @@ def test_two_processes_take_the_same_step_as_one(tmp_path):
     a, b = (load_file(tmp_path / n / "adapter_model.safetensors") for n in "12")
     assert any(w.abs().max() > 1e-4 for k, w in a.items() if "lora_B" in k)
     for k in a: assert torch.allclose(a[k], b[k], atol=2e-5), k
+
+
+ONE_RAISES = """
+import os, sys
+from vlrlbook import grpo, shared_prompt
+def raises(*args, **kwargs): raise TypeError("unexpected keyword argument 'cache'")
+if os.environ["RANK"] == "1": shared_prompt.sample_groups = raises
+grpo.main(sys.argv[1:])
+"""
+
+
+def test_one_of_two_processes_cannot_share(tmp_path):
+    "Both go on the plain way, and the line names the exception"
+    (tmp_path / "one.py").write_text(ONE_RAISES)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    given = ["--warm_steps", "2", "--max_steps", "2", "--num_generations", "4", "--batch_size", "8", "--logging_steps", "1",
+             "--save_steps", "0", "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run([*torchrun, str(tmp_path / "one.py"), *given], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "shared prompt: sampling raised TypeError: unexpected keyword argument 'cache'" in done.stderr
+    assert "shared prompt: sampling raised an error on another process" in done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["shared_prompt"] == "off: sampling raised an error on another process" and results["steps"] == 2

@@ -79,6 +79,27 @@ def test_pairs_share_what_they_begin_with(family):
     assert (ga - gb).norm() <= 1e-5 * gb.norm() and len(set(a.tolist())) > 2
 
 
+def test_pairs_are_read_row_by_row_where_sharing_raises(monkeypatch, capsys):
+    "A newer library must not end a run: the same scores, one loud line, and no second try"
+    backbone, processor = tiny_twin("qwen2_vl")
+    model = VLRewardModel(backbone.model, processor)
+    torch.nn.init.normal_(model.head[2].weight)
+    pair = dict(row=dict(query="How many?", image=[draw_discs(3, __import__("random").Random(0))], response=["", ""],
+                         human_ranking=[0, 1]), first="three", second="four", preference=1, margin=None)
+    batch = encode_pairs(processor, [pair])["encodings"]
+    with torch.no_grad(): right = model(**batch)
+    tried = []
+    def broken(*args):
+        tried.append(args)
+        raise AttributeError("no attribute 'to_tuple'")
+    monkeypatch.setattr("vlrlbook.reward_model.shared_hidden", broken)
+    with torch.no_grad(): first, second = model(**batch), model(**batch)
+    said = capsys.readouterr().err
+    assert (first - right).abs().max() < 1e-5 and (second - right).abs().max() < 1e-5
+    assert len(tried) == 1 and not model.shares
+    assert said.count("shared prompt: AttributeError: no attribute 'to_tuple'; pairs are read row by row") == 1
+
+
 def test_pictures_of_other_sizes_and_text_only(model):
     samples = [question(3), Sample("How many?", "", [draw_discs(2, __import__("random").Random(0), side=84)], "preference"),
                Sample("Is it blue?", "", [], "preference")]

@@ -4,6 +4,7 @@ import time
 import pytest
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
+from vlrlbook.core import Rollout, RolloutGroup, Sample, mean_of
 from vlrlbook.rewards import (advantages, cheats, check_reward, count_table, counting_reward, for_trl, format_reward, format_table,
                               load_reward, mix, read_count, silent_share, staircase)
 
@@ -78,6 +79,33 @@ def test_real_completions_are_paid():
     assert len(rows) > 100
     for r in rows:
         assert 0 <= counting_reward(r["completion"], "3")["overall"] <= 1 and format_reward(r["completion"])["overall"] in (0.0, 1.0)
+
+
+ADVANTAGES = ["0x1.54be5b6a6646dp-1", "0x1.dee203ef7afb7p-3", "0x1.18e21aec76e76p+0", "0x1.54be5b6a6646dp-1",
+              "-0x1.c7dc1283f7886p+0", "-0x1.425333e13050ep-1", "0x1.54be5b6a6646dp-1", "-0x1.d5ac702ae000ep-1"]
+
+
+@pytest.mark.parametrize("G", [1, 2, 3, 6, 7, 8, 16])
+@pytest.mark.parametrize("reward", [0.85, 0.1, 1 / 3, 0.7, -2.5, 1e-9, 3e8])
+def test_a_group_of_equals_has_no_advantage_at_all(reward, G):
+    "Not 1e-12, on any Python: before 3.12 `sum` of floats is not compensated"
+    assert advantages([reward] * G) == [0.0] * G
+
+
+def test_equal_up_to_rounding_is_equal():
+    "0.1 + 0.2 is 0.30000000000000004: two ways to earn the same"
+    assert advantages([0.1 + 0.2, 0.3, 0.3]) == [0.0] * 3
+    group = RolloutGroup(Sample("", ""), [Rollout("", dict(overall=r)) for r in (0.1 + 0.2, 0.3)])
+    assert group.silent and silent_share([0.1 + 0.2, 0.3], 2) == 1.0
+    assert not RolloutGroup(Sample("", ""), [Rollout("", dict(overall=r)) for r in (0.30001, 0.3)]).silent
+
+
+def test_sums_are_the_same_on_every_python():
+    "Written down once; 3.11, 3.12 and 3.13 must all give these bits"
+    assert [a.hex() for a in advantages([0.85, 0.7, 1.0, 0.85, 0.0, 0.4, 0.85, 0.3])] == ADVANTAGES
+    assert mean_of([0.1] * 3) == 0.1 and mean_of([0.85] * 8) == 0.85 and mean_of([1e16, 1.0, -1e16]) == 1 / 3
+    paid = mix(a=(lambda c, t: dict(overall=0.1), 1.0), b=(lambda c, t: dict(overall=0.2), 1.0), c=(lambda c, t: dict(overall=0.3), 1.0))
+    assert paid("", "")["overall"].hex() == (0.6).hex()
 
 
 def test_silent_groups_are_counted_whatever_their_reward():

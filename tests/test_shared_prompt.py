@@ -196,7 +196,99 @@ def test_a_difference_is_loud_and_the_run_goes_the_plain_way(tmp_path, monkeypat
     t = trainer(tmp_path, asked=PICTURED, batch_size=12, log=(log := RunLog()))
     monkeypatch.setattr(shared_prompt, "prompt_positions", lambda *args: right(*args) * 2)
     t.train()
-    assert "log-probs differ" in capsys.readouterr().out and not t.sharing and len(log) == 2
+    assert "log-probs differ" in capsys.readouterr().err and not t.sharing and len(log) == 2
+
+
+class NoWayBack(torch.autograd.Function):
+    "Values as they are; their gradient raises"
+    @staticmethod
+    def forward(ctx, values): return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient): raise ZeroDivisionError("no way back")
+
+
+def raises(*args, **kwargs):
+    "What transformers 5.24 did to this book's first release"
+    raise AttributeError("'types.SimpleNamespace' object has no attribute 'to_tuple'")
+
+
+def breaks_while(condition, right):
+    "`right`, which raises where `condition()` holds"
+    def asked(*args, **kwargs): return raises() if condition() else right(*args, **kwargs)
+    return asked
+
+
+def break_shared_path(monkeypatch, where, t):
+    "Let the shared path raise in one of its stages"
+    if where == "reading": # what TRL's own `_tokenize_prompts` raises while it is asked for the groups' prompts
+        real = t.processing_class
+        t.processing_class = breaks_when_shared = type("Processor", (), dict(
+            __getattr__=lambda self, name: getattr(real, name), __call__=lambda self, *a, **k: real(*a, **k),
+            apply_chat_template=lambda self, *a, **k: raises() if t.sharing else real.apply_chat_template(*a, **k)))()
+        return breaks_when_shared
+    right = {name: getattr(shared_prompt, name) for name in ("sample_groups", "one_sequence", "by_answer")}
+    if where == "sampling": monkeypatch.setattr(shared_prompt, "sample_groups", raises)
+    if where == "scoring": monkeypatch.setattr(shared_prompt, "one_sequence", raises)
+    if where == "loss": # after the check of the first batch, which does not train
+        learning = breaks_while(lambda: torch.is_grad_enabled() and t.model.training, right["one_sequence"])
+        monkeypatch.setattr(shared_prompt, "one_sequence", learning)
+    if where == "gradients":
+        monkeypatch.setattr(shared_prompt, "by_answer", lambda *args: NoWayBack.apply(right["by_answer"](*args)))
+
+
+@pytest.mark.parametrize("where, beta, accumulation", [
+    ("reading", 0.0, 1), ("sampling", 0.0, 1), ("scoring", 0.1, 1), ("scoring", 0.0, 2), ("loss", 0.0, 1), ("loss", 0.1, 2),
+    ("gradients", 0.0, 1)])
+def test_where_the_shared_path_raises_the_run_goes_the_plain_way(tmp_path, monkeypatch, capsys, where, beta, accumulation):
+    given = dict(asked=PICTURED[:2], batch_size=8 // accumulation, gradient_accumulation_steps=accumulation, beta=beta)
+    t = trainer(tmp_path, log=(log := RunLog()), **given)
+    break_shared_path(monkeypatch, where, t)
+    t.train()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shared prompt:")]
+    assert len(said) == 1, said # said once, with the exception
+    assert ("no way back" if where == "gradients" else "AttributeError: 'types.SimpleNamespace'") in said[0]
+    assert "this run goes on the plain way" in said[0] and t.plain_because in said[0]
+    assert not t.sharing and t.state.global_step == 2
+    assert len(log) == 2 and all(row["length"] > 0 for row in log.rows)
+
+
+def test_a_step_that_went_the_plain_way_is_the_same_step(tmp_path, monkeypatch):
+    ends = []
+    for broken in (False, True):
+        t = trainer(tmp_path, asked=PICTURED, batch_size=12, max_steps=1, lr=1e-2)
+        if broken: break_shared_path(monkeypatch, "loss", t)
+        t.train()
+        assert t.sharing is not broken
+        ends.append(torch.cat([p.detach().flatten() for p in t.model.parameters() if p.requires_grad]))
+    assert (ends[0] - ends[1]).abs().max() <= 1e-5
+
+
+def test_a_batch_that_was_begun_twice_is_counted_once(tmp_path, monkeypatch):
+    t = trainer(tmp_path, asked=PICTURED, batch_size=12, max_steps=1, beta=0.1)
+    break_shared_path(monkeypatch, "scoring", t)
+    t.train()
+    answers, P = 12, t.state.num_input_tokens_seen
+    plain = trainer(tmp_path, asked=PICTURED, batch_size=12, max_steps=1, beta=0.1, shared_prompt=False)
+    plain.train()
+    assert P <= plain.state.num_input_tokens_seen + answers * 8 # answers' lengths differ, prompts are counted once
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory left"), MemoryError("no memory left")])
+def test_out_of_memory_is_not_answered_with_what_takes_more(tmp_path, monkeypatch, capsys, error):
+    def full(*args, **kwargs): raise error
+    t = trainer(tmp_path, asked=PICTURED, batch_size=12)
+    monkeypatch.setattr(shared_prompt, "sample_groups", full)
+    with pytest.raises(type(error)): t.train()
+    assert t.sharing and "shared prompt:" not in capsys.readouterr().err
+
+
+def test_a_reward_that_raises_is_not_blamed_on_sharing(tmp_path, capsys):
+    t = trainer(tmp_path, asked=PICTURED, batch_size=12)
+    def broken(**columns): raise KeyError("truth")
+    t.reward_funcs = [broken]
+    with pytest.raises(KeyError): t.train()
+    assert t.sharing and "shared prompt:" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given",

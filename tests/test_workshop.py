@@ -9,7 +9,7 @@ import re
 
 import nbformat
 import pytest
-from conftest import NOTEBOOKS, ROOT
+from conftest import NOTEBOOKS, ROOT, chapter
 from nbclient import NotebookClient
 from vlrlbook import cli
 
@@ -47,7 +47,7 @@ def chapter_names(path):
     return names
 
 
-@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [chapter(p) for p in EXERCISED])
 def test_exercises(kit, path):
     "Empty, each fails its check and is told why; solved, it passes; and the solution cannot be seen"
     cells = cells_of(kit / path.name)

@@ -26,18 +26,17 @@ import torch
 from accelerate import PartialState
 from PIL import Image, ImageEnhance
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from .core import RunLog, SettingsError, Table, as_type, blue, commit_folder, figure, film_strip, grey, nearest, orange
-from .core import peak_memory_mb, read_settings, run_facts, set_seed, smooth, write_json, write_whole
-from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb
+from .core import peak_memory_mb, progress_bar, read_settings, run_facts, set_seed, smooth, write_json, write_whole
+from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb, without_lerobot
 from .evaluation import classifier_metrics
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size
 from .models import limit_pixels, load_vlm, resume_log, save_processor, vision_marker_ids
 from .rewards import answer_text
 try: from lerobot.configs.rewards import RewardModelConfig
-except ImportError as e: raise ImportError("chapter 04 needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
+except ImportError as e: raise ImportError(without_lerobot("chapter 04", e)) from e
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
 from lerobot.optim import AdamWConfig
@@ -663,7 +662,7 @@ def predict_bins(
     classifier.eval()
     loader = torch.utils.data.DataLoader(frames, batch_size, collate_fn=AlohaCollator(processor))
     found = []
-    for batch in tqdm(loader, desc="bins", leave=False, disable=len(loader) < 8):
+    for batch in progress_bar(loader, desc="bins", leave=False, disable=len(loader) < 8):
         batch.pop("labels", None)
         found.append(classifier(**batch.to(classifier.head.weight.device))["logits"].double().softmax(-1).cpu().numpy())
     return np.concatenate(found)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['blue', 'orange', 'green', 'purple', 'grey', 'ribbon_colours', 'panels', 'manifest_name', 'thumbnail', 'Sample',
-           'cast', 'Rollout', 'RolloutGroup', 'figure', 'rollout_card', 'shorten', 'token_ribbon', 'RunLog',
-           'write_whole', 'plot_run', 'smooth', 'paired_board', 'film_strip', 'Table', 'SettingsError', 'nearest',
-           'as_type', 'finite_number', 'read_settings', 'named_options', 'names_since', 'settings_help',
-           'settings_table', 'set_seed', 'mean_ci95', 'book_file', 'cache_dir', 'peak_memory_mb', 'run_facts',
-           'write_json', 'finite', 'commit_folder', 'damage', 'sha256_of', 'to_disk']
+           'cast', 'all_equal', 'Rollout', 'RolloutGroup', 'figure', 'rollout_card', 'shorten', 'token_ribbon',
+           'RunLog', 'write_whole', 'plot_run', 'smooth', 'paired_board', 'film_strip', 'Table', 'SettingsError',
+           'nearest', 'as_type', 'finite_number', 'read_settings', 'named_options', 'names_since', 'settings_help',
+           'settings_table', 'set_seed', 'mean_ci95', 'mean_of', 'book_file', 'cache_dir', 'peak_memory_mb',
+           'run_facts', 'write_json', 'finite', 'job_terminal', 'warn_loudly', 'SignOfLife', 'progress_bar',
+           'commit_folder', 'damage', 'sha256_of', 'to_disk']
 
 # %% ../nbs/00_core.ipynb #c002
-import csv, difflib, hashlib, io, itertools, json, os, random, re, shutil, subprocess, sys, tempfile, textwrap, typing
+import csv, difflib, hashlib, io, itertools, json, os, random, re, shutil, statistics, subprocess, sys, tempfile, textwrap, time, typing
 from base64 import b64encode
 from dataclasses import dataclass, field, fields
 from html import escape
@@ -55,6 +56,15 @@ def cast(
         draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
     return Sample("How many discs are there?", "A photo of 3 discs", [image], "counting")
 
+# %% ../nbs/00_core.ipynb #n00a11e9
+def all_equal(
+    rewards: list, # of one group, at least one
+    rounding: float = 1e-6, # largest difference that is taken for rounding
+) -> bool:
+    "Whether a group's rewards are all equal, so that it teaches nothing"
+    # not `==`: a reward is a sum of weighted parts, and 0.1 + 0.2 is not 0.3
+    return max(rewards) - min(rewards) <= rounding
+
 # %% ../nbs/00_core.ipynb #c011
 @dataclass
 class Rollout:
@@ -74,7 +84,7 @@ class RolloutGroup:
     @property
     def silent(self) -> bool:
         "All rewards equal, so nothing to learn"
-        return len({r.parts["overall"] for r in self.rollouts}) < 2
+        return all_equal([r.parts["overall"] for r in self.rollouts])
 
     def _repr_png_(self): return rollout_card(self)._repr_png_()
 
@@ -500,6 +510,14 @@ def mean_ci95(
     half = 1.96 * x.std(ddof=1) / len(x) ** 0.5 if len(x) > 1 else float("nan")
     return float(x.mean()), (float(x.mean() - half), float(x.mean() + half))
 
+# %% ../nbs/00_core.ipynb #n00eea0f
+def mean_of(
+    values, # numbers, at least one
+) -> float: # correctly rounded
+    "Arithmetic mean, the same on every Python; equal numbers have exactly themselves as mean"
+    # `sum` of floats is compensated from Python 3.12 on only: on 3.11, sum([0.85] * 8) / 8 != 0.85
+    return float(statistics.mean(map(float, values)))
+
 # %% ../nbs/00_core.ipynb #n24f59a7
 def book_file(
     name: str, # relative to the notebooks, such as "logs/05_runs.csv"
@@ -569,6 +587,76 @@ def finite(
     if isinstance(x, (list, tuple)): return [finite(v) for v in x]
     if isinstance(x, np.generic): x = x.item()
     return None if isinstance(x, float) and not np.isfinite(x) else x
+
+# %% ../nbs/00_core.ipynb #n5165001
+def job_terminal(
+) -> int | None: # file descriptor, or None outside a job
+    "Where the standard error of this kernel's parent goes: the terminal from which papermill was started"
+    # ipykernel sends what is printed into the notebook; its stream's `fileno` is the descriptor that the kernel inherited
+    in_kernel = type(sys.stderr).__module__.startswith("ipykernel")
+    # JupyterLab names the open notebook here: its kernels show their bars on the page, and nobody watches its log
+    if not in_kernel or "JPY_SESSION_NAME" in os.environ: return None
+    try: return sys.stderr.fileno()
+    except (OSError, ValueError): return None # an ipykernel that inherited no stream
+
+# %% ../nbs/00_core.ipynb #n5165006
+def warn_loudly(
+    text: str, # one line
+):
+    "Say something that nobody should overlook: red in a notebook, and in the terminal of a job too"
+    line = f"\n{text}\n" # a line of its own, behind a bar too
+    print(line, end="", file=sys.stderr)
+    terminal = job_terminal()
+    if terminal is None: return
+    try: os.write(terminal, line.encode())
+    except OSError: pass # the terminal was closed; the notebook holds the line
+
+# %% ../nbs/00_core.ipynb #n5165002
+class SignOfLife:
+    "Tells a terminal, now and then, how far a long loop is; tells nobody where there is no terminal"
+    def __init__(self,
+        terminal: int | None = None, # file descriptor; see `job_terminal`
+        line_seconds: float = 10.0, # between two lines of a file
+        screen_seconds: float = 0.5, # between two changes on a screen
+    ):
+        self.terminal = terminal
+        self.on_screen = terminal is not None and os.isatty(terminal)
+        self.pause = screen_seconds if self.on_screen else line_seconds
+        self.last = time.monotonic()
+
+    def say(self, text: str):
+        "Show `text`, unless something was shown just before"
+        if self.terminal is None or time.monotonic() - self.last < self.pause: return
+        self.last = time.monotonic()
+        self._write(f"\r\x1b[2K{text}" if self.on_screen else f"{text}\n") # on a screen: clear the line first
+
+    def done(self):
+        "Leave an empty line on a screen, where papermill's bar goes on"
+        if self.on_screen: self._write("\r\x1b[2K")
+
+    def _write(self, text):
+        try: os.write(self.terminal, text.encode())
+        except OSError: self.terminal, self.on_screen = None, False # the terminal was closed; the run goes on
+
+# %% ../nbs/00_core.ipynb #n5165003
+def progress_bar(
+    *args, # as tqdm takes them: an iterable, or nothing
+    **kwargs, # total, desc, leave, disable, …
+): # a tqdm bar
+    "tqdm's bar, which also gives signs of life in the terminal of a job"
+    from tqdm.auto import tqdm
+    class Bar(tqdm):
+        sign = None
+        def update(self, n=1):
+            shown = super().update(n)
+            if self.disable: return shown
+            if self.sign is None: self.sign = SignOfLife(job_terminal())
+            self.sign.say(self.format_meter(**{**self.format_dict, "ncols": 78, "bar_format": None}))
+            return shown
+        def close(self):
+            super().close()
+            if self.sign is not None: self.sign.done()
+    return Bar(*args, **kwargs)
 
 # %% ../nbs/00_core.ipynb #n1f742a1
 manifest_name = "manifest.json"

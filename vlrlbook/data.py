@@ -9,10 +9,11 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'foreign'
            'read_counting_zip', 'load_counting', 'open_picture', 'to_rgb', 'vqa_row', 'read_rows', 'convert_vqa',
            'vqa_prompt', 'load_vqa', 'published_split', 'split_rows_by_picture', 'preference_row', 'read_preferences',
            'parquet_rows', 'preference_pairs', 'permuted', 'synthetic_vqa', 'synthetic_preferences', 'aloha_views',
-           'aloha_episode', 'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight', 'preflight']
+           'aloha_episode', 'without_lerobot', 'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight',
+           'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, io, itertools, json, os, random, shutil, stat, struct, tempfile, unicodedata, zipfile, zlib
+import csv, hashlib, importlib.util, io, itertools, json, os, random, shutil, stat, struct, sys, tempfile, unicodedata, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -769,6 +770,16 @@ def aloha_episode(
         moments.append((views, progress, 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))))
     return task, moments
 
+# %% ../nbs/01_data.ipynb #n1e70b07
+def without_lerobot(
+    who: str, # what needs it
+    error: ImportError, # what importing it raised
+) -> str: # one sentence
+    "What to do where LeRobot cannot be imported"
+    if importlib.util.find_spec("lerobot"): return f"{who} needs LeRobot, which is installed but cannot be imported: {error}"
+    if sys.version_info < (3, 12): return f"{who} needs LeRobot, which needs Python 3.12 or newer; this is {sys.version.split()[0]}"
+    return f"{who} needs LeRobot: pip install 'vlrlbook[aloha]'"
+
 # %% ../nbs/01_data.ipynb #nb21a3e7
 def synthetic_aloha(
     root: str | Path, # new folder for the data set
@@ -783,8 +794,7 @@ def synthetic_aloha(
     import datasets
     import numpy as np
     try: from lerobot.datasets.lerobot_dataset import LeRobotDataset
-    except ImportError as e:
-        raise ImportError("the robot's chapter needs LeRobot, which needs Python 3.12: pip install 'vlrlbook[aloha]'") from e
+    except ImportError as e: raise ImportError(without_lerobot("the robot's chapter", e)) from e
     name, rng = "local/synthetic_aloha", random.Random(seed)
     made = LeRobotDataset.create(name, fps=10, features=_aloha_columns(bins, videos), root=root, use_videos=videos, video_backend="pyav")
     datasets.disable_progress_bars() # LeRobot's readers turn them on

@@ -23,7 +23,7 @@ from statistics import NormalDist
 import numpy as np
 
 from .core import RunLog, Sample, SettingsError, blue, figure, green, grey, nearest
-from .core import orange, peak_memory_mb, purple, run_facts, smooth, write_json, write_whole
+from .core import orange, peak_memory_mb, progress_bar, purple, run_facts, smooth, write_json, write_whole
 from .data import DataError, load_vqa, picture_key, read_rows, split_by_picture, synthetic_counting, vqa_row
 from .rewards import answer_kind, answer_text, counting_reward, is_right, load_reward, normalise_answer, read_count, vqa_accuracy
 
@@ -223,8 +223,7 @@ def _earlier_rows(path, plan, batches, resume):
 # %% ../nbs/06_evaluation.ipynb #ncc2f2f8
 def _ask(speakers, processor, dataset, batches, done, others, path, how, extras, log):
     "The batches that are not done yet, each appended to the file as a whole"
-    from tqdm.auto import tqdm
-    rows, seen, bar = [], 0, tqdm(total=sum(map(len, batches)), initial=done, desc="pictures")
+    rows, seen, bar = [], 0, progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
     for number, batch in enumerate(batches):
         seen += len(batch)
         if seen <= done: continue
@@ -698,7 +697,7 @@ def best_blind(
     for i, row in enumerate(rows): member.setdefault(group(row), []).append(i)
     for inside in member.values():
         candidates = [c for c, _ in Counter(rows[i]["answer"] for i in inside).most_common(most)]
-        best = max(candidates, key=lambda c: sum(pay(c, rows[i]) for i in inside))
+        best = max(candidates, key=lambda c: math.fsum(pay(c, rows[i]) for i in inside)) # `fsum`: ties are ties on every Python
         for i in inside: out[i] = best
     return out
 

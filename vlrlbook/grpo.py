@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, named_options, nearest, peak_memory_mb
-from .core import read_settings, run_facts, set_seed, thumbnail, write_json, write_whole
+from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, mean_of, named_options, nearest
+from .core import peak_memory_mb, progress_bar, read_settings, run_facts, set_seed, thumbnail, write_json, write_whole
 from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture
 from .data import synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log
 from .models import save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
-from .shared_prompt import SharedPrompt, _join, _split, _take, share_prompts
+from .shared_prompt import SharedPrompt, _join, _split, _take, share_prompts, sharing_state
 from .rewards import advantages, answer_text, counting_reward, for_trl, is_right, load_reward, on_batch, read_count
 
 # %% ../nbs/05_grpo.ipynb #c008
@@ -403,7 +402,7 @@ def supervised(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1, (s + 1) / 30) * min(1, (steps - s) / (steps / 2)))
     samples, said = lessons(task, 32 * steps, seed + 1)
     losses = []
-    for step in tqdm(range(steps), desc="warm start"):
+    for step in progress_bar(range(steps), desc="warm start"):
         chosen = slice(32 * step, 32 * step + 32)
         batch = encode(processor, samples[chosen], said[chosen])
         answer = len_of_answers(processor, said[chosen])
@@ -529,7 +528,8 @@ def generate_answers(
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for i in tqdm(range(0, len(samples), batch_size), desc=desc, leave=False, disable=len(samples) <= batch_size):
+        batches = range(0, len(samples), batch_size)
+        for i in progress_bar(batches, desc=desc, leave=False, disable=len(batches) < 2):
             batch = encode(processor, samples[i:i + batch_size]).to(model.device)
             out = model.generate(**batch, **how)
             texts = processor.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
@@ -558,14 +558,13 @@ def marks(
 ) -> dict: # reward, exact, error, verbatim: a number per sample, its answers averaged
     "Each sample's mean reward, share right, mean error of the counts that could be read (nan if none), share equal to the truth"
     out = {"reward": [], "exact": [], "error": [], "verbatim": []}
-    mean = lambda values: sum(values) / len(values)
     for s, texts in zip(samples, answers):
         vqa = s.task == "vqa"
         errors = [] if vqa else [abs(c - read_count(s.answer)) for c in map(read_count, texts) if c is not None]
-        out["reward"].append(mean([p["overall"] for p in on_batch(reward)(texts, [s] * len(texts))]))
-        out["exact"].append(mean([is_right(t, s.answer, s.task) for t in texts]))
-        out["error"].append(mean(errors) if errors else float("nan"))
-        out["verbatim"].append(mean([(answer_text(t) if vqa else t.strip()) == s.answer for t in texts]))
+        out["reward"].append(mean_of(p["overall"] for p in on_batch(reward)(texts, [s] * len(texts))))
+        out["exact"].append(mean_of(is_right(t, s.answer, s.task) for t in texts))
+        out["error"].append(mean_of(errors) if errors else float("nan"))
+        out["verbatim"].append(mean_of((answer_text(t) if vqa else t.strip()) == s.answer for t in texts))
     return out
 
 # %% ../nbs/05_grpo.ipynb #ned76858
@@ -710,7 +709,7 @@ def run(
     trainer = make_trainer(settings, model, processor, train, log=resume_log(output / "run_log.csv", checkpoint) if first else None)
     trainer.train(resume_from_checkpoint=checkpoint)
     results = dict(settings=asdict(settings), steps=trainer.state.global_step, processes=trainer.accelerator.num_processes,
-                   seconds=time.time() - started, peak_memory_mb=peak_memory_mb(), **run_facts())
+                   seconds=time.time() - started, peak_memory_mb=peak_memory_mb(), shared_prompt=sharing_state(trainer), **run_facts())
     finish(trainer, processor, settings, results)
     return results
 

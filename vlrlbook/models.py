@@ -15,10 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerState
 
-from .core import RunLog, SettingsError, commit_folder, damage, nearest
+from .core import RunLog, SettingsError, commit_folder, damage, nearest, progress_bar
 
 # %% ../nbs/00a_models.ipynb #c005
 special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -530,7 +529,7 @@ class RunLogCallback(TrainerCallback):
     ): self.log, self.names, self.desc, self.prefix, self.bar = log, names, desc, prefix, None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero: self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.desc)
+        if state.is_world_process_zero: self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc=self.desc)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None: self.bar.update()

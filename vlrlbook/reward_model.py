@@ -21,11 +21,10 @@ from typing import ClassVar
 import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy, linear, logsigmoid, relu
-from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, commit_folder, figure, nearest, peak_memory_mb
-from .core import run_facts, set_seed, smooth, write_json, write_whole
+from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, commit_folder, figure, mean_of, nearest, peak_memory_mb
+from .core import progress_bar, run_facts, set_seed, smooth, warn_loudly, write_json, write_whole
 from .data import DataError, encode, open_picture, parquet_rows, permuted, preference_pairs, preference_row, read_rows
 from .data import split_rows_by_picture, synthetic_preferences
 from .evaluation import pair_metrics, swap_consistency
@@ -266,12 +265,20 @@ class VLRewardModel(BackboneWithHead):
     def forward(self, attention_mask, labels=None, num_images=None, G=1, **encodings):
         "Scores [B]; with `labels` [B, T] also the loss of saying them. G rows in a row ask the same, with `num_images` pictures each"
         batch = dict(encodings, attention_mask=attention_mask)
-        if G > 1 and self.shares: hidden = shared_hidden(self.backbone, batch, num_images, G) # [B, T, hidden]
-        else: hidden = self.backbone(**batch).last_hidden_state
+        hidden = self._shared(batch, num_images, G) if G > 1 and self.shares else None # [B, T, hidden]
+        if hidden is None: hidden = self.backbone(**batch).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
         raw = self.head(last.to(self.head[0].weight.dtype))[:, 0].float()
         scores = squash(raw, self.facts["score_min"], self.facts["score_max"])
         return scores if labels is None else (scores, self._spoken(hidden, labels))
+
+    def _shared(self, batch, num_images, G):
+        "Hidden states with the question read once for G answers; None where that raises, and from then on row by row"
+        try: return shared_hidden(self.backbone, batch, num_images, G)
+        except (torch.OutOfMemoryError, MemoryError): raise # row by row takes more memory
+        except Exception as error: # a newer library: slower is better than not at all
+            self.shares = False
+            warn_loudly(f"shared prompt: {type(error).__name__}: {str(error)[:300]}; pairs are read row by row from here on")
 
     def _spoken(self, hidden, labels):
         "Cross-entropy of `labels`, through the tied embedding as vocabulary head"
@@ -486,7 +493,7 @@ def score_rows(
 ) -> list: # a list of scores per row
     "Scores of all answers of all rows, each picture opened once"
     scores, step = [], max(1, batch_size // 2)
-    for i in tqdm(range(0, len(rows), step), desc="scoring", disable=not progress, leave=False):
+    for i in progress_bar(range(0, len(rows), step), desc="scoring", disable=not progress, leave=False):
         chunk = rows[i:i + step]
         samples = [s for row in chunk for s in [row_sample(row)] * len(row["response"])]
         flat = iter(model.score_many(samples, [a for row in chunk for a in row["response"]], batch_size))
@@ -594,7 +601,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
 
     def log(self, logs, start_time=None):
         if "loss" in logs and self.seen:
-            logs |= {k: sum(row[k] for row in self.seen) / len(self.seen) for k in self.seen[0]}
+            logs |= {k: mean_of(row[k] for row in self.seen) for k in self.seen[0]}
             self.seen = []
         super().log(logs, start_time)
 
@@ -752,7 +759,7 @@ def worst_cards(
     "The pairs that were judged most wrongly, as cards"
     cards = []
     for margin, n in sorted(margins(rows, scores))[:most]:
-        row, mean = rows[n], sum(scores[n]) / len(scores[n])
+        row, mean = rows[n], mean_of(scores[n])
         judged = zip(row["response"], row["human_ranking"], scores[n])
         rollouts = [Rollout(text, dict(rank=rank, score=score), score - mean) for text, rank, score in judged]
         cards.append(RolloutGroup(row_sample(row), rollouts, title=f"margin {margin:+.2f}", bars="score less mean"))

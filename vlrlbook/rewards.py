@@ -12,7 +12,7 @@ __all__ = ['units', 'tens', 'chinese', 'count_table', 'format_table', 'normalise
 # %% ../nbs/02_rewards.ipynb #c002
 import importlib, math, re, time, unicodedata
 
-from .core import Sample
+from .core import Sample, all_equal, mean_of
 
 # %% ../nbs/02_rewards.ipynb #c007
 _small = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -295,7 +295,8 @@ def mix(
 def _sum_of(own, weights):
     "Weighted `overall` and the parts of several rewards"
     parts = {k if k == name else f"{name}_{k}": v for name, one in own.items() for k, v in one.items() if k != "overall"}
-    return dict(overall=sum(weights[name] * one["overall"] for name, one in own.items()), **parts)
+    overall = math.fsum(weights[name] * one["overall"] for name, one in own.items()) # the same on every Python
+    return dict(overall=overall, **parts)
 
 # %% ../nbs/02_rewards.ipynb #c035
 known_rewards = {"counting": counting_reward, "format": format_reward, "accuracy": vqa_accuracy,
@@ -356,8 +357,10 @@ def advantages(
     eps: float = 1e-4, # TRL's; EasyR1 has 1e-6
 ) -> list: # same length, adding up to 0
     "(reward − mean) / (standard deviation + eps)"
-    mean = sum(rewards) / len(rewards)
-    spread = (sum((r - mean) ** 2 for r in rewards) / max(1, len(rewards) - 1)) ** 0.5
+    if all_equal(rewards): return [0.0] * len(rewards) # not 1e-12, which is what rounding would make of it
+    mean = mean_of(rewards)
+    variance = math.fsum((r - mean) ** 2 for r in rewards) / max(1, len(rewards) - 1) # `fsum` is the same on every Python
+    spread = math.sqrt(variance)
     return [(r - mean) / (spread + eps) for r in rewards]
 
 # %% ../nbs/02_rewards.ipynb #c056
@@ -367,7 +370,7 @@ def silent_share(
 ) -> float: # 0 to 1
     "Share of groups whose rewards are all equal; TRL's own figure misses most, as the spread of equal float32 is seldom exactly 0"
     groups = [rewards[i:i + group_size] for i in range(0, len(rewards), group_size)]
-    return sum(len({round(r, 6) for r in g}) == 1 for g in groups) / len(groups)
+    return mean_of(map(all_equal, groups))
 
 def completion_text(
     completion, # a string, or TRL's list of messages
@@ -392,7 +395,7 @@ def for_trl(
         parts = on_batch(reward)(texts, samples)
         if log_metric:
             for key in parts[0]:
-                if key != "overall": log_metric(f"part/{key}", sum(p[key] for p in parts) / len(parts))
+                if key != "overall": log_metric(f"part/{key}", mean_of(p[key] for p in parts))
             if group_size: log_metric("silent", silent_share([p["overall"] for p in parts], group_size))
         if recorder: recorder(texts, parts, samples, trainer_state)
         return [p["overall"] for p in parts]

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['profiles', 'attention_name', 'RaceSettings', 'token_bound', 'prompt_positions', 'layout', 'one_sequence', 'by_answer',
-           'grouped_attention', 'use_grouped_attention', 'share_attention', 'sample_groups', 'PictureMemory',
-           'picture_memory', 'SharedSampling', 'SharedTraining', 'SharedCheck', 'SharedPrompt', 'copied', 'why_plain',
-           'share_prompts', 'shared_hidden', 'race', 'where_time_goes', 'step_memory']
+           'grouped_attention', 'use_grouped_attention', 'share_attention', 'sample_groups', 'cache_keyword',
+           'PictureMemory', 'picture_memory', 'SharedPathFailed', 'SharedFallback', 'SharedSampling', 'SharedTraining',
+           'SharedCheck', 'SharedPrompt', 'copied', 'why_plain', 'share_prompts', 'sharing_state', 'shared_hidden',
+           'race', 'where_time_goes', 'step_memory']
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
-import hashlib, json, os, subprocess, sys, time
+import hashlib, inspect, json, os, subprocess, sys, time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from types import MethodType, SimpleNamespace
+from types import MethodType
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -27,7 +29,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .core import SettingsError, nearest
+from .core import SettingsError, nearest, warn_loudly
 
 # %% ../nbs/07_shared_prompt.ipynb #c006
 profiles = {"counting": dict(side=512, C=16), "reasoning": dict(side=512, C=256), "text": dict(side=0, C=64)}
@@ -274,6 +276,7 @@ def sample_groups(
 ) -> torch.Tensor: # [B·G, at most config.max_new_tokens]
     "Sample G answers to each prompt from one prefill; temperature, top-k and the rest as transformers applies them"
     said, eos = prompt_ids.repeat_interleave(G, 0), torch.tensor(eos, device=prompt_ids.device)
+    cache_name = cache_keyword(model)
     config, warp = _warpers(model, config, said)
     done, seen = torch.zeros_like(said[:, 0], dtype=torch.bool), prompt_mask.bool().repeat_interleave(G, 0)[:, None, None]
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
@@ -286,10 +289,18 @@ def sample_groups(
             token = _next(warp(said, logits.float()), config.do_sample).masked_fill(done, config.pad_token_id)
             said, done = torch.cat([said, token[:, None]], 1), done | torch.isin(token, eos)
             if t + 1 == config.max_new_tokens or done.all(): break
-            with _asking(out.past_key_values):
-                step = dict(attention_mask=seen, position_ids=_rows(last + 1 + t), past_key_values=own, use_cache=True)
+            with _asking(getattr(out, cache_name)):
+                step = dict(attention_mask=seen, position_ids=_rows(last + 1 + t), use_cache=True)
+                step[cache_name] = own
                 logits = model(input_ids=token[:, None], **step).logits[:, -1]
     return said[:, prompt_ids.shape[1]:]
+
+def cache_keyword(
+    model, # of any family, an adapter on it or not
+) -> str: # "cache" or "past_key_values"
+    "Name of the key-value cache in the model's `forward` and in its output"
+    # transformers 5.24 renamed `past_key_values` to `cache`; the old name is promised until 5.40
+    return "cache" if "cache" in inspect.signature(_bare(model).forward).parameters else "past_key_values"
 
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
 def _next(scores, drawn):
@@ -321,6 +332,7 @@ class PictureMemory:
     ):
         self.tower, self.real, self.keep = core.visual, core.get_image_features, keep_mb * 2**20
         self.on, self.known, self.weights, self.seen, self.parted = False, {}, None, 0, False
+        self.output_class = None # of what `get_image_features` returns
         core.get_image_features = self
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
@@ -333,12 +345,16 @@ class PictureMemory:
         new = list({k: i for i, k in enumerate(keys) if k not in self.known}.values())
         if new: self._look([keys[i] for i in new], torch.cat([pictures[i] for i in new]), image_grid_thw[new], kwargs)
         found = [self.known.setdefault(k, self.known.pop(k)) for k in keys] # the latest asked for stand last
+        features = dict(pooler_output=tuple(f[0] for f in found))
         levels = [level if self.parted else torch.cat(level) for level in zip(*(f[1:] for f in found))]
-        return SimpleNamespace(pooler_output=tuple(f[0] for f in found), deepstack_features=levels)
+        if levels: features["deepstack_features"] = levels # Qwen3-VL only
+        return self.output_class(**features)
 
     @torch.no_grad()
     def _look(self, keys, pixels, grid, kwargs):
         out = self.real(pixels, grid, **kwargs)
+        # transformers 5.24 calls `to_tuple` on it, so it must be the model's own class
+        self.output_class = type(out)
         levels = getattr(out, "deepstack_features", None) or []
         self.parted = any(isinstance(level, tuple) for level in levels) # newer releases part each level by picture
         if not self.parted: levels = [level.split([len(x) for x in out.pooler_output]) for level in levels]
@@ -400,9 +416,49 @@ def _thrifty_forward(self, x):
 def _thrifty(model):
     "Within the block, gated feed-forwards keep less; nothing changes without gradient or under gradient checkpointing"
     core = _bare(model)
-    if not torch.is_grad_enabled() or core.is_gradient_checkpointing: return _forwards({})
+    if not torch.is_grad_enabled() or _recomputes(core): return _forwards({})
     gated = [m for m in core.modules() if all(hasattr(m, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn"))]
     return _forwards({m: MethodType(_thrifty_forward, m) for m in gated})
+
+def _recomputes(core):
+    "Whether transformers' own checkpointing is on: layers are computed again on the way back"
+    # `is_gradient_checkpointing` until transformers 5.24, which warns at the old name; gone in 6
+    new_name = "is_activation_checkpointing"
+    return getattr(core, new_name if hasattr(type(core), new_name) else "is_gradient_checkpointing")
+
+# %% ../nbs/07_shared_prompt.ipynb #nfa11bac0
+class SharedPathFailed(RuntimeError):
+    "The shared path raised, on this process or on another; what it was doing is done again the plain way"
+
+# %% ../nbs/07_shared_prompt.ipynb #nfa11bac1
+class SharedFallback:
+    "Where the shared path raises, the run goes on the plain way"
+    plain_because = None # why sharing was switched off during the run, in one line
+
+    def _attempt(self, stage, shared_path):
+        "What `shared_path()` returns; where it raises on any process, sharing is off and all processes raise SharedPathFailed"
+        result, error = None, None
+        try: result = shared_path()
+        # the plain way needs more memory, so it is no way out of these two
+        except (torch.OutOfMemoryError, MemoryError): raise
+        except Exception as e: error = e
+        if self._on_any_process(error is not None):
+            said = f"{type(error).__name__}: {str(error)[:300]}" if error else "an error on another process"
+            self._go_plain(f"{stage} raised {said}", it_was_here=error is not None)
+            raise SharedPathFailed(self.plain_because) from error
+        return result
+
+    def _on_any_process(self, flag):
+        "Whether `flag` holds on at least one process; all of them must ask at the same place"
+        if self.accelerator.num_processes == 1: return flag
+        flags = self.accelerator.gather(torch.tensor([float(flag)], device=self.accelerator.device))
+        return flags.max().item() > 0
+
+    def _go_plain(self, why, it_was_here=False):
+        "Switch sharing off for the rest of the run, and say so: on the first process, and on each that knows the exception"
+        self.sharing, self.plain_because = False, " ".join(why.split())
+        if self.accelerator.is_main_process or it_was_here:
+            warn_loudly(f"shared prompt: {self.plain_because}; this run goes on the plain way, slower but just as exact")
 
 # %% ../nbs/07_shared_prompt.ipynb #n6756c00
 class SharedSampling:
@@ -412,7 +468,7 @@ class SharedSampling:
     def _tokenize_prompts(self, prompts):
         if not self.sharing: return super()._tokenize_prompts(prompts)
         G = self._group_size()
-        ids, images, fields = super()._tokenize_prompts(prompts[::G])
+        ids, images, fields = self._attempt("reading the prompts", partial(super()._tokenize_prompts, prompts[::G]))
         self._fields = {k: fields[k] for k in ("pixel_values", "image_grid_thw", "mm_token_type_ids") if k in fields}
         # TRL counts pictures by row: a group's stand in its first
         if images is not None: images = [row if g == 0 else [] for row in images for g in range(G)]
@@ -422,8 +478,12 @@ class SharedSampling:
         if not self.sharing: return super()._generate_and_score_completions(inputs)
         for memory in self.pictures: memory.forget()
         real, self.processing_class = self.processing_class, _PicturesOnce(self.processing_class, self)
+        counted, tokens_seen = deepcopy(self._metrics), self.state.num_input_tokens_seen
         try: return super()._generate_and_score_completions(inputs)
+        except SharedPathFailed: # begin this batch again; what TRL has counted of it is taken back
+            self._metrics, self.state.num_input_tokens_seen = counted, tokens_seen
         finally: self.processing_class = real
+        return super()._generate_and_score_completions(inputs)
 
     def _generate_single_turn(self, prompt_ids, images, fields, *more, **others):
         G = self._group_size()
@@ -431,8 +491,9 @@ class SharedSampling:
         if not self.sharing or self.use_vllm: return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
         ids, mask = _left_padded(prompt_ids[::G], self._tokenizer.pad_token_id), _left_padded([[1] * len(p) for p in prompt_ids[::G]], 0)
         given = Trainer._prepare_inputs(self, dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(fields)))
+        how = dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         with _sampling_model(self) as model:
-            said = sample_groups(model, **given, G=G, config=self.generation_config, eos=self.eos_token_ids)
+            said = self._attempt("sampling", partial(sample_groups, model, **given, **how))
         return [_until_end(row, self.eos_token_ids) for row in said.tolist()], None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
@@ -445,6 +506,7 @@ class SharedTraining:
         if not self.sharing or not self.model.training: return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = self._compare(self._generate_and_score_completions(generation_batch))
+            if not self.sharing: batch = copied(batch, self.num_generations) # switched off while this batch was made
             self._buffered_inputs = _micro_batches(batch, self.num_generations, self.args.steps_per_generation)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
@@ -459,9 +521,19 @@ class SharedTraining:
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
             pictures = _group_fields(fields, rows, G, P)
-            parts.append(self._group_logps(model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G))
+            given = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
+            parts.append(self._attempt("log-probs", partial(self._group_logps, *given)))
         logps, entropies = zip(*parts)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _compute_loss(self, model, inputs):
+        "TRL's loss; where the shared path raises in it, this batch and those that wait get their pictures row by row"
+        if not self.sharing: return super()._compute_loss(model, inputs)
+        try: return super()._compute_loss(model, inputs)
+        except SharedPathFailed: pass
+        G = self._group_size()
+        self._buffered_inputs = [copied(waiting, G) for waiting in self._buffered_inputs or []]
+        return super()._compute_loss(model, copied(inputs, G))
 
     def _group_logps(self, model, ids, mask, fields, C, G):
         "Log-probs and entropies [rows, C] of whole groups"
@@ -478,20 +550,22 @@ class SharedCheck:
     "The first group of a run's first batch goes both ways"
     @torch.no_grad()
     def _compare(self, batch):
-        "Once a run: one group both ways, dropout off; the plain way for the whole run if they differ"
-        if self._compared: return batch
+        "Once a run: one group both ways, dropout off; the plain way for the whole run if they differ or the shared path raises"
+        if self._compared or not self.sharing: return batch
         self._compared, was, G = True, self.model.training, self.num_generations
         self.model.eval()
         self.num_generations_eval, kept = G, self.num_generations_eval
-        try: gap, limit = self._gap(copied(batch, G), G), _tolerance(self.model, self.args)
+        try:
+            gap, limit = self._gap(copied(batch, G), G), _tolerance(self.model, self.args)
+            if self.accelerator.num_processes == 1: self._attempt("gradients", partial(self._way_back, copied(batch, G), G))
+        except SharedPathFailed: return batch
         finally:
             self.num_generations_eval = kept
             self.model.train(was)
         gap = self.accelerator.gather(torch.tensor([gap], device=self.accelerator.device)).max().item()
         if gap <= limit: return batch
-        self.sharing = False
-        print(f"shared prompt: log-probs differ by {gap:.3g} from the plain path, more than {limit:g}; this run goes the plain way")
-        return copied(batch, G)
+        self._go_plain(f"log-probs differ by {gap:.3g} from the plain path, more than {limit:g}")
+        return batch
 
     def _gap(self, batch, G):
         "Largest difference of a log-prob between the plain path and the shared one, over the first group of a plain batch"
@@ -501,11 +575,27 @@ class SharedCheck:
         fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
         with _remembering(self.pictures, False): # a row at a time: the check must not be the peak
             a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, batch_size=1, **fields)[0]
-        b, _ = self._group_logps(self.model, ids, mask, _group_fields(fields, slice(0, G), G, ids.shape[1] - C), C, G)
+        b = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
         seen = plain["completion_mask"].bool()
         return (a - b)[seen].abs().max().item() if seen.any() else 0.0
 
-class SharedPrompt(SharedSampling, SharedTraining, SharedCheck):
+    def _first_group_logps(self, batch, G):
+        "Log-probs [G, C] of the first group of a plain batch, the shared way"
+        plain = _first_rows(batch, G)
+        ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+        C = plain["completion_ids"].shape[1]
+        fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
+        pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
+        return self._group_logps(self.model, ids, mask, pictures, C, G)[0]
+
+    def _way_back(self, batch, G):
+        "Take the first group's gradients and throw them away: whether they can be taken shows here, not in the first step"
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            total = self._first_group_logps(batch, G).sum()
+            torch.autograd.grad(total, trained, allow_unused=True)
+
+class SharedPrompt(SharedSampling, SharedTraining, SharedCheck, SharedFallback):
     "Mixin before TRL's GRPOTrainer: each group's prompt and picture are read once, in sampling, scoring and training"
     sharing, pictures, _compared, _fields = True, (), False, None
 
@@ -618,11 +708,18 @@ def share_prompts(
     "Switch sharing on where it is exact and helps; off with one line that says why"
     why = why_plain(trainer)
     trainer.sharing = wanted and why is None
+    trainer.plain_because = why if wanted else "shared_prompt is false"
     if wanted and why: print(f"shared prompt: off, since {why}")
     if not trainer.sharing: return
     for model in (trainer.model, trainer.ref_model):
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
     trainer.pictures = [m for m in map(picture_memory, (trainer.model, trainer.ref_model), (keep_mb,) * 2) if m]
+
+def sharing_state(
+    trainer, # with `SharedPrompt` in its class
+) -> str: # "on", or "off: " and the reason
+    "For results.json: whether a run shared its prompts to the end"
+    return "on" if trainer.sharing else f"off: {trainer.plain_because}"
 
 # %% ../nbs/07_shared_prompt.ipynb #n6d9ec7a
 def shared_hidden(
