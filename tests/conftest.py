@@ -3,6 +3,8 @@ import contextlib
 import importlib.util
 import multiprocessing
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,25 @@ def start_process(target, *args):
     process = context.Process(target=target, args=args)
     process.start()
     return process
+
+
+# what a checkout may hold beside the book
+NOT_THE_BOOK = re.compile(r"(^|/)(\.|build$|dist$|runs$|_site$|_docs$|_proc$|__pycache__$|.*\.egg-info$|out.*\.ipynb$)")
+
+
+def build_book(folder, change=None):
+    "(wheel, source archive), built in `folder` from a copy of the checkout; `change` may edit the copy's settings.ini first"
+    copy, out = folder / "book", folder / "dist"
+    out.mkdir()
+    shutil.copytree(ROOT, copy, ignore=lambda _, names: {n for n in names if NOT_THE_BOOK.match(n)})
+    if change:
+        settings = copy / "settings.ini"
+        settings.write_text(change(settings.read_text(encoding="utf-8")), encoding="utf-8")
+    build = [sys.executable, "-m", "build", "--no-isolation", "-o", str(out), str(copy)]
+    done = subprocess.run(build, capture_output=True, text=True, cwd=out)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "is absent from the `packages`" not in done.stdout + done.stderr, "setuptools doubts what is a package"
+    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
 
 
 def chapter(path):

@@ -3,7 +3,6 @@ import email
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,26 +12,19 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from conftest import NOTEBOOKS, ROOT
+from conftest import NOTEBOOKS, NOT_THE_BOOK, ROOT, build_book
 from packaging.requirements import Requirement
 
 pytest.importorskip("build", reason="`build` comes with the lock")
 ini = ConfigParser(delimiters=["="])
 ini.read(ROOT / "settings.ini", encoding="utf-8")
 settings = ini["DEFAULT"]
-here = re.compile(r"(^|/)(\.|build$|dist$|runs$|_site$|_docs$|_proc$|__pycache__$|.*\.egg-info$|out.*\.ipynb$)")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     "(wheel, source archive): the archive from a copy of the checkout, the wheel from the archive"
-    copy, out = tmp_path_factory.mktemp("copy") / "book", tmp_path_factory.mktemp("dist")
-    shutil.copytree(ROOT, copy, ignore=lambda folder, names: {n for n in names if here.match(n)})
-    done = subprocess.run([sys.executable, "-m", "build", "--no-isolation", "-o", str(out), str(copy)], capture_output=True, text=True,
-                          cwd=out)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "is absent from the `packages`" not in done.stdout + done.stderr, "setuptools doubts what is a package"
-    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+    return build_book(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +52,7 @@ def test_the_wheel_holds_the_book_and_nothing_else(built):
 def test_the_archive_is_enough_to_work_from(built):
     with tarfile.open(built[1]) as t: inside = {n.split("/", 1)[1] for n in t.getnames() if "/" in n}
     wanted = [p.relative_to(ROOT).as_posix() for folder in ("nbs", "tests", "tools", "vlrlbook") for p in (ROOT / folder).rglob("*")
-              if p.is_file() and not any(here.match(part) for part in p.relative_to(ROOT).parts)]
+              if p.is_file() and not any(NOT_THE_BOOK.match(part) for part in p.relative_to(ROOT).parts)]
     wanted += ["index.ipynb", "README.md", "README.zh.md", "LICENSE", "THIRD_PARTY.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile",
                "settings.ini", "setup.py", "pyproject.toml", "requirements.lock"]
     assert not set(wanted) - inside

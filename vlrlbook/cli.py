@@ -43,7 +43,15 @@ def run(args, rest):
     "Run a chapter as a papermill job; `-p name value` as papermill takes it"
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     return subprocess.call([sys.executable, "-m", "papermill", str(notebook(args.chapter)), args.out, *rest],
-                           env={**os.environ, "PYTHONUTF8": "1"})
+                           env={**os.environ, "PYTHONUTF8": "1", "JUPYTER_PATH": kernels_path()})
+
+
+def kernels_path() -> str:
+    "JUPYTER_PATH with the package's own `python3` kernel in front: ipykernel's, less warnings that nobody can act on"
+    # such as the one about TCP without encryption, printed for a kernel that listens on this machine only
+    own = str(Path(__file__).resolve().parent / "jupyter")
+    before = os.environ.get("JUPYTER_PATH")
+    return os.pathsep.join([own, before]) if before else own
 
 
 def notebooks(args, rest):

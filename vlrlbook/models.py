@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from .core import RunLog, SettingsError, commit_folder, damage, nearest, progress_bar
+from .core import RunLog, SettingsError, commit_folder, damage, nearest, progress_bar, warn_of_untested
 
 # %% ../nbs/00a_models.ipynb #c005
 special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -258,6 +258,7 @@ def load_vlm(
     cache_dir: str = None, # where hub downloads go
 ): # model, processor
     "A vision-language model of one of the four families, with its processor padding on the left"
+    warn_of_untested()
     model, processor = _load_twin(name) if name.startswith("tiny-") else _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
     processor.tokenizer.padding_side = "left"
     if max_image_size: limit_pixels(processor, max_image_size)
