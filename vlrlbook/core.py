@@ -8,11 +8,13 @@ __all__ = ['blue', 'orange', 'green', 'purple', 'grey', 'ribbon_colours', 'panel
            'RunLog', 'write_whole', 'plot_run', 'smooth', 'paired_board', 'film_strip', 'Table', 'SettingsError',
            'nearest', 'as_type', 'finite_number', 'read_settings', 'named_options', 'names_since', 'settings_help',
            'settings_table', 'set_seed', 'mean_ci95', 'mean_of', 'book_file', 'cache_dir', 'peak_memory_mb',
-           'run_facts', 'untested_versions', 'warn_of_untested', 'write_json', 'finite', 'job_terminal', 'warn_loudly',
-           'SignOfLife', 'progress_bar', 'commit_folder', 'damage', 'sha256_of', 'to_disk']
+           'run_facts', 'untested_versions', 'warn_of_untested', 'quiet_libraries', 'write_json', 'finite',
+           'job_terminal', 'warn_loudly', 'SignOfLife', 'progress_bar', 'commit_folder', 'damage', 'sha256_of',
+           'to_disk']
 
 # %% ../nbs/00_core.ipynb #c002
-import csv, difflib, functools, hashlib, io, itertools, json, os, random, re, shutil, statistics, subprocess, sys, tempfile, textwrap, time, typing
+import csv, difflib, functools, hashlib, io, itertools, json, os, random, re
+import shutil, statistics, subprocess, sys, tempfile, textwrap, time, typing, warnings
 from base64 import b64encode
 from dataclasses import dataclass, field, fields
 from html import escape
@@ -596,6 +598,12 @@ def untested_versions(
 def warn_of_untested():
     "Say, once a process, which libraries are newer or older than the tested ones"
     for sentence in untested_versions(): warn_loudly(sentence)
+
+# %% ../nbs/00_core.ipynb #n0e5e0a4
+def quiet_libraries():
+    "For commands: no warnings of one library about another's names, which a user can do nothing about"
+    # such as TRL 1.16, which asks for `is_gradient_checkpointing`, renamed in transformers 5.24
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 # %% ../nbs/00_core.ipynb #n2f296f0
 def write_json(

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['presets', 'by_task', 'same_in_trl', 'logged_as', 'warm_weights', 'GRPOSettings', 'service_settings', 'save_settings',
            'load_settings', 'completion_logps', 'grpo_loss', 'RefillGroups', 'silent_groups', 'swap_groups',
-           'grpo_config', 'whole_groups', 'Interrupted', 'StopWhenAsked', 'make_trainer', 'warm_start', 'lessons',
-           'drawn_questions', 'supervised', 'len_of_answers', 'load_policy', 'load_data', 'cost', 'generate_answers',
-           'predict', 'marks', 'summary', 'gain', 'Recorder', 'save_run', 'model_card', 'finish', 'save_predictions',
-           'run', 'main']
+           'grpo_config', 'checkpointing_name', 'whole_groups', 'Interrupted', 'StopWhenAsked', 'make_trainer',
+           'warm_start', 'lessons', 'drawn_questions', 'supervised', 'len_of_answers', 'load_policy', 'load_data',
+           'cost', 'generate_answers', 'predict', 'marks', 'summary', 'gain', 'Recorder', 'save_run', 'model_card',
+           'finish', 'save_predictions', 'run', 'main']
 
 # %% ../nbs/05_grpo.ipynb #c002
 import argparse, hashlib, importlib.util, json, os, random, time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,8 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from .core import Rollout, RolloutGroup, RunLog, SettingsError, cache_dir, mean_ci95, mean_of, named_options, nearest
-from .core import peak_memory_mb, progress_bar, read_settings, run_facts, set_seed, thumbnail, write_json, write_whole
+from .core import peak_memory_mb, progress_bar, quiet_libraries, read_settings, run_facts, set_seed, thumbnail
+from .core import write_json, write_whole
 from .data import Report, encode, load_counting, load_vqa, picture_key, preflight, read_counting_zip, split_by_picture
 from .data import synthetic_counting, synthetic_vqa, to_dataset, vqa_prompt
 from .models import CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, load_vlm, resume_log
@@ -284,12 +285,20 @@ def grpo_config(
         learning_rate=s.lr, num_train_epochs=s.num_epochs, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
         save_strategy="steps" if s.save_steps else "no", save_steps=s.save_steps or 500, save_total_limit=2,
         report_to=[] if s.report_to == "none" else [s.report_to], disable_tqdm=True,
-        bf16=cuda, gradient_checkpointing=cuda, use_cpu=not cuda,
+        bf16=cuda, use_cpu=not cuda, **{checkpointing_name(GRPOConfig): cuda},
         generation_kwargs={"logit_bias": {i: -100.0 for i in markers}} if s.use_vllm else {"suppress_tokens": markers})
 
 same_in_trl = ("output_dir", "max_steps", "num_generations", "max_completion_length", "temperature", "loss_type", "beta", "epsilon",
                "num_iterations", "lr_scheduler_type", "warmup_steps", "seed", "logging_steps", "use_vllm", "vllm_mode",
                "vllm_server_base_url", "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size") # names that TRL and we share
+
+def checkpointing_name(
+    config_class, # a dataclass of training arguments
+) -> str: # "activation_checkpointing" or "gradient_checkpointing"
+    "Name of the setting that trades computing for memory"
+    # transformers 5.24 renamed it and warns at the old name, which goes in 6
+    names = {f.name for f in fields(config_class)}
+    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 # %% ../nbs/05_grpo.ipynb #nef410d3
 def whole_groups(
@@ -724,6 +733,7 @@ def main(
     args, rest = parser.parse_known_args(argv)
     try: settings = load_settings(args.config, **named_options(rest)) if args.config else read_settings(GRPOSettings, named_options(rest))
     except SettingsError as e: raise SystemExit(f"vlrlbook.grpo: {e}")
+    quiet_libraries()
     run(settings)
 
 if __name__ == "__main__" and "__file__" in globals(): main()
