@@ -1,5 +1,6 @@
-"""The `vlrlbook` command: each subcommand is a thin face of an exported function. Written by hand; every other module is exported from a
-notebook."""
+"""The `vlrlbook` command: each subcommand is a thin face of a function of another module.
+
+Written by hand, like `vlrlbook.doctor`; the other modules are exported from notebooks."""
 import argparse
 import ast
 import csv
@@ -287,8 +288,28 @@ def quick_start(args, rest):
     print(Table(quick_start(read_settings(QuickStartSettings, given(args, rest)))["stages"]))
 
 
+def doctor(args, rest):
+    "Say what this machine can run and what to do about the rest; exit status 1 if it cannot run the main job"
+    from vlrlbook.doctor import main
+    return main(args.quick)
+
+
+def version_line() -> str:
+    "Name and version; those of the metadata, or of the code where it is not installed"
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        return f"vlrlbook {version('vlrlbook')}"
+    except PackageNotFoundError:
+        from vlrlbook import __version__
+        return f"vlrlbook {__version__}"
+
+
 def chapter_options(chapter):
     "(name, help) of a chapter's settings, from its parameters cell, so that --help imports nothing heavy"
+    # To find the chapters, NumPy and Pillow are imported. Where they are missing, `vlrlbook doctor` must
+    # still start and say so. An option that is not listed here is taken all the same.
+    try: notebooks_dir()
+    except ImportError: return []
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
     cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
     return re.findall(r"^(\w+):.*?  # (.*)$", cell, re.M)
@@ -297,6 +318,7 @@ def chapter_options(chapter):
 def parser() -> argparse.ArgumentParser:
     "The command line: option names as the systems write them, with - or _"
     top = argparse.ArgumentParser(prog="vlrlbook", description="Reinforcement learning for vision-language models, as a book that runs")
+    top.add_argument("--version", action="version", version=version_line())
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(function, name, *options):
@@ -309,6 +331,8 @@ def parser() -> argparse.ArgumentParser:
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
+    command(doctor, "doctor",
+            (["--quick"], dict(action="store_true", help="leave out the two training steps, about a minute")))
     command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"),
             option("lora_model", required=True, help="adapter's directory"),
             option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"))
