@@ -396,8 +396,9 @@ def main(argv=None):
     keys = args.command in ("export-easyr1", "export-verl", "dry-run") and all("=" in w and not w.startswith("-") for w in rest)
     if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    from vlrlbook.core import quiet_libraries
-    quiet_libraries()
+    if args.function is not doctor: # the doctor must start where NumPy, which core needs, is missing
+        from vlrlbook.core import quiet_libraries
+        quiet_libraries()
     try: return args.function(args, rest)
     except ImportError as e:
         if e.name is None: sys.exit(f"vlrlbook {args.command}: {e}") # a chapter's own words

@@ -1169,7 +1169,7 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
     except SettingsError as e: return problems.append(dict(file=path, row=None, code="reward.file", message=str(e))) or {}
     paid = [_paid(*case, key, full_marks, truths, problems) for case in zip(known, wrong, said)]
     n = [len(truths[truth]) * (p is not None) for truth, p in zip(known, paid)]
-    mean = lambda i: sum(k * p[i] for k, p in zip(n, paid) if p is not None) / max(1, sum(n))
+    mean = lambda i: math.fsum(k * p[i] for k, p in zip(n, paid) if p is not None) / max(1, sum(n))
     return {"reward of the truths, mean": mean(0), "reward of wrong answers, mean": mean(1), "different truths asked": len(known)}
 
 # %% ../nbs/09_easyr1.ipynb #na867ad7

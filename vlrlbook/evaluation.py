@@ -876,7 +876,8 @@ def calibration(
     c = _numbers("confidence", confidence)
     r, of = _numbers("right", right, len(c)), np.minimum((c * bins).astype(int), bins - 1)
     rows = [dict(confidence=_mean(c[of == b]), accuracy=_mean(r[of == b]), n=int((of == b).sum())) for b in np.unique(of)]
-    return dict(ece=sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / max(1, len(c)), bins=rows)
+    gaps = [row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows]
+    return dict(ece=math.fsum(gaps) / max(1, len(c)), bins=rows)
 
 # %% ../nbs/06_evaluation.ipynb #c106
 def all_metrics(
