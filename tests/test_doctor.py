@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from vlrlbook import doctor
+from vlrlbook import doctor, versions
 from vlrlbook.doctor import Finding
 
 LINES = ["torch>=2.10,<2.16", "fastcore<2", "papermill>=2.7",
@@ -57,6 +57,28 @@ def test_versions_against_bounds(requirement, version, verdict, words):
     from packaging.requirements import Requirement
     found, advice = doctor.judge_version(Requirement(requirement), version)
     assert found == verdict and words in advice and bool(words) == bool(advice)
+
+
+def test_a_run_says_which_libraries_were_not_tested(monkeypatch, capsys):
+    "The first line of a run, not the last of a traceback; an extra that nobody asked for says nothing"
+    lines = ["torch>=2.11,<2.16", "trl>=1.16,<1.17", "numpy", 'vllm<0.25,>=0.22; sys_platform == "linux" and extra == "gpu"',
+             'lerobot[dataset]<0.7,>=0.6; extra == "aloha"', 'ray[default]>=2.45; extra == "cluster"']
+    installed = {"torch": "2.16.1", "trl": "1.15", "numpy": "1.0", "lerobot": "0.7.0", "ray": "1.0"}
+    monkeypatch.setattr(versions, "installed_version", installed.get)
+    said = versions.untested_versions(lines)
+    assert said == ["torch 2.16.1 is newer than was tested (<2.16); if something breaks: pip install 'torch<2.16,>=2.11'",
+                    "trl 1.15 is older than is needed (>=1.16): pip install -U 'trl<1.17,>=1.16'",
+                    "lerobot 0.7.0 is newer than was tested (<0.7); if something breaks: pip install 'lerobot[dataset]<0.7,>=0.6'"]
+    monkeypatch.setattr(versions, "own_requirements", lambda: lines)
+    versions.warn_of_untested.cache_clear()
+    for _ in range(2): versions.warn_of_untested()
+    told = capsys.readouterr().err
+    assert all(told.count(sentence) == 1 for sentence in said)
+    versions.warn_of_untested.cache_clear()
+
+
+def test_this_environment_is_a_tested_one():
+    assert versions.untested_versions() == []
 
 
 def test_requirements_one_finding_each():

@@ -8,12 +8,11 @@ __all__ = ['blue', 'orange', 'green', 'purple', 'grey', 'ribbon_colours', 'panel
            'RunLog', 'write_whole', 'plot_run', 'smooth', 'paired_board', 'film_strip', 'Table', 'SettingsError',
            'nearest', 'as_type', 'finite_number', 'read_settings', 'named_options', 'names_since', 'settings_help',
            'settings_table', 'set_seed', 'mean_ci95', 'mean_of', 'book_file', 'cache_dir', 'peak_memory_mb',
-           'run_facts', 'untested_versions', 'warn_of_untested', 'quiet_libraries', 'write_json', 'finite',
-           'job_terminal', 'warn_loudly', 'SignOfLife', 'progress_bar', 'commit_folder', 'damage', 'sha256_of',
-           'to_disk']
+           'run_facts', 'quiet_libraries', 'write_json', 'finite', 'job_terminal', 'warn_loudly', 'SignOfLife',
+           'progress_bar', 'commit_folder', 'damage', 'sha256_of', 'to_disk']
 
 # %% ../nbs/00_core.ipynb #c002
-import csv, difflib, functools, hashlib, io, itertools, json, os, random, re
+import csv, difflib, hashlib, io, itertools, json, os, random, re
 import shutil, statistics, subprocess, sys, tempfile, textwrap, time, typing, warnings
 from base64 import b64encode
 from dataclasses import dataclass, field, fields
@@ -572,32 +571,6 @@ def _commit():
     if known.returncode: return None
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/vlrlbook", ":/nbs/*.ipynb").stdout.strip()
     return git("rev-parse", "--short", "HEAD").stdout.strip() + (" and changes" if changed else "")
-
-# %% ../nbs/00_core.ipynb #n0e5e0a2
-def untested_versions(
-    lines: list = None, # requirements as package metadata has them; None: this package's own
-) -> list: # a sentence for each library outside the versions that were tested
-    "Installed libraries that are newer or older than the ones this book was tested with"
-    from importlib.metadata import PackageNotFoundError, requires, version
-    from packaging.requirements import Requirement
-    if lines is None:
-        try: lines = requires("vlrlbook")
-        except PackageNotFoundError: return [] # a checkout that nobody installed
-    sentences = []
-    for requirement in map(Requirement, lines):
-        extra = re.search(r"extra == .(\w+)", str(requirement.marker))
-        if extra and extra[1] not in ("aloha", "gpu"): continue # the other extras have no upper bounds
-        try: installed = version(requirement.name)
-        except PackageNotFoundError: continue # of an extra that was not asked for
-        if requirement.specifier.contains(installed, prereleases=True): continue
-        asked = f"{requirement.name}{requirement.specifier}"
-        sentences.append(f"{requirement.name} {installed} was not tested with this book; if something breaks: pip install '{asked}'")
-    return list(dict.fromkeys(sentences))
-
-@functools.cache
-def warn_of_untested():
-    "Say, once a process, which libraries are newer or older than the tested ones"
-    for sentence in untested_versions(): warn_loudly(sentence)
 
 # %% ../nbs/00_core.ipynb #n0e5e0a4
 def quiet_libraries():

@@ -16,10 +16,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import wrap
+
+from vlrlbook.versions import installed_version, judge_version, own_requirements, requirements_of, without_marker
 
 # Most memory that a run of chapter 05 with its preset took on a CPU (nbs/logs/chapters.csv and 05_runs.csv).
 main_job_mb = 1700
@@ -130,66 +131,6 @@ def check_python(
     return Finding("Python", found, "good")
 
 
-def installed_version(
-    package: str, # as a requirement writes it
-) -> str | None: # None if it is not installed
-    "Version of a package, from its metadata: nothing is imported"
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def requirements_of(
-    lines: list, # as `importlib.metadata.requires` returns them
-    extra: str = "", # name of an extra; empty: what every installation brings
-) -> list: # of `packaging.requirements.Requirement`
-    "The requirements of the package or of one extra that apply to this Python and this system"
-    from packaging.requirements import Requirement
-    applying = []
-    for requirement in map(Requirement, lines):
-        marker = requirement.marker
-        # A requirement without an extra in its marker applies whatever the extra is, so it is asked twice.
-        always = marker is None or marker.evaluate({"extra": ""})
-        if extra:
-            wanted = not always and marker.evaluate({"extra": extra})
-        else:
-            wanted = always
-        if wanted:
-            applying.append(requirement)
-    return applying
-
-
-def without_marker(
-    requirement, # a `packaging.requirements.Requirement`
-) -> str: # such as "ray[default]>=2.45"
-    "A requirement as one would hand it to pip"
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    return f"{requirement.name}{extras}{requirement.specifier}"
-
-
-def judge_version(
-    requirement, # a `packaging.requirements.Requirement`
-    version: str, # what is installed
-) -> tuple: # (verdict, advice)
-    "good inside the bounds, note above the tested ones, bad below"
-    from packaging.version import Version
-    # Pre-releases count as what they are: a nightly build of torch is a torch.
-    failing = [s for s in requirement.specifier if not s.contains(version, prereleases=True)]
-    if not failing:
-        return "good", ""
-    for bound in failing:
-        if bound.operator == "!=":
-            return "bad", f"this release is known not to work: pip install '{without_marker(requirement)}'"
-        above = bound.operator in ("<", "<=")
-        # == and ~= are bounds on both sides; the version itself says which one was crossed.
-        if bound.operator not in ("<", "<=", ">", ">="):
-            above = Version(version) > Version(bound.version.removesuffix(".*"))
-        if not above:
-            return "bad", f"older than is needed ({bound}): pip install -U '{without_marker(requirement)}'"
-    return "note", f"newer than was tested ({failing[0]})"
-
-
 def check_requirement(
     requirement, # a `packaging.requirements.Requirement`
     version_of=installed_version, # name → version or None
@@ -201,14 +142,6 @@ def check_requirement(
         return Finding(requirement.name, "not installed", "bad", advice)
     verdict, advice = judge_version(requirement, version)
     return Finding(requirement.name, version, verdict, advice)
-
-
-def own_requirements() -> list: # of lines such as "torch>=2.10"
-    "What the metadata of the installed package says it needs; empty where it is not installed"
-    try:
-        return metadata.requires("vlrlbook") or []
-    except metadata.PackageNotFoundError:
-        return []
 
 
 def check_requirements(

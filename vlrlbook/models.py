@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from .core import RunLog, SettingsError, commit_folder, damage, nearest, progress_bar, warn_of_untested
+from .core import RunLog, SettingsError, commit_folder, damage, nearest, progress_bar
+from .versions import warn_of_untested
 
 # %% ../nbs/00a_models.ipynb #c005
 special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
