@@ -1,5 +1,8 @@
 """One prompt for G answers: the same log-probs, gradients, weights and greedy tokens as TRL's own path, in every family."""
+import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -251,6 +254,30 @@ def test_where_the_shared_path_raises_the_run_goes_the_plain_way(tmp_path, monke
     assert "this run goes on the plain way" in said[0] and t.plain_because in said[0]
     assert not t.sharing and t.state.global_step == 2
     assert len(log) == 2 and all(row["length"] > 0 for row in log.rows)
+
+
+MOVED = """
+import builtins, sys
+real = builtins.__import__
+def moved(name, globals=None, *more, **named):
+    if name == "transformers.masking_utils" and (globals or {}).get("__name__") == "vlrlbook.shared_prompt":
+        raise ImportError("cannot import name 'sdpa_mask' from 'transformers.masking_utils'")
+    return real(name, globals, *more, **named)
+builtins.__import__ = moved
+from vlrlbook.grpo import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_release_that_has_moved_what_sharing_leans_on(tmp_path):
+    "The package still imports, and the main job trains"
+    words = ["--max_steps", "1", "--warm_steps", "2", "--batch_size", "8", "--num_generations", "4", "--output_dir", "run"]
+    done = subprocess.run([sys.executable, "-c", MOVED, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    why = "transformers has moved what it leans on (cannot import name 'sdpa_mask' from 'transformers.masking_utils')"
+    assert f"shared prompt: off, since {why}" in done.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["shared_prompt"] == f"off: {why}" and results["steps"] == 1
 
 
 def test_a_step_that_went_the_plain_way_is_the_same_step(tmp_path, monkeypatch):

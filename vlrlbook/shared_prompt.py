@@ -24,10 +24,15 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, LogitsProcessorList, Trainer
-from transformers.cache_utils import Cache, DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import LogitsProcessorList, Trainer
+try:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.cache_utils import Cache, DynamicLayer
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+    cannot_share = None # why nothing can be shared with this release of transformers
+except ImportError as error: # it has moved what sharing leans on (read in 5.17 to 5.24): everything goes the plain way
+    cannot_share, DynamicLayer = f"transformers has moved what it leans on ({error})", object
 
 from .core import SettingsError, nearest, warn_loudly
 
@@ -167,9 +172,9 @@ def _two_parts(seen, G, dropout, scaling, query, key, value):
 # %% ../nbs/07_shared_prompt.ipynb #nfe42768
 attention_name = "shared_prompt" if "__file__" in globals() else "shared_prompt_page" # this page and the package may run in one process
 
-AttentionInterface.register(attention_name, grouped_attention)
-
-AttentionMaskInterface.register(attention_name, sdpa_mask)
+if cannot_share is None:
+    AttentionInterface.register(attention_name, grouped_attention)
+    AttentionMaskInterface.register(attention_name, sdpa_mask)
 
 # %% ../nbs/07_shared_prompt.ipynb #n74829fc
 def use_grouped_attention(
@@ -182,7 +187,7 @@ def share_attention(
     model, # as above
 ) -> bool: # whether it does
     "The same where attention is sdpa; any other stays as it was"
-    able = _text_config(model)._attn_implementation in ("sdpa", attention_name)
+    able = cannot_share is None and _text_config(model)._attn_implementation in ("sdpa", attention_name)
     if able: use_grouped_attention(model)
     return able
 
@@ -454,6 +459,14 @@ class SharedFallback:
         flags = self.accelerator.gather(torch.tensor([float(flag)], device=self.accelerator.device))
         return flags.max().item() > 0
 
+    def _counted(self):
+        "What TRL counts while a batch is made, so that a batch that is begun again is counted once"
+        return deepcopy(self._metrics), self.state.num_input_tokens_seen
+
+    def _take_back(self, counted):
+        "Back to what `_counted` returned"
+        self._metrics, self.state.num_input_tokens_seen = counted
+
     def _go_plain(self, why, it_was_here=False):
         "Switch sharing off for the rest of the run, and say so: on the first process, and on each that knows the exception"
         self.sharing, self.plain_because = False, " ".join(why.split())
@@ -478,10 +491,11 @@ class SharedSampling:
         if not self.sharing: return super()._generate_and_score_completions(inputs)
         for memory in self.pictures: memory.forget()
         real, self.processing_class = self.processing_class, _PicturesOnce(self.processing_class, self)
-        counted, tokens_seen = deepcopy(self._metrics), self.state.num_input_tokens_seen
+        counted = self._counted()
         try: return super()._generate_and_score_completions(inputs)
-        except SharedPathFailed: # begin this batch again; what TRL has counted of it is taken back
-            self._metrics, self.state.num_input_tokens_seen = counted, tokens_seen
+        except SharedPathFailed:
+            if self.model.training: raise # `_prepare_inputs` begins the whole batch again
+            self._take_back(counted)
         finally: self.processing_class = real
         return super()._generate_and_score_completions(inputs)
 
@@ -505,10 +519,19 @@ class SharedTraining:
     def _prepare_inputs(self, generation_batch):
         if not self.sharing or not self.model.training: return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = self._compare(self._generate_and_score_completions(generation_batch))
-            if not self.sharing: batch = copied(batch, self.num_generations) # switched off while this batch was made
-            self._buffered_inputs = _micro_batches(batch, self.num_generations, self.args.steps_per_generation)
+            counted = self._counted()
+            try: self._buffered_inputs = self._shared_micro_batches(generation_batch)
+            except SharedPathFailed:
+                self._take_back(counted)
+                return super()._prepare_inputs(generation_batch)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _shared_micro_batches(self, generation_batch):
+        "Answers to a batch of prompts, scored, in micro-batches of whole groups; SharedPathFailed where anything of it fails"
+        batch = self._generate_and_score_completions(generation_batch)
+        self._compare(batch)
+        parts = (batch, self.num_generations, self.args.steps_per_generation)
+        return self._attempt("micro-batches", partial(_micro_batches, *parts))
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **fields
@@ -550,22 +573,22 @@ class SharedCheck:
     "The first group of a run's first batch goes both ways"
     @torch.no_grad()
     def _compare(self, batch):
-        "Once a run: one group both ways, dropout off; the plain way for the whole run if they differ or the shared path raises"
-        if self._compared or not self.sharing: return batch
+        "Once a run: one group both ways, dropout off; SharedPathFailed where they differ or the shared path raises"
+        if self._compared: return
         self._compared, was, G = True, self.model.training, self.num_generations
         self.model.eval()
         self.num_generations_eval, kept = G, self.num_generations_eval
         try:
-            gap, limit = self._gap(copied(batch, G), G), _tolerance(self.model, self.args)
-            if self.accelerator.num_processes == 1: self._attempt("gradients", partial(self._way_back, copied(batch, G), G))
-        except SharedPathFailed: return batch
+            plain = self._attempt("copying pictures", partial(copied, batch, G))
+            gap, limit = self._gap(plain, G), _tolerance(self.model, self.args)
+            if self.accelerator.num_processes == 1: self._attempt("gradients", partial(self._way_back, plain, G))
         finally:
             self.num_generations_eval = kept
             self.model.train(was)
         gap = self.accelerator.gather(torch.tensor([gap], device=self.accelerator.device)).max().item()
-        if gap <= limit: return batch
-        self._go_plain(f"log-probs differ by {gap:.3g} from the plain path, more than {limit:g}")
-        return batch
+        if gap > limit:
+            self._go_plain(f"log-probs differ by {gap:.3g} from the plain path, more than {limit:g}")
+            raise SharedPathFailed(self.plain_because)
 
     def _gap(self, batch, G):
         "Largest difference of a log-prob between the plain path and the shared one, over the first group of a plain batch"
@@ -692,6 +715,7 @@ def why_plain(
     "What keeps a run from sharing prompts"
     model, rows, G = trainer.accelerator.unwrap_model(trainer.model), trainer.args.per_device_train_batch_size, trainer.num_generations
     attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
+    if cannot_share: return cannot_share
     if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
     if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"): return f"not tested with {kind}"
