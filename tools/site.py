@@ -287,12 +287,14 @@ def write_source(folder):
         shutil.copy(path, folder / "_extra" / "nbs")
     lines = ["# The reference", "",
              "Made from the modules' signatures and the comments behind each parameter. "
-             "Every module is exported from the chapter it names.", ""]
+             "Every module is exported from the chapter it names, or written by hand and says so.", ""]
+    exported = {module for module, _, _ in order}
+    order += [(module, None, None) for module in modules if module not in exported]
     for module, stem, title in order:
         doc, entries = modules[module]
         short = module.split(".")[1]
-        body = [f"# {module}", "", text_of(doc), "", f"From chapter [{stem}: {title}](../nbs/{stem}.ipynb).", "",
-                f"```{{py:module}} {module}", "```", ""]
+        source = f"From chapter [{stem}: {title}](../nbs/{stem}.ipynb)." if stem else "A plain module, written by hand."
+        body = [f"# {module}", "", text_of(doc), "", source, "", f"```{{py:module}} {module}", "```", ""]
         for e in entries:
             full = f"{module}.{e['name']}"
             body += describe(e, module, classes, f"[in its chapter](#{where[full]})" if full in where else "")
