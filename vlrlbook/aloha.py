@@ -28,10 +28,11 @@ from PIL import Image, ImageEnhance
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import RunLog, SettingsError, Table, as_type, blue, commit_folder, figure, film_strip, grey, nearest, orange
-from .core import peak_memory_mb, progress_bar, read_settings, run_facts, set_seed, smooth, write_json, write_whole
+from .core import RunLog, SettingsError, Table, as_type, blue, figure, film_strip, grey, nearest, orange
+from .core import peak_memory_mb, progress_bar, read_settings, run_facts, set_seed, smooth
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb, without_lerobot
 from .evaluation import classifier_metrics
+from .folders import new_file, new_folder, write_json, write_whole
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size
 from .models import limit_pixels, load_vlm, resume_log, save_processor, vision_marker_ids
 from .rewards import answer_text
@@ -179,13 +180,15 @@ def drawn_data(
     "The drawn films of these settings, in `output_dir`; drawn once, by one process"
     s = settings
     root = Path(s.output_dir) / f"drawn-{s.episodes}x{s.frames}-seed{s.seed}"
-    root.parent.mkdir(parents=True, exist_ok=True)
     with PartialState().main_process_first():
-        if not root.exists():
-            aside = Path(tempfile.mkdtemp(prefix=".drawn-", dir=root.parent))
-            synthetic_aloha(aside / "set", s.episodes, s.frames, seed=s.seed)
-            os.rename(aside / "set", root)
-            aside.rmdir()
+        if root.exists(): return root
+        try:
+            # LeRobot makes its folder itself and refuses one that is there: hence a part of the hidden folder.
+            with new_folder(root, existing="none", manifest=False, part="set") as aside:
+                synthetic_aloha(aside / "set", s.episodes, s.frames, seed=s.seed)
+        except FileExistsError:
+            # Another run with the same output_dir was quicker. Its films are the same.
+            if not root.exists(): raise
     return root
 
 def open_data(
@@ -495,17 +498,17 @@ def save_classifier(
 ):
     "Adapter or model, processor and head in one directory, committed with a manifest"
     from safetensors.torch import save_file
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside, lora = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)), hasattr(classifier.vlm, "peft_config")
+    lora = hasattr(classifier.vlm, "peft_config")
     about = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
-    classifier.vlm.save_pretrained(aside / ("adapter" if lora else "model"))
-    save_processor(processor, aside / ("adapter" if lora else "model"))
-    save_file({k: v.cpu().contiguous() for k, v in classifier.head.state_dict().items()}, aside / "head.safetensors")
-    write_json(aside / "classifier.json", dict(about, base=base if lora else None))
-    write_json(aside / "config.json", dict(type="vlrlbook_aloha", **about, model=base if lora else None))
-    aside.chmod(0o755)
-    commit_folder(aside, path)
+    head = {name: weight.cpu().contiguous() for name, weight in classifier.head.state_dict().items()}
+    with new_folder(path, existing="any") as aside:
+        weights = aside / ("adapter" if lora else "model")
+        classifier.vlm.save_pretrained(weights)
+        save_processor(processor, weights)
+        save_file(head, aside / "head.safetensors")
+        # Two descriptions: ours, and the one in which LeRobot looks up the type of a reward model.
+        write_json(aside / "classifier.json", dict(about, base=base if lora else None))
+        write_json(aside / "config.json", dict(type="vlrlbook_aloha", **about, model=base if lora else None))
 
 # %% ../nbs/04_aloha.ipynb #nfa4ce6d
 def load_classifier(
@@ -824,9 +827,7 @@ def predict_dataset(
     rows = pd.DataFrame(prediction_rows(frames, predict_bins(classifier, processor, frames, settings.batch_size)))
     root = Path(frames.data.root)
     path = root.parent / f"{root.name}-{Path(settings.ckpt_dir).name}-bins.parquet"
-    aside = path.with_name(f".{path.name}")
-    rows.to_parquet(aside, index=False)
-    os.replace(aside, path)
+    with new_file(path) as aside: rows.to_parquet(aside, index=False)
     return path
 
 # %% ../nbs/04_aloha.ipynb #c103
