@@ -1,6 +1,6 @@
 """The `vlrlbook` command: each subcommand is a thin face of a function of another module.
 
-Written by hand, like `vlrlbook.doctor`; the other modules are exported from notebooks."""
+Written by hand, like `doctor`, `folders` and `versions`; the other modules are exported from notebooks."""
 import argparse
 import ast
 import csv
@@ -58,7 +58,10 @@ def kernels_path() -> str:
 def notebooks(args, rest):
     "Copy the chapters into a folder, to read and change"
     if Path(args.out_dir).exists(): raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
-    shutil.copytree(notebooks_dir(), args.out_dir, ignore=shutil.ignore_patterns(".*", "_*", "runs", "*.py"))
+    from vlrlbook.folders import new_folder
+    unwanted = shutil.ignore_patterns(".*", "_*", "runs", "*.py")
+    with new_folder(args.out_dir, existing="none", manifest=False) as aside:
+        shutil.copytree(notebooks_dir(), aside, ignore=unwanted, dirs_exist_ok=True)
     print(*sorted(p.name for p in Path(args.out_dir).glob("*.ipynb")), sep="\n")
 
 
@@ -70,20 +73,14 @@ days = {"Half a day": ("00_core", "01_data", "break 15", "02_rewards", "05_grpo"
 
 def workshop(args, rest):
     "Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for half a day and a full one"
-    from tempfile import mkdtemp
-    out = Path(args.out_dir).absolute()
-    if out.exists(): raise FileExistsError(f"{args.out_dir} is there already")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    from vlrlbook.folders import new_folder
+    with new_folder(args.out_dir, existing="none", manifest=False) as aside:
         for path in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
             made = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
-            (aside / path.name).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+            (aside / path.name).write_text(text, encoding="utf-8")
         (aside / "PLAN.md").write_text(plan(), encoding="utf-8")
-        aside.chmod(0o755)
-        os.rename(aside, out)
-    finally: shutil.rmtree(aside, ignore_errors=True)
-    print(*sorted(p.name for p in out.iterdir()), sep="\n")
+    print(*sorted(p.name for p in Path(args.out_dir).iterdir()), sep="\n")
 
 
 def twin(book: dict, name: str) -> dict:

@@ -13,14 +13,15 @@ __all__ = ['disc_colours', 'counting_columns', 'limits', 'zip_faults', 'foreign'
            'preflight']
 
 # %% ../nbs/01_data.ipynb #c002
-import csv, hashlib, importlib.util, io, itertools, json, os, random, shutil, stat, struct, sys, tempfile, unicodedata, zipfile, zlib
+import csv, hashlib, importlib.util, io, itertools, json, os, random, stat, struct, sys, unicodedata, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw, ImageOps
 
-from .core import Sample, figure, nearest, write_json, write_whole
+from .core import Sample, figure, nearest
+from .folders import new_folder, write_json, write_whole
 
 # %% ../nbs/01_data.ipynb #c005
 disc_colours = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf")
@@ -215,13 +216,10 @@ def read_counting_zip(
     path, out_dir = Path(path), Path(out_dir)
     if out_dir.exists(): raise FileExistsError(f"{out_dir} is there already")
     if not path.is_file(): raise DataError("zip.missing", f"no such file: {path.name}")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    try:
+    # Not durable: many pictures take long to force to the disk, and the archive is still there. The service keeps
+    # nothing but this folder, so it does it itself.
+    with new_folder(out_dir, existing="none", manifest=False, durable=False) as aside:
         report = _unpack(path, aside, strict)
-        aside.chmod(0o755)
-        os.rename(aside, out_dir)
-    finally: shutil.rmtree(aside, ignore_errors=True)
     return load_counting(out_dir), report
 
 def load_counting(

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['versions', 'house_values', 'house_verl', 'stages', 'easyr1_messages', 'reward_file', 'ask_reward_file', 'Key',
            'key_table', 'short_names', 'EngineSettings', 'engine_settings', 'read_engine_yaml', 'parse_overrides',
-           'export_easyr1', 'export_keys', 'new_folder', 'export_verl', 'verl_overrides', 'easyr1_size', 'check_row',
-           'DryRun', 'dry_run', 'memory_gb', 'parameter_count', 'shard_model', 'shard_box', 'draw_shards', 'ShardError',
-           'Stored', 'read_contents', 'Piece', 'Shards', 'cut_words', 'read_shards', 'assemble', 'Wanted',
-           'wanted_tensors', 'fit_keys', 'Lora', 'part_lora', 'Source', 'write_safetensors', 'write_weights',
-           'model_sources', 'adapter_sources', 'merge_shards', 'QuickStartSettings', 'quick_start', 'newest_step']
+           'export_easyr1', 'export_keys', 'export_verl', 'verl_overrides', 'easyr1_size', 'check_row', 'DryRun',
+           'dry_run', 'memory_gb', 'parameter_count', 'shard_model', 'shard_box', 'draw_shards', 'ShardError', 'Stored',
+           'read_contents', 'Piece', 'Shards', 'cut_words', 'read_shards', 'assemble', 'Wanted', 'wanted_tensors',
+           'fit_keys', 'Lora', 'part_lora', 'Source', 'write_safetensors', 'write_weights', 'model_sources',
+           'adapter_sources', 'merge_shards', 'QuickStartSettings', 'quick_start', 'newest_step']
 
 # %% ../nbs/09_easyr1.ipynb #n00ba065
 import array, ast, csv, difflib, hashlib, importlib, importlib.util, inspect, io, json, math, multiprocessing
-import os, pickle, re, shlex, shutil, struct, subprocess, sys, tempfile, time, zipfile, zlib
+import os, pickle, re, shlex, shutil, struct, subprocess, sys, time, zipfile, zlib
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import SettingsError, Table, as_type, blue, book_file, commit_folder, damage, figure, green
-from .core import nearest, orange, purple, read_settings, run_facts, write_json, write_whole
+from .core import SettingsError, Table, as_type, blue, book_file, figure, green
+from .core import nearest, orange, purple, read_settings, run_facts
 from .data import DataError, _decoded, _token_count, load_vqa, split_by_picture, to_dataset, vqa_template
+from .folders import damage, new_folder, remove_leftovers, write_json, write_whole
 from .rewards import load_reward, normalise_answer
 
 # %% ../nbs/09_easyr1.ipynb #nb257aa0
@@ -555,22 +556,6 @@ def export_keys(
 def _enough(rows, batch, key):
     "The engine drops the last incomplete batch, and stops if that was the only one"
     if rows < batch: raise SettingsError(f"{key} = {batch}: more than the {rows} training rows, so there would be no whole batch")
-
-# %% ../nbs/09_easyr1.ipynb #n1dc5163
-@contextmanager
-def new_folder(
-    path: str | Path, # must not exist, or be empty
-):
-    "A folder to write into; it gets its name and a manifest when all has gone well, and nothing is left otherwise"
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())): raise FileExistsError(f"{path.name} is there already and is not empty")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        commit_folder(aside, path)
-    finally: shutil.rmtree(aside, ignore_errors=True)
 
 # %% ../nbs/09_easyr1.ipynb #n6273119
 def _both_parts(dataset, val, image_dir, template, seed):
@@ -2029,13 +2014,9 @@ def _write_model(sources, config, described, output_dir, report, max_shard_gb):
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     need, free = report["megabytes"] * 1e6, shutil.disk_usage(output_dir.parent).free
     if need > free: raise OSError(f"{output_dir}: needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
-    aside = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
-    try:
+    with new_folder(output_dir) as aside:
         files = write_weights(aside, sources, max_shard_gb, "model" if config is None else "adapter_model")
         _describe(described, aside, config, report["dtype"])
-        aside.chmod(0o755)
-        commit_folder(aside, output_dir)
-    finally: shutil.rmtree(aside, ignore_errors=True)
     return files
 
 # %% ../nbs/09_easyr1.ipynb #n0bdd21a
@@ -2142,7 +2123,7 @@ class _Way:
     def __init__(self, settings):
         self.s, self.home, self.key, self.lines = settings, Path(settings.output_dir), "", []
         self.path = self.home / "stages.json"
-        for left in self.home.glob(".*-*"): shutil.rmtree(left, ignore_errors=True) # what a killed run was writing
+        for stage in stages: remove_leftovers(self.folder(stage)) # what a killed run was writing
         self.state = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         self.model = self.base = None
 

@@ -7,17 +7,20 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
            'twin_processor', 'tiny_twin', 'token_kinds', 'vision_marker_ids', 'save_processor', 'save_model',
            'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm', 'model_type', 'add_lora',
            'lora_config', 'merge_lora', 'last_real_token', 'hidden_size', 'BackboneWithHead', 'CommittedCheckpoints',
-           'checkpoint_step', 'find_checkpoint', 'resume_log', 'RunLogCallback']
+           'find_checkpoint', 'resume_log', 'RunLogCallback']
 
 # %% ../nbs/00a_models.ipynb #c002
-import importlib.util, json, os, re, shutil, tempfile, warnings
+import importlib.util, json, os, re, shutil, warnings
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from .core import RunLog, SettingsError, commit_folder, damage, nearest, progress_bar
+from .core import RunLog, SettingsError, nearest, progress_bar
+from .folders import checkpoint_step, damage, move_newer_checkpoints, new_folder, newest_whole_checkpoint
+from .folders import surplus_checkpoints
 from .versions import warn_of_untested
 
 # %% ../nbs/00a_models.ipynb #c005
@@ -187,17 +190,10 @@ def save_model(
     max_shard_size: int = None, # bytes of one weight file; None: transformers' own limit
 ):
     "Save both into `path`, written aside and committed, so that a directory of this name is complete"
-    path = Path(path)
-    if path.exists(): raise FileExistsError(f"{path} is there already")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        model.save_pretrained(aside, **({"max_shard_size": max_shard_size} if max_shard_size else {}))
+    limit = {"max_shard_size": max_shard_size} if max_shard_size else {}
+    with new_folder(path, existing="none") as aside:
+        model.save_pretrained(aside, **limit)
         save_processor(processor, aside)
-        aside.chmod(0o755)
-        if path.exists(): raise FileExistsError(f"{path} is there already") # made meanwhile
-        commit_folder(aside, path)
-    finally: shutil.rmtree(aside, ignore_errors=True)
 
 # %% ../nbs/00a_models.ipynb #c027
 def pick_dtype(
@@ -417,23 +413,24 @@ class CommittedCheckpoints:
     def _get_output_dir(self, trial): return str(self._aside or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model, trial):
+        # transformers 5.17's Trainer writes into `_get_output_dir()/checkpoint-N`. Each process of a run writes its
+        # part there, so `.saving` is a name that all know; the first process makes it and commits what is in it.
         run, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
-        self._aside = run / ".saving"
-        if self.is_world_process_zero(): shutil.rmtree(self._aside, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        try: super()._save_checkpoint(model, trial)
-        except BaseException: # a full disk: what was half written goes, the checkpoint before stays
-            shutil.rmtree(run / ".saving", ignore_errors=True)
-            raise
-        finally: self._aside = None
-        self.accelerator.wait_for_everyone()
-        best = self.state.best_model_checkpoint
-        if best: self.state.best_model_checkpoint = str(run / Path(best).name)
-        if self.is_world_process_zero():
-            self.state.save_to_json(str(run / ".saving" / name / "trainer_state.json"))
-            commit_folder(run / ".saving" / name, run / name)
-            shutil.rmtree(run / ".saving")
-            for old in _too_old(run, self.args.save_total_limit, self.state.best_model_checkpoint): shutil.rmtree(old)
+        first, aside = self.is_world_process_zero(), run / ".saving"
+        if first: whole_or_nothing = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
+        else: whole_or_nothing = nullcontext()
+        with whole_or_nothing: # on a full disk what was half written goes, and the checkpoint before stays
+            self.accelerator.wait_for_everyone() # until the folder is there, and empty
+            self._aside = aside
+            try: super()._save_checkpoint(model, trial)
+            finally: self._aside = None
+            self.accelerator.wait_for_everyone() # until every part is written
+            best = self.state.best_model_checkpoint
+            if best: self.state.best_model_checkpoint = str(run / Path(best).name) # its name was below `.saving`
+            if first: self.state.save_to_json(str(aside / name / "trainer_state.json"))
+        if first:
+            best = self.state.best_model_checkpoint
+            for old in surplus_checkpoints(run, self.args.save_total_limit, best): shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, checkpoint, model=None):
@@ -446,7 +443,7 @@ class CommittedCheckpoints:
     def train(self, resume_from_checkpoint=None, **kwargs):
         "Train; checkpoints that are not this run's own past are moved out of its way first, and a finished run takes no further step"
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
-        if self.is_world_process_zero(): _set_aside(Path(self.args.output_dir), last)
+        if self.is_world_process_zero(): move_newer_checkpoints(self.args.output_dir, last)
         self.accelerator.wait_for_everyone()
         if not resume_from_checkpoint or not self._finished(resume_from_checkpoint):
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -460,31 +457,6 @@ class CommittedCheckpoints:
         if self.args.max_steps > 0: return self.state.global_step >= self.args.max_steps
         return self.state.epoch >= self.args.num_train_epochs
 
-# %% ../nbs/00a_models.ipynb #n4078135
-def checkpoint_step(
-    path: str | Path, # a checkpoint's directory
-) -> int: # optimizer steps taken when it was saved
-    "The step of a checkpoint, from its trainer_state.json"
-    return json.loads((Path(path) / "trainer_state.json").read_text())["global_step"]
-
-def _checkpoints(run):
-    "Checkpoint folders of `run` by step number"
-    found = (p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name))
-    return sorted(found, key=lambda p: int(p.name[11:]))
-
-def _too_old(run, limit, best):
-    "Checkpoints beyond the newest `limit`, the best one spared"
-    return [p for p in _checkpoints(run)[:-limit] if str(p) != best] if limit else []
-
-def _set_aside(run, last):
-    "Move checkpoints of `run` that are newer than step `last` into a folder of their own"
-    others = [p for p in _checkpoints(run) if int(p.name[11:]) > last]
-    if not others: return
-    folder = next(f for f in (run / f"earlier-{i}" for i in range(1, 10**6)) if not f.exists())
-    folder.mkdir()
-    for p in others: os.rename(p, folder / p.name)
-    print(f"{len(others)} checkpoints of an earlier run moved to {folder.name}")
-
 # %% ../nbs/00a_models.ipynb #n0cb5be5
 def find_checkpoint(
     output_dir: str | Path, # of the run
@@ -496,15 +468,11 @@ def find_checkpoint(
         problem = damage(resume) if Path(resume).is_dir() else "there is no such directory"
         if problem: raise SettingsError(f"resume = {resume!r}: {problem}")
         return resume
-    problems = []
-    for path in reversed(_checkpoints(output_dir)):
-        problem = damage(path)
-        if problem is None:
-            for p in problems: print(f"resume: passed over {p}")
-            return str(path)
-        problems.append(f"{path.name} ({problem})")
-    if not problems: raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
-    raise SettingsError(f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
+    path, problems = newest_whole_checkpoint(output_dir)
+    if path is None and not problems: raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
+    if path is None: raise SettingsError(f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
+    for problem in problems: print(f"resume: passed over {problem}")
+    return str(path)
 
 # %% ../nbs/00a_models.ipynb #n6d601a4
 def resume_log(

@@ -11,7 +11,7 @@ __all__ = ['presets', 'activations', 'logged_as', 'RewardModelSettings', 'pictur
            'write_scores', 'train_reward_model', 'training_facts', 'score_file', 'ixc_row', 'as_reward']
 
 # %% ../nbs/03_reward_model.ipynb #c003
-import hashlib, importlib.util, json, re, shutil, tempfile, time
+import hashlib, importlib.util, json, re, shutil, time
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import groupby
@@ -23,11 +23,12 @@ from PIL import Image
 from torch.nn.functional import cross_entropy, linear, logsigmoid, relu
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, commit_folder, figure, mean_of, nearest, peak_memory_mb
-from .core import progress_bar, run_facts, set_seed, smooth, warn_loudly, write_json, write_whole
+from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, figure, mean_of, nearest, peak_memory_mb
+from .core import progress_bar, run_facts, set_seed, smooth, warn_loudly
 from .data import DataError, encode, open_picture, parquet_rows, permuted, preference_pairs, preference_row, read_rows
 from .data import split_rows_by_picture, synthetic_preferences
 from .evaluation import pair_metrics, swap_consistency
+from .folders import new_folder, write_json, write_whole
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, find_checkpoint, hidden_size, last_real_token
 from .models import limit_pixels, load_vlm, lora_config, resume_log, save_processor, tiny_twin, vision_marks
 from .rewards import read_count
@@ -325,15 +326,7 @@ class VLRewardModel(BackboneWithHead):
         path: str | Path, # directory to write, must not exist
     ):
         "One directory with everything, there whole or not at all"
-        path = Path(path)
-        if path.exists(): raise FileExistsError(f"{path} is there already")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            self.write(aside)
-            aside.chmod(0o755)
-            commit_folder(aside, path)
-        finally: shutil.rmtree(aside, ignore_errors=True)
+        with new_folder(path, existing="none") as aside: self.write(aside)
 
     @classmethod
     def from_pretrained(cls,
