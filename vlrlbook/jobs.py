@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
+from .folders import damage, new_folder, newest_whole_checkpoint, remove_leftovers, write_json
+
 logger = logging.getLogger("vlrlbook.jobs")
 
 # %% ../nbs/07a_jobs.ipynb #0b15cd9b
@@ -409,10 +411,8 @@ def memory_kills(
 def problem_of(
     folder: str | Path, # that should have been committed
 ) -> str | None: # None: it is there and undamaged
-    "What is wrong with a committed folder; reads nothing, and imports nothing, where there is none"
-    if not Path(folder).exists(): return "there is none"
-    from vlrlbook.core import damage # the supervisor lives long, so it starts light
-    return damage(folder)
+    "What is wrong with a folder that should have been committed, also if it was never made"
+    return damage(folder) if Path(folder).exists() else "there is none"
 
 # %% ../nbs/07a_jobs.ipynb #77df0086
 def supervise(
@@ -483,8 +483,7 @@ def newest_checkpoint(
     run: str | Path, # output_dir of a run
 ) -> Path | None: # the checkpoint of the highest step that equals its manifest
     "Where an attempt could go on"
-    found = sorted((p for p in Path(run).glob("checkpoint-*") if p.name[11:].isdigit()), key=lambda p: -int(p.name[11:]))
-    return next((p for p in found if problem_of(p) is None), None)
+    return newest_whole_checkpoint(run)[0]
 
 # %% ../nbs/07a_jobs.ipynb #nb0b6be8
 def log_mark(
@@ -698,14 +697,13 @@ class Submission:
 
     def _make_folder(self, folder, task, parameters):
         "A job's folder, whole or not at all"
-        from vlrlbook.core import write_json
-        aside = Path(tempfile.mkdtemp(prefix="job-", dir=self.data_dir / "tmp"))
-        try:
+        # Beside its place it would be taken for a job; what is left in tmp/ goes at the next start (`_tidy`).
+        # What a job is told and what it says are its owner's alone: 0700.
+        place = self.data_dir / "tmp" / f"job-{folder.name}"
+        with new_folder(folder, existing="none", manifest=False, mode=0o700, aside=place) as aside:
             write_json(aside / "job.json", task)
             write_json(aside / "parameters.json", parameters)
             give_order(aside / "lock", "run", 0)
-            os.rename(aside, folder)
-        finally: shutil.rmtree(aside, ignore_errors=True)
 
 # %% ../nbs/07a_jobs.ipynb #n29e8308
 class Questions:
@@ -1105,12 +1103,13 @@ def commit_result(
     folder: str | Path, # of the job
 ):
     "result/: the run's files and its notebook, linked (they take no room twice), with a manifest; there whole or not at all"
-    from vlrlbook.core import commit_folder
     folder = Path(folder)
-    aside = Path(tempfile.mkdtemp(prefix=".result-", dir=folder))
-    for p in (*(folder / "run").iterdir(), folder / "out.ipynb"):
-        if p.is_file() and p.name != "rollouts_now.json": os.link(p, aside / p.name)
-    commit_folder(aside, folder / "result")
+    remove_leftovers(folder / "result") # of an attempt that was killed here: a job has one trainer at a time
+    with new_folder(folder / "result", existing="any") as aside: # a damaged result of an earlier attempt is replaced
+        for path in (*(folder / "run").iterdir(), folder / "out.ipynb"):
+            # A hidden file is what a killed writer left; rollouts_now.json shows a run while it lasts.
+            wanted = not path.name.startswith(".") and path.name != "rollouts_now.json"
+            if path.is_file() and wanted: os.link(path, aside / path.name)
 
 # %% ../nbs/07a_jobs.ipynb #n5d97c06
 def main(

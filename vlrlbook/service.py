@@ -15,7 +15,6 @@ __all__ = ['logger', 'problems', 'tiny_models', 'hub_models', 'form_fields', 'al
 # %% ../nbs/08_service.ipynb #c003
 import ast, asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil
 import signal, socket, subprocess, sys, time, zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,8 +23,9 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 import vlrlbook.core
-from .core import SettingsError, as_type, book_file, finite, finite_number, nearest, sha256_of, to_disk, write_json, write_whole
+from .core import SettingsError, as_type, book_file, finite_number, nearest
 from .data import DataError, limits
+from .folders import commit_folder, finite, new_file, sha256_of, write_json, write_whole
 from .jobs import controls, ends, states, train_command
 
 logger = logging.getLogger("vlrlbook.service")
@@ -586,10 +586,7 @@ class Intake:
             size_bytes=size, unpacked_bytes=sum(p.stat().st_size for p in data.iterdir()))
         born = self.clock()
         write_json(data / "upload.json", upload | dict(clock=born))
-        with ThreadPoolExecutor(8) as pool: list(pool.map(to_disk, data.iterdir())) # together: the journal takes many at once
-        to_disk(data)
-        os.rename(data, self.root / upload["file_id"])
-        to_disk(self.root)
+        commit_folder(data, self.root / upload["file_id"], manifest=False, replace=False)
         self.known[upload["file_id"]], self.born[upload["file_id"]] = upload, born
         return upload
 
@@ -1093,11 +1090,7 @@ def pack(
     path, result = folder / "download.zip", folder / "result"
     if not path.exists():
         if not (result / "manifest.json").exists(): raise Problem("job.no_artefact", "the job's result is not there")
-        aside = folder / f".download-{secrets.token_hex(4)}"
-        try:
-            _zip(result, aside)
-            os.rename(aside, path)
-        finally: aside.unlink(missing_ok=True)
+        with new_file(path, durable=False) as aside: _zip(result, aside) # it can be made again
     mark = path.with_suffix(f".{path.stat().st_mtime_ns}.sha256")
     if not mark.exists(): write_whole(mark, sha256_of(path))
     return path, mark.read_text()
