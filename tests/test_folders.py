@@ -1,0 +1,570 @@
+"""Files and folders are there whole or not at all, whatever stops their writer: mechanism and users."""
+import errno
+import importlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import types
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from vlrlbook import folders
+from vlrlbook.folders import checkpoint_folders, checkpoint_number, checkpoint_step, damage, leftovers
+from vlrlbook.folders import move_newer_checkpoints, new_file, new_folder, newest_whole_checkpoint
+from vlrlbook.folders import remove_leftovers, surplus_checkpoints, write_json, write_whole
+
+
+FULL = "(?i)no space|os error 28" # as Python says it, and as the writer of safetensors does
+
+
+def names(folder):
+    "Names of all that is in a folder, hidden or not"
+    return sorted(os.listdir(folder))
+
+
+def mode(path):
+    "Permissions"
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def fill(disk, left=0):
+    "Take a file system's room until `left` bytes are free; remove what is returned to have it back"
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        file.write(bytes(max(0, shutil.disk_usage(disk).free - left)))
+        while not left:
+            file.write(bytes(4096))
+    return ballast
+
+
+def no_space(*args, **kwargs):
+    "What a full disk answers"
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# New folders
+
+def test_a_folder_is_committed_whole(tmp_path):
+    with new_folder(tmp_path / "a" / "b" / "made") as aside:
+        assert aside.parent == tmp_path / "a" / "b" and aside.name.startswith(".made-")
+        assert not (tmp_path / "a" / "b" / "made").exists()
+        (aside / "deep").mkdir()
+        write_whole(aside / "deep" / "weights.bin", "0123")
+    made = tmp_path / "a" / "b" / "made"
+    assert names(made.parent) == ["made"] and damage(made) is None
+    assert names(made) == ["deep", "manifest.json"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError])
+def test_whatever_stops_the_writer_nothing_is_left(tmp_path, error):
+    with pytest.raises(error):
+        with new_folder(tmp_path / "made") as aside:
+            (aside / "half").write_text("x")
+            raise error
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["_listed", "_all_to_disk", "_give_name", "write_json"])
+def test_whatever_stops_the_commit_nothing_is_left(tmp_path, monkeypatch, call):
+    with pytest.raises(OSError, match="No space"):
+        with new_folder(tmp_path / "made") as aside:
+            (aside / "whole").write_text("x")
+            monkeypatch.setattr(folders, call, no_space)
+    assert names(tmp_path) == []
+
+
+def writer(folder, where):
+    "A program that writes a folder, and says so and waits half-way: in the block, or before the rename"
+    stop = "print('half', flush=True); time.sleep(60)"
+    late = f"folders._give_name = lambda *a: exec({stop!r})" if where == "commit" else ""
+    early = stop if where == "block" else "pass"
+    code = f"""
+import sys, time
+from pathlib import Path
+from vlrlbook import folders
+{late}
+with folders.new_folder(Path(sys.argv[1]) / "checkpoint-7") as aside:
+    (aside / "trainer_state.json").write_text('{{"global_step": 7}}')
+    {early}
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "half\n"
+    return process
+
+
+@pytest.mark.parametrize("where", ["block", "commit"])
+def test_what_a_killed_writer_leaves_is_hidden_and_taken_for_nothing(tmp_path, where):
+    process = writer(tmp_path, where)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left, = names(tmp_path)
+    assert left.startswith(".checkpoint-7-") and leftovers(tmp_path / "checkpoint-7") == [tmp_path / left]
+    assert checkpoint_folders(tmp_path) == [] and newest_whole_checkpoint(tmp_path) == (None, [])
+    checkpoint = tmp_path / "checkpoint-7"
+    with new_folder(checkpoint) as aside: write_json(aside / "trainer_state.json", dict(global_step=7))
+    assert newest_whole_checkpoint(tmp_path) == (checkpoint, []) and checkpoint_step(checkpoint) == 7
+    remove_leftovers(checkpoint)
+    assert names(tmp_path) == ["checkpoint-7"]
+
+
+@pytest.mark.parametrize("where", ["block", "commit"])
+def test_ctrl_c_leaves_nothing(tmp_path, where):
+    process = writer(tmp_path, where)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("left", [100_000, 0])
+def test_a_full_disk_leaves_nothing(small_disk, left):
+    "In the middle of a file, or, with all files written, at the manifest"
+    with pytest.raises(OSError, match="No space"):
+        with new_folder(small_disk / "made") as aside:
+            if left:
+                fill(small_disk, left)
+                (aside / "weights.bin").write_bytes(bytes(200_000))
+            else:
+                (aside / "weights.bin").write_bytes(bytes(200_000))
+                fill(small_disk)
+    assert names(small_disk) == ["ballast"]
+    (small_disk / "ballast").unlink()
+    with new_folder(small_disk / "made") as aside: (aside / "weights.bin").write_bytes(bytes(200_000))
+    assert damage(small_disk / "made") is None
+
+
+def some_of_each(folder):
+    "What may stand at a name: path of a file, an empty folder, and a folder with a file"
+    (folder / "file").write_text("mine")
+    (folder / "empty").mkdir()
+    write_whole(folder / "full" / "mine.txt", "mine")
+    return "file", "empty", "full"
+
+
+@pytest.mark.parametrize("existing, taken", [
+    ("none", []), ("empty", ["empty"]), ("any", ["file", "empty", "full"])])
+def test_what_is_there_already(tmp_path, existing, taken):
+    for name in some_of_each(tmp_path):
+        if name in taken:
+            with new_folder(tmp_path / name, existing=existing) as aside: (aside / "new").write_text("x")
+            assert names(tmp_path / name) == ["manifest.json", "new"] and damage(tmp_path / name) is None
+        else:
+            with pytest.raises(FileExistsError, match=f"{name} is there already"):
+                with new_folder(tmp_path / name, existing=existing): pytest.fail("asked too late")
+    assert names(tmp_path) == ["empty", "file", "full"]
+    if "full" not in taken: assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="expected none, empty or any"):
+        with new_folder(tmp_path / "other", existing="all"): pass
+
+
+def test_a_folder_is_replaced_when_the_new_one_is_whole(tmp_path):
+    write_whole(tmp_path / "made" / "old", "old")
+    with pytest.raises(OSError):
+        with new_folder(tmp_path / "made", existing="any"): raise OSError
+    assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["old"]
+    with new_folder(tmp_path / "made", existing="any") as aside:
+        (aside / "new").write_text("x")
+        assert names(tmp_path / "made") == ["old"]
+    assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["manifest.json", "new"]
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_the_old_folder_comes_back_when_a_rename_fails(tmp_path, monkeypatch, fails):
+    write_whole(tmp_path / "made" / "old", "old")
+    calls, rename = [], os.rename
+    def sometimes(source, target):
+        calls.append(source)
+        if len(calls) == fails: raise OSError(errno.EIO, "bad disk")
+        rename(source, target)
+    with pytest.raises(OSError, match="bad disk"):
+        with new_folder(tmp_path / "made", existing="any") as aside:
+            (aside / "new").write_text("x")
+            monkeypatch.setattr(os, "rename", sometimes)
+    assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["old"]
+
+
+def test_a_parent_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file" / "made", tmp_path / "file" / "deeper" / "made"):
+        with pytest.raises(OSError):
+            with new_folder(path): pytest.fail("there is no such place")
+        with pytest.raises(OSError): write_whole(path, "x")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_parent_that_cannot_be_written(small_disk):
+    "Also root cannot write to a disk that is there for reading only"
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match="Read-only"):
+        with new_folder(small_disk / "made"): pytest.fail("too late")
+    with pytest.raises(OSError, match="Read-only"): write_whole(small_disk / "file", "x")
+    assert names(small_disk) == []
+
+
+def at_once(path, n=2, **how):
+    "Several writers of one folder, all half-way at the same time: what each raised, or None"
+    together, raised = threading.Barrier(n), [None] * n
+    def write(number):
+        try:
+            with new_folder(path, **how) as aside:
+                for i in range(10): (aside / f"{i}").write_text(f"{number}" * 1000)
+                together.wait(20)
+        except BaseException as e: raised[number] = e
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(n)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    return raised
+
+
+@pytest.mark.parametrize("existing", ["none", "empty"])
+def test_of_two_writers_at_once_one_wins_and_the_other_says_so(tmp_path, existing):
+    for turn in range(30):
+        path = tmp_path / str(turn) / "cache"
+        raised = at_once(path, existing=existing)
+        assert [type(e) for e in sorted(raised, key=repr)] == [FileExistsError, type(None)], raised
+        winner = raised.index(None)
+        assert names(path.parent) == ["cache"] and damage(path) is None
+        assert {(path / f"{i}").read_text()[0] for i in range(10)} == {str(winner)}
+
+
+def test_the_rename_itself_does_not_replace(tmp_path, monkeypatch):
+    "Between the last look and the rename somebody else was quicker"
+    monkeypatch.setattr(folders, "_refuse", lambda *args: None)
+    some_of_each(tmp_path)
+    for name in ("file", "full"):
+        with pytest.raises(FileExistsError, match="is there already"):
+            with new_folder(tmp_path / name) as aside: (aside / "x").write_text("x")
+    assert names(tmp_path) == ["empty", "file", "full"]
+    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+
+def test_permissions(tmp_path):
+    "0755 and 0644 whatever the umask says, or what is asked for; nobody else reads what is not finished"
+    before = os.umask(0o077)
+    try:
+        with new_folder(tmp_path / "made") as aside:
+            assert mode(aside) == 0o700
+            write_whole(aside / "file", "x")
+        with new_folder(tmp_path / "own", mode=0o700, aside=tmp_path / ".here") as aside:
+            assert mode(aside) == 0o700
+        with new_folder(tmp_path / "left", mode=None, part="part") as aside:
+            (aside / "part").mkdir(mode=0o750)
+    finally: os.umask(before)
+    wanted = {"made": 0o755, "made/file": 0o644, "made/manifest.json": 0o644, "own": 0o700, "left": 0o700}
+    assert {name: mode(tmp_path / name) for name in wanted} == wanted
+
+
+def test_a_place_of_its_own_and_a_part(tmp_path):
+    "For several processes, with what a killed one left there; and for a library that makes its own folder"
+    (tmp_path / ".saving").mkdir()
+    (tmp_path / ".saving" / "old").write_text("x")
+    with new_folder(tmp_path / "made", manifest=False, aside=tmp_path / ".saving", part="inner") as aside:
+        assert aside == tmp_path / ".saving" and names(aside) == []
+        write_whole(aside / "inner" / "new", "x")
+        (aside / "outer").write_text("not committed")
+    assert names(tmp_path) == ["made"] and names(tmp_path / "made") == ["new"]
+    with pytest.raises(FileNotFoundError):
+        with new_folder(tmp_path / "never", part="inner"): "which nobody makes"
+    assert names(tmp_path) == ["made"]
+
+
+def test_what_is_durable_goes_to_the_disk_before_the_rename(tmp_path, monkeypatch):
+    done, rename = [], os.rename
+    def renamed(source, target):
+        done.append("rename")
+        rename(source, target)
+    monkeypatch.setattr(folders, "to_disk", lambda path: done.append(Path(path).name))
+    monkeypatch.setattr(os, "rename", renamed)
+    with new_folder(tmp_path / "made", manifest=False) as aside:
+        (aside / "deep").mkdir()
+        for name in ("a", "deep/b"): (aside / name).write_text("x")
+        hidden = aside.name
+    assert sorted(done[:2]) == ["a", "b"] and done[2:] == ["deep", hidden, "rename", tmp_path.name]
+    done.clear()
+    with new_folder(tmp_path / "quick", manifest=False, durable=False) as aside: (aside / "a").write_text("x")
+    assert done == ["rename"]
+
+
+def test_leftovers_are_those_of_one_name(tmp_path):
+    for name in (".a-x1_y", ".a-b-x1", ".b-x1", "a-x1", ".a-", ".a-X"): (tmp_path / name).mkdir()
+    (tmp_path / ".a-file").write_text("x")
+    assert [p.name for p in leftovers(tmp_path / "a")] == [".a-file", ".a-x1_y"]
+    assert leftovers(tmp_path / "no" / "a") == []
+    remove_leftovers(tmp_path / "a")
+    assert names(tmp_path) == [".a-", ".a-X", ".a-b-x1", ".b-x1", "a-x1"]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "名" * 85, "🙂" * 63])
+def test_names_as_long_as_they_may_be(tmp_path, name):
+    write_whole(tmp_path / "f" / name, "x")
+    with new_folder(tmp_path / name) as aside: assert leftovers(tmp_path / name) == [aside]
+    assert names(tmp_path / "f") == [name] and damage(tmp_path / name) is None
+
+
+# New files
+
+def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path):
+    write_whole(tmp_path / "a", "old")
+    with pytest.raises(KeyboardInterrupt):
+        with new_file(tmp_path / "a") as aside:
+            aside.write_text("half")
+            raise KeyboardInterrupt
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
+    with new_file(tmp_path / "a") as aside:
+        aside.write_text("new")
+        assert aside.name.startswith(".a-") and leftovers(tmp_path / "a") == [aside]
+    assert names(tmp_path) == ["a"] and mode(tmp_path / "a") == 0o644
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_full_disk_keeps_the_old_file(small_disk):
+    write_whole(small_disk / "a", "old")
+    fill(small_disk)
+    with pytest.raises(OSError, match="No space"): write_whole(small_disk / "a", "new" * 100_000)
+    assert names(small_disk) == ["a", "ballast"] and (small_disk / "a").read_text() == "old"
+
+
+# Checkpoints
+
+def test_checkpoints_by_number(tmp_path, capsys):
+    oldest, middle, newest = (tmp_path / f"checkpoint-{number}" for number in (9, 10, 100))
+    for path in (newest, oldest, middle):
+        with new_folder(path) as aside: write_json(aside / "trainer_state.json", dict(global_step=1))
+    others = "checkpoint-x", "checkpoint-", ".checkpoint-11-x1", "checkpoint-11.old"
+    for name in others: (tmp_path / name).mkdir()
+    assert checkpoint_folders(tmp_path) == [oldest, middle, newest]
+    assert checkpoint_number("run/checkpoint-12") == 12 and checkpoint_number("checkpoint-x") is None
+    assert newest_whole_checkpoint(tmp_path) == (newest, [])
+    (newest / "trainer_state.json").unlink()
+    assert newest_whole_checkpoint(tmp_path) == (middle, ["checkpoint-100 (trainer_state.json is missing)"])
+    assert surplus_checkpoints(tmp_path, 2, None) == [oldest]
+    assert surplus_checkpoints(tmp_path, 2, str(oldest)) == []
+    for limit in (None, 0, 3, 9): assert surplus_checkpoints(tmp_path, limit, None) == []
+    assert move_newer_checkpoints(tmp_path, 100) is None
+    assert move_newer_checkpoints(tmp_path, 10) == tmp_path / "earlier-1"
+    assert move_newer_checkpoints(tmp_path, -1) == tmp_path / "earlier-2"
+    assert names(tmp_path / "earlier-1") == ["checkpoint-100"]
+    assert names(tmp_path / "earlier-2") == ["checkpoint-10", "checkpoint-9"]
+    assert "2 checkpoints of an earlier run moved to earlier-2" in capsys.readouterr().out
+
+
+# The module
+
+def test_it_is_light():
+    "A job's supervisor imports it: nothing but Python's own library, and nothing of the package"
+    code = "import sys; before = set(sys.modules); import vlrlbook.folders; print(*set(sys.modules) - before)"
+    found = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    own = {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
+    assert own == {"vlrlbook", "vlrlbook.folders"}
+
+
+@pytest.mark.parametrize("module, moved", [
+    ("core", "manifest_name write_whole write_json finite commit_folder damage sha256_of to_disk"),
+    ("easyr1", "new_folder"), ("models", "checkpoint_step")])
+def test_names_are_still_where_they_were(module, moved):
+    there = importlib.import_module(f"vlrlbook.{module}")
+    for name in moved.split(): assert getattr(there, name) is getattr(folders, name)
+
+
+# Those who write folders: a full disk leaves nothing of them
+
+@pytest.fixture
+def nearly_full(small_disk):
+    "A disk on which 300 kB are left: enough to begin with, too little for weights and pictures"
+    fill(small_disk, 300_000)
+    return small_disk
+
+
+def test_a_models_folder(nearly_full):
+    from vlrlbook.models import save_model, tiny_twin
+    model, processor = tiny_twin("qwen2_5_vl")
+    with pytest.raises(Exception, match=FULL): save_model(model, processor, nearly_full / "model")
+    assert names(nearly_full) == ["ballast"]
+
+
+def test_a_reward_models_folder(nearly_full, tmp_path):
+    from test_reward_model import settings
+    from vlrlbook.reward_model import load_model
+    made = load_model(settings(tmp_path))
+    with pytest.raises(Exception, match=FULL): made.save_pretrained(nearly_full / "model")
+    assert names(nearly_full) == ["ballast"]
+
+
+@pytest.mark.parametrize("choice", [
+    dict(finetune_mode="full"), dict(finetune_mode="lora", lora_r=64, lora_alpha=8)], ids=["full", "lora"])
+def test_a_classifiers_folder(small_disk, choice):
+    "The old one stays whole, and the new one's weights do not stay anywhere"
+    aloha = pytest.importorskip("vlrlbook.aloha")
+    classifier, processor = aloha.build_classifier(aloha.read_settings(aloha.AlohaSettings, choice), 5)
+    write_whole(small_disk / "kept" / "old", "old")
+    fill(small_disk, 300_000)
+    with pytest.raises(Exception, match=FULL):
+        aloha.save_classifier(classifier, processor, small_disk / "kept", base="tiny-qwen3_vl")
+    assert names(small_disk) == ["ballast", "kept"] and names(small_disk / "kept") == ["old"]
+
+
+def test_drawn_films(tmp_path, monkeypatch):
+    "A full disk leaves nothing; a writer that was quicker is not disturbed, and its films are taken"
+    aloha = pytest.importorskip("vlrlbook.aloha")
+    settings = aloha.read_settings(aloha.AlohaSettings, dict(output_dir=str(tmp_path)))
+    def draws_half(root, *args, **kwargs):
+        write_whole(root / "half", "x")
+        no_space()
+    monkeypatch.setattr(aloha, "synthetic_aloha", draws_half)
+    with pytest.raises(OSError, match="No space"): aloha.drawn_data(settings)
+    assert names(tmp_path) == []
+    def somebody_was_quicker(root, *args, **kwargs):
+        for folder in (root, tmp_path / f"drawn-{settings.episodes}x{settings.frames}-seed{settings.seed}"):
+            write_whole(folder / "whose", folder.name)
+    monkeypatch.setattr(aloha, "synthetic_aloha", somebody_was_quicker)
+    drawn = aloha.drawn_data(settings)
+    assert names(tmp_path) == [drawn.name] and (drawn / "whose").read_text() == drawn.name
+
+
+def test_predicted_bins(tmp_path, monkeypatch):
+    "One file, beside the data set"
+    aloha = pytest.importorskip("vlrlbook.aloha")
+    import pandas as pd
+    data = types.SimpleNamespace(data=types.SimpleNamespace(root=str(tmp_path / "films")))
+    answers = dict(load_classifier=(None, None, []), open_data=None, AlohaFrames=data, predict_bins=[])
+    answers["prediction_rows"] = []
+    for name, answer in answers.items(): monkeypatch.setattr(aloha, name, lambda *args, answer=answer: answer)
+    settings = types.SimpleNamespace(ckpt_dir="best", label="bin", batch_size=1)
+    assert aloha.predict_dataset(settings).name == "films-best-bins.parquet"
+    def half(rows, path, **how):
+        path.write_text("half")
+        no_space()
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    with pytest.raises(OSError, match="No space"): aloha.predict_dataset(settings)
+    assert names(tmp_path) == ["films-best-bins.parquet"]
+
+
+def test_an_unpacked_archive(small_disk, tmp_path):
+    from vlrlbook.data import DataError, read_counting_zip, synthetic_counting, write_counting_zip
+    archive = write_counting_zip(synthetic_counting(60, seed=7), tmp_path / "x.zip")
+    fill(small_disk, 20_000)
+    with pytest.raises(DataError): read_counting_zip(archive, small_disk / "out")
+    assert names(small_disk) == ["ballast"]
+
+
+@pytest.mark.parametrize("engine", ["easyr1", "verl"])
+def test_an_export(small_disk, engine):
+    from vlrlbook import easyr1
+    from vlrlbook.data import synthetic_vqa
+    fill(small_disk, 20_000)
+    export = easyr1.export_easyr1 if engine == "easyr1" else easyr1.export_verl
+    settings = dict(easyr1=dict(rollout_batch_size=32), verl={"data.train_batch_size": 32})[engine]
+    with pytest.raises(OSError, match="No space"):
+        export(synthetic_vqa(60), "vqa", settings, small_disk / "out")
+    assert names(small_disk) == ["ballast"]
+
+
+@pytest.mark.parametrize("call", ["write_weights", "_describe"])
+def test_merged_shards(tmp_path, monkeypatch, call):
+    from vlrlbook import easyr1
+    def weights(folder, *args):
+        write_whole(folder / "model.safetensors", "half")
+        if call == "write_weights": no_space()
+    def described(source, folder, *args):
+        write_whole(folder / "config.json", "{}")
+        no_space()
+    monkeypatch.setattr(easyr1, "write_weights", weights)
+    monkeypatch.setattr(easyr1, "_describe", described)
+    report = dict(megabytes=0.1, dtype="float32")
+    with pytest.raises(OSError, match="No space"):
+        easyr1._write_model({}, None, tmp_path, tmp_path / "out" / "model", report, 5.0)
+    assert names(tmp_path / "out") == []
+
+
+def test_the_trained_model_of_a_quick_start(tmp_path, monkeypatch):
+    "Copied as a whole, when there is no adapter to fold in"
+    from vlrlbook import easyr1
+    write_whole(tmp_path / "train" / "model.safetensors", "x")
+    def copies_half(source, target, **how):
+        (target / "half").write_text("x")
+        no_space()
+    monkeypatch.setattr(easyr1.shutil, "copytree", copies_half)
+    settings = types.SimpleNamespace(engine="trl")
+    with pytest.raises(OSError, match="No space"):
+        easyr1._bring_back(settings, "base", tmp_path / "train", tmp_path / "trained")
+    assert names(tmp_path) == ["train"]
+
+
+@pytest.mark.parametrize("command", ["workshop", "notebooks"])
+def test_folders_of_chapters(small_disk, command):
+    from vlrlbook import cli
+    fill(small_disk, 100_000)
+    with pytest.raises((SystemExit, OSError, shutil.Error), match="No space"):
+        cli.main([command, str(small_disk / "mine")])
+    assert names(small_disk) == ["ballast"]
+
+
+def test_a_jobs_folder(small_disk):
+    from vlrlbook.jobs import Submission
+    for name in ("jobs", "tmp"): (small_disk / name).mkdir()
+    jobs, job = types.SimpleNamespace(data_dir=small_disk), small_disk / "jobs" / "a"
+    ballast = fill(small_disk, 8192)
+    for told in (dict(note="x" * 20_000), {}):
+        if not told: fill(small_disk)
+        with pytest.raises(OSError, match="No space"):
+            Submission._make_folder(jobs, job, dict(name="a"), told)
+        assert names(small_disk / "jobs") == names(small_disk / "tmp") == []
+    ballast.unlink()
+    Submission._make_folder(jobs, job, dict(name="a"), {})
+    assert names(small_disk / "tmp") == [] and names(job) == ["job.json", "lock", "parameters.json"]
+    assert mode(job) == 0o700
+
+
+def test_a_jobs_result(small_disk):
+    from vlrlbook.jobs import commit_result
+    write_whole(small_disk / "run" / "adapter.safetensors", "x")
+    write_whole(small_disk / "run" / "rollouts_now.json", "x")
+    write_whole(small_disk / "run" / ".run_log.csv-x1y2", "what a killed writer left")
+    write_whole(small_disk / "out.ipynb", "{}")
+    ballast = fill(small_disk)
+    with pytest.raises(OSError, match="No space"): commit_result(small_disk)
+    assert names(small_disk) == ["ballast", "out.ipynb", "run"]
+    ballast.unlink()
+    write_whole(small_disk / ".result-x1y2" / "half", "what a killed trainer left")
+    commit_result(small_disk)
+    assert names(small_disk) == ["out.ipynb", "result", "run"] and damage(small_disk / "result") is None
+    assert names(small_disk / "result") == ["adapter.safetensors", "manifest.json", "out.ipynb"]
+
+
+def test_a_download(small_disk):
+    pytest.importorskip("fastapi")
+    from vlrlbook.service import pack
+    with new_folder(small_disk / "result") as aside: (aside / "adapter").write_bytes(bytes(200_000))
+    fill(small_disk, 100_000)
+    with pytest.raises(OSError, match="No space"): pack(small_disk)
+    assert names(small_disk) == ["ballast", "result"]
+
+
+def test_an_upload_that_is_kept(tmp_path, monkeypatch):
+    "Before its name is on the disk it is not in the list"
+    pytest.importorskip("fastapi")
+    from vlrlbook.service import Intake
+    intake, work = Intake(tmp_path), tmp_path / "tmp" / "work"
+    write_whole(work / "data" / "rows.jsonl", "")
+    monkeypatch.setattr(folders, "_all_to_disk", no_space)
+    report = dict(skipped=[], csv_rows=1, valid_images=1)
+    with pytest.raises(OSError, match="No space"): intake._keep(work, "x.zip", 1, report)
+    assert names(tmp_path / "uploads") == [] and intake.known == {}
+
+
+def test_a_warm_start_that_somebody_else_made_meanwhile(tmp_path, monkeypatch):
+    "The cache's folder is theirs, whole, and it is used"
+    import vlrlbook.grpo as grpo
+    from vlrlbook.models import save_model
+    def somebody_was_quicker(model, processor, path):
+        write_whole(path / "theirs", "x")
+        save_model(model, processor, path)
+    monkeypatch.setenv("VLRLBOOK_CACHE", str(tmp_path))
+    monkeypatch.setattr(grpo, "supervised", lambda family, *args: (grpo.tiny_twin(family)[0], [1.0]))
+    monkeypatch.setattr(grpo, "save_model", somebody_was_quicker)
+    path = Path(grpo.warm_start("qwen2_5_vl", 1))
+    assert names(tmp_path) == [path.name] and names(path) == ["theirs"]
