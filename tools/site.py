@@ -273,7 +273,7 @@ def write_source(folder):
     ini = ConfigParser(delimiters=["="])
     ini.read(root / "settings.ini", encoding="utf-8")
     modules = {f"vlrlbook.{p.stem}": exports(p) for p in sorted((root / "vlrlbook").glob("*.py")) if not p.name.startswith("_")
-               and p.name not in ("cli.py", "doctor.py", "versions.py")}
+               and p.name != "cli.py"}
     names = {f"{m}.{e['name']}" for m, (_, entries) in modules.items() for e in entries}
     classes = {e["name"]: f"{m}.{e['name']}" for m, (_, entries) in modules.items() for e in entries if e["kind"] == "class"}
     for sub in ("nbs", "api", "_static", "_extra/nbs"): (folder / sub).mkdir(parents=True)

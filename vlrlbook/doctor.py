@@ -22,6 +22,8 @@ from textwrap import wrap
 
 from vlrlbook.versions import installed_version, judge_version, own_requirements, requirements_of, without_marker
 
+__all__ = ["Finding", "check_python", "check_requirements", "check_extras", "main"]
+
 # Most memory that a run of chapter 05 with its preset took on a CPU (nbs/logs/chapters.csv and 05_runs.csv).
 main_job_mb = 1700
 

@@ -5,6 +5,9 @@ torch are broken or missing. The bounds stand in settings.ini, and in the metada
 from functools import cache
 from importlib import metadata
 
+__all__ = ["bounded_extras", "installed_version", "requirements_of", "without_marker", "judge_version",
+           "own_requirements", "untested_versions", "warn_of_untested"]
+
 # extras whose libraries have an upper bound, because their insides are touched
 bounded_extras = ("aloha", "gpu")
 
