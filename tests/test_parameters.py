@@ -19,8 +19,8 @@ def parsed(text): return [LINE.match(line).groups() for line in text.splitlines(
 def test_parameters_cell_equals_settings():
     cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
     assert len(cells) == 1
-    module = (ROOT / "vlrlbook" / "grpo.py").read_text()
-    body = module.split("class GRPOSettings:")[1].split("aliases:")[0].split('"\n', 1)[1]
+    module = (ROOT / "vlrlbook" / "settings.py").read_text()
+    body = module.split("class GRPOSettings(Settings):")[1].split("aliases:")[0].split('"\n', 1)[1]
     assert parsed("".join(cells[0]["source"])) == parsed(body)
 
 

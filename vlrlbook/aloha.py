@@ -28,11 +28,12 @@ from PIL import Image, ImageEnhance
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import RunLog, SettingsError, Table, as_type, blue, figure, film_strip, grey, nearest, orange
-from .core import peak_memory_mb, progress_bar, read_settings, run_facts, set_seed, smooth
+from .core import RunLog, Table, blue, figure, film_strip, grey, orange
+from .core import peak_memory_mb, progress_bar, run_facts, set_seed, smooth
 from .data import DataError, aloha_cameras, open_picture, synthetic_aloha, to_rgb, without_lerobot
 from .evaluation import classifier_metrics
 from .folders import new_file, new_folder, write_json, write_whole
+from .settings import Settings, SettingsError, as_type, nearest, read_settings
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, add_lora, find_checkpoint, hidden_size
 from .models import limit_pixels, load_vlm, resume_log, save_processor, vision_marker_ids
 from .rewards import answer_text
@@ -58,7 +59,7 @@ environment = { # setting → environment variable
 
 # %% ../nbs/04_aloha.ipynb #n7a0d2ac
 @dataclass
-class AlohaSettings:
+class AlohaSettings(Settings):
     "Settings of a classifier run; the parameters cell of chapter 04 holds the same names, types, defaults and comments"
     size: str = "tiny" # tiny: a million parameters and drawn films on a CPU; gpu: Qwen3-VL-2B with the defaults of its users
     mode: str = None # train, analyze, predict or chat (train)
@@ -108,19 +109,18 @@ class AlohaSettings:
 
     aliases: ClassVar[dict] = {"qwen3vl_model": "model", "num_epochs": "epochs", "num_train_epochs": "epochs",
                                "learning_rate": "lr", "root": "data", "r": "lora_r"}
+    presets: ClassVar[dict] = presets
 
-    def check(self):
-        "Fill in from the environment, then from `size`; refuse what cannot be"
-        if self.size not in presets: raise SettingsError(f"size = {self.size!r}{nearest(self.size, list(presets))}")
+    def filled_in(self):
+        "What the environment's variables say, then what `size` decides"
+        found = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         for name, variable in environment.items():
             given, kind = os.environ.get(variable), type(self).__annotations__[name]
-            if getattr(self, name) is None and given: setattr(self, name, as_type(variable, given, kind))
-        for name, value in ({"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]).items():
-            if getattr(self, name) is None: setattr(self, name, value)
-        problems = [text for wrong, text in self._rules() if wrong]
-        if problems: raise SettingsError("; ".join(problems))
+            # a parameter wins over the variable, which then is not even read
+            if given and getattr(self, name) is None: found[name] = as_type(variable, given, kind)
+        return found
 
-    def _rules(self):
+    def rules(self):
         "(is wrong, what to say) of every rule"
         positive = ("batch_size", "gradient_accumulation_steps", "lr", "epochs", "lora_r", "lora_alpha", "eval_steps", "logging_steps",
                     "max_image_size", "max_grad_norm", "episodes", "frames")

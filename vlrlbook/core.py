@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['blue', 'orange', 'green', 'purple', 'grey', 'ribbon_colours', 'panels', 'thumbnail', 'Sample', 'cast', 'all_equal',
            'Rollout', 'RolloutGroup', 'figure', 'rollout_card', 'shorten', 'token_ribbon', 'RunLog', 'plot_run',
-           'smooth', 'paired_board', 'film_strip', 'Table', 'SettingsError', 'nearest', 'as_type', 'finite_number',
-           'read_settings', 'named_options', 'names_since', 'settings_help', 'settings_table', 'set_seed', 'mean_ci95',
-           'mean_of', 'book_file', 'cache_dir', 'peak_memory_mb', 'run_facts', 'quiet_libraries', 'job_terminal',
-           'warn_loudly', 'SignOfLife', 'progress_bar']
+           'smooth', 'paired_board', 'film_strip', 'Table', 'settings_table', 'set_seed', 'mean_ci95', 'mean_of',
+           'book_file', 'cache_dir', 'peak_memory_mb', 'run_facts', 'quiet_libraries', 'job_terminal', 'warn_loudly',
+           'SignOfLife', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #c002
-import csv, difflib, io, itertools, os, random, re
+import csv, io, itertools, os, random, re
 import statistics, subprocess, sys, textwrap, time, typing, warnings
 from base64 import b64encode
 from dataclasses import dataclass, field, fields
@@ -23,6 +22,8 @@ from PIL import Image, ImageDraw
 
 # all of them, so that `from vlrlbook.core import write_json` goes on working
 from .folders import commit_folder, damage, finite, manifest_name, sha256_of, to_disk, write_json, write_whole
+from .settings import SettingsError, as_type, finite_number, named_options, names_since, nearest, read_settings
+from .settings import settings_help
 
 # %% ../nbs/00_core.ipynb #c007
 def thumbnail(
@@ -374,102 +375,7 @@ def _markdown_cell(text):
     text = text.replace("|", "\\|").replace("\n", "⏎")
     return text if text[:1] in "`[" else escape(text, quote=False).replace("*", "\\*")
 
-# %% ../nbs/00_core.ipynb #c039
-class SettingsError(ValueError):
-    "A setting that does not exist, has the wrong type, or cannot go with another"
-
-def nearest(
-    name: str, # what was written
-    known: list, # what there is
-) -> str: # ": did you mean …?" or the list of all
-    "The end of an error message: the nearest known name, or all of them"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [k for k in known if len(name) > 2 and name in k]
-    return f": did you mean {close[0]!r}?" if close else f" (there are: {', '.join(known)})"
-
-# %% ../nbs/00_core.ipynb #n9c91ac3
-def as_type(
-    name: str, # for the message
-    value, # what was given: a value of the type, or its text
-    kind, # annotation: int, float, bool, str or dict, also `int | None`
-): # value of that type
-    "`value` as `kind`: \"5e-5\" becomes a float, \"true\" a bool; 2.5 is no int"
-    kinds = [k for k in typing.get_args(kind) or (kind,)]
-    if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in kinds): return None
-    text = value.strip() if isinstance(value, str) else value
-    for k in kinds:
-        if k is bool and (isinstance(value, bool) or str(text).lower() in ("true", "false")): return str(text).lower() == "true"
-        if k is bool or k is type(None) or (isinstance(value, bool) and k in (int, float)): continue
-        if k is str and isinstance(value, (str, bool)): return value if isinstance(value, str) else str(value).lower()
-        if k in (dict, list) and isinstance(value, k): return value
-        if k in (int, float) and isinstance(text, (int, float, str)):
-            number = finite_number(text)
-            if number is not None and (k is float or number == int(number)): return k(number)
-    raise SettingsError(f"{name} = {value!r}: expected {' or '.join(k.__name__ for k in kinds if k is not type(None))}")
-
-def finite_number(
-    text, # a number or its text
-) -> float | None: # None for what is no number, and for NaN and infinities
-    "`text` as a finite float"
-    try: number = float(text)
-    except ValueError: return None
-    return number if np.isfinite(number) else None
-
-# %% ../nbs/00_core.ipynb #c040
-def read_settings(
-    cls: type, # a dataclass; it may have `aliases`, a dict of other names, and `check(self)`
-    given: dict, # name → value
-    where: str = "settings", # begins each message
-): # an instance of `cls`
-    "`given` as checked settings; unknown names and wrong types stop at once, all of them in one message"
-    known, kinds = [f.name for f in fields(cls)], typing.get_type_hints(cls)
-    defaults = {f.name: f.default for f in fields(cls)}
-    aliases, values, wrong = getattr(cls, "aliases", {}), {}, []
-    for written, value in given.items():
-        name = aliases.get(written, written)
-        if name not in known: wrong.append(f"there is no {written!r}{nearest(written, [*known, *aliases])}")
-        elif name in values: wrong.append(f"{name!r} is given twice (as {written!r} too)")
-        elif value is None and defaults[name] is not None and type(None) not in typing.get_args(kinds[name]):
-            wrong.append(f"{written} = None: expected {kinds[name].__name__}")
-        else:
-            try: values[name] = as_type(written, value, kinds[name])
-            except SettingsError as e: wrong.append(str(e))
-    if wrong: raise SettingsError(f"{where}: " + "; ".join(wrong))
-    settings = cls(**values)
-    if hasattr(settings, "check"): settings.check()
-    return settings
-
-# %% ../nbs/00_core.ipynb #n08cec17
-def named_options(
-    rest: list, # of a command line
-) -> dict: # name → text
-    "`--name value` pairs, - and _ meaning the same; anything else is a `SettingsError`"
-    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]):
-        raise SettingsError(f"expected --name value pairs, found {' '.join(rest)}")
-    return {name[2:].replace("-", "_"): value for name, value in zip(rest[::2], rest[1::2])}
-
-def names_since(
-    before: frozenset, # names that were there before the parameters cell
-    names: dict, # `globals()` just after it
-) -> dict: # name → value
-    "Every public name that the parameters cell, or papermill after it, has set"
-    return {k: v for k, v in names.items() if k not in before and not k.startswith("_") and k != "before"}
-
 # %% ../nbs/00_core.ipynb #c047
-def settings_help(
-    cls: type, # a dataclass whose source can be read
-) -> dict: # field name → the comment behind it
-    "Help text of each field of `cls`, from the comments in its source"
-    lines = _source(cls).splitlines()
-    pattern = re.compile(r"^\s+(\w+): [^#]*?#\s*(.+?)\s*$")
-    return {m[1]: m[2] for m in map(pattern.match, lines) if m}
-
-def _source(cls):
-    "Source of `cls`; for a class typed into a notebook, the cell that holds its methods"
-    import inspect, linecache
-    try: return inspect.getsource(cls)
-    except OSError: methods = [f for f in (cls.__dict__.get("check"),) if f]
-    return "".join(line for f in methods for line in linecache.getlines(f.__code__.co_filename))
-
 def settings_table(
     settings, # an instance of a dataclass
 ) -> Table: # name, value, meaning

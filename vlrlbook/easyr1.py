@@ -21,14 +21,16 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from .core import SettingsError, Table, as_type, blue, book_file, figure, green
-from .core import nearest, orange, purple, read_settings, run_facts
+from .core import Table, blue, book_file, figure, green
+from .core import orange, purple, run_facts
 from .data import DataError, _decoded, _token_count, load_vqa, split_by_picture, to_dataset, vqa_template
 from .folders import damage, new_folder, remove_leftovers, write_json, write_whole
 from .rewards import load_reward, normalise_answer
+from .settings import Settings, SettingsError, as_type, nearest, read_settings
 
 # %% ../nbs/09_easyr1.ipynb #nb257aa0
 def easyr1_messages(
@@ -2072,7 +2074,7 @@ def _difference(source, path, name):
 stages = ("merge", "export", "dry_run", "train", "merge_shards", "evaluate")
 
 @dataclass
-class QuickStartSettings:
+class QuickStartSettings(Settings):
     "Settings of the quick start; the parameters cell of chapter 09 holds the same names, types, defaults and comments"
     size: str = "tiny" # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B
     base_model: str = None # Directory or hub id of the base; None: the VQA warm start of chapter 05 (tiny), Qwen2.5-VL-3B (gpu)
@@ -2091,21 +2093,22 @@ class QuickStartSettings:
     output_dir: str = "runs/09_quick_start" # Where all stages write
     seed: int = 43 # Of drawn questions, splits and sampling
 
-    def check(self):
-        "Fill in what `size` decides, then refuse what cannot be"
-        for name, known in (("size", ["tiny", "gpu"]), ("engine", ["trl", "easyr1"]), ("version", list(versions))):
-            if getattr(self, name) not in known:
-                raise SettingsError(f"{name} = {getattr(self, name)!r}{nearest(getattr(self, name), known)}")
+    presets: ClassVar[dict] = {
+        "tiny": dict(max_steps=20, eval_samples=64),
+        "gpu": dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)}
+
+    def rules(self):
+        "Words of which there are a few, then what must be there"
+        self.must_be("engine", ("trl", "easyr1"))
+        self.must_be("version", versions)
         for name in self.skipped:
-            if name not in stages: raise SettingsError(f"skip: there is no stage {name!r}{nearest(name, list(stages))}")
-        tiny, gpu = dict(max_steps=20, eval_samples=64), dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)
-        for name, value in (tiny if self.size == "tiny" else gpu).items():
-            if getattr(self, name) is None: setattr(self, name, value)
-        if self.data and not Path(self.data).is_file(): raise SettingsError(f"data = {self.data!r}: no such file")
-        if self.engine == "easyr1" and "train" not in self.skipped and not _has_easyr1():
-            raise SettingsError("engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "
-                                "(in an environment of its own: git clone https://github.com/hiyouga/EasyR1; pip install -e .); "
-                                "`skip` train,merge_shards,evaluate, or take engine trl")
+            yield name not in stages, f"skip: there is no stage {name!r}{nearest(name, list(stages))}"
+        yield bool(self.data) and not Path(self.data or "").is_file(), f"data = {self.data!r}: no such file"
+        trains_there = self.engine == "easyr1" and "train" not in self.skipped
+        yield trains_there and not _has_easyr1(), (
+            "engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "
+            "(in an environment of its own: git clone https://github.com/hiyouga/EasyR1; pip install -e .); "
+            "`skip` train,merge_shards,evaluate, or take engine trl")
 
     @property
     def skipped(self) -> list:

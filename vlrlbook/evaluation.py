@@ -19,11 +19,13 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
 
-from .core import RunLog, Sample, SettingsError, blue, figure, green, grey, nearest
+from .core import RunLog, Sample, blue, figure, green, grey
 from .core import orange, peak_memory_mb, progress_bar, purple, run_facts, smooth, write_json, write_whole
+from .settings import Settings, SettingsError, nearest
 from .data import DataError, load_vqa, picture_key, read_rows, split_by_picture, synthetic_counting, vqa_row
 from .rewards import answer_kind, answer_text, counting_reward, is_right, load_reward, normalise_answer, read_count, vqa_accuracy
 
@@ -35,7 +37,7 @@ presets = {
 
 # %% ../nbs/06_evaluation.ipynb #n286d02e
 @dataclass
-class EvaluationSettings:
+class EvaluationSettings(Settings):
     "Settings of an evaluation; the parameters cell of chapter 06 holds the same names, types, defaults and comments"
     size: str = "tiny" # tiny: a million parameters on a CPU; gpu: the counting system's defaults
     model: str = None # Hub id, directory, or tiny-qwen2_5_vl and the like for an untrained twin; None: what the adapter was trained on
@@ -58,21 +60,18 @@ class EvaluationSettings:
     controls: bool = True # Also ask without the picture, and with another one
     seed: int = 0 # Of sampling and of the shuffled pictures
     resume: bool = True # Go on where a killed run of the same settings stopped; false begins anew
+    presets: ClassVar[dict] = presets
 
-    def check(self):
-        "Fill in what `size` decides, then refuse what cannot be"
-        if self.size not in presets: raise SettingsError(f"size = {self.size!r}{nearest(self.size, list(presets))}")
-        for name, value in presets[self.size].items():
-            if getattr(self, name) is None: setattr(self, name, value[self.asks_vqa] if isinstance(value, tuple) else value)
-        problems = [text for wrong, text in self._rules() if wrong]
-        if problems: raise SettingsError("; ".join(problems))
+    def filled_in(self):
+        "What `size` decides; a pair of values is for counting and for VQA"
+        return {name: value[self.asks_vqa] if isinstance(value, tuple) else value for name, value in presets[self.size].items()}
 
     @property
     def asks_vqa(self) -> bool:
         "VQA by word, or by the kind of data"
         return self.task == "vqa" or bool(self.data) and Path(self.data).suffix.lower() != ".zip"
 
-    def _rules(self):
+    def rules(self):
         "(is wrong, what to say) of every rule"
         positive = ("eval_samples", "eval_answers", "eval_batch_size", "temperature", "max_completion_length", "max_image_size")
         yield from ((getattr(self, n) <= 0, f"{n} = {getattr(self, n)}: expected more than 0") for n in positive)

@@ -23,12 +23,13 @@ from PIL import Image
 from torch.nn.functional import cross_entropy, linear, logsigmoid, relu
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .core import Rollout, RolloutGroup, RunLog, Sample, SettingsError, figure, mean_of, nearest, peak_memory_mb
+from .core import Rollout, RolloutGroup, RunLog, Sample, figure, mean_of, peak_memory_mb
 from .core import progress_bar, run_facts, set_seed, smooth, warn_loudly
 from .data import DataError, encode, open_picture, parquet_rows, permuted, preference_pairs, preference_row, read_rows
 from .data import split_rows_by_picture, synthetic_preferences
 from .evaluation import pair_metrics, swap_consistency
 from .folders import new_folder, write_json, write_whole
+from .settings import Settings, SettingsError, nearest
 from .models import BackboneWithHead, CommittedCheckpoints, RunLogCallback, find_checkpoint, hidden_size, last_real_token
 from .models import limit_pixels, load_vlm, lora_config, resume_log, save_processor, tiny_twin, vision_marks
 from .rewards import read_count
@@ -45,7 +46,7 @@ presets = {
 activations = {"silu": torch.nn.SiLU, "tanh": torch.nn.Tanh, "none": torch.nn.Identity} # between the head's layers
 
 @dataclass
-class RewardModelSettings:
+class RewardModelSettings(Settings):
     "Settings of a reward model's run; the parameters cell of chapter 03 holds the same names, types, defaults and comments"
     size: str = "tiny" # tiny: a million parameters on a CPU; gpu: Qwen2-VL-2B with the reward system's defaults
     model: str = None # Hub id, directory, tiny-qwen2_vl and its kin, or a reward model to go on training
@@ -94,16 +95,9 @@ class RewardModelSettings:
 
     aliases: ClassVar[dict] = {"learning_rate": "lr", "num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size",
                                "r": "lora_r", "centering": "centring"}
+    presets: ClassVar[dict] = presets
 
-    def check(self):
-        "Fill in what `size` decides, then refuse what cannot be"
-        if self.size not in presets: raise SettingsError(f"size = {self.size!r}{nearest(self.size, list(presets))}")
-        for name, value in presets[self.size].items():
-            if getattr(self, name) is None: setattr(self, name, value)
-        problems = [text for wrong, text in self._rules() if wrong]
-        if problems: raise SettingsError("; ".join(problems))
-
-    def _rules(self):
+    def rules(self):
         "(is wrong, what to say) of every rule"
         positive = ("lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_grad_norm", "margin", "lora_r", "lora_alpha",
                     "max_image_size", "save_total_limit", "drawn_rows", "eval_rows", "eval_batch_size", "logging_steps")

@@ -13,9 +13,9 @@ __all__ = ['logger', 'problems', 'tiny_models', 'hub_models', 'form_fields', 'al
            'create_app', 'JsonLines', 'own_token', 'listen', 'patient', 'serve']
 
 # %% ../nbs/08_service.ipynb #c003
-import ast, asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil
+import asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil
 import signal, socket, subprocess, sys, time, zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -23,10 +23,11 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 import vlrlbook.core
-from .core import SettingsError, as_type, book_file, finite_number, nearest
 from .data import DataError, limits
 from .folders import commit_folder, finite, new_file, sha256_of, write_json, write_whole
 from .jobs import controls, ends, states, train_command
+from .settings import GRPOSettings, SettingsError, answers_a_step, as_type, by_task, finite_number, largest_batch
+from .settings import nearest, presets, settings_help, whole_groups_problem
 
 logger = logging.getLogger("vlrlbook.service")
 
@@ -252,14 +253,10 @@ for _group, _named in form_fields.items():
 # %% ../nbs/08_service.ipynb #c052
 def chapter_05(
 ) -> dict: # parameters: name → (type, default, help); presets and by_task as there
-    "What chapter 05 says about its settings, read from its page: importing it would import torch"
-    page = json.loads(book_file("05_grpo.ipynb").read_text(encoding="utf-8"))
-    cells = ["".join(c["source"]) for c in page["cells"] if c["cell_type"] == "code"]
-    lines = re.findall(r"^(\w+): (\w+) = (.+?)  # (.*)$", next(c for c in cells if c.startswith("size: str")), re.M)
-    parameters = {name: (kind, ast.literal_eval(default), text) for name, kind, default, text in lines}
-    tables = [n for n in ast.parse(next(c for c in cells if "presets = {" in c)).body if isinstance(n, ast.Assign)]
-    value = lambda n: eval(compile(ast.Expression(n.value), "05_grpo", "eval"), {"__builtins__": {}, "dict": dict})
-    return dict(parameters=parameters, **{n.targets[0].id: value(n) for n in tables})
+    "What chapter 05 says about its settings"
+    texts = settings_help(GRPOSettings)
+    parameters = {f.name: (f.type.__name__, f.default, texts[f.name]) for f in fields(GRPOSettings)}
+    return dict(parameters=parameters, presets=presets, by_task=by_task)
 
 # %% ../nbs/08_service.ipynb #n8e11bc7
 def request_form(
@@ -334,11 +331,10 @@ def _rules(settings, form):
     if "batch_size" not in settings and "gradient_accumulation_steps" not in settings: return [] # `plan` finds what fits
     default = _defaults(form)
     value = lambda name: settings.get(name, default[name])
-    answers, G = value("batch_size") * value("gradient_accumulation_steps"), value("num_generations")
-    if answers % G == 0: return []
-    field, near = "training_config.batch_size", max(1, round(answers / G)) * G
-    message = f"batch_size × gradient_accumulation_steps = {answers} answers a step, no multiple of num_generations = {G}; nearest: {near}"
-    return [dict(field=field, code=field, message=message)]
+    answers = answers_a_step(value("batch_size"), value("gradient_accumulation_steps"))
+    message = whole_groups_problem(answers, value("num_generations"), "batch_size × gradient_accumulation_steps")
+    field = "training_config.batch_size"
+    return [dict(field=field, code=field, message=message)] if message else []
 
 # %% ../nbs/08_service.ipynb #c060
 def plan(
@@ -368,7 +364,9 @@ def _smaller(made, notes, settings, rows, trained, value, a_step):
     G, accumulated = value("num_generations"), value("gradient_accumulation_steps")
     if "batch_size" in settings:
         few = f"about {trained} of {rows} rows are for training, fewer than the {a_step} of a step"
-        raise Problem("training_config.batch_size", f"{few}: at most {trained * G // accumulated} would do")
+        fits = largest_batch(trained, G, accumulated)
+        what = f"at most {fits} would do" if fits else "fewer gradient_accumulation_steps would do"
+        raise Problem("training_config.batch_size", f"{few}: {what}")
     made |= dict(batch_size=G * trained, gradient_accumulation_steps=1)
     once = "" if accumulated == 1 else ", gradient_accumulation_steps 1"
     notes.append(f"batch_size is {G * trained}{once}: a step takes {trained} of the rows, {G} answers each")

@@ -1,0 +1,459 @@
+"""Settings that check themselves: read from a command line, a notebook or a form, completed by presets, refused
+with all that is wrong with them in one message. And `GRPOSettings`, which the page of chapter 05, the command and
+the service share.
+
+Written by hand, not exported from a notebook. No torch: a server and `--help` must start without it."""
+import difflib
+import importlib.util
+import inspect
+import linecache
+import math
+import os
+import re
+import typing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+from .folders import write_whole
+
+__all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "named_options",
+           "names_since", "settings_help", "Settings", "answers_a_step", "whole_groups_problem", "largest_batch",
+           "presets", "by_task", "GRPOSettings", "whole_groups", "service_settings", "save_settings",
+           "load_settings"]
+
+
+class SettingsError(ValueError):
+    "A setting that does not exist, has the wrong type, or cannot go with another"
+
+
+def nearest(
+    name: str, # what was written
+    known: list, # what there is
+) -> str: # ": did you mean …?" or the list of all
+    "The end of an error message: the nearest known name, or all of them"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not close and len(name) > 2:
+        close = [k for k in known if name in k] # "grpo" for "05_grpo" is too far for difflib
+    if close:
+        return f": did you mean {close[0]!r}?"
+    return f" (there are: {', '.join(known)})"
+
+
+# One value
+
+def as_type(
+    name: str, # for the message
+    value, # what was given: a value of the type, or its text
+    kind, # annotation: int, float, bool, str or dict, also `int | None`
+): # value of that type
+    "`value` as `kind`: \"5e-5\" becomes a float, \"true\" a bool; 2.5 is no int"
+    kinds = typing.get_args(kind) or (kind,)
+    takes_none = type(None) in kinds
+    if value is None or (takes_none and isinstance(value, str) and value.lower() == "none"):
+        return None # a None that was not asked for is `read_settings`' to refuse: it knows the default
+    for one in kinds:
+        if one is not type(None) and _fits(value, one):
+            return _converted(value, one)
+    wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
+    raise SettingsError(f"{name} = {value!r}: expected {wanted}")
+
+
+def _fits(value, kind):
+    "Whether `value`, or what its text says, is of the type `kind` and of no other meaning"
+    if kind is bool:
+        return isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
+    if kind is str:
+        return isinstance(value, (str, bool)) # papermill makes a bool of the text "true"
+    if kind in (dict, list):
+        return isinstance(value, kind)
+    # Python's True is the number 1; as a setting it is a mistake.
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    number = finite_number(value)
+    if number is None:
+        return False
+    return kind is float or number == int(number)
+
+
+def _converted(value, kind):
+    "`value` as `kind`, which `_fits` has found to be possible"
+    if kind is bool:
+        return str(value).strip().lower() == "true"
+    if kind is str:
+        return value if isinstance(value, str) else str(value).lower()
+    if kind in (dict, list):
+        return value
+    return kind(finite_number(value))
+
+
+def finite_number(
+    text, # a number or its text
+) -> float | None: # None for what is no number, and for NaN and infinities
+    "`text` as a finite float"
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+# All values
+
+def read_settings(
+    cls: type, # a dataclass; it may have `aliases`, a dict of other names, and `check(self)`
+    given: dict, # name → value
+    where: str = "settings", # begins each message
+): # an instance of `cls`
+    "`given` as checked settings; unknown names and wrong types stop at once, all of them in one message"
+    known = {f.name: f.default for f in fields(cls)}
+    kinds = typing.get_type_hints(cls)
+    aliases = getattr(cls, "aliases", {})
+    values, wrong = {}, []
+    for written, value in given.items():
+        name = aliases.get(written, written)
+        if name not in known:
+            wrong.append(f"there is no {written!r}{nearest(written, [*known, *aliases])}")
+            continue
+        if name in values:
+            wrong.append(f"{name!r} is given twice (as {written!r} too)")
+            continue
+        # None is a value where the type or the default says so: it leaves the choice to a preset.
+        takes_none = known[name] is None or type(None) in typing.get_args(kinds[name])
+        if value is None and not takes_none:
+            wrong.append(f"{written} = None: expected {kinds[name].__name__}")
+            continue
+        try:
+            values[name] = as_type(written, value, kinds[name])
+        except SettingsError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SettingsError(f"{where}: " + "; ".join(wrong))
+    settings = cls(**values)
+    if hasattr(settings, "check"):
+        settings.check()
+    return settings
+
+
+def named_options(
+    rest: list, # of a command line
+) -> dict: # name → text
+    "`--name value` pairs, - and _ meaning the same; anything else is a `SettingsError`"
+    names, values = rest[::2], rest[1::2]
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        raise SettingsError(f"expected --name value pairs, found {' '.join(rest)}")
+    return {name[2:].replace("-", "_"): value for name, value in zip(names, values)}
+
+
+def names_since(
+    before: frozenset, # names that were there before the parameters cell
+    names: dict, # `globals()` just after it
+) -> dict: # name → value
+    "Every public name that the parameters cell, or papermill after it, has set"
+    return {k: v for k, v in names.items() if k not in before and not k.startswith("_") and k != "before"}
+
+
+def settings_help(
+    cls: type, # a dataclass whose source can be read
+) -> dict: # field name → the comment behind it
+    "Help text of each field of `cls`, from the comments in its source"
+    field_line = re.compile(r"^\s+(\w+): [^#]*?#\s*(.+?)\s*$")
+    matches = [field_line.match(line) for line in _source(cls).splitlines()]
+    return {match[1]: match[2] for match in matches if match}
+
+
+def _source(cls):
+    "Source of `cls`; for a class typed into a notebook, the cell that holds its methods"
+    try:
+        return inspect.getsource(cls)
+    except OSError:
+        pass
+    check = cls.__dict__.get("check")
+    if check is None:
+        return ""
+    return "".join(linecache.getlines(check.__code__.co_filename))
+
+
+# A class of settings
+
+class Settings:
+    """Base of a dataclass of settings with a preset for each `size`: `check` fills in what was left None, then
+    refuses what cannot be. A subclass gives `presets` and `rules`, and may give `filled_in`."""
+    presets: ClassVar[dict] = {} # size → {name: value where None was given}
+
+    def check(self):
+        "Fill in what was not given, then raise one SettingsError with every rule that is broken"
+        self.must_be("size", self.presets)
+        for name, value in self.filled_in().items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        problems = [text for is_broken, text in self.rules() if is_broken]
+        if problems:
+            raise SettingsError("; ".join(problems))
+
+    def filled_in(self) -> dict: # name → value
+        "What stands where nothing was given"
+        return self.presets[self.size]
+
+    def rules(self): # yields (whether it is broken, what to say then)
+        "The rules of this class; `size` is known and everything is filled in"
+        return []
+
+    def must_be(self,
+        name: str, # of a field
+        known, # the values that it may have
+    ):
+        "Raise SettingsError, with the nearest value, where a field has none of the known ones"
+        value = getattr(self, name)
+        if value not in known:
+            raise SettingsError(f"{name} = {value!r}{nearest(str(value), list(known))}")
+
+
+# Batches: a group is the G answers to one prompt, and a step takes whole groups only
+
+def answers_a_step(
+    batch_size: int, # answers in one forward pass of a device
+    accumulation: int, # forward passes before an optimizer step
+    processes: int = 1, # of the run
+) -> int:
+    "Answers in one optimizer step, all processes together"
+    return batch_size * accumulation * processes
+
+
+def whole_groups_problem(
+    answers: int, # of a step
+    G: int, # num_generations
+    product: str, # how the message calls what makes them up, such as "batch_size × processes"
+) -> str: # empty where a step holds whole groups
+    "What is wrong with a step that cuts a group in two, with the nearest number that does not"
+    if G < 1 or answers % G == 0:
+        return ""
+    closest = max(1, round(answers / G)) * G
+    return f"{product} = {answers} answers a step, no multiple of num_generations = {G}; nearest: {closest}"
+
+
+def largest_batch(
+    rows: int, # prompts to train on
+    G: int, # num_generations
+    accumulation: int, # forward passes before an optimizer step
+    processes: int = 1, # of the run
+    whole_on_each: bool = False, # each process must hold whole groups of its own, as refilling wants
+) -> int | None: # None where even the smallest step is too large
+    "The largest batch_size whose step takes whole groups and no more prompts than there are"
+    passes = accumulation * processes
+    for batch_size in range(rows * G // passes, 0, -1):
+        fits = batch_size * passes % G == 0
+        if whole_on_each:
+            fits = fits and batch_size * accumulation % G == 0
+        if fits:
+            return batch_size
+    return None
+
+
+# GRPO
+
+presets = {
+    "tiny": dict(
+        model="tiny-qwen2_5_vl", lr=5e-5, num_epochs=1, max_steps=200, batch_size=64, gradient_accumulation_steps=1,
+        temperature=1.0, lora_r=16, lora_alpha=512, use_4bit=False, max_image_size=112, eval_samples=500,
+        eval_batch_size=125),
+    # the counting system's own defaults
+    "gpu": dict(
+        model="Qwen/Qwen2.5-VL-3B-Instruct", lr=5e-5, num_epochs=50, max_steps=-1, batch_size=1,
+        gradient_accumulation_steps=8, temperature=0.2, lora_r=64, lora_alpha=128, use_4bit=True, max_image_size=512,
+        eval_samples=200, eval_batch_size=8)}
+
+# a thought and an answer in tags are longer than a sentence, and take the twin longer to learn
+by_task = {
+    "counting": {
+        "tiny": dict(reward="counting", max_completion_length=8, warm_steps=280),
+        "gpu": dict(reward="counting", max_completion_length=64, warm_steps=280)},
+    "vqa": {
+        "tiny": dict(reward="vqa", max_completion_length=24, warm_steps=400),
+        "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=400)}}
+
+
+@dataclass
+class GRPOSettings(Settings):
+    "Settings of a GRPO run; the parameters cell of chapter 05 holds the same names, types, defaults and comments"
+    size: str = "tiny" # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's defaults
+    model: str = None # Hub id, directory, or tiny-qwen2_vl, tiny-qwen2_5_vl, tiny-qwen3_vl, tiny-aria
+    adapter: str = None # Directory of an existing LoRA adapter to go on training
+    task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags
+    data: str = None # Counting ZIP (or what was unpacked from one), or VQA rows (.jsonl, .json); None draws pictures
+    image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
+    output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
+    lr: float = None # Learning rate of the policy (5e-5)
+    num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
+    max_steps: int = None # Optimizer steps (tiny 200)
+    batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
+    gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
+    num_generations: int = 8 # G, answers to each prompt
+    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512)
+    temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
+    reward: str = None # counting or vqa (by task), module:function, reward_model:folder, aloha:folder, or a sum: 0.9*counting + 0.1*format
+    refill: int = 0 # Rounds of new prompts in place of silent groups, at most; 0 keeps silent groups
+    shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is exact
+    picture_memory_mb: int = 0 # MB for what a frozen vision tower saw, kept from epoch to epoch; 0 keeps it for one step
+    loss_type: str = "dapo" # TRL's name of the loss: grpo, dapo, dr_grpo, bnpo
+    beta: float = 0.0 # Weight of the KL term; 0 needs no reference model
+    epsilon: float = 0.2 # Clip range of the probability ratio
+    num_iterations: int = 1 # Optimizer passes over each batch of answers
+    lr_scheduler_type: str = "linear" # Any of transformers' schedules
+    warmup_steps: int = 0 # Steps until the full learning rate
+    use_lora: bool = True # False trains all weights
+    lora_r: int = None # Rank of the adapter (tiny 16, gpu 64)
+    lora_alpha: int = None # Its scale times its rank (tiny 512, gpu 128)
+    lora_dropout: float = 0.05 # Dropout on the adapter's input
+    use_4bit: bool = None # 4-bit weights under the adapter; needs CUDA and bitsandbytes (tiny false, gpu true)
+    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
+    use_vllm: bool = False # Generate with vLLM (extra gpu)
+    vllm_mode: str = "colocate" # colocate: in the training process; server: a `trl vllm-serve` that runs already
+    vllm_server_base_url: str = None # Where that server is (http://localhost:8000)
+    vllm_gpu_memory_utilization: float = 0.3 # Share of a GPU that a colocated vLLM may take
+    vllm_tensor_parallel_size: int = 1 # GPUs over which a colocated vLLM is spread
+    seed: int = 43 # Of pictures, sampling and dropout
+    eval_samples: int = None # Held-out pictures, before and after (tiny 500, gpu 200)
+    eval_answers: int = 4 # Sampled answers to each of them
+    eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, gpu 8)
+    warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400)
+    logging_steps: int = 5 # Steps between rows of run_log.csv
+    save_steps: int = 40 # Steps between checkpoints; 0 keeps none
+    report_to: str = "none" # none, tensorboard, wandb or trackio
+    hub_model_id: str = None # Repository that the result is pushed to; the token is read from the environment
+    resume: str = "" # true: go on from the newest checkpoint in output_dir; or a checkpoint's directory
+
+    aliases: ClassVar[dict] = {"learning_rate": "lr", "num_train_epochs": "num_epochs", "r": "lora_r",
+                               "alpha": "lora_alpha", "dropout": "lora_dropout", "reward_function": "reward"}
+    presets: ClassVar[dict] = presets
+
+    def filled_in(self):
+        "What `size` and `task` decide"
+        self.must_be("task", by_task)
+        return presets[self.size] | by_task[self.task][self.size]
+
+    @property
+    def processes(self) -> int:
+        "Processes of this run, as torchrun and accelerate tell each of them"
+        return int(os.environ.get("WORLD_SIZE", 1))
+
+    @property
+    def prompts_per_step(self) -> int:
+        "Different prompts in one optimizer step, all processes together"
+        answers = answers_a_step(self.batch_size, self.gradient_accumulation_steps, self.processes)
+        return answers // self.num_generations
+
+    def rules(self):
+        "Ranges, then batches, then what excludes something else, then names and files"
+        yield from self._range_rules()
+        yield from self._batch_rules()
+        yield from self._exclusion_rules()
+        yield from self._name_rules()
+        yield from self._file_rules()
+
+    def _range_rules(self):
+        "Numbers on their own"
+        positive = ("lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_completion_length",
+                    "temperature", "lora_r", "lora_alpha", "max_image_size", "epsilon", "num_iterations",
+                    "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
+        for name in positive:
+            yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
+        for name in ("seed", "save_steps", "warmup_steps", "beta", "refill"):
+            yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
+        yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by num_epochs"
+        yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
+        share = self.vllm_gpu_memory_utilization
+        yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
+
+    def _batch_rules(self):
+        "Steps of whole groups, and checkpoints between batches"
+        G, accumulation = self.num_generations, self.gradient_accumulation_steps
+        yield G < 2, f"num_generations = {G}: a group needs at least 2 answers"
+        of_a_process = answers_a_step(self.batch_size, accumulation)
+        answers = answers_a_step(self.batch_size, accumulation, self.processes)
+        cut = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
+        yield bool(cut), cut
+        # new prompts take the place of silent groups on each process by itself
+        cut = whole_groups_problem(of_a_process, G, "refill: batch_size × gradient_accumulation_steps of one process")
+        yield bool(self.refill and cut), cut
+        between = self.num_iterations > 0 and self.save_steps % self.num_iterations != 0
+        yield between, (f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} passes over "
+                        "a batch cannot be resumed exactly; a multiple of num_iterations was expected")
+
+    def _exclusion_rules(self):
+        "Settings that cannot go together, or not here"
+        yield self.use_4bit and not self.use_lora, (
+            "use_4bit with use_lora false: 4-bit weights cannot be trained themselves")
+        yield self.use_4bit and self.model.startswith("tiny-"), "use_4bit with a tiny twin: nothing to be saved"
+        yield bool(self.adapter) and not self.use_lora, (
+            "adapter with use_lora false: there is an adapter but it may not train")
+        missing = self.use_vllm and not importlib.util.find_spec("vllm")
+        yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
+
+    def _name_rules(self):
+        "Words of which there are a few"
+        known_words = {"loss_type": ["grpo", "dapo", "dr_grpo", "bnpo"], "vllm_mode": ["colocate", "server"],
+                       "report_to": ["none", "tensorboard", "wandb", "trackio"]}
+        for name, known in known_words.items():
+            word = getattr(self, name)
+            yield word not in known, f"{name} = {word!r}{nearest(word, known)}"
+
+    def _file_rules(self):
+        "Files that must be there before anything is loaded"
+        if self.image_dir:
+            yield not Path(self.image_dir).is_dir(), f"image_dir = {self.image_dir!r}: no such directory"
+        if self.data:
+            data = Path(self.data)
+            # a folder is one that was unpacked from a ZIP before, such as a service's upload
+            there = data.is_file() or (data / "rows.jsonl").is_file()
+            yield not there, f"data = {self.data!r}: no such file"
+        if self.adapter:
+            there = (Path(self.adapter) / "adapter_config.json").exists()
+            yield not there, f"adapter = {self.adapter!r}: no adapter_config.json there"
+
+
+def whole_groups(
+    settings: GRPOSettings, # a checked object
+) -> tuple: # answers in one forward pass, forward passes in a step
+    "Micro-batches that hold whole groups, so that a prompt can be shared"
+    # a group in one sequence costs little more than one answer, so fewer and larger passes fit into the same memory
+    batch_size, accumulation = settings.batch_size, settings.gradient_accumulation_steps
+    G, answers = settings.num_generations, answers_a_step(batch_size, accumulation)
+    as_they_are = not settings.shared_prompt or batch_size % G == 0 or answers % G != 0
+    return (batch_size, accumulation) if as_they_are else (G, answers // G)
+
+
+def service_settings(
+    training_config: dict, # the counting system's names, such as learning_rate
+    lora_config: dict = None, # r, lora_alpha or alpha, lora_dropout or dropout
+    **more, # settings that the caller decides, such as data and output_dir
+) -> GRPOSettings: # checked
+    "The counting system's two JSON objects as settings; a name that is not known stops with the nearest"
+    return read_settings(GRPOSettings, {**training_config, **(lora_config or {}), **more}, "training_config")
+
+
+def save_settings(
+    settings: GRPOSettings, # a checked object
+    path: str | Path, # a .yaml file
+):
+    "Write settings for `accelerate launch -m vlrlbook.grpo --config`"
+    import yaml
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    write_whole(path, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+
+
+def load_settings(
+    path: str | Path, # a .yaml or .json file
+    **more, # settings that win over the file's
+) -> GRPOSettings: # checked
+    "Settings from a file"
+    import yaml
+    name = Path(path).name
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise SettingsError(f"{name}: cannot be read ({said})") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{name}: expected names and values, found {type(found).__name__}")
+    return read_settings(GRPOSettings, {**found, **more}, name)
