@@ -177,8 +177,8 @@ def _source(cls):
 # A class of settings
 
 class Settings:
-    """Base of a dataclass of settings with a preset for each `size`: `check` fills in what was left None, then
-    refuses what cannot be. A subclass gives `presets` and `rules`, and may give `filled_in`."""
+    "Base of a dataclass of settings with a preset for each `size`: fills in what is None, refuses what cannot be"
+    # A subclass gives `presets` and `rules`, and may give `filled_in`. `read_settings` calls `check`.
     presets: ClassVar[dict] = {} # size → {name: value where None was given}
 
     def check(self):

@@ -1,0 +1,85 @@
+"""The room of settings: light to import, one base for all classes, one rule for batches."""
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, strategies as st
+from vlrlbook import core, grpo, settings
+from vlrlbook.settings import GRPOSettings, Settings, SettingsError, largest_batch, read_settings, settings_help, whole_groups_problem
+
+
+@pytest.mark.parametrize("module", ["settings", "folders", "versions", "service", "jobs", "cli"])
+def test_light_modules_import_no_torch(module):
+    "A server, a supervisor and --help start without it"
+    code = f"import sys, vlrlbook.{module}; print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_names_stay_where_they_were():
+    for name in ("SettingsError", "nearest", "as_type", "finite_number", "read_settings", "named_options", "names_since", "settings_help"):
+        assert getattr(core, name) is getattr(settings, name)
+    for name in ("GRPOSettings", "presets", "by_task", "service_settings", "save_settings", "load_settings", "whole_groups"):
+        assert getattr(grpo, name) is getattr(settings, name)
+
+
+def test_every_setting_has_its_help():
+    texts = settings_help(GRPOSettings)
+    assert set(texts) == {f.name for f in fields(GRPOSettings)} and all(texts.values())
+
+
+def test_every_class_with_a_size_has_the_one_base():
+    from vlrlbook.easyr1 import QuickStartSettings
+    from vlrlbook.evaluation import EvaluationSettings
+    from vlrlbook.reward_model import RewardModelSettings
+    for cls in (GRPOSettings, RewardModelSettings, EvaluationSettings, QuickStartSettings):
+        assert issubclass(cls, Settings) and "check" not in vars(cls) and set(cls.presets) == {"tiny", "gpu"}
+        with pytest.raises(SettingsError, match="size = 'tinny': did you mean 'tiny'"): read_settings(cls, dict(size="tinny"))
+
+
+@dataclass
+class Small(Settings):
+    "Two settings and a rule"
+    size: str = "one" # which preset
+    steps: int = None # of training
+    presets: ClassVar[dict] = {"one": dict(steps=1), "two": dict(steps=2)}
+
+    def rules(self):
+        "Two rules, so that both can be broken at once"
+        yield self.steps > 5, "too long"
+        yield self.steps % 2 == 0, "even"
+
+
+def test_the_base_fills_in_and_says_all_that_is_wrong():
+    assert read_settings(Small, {}).steps == 1 and read_settings(Small, dict(steps=3)).steps == 3
+    with pytest.raises(SettingsError, match="^even$"): read_settings(Small, dict(size="two"))
+    with pytest.raises(SettingsError, match="^too long; even$"): read_settings(Small, dict(steps=8))
+
+
+@given(rows=st.integers(1, 40), G=st.integers(2, 9), accumulation=st.integers(1, 8), processes=st.integers(1, 4), alone=st.booleans())
+def test_the_largest_batch_is_the_largest_that_fits(rows, G, accumulation, processes, alone):
+    def fits(size):
+        answers = size * accumulation * processes
+        return answers % G == 0 and answers // G <= rows and (not alone or size * accumulation % G == 0)
+    sizes = [size for size in range(1, rows * G + 1) if fits(size)]
+    assert largest_batch(rows, G, accumulation, processes, alone) == (sizes[-1] if sizes else None)
+
+
+def test_a_step_that_cuts_a_group():
+    assert whole_groups_problem(16, 8, "x") == "" and whole_groups_problem(16, 0, "x") == ""
+    assert whole_groups_problem(12, 8, "a × b") == "a × b = 12 answers a step, no multiple of num_generations = 8; nearest: 16"
+    assert whole_groups_problem(3, 8, "a").endswith("nearest: 8")
+
+
+def test_the_service_names_a_batch_that_training_takes():
+    "It used to divide, and named one that cut a group in two where there was accumulation"
+    from vlrlbook.service import Problem, plan, request_form
+    form, asked = request_form("tiny"), dict(batch_size=64, gradient_accumulation_steps=3, num_generations=8)
+    with pytest.raises(Problem, match="at most 8 would do") as told: plan(asked, "tiny", form, 8) # 5 rows train, 24 answers a step
+    assert told.value.code == "training_config.batch_size"
+    for_training = dict(asked, batch_size=8)
+    assert read_settings(GRPOSettings, for_training).prompts_per_step == 3
+    with pytest.raises(Problem, match="fewer gradient_accumulation_steps would do"):
+        plan(dict(batch_size=8, gradient_accumulation_steps=64), "tiny", form, 3)
