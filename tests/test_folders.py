@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import needs_lerobot
 from vlrlbook import folders
 from vlrlbook.folders import checkpoint_folders, checkpoint_number, checkpoint_step, damage, leftovers
 from vlrlbook.folders import move_newer_checkpoints, new_file, new_folder, newest_whole_checkpoint
@@ -84,9 +85,10 @@ def writer(folder, where):
     late = f"folders._give_name = lambda *a: exec({stop!r})" if where == "commit" else ""
     early = stop if where == "block" else "pass"
     code = f"""
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from vlrlbook import folders
+signal.signal(signal.SIGINT, signal.default_int_handler) # a test run in the background hands on an ignored one
 {late}
 with folders.new_folder(Path(sys.argv[1]) / "checkpoint-7") as aside:
     (aside / "trainer_state.json").write_text('{{"global_step": 7}}')
@@ -396,9 +398,10 @@ def test_a_reward_models_folder(nearly_full, tmp_path):
 
 @pytest.mark.parametrize("choice", [
     dict(finetune_mode="full"), dict(finetune_mode="lora", lora_r=64, lora_alpha=8)], ids=["full", "lora"])
+@needs_lerobot
 def test_a_classifiers_folder(small_disk, choice):
     "The old one stays whole, and the new one's weights do not stay anywhere"
-    aloha = pytest.importorskip("vlrlbook.aloha")
+    from vlrlbook import aloha
     classifier, processor = aloha.build_classifier(aloha.read_settings(aloha.AlohaSettings, choice), 5)
     write_whole(small_disk / "kept" / "old", "old")
     fill(small_disk, 300_000)
@@ -407,9 +410,10 @@ def test_a_classifiers_folder(small_disk, choice):
     assert names(small_disk) == ["ballast", "kept"] and names(small_disk / "kept") == ["old"]
 
 
+@needs_lerobot
 def test_drawn_films(tmp_path, monkeypatch):
     "A full disk leaves nothing; a writer that was quicker is not disturbed, and its films are taken"
-    aloha = pytest.importorskip("vlrlbook.aloha")
+    from vlrlbook import aloha
     settings = aloha.read_settings(aloha.AlohaSettings, dict(output_dir=str(tmp_path)))
     def draws_half(root, *args, **kwargs):
         write_whole(root / "half", "x")
@@ -425,9 +429,10 @@ def test_drawn_films(tmp_path, monkeypatch):
     assert names(tmp_path) == [drawn.name] and (drawn / "whose").read_text() == drawn.name
 
 
+@needs_lerobot
 def test_predicted_bins(tmp_path, monkeypatch):
     "One file, beside the data set"
-    aloha = pytest.importorskip("vlrlbook.aloha")
+    from vlrlbook import aloha
     import pandas as pd
     data = types.SimpleNamespace(data=types.SimpleNamespace(root=str(tmp_path / "films")))
     answers = dict(load_classifier=(None, None, []), open_data=None, AlohaFrames=data, predict_bins=[])

@@ -59,7 +59,9 @@ function update(view, job) {
   head.times.ended.replaceChildren(when(job.ended_at));
   head.times.ended.closest("div").hidden = !job.ended_at;
   view.answers.choice.hidden = ended(job);
-  if (Math.floor((job.progress ?? 0) / 10) > Math.floor((old.progress ?? 0) / 10)) announce(`${number(job.progress, 0)} %, ${stepText(job)}`);
+  // not in the update that brings a new state: the state is said, and a second announcement would wipe it away
+  const moved = Math.floor((job.progress ?? 0) / 10) > Math.floor((old.progress ?? 0) / 10);
+  if (moved && job.status === old.status) announce(`${number(job.progress, 0)} %, ${stepText(job)}`);
   view.job = job;
   if (head.node.isConnected) document.title = `${ended(job) ? job.status : `${number(job.progress ?? 0, 0)} %`} · ${job.job_name} · vlrlbook`;
 }
