@@ -15,7 +15,7 @@ __all__ = ['logger', 'problems', 'tiny_models', 'hub_models', 'form_fields', 'al
 # %% ../nbs/08_service.ipynb #c003
 import asyncio, contextlib, csv, errno, hashlib, hmac, io, json, logging, math, os, re, resource, secrets, shlex, shutil
 import signal, socket, subprocess, sys, time, zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields as dataclass_fields
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -255,7 +255,7 @@ def chapter_05(
 ) -> dict: # parameters: name → (type, default, help); presets and by_task as there
     "What chapter 05 says about its settings"
     texts = settings_help(GRPOSettings)
-    parameters = {f.name: (f.type.__name__, f.default, texts[f.name]) for f in fields(GRPOSettings)}
+    parameters = {f.name: (f.type.__name__, f.default, texts[f.name]) for f in dataclass_fields(GRPOSettings)}
     return dict(parameters=parameters, presets=presets, by_task=by_task)
 
 # %% ../nbs/08_service.ipynb #n8e11bc7
