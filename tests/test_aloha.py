@@ -354,7 +354,7 @@ def test_parameters_cell_equals_the_settings():
     cells = json.loads((ROOT / "nbs" / "04_aloha.ipynb").read_text())["cells"]
     cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
     source = (ROOT / "vlrlbook" / "aloha.py").read_text()
-    block = source[source.index("class AlohaSettings:"):source.index("aliases: ClassVar")]
+    block = source[source.index("class AlohaSettings(Settings):"):source.index("aliases: ClassVar")]
     fields = [m.groups() for m in re.finditer(r"^    (\w+: .+?) # (.+)$", block, re.M)]
     assert fields == [(a.strip(), b) for a, b in (line.split("  # ") for line in cell.splitlines())]
 

@@ -547,7 +547,7 @@ def test_parameters_cell_equals_settings():
              if "parameters" in c["metadata"].get("tags", [])]
     line = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")
     parsed = lambda text: [line.match(l).groups() for l in text.splitlines() if line.match(l)]
-    body = (ROOT / "vlrlbook" / "easyr1.py").read_text().split("class QuickStartSettings:")[1].split("def check")[0]
+    body = (ROOT / "vlrlbook" / "easyr1.py").read_text().split("class QuickStartSettings(Settings):")[1].split("    presets: ClassVar")[0]
     assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
 
 

@@ -563,7 +563,7 @@ def test_parameters_cell_equals_settings():
     parsed = lambda text: [LINE.match(line).groups() for line in text.splitlines() if line.strip()]
     cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
     module = (ROOT / "vlrlbook" / "evaluation.py").read_text()
-    body = module.split("class EvaluationSettings:")[1].split("def check")[0].split('"\n', 1)[1]
+    body = module.split("class EvaluationSettings(Settings):")[1].split("    presets: ClassVar")[0].split('"\n', 1)[1]
     assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
     assert all(p["help"] for p in inspect_notebook(str(CHAPTER)).values())
 

@@ -62,7 +62,7 @@ def test_a_missing_picture_of_a_vqa_row_is_named(tmp_path):
 def test_the_batch_that_is_advised_fits(monkeypatch, rows, accumulated, processes, told):
     "Whole groups, no more prompts than rows, all processes together"
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    settings = SimpleNamespace(num_generations=8, gradient_accumulation_steps=accumulated, refill=0)
+    settings = GRPOSettings(num_generations=8, gradient_accumulation_steps=accumulated, refill=0)
     assert told in _batch_that_fits(settings, rows)
 
 
