@@ -19,7 +19,6 @@ from pathlib import Path
 import bootstrap
 
 root = Path(__file__).resolve().parent.parent
-pip = [sys.executable, "-m", "pip"]
 
 
 def run(*words, **options):

@@ -1,6 +1,6 @@
 """The `vlrlbook` command: each subcommand is a thin face of a function of another module.
 
-Written by hand, like `doctor`, `folders` and `versions`; the other modules are exported from notebooks."""
+Written by hand, like `doctor`, `folders`, `settings` and `versions`; the other modules are exported from notebooks."""
 import argparse
 import ast
 import csv

@@ -491,10 +491,11 @@ class SharedSampling:
         if not self.sharing: return super()._generate_and_score_completions(inputs)
         for memory in self.pictures: memory.forget()
         real, self.processing_class = self.processing_class, _PicturesOnce(self.processing_class, self)
-        counted = self._counted()
+        # in training `_prepare_inputs` has counted, and begins the whole batch again
+        counted = None if self.model.training else self._counted()
         try: return super()._generate_and_score_completions(inputs)
         except SharedPathFailed:
-            if self.model.training: raise # `_prepare_inputs` begins the whole batch again
+            if counted is None: raise
             self._take_back(counted)
         finally: self.processing_class = real
         return super()._generate_and_score_completions(inputs)
@@ -590,24 +591,25 @@ class SharedCheck:
             self._go_plain(f"log-probs differ by {gap:.3g} from the plain path, more than {limit:g}")
             raise SharedPathFailed(self.plain_because)
 
-    def _gap(self, batch, G):
-        "Largest difference of a log-prob between the plain path and the shared one, over the first group of a plain batch"
+    def _first_group(self, batch, G):
+        "Of the first group of a plain batch: ids and mask [G, P + C], the answers' mask [G, C], and what belongs to its pictures"
         plain = _first_rows(batch, G)
         ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
-        C = plain["completion_ids"].shape[1]
         fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
+        return ids, mask, plain["completion_mask"].bool(), fields
+
+    def _gap(self, batch, G):
+        "Largest difference of a log-prob between the plain path and the shared one, over the first group of a plain batch"
+        ids, mask, seen, fields = self._first_group(batch, G)
         with _remembering(self.pictures, False): # a row at a time: the check must not be the peak
-            a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, C, batch_size=1, **fields)[0]
+            a = super()._get_per_token_logps_and_entropies(self.model, ids, mask, seen.shape[1], batch_size=1, **fields)[0]
         b = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
-        seen = plain["completion_mask"].bool()
         return (a - b)[seen].abs().max().item() if seen.any() else 0.0
 
     def _first_group_logps(self, batch, G):
         "Log-probs [G, C] of the first group of a plain batch, the shared way"
-        plain = _first_rows(batch, G)
-        ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
-        C = plain["completion_ids"].shape[1]
-        fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
+        ids, mask, seen, fields = self._first_group(batch, G)
+        C = seen.shape[1]
         pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
         return self._group_logps(self.model, ids, mask, pictures, C, G)[0]
 
