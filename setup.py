@@ -41,7 +41,7 @@ setup(
     packages=find_packages(include=[lib, lib + ".*"]) + [f"{lib}.nbs"],
     package_dir={f"{lib}.nbs": nbs},  # the notebooks travel in the wheel as vlrlbook/nbs/*.ipynb
     include_package_data=False,  # MANIFEST.in is for the source archive; the wheel holds what the next line names
-    package_data={lib: ["web/*", "jupyter/kernels/python3/*"], f"{lib}.nbs": ["*.ipynb", "logs/*"]},
+    package_data={lib: ["web/*", "jupyter/kernels/python3/*"], f"{lib}.nbs": ["*.ipynb", "*.md", "logs/*", "films/**/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={

@@ -4,7 +4,6 @@ import importlib.util
 import multiprocessing
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,14 @@ SHARED = ROOT.parent / "shared" / "data"
 SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, eval_answers=2, logging_steps=1, save_steps=1)
 SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",
          "preprocessor_config.json", "trainer_state.json"} # what a run of chapter 05 leaves
+
+
+def tool(name):
+    "A file of tools/ as a module"
+    spec = importlib.util.spec_from_file_location(f"book_{name}", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def papermill(chapter, folder, **parameters):
@@ -52,23 +59,15 @@ def start_process(target, *args):
     return process
 
 
-# what a checkout may hold beside the book
-NOT_THE_BOOK = re.compile(r"(^|/)(\.|build$|dist$|runs$|_site$|_docs$|_proc$|__pycache__$|.*\.egg-info$|out.*\.ipynb$)")
+spec = importlib.util.spec_from_file_location("book_build", ROOT / "tools" / "build_book.py")
+builder = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(builder)
+NOT_THE_BOOK = builder.NOT_THE_BOOK
 
 
 def build_book(folder, change=None):
     "(wheel, source archive), built in `folder` from a copy of the checkout; `change` may edit the copy's settings.ini first"
-    copy, out = folder / "book", folder / "dist"
-    out.mkdir()
-    shutil.copytree(ROOT, copy, ignore=lambda _, names: {n for n in names if NOT_THE_BOOK.match(n)})
-    if change:
-        settings = copy / "settings.ini"
-        settings.write_text(change(settings.read_text(encoding="utf-8")), encoding="utf-8")
-    build = [sys.executable, "-m", "build", "--no-isolation", "-o", str(out), str(copy)]
-    done = subprocess.run(build, capture_output=True, text=True, cwd=out)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "is absent from the `packages`" not in done.stdout + done.stderr, "setuptools doubts what is a package"
-    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+    return builder.build_book(ROOT, folder, change)
 
 
 def chapter(path):

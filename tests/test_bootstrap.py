@@ -83,12 +83,12 @@ def test_the_chapters_kernel_is_installed():
 
 
 def test_the_command_brings_its_own_kernel(monkeypatch):
-    from vlrlbook import cli
+    from vlrlbook import chapters, cli
     monkeypatch.setenv("JUPYTER_PATH", "somewhere")
     first, second = cli.kernels_path().split(os.pathsep)
     assert second == "somewhere" and os.path.isfile(os.path.join(first, "kernels/python3/kernel.json"))
     seen = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda words, env: seen.append((words, env)) or 0)
+    monkeypatch.setattr(chapters.subprocess, "call", lambda words, env: seen.append((words, env)) or 0)
     assert cli.main(["run", "00_core", "out.ipynb", "-p", "a", "1"]) == 0
     words, env = seen[0]
     assert words[:3] == [sys.executable, "-m", "papermill"] and words[-3:] == ["-p", "a", "1"] and env["JUPYTER_PATH"].startswith(first)

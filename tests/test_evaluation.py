@@ -14,18 +14,20 @@ import torch
 from conftest import ROOT, SHARED, papermill, run_page, start_process
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from papermill import inspect_notebook
-from vlrlbook.core import SettingsError, mean_ci95, read_settings
+from PIL import Image
+from vlrlbook.core import RunLog, SettingsError, read_settings
 from vlrlbook.data import DataError, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
 from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration,
                                  classifier_metrics, columns, compare, confusion, difference, evaluate, flips,
                                  frozen_key, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar,
                                  metric, other_pictures, pair_metrics, parting, questions, read_predictions,
                                  recompute, score_rows, share_ci, spearman, swap_consistency, vqa_marks, wilson, word_scores)
+from vlrlbook.marking import pictures_of
 from vlrlbook.models import add_lora, load_vlm, tiny_twin
 from vlrlbook.rewards import vqa_accuracy
 
 CHAPTER = ROOT / "nbs" / "06_evaluation.ipynb"
-REFERENCE = json.loads((ROOT / "tests" / "reference_metrics.json").read_text())
+REFERENCE = json.loads((ROOT / "tests" / "support" / "reference_metrics.json").read_text())
 TINY = "tiny-qwen2_5_vl"
 
 
@@ -108,6 +110,11 @@ def test_the_unknown_is_nan_and_the_impossible_is_refused():
                            (lambda: classifier_metrics([2], [[0.5, 0.5]], [0]), "there are 2 bins"),
                            (lambda: classifier_metrics([], [], []), "expected [frames, bins]")):
         with pytest.raises(ValueError, match=re.escape(message)): wrong()
+
+
+def test_the_frozen_set_is_the_one_that_training_keeps_away_from():
+    from vlrlbook import evaluation, grpo
+    assert grpo.frozen_seed == evaluation.frozen_seed
 
 
 # ---- pairs and bins
@@ -228,6 +235,105 @@ def test_files_of_other_programs(tmp_path):
     found = {m["name"]: m for m in all_metrics(rows)}
     assert found["prediction/accuracy"]["value"] == 0.75 and found["prediction/closed_accuracy"]["n"] == 1
     assert found["prediction/open_recall"]["value"] == 0.75
+
+
+def write_lines(path, rows):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return str(path)
+
+
+def judged(tmp_path, rows):
+    given = dict(predictions=write_lines(tmp_path / "p.jsonl", rows), output_dir=str(tmp_path / "out"))
+    return evaluate(read_settings(EvaluationSettings, given))
+
+
+def test_samples_of_lmms_eval(tmp_path):
+    "Rows as `save_results_samples` leaves them: one response is a text, several are a list, and `doc` is gone"
+    told = [dict(doc_id=0, target="yes", filtered_resps="Yes.", input="Is there a fracture?", exact_match=1.0, doc_hash="a"),
+            dict(doc_id=1, target="3", filtered_resps=["3", "4"], resps=["3 ", "4 "], input=["How many?", {"until": []}])]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    rows = read_predictions(tmp_path / "samples.jsonl")
+    read = [(r["question"], r["answer"], r["prediction"]) for r in rows]
+    assert read == [("Is there a fracture?", "yes", ["Yes."]), ("", "3", ["3", "4"])]
+    assert list(score_rows(rows[1:], "counting")["prediction"]["exact"]) == [0.5]
+    (tmp_path / "bad.jsonl").write_text(json.dumps(dict(doc_id=0, target="", filtered_resps="x")) + "\n")
+    with pytest.raises(DataError, match="row 1.*no truth"): read_predictions(tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize("form, name", [("lmms-eval", "s.jsonl"), ("vlmevalkit", "t.tsv"), ("vlmevalkit", "t.json")])
+def test_what_is_written_for_others_comes_back(tmp_path, form, name):
+    from vlrlbook.cli import main
+    rows = [dict(row=i, question=f'How "many"\t{i}?\nNow.', answer=str(i), before_greedy=["x"], after_greedy=[f"= {i}\n"])
+            for i in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["predictions", str(tmp_path / "p.jsonl"), str(tmp_path / name), "--form", form])
+    back = read_predictions(tmp_path / name)
+    assert [(r["question"], r["answer"], r["prediction"]) for r in back] == [(r["question"], r["answer"], r["after_greedy"]) for r in rows]
+
+
+def test_vlmevalkit_itself_reads_the_table_as_it_reads_its_own(tmp_path):
+    "Its `load` of a .tsv is pandas with tabs; the columns are the four that its judges ask for"
+    import pandas as pd
+    from vlrlbook.prediction_files import save_predictions_as
+    rows = [dict(row=7, question="a\tb", answer="yes", after_greedy=['no "x"'])]
+    assert save_predictions_as("vlmevalkit", rows, "after_greedy", tmp_path / "t.tsv") == 1
+    table = pd.read_csv(tmp_path / "t.tsv", sep="\t")
+    assert table.to_dict("records") == [dict(index=7, question="a\tb", answer="yes", prediction='no "x"')]
+
+
+@pytest.mark.parametrize("form, name, column, told", [
+    ("vlmevalkit", "t.tsv", "after_sampled", "row 7: after_sampled holds 2 answers.*take a greedy column"),
+    ("vlmevalkit", "t.xlsx", "after_greedy", "reads .tsv and .json"), ("lmms-eval", "t.tsv", "after_greedy", "samples are .jsonl"),
+    ("lmmseval", "t.jsonl", "after_greedy", "did you mean 'lmms-eval'"),
+    ("lmms-eval", "t.jsonl", "after_greed", "did you mean 'after_greedy'")])
+def test_what_another_program_cannot_hold_is_refused(tmp_path, form, name, column, told):
+    from vlrlbook.prediction_files import save_predictions_as
+    rows = [dict(row=7, question="q", answer="yes", after_greedy=["no"], after_sampled=["no", "yes"])]
+    with pytest.raises(DataError, match=told): save_predictions_as(form, rows, column, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_files_of_chapter_03_are_scored(tmp_path):
+    rows = [dict(id=i, response=["no", "yes!"], human_ranking=[0, 1], scores=[1.0, 2.0 if i < 2 else 0.0]) for i in range(40)]
+    found = judged(tmp_path, rows)
+    assert found["task"] == "preference" and found["judged"]["pair_accuracy"] == 0.95 and found["metrics"][0]["n"] == 40
+    assert found["questions"][0]["answer"] == "no" # the first is always the better one
+    turned = [r | dict(response=["yes!", "no"], human_ranking=[1, 0], scores=r["scores"][::-1]) if r["id"] % 2 else r for r in rows]
+    turned = [r | dict(response=["same", "long"]) for r in turned]
+    assert judged(tmp_path, turned)["questions"][0]["answer"] == "yes"
+    assert (tmp_path / "out" / "metrics.csv").read_text().startswith("name,value,n")
+
+
+def test_files_of_chapter_04_are_scored(tmp_path):
+    rows = [dict(episode_index=i // 5, frame_index=i % 5, label=i % 5, **{f"p{b}": 0.9 if b == i % 5 else 0.025 for b in range(5)})
+            for i in range(50)]
+    found = judged(tmp_path, rows)
+    assert found["task"] == "aloha" and found["judged"]["accuracy"] == 1.0 and found["judged"]["episodes"] == 10
+    assert found["questions"][0]["answer"] == "yes"
+
+
+@pytest.mark.parametrize("row, message", [
+    (dict(human_ranking=[0, 1], scores=[1.0]), "predictions.scores: row 2"),
+    (dict(human_ranking=[0, 1], scores=[1.0, None]), "predictions.scores: row 2"),
+    (dict(human_ranking=[0, 1], scores=[1, 2, 3]), "3 scores of 2 ranked answers"),
+    (dict(scores=[1, 2]), "predictions.human_ranking: row 2")])
+def test_a_bad_row_of_chapter_03_is_named(tmp_path, row, message):
+    good = dict(response=["a", "b"], human_ranking=[0, 1], scores=[1, 0])
+    with pytest.raises(DataError, match=re.escape(message)): judged(tmp_path, [good, row])
+
+
+@pytest.mark.parametrize("row, message", [
+    (dict(label=2, p0=0.5, p1=0.5), "label = 2, expected a bin from 0 to 1"), (dict(label=0, p0=0.5, p1=0.6), "add up to 1"),
+    (dict(label=0, p0=1.0), "1 probabilities p0, p1, …, the first row has 2"), (dict(label=True, p0=0.5, p1=0.5), "label = True"),
+    (dict(label=0, p0="a", p1=0.5), "expected numbers from 0")])
+def test_a_bad_row_of_chapter_04_is_named(tmp_path, row, message):
+    with pytest.raises(DataError, match=re.escape(message)) as error: judged(tmp_path, [dict(label=0, p0=0.5, p1=0.5), row])
+    assert error.value.row == 2
+
+
+def test_ranks_that_are_all_equal_are_no_result(tmp_path):
+    with pytest.raises(DataError, match="no pair with a preference"):
+        judged(tmp_path, [dict(response=["a", "b"], human_ranking=[0, 0], scores=[1, 0])])
 
 
 def test_joining_another_set_is_refused():
@@ -361,6 +467,39 @@ def test_every_family_is_asked(family):
     assert len(rows) == 2 and columns(rows) == ["before_greedy", "before_sampled", "before_no_picture", "before_shuffled"]
 
 
+def test_several_processes_give_the_answers_of_one(adapter, tmp_path):
+    samples = synthetic_counting(7, seed=7)
+    alone, shared = RunLog(), RunLog()
+    rows = compare(TINY, adapter, samples, tmp_path / "one.jsonl", **ASK, log=alone)
+    assert compare(TINY, adapter, samples, tmp_path / "two.jsonl", **ASK, processes=2, log=shared) == rows
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert [(r["step"], r["pictures"], r["answers"]) for r in shared.rows] == [(r["step"], r["pictures"], r["answers"]) for r in alone.rows]
+    # a file that one process began is finished by two: the number is no part of how it was made
+    (tmp_path / "two.jsonl").write_bytes((tmp_path / "one.jsonl").read_bytes()[:-20])
+    assert compare(TINY, adapter, samples, tmp_path / "two.jsonl", **ASK, processes=2) == rows
+
+
+def test_what_fails_in_another_process_is_told_in_this_one(tmp_path):
+    with pytest.raises(ValueError, match="adapter_config.json"):
+        (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "tiny-qwen2_vl", "lora_alpha": 0}')
+        compare(TINY, tmp_path, synthetic_counting(2, seed=7), **ASK, processes=2)
+
+
+class Bomb(Image.Image):
+    "A picture whose arrival kills a process"
+    def __reduce__(self): return os._exit, (9,)
+
+
+def test_a_process_that_dies_is_told_in_words(tmp_path):
+    samples, path = synthetic_counting(6, seed=7), tmp_path / "p.jsonl"
+    last = samples[by_length(load_vlm(TINY)[1], samples)[-1]]
+    last.images[0].__class__ = Bomb
+    with pytest.raises(SettingsError, match="one of those that ask has died"):
+        compare(TINY, None, samples, path, **ASK, processes=2, controls=False)
+    last.images[0].__class__ = Image.Image
+    assert compare(TINY, None, samples, path, **ASK, controls=False) == read_predictions(path) and len(read_predictions(path)) == 6
+
+
 def test_batches_go_by_length():
     from vlrlbook.models import twin_processor
     samples = synthetic_vqa(12) + synthetic_counting(3)
@@ -452,7 +591,8 @@ def test_console_command_scores_a_file_without_a_model(tmp_path):
     assert "prediction/exact" in done.stdout
     found = json.loads((tmp_path / "out/results.json").read_text())
     by_name = {m["name"]: m for m in found["metrics"]}
-    assert {"name", "value", "n", "ci95", "interval"} == set(by_name["prediction/exact"]) and by_name["prediction/exact"]["n"] == 12
+    assert {"name", "column", "mark", "group", "kind", "value", "n", "ci95", "interval"} == set(by_name["prediction/exact"])
+    assert by_name["prediction/exact"]["n"] == 12
     assert {"settings", "versions", "commit", "seconds", "peak_memory_mb"} <= set(found)
     table = {r["name"]: r for r in csv.DictReader((tmp_path / "out/metrics.csv").open())}
     assert list(table) == list(by_name) and float(table["prediction/exact"]["value"]) == by_name["prediction/exact"]["value"]
@@ -493,7 +633,7 @@ def main_job(tmp_path_factory):
     "Chapter 05, short, on a ZIP"
     folder = tmp_path_factory.mktemp("main")
     write_counting_zip(synthetic_counting(30, seed=3), folder / "mine.zip")
-    run_page(ROOT / "nbs" / "05_grpo.ipynb", folder, data="mine.zip", lr=3e-3, warm_steps=2, max_steps=2, batch_size=8,
+    run_page(ROOT / "nbs" / "05_grpo.ipynb", folder, data="mine.zip", lr=3e-3, warm_steps=2, max_steps=2, batch_size=8, reward="counting",
              num_generations=4, eval_samples=6, eval_answers=2, logging_steps=1, save_steps=0)
     return folder
 
@@ -506,9 +646,10 @@ def test_the_main_jobs_table_comes_out_of_its_answers(main_job):
         for how in ("greedy", "sampled"): assert again[when][how] == pytest.approx(results[when][how])
     for how in ("greedy", "sampled"):
         for mark, name in (("reward", "mean_reward"), ("exact", "exact_accuracy"), ("verbatim", "verbatim_accuracy")):
-            value, ci95 = mean_ci95(scored[f"after_{how}"][mark] - scored[f"before_{how}"][mark])
-            assert results["gain"][how][name] == pytest.approx(value) == pytest.approx(again["gain"][how][name])
-            assert results["gain"][how][f"{name}_ci95"] == pytest.approx(ci95)
+            found = difference("gain", scored[f"after_{how}"][mark] - scored[f"before_{how}"][mark], pictures_of(rows), mark=mark)
+            assert results["gain"][how][name] == pytest.approx(found["value"]) == pytest.approx(again["gain"][how][name])
+            assert results["gain"][how][f"{name}_ci95"] == pytest.approx(found["ci95"])
+            assert results["gain"][how][f"{name}_interval"] == found["interval"] != "normal"
 
 
 @pytest.mark.parametrize("task", ["counting", "vqa"])

@@ -1,6 +1,7 @@
 """Files and folders are there whole or not at all, whatever stops their writer: mechanism and users."""
 import errno
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -388,6 +389,19 @@ def test_a_models_folder(nearly_full):
     assert names(nearly_full) == ["ballast"]
 
 
+def test_a_run_that_is_finished_again_keeps_its_model(tmp_path):
+    "Until the new model is whole, the one of the earlier finish stays"
+    from vlrlbook import reward_model
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("of the earlier finish")
+    def write(folder):
+        (folder / "weights").write_text("half")
+        no_space()
+    with pytest.raises(OSError, match="No space"):
+        reward_model.finish_run(types.SimpleNamespace(), types.SimpleNamespace(write=write), tmp_path, [], [], {})
+    assert names(tmp_path) == ["model"] and (tmp_path / "model" / "weights").read_text() == "of the earlier finish"
+
+
 def test_a_reward_models_folder(nearly_full, tmp_path):
     from test_reward_model import settings
     from vlrlbook.reward_model import load_model
@@ -414,7 +428,7 @@ def test_a_classifiers_folder(small_disk, choice):
 def test_drawn_films(tmp_path, monkeypatch):
     "A full disk leaves nothing; a writer that was quicker is not disturbed, and its films are taken"
     from vlrlbook import aloha
-    settings = aloha.read_settings(aloha.AlohaSettings, dict(output_dir=str(tmp_path)))
+    settings = aloha.read_settings(aloha.AlohaSettings, dict(output_dir=str(tmp_path), repo_id=aloha.DRAWN))
     def draws_half(root, *args, **kwargs):
         write_whole(root / "half", "x")
         no_space()
@@ -435,24 +449,26 @@ def test_predicted_bins(tmp_path, monkeypatch):
     from vlrlbook import aloha
     import pandas as pd
     data = types.SimpleNamespace(data=types.SimpleNamespace(root=str(tmp_path / "films")))
-    answers = dict(load_classifier=(None, None, []), open_data=None, AlohaFrames=data, predict_bins=[])
-    answers["prediction_rows"] = []
-    for name, answer in answers.items(): monkeypatch.setattr(aloha, name, lambda *args, answer=answer: answer)
-    settings = types.SimpleNamespace(ckpt_dir="best", label="bin", batch_size=1)
+    judged = dict(label=[1], predicted=[1], progress_sparse=[0.5])
+    answers = dict(load_classifier=(types.SimpleNamespace(moments=[]), None, []), open_frames=data, predict_bins=[], prediction_rows=judged)
+    for name, answer in answers.items(): monkeypatch.setattr(aloha, name, lambda *args, answer=answer, **kwargs: answer)
+    settings = types.SimpleNamespace(ckpt_dir="best", batch_size=1, named=(), output_dir=tmp_path / "out", labelled_set=None)
     assert aloha.predict_dataset(settings).name == "films-best-bins.parquet"
+    before = (tmp_path / "out" / "films-best-bins.parquet").read_bytes()
     def half(rows, path, **how):
         path.write_text("half")
         no_space()
     monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
     with pytest.raises(OSError, match="No space"): aloha.predict_dataset(settings)
-    assert names(tmp_path) == ["films-best-bins.parquet"]
+    assert names(tmp_path / "out") == ["films-best-bins.parquet"]
+    assert (tmp_path / "out" / "films-best-bins.parquet").read_bytes() == before, "the file of the run before"
 
 
 def test_an_unpacked_archive(small_disk, tmp_path):
     from vlrlbook.data import DataError, read_counting_zip, synthetic_counting, write_counting_zip
     archive = write_counting_zip(synthetic_counting(60, seed=7), tmp_path / "x.zip")
     fill(small_disk, 20_000)
-    with pytest.raises(DataError): read_counting_zip(archive, small_disk / "out")
+    with pytest.raises(DataError, match="storage.full: no space"): read_counting_zip(archive, small_disk / "out")
     assert names(small_disk) == ["ballast"]
 
 
@@ -470,33 +486,34 @@ def test_an_export(small_disk, engine):
 
 @pytest.mark.parametrize("call", ["write_weights", "_describe"])
 def test_merged_shards(tmp_path, monkeypatch, call):
-    from vlrlbook import easyr1
+    from vlrlbook.easyr1 import merge
     def weights(folder, *args):
         write_whole(folder / "model.safetensors", "half")
         if call == "write_weights": no_space()
     def described(source, folder, *args):
         write_whole(folder / "config.json", "{}")
         no_space()
-    monkeypatch.setattr(easyr1, "write_weights", weights)
-    monkeypatch.setattr(easyr1, "_describe", described)
+    monkeypatch.setattr(merge, "write_weights", weights)
+    monkeypatch.setattr(merge, "_describe", described)
     report = dict(megabytes=0.1, dtype="float32")
     with pytest.raises(OSError, match="No space"):
-        easyr1._write_model({}, None, tmp_path, tmp_path / "out" / "model", report, 5.0)
+        merge._write_model({}, None, tmp_path, tmp_path / "out" / "model", report, 5.0)
     assert names(tmp_path / "out") == []
 
 
 def test_the_trained_model_of_a_quick_start(tmp_path, monkeypatch):
     "Copied as a whole, when there is no adapter to fold in"
-    from vlrlbook import easyr1
+    from vlrlbook.easyr1 import pipeline
     write_whole(tmp_path / "train" / "model.safetensors", "x")
-    def copies_half(source, target, **how):
-        (target / "half").write_text("x")
+    write_whole(tmp_path / "base" / "config.json", json.dumps(dict(model_type="qwen2_5_vl")))
+    def copies_half(source, target):
+        Path(target).write_text("x")
         no_space()
-    monkeypatch.setattr(easyr1.shutil, "copytree", copies_half)
+    monkeypatch.setattr(pipeline.shutil, "copyfile", copies_half)
     settings = types.SimpleNamespace(engine="trl")
     with pytest.raises(OSError, match="No space"):
-        easyr1._bring_back(settings, "base", tmp_path / "train", tmp_path / "trained")
-    assert names(tmp_path) == ["train"]
+        pipeline._merge_shards_stage(settings, str(tmp_path / "base"), tmp_path / "train", tmp_path / "trained")
+    assert names(tmp_path) == ["base", "train"]
 
 
 @pytest.mark.parametrize("command", ["workshop", "notebooks"])
@@ -509,17 +526,18 @@ def test_folders_of_chapters(small_disk, command):
 
 
 def test_a_jobs_folder(small_disk):
-    from vlrlbook.jobs import Submission
+    from vlrlbook.jobs.folder import JobFolder
+    from vlrlbook.jobs.submission import make_job_folder
     for name in ("jobs", "tmp"): (small_disk / name).mkdir()
-    jobs, job = types.SimpleNamespace(data_dir=small_disk), small_disk / "jobs" / "a"
+    job, aside = small_disk / "jobs" / "a", small_disk / "tmp" / "job-a"
     ballast = fill(small_disk, 8192)
     for told in (dict(note="x" * 20_000), {}):
         if not told: fill(small_disk)
         with pytest.raises(OSError, match="No space"):
-            Submission._make_folder(jobs, job, dict(name="a"), told)
+            make_job_folder(JobFolder(job), aside, dict(name="a"), told)
         assert names(small_disk / "jobs") == names(small_disk / "tmp") == []
     ballast.unlink()
-    Submission._make_folder(jobs, job, dict(name="a"), {})
+    make_job_folder(JobFolder(job), aside, dict(name="a"), {})
     assert names(small_disk / "tmp") == [] and names(job) == ["job.json", "lock", "parameters.json"]
     assert mode(job) == 0o700
 
@@ -542,10 +560,10 @@ def test_a_jobs_result(small_disk):
 
 def test_a_download(small_disk):
     pytest.importorskip("fastapi")
-    from vlrlbook.service import pack
+    from vlrlbook.service import Problem, pack
     with new_folder(small_disk / "result") as aside: (aside / "adapter").write_bytes(bytes(200_000))
     fill(small_disk, 100_000)
-    with pytest.raises(OSError, match="No space"): pack(small_disk)
+    with pytest.raises(Problem, match="storage.full: no space"): pack(small_disk)
     assert names(small_disk) == ["ballast", "result"]
 
 

@@ -1,6 +1,9 @@
 """Chapter 05 beyond the page: both tasks, refilled groups, settings from elsewhere, more than one process."""
+import dataclasses
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,12 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
-from vlrlbook.data import synthetic_vqa, to_dataset
+from vlrlbook import data, grpo
+from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
+from vlrlbook.archive import DataError, Report
+from vlrlbook.data import picture_key, synthetic_counting, synthetic_vqa, to_dataset, with_good_truths
 from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, _batch_that_fits, drawn_questions, load_data, load_policy, load_settings,
                            main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups)
 from vlrlbook.models import find_checkpoint, tiny_twin
 from vlrlbook.rewards import is_right, load_reward
+from vlrlbook.verdict import good_outcomes, not_measured, verdict_of
 
 SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, logging_steps=1, save_steps=0,
              max_completion_length=8)
@@ -33,6 +39,31 @@ def trained(given, dataset=None):
 def test_vqa_trains_on_drawn_questions(tmp_path):
     log, _ = trained(dict(task="vqa", output_dir=str(tmp_path)))
     assert {"part/accuracy", "part/format"} <= set(log.columns) and len(log) == 2
+
+
+@pytest.mark.parametrize("task", ["counting", "vqa"])
+@pytest.mark.parametrize("seed", [grpo.held_out_seed, grpo.frozen_seed])
+def test_any_seed_draws_a_set_without_leaks(task, seed):
+    "The very seeds of the sets that are measured on, with as many pictures: every one of them would leak"
+    settings = read_settings(GRPOSettings, {**SHORT, "task": task, "seed": seed})
+    train, held, _ = load_data(settings)
+    draw = synthetic_counting if task == "counting" else drawn_questions
+    measured = {picture_key(s.images[0]) for seed in (grpo.held_out_seed, grpo.frozen_seed) for s in draw(4, seed=seed)}
+    assert len(train) == 4 and train["row"][:] == [1, 2, 3, 4] and len(held) == 4
+    assert not measured & {picture_key(row["images"][0]) for row in train}
+
+
+def test_a_long_run_draws_a_set_without_leaks():
+    "Of twenty possible pictures ten are held out: half of a run's own leak, and half of what takes their place, and so on"
+    def draw(n, seed):
+        rng = random.Random(seed)
+        return [Sample("How grey?", "1", [Image.new("RGB", (4, 4), (rng.randrange(20),) * 3)], "counting", i + 1) for i in range(n)]
+    held = [Sample("How grey?", "1", [Image.new("RGB", (4, 4), (grey,) * 3)]) for grey in range(10)]
+    drawn, apart = draw(200, 44), grpo.drawn_apart(draw, 200, 44, held)
+    grey = lambda sample: sample.images[0].getpixel((0, 0))[0]
+    assert any(grey(s) < 10 for s in drawn) and not any(grey(s) < 10 for s in apart)
+    assert [s.row for s in apart] == list(range(1, 201))
+    assert all(grey(a) == grey(d) for a, d in zip(apart, drawn) if grey(d) >= 10)
 
 
 def write_rows(folder, n=12):
@@ -273,3 +304,114 @@ def test_one_of_two_processes_cannot_share(tmp_path):
     assert "shared prompt: sampling raised an error on another process" in done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["shared_prompt"] == "off: sampling raised an error on another process" and results["steps"] == 2
+
+
+@pytest.mark.parametrize("source, told", [
+    ("def mine(completion, answer): return 1.0", "returns 1.0, expected a dict with `overall`"),
+    ("def mine(completion, answer): return dict(overall=float('nan'))", "no finite number: 'overall'"),
+    ("def mine(completion, answer): return dict(overall=float(completion))", "raises ValueError")])
+def test_a_reward_that_cannot_train_is_found_before_the_model(tmp_path, monkeypatch, source, told):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"rewards_{abs(hash(source))}"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.setattr(grpo, "load_policy", lambda settings: pytest.fail("the model was loaded"))
+    settings = read_settings(GRPOSettings, SHORT | dict(reward=f"{name}:mine", output_dir=str(tmp_path / "out")))
+    with pytest.raises(SettingsError, match=re.escape(told)): grpo.run(settings)
+
+
+def test_a_reward_that_does_not_exist_is_found_before_the_data(tmp_path):
+    (tmp_path / "bad.zip").write_bytes(b"no archive")
+    settings = read_settings(GRPOSettings, SHORT | dict(data=str(tmp_path / "bad.zip"), reward="countin"))
+    with pytest.raises(ValueError, match="did you mean 'counting'"): load_data(settings)
+
+
+def test_a_truth_in_the_held_out_part_is_looked_at(tmp_path, monkeypatch):
+    "An evaluation row that nothing can earn would end the run after its last step"
+    rows = [dataclasses.replace(s, row=k) for k, s in enumerate(synthetic_counting(11, seed=1), 1)]
+    monkeypatch.setattr(data, "unpacked_counting_zip", lambda path: (to_dataset(rows), Report()))
+    (tmp_path / "mine.zip").write_bytes(b"read by nobody")
+    settings = read_settings(GRPOSettings, SHORT | dict(data=str(tmp_path / "mine.zip"), batch_size=4, reward="counting"))
+    held = load_data(settings)[1]["row"][0]
+    rows[held - 1] = dataclasses.replace(rows[held - 1], answer="A photo of several discs")
+    with pytest.raises(DataError, match=f"row.truth: row {held}: the answer 'A photo of several discs' earns nothing"): load_data(settings)
+
+
+def test_a_truth_that_only_its_form_pays_is_refused():
+    "shared/cases, Q1: tags of its own earned the reward for the form, and no answer could earn more"
+    settings = read_settings(GRPOSettings, SHORT | dict(task="vqa"))
+    row = [dataclasses.replace(cast(), answer="<think>dark</think><answer>no</answer>", task="vqa", row=5)]
+    reward = load_reward(settings.reward)
+    with pytest.raises(DataError, match="row 5"): with_good_truths(to_dataset(row), reward, False, Report())
+
+
+def test_a_truth_that_cannot_be_paid_may_be_left_out():
+    "A reward of one's own that reads numbers only, and a set with other answers among them"
+    rows = [dataclasses.replace(cast(), answer=answer, row=k) for k, answer in enumerate(("3", "many", "2"), 1)]
+    report = Report()
+    kept = with_good_truths(to_dataset(rows), load_reward("counting"), True, report)
+    assert kept["row"][:] == [1, 3] and [(row["row"], row["code"]) for row in report.skipped] == [(2, "row.truth")]
+    with pytest.raises(DataError, match="no row has a truth"): with_good_truths(
+        to_dataset(rows[1:2]), load_reward("counting"), True, report)
+
+
+@pytest.mark.parametrize("when_cut", ["paid", "masked", "-0.5"])
+def test_a_cut_answer_is_paid_by_its_rule(tmp_path, monkeypatch, when_cut):
+    "Answers of two tokens are all cut: masked ones are None for TRL, a number is what they earn"
+    paid = []
+    made = grpo.for_trl
+    def watched(*args, **kwargs):
+        reward = made(*args, **kwargs)
+        def asked(*more, **columns):
+            paid.extend(reward(*more, **columns))
+            return paid[-len(columns["completions"]):]
+        return asked
+    monkeypatch.setattr(grpo, "for_trl", watched)
+    log, _ = trained(dict(max_completion_length=2, when_cut=when_cut, refill=0, output_dir=str(tmp_path)))
+    assert len(paid) == 16
+    if when_cut == "paid": assert all(isinstance(p, float) for p in paid) and "part/cut" not in log.columns
+    else: assert set(paid) == {None if when_cut == "masked" else -0.5} and log.rows[-1]["part/cut"] == 1
+
+
+def test_the_word_for_cut_answers():
+    with pytest.raises(SettingsError, match="when_cut = 'maskd': expected paid, masked or a number"):
+        read_settings(GRPOSettings, dict(when_cut="maskd"))
+
+
+def test_the_command_asks_before_and_after(tmp_path, capsys):
+    "`vlrlbook grpo`: verdict first, the same pictures at three steps, the card and the report with the sentence"
+    settings = read_settings(GRPOSettings, {**SHORT, "output_dir": str(tmp_path / "run"), "eval_answers": 2})
+    results = grpo.run(settings)
+    sentence = results["verdict"]["sentence"]
+    assert next(iter(results)) == "verdict" and results["verdict"]["outcome"] not in good_outcomes # a twin of two lessons
+    assert f"verdict: {sentence}" in capsys.readouterr().out
+    assert sentence in (tmp_path / "run" / "README.md").read_text() and "<html" in (tmp_path / "run" / "report.html").read_text()
+    kept = json.loads((tmp_path / "run" / "pictures.json").read_text())
+    assert [(s["when"], s["step"]) for s in kept["stages"]] == [("first", 0), ("middle", 1), ("last", 2)]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    places = [[r["answer"] for r in rows].index(p["answer"]) for p in kept["pictures"]] # the first with each truth
+    for stage, when in ((kept["stages"][0], "before"), (kept["stages"][2], "after")):
+        assert stage["greedy"] == [rows[i][f"{when}_greedy"] for i in places]
+        assert stage["sampled"] == [rows[i][f"{when}_sampled"] for i in places]
+    assert verdict_of(rows, "counting", load_reward(settings.reward)) == results["verdict"]
+    assert set(results["baselines"]) == {"majority", "blind_reward"} and len(kept["pictures"][0]["image"]) > 100
+
+
+def test_what_was_not_measured_says_so(tmp_path):
+    results = grpo.run(read_settings(GRPOSettings, {**SHORT, "output_dir": str(tmp_path)}), measure=False)
+    assert results["verdict"]["outcome"] == "not measured" and "gain" not in results
+
+
+def test_files_with_pictures_are_not_pushed(tmp_path, monkeypatch):
+    import fnmatch
+    import huggingface_hub
+    pushed = {}
+    class Api:
+        def create_repo(self, *args, **options): pass
+        def upload_folder(self, **options): pushed.update(options)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(grpo, "save_run", lambda *args: None)
+    settings = read_settings(GRPOSettings, {**SHORT, "output_dir": str(tmp_path), "hub_model_id": "me/x"})
+    grpo.finish(SimpleNamespace(is_world_process_zero=lambda: True), None, settings, dict(verdict=not_measured()))
+    left_out = lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in pushed["ignore_patterns"])
+    assert all(map(left_out, ("pictures.json", "report.html", "rollouts_now.json", "checkpoint-2")))
+    assert not any(map(left_out, ("README.md", "results.json", "adapter_model.safetensors")))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import ROOT, SEVEN, SHARED, SHORT, papermill, run_page
 from safetensors.torch import load_file
+from vlrlbook.archive import DataError
 from vlrlbook.core import RunLog, Sample, SettingsError
 from vlrlbook.data import synthetic_counting, write_counting_zip
-from vlrlbook.rewards import counting_reward, read_count
+from vlrlbook.rewards import load_reward, read_count
 
 CHAPTER = ROOT / "nbs" / "05_grpo.ipynb"
 
@@ -50,9 +51,10 @@ def test_results_can_be_recomputed_from_predictions(short_run):
     found = results(short_run)
     rows = [json.loads(line) for line in (short_run / "runs/05_grpo/predictions.jsonl").open()]
     assert len(rows) == found["before"]["greedy"]["n"] == 4
+    reward = load_reward(found["settings"]["reward"])
     for when in ("before", "after"):
         for how in ("greedy", "sampled"):
-            pay = [sum(counting_reward(t, r["answer"])["overall"] for t in r[f"{when}_{how}"]) / len(r[f"{when}_{how}"]) for r in rows]
+            pay = [sum(reward(t, r["answer"])["overall"] for t in r[f"{when}_{how}"]) / len(r[f"{when}_{how}"]) for r in rows]
             assert found[when][how]["mean_reward"] == pytest.approx(sum(pay) / len(pay))
     assert {"mean_reward", "mean_reward_ci95", "exact_accuracy", "exact_accuracy_ci95"} <= set(found["gain"]["sampled"])
     assert {"settings", "seconds", "peak_memory_mb", "versions", "commit"} <= set(found)
@@ -110,7 +112,7 @@ def test_a_truth_without_a_number_stops_before_a_step(tmp_path):
     samples = synthetic_counting(6, seed=3)
     for s in samples: s.answer = "many"
     write_counting_zip(samples, tmp_path / "mine.zip")
-    with pytest.raises(SettingsError, match="the answer 'many' earns nothing"): run_page(CHAPTER, tmp_path, **SHORT, data="mine.zip")
+    with pytest.raises(DataError, match="no count in the answer 'many'"): run_page(CHAPTER, tmp_path, **SHORT, data="mine.zip")
 
 
 @pytest.mark.skipif(not (SHARED / "coco_open_count").exists(), reason="the folder with real photographs is not beside this checkout")

@@ -12,18 +12,18 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import faults
+from support import faults
 import pytest
 from conftest import ROOT, SEVEN, SHORT
-from faults import TRAINER, die, everybody, history_is_legal, opened, served, supervisors, until, wait, what_happened
+from support.faults import TRAINER, die, everybody, history_is_legal, opened, served, supervisors, until, wait, what_happened
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from vlrlbook import jobs as module
 from vlrlbook.core import RunLog, damage
-from vlrlbook.jobs import (Jobs, KeyReused, LedgerUnavailable, Log, NetworkFolder, NoCheckpoint, QueueFull, UnknownJob, WrongState, clean,
-                           devices_of, ends, file_system, job_tag, last_row, live,
-                           newest_checkpoint, signal_all, states, tagged, verdict)
+from vlrlbook.jobs import (Jobs, KeyReused, LedgerUnavailable, NetworkFolder, NoCheckpoint, NoData, QueueFull, UnknownJob, WrongState,
+                           ends,
+                           job_tag, live, newest_checkpoint, signal_all, states, tagged)
 
 FULL = bool(os.environ.get("VLRLBOOK_FULL"))
 own_mounts = subprocess.run(["unshare", "-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"],
@@ -45,7 +45,7 @@ def test_the_fault_tests_notice_an_orphan(monkeypatch):
     "Without the search for what a dead supervisor left, a second attempt meets the first one's child"
     monkeypatch.setattr(module.LocalBackend, "sweep", lambda *args: True)
     with served() as jobs:
-        job = jobs.submit("a", dict(max_steps=20, seconds=0.03, child=True), TRAINER)
+        job = jobs.submit("a", dict(max_steps=100, seconds=0.03, child=True), TRAINER)
         wait(lambda: jobs.get(job.job_id).current_step > 4)
         signal_all(supervisors(jobs.data_dir), signal.SIGKILL)
         until(jobs, job, *ends)
@@ -58,11 +58,6 @@ def test_the_pages_table_is_of_the_full_size_and_without_failures():
     assert {(r["fault"], r["part"]) for r in rows} >= {(f[0], *(f[1] or ("",))) for f in FAULTS}
     wanted = {(f[0], *(f[1] or ("",))): f[3] for f in FAULTS}
     assert all(int(r["n"]) >= wanted[r["fault"], r["part"]] and r["failures"] == "0" for r in rows if (r["fault"], r["part"]) in wanted)
-
-
-def test_a_supervisor_starts_light():
-    code = "import sys, vlrlbook.jobs; print([m for m in ('torch', 'transformers', 'numpy', 'PIL', 'submitit', 'ray') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_the_same_key_is_the_same_job(tmp_path):
@@ -108,17 +103,8 @@ def test_pages_of_the_list(tmp_path):
         assert found == ids[::-1]
 
 
-MOUNTS = ("1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /home rw shared:1 - nfs4 server:/home rw\n"
-          "3 2 8:2 / /home/me/my\\040disk rw - xfs /dev/sdb rw\n4 1 0:6 / /数据 rw - nfs server:/d rw\n")
-
-
-@pytest.mark.parametrize("path, kind", [("/data", "ext4"), ("/home/me", "nfs4"), ("/home/me/my disk/x", "xfs"), ("/homely", "ext4"),
-                                        ("/数据/jobs", "nfs")])
-def test_file_systems(path, kind): assert file_system(path, MOUNTS) == kind
-
-
 def test_network_folders_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "file_system", lambda path: "ext4" if Path(path).name == "here" else "nfs4")
+    monkeypatch.setattr("vlrlbook.jobs.dispatcher.file_system", lambda path: "ext4" if Path(path).name == "here" else "nfs4")
     with pytest.raises(NetworkFolder, match="nfs4"): Jobs(tmp_path / "shared")
     Jobs(tmp_path / "shared", ledger_dir=tmp_path / "here").stop()
 
@@ -141,18 +127,9 @@ def test_what_a_crash_left_is_tidied(tmp_path):
         assert [p.name for p in (tmp_path / "jobs").iterdir()] == [kept.job_id] and not list((tmp_path / "tmp").iterdir())
 
 
-@pytest.mark.parametrize("text, row", [("", {}), ("step,loss\n", {}), ("step,loss\n1,0.5\n2,0.", dict(step="1", loss="0.5")),
-                                       ("step,loss,kl\n1,0.5,\n2,,3\n", dict(step="2", loss="0.5", kl="3")),
-                                       ("step,loss\n1,0.5\n2\n", dict(step="1", loss="0.5")),
-                                       ("step,loss\n" + "".join(f"{i},{i}\n" for i in range(9999)), dict(step="9998", loss="9998"))])
-def test_the_last_whole_row(tmp_path, text, row):
-    (tmp_path / "log.csv").write_text(text)
-    assert last_row(tmp_path / "log.csv") == row
-
-
 def test_progress_does_not_fall_within_an_attempt(tmp_path):
     with served(tmp_path, restarts=0) as jobs:
-        job, seen = jobs.submit("a", dict(max_steps=60, seconds=0.02, save_steps=7), TRAINER), []
+        job, seen = jobs.submit("a", dict(max_steps=120, seconds=0.02, save_steps=7), TRAINER), []
         wait(lambda: jobs.get(job.job_id).current_step > 30)
         signal_all(supervisors(tmp_path), signal.SIGKILL)
         until(jobs, job, "interrupted")
@@ -163,14 +140,14 @@ def test_progress_does_not_fall_within_an_attempt(tmp_path):
         last = jobs.get(job.job_id)
         assert seen == sorted(seen) and len(set(seen)) > 5
         assert seen[0][1] >= int(last.resumed_from[11:]) and last.resumed_from != "checkpoint-0" and (last.progress, last.current_step,
-            last.attempt) == (100, 60, 2)
+            last.attempt) == (100, 120, 2)
         assert all(p < 100 for p, _ in seen)
 
 
 def test_adopted_by_the_next_server(tmp_path):
     first = Jobs(tmp_path, grace=0.3)
     first.start()
-    job = first.submit("a", dict(max_steps=60, seconds=0.02), TRAINER)
+    job = first.submit("a", dict(max_steps=200, seconds=0.02), TRAINER)
     wait(lambda: first.get(job.job_id).current_step > 2)
     die(first)
     with served(tmp_path) as jobs:
@@ -181,7 +158,8 @@ def test_adopted_by_the_next_server(tmp_path):
 @pytest.mark.parametrize("polite", [True, False])
 def test_a_server_that_stops_may_interrupt(tmp_path, polite):
     with served(tmp_path, on_exit="interrupt", restarts=0) as jobs:
-        job = jobs.submit("a", dict(max_steps=40, seconds=0.02, child=True, polite=polite, save_steps=15), TRAINER)
+        # 200 steps of 0.02 s: a busy machine may see step 17 seconds late, and the job must still be running then.
+        job = jobs.submit("a", dict(max_steps=200, seconds=0.02, child=True, polite=polite, save_steps=15), TRAINER)
         wait(lambda: jobs.get(job.job_id).current_step > 16)
         jobs.stop(5)
         assert not everybody(tmp_path) and not supervisors(tmp_path)
@@ -229,14 +207,6 @@ def test_jobs_share_the_cores(tmp_path, monkeypatch, given, each):
         assert (jobs.folder(job.job_id) / "job.log").read_text() == f"{each}\n"
 
 
-def test_devices(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert devices_of(2) == ["0", "1"] and devices_of(["0,1", "2,3"]) == ["0,1", "2,3"]
-    for given, devices in (("4,6", ["4", "6"]), ("3", ["3", "3"]), ("1,2,3", ["1", "2"]), ("", ["", ""]), ("-1", ["-1", "-1"])):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-        assert devices_of(2) == devices, "only what the server itself may see"
-
-
 def test_old_and_large_jobs_go_but_no_others(tmp_path):
     with served(tmp_path) as jobs:
         ids = [jobs.submit(str(i), dict(max_steps=1), TRAINER).job_id for i in range(4)]
@@ -267,39 +237,6 @@ def test_age_by_request_is_days_of_service(tmp_path):
         jobs.clock_base += 2 * 86400
         assert jobs.clean_up(days=3) == [] and jobs.clean_up(days=1) == ids[:2]
         assert jobs.clean_up(days=0) == [] and [j.job_id for j in jobs.list()[0]] == ids[2:]
-
-
-def test_a_log_keeps_its_newest_half(tmp_path):
-    log = Log(tmp_path / "job.log", most=1000)
-    for i in range(100): log.write(f"line {i:03}\n".encode() * 2)
-    kept = "".join((tmp_path / n).read_text() for n in ("job.log.1", "job.log"))
-    assert len(kept) <= 2000 and kept.endswith("line 099\n") and (log.tail.decode() + "").endswith(kept[-500:])
-
-
-NONE = "there is none"
-
-
-@pytest.mark.parametrize("code, tail, whole, killed, expected", [
-    (0, "", None, False, ("completed", None)), (-9, "", None, False, ("completed", None)),
-    (1, "ValueError: while leaving", None, False, ("completed", None)),
-    (0, "", NONE, False, ("failed", "trainer.no_artefact")), (0, "", "x has 1 bytes, not 2", False, ("failed", "trainer.no_artefact")),
-    (1, "a\nValueError: x", NONE, False, ("failed", "trainer.exit")),
-    (1, "torch.OutOfMemoryError: CUDA out of memory.", NONE, False, ("failed", "trainer.out_of_memory")),
-    (-9, "", NONE, True, ("failed", "trainer.out_of_memory")), (-9, "", NONE, False, ("failed", "trainer.killed")),
-    (-11, "", NONE, False, ("failed", "trainer.killed")), (1, "SettingsError: lr", NONE, False, ("failed", "trainer.parameters")),
-    (1, "SettingsError: shown on the page\n" + "x" * 3000 + "\nKeyError: 1", NONE, False, ("failed", "trainer.exit")),
-    (1, "OSError: [Errno 28] No space left on device", NONE, False, ("failed", "trainer.disk_full"))])
-def test_verdicts(code, tail, whole, killed, expected):
-    found = verdict(code, tail, whole, killed)
-    assert (found["state"], found["error_code"]) == expected
-    assert found["state"] == "completed" or "ValueError" not in tail or "ValueError: x" in found["error_message"]
-
-
-@pytest.mark.parametrize("given, kept",
-                         [("a\ud800b", "a?b"), ("a\0b\x1b", "a\ufffdb\ufffd"), (float("nan"), None),
-                          ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n"),
-                          ("三个\u3000苹果\u00a0👨\u200d👩", "三个\u3000苹果\u00a0👨\u200d👩"), ("a\u202eb\u2066\x85", "a\ufffdb\ufffd\ufffd")])
-def test_clean(given, kept): assert clean(given) == kept
 
 
 @pytest.mark.parametrize("order", ["cancelled", "interrupted"])
@@ -372,14 +309,17 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         import tempfile
-        self.folder, self.told, self.seen = Path(tempfile.mkdtemp()).resolve(), set(), {}
+        self.folder, self.told, self.seen, self.old = Path(tempfile.mkdtemp()).resolve(), set(), {}, []
+        self.data = self.folder / "uploads" / "x"
+        self.data.mkdir(parents=True)
         self.open()
 
     def open(self): self.jobs = Jobs(self.folder, slots=2, grace=0.1, restarts=10**6)
 
     @rule(target=known, steps=st.integers(1, 6), end=st.sampled_from(["well", "well", "exit", "kill", "nothing"]), deaf=st.booleans())
     def submit(self, steps, end, deaf):
-        self.told.add(job := self.jobs.submit("x", dict(max_steps=steps, seconds=0.02, end=end, deaf=deaf, child=True, save_steps=1),
+        self.told.add(job := self.jobs.submit("x", dict(max_steps=steps, seconds=0.02, end=end, deaf=deaf, child=True, save_steps=1,
+                                                      data="../../uploads/x"),
                                               TRAINER).job_id)
         return job
 
@@ -393,6 +333,21 @@ class Machine(RuleBasedStateMachine):
         try: assert self.jobs.resume(job).status == "queued"
         except WrongState: assert self.jobs.get(job).status not in ("interrupted", "failed", "cancelled")
         except NoCheckpoint: assert newest_checkpoint(self.jobs.folder(job) / "run") is None
+        except NoData: assert not self.data.exists()
+        else: assert self.data.exists()
+
+    @rule(there=st.booleans())
+    def lose_or_bring_the_data(self, there):
+        if there: self.data.mkdir(exist_ok=True)
+        elif self.data.exists(): self.data.rmdir()
+
+    @rule(job=known)
+    def read_a_row(self, job): self.old = [*self.old[-3:], self.jobs.ledger.job(job)]
+
+    @rule()
+    def look_with_rows_read_long_ago(self):
+        for row in self.old:
+            if row is not None: self.jobs.running.look_at(row)
 
     @rule(job=consumes(known))
     def remove(self, job):

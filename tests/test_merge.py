@@ -84,3 +84,141 @@ def test_merge_refuses_what_is_there(pair):
     with pytest.raises(FileNotFoundError, match="no adapter_config.json"):
         merge_lora(str(pair / "base"), str(pair / "base"), str(pair / "nowhere"))
     assert not (pair / "nowhere").exists()
+
+
+# A merge changes weights and nothing else
+
+from safetensors import safe_open
+from support.hub_base import hub_base
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "aria"])
+def from_hub(request, tmp_path_factory):
+    "A base in the hub's form, an adapter of it, and both merged"
+    folder = tmp_path_factory.mktemp(request.param)
+    base = hub_base(folder, request.param)
+    (base / "pytorch_model.bin").write_bytes(b"old weights")
+    (base / ".cache").mkdir()
+    (base / ".cache/x").write_text("hidden")
+    model = load_vlm(str(base), dtype="bfloat16")[0]
+    shaken(model, folder / "adapter")
+    merge_lora(str(base), str(folder / "adapter"), str(folder / "merged"))
+    return folder
+
+
+def files_of(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_every_other_file_of_the_base_stays_byte_for_byte(from_hub):
+    base, merged = files_of(from_hub / "base"), files_of(from_hub / "merged")
+    assert merged.pop("manifest.json")
+    # weights in another form and hidden files would be the old model, or nothing of the model
+    assert base.pop("pytorch_model.bin") and base.pop(".cache/x")
+    assert set(merged) == set(base)
+    different = sorted(name for name in base if base[name] != merged[name])
+    # one of both files may hold the vision tower alone
+    assert different and all(name.startswith("model-0000") for name in different)
+
+
+def test_the_adapters_tensors_differ_and_no_other(from_hub):
+    layers = {k.rsplit(".lora_", 1)[0].removeprefix("base_model.model.") for f in [from_hub / "adapter/adapter_model.safetensors"]
+              for k in safe_open(f, "pt").keys()}
+    differ, kept = set(), 0
+    for path in (from_hub / "base").glob("*.safetensors"):
+        with open(path, "rb") as old, open(from_hub / "merged" / path.name, "rb") as new:
+            assert old.read(8 + 500) == new.read(8 + 500) # header: names, types, shapes, order
+        with safe_open(path, "pt") as old, safe_open(from_hub / "merged" / path.name, "pt") as new:
+            for name in old.keys():
+                if torch.equal(old.get_tensor(name), new.get_tensor(name)): kept += 1
+                else: differ.add(name)
+    assert len(differ) == len(layers) and kept > len(differ)
+    # in either dialect a name ends with its layer's name
+    assert {name.split("layers.")[1] for name in differ} == {f"{layer.split('layers.')[1]}.weight" for layer in layers}
+
+
+def test_the_merged_hub_model_has_the_adapters_logits(from_hub):
+    adapted, processor = load_vlm(str(from_hub / "base"), adapter=str(from_hub / "adapter"), dtype="float32")
+    merged = load_vlm(str(from_hub / "merged"), dtype="float32")[0]
+    plain = load_vlm(str(from_hub / "base"), dtype="float32")[0]
+    # the merged weights are bfloat16, which has 8 bits
+    gap = (logits(adapted, processor) - logits(merged, processor)).abs().max()
+    assert gap < 0.1 * (logits(adapted, processor) - logits(plain, processor)).abs().max()
+
+
+def test_another_number_type_changes_the_type_and_the_adapters_tensors(from_hub, tmp_path):
+    merge_lora(str(from_hub / "base"), str(from_hub / "adapter"), str(tmp_path / "wide"), dtype="float32")
+    config, before = (json.loads((f / "config.json").read_text()) for f in (tmp_path / "wide", from_hub / "base"))
+    assert config["torch_dtype"] == config["dtype"] == "float32"
+    assert config | {"torch_dtype": "bfloat16", "dtype": "bfloat16"} == before
+    for path in (from_hub / "base").glob("*.safetensors"):
+        with safe_open(path, "pt") as old, safe_open(tmp_path / "wide" / path.name, "pt") as new:
+            assert set(old.keys()) == set(new.keys())
+            same = [n for n in old.keys() if torch.equal(old.get_tensor(n).float(), new.get_tensor(n))]
+            assert all(new.get_tensor(n).dtype == torch.float32 for n in new.keys()) and len(same) > 5
+    index = json.loads((tmp_path / "wide/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 2 * json.loads(
+        (from_hub / "base/model.safetensors.index.json").read_text())["metadata"]["total_size"]
+    adapted, processor = load_vlm(str(from_hub / "base"), adapter=str(from_hub / "adapter"), dtype="float32")
+    merged = load_vlm(str(tmp_path / "wide"), dtype="float32")[0]
+    assert (logits(adapted, processor) - logits(merged, processor)).abs().max() < 1e-4
+
+
+def test_a_base_with_weights_in_pytorchs_own_form(pair, tmp_path):
+    "They are written as safetensors under the hub's names, and the descriptions stay"
+    import shutil
+    base = shutil.copytree(pair / "base", tmp_path / "base")
+    (base / "model.safetensors.index.json").unlink()
+    weights = {}
+    for path in base.glob("*.safetensors"):
+        with safe_open(path, "pt") as f: weights |= {n: f.get_tensor(n) for n in f.keys()}
+        path.unlink()
+    torch.save(weights, base / "pytorch_model.bin")
+    merge_lora(str(base), str(pair / "adapter"), str(tmp_path / "merged"))
+    assert (tmp_path / "merged/config.json").read_bytes() == (base / "config.json").read_bytes()
+    assert not (tmp_path / "merged/pytorch_model.bin").exists()
+    with safe_open(tmp_path / "merged/model.safetensors", "pt") as f: assert set(f.keys()) == set(weights)
+
+
+def edited(adapter, folder, **changes):
+    "A copy of an adapter with other words in its config; None takes a word out"
+    import shutil
+    copy = shutil.copytree(adapter, folder / "adapter")
+    config = json.loads((copy / "adapter_config.json").read_text()) | changes
+    (copy / "adapter_config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    return copy
+
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(lora_alpha=0), "lora_alpha = 0, and so changes nothing"),
+    (dict(lora_alpha=0.0), "lora_alpha = 0, and so changes nothing"),
+    (dict(lora_alpha=None), "does not say its lora_alpha"),
+    (dict(alpha_pattern={"q_proj": 0}), "q_proj = 0, and so changes nothing")], ids=str)
+def test_an_adapter_without_a_true_alpha_is_refused(pair, tmp_path, changes, says):
+    adapter = edited(pair / "adapter", tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"adapter_config.json.* {says}"):
+        merge_lora(str(pair / "base"), str(adapter), str(tmp_path / "merged"))
+    with pytest.raises(ValueError, match=says): load_vlm(str(pair / "base"), adapter=str(adapter))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_an_adapter_that_is_not_a_number_is_refused(pair, tmp_path):
+    from safetensors.torch import load_file, save_file
+    adapter = edited(pair / "adapter", tmp_path)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    weights[name][0, 0] = float("nan")
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="holds numbers that are not finite"):
+        merge_lora(str(pair / "base"), str(adapter), str(tmp_path / "merged"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_quantised_weights_are_refused_by_name(pair, tmp_path):
+    from safetensors.torch import load_file, save_file
+    from vlrlbook.model_files import replace_weights
+    (tmp_path / "base").mkdir(), (tmp_path / "out").mkdir()
+    save_file({"a": torch.zeros(4, dtype=torch.uint8)}, tmp_path / "base/model.safetensors")
+    with pytest.raises(ValueError, match="'a' is stored as U8 .4.* quantised"):
+        replace_weights(tmp_path / "base", tmp_path / "out", {"a": torch.zeros(2, 4)})
+    with pytest.raises(ValueError, match="no weight file holds 'b'"):
+        replace_weights(tmp_path / "base", tmp_path / "out", {"b": torch.zeros(2, 4)})

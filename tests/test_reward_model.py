@@ -190,7 +190,7 @@ GOOD = dict(id=1, query="q", image=None, response=["a", "b"], human_ranking=[0, 
     (dict(response=["a"]), "two or more texts"), (dict(human_ranking=[0]), "2 responses but ranks"),
     (dict(human_ranking=[0, float("nan")]), "ranks must be numbers"), (dict(image="none.png"), "none.png"),
     (dict(margin=float("nan")), "margin"), (dict(margin=-1), "margin"), (dict(query=" "), "query is empty"),
-    (dict(image=3), "expected a path or bytes")])
+    (dict(image=3), "expected a path or a list of paths")])
 def test_bad_rows_stop_before_any_step(tmp_path, wrong, message):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in (GOOD, GOOD | wrong)))
@@ -206,7 +206,7 @@ def test_bad_files(tmp_path):
     (tmp_path / "list.jsonl").write_text("[1]\n")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "p.jsonl").write_text(json.dumps(GOOD | dict(image="text.png")) + "\n")
-    for name, message in (("a.csv", "expected .jsonl"), ("empty.jsonl", "no row"), ("list.jsonl", "expected an object"),
+    for name, message in (("a.csv", "a.csv holds no row"), ("empty.jsonl", "no row"), ("list.jsonl", "expected an object"),
                           ("p.jsonl", "cannot be decoded")):
         with pytest.raises(DataError, match=message): read_pair_rows(tmp_path / name)
     with pytest.raises(SettingsError, match="no such file"): settings(tmp_path, train_data="nowhere.jsonl")

@@ -77,9 +77,24 @@ def test_the_service_names_a_batch_that_training_takes():
     "It used to divide, and named one that cut a group in two where there was accumulation"
     from vlrlbook.service import Problem, plan, request_form
     form, asked = request_form("tiny"), dict(batch_size=64, gradient_accumulation_steps=3, num_generations=8)
-    with pytest.raises(Problem, match="at most 8 would do") as told: plan(asked, "tiny", form, 8) # 5 rows train, 24 answers a step
+    with pytest.raises(Problem, match="at most 16 would do") as told: plan(asked, "tiny", form, 8) # 6 of 8 pictures train
     assert told.value.code == "training_config.batch_size"
-    for_training = dict(asked, batch_size=8)
-    assert read_settings(GRPOSettings, for_training).prompts_per_step == 3
+    for_training = dict(asked, batch_size=16)
+    assert read_settings(GRPOSettings, for_training).prompts_per_step == 6
     with pytest.raises(Problem, match="fewer gradient_accumulation_steps would do"):
         plan(dict(batch_size=8, gradient_accumulation_steps=64), "tiny", form, 3)
+
+
+def test_help_of_a_class_typed_into_a_notebook():
+    "Its source is found by any of its own methods: `check` may be the base class's"
+    import linecache
+    source = """from dataclasses import dataclass
+@dataclass
+class Typed(Settings):
+    rate: float = 0.1 # Step size
+    def rules(self): return []
+"""
+    linecache.cache["<cell 7>"] = (len(source), None, source.splitlines(keepends=True), "<cell 7>")
+    names = dict(Settings=settings.Settings, __name__="__main__") # as a kernel runs a page
+    exec(compile(source, "<cell 7>", "exec"), names)
+    assert settings.settings_help(names["Typed"]) == {"rate": "Step size"}

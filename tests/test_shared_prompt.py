@@ -32,7 +32,7 @@ def samples(asked=ASKED):
 def trainer(tmp_path, family="qwen2_5_vl", model=None, log=None, asked=ASKED, **given):
     "TRL's trainer with the mixin on an untrained twin"
     settings = read_settings(GRPOSettings, dict(model=f"tiny-{family}", batch_size=16, num_generations=G, max_steps=2, logging_steps=1,
-        save_steps=0, lora_dropout=0.0, output_dir=str(tmp_path)) | given)
+        save_steps=0, lora_dropout=0.0, refill=0, output_dir=str(tmp_path)) | given)
     twin, processor = tiny_twin(family)
     torch.manual_seed(0)
     return make_trainer(settings, model or add_lora(twin, 4, 8, 0.0), processor, to_dataset(samples(asked)), log=log)

@@ -1,48 +1,175 @@
-"""Generation by a real vLLM in the training process. `make test-vllm` makes the environment that this needs; elsewhere it skips."""
+"""A real vLLM beside TRL in the training process. `make test-vllm` makes the environment that this needs; elsewhere it
+skips. What stands between the two without an engine is tested in test_vllm_sampling.py."""
+import gc
 import importlib.util
 import os
+from functools import partial
 
 import pytest
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed here: run `make test-vllm`")
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
-SHORT = dict(warm_steps=40, max_steps=2, batch_size=8, num_generations=4, logging_steps=1, save_steps=0, use_vllm=True, lr=1e-3,
-             reward="test_vllm:by_length")
+SHORT = dict(max_steps=2, batch_size=12, num_generations=4, logging_steps=1, save_steps=0, use_vllm=True, lr=1e-3, lora_dropout=0.0,
+             max_completion_length=8, reward="test_vllm:by_length", temperature=1.0, vllm_max_model_length=512, max_image_size=56)
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 
 def by_length(completion, answer): return dict(overall=float(len(completion) % 5)) # so that groups are not silent
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def plain_weights(monkeypatch):
     "On a CPU vLLM packs its linear weights and deletes them, so that TRL finds nothing to update; keep them as they are"
     import torch
     from vllm.model_executor.layers import utils
     def keep(layer, remove_weight=False): layer.cpu_linear = torch.nn.functional.linear
     monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", keep)
+    # Compiling takes minutes, for models that answer in moments.
+    import trl.generation.vllm_generation as generation
+    monkeypatch.setattr(generation, "LLM", partial(generation.LLM, enforce_eager=True))
+    yield
+    gc.collect()
+
+
+def mixed(n):
+    "Rows with one picture, with two of unequal size, with none, in turn"
+    from PIL import Image, ImageDraw
+    from vlrlbook.core import Sample
+    rows = []
+    for i in range(n):
+        pictures = []
+        for j in range((1, 2, 0)[i % 3]):
+            picture = Image.new("RGB", (112 + 30 * i, 90 + 60 * j), "white")
+            ImageDraw.Draw(picture).ellipse([10, 10, 50 + 5 * i, 50 + 9 * j], fill=("red", "blue")[j])
+            pictures.append(picture)
+        rows.append(Sample(images=pictures, question="<image>" * len(pictures) + f"How many discs are there in picture {i}?",
+                           answer="A photo of 2 discs", row=i, task="vqa"))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """Family → directory of a twin after a short warm start. An untrained one gives the marks of pictures, which vLLM is told
+    not to sample, a hundredth of the probability of each token, and the ratio is 0.94 for that alone"""
+    from vlrlbook.grpo import warm_start
+    home = tmp_path_factory.mktemp("twins")
+    for family in FAMILIES: os.symlink(os.path.abspath(warm_start(family, 60, task="vqa")), home / family)
+    return home
+
+
+def trainer_of(folder, out, log=None, **more):
+    from vlrlbook.core import read_settings
+    from vlrlbook.data import to_dataset
+    from vlrlbook.grpo import GRPOSettings, load_policy, make_trainer
+    settings = read_settings(GRPOSettings, SHORT | {"model": str(folder), "task": "vqa", "output_dir": str(out)} | more)
+    model, processor = load_policy(settings)
+    return make_trainer(settings, model, processor, to_dataset(mixed(12)), log=log)
+
+
+def watch(trainer, engine_read):
+    "Keep what vLLM itself says that it has read, row by row"
+    inner = trainer.vllm_generation.llm.generate.generate
+    def generate(prompts, *args, **kwargs):
+        outputs = inner(prompts, *args, **kwargs)
+        engine_read.extend((list(row["prompt_token_ids"]), list(o.prompt_token_ids)) for row, o in zip(prompts, outputs))
+        return outputs
+    trainer.vllm_generation.llm.generate.generate = generate
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vllm_reads_what_training_reads(twins, tmp_path, family):
+    "Picture tokens, log-probs of sampled answers, TRL's ratio, greedy answers, all through the trainer's own path"
+    import torch
+    from vlrlbook.core import RunLog
+    from vlrlbook.data import encode
+    from vlrlbook.grpo import completion_logps, generate_answers
+    log, read = RunLog(), []
+    trainer = trainer_of(twins / family, tmp_path, log, lr=1e-6)
+    watch(trainer, read)
+    trainer.train()
+    token = trainer.processing_class.image_token_id
+    counts = [(given.count(token), seen.count(token)) for given, seen in read]
+    assert {given for given, _ in counts} == {0, 1, 2} # pictures of a row, as they are handed over
+    assert all(0.98 < row["ratio"] < 1.02 for row in log.rows), [row["ratio"] for row in log.rows]
+    samples = mixed(3)
+    budget = {len(s.images): encode(trainer.processing_class, [s])["input_ids"][0].tolist().count(token) for s in samples}
+    assert {n: {seen for given, seen in counts if given == n} for n in (0, 2)}[0] == {0}
+    assert budget[1] <= 4 and {seen for given, seen in counts if given == 1} <= {2, 3, 4} # 56 pixels squared, not 112
+    # sampled answers: the probability that vLLM gave each token is training's
+    model, processor = trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.processing_class
+    for sample in samples:
+        prompt = trainer.train_dataset[sample.row]["prompt"]
+        with torch.no_grad(): ids, said, _, _, logps, *_ = trainer._generate([prompt] * 4)
+        for p, c, their in zip(ids, said, logps):
+            batch = dict(encode(processor, [sample]))
+            assert p == batch["input_ids"][0].tolist()
+            whole = torch.tensor([p + c])
+            batch |= dict(input_ids=whole, attention_mask=torch.ones_like(whole))
+            if "mm_token_type_ids" in batch: batch["mm_token_type_ids"] = (whole == token).long()
+            with torch.no_grad(): own = completion_logps(model, batch, len(p))[0]
+            gap = (own - torch.tensor(their)).abs().max().item()
+            assert gap < 1e-3, (sample.row, gap)
+    trainer.vllm_generation.temperature = 0.0
+    found = trainer._generate([trainer.train_dataset[s.row]["prompt"] for s in samples for _ in range(4)])[1][::4]
+    ours = [a[0] for a in generate_answers(model, processor, samples, max_new_tokens=8)]
+    assert [processor.tokenizer.decode(c, skip_special_tokens=True) for c in found] == ours
+
+
+def gradients(trainer, steps):
+    "Keep the gradient of each optimizer step as one vector"
+    import torch
+    from transformers import TrainerCallback
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            steps.append(torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.grad is not None]))
+    trainer.add_callback(Keep())
+    return trainer
 
 
 @pytest.mark.parametrize("use_lora", [True, False], ids=["LoRA", "full"])
-def test_two_steps_in_colocate_mode_and_the_same_greedy_answers(tmp_path, plain_weights, use_lora):
-    from vlrlbook.core import RunLog, read_settings
-    from vlrlbook.data import synthetic_counting
-    from vlrlbook.grpo import GRPOSettings, generate_answers, load_data, load_policy, make_trainer
+def test_two_steps_learn_as_without_vllm(twins, tmp_path, use_lora):
+    "The same answers, once sampled by vLLM and weighed by TRL's ratio, once given to a trainer without vLLM"
+    import torch
     from vlrlbook.models import vision_marker_ids
-    settings = read_settings(GRPOSettings, {**SHORT, "use_lora": use_lora, "output_dir": str(tmp_path)})
-    model, processor = load_policy(settings)
-    log = RunLog()
-    trainer = make_trainer(settings, model, processor, load_data(settings)[0], log=log)
-    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    trainer.train()
-    assert len(log) == 2 and any((p != before[n]).any() for n, p in model.named_parameters() if n in before)
-    samples, engine = synthetic_counting(6, seed=9), trainer.vllm_generation
-    engine.sync_weights()
-    engine.temperature, engine.max_completion_length = 0.0, 8
-    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": samples[0].question}]}],
-                                         add_generation_prompt=True)
-    ids = processor.tokenizer(text)["input_ids"]
-    found = [engine.generate([ids], [s.images], 1)[1][0] for s in samples]
-    ours = generate_answers(trainer.model, processor, samples, max_new_tokens=8)
-    assert [processor.tokenizer.decode(c, skip_special_tokens=True) for c in found] == [a[0] for a in ours]
-    assert not {t for c in found for t in c} & set(vision_marker_ids(processor))
+    from vlrlbook.shared_prompt import sharing_state
+    said, with_vllm, without = [], [], []
+    one = gradients(trainer_of(twins / "qwen2_5_vl", tmp_path / "a", use_lora=use_lora), with_vllm)
+    own = one._generate_single_turn
+    def kept(*args, **kwargs):
+        said.append(own(*args, **kwargs))
+        return said[-1]
+    one._generate_single_turn = kept
+    one.train()
+    assert sharing_state(one) == "on"
+    two = gradients(trainer_of(twins / "qwen2_5_vl", tmp_path / "b", use_lora=use_lora, use_vllm=False), without)
+    replies = iter(said)
+    two._generate_single_turn = lambda *args, **kwargs: (next(replies)[0], None)
+    two.train()
+    assert len(with_vllm) == len(without) == 2
+    for a, b in zip(with_vllm, without):
+        assert b.norm() > 0
+        assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99
+    markers = set(vision_marker_ids(one.processing_class))
+    assert not markers & {token for completions, _ in said for c in completions for token in c}
+
+
+def test_a_merged_folder_served_by_vllm_gives_transformers_greedy_answers(twins, tmp_path):
+    "The way out: adapter merged, loaded by vLLM's own interface, with pictures and without"
+    from test_merge import shaken
+    from vllm import LLM, SamplingParams
+    from vlrlbook.data import to_messages
+    from vlrlbook.grpo import generate_answers
+    from vlrlbook.models import load_vlm, merge_lora
+    shaken(load_vlm(str(twins / "qwen2_5_vl"))[0], tmp_path / "adapter")
+    merge_lora(str(twins / "qwen2_5_vl"), str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    model, processor = load_vlm(str(tmp_path / "merged"))
+    samples = mixed(6)
+    asked = []
+    for sample in samples:
+        text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True, tokenize=False)
+        asked.append(dict(prompt=text) | ({"multi_modal_data": {"image": sample.images}} if sample.images else {}))
+    llm = LLM(str(tmp_path / "merged"), max_model_len=512, dtype="float32", enforce_eager=True)
+    found = llm.generate(asked, SamplingParams(temperature=0.0, max_tokens=8), use_tqdm=False)
+    ours = [a[0] for a in generate_answers(model, processor, samples, max_new_tokens=8)]
+    assert [o.outputs[0].text for o in found] == ours

@@ -1,18 +1,47 @@
 """The VQA shelf and its reward: dialects, splits, truth tables, and the real files and peers where they are at hand."""
 import json
+from pathlib import Path
 
 import pytest
 from conftest import SHARED
+from PIL import Image
 from hypothesis import given, strategies as st
 from vlrlbook.data import DataError, convert_vqa, published_split, read_rows, split_rows_by_picture, vqa_prompt, vqa_row
-from vlrlbook.rewards import (answer_kind, for_easyr1, for_verl, format_reward, load_reward, normalise_answer, normalise_table,
-                              vqa_accuracy, vqa_table, yes_or_no)
+from vlrlbook.rewards import (answer_kind, choice_letters, for_easyr1, for_verl, format_reward, load_reward, normalise_answer,
+                              normalise_table, vqa_accuracy, vqa_table, yes_or_no)
 
 real = pytest.mark.skipif(not SHARED.exists(), reason="the folder with real samples is not beside this checkout")
 
 
 @pytest.mark.parametrize("completion, truth, accuracy, why", vqa_table)
 def test_accuracy(completion, truth, accuracy, why): assert vqa_accuracy(completion, truth)["accuracy"] == accuracy, why
+
+
+CASES = (Path(__file__).parent / "cases" / "vqa.jsonl", SHARED.parent / "cases" / "vqa.jsonl")
+
+
+@pytest.mark.parametrize("path", [
+    pytest.param(path, marks=pytest.mark.skipif(not path.exists(), reason="the cases of others are not beside this checkout"))
+    for path in CASES], ids=["ours", "of others"])
+def test_accuracy_of_the_case_files(path):
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    wrong = [row for row in rows if vqa_accuracy(row["completion"], row["truth"])["accuracy"] != row["accuracy"]]
+    assert len(rows) > 60 and not wrong
+
+
+@given(st.text(max_size=60).filter(lambda text: text.strip() and "<" not in text and "\\" not in text))
+def test_any_truth_earns_under_its_own_reward(truth):
+    assert vqa_accuracy(f"<think>.</think><answer>{truth}</answer>", truth)["accuracy"] == 1
+
+
+@pytest.mark.parametrize("text, side", [("No, it is normal.", "no"), ("I have no idea", None), ("yes or no", None), ("no, yes", None),
+    ("No, wait: yes", "yes"), ("not yes", None), ("neither", None), ("There is no mass", "no"), ("There is no doubt: yes", "yes")])
+def test_sides(text, side): assert yes_or_no(text) == side
+
+
+@pytest.mark.parametrize("text, letters", [("**B**", "B"), ("\\boxed{\\text{B}}", "B"), ("(B) yes", "B"), ("Option B", "B"), ("A, C", "AC"),
+    ("a liver", ""), ("The answer is not A but B", "B"), ("b", "B"), ("E. coli", ""), ("Both", ""), ("It can't be A; it must be B.", "B")])
+def test_letters(text, letters): assert choice_letters(text) == frozenset(letters)
 
 
 @pytest.mark.parametrize("text, normalised", normalise_table)
@@ -88,9 +117,14 @@ def test_console_commands(tmp_path):
     done = run("convert-vqa", "--input_jsonl", tmp_path / "in.jsonl", "--output-jsonl", tmp_path / "out.jsonl")
     assert done.returncode == 0 and json.loads((tmp_path / "out.jsonl").read_text()) == {"prompt": "<image> ?", "answer": "a",
         "images": ["x.png"]}
-    assert "1 VQA rows" in run("check-data", tmp_path / "in.jsonl").stdout
-    bad = run("check-data", tmp_path / "in.jsonl", "--image_dir", tmp_path)
+    bad = run("check-data", tmp_path / "in.jsonl")
     assert bad.returncode and "image.missing: row 1, 'x.png'" in bad.stderr and "Traceback" not in bad.stderr
+    for k, colour in enumerate(("red", "blue"), 1): Image.new("RGB", (32, 24), colour).save(tmp_path / f"{k}.png")
+    (tmp_path / "good.jsonl").write_text("".join(json.dumps({"problem": "?", "answer": "a", "scan": f"{k}.png"}) + "\n" for k in (1, 2)))
+    good = run("check-data", tmp_path / "good.jsonl", "--keys", "question=problem", "image=scan")
+    assert good.returncode == 0 and "2 VQA rows, 2 kept, 0 skipped; 2 with pictures" in good.stdout
+    assert "training will take it" in good.stdout
+    assert "say --keys image=scan" in run("check-data", tmp_path / "good.jsonl").stderr
     rad = [{"question": "?", "answer": "a", "image_name": f"{i % 5}.jpg",
             "phrase_type": "test_freeform" if i > 7 else "freeform"} for i in range(12)]
     (tmp_path / "rad.json").write_text(json.dumps(rad))
@@ -113,6 +147,11 @@ def test_vqa_rad_converts_whole(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
     assert all(r["prompt"].startswith("<image> ") and len(r["images"]) == 1 and r["answer"] == r["answer"].strip() for r in rows)
     assert all(vqa_accuracy(f"<answer>{r['answer']}</answer>", r["answer"])["accuracy"] == 1 for r in rows)
+    spellings = [str.upper, str.lower, "The answer is {}.".format, "Answer: {}".format, "**{}**".format, "It is {}".format,
+                 "\\boxed{{\\text{{{}}}}}".format, lambda t: t.replace("-", " "), lambda t: t.replace(" ", "-"),
+                 lambda t: t.replace(",", "")]
+    for answer in sorted({r["answer"] for r in rows}):
+        assert all(vqa_accuracy(f"<answer>{spell(answer)}</answer>", answer)["accuracy"] == 1 for spell in spellings), answer
 
 
 @real

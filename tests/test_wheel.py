@@ -38,7 +38,10 @@ def test_the_wheel_holds_the_book_and_nothing_else(built):
     modules = {f"vlrlbook/{p.relative_to(ROOT / 'vlrlbook').as_posix()}": p for p in (ROOT / "vlrlbook").rglob("*") if p.is_file()
                and "__pycache__" not in p.parts}
     chapters = {f"vlrlbook/nbs/{p.name}": p for p in NOTEBOOKS} | {
-        f"vlrlbook/nbs/logs/{p.name}": p for p in (ROOT / "nbs" / "logs").iterdir()}
+        f"vlrlbook/nbs/logs/{p.name}": p for p in (ROOT / "nbs" / "logs").iterdir()} | {
+        "vlrlbook/nbs/glossary.md": ROOT / "nbs" / "glossary.md"}
+    films = [p for p in (ROOT / "nbs" / "films").rglob("*") if p.is_file()]
+    chapters |= {f"vlrlbook/nbs/{p.relative_to(ROOT / 'nbs').as_posix()}": p for p in films}
     assert len(modules) > 9 and len(NOTEBOOKS) > 8
     with zipfile.ZipFile(built[0]) as z:
         inside = {n for n in z.namelist() if not n.startswith("vlrlbook-")}
@@ -91,7 +94,7 @@ def test_the_long_description_is_the_readme_and_renders(metadata, built):
     text, readme = metadata.get_payload(), (ROOT / "README.md").read_text(encoding="utf-8")
     page, home = page_of(text), settings["git_url"]
     assert metadata["Description-Content-Type"] == "text/markdown" and home == f"https://github.com/{settings['user']}/{settings['repo']}"
-    assert page.startswith("<h1>vlrlbook</h1>") and page.count("<table>") == 3 and page.count("<pre>") >= 4
+    assert page.startswith("<h1>vlrlbook</h1>") and page.count("<table>") == 4 and page.count("<pre>") >= 4
     assert metadata["Home-page"] == home or f"Homepage, {home}" in metadata.get_all("Project-URL", [])
     assert all(link.startswith("https://") for link in links_of(page)), "a link that works in a checkout only"
     places = {kind: f"{home}/{kind}/{settings['branch']}/" for kind in ("raw", "blob")}

@@ -11,9 +11,9 @@ import nbformat
 import pytest
 from conftest import NOTEBOOKS, ROOT, chapter
 from nbclient import NotebookClient
-from vlrlbook import cli
+from vlrlbook import cli, workshop
 
-CHAPTERS = [p for p in NOTEBOOKS if re.match(r"0[0-7]_|00a_", p.name)] # of a full day
+CHAPTERS = [p for p in NOTEBOOKS if re.match(r"000_|0[0-7]_|00a_", p.name)] # of a full day
 BEFORE = {"01_data": "processor = tiny_twin('qwen2_5_vl')[1]"} # what a check takes from its chapter, besides imports and exports
 
 
@@ -38,10 +38,10 @@ def kit(tmp_path_factory):
 def chapter_names(path):
     "What a chapter has imported and exported by the time of its exercise"
     code = [source(c) for c in cells_of(path) if c["cell_type"] == "code"]
-    module = next(s.split()[2] for s in code if s.startswith("#| default_exp"))
-    names = dict(vars(importlib.import_module(f"vlrlbook.{module}")), __name__="chapter")
+    own = [f"vlrlbook.{s.split()[2]}" for s in code if s.startswith("#| default_exp")] # none: it imports plain modules, as others do
+    names = dict(vars(importlib.import_module(own[0])) if own else {}, __name__="chapter")
     imports = [n for s in code for n in ast.parse(s).body if isinstance(n, (ast.Import, ast.ImportFrom))
-               and not getattr(n, "module", "").startswith("vlrlbook." + module)]
+               and not getattr(n, "module", "").startswith(tuple(own))]
     exec(compile(ast.Module(imports, []), path.name, "exec"), names)
     exec(BEFORE.get(path.stem, ""), names)
     return names
@@ -79,9 +79,16 @@ def test_every_chapter_of_a_day_has_an_exercise():
     assert set(CHAPTERS) <= set(EXERCISED)
 
 
+def test_the_first_page_comes_first():
+    "In the folder's own order and in the days: who knows no RL begins with it, and it asks for three solutions"
+    assert NOTEBOOKS[0].stem == "000_why_it_learns" and {order[0] for order in cli.days.values()} == {NOTEBOOKS[0].stem}
+    assert len(tagged(cells_of(NOTEBOOKS[0]), "exercise")) == 3
+
+
 def test_kit_is_clean(kit):
     "Valid notebooks without outputs; ids, parameters cells and everything untagged as in the book"
-    assert sorted(p.name for p in kit.iterdir()) == sorted(["PLAN.md", *(p.name for p in NOTEBOOKS)])
+    assert sorted(p.name for p in kit.iterdir()) == sorted(["PLAN.md", "glossary.md", *(p.name for p in NOTEBOOKS)])
+    assert (kit / "glossary.md").read_bytes() == (ROOT / "nbs/glossary.md").read_bytes(), "the chapters link to it"
     assert kit.stat().st_mode & 0o777 == 0o755
     for path in NOTEBOOKS:
         nbformat.validate(nbformat.read(kit / path.name, 4))
@@ -110,7 +117,7 @@ def test_runs_from_anywhere_and_past_an_empty_exercise(kit, tmp_path):
 
 FULL = bool(os.environ.get("VLRLBOOK_FULL"))
 WHOLE = [pytest.param(p.stem, marks=pytest.mark.skipif(p.stem not in ("00_core", "02_rewards") and not FULL,
-                                                       reason="minutes: VLRLBOOK_FULL=1")) for p in NOTEBOOKS]
+                                                       reason="minutes: VLRLBOOK_FULL=1")) for p in EXERCISED]
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -140,7 +147,7 @@ def test_existing_folder_is_refused(tmp_path, capsys):
 
 def test_all_or_nothing(tmp_path, monkeypatch):
     def full(): raise OSError("no space left")
-    monkeypatch.setattr(cli, "plan", full)
+    monkeypatch.setattr(workshop, "plan", full)
     with pytest.raises(SystemExit, match="no space left"): cli.main(["workshop", str(tmp_path / "kit")])
     assert not list(tmp_path.iterdir())
 
@@ -152,15 +159,16 @@ def notebook(*cells):
 
 
 def test_twin():
-    plain = cli.twin(notebook(("1 + 1",)), "x.ipynb")
+    plain = workshop.twin(notebook(("1 + 1",)), "x.ipynb")
     assert plain["cells"] == [dict(cell_type="code", id="c0", metadata=dict(tags=[]), source=["1 + 1"], outputs=[], execution_count=None)]
-    made = cli.twin(notebook(("def f(x): return x", "exercise"), ("assert f(1) == 1", "check"), ("2",), ("secret", "solution")), "x.ipynb")
+    cells = ("def f(x): return x", "exercise"), ("assert f(1) == 1", "check"), ("2",), ("secret", "solution")
+    made = workshop.twin(notebook(*cells), "x.ipynb")
     assert [c["id"] for c in made["cells"]] == ["c0", "c1", "c1-solution",
         "c2"] and "raises-exception" in made["cells"][1]["metadata"]["tags"]
     for cells, told in (([("def f(): 1", "exercise"), ("2",)], "cell c1: expected the check"),
                         ([("def f(): 1", "exercise")], "last exercise has no check"),
                         ([("x = 1", "exercise"), ("2", "check")], "expected an exercise that is a function")):
-        with pytest.raises(ValueError, match=told): cli.twin(notebook(*cells), "x.ipynb")
+        with pytest.raises(ValueError, match=told): workshop.twin(notebook(*cells), "x.ipynb")
 
 
 @pytest.mark.parametrize("full, empty", [
@@ -171,7 +179,7 @@ def test_twin():
     ('import math\ndef f():\n    """Two\n    lines"""\n    return 1\nlast = f',
      'import math\ndef f():\n    """Two\n    lines"""\n    ...\nlast = f')])
 def test_emptied(full, empty):
-    assert cli.emptied(full, "here") == empty
+    assert workshop.emptied(full, "here") == empty
     ast.parse(empty)
 
 

@@ -1,63 +1,36 @@
 """The `vlrlbook` command: each subcommand is a thin face of a function of another module.
 
-Written by hand, like `doctor`, `folders`, `settings` and `versions`; the other modules are exported from notebooks."""
+Written by hand. What a subcommand needs is imported when it is asked for, so that `vlrlbook --help` answers at
+once and the doctor starts where other modules cannot."""
 import argparse
-import ast
-import csv
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-
-def notebooks_dir() -> Path:
-    "Folder of the chapters: inside an installed wheel, or beside the package in a checkout"
-    from vlrlbook.core import book_file
-    return book_file("00_core.ipynb").parent
+from .chapters import PapermillHandler, handler, kernels_path, notebook, notebooks_dir, run_chapter
+from .versions import extra_of
 
 
-def notebook(name: str) -> Path:
-    "Path of the chapter called `name`: '05_grpo', '05_grpo.ipynb', 'grpo' or '05'"
-    from vlrlbook.core import nearest
-    chapters = sorted(notebooks_dir().glob("*.ipynb"))
-    stem = Path(name).name.removesuffix(".ipynb")
-    found = [p for p in chapters if stem in (p.stem, *p.stem.split("_", 1))]
-    if len(found) != 1: raise SystemExit(f"vlrlbook: no chapter {name!r}{nearest(stem, [p.stem for p in chapters])}")
-    return found[0]
-
-
-class PapermillHandler:
-    "Lets papermill read `vlrlbook://05_grpo.ipynb` (entry point `papermill.io`)"
-    def read(self, path): return notebook(path.removeprefix("vlrlbook://")).read_text(encoding="utf-8")
-    def listdir(self, path): return [f"vlrlbook://{p.name}" for p in sorted(notebooks_dir().glob("*.ipynb"))]
-    def write(self, buf, path): raise OSError("vlrlbook:// can only be read")
-    def pretty_path(self, path): return path
-
-
-handler = PapermillHandler()
+def __getattr__(name):
+    "The functions of `vlrlbook workshop` stood here first, and can still be asked for here"
+    if name not in ("allowance", "days", "emptied", "plan", "plan_words", "twin"):
+        raise AttributeError(f"module 'vlrlbook.cli' has no attribute {name!r}")
+    import vlrlbook.workshop
+    return getattr(vlrlbook.workshop, name)
 
 
 def run(args, rest):
     "Run a chapter as a papermill job; `-p name value` as papermill takes it"
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    return subprocess.call([sys.executable, "-m", "papermill", str(notebook(args.chapter)), args.out, *rest],
-                           env={**os.environ, "PYTHONUTF8": "1", "JUPYTER_PATH": kernels_path()})
-
-
-def kernels_path() -> str:
-    "JUPYTER_PATH with the package's own `python3` kernel in front: ipykernel's, less warnings that nobody can act on"
-    # such as the one about TCP without encryption, printed for a kernel that listens on this machine only
-    own = str(Path(__file__).resolve().parent / "jupyter")
-    before = os.environ.get("JUPYTER_PATH")
-    return os.pathsep.join([own, before]) if before else own
+    return run_chapter(args.chapter, args.out, rest)
 
 
 def notebooks(args, rest):
     "Copy the chapters into a folder, to read and change"
-    if Path(args.out_dir).exists(): raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
+    if Path(args.out_dir).exists():
+        raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
     from vlrlbook.folders import new_folder
     unwanted = shutil.ignore_patterns(".*", "_*", "runs", "*.py")
     with new_folder(args.out_dir, existing="none", manifest=False) as aside:
@@ -65,127 +38,58 @@ def notebooks(args, rest):
     print(*sorted(p.name for p in Path(args.out_dir).glob("*.ipynb")), sep="\n")
 
 
-allowance = dict(talk=15, exercise=15, questionnaire=5) # minutes a chapter that a teacher may want to change; nobody has measured them
-days = {"Half a day": ("00_core", "01_data", "break 15", "02_rewards", "05_grpo", "06_evaluation"),
-        "A full day": ("00_core", "00a_models", "break 15", "01_data", "02_rewards", "03_reward_model", "break 60", "04_aloha", "05_grpo",
-                       "break 15", "06_evaluation", "07_shared_prompt")}
-
-
 def workshop(args, rest):
     "Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for half a day and a full one"
-    from vlrlbook.folders import new_folder
-    with new_folder(args.out_dir, existing="none", manifest=False) as aside:
-        for path in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
-            made = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
-            text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-            (aside / path.name).write_text(text, encoding="utf-8")
-        (aside / "PLAN.md").write_text(plan(), encoding="utf-8")
-    print(*sorted(p.name for p in Path(args.out_dir).iterdir()), sep="\n")
-
-
-def twin(book: dict, name: str) -> dict:
-    "A chapter without outputs; each cell tagged `exercise` is emptied and its solution folded away behind the `check` that follows it"
-    cells, waiting = [], None
-    for cell in book["cells"]:
-        tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
-        if "solution" in tags: continue
-        if waiting and "check" not in tags: raise ValueError(f"{name}, cell {cell['id']}: expected the check of the exercise before it")
-        if cell["cell_type"] == "code": cell = cell | dict(outputs=[], execution_count=None)
-        if "exercise" in tags:
-            cell, waiting = cell | dict(source=emptied(source, f"{name}, cell {cell['id']}").splitlines(keepends=True)), source
-        if "check" in tags: cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"])) # "run all" goes on behind it
-        cells.append(cell)
-        if waiting and "check" in tags:
-            folded = f"<details><summary>A solution</summary>\n\n```python\n{waiting}\n```\n\n</details>"
-            cells.append(dict(cell_type="markdown", id=f"{cell['id']}-solution", metadata={}, source=folded.splitlines(keepends=True)))
-            waiting = None
-    if waiting: raise ValueError(f"{name}: its last exercise has no check")
-    return book | dict(cells=cells, metadata={k: v for k, v in book["metadata"].items() if k != "widgets"})
-
-
-def emptied(source: str, where: str) -> str:
-    "`source` with signature and docstring of each function, and `...` for its body"
-    lines = source.splitlines()
-    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    if not functions: raise ValueError(f"{where}: expected an exercise that is a function")
-    for node in reversed(functions):
-        body = node.body[1:] if ast.get_docstring(node) else node.body
-        first = body[0].lineno - 1
-        lines[first:node.end_lineno] = [lines[first].encode()[:body[0].col_offset].decode() + "..."]
-    return "\n".join(lines)
-
-
-def plan() -> str:
-    "PLAN.md: what is run when; the measured minutes of the machine and the allowance for people stand apart"
-    from vlrlbook.core import Table, book_file
-    with open(book_file("logs/chapters.csv"), newline="", encoding="utf-8") as f:
-        measured = {row["chapter"]: row for row in csv.DictReader(f)}
-    people = sum(allowance.values())
-    pages = ["# Plan of a workshop", plan_words.format(people=people, **allowance)]
-    for title, order in days.items():
-        rows, now, machine = [], 9 * 60, 0
-        for what in order:
-            row, pause = measured.get(what), int(what.removeprefix("break ")) if what.startswith("break") else None
-            seconds = 0 if pause else int(row["seconds"])
-            rows.append({"from": f"{now // 60}:{now % 60:02d}", "chapter": "break" if pause else f"`{what}`",
-                         "what you see": "" if pause else row["what"],
-                         "machine, measured": "" if pause else f"{seconds // 60} min {seconds % 60:02d} s",
-                         "memory, measured": "" if pause else f"{row['memory_mb']} MB", "people, allowed": f"{pause or people} min"})
-            now, machine = now + (pause or people) + -(-seconds // 60), machine + seconds
-        pages.append(
-            f"## {title}\n\n{Table(rows)}\n\nEnds at {now // 60}:{now % 60:02d}, of which the machine works {machine / 60:.0f} minutes.")
-    return "\n\n".join(pages) + "\n"
-
-
-plan_words = """Each notebook of this folder is a chapter without its outputs. A cell below *Your turn* is to be filled in; the cell behind it says whether it is right and, if not, what is wrong; a solution is folded away below. The questionnaire and two experiments end each chapter. *Run all* goes on behind a check that fails.
-
-    pip install "vlrlbook[lab]"
-    jupyter lab
-
-Chapter 04 reads LeRobot's files (`pip install "vlrlbook[aloha]"`, Python 3.12 or newer) and chapter 08 runs a server (`pip install "vlrlbook[serve]"`). Nothing else is needed: models are built and pictures drawn on the spot, and logs of longer runs are in the package.
-
-Chapters that stand in neither plan are for afterwards. Lines that begin with `#|` tell nbdev what goes into the package; in class they are comments.
-
-Two kinds of minutes stand below, and only one of them was measured.
-
-- **Machine, measured**: one run of the whole chapter, from its first cell to its last and from an empty cache, on two CPU cores (`nbs/logs/chapters.csv`, written by `tools/logs.py pages`). A chapter that is run a second time finds its warm start in the cache. No GPU was measured.
-- **People, allowed**: {people} minutes a chapter, {talk} to talk and read, {exercise} for the exercise, {questionnaire} for the questionnaire. This is a teacher's allowance. No class has been timed with it; write down what yours takes.
-
-The hours begin at 9:00 and count machine and people one after the other, machine minutes rounded up. While a long chapter runs (03 to 06), go through its questionnaire: that wins back most of the machine's minutes."""
+    from vlrlbook.workshop import write_workshop
+    print(*write_workshop(args.out_dir), sep="\n")
 
 
 def merge_lora(args, rest):
     "Fold an adapter into its base and save a plain model directory"
     from vlrlbook.models import merge_lora
-    merge_lora(args.base_model, args.lora_model, args.output_path, cache_dir=args.cache_dir)
+    merge_lora(args.base_model, args.lora_model, args.output_path, cache_dir=args.cache_dir, dtype=args.dtype,
+               transformers_4=args.transformers_4)
+
+
+def export_model(args, rest):
+    "Copy a model directory in words that transformers 4 can read too, for EasyR1 and for older engines"
+    from vlrlbook.model_files import export_for_transformers_4
+    print(export_for_transformers_4(args.model, args.output_path))
 
 
 def convert_vqa(args, rest):
-    "Chat, flat or VQA-RAD rows to EasyR1 rows"
+    "Rows of any known form to EasyR1 rows"
     from vlrlbook.data import convert_vqa, published_split, read_rows
-    print(f"{convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split)} rows in "
-          f"{args.output_jsonl}{', parted into _train and _test' if args.split else ''}")
+    written = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys, args.skip_bad_rows, print)
+    print(f"{written} rows in {args.output_jsonl}{', parted into _train and _test' if args.split else ''}")
     if args.split == "published":
-        print(f"{published_split([row for _, row in read_rows(args.input_jsonl)])[2]:.0%} of the test pictures are in the train part too; "
-              "--split picture keeps them apart")
+        leaking = published_split([row for _, row in read_rows(args.input_jsonl)])[2]
+        print(f"{leaking:.0%} of the test pictures are in the train part too; --split picture keeps them apart")
 
 
 def check_data(args, rest):
-    "Check a counting ZIP, a VQA file or a preference file; says what would be kept, skipped or refused"
-    from tempfile import TemporaryDirectory
-    from vlrlbook.data import read_counting_zip, read_preferences, read_rows, vqa_row
-    path = Path(args.path)
-    if path.suffix == ".zip":
-        with TemporaryDirectory() as folder: print(read_counting_zip(path, Path(folder) / "out", strict=args.strict)[1])
-    elif args.kind == "preferences": print(f"{len(read_preferences(path, args.image_dir))} preference rows")
-    else: print(f"{len([vqa_row(row, number, args.image_dir) for number, row in read_rows(path)])} VQA rows")
+    "Look a counting ZIP or a file of rows through, as training will; exit status 1 if training would refuse it"
+    from vlrlbook.data_check import check_file
+    found = check_file(args.path, args.kind, args.image_dir, args.keys, args.reward, args.skip_bad_rows, args.strict,
+                       args.val_data, args.model)
+    print(found)
+    if not found.good:
+        raise found.problems[0]  # to stderr, as every command says what stops it
+    print("training will take it" + ("" if args.model else "; the length of prompts is looked at with --model"))
 
 
-def given(args, rest) -> dict:
+def given(args, rest, cls=None) -> dict:
     "The settings that were written; other names for them, and names that nobody knows, are left to `read_settings`"
-    from vlrlbook.core import named_options
+    from vlrlbook.settings import flag_names, named_options
     written = {k: v for k, v in vars(args).items() if k not in ("command", "function", "config") and v is not None}
-    return written | named_options(rest)
+    if isinstance(written.get("keys"), list):
+        written["keys"] = " ".join(written["keys"])
+    others = named_options(rest, flag_names(cls) if cls else set())
+    for name in others:
+        ours = getattr(cls, "aliases", {}).get(name) or getattr(cls, "stand_ins", {}).get(name, [None])[0]
+        if ours and ours != name:
+            print(f"--{name} is taken as {ours}", file=sys.stderr)
+    return written | others
 
 
 def grpo(args, rest):
@@ -199,8 +103,10 @@ def reward_model(args, rest):
     "Train a reward model on preference rows; settings of chapter 03"
     from vlrlbook.core import read_settings
     from vlrlbook.reward_model import RewardModelSettings, train_reward_model
-    found = train_reward_model(read_settings(RewardModelSettings, given(args, rest)))
-    if found:
+    found = train_reward_model(read_settings(RewardModelSettings, given(args, rest, RewardModelSettings)))
+    if found and not found["n"]:
+        print(f"no pair of the test rows has a preference, so there is no accuracy; {found['model']}")
+    elif found:
         print(f"{found['n']} pairs judged: accuracy {found['pair_accuracy']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}); "
               f"{found['model']}")
 
@@ -209,17 +115,38 @@ def score(args, rest):
     "Score a preference file with a reward model; the result's name is always a new one"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import report_table, score_file
-    found = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size, args.skip_bad_rows, device=args.device)
-    for row in found["skipped"]: print(f"skipped row {row['row']}: {row['code']}, {row['message']}")
+    found = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size, args.skip_bad_rows,
+                       device=args.device, keys=args.keys, base_model=args.base_model)
     print(Table(report_table(found["report"]), f"{found['pairs_per_second']:.1f} pairs a second; {found['path']}"))
+
+
+def rank(args, rest):
+    "Put answers to a question about a picture into a reward model's order, best first"
+    from vlrlbook.core import Table
+    from vlrlbook.reward_model import VLRewardModel, rank_answers
+    judge = VLRewardModel.from_pretrained(args.model, args.device, base=args.base_model)
+    picture = None if args.picture == "none" else args.picture
+    ranked = rank_answers(judge, picture, args.question, args.answers)
+    for row in ranked:
+        row["score"], row["chance"] = f"{row['score']:.3f}", f"{row['chance']:.3f}"
+    fitted = judge.facts["calibration"]
+    tried = f"calibrated on {fitted['pairs']} pairs, temperature {fitted['temperature']:.2f}" if fitted else "not calibrated"
+    print(Table(ranked, f"chance: that the judge would pick this answer among all of these ({tried})"))
 
 
 def aloha(args, rest):
     "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
-    made = run_aloha(read_settings(AlohaSettings, given(args, rest)))
+    made = run_aloha(read_settings(AlohaSettings, given(args, rest, AlohaSettings)))
     if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
+
+
+def aloha_films(args, rest):
+    "Films of the ALOHA simulator as a LeRobot data set; needs the extra films"
+    from vlrlbook.aloha_films import make_films
+    data = make_films(args.root, args.films, args.seed, args.size, args.videos, args.only, say=print)
+    print(f"{args.root}: {data.num_episodes} films, {len(data)} frames")
 
 
 def evaluate(args, rest):
@@ -229,6 +156,35 @@ def evaluate(args, rest):
     results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
     print(Table([dict(metric=m["name"], value=with_interval(m), n=m["n"], interval=m["interval"]) for m in results["metrics"]]))
     print(Table([dict(question=q["question"], answer=q["answer"], because=q["because"]) for q in results["questions"]]))
+
+
+def ask(args, rest):
+    "Ask a model about one picture: before and after training, side by side"
+    from vlrlbook.answers import ask_model
+    from vlrlbook.core import Table
+    from vlrlbook.marking import merged
+    found = ask_model(args.model, args.picture, args.question, args.adapter, args.answers, args.temperature,
+                      args.max_new_tokens, args.max_image_size, args.task, args.seed, args.use_4bit)
+    told = {name: found[name] for name in ("before", "after") if found[name]}
+    rows = [dict(asked="best guess") | {name: said["greedy"] for name, said in told.items()}]
+    if args.answers:
+        samples = {name: merged(said["sampled"]) for name, said in told.items()}
+        rows.append(dict(asked=f"{args.answers} samples") | samples)
+    print(Table(rows))
+
+
+def predictions(args, rest):
+    "Write predictions as another evaluation program keeps them; its own files are read by `evaluate --predictions`"
+    from vlrlbook.evaluation import read_predictions
+    from vlrlbook.prediction_files import save_predictions_as
+    n = save_predictions_as(args.form, read_predictions(args.predictions), args.column, args.out)
+    print(f"{args.out}: {n} rows of {args.column} as {args.form} keeps them")
+
+
+def report(args, rest):
+    "Write report.html of a finished run: what came of it, on two screens, in one file"
+    from vlrlbook.report import write_report
+    print(write_report(args.run, args.out))
 
 
 def serve(args, rest):
@@ -246,9 +202,13 @@ def exported(args, rest, verl=False):
     engine = "verl" if verl else args.version
     config = read_engine_yaml(args.config, engine, rest).given if getattr(args, "config", None) else {}
     given = {k: v for k, v in config.items() if k not in export_keys(engine)} | parse_overrides(rest, engine)
-    where = dict(val=args.val_data, image_dir=args.image_dir)
-    folder = export_verl(args.data, args.reward, given, args.output_dir, **where) if verl else export_easyr1(args.data, args.reward, given,
-        args.output_dir, args.version, **where)
+    where = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys, skip_bad_rows=args.skip_bad_rows, tell=print)
+    is_counting = Path(args.data).suffix.lower() == ".zip" or Path(args.data).is_dir()
+    reward = args.reward or ("counting" if is_counting else "vqa")
+    if verl:
+        folder = export_verl(args.data, reward, given, args.output_dir, **where)
+    else:
+        folder = export_easyr1(args.data, reward, given, args.output_dir, args.version, **where)
     train, val = json.loads((folder / "export.json").read_text())["rows"]
     print(f"{folder}: {train} rows to learn from, {val} to measure on; next: vlrlbook dry-run --path {folder}")
 
@@ -302,18 +262,146 @@ def version_line() -> str:
 
 
 def chapter_options(chapter):
-    "(name, help) of a chapter's settings, from its parameters cell, so that --help imports nothing heavy"
-    # To find the chapters, NumPy and Pillow are imported. Where they are missing, `vlrlbook doctor` must
-    # still start and say so. An option that is not listed here is taken all the same.
-    try: notebooks_dir()
-    except ImportError: return []
+    "(name, help, whether true or false) of a chapter's settings, from its parameters cell: --help imports nothing heavy"
+    # `notebooks_dir` imports NumPy and Pillow. Where they are missing, `vlrlbook doctor` must still start and
+    # say so; then --help lists no options of the chapters, which are taken all the same.
+    try:
+        notebooks_dir()
+    except ImportError:
+        return []
     if chapter == "05_grpo":
-        from vlrlbook.settings import GRPOSettings, settings_help
-        return list(settings_help(GRPOSettings).items())
+        from vlrlbook.settings import GRPOSettings, flag_names, settings_help
+        flags = flag_names(GRPOSettings)
+        return [(name, text, name in flags) for name, text in settings_help(GRPOSettings).items()]
     # the other chapters' classes stand in modules that import torch, so their pages are read
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
     cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
-    return re.findall(r"^(\w+):.*?  # (.*)$", cell, re.M)
+    found = re.findall(r"^(\w+): (\w+).*?  # (.*)$", cell, re.M)
+    # a bare --log_samples was a flag of the reward system; here it is a number, whose default the flag means
+    return [(name, text, kind == "bool" or name == "log_samples") for name, kind, text in found]
+
+
+def option(name, also=(), **kwargs):
+    "What argparse takes for an option: its spellings with - and _ under this and other names, and the rest"
+    flags = [flag for one in (name, *also) for flag in (f"--{one}", f"--{one.replace('_', '-')}")]
+    return tuple(dict.fromkeys(flags)), dict(dest=name, **kwargs)
+
+
+def settings_options(chapter):
+    "An option for each setting of a chapter"
+    # a bare flag means true; "true" and "false" may still be written behind it
+    bare = dict(nargs="?", const="true")
+    several = dict(nargs="+")  # keys takes words such as answer=solution
+    options = []
+    for name, text, flag in chapter_options(chapter):
+        more = bare if flag else several if name == "keys" else {}
+        options.append(option(name, help=text.replace("%", "%%"), **more))
+    return options
+
+
+def row_options():
+    "Options of all commands that read a file of rows"
+    return [option("keys", nargs="+", help="which column holds what, such as question=problem image=scan"),
+            option("skip_bad_rows", action="store_true", help="leave bad rows out and list them")]
+
+
+def convert_options():
+    "Options of `vlrlbook convert-vqa`"
+    return [
+        option("input_jsonl", required=True, help=".json, .jsonl, .csv, .tsv or .parquet"),
+        option("output_jsonl", required=True, help="file to write"),
+        option("image_dir", help="picture paths become absolute in it, and must exist"),
+        option("split", choices=["picture", "published"],
+               help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"),
+        *row_options()]
+
+
+def check_options():
+    "Options of `vlrlbook check-data`"
+    return [
+        (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
+        (["--kind"], dict(choices=["vqa", "preferences", "counting"], default="vqa", help="what the rows hold")),
+        option("image_dir", help="where picture paths begin; beside the file if not given"),
+        option("reward", help="under which truths are tried; the task's own if not given"),
+        option("val_data", help="a file that must not share a picture with this one"),
+        option("model", help="whose processor measures the prompts"),
+        (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")),
+        *row_options()]
+
+
+def score_options():
+    "Options of `vlrlbook score`, under the older script's names too"
+    return [
+        option("model", ("model_path", "checkpoint_path"), required=True,
+               help="directory of a reward model, or an older script's .pt file"),
+        option("base_model", ("base_model_name",), help="what an older script's file was trained from"),
+        option("data", ("data_path", "test_data", "test_data_path"), required=True,
+               help="preference rows: .jsonl, .json, .csv, .tsv or .parquet"),
+        option("output_dir", ("output_path",), default=".", help="where the result goes; a .jsonl is the result itself"),
+        option("image_dir", help="where picture paths begin; beside the file if not given"),
+        option("batch_size", type=int, default=16, help="answers at a time"),
+        *row_options(),
+        option("device", help="such as cuda:1")]
+
+
+def rank_options():
+    "Arguments of `vlrlbook rank`"
+    return [
+        (["picture"], dict(help="a picture file; none for a question without one")),
+        (["question"], dict(help="what was asked")),
+        (["answers"], dict(nargs="+", help="two or more answers")),
+        option("model", required=True, help="directory of a reward model"),
+        option("base_model", ("base_model_name",), help="what an older script's file was trained from"),
+        option("device", help="such as cuda:1")]
+
+
+def film_options():
+    "Options of `vlrlbook aloha-films`"
+    return [
+        option("root", required=True, help="new folder"),
+        option("films", type=int, default=120, help="how many; the scripts take turns"),
+        option("seed", type=int, default=0, help="same seed, same films"),
+        option("size", type=int, default=96, help="pixels a side"),
+        option("videos", action="store_true", help="store films instead of pictures: smaller, lossy"),
+        option("only", help="names of scripts with commas between, such as hand_over,drop")]
+
+
+def measuring_commands(command):
+    "`evaluate`, `ask`, `predictions` and `report`; `command` is that of `parser`"
+    command(evaluate, "evaluate", *settings_options("06_evaluation"))
+    command(ask, "ask",
+            (["model"], dict(help="hub id, directory, or the folder of a run")),
+            (["picture"], dict(help="a picture file")),
+            (["question"], dict(help="such as \"How many?\"")),
+            option("adapter", help="directory of a LoRA adapter or of a whole trained model"),
+            option("answers", type=int, default=4, help="sampled answers of each; 0 asks for the best guess alone"),
+            # What is not given is as the run was trained.
+            option("temperature", type=float, help="of sampling"),
+            option("max_new_tokens", type=int, help="longest answer"),
+            option("max_image_size", type=int, help="pixels squared"),
+            option("task", choices=["counting", "vqa"], help="how the question is put"),
+            option("seed", type=int, default=0, help="of sampling"),
+            option("use_4bit", action="store_true", help="4-bit weights under the adapter"))
+    command(predictions, "predictions",
+            (["predictions"], dict(help="a predictions file of chapter 05, 06 or another program")),
+            (["out"], dict(help="file to write: .jsonl for lmms-eval, .tsv or .json for VLMEvalKit")),
+            option("form", choices=["lmms-eval", "vlmevalkit"], required=True, help="whose form it is"),
+            option("column", default="after_greedy", help="which answers are written"))
+    command(report, "report",
+            (["run"], dict(help="folder of a run, or of a job's result")),
+            option("out", help="file to write; report.html in the run's folder if not given"))
+
+
+def model_commands(command):
+    "The commands that write model directories; `command` is that of `parser`"
+    command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"),
+            option("lora_model", required=True, help="adapter's directory"),
+            option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"),
+            option("dtype", default="keep", help="float32, bfloat16 or float16; as the base's weights are if not given"),
+            option("transformers_4", action="store_true",
+                   help="write config and tokenizer in words that transformers 4 can read, where the base's are not"))
+    command(export_model, "export-model", option("model", required=True, help="model directory"),
+            option("output_path", required=True, help="new directory"))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -327,43 +415,30 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for flags, kwargs in options: sub.add_argument(*flags, **kwargs)
 
-    def option(name, **kwargs): return tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))), dict(dest=name, **kwargs)
-
     command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
     command(doctor, "doctor",
             (["--quick"], dict(action="store_true", help="leave out the two training steps, about a minute")))
-    command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"),
-            option("lora_model", required=True, help="adapter's directory"),
-            option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"))
-    command(convert_vqa, "convert-vqa", option("input_jsonl", required=True, help="JSON or JSONL in any of the dialects"),
-            option("output_jsonl", required=True, help="file to write"),
-            option("image_dir", help="picture paths become absolute in it, and must exist"),
-            option("split", choices=["picture", "published"],
-                   help="write two files: a fifth of the pictures held out, or VQA-RAD's own split"))
-    command(check_data, "check-data", (["path"], dict(help="a .zip, .json, .jsonl or .parquet")),
-            (["--kind"], dict(choices=["vqa", "preferences"], default="vqa", help="what a table holds")),
-            option("image_dir", help="where picture paths begin"),
-            (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")))
-    settings = lambda chapter: [option(name, help=text.replace("%", "%%")) for name, text in chapter_options(chapter)]
-    command(grpo, "grpo", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")), *settings("05_grpo"))
-    command(reward_model, "reward-model", *settings("03_reward_model"))
-    command(score, "score", option("model", required=True, help="directory of a reward model"),
-            option("data", required=True, help="preference rows: .jsonl, .json or .parquet"),
-            option("output_dir", default=".", help="where the result goes"),
-            option("image_dir", help="where picture paths begin; beside the file if not given"),
-            option("batch_size", type=int, default=16, help="answers at a time"),
-            option("skip_bad_rows", action="store_true", help="list bad rows and go on"), option("device", help="such as cuda:1"))
-    command(aloha, "aloha", *settings("04_aloha"))
-    command(evaluate, "evaluate", *settings("06_evaluation"))
+    model_commands(command)
+    command(convert_vqa, "convert-vqa", *convert_options())
+    command(check_data, "check-data", *check_options())
+    command(grpo, "grpo", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")),
+            *settings_options("05_grpo"))
+    command(reward_model, "reward-model", *settings_options("03_reward_model"))
+    command(score, "score", *score_options())
+    command(rank, "rank", *rank_options())
+    command(aloha, "aloha", *settings_options("04_aloha"))
+    command(aloha_films, "aloha-films", *film_options())
+    measuring_commands(command)
     command(serve, "serve",
             (["--no_token", "--no-token"],
-             dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")), *settings("08_service"))
-    rows = [option("data", required=True, help="VQA rows in any dialect: .jsonl or .json"),
-            option("val_data", help="rows to measure on; a tenth of the pictures if not given"),
+             dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")),
+            *settings_options("08_service"))
+    rows = [option("data", required=True, help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
+            *row_options(), option("val_data", help="rows to measure on; a tenth of the pictures if not given"),
             option("image_dir", help="where picture paths begin; beside the file if not given"),
-            option("reward", default="vqa", help="a rule of chapter 02, module:function, or a weighted sum"),
+            option("reward", help="a rule of chapter 02, module:function, or a weighted sum; counting or vqa by the data"),
             option("output_dir", required=True, help="new or empty directory")]
     of_easyr1 = lambda default: option("version", choices=["0.3.2", "current"], default=default, help="of EasyR1")
     command(export_easyr1, "export-easyr1", *rows, of_easyr1("0.3.2"),
@@ -379,16 +454,8 @@ def parser() -> argparse.ArgumentParser:
             option("lora", default="merge", help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"),
             option("lora_alpha", type=float, help="where no file beside the shards holds it"),
             option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
-    command(quick_start, "quick-start", *settings("09_easyr1"))
+    command(quick_start, "quick-start", *settings_options("09_easyr1"))
     return top
-
-
-def extra_of(module: str) -> str | None:
-    "The extra that brings `module`: 'uvicorn' comes with 'serve'"
-    from importlib.metadata import requires
-    for line in requires("vlrlbook"):
-        found = re.match(rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)""", line.replace("-", "_"))
-        if found: return found[1]
 
 
 def main(argv=None):
@@ -396,7 +463,8 @@ def main(argv=None):
     args, rest = parser().parse_known_args(argv)
     keys = args.command in ("export-easyr1", "export-verl", "dry-run") and all("=" in w and not w.startswith("-") for w in rest)
     if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
-        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        names = [word.partition("=")[0] for word in rest if word.startswith("-")] # not the values: one may be a key
+        parser().error(f"unrecognized arguments: {' '.join(names) or len(rest)}")
     if args.function is not doctor: # the doctor must start where NumPy, which core needs, is missing
         from vlrlbook.core import quiet_libraries
         quiet_libraries()

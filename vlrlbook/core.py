@@ -46,6 +46,7 @@ class Sample:
     images: list = field(default_factory=list) # PIL images
     task: str = "" # counting, vqa, preference, aloha
     row: int | None = None # line of the file that it came from
+    turns: list = field(default_factory=list) # (role, text) of what was said before the question
 
     def _repr_html_(self):
         pictures = "".join(map(thumbnail, self.images))
@@ -198,7 +199,11 @@ class RunLog:
     def __init__(self,
         path: str | Path = None, # CSV file to keep; None keeps nothing
         rows: list = (), # dictionaries, each with `step`
-    ): self.path, self.rows = Path(path) if path else None, [dict(r) for r in rows]
+        baselines: dict = None, # label → value: lines in the reward's panel, such as what a blind answer earns
+    ):
+        self.path = Path(path) if path else None
+        self.rows = [dict(row) for row in rows]
+        self.baselines = baselines or {}
 
     @classmethod
     def read(cls,
@@ -206,7 +211,7 @@ class RunLog:
     ): # RunLog
         "The log in a CSV file; empty cells are left out"
         with open(path, newline="", encoding="utf-8") as f:
-            return cls(rows=[{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(f)])
+            return cls(rows=[{k: _number(v) for k, v in r.items() if v} for r in csv.DictReader(f)])
 
     @property
     def columns(self) -> list:
@@ -247,6 +252,10 @@ class RunLog:
     def __repr__(self): return f"RunLog({len(self)} rows: {', '.join(self.columns)})"
     def _repr_png_(self): return plot_run(self)._repr_png_()
 
+def _number(text):
+    "A cell as it was written: a whole number stays one, so that a log that goes on is written in one way"
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
 # %% ../nbs/00_core.ipynb #c023
 panels = (("reward and its parts", ("reward", "part/")), ("silent groups and spread", ("silent", "reward_std")),
           ("loss, KL and entropy", ("loss", "kl", "entropy")), ("answer length and gradient", ("length", "grad_norm")))
@@ -260,6 +269,9 @@ def plot_run(
         names = [c for c in log.columns if any(c == w or (w.endswith("/") and c.startswith(w)) for w in wanted)]
         for name, colour in zip(names, itertools.cycle((blue, orange, green, purple, grey, "black"))): _curve(ax, log, name, colour)
         ax.set_title(f"{title} (n = {len(log)} rows)", fontsize=9, loc="left")
+        # what needs no picture, beside what was learned: a curve below such a line has learned nothing worth having
+        for (label, value), dashes in zip(log.baselines.items() if "reward" in wanted else (), ("--", ":", "-.")):
+            ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{label} {value:.2f}")
         if names: ax.legend(fontsize=7.5, frameon=False)
         else: ax.axis("off")
     for ax in axes[1]: ax.set_xlabel("step", fontsize=8)

@@ -20,7 +20,9 @@ from itertools import zip_longest
 from pathlib import Path
 from textwrap import wrap
 
-from vlrlbook.versions import installed_version, judge_version, own_requirements, requirements_of, without_marker
+from vlrlbook.chapters import notebooks_dir
+from vlrlbook.versions import extra_of, installed_version, judge_version, own_requirements, requirements_of
+from vlrlbook.versions import without_marker
 
 __all__ = ["Finding", "check_python", "check_requirements", "check_extras", "main"]
 
@@ -622,7 +624,6 @@ def why_not(
     errors: dict, # {library: what it raised when it was imported, or None}
 ) -> tuple: # (reason, advice); both empty if the chapter will run
     "What keeps a chapter from running here"
-    from vlrlbook.cli import extra_of
     needed = sorted(needed_packages(chapter))
     broken = [name for name in needed if errors.get(name)]
     if broken:
@@ -650,7 +651,6 @@ def check_chapters(
     errors: dict, # {library: what it raised when it was imported, or None}
 ) -> list: # of `Finding`: one for all chapters that will run, then one for each that will not
     "Which chapters will run here"
-    from vlrlbook.cli import notebooks_dir
     running, findings = [], []
     for chapter in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
         reason, advice = why_not(chapter, lines, errors)
@@ -671,7 +671,8 @@ def run_two_steps(
     "Two GRPO steps by the main job's own code; run in a process of its own"
     from vlrlbook.core import read_settings
     from vlrlbook.grpo import GRPOSettings, run
-    run(read_settings(GRPOSettings, step_settings | dict(output_dir=output_dir)))
+    # What the two steps are worth is nobody's question here: nothing is measured around them.
+    run(read_settings(GRPOSettings, step_settings | dict(output_dir=output_dir)), measure=False)
 
 
 def logged_losses(

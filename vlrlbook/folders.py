@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "new_folder", "commit_folder",
-           "damage", "sha256_of", "to_disk", "leftovers", "remove_leftovers", "checkpoint_number",
+           "damage", "free_bytes", "sha256_of", "to_disk", "leftovers", "remove_leftovers", "checkpoint_number",
            "checkpoint_step", "checkpoint_folders", "surplus_checkpoints", "newest_whole_checkpoint",
            "move_newer_checkpoints"]
 
@@ -152,6 +152,8 @@ def damage(
         return f"no {manifest_name}"
     except (OSError, ValueError):
         return f"{manifest_name} cannot be read"
+    if not _is_manifest(listed):
+        return f"{manifest_name} is no list of files"
     for name, file in listed.items():
         if not (path / name).is_file():
             return f"{name} is missing"
@@ -164,12 +166,27 @@ def damage(
     return None
 
 
+def _is_manifest(listed):
+    "Whether what was read has a manifest's form: each file's name -> its bytes and SHA-256"
+    if not isinstance(listed, dict):
+        return False
+    return all(isinstance(file, dict) and {"bytes", "sha256"} <= set(file) for file in listed.values())
+
+
 def sha256_of(
     path: str | Path,  # a file of any size
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of a file, read in pieces"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(
+    path: str | Path,  # a file or folder that is there
+) -> int:
+    "How much an ordinary user may still write to the disk on which something lies"
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
 
 
 def to_disk(

@@ -6,21 +6,21 @@
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'twin_config',
            'twin_processor', 'tiny_twin', 'token_kinds', 'vision_marker_ids', 'save_processor', 'save_model',
            'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm', 'model_type', 'add_lora',
-           'lora_config', 'merge_lora', 'last_real_token', 'hidden_size', 'BackboneWithHead', 'CommittedCheckpoints',
-           'find_checkpoint', 'resume_log', 'RunLogCallback']
+           'lora_config', 'merge_lora', 'base_files', 'adapted_layers', 'last_real_token', 'hidden_size',
+           'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
-import importlib.util, json, os, re, shutil, warnings
-from contextlib import nullcontext
+import importlib.util, json, os, re, warnings
 from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, TrainerState
 
-from .core import RunLog, SettingsError, nearest, progress_bar
-from .folders import checkpoint_step, damage, move_newer_checkpoints, new_folder, newest_whole_checkpoint
-from .folders import surplus_checkpoints
+from .core import nearest
+from .folders import checkpoint_step, new_folder, write_json # the first stood here, too
+from .model_files import config_with_dtype, copy_descriptions, for_transformers_4, known_to_transformers_4
+from .model_files import only_for_transformers_5, other_weights, read_header, replace_weights, stored_dtype
+from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, resume_log # stood here first
 from .versions import warn_of_untested
 
 # %% ../nbs/00a_models.ipynb #c005
@@ -189,11 +189,14 @@ def save_model(
     path: str | Path, # directory that must not exist yet
     max_shard_size: int = None, # bytes of one weight file; None: transformers' own limit
 ):
-    "Save both into `path`, written aside and committed, so that a directory of this name is complete"
+    """Save both into `path`, written aside and committed, so that a directory of this name is complete
+
+    A family that transformers 4.57 knows is described in words that 4 and 5 read, so that every engine can load it."""
     limit = {"max_shard_size": max_shard_size} if max_shard_size else {}
     with new_folder(path, existing="none") as aside:
         model.save_pretrained(aside, **limit)
         save_processor(processor, aside)
+        if model.config.model_type in known_to_transformers_4: for_transformers_4(aside)
 
 # %% ../nbs/00a_models.ipynb #c027
 def pick_dtype(
@@ -269,7 +272,9 @@ def _put_on(model, name, adapter, trainable):
     from peft.utils import load_peft_weights
     described = Path(adapter) / "adapter_config.json"
     if not described.exists(): raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
-    trained_on = json.loads(described.read_text()).get("base_model_name_or_path") or ""
+    about = json.loads(described.read_text())
+    _check_alpha(adapter, about)
+    trained_on = about.get("base_model_name_or_path") or ""
     refused = f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
     kind, said = model.config.model_type, _family_of(trained_on)
     if said not in (None, kind): raise ValueError(f"{refused}: it was trained on {Path(trained_on).name}, a {said}, and this is a {kind}")
@@ -293,6 +298,16 @@ def _family_of(name):
     if config.is_file(): return json.loads(config.read_text()).get("model_type")
     words = {"qwen2.5-vl": "qwen2_5_vl", "qwen2-vl": "qwen2_vl", "qwen3-vl": "qwen3_vl", "rhymes-ai/aria": "aria"}
     return next((kind for word, kind in words.items() if word in name.lower()), None)
+
+def _check_alpha(adapter, about):
+    "Refuse an adapter whose config scales all or some of it with 0, or does not say how it is scaled"
+    # verl's merger once wrote 0 where it did not know; PEFT takes that, and 8 where nothing is said.
+    if about.get("peft_type") != "LORA": return
+    written = {"lora_alpha": about.get("lora_alpha"), **(about.get("alpha_pattern") or {})}
+    for name, alpha in written.items():
+        if not alpha:
+            said = "does not say its lora_alpha" if alpha is None else f"says {name} = {alpha:g}, and so changes nothing"
+            raise ValueError(f"{Path(adapter).name}: adapter_config.json {said}; write the alpha of its training into it")
 
 def _load_twin(name):
     "Twin called `name`, on the GPU where there is one"
@@ -357,24 +372,90 @@ def merge_lora(
     lora_model: str, # directory of the adapter
     output_path: str, # directory to write, must not exist
     cache_dir: str = None, # where hub downloads go
-    dtype: str = "keep", # of the merged weights: the base's own, or as in `pick_dtype`
+    dtype: str = "keep", # of the merged weights: each tensor's own, or as in `pick_dtype`
+    transformers_4: bool = False, # rewrite config, tokenizer and processor where transformers 4 cannot read them
 ):
-    "Fold an adapter into its base and save a plain model directory, its dtype and the size of its weight files as the base has them"
-    if Path(output_path).exists(): raise FileExistsError(f"{output_path} is there already")
-    kept, shard = _as_stored(base_model, cache_dir)
-    model, processor = load_vlm(base_model, adapter=lora_model, dtype=kept if dtype == "keep" else dtype, cache_dir=cache_dir)
-    save_model(model.merge_and_unload(), processor, output_path, shard)
+    """Fold an adapter into its base: weights change, and every other file of the base stays byte for byte
 
-def _as_stored(name, cache_dir):
-    "Dtype of a checkpoint, and the bytes of its largest weight file if there are several"
-    from transformers import AutoConfig
-    from transformers.utils import cached_file
-    if name.startswith("tiny-"): return "float32", None
-    model_type(name, cache_dir)
-    dtype = AutoConfig.from_pretrained(name, cache_dir=cache_dir).dtype
-    index = cached_file(name, "model.safetensors.index.json", cache_dir=cache_dir, _raise_exceptions_for_missing_entries=False)
-    shards = [p.stat().st_size for p in Path(index).parent.glob("model-*.safetensors")] if index else []
-    return str(dtype or "auto").removeprefix("torch."), max(shards, default=None)
+    So does every tensor that the adapter does not change. A base of this book (`tiny-…`) has no files and is saved."""
+    if Path(output_path).exists(): raise FileExistsError(f"{output_path} is there already")
+    files = base_files(base_model, cache_dir)
+    kept = dtype != "keep" and dtype or (files and stored_dtype(files)) or "auto"
+    adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=kept, cache_dir=cache_dir)
+    layers = adapted_layers(adapted)
+    merged = adapted.merge_and_unload()
+    with new_folder(output_path, existing="none") as aside:
+        if files is None or stored_dtype(files) is None: # a twin, or weights in another form than safetensors
+            merged.save_pretrained(aside)
+        if files is None:
+            save_processor(processor, aside)
+        else:
+            _keep_files(files, aside, merged, layers, None if dtype == "keep" else kept)
+        if (transformers_4 or files is None) and only_for_transformers_5(aside):
+            for_transformers_4(aside)
+
+def base_files(
+    name: str, # path or hub id, or a twin
+    cache_dir: str = None, # where hub downloads go
+) -> Path | None: # directory with all files of the checkpoint; None: a twin has none
+    "Where the files of a checkpoint lie; those of the hub are fetched, weights in forms that nobody reads left out"
+    if name.startswith("tiny-"): return None
+    model_type(name, cache_dir) # says what is wrong with the name
+    if Path(name).expanduser().is_dir(): return Path(name).expanduser()
+    from huggingface_hub import snapshot_download
+    return Path(snapshot_download(name, cache_dir=cache_dir, ignore_patterns=list(other_weights)))
+
+# %% ../nbs/00a_models.ipynb #nmergf01
+def adapted_layers(
+    model, # a peft model
+) -> set: # names in the base model
+    "Layers of the base that an adapter changes, copies that were trained whole among them"
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    # Read in peft 0.21: what trains a whole layer or some tokens is an AuxiliaryTrainingWrapper, no tuner layer.
+    from peft.utils.other import AuxiliaryTrainingWrapper
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    return {name for name, module in model.get_base_model().named_modules() if isinstance(module, kinds)}
+
+def _keep_files(files, aside, merged, layers, dtype):
+    "The base's files in `aside`, with the weights that the adapter has changed in the place of the old ones"
+    # Weights that `save_pretrained` has put there stay; its descriptions give way to the base's.
+    left_out = copy_descriptions(files, aside)
+    if stored_dtype(files) is not None:
+        replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
+    if left_out:
+        print(f"{files.name}: weights in other forms were not copied, since they are not merged: {', '.join(left_out)}")
+    if dtype is not None:
+        config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
+        write_json(aside / "config.json", config_with_dtype(config, dtype))
+
+def _changed_weights(merged, layers, files):
+    "Name in the base's files → new numbers, of all weights that merging can have changed"
+    # Not a public name (read in transformers 5.17): it turns a state dict's names into those of the hub's files,
+    # as save_pretrained does. A base may have been saved under today's names, too.
+    from transformers.core_model_loading import revert_weight_conversion
+    state = merged.state_dict()
+    tied = merged.all_tied_weights_keys # name → the name whose numbers it shares; a file may hold either or both
+    beginnings = tuple(f"{layer}." for layer in layers)
+    touched = {name for name in state if name.startswith(beginnings)}
+    for pair in tied.items():
+        if touched & set(pair): touched |= set(pair)
+    own_name = {id(tensor): name for name, tensor in state.items()}
+    held = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
+    changed, placed = {}, set()
+    for in_files, tensor in [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]:
+        # A tensor without a name of its own was made of several. Whether one of them has changed is not known;
+        # its numbers are right in either case.
+        own = own_name.get(id(tensor))
+        if in_files in held and (own is None or own in touched):
+            changed[in_files] = tensor
+            placed.add(own)
+    for name in sorted(touched):
+        others = {other for other, source in tied.items() if source == name}
+        twins = others | {name, tied.get(name, name)}
+        if not twins & placed and None not in placed:
+            raise ValueError(f"{files.name}: no weight file holds {name!r}, which the adapter changes"
+                             f"{nearest(name, sorted(held))}")
+    return changed
 
 # %% ../nbs/00a_models.ipynb #c049
 def last_real_token(
@@ -404,112 +485,3 @@ class BackboneWithHead(torch.nn.Module):
         hidden = self.backbone(attention_mask=attention_mask, **encodings).last_hidden_state # [B, T, hidden]
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
         return self.head(last.to(next(self.head.parameters()).dtype))
-
-# %% ../nbs/00a_models.ipynb #n8a77cfc
-class CommittedCheckpoints:
-    "Mixin before a transformers Trainer: a checkpoint appears whole, with a manifest, or not at all; old ones go by step number"
-    _aside = None
-
-    def _get_output_dir(self, trial): return str(self._aside or super()._get_output_dir(trial))
-
-    def _save_checkpoint(self, model, trial):
-        # transformers 5.17's Trainer writes into `_get_output_dir()/checkpoint-N`. Each process of a run writes its
-        # part there, so `.saving` is a name that all know; the first process makes it and commits what is in it.
-        run, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
-        first, aside = self.is_world_process_zero(), run / ".saving"
-        if first: whole_or_nothing = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
-        else: whole_or_nothing = nullcontext()
-        with whole_or_nothing: # on a full disk what was half written goes, and the checkpoint before stays
-            self.accelerator.wait_for_everyone() # until the folder is there, and empty
-            self._aside = aside
-            try: super()._save_checkpoint(model, trial)
-            finally: self._aside = None
-            self.accelerator.wait_for_everyone() # until every part is written
-            best = self.state.best_model_checkpoint
-            if best: self.state.best_model_checkpoint = str(run / Path(best).name) # its name was below `.saving`
-            if first: self.state.save_to_json(str(aside / name / "trainer_state.json"))
-        if first:
-            best = self.state.best_model_checkpoint
-            for old in surplus_checkpoints(run, self.args.save_total_limit, best): shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
-
-    def _load_from_checkpoint(self, checkpoint, model=None):
-        "As released, a checkpoint with a second adapter (TRL's reference) loads that one and leaves the one that trains at its start"
-        super()._load_from_checkpoint(checkpoint, model)
-        model = self.model if model is None else model
-        second = any(Path(checkpoint).glob("*/adapter_config.json"))
-        if second: model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
-
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        "Train; checkpoints that are not this run's own past are moved out of its way first, and a finished run takes no further step"
-        last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
-        if self.is_world_process_zero(): move_newer_checkpoints(self.args.output_dir, last)
-        self.accelerator.wait_for_everyone()
-        if not resume_from_checkpoint or not self._finished(resume_from_checkpoint):
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
-        self._load_from_checkpoint(resume_from_checkpoint)
-        self.create_optimizer_and_scheduler(self.state.max_steps)
-
-    def _finished(self, checkpoint):
-        "Whether a checkpoint is at the last step asked for; as released, the trainer would take one more"
-        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if self.args.max_steps > 0: return self.state.global_step >= self.args.max_steps
-        return self.state.epoch >= self.args.num_train_epochs
-
-# %% ../nbs/00a_models.ipynb #n0cb5be5
-def find_checkpoint(
-    output_dir: str | Path, # of the run
-    resume: str, # "" or false: begin; true: the newest whole checkpoint there; else a checkpoint's directory
-) -> str | None: # a checkpoint that equals its manifest, or None to begin
-    "What `resume` means; a damaged checkpoint is named and the one before it taken; none at all is an error, never a silent new start"
-    if resume.lower() in ("", "false"): return None
-    if resume.lower() != "true":
-        problem = damage(resume) if Path(resume).is_dir() else "there is no such directory"
-        if problem: raise SettingsError(f"resume = {resume!r}: {problem}")
-        return resume
-    path, problems = newest_whole_checkpoint(output_dir)
-    if path is None and not problems: raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
-    if path is None: raise SettingsError(f"resume: no checkpoint in {output_dir} is whole: {'; '.join(problems)}")
-    for problem in problems: print(f"resume: passed over {problem}")
-    return str(path)
-
-# %% ../nbs/00a_models.ipynb #n6d601a4
-def resume_log(
-    path: str | Path, # run_log.csv
-    checkpoint: str | None, # where the run goes on, or None
-) -> RunLog: # its file holds the rows up to the checkpoint's step and nothing else
-    "The log of a run that begins, or goes on"
-    path = Path(path)
-    rows = RunLog.read(path).rows if checkpoint and path.exists() else []
-    rows = [r for r in rows if r["step"] <= checkpoint_step(checkpoint)]
-    log = RunLog(path, rows)
-    if rows: log.save()
-    else: path.unlink(missing_ok=True)
-    return log
-
-# %% ../nbs/00a_models.ipynb #nd120e3c
-class RunLogCallback(TrainerCallback):
-    "A progress bar, and the trainer's log in a `RunLog` under our names"
-    def __init__(self,
-        log: RunLog, # gets a row per logged step
-        names: dict, # the trainer's name → ours; other columns are left out
-        desc: str = "training", # before the bar
-        prefix: str = None, # columns that begin with it are kept as they are
-    ): self.log, self.names, self.desc, self.prefix, self.bar = log, names, desc, prefix, None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero: self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc=self.desc)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None: self.bar.update()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None: self.bar.close()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero: return
-        row = {ours: logs[theirs] for theirs, ours in self.names.items() if logs.get(theirs) is not None}
-        row |= {k: v for k, v in logs.items() if self.prefix and k.startswith(self.prefix)}
-        if row: self.log.append({"step": state.global_step} | row)
-        if row and self.bar is not None: self.bar.set_postfix({k: f"{row[k]:.3f}" for k in list(row)[:2]})

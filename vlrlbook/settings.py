@@ -6,10 +6,12 @@ Written by hand, not exported from a notebook. No torch: a server and `--help` m
 import difflib
 import importlib.util
 import inspect
+import json
 import linecache
 import math
 import os
 import re
+import sys
 import typing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,9 +19,9 @@ from typing import ClassVar
 
 from .folders import write_whole
 
-__all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "named_options",
-           "names_since", "settings_help", "Settings", "answers_a_step", "whole_groups_problem", "largest_batch",
-           "presets", "by_task", "GRPOSettings", "whole_groups", "service_settings", "save_settings",
+__all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names", "named_options",
+           "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step", "whole_groups_problem",
+           "largest_batch", "presets", "by_task", "GRPOSettings", "whole_groups", "service_settings", "save_settings",
            "load_settings"]
 
 
@@ -109,11 +111,15 @@ def read_settings(
     known = {f.name: f.default for f in fields(cls)}
     kinds = typing.get_type_hints(cls)
     aliases = getattr(cls, "aliases", {})
+    stand_ins = getattr(cls, "stand_ins", {})
     values, wrong = {}, []
     for written, value in given.items():
         name = aliases.get(written, written)
+        if written in stand_ins:
+            name, meanings = stand_ins[written]
+            value = meanings.get(str(value).strip().lower(), value)
         if name not in known:
-            wrong.append(f"there is no {written!r}{nearest(written, [*known, *aliases])}")
+            wrong.append(_unknown(written, [*known, *aliases, *stand_ins]))
             continue
         if name in values:
             wrong.append(f"{name!r} is given twice (as {written!r} too)")
@@ -135,14 +141,49 @@ def read_settings(
     return settings
 
 
+def _unknown(name, known):
+    "What to say of a name that is no setting; never its value, which may be a key"
+    if re.search(r"(^|_)(api_?key|key|token|password|secret)$", name.lower()):
+        return (f"{name}: a key is never taken from a command line, a page or a file; "
+                "set it in the environment (WANDB_API_KEY, HF_TOKEN)")
+    return f"there is no {name!r}{nearest(name, known)}"
+
+
+def flag_names(
+    cls: type, # a dataclass of settings
+) -> set: # names that may stand on a command line without a value, which then is "true"
+    "The settings that are true or false, under all of their names"
+    kinds = typing.get_type_hints(cls)
+    flags = {f.name for f in fields(cls) if kinds[f.name] is bool}
+    others = {other for other, name in getattr(cls, "aliases", {}).items() if name in flags}
+    stand_ins = {other for other, (_, meanings) in getattr(cls, "stand_ins", {}).items() if "true" in meanings}
+    return flags | others | stand_ins
+
+
 def named_options(
     rest: list, # of a command line
+    flags: set = frozenset(), # names that may stand without a value
 ) -> dict: # name → text
-    "`--name value` pairs, - and _ meaning the same; anything else is a `SettingsError`"
-    names, values = rest[::2], rest[1::2]
-    if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        raise SettingsError(f"expected --name value pairs, found {' '.join(rest)}")
-    return {name[2:].replace("-", "_"): value for name, value in zip(names, values)}
+    "`--name value` and `--name=value`, - and _ meaning the same; anything else is a `SettingsError`"
+    # No message repeats a value: it may be a key that somebody has put on the command line.
+    options, last = {}, "the start"
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise SettingsError(f"expected --name value pairs, found a value without a name after {last}")
+        last, equals, value = word.partition("=")
+        name = last[2:].replace("-", "_").lower()
+        if not equals:
+            follows = bool(words) and not words[0].startswith("--")
+            if follows:
+                value = words.pop(0)
+            elif name in flags:
+                value = "true"
+            else:
+                raise SettingsError(f"expected --name value pairs, found {last} without a value")
+        options[name] = value
+    return options
 
 
 def names_since(
@@ -168,21 +209,61 @@ def _source(cls):
         return inspect.getsource(cls)
     except OSError:
         pass
-    check = cls.__dict__.get("check")
-    if check is None:
-        return ""
-    return "".join(linecache.getlines(check.__code__.co_filename))
+    for member in vars(cls).values():
+        function = member.fget if isinstance(member, property) else member
+        code = getattr(function, "__code__", None)
+        text = "".join(linecache.getlines(code.co_filename)) if code else ""
+        # A dataclass has methods of its own making too, whose code lies in no file.
+        if f"class {cls.__name__}" in text:
+            return text
+    return ""
 
 
 # A class of settings
 
+# The twins' hidden states are 128 wide, those of the smallest real model that is supported 1536.
+WIDEST_TWIN = 512
+
+
+def size_by_model(
+    model: str | None, # hub id, directory or the name of a twin
+) -> str: # tiny or gpu
+    "The preset that fits a model: tiny for a twin, by its name or saved in a directory, gpu for any other"
+    if not model or model.startswith("tiny-"):
+        return "tiny"
+    folder = Path(model)
+    for name, base in (("adapter_config.json", "base_model_name_or_path"), ("reward_model.json", "base")):
+        # An adapter, or a head above one, is as large as what it stands on.
+        below = _read_object(folder / name).get(base)
+        if below and below != model:
+            return size_by_model(below)
+    config = _read_object(folder / "config.json")
+    width = (config.get("text_config") or config).get("hidden_size")
+    return "tiny" if isinstance(width, int) and width <= WIDEST_TWIN else "gpu"
+
+
+def _read_object(path):
+    "A JSON object; an empty one where there is no such file or nothing in it that can be read"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class Settings:
     "Base of a dataclass of settings with a preset for each `size`: fills in what is None, refuses what cannot be"
-    # A subclass gives `presets` and `rules`, and may give `filled_in`. `read_settings` calls `check`.
+    # A subclass gives `presets` and `rules`, and may give `filled_in` and `wanted_model`. `read_settings` calls
+    # `check`, and reads two more of its attributes: `aliases` (another name → name) and `stand_ins` (another
+    # name → (name, {its text in lower case: value})).
     presets: ClassVar[dict] = {} # size → {name: value where None was given}
 
     def check(self):
         "Fill in what was not given, then raise one SettingsError with every rule that is broken"
+        if self.size is None:
+            self.size = size_by_model(self.wanted_model())
+            if self.size == "gpu":
+                _say_size(self.wanted_model())
         self.must_be("size", self.presets)
         for name, value in self.filled_in().items():
             if getattr(self, name) is None:
@@ -190,6 +271,10 @@ class Settings:
         problems = [text for is_broken, text in self.rules() if is_broken]
         if problems:
             raise SettingsError("; ".join(problems))
+
+    def wanted_model(self) -> str | None:
+        "The model that was written, before presets fill in one"
+        return self.model
 
     def filled_in(self) -> dict: # name → value
         "What stands where nothing was given"
@@ -207,6 +292,12 @@ class Settings:
         value = getattr(self, name)
         if value not in known:
             raise SettingsError(f"{name} = {value!r}{nearest(str(value), list(known))}")
+
+
+def _say_size(model):
+    "Say that a model has chosen the preset, in the first process of a run only"
+    if os.environ.get("RANK", "0") == "0":
+        print(f"size = gpu, since model = {model!r} is no tiny twin; write size to choose it yourself", file=sys.stderr)
 
 
 # Batches: a group is the G answers to one prompt, and a step takes whole groups only
@@ -255,18 +346,21 @@ def largest_batch(
 presets = {
     "tiny": dict(
         model="tiny-qwen2_5_vl", lr=5e-5, num_epochs=1, max_steps=200, batch_size=64, gradient_accumulation_steps=1,
-        temperature=1.0, lora_r=16, lora_alpha=512, use_4bit=False, max_image_size=112, eval_samples=500,
-        eval_batch_size=125),
+        temperature=1.0, refill=0, lora_r=16, lora_alpha=512, lora_vision=False, use_4bit=False, max_image_size=112,
+        eval_samples=500, eval_batch_size=125),
     # the counting system's own defaults
     "gpu": dict(
         model="Qwen/Qwen2.5-VL-3B-Instruct", lr=5e-5, num_epochs=50, max_steps=-1, batch_size=1,
-        gradient_accumulation_steps=8, temperature=0.2, lora_r=64, lora_alpha=128, use_4bit=True, max_image_size=512,
+        gradient_accumulation_steps=8, temperature=0.2, refill=0, lora_r=64, lora_alpha=128, lora_vision=False,
+        use_4bit=True, max_image_size=512,
         eval_samples=200, eval_batch_size=8)}
 
 # a thought and an answer in tags are longer than a sentence, and take the twin longer to learn
 by_task = {
     "counting": {
-        "tiny": dict(reward="counting", max_completion_length=8, warm_steps=280),
+        # chosen by its worst seed (nbs/logs/05_search.csv, 05_runs.csv): silent groups refilled, the eyes too
+        "tiny": dict(reward="0.8*verbatim + 0.2*counting", max_completion_length=8, warm_steps=280, max_steps=400,
+                     refill=3, lora_alpha=1024, lora_vision=True),
         "gpu": dict(reward="counting", max_completion_length=64, warm_steps=280)},
     "vqa": {
         "tiny": dict(reward="vqa", max_completion_length=24, warm_steps=400),
@@ -276,55 +370,79 @@ by_task = {
 @dataclass
 class GRPOSettings(Settings):
     "Settings of a GRPO run; the parameters cell of chapter 05 holds the same names, types, defaults and comments"
-    size: str = "tiny" # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's defaults
+    size: str = None # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's defaults; None: by model
     model: str = None # Hub id, directory, or tiny-qwen2_vl, tiny-qwen2_5_vl, tiny-qwen3_vl, tiny-aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags
-    data: str = None # Counting ZIP (or what was unpacked from one), or VQA rows (.jsonl, .json); None draws pictures
+    data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv, .parquet); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
+    keys: str = None # Which column of VQA rows holds what: pairs with an equals sign between; None: by its name
+    skip_bad_rows: bool = False # Leave bad VQA rows out and list them; False stops at the first
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
-    max_steps: int = None # Optimizer steps (tiny 200)
+    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
     max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
-    reward: str = None # counting or vqa (by task), module:function, reward_model:folder, aloha:folder, or a sum: 0.9*counting + 0.1*format
-    refill: int = 0 # Rounds of new prompts in place of silent groups, at most; 0 keeps silent groups
+    top_p: float = 1.0 # Of sampling: the likeliest tokens up to this share of probability; 1.0 takes all
+    top_k: int = 0 # Of sampling: so many of the likeliest tokens; 0 takes all
+    min_p: float = None # Of sampling: tokens of at least this share of the likeliest one's probability; None takes all
+    reward: str = None # A name of chapter 02, module:function, reward_model:folder, aloha:folder, or a sum: 0.9*counting + 0.1*format
+    when_cut: str = "paid" # What an answer cut at the token limit earns: paid (as it reads), masked (it does not count), or a number
+    refill: int = None # Rounds of new prompts in place of silent groups, at most (tiny counting 3, else 0: keep them)
     shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is exact
     picture_memory_mb: int = 0 # MB for what a frozen vision tower saw, kept from epoch to epoch; 0 keeps it for one step
-    loss_type: str = "dapo" # TRL's name of the loss: grpo, dapo, dr_grpo, bnpo
+    loss_type: str = "dapo" # TRL's name of the loss: grpo, dapo, dr_grpo, bnpo, cispo, sapo
     beta: float = 0.0 # Weight of the KL term; 0 needs no reference model
     epsilon: float = 0.2 # Clip range of the probability ratio
+    epsilon_high: float = None # Clip range upwards where it is another (DAPO: 0.28); with cispo the largest ratio (5.0)
+    importance_sampling_level: str = "token" # Whose ratio is clipped: each token's, or the whole answer's (sequence, as GSPO)
+    scale_rewards: str = "group" # By whose spread advantages are divided: group, batch, or none (Dr. GRPO)
+    use_bias_correction_kl: bool = True # The KL term is weighed with the ratio, as in DeepSeek-V3.2; false as in the first GRPO
     num_iterations: int = 1 # Optimizer passes over each batch of answers
     lr_scheduler_type: str = "linear" # Any of transformers' schedules
     warmup_steps: int = 0 # Steps until the full learning rate
+    optim: str = "adamw_torch_fused" # Any of transformers' optimizers, such as adamw_8bit (needs bitsandbytes)
+    weight_decay: float = 0.0 # Share of each weight that the optimizer takes away, times lr
+    max_grad_norm: float = 1.0 # Longest gradient; a longer one is scaled to it; 0 leaves all as they are
+    gradient_checkpointing: bool = None # Compute activations again on the way back, which saves memory; None: on a GPU
     use_lora: bool = True # False trains all weights
     lora_r: int = None # Rank of the adapter (tiny 16, gpu 64)
-    lora_alpha: int = None # Its scale times its rank (tiny 512, gpu 128)
+    lora_alpha: int = None # Its scale times its rank (tiny: counting 1024, vqa 512; gpu 128)
     lora_dropout: float = 0.05 # Dropout on the adapter's input
+    lora_vision: bool = None # The adapter reaches the vision tower too (tiny counting true, else false)
     use_4bit: bool = None # 4-bit weights under the adapter; needs CUDA and bitsandbytes (tiny false, gpu true)
+    attention: str = "auto" # auto, sdpa, eager or flash_attention_2; prompts are shared with sdpa only
     max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
     use_vllm: bool = False # Generate with vLLM (extra gpu)
     vllm_mode: str = "colocate" # colocate: in the training process; server: a `trl vllm-serve` that runs already
     vllm_server_base_url: str = None # Where that server is (http://localhost:8000)
     vllm_gpu_memory_utilization: float = 0.3 # Share of a GPU that a colocated vLLM may take
     vllm_tensor_parallel_size: int = 1 # GPUs over which a colocated vLLM is spread
+    vllm_max_model_length: int = None # Tokens of prompt and answer that a colocated vLLM makes room for; None: as the model allows
+    vllm_sleep_level: int = 0 # While training computes, a colocated vLLM: 0 stays awake, 1 moves its weights to the CPU, 2 drops them
     seed: int = 43 # Of pictures, sampling and dropout
     eval_samples: int = None # Held-out pictures, before and after (tiny 500, gpu 200)
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, gpu 8)
+    eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (held_out in run_log.csv); 0 looks before and after
     warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400)
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
+    keep_completions: bool = False # Every answer of the run with its reward as a row of completions.jsonl
     report_to: str = "none" # none, tensorboard, wandb or trackio
     hub_model_id: str = None # Repository that the result is pushed to; the token is read from the environment
     resume: str = "" # true: go on from the newest checkpoint in output_dir; or a checkpoint's directory
 
     aliases: ClassVar[dict] = {"learning_rate": "lr", "num_train_epochs": "num_epochs", "r": "lora_r",
-                               "alpha": "lora_alpha", "dropout": "lora_dropout", "reward_function": "reward"}
+                               "alpha": "lora_alpha", "dropout": "lora_dropout", "reward_function": "reward",
+                               "per_device_train_batch_size": "batch_size", "attn_implementation": "attention",
+                               "optimizer": "optim", "warm_up_steps": "warmup_steps"}
+    # TRL's and DAPO's word for leaving out what was cut
+    stand_ins: ClassVar[dict] = {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
@@ -358,12 +476,24 @@ class GRPOSettings(Settings):
                     "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
         for name in positive:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
-        for name in ("seed", "save_steps", "warmup_steps", "beta", "refill"):
+        for name in ("seed", "save_steps", "warmup_steps", "beta", "refill", "eval_steps", "top_k", "weight_decay", "max_grad_norm"):
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by num_epochs"
         yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
+        yield not 0 < self.top_p <= 1, f"top_p = {self.top_p}: expected more than 0, up to 1"
+        yield self.min_p is not None and not 0 <= self.min_p <= 1, f"min_p = {self.min_p}: expected 0 to 1"
+        high = self.epsilon_high
+        yield high is not None and high <= 0, f"epsilon_high = {high}: expected more than 0"
+        yield self.loss_type == "cispo" and (high is None or high <= 1), (
+            f"loss_type = cispo with epsilon_high = {high}: there it is the largest ratio, 5.0 for example; "
+            "at 1 or less every token would be held back")
         share = self.vllm_gpu_memory_utilization
         yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
+        longest, level = self.vllm_max_model_length, self.vllm_sleep_level
+        yield longest is not None and longest <= self.max_completion_length, (
+            f"vllm_max_model_length = {longest}: no room for a prompt beside max_completion_length = "
+            f"{self.max_completion_length}")
+        yield level not in (0, 1, 2), f"vllm_sleep_level = {level}: expected 0, 1 or 2"
 
     def _batch_rules(self):
         "Steps of whole groups, and checkpoints between batches"
@@ -392,11 +522,16 @@ class GRPOSettings(Settings):
 
     def _name_rules(self):
         "Words of which there are a few"
-        known_words = {"loss_type": ["grpo", "dapo", "dr_grpo", "bnpo"], "vllm_mode": ["colocate", "server"],
+        known_words = {"loss_type": ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"],
+                       "importance_sampling_level": ["token", "sequence"], "scale_rewards": ["group", "batch", "none"],
+                       "attention": ["auto", "sdpa", "eager", "flash_attention_2"], "vllm_mode": ["colocate", "server"],
                        "report_to": ["none", "tensorboard", "wandb", "trackio"]}
         for name, known in known_words.items():
             word = getattr(self, name)
             yield word not in known, f"{name} = {word!r}{nearest(word, known)}"
+        if self.when_cut not in ("paid", "masked"):
+            message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
+            yield not is_number(self.when_cut), message
 
     def _file_rules(self):
         "Files that must be there before anything is loaded"
@@ -410,6 +545,16 @@ class GRPOSettings(Settings):
         if self.adapter:
             there = (Path(self.adapter) / "adapter_config.json").exists()
             yield not there, f"adapter = {self.adapter!r}: no adapter_config.json there"
+
+
+def is_number(
+    text: str, # of a setting that is a word or a number
+) -> bool: # whether it is a finite number
+    "Whether a text is a number"
+    try:
+        return abs(float(text)) < float("inf")
+    except ValueError:
+        return False
 
 
 def whole_groups(

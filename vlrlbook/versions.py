@@ -1,12 +1,14 @@
 """Which releases of other libraries the book was tested with, and which are installed.
 
 Written by hand, not exported from a notebook. Nothing heavy is imported: the doctor uses this where NumPy and
-torch are broken or missing. The bounds stand in settings.ini, and in the metadata of the installed package."""
+torch are broken or missing. The bounds stand in settings.ini, and in the metadata of the installed
+package."""
+import re
 from functools import cache
 from importlib import metadata
 
 __all__ = ["bounded_extras", "installed_version", "requirements_of", "without_marker", "judge_version",
-           "own_requirements", "untested_versions", "warn_of_untested"]
+           "own_requirements", "untested_versions", "warn_of_untested", "extra_of"]
 
 # extras whose libraries have an upper bound, because their insides are touched
 bounded_extras = ("aloha", "gpu")
@@ -107,3 +109,16 @@ def warn_of_untested():
     from vlrlbook.core import warn_loudly
     for sentence in untested_versions():
         warn_loudly(sentence)
+
+
+def extra_of(
+    module: str, # as it is imported, such as uvicorn
+) -> str | None: # such as serve; None where no extra brings it
+    "The extra that brings a module"
+    for line in metadata.requires("vlrlbook"):
+        # A line of the metadata: `uvicorn>=0.34; extra == "serve"`. The extra `all` brings everything.
+        pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""
+        found = re.match(pattern, line.replace("-", "_"))
+        if found:
+            return found[1]
+    return None

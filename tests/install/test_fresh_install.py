@@ -219,6 +219,6 @@ def upload(url, content):
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="LeRobot needs Python 3.12 or newer")
 def test_one_step_of_the_robots_chapter(robots, tmp_path):
     "Chapter 04 as a command, on drawn films"
-    words = ["aloha", "--max_steps", "1", "--episodes", "9", "--frames", "4"]
+    words = ["aloha", "--repo_id", "local/synthetic_aloha", "--max_steps", "1", "--episodes", "9", "--frames", "4"]
     explained(robots, lambda: robots.call(tmp_path, "vlrlbook", *words))
     assert json.loads((tmp_path / "runs" / "04_aloha" / "results.json").read_text())["versions"]["vlrlbook"]

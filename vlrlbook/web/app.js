@@ -71,12 +71,15 @@ function tokenPage(problem) {
   const field = h("input", { id: "token", type: "password", autocomplete: "off", required: true, "aria-describedby": "token-help" });
   const form = h("form", { submit: (e) => { e.preventDefault(); enterToken(field.value); } },
     h("div", { class: "field" }, h("label", { for: "token" }, "Token"), field,
-      h("p", { id: "token-help", class: "help" }, "The part after token= in the address that the server printed. It also lies in the file named token in the server's data directory.")),
+      h("p", { id: "token-help", class: "help" }, "A long row of letters and digits, such as q3Zx…8Lw. Upper and lower case matter.")),
     h("p", {}, h("button", { class: "primary" }, "Go on")));
   return [h("h1", {}, "This server needs its token"),
     tried && h("div", { class: "notice bad", role: "alert" }, h("p", {}, "That token was not accepted.")),
-    h("p", {}, "Open the address that ", h("code", {}, "vlrlbook serve"), " printed when it started, or paste the token here. A browser is asked once."),
-    form, h("p", { class: "help" }, "The server says: ", problem.detail || problem.title, " ", h("code", {}, problem.code))].filter(Boolean);
+    h("p", { class: "lead" }, "The token is this server's password. It keeps others on your network from using the machine."),
+    h("ul", {}, h("li", {}, h("b", {}, "Somebody else started the server?"), " Ask them for the address with the token in it, or for the token."),
+      h("li", {}, h("b", {}, "You started it?"), " The window in which it runs shows an address that ends in ", h("code", {}, "?token=…"), ". Open that, or copy what stands behind the = sign."),
+      h("li", {}, "It also stands in a small file named ", h("code", {}, "token"), " in the folder where the server keeps its data. Any text editor opens it.")),
+    form, h("p", { class: "help" }, "This browser is asked once a week. Programs send the token with each request: ", h("code", {}, "Authorization: Bearer TOKEN"), "."), h("p", { class: "help" }, "The server says: ", problem.detail || problem.title, " ", h("code", {}, problem.code))].filter(Boolean);
 }
 
 function enterToken(token) {
@@ -98,7 +101,8 @@ document.addEventListener("token-missing", (e) => {
 });
 document.addEventListener("connection", (e) => connection(e.detail));
 document.getElementById("skip").addEventListener("click", (e) => { e.preventDefault(); main.focus(); main.scrollIntoView(); });
-for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (e) => e.preventDefault());
+// A file dropped beside a zone would replace the page. A file input takes its own.
+for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (e) => { if (!e.target.matches?.("input[type=file]")) e.preventDefault(); });
 window.addEventListener("hashchange", () => show());
 backToGoal();
 show(true);

@@ -20,10 +20,21 @@ function picture(group) {
 function answers(group, names, reach, step) {
   const cell = (role, props, ...children) => h(role === "columnheader" ? "th" : "td", { role, ...props }, children);
   const head = h("tr", { role: "row" }, ["answer", ...names, "advantage"].map((n, i) => cell("columnheader", { scope: "col", class: i ? "num" : "" }, n)));
-  const row = (a) => h("tr", { role: "row" }, cell("cell", { class: "text" }, words(a.text)),
+  const row = ({ a, times }) => h("tr", { role: "row" }, cell("cell", { class: "text" }, words(a.text), times > 1 && h("span", { class: "times" }, ` × ${times}`)),
     names.map((n) => cell("cell", { class: n === "overall" ? "num overall" : "num", "data-name": n }, Number.isFinite(a.parts[n]) ? a.parts[n].toFixed(2) : "–")),
     cell("cell", { class: "num bar", "data-name": "advantage" }, bar(a.advantage || 0, reach), h("span", {}, signed(a.advantage))));
-  return h("table", { role: "table", "aria-label": `Answers at step ${step}` }, h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, group.answers.map(row)));
+  return h("table", { role: "table", "aria-label": `Answers at step ${step}` }, h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, merged(group.answers).map(row)));
+}
+
+// Equal answers earn the same and stand together; the first keeps its place.
+function merged(answers) {
+  const seen = new Map();
+  for (const a of answers) {
+    const key = JSON.stringify([a.text, a.parts, a.advantage]);
+    if (seen.has(key)) seen.get(key).times += 1;
+    else seen.set(key, { a, times: 1 });
+  }
+  return [...seen.values()];
 }
 
 const signed = (v) => Number.isFinite(v) ? (v > 0 ? "+" : "") + v.toFixed(2).replace("-", "−") : "–";

@@ -1,5 +1,6 @@
 // Step 1: upload, what came of it, and a look at the pictures.
 import { h, words, put, announce, ask, bytes, count, facts, scrollable, when } from "./dom.js";
+import { photoMaker } from "./photos.js";
 import { Problem, address, call, get, notice, query, upload } from "./api.js";
 
 const mostSkipped = 200;
@@ -28,9 +29,10 @@ function uploader(limits, signal) {
     else send(file, strict.checked, status);
   };
   return h("section", { "aria-labelledby": "upload-title" }, h("h2", { id: "upload-title" }, "Upload"),
-    dropZone(start, h("label", { for: "zip" }, "Choose a ZIP file, or drop it here"), input,
+    dropZone(start, input, h("label", { for: "zip" }, "Choose a ZIP file, or drop it here"),
       h("p", { id: "zip-help", class: "help" }, "main.csv and a folder of pictures", limits.upload_bytes ? `, at most ${bytes(limits.upload_bytes)}` : "", "; details below.")),
     h("p", { class: "check" }, strict, h("label", { for: "strict" }, "Refuse the file when a single row is bad, instead of skipping that row")),
+    photoMaker(start, () => going !== null),
     h("p", { class: "actions" }, sample, h("a", { href: "sample-data", download: "sample.zip" }, "Download them, to see the format")),
     status);
 }
@@ -149,6 +151,7 @@ function report(file) {
   const skipped = file.skipped ?? [], all = skippedCount(file);
   return h("section", { "aria-labelledby": "report-title" }, h("h2", { id: "report-title" }, "What was read"),
     h("p", { class: skipped.length ? "notice warn" : "notice good" }, summary(file), "."),
+    (file.notes ?? []).length > 0 && h("ul", { class: "help" }, file.notes.map((t) => h("li", {}, words(t)))),
     facts([["Size", bytes(file.size_bytes ?? 0)], ["Uploaded", when(file.upload_time)]]),
     skipped.length > 0 && h("details", { open: skipped.length <= 10 }, h("summary", {}, `Skipped rows (${all})`), skippedTable(skipped, all)));
 }
@@ -171,5 +174,6 @@ function gallery(id, page, trail, file) {
 }
 
 const picture = (row) => h("li", {},
-  h("img", { src: row.image.replace(/^\//, "") + "?size=160", alt: `Picture of row ${row.row}`, loading: "lazy", width: "160", height: "160" }),
+  h("a", { href: row.image.replace(/^\//, "") + "?size=1024", target: "_blank", rel: "noopener", "aria-label": `Picture of row ${row.row}, larger, in a new tab` },
+    h("img", { src: row.image.replace(/^\//, "") + "?size=320", alt: `Picture of row ${row.row}`, loading: "lazy", width: "320", height: "320" })),
   h("p", {}, words(row.question)), h("p", { class: "answer" }, words(row.answer)), h("p", { class: "help" }, `row ${row.row}`));

@@ -6,14 +6,17 @@ import { ended, every } from "./live.js";
 const states = { queued: "waiting for its turn", training: "training", cancelling: "being cancelled", interrupted: "interrupted", completed: "completed", failed: "failed", cancelled: "cancelled" };
 const signs = { queued: "○", training: "▶", cancelling: "◐", interrupted: "‖", completed: "✓", failed: "✗", cancelled: "–" };
 
-export function badge(status) {
-  return h("span", { class: `badge ${status in states ? status : ""}` }, h("span", { "aria-hidden": "true" }, (signs[status] ?? "•") + " "), states[status] ?? status);
+export function badge(status, phase = "") {
+  return h("span", { class: `badge ${status in states ? status : ""}` }, h("span", { "aria-hidden": "true" }, (signs[status] ?? "•") + " "), phase || (states[status] ?? status));
 }
 
 export function stepText(job) {
   if (job.status === "queued") return "not started";
   return job.total_steps ? `step ${job.current_step ?? 0} of ${job.total_steps}` : "getting ready";
 }
+
+// "exit 1; last words: ValueError: …": the words are what people can use.
+const lastWords = (message) => message.split("; last words: ").at(-1);
 
 export async function jobsPage({ params, signal }) {
   const status = params.get("status") ?? "", trail = (params.get("after") ?? "").split(",").filter(Boolean);
@@ -66,7 +69,7 @@ function card(job) {
     bar.value = j.progress ?? 0;
     put(step, `${stepText(j)}, ${number(j.progress ?? 0, 0)} %`);
     put(loss, number(j.loss));
-    put(why, j.error_message ? `${j.error_message.slice(0, 200)} (${j.error_code ?? "no code"})` : "");
+    put(why, j.error_message ? `${lastWords(j.error_message).slice(0, 200)} (${j.error_code ?? "no code"})` : "");
   };
   return { node, update };
 }

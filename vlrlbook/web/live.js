@@ -103,6 +103,8 @@ class Follower {
   }
 
   status(job) {
+    // The stream may say the end a moment before a question is answered with the state of a second ago.
+    if (this.ended) return;
     if (job.attempt !== (this.attempt ?? job.attempt)) this.anew();
     this.attempt = job.attempt;
     this.on.status(job);

@@ -3,6 +3,18 @@ import { h, announce, shorten } from "./dom.js";
 import { address, call, get, notice, query } from "./api.js";
 
 const upFront = ["model", "max_steps", "num_epochs", "learning_rate", "num_generations", "temperature"];
+
+// What people choose between; everything else is folded away. Settings that a preset does not name are the server's defaults.
+// How long the usual run is, in steps or in passes over the data, is the server's to say.
+const presets = {
+  tiny: (steps) => [["quick", "Quick look", "20 steps after a short start. Shows that everything works, not yet what can be learned.", { max_steps: "20", warm_steps: "100", eval_samples: "50" }],
+    ["normal", "Normal", `${steps} steps, this server's defaults: enough to see it learn.`, {}],
+    ["thorough", "Thorough", `${3 * steps} steps, three times as many.`, { max_steps: `${3 * steps}` }]],
+  gpu: (passes) => [["quick", "Quick look", "Twice over the data. Shows that everything works, not yet what can be learned.", { num_epochs: "2", eval_samples: "50" }],
+    ["normal", "Normal", `${passes} times over the data, this server's defaults.`, {}],
+    ["thorough", "Thorough", `${2 * passes} times over the data, twice as often.`, { num_epochs: `${2 * passes}` }]],
+};
+const lengths = { tiny: "max_steps", gpu: "num_epochs" };
 const trains = { tiny: ", which trains a tiny model on its CPU in minutes", gpu: ", which trains a full model on its GPU" };
 const groups = ["training_config", "lora_config"];
 
@@ -11,24 +23,49 @@ export async function trainPage({ params, signal }) {
   const wanted = params.get("file"), title = h("h1", {}, "Train");
   if (wanted && !page.files.some((f) => f.file_id === wanted)) page.files.unshift(await get(address("files", wanted), signal));
   if (!page.files.length) return [title, h("p", { class: "empty" }, "There is no data to train on yet. ", h("a", { href: "#/data" }, "Upload some first"), ", or use the drawn pictures there.")];
-  return [title, h("p", { class: "lead" }, "Every setting has a default that suits this server", trains[server.trains] ?? "", ". Press ", h("b", {}, "Start training"), ", or change what you like first."),
-    makeForm(settings, page.files, params, signal)];
+  return [title, h("p", { class: "lead" }, "Choose how thorough it shall be on this server", trains[server.trains] ?? "", ", and press ", h("b", {}, "Start training"), "."),
+    makeForm(settings, page.files, params, presetsOf(server.trains in presets ? server.trains : "tiny", settings), signal)];
 }
 
-function makeForm(settings, files, params, signal) {
+const presetsOf = (size, settings) => presets[size](settings[groups[0]].find((f) => f.name === lengths[size]).default);
+
+function makeForm(settings, files, params, choices, signal) {
   const all = [jobName(params, files), dataFile(files, params), ...groups.flatMap((g) => (settings[g] ?? []).map((f) => control(g, f, params)))];
   const pick = (test) => all.filter(test).map((c) => c.node);
   const problems = h("div", { class: "problems" });
   const button = h("button", { class: "primary" }, "Start training");
+  const choice3 = presetChoice(choices, all);
   const form = h("form", { novalidate: true, submit: (e) => { e.preventDefault(); submit(all, problems, button, key, signal); } }, problems,
     h("fieldset", {}, h("legend", {}, "Job"), pick((c) => !c.group)),
-    h("fieldset", {}, h("legend", {}, "Main settings"), pick((c) => upFront.includes(c.name) && c.group === groups[0])),
-    more("More settings", pick((c) => c.group === groups[0] && !upFront.includes(c.name))),
-    more("Adapter (LoRA)", pick((c) => c.group === groups[1])),
-    h("div", { class: "actions" }, button));
+    choice3.node,
+    h("div", { class: "actions" }, button),
+    h("details", { class: "own" }, h("summary", {}, "All settings, for those who know them"),
+      h("fieldset", {}, h("legend", {}, "Main settings"), pick((c) => upFront.includes(c.name) && c.group === groups[0])),
+      more("More settings", pick((c) => c.group === groups[0] && !upFront.includes(c.name))),
+      more("Adapter (LoRA)", pick((c) => c.group === groups[1]))));
   const key = { value: newKey() };
-  form.addEventListener("input", () => { key.value = newKey(); remember(all); });
+  form.addEventListener("input", () => { key.value = newKey(); remember(all); choice3.mark(); });
+  choice3.mark();
   return form;
+}
+
+// Three cards; the one whose values stand in the form is marked, none where a person has chosen other values.
+function presetChoice(choices, all) {
+  const own = all.filter((c) => c.group === groups[0]);
+  const value = (c, values) => values[c.name] ?? c.start;
+  const cards = choices.map(([id, title, what, values]) => {
+    const input = h("input", { type: "radio", name: "preset", id: `preset-${id}`, value: id, "aria-describedby": `preset-${id}-help`, change: () => {
+      for (const c of own) { c.input.value = value(c, values); c.say(""); }
+      input.dispatchEvent(new Event("input", { bubbles: true }));
+    } });
+    return { input, values, node: h("div", { class: "preset" }, input, h("label", { for: input.id }, title), h("p", { class: "help", id: `preset-${id}-help` }, what)) };
+  });
+  const note = h("p", { class: "help" });
+  const mark = () => {
+    for (const card of cards) card.input.checked = own.every((c) => c.read() === value(c, card.values));
+    note.textContent = cards.some((card) => card.input.checked) ? "" : "Your own settings, as they stand below.";
+  };
+  return { node: h("fieldset", { class: "presets" }, h("legend", {}, "How thoroughly"), cards.map((c) => c.node), note), mark };
 }
 
 const more = (title, nodes) => nodes.length > 0 && h("details", { class: "fieldset" }, h("summary", {}, title), h("div", {}, nodes));
@@ -52,7 +89,7 @@ function control(group, field, params) {
   const path = `${group}.${field.name}`, given = params.get(path), start = field.default === null || field.default === undefined ? "" : String(field.default);
   const options = field.choices ?? (field.type === "bool" ? ["true", "false"] : null);
   const input = options ? choice(path, field, options, given ?? start) : h("input", { id: path, value: given ?? start, autocomplete: "off", inputmode: field.type === "str" ? "text" : "decimal", spellcheck: "false" });
-  return wrap({ group, name: field.name, path, label: field.name, help: hint(field), input, start, read: () => input.value.trim(), wrong: (t) => t !== "" && check(field, t), field });
+  return wrap({ group, name: field.name, path, label: field.label ?? field.name, code: field.name, help: hint(field), input, start, read: () => input.value.trim(), wrong: (t) => t !== "" && check(field, t), field });
 }
 
 function choice(id, field, options, value) {
@@ -75,7 +112,7 @@ function wrap(c) {
     if (text) c.input.setAttribute("aria-invalid", "true");
     else c.input.removeAttribute("aria-invalid");
   };
-  c.node = h("div", { class: "field" }, h("label", { for: c.path }, c.label), c.input, c.error, h("p", { class: "help", id: ids.help }, c.help));
+  c.node = h("div", { class: "field" }, h("label", { for: c.path }, c.label, c.code && [" ", h("code", { class: "variable" }, c.code)]), c.input, c.error, h("p", { class: "help", id: ids.help }, c.help));
   return c;
 }
 
@@ -148,6 +185,6 @@ function summarise(problems, wrong, said) {
 }
 
 function reveal(c) {
-  c.node.closest("details")?.setAttribute("open", "");
+  for (let d = c.node.closest("details"); d; d = d.parentElement.closest("details")) d.setAttribute("open", "");
   c.input.focus();
 }

@@ -1,0 +1,106 @@
+"""Settings of EasyR1 and verl, against the contracts: every key, type, range and rule"""
+import re
+
+import pytest
+import yaml
+from vlrlbook.core import SettingsError
+from vlrlbook.easyr1 import engine_settings, key_table, parse_overrides, read_engine_yaml, short_names
+
+
+CONTRACT = {"algorithm.adv_estimator": "grpo", "algorithm.kl_coef": 1.0e-2, "worker.actor.padding_free": True,
+            "worker.actor.offload.offload_params": True, "worker.reward.reward_type": "batch",
+            "worker.actor.model.model_path": "./merged_model"}
+
+
+def test_config_has_the_contracts_keys_and_values():
+    made = yaml.safe_load(engine_settings({}, "0.3.2").yaml())
+    assert set(made) == {"data", "algorithm", "worker", "trainer"} and {"actor", "rollout", "ref", "reward"} <= set(made["worker"])
+    flat = engine_settings(made, "0.3.2", house=False).values
+    assert {k: flat[k] for k in CONTRACT} == CONTRACT
+    for name in ("train_files", "val_files", "image_dir", "model_path", "n_gpus_per_node", "tensor_parallel_size",
+                 "total_epochs", "lr", "global_batch_size", "kl_coef", "adv_estimator", "padding_free", "offload_params", "reward_type"):
+        assert short_names("0.3.2")[name] in flat
+
+
+@pytest.mark.parametrize("version", ["0.3.2", "current"])
+def test_written_config_is_complete_and_reads_back(version):
+    "Every key but the critic's and the engine's own stands in the file, none of the other version"
+    s = engine_settings(dict(lr=3e-7, n=4), version)
+    flat = engine_settings(yaml.safe_load(s.yaml()), version, house=False)
+    assert flat.values == s.values
+    wanted = {k for k, t in key_table(version).items() if t.kind != "auto" and ".critic." not in k}
+    assert set(flat.given) == wanted
+
+
+def test_versions_differ_as_the_facts_say():
+    old, new = key_table("0.3.2"), key_table("current")
+    assert "worker.reward.reward_type" in old and "worker.reward.reward_type" not in new
+    assert not [k for k in old if ".lora." in k] and "worker.actor.model.lora.rank" in new
+    assert old["data.prompt_key"].default == new["data.prompt_key"].default == "prompt"
+    assert all(re.search(r" verl/\S+ [0-9a-f]{40}| examples/\S+ [0-9a-f]{40}", k.read_at)
+               for t in (old, new, key_table("verl")) for k in t.values())
+
+
+@pytest.mark.parametrize("key", [k for k, t in key_table("current").items() if t.kind != "auto"])
+def test_every_key_refuses_another_type(key):
+    wrong = {"str": [], "int": 1.5, "float": "fast", "bool": "perhaps", "list": "a", "dict": 3}[key_table("current")[key].kind]
+    with pytest.raises(SettingsError, match=re.escape(key)): engine_settings({key: wrong}, "current")
+
+
+@pytest.mark.parametrize("given_, version, message", [
+    ({"data.rollout_batch_sise": 8}, "0.3.2", "did you mean 'data.rollout_batch_size'"),
+    ({"worker": {"actor": {"optim": {"learning_rate": 1}}}}, "0.3.2", "there is no 'worker.actor.optim.learning_rate'"),
+    ({"worker.reward.reward_type": "batch"}, "current", "key of EasyR1 0.3.2"),
+    ({"worker.actor.model.lora.rank": 8}, "0.3.2", "0.3.2 has no LoRA"),
+    ({"worker.actor.optim.warmup_style": "cosine"}, "current", "lr_scheduler_type"),
+    ({"data.train_batch_size": 8}, "0.3.2", "is a key of verl"),
+    ({"rollout_batch_size": 64}, "verl", "is a key of EasyR1 0.3.2, and this is verl"),
+    ({"worker.actor": 3}, "0.3.2", "is a section"), ({"worker.actor.kl_coef": 0.1}, "0.3.2", "copied from algorithm.kl_coef"),
+    ({"lr": 1e-6, "worker.actor.optim.lr": 1e-5}, "0.3.2", "given twice"),
+    ({"adv_estimator": "gpro"}, "0.3.2", "did you mean 'grpo'"), ({"trainer.logger": ["consol"]}, "0.3.2", "did you mean 'console'"),
+    ({"top_p": 1.5}, "0.3.2", "expected 1 or less"), ({"lr": -1}, "0.3.2", "expected 0 or more"),
+    ({"lr": None}, "0.3.2", "expected float"), ({"gpu_memory_utilization": 0}, "0.3.2", "expected 0.01 or more"),
+    ({}, "0.3.3", "did you mean '0.3.2'"),
+    ({"n": 1}, "0.3.2", "needs 2 or more"), ({"rollout_batch_size": 100}, "0.3.2", "nearest: 96"),
+    ({"rollout_batch_size": 32, "n": 2, "worker.actor.micro_batch_size_per_device_for_experience": 3},
+     "0.3.2", "per_device_for_experience = 3"),
+    ({"n_gpus_per_node": 8, "tensor_parallel_size": 3}, "0.3.2", "groups of 3"),
+    ({"max_num_batched_tokens": 2000}, "0.3.2", "less than data.max_prompt_length"),
+    ({"max_model_len": 100}, "0.3.2", "max_model_len = 100"),
+    ({"min_pixels": 2000000}, "0.3.2", "more than data.max_pixels"),
+    ({"global_batch_size": 32, "micro_batch_size_per_device_for_update": 5}, "0.3.2", "per_device_for_update = 5"),
+    ({"n_gpus_per_node": 6}, "0.3.2", "evenly by 6 GPUs"),
+    ({"worker.actor.fsdp.enable_cpu_offload": True}, "0.3.2", "not with several micro-batches"),
+    ({"worker.actor.fsdp.fsdp_size": 3}, "0.3.2", "groups of 3"), ({"worker.actor.ulysses_size": 3}, "0.3.2", "groups of 3"),
+    ({"adv_estimator": "gae", "worker.critic.global_batch_size": 48}, "0.3.2", "worker.critic.global_batch_size = 48"),
+    ({"filter_low": 0.9, "filter_high": 0.1}, "0.3.2", "not below"),
+    ({"train_batch_size": 8}, "verl", "less than actor_rollout_ref.actor.ppo_mini_batch_size"),
+    ({"lora_rank": 8, "load_format": "dummy"}, "verl", "with LoRA the sampler needs"),
+    ({"actor_rollout_ref.rollout.n": 1}, "verl", "2 answers or more"),
+    ({"n_gpus_per_node": 7}, "verl", "evenly by 7 GPUs")])
+def test_config_refuses(given_, version, message):
+    with pytest.raises(SettingsError, match=re.escape(message)): engine_settings(given_, version)
+
+
+def test_all_faults_stand_in_one_message():
+    with pytest.raises(SettingsError) as e: engine_settings({"lrr": 1, "n": "many", "worker.reward.reward_type": 3}, "current")
+    assert str(e.value).count(";") == 2
+
+
+def test_yaml_by_hand(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {train_files: a, val_files: b, seed: 7}\nworker: {actor: {model: {model_path: m}, optim: {lr: "
+                    "1e-6}}, rollout: {n: 5, val_override_config: {temperature: 0.5}}}\ntrainer: {experiment_name: 2024}\n")
+    s = read_engine_yaml(path, "0.3.2", ["worker.rollout.n=6", "data.shuffle=false", "trainer.logger=[console]", "max_steps=null"])
+    assert (s["lr"], s["n"], s["shuffle"], s["logger"], s["experiment_name"], s["max_steps"]) == (1e-6, 6, False, ["console"], "2024", None)
+    assert s["data.min_pixels"] == 262144 and s["val_override_config"] == {"temperature": 0.5} # EasyR1's own default, not ours
+    assert [r["by"] for r in s.explain(everything=True).rows].count("you") == 11
+    for text, message in (("data: {seed: 1, seed: 2}", "'seed' stands twice"), ("- a", "expected sections"),
+                          ("data: [", "cannot be read"), ("worker: {reward: {reward_type: batch}}", None)):
+        path.write_text(text)
+        if message:
+            with pytest.raises(SettingsError, match=f"config.yaml: .*{message}"): read_engine_yaml(path)
+        else:
+            with pytest.raises(SettingsError, match="EasyR1 0.3.2, and this is EasyR1 current"): read_engine_yaml(path, "current")
+    with pytest.raises(SettingsError, match="cannot be read"): read_engine_yaml(tmp_path / "nowhere.yaml")
+    with pytest.raises(SettingsError, match="expected name=value"): parse_overrides(["--lr"])

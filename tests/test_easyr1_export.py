@@ -1,0 +1,258 @@
+"""A directory for EasyR1 or verl, against the contracts: rows, prompt, reward, launcher"""
+import ast
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SHARED
+from easyr1_cases import SMALL, export, fake_engine, processor, rows
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from vlrlbook.core import Sample, SettingsError, cast, damage
+from vlrlbook.data import DataError, synthetic_counting, synthetic_vqa, to_messages, vqa_prompt, vqa_template
+from vlrlbook.easyr1 import (ask_reward_file, dry_run, easyr1_messages, engine_settings, export_easyr1, export_verl,
+                             reward_file, verl_overrides)
+from vlrlbook.models import twin_processor
+from vlrlbook.rewards import count_table, format_table, load_reward, nasty, vqa_table
+
+
+def test_rows_have_the_contracts_form(export):
+    for name in ("train.jsonl", "val.jsonl"):
+        for row in rows(export / name):
+            assert set(row) == {"prompt", "answer", "images"} and isinstance(row["answer"], str)
+            assert row["prompt"].count("<image>") == len(row["images"]) and "Your task" not in row["prompt"]
+            for image in row["images"]: Image.open(export / "images" / image).load()
+    assert damage(export) is None
+    assert {p.name for p in export.iterdir()} >= {"prompt.jinja", "reward.py", "config.yaml", "train.sh", "README.md"}
+
+
+def test_no_picture_on_both_sides(export):
+    pictures = [{i for r in rows(export / n) for i in r["images"]} for n in ("train.jsonl", "val.jsonl")]
+    assert not pictures[0] & pictures[1] and all(pictures)
+
+
+def test_a_file_of_rows_its_rendered_prompts_are_bared(tmp_path):
+    "load_vqa renders; the export must not render twice"
+    for i in range(12): Image.new("RGB", (56, 56), (20 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(dict(question=f"Is it {i}?", answer="yes", image=f"{i}.png"))
+        + "\n" for i in range(12)) + json.dumps(dict(question="No picture?", answer="no", image=None)) + "\n")
+    folder = export_easyr1(tmp_path / "rows.jsonl", "vqa",
+                           dict(rollout_batch_size=8, global_batch_size=8, micro_batch_size_per_device_for_update=1), tmp_path / "out")
+    found = rows(folder / "train.jsonl") + rows(folder / "val.jsonl")
+    assert {r["prompt"] for r in found} == {f"<image> Is it {i}?" for i in range(12)} | {"No picture?"}
+    assert [r["images"] for r in found if r["prompt"] == "No picture?"] == [[]]
+    assert (folder / "prompt.jinja").read_text() == vqa_template
+
+
+def test_pictures_keep_their_bytes_unless_they_would_be_spoilt(tmp_path):
+    plain, deep = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (56, 56), "red").save(plain, "JPEG")
+    Image.linear_gradient("L").resize((56, 56)).convert("I").point(lambda v: v * 257).convert("I;16").save(deep, "PNG")
+    for name, data in (("a.jpg", plain), ("b.png", deep)): (tmp_path / name).write_bytes(data.getvalue())
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(dict(prompt="<image> What?", answer="x", images=[n])) + "\n" for n in ("a.jpg", "b.png")))
+    folder = export_easyr1(tmp_path / "rows.jsonl", "accuracy",
+                           dict(rollout_batch_size=2, global_batch_size=2, n_gpus_per_node=1,
+                                micro_batch_size_per_device_for_update=1), tmp_path / "out", val=tmp_path / "rows.jsonl")
+    first, second = (folder / "images" / r["images"][0] for r in rows(folder / "train.jsonl"))
+    assert first.read_bytes() == plain.getvalue()
+    with Image.open(second) as image:
+        assert image.mode == "RGB" and 100 < sum(image.convert("L").tobytes()) / 56**2 < 155 # a plain convert makes it white
+
+
+def test_counting_needs_no_template(tmp_path, processor):
+    folder = export_easyr1(synthetic_counting(40), "counting", SMALL, tmp_path / "out")
+    assert (folder / "prompt.jinja").read_text() == "{{ content | trim }}"
+    row, sample = rows(folder / "train.jsonl")[0], synthetic_counting(1)[0]
+    assert row["prompt"] == "<image>How many discs are there?"
+    texts = [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False)
+             for m in (to_messages(sample), easyr1_messages(row["prompt"], "{{ content | trim }}"))]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("sample, message", [
+    (Sample("<image> <image> Which?", "left", cast().images, "vqa", 7), "row 7: 2 <image> marks"),
+    (Sample("Which?", " ", cast().images, "vqa", 7), "row 7: question or answer is empty"),
+    (Sample("<image>", "left", cast().images, "vqa", 7), "row 7: question or answer is empty")])
+def test_a_bad_row_leaves_nothing_behind(tmp_path, sample, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        export_easyr1(synthetic_vqa(60) + [sample], "vqa", SMALL, tmp_path / "out", val=synthetic_vqa(4))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_not_empty_is_refused(export, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for path in (export, tmp_path, tmp_path / "file"):
+        with pytest.raises(FileExistsError, match="is there already and is not empty"): export_easyr1(synthetic_vqa(60), "vqa", SMALL, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    (tmp_path / "empty").mkdir()
+    assert damage(export_easyr1(synthetic_vqa(60), "vqa", SMALL, tmp_path / "empty")) is None
+
+
+def test_too_few_rows_and_mixed_rows_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="rollout_batch_size = 32: more than the"):
+        export_easyr1(synthetic_vqa(20), "vqa", SMALL, tmp_path / "a")
+    with pytest.raises(SettingsError, match="give `template`"):
+        export_easyr1(synthetic_vqa(40) + synthetic_counting(40), "vqa", SMALL, tmp_path / "b")
+    with pytest.raises(SettingsError, match="an export writes these files itself"):
+        export_easyr1(synthetic_vqa(60), "vqa", SMALL | dict(train_files="x.jsonl"), tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.sampled_from(["<image>", " ", "What?", "{{ x }}", "\n", "Ä", "{% raw %}", "a"]), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_prompt_equals_chapter_05s(processor, pieces):
+    "Strip, render, cut: the same text as rendering first and putting pictures at the marks"
+    question = "".join(pieces)
+    marks = question.count("<image>")
+    if not question.replace("<image>", "").strip() or not marks: return
+    ours = to_messages(Sample(vqa_prompt(question), "", [None] * marks))
+    assert ours == easyr1_messages(question, vqa_template)
+
+
+def test_template_is_stripped_and_cut_after_rendering():
+    assert easyr1_messages("<image> a", "\n\n {{ content }}\n\n")[0]["content"] == [{"type": "image"}, {"type": "text", "text": " a"}]
+    assert [p["type"] for p in easyr1_messages("a", "<image>{{ content }}<image>")[0]["content"]] == ["image", "text", "image"]
+    assert "".join(p.get("text", "")
+                   for p in easyr1_messages("{{ 7 * 7 }}", vqa_template)[0]["content"]).startswith("{{ 7 * 7 }}\n\nYour task:\n1. ")
+
+
+TEXTS = [t[0] for t in vqa_table + format_table + count_table] + nasty
+
+
+@pytest.mark.parametrize("engine", ["easyr1", "verl"])
+@pytest.mark.parametrize("name", ["vqa", "counting", "0.5*accuracy + 0.5*format"])
+def test_exported_parts_are_ours(tmp_path, name, engine):
+    (tmp_path / "reward.py").write_text(reward_file(name, engine))
+    truths = ["yes", "D", "IV, oral", "A photo of 3 discs"]
+    for truth, said in zip(truths, ask_reward_file(tmp_path / "reward.py", [(TEXTS, t) for t in truths], engine=engine)):
+        for text, parts in zip(TEXTS, said):
+            ours = load_reward(name)(text, truth)
+            if engine == "verl": ours = {"score": ours["overall"]} | {k: v for k, v in ours.items() if k != "overall"}
+            assert json.dumps(parts) == json.dumps(ours)
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=20), st.sampled_from(["yes", "C", "12", "liver"]))
+@settings(max_examples=40, deadline=None)
+def test_exported_parts_are_ours_on_any_text(texts, truth):
+    "In this process, so that many texts can be tried; the separate interpreter is tested above"
+    space = {}
+    exec(compile(reward_file("vqa"), "reward.py", "exec"), space)
+    said = space["compute_score"]([dict(response=t, response_length=len(t), ground_truth=truth) for t in texts])
+    assert said == [load_reward("vqa")(t, truth) for t in texts]
+
+
+@pytest.mark.skipif(not (SHARED / "medvlm_r1_outputs").exists(), reason="the real completions are not here")
+def test_exported_parts_are_ours_on_real_completions(tmp_path):
+    real = rows(SHARED / "medvlm_r1_outputs" / "completions.jsonl")
+    assert len(real) == 909
+    (tmp_path / "reward.py").write_text(reward_file("vqa"))
+    said = ask_reward_file(tmp_path / "reward.py", [([r["completion"]], r["gt_letter"] or r["gt_answer"]) for r in real])
+    assert [json.dumps(s[0])
+            for s in said] == [json.dumps(load_reward("vqa")(r["completion"], r["gt_letter"] or r["gt_answer"])) for r in real]
+
+
+def test_reward_file_is_for_both_versions_and_for_bare_python(tmp_path):
+    source = reward_file("vqa")
+    tree = ast.parse(source, feature_version=(3, 9))
+    assert "vlrlbook" not in {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import)
+                              for a in n.names} | {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert 'REWARD_NAME = "vqa"' in source and 'REWARD_TYPE = "batch"' in source
+    (tmp_path / "reward.py").write_text(source)
+    pythons = [sys.executable] + [p for p in ("/usr/bin/python3",) if Path(p).exists()]
+    for python in pythons:
+        assert ask_reward_file(tmp_path / "reward.py", [(["<think>.</think><answer>yes</answer>"], "yes")],
+                               python=python) == [[load_reward("vqa")("<think>.</think><answer>yes</answer>", "yes")]]
+    bad = source.replace("compute_score = for_easyr1(reward)", "from vlrlbook.rewards import vqa_accuracy as compute_score")
+    (tmp_path / "bad.py").write_text(bad)
+    with pytest.raises(SettingsError, match="there is no vlrlbook on the cluster"): ask_reward_file(tmp_path / "bad.py", [(["a"], "b")])
+
+
+def test_a_function_of_ones_own_travels_with_its_imports(tmp_path, monkeypatch):
+    (tmp_path / "my_reward.py").write_text('import math\nfrom vlrlbook.rewards import read_count\nscale = 2\ndef unused(): '
+        'return other\ndef helper(x): return math.sqrt(scale * x)\ndef rooted(completion, '
+        'answer):\n    "Root"\n    return dict(overall=helper(read_count(completion) or 0))\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = reward_file("my_reward:rooted")
+    assert "import math" in source and "def read_count" in source and "def unused" not in source and "from vlrlbook" not in source
+    (tmp_path / "reward.py").write_text(source)
+    assert ask_reward_file(tmp_path / "reward.py", [(["8"], "x")]) == [[dict(overall=4.0)]]
+
+
+def test_rewards_that_cannot_travel_are_refused():
+    trained = lambda completions, samples: []
+    trained.batched = True
+    with pytest.raises(SettingsError, match="a trained model cannot travel"): reward_file(trained)
+    with pytest.raises(SettingsError, match="put it into a file of its own"): reward_file(lambda completion, answer: {})
+    with pytest.raises(SettingsError, match="did you mean 'verl'"): reward_file("vqa", "verll")
+    with pytest.raises(ValueError, match="there is no reward 'vqaa'"): reward_file("vqaa")
+
+
+def launched(folder, tmp_path, *words, **environment):
+    import os
+    engine = tmp_path / "engine"
+    if not engine.exists(): fake_engine(engine)
+    env = os.environ | dict(PYTHONPATH=str(engine), SEEN=str(tmp_path / "seen.json"),
+                            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}") | environment
+    done = subprocess.run(["bash", str(folder / "train.sh"), *words], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / "seen.json").read_text()), done.stderr
+
+
+def test_train_sh(export, tmp_path):
+    seen, said = launched(export, tmp_path, "worker.rollout.n=4", "trainer.logger=[console,wandb]", N_GPUS="2", NNODES="3")
+    files = [f"data.train_files={export}/train.jsonl", f"data.val_files={export}/val.jsonl"] # absolute: a Ray worker opens them
+    assert seen == dict(cwd=str(export), argv=["config=config.yaml", *files, "trainer.n_gpus_per_node=2",
+        "trainer.nnodes=3", "worker.rollout.n=4", "trainer.logger=[console,wandb]"])
+    assert "python3 -m verl.trainer.main config=config.yaml" in said # the command is printed
+    assert launched(export, tmp_path)[0]["argv"] == ["config=config.yaml", *files, "trainer.n_gpus_per_node=4", "trainer.nnodes=1"]
+    text = (export / "README.md").read_text()
+    assert all(w in text for w in ("ray start --head", "ray start --address", "N_GPUS=8 bash train.sh", "NNODES=2", "global_step_N/actor"))
+
+
+def test_train_sh_of_verl(tmp_path):
+    folder = export_verl(synthetic_vqa(80), "vqa",
+                         dict(train_batch_size=32, lora_rank=32, lora_alpha=96, prompt_key="it's mine"), tmp_path / "out")
+    words = launched(folder, tmp_path, "trainer.total_epochs=1")[0]["argv"]
+    assert {f"data.train_files={folder}/train.parquet", f"custom_reward_function.path={folder}/reward.py",
+            f"actor_rollout_ref.model.path={folder}/merged_model",
+            f"trainer.default_local_dir={folder}/checkpoints/vlrlbook/vqa_grpo",
+            "actor_rollout_ref.model.lora_rank=32", "actor_rollout_ref.model.lora_alpha=96",
+            "actor_rollout_ref.model.exclude_modules=.*visual.*", "algorithm.adv_estimator=grpo",
+            'data.prompt_key="it\'s mine"', "trainer.total_epochs=1"} <= set(words)
+    assert verl_overrides(engine_settings(dict(lora_rank=8), "verl")).count(
+        "actor_rollout_ref.model.lora_alpha=16") == 1 # the true alpha, default or not
+    shellcheck(folder / "train.sh")
+
+
+def shellcheck(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    if not shutil.which("shellcheck"): pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_train_sh_is_clean(export): shellcheck(export / "train.sh")
+
+
+def test_verl_rows(tmp_path):
+    import pyarrow.parquet as pq
+    from qwen_vl_utils import fetch_image
+    samples = synthetic_vqa(79) + [Sample("No picture. Is 3 odd?", "yes", [], "vqa", 80)]
+    folder = export_verl(samples, "vqa", dict(train_batch_size=32), tmp_path / "out", val=synthetic_vqa(4, seed=9))
+    found = pq.read_table(folder / "train.parquet").to_pylist()
+    assert len(found) == 80 and set(found[0]) == {"data_source", "prompt", "images", "ability", "reward_model", "extra_info"}
+    for row, sample in zip(found, samples):
+        assert row["prompt"] == [dict(role="user", content=vqa_prompt(sample.question))]
+        assert row["reward_model"] == dict(style="rule", ground_truth=sample.answer)
+        assert row["prompt"][0]["content"].count("<image>") == len(row["images"] or [])
+        for image, own in zip(row["images"] or [], sample.images):
+            assert fetch_image({"image": Image.open(io.BytesIO(image["bytes"]))}).size == own.size
+    assert found[-1]["images"] is None # an empty list would go to the processor
+    checked = dry_run(folder, processor=twin_processor("qwen2_5_vl"), progress=False, processes=1)
+    assert [p["code"] for p in checked.problems] == ["model.missing"] and checked.rows == {"train.parquet": 80, "val.parquet": 4}

@@ -1,0 +1,147 @@
+"""The dry run: a clean export, every accident named with its row, memory and steps"""
+import json
+import re
+from pathlib import Path
+
+import pytest
+from easyr1_cases import copied, export, processor, rows
+from PIL import Image
+from vlrlbook.core import SettingsError
+from vlrlbook.data import vqa_template
+from vlrlbook.easyr1 import dry_run, easyr1_messages, easyr1_size, memory_gb, read_engine_yaml, reward_file
+
+
+def test_a_clean_export_has_no_problem(export):
+    found = dry_run(export, progress=False, processes=1)
+    assert found.ok and sum(found.rows.values()) == 80 == len(found.tokens)
+    assert found.reward["reward of the truths, mean"] == 1.0 and found.reward["reward of wrong answers, mean"] < 0.2
+
+
+def test_counts_equal_the_processors(export):
+    "Tokens of every prompt as EasyR1 would make it, pictures resized by its rule, through the whole processor"
+    import math
+    from transformers import AutoProcessor
+    processor, v = AutoProcessor.from_pretrained(export / "tiny"), read_engine_yaml(export / "config.yaml",
+        overrides=["data.min_pixels=20000"]).values
+    whole = []
+    for name in ("train.jsonl", "val.jsonl"):
+        for row in rows(export / name):
+            image = Image.open(export / "images" / row["images"][0])
+            factor = math.sqrt(v["data.min_pixels"] / (image.width * image.height))
+            image = image.resize((int(image.width * factor), int(image.height * factor)))
+            text = processor.apply_chat_template(easyr1_messages(row["prompt"], vqa_template), add_generation_prompt=True, tokenize=False)
+            whole.append(processor(images=[image], text=[text], add_special_tokens=False, return_tensors="pt")["input_ids"].shape[1])
+    found = dry_run(export, overrides=["data.min_pixels=20000"], progress=False, processes=1)
+    assert found.tokens == whole and found.resized == (80, 0, 80)
+
+
+@pytest.mark.parametrize("size, low, high, made",
+                         [((112, 112), 3136, 1048576, (112, 112)), ((112, 112), 262144, None, (512, 512)),
+                          ((4000, 3000), None, 1048576, (1182, 886)),
+                          ((4000, 1), 262144, 4194304, (32381, 8)), ((10, 10), None, None, (10, 10))])
+def test_easyr1s_resizing(size, low, high, made): assert easyr1_size(size, low, high) == made
+
+
+ACCIDENTS = [
+    ("images null", lambda r, f: r.update(images=None), "row.images", "null, on which EasyR1 stops"),
+    ("marks", lambda r, f: r.update(prompt="<image>" + r["prompt"]), "row.images", "2 <image> marks after the template but 1"),
+    ("missing", lambda r, f: r.update(images=["none.png"]), "image.missing", "none.png"),
+    ("decode", lambda r, f: (f / "images" / r["images"][0]).write_bytes(b"x"), "image.decode", "cannot be decoded"),
+    ("cut", lambda r, f: (f / "images" / r["images"][0]).write_bytes((f / "images" / r["images"][0]).read_bytes()[:-40]),
+     "image.decode", "cannot be decoded"),
+    ("no prompt", lambda r, f: r.pop("prompt"), "row.prompt", "the row has answer, images"),
+    ("no answer", lambda r, f: r.update(answer=" "), "row.answer", "expected text"),
+    ("number", lambda r, f: r.update(answer=3), "row.answer", "expected text"),
+    ("long", lambda r, f: r.update(prompt=r["prompt"] + " why" * 300), "prompt.length",
+     "at most 256; EasyR1 leaves the row out"), ("truth", lambda r, f: r.update(answer="<answer>"), "reward.truth", "earns"),
+     ("images text", lambda r, f: r.update(images="a.png"), "row.images", "a str, expected a list")]
+
+
+@pytest.mark.parametrize("name, spoil, code, message", ACCIDENTS, ids=[a[0] for a in ACCIDENTS])
+def test_an_accident_is_named_with_its_row(export, tmp_path, processor, name, spoil, code, message):
+    folder = copied(export, tmp_path)
+    found = rows(folder / "train.jsonl")
+    spoil(found[40], folder)
+    (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found))
+    problems = dry_run(folder, processor=processor, progress=False, processes=1).problems
+    assert any(p["file"] == "train.jsonl" and p["row"] == 41 and p["code"] == code and message in p["message"] for p in problems), problems
+    assert {p["row"] for p in problems} == {41}
+
+
+def test_files_and_lines_that_are_broken(export, tmp_path, processor):
+    folder = copied(export, tmp_path)
+    text = (folder / "val.jsonl").read_text().splitlines()
+    (folder / "val.jsonl").write_text("\n".join([text[0][:-5], *text[1:]]) + "\n")
+    assert [(p["file"], p["row"], p["code"]) for p in dry_run(folder, processor=processor, progress=False,
+        processes=2).problems] == [("val.jsonl", 1, "row.json")]
+    for name in ("val.jsonl", "prompt.jinja", "reward.py", "images"):
+        os_path = folder / name
+        os_path.rename(folder / "away")
+        assert any(p["code"] == "file.missing" and name in p["message"]
+                   for p in dry_run(folder, processor=processor, progress=False).problems)
+        (folder / "away").rename(os_path)
+    with pytest.raises(SettingsError, match="no export.json"): dry_run(tmp_path)
+
+
+def test_folders_of_rows_and_paths_with_an_at(export, tmp_path, processor):
+    folder = copied(export, tmp_path)
+    (folder / "parts").mkdir()
+    found = rows(folder / "train.jsonl")
+    for i in range(2): (folder / f"parts/{i}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found[36 * i:36 * i + 36]))
+    assert dry_run(folder, processor=processor, overrides=["data.train_files=parts"], progress=False,
+                   processes=1).rows == {"parts/0.jsonl": 36, "parts/1.jsonl": 36, "val.jsonl": 8}
+    folder.rename(tmp_path / "a@b")
+    assert [p["code"] for p in dry_run(tmp_path / "a@b", processor=processor, progress=False, processes=1).problems] == ["file.at"]
+
+
+def test_reward_files_that_are_wrong(export, tmp_path, processor):
+    folder = copied(export, tmp_path)
+    for source, code in (("def compute_score(r): return [dict(overall=1.0) for _ in r]", "reward.wrong"),
+                         ("def compute_score(r): return [dict(accuracy=1.0) for _ in r]", "reward.form"),
+                         ("def compute_score(r): return [dict(overall=float('nan')) for _ in r]", "reward.form"),
+                         ("def compute_score(r): raise KeyError('x')", "reward.file"),
+                         ("import nothing_like_this", "reward.file"), ("x = 1", "reward.file"),
+                         ("def compute_score(r): return [dict(overall=0.0) for _ in r]", "reward.truth")):
+        (folder / "reward.py").write_text(source)
+        assert code in {p["code"] for p in dry_run(folder, processor=processor, progress=False, processes=1).problems}, source
+
+
+def test_processes_find_the_same(export, tmp_path, processor):
+    folder = copied(export, tmp_path)
+    found = rows(folder / "train.jsonl")
+    for i in range(0, 60, 7): found[i]["images"] = None
+    (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found * 4))
+    one, two = (dry_run(folder, processor=processor, processes=n, progress=False) for n in (1, 2))
+    assert one.problems == two.problems and one.tokens == two.tokens and len(one.problems) > 30
+
+
+def test_memory_and_steps(export, processor):
+    found = {r["what"]: r["value"] for r in dry_run(export, processor=processor, progress=False, processes=1).cost}
+    train = len(rows(export / "train.jsonl"))
+    assert found["steps, optimizer updates in each"] == f"{train // 32 * 15}, 1" and found["rows left over each epoch"] == train % 32
+    tight = dry_run(export, processor=processor, gpu_gb=0.001, progress=False, processes=1)
+    assert {"memory.update", "memory.sampling"} <= {p["code"] for p in tight.problems}
+    few = dry_run(export, processor=processor, overrides=["data.rollout_batch_size=96"], progress=False, processes=1)
+    assert "rows.few" in {p["code"] for p in few.problems}
+    one, four = (memory_gb(3.75e9, 151936, 36, 2048, n, 4096, reference=False) for n in (1, 4))
+    assert one["Adam"] == pytest.approx(30.0) and four["Adam"] == pytest.approx(7.5) and one["logits"] == four["logits"]
+
+
+def test_memory_stays_flat(tmp_path, processor):
+    "Rows are looked at and forgotten: eight times the rows, no more memory than noise"
+    def held(n):
+        folder = tmp_path / str(n)
+        (folder / "images").mkdir(parents=True)
+        noise = Image.effect_noise((448, 448), 90).convert("RGB")
+        for i in range(n): noise.rotate(i).save(folder / f"images/{i}.png", compress_level=0)
+        (folder / "rows.jsonl").write_text(
+            "".join(json.dumps(dict(prompt="<image> Is it?", answer="yes", images=[f"{i}.png"])) + "\n" for i in range(n)))
+        (folder / "reward.py").write_text(reward_file("vqa"))
+        (folder / "c.yaml").write_text("data: {train_files: rows.jsonl, val_files: rows.jsonl, image_dir: "
+                                       "images, rollout_batch_size: 8}\nworker: {actor: {model: {model_path: "
+                                       "x}, global_batch_size: 8}, rollout: {n: 16, tensor_parallel_size: "
+                                       "1}, reward: {reward_function: 'reward.py:compute_score'}}\n")
+        dry_run(folder / "c.yaml", processor=processor, processes=1, progress=False)
+        return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    small = held(40)
+    assert held(320) - small < 60 # 280 more pictures would be 160 MB

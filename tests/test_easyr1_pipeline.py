@@ -1,0 +1,151 @@
+"""One command for the whole road, and the commands of its parts"""
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from easyr1_cases import fake_engine
+from PIL import Image
+from vlrlbook.core import SettingsError, read_settings
+from vlrlbook.easyr1 import QuickStartSettings, newest_step, quick_start, stages
+from vlrlbook.models import save_model, tiny_twin
+
+
+def test_parameters_cell_equals_settings():
+    cells = [c for c in json.loads((ROOT / "nbs" / "09_easyr1.ipynb").read_text())["cells"]
+             if "parameters" in c["metadata"].get("tags", [])]
+    line = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")
+    parsed = lambda text: [line.match(l).groups() for l in text.splitlines() if line.match(l)]
+    module = (ROOT / "vlrlbook" / "easyr1" / "quick_start_settings.py").read_text()
+    body = module.split("class QuickStartSettings(Settings):")[1].split("    presets: ClassVar")[0]
+    assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    "An untrained base with an adapter of it"
+    from test_merge import shaken
+    folder = tmp_path_factory.mktemp("base")
+    model, processor = tiny_twin("qwen2_5_vl")
+    save_model(model, processor, folder / "base")
+    shaken(model, folder / "adapter")
+    return folder
+
+
+def started(base, out, **more):
+    given = dict(base_model=str(base / "base"), lora_model=str(base / "adapter"), drawn=60, max_steps=1, eval_samples=4,
+                 output_dir=str(out), overrides="data.rollout_batch_size=32", training="batch_size=8 num_generations=4")
+    return quick_start(read_settings(QuickStartSettings, given | more))
+
+
+def what(results): return [line["what"] for line in results["stages"]]
+
+
+def test_quick_start_goes_all_the_way_and_nothing_twice(base, tmp_path):
+    out = tmp_path / "run"
+    first = started(base, out)
+    assert what(first) == ["done"] * 6 and [line["stage"].replace(" ", "_") for line in first["stages"]] == list(stages)
+    assert all((out / n).exists() for n in ("model/model.safetensors", "export/train.sh", "dry_run/results.json",
+        "train/adapter_model.safetensors", "trained/model.safetensors", "evaluation/results.json", "results.json"))
+    assert any("after" in k for k in first["evaluation"])
+    kept = (out / "trained/model.safetensors").stat().st_mtime_ns
+    assert what(started(base, out)) == ["done before"] * 6 and (out / "trained/model.safetensors").stat().st_mtime_ns == kept
+    shutil.rmtree(out / "export") # a stage that is no longer whole is done again, and the others are not
+    assert what(started(base, out)) == ["done before", "done"] + ["done before"] * 4
+    other = started(base, out, seed=44, skip="train,merge-shards,evaluate")
+    assert what(other) == ["done before", "done", "done", "skipped", "skipped", "skipped"] and (out / "earlier-1/export/train.sh").exists()
+
+
+def test_quick_start_stops_at_a_problem_and_goes_on_behind_it(base, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(SettingsError, match="the dry run found .* problems"):
+        started(base, out, overrides="data.rollout_batch_size=32 data.max_prompt_length=20", skip="train,merge_shards,evaluate")
+    assert not (out / "dry_run").exists() and (out / "export/train.sh").exists()
+    assert what(started(base, out, overrides="data.rollout_batch_size=32 data.max_prompt_length=20",
+                        skip="dry_run,train,merge_shards,evaluate"))[:3] == ["done before", "done before", "skipped"]
+    with pytest.raises(SettingsError, match="did you mean 'evaluate'"): read_settings(QuickStartSettings, dict(skip="evalute"))
+
+
+def test_a_killed_stage_leaves_nothing_and_a_stopped_training_goes_on(base, tmp_path, monkeypatch):
+    import vlrlbook.grpo
+    out, seen = tmp_path / "run", []
+    (out / ".export-abc").mkdir(parents=True) # what a kill leaves
+    def stopped(settings):
+        seen.append(settings.resume)
+        (Path(settings.output_dir) / "checkpoint-10").mkdir(parents=True, exist_ok=True)
+        raise SettingsError("stopped")
+    monkeypatch.setattr(vlrlbook.grpo, "run", stopped)
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="stopped"): started(base, out)
+    assert seen == ["", "true"] and not list(out.glob(".*-*")) and not list(out.glob("earlier-*"))
+    with pytest.raises(SettingsError, match="stopped"): started(base, out, training="batch_size=16 num_generations=4")
+    assert seen[-1] == "" and (out / "earlier-1/train/checkpoint-10").exists() # told something else: it begins anew
+
+
+def test_settings_of_chapter_05_keep_their_own_names(base, tmp_path, monkeypatch):
+    "`lr` is also the short name of a key of EasyR1, and so are others"
+    import vlrlbook.grpo
+    def told(settings): raise SettingsError(f"lr {settings.lr}, seed {settings.seed}")
+    monkeypatch.setattr(vlrlbook.grpo, "run", told)
+    with pytest.raises(SettingsError, match="lr 0.0001, seed 7"):
+        started(base, tmp_path / "run", training="lr=1.0e-4 seed=7 batch_size=8 num_generations=4")
+
+
+def test_quick_start_with_easyr1(base, tmp_path, monkeypatch):
+    "A stand-in for EasyR1 leaves two checkpoints of one process; the newest comes back as a model"
+    import torch
+    from vlrlbook.models import load_vlm
+    with pytest.raises(SettingsError, match="EasyR1 is not installed here"): read_settings(QuickStartSettings, dict(engine="easyr1"))
+    model, processor = load_vlm(str(base / "base"))
+    actor = tmp_path / "actor"
+    (actor / "huggingface").mkdir(parents=True)
+    torch.save(model.state_dict(), actor / "model_world_size_1_rank_0.pt")
+    model.config.save_pretrained(actor / "huggingface")
+    model.generation_config.save_pretrained(actor / "huggingface")
+    processor.save_pretrained(actor / "huggingface")
+    engine = fake_engine(tmp_path / "engine")
+    for name, value in dict(PYTHONPATH=str(engine), SEEN=str(tmp_path / "seen.json"), ACTOR=str(actor),
+                            PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin").items():
+        monkeypatch.setenv(name, value)
+    results = started(base, tmp_path / "run", engine="easyr1", skip="evaluate")
+    assert what(results) == ["done"] * 5 + ["skipped"] and newest_step(tmp_path / "run/train") == 10
+    words = json.loads((tmp_path / "seen.json").read_text())["argv"]
+    assert {"trainer.max_steps=1", "data.rollout_batch_size=32", f"worker.actor.model.model_path={tmp_path / 'run/model'}"} <= set(words)
+    back = load_vlm(str(tmp_path / "run/trained"))[0]
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), back.state_dict().values()))
+
+
+@pytest.mark.parametrize("name, words", [("export-easyr1", ["--data", "--reward", "--output_dir", "--version"]),
+    ("export-verl", ["--data", "--output_dir"]), ("dry-run", ["--path"]), ("merge-shards", ["--local_dir", "--output_dir"]),
+    ("quick-start", ["--base_model", "--skip"])])
+def test_commands_help(name, words):
+    done = subprocess.run([sys.executable, "-m", "vlrlbook.cli", name, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and all(w in done.stdout for w in words)
+
+
+def test_commands_work(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(40): Image.new("RGB", (56, 56), (6 * i, 0, 0)).save(tmp_path / f"images/{i}.png")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(dict(question="Is it red?", answer=("yes", "no")[i % 2], image=f"{i}.png")) + "\n" for i in range(40)))
+    call = lambda *words: subprocess.run([sys.executable, "-m", "vlrlbook.cli", *words], capture_output=True, text=True, cwd=tmp_path)
+    done = call("export-easyr1", "--data", "rows.jsonl", "--image-dir", "images", "--output_dir",
+                "out", "rollout_batch_size=32", "model_path=tiny")
+    assert done.returncode == 0 and "36 rows to learn from, 4 to measure on" in done.stdout, done.stderr
+    save_model(*tiny_twin("qwen2_5_vl"), tmp_path / "out/tiny")
+    found = call("dry-run", "--path", "out", "data.max_prompt_length=20")
+    assert found.returncode == 1 and "prompt.length" in found.stdout
+    assert call("dry-run", "--path", "out").returncode == 0
+    (tmp_path / "mine.yaml").write_text("data: {train_files: x, val_files: y, prompt_key: problem, rollout_batch_size: "
+                                        "32}\nworker: {actor: {model: {model_path: tiny}}, rollout: {n: "
+                                        "4, tensor_parallel_size: 1}, reward: {reward_function: 'a.py:b'}}\n")
+    taken = call("export-easyr1", "--data", "rows.jsonl", "--image-dir", "images", "--output_dir", "out2",
+                 "--config", "mine.yaml", "worker.actor.global_batch_size=32")
+    assert taken.returncode == 0 and "n: 4" in (tmp_path / "out2/config.yaml").read_text() and "prompt_key: prompt" in (
+        tmp_path / "out2/config.yaml").read_text(), taken.stderr
+    wrong = call("export-verl", "--data", "rows.jsonl", "--image_dir", "images", "--output_dir", "v", "lrr=1")
+    assert wrong.returncode == 1 and "there is no 'lrr'" in wrong.stderr and not (tmp_path / "v").exists()

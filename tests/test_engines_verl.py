@@ -1,0 +1,72 @@
+"""verl from the registry takes our export: its hydra config and checks, its data set, its reward loader.
+`make test-engines` makes the environment (.venv-verl); elsewhere this skips."""
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from support.engine_samples import mixed_samples
+from vlrlbook.data import synthetic_vqa
+from vlrlbook.easyr1 import export_verl
+from vlrlbook.easyr1.config import verl_release
+from vlrlbook.models import save_model, tiny_twin
+from vlrlbook.rewards import load_reward
+
+PYTHON = Path(os.environ.get("VLRLBOOK_VERL", ROOT / ".venv-verl/bin/python"))
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no environment with verl: run `make test-engines`")
+ASKED = [("<think>x</think><answer>yes</answer>", "yes"), ("<answer>no</answer>", "yes"), ("", "yes"), ("It is the left.", "left")]
+
+
+def overrides(folder):
+    "The words that train.sh hands to verl, as bash makes them"
+    text = (folder / "train.sh").read_text()
+    text = re.sub(r"^exec .*\n(?:.*\\\n)*.*$", 'printf "%s\\\\n" "${overrides[@]}"', text.replace("set -x\n", ""), flags=re.M)
+    done = subprocess.run(["bash"], input=text, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def samples(): return mixed_samples(40)
+
+
+@pytest.fixture(scope="module", params=[{}, {"lora_rank": 8}, {
+    "reward.reward_manager.name": "dapo", "actor_rollout_ref.rollout.mode": "async", "+data.mine": 1,
+    "actor_rollout_ref.actor.strategy": "fsdp2"}], ids=["plain", "lora", "own names"])
+def world(request, tmp_path_factory):
+    "An export, and what verl says of it"
+    home = tmp_path_factory.mktemp("verl")
+    save_model(*tiny_twin("qwen2_5_vl"), home / "twin")
+    given = {"data.train_batch_size": 32, "trainer.n_gpus_per_node": 1, "actor_rollout_ref.model.path": str(home / "twin")}
+    folder = export_verl(samples(), "vqa", given | request.param, home / "out", val=synthetic_vqa(4, seed=9))
+    done = subprocess.run([PYTHON, ROOT / "tests/support/verl_worker.py", folder, json.dumps(overrides(folder)), json.dumps(ASKED)],
+                          capture_output=True, text=True, cwd=home)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, json.loads(done.stdout.split("ANSWER")[1])
+
+
+def test_hydra_and_verls_own_checks_take_every_override(world):
+    folder, said = world
+    assert said["version"] == verl_release and said["kl"] == 0.01 and "no_migration" not in said
+    assert said["reward_path"] == str(folder / "reward.py")
+
+
+def test_verls_data_set_reads_text_one_and_two_pictures(world):
+    _, said = world
+    assert said["rows"] == 40
+    for sample, row in zip(samples(), said["messages"]):
+        assert row["truth"] == sample.answer and row["source"] == "vlrlbook"
+        assert [kind for kind, _ in row["parts"]].count("image") == len(sample.images) == len(row["sizes"])
+        text = "".join(text for kind, text in row["parts"] if kind == "text")
+        assert "<image>" not in text and "<answer>" in text
+    assert said["messages"][1]["sizes"] in ([[60, 84], [112, 56]], ["bytes", "bytes"])
+
+
+def test_verls_reward_loader_pays_what_we_pay(world):
+    _, said = world
+    rule = load_reward("vqa")
+    for (text, truth), paid in zip(ASKED, said["scores"]):
+        ours = rule(text, truth)
+        assert paid == {"score": ours["overall"]} | {k: v for k, v in ours.items() if k != "overall"}

@@ -1,0 +1,68 @@
+"""Labels of robot films: vectors, whole numbers, successes, progress, and what is refused by film and frame."""
+import numpy as np
+import pytest
+
+from vlrlbook.archive import DataError
+from vlrlbook.film_labels import read_film_labels
+
+
+def read(values, **how):
+    "Labels of two films of equal length"
+    n = len(values)
+    return read_film_labels(values, np.arange(n) // max(1, n // 2), np.arange(n) % max(1, n // 2), **how)
+
+
+@pytest.mark.parametrize("values, bins, kind, classes, words", [
+    ([[0, 0, 1], [1, 0, 0]], [2, 0], "vector", 3, "one-hot vectors of 3 bins"),
+    ([[0.2, 0.7, 0.1], [0.5, 0.4, 0.1]], [1, 0], "vector", 3, "the largest of which is the bin"),
+    ([0, 3, 1, 4], [0, 3, 1, 4], "integer", 5, "whole numbers from 0 to 4, taken as bins"),
+    ([0.0, 2.0, 1.0, 2.0], [0, 2, 1, 2], "integer", 3, "taken as bins"), # what LeRobot reads back is float
+    ([[3], [0]], [3, 0], "integer", 4, "taken as bins"), # a column of shape (1,)
+    ([False, True], [0, 1], "success", 2, "failure (bin 0) and success (bin 1)"),
+    ([0.0, 1.0, 1.0], [0, 1, 1], "success", 2, "success (bin 1)"),
+    ([0.0, 0.25, 0.5, 1.0], [0, 1, 2, 4], "progress", 5, "taken as progress and cut into 5 bins"),
+    ([1.0005, 0.3], [4, 1], "progress", 5, "progress"), # resampled columns overshoot a little
+])
+def test_what_a_column_is_taken_for(values, bins, kind, classes, words):
+    found = read(values)
+    assert found.bins.tolist() == bins and set(found.kinds) == {kind} and found.num_classes == classes
+    assert words in found.told and f"frames in each bin: {', '.join(map(str, np.bincount(bins, minlength=classes)))}" in found.told
+
+
+def test_a_written_reading_wins():
+    assert read([0, 1, 1, 0], label_as="progress").bins.tolist() == [0, 4, 4, 0]
+    assert read([0, 1, 1, 0], label_as="integer").kinds[0] == "integer"
+    assert read([0.0, 0.5, 1.0], progress_bins=2).bins.tolist() == [0, 1, 1]
+
+
+def test_all_zero_vectors_are_counted_aloud():
+    found = read([[0, 1], [0, 0], [1, 0], [0, 0]])
+    assert found.kinds.tolist() == ["vector", "zero", "vector", "zero"]
+    assert "2 of 4 frames have an all-zero vector and count as bin 0" in found.told
+
+
+@pytest.mark.parametrize("values, words, how", [
+    ([[0, 1], [0, 1], [0, 1], [float("nan"), 0]], "film 1, frame 1: .*expected numbers", {}),
+    ([0.0, 0.5, None, 1.0], "film 1, frame 0", {}),
+    ([0.5, float("inf")], "film 1, frame 0", {}),
+    ([[0, 1], [0, 1, 0]], "film 1, frame 0: 3 numbers, expected 2", {}),
+    ([-1, 0, 1], "numbers from -1 to 1, expected whole numbers", {}),
+    ([0.5, 3.5], "numbers from 0.5 to 3.5", {}),
+    ([0, 1, 512], "numbers from 0 to 512", {}), # a counter, no label
+    ([0.5, 0.7], "expected success", dict(label_as="success")),
+    ([[0, 1], [1, 0]], "cannot be read as integer", dict(label_as="integer")),
+    ([0, 1], "did you mean 'success'", dict(label_as="sucess")),
+])
+def test_what_cannot_be_read_is_named(values, words, how):
+    with pytest.raises(DataError, match=words): read(values, **how)
+
+
+def test_progress_that_is_learnt_as_a_number():
+    found = read([0.0, 0.325, 0.5, 1.0004], label_as="regress")
+    assert found.targets.tolist() == pytest.approx([0, 1.3, 2, 4]) and found.bins.tolist() == [0, 1, 2, 4]
+    assert set(found.kinds) == {"regress"} and found.num_classes == 5 and "learnt as progress between 5 marks" in found.told
+    assert read([0, 1, 1, 0], label_as="regress").targets.tolist() == [0, 4, 4, 0] # only 0 and 1 are progress where that is said
+    assert read([0.0, 0.5, 1.0], label_as="regress", progress_bins=3).targets.tolist() == [0, 1, 2]
+    assert read([0.0, 0.5, 1.0]).targets is None
+    with pytest.raises(DataError, match="numbers from 0 to 3, expected regress"): read([0, 3], label_as="regress")
+    with pytest.raises(DataError, match="cannot be read as regress"): read([[0, 1], [1, 0]], label_as="regress")

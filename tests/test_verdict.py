@@ -1,0 +1,286 @@
+"""What came of a run: the verdict of answers made up so that it is known, intervals of few pictures, the report, asking a model."""
+import json
+import re
+from math import comb
+
+import numpy as np
+import pytest
+from PIL import Image
+from vlrlbook.answers import ask_model
+from vlrlbook.cli import main as command
+from vlrlbook.core import RunLog, SettingsError, cast
+from vlrlbook.data import DataError
+from vlrlbook.marking import baselines, counted, gain, marks, merged
+from vlrlbook.metrics import difference, difference_ci, tango
+from vlrlbook.report import StageCards, changed_settings, curve_words, report_html, write_report
+from vlrlbook.verdict import good_outcomes, outcomes, read_verdict, verdict_line, verdict_of
+
+
+def counting(truths, before, after, sampled_before=None, sampled_after=None, words="A photo of {} discs"):
+    "Predictions of chapter 05 from counts; a text stands for itself"
+    said = lambda x: x if isinstance(x, str) else words.format(x)
+    rows = []
+    for i, (t, b, a) in enumerate(zip(truths, before, after)):
+        early, late = (sampled_before or before)[i], (sampled_after or after)[i]
+        rows.append(dict(row=i + 1, question="How many?", answer=said(t), before_greedy=[said(b)], after_greedy=[said(a)],
+                         before_sampled=[said(early)] * 2, after_sampled=[said(late)] * 2))
+    return rows
+
+
+def guesses(truths, share, seed):
+    "Counts of which about `share` are right, the rest one of six"
+    rng = np.random.default_rng(seed)
+    return [int(t) if rng.random() < share else int(rng.integers(1, 7)) for t in truths]
+
+
+TRUTHS = [int(x) for x in np.random.default_rng(9).integers(1, 7, 300)]
+EIGHT = [3, 2, 3, 5, 1, 3, 4, 6]
+
+
+@pytest.mark.parametrize("word, rows", [
+    ("better", lambda: counting(TRUTHS, guesses(TRUTHS, 0.4, 1), guesses(TRUTHS, 0.8, 2))),
+    ("worse", lambda: counting(TRUTHS, guesses(TRUTHS, 0.8, 1), guesses(TRUTHS, 0.4, 2))),
+    ("not better", lambda: counting(TRUTHS, guesses(TRUTHS, 0.8, 1), guesses(TRUTHS, 0.8, 2))),
+    ("surer", lambda: counting(TRUTHS, guesses(TRUTHS, 0.8, 1), guesses(TRUTHS, 0.8, 2),
+                               guesses(TRUTHS, 0.3, 3), guesses(TRUTHS, 0.8, 4))),
+    # right and wrong by turns of two answers: more than before, and no more than "5" to everything
+    ("no better than one answer", lambda: counting([5] * 200 + [1, 2, 3, 4] * 25, [2] * 300, [5, 4, 5, 1, 5, 2] * 50)),
+    ("not as meant", lambda: counting(TRUTHS, guesses(TRUTHS, 0.4, 1),
+                                      [f"A photo of {x} 6 discs" for x in guesses(TRUTHS, 0.9, 2)])),
+    ("collapsed", lambda: counting(TRUTHS, guesses(TRUTHS, 0.4, 1), [3] * 300)),
+    ("collapsed", lambda: counting(EIGHT, [2, 5, 2, 2, 5, 1, 2, 2], [3] * 7 + [1])), # forty photographs, eight held out
+    ("collapsed", lambda: counting(EIGHT, EIGHT, [f"A photo of of discs {'discs ' * i}" for i in range(8)])), # babble
+    ("one truth", lambda: counting([3] * 40, guesses([3] * 40, 0.3, 1), [3] * 40)),
+    ("too few pictures", lambda: counting(EIGHT, [3, 2, 1, 1, 1, 1, 1, 1], [3, 2, 3, 5, 2, 1, 1, 1])),
+    ("too few pictures", lambda: counting(EIGHT, EIGHT, EIGHT)), # nothing changed, of eight
+    ("not measured", lambda: []),
+    ("not measured", lambda: [dict(answer="3", prediction=["3"])]),
+])
+def test_the_word(word, rows):
+    found = verdict_of(rows())
+    assert found["outcome"] == word and word in outcomes, verdict_line(found)
+    assert len(found["sentence"]) > 20 and found["sentence"][0].isupper() and "\n" not in verdict_line(found)
+    assert {q["answer"] for q in found["questions"]} <= {"yes", "no", "cannot tell"}
+    assert all(set(q) == {"name", "question", "answer", "detail"} and q["detail"] for q in found["questions"])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 29, 30, 200])
+@pytest.mark.parametrize("words", ["A photo of {} discs", "{}", "I see {}."])
+def test_answers_that_are_all_the_same_are_never_good(n, words):
+    "Whatever the truths, whatever was said before, whatever the words"
+    rng = np.random.default_rng(n)
+    for truths in ([4] * n, [int(x) for x in rng.integers(1, 7, n)], [4] * (n - 1) + [1]):
+        for before in ([1] * n, [4] * n, guesses(truths, 0.5, n)):
+            found = verdict_of(counting(truths, before, [4] * n, words=words), "counting")
+            assert found["outcome"] not in good_outcomes, (truths, before, found["sentence"])
+
+
+def test_a_collapse_is_told_with_its_answer_and_its_worth():
+    sentence = verdict_of(counting(EIGHT, [2, 5, 2, 2, 5, 1, 2, 2], [3] * 7 + [1]))["sentence"]
+    assert sentence.startswith("Collapsed: the model says “A photo of 3 discs” to 7 of 8 held-out pictures")
+    assert "always saying “A photo of 3 discs” is right on 37.5 %" in sentence and "Tango" in sentence
+    answers = {q["name"]: q["answer"] for q in verdict_of(counting(EIGHT, [1] * 8, [3] * 8))["questions"]}
+    assert answers["different_answers"] == answers["beats_one_answer"] == answers["enough_pictures"] == "no"
+
+
+def test_rows_that_share_a_picture_are_called_questions():
+    rows = [r | dict(picture=f"p{i // 2}") for i, r in enumerate(counting(TRUTHS, guesses(TRUTHS, 0.4, 1), guesses(TRUTHS, 0.8, 2)))]
+    assert "of 300 held-out questions" in verdict_of(rows)["sentence"] and "over pictures" in verdict_of(rows)["sentence"]
+
+
+def test_a_common_truth_is_no_collapse():
+    "Nine of ten pictures show one disc, and the model finds the tenth"
+    truths = ([1] * 9 + [4]) * 30
+    assert verdict_of(counting(truths, guesses(truths, 0.5, 1), truths))["outcome"] == "better"
+
+
+def test_words_of_its_own_are_not_held_against_it():
+    "A model that says '3' where the truth is 'A photo of 3 discs' was never right to the letter"
+    rows = counting(TRUTHS, guesses(TRUTHS, 0.4, 1), guesses(TRUTHS, 0.8, 2), words="There are {}.")
+    rows = [r | dict(answer=f"A photo of {t} discs") for r, t in zip(rows, TRUTHS)]
+    found = verdict_of(rows)
+    assert found["outcome"] == "better"
+    assert {q["name"]: q["answer"] for q in found["questions"]}["as_meant"] == "cannot tell"
+
+
+def vqa(kinds):
+    "Rows of VQA from (question, truth, before, after)"
+    tagged = lambda text: [f"<think>t</think><answer>{text}</answer>"]
+    return [dict(row=i, question=q, answer=t, before_greedy=tagged(b), after_greedy=tagged(a), before_sampled=tagged(b),
+                 after_sampled=tagged(a)) for i, (q, t, b, a) in enumerate(kinds)]
+
+
+def test_a_habit_for_each_kind_of_question_is_a_collapse():
+    "'yes' to every question of yes and no, 'left' to every other: two answers, and no look at a picture"
+    sides = [("Left or right side?", ("left", "right")[i % 2], ("right", "left")[i % 3 == 0], "left") for i in range(40)]
+    closed = [("Is there a disc?", ("yes", "no")[i % 2], ("no", "yes")[i % 3 == 0], "yes") for i in range(40)]
+    assert verdict_of(vqa(sides + closed), "vqa")["outcome"] == "collapsed"
+    seen = [(q, t, b, t) for q, t, b, _ in sides + closed]
+    assert verdict_of(vqa(seen), "vqa")["outcome"] == "better"
+
+
+# ---- intervals
+
+def test_tango_holds_with_few_pairs():
+    "Over all outcomes of 12 pairs the interval holds the true gain in about 95 %, and never far fewer"
+    for gained, lost in ((0.3, 0.1), (0.2, 0.2), (0.05, 0.0), (0.6, 0.2)):
+        held = 0.0
+        for g in range(13):
+            for l in range(13 - g):
+                p = comb(12, g) * comb(12 - g, l) * gained**g * lost**l * (1 - gained - lost) ** (12 - g - l)
+                low, high = tango(g, l, 12)
+                held += p * (low - 1e-9 <= gained - lost <= high + 1e-9)
+        assert held > 0.91, (gained, lost, held)
+
+
+def test_tango_by_hand():
+    assert tango(0, 0, 500) == pytest.approx((-0.00762, 0.00762), abs=1e-4) # z² / (n + z²), as Wilson's
+    low, high = tango(3, 1, 20)
+    assert tango(1, 3, 20) == pytest.approx((-high, -low))
+    assert tango(8, 0, 8)[0] > 0 > tango(3, 0, 8)[0] and all(np.isnan(tango(0, 0, 0)))
+    with pytest.raises(ValueError, match="9 gained and 0 lost of 8"): tango(9, 0, 8)
+
+
+def test_no_normal_interval_below_thirty_and_each_is_named():
+    few = [1, 0, 0, -1, 1, 1, 0, 1]
+    assert difference_ci(few) == (tango(4, 1, 8), "Tango")
+    assert difference("d", [0.5, 0.25, 0, 0.5])["interval"] == "paired bootstrap"
+    assert difference("d", few * 10)["interval"] == "paired bootstrap"
+    # nothing moved: no certainty, with few pictures or many
+    (low, high), name = difference_ci([0.0] * 40)
+    assert -high == low < -0.05 and name == "Wilson"
+    samples = [cast()] * 8
+    found = gain(marks(samples, [["4"]] * 8), marks(samples, [["3"]] * 4 + [["4"]] * 4))
+    assert found["exact_accuracy_interval"] == "Tango" and found["exact_accuracy_ci95"] == tango(4, 0, 8)
+
+
+# ---- read back, also from runs without one
+
+def test_old_runs_are_read_and_nothing_strange_is_run(tmp_path):
+    rows = counting(EIGHT, [1] * 8, [3] * 8)
+    assert read_verdict(tmp_path)["outcome"] == "not measured"
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert read_verdict(tmp_path) == verdict_of(rows)
+    settings = dict(task="counting", reward="os:remove")
+    (tmp_path / "results.json").write_text(json.dumps(dict(settings=settings)))
+    assert read_verdict(tmp_path)["outcome"] == "collapsed"
+    (tmp_path / "results.json").write_text(json.dumps(dict(verdict=dict(outcome="better", sentence="s", questions=[]))))
+    assert read_verdict(tmp_path)["outcome"] == "better"
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(rows[0]) + "\nno row\n")
+    assert "line 2" in read_verdict(tmp_path)["sentence"]
+
+
+def test_baselines_of_a_set():
+    rows = [dict(question="How many?", answer=f"A photo of {n} discs") for n in (3, 3, 3, 4)]
+    assert baselines(rows, "counting") == dict(majority=0.75, blind_reward=pytest.approx((3 + 0.85) / 4))
+
+
+def test_equal_answers_are_merged():
+    assert counted(["3", "4", "3 ", ""]) == ["2 × 3", "1 × 4", "1 × (nothing)"]
+    assert merged(["a"] * 8) == "8 × a"
+
+
+# ---- the report
+
+def left(folder, rows, **results):
+    "A run's folder with what a report needs"
+    pictures = [dict(row=1, question="<image> How many <b>?", answer="A photo of 3 discs", image="data:image/png;base64,AA==")]
+    stages = [dict(when=w, step=s, greedy=[["A photo of 4 discs"]], sampled=[["3", "3", "4"]])
+              for w, s in (("first", 0), ("middle", 2), ("last", 4))]
+    flips = [pictures[0] | dict(before="<script>alert(1)</script>", after="3", became_right=True)]
+    (folder / "pictures.json").write_text(json.dumps(dict(pictures=pictures, stages=stages, flips=flips)))
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    log = RunLog(folder / "run_log.csv")
+    for step in range(1, 7): log.append(dict(step=step, reward=0.5 + step / 20, silent=0.25))
+    found = dict(verdict=verdict_of(rows), settings=dict(size="tiny", task="counting", seed=44, data="/home/me/photos.zip",
+                 output_dir="/home/me/runs"), baselines=dict(majority=0.3, blind_reward=0.77), seconds=90.0) | results
+    (folder / "results.json").write_text(json.dumps(found))
+    return folder
+
+
+@pytest.mark.parametrize("rows, begins", [
+    (counting(TRUTHS, guesses(TRUTHS, 0.4, 1), guesses(TRUTHS, 0.8, 2)), "Better: "), (counting(EIGHT, [1] * 8, [3] * 8), "Collapsed: "),
+    (counting(EIGHT, [3, 2, 1, 1, 1, 1, 1, 1], [3, 2, 3, 5, 2, 1, 1, 1]), "Cannot be told, too few pictures: ")])
+def test_the_first_line_says_what_happened(tmp_path, rows, begins):
+    page = write_report(left(tmp_path, rows)).read_text()
+    words = re.sub(r"<style>.*?</style>|<title>.*?</title>|<[^>]+>", "\n", page, flags=re.S).split("\n")
+    lines = [line for line in words if line.strip()]
+    assert lines[1].startswith(begins) # behind the title
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "") and "/home" not in page and "How many &lt;b&gt;?" in page
+    assert "seed = 44" in page and "photos.zip" in page and "2 × 3" in page and "0.77" in page and "1.5 minutes" in page
+
+
+def test_a_report_of_an_old_run_leaves_out_what_was_not_kept(tmp_path):
+    rows = counting(EIGHT, [1] * 8, [3] * 8)
+    left(tmp_path, rows)
+    (tmp_path / "results.json").write_text(json.dumps(dict(settings=dict(task="counting"))))
+    for name in ("pictures.json", "run_log.csv"): (tmp_path / name).unlink()
+    assert "Collapsed: " in report_html(tmp_path)
+    with pytest.raises(SettingsError, match="no results.json there"): report_html(tmp_path / "nowhere")
+
+
+def test_the_command_writes_a_report(tmp_path, capsys):
+    left(tmp_path, counting(EIGHT, [1] * 8, [3] * 8))
+    command(["report", str(tmp_path), "--out", str(tmp_path / "sent.html")])
+    assert "sent.html" in capsys.readouterr().out and (tmp_path / "sent.html").exists()
+    with pytest.raises(SystemExit, match="no results.json there"): command(["report", str(tmp_path / "none")])
+
+
+def test_the_curve_is_told_by_its_own_numbers():
+    log = RunLog(rows=[dict(step=s, reward=r) for s, r in ((5, 0.5), (10, 0.6), (15, 0.7))], baselines=dict(blind_reward=0.8))
+    assert "0.50 at first and 0.70 at last" in curve_words(log) and "not above" in curve_words(log)
+    assert curve_words(RunLog()) == "No step was logged."
+    assert changed_settings(dict(size="tiny", task="counting", lr=5e-5, seed=7, data="x.zip")) == dict(seed=7)
+
+
+# ---- asking
+
+def test_a_model_is_asked_about_one_picture(tmp_path, capsys):
+    cast().images[0].save(tmp_path / "p.png")
+    found = ask_model("tiny-qwen2_5_vl", tmp_path / "p.png", "How many?", answers=3, max_new_tokens=4)
+    assert found["after"] is None and len(found["before"]["sampled"]) == 3 and isinstance(found["before"]["greedy"], str)
+    again = ask_model("tiny-qwen2_5_vl", cast().images[0], "How many?", answers=3, max_new_tokens=4)
+    assert again == found # the same seed, a picture and its path
+    command(["ask", "tiny-qwen2_5_vl", str(tmp_path / "p.png"), "How many?", "--answers", "2", "--max_new_tokens", "4"])
+    assert "best guess" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data, code", [(b"", "image.decode"), (b"GIF89a", "image.decode"), (b"<svg></svg>", "image.decode")])
+def test_a_bad_picture_is_refused_as_an_upload_is(tmp_path, data, code):
+    (tmp_path / "p.png").write_bytes(data)
+    with pytest.raises(DataError, match=code): ask_model("no-such-model", tmp_path / "p.png", "How many?")
+
+
+def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(tmp_path):
+    strip = Image.new("RGB", (1000, 4))
+    with pytest.raises(DataError, match="image.shape"): ask_model("no-such-model", strip, "How many?")
+    good = cast().images[0]
+    for wrong, said in ((dict(question=" "), "question"), (dict(answers=-1), "answers = -1"), (dict(temperature=0), "temperature = 0")):
+        with pytest.raises(SettingsError, match=said): ask_model(**{**dict(model="no-such-model", picture=good, question="q"), **wrong})
+    with pytest.raises(SettingsError, match="no such file"): ask_model("no-such-model", tmp_path / "none.png", "q")
+
+
+def test_before_and_after_stand_side_by_side(tmp_path):
+    "An adapter that changes what is said, asked through the folder of its run, with the settings that were kept there"
+    import torch
+    from vlrlbook.models import add_lora, load_vlm
+    model, _ = load_vlm("tiny-qwen2_5_vl", trainable=True)
+    model = add_lora(model, 4, 64)
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name: torch.nn.init.normal_(weight)
+    model.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(described | dict(base_model_name_or_path="tiny-qwen2_5_vl")))
+    kept = dict(size="tiny", task="vqa", temperature=0.5, max_completion_length=3, max_image_size=112)
+    (tmp_path / "training_args.json").write_text(json.dumps(dict(settings=kept)))
+    found = ask_model(tmp_path, cast().images[0], "How many?", answers=2)
+    assert found["task"] == "vqa" and found["before"] != found["after"]
+    assert found == ask_model("tiny-qwen2_5_vl", cast().images[0], "How many?", adapter=tmp_path, answers=2)
+
+
+def test_stage_cards_say_the_same_as_text():
+    cards = StageCards(dict(pictures=[dict(question="How many?", answer="3", image=None)],
+                            stages=[dict(when="first", step=0, greedy=[["4"]], sampled=[["3", "3"]])]))
+    assert "before training, step 0: 4 · sampled: 2 × 3" in repr(cards) and "(no picture)" in cards._repr_html_()

@@ -1,0 +1,173 @@
+"""Ask a model about pictures: the same way before, during and after a training.
+
+Chapter 05 asks around its run, chapter 06 does so for any model, `ask_model` for one picture and one question
+of anybody's. What is right in the answers is told by `marking`, whose names can be imported from here too.
+Written by hand."""
+import io
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .archive import open_picture, to_rgb
+from .core import Sample, progress_bar
+from .data import encode, vqa_prompt
+# All of them: the reward `vlrlbook.answers:verbatim` and imports from here go on working.
+from .marking import answer_marks, counting_marks, gain, is_closed, marks, summary
+from .marking import verbatim, vqa_marks, word_scores
+from .models import load_vlm, vision_marker_ids
+from .settings import SettingsError, by_task, presets
+
+__all__ = ["generate_answers", "predict", "speakers", "base_of", "ask_model", "answer_marks", "verbatim",
+           "counting_marks", "is_closed", "word_scores", "vqa_marks", "marks", "summary", "gain"]
+
+
+# Asking
+
+@torch.no_grad()
+def generate_answers(
+    model,  # of any family
+    processor,  # of the model
+    samples: list,  # of `Sample`
+    n: int = 1,  # answers to each
+    temperature: float = 0.0,  # 0 is greedy
+    max_new_tokens: int = 16,  # longest answer
+    batch_size: int = 64,  # samples at a time
+    seed: int = 0,  # of the sampling; the global random state is left alone
+) -> list:  # n texts for each sample
+    "Answers to `samples`; the model's mode and the global random state are as before when this returns"
+    # Tokens that mark a picture are never said: an answer that holds one cannot be put to the model again.
+    options = dict(num_return_sequences=n, max_new_tokens=max_new_tokens, repetition_penalty=1.0)
+    options |= dict(suppress_tokens=vision_marker_ids(processor), do_sample=bool(temperature))
+    if temperature:
+        # top_k and top_p are given, or a model's own generation config would narrow what is sampled.
+        options |= dict(temperature=temperature, top_k=0, top_p=1.0)
+    was_training, answers = model.training, []
+    model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        batches = range(0, len(samples), batch_size)
+        description = f"{n} answers each" if temperature else "greedy"
+        for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
+            batch = encode(processor, samples[begin:begin + batch_size]).to(model.device)
+            prompt_length = batch["input_ids"].shape[1]
+            generated_ids = model.generate(**batch, **options)  # [samples · n, prompt and answer]
+            answer_ids = generated_ids[:, prompt_length:]
+            texts = processor.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+            answers += [texts[first:first + n] for first in range(0, len(texts), n)]
+    model.train(was_training)
+    return answers
+
+
+def predict(
+    model,  # of any family
+    processor,  # of the model
+    samples: list,  # held-out `Sample`s
+    settings,  # `GRPOSettings`, checked: length, batch, answers a sample, temperature
+) -> dict:  # greedy and sampled: a list of texts per sample
+    "Greedy and sampled answers to the held-out pictures"
+    sizes = dict(max_new_tokens=settings.max_completion_length, batch_size=settings.eval_batch_size)
+    greedy = generate_answers(model, processor, samples, **sizes)
+    sampled = generate_answers(
+        model, processor, samples, n=settings.eval_answers, temperature=settings.temperature, **sizes)
+    return {"greedy": greedy, "sampled": sampled}
+
+
+# One model with and without its training
+
+def speakers(
+    base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
+    adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
+    names: tuple = ("before", "after"),  # what the two are called
+    **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
+) -> tuple:  # list of (name, model, context to enter before it speaks), processor
+    "The model before and after its training; an adapter needs no second copy of its base"
+    if adapter is None or not Path(adapter, "adapter_config.json").exists():
+        loaded = {}
+        for name, folder in zip(names, (base, adapter)):
+            if folder:
+                loaded[name] = load_vlm(str(folder), **loading)
+        processor = next(iter(loaded.values()))[1]
+        return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
+    model, processor = load_vlm(str(base), adapter=str(adapter), **loading)
+    return [(names[0], model, model.disable_adapter), (names[1], model, nullcontext)], processor
+
+
+def base_of(
+    adapter: str | Path,  # directory of a LoRA adapter
+) -> str:  # hub id or directory
+    "The model that an adapter says it was trained on; SettingsError where the directory holds no adapter"
+    described = Path(adapter, "adapter_config.json")
+    if not described.exists():
+        raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
+    return json.loads(described.read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+
+# One picture, one question
+
+def ask_model(
+    model: str | Path,  # hub id, directory, or `tiny-` and a family; or the folder of a run, with its base
+    picture,  # path of a picture, its bytes, or a PIL image; refused as the service's upload refuses
+    question: str,  # in the user's words; a VQA run's prompt is put around it
+    adapter: str | Path = None,  # directory of a LoRA adapter or of a whole trained model
+    answers: int = 4,  # sampled answers of each; 0 asks for the best guess alone
+    temperature: float = None,  # of sampling; None: as the run was trained
+    max_new_tokens: int = None,  # longest answer; None: as the run was trained
+    max_image_size: int = None,  # pixels squared; None: as the run was trained
+    task: str = None,  # counting or vqa; None: as the run was trained
+    seed: int = 0,  # of sampling
+    use_4bit: bool = False,  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
+) -> dict:  # question, task, before and after: each None, or greedy (a text) and sampled (texts)
+    "What a model says to one picture, before and after its training; DataError for an unusable picture"
+    image = _a_picture(picture)  # before a model is loaded: a bad picture should cost no second
+    if not isinstance(question, str) or not question.strip():
+        raise SettingsError("question: expected a text")
+    if answers < 0:
+        raise SettingsError(f"answers = {answers}: expected 0 or more")
+    if temperature is not None and not temperature > 0:
+        raise SettingsError(f"temperature = {temperature}: expected more than 0")
+    if adapter is None and Path(model, "adapter_config.json").exists():
+        model, adapter = base_of(model), model
+    trained = _trained_with(adapter or model)
+    task = task or trained["task"]
+    loaded, processor = speakers(model, adapter, use_4bit=use_4bit,
+                                 max_image_size=max_image_size or trained["max_image_size"])
+    asked = [Sample(vqa_prompt(question) if task == "vqa" else question.strip(), "", [image], task)]
+    length = max_new_tokens or trained["max_completion_length"]
+    found = dict(question=question.strip(), task=task, before=None, after=None)
+    for name, speaker, entered in loaded:
+        with entered():
+            greedy = generate_answers(speaker, processor, asked, max_new_tokens=length)[0][0]
+            sampled = []
+            if answers:
+                how = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
+                sampled = generate_answers(speaker, processor, asked, max_new_tokens=length, **how)[0]
+        found[name] = dict(greedy=greedy.strip(), sampled=[text.strip() for text in sampled])
+    return found
+
+
+def _a_picture(picture):
+    "The picture as RGB, looked at as an upload is, whatever it came as"
+    if isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
+        to_rgb(picture).save(buffer, "PNG")
+        return open_picture(buffer.getvalue())
+    if isinstance(picture, bytes):
+        return open_picture(picture)
+    path = Path(picture)
+    if not path.is_file():
+        raise SettingsError(f"picture = {str(picture)!r}: no such file")
+    return open_picture(path.read_bytes())
+
+
+def _trained_with(folder):
+    "The settings of the run that made a folder, as far as asking needs them; the presets where none is kept"
+    kept = Path(folder, "training_args.json")
+    settings = json.loads(kept.read_text(encoding="utf-8"))["settings"] if kept.exists() else {}
+    task = settings.get("task") or "counting"
+    size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
+    defaults = presets[size] | by_task[task][size]
+    names = ("temperature", "max_completion_length", "max_image_size")
+    return {name: settings.get(name) or defaults[name] for name in names} | dict(task=task)

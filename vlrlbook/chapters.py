@@ -1,0 +1,75 @@
+"""Where the chapters are, and how one of them is run as a job: `vlrlbook run 05_grpo out.ipynb -p lr 5e-5`.
+
+The notebooks stand beside the package in a checkout and inside it in an installed wheel. Nothing heavy is
+imported here: the doctor asks for them where NumPy may be broken. Written by hand."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .settings import nearest
+
+__all__ = ["notebooks_dir", "notebook", "PapermillHandler", "handler", "run_chapter", "kernels_path"]
+
+
+def notebooks_dir() -> Path:
+    "Folder of the chapters: inside an installed wheel, or beside the package in a checkout"
+    from .core import book_file
+    return book_file("00_core.ipynb").parent
+
+
+def notebook(
+    name: str,  # 05_grpo, 05_grpo.ipynb, grpo or 05
+) -> Path:
+    "Path of a chapter; a name that is none ends the program with the nearest one"
+    chapters = sorted(notebooks_dir().glob("*.ipynb"))
+    wanted = Path(name).name.removesuffix(".ipynb")
+    found = []
+    for path in chapters:
+        number_and_title = path.stem.split("_", 1)
+        if wanted in (path.stem, *number_and_title):
+            found.append(path)
+    if len(found) != 1:
+        raise SystemExit(f"vlrlbook: no chapter {name!r}{nearest(wanted, [p.stem for p in chapters])}")
+    return found[0]
+
+
+class PapermillHandler:
+    "Lets papermill read `vlrlbook://05_grpo.ipynb` (entry point `papermill.io` asks these four methods)"
+
+    def read(self, path):
+        return notebook(path.removeprefix("vlrlbook://")).read_text(encoding="utf-8")
+
+    def listdir(self, path):
+        return [f"vlrlbook://{p.name}" for p in sorted(notebooks_dir().glob("*.ipynb"))]
+
+    def write(self, buf, path):
+        raise OSError("vlrlbook:// can only be read")
+
+    def pretty_path(self, path):
+        return path
+
+
+handler = PapermillHandler()
+
+
+def run_chapter(
+    name: str,  # as for `notebook`
+    out: str | Path,  # the notebook that the run writes; folders above it are made
+    options: list,  # as papermill takes them, such as ["-p", "lr", "5e-5"]
+) -> int:  # papermill's exit status
+    "Run a chapter as a papermill job, in a process of its own"
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    # PYTHONUTF8: on a system whose locale is C, papermill would write the page's letters as question marks.
+    environment = {**os.environ, "PYTHONUTF8": "1", "JUPYTER_PATH": kernels_path()}
+    command = [sys.executable, "-m", "papermill", str(notebook(name)), str(out), *options]
+    return subprocess.call(command, env=environment)
+
+
+def kernels_path() -> str:
+    "JUPYTER_PATH with the package's own `python3` kernel in front: ipykernel's, less some warnings"
+    # Those that nobody can act on, such as the one about TCP without encryption, printed for a kernel that
+    # listens on this machine only.
+    own = str(Path(__file__).resolve().parent / "jupyter")
+    before = os.environ.get("JUPYTER_PATH")
+    return os.pathsep.join([own, before]) if before else own

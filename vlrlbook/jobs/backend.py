@@ -1,0 +1,179 @@
+"""Where supervisors run: on this machine, as Slurm jobs, as Ray jobs.
+
+A back end starts a supervisor somewhere and says whether it lives. Everything else, from orders to progress,
+goes through the job's folder and is the same everywhere. Written by hand, not exported from a notebook."""
+import os
+import shlex
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from .folder import JobFolder
+from .lock_file import is_held
+from .processes import job_tag, kill_until_gone, tagged
+from .supervisor import supervise
+
+__all__ = ["supervisor_command", "LocalBackend", "SubmititBackend", "RayBackend", "backends"]
+
+patience_with_orphans = 1.0  # seconds of one look; what still lives then is tried again at the next look
+longest_slurm_job = 24 * 60  # minutes, unless the options say otherwise
+
+
+def supervisor_command(
+    folder: Path,  # of the job
+    attempt: int,  # which this is
+    devices: str,  # for CUDA_VISIBLE_DEVICES
+    lock: int = None,  # descriptor of the job's lock, if it is inherited
+) -> list:  # of words
+    "The command that starts a supervisor"
+    words = [sys.executable, "-m", "vlrlbook.jobs", "supervise", str(folder), str(attempt), devices]
+    if lock is not None:
+        words.append(str(lock))
+    return words
+
+
+class LocalBackend:
+    "One detached supervisor process per job on this machine; it lives on when the server dies"
+    hands_over = True  # the lock passes from the dispatcher to the supervisor, without a gap
+    threads = None  # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
+
+    def __init__(self,
+        options: dict = None,  # none are known here
+    ):
+        self.started = []  # processes of this server's supervisors
+        self.options = options or {}
+
+    def start(self,
+        folder: Path,  # of the job
+        attempt: int,  # which this is
+        devices: str,  # for CUDA_VISIBLE_DEVICES
+        lock: int = None,  # descriptor of the job's lock, which the supervisor inherits
+    ) -> str:  # handle for the ledger: its process id
+        "Start the supervisor; OSError if no process can be started"
+        words = supervisor_command(folder, attempt, devices, lock)
+        environment = dict(os.environ)
+        if self.threads:
+            environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+        with open(JobFolder(folder).supervisor_log, "wb") as log:
+            # A session of its own: what ends the server's terminal must not end the jobs.
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                start_new_session=True, pass_fds=[lock])
+        self.started = [p for p in self.started if p.poll() is None]
+        self.started.append(process)
+        return str(process.pid)
+
+    def alive(self,
+        folder: Path,  # of the job
+        handle: str | None,  # what `start` returned
+    ) -> bool:  # there is a supervisor
+        "Whether the job's lock is held"
+        # A child that has ended stays in the process table until its parent asks how it ended.
+        for process in self.started:
+            process.poll()
+        return is_held(JobFolder(folder).lock)
+
+    def withdraw(self,
+        folder: Path,  # of a job that is to be cancelled
+        handle: str | None,  # what `start` returned
+    ):
+        "Take back what has not begun; here every supervisor begins at once, so there is nothing to do"
+
+    def sweep(self,
+        folder: Path,  # of a job whose supervisor died
+        handle: str | None,  # what `start` returned; other back ends need it, this one does not
+    ) -> bool:  # nothing is left
+        "Kill the processes that a dead supervisor left, found by the job's mark in their environment"
+        return kill_until_gone(partial(tagged, job_tag(folder)), seconds=patience_with_orphans)
+
+
+class SubmititBackend(LocalBackend):
+    "Supervisors as Slurm jobs, or as submitit's local ones; nodes see the data directory, not the ledger"
+    hands_over = False  # a descriptor cannot travel to another machine
+    # Slurm's states of a job that runs or will run.
+    waiting = ("PENDING", "RUNNING", "CONFIGURING", "REQUEUED", "RESIZING", "COMPLETING", "SUSPENDED")
+
+    def __init__(self,
+        options: dict = None,  # cluster (slurm, local), folder; what submitit takes, such as slurm_partition
+    ):
+        import submitit  # of the extra `cluster`
+        self.options = {"timeout_min": longest_slurm_job} | (options or {})
+        cluster = self.options.pop("cluster", None)
+        self.folder = self.options.pop("folder")  # submitit's scripts and logs
+        self.executor = submitit.AutoExecutor(folder=self.folder, cluster=cluster)
+        self.executor.update_parameters(**self.options)
+        self.known = {}  # handle → submitit's object of the job
+
+    def start(self, folder, attempt, devices, lock=None):
+        "Submit the supervisor; the handle is the number of the Slurm job"
+        self.executor.update_parameters(name=f"vlrlbook-{folder.name}-{attempt}")
+        # Slurm sets CUDA_VISIBLE_DEVICES to what it has given the job.
+        own_devices = devices if self.executor.cluster == "local" else ""
+        job = self.executor.submit(supervise, str(folder), attempt, own_devices)
+        self.known[job.job_id] = job
+        return job.job_id
+
+    def _state(self, handle):
+        "submitit's word for the state of a job, in capitals; UNKNOWN if it does not know the job"
+        import submitit
+        # A server that was restarted did not submit the job itself. Slurm can be asked by number, but
+        # submitit's local executor knows only what it started.
+        if handle not in self.known and self.executor.cluster == "slurm":
+            self.known[handle] = submitit.SlurmJob(self.folder, handle)
+        if handle not in self.known:
+            return "UNKNOWN"
+        return self.known[handle].state.upper()
+
+    def alive(self, folder, handle):
+        "Whether the job's lock is held, or the supervisor still waits for a node"
+        return is_held(JobFolder(folder).lock) or self._state(handle) in self.waiting
+
+    def withdraw(self, folder, handle):
+        "Cancel a supervisor that still waits for a node: it would read the order only when it gets one"
+        if not is_held(JobFolder(folder).lock) and self._state(handle) == "PENDING":
+            self.known[handle].cancel()
+
+
+class RayBackend(LocalBackend):
+    "Supervisors as Ray jobs, named after the job and its attempt, so that one cannot be submitted twice"
+    hands_over = False  # a descriptor cannot travel to another machine
+    waiting = ("PENDING", "RUNNING")  # Ray's states of a job that runs or will run
+
+    def __init__(self,
+        options: dict = None,  # address of the dashboard; what submit_job takes, such as entrypoint_num_gpus
+    ):
+        from ray.job_submission import JobSubmissionClient  # of the extra `cluster`
+        self.options = dict(options or {})
+        self.client = JobSubmissionClient(self.options.pop("address", None))
+
+    def start(self, folder, attempt, devices, lock=None):
+        "Submit the supervisor; the handle is Ray's name of the job"
+        command = shlex.join(supervisor_command(folder, attempt, ""))
+        environment = {}
+        if "entrypoint_num_gpus" not in self.options:
+            # Else Ray sets CUDA_VISIBLE_DEVICES to what it has given the job.
+            environment = {"env_vars": {"CUDA_VISIBLE_DEVICES": devices}}
+        # Ray refuses a second job of the same name: one more lock against running twice.
+        name = f"{folder.name}-{attempt}"
+        return self.client.submit_job(
+            entrypoint=command, submission_id=name, runtime_env=environment, **self.options)
+
+    def _state(self, handle):
+        "Ray's word for the state of a job; UNKNOWN if it does not know the job"
+        try:
+            return str(self.client.get_job_status(handle or ""))
+        except RuntimeError:
+            return "UNKNOWN"
+
+    def alive(self, folder, handle):
+        "Whether the job's lock is held, or the supervisor still waits for a node"
+        return is_held(JobFolder(folder).lock) or self._state(handle) in self.waiting
+
+    def withdraw(self, folder, handle):
+        "Stop a supervisor that still waits for a node: it would read the order only when it gets one"
+        if not is_held(JobFolder(folder).lock) and self._state(handle) == "PENDING":
+            self.client.stop_job(handle)
+
+
+backends = {"local": LocalBackend, "submitit": SubmititBackend, "ray": RayBackend}  # name in `Jobs` → class

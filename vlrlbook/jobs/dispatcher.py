@@ -1,0 +1,341 @@
+"""`Jobs`: all jobs of one data directory, and the thread that starts them in order and sees how they end.
+
+`Jobs` is put together from parts that each do one thing and can be used alone: submission.py writes jobs
+down, records.py answers questions, control.py cancels and resumes, running.py and waiting.py are one look of
+the dispatcher, retention.py removes what is old. Written by hand, not exported from a notebook."""
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from .backend import backends
+from .control import JobControl
+from .errors import AlreadyServed, JobsError, LedgerUnavailable, NetworkFolder
+from .folder import DataFolder
+from .job import Job, clean
+from .ledger import Ledger, logger
+from .lock_file import take_lock
+from .mounts import file_system, network_systems
+from .records import JobRecords
+from .retention import CleanUp, ServiceClock
+from .running import RunningJobs
+from .stocktaking import adopt_unknown_jobs, need_ledger, tidy
+from .submission import Submission
+from .waiting import WaitingJobs, devices_of
+
+__all__ = ["DispatcherThread", "Jobs"]
+
+seconds_between_clean_ups = 60  # of service
+pauses_after_an_error = 10  # times the usual pause: a disk that is full stays full for a while
+server_lock_patience = 1.0  # seconds
+
+
+class DispatcherThread:
+    "A thread that calls one function again and again, and outlives whatever goes wrong in it"
+
+    def __init__(self,
+        look,  # function without arguments
+        pause,  # function without arguments: seconds between two looks, asked before each
+    ):
+        self.look = look
+        self.pause = pause
+        self.thread = None
+        self.wake = threading.Event()  # set: look now, there may be something to do
+        self.stopping = False
+
+    def start(self):
+        "Begin to look, in a thread"
+        self.stopping = False
+        # A daemon: the process may end without `stop`, as it does when it is killed. Supervisors go on.
+        self.thread = threading.Thread(target=self._look_until_stopped, name="dispatcher", daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        "Wait until the thread has ended; a look that has begun is brought to its end"
+        self.stopping = True
+        self.wake.set()
+        if self.thread:
+            self.thread.join()
+
+    def _look_until_stopped(self):
+        "Look, sleep, look again"
+        while not self.stopping:
+            pause = self.pause()
+            try:
+                self.look()
+            except Exception as e:
+                # Told and tried again: one bad job must not stop the others, and a ledger that cannot be
+                # written now can be written later. No traceback for these two, whose message says it all.
+                is_known = isinstance(e, (LedgerUnavailable, OSError))
+                logger.error("%s: %s", type(e).__name__, e, exc_info=not is_known)
+                pause *= pauses_after_an_error
+            self.wake.wait(pause)
+            self.wake.clear()
+
+
+class Jobs:
+    "All jobs of one data directory: the ledger, their folders, and the dispatcher that starts them in order"
+    tick = 0.1  # seconds between two looks
+    wall = staticmethod(time.time)  # the clock that is shown
+
+    @staticmethod
+    def steady() -> float:
+        "The clock that decides: seconds since the machine started, asleep or not; nobody can set it"
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def __init__(self,
+        data_dir: str | Path,  # made if it is not there; one server each
+        slots: int | list = 1,  # jobs at a time: a number, or CUDA_VISIBLE_DEVICES of each
+        backend: str = "local",  # local, submitit or ray
+        options: dict = None,  # of the back end
+        ledger_dir: str | Path = None,  # on a local disk, where the data directory is on a shared one
+        max_queued: int = 200,  # more are refused
+        grace: float = 10.0,  # seconds between SIGTERM and SIGKILL
+        on_exit: str = "keep",  # keep: jobs go on without the server; interrupt: they go on with the next one
+        restarts: int = 3,  # how often a job whose supervisor died is started again by itself
+        keep_days: float = None,  # ended jobs go after so many days of service
+        keep_bytes: int = None,  # the longest ended go when ended jobs take more
+        adopt: bool = False,  # list job folders that the ledger does not know, also where it was lost
+    ):
+        if sys.platform != "linux":
+            raise JobsError("jobs lean on promises of Linux's kernel and run there only")
+        if backend not in backends:
+            from ..settings import nearest  # only for the error message
+            raise ValueError(f"backend = {backend!r}{nearest(backend, [*backends])}")
+        if on_exit not in ("keep", "interrupt"):
+            raise ValueError(f"on_exit = {on_exit!r}: expected keep or interrupt")
+        self.devices = devices_of(slots)
+        self.max_queued = max_queued
+        self.grace = grace
+        self.on_exit = on_exit
+        self.restarts = restarts
+        self.keep_days = keep_days
+        self.keep_bytes = keep_bytes
+        self.adopt = adopt
+        self.data = DataFolder(data_dir, ledger_dir)
+        self.dispatcher = DispatcherThread(self._look_and_clean_up, self._pause)
+        self.server_lock = self._take_data_folder()
+        try:
+            self._open(backend, options)
+        except BaseException:
+            os.close(self.server_lock)
+            raise
+
+    def _take_data_folder(self):
+        "Keep other servers out, and refuse a ledger on a network disk; returns the lock's descriptor"
+        kind = file_system(self.data.ledger_dir)
+        if kind in network_systems:
+            raise NetworkFolder(f"{self.data.ledger_dir.name} is on {kind}; "
+                                "the ledger needs a local disk (ledger_dir)")
+        self.data.make()
+        # A server that was killed while it started a child: for some thousandths of a second that child holds
+        # copies of all its locks.
+        lock = take_lock(self.data.server_lock, patience=server_lock_patience)
+        if lock is None:
+            raise AlreadyServed("another server works on this data directory")
+        return lock
+
+    def _open(self, backend, options):
+        "Make the parts, and remove what a crash left; the data directory is ours alone by now"
+        if backend == "submitit":
+            options = {"folder": str(self.data.submitit)} | (options or {})
+        self.backend = backends[backend](options)
+        if backend == "local":
+            # Left to itself torch takes all cores, and two jobs that do so wait for each other.
+            self.backend.threads = max(1, len(os.sched_getaffinity(0)) // len(self.devices))
+        need_ledger(self.data, self.adopt)
+        self.ledger = Ledger(self.data.ledger, self._wall_now)
+        self.service_clock = ServiceClock(self.ledger, self.steady)
+        self.records = JobRecords(self.ledger, self.data)
+        self.submission = Submission(self.ledger, self.data, self.records)
+        self.running = RunningJobs(self.ledger, self.data, self.backend, self.service_clock)
+        self.waiting = WaitingJobs(self.ledger, self.data, self.backend, self.service_clock)
+        self.control = JobControl(self.ledger, self.data, self.records, self.running, self.service_clock)
+        self.retention = CleanUp(self.ledger, self.data, self.service_clock, self.control.remove_if_there)
+        if self.adopt:
+            adopted = adopt_unknown_jobs(self.ledger, self.data, self.service_clock)
+            logger.warning("%s jobs were adopted: %s", len(adopted), ", ".join(adopted))
+        tidy(self.ledger, self.data)
+
+    def _wall_now(self):
+        "The shown time; asked of the attribute each time, so that a test can set another clock"
+        return self.wall()
+
+    # Parts' attributes under the names that they have always had here
+
+    @property
+    def data_dir(self) -> Path:
+        "The data directory"
+        return self.data.path
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        "The dispatcher's thread; None before `start`"
+        return self.dispatcher.thread
+
+    @property
+    def wake(self) -> threading.Event:
+        "Set it, and the dispatcher looks now"
+        return self.dispatcher.wake
+
+    @property
+    def stopping(self) -> bool:
+        "The dispatcher is to end; nothing is started any more"
+        return self.dispatcher.stopping
+
+    @stopping.setter
+    def stopping(self, value):
+        self.dispatcher.stopping = value
+
+    @property
+    def clock_base(self) -> float:
+        "Seconds of service when `steady` stood at 0; to add to it makes everything older"
+        return self.service_clock.base
+
+    @clock_base.setter
+    def clock_base(self, seconds):
+        self.service_clock.base = seconds
+
+    @property
+    def cleaned(self) -> float:
+        "Seconds of service at the latest clean-up"
+        return self.retention.last
+
+    @property
+    def marks(self) -> dict:
+        "(job_id, attempt) → the state of its run_log.csv that was read last"
+        return self.running.progress.marks
+
+    # What the service and other owners call
+
+    def submit(self,
+        job_name: str,  # any text
+        parameters: dict,  # of chapter 05, or of `command`
+        command: list = None,  # words to run in the job's folder; None: chapter 05
+        key: str = None,  # Idempotency-Key: the same request again gives the same job
+        request_hash: str = None,  # what "the same" means
+        total_steps: int = None,  # that the run will take, if it is known
+    ) -> Job:  # queued
+        "Write a job down, so that it cannot be lost; raises KeyReused, QueueFull or LedgerUnavailable"
+        job = self.submission.submit(
+            job_name, parameters, command, key, request_hash, grace=self.grace, max_queued=self.max_queued,
+            total_steps=total_steps)
+        self.wake.set()
+        return job
+
+    def get(self,
+        job_id: str,  # which job
+    ) -> Job:  # as the ledger has it now
+        "One job; raises UnknownJob"
+        return self.records.get(job_id)
+
+    def events(self,
+        job_id: str,  # which job
+    ) -> list:  # of dicts: time, attempt, from, to, why
+        "Every move of a job; raises UnknownJob"
+        return self.records.events(job_id)
+
+    def folder(self,
+        job_id: str,  # which job
+    ) -> Path:
+        "Where a job lives; raises UnknownJob"
+        return self.records.folder(job_id).path
+
+    def ledger_knows(self,
+        job_id: str,  # any text
+    ) -> bool:
+        "Whether the ledger holds a job"
+        return self.ledger.job(job_id) is not None
+
+    def cancel(self,
+        job_id: str,  # which job
+    ) -> Job:  # cancelled, or cancelling until its processes are dead
+        "Stop a job, twice is as good as once; raises UnknownJob, or WrongState at an end"
+        self.control.cancel(job_id)
+        self.wake.set()
+        return self.get(job_id)
+
+    def resume(self,
+        job_id: str,  # which job
+    ) -> Job:  # queued
+        "Let a job that ended without completing go on; raises UnknownJob, WrongState, NoCheckpoint"
+        self.control.resume(job_id)
+        self.wake.set()
+        return self.get(job_id)
+
+    def remove(self,
+        job_id: str,  # an ended or interrupted job
+    ):
+        "Forget a job and delete its files; raises UnknownJob, or WrongState if it waits or runs"
+        self.control.remove(job_id)
+
+    def clock(self) -> float:
+        "Seconds for which this data directory has been served; the service counts the age of uploads by it"
+        return self.service_clock.now()
+
+    def clean_up(self,
+        days: float = None,  # of service since a job ended; None: `keep_days`
+    ) -> list:  # ids of the removed
+        "Remove ended jobs that are too old, then the longest ended ones until the rest fits `keep_bytes`"
+        return self.retention.clean_up(self.keep_days if days is None else days, self.keep_bytes)
+
+    # Last: below it `list` in an annotation of this class would mean this method.
+    def list(self,
+        status: str = None,  # only jobs in this state; None: all
+        limit: int = 50,  # at most so many
+        after: str = None,  # what the page before gave as next
+    ) -> tuple:  # jobs, next; next is None on the last page
+        "Jobs, newest first, a page at a time; ValueError for a state that there is not"
+        return self.records.list(status, limit, after)
+
+    # The dispatcher
+
+    def start(self):
+        "Begin to dispatch, in a thread"
+        self.dispatcher.start()
+
+    def look(self):
+        "One look at everything: what ended, what died, what may start"
+        self.running.look_at_all()
+        self.waiting.queue_interrupted(self.restarts)
+        for slot in self.waiting.free_slots(self.devices):
+            if not self.stopping:
+                self.waiting.start_next(slot)
+
+    def _look_and_clean_up(self):
+        "What the dispatcher's thread does at each turn"
+        self.look()
+        if self.clock() - self.cleaned > seconds_between_clean_ups:
+            self.clean_up()
+
+    def _pause(self):
+        "Seconds between two looks; asked of the attribute each time, so that it can be set while it runs"
+        return self.tick
+
+    def stop(self,
+        timeout: float = 10.0,  # seconds for jobs that are interrupted
+    ):
+        "End the dispatcher and let go of the data directory; `on_exit` decides about running jobs"
+        if self.server_lock is None:
+            return  # stopped before
+        self.dispatcher.stop()
+        try:
+            if self.on_exit == "interrupt":
+                self.running.interrupt_all(timeout)
+            self.service_clock.save()
+        finally:
+            # Whatever went wrong: the next server must be able to begin.
+            self.ledger.close()
+            os.close(self.server_lock)
+            self.server_lock = None
+
+    def _repr_markdown_(self):
+        "A table of the newest jobs, for a notebook"
+        from ..core import Table  # NumPy and pictures: only where a table is shown
+        rows = []
+        for job in self.list(limit=20)[0]:
+            rows.append(dict(
+                job=clean(job.job_name), status=job.status, attempt=job.attempt,
+                progress=f"{job.progress:.0f} %", resumed_from=job.resumed_from, why=job.error_code))
+        return Table(rows)._repr_markdown_()

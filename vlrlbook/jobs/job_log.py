@@ -1,0 +1,55 @@
+"""job.log: what a trainer printed, kept as far as the disk allows.
+
+A log is worth less than a run, so a full disk costs lines and never stops the trainer. Written by hand, not
+exported from a notebook."""
+import errno
+import os
+from pathlib import Path
+
+__all__ = ["Log"]
+
+largest_log = 16 * 2**20  # bytes of job.log; the file before it is kept as job.log.1
+remembered_bytes = 16384  # of the end of the log, for the verdict on the attempt
+disk_is_full = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Log:
+    "job.log: a full disk costs lines, never the run; beyond `most` bytes the older half goes"
+
+    def __init__(self,
+        path: str | Path,  # appended to
+        most: int = largest_log,  # bytes of the file; the one before it is kept as .1
+    ):
+        self.path = Path(path)
+        self.most = most
+        self.lost = 0  # bytes that did not fit on the disk and are not told of yet
+        self.tail = b""  # the end of all that was written, also of what was lost
+
+    def write(self,
+        data: bytes,  # what the trainer wrote
+    ):
+        "Append to the file and remember the end; OSError for every reason except a full disk"
+        self.tail = (self.tail + data)[-remembered_bytes:]
+        try:
+            self._make_room(len(data))
+            # Opened anew each time: what is closed has been handed to the system, and a
+            # kill loses none of it.
+            with open(self.path, "ab") as file:
+                file.write(self._note_of_loss() + data)
+        except OSError as e:
+            if e.errno not in disk_is_full:
+                raise
+            self.lost += len(data)
+        else:
+            self.lost = 0  # only now has the note of what was lost been written
+
+    def _make_room(self, coming):
+        "Put the file aside, over the older one, if `coming` bytes more would make it too large"
+        if self.path.exists() and self.path.stat().st_size + coming > self.most:
+            os.replace(self.path, f"{self.path}.1")
+
+    def _note_of_loss(self):
+        "What stands in the log in the place of lost bytes"
+        if not self.lost:
+            return b""
+        return f"\n[{self.lost} bytes lost: the disk was full]\n".encode()

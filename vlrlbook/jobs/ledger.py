@@ -1,0 +1,354 @@
+"""The ledger: one SQLite file that says what each job is. All SQL of the jobs wing stands here.
+
+A change is one transaction, and it is on the disk before anybody hears of it. A state changes in one way
+only, by `Ledger.move`: "update it where it still is what I think it is". Written by hand, not exported from a
+notebook."""
+import json
+import logging
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import LedgerUnavailable
+from .job import ends, live, moves, utc
+
+__all__ = ["logger", "schema", "new_job", "ledger_problem", "Ledger"]
+
+logger = logging.getLogger("vlrlbook.jobs")
+
+# Times are texts, for people. What decides is a number that no clock can change: `place` for the
+# order in which jobs start, `number` for the pages of a list, `ended_clock` (seconds of service) for
+# the age of an ended job.
+schema = """
+CREATE TABLE IF NOT EXISTS jobs (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT UNIQUE NOT NULL, job_name TEXT,
+  status TEXT NOT NULL, place INTEGER NOT NULL,
+  progress REAL NOT NULL DEFAULT 0, current_step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER, loss REAL,
+  created_at TEXT, updated_at TEXT, started_at TEXT, ended_at TEXT, error_code TEXT, error_message TEXT,
+  attempt INTEGER NOT NULL DEFAULT 0, restarts INTEGER NOT NULL DEFAULT 0, resumed_from TEXT,
+  parameters TEXT NOT NULL,
+  slot TEXT, handle TEXT, log_mark TEXT, ended_clock REAL, key TEXT UNIQUE, request_hash TEXT);
+CREATE TABLE IF NOT EXISTS moves (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL, attempt INTEGER, time TEXT NOT NULL,
+  before TEXT, after TEXT NOT NULL, why TEXT);
+CREATE INDEX IF NOT EXISTS by_status ON jobs (status, place);
+CREATE INDEX IF NOT EXISTS by_job ON moves (job_id);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value REAL);
+CREATE TABLE IF NOT EXISTS removed (job_id TEXT PRIMARY KEY);
+"""
+
+new_job = """
+INSERT INTO jobs (job_id, job_name, status, place,
+  created_at, updated_at, parameters, total_steps, key, request_hash)
+VALUES (?, ?, 'queued', (SELECT coalesce(max(place), 0) + 1 FROM jobs),
+  ?, ?, ?, ?, ?, ?)"""
+
+# A job whose row was lost and that was found again by its folder. Its number and place are the next ones.
+adopted_job = """
+INSERT INTO jobs (job_id, job_name, status, place, progress, current_step, total_steps, loss,
+  created_at, updated_at, error_code, error_message, attempt, parameters, slot, ended_clock)
+VALUES (:job_id, :job_name, :status, (SELECT coalesce(max(place), 0) + 1 FROM jobs),
+  :progress, :current_step, :total_steps, :loss,
+  :created_at, :now, :error_code, :error_message, :attempt, :parameters, :slot, :ended_clock)"""
+
+# Seconds that SQLite waits while another process writes, before it says "database is locked".
+lock_patience = 2
+beyond_all_numbers = 2**62  # no row's number is as high
+
+
+def ledger_problem(
+    path: str | Path,  # of a ledger
+) -> str | None:  # "is missing", "is empty" or what SQLite says; None: it is there and sound
+    "What is wrong with a ledger, found before it is opened for good: opening it would make a new one"
+    path = Path(path)
+    if not path.exists():
+        return "is missing"
+    # Also because SQLite takes a file of no bytes for a new one and then deletes the write-ahead log beside
+    # it, in which all the jobs may still stand.
+    if path.is_file() and path.stat().st_size == 0:
+        return "is empty"
+    try:
+        db = sqlite3.connect(path, timeout=lock_patience)
+    except sqlite3.Error as e:
+        return f"cannot be opened: {e}"
+    try:
+        found = db.execute("PRAGMA quick_check").fetchone()[0]
+        columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}
+    except sqlite3.OperationalError as e:
+        if "locked" in str(e):
+            return None  # another process writes; it is there
+        return f"cannot be read: {e}"
+    except sqlite3.Error as e:
+        return f"cannot be read: {e}"
+    finally:
+        db.close()
+    if found != "ok":
+        return f"is damaged: {found.splitlines()[-1]}"
+    missing = {"job_id", "status", "place", "attempt", "parameters"} - columns
+    return "is no ledger of jobs" if missing else None
+
+
+class Ledger:
+    "One SQLite file; every change is one transaction that is on the disk before anybody hears of it"
+
+    def __init__(self,
+        path: str | Path,  # made if it is not there
+        wall=time.time,  # function without arguments: the time that is shown, in seconds since 1970
+    ):
+        # The threads of a server share one connection: this lock does what SQLite's
+        # own check of threads would.
+        self.lock = threading.RLock()
+        self.wall = wall
+        with self._errors_renamed():
+            # isolation_level=None: Python's sqlite3 must not open transactions by itself, `write` does it.
+            self.db = sqlite3.connect(
+                path, timeout=lock_patience, isolation_level=None, check_same_thread=False)
+            self.db.row_factory = sqlite3.Row
+            self.db.execute("PRAGMA journal_mode=WAL")  # readers go on reading while somebody writes
+            self.db.execute("PRAGMA synchronous=FULL")  # a transaction counts once it is on the disk
+            self.db.executescript(schema)
+
+    def close(self):
+        "Let go of the file"
+        with self.lock:
+            self.db.close()
+
+    def now(self) -> str:
+        "The time that is shown, as the ledger writes it"
+        return utc(self.wall())
+
+    # Reading and writing
+
+    @contextmanager
+    def _errors_renamed(self):
+        "Raise what SQLite raises, a full disk or a lock, as LedgerUnavailable"
+        try:
+            yield
+        except sqlite3.Error as e:
+            raise LedgerUnavailable(f"the ledger cannot be used now: {e}") from e
+
+    @contextmanager
+    def write(self):
+        "Yield the connection inside a transaction, all of it or nothing; LedgerUnavailable if it fails"
+        with self.lock, self._errors_renamed():
+            # IMMEDIATE: wait for the right to write now. Taken at the first UPDATE
+            # it could be refused halfway.
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                # SQLite ends the transaction itself after some errors, such as a full disk.
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def read(self,
+        query: str,  # SQL
+        *values,  # for its question marks
+    ) -> list:  # of rows
+        "Rows of a query; LedgerUnavailable if the file cannot be read"
+        with self.lock, self._errors_renamed():
+            return self.db.execute(query, values).fetchall()
+
+    def _read_one(self, query, *values):
+        "The first row of a query, or None"
+        rows = self.read(query, *values)
+        return rows[0] if rows else None
+
+    # States
+
+    def move(self,
+        job_id: str,  # which job
+        expected: str | tuple,  # states it must be in
+        to: str,  # its new state
+        why: str,  # for the log of moves
+        of_attempt: int = None,  # the attempt that it must still be at; None: any
+        **columns,  # other columns to set
+    ) -> bool:  # False: it was in another state or at another attempt, and nothing changed
+        "Compare and set: the one way in which a state changes"
+        # Between a look at a job and the wish to change it, its owner may have cancelled it or
+        # its supervisor may have died. The UPDATE asks for the state again in the act of writing.
+        # Who comes second changes nothing. The attempt is asked for too, since "training" of the attempt that
+        # died and "training" of the one after it are different states.
+        expected = (expected,) if isinstance(expected, str) else expected
+        allowed = [state for state in expected if to in moves[state]]
+        columns = {"status": to, "updated_at": self.now(), **columns}
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        marks = ", ".join("?" * len(allowed))
+        with self.write() as db:
+            before = db.execute("SELECT status, attempt FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            update = (f"UPDATE jobs SET {assignments} WHERE job_id = ? AND status IN ({marks}) "
+                      "AND attempt = coalesce(?, attempt)")
+            done = db.execute(update, (*columns.values(), job_id, *allowed, of_attempt))
+            if not done.rowcount:
+                return False
+            # In the same transaction as the state: the log of moves can be trusted.
+            attempt = columns.get("attempt", before["attempt"])
+            self.log(db, job_id, attempt, before["status"], to, why)
+            return True
+
+    def log(self,
+        db: sqlite3.Connection,  # inside a transaction of `write`
+        job_id: str,  # which job
+        attempt: int,  # of that job
+        before: str | None,  # state; None for a new job
+        after: str,  # state
+        why: str,  # for people
+    ):
+        "Add a row to the log of moves"
+        logger.info("%s: %s → %s, %s", job_id, before, after, why)
+        values = (job_id, attempt, self.now(), before, after, why)
+        columns = "job_id, attempt, time, before, after, why"
+        db.execute(f"INSERT INTO moves ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    # One job
+
+    def add_job(self,
+        db: sqlite3.Connection,  # inside a transaction of `write`
+        job_id: str,  # new
+        job_name: str,  # as its owner calls it
+        parameters: dict,  # JSON
+        total_steps: int | None,  # if it is known
+        key: str | None,  # Idempotency-Key
+        request_hash: str | None,  # what "the same request" means
+    ):
+        "Write a new job down, behind all that wait"
+        now = self.now()
+        text = json.dumps(parameters)
+        db.execute(new_job, (job_id, job_name, now, now, text, total_steps, key, request_hash))
+        self.log(db, job_id, 0, None, "queued", "submitted")
+
+    def job(self,
+        job_id: str,  # any text
+    ) -> sqlite3.Row | None:
+        "The row of a job; None if there is no such job"
+        return self._read_one("SELECT * FROM jobs WHERE job_id = ?", job_id)
+
+    def job_by_key(self,
+        key: str,  # Idempotency-Key
+    ) -> sqlite3.Row | None:
+        "The row of the job that was submitted with a key; None if there is none"
+        return self._read_one("SELECT * FROM jobs WHERE key = ?", key)
+
+    def history(self,
+        job_id: str,  # which job
+    ) -> list:  # rows of the log of moves
+        "Every move of a job, the first one first"
+        return self.read("SELECT * FROM moves WHERE job_id = ? ORDER BY number", job_id)
+
+    def save_handle(self,
+        job_id: str,  # of a job that was started
+        handle: str,  # what its back end returned
+    ):
+        "Keep by what name the back end knows a job's supervisor"
+        with self.write() as db:
+            db.execute("UPDATE jobs SET handle = ? WHERE job_id = ?", (handle, job_id))
+
+    def save_progress(self,
+        job_id: str,  # which job
+        attempt: int,  # to which the progress belongs
+        columns: dict,  # current_step, loss, total_steps, progress
+    ):
+        "Write down how far an attempt is; nothing changes if the job has moved on meanwhile"
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        values = (*columns.values(), self.now(), job_id, attempt)
+        update = (f"UPDATE jobs SET {assignments}, updated_at = ? "
+                  f"WHERE job_id = ? AND attempt = ? AND status IN {live}")
+        with self.write() as db:
+            db.execute(update, values)
+
+    def forget(self,
+        job_id: str,  # which job
+        status: str,  # the state it must still be in
+    ) -> bool:  # False: it was in another state, and nothing changed
+        "Remove a job and its moves, and remember that its folder is to go"
+        with self.write() as db:
+            done = db.execute("DELETE FROM jobs WHERE job_id = ? AND status = ?", (job_id, status))
+            if not done.rowcount:
+                return False
+            db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))
+            # A folder without a row may be all that is left of a finished job. Only one that stands here was
+            # meant to go, and may be deleted by the next server if this one dies before it has done so.
+            db.execute("INSERT OR IGNORE INTO removed VALUES (?)", (job_id,))
+            return True
+
+    def removed(self) -> list:  # of job ids
+        "Jobs that were to be removed and whose folders may still be there"
+        return [row["job_id"] for row in self.read("SELECT job_id FROM removed")]
+
+    def removal_done(self,
+        job_id: str,  # whose folder is gone
+    ):
+        "Forget that a folder is to go: it has gone"
+        with self.write() as db:
+            db.execute("DELETE FROM removed WHERE job_id = ?", (job_id,))
+
+    def adopt(self,
+        columns: dict,  # job_id, status and the other columns of `adopted_job`, but for `now`
+    ):
+        "Write down a job that was found by its folder and has no row"
+        with self.write() as db:
+            db.execute(adopted_job, columns | dict(now=self.now()))
+            self.log(db, columns["job_id"], columns["attempt"], None, columns["status"], "found by its folder")
+
+    # Many jobs
+
+    def page(self,
+        status: str | None,  # only jobs in this state; None: all
+        before: int | None,  # only rows with lower numbers; None: from the newest on
+        limit: int,  # at most so many
+    ) -> list:  # rows of jobs
+        "Jobs, the newest first"
+        query = ("SELECT * FROM jobs WHERE number < ? AND (? IS NULL OR status = ?) "
+                 "ORDER BY number DESC LIMIT ?")
+        before = beyond_all_numbers if before is None else before
+        return self.read(query, before, status, status, limit)
+
+    def running(self) -> list:  # rows of jobs
+        "Jobs that have processes, the one that started to wait first in front"
+        return self.read(f"SELECT * FROM jobs WHERE status IN {live} ORDER BY place")
+
+    def next_waiting(self) -> sqlite3.Row | None:
+        "The job that has waited longest; None if none waits"
+        return self._read_one("SELECT * FROM jobs WHERE status = 'queued' ORDER BY place LIMIT 1")
+
+    def waiting(self) -> int:
+        "How many jobs wait"
+        return self._read_one("SELECT count(*) AS n FROM jobs WHERE status = 'queued'")["n"]
+
+    def interrupted(self,
+        restarts: int,  # of a job that has started so often by itself, no more
+    ) -> list:  # rows of jobs
+        "Interrupted jobs that may go on by themselves"
+        return self.read("SELECT * FROM jobs WHERE status = 'interrupted' AND restarts < ?", restarts)
+
+    def ended(self) -> list:  # rows with job_id and ended_clock
+        "Jobs that are at an end, the longest ended first"
+        return self.read(f"SELECT job_id, ended_clock FROM jobs WHERE status IN {ends} ORDER BY ended_clock")
+
+    def job_ids(self) -> set:
+        "Ids of all jobs"
+        return {row["job_id"] for row in self.read("SELECT job_id FROM jobs")}
+
+    def last_place(self) -> int:
+        "The place behind all jobs"
+        return self._read_one("SELECT max(place) + 1 AS place FROM jobs")["place"]
+
+    # Seconds of service
+
+    def saved_clock(self) -> float:
+        "Seconds for which this data directory had been served when they were last saved"
+        row = self._read_one("SELECT value FROM facts WHERE name = 'clock'")
+        return row["value"] if row else 0.0
+
+    def save_clock(self,
+        seconds: float,  # for which this data directory has been served
+    ):
+        "Keep the seconds of service: a restart goes on counting from here"
+        upsert = ("INSERT INTO facts VALUES ('clock', ?) "
+                  "ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+        with self.write() as db:
+            db.execute(upsert, (seconds,))

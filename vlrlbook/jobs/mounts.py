@@ -1,0 +1,49 @@
+"""Which file system holds a folder: the ledger must not lie on a network disk.
+
+Written by hand, not exported from a notebook."""
+import re
+from pathlib import Path
+
+__all__ = ["network_systems", "file_system"]
+
+# Types in /proc/self/mountinfo whose files may be open on several machines. SQLite's write-ahead log shares
+# memory between the processes that use it, and memory is not shared between machines.
+network_systems = (
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs",
+    "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "virtiofs")
+
+mount_point_field = 4  # of a line of mountinfo, counted from 0: see proc(5)
+
+
+def file_system(
+    path: str | Path,  # a folder that exists
+    mountinfo: str = None,  # text of /proc/self/mountinfo; None reads that file
+) -> str:  # such as ext4; "unknown" if no mount point holds the folder
+    "The type of the file system that holds `path`"
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    resolved = Path(path).resolve()
+    found_type, found_length = "unknown", -1
+    for line in text.splitlines():
+        words = line.split()
+        mount_point = without_escapes(words[mount_point_field])
+        # Any number of optional fields stands before a lone "-"; the type is the word behind it.
+        type_field = words.index("-") + 1
+        # Mounts are nested: the longest mount point above the folder is the one that holds it.
+        # Of several mounts on one point the last is on top and hides the others: an automounter
+        # has autofs below, NFS above.
+        is_above = resolved.is_relative_to(mount_point)
+        if is_above and len(mount_point) >= found_length:
+            found_type, found_length = words[type_field], len(mount_point)
+    return found_type
+
+
+def without_escapes(
+    mount_point: str,  # as mountinfo writes it
+) -> str:  # the path itself
+    r"A path of mountinfo, where a space is written as \040 and other special characters likewise"
+    return re.sub(r"\\([0-7]{3})", _character_of_escape, mount_point)
+
+
+def _character_of_escape(match):
+    "The character of an octal escape that a regular expression found"
+    return chr(int(match[1], 8))

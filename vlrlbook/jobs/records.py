@@ -1,0 +1,92 @@
+"""What can be asked about jobs. Questions change nothing, so anybody may ask at any time.
+
+Written by hand, not exported from a notebook."""
+import json
+from dataclasses import fields
+
+from .errors import UnknownJob
+from .folder import DataFolder, JobFolder
+from .job import Job, clean, states
+from .ledger import Ledger
+
+__all__ = ["JobRecords"]
+
+longest_id = 64  # characters of an unknown job's id that are repeated in an error message
+# Columns of the ledger that `Job` shows as they are. The other two are made from the row.
+shown_columns = [f.name for f in fields(Job) if f.name not in ("output_dir", "parameters")]
+
+
+class JobRecords:
+    "The jobs of a data directory as their owners see them"
+
+    def __init__(self,
+        ledger: Ledger,  # of the data directory
+        data: DataFolder,  # the data directory
+    ):
+        self.ledger = ledger
+        self.data = data
+
+    def row(self,
+        job_id: str,  # any text: it may come from a client
+    ):  # sqlite3.Row
+        "The ledger's row of a job; raises UnknownJob"
+        cleaned = clean(str(job_id), longest_id)
+        row = self.ledger.job(cleaned)
+        if row is None:
+            raise UnknownJob(f"there is no job {cleaned!r}")
+        return row
+
+    def get(self,
+        job_id: str,  # which job
+    ) -> Job:  # as the ledger has it now
+        "One job; raises UnknownJob"
+        return self.shown(self.row(job_id))
+
+    def events(self,
+        job_id: str,  # which job
+    ) -> list:  # of dicts: time, attempt, from, to, why
+        "Every move of a job; raises UnknownJob"
+        self.row(job_id)
+        return [self._shown_move(row) for row in self.ledger.history(job_id)]
+
+    def _shown_move(self, row):
+        "A row of the log of moves as a dict"
+        return {
+            "time": row["time"],
+            "attempt": row["attempt"],
+            "from": row["before"],  # `from` and `to` are words of SQL, so the columns have other names
+            "to": row["after"],
+            "why": row["why"]}
+
+    def folder(self,
+        job_id: str,  # any text: it may come from a client
+    ) -> JobFolder:
+        "The folder of a job; raises UnknownJob"
+        # The id of the row, never the text that was asked for: a path is made of it.
+        return self.data.job(self.row(job_id)["job_id"])
+
+    def shown(self,
+        row,  # sqlite3.Row of the ledger
+    ) -> Job:
+        "A row of the ledger as a `Job`"
+        run = self.data.job(row["job_id"]).run.relative_to(self.data.path)
+        columns = {name: row[name] for name in shown_columns}
+        return Job(**columns, output_dir=run.as_posix(), parameters=json.loads(row["parameters"]))
+
+    # Last: below it `list` in an annotation of this class would mean this method.
+    def list(self,
+        status: str = None,  # only jobs in this state; None: all
+        limit: int = 50,  # at most so many
+        after: str = None,  # what the page before gave as next
+    ) -> tuple:  # jobs, next; next is None on the last page
+        "Jobs, newest first, a page at a time; ValueError for a state that there is not"
+        from ..settings import nearest  # only for the error message
+        if status is not None and status not in states:
+            raise ValueError(f"status = {status!r}{nearest(status, [*states])}")
+        # A page begins behind a row's number, not at a count: a job that is submitted meanwhile would push
+        # the last job of a page onto the next page, too.
+        before = int(after) if after is not None else None
+        rows = self.ledger.page(status, before, limit + 1)  # one more tells whether there is a next page
+        jobs = [self.shown(row) for row in rows[:limit]]
+        following = str(rows[limit - 1]["number"]) if len(rows) > limit else None
+        return jobs, following

@@ -1,0 +1,44 @@
+"""What a job runs: a chapter of the book by papermill, `python -m vlrlbook.jobs train`.
+
+Written by hand, not exported from a notebook."""
+import json
+import sys
+from pathlib import Path
+
+from .folder import JobFolder
+from .progress import newest_checkpoint
+from .result import commit_result, problem_of
+
+__all__ = ["train_command", "train"]
+
+
+def train_command() -> list:  # of words
+    "What a job runs if nothing else is asked for: chapter 05"
+    return [sys.executable, "-m", "vlrlbook.jobs", "train"]
+
+
+def train(
+    folder: str | Path = ".",  # of the job
+    chapter: str = "05_grpo.ipynb",  # which notebook
+):
+    "Run a chapter with the job's parameters from its newest whole checkpoint, and commit its result"
+    folder = JobFolder(Path(folder).resolve())
+    if problem_of(folder.result) is None:
+        return  # an earlier attempt was killed after it had committed its result: a second run does nothing
+    # Imported here: the supervisor imports this file too and must start light.
+    import papermill
+
+    from ..core import book_file
+    # These two are ours, whatever was submitted. The output folder is relative to the job's folder.
+    parameters = json.loads(folder.parameters.read_text())
+    parameters["output_dir"] = folder.run.name
+    parameters["resume"] = "true" if newest_checkpoint(folder.run) else ""
+    try:
+        papermill.execute_notebook(
+            book_file(chapter), folder.executed_notebook, parameters, cwd=folder.path, progress_bar=False,
+            # What cells print goes into the pipe to the supervisor, so into job.log.
+            log_output=True, stdout_file=sys.stdout, stderr_file=sys.stderr)
+    except papermill.PapermillExecutionError as e:
+        # One line, without papermill's traceback of the notebook: it becomes the job's error message.
+        sys.exit(f"{e.ename}: {e.evalue}")
+    commit_result(folder)

@@ -1,0 +1,474 @@
+"""Marks of answers, one by one and over a whole file of predictions: what is right, what was gained, what an
+answer that looks at nothing would earn.
+
+The one scorer of the book: chapter 05 marks its run with it, chapter 06 any model or any file of answers, and
+the verdict of every run (`verdict`) stands on it, so that a number in `results.json` of a run and the same
+number in an evaluation can never differ. No torch: a server reads verdicts of old runs with it. Told on page
+06. Written by hand."""
+import math
+from collections import Counter
+from functools import partial
+from statistics import NormalDist
+
+import numpy as np
+
+from .core import mean_ci95, mean_of
+from .metrics import difference, flips, metric
+from .rewards import answer_kind, answer_text, counting_reward, final_answer, is_right, load_reward
+from .rewards import normalise_answer, on_batch, read_count, vqa_accuracy, word_overlap
+# as a reward and a mark it stood here first; `vlrlbook.answers:verbatim` goes on naming it
+from .rewards import verbatim_reward as verbatim
+
+__all__ = ["answer_marks", "verbatim", "counting_marks", "is_closed", "word_scores", "vqa_marks", "marks",
+           "summary", "gain", "counted", "merged", "hows", "columns", "guess_task", "main_mark", "said_as",
+           "score_rows",
+           "pictures_of", "group_names", "by_group", "gains", "greedy_flips", "best_blind",
+           "blind_metrics", "baselines", "seeing_gain",
+           "all_metrics", "losing_groups"]
+
+_not_applicable = float("nan")  # a mark that a question cannot have; it stays out of every mean
+
+
+# Marking one answer
+
+def answer_marks(
+    text: str,  # what the model wrote
+    answer: str,  # the truth
+    task: str = "counting",  # counting or vqa
+) -> dict:  # exact and verbatim: 1 or 0; error: a distance of counts, nan where there is none
+    "Marks of one answer: `exact`, the right count or answer; `verbatim`, the truth to the letter; `error`"
+    error = _not_applicable
+    if task != "vqa":
+        count, truth = read_count(text), read_count(answer)
+        if count is not None and truth is not None:
+            error = float(abs(count - truth))
+    exact = float(is_right(text, answer, task))
+    return dict(exact=exact, verbatim=_verbatim_mark(text, answer, task), error=error)
+
+
+def _verbatim_mark(text, answer, task):
+    "1.0 for the truth to the letter, of VQA inside its tags"
+    # Without tags there is no VQA answer: None, which equals no truth.
+    said = answer_text(text) if task == "vqa" else text.strip()
+    return float(said == answer.strip())
+
+
+def counting_marks(
+    text: str,  # what the model wrote
+    answer: str,  # the truth
+    reward=counting_reward,  # (completion, answer) → parts
+) -> dict:  # exact, verbatim, within_one, error (nan where no count could be read), reward
+    "The marks of one answer to a counting question; `exact` asks for the count, `verbatim` for the sentence"
+    found = answer_marks(text, answer)
+    return dict(
+        exact=found["exact"],
+        verbatim=found["verbatim"],
+        within_one=float(found["error"] <= 1),  # nan is not
+        error=found["error"],
+        reward=float(reward(text, answer)["overall"]),
+    )
+
+
+def is_closed(
+    row: dict,  # question, answer, and answer_type where the set has one
+) -> bool:  # a closed question
+    "The set's own word for it; else yes/no, a letter, or a choice that the question offers"
+    if row.get("answer_type"):
+        return str(row["answer_type"]).strip().upper() == "CLOSED"
+    if answer_kind(row["answer"]) in ("yes/no", "letter"):
+        return True
+    # A choice that the question offers: "Is it on the left or the right?", with blanks for whole words.
+    truth = normalise_answer(row["answer"])
+    question = f" {normalise_answer(row.get('question', ''))} "
+    return f" {truth} or " in question or f" or {truth} " in question
+
+
+def word_scores(
+    text: str,  # an answer
+    truth: str,  # the true one
+) -> tuple:  # recall, f1
+    "Overlap of words, each counted as often as it stands in both: repeating a word earns nothing"
+    _, recall, f1 = word_overlap(text, truth)
+    return recall, f1
+
+
+def vqa_marks(
+    text: str,  # what the model wrote
+    row: dict,  # question, answer, and answer_type where the set has one
+    reward=None,  # (completion, answer) → parts; None: accuracy and format as in chapter 02
+) -> dict:  # accuracy, closed_accuracy, open_accuracy, open_recall, open_f1, answered, verbatim, reward
+    "The marks of one answer to a VQA question; nan where one does not apply, as recall to a closed question"
+    answer, reward = row["answer"], reward or load_reward("vqa")
+    parts = vqa_accuracy(text, answer)
+    right, closed = parts["accuracy"], is_closed(row)
+    recall, f1 = word_scores(final_answer(text), answer)
+    return dict(
+        accuracy=right,
+        closed_accuracy=right if closed else _not_applicable,
+        open_accuracy=_not_applicable if closed else right,
+        open_recall=_not_applicable if closed else recall,
+        open_f1=_not_applicable if closed else f1,
+        answered=parts["answered"],
+        verbatim=_verbatim_mark(text, answer, "vqa"),
+        reward=float(reward(text, answer)["overall"]),
+    )
+
+
+# Marking a run
+
+def marks(
+    samples: list,  # of `Sample`
+    answers: list,  # texts for each sample
+    reward=counting_reward,  # (completion, answer) → parts, or a batched one
+) -> dict:  # reward, exact, error, verbatim: a number per sample, its answers averaged
+    "Each sample's mean reward, share right, mean error of counts that were read, share equal to the truth"
+    out = {"reward": [], "exact": [], "error": [], "verbatim": []}
+    pay = on_batch(reward)
+    for sample, texts in zip(samples, answers):
+        found = [answer_marks(text, sample.answer, sample.task) for text in texts]
+        # An answer without a number has no error; counting it as a large one would need a size made up.
+        errors = [m["error"] for m in found if not math.isnan(m["error"])]
+        paid = pay(texts, [sample] * len(texts))
+        out["reward"].append(mean_of(parts["overall"] for parts in paid))
+        out["exact"].append(mean_of(m["exact"] for m in found))
+        out["error"].append(mean_of(errors) if errors else _not_applicable)
+        out["verbatim"].append(mean_of(m["verbatim"] for m in found))
+    return out
+
+
+def summary(
+    scored: dict,  # from `marks`
+) -> dict:  # exact_accuracy, mean_absolute_error, mean_reward, verbatim_accuracy, n
+    "The means that `results.json` holds; the error is None where no answer held a count"
+    errors = [error for error in scored["error"] if not math.isnan(error)]
+    return dict(
+        exact_accuracy=mean_ci95(scored["exact"])[0],
+        mean_absolute_error=mean_ci95(errors)[0] if errors else None,
+        mean_reward=mean_ci95(scored["reward"])[0],
+        verbatim_accuracy=mean_ci95(scored["verbatim"])[0],
+        n=len(scored["exact"]),
+    )
+
+
+def gain(
+    before: dict,  # from `marks`
+    after: dict,  # the same samples
+    pictures: list = None,  # the picture of each sample, where several share one
+) -> dict:  # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95 and the interval's name
+    "Paired differences over the same pictures, with 95 % intervals"
+    out, names = {}, dict(reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
+    for mark, name in names.items():
+        # Pairing takes the pictures' difficulty out, so the interval is narrower than that of either side.
+        changes = [late - early for early, late in zip(before[mark], after[mark])]
+        found = difference("gain", changes, pictures, mark=mark)
+        out[name] = found["value"]
+        out[f"{name}_ci95"] = found["ci95"]
+        out[f"{name}_interval"] = found["interval"]
+    return out
+
+
+def counted(
+    texts: list,  # answers to one picture
+) -> list:  # such as ["7 × A photo of 3 discs", "1 × A photo of 4 discs"]
+    "Several answers, equal ones counted, the most frequent first"
+    # Blanks at the ends are no difference that a reader could see.
+    counts = Counter(text.strip() or "(nothing)" for text in texts)
+    return [f"{count} × {text}" for text, count in counts.most_common()]
+
+
+def merged(
+    texts: list,  # answers to one picture
+) -> str:  # such as "7 × A photo of 3 discs; 1 × A photo of 4 discs"
+    "Several answers on one line, equal ones counted"
+    return "; ".join(counted(texts))
+
+
+# Marking a file of answers: a row per picture, a column per model and way of asking
+
+hows = ("greedy", "sampled", "no_picture", "shuffled")  # ways of asking, the ends of a column's name
+
+
+def columns(
+    rows: list,  # of a predictions file
+) -> list:  # such as before_greedy
+    "The columns that hold answers, in order of first sight"
+    ends = tuple(f"_{how}" for how in hows)
+    found = {}  # a dict keeps the order of first sight
+    for row in rows:
+        for name in row:
+            if name == "prediction" or name.endswith(ends):
+                found[name] = None
+    return list(found)
+
+
+def guess_task(
+    rows: list,  # of a predictions file
+) -> str:  # counting or vqa
+    "Counting where every truth holds a count"
+    return "counting" if all(read_count(row["answer"]) is not None for row in rows) else "vqa"
+
+
+def main_mark(
+    task: str,  # counting or vqa
+) -> str:  # the mark that says whether an answer is right
+    "exact for counts, accuracy for VQA"
+    return "accuracy" if task == "vqa" else "exact"
+
+
+def said_as(
+    text: str,  # an answer
+    task: str = "counting",  # counting or vqa
+) -> str:  # a count, a normalised answer, or "none"
+    "The class that an answer falls into: two wordings of one answer are the same class"
+    if task == "counting":
+        count = read_count(text)
+        return "none" if count is None else str(count)
+    return normalise_answer(final_answer(text)) or "none"
+
+
+def score_rows(
+    rows: list,  # of a predictions file, each column a list of texts
+    task: str = None,  # counting or vqa; None guesses
+    reward=None,  # (completion, answer) → parts; None: the task's own
+) -> dict:  # column → mark → array, a number per row
+    "The marks of every answer, averaged over the answers to each picture"
+    task = task or guess_task(rows)
+    reward = reward or load_reward(task)
+    scored, known = {}, {}
+    for column in columns(rows):
+        marked = []
+        for row in rows:
+            if task == "vqa":
+                marked.append([vqa_marks(text, row, reward) for text in row[column]])
+            else:
+                marked.append([_known_marks(text, row["answer"], reward, known) for text in row[column]])
+        scored[column] = _averaged(marked)
+    return scored
+
+
+def _known_marks(text, answer, reward, known):
+    "`counting_marks`, each pair of text and truth looked at once, since most answers are repeats"
+    if (text, answer) not in known:
+        known[text, answer] = counting_marks(text, answer, reward)
+    return known[text, answer]
+
+
+def _averaged(marked):
+    "A list of marks per row → mark → array of means; nan stays out of a mean unless there is nothing else"
+    averages = {}
+    for name in marked[0][0]:
+        means = []
+        for of_one_row in marked:
+            values = np.array([m[name] for m in of_one_row])
+            known = values[~np.isnan(values)]
+            means.append(known.mean() if len(known) else _not_applicable)
+        averages[name] = np.array(means)
+    return averages
+
+
+def pictures_of(
+    rows: list,  # of a predictions file
+) -> list:  # a name per row, or None where no two rows share a picture, or it is not known
+    "What rows must be drawn together"
+    keys = [row.get("picture") for row in rows]
+    some_shared = len(set(keys)) < len(keys)
+    return keys if all(keys) and some_shared else None
+
+
+def group_names(
+    row: dict,  # question, answer, and question_type where the set has one
+    task: str = "counting",  # counting or vqa
+) -> list:  # the groups that it belongs to; "POS, PRES" is in both
+    "The true count, or the type of the question"
+    if task == "counting":
+        return [str(read_count(row["answer"]))]
+    words = str(row.get("question_type", "")).split(",")
+    types = [word.strip().upper() for word in words if word.strip()]
+    return types or [answer_kind(row["answer"])]
+
+
+def by_group(
+    rows: list,  # of a predictions file
+    values: dict,  # column → array, a number per row
+    task: str = "counting",  # counting or vqa
+    measure=metric,  # or `difference`; called with column, values, clusters and `group`
+) -> list:  # of {group, n, column: metric, …}
+    "Each column's mean and interval within each group, small counts and large groups first"
+    members, pictures = {}, pictures_of(rows)
+    for i, row in enumerate(rows):
+        for group in group_names(row, task):
+            members.setdefault(group, []).append(i)
+    if task == "counting":
+        order = sorted(members, key=lambda group: (len(group), group))  # 2 before 10, though both are texts
+    else:
+        order = sorted(members, key=lambda group: -len(members[group]))
+    # The word in a metric's name, such as "count 3".
+    groups, kind = [], "count" if task == "counting" else "type"
+    for group in order:
+        inside = members[group]
+        clusters = None if pictures is None else [pictures[i] for i in inside]
+        found = dict(group=group, n=len(inside))
+        for column, numbers in values.items():
+            found[column] = measure(column, numbers[inside], clusters, group=f"{kind} {group}")
+        groups.append(found)
+    return groups
+
+
+# What was gained
+
+def gains(
+    rows: list,  # with columns before_… and after_…
+    scored: dict,  # from `score_rows` on the same rows
+) -> list:  # of differences, their columns gain_greedy, gain_sampled, …
+    "After less before, picture by picture, for each way of asking and each mark"
+    found, clusters = [], pictures_of(rows)
+    for how in hows:
+        before, after = scored.get(f"before_{how}"), scored.get(f"after_{how}")
+        if before is None or after is None:
+            continue
+        for mark in before:
+            found.append(difference(f"gain_{how}", after[mark] - before[mark], clusters, mark=mark))
+    return found
+
+
+def greedy_flips(
+    rows: list,  # of a predictions file
+    task: str,  # counting or vqa
+    reward=None,  # (completion, answer) → parts; None: the task's own
+) -> dict:  # from `flips`, or None where a file does not have both
+    "How many pictures the best guess got right that it got wrong before, and the other way round"
+    # Only the best guesses are scored again: sampled answers are many, and a share of them cannot flip.
+    needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
+    kept = [{name: row[name] for name in needed if name in row} for row in rows]
+    if not {"before_greedy", "after_greedy"} <= set(columns(kept)):
+        return None
+    scored, main = score_rows(kept, task, reward), main_mark(task)
+    return flips(scored["before_greedy"][main], scored["after_greedy"][main])
+
+
+# What needs no picture
+
+def best_blind(
+    rows: list,  # of a predictions file
+    pay,  # (text, row) → number, the same for rows of one truth
+    task: str = "counting",  # counting or vqa
+    most: int = 20,  # candidates in each group, the most common truths
+) -> list:  # a text per row
+    "The best answer to a whole group (all counts; each type of question) that does not depend on the picture"
+    members = {}
+    for i, row in enumerate(rows):
+        group = "" if task == "counting" else group_names(row, task)[0]
+        members.setdefault(group, []).append(i)
+    texts = [""] * len(rows)
+    for inside in members.values():
+        truths = Counter(rows[i]["answer"] for i in inside)
+        row_of = {rows[i]["answer"]: rows[i] for i in inside}  # pay depends on the truth of a row alone
+        best, most_earned = "", -math.inf
+        for candidate, _ in truths.most_common(most):
+            # `fsum`: ties are ties on every Python
+            earned = math.fsum(count * pay(candidate, row_of[truth]) for truth, count in truths.items())
+            if earned > most_earned:
+                best, most_earned = candidate, earned
+        for i in inside:
+            texts[i] = best
+    return texts
+
+
+def blind_metrics(
+    rows: list,  # of a predictions file
+    task: str = "counting",  # counting or vqa
+    reward=None,  # (completion, answer) → parts; None: the task's own
+) -> list:  # two metrics: the main mark of "majority", the reward of "blind"
+    "What the best answers that need no picture earn"
+    reward, pictures = reward or load_reward(task), pictures_of(rows)
+
+    def right(text, row):
+        return float(is_right(text, row["answer"], task))
+
+    def paid(text, row):
+        return float(reward(text, row["answer"])["overall"])
+
+    found = []
+    for column, mark, pay in (("majority", main_mark(task), right), ("blind", "reward", paid)):
+        known, earned = {}, []
+        for text, row in zip(best_blind(rows, pay, task), rows):
+            pair = text, row["answer"]
+            if pair not in known:
+                known[pair] = pay(text, row)
+            earned.append(known[pair])
+        found.append(metric(column, earned, pictures, mark=mark))
+    return found
+
+
+def baselines(
+    rows: list,  # question and answer of each; question_type where the set has one
+    task: str,  # counting or vqa
+    reward=None,  # (completion, answer) → parts; a trained one is not asked, since it looks at pictures
+) -> dict:  # majority: share right; blind_reward: what the best blind answer earns, if the reward reads text
+    "What the best answers that look at nothing would get on these truths: lines for the chart of a run"
+    # The share right can be had either way; for it the reward is not needed.
+    reads_text = not getattr(reward, "batched", False)
+    majority, blind = blind_metrics(rows, task, reward if reads_text else None)
+    found = dict(majority=majority["value"])
+    if reads_text:
+        found["blind_reward"] = blind["value"]
+    return found
+
+
+def seeing_gain(
+    rows: list,  # with columns before_ and after_ greedy and shuffled
+    scored: dict,  # from `score_rows` on the same rows
+    mark: str = "exact",  # which mark
+) -> dict:  # a difference, or None where a column is missing
+    "Gain with the right picture less gain with another one, picture by picture"
+    needed = ("after_greedy", "before_greedy", "after_shuffled", "before_shuffled")
+    if not set(needed) <= set(scored):
+        return None
+    after, before, after_other, before_other = (scored[column][mark] for column in needed)
+    seen = (after - before) - (after_other - before_other)
+    return difference("seeing_gain", seen, pictures_of(rows), mark=mark)
+
+
+# All of it
+
+def all_metrics(
+    rows: list,  # of a predictions file
+    task: str = None,  # counting or vqa; None guesses
+    reward=None,  # (completion, answer) → parts; None: the task's own
+) -> list:  # of metrics and differences
+    "Every mark of every column, the gains, the controls, and the main mark of each count or type of question"
+    task = task or guess_task(rows)
+    scored, clusters, main = score_rows(rows, task, reward), pictures_of(rows), main_mark(task)
+    found = []
+    for column, marks_of_column in scored.items():
+        for mark, values in marks_of_column.items():
+            found.append(metric(column, values, clusters, mark=mark))
+    found += gains(rows, scored)
+    seen = seeing_gain(rows, scored, main)
+    found += [seen] if seen else []
+    found += blind_metrics(rows, task, reward)
+    values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
+    for group in by_group(rows, values, task, partial(metric, mark=main)):
+        found += [group[column] for column in values]
+    if {"before_greedy", "after_greedy"} <= set(scored):
+        change = {"gain_greedy": values["after_greedy"] - values["before_greedy"]}
+        groups = by_group(rows, change, task, partial(difference, mark=main))
+        found += [group["gain_greedy"] for group in groups]
+    return found
+
+
+def losing_groups(
+    metrics: list,  # from `all_metrics`
+    main: str = "exact",  # the mark
+) -> list:  # of the metrics of groups that clearly got worse
+    "Groups whose gain is below zero, its interval widened for the number of groups"
+    # Bonferroni on the normal scale: with many groups one of them falls by luck alone.
+    found = [m for m in metrics if m["group"] and (m["column"], m["mark"]) == ("gain_greedy", main)]
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - 0.025 / max(1, len(found))) / normal.inv_cdf(0.975)
+    losers = []
+    for m in found:
+        half = m["ci95"][1] - m["value"]
+        if m["value"] + wider * half < 0:
+            losers.append(m)
+    return losers

@@ -1,0 +1,217 @@
+"""The doors, before any address is looked at: the host name, the page that a request comes from, the token.
+
+They keep strangers' pages and clumsy programs out. They do not make the service fit for people who cannot
+be trusted: whoever has the token may fill the disk up to the quota and the queue up to its length. Written
+by hand, not exported from a notebook."""
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+
+from .log_lines import logger
+from .refusals import Problem, clean
+from .replies import problem_response
+from .sessions import Sessions, session_cookie
+
+__all__ = ["own_host_names", "host_name", "Entry", "Doors", "shows_token"]
+
+own_host_names = ("127.0.0.1", "localhost", "[::1]")  # by which this machine may be called
+
+_reading_methods = ("GET", "HEAD")  # by HTTP's rules they change nothing
+_longest_drain = 5  # seconds
+_most_drained = 256 << 20  # bytes
+_slow_request = 2  # seconds, from which a request that only reads is worth a line in the log
+
+
+def host_name(
+    host: str,  # of a Host header, such as localhost:8000 or [::1]:8000
+) -> str:  # without its port
+    "The name in a Host header"
+    if host.startswith("["):  # an IPv6 address has colons of its own, and stands in brackets
+        return host.rpartition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def shows_token(
+    shown: bytes,  # what somebody sent
+    token: bytes,  # the server's
+) -> bool:  # they are equal
+    "Compare a token in constant time: how long a refusal takes must not tell how many letters were right"
+    return hmac.compare_digest(shown, token)
+
+
+class Entry:
+    "Decides by a request's headers whether it may come in; ten bytes or two gigabytes cost it the same"
+    def __init__(self,
+        token: str | None,  # None: no token is asked for
+        hosts: list,  # names by which the server may be called
+    ):
+        self.token = token.encode() if token else None
+        self.sessions = Sessions(token) if token else None
+        self.hosts = {name.lower() for name in hosts}
+
+    def refusal(self,
+        scope: dict,  # ASGI's description of a request
+    ) -> Problem | None:  # None: it may come in
+        "Why a request does not come in"
+        names = [name for name, _ in scope["headers"]]
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        # A stranger's page can let its own name point to 127.0.0.1; its scripts would then share an origin
+        # with the service and read its answers. Two Host headers: whoever stands before us may have looked
+        # at the other.
+        if names.count(b"host") != 1 or host_name(host) not in self.hosts:
+            return Problem("door.host", f"{clean(host, 100)!r} is not a name of this server")
+        if scope["method"] not in _reading_methods and self._comes_from_elsewhere(headers, host):
+            return Problem("door.origin", "requests from the pages of others are refused")
+        if self.token is None or self._needs_no_token(scope, headers):
+            return None
+        if shows_token(self._shown_token(headers), self.token) or self._has_session(headers, host):
+            return None
+        headers = {"www-authenticate": "Bearer"}  # the standard wants it with every 401
+        return Problem("door.token", "send the header Authorization: Bearer TOKEN", headers)
+
+    def _comes_from_elsewhere(self, headers, host):
+        "Whether a browser says that another site's page sends this; a program says nothing, and may come in"
+        origin = headers.get(b"origin")
+        if origin is not None:
+            own_origins = (f"http://{host}", f"https://{host}")
+            if origin.decode("latin-1").lower() not in own_origins:
+                return True
+        site = headers.get(b"sec-fetch-site", b"none")
+        return site not in (b"same-origin", b"none")
+
+    def _needs_no_token(self, scope, headers):
+        "Whether a request is for the page for people and its files, which hold nothing of anybody's"
+        if scope["path"].startswith("/static/"):
+            return True
+        # The page itself asks for the token. An address with a token in it is judged by `Front`.
+        shows_page = b"text/html" in headers.get(b"accept", b"")
+        return scope["path"] == "/" and (shows_page or b"token=" in scope["query_string"])
+
+    def _shown_token(self, headers):
+        "The token in the header that programs send; else empty"
+        authorization = headers.get(b"authorization", b"")
+        scheme = b"bearer "
+        if authorization[:len(scheme)].lower() == scheme:
+            return authorization[len(scheme):].strip()
+        return b""
+
+    def _has_session(self, headers, host):
+        "Whether a browser sends a session that was begun here with the token"
+        name = session_cookie(host)
+        beginning = name.encode() + b"="
+        for cookie in headers.get(b"cookie", b"").split(b";"):
+            cookie = cookie.strip()
+            if cookie.startswith(beginning):
+                return self.sessions.is_good(name, cookie[len(beginning):].decode("latin-1"))
+        return False
+
+
+class Doors:
+    "ASGI middleware: asks `Entry` first; adds to every reply its headers, to the log its line"
+    # What a browser may do with the page: run and show our own files, and pictures that stand in the text.
+    page_policy = ("default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+                   "form-action 'self'; frame-ancestors 'none'")
+    # And with any other reply: nothing at all.
+    reply_policy = "default-src 'none'; frame-ancestors 'none'"
+
+    def __init__(self,
+        app,  # the application behind the doors
+        token: str | None,  # None: no token is asked for
+        hosts: list,  # names by which the server may be called
+    ):
+        self.app = app
+        self.entry = Entry(token, hosts)
+
+    async def __call__(self, scope, receive, send):
+        "One connection, as ASGI has it"
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # against the policy: there are none here
+            return
+        if scope["type"] != "http":  # the server's own start and stop
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        exchange = _Exchange(scope, receive, send, self._complete_headers)
+        try:
+            problem = self.entry.refusal(scope)
+            answer = self.app if problem is None else problem_response(problem)
+            await answer(scope, exchange.receive, exchange.send)
+        finally:
+            self._log(scope, exchange.status, time.perf_counter() - started)
+
+    def _complete_headers(self, given):
+        "The headers of a reply, with those that every reply carries unless it has its own"
+        always = {
+            b"x-content-type-options": b"nosniff",  # what is called a picture is never run as a script
+            b"referrer-policy": b"no-referrer",  # an address may hold a job's identifier
+            b"cache-control": b"no-store",
+            b"cross-origin-resource-policy": b"same-origin",
+            b"content-security-policy": self.reply_policy.encode()}
+        own = {name for name, _ in given}
+        return [*given, *((name, value) for name, value in always.items() if name not in own)]
+
+    def _log(self, scope, status, seconds):
+        "A line for what changes something, fails or takes long; quick reading is not worth one"
+        reads = scope["method"] in _reading_methods
+        if reads and 0 < status < 500 and seconds < _slow_request:
+            return
+        # Asked first: a thousand readers a second would pay for lines that nobody writes.
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        logger.info("request", extra=dict(
+            method=scope["method"], path=clean(scope["path"]), status=status, ms=round(1000 * seconds)))
+
+
+class _Exchange:
+    "One request and its reply: knows how much of the body has come, and reads the rest before a reply begins"
+    def __init__(self, scope, receive, send, complete_headers):
+        self._receive_message = receive
+        self._send_message = send
+        self._complete_headers = complete_headers
+        self._changes = scope["method"] not in _reading_methods
+        headers = dict(scope["headers"])
+        self._waits_for_leave = b"expect" in headers
+        # Of a request that only reads nobody wants a body; one that drips it in would keep its connection for ever.
+        self._unwanted_body = not self._changes and (
+            headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers)
+        self._asked_for_body = False  # whether anybody has read of it
+        self._more_to_come = True  # of the body
+        self.status = 0  # of the reply; 0 before it begins
+
+    async def receive(self):
+        "The next piece of the request, as ASGI has it"
+        self._asked_for_body = True
+        message = await self._receive_message()
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            self._more_to_come = False
+        return message
+
+    async def send(self, message):
+        "A piece of the reply, as ASGI has it; before the first, the rest of the body is read"
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            stalled = self.status == 408  # nothing comes any more, so there is nothing to wait for
+            if self._changes and self._more_to_come and not stalled:
+                await self._drain()
+            headers = self._complete_headers(message["headers"])
+            # A body that was not read to its end would be taken for the next request on this connection.
+            if (self._changes or self._unwanted_body) and self._more_to_come:
+                headers.append((b"connection", b"close"))
+            message["headers"] = headers
+        await self._send_message(message)
+
+    async def _drain(self):
+        "Read on and throw away, for a moment"
+        # A client that is refused while it still sends would see a broken pipe in place of the reason. One
+        # that waits for our leave (Expect: 100-continue) has not begun to send.
+        if self._waits_for_leave and not self._asked_for_body:
+            return
+        left = _most_drained
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_longest_drain):
+                while self._more_to_come and left > 0:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))

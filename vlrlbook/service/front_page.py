@@ -1,0 +1,150 @@
+"""The front: the page for people, and what programs should know before they begin.
+
+Written by hand, not exported from a notebook."""
+import asyncio
+import hmac
+from pathlib import Path
+
+from .. import __version__
+from ..archive import limits
+from .doors import Doors
+from .options import ServiceSettings
+from .refusals import Problem, problems
+from .replies import bytes_reply, file_reply, reply
+from .sessions import Sessions, session_cookie, session_seconds
+from .strict_json import most_json_bytes
+from .uploads import Uploads
+
+__all__ = ["Front", "web_folder", "sample_zip", "data_format"]
+
+_old_cookie = "vlrlbook_token"  # of older versions: it held the token itself
+_media_types = {  # by a file's ending; Python's own table depends on the system
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".png": "image/png",
+    ".ico": "image/x-icon"}
+
+
+def web_folder(
+) -> Path:  # inside the package
+    "Where the files of the page for people are"
+    return Path(__file__).resolve().parents[1] / "web"
+
+
+def sample_zip(
+) -> bytes:  # 60 drawn pictures
+    "A data set for those who have none yet"
+    import tempfile
+    from ..data import synthetic_counting, write_counting_zip
+    with tempfile.TemporaryDirectory() as folder:
+        samples = synthetic_counting(60, seed=7)
+        return write_counting_zip(samples, Path(folder) / "sample.zip").read_bytes()
+
+
+def data_format(
+    settings: ServiceSettings,  # whose limits are told
+) -> dict:  # columns, limits, error codes
+    "What an upload must look like, and every code that a refusal may carry"
+    columns = {"images_path": "a picture's name in the archive, such as images/1.jpg",
+               "question": "any text",
+               "answer": "a text with a number in it, such as 'A photo of 3 apples'"}
+    # From the settings, from chapter 01 and from the table of codes, so that none of it can be out of date.
+    told_limits = dict(
+        upload_bytes=settings.upload_mb << 20,
+        json_bytes=most_json_bytes,
+        entries=limits["entries"],
+        rows=limits["rows"],
+        picture_bytes=limits["picture_bytes"],
+        picture_pixels=limits["picture_pixels"],
+        unpacked_bytes=limits["unpacked"],
+        queued_jobs=settings.max_queued,
+        uploads_gib=settings.quota_gb,
+        keep_days=settings.keep_days)
+    return dict(
+        format="a ZIP with main.csv and the pictures it names",
+        columns=columns,
+        example=["images_path,question,answer",
+                 "images/1.jpg,How many apples are there?,A photo of 3 apples"],
+        pictures=["PNG", "JPEG", "WEBP", "BMP", "GIF (one frame)"],
+        encoding="UTF-8, with or without a mark, or UTF-16 with its mark",
+        limits=told_limits,
+        errors=[dict(code=code, status=status, title=title) for code, (status, title) in problems.items()])
+
+
+class Front:
+    "Answers the addresses that need no upload and no job; each method takes a request"
+    def __init__(self,
+        settings: ServiceSettings,  # whose limits are told
+        size: str,  # tiny or gpu, what the server trains
+        form: dict,  # from `request_form`
+        uploads: Uploads,  # how many there are is told
+        token: str | None,  # that lets people in; None: none is needed
+    ):
+        self.settings = settings
+        self.size = size
+        self.form = form
+        self.uploads = uploads
+        self.token = token
+        self.sample = None  # the ZIP of `sample_data`, drawn when it is first asked for
+
+    async def front(self, request):
+        "GET /: the page for a browser, JSON for a program, from the same address"
+        if "token" in request.query_params:
+            return self._with_session(request)
+        vary = {"vary": "accept"}  # a cache must not give a program's answer to a browser
+        page = web_folder() / "index.html"
+        if "text/html" in request.headers.get("accept", "") and page.exists():
+            headers = {"content-security-policy": Doors.page_policy, "cache-control": "no-cache"} | vary
+            return file_reply(page, "text/html; charset=utf-8", headers)
+        facts = dict(
+            name="vlrlbook training service",
+            version=__version__,
+            trains=self.size,
+            api="/openapi.json",
+            data_format="/data-format",
+            settings="/settings",
+            files=len(self.uploads.known))
+        return reply(facts, headers=vary)
+
+    def _with_session(self, request):
+        "Back to the page with the token out of the address, where histories keep it, and with a session"
+        from starlette.responses import RedirectResponse
+        away = RedirectResponse("./", 303)
+        shown = request.query_params["token"]
+        if self.token and hmac.compare_digest(shown.encode(), self.token.encode()):
+            # No script can read it, and no other site's page can have it sent along. What it does not keep out:
+            # a program on another port of this host is sent it too, when this browser visits that port.
+            name = session_cookie(request.headers.get("host", ""))
+            away.set_cookie(name, Sessions(self.token).begin(name), httponly=True, samesite="strict",
+                            max_age=session_seconds)
+            if _old_cookie in request.cookies:
+                away.delete_cookie(_old_cookie)
+        return away
+
+    async def static(self, request):
+        "GET /static/{name}: a file of the page"
+        name = request.path_params["name"]
+        # Compared with the names that there are, so that no name can lead out of the folder.
+        names = {path.name for path in web_folder().glob("*") if path.is_file()}
+        if name not in names:
+            raise Problem("door.path", "no such file")
+        media_type = _media_types.get(Path(name).suffix, "application/octet-stream")
+        headers = {"cache-control": "no-cache", "content-security-policy": Doors.page_policy}
+        return file_reply(web_folder() / name, media_type, headers)
+
+    async def data_format(self, request):
+        "GET /data-format: columns, limits, codes; a refusal's `type` points here"
+        return reply(data_format(self.settings))
+
+    async def settings_form(self, request):
+        "GET /settings: what a request for training may set"
+        return reply(self.form)
+
+    async def sample_data(self, request):
+        "GET /sample-data: a ZIP to begin with"
+        if self.sample is None:
+            self.sample = await asyncio.to_thread(sample_zip)
+        headers = {"content-disposition": 'attachment; filename="sample-data.zip"'}
+        return bytes_reply(self.sample, "application/zip", headers)

@@ -1,0 +1,162 @@
+"""The uploaded file of a form, parsed and written to disk piece by piece as the body comes.
+
+The form parser of the framework keeps a body for itself until it is whole, and answers 500 when the disk is
+full. This one writes at once, leaves the disk a reserve, and drops what is too long, too slow or cut.
+`python-multipart` follows the bytes; added here is the decision that there is one part, that it is a file,
+and that its name is no path. Written by hand, not exported from a notebook."""
+import asyncio
+import re
+from pathlib import Path
+
+from ..folders import free_bytes
+from .body_clock import chunks_in_time
+from .options import ServiceSettings
+from .refusals import Problem, clean
+
+__all__ = ["FilePart", "receive_file"]
+
+_most_around_the_file = 64 << 10  # bytes of boundaries and headers that a form may have beside its file
+_write_size = 1 << 20  # bytes gathered before they are written: each write is a turn of a thread
+
+
+class FilePart:
+    "Takes the one part called `file` out of a multipart body that is fed to it in pieces of any size"
+    def __init__(self,
+        boundary: bytes,  # from the request's content-type
+    ):
+        # Imported here, as all of the extra `serve`: without it the package must still import.
+        from python_multipart.multipart import MultipartParser
+        self.data = bytearray()  # of the file, as far as it has come and nobody has taken it
+        self.filename = None  # as the client calls the file, without folders; None until its part has begun
+        self.parts = 0  # that have begun
+        self.ended = False  # whether the last boundary has come
+        self.headers = {}  # of the part, by lower-case name
+        # A browser may cut its body in the middle of a header, so a header's pieces are gathered.
+        self._header_name = b""
+        self._header_value = b""
+        self.parser = MultipartParser(boundary, {
+            "on_part_begin": self._part_begins,
+            "on_header_field": self._header_name_comes,
+            "on_header_value": self._header_value_comes,
+            "on_header_end": self._header_ends,
+            "on_headers_finished": self._headers_are_complete,
+            "on_part_data": self._data_comes,
+            "on_end": self._form_ends})
+
+    def feed(self,
+        chunk: bytes,  # the next piece of the body
+    ):
+        "Parse a piece; a Problem where the body is no form, or not the one that is wanted"
+        from python_multipart.exceptions import FormParserError
+        try:
+            self.parser.write(chunk)
+        except FormParserError as error:
+            raise Problem("upload.form", str(error)) from error
+
+    def _part_begins(self):
+        self.headers = {}
+        self._header_name = self._header_value = b""
+
+    def _header_name_comes(self, data, start, end):
+        self._header_name += data[start:end]
+
+    def _header_value_comes(self, data, start, end):
+        self._header_value += data[start:end]
+
+    def _header_ends(self):
+        self.headers[self._header_name.lower()] = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _headers_are_complete(self):
+        "Refuse a part that is not the file, before its data come"
+        from python_multipart.multipart import parse_options_header
+        kind, options = parse_options_header(self.headers.get(b"content-disposition"))
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        filename = options.get(b"filename")
+        self.parts += 1
+        if kind != b"form-data" or name != "file":
+            raise Problem("upload.field", f"a field {clean(name, 60)!r}; expected `file`")
+        if self.parts > 1:
+            raise Problem("upload.field", "more than one part")
+        if filename is None:
+            raise Problem("upload.field", "`file` is a text; a file was expected")
+        # Some browsers of Windows send a whole path. The name is only ever shown, but a path could tempt
+        # somebody.
+        last_name = re.split(r"[/\\]", filename.decode("utf-8", "replace"))[-1]
+        self.filename = clean(last_name) or "unnamed"
+
+    def _data_comes(self, data, start, end):
+        self.data += data[start:end]
+
+    def _form_ends(self):
+        self.ended = True
+
+
+async def receive_file(
+    request,  # of POST /upload-data
+    path: Path,  # new file for what comes
+    settings: ServiceSettings,  # limits
+) -> tuple:  # the name that the client gave, bytes of the file
+    "Write the uploaded file to disk as it comes; a body that is too large, too slow or cut raises a Problem"
+    part = _parser_for(request)
+    most = (settings.upload_mb << 20) + _most_around_the_file
+    too_large = Problem("upload.size", f"at most {settings.upload_mb} MB")
+    # A client that says so itself need not send it first.
+    if int(request.headers.get("content-length", 0)) > most:
+        raise too_large
+    body_size = file_size = 0
+    with open(path, "xb", buffering=0) as file:
+        async for chunk in chunks_in_time(request, settings.stall_seconds, "upload.stalled"):
+            body_size += len(chunk)
+            # Counted too, since a body that comes in chunks has no content-length.
+            if body_size > most:
+                raise too_large
+            part.feed(chunk)
+            if len(part.data) >= _write_size:
+                file_size += await _write_out(part, file, settings.reserve_mb)
+        file_size += await _write_out(part, file, settings.reserve_mb)
+    if not part.ended:
+        raise Problem("upload.cut", "the form's last boundary did not come")
+    if part.filename is None:
+        raise Problem("upload.field", "no field `file`")
+    return part.filename, file_size
+
+
+def _parser_for(request):
+    "A `FilePart` for the request's body; a Problem where the content-type is not that of a form"
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import parse_options_header
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise Problem("upload.type", "expected multipart/form-data with a boundary")
+    try:
+        return FilePart(boundary)
+    except FormParserError as error:  # such as a boundary that is too long
+        raise Problem("upload.form", str(error)) from error
+
+
+async def _write_out(part, file, reserve_mb):
+    "Write what a part has gathered, as long as the disk keeps its reserve; the number of bytes written"
+    data = bytes(part.data)
+    part.data = bytearray()
+    if not data:
+        return 0
+    # The ledger and running jobs write to the same disk, and must still be able to.
+    room = free_bytes(file.name) - (reserve_mb << 20)
+    if room < len(data):
+        raise Problem("storage.full", "no space is left; nothing was kept")
+    # In a thread: a disk that is slow for one upload must not be slow for everybody.
+    await asyncio.to_thread(write_all, file, data)
+    return len(data)
+
+
+def write_all(
+    file,  # opened without a buffer
+    data: bytes,  # for its end
+):
+    "Write all of `data`: a file without a buffer may take less than it is given at once"
+    rest = memoryview(data)
+    while rest:
+        written = file.write(rest)
+        rest = rest[written:]

@@ -1,0 +1,106 @@
+"""A job's executed notebook as one HTML page without scripts, made in a process of its own.
+
+The notebook's outputs hold what people uploaded, so only what is on a list may stay, and a browser is told
+to treat the page as a stranger. Written by hand, not exported from a notebook."""
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+from ..folders import write_whole
+from .refusals import Problem, clean
+
+__all__ = ["notebook_html", "calm_html", "write_html", "sandbox_policy"]
+
+# Takes the page out of our origin altogether: even a script that slipped through would not run there.
+sandbox_policy = ("sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+                  "frame-ancestors 'self'")
+
+_longest_making = 60  # seconds
+
+# HTML that shows something, beside what bleach allows by itself. A list of what may stay is shorter and
+# safer than one of what must go: there are more ways to write a script than anybody has counted.
+_calm_tags = ("p h1 h2 h3 h4 h5 h6 div pre code span table caption thead tbody tr th td img br hr dl dt dd "
+              "details summary sub sup del").split()
+
+# The page carries its own style and nothing else, so whoever saves it has all of it in one file.
+_page_style = """
+body{font:16px/1.5 system-ui,sans-serif;color-scheme:light dark}
+body{max-width:60rem;margin:2rem auto;padding:0 1rem}
+pre{overflow-x:auto;background:#8881;padding:.6rem} img{max-width:100%;background:white}
+table{border-collapse:collapse} td,th{border:1px solid #8886;padding:.2rem .5rem} .prompt{display:none}"""
+
+
+async def notebook_html(
+    path: Path,  # out.ipynb
+    turns: asyncio.Semaphore,  # how many pages are made at once
+) -> bytes:  # a page without scripts
+    "The executed notebook as a page, kept until the notebook changes; a Problem where there is none"
+    if not path.exists():
+        raise Problem("job.no_notebook", "the job has not begun its notebook")
+    # A job writes its notebook again after every cell; the time in the name tells which one a page shows.
+    page = path.with_name(f"out-{path.stat().st_mtime_ns}.html")
+    async with turns:
+        if not page.exists():
+            await _make_page(path, page)
+    return await asyncio.to_thread(page.read_bytes)
+
+
+async def _make_page(path, page):
+    "Write the page, and take older ones away"
+    # In a process of its own: nbconvert takes a second of processor time, and the notebook may be hostile
+    # to it.
+    code = "import sys; from vlrlbook.service import write_html; write_html(*sys.argv[1:])"
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(path), str(page),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _, trouble = await asyncio.wait_for(child.communicate(), _longest_making)
+    finally:
+        # Also when the client has hung up, which cancels this function.
+        if child.returncode is None:
+            child.kill()
+    if child.returncode:
+        lines = trouble[-100:].decode("utf-8", "replace").splitlines()
+        last = lines[-1] if lines else ""
+        raise Problem("job.no_notebook", f"it cannot be shown now ({clean(last)})")
+    for old in path.parent.glob("out-*.html"):
+        if old != page:
+            old.unlink(missing_ok=True)  # another request may have been quicker
+
+
+def calm_html(
+    element,  # of a notebook, made from Markdown or given as an output
+) -> str:  # HTML
+    "Only what shows something: headings, text, tables, pictures inside; no scripts, no addresses but links"
+    import bleach
+    text = element.decode() if isinstance(element, bytes) else str(element)
+    return bleach.clean(
+        text,
+        tags={*bleach.ALLOWED_TAGS, *_calm_tags},
+        protocols={"http", "https", "data"},
+        attributes={"*": ["class", "id"], "a": _may_be_in_link, "img": _may_be_in_picture})
+
+
+def _may_be_in_link(tag, name, value):
+    "Whether a link may keep an attribute: addresses of the web and of the page itself, no javascript:"
+    return name == "href" and value.startswith(("https://", "http://", "#"))
+
+
+def _may_be_in_picture(tag, name, value):
+    "Whether a picture may keep an attribute: one from elsewhere would tell its host who looks at the page"
+    return name == "alt" or (name == "src" and value.startswith("data:image/"))
+
+
+def write_html(
+    notebook: str,  # .ipynb
+    page: str,  # .html to write
+):
+    "A notebook as one page: pictures inside, scripts out"
+    from nbconvert import HTMLExporter
+    # nbconvert 7.17 cleans with its filter `clean_html`, which lets no picture or heading stay; ours takes
+    # its place.
+    exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": calm_html})
+    body, _ = exporter.from_filename(notebook)
+    head = f'<meta charset="utf-8"><title>The executed notebook</title><style>{_page_style}</style>'
+    write_whole(page, f'<!doctype html><html lang="en">{head}<body>{body}</body></html>')

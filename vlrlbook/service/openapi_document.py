@@ -1,0 +1,259 @@
+"""The OpenAPI document, made from the table of addresses, the table of codes and one example of each reply.
+
+FastAPI could make one, from models of bodies and replies. It would add a 422 of its own to whatever takes a
+parameter and a title to every field, and what it takes as given (several codes under one status, each with
+an example) are the dicts below. The document is part of what clients program against, so it is made here.
+Written by hand, not exported from a notebook."""
+import re
+
+from .. import __version__
+from .addresses import endpoints
+from .refusals import Problem, problems
+from .training_form import request_form
+
+__all__ = ["examples", "schema_of", "train_schema", "openapi"]
+
+_file_id, _job_id = "0b8c4c1e-5a0f-4d57-9f0e-3b1f6f0f6f3a", "7d6f2a54-9a3e-4c0b-8f64-0a5f4f1f2c11"
+
+
+def _examples():
+    "One example of each reply; a client written after it finds every field in every reply"
+    skipped = dict(row=17, image="images/16.jpg", code="image.decode", message="cannot be decoded (OSError)")
+    upload = dict(
+        file_id=_file_id, filename="apples.zip", upload_time="2026-01-31T12:00:00Z", csv_rows=500,
+        valid_images=498, skipped=[skipped], skipped_rows=2, notes=["everything lay in the folder 'apples/' of the archive (500 rows)"],
+        size_bytes=1234567, unpacked_bytes=2345678)
+    row = dict(
+        row=2, question="How many apples are there?", answer="A photo of 3 apples",
+        image=f"/files/{_file_id}/rows/2/image")
+    job = dict(
+        job_id=_job_id, job_name="apples", status="training", progress=42.5, current_step=85, total_steps=200,
+        loss=0.01, created_at="2026-01-31T12:00:00.000Z", updated_at="2026-01-31T12:02:00.000Z",
+        started_at="2026-01-31T12:00:01.000Z", ended_at=None, error_code=None, error_message=None,
+        output_dir=f"jobs/{_job_id}/run", attempt=1, resumed_from=None, parameters=dict(lr=5e-5), slot="0",
+        data_file_id=_file_id, can_resume=False, stage=None)
+    note = "400 steps, as the tiny preset has it; num_epochs or max_steps change that"
+    front = dict(
+        name="vlrlbook training service", version="0.1.0", trains="tiny", api="/openapi.json",
+        data_format="/data-format", settings="/settings", files=3)
+    field = dict(
+        name="learning_rate", label="Learning rate", type="float", default=5e-5, minimum=1e-8, maximum=1.0, choices=None,
+        help="Learning rate of the policy (5e-5)")
+    train = dict(
+        job_name="apples", data_file_id=_file_id, training_config=dict(learning_rate=5e-5, num_generations=8),
+        lora_config=dict(r=16))
+    metric = dict(step=5, reward=0.85, loss=0.01, silent=0.25)
+    group = dict(
+        row=2, question="How many?", truth="A photo of 3 discs", image="data:image/png;base64,",
+        answers=[dict(text="A photo of 3 discs", parts=dict(overall=1.0), advantage=1.2)])
+    move = {  # no dict(…): `from` is a word of Python
+        "time": "2026-01-31T12:00:00.000Z", "attempt": 1, "from": "queued", "to": "training", "why": "slot 0"}
+    question = dict(name="greedy_rose", question="Is the best guess right more often?", answer="yes",
+                    detail="+0.270 (+0.180 to +0.350)")
+    said = dict(greedy="A photo of 3 apples", sampled=["A photo of 3 apples"])
+    return dict(
+        upload=upload, row=row, job=job, front=front, field=field, train=train, metric=metric, group=group,
+        move=move,
+        # replies that hold others, put together from the same pieces
+        files=dict(files=[upload], next=None),
+        rows=dict(rows=[row], next=2),
+        jobs=dict(jobs=[job], next=None),
+        started=job | dict(notes=[note]),
+        settings=dict(training_config=[field], lora_config=[field]),
+        metrics=dict(rows=[metric], next_step=5),
+        rollouts=dict(step=5, groups=[group]),
+        moves=dict(moves=[move]),
+        verdict=dict(outcome="better", sentence="Better: right answers went from 31 % to 58 %.", questions=[question]),
+        asked=dict(question="How many apples?", task="counting", before=said, after=said),
+        rank=dict(question="How many apples?", answers=["A photo of 3 apples", "A photo of 4 apples"], image=None),
+        ranked=dict(ranked=[dict(place=1, answer="A photo of 3 apples", score=1.2, chance=0.9)], calibrated=True,
+                    temperature=1.6),
+        cleaned=dict(files=[_file_id], jobs=[]),
+        formats={})
+
+
+examples = _examples()  # name of a reply, as `Endpoint.reply` has it → the reply
+
+# Objects whose names are data: of settings or of a reward's parts. Every other object of an example is a
+# form.
+_keys_of_open_objects = {"lr", "overall"}
+_any_value_keys = ("default", "choices")  # of a field of the form: their type depends on the field
+_json_types = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_schema_types = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
+
+
+# Schemas
+
+def schema_of(
+    example,  # a reply, or a part of one
+) -> dict:  # JSON Schema; null is allowed wherever a number or a text stands
+    "The schema that an example shows"
+    if isinstance(example, dict):
+        if set(example) <= _keys_of_open_objects:
+            return dict(type="object")
+        inside = {}
+        for name, value in example.items():
+            # An empty schema allows any value.
+            inside[name] = {} if name in _any_value_keys else schema_of(value)
+        return dict(type="object", properties=inside, required=list(example))
+    if isinstance(example, list):
+        return dict(type=["array", "null"], items=schema_of(example[0]) if example else {})
+    if type(example) not in _json_types:
+        return {}  # None tells no type
+    return dict(type=[_json_types[type(example)], "null"])
+
+
+def train_schema(
+) -> dict:  # JSON Schema
+    "The body of POST /train, with the ranges of the form"
+    # Strict, as the check is: a name that is not known is refused and not passed over.
+    properties = {}
+    for name in ("job_name", "data_file_id"):
+        properties[name] = dict(type="string", minLength=1, maxLength=200)
+    for group, fields in request_form().items():
+        inside = {field["name"]: _field_schema(field) for field in fields}
+        properties[group] = dict(type=["object", "null"], properties=inside, additionalProperties=False)
+    required = ["job_name", "data_file_id"]
+    return dict(type="object", required=required, properties=properties, additionalProperties=False)
+
+
+def _field_schema(field):
+    "The schema of one setting; null stands for a setting that is not given"
+    schema = dict(type=[_schema_types[field["type"]], "null"], description=field["help"])
+    if field["choices"]:
+        schema["enum"] = [*field["choices"], None]
+    if field["minimum"] is not None:
+        schema["minimum"] = field["minimum"]
+        schema["maximum"] = field["maximum"]
+    return schema
+
+
+def _problem_schema():
+    "What a refusal looks like; the document holds it once and points to it from each status"
+    text, number = dict(type="string"), dict(type="integer")
+    error_names = ("field", "code", "message")
+    error = dict(type="object", required=[*error_names], properties={name: text for name in error_names})
+    properties = dict(
+        type=text, status=number, code=dict(type="string", enum=list(problems)), title=text, detail=text,
+        row=number, entry=text, errors=dict(type="array", items=error))
+    return dict(type="object", required=["type", "status", "code", "title", "detail"], properties=properties)
+
+
+# The body of POST /rank; limits of length are the server's own and stand in its refusals
+_rank_schema = dict(
+    type="object", required=["question", "answers"], additionalProperties=False,
+    properties=dict(
+        question=dict(type="string", minLength=1),
+        answers=dict(type="array", minItems=1, maxItems=64, items=dict(type="string", minLength=1)),
+        image=dict(type=["string", "null"], description="A picture in base64, with or without a data URL's head")))
+
+
+# The document
+
+def openapi(
+) -> dict:  # an OpenAPI 3.1 document
+    "Every address with its parameters, bodies, statuses and codes, from the table of endpoints"
+    about = ("GRPO for counting in pictures: upload, train, watch, download. "
+             "Errors are RFC 9457 with stable codes.")
+    paths = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+    return dict(
+        openapi="3.1.0",
+        info=dict(title="vlrlbook training service", version=__version__, description=about),
+        paths=paths,
+        components=dict(
+            schemas=dict(Problem=_problem_schema()),
+            securitySchemes=dict(token=dict(type="http", scheme="bearer"))),
+        security=[dict(token=[])])
+
+
+def _operation(endpoint):
+    "One operation of the document"
+    operation = dict(operationId=endpoint.name, summary=endpoint.summary, responses=_responses(endpoint))
+    if endpoint.name == "train":
+        operation["requestBody"] = dict(required=True, content={
+            "application/json": dict(schema=train_schema(), example=examples["train"])})
+    if endpoint.name == "rank":
+        operation["requestBody"] = dict(required=True, content={
+            "application/json": dict(schema=_rank_schema, example=examples["rank"])})
+    if endpoint.name == "upload":
+        file = dict(type="string", format="binary")
+        form = dict(type="object", required=["file"], properties=dict(file=file))
+        operation["requestBody"] = dict(required=True, content={"multipart/form-data": dict(schema=form)})
+    # Left out where there are none: an empty list says the same in more words.
+    parameters = _parameters(endpoint)
+    if parameters:
+        operation["parameters"] = parameters
+    return operation
+
+
+def _parameters(endpoint):
+    "What an address takes in its path, its query string and its headers"
+    parameters = []
+    for name in re.findall(r"{(\w+)}", endpoint.path):
+        parameters.append({"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
+    for name, kind, help_text in endpoint.query:
+        parameters.append({"name": name, "in": "query", "schema": {"type": kind}, "description": help_text})
+    if endpoint.name == "train":
+        parameters.append({
+            "name": "Idempotency-Key", "in": "header", "description": "The same key gives the same job",
+            "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"}})
+    return parameters
+
+
+def _responses(endpoint):
+    "Statuses of an address: its success, then every code that it may refuse with"
+    responses = {str(endpoint.status): _success(endpoint)}
+    doors = ["door.token", "door.host"]
+    if endpoint.method != "GET":
+        doors.append("door.origin")  # who only reads is not asked from whose page
+    for code in (*endpoint.errors, *doors, "server.error"):
+        _add_code(responses, code)
+    return responses | _second_successes(endpoint, responses)
+
+
+def _second_successes(endpoint, responses):
+    "Further kinds of success, which three addresses have; all else follows from the table"
+    if endpoint.name == "cancel":
+        return {"204": dict(description="Removed")}
+    if endpoint.name == "front":
+        return {"303": dict(description="The token is kept in a cookie")}
+    if endpoint.name == "download":
+        part = responses[str(endpoint.status)] | dict(description="A part")
+        return {"206": part, "304": dict(description="Not changed")}
+    return {}
+
+
+# A media type of the table → those that the address really answers with
+_media_types = {
+    "image/png": ["image/png", "image/jpeg"],
+    "application/octet-stream": ["text/javascript", "text/css", "image/svg+xml", "text/html",
+                                 "application/octet-stream"]}
+
+
+def _success(endpoint):
+    "The reply of an address when all is well"
+    if endpoint.status == 204:
+        return dict(description="Done")  # and no content
+    text = dict(schema=dict(type="string"))
+    kind = endpoint.reply or ""
+    if "/" in kind:  # a media type, and no name of an example
+        content = {media_type: text for media_type in _media_types.get(kind, [kind])}
+        return dict(description=endpoint.summary, content=content)
+    example = examples[endpoint.reply]
+    content = {"application/json": dict(schema=schema_of(example), example=example)}
+    if endpoint.name == "front":
+        content["text/html"] = text  # the page, for who accepts it
+    return dict(description=endpoint.summary, content=content)
+
+
+def _add_code(responses, code):
+    "Add a code, with an example, under its status, which it may share with others"
+    status, _ = problems[code]
+    response = responses.setdefault(str(status), dict(description="", content={}))
+    empty = dict(schema={"$ref": "#/components/schemas/Problem"}, examples={})
+    # Gathered in the order of the table, so that a client sees an example of each.
+    media = response["content"].setdefault("application/problem+json", empty)
+    media["examples"][code] = dict(value=Problem(code).body())
+    response["description"] = (response["description"] + f", `{code}`").strip(", ")

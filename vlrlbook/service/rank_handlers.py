@@ -1,0 +1,88 @@
+"""POST /rank: one picture, a question and several answers; a reward model puts the answers in order.
+
+The model is the one that was named when the server was started. Written by hand, not exported from a
+notebook."""
+import asyncio
+
+from ..settings import nearest
+from .judge_process import Judge
+from .log_lines import logger
+from .options import ServiceSettings
+from .refusals import Problem, clean
+from .replies import reply
+from .request_parts import json_body
+
+__all__ = ["RankSide", "read_rank_request"]
+
+_most_body_mb = 12  # a picture of 8 MB in base64, and the texts
+_most_answers = 64
+_most_letters = 8000  # of the question, and of each answer
+_fields = ("question", "answers", "image")
+
+
+class RankSide:
+    "Answers POST /rank; without a reward model it refuses"
+    def __init__(self,
+        settings: ServiceSettings,  # `reward_model`, and limits
+    ):
+        self.settings = settings
+        self.judge = Judge(settings.reward_model) if settings.reward_model else None
+        self.waiting = 0  # requests that rank or wait for their turn
+
+    async def load(self):
+        "Load the model while nobody waits yet; what goes wrong is in the log, and told to whoever asks"
+        if self.judge is None:
+            return
+        try:
+            await self.judge.load()
+        except Problem as problem:
+            logger.error("the reward model is not loaded: %s", problem)
+
+    async def stop(self):
+        "End the model's process"
+        if self.judge is not None:
+            await self.judge.stop()
+
+    async def rank(self, request):
+        "POST /rank: answers to a question about a picture, best first"
+        if self.judge is None:
+            raise Problem("rank.none", "start the server with --reward_model DIRECTORY")
+        if self.waiting >= self.settings.uploads_at_once:
+            raise Problem("rank.busy", "too many requests at once", {"retry-after": "30"})
+        self.waiting += 1
+        try:
+            # By the clock of uploads and not of small bodies: a picture may come over a slow line.
+            body = await json_body(request, _most_body_mb << 20, seconds=self.settings.stall_seconds)
+            asked = await asyncio.to_thread(read_rank_request, body)
+            return reply(await self.judge.rank(asked))
+        finally:
+            self.waiting -= 1
+
+
+def read_rank_request(
+    body: dict,  # of the request
+) -> dict:  # question, answers, image
+    "The request, checked; a Problem names the first thing that cannot be"
+    def refuse(message):
+        raise Problem("rank.request", message)
+
+    for name in body:
+        if name not in _fields:
+            shown = clean(name, 60)
+            refuse(f"there is no {shown!r}{nearest(shown, list(_fields))}")
+    question, answers, image = body.get("question"), body.get("answers"), body.get("image")
+    if not _is_text(question):
+        refuse(f"question: expected a text of at most {_most_letters} letters")
+    if not isinstance(answers, list) or not 1 <= len(answers) <= _most_answers:
+        refuse(f"answers: expected a list of 1 to {_most_answers} texts")
+    for place, answer in enumerate(answers, 1):
+        if not _is_text(answer):
+            refuse(f"answers: number {place} is no text of 1 to {_most_letters} letters")
+    if image is not None and not isinstance(image, str):
+        refuse("image: expected a picture in base64, or null")
+    return dict(question=question, answers=answers, image=image)
+
+
+def _is_text(value):
+    "Whether a value is a text with something in it, and not too long"
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= _most_letters

@@ -1,0 +1,90 @@
+"""What a request says beside its address: the parameters of its query string, and a JSON body.
+
+FastAPI could read both. But its `Query` (0.165.0) takes the last of two equal parameters and passes over an
+unknown one without a word, its integers refuse the `1e2` that settings take, and what it says of a fault is
+its own: codes and details here are part of what clients program against. Written by hand, not exported from
+a notebook."""
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from ..settings import SettingsError, as_type, nearest
+from .body_clock import chunks_in_time
+from .refusals import Problem, clean
+from .strict_json import most_json_bytes, read_json
+
+__all__ = ["QueryParameter", "query", "json_body"]
+
+_truths = {"true": True, "1": True, "false": False, "0": False}
+_longest_value = 100  # letters; Python's time to read a number grows with the square of its length
+
+
+class QueryParameter(NamedTuple):
+    "A parameter that an address takes in its query string"
+    kind: type  # int, float, bool or str
+    default: object  # what it is where the query string says nothing
+    least: float | None = None  # smallest value; None: any
+    most: float | None = None  # largest value; None: any
+
+
+def query(
+    request,  # with its query string
+    **known,  # name → `QueryParameter`, or a tuple of its fields
+) -> dict:  # name → value
+    "A request's query parameters; a Problem for unknown ones, doubles, and values out of range"
+    parameters = {name: QueryParameter(*fields) for name, fields in known.items()}
+    values = {name: parameter.default for name, parameter in parameters.items()}
+    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    seen = set()
+    for name, text in pairs:
+        # Whoever writes `limt=2` and gets fifty rows would look for the fault in the wrong place.
+        if name not in parameters:
+            shown = clean(name, 60)
+            advice = nearest(shown, list(parameters)) if parameters else ""
+            raise Problem("query.unknown", f"there is no {shown!r}{advice}")
+        # Whoever stands in front of us may have checked the first of two, while we obey the last.
+        if name in seen:
+            raise Problem("query.value", f"{name} stands twice")
+        seen.add(name)
+        values[name] = _value_of(name, text, parameters[name])
+    return values
+
+
+def _value_of(name, text, parameter):
+    "A parameter's text as a value of its type, in its range"
+    try:
+        value = _converted(name, text, parameter.kind)
+    except (SettingsError, KeyError, OverflowError) as error:
+        expected = f"expected {parameter.kind.__name__}"
+        raise Problem("query.value", f"{name} = {clean(text, 60)!r}: {expected}") from error
+    if parameter.least is not None and not parameter.least <= value <= parameter.most:
+        expected = f"expected {parameter.least} to {parameter.most}"
+        raise Problem("query.value", f"{name} = {clean(text, 60)}: {expected}")
+    return value
+
+
+def _converted(name, text, kind):
+    "A text as a value of its type, read as settings are; SettingsError or KeyError if it is none"
+    if kind is bool:
+        return _truths[text.lower()]
+    if len(text) >= _longest_value:
+        text = ""  # which is no number, and no name of anything either
+    return as_type(name, text, kind)
+
+
+async def json_body(
+    request,  # with a JSON body
+    most: int = most_json_bytes,  # bytes
+    seconds: float = 30.0,  # in which all of it must have come
+) -> dict:  # the object
+    "The JSON object in a request's body, which is read no further than `most`"
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Asked first: a form on a stranger's page can make a browser send text to us, but not application/json.
+    if media_type != "application/json":
+        raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")
+    data = bytearray()
+    # A few kilobytes, so one clock for all of it: a body that drips is given up like one that stands still.
+    async for chunk in chunks_in_time(request, seconds, "body.stalled", in_all=seconds):
+        data += chunk
+        if len(data) > most:
+            raise Problem("body.size", f"more than {most} bytes")
+    return read_json(bytes(data), most)
