@@ -16,6 +16,7 @@ from conftest import ROOT
 from support.faults import TRAINER, what_happened
 from vlrlbook.jobs import (Log, Outcome, RayBackend, clean, devices_of, file_system, give_order, last_row, progress_of,
                            supervisor_command, take_lock, verdict)
+from vlrlbook.jobs import parents, processes
 from vlrlbook.jobs.dispatcher import DispatcherThread
 from vlrlbook.jobs.folder import DataFolder, JobFolder
 from vlrlbook.jobs.ledger import Ledger
@@ -50,6 +51,22 @@ def test_the_command_supervises_from_an_empty_folder(tmp_path):
     subprocess.run([sys.executable, "-m", "vlrlbook.jobs", "supervise", str(folder.path), "1", ""], cwd=elsewhere, check=True)
     assert Outcome.read(folder, 1)["state"] == "completed" and not list(elsewhere.iterdir())
     assert what_happened(folder.path) == dict(start=1, end=1, finish=1)
+
+
+def test_an_environment_that_is_empty_for_a_moment_is_read_again(monkeypatch):
+    "The kernel shows none while a process becomes another program; a search that believed it would overlook an orphan"
+    looks = iter([b"", b"", b"A=1\0VLRLBOOK_JOB=x\0"])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: next(looks))
+    assert processes.environment_of(os.getpid()) == b"A=1\0VLRLBOOK_JOB=x\0"
+
+
+def test_a_process_without_an_environment_is_not_waited_for_long():
+    program = subprocess.Popen([shutil.which("sleep"), "30"], env={})
+    try:
+        assert processes.environment_of(program.pid) == b"" and processes.has_program(program.pid)
+    finally:
+        program.kill()
+        program.wait()
 
 
 # Folders

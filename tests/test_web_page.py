@@ -36,7 +36,7 @@ def serve(folder, *options, pace=0.15, port=0):
                                env={**os.environ, **trainer})
     first = process.stdout.readline()
     assert "http://" in first, folder.with_suffix(".log").read_text()
-    process.url = re.search(r"http://[^/]+", first)[0]
+    process.url, process.folder = re.search(r"http://[^/]+", first)[0], Path(folder)
     for _ in range(200):
         with socket.socket() as s:
             if s.connect_ex(("127.0.0.1", int(process.url.rpartition(":")[2]))) == 0: return process
@@ -276,11 +276,13 @@ def test_presets(page, server, data):
 
 
 def test_getting_ready_has_a_progress_of_its_own(page, server, data):
-    page.goto(f"{server.url}/#/jobs/{start(server, data, max_steps=5)}")
+    job = start(server, data, max_steps=5, seed=17)
+    page.goto(f"{server.url}/#/jobs/{job}")
     page.wait_for_selector("text=Getting ready: the untrained model is given a start")
     text, bars, curves = page.evaluate("""[document.querySelector('.state').textContent,
         ...['main progress', 'main figure'].map(s => [...document.querySelectorAll(s)].filter(e => e.checkVisibility()).length)]""")
     assert "getting ready" in text and "5 steps of training follow" in text and (bars, curves) == (1, 0) # one bar; no empty curves
+    (server.folder / "jobs" / job / "seen").touch()
     until(page, "completed")
     page.click("summary >> text=Log")
     page.wait_for_selector(".log >> text=step 5 of 5")

@@ -27,7 +27,7 @@ from vlrlbook.versions import without_marker
 __all__ = ["Finding", "check_python", "check_requirements", "check_extras", "main"]
 
 # Most memory that a run of chapter 05 with its preset took on a CPU (nbs/logs/chapters.csv and 05_runs.csv).
-main_job_mb = 1700
+main_job_mb = 1800
 
 # One name of each library that the main job uses. transformers and trl load their parts when they are asked
 # for, so `import trl` alone succeeds in many a broken environment.

@@ -28,6 +28,7 @@ adopt_orphans = 36  # PR_SET_CHILD_SUBREAPER: orphans below this process become 
 dead_states = "ZX"  # letters in /proc/PID/stat of processes that have ended: zombie, dead
 job_variable = "VLRLBOOK_JOB"  # environment variable that marks the processes of a job
 seconds_between_looks = 0.005  # a process needs a moment to die of kill -9
+looks_at_an_empty_environment = 4  # exec shows it empty for well under a millisecond on a quiet machine
 
 
 def prctl(
@@ -82,6 +83,32 @@ def job_tag(
     return f"{job_variable}={Path(folder).resolve()}"
 
 
+def environment_of(
+    pid: int,  # a process
+) -> bytes:  # NAME=value, each closed by a zero byte; empty for a thread of the kernel
+    "The environment that a process was started with; raises OSError where it ended or is somebody else's"
+    # In the moment when a process becomes another program (exec), the kernel shows its environment as empty. A
+    # search that took this for the truth would overlook an orphan, so an empty one is read again. Threads of the
+    # kernel never have one; they have no program file either.
+    for _ in range(looks_at_an_empty_environment):
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        if environment or not has_program(pid):
+            break
+        time.sleep(seconds_between_looks)
+    return environment
+
+
+def has_program(
+    pid: int,  # a process
+) -> bool:
+    "Is there a program file behind it? Threads of the kernel and dead processes have none"
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+    return True
+
+
 def tagged(
     tag: str,  # NAME=value
 ) -> list:  # ids of living processes
@@ -91,7 +118,7 @@ def tagged(
     found = []
     for pid, (_, state) in parents().items():
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            environment = environment_of(pid)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it ended, or is somebody else's
         is_marked = tag.encode() in environment.split(b"\0")
