@@ -1,5 +1,6 @@
 """verl from the registry takes our export: its hydra config and checks, its data set, its reward manager.
 `make test-engines` makes the environment (.venv-verl); elsewhere this skips."""
+import csv
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from conftest import ROOT, SHARED
 from support.engine_samples import mixed_samples
 from vlrlbook.data import synthetic_vqa
 from vlrlbook.easyr1 import export_verl
-from vlrlbook.easyr1.config import verl_release
+from vlrlbook.easyr1.config import key_table, moved_in_verl, verl_name, verl_release
 from vlrlbook.models import save_model, tiny_twin
 from vlrlbook.rewards import load_reward
 
@@ -63,6 +64,30 @@ def test_hydra_and_verls_own_checks_take_every_override(world):
     assert said["reward_path"] == str(folder / "reward.py")
     named = json.loads((folder / "export.json").read_text())["settings"]["reward.reward_manager.name"]
     assert said["manager"] == dict(naive="NaiveRewardManager", dapo="DAPORewardManager")[named]
+
+
+def test_verl_samples_with_three_engines_alone(world):
+    "It has a file hf_rollout.py, but its trainer asks a registry that does not list it"
+    _, said = world
+    assert said["samplers"] == key_table("verl")["actor_rollout_ref.rollout.name"].choices
+    assert said["hf"] == "Unknown rollout mode: hf. Available: ['vllm', 'sglang', 'trtllm']"
+
+
+def test_the_key_table_holds_every_key_of_the_release(world, tmp_path):
+    "As tools/verl_keys.py makes it today, and every key of the config that hydra puts together, the older reward section too"
+    _, said = world
+    made = tmp_path / "keys.csv"
+    subprocess.run([PYTHON, ROOT / "tools/verl_keys.py", made], check=True, capture_output=True)
+    assert made.read_text() == (ROOT / "nbs/logs/09_verl_release_keys.csv").read_text()
+    held = {row["key"] for row in csv.DictReader(made.open())}
+    assert len(said["keys"]) > 800 and not set(said["keys"]) - held
+    for older, newer in moved_in_verl.items():
+        for name in (older, newer): assert any(key == name or key.startswith(f"{name}.") for key in held), name
+    # what is left under an older name has no place in the newer section, and the settings know none of it
+    older = ("custom_reward_function.", "reward_model.", "sandbox_fusion.")
+    left = [key for key in held if key.startswith(older) and verl_name(key) == key]
+    assert sorted(left) == ["reward_model.model.external_lib", "reward_model.model.trust_remote_code"]
+    for key in held: assert verl_name(key) in held, key
 
 
 def test_verls_data_set_reads_text_one_and_two_pictures(world):

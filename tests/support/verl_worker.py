@@ -13,17 +13,32 @@ import numpy as np
 import torch
 import verl
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transformers import AutoProcessor
 from verl.experimental.reward_loop import RewardLoopWorker
 from verl.protocol import DataProto
 from verl.trainer import main_ppo
 from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 folder, overrides, completions = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text())
 out = dict(version=metadata.version("verl"))
 with initialize_config_dir(str(Path(verl.__file__).parent / "trainer/config"), version_base=None):
     config = compose("ppo_trainer", overrides=overrides)
+    plain = OmegaConf.to_container(compose("ppo_trainer"), resolve=False)
+
+
+def leaves(value, prefix=""):
+    "Dotted keys of all values; an empty mapping is one"
+    if not isinstance(value, dict) or not value: return [prefix]
+    return [key for name, part in value.items() for key in leaves(part, f"{prefix}.{name}" if prefix else name)]
+
+
+out["keys"] = leaves(plain)
+out["samplers"] = list(RolloutReplicaRegistry._registry)
+try: RolloutReplicaRegistry.get("hf")
+except ValueError as e: out["hf"] = str(e)
 # verl's own entry, to the line where it would start Ray: its checks, and the config as its trainer gets it
 started = []
 main_ppo.run_ppo = lambda config, task_runner_class: started.append(config)

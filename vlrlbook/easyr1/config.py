@@ -21,9 +21,9 @@ from ..settings import SettingsError, as_type, nearest
 verl_release = "0.9.1" # that tools/verl_keys.py has read; an export is written for it
 # Keys that verl's code asks for and its config does not list, so that Hydra wants a + before them.
 unlisted_in_verl = ("reward.custom_reward_function.reward_kwargs",)
-# Older name of a key or a section → where verl 0.9.1 reads it. Its config still lists the older names, so that Hydra
-# takes them, and its main_ppo looks at none: what stands there has no effect. The pairs are those of its own
-# migrate_legacy_reward_impl, which only another of its trainers calls.
+# Older name of a key or a section → where verl 0.9.1 reads it. Its config still lists the older names, so
+# that Hydra takes them, and its main_ppo looks at none: what stands there has no effect. The pairs are those
+# of its own migrate_legacy_reward_impl, which only another of its trainers calls.
 moved_in_verl = {
     "custom_reward_function": "reward.custom_reward_function", "sandbox_fusion": "reward.sandbox_fusion",
     "reward_model.num_workers": "reward.num_workers",
