@@ -20,7 +20,7 @@ FLOORS = [
     ["folders"],
     ["settings"],
     ["core", "metrics", "model_files", "readers"],
-    ["archive", "chapters", "rewards", "training", "versions"],
+    ["archive", "chapters", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
     ["aloha", "aloha_films", "answers", "data_check", "reward_model", "verdict"],
@@ -39,7 +39,7 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 # `long` is in percent: nbdev writes `__all__` and a page's first line into an exported module as wide as it likes.
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
 REBUILT = ["aloha_films", "answers", "archive", "asking", "chapters", "data_check", "doctor", "easyr1", "film_labels", "folders", "jobs",
-           "marking", "metrics", "model_files", "old_scores", "prediction_files",
+           "marking", "metrics", "model_files", "old_scores", "prediction_files", "prompt_cache",
            "race", "readers", "report", "rewards", "rows", "run_records", "service", "training", "verdict",
            "versions", "vllm_sampling", "workshop"]
 

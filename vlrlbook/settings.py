@@ -371,7 +371,7 @@ by_task = {
 class GRPOSettings(Settings):
     "Settings of a GRPO run; the parameters cell of chapter 05 holds the same names, types, defaults and comments"
     size: str = None # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's defaults; None: by model
-    model: str = None # Hub id, directory, or tiny-qwen2_vl, tiny-qwen2_5_vl, tiny-qwen3_vl, tiny-aria
+    model: str = None # Hub id, directory, or tiny- and one of qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5, gemma3, aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags
     data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv, .parquet); None draws pictures
