@@ -375,7 +375,8 @@ def test_thrifty_layers_keep_less_and_learn_the_same(tmp_path, family, monkeypat
         monkeypatch.setattr(shared_prompt, "_thrifty", thrifty)
         found.append((waiting_megabytes(t, batch), gradient(t, batch, True)[1]))
     (little, a), (much, b) = found
-    assert little < (0.99 if family == "aria" else 0.95) * much and b.norm() > 0 and (a - b).norm() <= 1e-6 * b.norm()
+    # experts and delta nets keep much besides
+    assert little < dict(aria=0.99, qwen3_5=0.98).get(family, 0.95) * much and b.norm() > 0 and (a - b).norm() <= 1e-6 * b.norm()
     assert not any("forward" in vars(m) for m in t.model.get_base_model().model.language_model.modules())
 
 

@@ -130,12 +130,20 @@ def grouped_attention(
     "An attention function of transformers' interface for shared prompts: prompt and answers in two parts; anything else goes to sdpa"
     if _prompt_cache.get() is not None: return _decoding_attention(module, query, key, value, attention_mask, scaling)
     if attention_mask is None or attention_mask.dim() != 4 or attention_mask.shape[2] == query.shape[2]:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return _attend_under_mask(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     tail, G, prompt = attention_mask.shape[1:]
     parts = partial(_two_parts, attention_mask[:, 0, 0], G, dropout if module.training else 0.0, scaling)
     if torch.is_grad_enabled() and G * tail > prompt: # long answers: done again on the way back, so that no copy is kept
         parts = partial(checkpoint, parts, use_reentrant=False, preserve_rng_state=dropout > 0)
     return parts(query, key, value), None
+
+def _attend_under_mask(module, query, key, value, attention_mask, dropout, scaling, **kwargs):
+    "sdpa; on a CPU heads that share their keys share them here, too"
+    # under a mask transformers 5.17 copies keys and values for every head, since a GPU's quick kernels want that
+    if attention_mask is None or query.device.type != "cpu" or query.shape[1] == key.shape[1]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    given = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling, enable_gqa=True)
+    return scaled_dot_product_attention(query, key, value, **given).transpose(1, 2).contiguous(), None
 
 # %% ../nbs/07_shared_prompt.ipynb #n89327c2
 def _two_parts(seen, G, dropout, scaling, query, key, value):
@@ -164,7 +172,7 @@ def use_grouped_attention(
     model, # of any family, an adapter on it or not
 ):
     "Let the language model attend in two parts where a shared sequence comes; all else stays as it was"
-    if not goes_by_cache(_bare(model)): _text_config(model)._attn_implementation = attention_name
+    _text_config(model)._attn_implementation = attention_name
 
 def share_attention(
     model, # as above
