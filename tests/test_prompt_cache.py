@@ -111,7 +111,7 @@ def test_sampled_tokens_have_the_log_probs_of_their_own_row(family):
     one = encode(processor, samples(PICTURED[:2]))
     fields = {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
     drawn, scores = shared_prompt._next, []
-    how = GenerationConfig(max_new_tokens=40, do_sample=True, pad_token_id=0, eos_token_id=None)
+    how = GenerationConfig(max_new_tokens=40, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=None)
     def kept(logits, sample):
         scores.append(logits.log_softmax(-1))
         return drawn(logits, sample)
@@ -178,7 +178,7 @@ def test_a_wrong_cache_is_loud(tmp_path, monkeypatch, capsys):
 def test_a_layer_that_keeps_something_else_is_named():
     kept = LlamaConfig(num_hidden_layers=2, layer_types=["full_attention", "hybrid"])
     with pytest.raises(NotImplementedError, match="layer 1 keeps a LinearAttentionAndFullAttentionLayer"):
-        prompt_cache.prompt_cache(kept)
+        prompt_cache.empty_cache(kept)
 
 
 def test_a_prompt_shorter_than_the_convolution():
@@ -195,7 +195,7 @@ def test_a_prompt_shorter_than_the_convolution():
 def test_a_widened_cache_has_room_for_all_tokens_and_copies_none_again():
     model, processor = tiny_twin("gemma3")
     one = encode(processor, samples(PICTURED[:1]))
-    cache = prompt_cache.prompt_cache(model.config)
+    cache = prompt_cache.empty_cache(model.config)
     with torch.no_grad(): model(**one, past_key_values=cache)
     wide, P = widened(cache, G, room=3), one["input_ids"].shape[1]
     rooms = [layer.rooms[0].data_ptr() for layer in wide.layers]

@@ -153,7 +153,7 @@ def twin_processor(
     third = family in ("qwen3_vl", "qwen3_5") # both have the processor of Qwen3-VL
     patch, budget = (16, 128) if third else (14, 112)
     images = t.Qwen2VLImageProcessor(patch_size=patch, size={"shortest_edge": (4 * patch) ** 2, "longest_edge": budget**2})
-    cls = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor, qwen3_vl=t.Qwen3VLProcessor, qwen3_5=t.Qwen3VLProcessor)[family]
+    cls = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor).get(family, t.Qwen3VLProcessor)
     video = t.Qwen3VLVideoProcessor if third else t.Qwen2VLVideoProcessor
     return cls(images, tokenizer, video(patch_size=patch), chat_template=chat_template)
 

@@ -1,11 +1,11 @@
-"""A prompt that is read once into a cache which keeps the graph; widened, a group's answers go on from it.
+"""A prompt is read once, into a cache that keeps the graph; widened, a group's answers go on from it.
 
-Nothing here knows how a layer works. The prompt goes through the model's own forward, and what its layers put
-into their cache stays there with its history for the way back. A second cache hands that out to every answer of
-the group, and the answers go through the model's own forward too. So it serves what chapter 07's attention in
-two parts cannot: layers that look back through a window (Gemma 3), and layers without attention, which keep one
-matrix however long the text is (Qwen3.5). Each layer's keys and values are copied for every answer, which costs
-memory; chapter 07 says how much. Read in transformers 5.17. Written by hand."""
+Nothing here knows how a layer works. The prompt goes through the model's own forward, and what its layers
+put into their cache stays there with its history for the way back. A second cache hands that out to every
+answer of the group, and the answers go through the model's own forward too. So it serves what chapter 07's
+attention in two parts cannot: layers that look back through a window (Gemma 3), and layers without
+attention, which keep one matrix however long the text is (Qwen3.5). Read in transformers 5.17. Written by
+hand."""
 from contextlib import contextmanager
 from functools import partial
 
@@ -21,7 +21,7 @@ except ImportError as error:  # transformers has moved them: everything goes the
     cannot_cache = f"transformers has moved what it leans on ({error})"
     Cache = DynamicLayer = LinearAttentionLayer = object
 
-__all__ = ["cannot_cache", "families_by_cache", "goes_by_cache", "prompt_cache", "widened", "read_prompt",
+__all__ = ["cannot_cache", "families_by_cache", "goes_by_cache", "empty_cache", "widened", "read_prompt",
            "answer_rows", "cache_under_checkpointing"]
 
 # Families whose language model is more than causal attention over all that came before.
@@ -40,8 +40,8 @@ def goes_by_cache(
 class _PromptKeys(DynamicLayer):
     """Keys and values of a prompt, as its forward made them.
 
-    The layer never says that it holds something. With gradient checkpointing the prompt's forward runs again on
-    the way back, and must then find what it found the first time: nothing before it."""
+    The layer never says that it holds something. With gradient checkpointing the prompt's forward runs again
+    on the way back, and must then find what it found the first time: nothing before it."""
     keys = None
     values = None
 
@@ -77,7 +77,7 @@ class _PromptStates(LinearAttentionLayer):
         return recurrent_states
 
 
-def prompt_cache(
+def empty_cache(
     config,  # of the model
 ):  # a transformers Cache
     "An empty cache for one prompt a group; NotImplementedError where a layer keeps what is not known here"
@@ -89,7 +89,8 @@ def prompt_cache(
         elif type(layer) is LinearAttentionLayer:
             layers.append(_PromptStates(layer.number_of_states))
         else:
-            raise NotImplementedError(f"layer {number} keeps a {type(layer).__name__}, which cannot be widened yet")
+            kept = type(layer).__name__
+            raise NotImplementedError(f"layer {number} keeps a {kept}, which cannot be widened yet")
     return Cache(layers=layers)
 
 
@@ -166,7 +167,7 @@ def _repeated(states, G):
 
 
 def widened(
-    cache,  # from `prompt_cache`, after its prompts were read
+    cache,  # from `empty_cache`, after its prompts were read
     G: int,  # answers to each prompt
     room: int = 0,  # answers are sampled, of at most so many tokens; 0: they are read, all tokens at once
 ):  # a transformers Cache of B·G rows
@@ -189,7 +190,7 @@ def read_prompt(
     fields: dict,  # what belongs to the pictures; kinds of tokens [B, n] among it
 ) -> tuple:  # hidden states [B, n, hidden], the cache
     "Prompts, each read once"
-    given = fields | {cache_name: prompt_cache(backbone.config)}
+    given = fields | {cache_name: empty_cache(backbone.config)}
     with cache_under_checkpointing(backbone):
         out = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **given)
     return out.last_hidden_state, given[cache_name]
@@ -200,7 +201,9 @@ def answer_rows(
     completion_ids: torch.Tensor,  # [B·G, C], padded on the right
     completion_mask: torch.Tensor,  # [B·G, C]
 ) -> tuple:  # ids and labels [B·G, C + 1]
-    "What is read behind the cache: the prompt's last token, which predicts the first of every answer, and the answer"
+    """What is read behind the cache: the prompt's last token, and the answer.
+
+    The prompt's last token predicts the first of every answer, so it stands in front of each."""
     last = prompt_ids[:, -1:]
     said = completion_ids.masked_fill(completion_mask == 0, -100)
     return torch.cat([last, completion_ids], 1), torch.cat([torch.full_like(last, -100), said], 1)
@@ -211,8 +214,8 @@ def cache_under_checkpointing(
     backbone,  # the inner model
 ):
     "Within the block, layers under gradient checkpointing get their cache, and are computed again with it"
-    # transformers 5.17 takes the cache away in GradientCheckpointingLayer.__call__, since its own caches grow at
-    # every run. Ours do not, so the same layers are checkpointed from here while transformers' switch is off.
+    # transformers 5.17 takes the cache away in GradientCheckpointingLayer.__call__, since its own caches grow
+    # at every run. Ours do not, so the same layers are checkpointed from here while transformers' switch is off.
     layers = []
     if backbone.training:
         for layer in backbone.language_model.modules():
@@ -232,6 +235,6 @@ def cache_under_checkpointing(
 
 
 def _is_decoder_layer(layer):
-    "Whether checkpointing is about this layer, or about a model that holds such layers and only asks whether it is on"
+    "Whether this is what checkpointing computes again, and not a model that only knows whether it is on"
     from transformers.modeling_layers import GradientCheckpointingLayer
     return isinstance(layer, GradientCheckpointingLayer)

@@ -32,7 +32,7 @@ except ImportError as error: # it has moved what sharing leans on (read in 5.17 
     cannot_share, DynamicLayer = f"transformers has moved what it leans on ({error})", object
 
 from .core import warn_loudly
-from .prompt_cache import answer_rows, cannot_cache, families_by_cache, goes_by_cache, prompt_cache
+from .prompt_cache import answer_rows, cannot_cache, empty_cache, families_by_cache, goes_by_cache
 from .prompt_cache import cache_under_checkpointing, read_prompt, widened
 
 # %% ../nbs/07_shared_prompt.ipynb #c009
@@ -322,7 +322,7 @@ def sample_groups(
     by_cache = goes_by_cache(_bare(model))
     with _folded(model):
         fields = fields | dict(position_ids=_rows(positions), use_cache=True, logits_to_keep=1)
-        if by_cache: fields[cache_name] = prompt_cache(_bare(model).config)
+        if by_cache: fields[cache_name] = empty_cache(_bare(model).config)
         out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **fields)
         logits = out.logits[:, -1].repeat_interleave(G, 0)
         if by_cache: own, seen = widened(fields[cache_name], G, config.max_new_tokens), prompt_mask.repeat_interleave(G, 0)
@@ -685,12 +685,14 @@ class _PicturesOnce:
         return {k: v.repeat_interleave(self._trainer._group_size(), 0) if k in _of_tokens else v for k, v in fields.items()}
 
 class _FlatPictures:
-    "Stands in for the processor: pictures of all rows in one list"
+    "Stands in for the processor: pictures of all rows in one list, or a list for each row where Gemma's processor wants that"
     # TRL 1.16 hands over a list for each row, and None where a row has no picture, which transformers refuses
     def __init__(self, processor, trainer): self._processor = processor
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, images=None, **kwargs):
         if images is None: return self._processor(*args, **kwargs)
+        if hasattr(self._processor, "boi_token"):
+            return self._processor(*args, images=[list(row or ()) for row in images], **kwargs)
         return self._processor(*args, images=[picture for row in images for picture in row or ()], **kwargs)
 
 @contextmanager
