@@ -215,7 +215,7 @@ def cache_under_checkpointing(
 ):
     "Within the block, layers under gradient checkpointing get their cache, and are computed again with it"
     # transformers 5.17 takes the cache away in GradientCheckpointingLayer.__call__, since its own caches grow
-    # at every run. Ours do not, so the same layers are checkpointed from here while transformers' switch is off.
+    # at every run. Ours do not: the same layers are checkpointed from here while transformers' switch is off.
     layers = []
     if backbone.training:
         for layer in backbone.language_model.modules():
