@@ -30,10 +30,10 @@ def classes():
     from trl import GRPOTrainer
     from transformers import Trainer
     from uvicorn.protocols.http.h11_impl import H11Protocol
-    from vlrlbook import grpo, shared_prompt, training, vllm_sampling
+    from vlrlbook import refill, shared_prompt, training, vllm_sampling
     from vlrlbook.service import server
     # Mixins have no base of their own: each class of these rooms is looked at as if it stood before the trainer.
-    for room, trainer in ((grpo, GRPOTrainer), (shared_prompt, GRPOTrainer), (vllm_sampling, GRPOTrainer), (training, Trainer)):
+    for room, trainer in ((refill, GRPOTrainer), (shared_prompt, GRPOTrainer), (vllm_sampling, GRPOTrainer), (training, Trainer)):
         yield from ((own, trainer) for own in vars(room).values() if inspect.isclass(own) and own.__module__ == room.__name__)
     yield server.patient(1), H11Protocol # made within a function
     for module in modules():
