@@ -28,9 +28,9 @@ from .models import add_lora, load_vlm, save_model, save_processor, tiny_twin, t
 from .shared_prompt import SharedPrompt, join_rows, share_prompts, sharing_state, split_rows, take_rows
 from .report import curve_words, write_report
 from .rewards import advantages, check_reward, for_trl, is_right, load_reward
-from .run_records import Completions, HeldOutReward, told_together
+from .run_records import Completions, HeldOutReward, judges_of, told_together
 from .settings import GRPOSettings, SettingsError, by_task, largest_batch, load_settings, named_options, nearest
-from .settings import presets
+from .settings import presets, reward_without_paths
 from .settings import read_settings, save_settings, service_settings, whole_groups
 from .vllm_sampling import PicturesForVLLM
 from .training import CommittedCheckpoints, Interrupted, RunLogCallback, StopWhenAsked, find_checkpoint, resume_log
@@ -548,7 +548,8 @@ def prediction_rows(
     samples: list, # of `Sample`
     before: dict, # from `predict`
     after: dict, # from `predict`
-) -> list: # row, question, answer, picture, and a list of texts for before and after, greedy and sampled
+    paid: dict = None, # column → what a trained reward paid for each sample's answers; None: not kept
+) -> list: # row, question, answer, picture, and a list of texts for before and after, greedy and sampled; `paid` where it is kept
     "A row per held-out picture: question, truth, and its answers before and after"
     columns = {}
     for when, answers in (("before", before), ("after", after)):
@@ -560,6 +561,7 @@ def prediction_rows(
         known = dict(row=sample.row, question=sample.question, answer=sample.answer,
                      picture=" ".join(map(picture_key, sample.images)))
         rows.append(known | {column: texts[i] for column, texts in columns.items()})
+        if paid: rows[-1]["paid"] = {column: round(of_samples[i], 4) for column, of_samples in paid.items()}
     return rows
 
 def results_of(
@@ -569,15 +571,19 @@ def results_of(
     after: dict, # from `predict`
     reward, # (completion, answer) → parts, or a batched one
     lines: dict = None, # from `marking.baselines`
-) -> dict: # verdict, settings, before, after, gain, baselines
-    "What results.json holds of the comparison, the verdict first"
-    rows = prediction_rows(samples, before, after)
+) -> tuple: # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
+    "What results.json holds of the comparison, the verdict first, and the answers that it is about"
     early = {how: marks(samples, texts, reward) for how, texts in before.items()}
     late = {how: marks(samples, texts, reward) for how, texts in after.items()}
+    paid = None
+    if getattr(reward, "batched", False): # it looks at pictures, so nobody could compute its pay from the texts again
+        paid = {f"{when}_{how}": m["reward"] for when, found in (("before", early), ("after", late)) for how, m in found.items()}
+    rows = prediction_rows(samples, before, after, paid)
     pictures = pictures_of(rows)
-    return dict(verdict=verdict_of(rows, settings.task, reward), settings=asdict(settings),
-                before={how: summary(m) for how, m in early.items()}, after={how: summary(m) for how, m in late.items()},
-                gain={how: gain(early[how], late[how], pictures) for how in early}, baselines=lines or {})
+    results = dict(verdict=verdict_of(rows, settings.task, reward), settings=asdict(settings),
+                   before={how: summary(m) for how, m in early.items()}, after={how: summary(m) for how, m in late.items()},
+                   gain={how: gain(early[how], late[how], pictures) for how in early}, baselines=lines or {})
+    return results, rows
 
 def announce(
     found: dict, # from `verdict.verdict_of`
@@ -617,13 +623,15 @@ def model_card(
     results: dict, # what results.json holds
 ) -> str: # Markdown with the hub's front matter
     "What a result was made from, how, and what it reached"
-    s, private = settings, ("data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id")
+    s = replace(settings, reward=reward_without_paths(settings.reward)) # a card is for others
+    private = ("data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id")
     shown = lambda v: round(v) if isinstance(v, float) else v # seconds
     facts = {k: shown(results[k]) for k in ("device", "commit", "seconds") if k in results} | results.get("versions", {})
     title = f"# {s.task}: {Path(s.model).name} after GRPO"
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", "", title, "",
              f"- data: {Path(s.data).name if s.data else 'drawn pictures'}", f"- reward: `{s.reward}`",
+             *(f"- {judge['kind']} that paid: {judge['name']}, fingerprint {judge['fingerprint']}" for judge in results.get("judges", [])),
              *(f"- {k}: {v}" for k, v in facts.items()), "",
              "| setting | value |", "| --- | --- |", *(f"| {k} | `{v}` |" for k, v in asdict(s).items() if k not in private), ""]
     if "gain" in results: lines += _gains(results)
@@ -657,6 +665,8 @@ def finish(
     "The seven files, results.json, the model card and the report into `output_dir`; pushed when `hub_model_id` says where"
     save_run(trainer, processor, settings)
     if not trainer.is_world_process_zero(): return
+    judges = judges_of(settings.reward)
+    if judges: results["judges"] = judges
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "README.md", model_card(settings, results))
     write_report(settings.output_dir)
@@ -680,12 +690,9 @@ def push(
 # %% ../nbs/05_grpo.ipynb #n873ef64
 def save_predictions(
     path: str | Path, # a .jsonl file
-    samples: list, # of `Sample`
-    before: dict, # from `predict`
-    after: dict, # from `predict`
+    rows: list, # from `prediction_rows`
 ):
-    "`prediction_rows`, a line each"
-    rows = prediction_rows(samples, before, after)
+    "Answers before and after training, a line each"
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 # %% ../nbs/05_grpo.ipynb #nb71eaf4
@@ -720,11 +727,11 @@ def run(
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)
         rows = [dict(question=q, answer=a) for q, a in zip(train["question"], train["answer"])]
-        results = results_of(settings, samples, before, after, reward, baselines(rows, settings.task, reward))
+        results, answered = results_of(settings, samples, before, after, reward, baselines(rows, settings.task, reward))
         if first:
             same.keep_flips(before, after)
             same.keep("last", trainer.state.global_step, same.of_all(after))
-            save_predictions(output / "predictions.jsonl", samples, before, after)
+            save_predictions(output / "predictions.jsonl", answered)
     else:
         why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it" if measure else "nobody asked for it"
         results = dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))

@@ -2,6 +2,7 @@
 policy earns on pictures that it does not train on.
 
 Written by hand, not exported from a notebook."""
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,10 +11,50 @@ from transformers import TrainerCallback
 
 from .answers import generate_answers
 from .core import RunLog
-from .folders import write_whole
+from .folders import manifest_name, write_whole
 from .rewards import load_reward, on_batch
+from .settings import trained_rewards
 
-__all__ = ["Completions", "HeldOutReward", "told_together"]
+__all__ = ["Completions", "HeldOutReward", "judges_of", "told_together"]
+
+
+def judges_of(
+    reward: str,  # the setting
+) -> list:  # a dict for each trained model in it; empty where a rule alone pays
+    "Which trained models paid for a run: enough to tell one from another, and how good each was said to be"
+    return [_judge(chapter, Path(folder)) for chapter, folder in trained_rewards(reward)]
+
+
+def _judge(chapter, folder):
+    "What is known of a trained model from the files beside it; nothing is loaded"
+    # A run of chapter 03 keeps its model in a folder of that name, which tells nobody apart.
+    run = folder.resolve().parent if folder.name == "model" else folder.resolve()
+    known = dict(kind=chapter, name=run.name, fingerprint=_fingerprint(folder))
+    about = _object_in(folder / "reward_model.json")
+    if about.get("base"):
+        known["base"] = Path(about["base"]).name
+    results = _object_in(run / "results.json")
+    for name in ("pair_accuracy", "accuracy", "macro_f1", "ci95", "n", "commit"):
+        if name in results:
+            known[name] = results[name]
+    return known
+
+
+def _fingerprint(folder):
+    "16 characters that change with any byte of a committed folder; None where it has no manifest"
+    try:
+        return hashlib.sha256((folder / manifest_name).read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        return None
+
+
+def _object_in(path):
+    "A JSON object; an empty one where there is no such file, or something else in it"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def told_together(
