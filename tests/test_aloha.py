@@ -301,7 +301,8 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, drawn, choice):
 
 
 @pytest.mark.parametrize("other, told", [(dict(lr=1e-6), "lr = 0.001 then, 1e-06 now"), (dict(class_weights=True), "class_weights = False"),
-                                         (dict(test_share=0.3), "frames_to_learn = .*test_share"), (dict(num_classes=7), "bins = 5 then, 7")])
+                                         (dict(test_share=0.3), "frames_to_learn = .*test_share"),
+                                         (dict(num_classes=7), "bins = 5 then, 7")])
 def test_a_run_goes_on_as_it_began_or_not_at_all(short_run, tmp_path, other, told):
     folder = tmp_path / "run"
     shutil.copytree(short_run.settings.output_dir, folder)
@@ -315,7 +316,8 @@ def test_a_run_that_goes_on_may_be_longer_and_lie_elsewhere(short_run, tmp_path)
     folder = tmp_path / "run"
     shutil.copytree(short_run.settings.output_dir, folder)
     shutil.copytree(short_run.settings.data, tmp_path / "moved")
-    given = dict(asdict(short_run.settings), output_dir=str(folder), ckpt_dir=None, resume="true", data=str(tmp_path / "moved"), max_steps=5)
+    given = dict(asdict(short_run.settings), output_dir=str(folder), ckpt_dir=None, resume="true", data=str(tmp_path / "moved"))
+    given["max_steps"] = 5
     assert train_classifier(read_settings(AlohaSettings, given)).results["steps"] == 5
 
 

@@ -303,8 +303,8 @@ def test_gaming_is_told_with_both_numbers_and_only_where_somebody_paid():
     assert not any(q["name"] == "paid_for_right" for q in verdict_of(rows)["questions"])
     found = verdict_of(judged(rows, 0.5, 0.7))
     asked = next(q for q in found["questions"] if q["name"] == "paid_for_right")
-    assert asked["answer"] == "no" and re.match(r"Gamed: the trained reward pays more than before \(\+0\.\d{3} .*, and yet right answers went from",
-                                                found["sentence"])
+    told = r"Gamed: the trained reward pays more than before \(\+0\.\d{3} .*, and yet right answers went from"
+    assert asked["answer"] == "no" and re.match(told, found["sentence"])
     equal = next(q for q in verdict_of(judged(rows, 0.5, 0.5))["questions"] if q["name"] == "paid_for_right")
     assert equal["answer"] == "cannot tell", "no more pay, so there is nothing to be gamed"
     # another program's column of that name is not ours

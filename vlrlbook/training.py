@@ -204,8 +204,8 @@ def same_run(
     if others:
         told = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(others))
         raise SettingsError(
-            f"resume: a run goes on as it began, and this one began otherwise: {told}. Give what was given then, "
-            f"or begin anew in another output_dir ({weights_by})")
+            f"resume: a run goes on as it began, and this one began otherwise: {told}. Give what was given "
+            f"then, or begin anew in another output_dir ({weights_by})")
 
 
 def resume_log(

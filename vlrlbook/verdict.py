@@ -278,7 +278,8 @@ def _all_questions(rows, task, facts, found, pays_text):
         asked.append(("beats_blind_reward", question, is_more, because))
     asked += [(q["name"], q["question"], q["answer"], q["because"]) for q in found]
     order = ("different_answers", "enough_pictures", "beats_one_answer", "beats_blind_reward",
-             "paid_for_right", "greedy_rose", "sampled_rose", "as_meant", "more_than_luck", "no_group_paid", "needs_picture", "learned_to_see")
+             "paid_for_right", "greedy_rose", "sampled_rose", "as_meant", "more_than_luck", "no_group_paid",
+             "needs_picture", "learned_to_see")
     # A question whose column is missing is left out: controls are asked by chapter 06 only.
     asked = [row for row in asked if row[2] != "not measured"]
     asked.sort(key=lambda row: order.index(row[0]))

@@ -71,8 +71,8 @@ class Entry:
             return None
         headers = {"www-authenticate": "Bearer"}  # the standard wants it with every 401
         # Whoever copies an example that was written for a server without a token meets this first.
-        told = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the server's data "
-                "directory, and a server started with --no-token asks this machine for none")
+        told = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the server's "
+                "data directory, and a server started with --no-token asks this machine for none")
         return Problem("door.token", told, headers)
 
     def _comes_from_elsewhere(self, headers, host):
