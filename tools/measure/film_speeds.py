@@ -8,16 +8,21 @@ otherwise: each script at least once), and read in the three ways of `frames`. N
 draws by MUJOCO_GL=egl or osmesa. Takes a few minutes. Writes nbs/logs/04_film_speeds.csv."""
 import importlib.metadata
 import os
+import sys
 import tempfile
 import time
 
 from measure.common import made_by, write_log
+
+fewest = 9  # films: three batches of 32 frames are read, and a film has thirteen or more
 
 
 def main(
     films: str = "18",  # to make, of each storage
 ):
     "A row a storage"
+    if int(films) < fewest:
+        sys.exit(f"FILMS = {films}: expected at least {fewest}, whose frames are enough to be read in batches")
     rows = [row(int(films), videos) for videos in (False, True)]
     write_log("04_film_speeds.csv", rows)
 
