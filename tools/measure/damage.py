@@ -65,6 +65,8 @@ def row_of(
         root = Path(folder)
         # A generator: the data directory is built when the first case is asked for, and known then.
         cases = list(damage.table(root, partial(_of_thing, root / "whole", name)))
+    if not cases:
+        raise ValueError(f"{name}: this data directory holds no such thing")
     wrong = [f"{way}: {told}" for _, way, _, told in cases if told]
     return dict(
         thing=name,
