@@ -24,6 +24,8 @@ from .core import quiet_libraries, run_facts, set_seed, thumbnail, write_json, w
 from .data import drawn_questions, encode, picture_key, preflight, read_task_rows, split_by_picture
 from .data import synthetic_counting, to_dataset, to_samples, with_good_truths
 from .marking import baselines, pictures_of
+from .pointing import drawn_for, in_scale_of, with_boxes_drawn
+from .readers.boxes import answer_form
 from .models import add_lora, load_vlm, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .shared_prompt import SharedPrompt, join_rows, share_prompts, sharing_state, split_rows, take_rows
 from .report import curve_words, write_report
@@ -235,11 +237,11 @@ def warm_start(
     family: str = "qwen2_5_vl", # whose twin
     steps: int = 280, # supervised steps of 32 pictures
     seed: int = 0, # of weights and pictures
-    task: str = "counting", # counting or vqa
+    task: str = "counting", # counting, vqa or pointing
 ) -> str: # directory of a checkpoint
     "A twin that has been taught the form of an answer and a little seeing; made once, then found in the cache"
     processor = tiny_twin(family)[1]
-    shown = [(s.question, said, *map(picture_key, s.images)) for s, said in zip(*lessons(task, 8, seed + 1))]
+    shown = [(s.question, said, *map(picture_key, s.images)) for s, said in zip(*lessons(task, 8, seed + 1, family))]
     recipe = [steps, seed, shown, twin_config(family, processor.tokenizer).to_json_string(), processor.tokenizer.backend_tokenizer.to_str()]
     path = cache_dir() / f"warm-{family}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
     if path.exists(): print("warm start: from the cache")
@@ -253,14 +255,18 @@ def warm_start(
 
 # %% ../nbs/05_grpo.ipynb #na16484b
 def lessons(
-    task: str, # counting or vqa
+    task: str, # counting, vqa or pointing
     n: int, # samples
     seed: int, # of the pictures
+    family: str = "qwen2_5_vl", # whose twin, for the scale in which it writes boxes
 ) -> tuple: # samples, what a good model would say to each
     "What the warm start of a task is taught"
     if task == "counting":
         samples = synthetic_counting(n, seed=seed, weights=warm_weights)
         return samples, [s.answer for s in samples]
+    if task == "pointing":
+        samples = drawn_for(f"tiny-{family}")(n, seed)
+        return samples, [answer_form(s.answer) for s in samples]
     samples = drawn_questions(n, seed)
     return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]
 
@@ -269,7 +275,7 @@ def supervised(
     family: str, # whose twin
     steps: int, # of 32 pictures each
     seed: int, # of weights and pictures
-    task: str = "counting", # counting or vqa
+    task: str = "counting", # counting, vqa or pointing
     **config, # see `models.twin_config`
 ): # model, loss per step
     "Teach an untrained twin to answer: AdamW, 30 steps of warm-up, linear decay over the second half"
@@ -277,7 +283,7 @@ def supervised(
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1, (s + 1) / 30) * min(1, (steps - s) / (steps / 2)))
-    samples, said = lessons(task, 32 * steps, seed + 1)
+    samples, said = lessons(task, 32 * steps, seed + 1, family)
     losses = []
     for step in progress_bar(range(steps), desc="warm start"):
         chosen = slice(32 * step, 32 * step + 32)
@@ -336,7 +342,7 @@ def load_data(
     reward = load_reward(settings.reward) # first of all: a name that is wrong should cost no second
     report = None
     if settings.data is None:
-        draw = synthetic_counting if settings.task == "counting" else drawn_questions
+        draw = _drawing(settings)
         n = settings.max_steps * settings.prompts_per_step if settings.max_steps > 0 else 2000
         held_out = draw(settings.eval_samples, seed=held_out_seed)
         frozen = draw(settings.eval_samples, seed=frozen_seed) # chapter 06 will ask about these
@@ -346,6 +352,7 @@ def load_data(
     else:
         s = settings
         dataset, report = read_task_rows(s.data, s.task, s.image_dir, s.keys, s.skip_bad_rows)
+        if s.task == "pointing": dataset = in_scale_of(dataset, s.model, s.max_image_size)
         _check_reward(reward, settings.reward, dataset["answer"][0])
         dataset = with_good_truths(dataset, reward, settings.skip_bad_rows, report)
         train, held = split_by_picture(dataset, seed=settings.seed)
@@ -354,6 +361,11 @@ def load_data(
         few = f"{len(train)} training rows are fewer than the {settings.prompts_per_step} prompts of a step"
         raise SettingsError(f"{few}: {_batch_that_fits(settings, len(train))}")
     return train, held, report
+
+def _drawing(settings):
+    "What draws the pictures of a task: (n, seed) → samples"
+    if settings.task == "pointing": return drawn_for(settings.model, settings.max_image_size)
+    return synthetic_counting if settings.task == "counting" else drawn_questions
 
 def _batch_that_fits(settings, rows):
     "What to do about a step that wants more prompts than there are rows"
@@ -465,7 +477,7 @@ class Recorder:
 
     def _group(self, texts, parts, sample, title):
         scaled = advantages([p["overall"] for p in parts])
-        return RolloutGroup(sample, [Rollout(*row) for row in zip(texts, parts, scaled)], title=title)
+        return RolloutGroup(with_boxes_drawn(sample, texts), [Rollout(*row) for row in zip(texts, parts, scaled)], title=title)
 
     def _shown(self, group):
         "A group with its first picture as a data URL"
