@@ -340,7 +340,7 @@ def test_a_run_is_judged_by_mean_iou():
 def test_marks_of_boxes():
     rows = predictions(8)
     scored = score_rows(rows, "pointing")["after_greedy"]
-    assert {"iou", "exact", "inside", "count", "readable", "wrong_scale", "reward"} == set(scored) and (scored["iou"] == scored["reward"]).all()
+    assert {"iou", "exact", "inside", "count", "readable", "off_scale", "reward"} == set(scored) and (scored["iou"] == scored["reward"]).all()
     samples = synthetic_pointing(8, 9)
     early, late = (marks(samples, [row[f"{when}_greedy"] for row in rows], load_reward("pointing")) for when in ("before", "after"))
     assert summary(late)["mean_iou"] == pytest.approx(float(np.mean(scored["iou"])))

@@ -43,7 +43,7 @@ _all_ = ["hows", "columns", "guess_task", "main_mark", "score_rows", "pictures_o
 # %% ../nbs/06_evaluation.ipynb #c007
 # (counting, vqa, pointing)
 presets = {
-    "tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24, 18), max_image_size=112),
+    "tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24, 18), max_image_size=(112, 112, 56)),
     "gpu": dict(eval_samples=2000, eval_batch_size=16, temperature=0.2, max_completion_length=(64, 512, 128), max_image_size=512)}
 
 # %% ../nbs/06_evaluation.ipynb #n286d02e

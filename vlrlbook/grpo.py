@@ -265,7 +265,8 @@ def lessons(
         samples = synthetic_counting(n, seed=seed, weights=warm_weights)
         return samples, [s.answer for s in samples]
     if task == "pointing":
-        samples = drawn_for(f"tiny-{family}")(n, seed)
+        side = by_task["pointing"]["tiny"]["max_image_size"]
+        samples = drawn_for(f"tiny-{family}", side)(n, seed)
         return samples, [answer_form(s.answer) for s in samples]
     samples = drawn_questions(n, seed)
     return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]

@@ -84,16 +84,16 @@ def pointing_marks(
     text: str,  # what the model wrote
     answer: str,  # the truth, boxes
     reward=box_reward,  # (completion, answer) → parts
-) -> dict:  # iou, exact, inside, count, readable, wrong_scale, reward; each 0 to 1
+) -> dict:  # iou, exact, inside, count, readable, off_scale, reward; each 0 to 1
     "The marks of one answer to where something is; `exact` asks for an IoU of 0.5, `inside` for the middle"
     parts = box_reward(text, answer)
     return dict(
-        iou=parts["iou"],
+        iou=parts["overall"],
         exact=float(is_right(text, answer, "pointing")),
         inside=point_reward(text, answer)["inside"],
         count=parts["count"],
         readable=parts["readable"],
-        wrong_scale=parts["wrong_scale"],
+        off_scale=parts["off_scale"],
         reward=float(reward(text, answer)["overall"]),
     )
 
@@ -268,7 +268,7 @@ def grade(
     task: str = "counting",  # counting, vqa or pointing
 ) -> float:  # 0 to 1
     "The task's main mark of one answer, `main_mark`: right or wrong, of boxes their IoU"
-    return box_reward(text, answer)["iou"] if task == "pointing" else float(is_right(text, answer, task))
+    return box_reward(text, answer)["overall"] if task == "pointing" else float(is_right(text, answer, task))
 
 
 def said_as(

@@ -1,4 +1,4 @@
-"""Task `pointing`: where is it? Drawn pictures, boxes that others wrote, the scale of a model, boxes on pictures.
+"""Task `pointing`: drawn pictures, boxes that others wrote, the scale of a model, boxes on pictures.
 
 What a box is stands in `geometry`, how one is read in a text in `readers/boxes`, what it earns in chapter 02.
 Page 10 tells all of it. Written by hand."""
@@ -17,7 +17,6 @@ from .core import Sample
 from .data import disc_colours
 from .folders import write_whole
 from .geometry import box_fault, centre, matched, of_corner_and_size, rescaled, scale_of_family, unit_of
-from .models import limit_pixels, model_type, twin_processor
 from .readers.boxes import box_truth, read_box_truth, read_boxes
 from .rows.columns import is_nothing
 from .rows.files import read_rows
@@ -32,7 +31,8 @@ __all__ = ["synthetic_pointing", "drawn_for", "model_scale", "shown_size", "scal
 
 # Drawn pictures
 
-disc_radius = (12, 24)  # pixels: one to two image tokens of a tiny twin across
+disc_radius = (12 / 112, 24 / 112)  # of the picture's side, from the smallest to the largest disc
+full_side = 112  # pixels of a drawn picture's side where nothing smaller is asked for
 gap = 2  # pixels between two discs
 
 
@@ -40,7 +40,7 @@ def synthetic_pointing(
     n: int,  # samples
     seed: int = 0,  # same seed, same pictures
     most: int = 1,  # discs in a picture, at most; each number from 1 on is as frequent
-    side: int = 112,  # pixels of a picture's side
+    side: int = full_side,  # pixels of a picture's side; discs grow with it
 ) -> list:  # of `Sample`, their truths in pixels
     "Pictures of discs with the question where they are"
     rng, samples = random.Random(seed), []
@@ -58,8 +58,9 @@ def _drawn(count, rng, side):
     "A picture of discs that do not touch, and their boxes from left to right"
     image = Image.new("RGB", (side, side), "white")
     draw, discs = ImageDraw.Draw(image), []
+    smallest_and_largest = [round(side * share) for share in disc_radius]
     while len(discs) < count:
-        r = rng.randint(*disc_radius)
+        r = rng.randint(*smallest_and_largest)
         first, last = r + 1, side - r - 2
         x, y = rng.randint(first, last), rng.randint(first, last)
         if not _is_free(x, y, r, discs):
@@ -87,10 +88,12 @@ def drawn_for(
 ):  # (n, seed) → list of `Sample`
     "`synthetic_pointing` with truths in a model's own scale"
     processor, scale = model_scale(model, max_image_size)
+    # drawn as small as they are shown: nothing is lost by resizing
+    side = min(full_side, max_image_size or full_side)
 
     def draw(n, seed):
         samples = []
-        for sample in synthetic_pointing(n, seed):
+        for sample in synthetic_pointing(n, seed, side=side):
             size = sample.images[0].size
             truth = scaled_truth(sample.answer, size, processor, scale, sample.row)
             samples.append(replace(sample, answer=truth))
@@ -106,6 +109,8 @@ def model_scale(
     max_image_size: int = None,  # pixels squared that a picture may have; None: as the model's processor says
 ) -> tuple:  # its processor, and pixels, thousandths or fractions
     "How a model's family writes a coordinate, and the processor that decides in which size it sees a picture"
+    # here, since whoever looks through a file of boxes needs no torch
+    from .models import limit_pixels, model_type, twin_processor
     if model.startswith("tiny-"):
         family = model.removeprefix("tiny-")
         processor = twin_processor(family)
@@ -496,10 +501,19 @@ def _draw_answer(draw, text, number, colour, truths, unit, size):
         draw.rectangle(box, outline=colour, width=2)
         truth, iou = partners.get(place, (box, 0.0))
         draw.line([centre(box), centre(truth)], fill=colour, width=1)
-        draw.text((box[0] + 3, box[1] + 2), f"{number}: {iou:.2f}", fill=colour, font=font)
+        _label(draw, box, number, f"{number}: {iou:.2f}", colour, font)
     for point in said.points:
         x, y = rescaled(point, unit, size)
         draw.ellipse([x - 4, y - 4, x + 4, y + 4], outline=colour, width=2)
+
+
+def _label(draw, box, number, text, colour, font):
+    "Number and IoU on white in a corner of the box: each answer has a corner of its own, so that four can be read"
+    width, height = font.getlength(text) + 4, 15
+    right, low = (number - 1) // 2 % 2, (number - 1) % 2
+    left, top = (box[2] - width if right else box[0]), (box[3] - height if low else box[1])
+    draw.rectangle([left, top, left + width, top + height], fill="white", outline=colour)
+    draw.text((left + 2, top + 1), text, fill=colour, font=font)
 
 
 def with_boxes_drawn(

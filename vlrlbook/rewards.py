@@ -403,7 +403,7 @@ def verbatim_reward(
 def box_reward(
     completion: str, # what the model wrote
     answer: str, # the truth, such as "[12, 40, 31, 59] in pixels of 112 x 112", or several of them
-) -> dict: # overall, iou, found, count, readable, swapped, wrong_scale; each 0 to 1
+) -> dict: # overall (the IoU), found, count, readable, swapped, off_scale; each 0 to 1
     "IoU of the answer's boxes with the true ones, paired one to one; a box too many or too few earns nothing"
     said = read_boxes(completion)
     each = [_box_parts(said, read_box_truth(truth)) for truth in accepted_answers(answer)]
@@ -415,8 +415,8 @@ def _overall_of(parts):
 
 def _box_parts(said, truth):
     "The parts of an answer under one truth"
-    parts = dict(overall=0.0, iou=0.0, found=0.0, count=0.0, readable=float(bool(said.boxes)), swapped=0.0,
-                 wrong_scale=0.0)
+    parts = dict(overall=0.0, found=0.0, count=0.0, readable=float(bool(said.boxes)), swapped=0.0,
+                 off_scale=0.0)
     if not said.boxes or not truth.boxes:
         return parts
     pairs, longer = matched(said.boxes, truth.boxes), max(len(said.boxes), len(truth.boxes))
@@ -426,8 +426,8 @@ def _box_parts(said, truth):
     swapped = sum(box_fault(box) == "swapped corners" for box in said.boxes) / len(said.boxes)
     other = scale_that_fits(said.boxes, truth.boxes, truth.scale, truth.size) if truth.size else None
     same = float(len(said.boxes) == len(truth.boxes))
-    return parts | dict(overall=iou, iou=iou, found=found, count=same, swapped=swapped,
-                        wrong_scale=float(other is not None))
+    return parts | dict(overall=iou, found=found, count=same, swapped=swapped,
+                        off_scale=float(other is not None))
 
 # %% ../nbs/02_rewards.ipynb #n02box03
 def point_reward(
@@ -476,14 +476,14 @@ def explain_boxes(
     if not said.boxes:
         return said.fault or "points, where boxes were asked for"
     parts, notes = _box_parts(said, truth), []
-    if parts["wrong_scale"]:
+    if parts["off_scale"]:
         other = scale_that_fits(said.boxes, truth.boxes, truth.scale, truth.size)
         wanted = f"{truth.scale} of {truth.size[0]} x {truth.size[1]}"
         notes.append(f"right if it is read in {other}; {wanted} were asked for")
     if len(said.boxes) != len(truth.boxes):
         notes.append(f"{_boxes(len(said.boxes))} for {_boxes(len(truth.boxes))}")
     notes += sorted({fault for fault in map(box_fault, said.boxes) if fault})
-    return "; ".join([f"IoU {parts['iou']:.2f}", *notes])
+    return "; ".join([f"IoU {parts['overall']:.2f}", *notes])
 
 def _boxes(number):
     "A number of boxes in words"
