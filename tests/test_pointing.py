@@ -11,14 +11,15 @@ from vlrlbook.data import read_task_rows, to_dataset, to_samples, with_good_trut
 from vlrlbook.data_check import check_file
 from vlrlbook.easyr1.export import ask_reward_file, export_easyr1, export_verl, reward_file
 from vlrlbook.geometry import best_matching, matched, overlap, rescaled, scale_that_fits, unit_of
-from vlrlbook.grpo import Recorder, lessons
 from vlrlbook.marking import all_metrics, baselines, gain, guess_task, marks, score_rows, summary
 from vlrlbook.pointing import (convert_boxes, draw_boxes, drawn_for, in_scale_of, model_scale, scaled_truth, shown_size,
                                synthetic_pointing, with_boxes_drawn)
 from vlrlbook.readers.boxes import answer_form, box_truth, is_bare_boxes, read_box_truth, read_boxes
 from vlrlbook.rewards import (box_count_reward, box_format_reward, box_reward, box_table, check_reward, check_truth, explain_boxes,
                               known_rewards, load_reward, nasty, point_reward)
+from vlrlbook.run_records import Recorder
 from vlrlbook.verdict import verdict_of
+from vlrlbook.warm_twins import lessons
 
 ONE = "[20, 30, 60, 70] in pixels of 112 x 112"
 

@@ -25,7 +25,8 @@ from .rows.pictures import located, picture_list
 from .rows.values import as_list
 from .settings import nearest
 
-__all__ = ["synthetic_pointing", "drawn_for", "model_scale", "shown_size", "scaled_truth", "in_scale_of", "with_good_boxes",
+__all__ = ["synthetic_pointing", "drawn_for", "model_scale", "shown_size", "scaled_truth", "in_scale_of",
+           "with_good_boxes",
            "coco_rows", "refcoco_rows", "convert_boxes", "draw_boxes", "with_boxes_drawn"]
 
 
@@ -508,7 +509,7 @@ def _draw_answer(draw, text, number, colour, truths, unit, size):
 
 
 def _label(draw, box, number, text, colour, font):
-    "Number and IoU on white in a corner of the box: each answer has a corner of its own, so that four can be read"
+    "Number and IoU on white in a corner of the box; four answers have four corners, so that all can be read"
     width, height = font.getlength(text) + 4, 15
     right, low = (number - 1) // 2 % 2, (number - 1) % 2
     left, top = (box[2] - width if right else box[0]), (box[3] - height if low else box[1])

@@ -187,11 +187,20 @@ def named_options(
 
 
 def names_since(
-    before: frozenset, # names that were there before the parameters cell
+    before, # what was there before the parameters cell: `dict(globals())`, or its names alone as a frozenset
     names: dict, # `globals()` just after it
 ) -> dict: # name → value
-    "Every public name that the parameters cell, or papermill after it, has set"
-    return {k: v for k, v in names.items() if k not in before and not k.startswith("_") and k != "before"}
+    "Every public name that the parameters cell, or papermill after it, has set; with a dict also those set anew"
+    # A page that has lessons before its parameters has names of its own by then. A misspelled `-p mask 1` sets
+    # one of them anew: it must be refused like any other name that is no setting.
+    found = {}
+    for name, value in names.items():
+        if name.startswith("_") or name == "before":
+            continue
+        if name in before and (not isinstance(before, dict) or before[name] is value):
+            continue
+        found[name] = value
+    return found
 
 
 def settings_help(
