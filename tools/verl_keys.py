@@ -33,7 +33,8 @@ def kind(value):
 def keys():
     "Key → (type, default as JSON, where it was read)"
     found = {}
-    for name in ("legacy_reward_impl.yaml", "_generated_ppo_trainer.yaml"): # the second wins
+    # The last wins. The engine's own file names the group that hydra chooses by.
+    for name in ("legacy_reward_impl.yaml", "model_engine/dp.yaml", "_generated_ppo_trainer.yaml"):
         config = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
         for key, value in flat(config):
             if key != "defaults" and not key.startswith("hydra"): found[key] = (kind(value), json.dumps(value), name)
