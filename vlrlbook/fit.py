@@ -4,9 +4,16 @@ A training step is done with tensors that have shapes and no numbers (PyTorch's 
 transformers, PEFT and TRL, and what is held at once is counted. Few layers are done so, since one layer takes
 what the next one takes; the rest is multiplied. Written by hand, not exported from a notebook."""
 import copy
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import weakref
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -17,12 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .core import Sample, Table
-from .data import drawn_questions, encode, synthetic_counting
+from .data import drawn_questions, encode, synthetic_counting, to_dataset
+from .grpo import make_trainer
 from .models import add_lora, limit_pixels, twin_config, twin_processor
-from .settings import GRPOSettings, SettingsError, nearest, whole_groups
+from .settings import GRPOSettings, SettingsError, nearest, read_settings, whole_groups
 from .shared_prompt import SharedPrompt, cache_keyword, prompt_positions, replaced_methods, use_grouped_attention
 
-__all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "not_counted"]
+__all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "will_fit", "fit_tables",
+           "real_model", "real_steps", "measured_mb", "twin_run", "counted_mb", "not_counted"]
 
 GiB = 2**30
 cards = (16, 24, 48, 80, 141)  # GB of the cards that people rent
@@ -382,10 +391,10 @@ def _autocast(run):
 
 
 @contextmanager
-def _counting(run, small):
-    "A counter that knows the model, with the kernels of the run's device"
+def _counting(run, small, given=()):
+    "A counter that knows the model and what it is given, with the kernels of the run's device"
     counter = _Counter()
-    counter.know([*small.model.parameters(), *small.model.buffers()])
+    counter.know([*small.model.parameters(), *small.model.buffers(), *given])
     # TRL asks for a whole piece of the vocabulary where there are fewer words; the system gives memory for
     # what is written to, and no more.
     piece = min(_vocabulary_piece, run.config.get_text_config().vocab_size)
@@ -420,13 +429,14 @@ def _trained_step(run, small, rows, shared, mode):
         weight.grad = None
     labels = ids.clone()
     labels[:, :run.P] = -100
+    remembered = []
     if shared:
         use_grouped_attention(small.model)
         fields = {name: value[:len(value) // G] for name, value in fields.items()}
         fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :run.P]
         if not any(w.requires_grad for w in core.model.visual.parameters()):
-            _remember(core, fields)
-    with _counting(run, small) as counter:
+            remembered = _remember(core, fields)
+    with _counting(run, small, [*fields.values(), *remembered]) as counter:
         if shared:
             scorer = _Scorer(lambda: _autocast(run))
             logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
@@ -455,7 +465,7 @@ def _prepare_training(run, small):
 
 
 def _remember(core, fields):
-    "What a frozen tower saw is known from sampling: hand it over, as `shared_prompt.PictureMemory` does"
+    "What a frozen tower saw is known from sampling: hand it over, as `shared_prompt.PictureMemory` does; its tensors"
     with torch.no_grad():
         seen = core.model.get_image_features(fields["pixel_values"], fields["image_grid_thw"])
 
@@ -463,6 +473,7 @@ def _remember(core, fields):
         return seen
 
     core.model.get_image_features = remembered
+    return [tensor for tensor in tree_leaves(dict(seen)) if torch.is_tensor(tensor)]
 
 
 def _prefill(run, small, rows, mode):
@@ -472,7 +483,8 @@ def _prefill(run, small, rows, mode):
     ids, mask, fields = _batch(run, rows, mode, answers=False)
     positions = prompt_positions(small.model, ids, mask, fields)
     fields |= dict(position_ids=positions, use_cache=True, logits_to_keep=1)
-    with torch.no_grad(), _counting(run, small) as counter, _autocast(run):
+    given = [value for value in fields.values() if torch.is_tensor(value)]
+    with torch.no_grad(), _counting(run, small, given) as counter, _autocast(run):
         out = small.model(input_ids=ids, attention_mask=mask, **fields)
     kept = getattr(out, cache_keyword(small.model)).layers
     return counter.peak, sum(layer.keys.nbytes + layer.values.nbytes for layer in kept)
@@ -601,3 +613,185 @@ def _folded(counted):
     settings = counted.run.settings
     folds = counted.shared and not counted.run.gpu and settings.use_lora and not settings.lora_dropout
     return counted.of_model("folded") if folds else 0
+
+
+def will_fit(
+    settings: GRPOSettings,  # a checked object
+    prompt_tokens: int = None,  # of text in a prompt; None: as many as a drawn question of the task has
+    pictures: int = 1,  # of a prompt, each of the largest size
+    sizes: tuple = cards,  # GB of the cards that are asked about
+) -> dict:  # `run` (what was counted), `ways` (a row for stock and for shared), `cards` (a row for each size)
+    "GB of a run before it starts, its prompts copied as the stock trainer does and shared, and what fits on a card"
+    run = run_of(settings, None, prompt_tokens, pictures)
+    counted = {"stock": _Counted(run, False)}
+    if settings.attention in ("auto", "sdpa"):
+        counted["shared"] = _Counted(run, True)  # other attention functions cannot share a prompt
+    ways, largest = [], {}
+    for way, one in counted.items():
+        plan = replace(settings, shared_prompt=way == "shared")
+        rows, passes = whole_groups(plan)
+        # Groups cannot be shared where a pass holds no whole ones.
+        if way == "shared" and rows % settings.num_generations:
+            continue
+        found = memory_of_step(one, rows, passes)
+        ways.append(dict(way=way, rows=rows, passes=passes) | {part: size / GiB for part, size in found.items()})
+        largest[way] = _largest_groups(one, [_room(run, size) for size in sizes])
+    rows_of_cards = []
+    for number, size in enumerate(sizes):
+        row = dict(gb=size)
+        for way in ways:
+            name = way["way"]
+            row[f"{name}_fits"] = way["most"] * GiB <= _room(run, size)
+            row[f"{name}_groups"] = largest[name][number]
+        rows_of_cards.append(row)
+    words = dict(model=settings.model, prompt_tokens=run.P, answer_tokens=run.C, G=settings.num_generations,
+                 recomputes=run.recomputes, number_type="bfloat16" if run.gpu else "float32")
+    return dict(run=words, ways=ways, cards=rows_of_cards)
+
+
+def _room(run, size):
+    "Bytes of a card that a run may take"
+    share = 1.0
+    if run.settings.use_vllm and run.settings.vllm_mode == "colocate":
+        share -= run.settings.vllm_gpu_memory_utilization
+    return (size * share - _left_free_gb) * GiB
+
+
+def _largest_groups(counted, rooms):
+    "For each room in bytes: the most groups that one pass may hold, with a step of that one pass"
+    G = counted.run.settings.num_generations
+    found = []
+    # What a group adds is the same for each: two counts give the line. TRL's pieces of the vocabulary have a largest
+    # size, so that the line may say a group too few for a large batch, never one too many.
+    one, two = (memory_of_step(counted, groups * G, 1)["most"] for groups in (1, 2))
+    for room in rooms:
+        found.append(max(0, int(1 + (room - one) // (two - one))))
+    return found
+
+
+def fit_tables(
+    found: dict,  # from `will_fit`
+) -> list:  # two tables that show themselves
+    "What `will_fit` found, for people"
+    run, parts = found["run"], ("weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most")
+    rows = []
+    for way in found["ways"]:
+        sizes = {part: f"{way[part]:.2f}" for part in parts}
+        rows.append({"prompts": way["way"], "in one pass": way["rows"], "passes": way["passes"]} | sizes)
+    words = (f"GB. {run['model']}: {run['prompt_tokens']} tokens of prompt, {run['answer_tokens']} of an answer at most, "
+             f"{run['number_type']}, layers {'computed twice' if run['recomputes'] else 'kept'}. training and sampling: "
+             "held at once, weights and optimizer included")
+    seen = []
+    for card in found["cards"]:
+        row = {"GB of the card": card["gb"]}
+        for way in found["ways"]:
+            name, groups = way["way"], card[f"{way['way']}_groups"]
+            row[f"{name}: as set"] = "fits" if card[f"{name}_fits"] else "does not fit"
+            row[f"{name}: largest step of one pass"] = f"{groups} × {run['G']}" if groups else "not one group"
+        seen.append(row)
+    return [Table(rows, words), Table(seen, "groups × answers. Not counted: " + "; ".join(not_counted))]
+
+
+# Real steps, to compare with
+
+def real_model(
+    run: Run,  # its configuration gets the ids of the twins' tokenizer
+):  # model with random weights on the GPU where there is one, processor
+    "The run's model with random weights, and a twin's processor, which knows pictures as the real one does"
+    from transformers import AutoModelForImageTextToText
+    processor = twin_processor(run.config.model_type)
+    limit_pixels(processor, run.settings.max_image_size)
+    tokenizer = processor.tokenizer
+    config = copy.deepcopy(run.config)
+    config.image_token_id = processor.image_token_id
+    config.vision_start_token_id = tokenizer.convert_tokens_to_ids("<|vision_start|>")
+    on_gpu = torch.cuda.is_available()
+    torch.manual_seed(0)
+    with torch.device("cuda" if on_gpu else "cpu"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    # No token ends an answer: every answer takes the room that was counted for it.
+    model.generation_config.update(eos_token_id=None, pad_token_id=tokenizer.pad_token_id)
+    return model, processor
+
+
+def real_steps(
+    run: Run,  # what was counted
+    model,  # with random weights
+    processor,  # of the model
+    steps: int = 2,  # the optimizer's state is there from the second step on
+):  # the trainer, when it has trained
+    "Real training steps of a run on drawn pictures of the largest size"
+    settings = run.settings
+    if settings.use_lora:
+        model = add_lora(model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_vision)
+    longest, side = run.P - int(run.prompt["mm_token_type_ids"].sum()), settings.max_image_size
+    samples = []
+    for number, drawn in enumerate(synthetic_counting(steps * settings.prompts_per_step)):
+        picture = drawn.images[0].resize((side, side))
+        # Two lengths of questions, so that prompts are padded and a mask is made.
+        question = drawn.question if number % 2 else drawn.question.removesuffix("?")
+        samples.append(Sample(question, drawn.answer, [picture], "counting", number))
+    own = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    trainer = make_trainer(own, model, processor, to_dataset(samples))
+    trainer.eos_token_ids = [-1]  # no token
+    trainer.generation_config.eos_token_id = None
+    trainer.train()
+    return trainer
+
+
+def measured_mb(
+    settings: dict,  # of the run
+    shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
+) -> float:  # MB of weights, optimizer and steps at once, libraries left out
+    "Real steps of a twin on a CPU, in a process of its own"
+    # glibc is asked to give back at once what is larger than 128 KB: else much of the mark is holes.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+    command = [sys.executable, "-m", "vlrlbook.fit", json.dumps(settings), json.dumps(shape)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"the measured steps failed: {done.stderr[-2000:]}")
+    return float(done.stdout.split("MB")[-1])
+
+
+def twin_run(
+    settings: dict,  # of the run
+    shape: dict,  # `width`, `depth` and `vocabulary`
+) -> Run:  # on a CPU
+    "A run of a Qwen2.5-VL twin of any width"
+    config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, shape["width"], shape["depth"])
+    config.get_text_config().vocab_size = shape["vocabulary"]
+    return run_of(read_settings(GRPOSettings, settings), config, gpu=False)
+
+
+def counted_mb(
+    settings: dict,  # of the run
+    shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
+) -> float:  # MB at once
+    "What `measured_mb` measures, counted"
+    run = twin_run(settings, shape)
+    shared = run.settings.shared_prompt
+    return memory_of_step(_Counted(run, shared), *whole_groups(run.settings))["most"] / 2**20
+
+
+def _measure_here(settings, shape):
+    "MB that a run adds to this process, once a smaller run has brought all libraries in"
+    with tempfile.TemporaryDirectory() as folder:
+        small = dict(width=64, depth=1, vocabulary=shape["vocabulary"])
+        for each in (small, shape):
+            run = twin_run(settings | dict(output_dir=folder), each)
+            gc.collect()
+            Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the old mark (proc(5))
+            before = _proc_mb("VmRSS")
+            real_steps(run, *real_model(run))
+            most = _proc_mb("VmHWM")
+    return most - before
+
+
+def _proc_mb(name):
+    "A line of /proc/self/status, which the kernel writes in KB, as MB"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
+
+
+if __name__ == "__main__":  # what `measured_mb` starts
+    print("MB", _measure_here(json.loads(sys.argv[1]), json.loads(sys.argv[2])))
