@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +19,10 @@ from types import SimpleNamespace
 import torch
 import trl.trainer.utils
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from . import shared_prompt
 from .core import Sample, Table
 from .data import drawn_questions, encode, synthetic_counting, to_dataset
 from .grpo import make_trainer
@@ -31,7 +31,8 @@ from .settings import GRPOSettings, SettingsError, nearest, read_settings, whole
 from .shared_prompt import SharedPrompt, cache_keyword, prompt_positions, replaced_methods, use_grouped_attention
 
 __all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "will_fit", "fit_tables",
-           "real_model", "real_steps", "measured_mb", "twin_run", "counted_mb", "not_counted"]
+           "real_model", "real_steps", "measured_mb", "twin_run", "counted_step", "counted_mb",
+           "not_counted"]
 
 GiB = 2**30
 cards = (16, 24, 48, 80, 141)  # GB of the cards that people rent
@@ -228,20 +229,28 @@ class _FusedAttention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-class _Kernels(TorchFunctionMode):
-    "Functions that take other memory on a GPU than on a CPU"
-    def __init__(self, gpu):
-        super().__init__()
-        self.gpu = gpu
+def _attention_of_a_gpu(query, key, value, *args, **kwargs):
+    "`scaled_dot_product_attention` as a GPU's kernels hold it, whatever the mask; under autocast in its number type"
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return _FusedAttention.apply(query.to(dtype), key.to(dtype), value.to(dtype))
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if self.gpu and function is torch.nn.functional.scaled_dot_product_attention:
-            dtype = torch.get_autocast_dtype("cpu")
-            return _FusedAttention.apply(*(tensor.to(dtype) for tensor in args[:3]))
-        if self.gpu and function is torch.nn.functional.dropout and kwargs.get("training", True):
-            return torch.native_dropout(args[0], kwargs.get("p", 0.5), True)[0]  # keeps a byte a number; a CPU four
-        return function(*args, **kwargs)
+
+def _dropout_of_a_gpu(x, p=0.5, training=True, inplace=False):
+    "`dropout` that keeps a byte for each number; a CPU keeps a float"
+    return torch.native_dropout(x, p, True)[0] if training and p else x
+
+
+def _kernels(run):
+    "What stands in the place of other functions while a run is counted: (module, name) -> function or value"
+    # TRL asks for a whole piece of the vocabulary where there are fewer words; the system gives memory for
+    # what is written to, and no more.
+    piece = min(_vocabulary_piece, run.config.get_text_config().vocab_size)
+    instead = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): piece}
+    if run.gpu:
+        functional, name = torch.nn.functional, "scaled_dot_product_attention"
+        instead |= {(functional, "dropout"): _dropout_of_a_gpu, (functional, name): _attention_of_a_gpu,
+                    (shared_prompt, name): _attention_of_a_gpu}
+    return instead
 
 
 # TRL 1.16 takes the vocabulary in pieces of this width, and at most so many tokens at a time
@@ -395,13 +404,7 @@ def _counting(run, small, given=()):
     "A counter that knows the model and what it is given, with the kernels of the run's device"
     counter = _Counter()
     counter.know([*small.model.parameters(), *small.model.buffers(), *given])
-    # TRL asks for a whole piece of the vocabulary where there are fewer words; the system gives memory for
-    # what is written to, and no more.
-    piece = min(_vocabulary_piece, run.config.get_text_config().vocab_size)
-    with ExitStack() as stack:
-        stack.enter_context(replaced_methods({(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): piece}))
-        stack.enter_context(_Kernels(run.gpu))
-        stack.enter_context(counter)
+    with replaced_methods(_kernels(run)), counter:
         yield counter
 
 
@@ -763,14 +766,21 @@ def twin_run(
     return run_of(read_settings(GRPOSettings, settings), config, gpu=False)
 
 
+def counted_step(
+    run: Run,  # its settings say whether prompts are shared
+) -> dict:  # from `memory_of_step`
+    "Memory of a step of a run as its settings have it"
+    rows, passes = whole_groups(run.settings)
+    shared = run.settings.shared_prompt and run.settings.attention in ("auto", "sdpa")
+    return memory_of_step(_Counted(run, shared and rows % run.settings.num_generations == 0), rows, passes)
+
+
 def counted_mb(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
 ) -> float:  # MB at once
     "What `measured_mb` measures, counted"
-    run = twin_run(settings, shape)
-    shared = run.settings.shared_prompt
-    return memory_of_step(_Counted(run, shared), *whole_groups(run.settings))["most"] / 2**20
+    return counted_step(twin_run(settings, shape))["most"] / 2**20
 
 
 def _measure_here(settings, shape):

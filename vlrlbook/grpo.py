@@ -22,7 +22,7 @@ from .answers import gain, generate_answers, marks, predict, summary
 from .core import Rollout, RolloutGroup, RunLog, Table, cache_dir, job_terminal, peak_memory_mb, progress_bar
 from .core import quiet_libraries, run_facts, set_seed, thumbnail, write_json, write_whole
 from .data import drawn_questions, encode, picture_key, preflight, read_task_rows, split_by_picture
-from .data import synthetic_counting, to_dataset, to_samples, with_good_truths
+from .data import synthetic_counting, to_dataset, to_samples, with_good_truths, with_system_turn
 from .marking import baselines, pictures_of
 from .models import add_lora, load_vlm, save_model, save_processor, tiny_twin, twin_config, vision_marker_ids
 from .shared_prompt import SharedPrompt, join_rows, share_prompts, sharing_state, split_rows, take_rows
@@ -350,6 +350,9 @@ def load_data(
         dataset = with_good_truths(dataset, reward, settings.skip_bad_rows, report)
         train, held = split_by_picture(dataset, seed=settings.seed)
         held = held.select(range(min(settings.eval_samples, len(held))))
+    if settings.system_prompt:
+        own = set(report.own_system) if hasattr(report, "own_system") else set()
+        train, held = (with_system_turn(part, settings.system_prompt, own) for part in (train, held))
     if len(train) < settings.prompts_per_step:
         few = f"{len(train)} training rows are fewer than the {settings.prompts_per_step} prompts of a step"
         raise SettingsError(f"{few}: {_batch_that_fits(settings, len(train))}")
