@@ -1,8 +1,8 @@
 """Will a GRPO run fit? GB of its parts before it starts, without weights and without a GPU.
 
-A training step is done with tensors that have shapes and no numbers (PyTorch's fake tensors), on real layers of
-transformers, PEFT and TRL, and what is held at once is counted. Few layers are done so, since one layer takes
-what the next one takes; the rest is multiplied. Written by hand, not exported from a notebook."""
+A training step is done with tensors that have shapes and no numbers (PyTorch's fake tensors), on real layers
+of transformers, PEFT and TRL, and what is held at once is counted. Few layers are done so, since one layer
+takes what the next one takes; the rest is multiplied. Written by hand, not exported from a notebook."""
 import copy
 import gc
 import json
@@ -28,7 +28,8 @@ from .data import drawn_questions, encode, synthetic_counting, to_dataset
 from .grpo import make_trainer
 from .models import add_lora, limit_pixels, twin_config, twin_processor
 from .settings import GRPOSettings, SettingsError, nearest, read_settings, whole_groups
-from .shared_prompt import SharedPrompt, cache_keyword, prompt_positions, replaced_methods, use_grouped_attention
+from .shared_prompt import SharedPrompt, cache_keyword, prompt_positions, replaced_methods
+from .shared_prompt import use_grouped_attention
 
 __all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "will_fit", "fit_tables",
            "real_model", "real_steps", "measured_mb", "twin_run", "counted_step", "counted_mb",
@@ -43,8 +44,8 @@ _left_free_gb = 1.0
 # Shapes of the checkpoints that the service offers, from their config.json, so that no hub is needed.
 _qwen_text = dict(vocab_size=151936, max_position_embeddings=128000, rms_norm_eps=1e-6)
 _qwen_rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-_tower_2_5 = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, patch_size=14, window_size=112,
-                  fullatt_block_indexes=[7, 15, 23, 31])
+_tower_2_5 = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, patch_size=14,
+                  window_size=112, fullatt_block_indexes=[7, 15, 23, 31])
 published = {
     "Qwen/Qwen2.5-VL-3B-Instruct": ("Qwen2_5_VLConfig", True, dict(
         _qwen_text, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16,
@@ -61,12 +62,12 @@ published = {
         _qwen_text, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16,
         num_key_value_heads=8, head_dim=128, rope_parameters=dict(
             _qwen_rope, rope_theta=5e6, mrope_section=[24, 20, 20], mrope_interleaved=True)),
-        dict(depth=24, hidden_size=1024, intermediate_size=4096, num_heads=16, patch_size=16, out_hidden_size=2048,
-             num_position_embeddings=2304, deepstack_visual_indexes=[5, 11, 17])),
+        dict(depth=24, hidden_size=1024, intermediate_size=4096, num_heads=16, patch_size=16,
+             out_hidden_size=2048, num_position_embeddings=2304, deepstack_visual_indexes=[5, 11, 17])),
 }
 
 not_counted = (
-    "the CUDA context, workspaces of kernels and holes between tensors (a GB of the card is left free for them)",
+    "the CUDA context, workspaces of kernels, holes between tensors (a GB of the card is left free for them)",
     "vLLM, when it samples: it takes its own share of the card (vllm_gpu_memory_utilization)",
     "a reward model, when it is the reward",
     "the held-out pictures before and after (eval_batch_size at a time)",
@@ -81,7 +82,8 @@ class Run:
     "All that decides a run's memory"
     settings: GRPOSettings  # checked
     config: object  # transformers configuration of the whole model
-    prompt: dict  # of one row: input_ids, mm_token_type_ids [1, P], image_grid_thw [pictures, 3], patches [n, size]
+    # of one row: input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], patches (n, size)
+    prompt: dict
     gpu: bool  # bfloat16 and kernels of a GPU; otherwise float32 and those of a CPU
 
     @property
@@ -120,7 +122,8 @@ def model_config(
         return transformers.AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         known = [*published, "tiny-qwen2_5_vl"]
-        raise SettingsError(f"model = {name!r}: no config.json of it is on this machine{nearest(name, known)}") from error
+        missing = f"model = {name!r}: no config.json of it is on this machine{nearest(name, known)}"
+        raise SettingsError(missing) from error
 
 
 def run_of(
@@ -135,7 +138,8 @@ def run_of(
     family = config.model_type
     if family not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
         # Aria's experts are chosen by numbers, which fake tensors do not have.
-        raise SettingsError(f"model = {settings.model!r}: memory is counted for the Qwen families, this is a {family}")
+        known = "memory is counted for the Qwen families"
+        raise SettingsError(f"model = {settings.model!r}: {known}, this is a {family}")
     gpu = settings.size == "gpu" if gpu is None else gpu
     return Run(settings, config, _prompt(settings, config, prompt_tokens, pictures), gpu)
 
@@ -196,7 +200,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _faked(model, mode):
-    "Put a fake tensor of the same shape in the place of every weight and buffer of a model; tied ones stay tied"
+    "Put a fake tensor of the same shape in the place of every weight and buffer; tied ones stay tied"
     made = {}
 
     def fake(tensor):
@@ -230,7 +234,7 @@ class _FusedAttention(torch.autograd.Function):
 
 
 def _attention_of_a_gpu(query, key, value, *args, **kwargs):
-    "`scaled_dot_product_attention` as a GPU's kernels hold it, whatever the mask; under autocast in its number type"
+    "`scaled_dot_product_attention` as a GPU's kernels hold it, whatever the mask"
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     return _FusedAttention.apply(query.to(dtype), key.to(dtype), value.to(dtype))
 
@@ -326,12 +330,13 @@ def _small(run, layers, blocks, mode):
         quantised = _quantise(core) if settings.use_4bit else set()
         model = core
         if settings.use_lora:
-            model = add_lora(core, settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_vision)
+            model = _with_adapter(core, settings)
     own = dict(model.named_parameters())
     if settings.use_4bit:
         for weight in own.values():
             if weight.requires_grad:
-                weight.data = weight.data.to(torch.bfloat16)  # TRL 1.16 does so with an adapter on 4-bit weights
+                # TRL 1.16 does so with an adapter on 4-bit weights.
+                weight.data = weight.data.to(torch.bfloat16)
     size = {id(w): w.numel() * w.element_size() for w in own.values()}
     # NF4: half a byte a number, a byte of scale for 64, and 4 bytes for 256 of those (double quantisation)
     four_bit = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -345,6 +350,12 @@ def _small(run, layers, blocks, mode):
     state = sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained)
     _faked(model, mode)
     return _Small(model.train(), core, weights, bytes_trained, state, largest, folded)
+
+
+def _with_adapter(model, settings):
+    "A model with the adapter of a run"
+    s = settings
+    return add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
 
 
 def _shortened(config, layers, blocks):
@@ -363,7 +374,7 @@ def _shortened(config, layers, blocks):
 
 
 def _quantise(model):
-    "ids of the weights that bitsandbytes would hold in 4 bit; all others become float32, as PEFT (0.21) has it"
+    "ids of the weights that bitsandbytes would hold in 4 bit; others become float32, as PEFT (0.21) has it"
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     quantised = {id(m.weight) for m in linears}
@@ -412,7 +423,8 @@ def _batch(run, rows, mode, answers):
     "Rows of the run's prompt, with or without answers behind it: text fields [rows, …], picture fields"
     prompt, C = run.prompt, run.C if answers else 0
     ids = torch.cat([prompt["input_ids"].expand(rows, -1), torch.ones(rows, C, dtype=torch.long)], 1)
-    kinds = torch.cat([prompt["mm_token_type_ids"].expand(rows, -1), torch.zeros(rows, C, dtype=torch.long)], 1)
+    no_kinds = torch.zeros(rows, C, dtype=torch.long)
+    kinds = torch.cat([prompt["mm_token_type_ids"].expand(rows, -1), no_kinds], 1)
     mask = torch.ones_like(ids)
     if answers and rows > 1:
         mask[0, -1] = 0  # answers of unequal length: without any padding no mask would be made
@@ -445,7 +457,8 @@ def _trained_step(run, small, rows, shared, mode):
             logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
         else:
             with _autocast(run):
-                logps = small.model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **fields).log_probs
+                given = dict(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+                logps = small.model(**given, **fields).log_probs
         logps.sum().backward()
     vars(core.model).pop("get_image_features", None)
     return counter.peak
@@ -468,7 +481,7 @@ def _prepare_training(run, small):
 
 
 def _remember(core, fields):
-    "What a frozen tower saw is known from sampling: hand it over, as `shared_prompt.PictureMemory` does; its tensors"
+    "Let a frozen tower's features be known, as `shared_prompt.PictureMemory` knows them; their tensors"
     with torch.no_grad():
         seen = core.model.get_image_features(fields["pixel_values"], fields["image_grid_thw"])
 
@@ -510,7 +523,8 @@ def _logits(run, small, rows, shared, mode):
             logps = _FusedHead.apply(hidden, weight)
         else:
             piece = min(_vocabulary_piece, len(weight))
-            logps = ChunkedLogProbFunction.apply(hidden, weight, None, words, 1.0, piece, None, 1.0, ("entropy",))[0]
+            given = (hidden, weight, None, words, 1.0, piece, None, 1.0, ("entropy",))
+            logps = ChunkedLogProbFunction.apply(*given)[0]
         logps.sum().backward()
     weight.grad = None
     return counter.peak
@@ -530,9 +544,11 @@ class _Counted:
         if more <= 2 and deeper <= 2:
             self.parts = [(_small(run, text.num_hidden_layers, vision.depth, self.mode), 1)]
         else:
-            # Each layer takes what the next one takes: value = base + more · (a layer) + deeper · (a block).
+            # Each layer takes what the next one takes: base + more · (a layer) + deeper · (a block).
             sizes = [(least, least, 1 - more - deeper), (least + 1, least, more), (least, least + 1, deeper)]
-            self.parts = [(_small(run, layers, blocks, self.mode), factor) for layers, blocks, factor in sizes]
+            self.parts = []
+            for layers, blocks, factor in sizes:
+                self.parts.append((_small(run, layers, blocks, self.mode), factor))
 
     def of_model(self, name):
         "An attribute of `_Small` for the whole model; the largest weight is no sum"
@@ -607,7 +623,8 @@ def _of_one_token(counted, cache, rows):
         layer = 3 * seen * text.num_attention_heads * 4  # scores of one layer, in float32, and their softmax
     else:
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        layer = 2 * seen * text.num_attention_heads * size * numbers  # keys and values, repeated for every head
+        # keys and values, repeated for every head
+        layer = 2 * seen * text.num_attention_heads * size * numbers
     return layer + 4 * rows * text.vocab_size * 4  # scores of all words, as they are changed and drawn from
 
 
@@ -624,7 +641,7 @@ def will_fit(
     pictures: int = 1,  # of a prompt, each of the largest size
     sizes: tuple = cards,  # GB of the cards that are asked about
 ) -> dict:  # `run` (what was counted), `ways` (a row for stock and for shared), `cards` (a row for each size)
-    "GB of a run before it starts, its prompts copied as the stock trainer does and shared, and what fits on a card"
+    "GB of a run before it starts, with copied and with shared prompts, and what fits on a card"
     run = run_of(settings, None, prompt_tokens, pictures)
     counted = {"stock": _Counted(run, False)}
     if settings.attention in ("auto", "sdpa"):
@@ -637,7 +654,8 @@ def will_fit(
         if way == "shared" and rows % settings.num_generations:
             continue
         found = memory_of_step(one, rows, passes)
-        ways.append(dict(way=way, rows=rows, passes=passes) | {part: size / GiB for part, size in found.items()})
+        gigabytes = {part: size / GiB for part, size in found.items()}
+        ways.append(dict(way=way, rows=rows, passes=passes) | gigabytes)
         largest[way] = _largest_groups(one, [_room(run, size) for size in sizes])
     rows_of_cards = []
     for number, size in enumerate(sizes):
@@ -664,11 +682,15 @@ def _largest_groups(counted, rooms):
     "For each room in bytes: the most groups that one pass may hold, with a step of that one pass"
     G = counted.run.settings.num_generations
     found = []
-    # What a group adds is the same for each: two counts give the line. TRL's pieces of the vocabulary have a largest
-    # size, so that the line may say a group too few for a large batch, never one too many.
-    one, two = (memory_of_step(counted, groups * G, 1)["most"] for groups in (1, 2))
+    # What a group adds is the same for each: two counts give a line. (TRL's pieces of the vocabulary have a
+    # largest size, so that the line may say a group too few for a large batch.) Training and sampling each have
+    # a line, since the steeper one need not be the higher one for two groups.
+    one, two = (memory_of_step(counted, groups * G, 1) for groups in (1, 2))
     for room in rooms:
-        found.append(max(0, int(1 + (room - one) // (two - one))))
+        fits = []
+        for part in ("training", "sampling"):
+            fits.append(int(1 + (room - one[part]) // (two[part] - one[part])))
+        found.append(max(0, min(fits)))
     return found
 
 
@@ -676,21 +698,24 @@ def fit_tables(
     found: dict,  # from `will_fit`
 ) -> list:  # two tables that show themselves
     "What `will_fit` found, for people"
-    run, parts = found["run"], ("weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most")
+    run = found["run"]
+    parts = ("weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most")
     rows = []
     for way in found["ways"]:
         sizes = {part: f"{way[part]:.2f}" for part in parts}
         rows.append({"prompts": way["way"], "in one pass": way["rows"], "passes": way["passes"]} | sizes)
-    words = (f"GB. {run['model']}: {run['prompt_tokens']} tokens of prompt, {run['answer_tokens']} of an answer at most, "
-             f"{run['number_type']}, layers {'computed twice' if run['recomputes'] else 'kept'}. training and sampling: "
-             "held at once, weights and optimizer included")
+    kept = "computed twice" if run["recomputes"] else "kept"
+    tokens = f"{run['prompt_tokens']} tokens of prompt, {run['answer_tokens']} of an answer at most"
+    words = (f"GB. {run['model']}: {tokens}, {run['number_type']}, layers {kept}. "
+             "training and sampling: held at once, weights and optimizer included")
     seen = []
     for card in found["cards"]:
         row = {"GB of the card": card["gb"]}
         for way in found["ways"]:
             name, groups = way["way"], card[f"{way['way']}_groups"]
             row[f"{name}: as set"] = "fits" if card[f"{name}_fits"] else "does not fit"
-            row[f"{name}: largest step of one pass"] = f"{groups} × {run['G']}" if groups else "not one group"
+            batch = f"{groups} × {run['G']}" if groups else "not one group"
+            row[f"{name}: largest step of one pass"] = batch
         seen.append(row)
     return [Table(rows, words), Table(seen, "groups × answers. Not counted: " + "; ".join(not_counted))]
 
@@ -711,7 +736,8 @@ def real_model(
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(0)
     with torch.device("cuda" if on_gpu else "cpu"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16 if on_gpu else torch.float32)
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     # No token ends an answer: every answer takes the room that was counted for it.
     model.generation_config.update(eos_token_id=None, pad_token_id=tokenizer.pad_token_id)
     return model, processor
@@ -726,8 +752,8 @@ def real_steps(
     "Real training steps of a run on drawn pictures of the largest size"
     settings = run.settings
     if settings.use_lora:
-        model = add_lora(model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_vision)
-    longest, side = run.P - int(run.prompt["mm_token_type_ids"].sum()), settings.max_image_size
+        model = _with_adapter(model, settings)
+    side = settings.max_image_size
     samples = []
     for number, drawn in enumerate(synthetic_counting(steps * settings.prompts_per_step)):
         picture = drawn.images[0].resize((side, side))
