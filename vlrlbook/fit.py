@@ -596,12 +596,16 @@ def memory_of_step(
     found["activations"] = max(0, added - found["logits"])
     patches, size = run.prompt["patches"]
     found["pictures"] = prompts * patches * size * 4  # float32, as the processor makes them
+    if counted.shared:
+        found["pictures"] += run.settings.picture_memory_mb * 2**20  # features that are kept from epoch to epoch
     reading, cache = counted.reading(prompts)
     found["cache"] = cache * (run.P + run.C) / run.P
     if counted.shared:
         found["cache"] = cache + _own_cache(cache / prompts / run.P, all_rows, run.C)
     sampled = max(reading, found["cache"] + _of_one_token(counted, cache, all_rows))
     held = found["weights"] + found["optimizer"] + found["pictures"]
+    if run.settings.use_vllm:
+        found["cache"] = sampled = 0  # vLLM's own share of the card holds it
     found |= dict(training=held + added, sampling=held + sampled + _folded(counted))
     return found | dict(most=max(found["training"], found["sampling"]))
 
