@@ -581,13 +581,13 @@ def test_an_upload_that_is_kept(tmp_path, monkeypatch):
 
 def test_a_warm_start_that_somebody_else_made_meanwhile(tmp_path, monkeypatch):
     "The cache's folder is theirs, whole, and it is used"
-    import vlrlbook.grpo as grpo
+    import vlrlbook.warm_twins as warm_twins
     from vlrlbook.models import save_model
     def somebody_was_quicker(model, processor, path):
         write_whole(path / "theirs", "x")
         save_model(model, processor, path)
     monkeypatch.setenv("VLRLBOOK_CACHE", str(tmp_path))
-    monkeypatch.setattr(grpo, "supervised", lambda family, *args: (grpo.tiny_twin(family)[0], [1.0]))
-    monkeypatch.setattr(grpo, "save_model", somebody_was_quicker)
-    path = Path(grpo.warm_start("qwen2_5_vl", 1))
+    monkeypatch.setattr(warm_twins, "supervised", lambda family, *args: (warm_twins.tiny_twin(family)[0], [1.0]))
+    monkeypatch.setattr(warm_twins, "save_model", somebody_was_quicker)
+    path = Path(warm_twins.warm_start("qwen2_5_vl", 1))
     assert names(tmp_path) == [path.name] and names(path) == ["theirs"]

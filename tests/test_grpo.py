@@ -12,14 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from vlrlbook import data, grpo
+from vlrlbook import data, grpo, run_files
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
 from vlrlbook.archive import DataError, Report
 from vlrlbook.data import picture_key, synthetic_counting, synthetic_vqa, to_dataset, with_good_truths
-from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, _batch_that_fits, drawn_questions, load_data, load_policy, load_settings,
+from vlrlbook.grpo import (GRPOSettings, Interrupted, Recorder, drawn_questions, load_data, load_policy, load_settings,
                            main, make_trainer, marks, model_card, service_settings, silent_groups, swap_groups)
 from vlrlbook.models import find_checkpoint, tiny_twin
 from vlrlbook.rewards import is_right, load_reward
+from vlrlbook.run_data import batch_that_fits
 from vlrlbook.verdict import good_outcomes, not_measured, verdict_of
 
 SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, logging_steps=1, save_steps=0,
@@ -94,7 +95,7 @@ def test_the_batch_that_is_advised_fits(monkeypatch, rows, accumulated, processe
     "Whole groups, no more prompts than rows, all processes together"
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     settings = GRPOSettings(num_generations=8, gradient_accumulation_steps=accumulated, refill=0)
-    assert told in _batch_that_fits(settings, rows)
+    assert told in batch_that_fits(settings, rows)
 
 
 def test_pictures_in_the_middle_of_a_question_train(tmp_path):
@@ -409,7 +410,7 @@ def test_files_with_pictures_are_not_pushed(tmp_path, monkeypatch):
         def create_repo(self, *args, **options): pass
         def upload_folder(self, **options): pushed.update(options)
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(grpo, "save_run", lambda *args: None)
+    monkeypatch.setattr(run_files, "save_run", lambda *args: None)
     settings = read_settings(GRPOSettings, {**SHORT, "output_dir": str(tmp_path), "hub_model_id": "me/x"})
     grpo.finish(SimpleNamespace(is_world_process_zero=lambda: True), None, settings, dict(verdict=not_measured()))
     left_out = lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in pushed["ignore_patterns"])

@@ -1,12 +1,14 @@
 """What papermill relies on: one typed and commented parameters cell, equal to the settings object; settings that refuse what cannot be."""
+import ast
 import json
 import re
+from dataclasses import fields
 
 import papermill
 import pytest
 from conftest import ROOT
 from hypothesis import given, strategies as st
-from vlrlbook.core import SettingsError, as_type, read_settings
+from vlrlbook.core import SettingsError, as_type, names_since, read_settings
 from vlrlbook.grpo import GRPOSettings
 
 CHAPTER = ROOT / "nbs" / "05_grpo.ipynb"
@@ -22,6 +24,39 @@ def test_parameters_cell_equals_settings():
     module = (ROOT / "vlrlbook" / "settings.py").read_text()
     body = module.split("class GRPOSettings(Settings):")[1].split("aliases:")[0].split('"\n', 1)[1]
     assert parsed("".join(cells[0]["source"])) == parsed(body)
+
+
+def test_lessons_before_the_parameters_use_no_setting_s_name():
+    "A lesson may stand before the parameters cell, as long as the cell's own assignments are told from the lesson's"
+    page = json.loads(CHAPTER.read_text())["cells"]
+    place = next(i for i, c in enumerate(page) if "parameters" in c["metadata"].get("tags", []))
+    lessons = ["".join(c["source"]) for c in page[:place] if c["cell_type"] == "code"]
+    outside = [part for text in lessons for part in ast.parse(text).body if not isinstance(part, (ast.FunctionDef, ast.ClassDef))]
+    assigned = {node.id for part in outside for node in ast.walk(part) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert not assigned & {f.name for f in fields(GRPOSettings)} and {"texts", "kind", "kl"} <= assigned
+
+
+def test_a_misspelled_parameter_with_a_lesson_s_name_is_refused():
+    "`-p mask 1` sets a name anew that a lesson has: a frozenset of names would not tell"
+    there = dict(mask=[0, 1], twin=None, lr=None)
+    before = dict(there)
+    there |= dict(mask=1, lr=5e-5, seed=43)
+    assert names_since(before, there) == dict(mask=1, lr=5e-5, seed=43)
+    assert names_since(frozenset(before), there) == dict(seed=43)
+    with pytest.raises(SettingsError, match="there is no 'mask'"): read_settings(GRPOSettings, names_since(before, there))
+
+
+def test_what_a_reader_meets_before_the_run():
+    "A group of answers comes first, everything about settings but the one cell behind the run; and the way there is short"
+    page = json.loads(CHAPTER.read_text())["cells"]
+    trains = next(i for i, c in enumerate(page) if "".join(c["source"]).startswith("#| slow\ntrainer.train("))
+    way = page[:trains + 1]
+    code = ["".join(c["source"]) for c in way if c["cell_type"] == "code"]
+    assert len(way) <= 110 and sum(len(text.splitlines()) for text in code) <= 500
+    first_figure = next(i for i, c in enumerate(way) if c.get("outputs"))
+    assert "RolloutGroup" in "".join(way[first_figure]["source"])
+    titles = [line for c in way if c["cell_type"] == "markdown" for line in "".join(c["source"]).splitlines() if line.startswith("#")]
+    assert [t for t in titles if "what can be set" in t] and not [t for t in titles if t == "## Settings"]
 
 
 def test_papermill_help_is_complete():

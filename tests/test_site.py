@@ -53,24 +53,26 @@ def test_a_page_shows_what_is_exported_and_hides_what_is_hidden(site, path):
 
 
 def test_what_becomes_of_a_cell(tmp_path):
-    "Hidden cells go, an exercise's answer is folded, a picture gets its caption as words"
+    "Hidden cells go, an exercise's answer and the settings are folded, a picture gets its caption as words"
     from nbformat import v4, write
     picture = v4.new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "Figure"})
     cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("#| default_exp rewards"), v4.new_code_cell("#| hide\nsecret = 1"),
              v4.new_code_cell("#| export\ndef staircase(): ..."),
              v4.new_code_cell("#| slow\nplot()", outputs=[picture]),
              v4.new_markdown_cell("*What to see: a `fall` from\n2 to 3.* And so on."),
-             v4.new_code_cell("answer()", metadata={"tags": ["exercise"]})]
+             v4.new_code_cell("answer()", metadata={"tags": ["exercise"]}),
+             v4.new_code_cell("lr: float = None", metadata={"tags": ["parameters"]})]
     nb = v4.new_notebook(cells=cells,
                          metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
     write(nb, tmp_path / "02_small.ipynb")
     made, module, where = book.page(tmp_path / "02_small.ipynb", {"vlrlbook.rewards.staircase"})
     assert module == "vlrlbook.rewards" and where == {"vlrlbook.rewards.staircase": f"02_small-{nb.cells[3].id}"}
     code = [c for c in made.cells if c.cell_type == "code"]
-    assert [c.source for c in code] == ["def staircase(): ...", "plot()", "answer()"]
+    assert [c.source for c in code] == ["def staircase(): ...", "plot()", "answer()", "lr: float = None"]
     assert [list(o.data) for o in code[1].outputs] == [["image/png", "text/plain"]]
     assert code[1].metadata["mystnb"]["image"]["alt"] == "What to see: a fall from 2 to 3."
-    assert code[2].metadata["tags"] == ["hide-input"]
+    assert [c.metadata["tags"] for c in code[2:]] == [["hide-input"]] * 2
+    assert code[3].metadata["mystnb"]["code_prompt_show"] == "Show all settings"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -378,13 +378,18 @@ def without_directives(source):
 
 
 def fold(cell, marks):
-    "Hide what is not for reading, and fold an exercise's answer away"
+    "Hide what is not for reading, and fold an exercise's answer and a list of settings away"
     if "echo: false" in marks:
         cell.metadata["tags"] = ["remove-input"]
-    if "exercise" in cell.metadata.get("tags", []):
-        cell.metadata["tags"] = ["hide-input"]
+    tags = cell.metadata.get("tags", [])
+    if "exercise" in tags:
         prompts = {"code_prompt_show": "Show one answer", "code_prompt_hide": "Hide it again"}
-        cell.metadata["mystnb"] |= prompts
+    elif "parameters" in tags:
+        prompts = {"code_prompt_show": "Show all settings", "code_prompt_hide": "Hide them again"}
+    else:
+        return
+    cell.metadata["tags"] = ["hide-input"]
+    cell.metadata["mystnb"] |= prompts
 
 
 def exported_here(cell, marks, module, names):

@@ -11,7 +11,7 @@ __all__ = ['presets', 'frozen_seed', 'result_names', 'EvaluationSettings', 'froz
            'best_blind', 'blind_metrics', 'seeing_gain', 'all_metrics', 'losing_groups', 'questions']
 
 # %% ../nbs/06_evaluation.ipynb #c002
-import csv, hashlib, io, json, math, os, time
+import csv, hashlib, importlib.util, io, json, math, os, time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,6 +70,9 @@ class EvaluationSettings(Settings):
     max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
     use_4bit: bool = False # 4-bit weights under the adapter; needs CUDA and bitsandbytes
     processes: int = 1 # That ask at the same time, each with the model of its own and, where there are GPUs, one for itself
+    use_vllm: bool = False # vLLM answers (extra gpu): faster on a GPU; an adapter is merged into a copy of its base first
+    vllm_gpu_memory_utilization: float = 0.9 # Share of a GPU that vLLM may take, for both models together
+    vllm_max_model_length: int = None # Tokens of prompt and answer that vLLM makes room for; None: as the model allows
     controls: bool = True # Also ask without the picture, and with another one
     seed: int = 0 # Of sampling and of the shuffled pictures
     resume: bool = True # Go on where a killed run of the same settings stopped; false begins anew
@@ -94,6 +97,15 @@ class EvaluationSettings(Settings):
         for name, known in (("split", ["held-out", "all"]), ("task", [None, "counting", "vqa"])):
             value = getattr(self, name)
             yield value not in known, f"{name} = {value!r}{nearest(str(value), [k for k in known if k])}"
+        share = self.vllm_gpu_memory_utilization
+        yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
+        longest = self.vllm_max_model_length
+        yield (longest is not None and longest <= self.max_completion_length,
+               f"vllm_max_model_length = {longest}: no room for a prompt beside max_completion_length = {self.max_completion_length}")
+        yield self.use_vllm and self.processes > 1, f"use_vllm asks in one process, and processes = {self.processes}"
+        yield self.use_vllm and self.use_4bit, "use_vllm loads whole weights: leave out use_4bit"
+        yield (self.use_vllm and not importlib.util.find_spec("vllm"),
+               "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')")
         for name in ("data", "predictions"):
             value = getattr(self, name)
             yield bool(value) and not Path(value or "").is_file(), f"{name} = {value!r}: no such file"
@@ -170,14 +182,16 @@ def compare(
     resume: bool = True, # go on after a kill
     log: RunLog = None, # gets a row per batch
     processes: int = 1, # that ask at the same time; the answers are the same
+    engine: dict = None, # share and longest of `asking_vllm.EnginePanel`: vLLM answers; None: transformers does
     **loading, # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> list: # a row per picture: row, question, answer, picture, and a list of texts per model and way
     "Ask base and adapter about the same pictures"
     how = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens, controls=controls, seed=seed)
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
                 batch_size=batch_size, names=list(names), **how, **loading)
+    if engine is not None: plan["engine"] = "vllm" # its samples are others than transformers' with the same seed
     others = other_pictures(dataset, seed) if controls else None
-    with panel_of(processes, base, adapter, names, how, loading) as panel:
+    with panel_of(processes, base, adapter, names, how, loading, engine=engine) as panel:
         order = by_length(panel.processor, dataset)
         batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
         rows = _earlier_rows(path, plan, batches, resume)
@@ -217,8 +231,9 @@ def _earlier_rows(path, plan, batches, resume):
         return []
     if not kept.exists():
         raise SettingsError(f"{path.name} is there, but not {kept.name} that says how it was made; resume = false begins anew")
-    old = json.loads(kept.read_text())
-    differ = [f"{k} = {old.get(k)!r}, now {v!r}" for k, v in json.loads(json.dumps(plan)).items() if old.get(k) != v]
+    by = {"engine": "transformers"} # who answered, where a plan does not say it
+    old, new = by | json.loads(kept.read_text()), by | json.loads(json.dumps(plan))
+    differ = [f"{k} = {old.get(k)!r}, now {v!r}" for k, v in new.items() if old.get(k) != v]
     if differ:
         raise SettingsError(f"{path.name} was begun with {'; '.join(differ)}: choose another output_dir, or resume = false to begin anew")
     lines, whole = [line.decode() for line in path.read_bytes().split(b"\n")[:-1]], 0 # a file may be torn within a character
@@ -465,9 +480,10 @@ def gather(
     output = Path(s.output_dir)
     log = RunLog(output / "run_log.csv")
     (output / "run_log.csv").unlink(missing_ok=True)
+    engine = dict(share=s.vllm_gpu_memory_utilization, longest=s.vllm_max_model_length) if s.use_vllm else None
     rows = compare(base, s.adapter, dataset, output / "predictions.jsonl", answers=s.eval_answers, temperature=s.temperature,
                    max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
-                   controls=s.controls, seed=s.seed, extras=extras, resume=s.resume, log=log, processes=s.processes,
+                   controls=s.controls, seed=s.seed, extras=extras, resume=s.resume, log=log, processes=s.processes, engine=engine,
                    max_image_size=s.max_image_size, use_4bit=s.use_4bit)
     return rows, dataset, log
 

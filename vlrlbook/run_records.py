@@ -1,19 +1,23 @@
-"""What a GRPO run keeps while it goes, if it is asked to: every answer with what it earned, and what the
-policy earns on pictures that it does not train on.
+"""What a GRPO run keeps while it goes: a group of its first, middle and last step, the same held-out pictures
+at three times, and if it is asked to, every answer with what it earned, and what the policy earns on pictures
+that it does not train on.
 
 Written by hand, not exported from a notebook."""
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .answers import generate_answers
-from .core import RunLog
-from .folders import write_whole
-from .rewards import load_reward, on_batch
+from .answers import generate_answers, predict
+from .core import Rollout, RolloutGroup, RunLog, thumbnail
+from .folders import write_json, write_whole
+from .rewards import advantages, is_right, load_reward, on_batch
 
-__all__ = ["Completions", "HeldOutReward", "told_together"]
+__all__ = ["Completions", "HeldOutReward", "Recorder", "SamePictures", "chosen_pictures", "told_together"]
+
+THUMBNAIL = 160  # pixels of the longer side of a picture in a file for the web page or the report
 
 
 def told_together(
@@ -83,3 +87,147 @@ class HeldOutReward(TrainerCallback):
         parts = self.reward([texts[0] for texts in answers], self.samples)
         mean = sum(part["overall"] for part in parts) / len(parts)
         self.log.append({"step": state.global_step, "eval/reward": mean})
+
+
+class Recorder:
+    "Keeps a group of the first, the middle and the latest batch; a file shows the latest logged batch"
+
+    def __init__(self,
+        group_size: int,  # G
+        path: str | Path = None,  # JSON file of the latest logged batch, pictures inside; None writes none
+        every: int = 1,  # steps between two writings
+        most: int = 4,  # groups in the file
+    ):
+        self.group_size, self.path, self.every, self.most = group_size, path, every, most
+        self.kept = {}  # "1 first", "2 middle", "3 last" → `RolloutGroup`
+
+    def __call__(self, texts, parts, samples, state):
+        step, last, G = state.global_step, state.max_steps, self.group_size
+        title = f"step {step + 1} of {last}"
+        groups = []
+        for i in range(0, len(texts), G):
+            groups.append(self._group(texts[i:i + G], parts[i:i + G], samples[i], title))
+        # Eight equal answers have nothing to show, so a group with a signal is taken where there is one.
+        teaching = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
+        chosen = teaching if teaching else groups
+        self.kept[self._slot(step, last)] = chosen[0]
+        is_logged = (step + 1) % self.every == 0
+        if self.path and is_logged:
+            shown = [self._shown(group) for group in groups[:self.most]]
+            write_json(self.path, dict(step=step + 1, total_steps=last, groups=shown))
+
+    def _slot(self, step, last):
+        "Which of the three kept groups this step gives; the last one is replaced until the run ends"
+        if not self.kept:
+            return "1 first"
+        if "2 middle" not in self.kept and 2 * step >= last:
+            return "2 middle"
+        return "3 last"
+
+    def _group(self, texts, parts, sample, title):
+        scaled = advantages([p["overall"] for p in parts])
+        rollouts = [Rollout(*row) for row in zip(texts, parts, scaled)]
+        return RolloutGroup(sample, rollouts, title=title)
+
+    def _shown(self, group):
+        "A group with its first picture as a data URL"
+        sample = group.sample
+        answers = [asdict(rollout) for rollout in group.rollouts]
+        return dict(question=sample.question, truth=sample.answer, image=_data_url(sample), answers=answers)
+
+    def rows(self) -> list:
+        "The kept groups as plain dictionaries, pictures left out"
+        rows = []
+        for slot, group in sorted(self.kept.items()):
+            _, when = slot.split()
+            sample = group.sample
+            row = dict(when=when, title=group.title, question=sample.question, answer=sample.answer)
+            row["row"] = sample.row
+            row["rollouts"] = [asdict(rollout) for rollout in group.rollouts]
+            rows.append(row)
+        return rows
+
+
+def chosen_pictures(
+    samples: list,  # held-out `Sample`s
+    most: int = 4,  # of them
+) -> list:  # their places
+    "The first samples with different truths: settled before a run, so that none is picked for its answers"
+    places = {}
+    for i, sample in enumerate(samples):
+        places.setdefault(sample.answer, i)
+    return list(places.values())[:most]
+
+
+class SamePictures(TrainerCallback):
+    "The same held-out pictures at the first, middle and last step, in a file; random states stay the same"
+
+    def __init__(self,
+        processor,  # of the model
+        samples: list,  # held-out `Sample`s
+        settings,  # `GRPOSettings`, checked: how to ask
+        path: str | Path,  # JSON file that grows with the run
+        resumed: bool = False,  # go on with what an earlier attempt wrote
+    ):
+        self.processor, self.samples, self.settings, self.path = processor, samples, settings, Path(path)
+        self.places = chosen_pictures(samples)
+        self.stages = {}  # first, middle or last → what was said
+        self.flips = []
+        if resumed and self.path.exists():
+            kept = json.loads(self.path.read_text())
+            self.stages = {stage["when"]: stage for stage in kept["stages"]}
+
+    def keep(self,
+        when: str,  # first, middle or last
+        step: int,  # optimizer steps taken
+        answers: dict,  # from `predict`: on the chosen pictures, in their order
+    ):
+        "Write what was said at one stage"
+        self.stages[when] = dict(when=when, step=step, **answers)
+        in_order = ("first", "middle", "last")
+        stages = [self.stages[name] for name in in_order if name in self.stages]
+        pictures = [_pictured(self.samples[i]) for i in self.places]
+        write_json(self.path, dict(pictures=pictures, stages=stages, flips=self.flips))
+
+    def of_all(self,
+        answers: dict,  # from `predict`, on all held-out pictures
+    ) -> dict:  # of the chosen ones
+        "The answers to the chosen pictures"
+        return {how: [texts[i] for i in self.places] for how, texts in answers.items()}
+
+    def keep_flips(self,
+        before: dict,  # from `predict`
+        after: dict,  # from `predict`
+        most: int = 4,  # of either kind
+    ):
+        "The first pictures that became right and the first that became wrong, for the report"
+        became_right, became_wrong = [], []
+        for sample, (early, *_), (late, *_) in zip(self.samples, before["greedy"], after["greedy"]):
+            was = bool(is_right(early, sample.answer, sample.task))
+            now = bool(is_right(late, sample.answer, sample.task))
+            kept = became_right if now else became_wrong
+            if was != now and len(kept) < most:
+                flip = dict(before=early, after=late, became_right=now)
+                kept.append(_pictured(sample) | flip)
+        self.flips = became_right + became_wrong
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        # one look at or behind the middle; a run that is resumed behind it may have had none
+        before_the_middle = 2 * state.global_step < state.max_steps
+        if not state.is_world_process_zero or "middle" in self.stages or before_the_middle:
+            return
+        asked = [self.samples[i] for i in self.places]
+        self.keep("middle", state.global_step, predict(model, self.processor, asked, self.settings))
+
+
+def _pictured(sample):
+    "A sample with its first picture as a data URL"
+    return dict(row=sample.row, question=sample.question, answer=sample.answer, image=_data_url(sample))
+
+
+def _data_url(sample):
+    "The first picture of a sample, small, as a data URL; None where it has none"
+    if not sample.images:
+        return None
+    # `thumbnail` gives an <img> tag; its first quoted text is the address
+    return thumbnail(sample.images[0], THUMBNAIL).split('"')[1]

@@ -1,0 +1,98 @@
+"""The settings of a GRPO run in TRL's words, and TRL's log in ours.
+
+Chapter 05 builds its trainer with them. Read in TRL 1.16 and transformers 5.17 to 5.24. Written by hand, not
+exported from a notebook."""
+from dataclasses import fields
+
+import torch
+
+from .models import vision_marker_ids
+from .settings import GRPOSettings, SettingsError, nearest, whole_groups
+
+__all__ = ["same_in_trl", "logged_as", "grpo_config", "check_transformers_words", "checkpointing_name",
+           "end_tokens"]
+
+# Names that TRL's GRPOConfig and `GRPOSettings` share.
+same_in_trl = (
+    "output_dir", "max_steps", "num_generations", "max_completion_length", "temperature", "top_p", "top_k",
+    "min_p", "loss_type", "beta", "epsilon", "epsilon_high", "importance_sampling_level", "scale_rewards",
+    "use_bias_correction_kl", "num_iterations", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay",
+    "max_grad_norm", "seed", "logging_steps", "use_vllm", "vllm_mode", "vllm_server_base_url",
+    "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_max_model_length")
+
+# TRL's name of a logged number → ours.
+logged_as = {
+    "reward": "reward", "silent": "silent", "silent_left": "silent_left", "extra_answers": "extra_answers",
+    "reward_std": "reward_std", "loss": "loss", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
+    # with vLLM: training's probabilities by the engine's
+    "sampling/importance_sampling_ratio/mean": "ratio",
+    "completions/mean_length": "length", "completions/clipped_ratio": "cut",
+    "clip_ratio/region_mean": "clipped", "learning_rate": "lr", "step_time": "seconds_per_step"}
+
+NEVER = -100.0  # added to the logit of a token that vLLM must not sample
+
+
+def grpo_config(
+    settings: GRPOSettings,  # a checked object
+    processor,  # for the markers that must not be sampled
+):  # trl.GRPOConfig
+    "Our settings in TRL's words; SettingsError for an optimizer or schedule that transformers does not have"
+    from trl import GRPOConfig
+    s, cuda = settings, torch.cuda.is_available()
+    check_transformers_words(s)
+    # A group must not be cut in two by a micro-batch, or its prompt would be read twice (chapter 07).
+    batch_size, accumulation = whole_groups(s)
+    checkpointing = cuda if s.gradient_checkpointing is None else s.gradient_checkpointing
+    # An answer that holds a picture's marker would ask for a picture that is not there.
+    markers = vision_marker_ids(processor)
+    forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
+    same = {name: getattr(s, name) for name in same_in_trl}
+    return GRPOConfig(
+        **same,
+        learning_rate=s.lr,
+        num_train_epochs=s.num_epochs,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        save_strategy="steps" if s.save_steps else "no",
+        save_steps=s.save_steps or 500,
+        save_total_limit=2,
+        report_to=[] if s.report_to == "none" else [s.report_to],
+        disable_tqdm=True,
+        bf16=cuda,
+        use_cpu=not cuda,
+        **{checkpointing_name(GRPOConfig): checkpointing},
+        # processes with pictures would wait here for those without: TRL 1.16 gathers those of its own table
+        log_multimodal=False,
+        vllm_enable_sleep_mode=s.vllm_sleep_level > 0,
+        generation_kwargs=forbidden)
+
+
+def check_transformers_words(
+    settings: GRPOSettings,  # a checked object
+):
+    "SettingsError, with the nearest, for an optimizer or a schedule that transformers does not have"
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+    for name, known in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        value, words = getattr(settings, name), [str(word.value) for word in known]
+        if value not in words:
+            raise SettingsError(f"{name} = {value!r}{nearest(value, words)}")
+
+
+def checkpointing_name(
+    config_class,  # a dataclass of training arguments
+) -> str:  # "activation_checkpointing" or "gradient_checkpointing"
+    "Name of the setting that trades computing for memory"
+    # transformers 5.24 renamed it and warns at the old name, which goes in 6
+    names = {f.name for f in fields(config_class)}
+    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+
+
+def end_tokens(
+    model,  # with its generation config
+    processor,  # of the model
+) -> set:  # of token ids
+    "Tokens that end an answer; one that stops at the length limit holds none of them"
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, (list, tuple)) else [ends]
+    return {token for token in (*ends, processor.tokenizer.eos_token_id) if token is not None}

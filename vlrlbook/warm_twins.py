@@ -1,0 +1,100 @@
+"""The supervised start of a twin: what a pretrained checkpoint brings along, a twin has to be taught.
+
+Chapter 05 says what is taught and why. Written by hand, not exported from a notebook."""
+import hashlib
+
+import torch
+
+from .core import cache_dir, progress_bar
+from .data import drawn_questions, encode, picture_key, synthetic_counting
+from .models import save_model, tiny_twin, twin_config
+
+__all__ = ["warm_weights", "warm_start", "lessons", "supervised", "len_of_answers"]
+
+warm_weights = (16, 10, 6, 3, 1, 0.5)  # how often the warm start sees 1, 2, … 6 discs
+PICTURES_A_STEP = 32
+UNSEEN = -100  # a label that transformers leaves out of the loss
+
+
+def warm_start(
+    family: str = "qwen2_5_vl",  # whose twin
+    steps: int = 280,  # supervised steps of 32 pictures
+    seed: int = 0,  # of weights and pictures
+    task: str = "counting",  # counting or vqa
+) -> str:  # directory of a checkpoint
+    "A twin that was taught the form of an answer and a little seeing; made once, then found in the cache"
+    processor = tiny_twin(family)[1]
+    shown = [(s.question, said, *map(picture_key, s.images)) for s, said in zip(*lessons(task, 8, seed + 1))]
+    # Whatever changes the result changes the folder's name: lessons, configuration, tokenizer.
+    config = twin_config(family, processor.tokenizer).to_json_string()
+    recipe = [steps, seed, shown, config, processor.tokenizer.backend_tokenizer.to_str()]
+    key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
+    path = cache_dir() / f"warm-{family}-{key}"
+    if path.exists():
+        print("warm start: from the cache")
+        return str(path)
+    model, losses = supervised(family, steps, seed, task)
+    print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(losses[-10:]) / 10:.2f}")
+    try:
+        save_model(model, processor, path)
+    except OSError:
+        # another process may have made it meanwhile, and it is as good
+        if not path.exists():
+            raise
+    return str(path)
+
+
+def lessons(
+    task: str,  # counting or vqa
+    n: int,  # samples
+    seed: int,  # of the pictures
+) -> tuple:  # samples, what a good model would say to each
+    "What the warm start of a task is taught"
+    if task == "counting":
+        samples = synthetic_counting(n, seed=seed, weights=warm_weights)
+        return samples, [s.answer for s in samples]
+    samples = drawn_questions(n, seed)
+    return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]
+
+
+def supervised(
+    family: str,  # whose twin
+    steps: int,  # of 32 pictures each
+    seed: int,  # of weights and pictures
+    task: str = "counting",  # counting or vqa
+    **config,  # see `models.twin_config`
+):  # model, loss per step
+    "Teach an untrained twin to answer: AdamW, 30 steps of warm-up, linear decay over the second half"
+    model, processor = tiny_twin(family, seed, **config)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    def share_of_lr(step):
+        rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
+        return min(1, rising) * min(1, falling)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr)
+    samples, said = lessons(task, PICTURES_A_STEP * steps, seed + 1)
+    losses = []
+    for step in progress_bar(range(steps), desc="warm start"):
+        chosen = slice(PICTURES_A_STEP * step, PICTURES_A_STEP * step + PICTURES_A_STEP)
+        batch = encode(processor, samples[chosen], said[chosen])
+        # Every token of the answer is a target, everything before it is not. Rows are padded on the left, so
+        # that all answers end together.
+        labels = batch["input_ids"].clone()
+        for row, length in enumerate(len_of_answers(processor, said[chosen])):
+            labels[row, :-length] = UNSEEN
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return model.eval(), losses
+
+
+def len_of_answers(
+    processor,  # of the model
+    texts: list,  # what was said
+) -> list:  # tokens of each, the end of turn included
+    "Lengths in tokens"
+    return [len(ids) + 1 for ids in processor.tokenizer(texts)["input_ids"]]
