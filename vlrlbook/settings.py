@@ -393,6 +393,7 @@ class GRPOSettings(Settings):
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
     keys: str = None # Which column of VQA rows holds what: pairs with an equals sign between; None: by its name
     skip_bad_rows: bool = False # Leave bad VQA rows out and list them; False stops at the first
+    system_prompt: str = None # What the system's turn says before every question; a row's own stays as it is; None: there is no such turn
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
@@ -482,6 +483,7 @@ class GRPOSettings(Settings):
         yield from self._batch_rules()
         yield from self._exclusion_rules()
         yield from self._name_rules()
+        yield from self._system_rules()
         yield from self._file_rules()
 
     def _range_rules(self):
@@ -547,6 +549,14 @@ class GRPOSettings(Settings):
         if self.when_cut not in ("paid", "masked"):
             message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
             yield not is_number(self.when_cut), message
+
+    def _system_rules(self):
+        "What a system turn may hold"
+        said = self.system_prompt
+        yield said is not None and not said.strip(), "system_prompt is empty: expected a text, or none"
+        # A picture stands where its mark is, and marks of the chat template would end the turn.
+        for mark in ("<image>", "<|im_start|>", "<|im_end|>"):
+            yield said is not None and mark in said, f"system_prompt holds {mark}: expected plain text"
 
     def _file_rules(self):
         "Files that must be there before anything is loaded"

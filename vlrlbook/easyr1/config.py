@@ -535,6 +535,9 @@ def parse_overrides(
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise SettingsError(f"{word!r}: expected name=value")
+        if name.replace("-", "_").lstrip("_") == "system_prompt":
+            raise SettingsError("system_prompt: an export has one message of the user and no turn of the system; a column "
+                                "system of the rows is put in front of their questions")
         key = full_names.get(name, name)
         try:
             # YAML reads nothing as null; `a=` is meant as an empty text.
