@@ -21,6 +21,7 @@ import copy, hashlib, importlib.util, json, os, pickle, re, shlex, shutil, sys, 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
+from itertools import islice
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -680,6 +681,8 @@ class AlohaCollator:
         messages = [aloha_messages(i["images"], i["text"]) for i in items]
         texts = [self.processor.apply_chat_template(m, tokenize=False, add_generation_prompt=False) for m in messages]
         pictures, _ = process_vision_info(messages, image_patch_size=getattr(self.processor.image_processor, "patch_size", 14))
+        pictures, counts = iter(pictures), [len(i["images"]) for i in items]
+        pictures = [list(islice(pictures, count)) for count in counts] # Gemma's processor wants a list for each row
         batch = self.processor(text=texts, images=pictures, padding=True, padding_side=self.side, return_tensors="pt")
         batch.pop("num_crops", None)
         if "target" in items[0]: batch["labels"] = torch.tensor([i["target"] for i in items], dtype=torch.float32)
