@@ -1,5 +1,7 @@
 """Metrics against the libraries that others use; questioning that survives kills; files of other programs; the main job's table."""
 import csv
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -461,7 +464,7 @@ def test_a_whole_model_is_a_second_load(tmp_path):
     assert any(r["before_greedy"] != r["after_greedy"] for r in rows)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "aria"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5", "gemma3", "aria"])
 def test_every_family_is_asked(family):
     rows = compare(f"tiny-{family}", None, synthetic_counting(2, seed=7), **ASK)
     assert len(rows) == 2 and columns(rows) == ["before_greedy", "before_sampled", "before_no_picture", "before_shuffled"]
@@ -483,6 +486,62 @@ def test_what_fails_in_another_process_is_told_in_this_one(tmp_path):
     with pytest.raises(ValueError, match="adapter_config.json"):
         (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "tiny-qwen2_vl", "lora_alpha": 0}')
         compare(TINY, tmp_path, synthetic_counting(2, seed=7), **ASK, processes=2)
+
+
+class Engine:
+    "vLLM without vLLM: the model of the folder answers by transformers, and says what it has read"
+    folders, wished = [], []
+
+    def __init__(self, folder, **options):
+        self.model, self.processor = load_vlm(folder)
+        self.folders.append(folder)
+        assert options == dict(dtype="float32", gpu_memory_utilization=0.4, max_model_len=256)
+
+    def generate(self, rows, wishes, use_tqdm):
+        token, outputs = self.processor.image_token_id, []
+        self.wished += wishes
+        for row, wish in zip(rows, wishes, strict=True):
+            pictures = row.get("multi_modal_data", {}).get("image", [])
+            text = self.processor.tokenizer.decode(row["prompt_token_ids"])
+            batch = self.processor(text=[text], images=pictures or None, return_tensors="pt")
+            assert row["prompt_token_ids"].count(token) == len(pictures)
+            with torch.no_grad():
+                said = self.model.generate(**batch, max_new_tokens=wish.max_tokens, do_sample=False, suppress_tokens=list(wish.logit_bias))
+            text = self.processor.tokenizer.decode(said[0, batch["input_ids"].shape[1]:], skip_special_tokens=True)
+            outputs.append(types.SimpleNamespace(prompt_token_ids=batch["input_ids"][0].tolist(),
+                                                 outputs=[types.SimpleNamespace(text=text)] * wish.n))
+        return outputs
+
+
+class Wishes:
+    "vLLM's SamplingParams"
+    def __init__(self, **given): self.__dict__ |= dict(n=1) | given
+
+
+def test_vllm_is_asked_as_transformers_are(adapter, tmp_path, monkeypatch):
+    "Both models whole, the adapter merged, greedy answers equal, a seed for every row; nothing is left behind"
+    fake = types.ModuleType("vllm")
+    fake.LLM, fake.SamplingParams, fake.__spec__ = Engine, Wishes, importlib.machinery.ModuleSpec("vllm", None)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    samples, engine, path = synthetic_counting(7, seed=7), dict(share=0.8, longest=256), tmp_path / "said.jsonl"
+    rows, asked = compare(TINY, adapter, samples, **ASK), compare(TINY, adapter, samples, path, **ASK, engine=engine)
+    greedy = [c for c in columns(rows) if not c.endswith("sampled")]
+    assert [{c: r[c] for c in greedy} for r in asked] == [{c: r[c] for c in greedy} for r in rows]
+    assert columns(asked) == columns(rows) and all(len(r["after_sampled"]) == ASK["answers"] for r in asked)
+    seeds = [w.seed for w in Engine.wished[:-len(samples)] if w.n == ASK["answers"]]
+    assert len(set(seeds)) == len(seeds) // 2 # two engines, each row with a seed of its own
+    assert len(Engine.folders) == 2 and not any(os.path.exists(folder) for folder in Engine.folders)
+    # who answered is a part of how a file was made
+    with pytest.raises(SettingsError, match="engine = 'vllm', now 'transformers'"): compare(TINY, adapter, samples, path, **ASK)
+    for given_, message in ((dict(processes=2), "use_vllm asks in one process"), (dict(use_4bit=True), "leave out use_4bit"),
+                            (dict(vllm_max_model_length=8), "no room for a prompt"),
+                            (dict(vllm_gpu_memory_utilization=1.5), "up to 1")):
+        with pytest.raises(SettingsError, match=message): read_settings(EvaluationSettings, given_ | dict(use_vllm=True))
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("vllm")), reason="vLLM is installed here")
+def test_without_vllm_it_is_said_before_a_model_is_loaded():
+    with pytest.raises(SettingsError, match="vLLM is not installed"): read_settings(EvaluationSettings, dict(use_vllm=True))
 
 
 class Bomb(Image.Image):

@@ -173,3 +173,30 @@ def test_a_merged_folder_served_by_vllm_gives_transformers_greedy_answers(twins,
     found = llm.generate(asked, SamplingParams(temperature=0.0, max_tokens=8), use_tqdm=False)
     ours = [a[0] for a in generate_answers(model, processor, samples, max_new_tokens=8)]
     assert [o.outputs[0].text for o in found] == ours
+
+
+def test_an_evaluation_asked_of_vllm_is_that_of_transformers(twins, tmp_path):
+    "Chapter 06 with `use_vllm`: greedy answers and controls are equal, sampled ones as many; a second run goes on from the file"
+    from test_merge import shaken
+    from vlrlbook.core import SettingsError
+    from vlrlbook.evaluation import compare
+    from vlrlbook.models import load_vlm
+    base = str(twins / "qwen2_5_vl")
+    shaken(load_vlm(base)[0], tmp_path / "adapter")
+    how = dict(answers=3, max_new_tokens=8, batch_size=4, max_image_size=56)
+    plain = compare(base, tmp_path / "adapter", mixed(6), **how)
+    path, engine = tmp_path / "said.jsonl", dict(share=0.9, longest=512)
+    asked = compare(base, tmp_path / "adapter", mixed(6), path, engine=engine, **how)
+    assert len(asked) == len(plain) == 6
+    changed = 0
+    for ours, theirs in zip(plain, asked):
+        for column in ours:
+            if column.endswith("sampled"): assert len(theirs[column]) == 3
+            else: assert theirs[column] == ours[column], (ours["row"], column)
+        changed += ours["before_greedy"] != ours["after_greedy"]
+    assert changed # the adapter is in the second engine and not in the first
+    assert len({tuple(row["before_sampled"]) for row in asked}) > 1 # rows do not share a seed
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:5])) # killed in the second batch
+    assert compare(base, tmp_path / "adapter", mixed(6), path, engine=engine, **how) == asked
+    with pytest.raises(SettingsError, match="engine = 'vllm', now 'transformers'"):
+        compare(base, tmp_path / "adapter", mixed(6), path, **how)

@@ -1,4 +1,4 @@
-"""Put batches of pictures to a model before and after its training: in this process, or in several.
+"""Put batches of pictures to a model before and after its training: in this process, in several, or in vLLM.
 
 Chapter 06 decides what is asked, in which order and with which seed; here is who answers. The answers of
 several processes are those of one, for each batch brings its own seed.
@@ -152,13 +152,18 @@ def _deaths_told():
 def panel_of(
     processes: int,  # 1 answers in this one
     *panel,  # the arguments of `Panel`
-):  # a `Panel` or `Pool`, closed at the end
-    "Who answers: this process, or several"
-    if processes == 1:
+    engine: dict = None,  # share and longest of `asking_vllm.EnginePanel`: vLLM answers; None: transformers does
+):  # a `Panel`, `Pool` or `EnginePanel`, closed at the end
+    "Who answers: this process, several, or vLLM"
+    if engine is None and processes == 1:
         yield Panel(*panel)
         return
-    pool = Pool(processes, *panel)
+    if engine is None:
+        answering = Pool(processes, *panel)
+    else:
+        from .asking_vllm import EnginePanel
+        answering = EnginePanel(*panel, **engine)
     try:
-        yield pool
+        yield answering
     finally:
-        pool.close()
+        answering.close()

@@ -280,7 +280,7 @@ def read_vqa(
     image_dir: str | Path = None, # where picture paths begin; None: beside the file
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
-    task: str = "vqa", # vqa: questions stand in the VQA prompt; counting: as they are
+    task: str = "vqa", # vqa: questions stand in the VQA prompt; counting and pointing: as they are
 ): # datasets.Dataset, report of the gate
     "Rows as a data set, pictures on disk until a row is read, and what was kept and left out"
     kept, report = read_vqa_file(path, image_dir, keys, skip_bad_rows)
@@ -301,14 +301,14 @@ def vqa_dataset(
 
 def read_task_rows(
     path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
-    task: str, # counting or vqa
+    task: str, # counting, vqa or pointing
     image_dir: str | Path = None, # where picture paths begin; None: beside the file
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset, report
     "What a run on `task` is trained on and measured by"
     is_table = Path(path).suffix.lower() in table_suffixes
-    if task == "vqa" or is_table:
+    if task != "counting" or is_table:
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
     return unpacked_counting_zip(path)
 
@@ -683,7 +683,7 @@ def preflight(
         if problem:
             note(number, "image.shape", problem)
             continue
-        length = len(processor.tokenizer(text)["input_ids"]) + pictures - len(sample.images)
+        length = _prompt_length(processor, text, pictures, len(sample.images))
         image_tokens, prompt_tokens = max(image_tokens, pictures), max(prompt_tokens, length)
         if length > max_prompt_tokens: note(number, "prompt.length", f"{length} tokens, at most {max_prompt_tokens}")
         if any(picture_key(i) in elsewhere for i in sample.images): note(number, "split.leak", "its picture is in the held-out set too")
@@ -692,6 +692,12 @@ def preflight(
         problem = None if isinstance(row, Exception) else _tokens_of(processor, row["images"])[1]
         if problem: note(number, "image.shape", problem)
     return Preflight(len(train), image_tokens, prompt_tokens, found)
+
+def _prompt_length(processor, text, tokens, pictures):
+    "Tokens of a prompt with this text and so many tokens of so many pictures"
+    framed = getattr(processor, "full_image_sequence", None) # Gemma's: empty lines and marks around the tokens of a picture
+    if framed: return len(processor.tokenizer(text.replace(processor.boi_token, framed))["input_ids"])
+    return len(processor.tokenizer(text)["input_ids"]) + tokens - pictures
 
 def _tokens_of(processor, images):
     "(tokens that the pictures of a row will occupy, None), or (0, why the processor does not take one)"
