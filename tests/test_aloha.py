@@ -2,9 +2,11 @@
 LeRobot's side."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -289,12 +291,34 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, drawn, choice):
     whole = train_classifier(read_settings(AlohaSettings, dict(common, output_dir=str(tmp_path / "whole"))))
     os.makedirs(tmp_path / "half")
     os.rename(tmp_path / "whole" / "checkpoint-2", tmp_path / "half" / "checkpoint-2")
-    (tmp_path / "half" / "run_log.csv").write_text((tmp_path / "whole" / "run_log.csv").read_text())
+    for name in ("run_log.csv", "begun_with.json"):
+        (tmp_path / "half" / name).write_text((tmp_path / "whole" / name).read_text())
     half = train_classifier(read_settings(AlohaSettings, dict(common, output_dir=str(tmp_path / "half"), resume="true")))
     assert half.log.series("loss") == whole.log.series("loss")
     a, b = (load_file(tmp_path / name / "checkpoint-4" / "model.safetensors") for name in ("whole", "half"))
     assert set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
     if choice: assert all("lora_" in k or k.startswith("head.") for k in a)
+
+
+@pytest.mark.parametrize("other, told", [(dict(lr=1e-6), "lr = 0.001 then, 1e-06 now"), (dict(class_weights=True), "class_weights = False"),
+                                         (dict(test_share=0.3), "frames_to_learn = .*test_share"),
+                                         (dict(num_classes=7), "bins = 5 then, 7")])
+def test_a_run_goes_on_as_it_began_or_not_at_all(short_run, tmp_path, other, told):
+    folder = tmp_path / "run"
+    shutil.copytree(short_run.settings.output_dir, folder)
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    given = dict(asdict(short_run.settings), output_dir=str(folder), ckpt_dir=None, resume="true")
+    with pytest.raises(SettingsError, match=told): train_classifier(read_settings(AlohaSettings, given | other))
+    assert before == {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_that_goes_on_may_be_longer_and_lie_elsewhere(short_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(short_run.settings.output_dir, folder)
+    shutil.copytree(short_run.settings.data, tmp_path / "moved")
+    given = dict(asdict(short_run.settings), output_dir=str(folder), ckpt_dir=None, resume="true", data=str(tmp_path / "moved"))
+    given["max_steps"] = 5
+    assert train_classifier(read_settings(AlohaSettings, given)).results["steps"] == 5
 
 
 def test_early_stopping(tmp_path, drawn):

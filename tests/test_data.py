@@ -224,7 +224,7 @@ def test_real_preferences():
     assert len(rows) == 498 and first(rows) > 0.95 and 0.4 < first(permuted(rows)) < 0.6
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "aria"])
 def test_preflight_counts_what_the_processor_makes(family):
     from vlrlbook.data import encode
     from vlrlbook.models import tiny_twin

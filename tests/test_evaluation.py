@@ -464,7 +464,7 @@ def test_a_whole_model_is_a_second_load(tmp_path):
     assert any(r["before_greedy"] != r["after_greedy"] for r in rows)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "aria"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5", "gemma3", "aria"])
 def test_every_family_is_asked(family):
     rows = compare(f"tiny-{family}", None, synthetic_counting(2, seed=7), **ASK)
     assert len(rows) == 2 and columns(rows) == ["before_greedy", "before_sampled", "before_no_picture", "before_shuffled"]

@@ -20,7 +20,7 @@ FLOORS = [
     ["folders"],
     ["settings"],
     ["core", "geometry", "metrics", "model_files", "readers"],
-    ["archive", "chapters", "rewards", "training", "versions"],
+    ["archive", "chapters", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
     ["pointing"],
@@ -42,7 +42,7 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
 REBUILT = ["aloha_films", "answers", "archive", "asking", "asking_vllm", "chapters", "data_check", "doctor", "easyr1", "film_labels", "folders", "geometry",
            "jobs",
-           "marking", "metrics", "model_files", "old_scores", "pointing", "prediction_files",
+           "marking", "metrics", "model_files", "old_scores", "pointing", "prediction_files", "prompt_cache",
            "race", "readers", "refill", "report", "rewards", "rows", "run_data", "run_files", "run_records", "service",
            "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 

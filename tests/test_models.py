@@ -1,4 +1,4 @@
-"""Twins of all four families: real batches, both padding sides, adapters, and a step of TRL's trainer."""
+"""Twins of all six families: real batches, both padding sides, adapters, and a step of TRL's trainer."""
 import pytest
 import torch
 from vlrlbook.core import read_settings, set_seed

@@ -2,6 +2,7 @@
 chapter 05."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +316,40 @@ def test_resumed_equals_never_stopped(tmp_path, run):
     assert RunLog.read(copy / "run_log.csv").series("loss") == RunLog.read(done / "run_log.csv").series("loss")
 
 
+@pytest.mark.parametrize("other, told", [(dict(lr=1e-6), "lr = 0.001 then, 1e-06 now"), (dict(loss_type="hinge", use_margin_loss=True),
+                                         "loss_type = 'bt' then, 'hinge' now"), (dict(drawn_rows=10), "drawn_rows = 12 then, 10 now"),
+                                         (dict(prompt_template="Q: {{ content }}"), "template = None then, 'Q: {{ content }}' now")])
+def test_a_run_goes_on_as_it_began_or_not_at_all(tmp_path, run, other, told):
+    import shutil
+    copy = tmp_path / "out" / Path(run[1]["run_dir"]).name
+    shutil.copytree(run[1]["run_dir"], copy)
+    before = {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()}
+    with pytest.raises(SettingsError, match=re.escape(told)): train_reward_model(settings(tmp_path, resume="true", **other))
+    assert before == {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()}
+
+
+def test_rows_that_changed_under_a_run_are_noticed_and_a_moved_file_is_not(tmp_path):
+    from vlrlbook.training import begun_with
+    rows = [dict(query=f"How many discs in {i}?", response=["three", "four"], human_ranking=[i % 2, 1 - i % 2]) for i in range(6)]
+    def s(name, **more): return settings(tmp_path, train_data=str(tmp_path / name), eval_data=str(tmp_path / name), **more)
+    def read(name): return load_rows(s(name))[:2]
+    for name, kept in (("a.jsonl", rows), ("moved.jsonl", rows), ("other.jsonl", rows[:5])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in kept))
+    directory = start_run(s("a.jsonl"), *read("a.jsonl"))[0]
+    write_committed(directory / "checkpoint-1")
+    assert "train_rows" in json.loads((directory / begun_with).read_text())
+    assert start_run(s("moved.jsonl", resume="true"), *read("moved.jsonl"))[1] == str(directory / "checkpoint-1")
+    with pytest.raises(SettingsError, match="evaluation_rows = .* now; train_rows = .* now.*load_weights_only"):
+        start_run(s("other.jsonl", resume="true"), *read("other.jsonl"))
+    assert start_run(s("other.jsonl", resume="true", load_weights_only=True), *read("other.jsonl"))[2] == str(directory / "checkpoint-1")
+
+
+def write_committed(folder):
+    "A checkpoint that equals its manifest"
+    from vlrlbook.folders import new_folder
+    with new_folder(folder, existing="none") as aside: (aside / "head.safetensors").write_bytes(b"weights")
+
+
 def test_weights_only_begins_a_new_run(tmp_path, run):
     folder, results = run
     checkpoint = max(Path(results["run_dir"]).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
@@ -441,6 +476,53 @@ def test_grpo_is_paid_by_it(tmp_path, run):
     assert len(log) == 3 and any(c.startswith("part/reward_model_score") for c in log.columns) and all(
         g > 0 for g in log.series("grad_norm")[1])
     assert before == (Path(run[1]["model"]) / "model.safetensors").read_bytes()
+
+
+def test_the_whole_of_chapter_05_paid_by_it(tmp_path, run):
+    "The command: pay kept with the answers, the verdict asks about it, and the record says which judge, without its path"
+    from vlrlbook.grpo import main as grpo
+    from vlrlbook.verdict import read_answers, verdict_of
+    out, judge = tmp_path / "g", run[1]["model"]
+    grpo(["--reward", f"reward_model:{judge}", "--warm_steps", "5", "--max_steps", "2", "--batch_size", "16", "--num_generations", "4",
+          "--eval_samples", "12", "--save_steps", "0", "--refill", "0", "--output_dir", str(out)])
+    results = json.loads((out / "results.json").read_text())
+    name = Path(judge).parent.name
+    about = results["judges"][0]
+    assert (about["kind"], about["name"], about["pair_accuracy"]) == ("reward_model", name, run[1]["pair_accuracy"])
+    assert about["fingerprint"] and len(results["judges"]) == 1
+    rows = read_answers(out / "predictions.jsonl")
+    assert all(set(row["paid"]) == {"before_greedy", "before_sampled", "after_greedy", "after_sampled"} for row in rows)
+    pay = as_reward(judge)
+    again = [pay([row["after_greedy"][0]], [sample])[0]["overall"] for row, sample in zip(rows, held_out(12))]
+    assert [row["paid"]["after_greedy"] for row in rows] == pytest.approx(again, abs=1e-3), "the same picture and answer as GRPO sees"
+    assert results["after"]["greedy"]["mean_reward"] == pytest.approx(sum(again) / 12, abs=1e-3)
+    assert verdict_of(rows, "counting", pay) == results["verdict"]
+    assert any(q["name"] == "paid_for_right" for q in results["verdict"]["questions"])
+    for text in ((out / "README.md").read_text(), (out / "report.html").read_text()): assert name in text and str(tmp_path) not in text
+
+
+def held_out(n):
+    from vlrlbook.data import synthetic_counting
+    from vlrlbook.grpo import held_out_seed
+    return synthetic_counting(n, seed=held_out_seed)
+
+
+def test_one_folder_is_loaded_once_while_it_is_in_use(run, monkeypatch):
+    first = as_reward(run[1]["model"])
+    monkeypatch.setattr(VLRewardModel, "from_pretrained", None)
+    assert as_reward(run[1]["model"]).model is first.model
+
+
+def test_a_judge_is_asked_about_many_answers_at_once():
+    from vlrlbook.marking import marks
+    calls = []
+    def judge(completions, samples):
+        calls.append(len(completions))
+        return [dict(overall=len(c) + 100.0 * int(s.answer[-1])) for c, s in zip(completions, samples)]
+    judge.batched = True
+    samples = [Sample("How many?", str(i % 6), [], "counting") for i in range(50)]
+    found = marks(samples, [["3", "333"]] * 50, judge)
+    assert calls == [64, 36] and found["reward"] == [2 + 100 * (i % 6) for i in range(50)]
 
 
 # --- the job, and real pairs --------------------------------------------------------------------------------------------------------------

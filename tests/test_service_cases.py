@@ -3,7 +3,9 @@ import builtins
 import json
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from support.faults import TRAINER, opened, served, until, wait
+from support.faults import TRAINER, everybody, history_is_legal, opened, served, supervisors, until, wait
 from support.service import Served, client, good, nothing_stays, raw, refused, seen, trainer, with_file
 from vlrlbook.folders import write_json
 from vlrlbook.jobs import Jobs, JobsError, ends
@@ -329,6 +331,69 @@ def test_an_order_to_stop_reaches_the_attempt_that_trains(tmp_path, monkeypatch)
         jobs.control.cancel(job)
         monkeypatch.setattr(jobs.records, "row", row)
         assert order_of_lock_file(jobs.folder(job) / "lock") == ("cancel", 2)
+
+
+def test_a_slow_order_to_stop_leaves_the_second_attempt_no_trainer(client, monkeypatch):
+    """sv-19, over HTTP: the supervisor dies, a DELETE that read the row before still looks, the dispatcher would have time to go on.
+
+    Nothing moves without an order, and a job that is told to be cancelled has no trainer any more."""
+    c = client()
+    jobs = c.jobs
+    jobs.tick, jobs.grace, jobs.restarts = 0.25, 0.3, 5
+    sweep, slow_ones = jobs.backend.sweep, []
+    def slow(*args):
+        # In the thread of a request alone, as in the report; meanwhile the dispatcher looks twice.
+        if threading.current_thread() is not jobs.thread:
+            slow_ones.append(args)
+            time.sleep(0.6)
+        return sweep(*args)
+    monkeypatch.setattr(jobs.backend, "sweep", slow)
+    jobs.start()
+    job = jobs.submit("a", dict(max_steps=2000, seconds=0.03, save_steps=1), TRAINER).job_id
+    wait(lambda: jobs.get(job).current_step > 2)
+    step = jobs.get(job).current_step
+    wait(lambda: jobs.get(job).current_step > step) # the dispatcher has looked just now
+    for pid in supervisors(jobs.data_dir): os.kill(pid, signal.SIGKILL)
+    assert c.delete(f"/jobs/{job}").status_code == 200
+    wait(lambda: jobs.get(job).status in ends)
+    moves = jobs.events(job)
+    assert jobs.get(job).status == "cancelled" and history_is_legal(moves), moves
+    ordered = [m for m in moves if m["to"] in ("cancelling", "cancelled") and m["why"] == "asked"]
+    left = [(m["to"], m["why"]) for m in moves if m["from"] == "training" and m["attempt"] == 2]
+    assert ordered and left in ([], [("cancelling", "asked")]), moves
+    assert not everybody(jobs.data_dir), "it runs on"
+
+
+COUNTING_SYSTEMS_EXAMPLE = """
+import sys, requests
+url, headers = sys.argv[1], dict(word.split("=", 1) for word in sys.argv[2:])
+with open("training_data.zip", "rb") as f:
+    said = requests.post(f"{url}/upload-data", files={"file": f}, headers=headers)
+if said.status_code != 200: sys.exit(f"{said.status_code} {said.json()['detail']}")
+data_file_id = said.json()["file_id"]
+config = {"num_epochs": 1, "learning_rate": 5e-5, "batch_size": 1}
+job = requests.post(f"{url}/train", json={"job_name": "apple_counting_model", "data_file_id": data_file_id, "training_config": config},
+                    headers=headers).json()
+print(requests.get(f"{url}/jobs/{job['job_id']}", headers=headers).json()["job_name"])
+"""
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_the_counting_systems_example_against_a_server_with_and_without_a_token(tmp_path, trainer, good, token):
+    "sv-07: a stranger's program against the default server is told what it lacks, and runs with that or with --no-token"
+    (tmp_path / "training_data.zip").write_bytes(good)
+    (tmp_path / "example.py").write_text(COUNTING_SYSTEMS_EXAMPLE)
+    served = Served(tmp_path, env={"VLRLBOOK_TRAINER": trainer}, token=token)
+    def example(*headers): return subprocess.run([sys.executable, "example.py", served.url, *headers], cwd=tmp_path,
+                                                 capture_output=True, text=True)
+    try:
+        bare = example()
+        if token:
+            assert bare.returncode == 1 and "401 send the header Authorization: Bearer TOKEN" in bare.stderr
+            assert "`token`" in bare.stderr and "--no-token" in bare.stderr
+        told = example("Authorization=Bearer " + (tmp_path / "data/token").read_text()) if token else bare
+        assert told.returncode == 0 and told.stdout.strip() == "apple_counting_model", told.stderr
+    finally: served.stop()
 
 
 # Bodies and logs

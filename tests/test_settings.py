@@ -1,4 +1,5 @@
 """The room of settings: light to import, one base for all classes, one rule for batches."""
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -98,3 +99,28 @@ class Typed(Settings):
     names = dict(Settings=settings.Settings, __name__="__main__") # as a kernel runs a page
     exec(compile(source, "<cell 7>", "exec"), names)
     assert settings.settings_help(names["Typed"]) == {"rate": "Step size"}
+
+
+@pytest.mark.parametrize("kind, name", [("reward_model", "reward_model.json"), ("aloha", "classifier.json")])
+def test_a_folder_that_no_trained_model_lies_in_is_refused_before_anything_is_loaded(tmp_path, kind, name):
+    def refusal(reward):
+        with pytest.raises(SettingsError) as error: read_settings(GRPOSettings, dict(reward=reward))
+        return str(error.value)
+    assert "there is no such folder" in refusal(f"{kind}:{tmp_path}/none")
+    assert f"no {name} there" in refusal(f"0.5*{kind}:{tmp_path} + 0.5*counting")
+    inside = tmp_path / {"reward_model": "model", "aloha": "classifier"}[kind]
+    inside.mkdir()
+    (inside / name).write_text("{}")
+    assert f"did you mean '{kind}:{inside}'?" in refusal(f"{kind}:{tmp_path}"), "people name the run"
+    assert read_settings(GRPOSettings, dict(reward=f"{kind}:{inside}")).reward == f"{kind}:{inside}"
+    # the folder above, whose results.json is that of the latest run
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "results.json").write_text(json.dumps(dict(model=str(inside))))
+    assert f"did you mean '{kind}:{inside}'?" in refusal(f"{kind}:{tmp_path}/all")
+
+
+def test_a_reward_is_shown_without_the_paths_of_a_machine():
+    from vlrlbook.settings import reward_without_paths
+    assert reward_without_paths("0.5*reward_model:/home/me/judge_20250102/model + 0.5*counting") == (
+        "0.5*reward_model:judge_20250102 + 0.5*counting")
+    assert reward_without_paths("aloha:runs/x/classifier") == "aloha:x" and reward_without_paths("counting") == "counting"

@@ -13,8 +13,7 @@ from vlrlbook.core import RunLog, Sample, read_settings
 from vlrlbook.data import draw_discs, encode, to_dataset
 from vlrlbook.grpo import GRPOSettings, make_trainer, whole_groups
 from vlrlbook.models import add_lora, families, tiny_twin, vision_marker_ids
-from vlrlbook.shared_prompt import (RaceSettings, by_answer, copied, one_sequence, picture_memory, prompt_positions, sample_groups,
-                                    use_grouped_attention)
+from vlrlbook.shared_prompt import (RaceSettings, copied, picture_memory, sample_groups, shared_log_probs, use_grouped_attention)
 
 G = 4
 ASKED = [("How many?", [(112, 56)]), ("What is this, all in all?", [(84, 112), (56, 56)]), ("No picture", []),
@@ -56,10 +55,10 @@ def gradient(t, batch, shared):
     return loss.item(), torch.cat([p.grad.flatten() for p in t.model.parameters() if p.grad is not None])
 
 
-def assert_same(t):
+def assert_same(t, bound=1e-5):
     batch = scored(t)
     (a, ga), (b, gb) = gradient(t, batch, True), gradient(t, copied(batch, G), False)
-    assert a == pytest.approx(b, abs=1e-6) and (ga - gb).norm() <= 1e-5 * gb.norm() and gb.norm() > 0
+    assert a == pytest.approx(b, abs=1e-6) and (ga - gb).norm() <= bound * gb.norm() and gb.norm() > 0
 
 
 @pytest.mark.parametrize("family", list(families))
@@ -106,15 +105,13 @@ def test_log_probs_alone(family):
     P, fields = rows["input_ids"].shape[1], {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
     whole = dict(rows) | dict(input_ids=torch.cat([rows["input_ids"], said], 1),
                               attention_mask=torch.cat([rows["attention_mask"], torch.ones_like(said)], 1))
-    if "mm_token_type_ids" in whole: whole["mm_token_type_ids"] = torch.cat([rows["mm_token_type_ids"], torch.zeros_like(said)], 1)
+    for kinds in ("mm_token_type_ids", "token_type_ids"):
+        if kinds in whole: whole[kinds] = torch.cat([rows[kinds], torch.zeros_like(said)], 1)
     with torch.no_grad():
         plain = model(**whole).logits[:, P - 1:-1].log_softmax(-1).gather(-1, said[..., None])[..., 0]
         add_fused_lm_head(model)
         use_grouped_attention(model)
-        shared = one_sequence(rows["input_ids"], rows["attention_mask"], said, torch.ones_like(said),
-                              prompt_positions(model, one["input_ids"], one["attention_mask"], fields), G)
-        got = by_answer(model(**shared, **shared_prompt._for_sequence(fields, shared["input_ids"].shape[1]), fused_lm_head=True).log_probs,
-                        P, 5, G)
+        got = shared_log_probs(model, model, whole["input_ids"], whole["attention_mask"], fields, 5, G)[0]
     assert (got - plain).abs().max() <= 1e-5
 
 
@@ -378,7 +375,8 @@ def test_thrifty_layers_keep_less_and_learn_the_same(tmp_path, family, monkeypat
         monkeypatch.setattr(shared_prompt, "_thrifty", thrifty)
         found.append((waiting_megabytes(t, batch), gradient(t, batch, True)[1]))
     (little, a), (much, b) = found
-    assert little < (0.99 if family == "aria" else 0.95) * much and b.norm() > 0 and (a - b).norm() <= 1e-6 * b.norm()
+    # experts and delta nets keep much besides
+    assert little < dict(aria=0.99, qwen3_5=0.98).get(family, 0.95) * much and b.norm() > 0 and (a - b).norm() <= 1e-6 * b.norm()
     assert not any("forward" in vars(m) for m in t.model.get_base_model().model.language_model.modules())
 
 

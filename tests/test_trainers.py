@@ -59,7 +59,7 @@ def trained(files, out, kind="one", **more):
 
 # ---- rows as they come
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("seed", [1, 3])
 def test_rows_with_and_without_pictures_meet_in_a_batch(files, tmp_path, family, shared, seed):

@@ -33,6 +33,12 @@ def guesses(truths, share, seed):
     return [int(t) if rng.random() < share else int(rng.integers(1, 7)) for t in truths]
 
 
+def judged(rows, before, after):
+    "The rows with what a trained reward pays for each: about so much before, and so much after"
+    noise = np.random.default_rng(0).normal(0, 0.05, (len(rows), 2))
+    return [row | dict(paid=dict(before_greedy=before + float(a), after_greedy=after + float(b))) for row, (a, b) in zip(rows, noise)]
+
+
 TRUTHS = [int(x) for x in np.random.default_rng(9).integers(1, 7, 300)]
 EIGHT = [3, 2, 3, 5, 1, 3, 4, 6]
 
@@ -50,6 +56,12 @@ EIGHT = [3, 2, 3, 5, 1, 3, 4, 6]
     ("collapsed", lambda: counting(TRUTHS, guesses(TRUTHS, 0.4, 1), [3] * 300)),
     ("collapsed", lambda: counting(EIGHT, [2, 5, 2, 2, 5, 1, 2, 2], [3] * 7 + [1])), # forty photographs, eight held out
     ("collapsed", lambda: counting(EIGHT, EIGHT, [f"A photo of of discs {'discs ' * i}" for i in range(8)])), # babble
+    ("gamed", lambda: judged(counting(TRUTHS, guesses(TRUTHS, 0.8, 1), guesses(TRUTHS, 0.8, 2)), 0.5, 0.7)),
+    ("gamed", lambda: judged(counting(TRUTHS, guesses(TRUTHS, 0.8, 1), guesses(TRUTHS, 0.4, 2)), 0.5, 0.7)), # worse, and paid more for it
+    ("worse", lambda: judged(counting(TRUTHS, guesses(TRUTHS, 0.8, 1), guesses(TRUTHS, 0.4, 2)), 0.5, 0.5)),
+    ("better", lambda: judged(counting(TRUTHS, guesses(TRUTHS, 0.4, 1), guesses(TRUTHS, 0.8, 2)), 0.5, 0.7)),
+    ("collapsed", lambda: judged(counting(TRUTHS, guesses(TRUTHS, 0.4, 1), [3] * 300), 0.5, 0.9)),
+    ("too few pictures", lambda: judged(counting(EIGHT, [3, 2, 1, 1, 1, 1, 1, 1], [3, 2, 3, 5, 2, 1, 1, 1]), 0.2, 0.9)),
     ("one truth", lambda: counting([3] * 40, guesses([3] * 40, 0.3, 1), [3] * 40)),
     ("too few pictures", lambda: counting(EIGHT, [3, 2, 1, 1, 1, 1, 1, 1], [3, 2, 3, 5, 2, 1, 1, 1])),
     ("too few pictures", lambda: counting(EIGHT, EIGHT, EIGHT)), # nothing changed, of eight
@@ -284,3 +296,16 @@ def test_stage_cards_say_the_same_as_text():
     cards = StageCards(dict(pictures=[dict(question="How many?", answer="3", image=None)],
                             stages=[dict(when="first", step=0, greedy=[["4"]], sampled=[["3", "3"]])]))
     assert "before training, step 0: 4 · sampled: 2 × 3" in repr(cards) and "(no picture)" in cards._repr_html_()
+
+
+def test_gaming_is_told_with_both_numbers_and_only_where_somebody_paid():
+    rows = counting(TRUTHS, guesses(TRUTHS, 0.8, 1), guesses(TRUTHS, 0.8, 2))
+    assert not any(q["name"] == "paid_for_right" for q in verdict_of(rows)["questions"])
+    found = verdict_of(judged(rows, 0.5, 0.7))
+    asked = next(q for q in found["questions"] if q["name"] == "paid_for_right")
+    told = r"Gamed: the trained reward pays more than before \(\+0\.\d{3} .*, and yet right answers went from"
+    assert asked["answer"] == "no" and re.match(told, found["sentence"])
+    equal = next(q for q in verdict_of(judged(rows, 0.5, 0.5))["questions"] if q["name"] == "paid_for_right")
+    assert equal["answer"] == "cannot tell", "no more pay, so there is nothing to be gamed"
+    # another program's column of that name is not ours
+    assert verdict_of([row | dict(paid="yes") for row in rows]) == verdict_of(rows)

@@ -391,7 +391,7 @@ def test_errors_are_shown_in_words_with_their_code(page, server, data, tmp_path)
     page.wait_for_selector("[role=alert] >> text=job.unknown")
     page.goto(f"{server.url}/#/jobs/{start(server, data, seed=13)}")
     until(page, "failed")
-    assert "trainer.exit" in page.inner_text("main") and "it did not work" in page.inner_text(".notice.bad")
+    assert "trainer.exit" in page.inner_text("main") and "stopped at an error: it did not work" in page.inner_text(".notice.bad")
     assert page.locator("text=Resume").count() == 0 # there is no checkpoint: it would be refused
     page.click("text=The message as the program wrote it")
     assert "exit 1" in page.inner_text(".notice.bad pre")

@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['DRAWN', 'DRAWN_FILMS', 'SIMULATED', 'video_backends', 'presets', 'environment', 'OLD_HEADS', 'FORMAT', 'MOST_KEPT_MB',
-           'logged_as', 'is_classifier', 'AlohaSettings', 'video_backend', 'open_lerobot', 'conversion_command',
-           'check_format', 'drawn_data', 'open_data', 'to_picture', 'check_columns', 'AlohaFrames', 'open_frames',
-           'frames_per_second', 'reading_speeds', 'analyze', 'about_set', 'plot_analysis', 'aloha_messages',
-           'AlohaCollator', 'AlohaClassifier', 'two_marks', 'expected_bin', 'build_classifier', 'load_head',
-           'head_tensors', 'save_classifier', 'load_classifier', 'base_of_adapter', 'head_classes', 'split_films',
-           'mirrored', 'jittered', 'shifted', 'Augment', 'AlohaTrainer', 'class_weights', 'training_arguments',
-           'make_trainer', 'predict_bins', 'split_parts', 'judge_success', 'progress_errors', 'check_bins', 'AlohaRun',
-           'train_classifier', 'held_name', 'save_run', 'prediction_rows', 'plot_training', 'plot_confusion',
-           'judged_film', 'predict_dataset', 'write_columns', 'free_path', 'chat', 'as_reward', 'AlohaConfig',
-           'AlohaRewardModel', 'make_vlrlbook_aloha_pre_post_processors', 'run_aloha', 'talkers']
+           'logged_as', 'may_differ', 'is_classifier', 'AlohaSettings', 'video_backend', 'open_lerobot',
+           'conversion_command', 'check_format', 'drawn_data', 'open_data', 'to_picture', 'check_columns',
+           'AlohaFrames', 'open_frames', 'frames_per_second', 'reading_speeds', 'analyze', 'about_set', 'plot_analysis',
+           'aloha_messages', 'AlohaCollator', 'AlohaClassifier', 'two_marks', 'expected_bin', 'build_classifier',
+           'load_head', 'head_tensors', 'save_classifier', 'load_classifier', 'base_of_adapter', 'head_classes',
+           'split_films', 'mirrored', 'jittered', 'shifted', 'Augment', 'AlohaTrainer', 'class_weights',
+           'training_arguments', 'make_trainer', 'predict_bins', 'split_parts', 'judge_success', 'progress_errors',
+           'check_bins', 'AlohaRun', 'as_it_began', 'train_classifier', 'held_name', 'save_run', 'prediction_rows',
+           'plot_training', 'plot_confusion', 'judged_film', 'predict_dataset', 'write_columns', 'free_path', 'chat',
+           'as_reward', 'AlohaConfig', 'AlohaRewardModel', 'make_vlrlbook_aloha_pre_post_processors', 'run_aloha',
+           'talkers']
 
 # %% ../nbs/04_aloha.ipynb #c003
 import copy, hashlib, importlib.util, json, os, pickle, re, shlex, shutil, sys, tempfile, time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
+from itertools import islice
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -41,7 +43,7 @@ from .settings import Settings, SettingsError, as_type, nearest, read_settings
 from .models import BackboneWithHead, add_lora, hidden_size, limit_pixels, load_vlm, save_processor
 from .models import vision_marker_ids
 from .rewards import answer_text
-from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, resume_log
+from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, resume_log, same_run
 try: from lerobot.configs.rewards import RewardModelConfig
 except ImportError as e: raise ImportError(without_lerobot("chapter 04", e)) from e
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -679,6 +681,8 @@ class AlohaCollator:
         messages = [aloha_messages(i["images"], i["text"]) for i in items]
         texts = [self.processor.apply_chat_template(m, tokenize=False, add_generation_prompt=False) for m in messages]
         pictures, _ = process_vision_info(messages, image_patch_size=getattr(self.processor.image_processor, "patch_size", 14))
+        pictures, counts = iter(pictures), [len(i["images"]) for i in items]
+        pictures = [list(islice(pictures, count)) for count in counts] # Gemma's processor wants a list for each row
         batch = self.processor(text=texts, images=pictures, padding=True, padding_side=self.side, return_tensors="pt")
         batch.pop("num_crops", None)
         if "target" in items[0]: batch["labels"] = torch.tensor([i["target"] for i in items], dtype=torch.float32)
@@ -1069,6 +1073,24 @@ class AlohaRun:
         if "progress" in r: told = f"progress off by {r['progress']['mae']:.3f} (the mean: {r['progress']['mae_of_the_mean']:.3f}), {told}"
         return f"{told} of {r['episodes']} {r['measured_on']}; results in {self.settings.output_dir}"
 
+may_differ = {"mode", "output_dir", "ckpt_dir", "resume", "max_steps", "epochs", "data", "revision", "video_backend", "tolerance_s",
+              "num_classes", "eval_steps", "patience", "num_workers", "labelled_set", "logging_steps", "report_to",
+              "questions"} # when a run goes on
+
+def as_it_began(
+    settings: AlohaSettings, # a checked object
+    checkpoint: str | None, # where the run goes on, or None
+    frames: AlohaFrames, # all of them
+    train: AlohaFrames, # those to learn from
+    bins: int, # of the head
+):
+    "Keep the settings and labels of a run that begins; SettingsError where one goes on with others"
+    # The folder of the films may have moved; what counts is which frames are learnt from, and as what.
+    told = [frames.episodes[train.rows].tolist(), frames.moments[train.rows].tolist(), frames.labels[train.rows].tolist()]
+    learnt = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    by = "adapter and head take its weights"
+    same_run(settings, checkpoint, may_differ, weights_by=by, bins=bins, frames_to_learn=learnt)
+
 def train_classifier(
     settings: AlohaSettings, # a checked object
 ) -> AlohaRun: # every process gets one; files are written by the first
@@ -1082,8 +1104,9 @@ def train_classifier(
     train, val, test = split_parts(frames, s)
     check_bins(frames, train)
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
-    classifier, processor = build_classifier(s, bins, weights)
     main = PartialState().is_main_process
+    if main: as_it_began(s, checkpoint, frames, train, bins)
+    classifier, processor = build_classifier(s, bins, weights)
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if main else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
     trained = time.time()

@@ -683,7 +683,7 @@ def preflight(
         if problem:
             note(number, "image.shape", problem)
             continue
-        length = len(processor.tokenizer(text)["input_ids"]) + pictures - len(sample.images)
+        length = _prompt_length(processor, text, pictures, len(sample.images))
         image_tokens, prompt_tokens = max(image_tokens, pictures), max(prompt_tokens, length)
         if length > max_prompt_tokens: note(number, "prompt.length", f"{length} tokens, at most {max_prompt_tokens}")
         if any(picture_key(i) in elsewhere for i in sample.images): note(number, "split.leak", "its picture is in the held-out set too")
@@ -692,6 +692,12 @@ def preflight(
         problem = None if isinstance(row, Exception) else _tokens_of(processor, row["images"])[1]
         if problem: note(number, "image.shape", problem)
     return Preflight(len(train), image_tokens, prompt_tokens, found)
+
+def _prompt_length(processor, text, tokens, pictures):
+    "Tokens of a prompt with this text and so many tokens of so many pictures"
+    framed = getattr(processor, "full_image_sequence", None) # Gemma's: empty lines and marks around the tokens of a picture
+    if framed: return len(processor.tokenizer(text.replace(processor.boi_token, framed))["input_ids"])
+    return len(processor.tokenizer(text)["input_ids"]) + tokens - pictures
 
 def _tokens_of(processor, images):
     "(tokens that the pictures of a row will occupy, None), or (0, why the processor does not take one)"

@@ -145,11 +145,11 @@ def run(
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)
         rows = [dict(question=q, answer=a) for q, a in zip(train["question"], train["answer"])]
-        results = results_of(settings, samples, before, after, reward, baselines(rows, settings.task, reward))
+        results, answered = results_of(settings, samples, before, after, reward, baselines(rows, settings.task, reward))
         if first:
             same.keep_flips(before, after)
             same.keep("last", trainer.state.global_step, same.of_all(after))
-            save_predictions(output / "predictions.jsonl", samples, before, after)
+            save_predictions(output / "predictions.jsonl", answered)
     else:
         why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it" if measure else "nobody asked for it"
         results = dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))

@@ -156,12 +156,12 @@ def marks(
     out = {"reward": [], "exact": [], "error": [], "verbatim": []}
     if any(sample.task == "pointing" for sample in samples):
         out["iou"] = []
-    pay = on_batch(reward)
+    paid_in_order = iter(_paid(samples, answers, reward))
     for sample, texts in zip(samples, answers):
         found = [answer_marks(text, sample.answer, sample.task) for text in texts]
         # An answer without a number has no error; counting it as a large one would need a size made up.
         errors = [m["error"] for m in found if not math.isnan(m["error"])]
-        paid = pay(texts, [sample] * len(texts))
+        paid = [next(paid_in_order) for _ in texts]
         out["reward"].append(mean_of(parts["overall"] for parts in paid))
         out["exact"].append(mean_of(m["exact"] for m in found))
         out["error"].append(mean_of(errors) if errors else _not_applicable)
@@ -169,6 +169,21 @@ def marks(
         if "iou" in out:
             out["iou"].append(mean_of(m.get("iou", 0.0) for m in found))
     return out
+
+
+def _paid(samples, answers, reward):
+    "The parts of every answer, one after the other; a reward that is a model is asked about many answers at once"
+    asked = []
+    for sample, texts in zip(samples, answers):
+        asked += [(text, sample) for text in texts]
+    pay, found = on_batch(reward), []
+    for start in range(0, len(asked), _answers_at_once):
+        texts, of_samples = zip(*asked[start:start + _answers_at_once])
+        found += pay(list(texts), list(of_samples))
+    return found
+
+
+_answers_at_once = 64  # with one call an answer a judge would spend its time on beginning
 
 
 def summary(

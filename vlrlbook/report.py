@@ -12,7 +12,7 @@ from pathlib import Path
 from .core import RunLog, blue, figure, green, smooth
 from .folders import write_whole
 from .marking import counted, merged
-from .settings import GRPOSettings, SettingsError, read_settings
+from .settings import GRPOSettings, SettingsError, read_settings, reward_without_paths
 from .verdict import outcomes, read_verdict
 
 __all__ = ["curve_words", "StageCards", "stage_table", "changed_settings", "report_html", "write_report"]
@@ -30,6 +30,7 @@ _colours = {
     "not better": _amber,
     "no better than one answer": _red,
     "not as meant": _red,
+    "gamed": _red,
     "worse": _red,
     "collapsed": _red,
     "one truth": _amber,
@@ -187,8 +188,14 @@ def _what_it_was(results, kept):
     if settings.get("model"):
         items.append(("Model", _text(Path(settings["model"]).name)))
     if settings.get("reward"):
-        items.append(("Reward", _text(settings["reward"])))
+        items.append(("Reward", _text(reward_without_paths(settings["reward"]))))
+    for judge in results.get("judges") or []:
+        accuracy = judge.get("pair_accuracy")
+        known = f", pair accuracy {accuracy:.3f} by its own run" if accuracy is not None else ""
+        items.append(("Who paid", _text(f"{judge['name']} ({judge['kind']}{known})")))
     changed = changed_settings(settings)
+    if "reward" in changed:
+        changed["reward"] = reward_without_paths(changed["reward"])
     told = ", ".join(f"{name} = {value}" for name, value in changed.items())
     items.append(("Settings that differ from the defaults", _text(told, 600) if changed else "none"))
     lines = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in items)

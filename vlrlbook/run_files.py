@@ -5,21 +5,22 @@ Chapter 05 uses it behind its run. Written by hand, not exported from a notebook
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from .answers import gain, marks, summary
 from .core import job_terminal, write_json, write_whole
 from .data import picture_key
+from .folders import manifest_name
 from .marking import pictures_of
 from .models import save_processor
 from .report import write_report
-from .settings import GRPOSettings, SettingsError
+from .settings import GRPOSettings, SettingsError, reward_without_paths, trained_rewards
 from .training import same_run
 from .verdict import verdict_line, verdict_of
 
-__all__ = ["may_differ", "as_it_began", "check_hub", "prediction_rows", "results_of", "announce", "parted",
-           "save_run", "model_card", "finish", "push", "save_predictions"]
+__all__ = ["may_differ", "as_it_began", "check_hub", "prediction_rows", "results_of", "judges_of", "announce",
+           "parted", "save_run", "model_card", "finish", "push", "save_predictions"]
 
 # Settings with which a run may go on that differ from those it began with: where things go, how long it runs,
 # and what is only looked at.
@@ -77,7 +78,8 @@ def prediction_rows(
     samples: list,  # of `Sample`
     before: dict,  # from `predict`
     after: dict,  # from `predict`
-) -> list:  # row, question, answer, picture, and a list of texts for before and after, greedy and sampled
+    paid: dict = None,  # column → what a trained reward paid for each sample's answers; None: not kept
+) -> list:  # row, question, answer, picture, a list of texts for before and after, greedy and sampled; `paid`
     "A row per held-out picture: question, truth, and its answers before and after"
     columns = {}
     for when, answers in (("before", before), ("after", after)):
@@ -89,17 +91,16 @@ def prediction_rows(
         picture = " ".join(map(picture_key, sample.images))
         known = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=picture)
         rows.append(known | {column: texts[i] for column, texts in columns.items()})
+        if paid:
+            rows[-1]["paid"] = {column: round(of_samples[i], 4) for column, of_samples in paid.items()}
     return rows
 
 
 def save_predictions(
     path: str | Path,  # a .jsonl file
-    samples: list,  # of `Sample`
-    before: dict,  # from `predict`
-    after: dict,  # from `predict`
+    rows: list,  # from `prediction_rows`
 ):
-    "`prediction_rows`, a line each: what chapter 06 reads"
-    rows = prediction_rows(samples, before, after)
+    "Answers before and after training, a line each: what chapter 06 reads"
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 
@@ -110,19 +111,68 @@ def results_of(
     after: dict,  # from `predict`
     reward,  # (completion, answer) → parts, or a batched one
     lines: dict = None,  # from `marking.baselines`
-) -> dict:  # verdict, settings, before, after, gain, baselines
-    "What results.json holds of the comparison, the verdict first"
-    rows = prediction_rows(samples, before, after)
+) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
+    "What results.json holds of the comparison, the verdict first, and the answers that it is about"
     early = {how: marks(samples, texts, reward) for how, texts in before.items()}
     late = {how: marks(samples, texts, reward) for how, texts in after.items()}
+    rows = prediction_rows(samples, before, after, _paid(early, late, reward))
     pictures = pictures_of(rows)
-    return dict(
+    results = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),
         before={how: summary(m) for how, m in early.items()},
         after={how: summary(m) for how, m in late.items()},
         gain={how: gain(early[how], late[how], pictures) for how in early},
         baselines=lines or {})
+    return results, rows
+
+
+def _paid(early, late, reward):
+    "What was paid for each column's answers, where the reward is a model; else None"
+    # It looks at pictures, which a file of answers does not hold: nobody could compute its pay again.
+    if not getattr(reward, "batched", False):
+        return None
+    paid = {f"before_{how}": found["reward"] for how, found in early.items()}
+    return paid | {f"after_{how}": found["reward"] for how, found in late.items()}
+
+
+def judges_of(
+    reward: str,  # the setting
+) -> list:  # a dict for each trained model in it; empty where a rule alone pays
+    "Which trained models paid for a run: enough to tell one from another, and how good each was said to be"
+    return [_judge(chapter, Path(folder)) for chapter, folder in trained_rewards(reward)]
+
+
+def _judge(chapter, folder):
+    "What is known of a trained model from the files beside it; nothing is loaded"
+    # A run of chapter 03 keeps its model in a folder of that name, which tells nobody apart.
+    run = folder.resolve().parent if folder.name == "model" else folder.resolve()
+    known = dict(kind=chapter, name=run.name, fingerprint=_fingerprint(folder))
+    about = _object_in(folder / "reward_model.json")
+    if about.get("base"):
+        known["base"] = Path(about["base"]).name
+    results = _object_in(run / "results.json")
+    for name in ("pair_accuracy", "accuracy", "macro_f1", "ci95", "n", "commit"):
+        if name in results:
+            known[name] = results[name]
+    return known
+
+
+def _fingerprint(folder):
+    "16 characters that change with any byte of a committed folder; None where it has no manifest"
+    try:
+        return hashlib.sha256((folder / manifest_name).read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        return None
+
+
+def _object_in(path):
+    "A JSON object; an empty one where there is no such file, or something else in it"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def announce(
@@ -171,7 +221,7 @@ def model_card(
     results: dict,  # what results.json holds
 ) -> str:  # Markdown with the hub's front matter
     "What a result was made from, how, and what it reached"
-    s = settings
+    s = replace(settings, reward=reward_without_paths(settings.reward))  # a card is for everybody
     facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results}
     facts |= results.get("versions", {})
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
@@ -180,6 +230,8 @@ def model_card(
     if "verdict" in results:
         lines += _verdict(results["verdict"])
     lines += ["", f"- data: {Path(s.data).name if s.data else 'drawn pictures'}", f"- reward: `{s.reward}`"]
+    for judge in results.get("judges", []):
+        lines.append(f"- {judge['kind']} that paid: {judge['name']}, fingerprint {judge['fingerprint']}")
     for name, value in facts.items():
         lines.append(f"- {name}: {round(value) if isinstance(value, float) else value}")
     lines += ["", "| setting | value |", "| --- | --- |"]
@@ -225,6 +277,9 @@ def finish(
     save_run(trainer, processor, settings)
     if not trainer.is_world_process_zero():
         return
+    judges = judges_of(settings.reward)
+    if judges:
+        results["judges"] = judges
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "README.md", model_card(settings, results))
     write_report(settings.output_dir)

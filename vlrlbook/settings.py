@@ -21,7 +21,8 @@ from .folders import write_whole
 
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names", "named_options",
            "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step", "whole_groups_problem",
-           "largest_batch", "presets", "by_task", "GRPOSettings", "whole_groups", "service_settings", "save_settings",
+           "largest_batch", "presets", "by_task", "GRPOSettings", "trained_rewards", "reward_without_paths",
+           "untrained_reward", "whole_groups", "service_settings", "save_settings",
            "load_settings"]
 
 
@@ -386,7 +387,7 @@ by_task = {
 class GRPOSettings(Settings):
     "Settings of a GRPO run; the parameters cell of chapter 05 holds the same names, types, defaults and comments"
     size: str = None # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's defaults; None: by model
-    model: str = None # Hub id, directory, or tiny-qwen2_vl, tiny-qwen2_5_vl, tiny-qwen3_vl, tiny-aria
+    model: str = None # Hub id, directory, or tiny- and one of qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5, gemma3, aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags; pointing: where, a box
     data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv, .parquet); None draws pictures
@@ -560,6 +561,66 @@ class GRPOSettings(Settings):
         if self.adapter:
             there = (Path(self.adapter) / "adapter_config.json").exists()
             yield not there, f"adapter = {self.adapter!r}: no adapter_config.json there"
+        for chapter, folder in trained_rewards(self.reward):
+            wrong = untrained_reward(chapter, folder)
+            yield bool(wrong), f"reward = {self.reward!r}, {chapter}:{folder}: {wrong}"
+
+
+# What the folder of a trained model holds that may pay for answers: the chapter's name in a reward -> any of these.
+# The last three of the second are the heads of an older script, see chapter 04.
+_pays_with = {
+    "reward_model": ("reward_model.json",),
+    "aloha": ("classifier.json", "classifier.safetensors", "classifier.pt", "classifier.bin"),
+}
+
+
+def trained_rewards(
+    reward: str | None, # such as "0.5*reward_model:runs/judge/model + 0.5*counting"
+) -> list: # of (chapter, folder), in the order in which they stand there
+    "The trained models that a reward names"
+    named = []
+    for term in (reward or "").split("+"):
+        chapter, colon, folder = term.rpartition("*")[2].strip().partition(":")
+        if colon and chapter in _pays_with:
+            named.append((chapter, folder))
+    return named
+
+
+def reward_without_paths(
+    reward: str | None, # as in `trained_rewards`
+) -> str | None: # such as "reward_model:judge_20250102-030405"
+    "A reward as it may be shown to others: of a trained model's folder the name alone"
+    for chapter, folder in trained_rewards(reward):
+        path = Path(folder)
+        # a run keeps its model in a folder that is called so in all of them
+        named = path.parent.name if path.name in ("model", "classifier") else path.name
+        reward = reward.replace(f"{chapter}:{folder}", f"{chapter}:{named or path.name}")
+    return reward
+
+
+def untrained_reward(
+    chapter: str, # reward_model or aloha
+    folder: str, # that a reward names
+) -> str | None: # what is wrong with it
+    "Why a folder cannot pay for answers, with the folder that was meant where that can be told; it is not loaded"
+    def holds(path):
+        return any((path / name).is_file() for name in _pays_with[chapter])
+    path = Path(folder)
+    if folder and holds(path):
+        return None
+    # A run keeps its model in a folder of its own, and its results say where; people name the run.
+    candidates = [path / "model", path / "classifier"]
+    latest = _read_object(path / "results.json")
+    candidates += [Path(latest[name]) for name in ("model", "ckpt_dir") if isinstance(latest.get(name), str)]
+    meant = [candidate for candidate in candidates if holds(candidate)]
+    if meant:
+        return f"the model lies in a folder of that run: did you mean {f'{chapter}:{meant[0]}'!r}?"
+    if not path.is_dir():
+        return "there is no such folder"
+    return f"no {_pays_with[chapter][0]} there, so this is no model that chapter {_chapter_of[chapter]} has trained"
+
+
+_chapter_of = {"reward_model": "03", "aloha": "04"}
 
 
 def is_number(

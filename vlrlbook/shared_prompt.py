@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['attention_name', 'token_bound', 'prompt_positions', 'layout', 'one_sequence', 'by_answer', 'grouped_attention',
-           'use_grouped_attention', 'share_attention', 'replaced_methods', 'sample_groups', 'cache_keyword',
-           'PictureMemory', 'picture_memory', 'SharedPathFailed', 'SharedFallback', 'SharedSampling', 'SharedTraining',
-           'SharedCheck', 'SharedPrompt', 'split_rows', 'join_rows', 'take_rows', 'copied', 'why_plain',
-           'share_prompts', 'sharing_state', 'shared_hidden']
+           'use_grouped_attention', 'share_attention', 'shared_log_probs', 'replaced_methods', 'sample_groups',
+           'cache_keyword', 'PictureMemory', 'picture_memory', 'SharedPathFailed', 'SharedFallback', 'SharedSampling',
+           'SharedTraining', 'SharedCheck', 'SharedPrompt', 'split_rows', 'join_rows', 'take_rows', 'copied',
+           'why_plain', 'share_prompts', 'sharing_state', 'shared_hidden']
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
 import hashlib, importlib, inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
@@ -32,6 +32,8 @@ except ImportError as error: # it has moved what sharing leans on (read in 5.17 
     cannot_share, DynamicLayer = f"transformers has moved what it leans on ({error})", object
 
 from .core import warn_loudly
+from .prompt_cache import answer_rows, cannot_cache, empty_cache, families_by_cache, goes_by_cache
+from .prompt_cache import cache_under_checkpointing, read_prompt, widened
 
 # %% ../nbs/07_shared_prompt.ipynb #c009
 def token_bound(
@@ -103,6 +105,9 @@ def by_answer(
     tails = torch.cat([values.new_zeros(len(values), 1), values], 1)[:, P - 1:]
     return tails.reshape(len(values) * G, C + 1)[:, 1:]
 
+_of_pictures = ("pixel_values", "image_grid_thw") # what a processor makes of pictures, by patch and by picture
+_of_tokens = ("mm_token_type_ids", "token_type_ids") # a row for each prompt; the second is Gemma's name
+
 def _for_sequence(fields, length):
     "Picture fields for the shared sequence: what tells kinds of tokens apart is cut or padded to its length"
     kinds = fields.get("mm_token_type_ids")
@@ -125,12 +130,20 @@ def grouped_attention(
     "An attention function of transformers' interface for shared prompts: prompt and answers in two parts; anything else goes to sdpa"
     if _prompt_cache.get() is not None: return _decoding_attention(module, query, key, value, attention_mask, scaling)
     if attention_mask is None or attention_mask.dim() != 4 or attention_mask.shape[2] == query.shape[2]:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return _attend_under_mask(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     tail, G, prompt = attention_mask.shape[1:]
     parts = partial(_two_parts, attention_mask[:, 0, 0], G, dropout if module.training else 0.0, scaling)
     if torch.is_grad_enabled() and G * tail > prompt: # long answers: done again on the way back, so that no copy is kept
         parts = partial(checkpoint, parts, use_reentrant=False, preserve_rng_state=dropout > 0)
     return parts(query, key, value), None
+
+def _attend_under_mask(module, query, key, value, attention_mask, dropout, scaling, **kwargs):
+    "sdpa; on a CPU heads that share their keys share them here, too"
+    # under a mask transformers 5.17 copies keys and values for every head, since a GPU's quick kernels want that
+    if attention_mask is None or query.device.type != "cpu" or query.shape[1] == key.shape[1]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    given = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling, enable_gqa=True)
+    return scaled_dot_product_attention(query, key, value, **given).transpose(1, 2).contiguous(), None
 
 # %% ../nbs/07_shared_prompt.ipynb #n89327c2
 def _two_parts(seen, G, dropout, scaling, query, key, value):
@@ -170,6 +183,46 @@ def share_attention(
     return able
 
 def _text_config(model): return _bare(model).config.get_text_config()
+
+# %% ../nbs/07_shared_prompt.ipynb #n21logp1
+def shared_log_probs(
+    model, # as a trainer calls it, with TRL's head on it
+    bare, # the same model without what a trainer puts around it
+    ids: torch.Tensor, # [B·G, P + C], prompts padded on the left, answers on the right; groups of equal prompts
+    mask: torch.Tensor, # [B·G, P + C]
+    fields: dict, # picture fields of the prompts, one a group
+    C: int, # longest answer
+    G: int, # answers to a prompt
+) -> tuple: # log-probs and entropies [B·G, C]; None for the second where the head gives none
+    "What the model thinks of each answer, the prompt read once: in one sequence, or through a cache"
+    P = ids.shape[1] - C
+    if goes_by_cache(_bare(bare)): return _log_probs_by_cache(model, bare, ids, mask, fields, P, G)
+    positions = prompt_positions(bare, ids[::G, :P], mask[::G, :P], fields)
+    shared = one_sequence(ids[:, :P], mask[:, :P], ids[:, P:], mask[:, P:], positions, G)
+    shared |= _for_sequence(fields, shared["input_ids"].shape[1])
+    out = model(**shared, fused_lm_head=True)
+    entropy = None if out.entropy is None else by_answer(out.entropy, P, C, G)
+    return by_answer(out.log_probs, P, C, G), entropy
+
+
+# %% ../nbs/07_shared_prompt.ipynb #n21logp2
+def _log_probs_by_cache(model, bare, ids, mask, fields, P, G):
+    "The same through a cache"
+    backbone, name = _bare(bare).model, cache_keyword(bare)
+    positions = prompt_positions(bare, ids[::G, :P], mask[::G, :P], fields)
+    # all of the prompt but its last token, which is read in front of each answer
+    first = {k: v[:, :P - 1] if k in _of_tokens else v for k, v in fields.items()}
+    _, cache = read_prompt(backbone, name, ids[::G, :P - 1], mask[::G, :P - 1], _rows(positions[:, :, :-1]), first)
+    rows, labels = answer_rows(ids[:, :P], ids[:, P:], mask[:, P:])
+    given = _answers_given(positions, mask, P, G) | {name: widened(cache, G)}
+    with cache_under_checkpointing(backbone): out = model(input_ids=rows, labels=labels, fused_lm_head=True, **given)
+    return out.log_probs, out.entropy
+
+def _answers_given(positions, mask, P, G):
+    "Mask and positions of answers behind a prompt's cache; an answer's own padding lies behind it, and nobody looks there"
+    steps = torch.arange(mask.shape[1] - P + 1, device=mask.device)
+    seen = torch.cat([mask[:, :P], torch.ones_like(mask[:, P:])], 1)
+    return dict(attention_mask=seen, position_ids=_rows((positions[:, :, -1:] + steps).repeat_interleave(G, 1)))
 
 # %% ../nbs/07_shared_prompt.ipynb #nf98c2e1
 def _decoding_attention(module, query, key, value, seen, scaling):
@@ -266,15 +319,19 @@ def sample_groups(
     done, seen = torch.zeros_like(said[:, 0], dtype=torch.bool), prompt_mask.bool().repeat_interleave(G, 0)[:, None, None]
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
     last, own = positions[:, :, -1:].repeat_interleave(G, 1), Cache(layer_class_to_replicate=_Roomy)
+    by_cache = goes_by_cache(_bare(model))
     with _folded(model):
         fields = fields | dict(position_ids=_rows(positions), use_cache=True, logits_to_keep=1)
+        if by_cache: fields[cache_name] = empty_cache(_bare(model).config)
         out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **fields)
         logits = out.logits[:, -1].repeat_interleave(G, 0)
+        if by_cache: own, seen = widened(fields[cache_name], G, config.max_new_tokens), prompt_mask.repeat_interleave(G, 0)
         for t in range(config.max_new_tokens):
             token = _next(warp(said, logits.float()), config.do_sample).masked_fill(done, config.pad_token_id)
             said, done = torch.cat([said, token[:, None]], 1), done | torch.isin(token, eos)
             if t + 1 == config.max_new_tokens or done.all(): break
-            with _asking(getattr(out, cache_name)):
+            if by_cache: seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1) # its own mask: tokens seen and the new one
+            with nullcontext() if by_cache else _asking(getattr(out, cache_name)):
                 step = dict(attention_mask=seen, position_ids=_rows(last + 1 + t), use_cache=True)
                 step[cache_name] = own
                 logits = model(input_ids=token[:, None], **step).logits[:, -1]
@@ -462,7 +519,7 @@ class SharedSampling:
         if not self.sharing: return super()._tokenize_prompts(prompts)
         G = self._group_size()
         ids, images, fields = self._attempt("reading the prompts", partial(super()._tokenize_prompts, prompts[::G]))
-        self._fields = {k: fields[k] for k in ("pixel_values", "image_grid_thw", "mm_token_type_ids") if k in fields}
+        self._fields = {k: fields[k] for k in (*_of_pictures, *_of_tokens) if k in fields}
         # TRL counts pictures by row: a group's stand in its first
         if images is not None: images = [row if g == 0 else [] for row in images for g in range(G)]
         return [row for row in ids for _ in range(G)], images, self._fields
@@ -545,13 +602,8 @@ class SharedTraining:
 
     def _group_logps(self, model, ids, mask, fields, C, G):
         "Log-probs and entropies [rows, C] of whole groups"
-        P = ids.shape[1] - C
-        positions = prompt_positions(self.accelerator.unwrap_model(model), ids[::G, :P], mask[::G, :P], fields)
-        shared = one_sequence(ids[:, :P], mask[:, :P], ids[:, P:], mask[:, P:], positions, G)
-        shared |= _for_sequence(fields, shared["input_ids"].shape[1])
-        with self.accelerator.autocast(), _thrifty(self.accelerator.unwrap_model(model)): out = model(**shared, fused_lm_head=True)
-        entropy = None if out.entropy is None else by_answer(out.entropy, P, C, G) # a reference model gives none
-        return by_answer(out.log_probs, P, C, G), entropy
+        bare = self.accelerator.unwrap_model(model)
+        with self.accelerator.autocast(), _thrifty(bare): return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
 class SharedCheck:
@@ -581,7 +633,7 @@ class SharedCheck:
         "Of the first group of a plain batch: ids and mask [G, P + C], the answers' mask [G, C], and what belongs to its pictures"
         plain = _first_rows(batch, G)
         ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
-        fields = {k: plain[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids") if k in plain}
+        fields = {k: plain[k] for k in (*_of_pictures, "num_images", *_of_tokens) if k in plain}
         return ids, mask, plain["completion_mask"].bool(), fields
 
     def shared_gap(self, batch, G):
@@ -619,7 +671,7 @@ class _WithoutEmptyPictures:
     def __call__(self, **inputs):
         there = {k: v for k, v in inputs.items() if not (torch.is_tensor(v) and len(v) == 0)}
         # kinds of tokens tell pictures from text; a model that is given them looks for pictures
-        if len(there) < len(inputs): there.pop("mm_token_type_ids", None)
+        if len(there) < len(inputs): there = {k: v for k, v in there.items() if k not in _of_tokens}
         return self._model(**there)
 
 # %% ../nbs/07_shared_prompt.ipynb #n2c2ee7e
@@ -630,15 +682,17 @@ class _PicturesOnce:
     def __call__(self, *args, **kwargs):
         if not kwargs.get("images"): return self._processor(*args, **kwargs)
         fields = _tensors(self._trainer._fields)
-        return {k: v.repeat_interleave(self._trainer._group_size(), 0) if k == "mm_token_type_ids" else v for k, v in fields.items()}
+        return {k: v.repeat_interleave(self._trainer._group_size(), 0) if k in _of_tokens else v for k, v in fields.items()}
 
 class _FlatPictures:
-    "Stands in for the processor: pictures of all rows in one list"
+    "Stands in for the processor: pictures of all rows in one list, or a list for each row where Gemma's processor wants that"
     # TRL 1.16 hands over a list for each row, and None where a row has no picture, which transformers refuses
     def __init__(self, processor, trainer): self._processor = processor
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, images=None, **kwargs):
         if images is None: return self._processor(*args, **kwargs)
+        if hasattr(self._processor, "boi_token"):
+            return self._processor(*args, images=[list(row or ()) for row in images], **kwargs)
         return self._processor(*args, images=[picture for row in images for picture in row or ()], **kwargs)
 
 @contextmanager
@@ -720,8 +774,8 @@ def _micro_batches(batch, G, n):
 def _group_fields(fields, rows, G, P):
     "Picture fields of the prompts of whole groups, one a group"
     split = split_rows(fields)
-    out = {k: torch.cat(list(split[k][rows][::G])) for k in ("pixel_values", "image_grid_thw") if k in split}
-    if "mm_token_type_ids" in split: out["mm_token_type_ids"] = split["mm_token_type_ids"][rows][::G, :P]
+    out = {k: torch.cat(list(split[k][rows][::G])) for k in _of_pictures if k in split}
+    out |= {k: split[k][rows][::G, :P] for k in _of_tokens if k in split}
     return {k: v for k, v in out.items() if len(v)}
 
 # %% ../nbs/07_shared_prompt.ipynb #nb060f6c
@@ -746,10 +800,10 @@ def why_plain(
     "What keeps a run from sharing prompts"
     model, rows, G = trainer.accelerator.unwrap_model(trainer.model), trainer.args.per_device_train_batch_size, trainer.num_generations
     attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
-    if cannot_share: return cannot_share
+    if cannot_share or cannot_cache: return cannot_share or cannot_cache
     if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
-    if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"): return f"not tested with {kind}"
+    if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria", *families_by_cache): return f"not tested with {kind}"
     unknown = "tools environment_factories rollout_func use_transformers_continuous_batching pad_to_multiple_of aux_loss_enabled"
     for name in unknown.split():
         if getattr(trainer, name, None): return f"{name} is set"
@@ -801,12 +855,28 @@ def shared_hidden(
     pixel_mask = fields.pop("pixel_mask", None)
     fields = _group_fields(fields | {"num_images": num_images}, slice(None), G, ids.shape[1])
     if pixel_mask is not None: fields["pixel_mask"] = torch.cat(pixel_mask.split(num_images)[::G]) # Aria
-    if "mm_token_type_ids" in fields: fields["mm_token_type_ids"] = _window(fields["mm_token_type_ids"], (begun - P)[::G], P) * seen[::G]
-    one = one_sequence(prompt, seen, answers, said, prompt_positions(backbone, prompt[::G], seen[::G], fields), G)
-    one.pop("labels")
-    hidden = backbone(**one, **_for_sequence(fields, one["input_ids"].shape[1])).last_hidden_state
-    rows = torch.cat([hidden[:, :P - 1].repeat_interleave(G, 0), hidden[:, P - 1:].reshape(len(ids), C + 1, -1)], 1)
+    fields |= {k: _window(fields[k], (begun - P)[::G], P) * seen[::G] for k in _of_tokens if k in fields}
+    positions = prompt_positions(backbone, prompt[::G], seen[::G], fields)
+    if goes_by_cache(_bare(backbone)):
+        first, behind = _hidden_by_cache(backbone, prompt, seen, answers, said, positions, fields, G)
+    else:
+        one = one_sequence(prompt, seen, answers, said, positions, G)
+        one.pop("labels")
+        hidden = backbone(**one, **_for_sequence(fields, one["input_ids"].shape[1])).last_hidden_state
+        first, behind = hidden[:, :P - 1], hidden[:, P - 1:].reshape(len(ids), C + 1, -1)
+    rows = torch.cat([first.repeat_interleave(G, 0), behind], 1)
     return _window(rows, P - begun, ids.shape[1])
+
+# %% ../nbs/07_shared_prompt.ipynb #9de7b51f
+def _hidden_by_cache(backbone, prompt, seen, answers, said, positions, fields, G):
+    "Hidden states of the prompts but their last tokens [B, P − 1, hidden], and of those with the answers behind [B·G, C + 1, hidden]"
+    P, name = prompt.shape[1], cache_keyword(backbone)
+    first = {k: v[:, :P - 1] if k in _of_tokens else v for k, v in fields.items()}
+    core = _bare(backbone)
+    hidden, cache = read_prompt(core, name, prompt[::G, :-1], seen[::G, :-1], _rows(positions[:, :, :-1]), first)
+    given = _answers_given(positions, torch.cat([seen, said], 1), P, G) | {name: widened(cache, G)}
+    rows = answer_rows(prompt, answers, said)[0]
+    with cache_under_checkpointing(core): return hidden, core(input_ids=rows, **given).last_hidden_state
 
 # %% ../nbs/07_shared_prompt.ipynb #n8578216
 def _in_common(ids, mask, G):

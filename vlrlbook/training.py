@@ -180,6 +180,8 @@ def same_run(
     settings,  # a checked dataclass of settings
     checkpoint: str | None,  # where the run goes on, or None
     free: set = frozenset(),  # names that may differ: where things go, how long it runs, what is looked at
+    folder: str | Path = None,  # of the run that begins; None: its output_dir
+    weights_by: str = "adapter = … goes on from its weights",  # how a new run would take the weights of this one
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
     """Keep the settings with which a run begins; a SettingsError where one goes on with others.
@@ -187,7 +189,7 @@ def same_run(
     The optimizer, its schedule and the order of the data come from the checkpoint, so another learning rate
     or batch would be written into every file and used by none."""
     now = {name: value for name, value in (asdict(settings) | more).items() if name not in free}
-    path = Path(settings.output_dir) / begun_with
+    path = Path(folder or settings.output_dir) / begun_with
     if checkpoint is None:
         write_json(path, now)
         return
@@ -202,8 +204,8 @@ def same_run(
     if others:
         told = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(others))
         raise SettingsError(
-            f"resume: a run goes on as it began, and this one began otherwise: {told}. Give what was given then, "
-            "or begin anew in another output_dir (adapter = … goes on from its weights)")
+            f"resume: a run goes on as it began, and this one began otherwise: {told}. Give what was given "
+            f"then, or begin anew in another output_dir ({weights_by})")
 
 
 def resume_log(

@@ -27,6 +27,7 @@ outcomes = {
     "worse": "the best guess is right clearly less often than before",
     "no better than one answer": "right more often than before, but one answer to everything does as well",
     "not as meant": "answers that count as right became more, answers equal to the truth did not",
+    "gamed": "a trained reward pays clearly more than before, and answers are right no more often",
     "collapsed": "nearly every picture gets the same answer, whatever it shows",
     "one truth": "all held-out pictures have the same truth, so one answer to everything is always right",
     "too few pictures": "gain and loss are both possible: more held-out pictures are needed to tell",
@@ -120,6 +121,15 @@ def _above(m, other):
     return _decided(low > other["value"], enough), f"{with_interval(m)} against {other['value']:.3f}"
 
 
+def _paid_for_right(pay, gain, sampled):
+    "Whether what a trained reward pays more is earned by right answers; nothing is gamed where it pays no more"
+    because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
+    if pay["ci95"][0] <= 0:
+        return "cannot tell", because
+    rose = gain["ci95"][0] > 0 or bool(sampled and sampled["ci95"][0] > 0)
+    return _decided(rose, gain["ci95"][1] <= 0 or _sees_a_gain(gain)), because
+
+
 def _below(shuffled, right):
     is_so = shuffled["ci95"][1] < right["ci95"][0]
     enough = shuffled["value"] >= right["value"] or _sees_a_gain(right)
@@ -186,7 +196,7 @@ def _collapsed(rows, column, task):
 # The verdict
 
 def verdict_of(
-    rows: list,  # of a predictions file, with columns before_greedy and after_greedy, better also sampled
+    rows: list,  # of a predictions file: columns before_greedy and after_greedy, better also sampled; and `paid`
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own
 ) -> dict:  # outcome, sentence, questions: a list of {name, question, answer, detail}
@@ -199,6 +209,7 @@ def verdict_of(
     metrics, flipped = _needed_metrics(rows, task, of_text)
     found = questions(metrics, flipped, task)
     facts = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
+    facts |= _paid_gain(rows)
     asked = _all_questions(rows, task, facts, found, pays_text=of_text is reward)
     answers = {q["name"]: q["answer"] for q in asked}
     outcome = _outcome(rows, task, facts, answers)
@@ -230,6 +241,17 @@ def _needed_metrics(rows, task, reward):
     return found + gains(rows, scored), flips(*right)
 
 
+def _paid_gain(rows):
+    """The gain in what a trained reward pays for best guesses, under the key of the facts; nothing where rows do
+    not say it. Such a reward looks at pictures, so its pay is kept with the answers and not computed again."""
+    kept = [row.get("paid") for row in rows]
+    # A stranger's file may have a column of that name, with something else in it.
+    if not all(isinstance(paid, dict) and {"before_greedy", "after_greedy"} <= set(paid) for paid in kept):
+        return {}
+    more = [paid["after_greedy"] - paid["before_greedy"] for paid in kept]
+    return {("gain_greedy", "reward"): difference("gain_greedy", more, pictures_of(rows), mark="reward")}
+
+
 def not_measured(
     why: str = "No answers from before and after training were kept, so nothing can be said.",  # one sentence
 ) -> dict:  # as from `verdict_of`, without a question
@@ -247,13 +269,19 @@ def _all_questions(rows, task, facts, found, pays_text):
     decided = _sees_a_gain(gain) or gain["ci95"][0] > 0 or gain["ci95"][1] < 0
     asked.append(("enough_pictures", "Are there enough pictures to tell?", "yes" if decided else "no",
                   f"{gain['n']}: {with_interval(gain, '+')}, {gain['interval']}"))
+    pay = facts.get(("gain_greedy", "reward"))
+    if pay:
+        is_earned, because = _paid_for_right(pay, gain, facts.get(("gain_sampled", main)))
+        question = "Where the trained reward pays more, are more answers right?"
+        asked.append(("paid_for_right", question, is_earned, because))
     if pays_text:
         question = "Does it earn more than the best answer that ignores the picture?"
         is_more, because = _above(facts["after_greedy", "reward"], facts["blind", "reward"])
         asked.append(("beats_blind_reward", question, is_more, because))
     asked += [(q["name"], q["question"], q["answer"], q["because"]) for q in found]
-    order = ("different_answers", "enough_pictures", "beats_one_answer", "beats_blind_reward", "greedy_rose",
-             "sampled_rose", "as_meant", "more_than_luck", "no_group_paid", "needs_picture", "learned_to_see")
+    order = ("different_answers", "enough_pictures", "beats_one_answer", "beats_blind_reward",
+             "paid_for_right", "greedy_rose", "sampled_rose", "as_meant", "more_than_luck", "no_group_paid",
+             "needs_picture", "learned_to_see")
     # A question whose column is missing is left out: controls are asked by chapter 06 only.
     asked = [row for row in asked if row[2] != "not measured"]
     asked.sort(key=lambda row: order.index(row[0]))
@@ -276,6 +304,8 @@ def _outcome(rows, task, facts, answers):
     if commonest(rows, "after_greedy", task)["truths"] == 1:
         return "one truth"
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
+    if answers.get("paid_for_right") == "no":
+        return "gamed"
     if facts["gain_greedy", main_mark(task)]["ci95"][1] < 0:
         return "worse"
     rose = "yes" in (greedy, sampled)
@@ -315,6 +345,9 @@ def _sentence(outcome, rows, task, facts):
         paid, meant = facts["gain_sampled", main], facts["gain_sampled", "verbatim"]
         return (f"Not as meant: sampled answers that count as right became more ({_points(paid)}), answers "
                 f"equal to the truth did not keep up ({_points(meant)}); {gain['n']} {asked}.")
+    if outcome == "gamed":
+        pay = with_interval(facts["gain_greedy", "reward"], "+")
+        return f"Gamed: the trained reward pays more than before ({pay}), and yet {change}."
     if outcome == "surer":
         surer = _points(facts["gain_sampled", main])
         more = "overlap more" if task == "pointing" else "are right more often"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 import zipfile
 from pathlib import Path
@@ -136,6 +137,17 @@ def things(data_dir):
         seen.add(tuple(parts))
         found.append(inside)
     return found
+
+
+def roles(data_dir):
+    "Number of each job and upload of an undamaged data directory -> what it is there"
+    # immutable: SQLite would lay files of its own beside a ledger that it opens, and they would be broken too
+    db = sqlite3.connect(f"file:{data_dir / 'ledger.sqlite3'}?immutable=1", uri=True)
+    names = {job: f"job {name}" for job, name in db.execute("SELECT job_id, job_name FROM jobs")}
+    db.close()
+    # the first upload is the one that finished jobs were trained on
+    uploads = sorted((data_dir / "uploads").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    return names | {path.name: f"upload {number}" for number, path in enumerate(uploads, 1)}
 
 
 def contents(data_dir, names):

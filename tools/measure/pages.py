@@ -22,7 +22,7 @@ log = "chapters.csv"
 what_you_see = {
     "000_why_it_learns": "for who knows no RL: one picture, three answers, ten lines; from a reward to GRPO",
     "00_core": "the five pictures; parameters that check themselves",
-    "00a_models": "four families, their tiny twins, LoRA on and merged",
+    "00a_models": "six families, their tiny twins, LoRA on and merged",
     "01_data": "ZIP to data set, broken rows named, tokens counted",
     "02_rewards": "six answers guessed and paid; a reward cheated",
     "03_reward_model": "two answers, a preference, a score; the score as a reward, and how it is gamed",

@@ -70,7 +70,10 @@ class Entry:
         if shows_token(self._shown_token(headers), self.token) or self._has_session(headers, host):
             return None
         headers = {"www-authenticate": "Bearer"}  # the standard wants it with every 401
-        return Problem("door.token", "send the header Authorization: Bearer TOKEN", headers)
+        # Whoever copies an example that was written for a server without a token meets this first.
+        told = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the server's "
+                "data directory, and a server started with --no-token asks this machine for none")
+        return Problem("door.token", told, headers)
 
     def _comes_from_elsewhere(self, headers, host):
         "Whether a browser says that another site's page sends this; a program says nothing, and may come in"

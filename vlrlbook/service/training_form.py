@@ -11,7 +11,7 @@ __all__ = ["tiny_models", "hub_models", "FormField", "form_fields", "also_called
            "request_form"]
 
 # The models that a server of each size trains: a path or another name of the Hub would be code of strangers.
-tiny_models = ["tiny-qwen2_5_vl", "tiny-qwen2_vl", "tiny-qwen3_vl", "tiny-aria"]
+tiny_models = ["tiny-qwen2_5_vl", "tiny-qwen2_vl", "tiny-qwen3_vl", "tiny-qwen3_5", "tiny-gemma3", "tiny-aria"]
 hub_models = ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct",
               "Qwen/Qwen3-VL-2B-Instruct", "rhymes-ai/Aria"]
 

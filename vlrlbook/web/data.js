@@ -158,7 +158,7 @@ function report(file) {
 
 function skippedTable(skipped, all) {
   const head = h("tr", {}, ["Row", "Picture", "Why"].map((t) => h("th", { scope: "col" }, t)));
-  const rows = skipped.slice(0, mostSkipped).map((s) => h("tr", {}, h("td", { class: "num" }, s.row), h("td", {}, words(s.image)), h("td", {}, h("bdi", {}, s.message), " ", h("code", {}, s.code))));
+  const rows = skipped.slice(0, mostSkipped).map((s) => h("tr", {}, h("td", { class: "num" }, s.row), h("td", { class: "file" }, words(s.image)), h("td", {}, h("bdi", {}, s.message), " ", h("code", {}, s.code))));
   return [scrollable("Skipped rows", h("table", {}, h("thead", {}, head), h("tbody", {}, rows))),
     all > rows.length && h("p", { class: "help" }, `The first ${rows.length} of ${all} are shown.`)];
 }

@@ -121,7 +121,9 @@ const reasons = {
 function whyItEnded(job) {
   const [first, ...rest] = job.error_message.trim().split("\n"), said = first.split("; last words: "), last = rest.length ? rest.at(-1) : said[1] ?? said[0];
   const detail = rest.length || said.length > 1 ? h("details", {}, h("summary", {}, "The message as the program wrote it"), h("pre", {}, job.error_message)) : null;
-  return h("div", { class: "notice bad" }, h("p", {}, h("strong", {}, "Why it ended: "), reasons[job.error_code] ?? "", " ", last && h("bdi", {}, last), " ", job.error_code && h("code", {}, job.error_code)), detail);
+  // The program's words go on the sentence: they seldom begin with a capital.
+  const reason = reasons[job.error_code] ?? "", begin = last && reason.endsWith("at an error.") ? `${reason.slice(0, -1)}:` : reason;
+  return h("div", { class: "notice bad" }, h("p", {}, h("strong", {}, "Why it ended: "), begin, " ", last && h("bdi", {}, last), " ", job.error_code && h("code", {}, job.error_code)), detail);
 }
 
 // What came of it stands first: a word, a sentence, the questions behind them. Green is for "better" alone.
