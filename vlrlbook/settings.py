@@ -401,7 +401,7 @@ class GRPOSettings(Settings):
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
-    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512; pointing: tiny 18, gpu 128)
+    max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512; pointing 18, 128)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
     top_p: float = 1.0 # Of sampling: the likeliest tokens up to this share of probability; 1.0 takes all
     top_k: int = 0 # Of sampling: so many of the likeliest tokens; 0 takes all
