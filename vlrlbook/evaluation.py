@@ -67,8 +67,8 @@ class EvaluationSettings(Settings):
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch (tiny 125, gpu 16)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
-    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512; pointing: tiny 18, gpu 128)
-    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
+    max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512; pointing 18, 128)
+    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu 512)
     use_4bit: bool = False # 4-bit weights under the adapter; needs CUDA and bitsandbytes
     processes: int = 1 # That ask at the same time, each with the model of its own and, where there are GPUs, one for itself
     use_vllm: bool = False # vLLM answers (extra gpu): faster on a GPU; an adapter is merged into a copy of its base first
