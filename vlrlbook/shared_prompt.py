@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['attention_name', 'token_bound', 'prompt_positions', 'layout', 'one_sequence', 'by_answer', 'grouped_attention',
-           'use_grouped_attention', 'share_attention', 'shared_log_probs', 'replaced_methods', 'sample_groups',
-           'cache_keyword', 'PictureMemory', 'picture_memory', 'SharedPathFailed', 'SharedFallback', 'SharedSampling',
+           'use_grouped_attention', 'share_attention', 'shared_log_probs', 'cache_keyword', 'replaced_methods',
+           'sample_groups', 'PictureMemory', 'picture_memory', 'SharedPathFailed', 'SharedFallback', 'SharedSampling',
            'SharedTraining', 'SharedCheck', 'SharedPrompt', 'split_rows', 'join_rows', 'take_rows', 'copied',
            'why_plain', 'share_prompts', 'sharing_state', 'shared_hidden']
 
@@ -206,6 +206,13 @@ def shared_log_probs(
 
 
 # %% ../nbs/07_shared_prompt.ipynb #n21logp2
+def cache_keyword(
+    model, # of any family, an adapter on it or not
+) -> str: # "cache" or "past_key_values"
+    "Name of the key-value cache in the model's `forward` and in its output"
+    # transformers 5.24 renamed `past_key_values` to `cache`; the old name is promised until 5.40
+    return "cache" if "cache" in inspect.signature(_bare(model).forward).parameters else "past_key_values"
+
 def _log_probs_by_cache(model, bare, ids, mask, fields, P, G):
     "The same through a cache"
     backbone, name = _bare(bare).model, cache_keyword(bare)
@@ -336,13 +343,6 @@ def sample_groups(
                 step[cache_name] = own
                 logits = model(input_ids=token[:, None], **step).logits[:, -1]
     return said[:, prompt_ids.shape[1]:]
-
-def cache_keyword(
-    model, # of any family, an adapter on it or not
-) -> str: # "cache" or "past_key_values"
-    "Name of the key-value cache in the model's `forward` and in its output"
-    # transformers 5.24 renamed `past_key_values` to `cache`; the old name is promised until 5.40
-    return "cache" if "cache" in inspect.signature(_bare(model).forward).parameters else "past_key_values"
 
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
 def _next(scores, drawn):
