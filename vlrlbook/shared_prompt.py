@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['attention_name', 'token_bound', 'prompt_positions', 'layout', 'one_sequence', 'by_answer', 'grouped_attention',
-           'use_grouped_attention', 'share_attention', 'shared_log_probs', 'replaced_methods', 'sample_groups',
-           'cache_keyword', 'PictureMemory', 'picture_memory', 'SharedPathFailed', 'SharedFallback', 'SharedSampling',
+           'use_grouped_attention', 'share_attention', 'shared_log_probs', 'cache_keyword', 'replaced_methods',
+           'sample_groups', 'PictureMemory', 'picture_memory', 'SharedPathFailed', 'SharedFallback', 'SharedSampling',
            'SharedTraining', 'SharedCheck', 'SharedPrompt', 'split_rows', 'join_rows', 'take_rows', 'copied',
            'why_plain', 'share_prompts', 'sharing_state', 'shared_hidden']
 
@@ -206,6 +206,13 @@ def shared_log_probs(
 
 
 # %% ../nbs/07_shared_prompt.ipynb #n21logp2
+def cache_keyword(
+    model, # of any family, an adapter on it or not
+) -> str: # "cache" or "past_key_values"
+    "Name of the key-value cache in the model's `forward` and in its output"
+    # transformers 5.24 renamed `past_key_values` to `cache`; the old name is promised until 5.40
+    return "cache" if "cache" in inspect.signature(_bare(model).forward).parameters else "past_key_values"
+
 def _log_probs_by_cache(model, bare, ids, mask, fields, P, G):
     "The same through a cache"
     backbone, name = _bare(bare).model, cache_keyword(bare)
@@ -337,13 +344,6 @@ def sample_groups(
                 logits = model(input_ids=token[:, None], **step).logits[:, -1]
     return said[:, prompt_ids.shape[1]:]
 
-def cache_keyword(
-    model, # of any family, an adapter on it or not
-) -> str: # "cache" or "past_key_values"
-    "Name of the key-value cache in the model's `forward` and in its output"
-    # transformers 5.24 renamed `past_key_values` to `cache`; the old name is promised until 5.40
-    return "cache" if "cache" in inspect.signature(_bare(model).forward).parameters else "past_key_values"
-
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
 def _next(scores, drawn):
     "A token a row: drawn, or the likeliest"
@@ -450,7 +450,8 @@ def _thrifty_forward(self, x):
     "A gated feed-forward that keeps its two projections for the way back, and makes their product again"
     gate, up = self.gate_proj(x), self.up_proj(x)
     product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
-    keep = lambda t: t.shape if t.data_ptr() == product.data_ptr() else t
+    own = product.untyped_storage()._cdata # the storage itself and not where its numbers lie: fake tensors have none
+    keep = lambda t: t.shape if t.untyped_storage()._cdata == own else t
     give = lambda kept: _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
     with saved_tensors_hooks(keep, give): return self.down_proj(product)
 

@@ -570,6 +570,9 @@ def parse_overrides(
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise SettingsError(f"{word!r}: expected name=value")
+        if name.replace("-", "_").lstrip("_") == "system_prompt":
+            raise SettingsError("system_prompt: an export has one message of the user and no turn of the system; a column "
+                                "system of the rows is put in front of their questions")
         key = full_names.get(name, name)
         if version == "verl":
             key = verl_name(key)
