@@ -116,7 +116,7 @@ def ask_model(
     temperature: float = None,  # of sampling; None: as the run was trained
     max_new_tokens: int = None,  # longest answer; None: as the run was trained
     max_image_size: int = None,  # pixels squared; None: as the run was trained
-    task: str = None,  # counting or vqa; None: as the run was trained
+    task: str = None,  # counting, vqa or pointing; None: as the run was trained
     seed: int = 0,  # of sampling
     use_4bit: bool = False,  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
 ) -> dict:  # question, task, before and after: each None, or greedy (a text) and sampled (texts)

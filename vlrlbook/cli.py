@@ -67,6 +67,13 @@ def convert_vqa(args, rest):
         print(f"{leaking:.0%} of the test pictures are in the train part too; --split picture keeps them apart")
 
 
+def convert_boxes(args, rest):
+    "Boxes of a COCO file, or of RefCOCO-style rows, to rows of task pointing"
+    from vlrlbook.pointing import convert_boxes
+    written = convert_boxes(args.input, args.output_jsonl, args.image_dir, args.form, args.skip_bad_rows, print)
+    print(f"{written} rows in {args.output_jsonl}")
+
+
 def check_data(args, rest):
     "Look a counting ZIP or a file of rows through, as training will; exit status 1 if training would refuse it"
     from vlrlbook.data_check import check_file
@@ -320,7 +327,7 @@ def check_options():
     "Options of `vlrlbook check-data`"
     return [
         (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
-        (["--kind"], dict(choices=["vqa", "preferences", "counting"], default="vqa", help="what the rows hold")),
+        (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa", help="what the rows hold")),
         option("image_dir", help="where picture paths begin; beside the file if not given"),
         option("reward", help="under which truths are tried; the task's own if not given"),
         option("val_data", help="a file that must not share a picture with this one"),
@@ -379,7 +386,7 @@ def measuring_commands(command):
             option("temperature", type=float, help="of sampling"),
             option("max_new_tokens", type=int, help="longest answer"),
             option("max_image_size", type=int, help="pixels squared"),
-            option("task", choices=["counting", "vqa"], help="how the question is put"),
+            option("task", choices=["counting", "vqa", "pointing"], help="how the question is put"),
             option("seed", type=int, default=0, help="of sampling"),
             option("use_4bit", action="store_true", help="4-bit weights under the adapter"))
     command(predictions, "predictions",
@@ -422,6 +429,13 @@ def parser() -> argparse.ArgumentParser:
             (["--quick"], dict(action="store_true", help="leave out the two training steps, about a minute")))
     model_commands(command)
     command(convert_vqa, "convert-vqa", *convert_options())
+    command(convert_boxes, "convert-boxes",
+            option("input", required=True, help="a COCO file (.json), or rows with a phrase, a picture and a box each"),
+            option("output_jsonl", required=True, help="file to write"),
+            option("image_dir", help="where picture paths begin; beside the input if not given"),
+            option("form", choices=["xywh", "xyxy"], default="xywh",
+                   help="of the boxes in rows: corner, width and height, or two corners"),
+            option("skip_bad_rows", action="store_true", help="leave rows out whose picture cannot be used"))
     command(check_data, "check-data", *check_options())
     command(grpo, "grpo", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")),
             *settings_options("05_grpo"))

@@ -280,7 +280,7 @@ def read_vqa(
     image_dir: str | Path = None, # where picture paths begin; None: beside the file
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
-    task: str = "vqa", # vqa: questions stand in the VQA prompt; counting: as they are
+    task: str = "vqa", # vqa: questions stand in the VQA prompt; counting and pointing: as they are
 ): # datasets.Dataset, report of the gate
     "Rows as a data set, pictures on disk until a row is read, and what was kept and left out"
     kept, report = read_vqa_file(path, image_dir, keys, skip_bad_rows)
@@ -301,14 +301,14 @@ def vqa_dataset(
 
 def read_task_rows(
     path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
-    task: str, # counting or vqa
+    task: str, # counting, vqa or pointing
     image_dir: str | Path = None, # where picture paths begin; None: beside the file
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset, report
     "What a run on `task` is trained on and measured by"
     is_table = Path(path).suffix.lower() in table_suffixes
-    if task == "vqa" or is_table:
+    if task != "counting" or is_table:
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
     return unpacked_counting_zip(path)
 

@@ -11,20 +11,22 @@ from types import SimpleNamespace
 
 from .archive import DataError, Report, unpack_counting_zip
 from .data import load_counting, preflight, split_by_picture, vqa_dataset, with_good_truths
+from .pointing import in_scale_of, with_good_boxes
 from .rewards import load_reward
 from .rows.gate import inspect_preferences, inspect_vqa, leaks
 from .settings import SettingsError, nearest
 
 __all__ = ["DataCheck", "check_file"]
 
-_kinds = {"vqa": "VQA rows", "preferences": "preference rows", "counting": "counting rows"}
+_kinds = {"vqa": "VQA rows", "preferences": "preference rows", "counting": "counting rows",
+          "pointing": "pointing rows"}
 
 
 @dataclass
 class DataCheck:
     "What a file holds, and whether training will take it"
     report: object  # of the wall or of the gate: what was kept, left out and changed
-    kind: str = "vqa"  # vqa, preferences or counting
+    kind: str = "vqa"  # vqa, preferences, counting or pointing
     problems: list = field(default_factory=list)  # `DataError`s at which training would stop
 
     @property
@@ -43,7 +45,7 @@ class DataCheck:
 
 def check_file(
     path: str | Path,  # .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet
-    kind: str = "vqa",  # of the rows: vqa, preferences or counting; a ZIP is always counting
+    kind: str = "vqa",  # of the rows: vqa, preferences, counting or pointing; a ZIP is always counting
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
     keys: str | dict = None,  # which column holds what, such as "question=problem image=scan"
     reward: str = None,  # under which truths are tried; None: the task's own
@@ -70,6 +72,8 @@ def check_file(
             others = _rows_of(Path(val_data), kind, image_dir, keys, Path(work) / "val")
             _look_for_leaks(rows, others, Path(val_data).name, found)
         if dataset is not None:
+            if kind == "pointing":
+                _try_boxes(dataset, model, found)
             _try_split(dataset, found)
             if model:
                 _measure(dataset, model, found)
@@ -169,6 +173,14 @@ def _try_truths(dataset, reward, skip, found):
     except DataError as error:
         found.problems.append(error)
         return None
+
+
+def _try_boxes(dataset, model, found):
+    "Boxes must be of their picture and, where a model is named, large enough to be written in its scale"
+    try:
+        in_scale_of(dataset, model) if model else with_good_boxes(dataset)
+    except DataError as error:
+        found.problems.append(error)
 
 
 def _try_split(dataset, found):

@@ -30,6 +30,7 @@ from .marking import group_names, guess_task, hows, is_closed, losing_groups, ma
 from .marking import score_rows, seeing_gain, verbatim, vqa_marks, word_scores
 from .metrics import bootstrap_ci, calibration, classifier_metrics, confusion, difference, flips, macro_f1, mcnemar
 from .metrics import metric, pair_metrics, share_ci, spearman, swap_consistency, wilson, with_interval
+from .pointing import drawn_for, in_scale_of
 from .prediction_files import as_ours
 from .rewards import is_right, load_reward
 from .settings import Settings, SettingsError, nearest
@@ -40,10 +41,10 @@ _all_ = ["hows", "columns", "guess_task", "main_mark", "score_rows", "pictures_o
          "gains", "best_blind", "blind_metrics", "seeing_gain", "all_metrics", "losing_groups", "questions"]
 
 # %% ../nbs/06_evaluation.ipynb #c007
-# (counting, vqa)
+# (counting, vqa, pointing)
 presets = {
-    "tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24), max_image_size=112),
-    "gpu": dict(eval_samples=2000, eval_batch_size=16, temperature=0.2, max_completion_length=(64, 512), max_image_size=512)}
+    "tiny": dict(eval_samples=500, eval_batch_size=125, temperature=1.0, max_completion_length=(8, 24, 18), max_image_size=(112, 112, 56)),
+    "gpu": dict(eval_samples=2000, eval_batch_size=16, temperature=0.2, max_completion_length=(64, 512, 128), max_image_size=512)}
 
 # %% ../nbs/06_evaluation.ipynb #n286d02e
 @dataclass
@@ -59,14 +60,14 @@ class EvaluationSettings(Settings):
     split: str = "held-out" # held-out: the part of data that chapter 05 keeps from training; all: every row
     split_seed: int = 43 # The seed of that training run
     predictions: str = None # Score this file (of chapter 05, of this one, or question/answer/prediction) without a model
-    task: str = None # counting or vqa; None: by the kind of data, for predictions counting where every truth holds a count
+    task: str = None # counting, vqa or pointing; None: by the kind of data, for predictions counting where every truth holds a count
     reward: str = None # Any reward of chapter 02; None: the task's own
     output_dir: str = "runs/06_evaluation" # Where results.json, metrics.csv and predictions.jsonl go
     eval_samples: int = None # Most pictures (tiny 500, gpu 2000)
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch (tiny 125, gpu 16)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
-    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512)
+    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512; pointing: tiny 18, gpu 128)
     max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
     use_4bit: bool = False # 4-bit weights under the adapter; needs CUDA and bitsandbytes
     processes: int = 1 # That ask at the same time, each with the model of its own and, where there are GPUs, one for itself
@@ -79,8 +80,9 @@ class EvaluationSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
-        "What `size` decides; a pair of values is for counting and for VQA"
-        return {name: value[self.asks_vqa] if isinstance(value, tuple) else value for name, value in presets[self.size].items()}
+        "What `size` decides; several values are for counting, VQA and pointing"
+        place = ("counting", "vqa", "pointing").index(self.asked_task)
+        return {name: value[place] if isinstance(value, tuple) else value for name, value in presets[self.size].items()}
 
     @property
     def asks_vqa(self) -> bool:
@@ -88,13 +90,19 @@ class EvaluationSettings(Settings):
         by_data = self.task is None and bool(self.data) and Path(self.data).suffix.lower() != ".zip"
         return self.task == "vqa" or by_data
 
+    @property
+    def asked_task(self) -> str:
+        "The task by word, or by the kind of data"
+        known = self.task if self.task in ("counting", "vqa", "pointing") else None
+        return known or ("vqa" if self.asks_vqa else "counting")
+
     def rules(self):
         "(is wrong, what to say) of every rule"
         positive = ("processes", "eval_samples", "eval_answers", "eval_batch_size", "temperature", "max_completion_length",
                     "max_image_size")
         yield from ((getattr(self, n) <= 0, f"{n} = {getattr(self, n)}: expected more than 0") for n in positive)
         yield from ((getattr(self, n) < 0, f"{n} = {getattr(self, n)}: expected 0 or more") for n in ("seed", "split_seed"))
-        for name, known in (("split", ["held-out", "all"]), ("task", [None, "counting", "vqa"])):
+        for name, known in (("split", ["held-out", "all"]), ("task", [None, "counting", "vqa", "pointing"])):
             value = getattr(self, name)
             yield value not in known, f"{name} = {value!r}{nearest(str(value), [k for k in known if k])}"
         share = self.vllm_gpu_memory_utilization
@@ -433,18 +441,26 @@ def load_set(
     "The pictures that will be asked about: drawn, from a counting ZIP, or from VQA rows; only held-out ones unless `split` says all"
     s, extras = settings, {}
     if s.data is None:
-        draw = (lambda n, seed: synthetic_counting(n, seed=seed)) if not s.asks_vqa else drawn_questions
-        dataset = draw(s.eval_samples, frozen_seed)
+        dataset = _drawing(s)(s.eval_samples, seed=frozen_seed)
     else:
         dataset, extras = _rows_of_file(s)
     if s.data and s.split == "held-out": dataset = split_by_picture(dataset, seed=s.split_seed)[1]
     return (dataset.select(range(s.eval_samples)) if len(dataset) > s.eval_samples else dataset), extras
 
+def _drawing(settings):
+    "What draws the pictures of a task: (n, seed) → samples"
+    s = settings
+    if s.asked_task == "pointing":
+        return drawn_for(s.model or base_of(s.adapter), s.max_image_size)
+    return drawn_questions if s.asks_vqa else synthetic_counting
+
 def _rows_of_file(settings):
     "Data set of a file, as chapter 05 reads it, and row → fields for its line"
     s = settings
-    task = "vqa" if s.asks_vqa else "counting"
+    task = s.asked_task
     dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
+    if task == "pointing":
+        dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
     if report.skipped or report.notes:
         print(report)
     # the same rows as in training, so that the same pictures are held out
@@ -528,7 +544,7 @@ def group_plot(
 def confusion_rows(
     rows: list, # from `read_predictions` or `compare`
     column: str, # whose answers
-    task: str = "counting", # counting or vqa
+    task: str = "counting", # counting, vqa or pointing
     most: int = 10, # classes; the rest is "other"
 ): # classes, [true][said] counts
     "How often each truth was taken for what, over all answers of a column"
@@ -593,7 +609,7 @@ def parting_plot(
 # %% ../nbs/06_evaluation.ipynb #c110
 # mark → the name that chapter 05's results.json gives it
 result_names = dict(exact="exact_accuracy", accuracy="exact_accuracy", error="mean_absolute_error",
-                    reward="mean_reward", verbatim="verbatim_accuracy")
+                    reward="mean_reward", verbatim="verbatim_accuracy", iou="mean_iou")
 
 def recompute(
     rows: list, # chapter 05's predictions

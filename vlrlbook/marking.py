@@ -14,13 +14,17 @@ import numpy as np
 
 from .core import mean_ci95, mean_of
 from .metrics import difference, flips, metric
-from .rewards import answer_kind, answer_text, counting_reward, final_answer, is_right, load_reward
-from .rewards import normalise_answer, on_batch, read_count, vqa_accuracy, word_overlap
+from .geometry import unit_of
+from .readers.boxes import answer_form, read_box_truth, read_boxes, say_boxes
+from .rewards import answer_kind, answer_text, box_reward, counting_reward, final_answer, is_right
+from .rewards import load_reward, normalise_answer, on_batch, point_reward, read_count, vqa_accuracy
+from .rewards import word_overlap
 # as a reward and a mark it stood here first; `vlrlbook.answers:verbatim` goes on naming it
 from .rewards import verbatim_reward as verbatim
 
-__all__ = ["answer_marks", "verbatim", "counting_marks", "is_closed", "word_scores", "vqa_marks", "marks",
-           "summary", "gain", "counted", "merged", "hows", "columns", "guess_task", "main_mark", "said_as",
+__all__ = ["answer_marks", "verbatim", "counting_marks", "pointing_marks", "is_closed", "word_scores",
+           "vqa_marks", "marks", "summary", "gain", "counted", "merged", "hows", "columns", "guess_task", "main_mark", "flip_mark",
+           "grade", "said_as",
            "score_rows",
            "pictures_of", "group_names", "by_group", "gains", "greedy_flips", "best_blind",
            "blind_metrics", "baselines", "seeing_gain",
@@ -34,9 +38,16 @@ _not_applicable = float("nan")  # a mark that a question cannot have; it stays o
 def answer_marks(
     text: str,  # what the model wrote
     answer: str,  # the truth
-    task: str = "counting",  # counting or vqa
-) -> dict:  # exact and verbatim: 1 or 0; error: a distance of counts, nan where there is none
-    "Marks of one answer: `exact`, the right count or answer; `verbatim`, the truth to the letter; `error`"
+    task: str = "counting",  # counting, vqa or pointing
+) -> dict:  # exact and verbatim: 1 or 0; error: a distance of counts, nan where there is none; pointing: iou
+    """Marks of one answer: `exact`, the right count or answer; `verbatim`, the truth to the letter; `error`
+
+    Of boxes `exact` is an IoU of 0.5 or more for each, none too many, none missing; `iou` is their mean."""
+    if task == "pointing":
+        iou = grade(text, answer, task)
+        said = final_answer(text) == answer_form(answer)
+        found = float(is_right(text, answer, task))
+        return dict(exact=found, verbatim=float(said), error=_not_applicable, iou=iou)
     error = _not_applicable
     if task != "vqa":
         count, truth = read_count(text), read_count(answer)
@@ -65,6 +76,24 @@ def counting_marks(
         verbatim=found["verbatim"],
         within_one=float(found["error"] <= 1),  # nan is not
         error=found["error"],
+        reward=float(reward(text, answer)["overall"]),
+    )
+
+
+def pointing_marks(
+    text: str,  # what the model wrote
+    answer: str,  # the truth, boxes
+    reward=box_reward,  # (completion, answer) → parts
+) -> dict:  # iou, exact, inside, count, readable, off_scale, reward; each 0 to 1
+    "The marks of one answer to where something is; `exact` asks for an IoU of 0.5, `inside` for the middle"
+    parts = box_reward(text, answer)
+    return dict(
+        iou=parts["overall"],
+        exact=float(is_right(text, answer, "pointing")),
+        inside=point_reward(text, answer)["inside"],
+        count=parts["count"],
+        readable=parts["readable"],
+        off_scale=parts["off_scale"],
         reward=float(reward(text, answer)["overall"]),
     )
 
@@ -121,8 +150,12 @@ def marks(
     answers: list,  # texts for each sample
     reward=counting_reward,  # (completion, answer) → parts, or a batched one
 ) -> dict:  # reward, exact, error, verbatim: a number per sample, its answers averaged
-    "Each sample's mean reward, share right, mean error of counts that were read, share equal to the truth"
+    """Each sample's mean reward, share right, mean error of counts that were read, share equal to the truth
+
+    Where boxes were asked for also the mean `iou`."""
     out = {"reward": [], "exact": [], "error": [], "verbatim": []}
+    if any(sample.task == "pointing" for sample in samples):
+        out["iou"] = []
     paid_in_order = iter(_paid(samples, answers, reward))
     for sample, texts in zip(samples, answers):
         found = [answer_marks(text, sample.answer, sample.task) for text in texts]
@@ -133,6 +166,8 @@ def marks(
         out["exact"].append(mean_of(m["exact"] for m in found))
         out["error"].append(mean_of(errors) if errors else _not_applicable)
         out["verbatim"].append(mean_of(m["verbatim"] for m in found))
+        if "iou" in out:
+            out["iou"].append(mean_of(m.get("iou", 0.0) for m in found))
     return out
 
 
@@ -153,10 +188,11 @@ _answers_at_once = 64  # with one call an answer a judge would spend its time on
 
 def summary(
     scored: dict,  # from `marks`
-) -> dict:  # exact_accuracy, mean_absolute_error, mean_reward, verbatim_accuracy, n
+) -> dict:  # exact_accuracy, mean_absolute_error, mean_reward, verbatim_accuracy, n; of boxes also mean_iou
     "The means that `results.json` holds; the error is None where no answer held a count"
     errors = [error for error in scored["error"] if not math.isnan(error)]
-    return dict(
+    of_boxes = dict(mean_iou=mean_ci95(scored["iou"])[0]) if "iou" in scored else {}
+    return of_boxes | dict(
         exact_accuracy=mean_ci95(scored["exact"])[0],
         mean_absolute_error=mean_ci95(errors)[0] if errors else None,
         mean_reward=mean_ci95(scored["reward"])[0],
@@ -172,6 +208,8 @@ def gain(
 ) -> dict:  # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95 and the interval's name
     "Paired differences over the same pictures, with 95 % intervals"
     out, names = {}, dict(reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
+    if "iou" in before:
+        names = dict(iou="mean_iou") | names
     for mark, name in names.items():
         # Pairing takes the pictures' difficulty out, so the interval is narrower than that of either side.
         changes = [late - early for early, late in zip(before[mark], after[mark])]
@@ -218,32 +256,59 @@ def columns(
 
 def guess_task(
     rows: list,  # of a predictions file
-) -> str:  # counting or vqa
-    "Counting where every truth holds a count"
+) -> str:  # counting, vqa or pointing
+    "Pointing where every truth is boxes with their scale, counting where every truth holds a count, else VQA"
+    if all(read_box_truth(row["answer"]).size for row in rows):
+        return "pointing"
     return "counting" if all(read_count(row["answer"]) is not None for row in rows) else "vqa"
 
 
 def main_mark(
-    task: str,  # counting or vqa
-) -> str:  # the mark that says whether an answer is right
-    "exact for counts, accuracy for VQA"
-    return "accuracy" if task == "vqa" else "exact"
+    task: str,  # counting, vqa or pointing
+) -> str:  # the mark by which a task is judged
+    "exact for counts, accuracy for VQA, iou for boxes"
+    return {"vqa": "accuracy", "pointing": "iou"}.get(task, "exact")
+
+
+def flip_mark(
+    task: str,  # counting, vqa or pointing
+) -> str:  # a mark that is 1 or 0
+    "The mark whose changes are counted: `main_mark`, of boxes an IoU of 0.5 or more"
+    return "exact" if task == "pointing" else main_mark(task)
+
+
+def grade(
+    text: str,  # what the model wrote
+    answer: str,  # the truth
+    task: str = "counting",  # counting, vqa or pointing
+) -> float:  # 0 to 1
+    "The task's main mark of one answer, `main_mark`: right or wrong, of boxes their IoU"
+    return box_reward(text, answer)["overall"] if task == "pointing" else float(is_right(text, answer, task))
 
 
 def said_as(
     text: str,  # an answer
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
 ) -> str:  # a count, a normalised answer, or "none"
     "The class that an answer falls into: two wordings of one answer are the same class"
     if task == "counting":
         count = read_count(text)
         return "none" if count is None else str(count)
+    if task == "pointing":
+        # one model writes [1,2,3,4], another the same in JSON
+        return _said_boxes(text)
     return normalise_answer(final_answer(text)) or "none"
+
+
+def _said_boxes(text):
+    "Boxes as a class: of a truth, or of an answer, whose numbers stand for themselves"
+    boxes = read_box_truth(text).boxes or read_boxes(text).boxes
+    return say_boxes(boxes, "fractions") if boxes else "none"
 
 
 def score_rows(
     rows: list,  # of a predictions file, each column a list of texts
-    task: str = None,  # counting or vqa; None guesses
+    task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict:  # column → mark → array, a number per row
     "The marks of every answer, averaged over the answers to each picture"
@@ -256,15 +321,18 @@ def score_rows(
             if task == "vqa":
                 marked.append([vqa_marks(text, row, reward) for text in row[column]])
             else:
-                marked.append([_known_marks(text, row["answer"], reward, known) for text in row[column]])
+                # short answers repeat, and so do their marks
+                of_one = pointing_marks if task == "pointing" else counting_marks
+                truth = row["answer"]
+                marked.append([_known_marks(of_one, text, truth, reward, known) for text in row[column]])
         scored[column] = _averaged(marked)
     return scored
 
 
-def _known_marks(text, answer, reward, known):
-    "`counting_marks`, each pair of text and truth looked at once, since most answers are repeats"
+def _known_marks(marks_of_one, text, answer, reward, known):
+    "The marks of an answer, each pair of text and truth looked at once, since most answers are repeats"
     if (text, answer) not in known:
-        known[text, answer] = counting_marks(text, answer, reward)
+        known[text, answer] = marks_of_one(text, answer, reward)
     return known[text, answer]
 
 
@@ -292,11 +360,14 @@ def pictures_of(
 
 def group_names(
     row: dict,  # question, answer, and question_type where the set has one
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
 ) -> list:  # the groups that it belongs to; "POS, PRES" is in both
-    "The true count, or the type of the question"
+    "The true count, the number of boxes, or the type of the question"
     if task == "counting":
         return [str(read_count(row["answer"]))]
+    if task == "pointing":
+        # one thing and several are other tasks: to find, and to find all
+        return [str(len(read_box_truth(row["answer"]).boxes))]
     words = str(row.get("question_type", "")).split(",")
     types = [word.strip().upper() for word in words if word.strip()]
     return types or [answer_kind(row["answer"])]
@@ -305,7 +376,7 @@ def group_names(
 def by_group(
     rows: list,  # of a predictions file
     values: dict,  # column → array, a number per row
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
     measure=metric,  # or `difference`; called with column, values, clusters and `group`
 ) -> list:  # of {group, n, column: metric, …}
     "Each column's mean and interval within each group, small counts and large groups first"
@@ -313,12 +384,12 @@ def by_group(
     for i, row in enumerate(rows):
         for group in group_names(row, task):
             members.setdefault(group, []).append(i)
-    if task == "counting":
+    if task in ("counting", "pointing"):
         order = sorted(members, key=lambda group: (len(group), group))  # 2 before 10, though both are texts
     else:
         order = sorted(members, key=lambda group: -len(members[group]))
     # The word in a metric's name, such as "count 3".
-    groups, kind = [], "count" if task == "counting" else "type"
+    groups, kind = [], {"counting": "count", "pointing": "boxes"}.get(task, "type")
     for group in order:
         inside = members[group]
         clusters = None if pictures is None else [pictures[i] for i in inside]
@@ -348,7 +419,7 @@ def gains(
 
 def greedy_flips(
     rows: list,  # of a predictions file
-    task: str,  # counting or vqa
+    task: str,  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict:  # from `flips`, or None where a file does not have both
     "How many pictures the best guess got right that it got wrong before, and the other way round"
@@ -357,8 +428,8 @@ def greedy_flips(
     kept = [{name: row[name] for name in needed if name in row} for row in rows]
     if not {"before_greedy", "after_greedy"} <= set(columns(kept)):
         return None
-    scored, main = score_rows(kept, task, reward), main_mark(task)
-    return flips(scored["before_greedy"][main], scored["after_greedy"][main])
+    scored, mark = score_rows(kept, task, reward), flip_mark(task)
+    return flips(scored["before_greedy"][mark], scored["after_greedy"][mark])
 
 
 # What needs no picture
@@ -366,20 +437,24 @@ def greedy_flips(
 def best_blind(
     rows: list,  # of a predictions file
     pay,  # (text, row) → number, the same for rows of one truth
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
     most: int = 20,  # candidates in each group, the most common truths
 ) -> list:  # a text per row
     "The best answer to a whole group (all counts; each type of question) that does not depend on the picture"
     members = {}
     for i, row in enumerate(rows):
-        group = "" if task == "counting" else group_names(row, task)[0]
+        group = group_names(row, task)[0] if task == "vqa" else ""
         members.setdefault(group, []).append(i)
     texts = [""] * len(rows)
     for inside in members.values():
         truths = Counter(rows[i]["answer"] for i in inside)
         row_of = {rows[i]["answer"]: rows[i] for i in inside}  # pay depends on the truth of a row alone
         best, most_earned = "", -math.inf
-        for candidate, _ in truths.most_common(most):
+        candidates = [candidate for candidate, _ in truths.most_common(most)]
+        if task == "pointing":
+            # hardly two pictures share a truth, so the commonest is a poor guess
+            candidates = [answer_form(candidate) for candidate in candidates] + _middle_boxes(truths)
+        for candidate in candidates:
             # `fsum`: ties are ties on every Python
             earned = math.fsum(count * pay(candidate, row_of[truth]) for truth, count in truths.items())
             if earned > most_earned:
@@ -389,16 +464,29 @@ def best_blind(
     return texts
 
 
+def _middle_boxes(truths):
+    "Boxes that one would say without looking: the whole picture, and the median edges of all first boxes"
+    known = [read_box_truth(truth) for truth in truths]
+    # of the truths that say their scale: a box has to be written in one
+    known = [truth for truth in known if truth.size and truth.boxes]
+    if not known:
+        return []
+    scale, size = known[0].scale, known[0].size
+    whole = (0.0, 0.0, *unit_of(scale, size))
+    edges = np.median([truth.boxes[0] for truth in known], axis=0)
+    return [say_boxes([whole], scale), say_boxes([tuple(edges)], scale)]
+
+
 def blind_metrics(
     rows: list,  # of a predictions file
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # two metrics: the main mark of "majority", the reward of "blind"
     "What the best answers that need no picture earn"
     reward, pictures = reward or load_reward(task), pictures_of(rows)
 
     def right(text, row):
-        return float(is_right(text, row["answer"], task))
+        return grade(text, row["answer"], task)
 
     def paid(text, row):
         return float(reward(text, row["answer"])["overall"])
@@ -417,7 +505,7 @@ def blind_metrics(
 
 def baselines(
     rows: list,  # question and answer of each; question_type where the set has one
-    task: str,  # counting or vqa
+    task: str,  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; a trained one is not asked, since it looks at pictures
 ) -> dict:  # majority: share right; blind_reward: what the best blind answer earns, if the reward reads text
     "What the best answers that look at nothing would get on these truths: lines for the chart of a run"
@@ -448,7 +536,7 @@ def seeing_gain(
 
 def all_metrics(
     rows: list,  # of a predictions file
-    task: str = None,  # counting or vqa; None guesses
+    task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # of metrics and differences
     "Every mark of every column, the gains, the controls, and the main mark of each count or type of question"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .data import drawn_questions, picture_key, read_task_rows, split_by_picture, synthetic_counting
 from .data import to_dataset, with_good_truths
+from .pointing import drawn_for, in_scale_of
 from .rewards import check_reward, load_reward
 from .settings import GRPOSettings, SettingsError, largest_batch, whole_groups
 
@@ -66,7 +67,7 @@ def load_data(
 
 def _drawn(settings):
     "Training and held-out data set of drawn pictures; no picture is in both, nor in chapter 06's frozen set"
-    draw = synthetic_counting if settings.task == "counting" else drawn_questions
+    draw = _drawing(settings)
     steps = settings.max_steps
     n = steps * settings.prompts_per_step if steps > 0 else ROWS_WITHOUT_STEPS
     held_out = draw(settings.eval_samples, seed=held_out_seed)
@@ -75,10 +76,20 @@ def _drawn(settings):
     return to_dataset(train), to_dataset(held_out)
 
 
+def _drawing(settings):
+    "What draws the pictures of a task: (n, seed) → samples"
+    if settings.task == "pointing":
+        return drawn_for(settings.model, settings.max_image_size)
+    return synthetic_counting if settings.task == "counting" else drawn_questions
+
+
 def _read(settings, reward):
     "Training and held-out data set of a file, and the report of what was kept and left out"
     s = settings
     dataset, report = read_task_rows(s.data, s.task, s.image_dir, s.keys, s.skip_bad_rows)
+    if s.task == "pointing":
+        # a file holds pixels of its pictures; the model sees them in another size, or writes another scale
+        dataset = in_scale_of(dataset, s.model, s.max_image_size)
     check_reward_of_run(reward, s.reward, dataset["answer"][0])
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
     train, held = split_by_picture(dataset, seed=s.seed)

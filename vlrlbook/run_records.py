@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from .answers import generate_answers, predict
 from .core import Rollout, RolloutGroup, RunLog, thumbnail
 from .folders import write_json, write_whole
+from .pointing import with_boxes_drawn
 from .rewards import advantages, is_right, load_reward, on_batch
 
 __all__ = ["Completions", "HeldOutReward", "Recorder", "SamePictures", "chosen_pictures", "told_together"]
@@ -127,7 +128,8 @@ class Recorder:
     def _group(self, texts, parts, sample, title):
         scaled = advantages([p["overall"] for p in parts])
         rollouts = [Rollout(*row) for row in zip(texts, parts, scaled)]
-        return RolloutGroup(sample, rollouts, title=title)
+        # of boxes the card shows truth and answers on the picture
+        return RolloutGroup(with_boxes_drawn(sample, texts), rollouts, title=title)
 
     def _shown(self, group):
         "A group with its first picture as a data URL"
@@ -208,7 +210,7 @@ class SamePictures(TrainerCallback):
             kept = became_right if now else became_wrong
             if was != now and len(kept) < most:
                 flip = dict(before=early, after=late, became_right=now)
-                kept.append(_pictured(sample) | flip)
+                kept.append(_pictured(sample, [early, late]) | flip)
         self.flips = became_right + became_wrong
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -220,9 +222,10 @@ class SamePictures(TrainerCallback):
         self.keep("middle", state.global_step, predict(model, self.processor, asked, self.settings))
 
 
-def _pictured(sample):
-    "A sample with its first picture as a data URL"
-    return dict(row=sample.row, question=sample.question, answer=sample.answer, image=_data_url(sample))
+def _pictured(sample, answers=()):
+    "A sample with its first picture as a data URL; of boxes truth and answers are drawn on it"
+    image = _data_url(with_boxes_drawn(sample, answers))
+    return dict(row=sample.row, question=sample.question, answer=sample.answer, image=image)
 
 
 def _data_url(sample):

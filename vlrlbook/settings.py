@@ -374,7 +374,12 @@ by_task = {
         "gpu": dict(reward="counting", max_completion_length=64, warm_steps=280)},
     "vqa": {
         "tiny": dict(reward="vqa", max_completion_length=24, warm_steps=400),
-        "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=400)}}
+        "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=400)},
+    "pointing": {
+        # small pictures, of 2 x 2 image tokens: long answers already take most of a run's time
+        "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=240, max_steps=100, lora_vision=True,
+                     max_image_size=56, eval_samples=200, eval_batch_size=100),
+        "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)}}
 
 
 @dataclass
@@ -383,7 +388,7 @@ class GRPOSettings(Settings):
     size: str = None # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's defaults; None: by model
     model: str = None # Hub id, directory, or tiny- and one of qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5, gemma3, aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
-    task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags
+    task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags; pointing: where, a box
     data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv, .parquet); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
     keys: str = None # Which column of VQA rows holds what: pairs with an equals sign between; None: by its name
@@ -395,7 +400,7 @@ class GRPOSettings(Settings):
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
-    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512)
+    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512; pointing: tiny 18, gpu 128)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
     top_p: float = 1.0 # Of sampling: the likeliest tokens up to this share of probability; 1.0 takes all
     top_k: int = 0 # Of sampling: so many of the likeliest tokens; 0 takes all

@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 
 from .marking import best_blind, blind_metrics, by_group, columns, gains, group_names, guess_task
-from .marking import losing_groups, main_mark, pictures_of, said_as, score_rows, seeing_gain
+from .marking import flip_mark, grade, losing_groups, main_mark, pictures_of, said_as, score_rows, seeing_gain
 from .metrics import difference, flips, metric, with_interval
-from .rewards import is_right, known_rewards, load_reward
+from .rewards import known_rewards, load_reward
 
 __all__ = ["outcomes", "good_outcomes", "questions", "verdict_of", "not_measured", "read_verdict",
            "verdict_line", "read_answers", "commonest"]
@@ -45,7 +45,7 @@ seen_gain = 0.10  # a gain that enough pictures would show: the interval reaches
 def questions(
     metrics: list,  # from `all_metrics`
     flipped: dict = None,  # from `flips`
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
 ) -> list:  # of {name, question, answer, because}
     "What a gain must survive; an answer is yes, no, cannot tell (too few pictures) or not measured"
     main = main_mark(task)
@@ -146,7 +146,7 @@ def _no_losers(losers):
 def commonest(
     rows: list,  # of a predictions file
     column: str,  # such as after_greedy
-    task: str,  # counting or vqa
+    task: str,  # counting, vqa or pointing
 ) -> dict:  # said (class), text, count, n, others, others_count, truths
     "The answer that a column gives most often, and how often it stands where the truth is another"
     pairs = [(row[column][0], row["answer"]) for row in rows]
@@ -197,7 +197,7 @@ def _collapsed(rows, column, task):
 
 def verdict_of(
     rows: list,  # of a predictions file: columns before_greedy and after_greedy, better also sampled; and `paid`
-    task: str = None,  # counting or vqa; None guesses
+    task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own
 ) -> dict:  # outcome, sentence, questions: a list of {name, question, answer, detail}
     "What came of a run, from its answers before and after training alone"
@@ -221,6 +221,7 @@ def _needed_metrics(rows, task, reward):
     main, pictures = main_mark(task), pictures_of(rows)
     scored = {}
     for column, marks in score_rows(rows, task, reward).items():
+        # of boxes there is no `verbatim`: an edge that is a pixel off is another text and as good an answer
         wanted = [main, "exact", "verbatim"]
         if column == "after_greedy":
             wanted.append("reward")
@@ -232,11 +233,12 @@ def _needed_metrics(rows, task, reward):
     seen = seeing_gain(rows, scored, main)
     found += [seen] if seen else []
     before, after = scored["before_greedy"][main], scored["after_greedy"][main]
+    right = [scored[f"{when}_greedy"][flip_mark(task)] for when in ("before", "after")]
     # Of the groups only the gain is asked for: whether one of them paid for that of others.
     for group in by_group(rows, {"gain_greedy": after - before}, task, partial(difference, mark=main)):
         found.append(group["gain_greedy"])
     del scored["after_greedy"]["reward"]  # the gain in reward is not asked for
-    return found + gains(rows, scored), flips(before, after)
+    return found + gains(rows, scored), flips(*right)
 
 
 def _paid_gain(rows):
@@ -285,6 +287,10 @@ def _all_questions(rows, task, facts, found, pays_text):
     asked.sort(key=lambda row: order.index(row[0]))
     words = dict(greedy_rose="More than sharper guessing: is the best guess right more often?",
                  sampled_rose="Are sampled answers right more often?")
+    # a box is seldom right or wrong: it overlaps more or less
+    if task == "pointing":
+        words = dict(greedy_rose="More than sharper guessing: does the best guess overlap more?",
+                     sampled_rose="Do sampled answers overlap more?")
     found = []
     for name, question, answer, detail in asked:
         found.append(dict(name=name, question=words.get(name, question), answer=answer, detail=detail))
@@ -321,6 +327,10 @@ def _sentence(outcome, rows, task, facts):
     gain = facts["gain_greedy", main]
     change = (f"right answers went from {_percent(facts['before_greedy', main])} to "
               f"{_percent(facts['after_greedy', main])} of {gain['n']} {asked} ({_points(gain)})")
+    # IoU is no share of pictures, and is not written in percent
+    if task == "pointing":
+        change = (f"mean IoU went from {facts['before_greedy', main]['value']:.3f} to "
+                  f"{facts['after_greedy', main]['value']:.3f} on {gain['n']} {asked} ({_points(gain)})")
     if outcome == "collapsed":
         return _collapse_sentence(rows, task, change)
     if outcome == "one truth":
@@ -330,7 +340,7 @@ def _sentence(outcome, rows, task, facts):
     if outcome == "no better than one answer":
         answer, share = _one_answer(rows, task)
         return (f"Better than before, but no better than one answer to everything: {change}; always saying "
-                f"“{answer}” is right on {share}.")
+                f"“{answer}” {_reaches(task)} {share}.")
     if outcome == "not as meant":
         paid, meant = facts["gain_sampled", main], facts["gain_sampled", "verbatim"]
         return (f"Not as meant: sampled answers that count as right became more ({_points(paid)}), answers "
@@ -340,8 +350,9 @@ def _sentence(outcome, rows, task, facts):
         return f"Gamed: the trained reward pays more than before ({pay}), and yet {change}."
     if outcome == "surer":
         surer = _points(facts["gain_sampled", main])
-        return (f"Surer, not better: sampled answers are right more often ({surer}), the best guess is not: "
-                f"{change}.")
+        more = "overlap more" if task == "pointing" else "are right more often"
+        no_more = "does not" if task == "pointing" else "is not"
+        return f"Surer, not better: sampled answers {more} ({surer}), the best guess {no_more}: {change}."
     if outcome == "too few pictures":
         return f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like it."
     begins = {"better": "Better", "worse": "Worse", "not better": "Not better"}
@@ -366,18 +377,23 @@ def _collapse_sentence(rows, task, change):
     answer, share = _one_answer(rows, task)
     then = f"before training its commonest answer went to {before['count']}"
     change = change[0].upper() + change[1:]
-    return f"Collapsed: {what} ({then}). {change}; always saying “{answer}” is right on {share}."
+    return f"Collapsed: {what} ({then}). {change}; always saying “{answer}” {_reaches(task)} {share}."
 
 
 def _one_answer(rows, task):
     "The best answer to everything (VQA: to the largest type of question), and its share right as text"
     def right(text, row):
-        return float(is_right(text, row["answer"], task))
+        return grade(text, row["answer"], task)
 
     texts = best_blind(rows, right, task)
     pairs = Counter((text, row["answer"]) for text, row in zip(texts, rows))
     counted = [count * right(text, dict(answer=answer)) for (text, answer), count in pairs.items()]
     return Counter(texts).most_common(1)[0][0], f"{100 * math.fsum(counted) / len(rows):.1f} %"
+
+
+def _reaches(task):
+    "What a share of `_one_answer` is a share of"
+    return "has a mean IoU of" if task == "pointing" else "is right on"
 
 
 def _percent(m):
@@ -442,7 +458,7 @@ def read_verdict(
     except ValueError as error:
         return not_measured(f"The answers that the run kept cannot be read: {error}.")
     settings = results.get("settings") or {}
-    task = settings.get("task") if settings.get("task") in ("counting", "vqa") else None
+    task = settings.get("task") if settings.get("task") in ("counting", "vqa", "pointing") else None
     return verdict_of(rows, task, _plain_reward(settings.get("reward")))
 
 

@@ -8,6 +8,9 @@ import torch
 from .core import cache_dir, progress_bar
 from .data import drawn_questions, encode, picture_key, synthetic_counting
 from .models import save_model, tiny_twin, twin_config
+from .pointing import drawn_for
+from .readers.boxes import answer_form
+from .settings import by_task
 
 __all__ = ["warm_weights", "warm_start", "lessons", "supervised", "len_of_answers"]
 
@@ -20,11 +23,12 @@ def warm_start(
     family: str = "qwen2_5_vl",  # whose twin
     steps: int = 280,  # supervised steps of 32 pictures
     seed: int = 0,  # of weights and pictures
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
 ) -> str:  # directory of a checkpoint
     "A twin that was taught the form of an answer and a little seeing; made once, then found in the cache"
     processor = tiny_twin(family)[1]
-    shown = [(s.question, said, *map(picture_key, s.images)) for s, said in zip(*lessons(task, 8, seed + 1))]
+    some = zip(*lessons(task, 8, seed + 1, family))
+    shown = [(s.question, said, *map(picture_key, s.images)) for s, said in some]
     # Whatever changes the result changes the folder's name: lessons, configuration, tokenizer.
     config = twin_config(family, processor.tokenizer).to_json_string()
     recipe = [steps, seed, shown, config, processor.tokenizer.backend_tokenizer.to_str()]
@@ -45,14 +49,20 @@ def warm_start(
 
 
 def lessons(
-    task: str,  # counting or vqa
+    task: str,  # counting, vqa or pointing
     n: int,  # samples
     seed: int,  # of the pictures
+    family: str = "qwen2_5_vl",  # whose twin, for the scale in which it writes boxes
 ) -> tuple:  # samples, what a good model would say to each
     "What the warm start of a task is taught"
     if task == "counting":
         samples = synthetic_counting(n, seed=seed, weights=warm_weights)
         return samples, [s.answer for s in samples]
+    if task == "pointing":
+        # as small as the run will show them
+        side = by_task["pointing"]["tiny"]["max_image_size"]
+        samples = drawn_for(f"tiny-{family}", side)(n, seed)
+        return samples, [answer_form(s.answer) for s in samples]
     samples = drawn_questions(n, seed)
     return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]
 
@@ -61,7 +71,7 @@ def supervised(
     family: str,  # whose twin
     steps: int,  # of 32 pictures each
     seed: int,  # of weights and pictures
-    task: str = "counting",  # counting or vqa
+    task: str = "counting",  # counting, vqa or pointing
     **config,  # see `models.twin_config`
 ):  # model, loss per step
     "Teach an untrained twin to answer: AdamW, 30 steps of warm-up, linear decay over the second half"
@@ -72,7 +82,7 @@ def supervised(
         rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
         return min(1, rising) * min(1, falling)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr)
-    samples, said = lessons(task, PICTURES_A_STEP * steps, seed + 1)
+    samples, said = lessons(task, PICTURES_A_STEP * steps, seed + 1, family)
     losses = []
     for step in progress_bar(range(steps), desc="warm start"):
         chosen = slice(PICTURES_A_STEP * step, PICTURES_A_STEP * step + PICTURES_A_STEP)

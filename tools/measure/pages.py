@@ -39,6 +39,7 @@ what_you_see = {
     "09d_shards": "where a tensor's rows went, and how they come back",
     "09e_merge": "shards merged into one model with the same logits; what is refused",
     "09f_pipeline": "the code of the quick start, stage by stage",
+    "10_pointing": "a truth and four answers on one picture, what each earned; boxes in the wrong scale",
 }
 
 

@@ -74,11 +74,12 @@ def inspect_vqa(
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
     keys: str | dict = None,  # such as "question=problem image=img_name"
     look: bool = True,  # open every picture; False: pictures are not looked for at all
+    rows: list = None,  # of (number, row) that a converter made of the file; None: the file's own
 ) -> tuple:  # list of (number, VQARow with pictures as absolute paths or bytes), RowReport
     "All rows of a file, the good ones and a list of the bad; only a file that cannot be read is an error"
     path, keys = Path(path), read_keys(keys)
     place = Path(image_dir) if image_dir else path.parent
-    report, kept, rows = RowReport(path.name), [], read_rows(path)
+    report, kept, rows = RowReport(path.name), [], read_rows(path) if rows is None else rows
     check_keys(keys, rows, path.name)
     habits = file_habits(rows, keys)
     for number, raw in rows:

@@ -1,0 +1,354 @@
+"""Task pointing: boxes read in texts, overlap and matching, scales, converters, boxes on pictures, the run's own settings."""
+import itertools, json, random, time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlrlbook.archive import DataError
+from vlrlbook.core import Sample
+from vlrlbook.data import read_task_rows, to_dataset, to_samples, with_good_truths
+from vlrlbook.data_check import check_file
+from vlrlbook.easyr1.export import ask_reward_file, export_easyr1, export_verl, reward_file
+from vlrlbook.geometry import best_matching, matched, overlap, rescaled, scale_that_fits, unit_of
+from vlrlbook.marking import all_metrics, baselines, gain, guess_task, marks, score_rows, summary
+from vlrlbook.pointing import (convert_boxes, draw_boxes, drawn_for, in_scale_of, model_scale, scaled_truth, shown_size,
+                               synthetic_pointing, with_boxes_drawn)
+from vlrlbook.readers.boxes import answer_form, box_truth, is_bare_boxes, read_box_truth, read_boxes
+from vlrlbook.rewards import (box_count_reward, box_format_reward, box_reward, box_table, check_reward, check_truth, explain_boxes,
+                              known_rewards, load_reward, nasty, point_reward)
+from vlrlbook.run_records import Recorder
+from vlrlbook.verdict import verdict_of
+from vlrlbook.warm_twins import lessons
+
+ONE = "[20, 30, 60, 70] in pixels of 112 x 112"
+
+
+# Reading
+
+@pytest.mark.parametrize("text, boxes, points", [
+    ("[1, 2, 3, 4]", [(1, 2, 3, 4)], []), ("[1 2 3 4]", [(1, 2, 3, 4)], []), ("(1,2,3,4)", [(1, 2, 3, 4)], []),
+    ("(1,2),(3,4)", [(1, 2, 3, 4)], []), ("(1, 2) (3, 4), (5, 6), (7, 8)", [(1, 2, 3, 4), (5, 6, 7, 8)], []),
+    ("[1, 2], [3, 4]", [], [(1, 2), (3, 4)]), ("(1, 2) and (3, 4)", [], [(1, 2), (3, 4)]), ("(1, 2), (3, 4), (5, 6)", [], [(1, 2), (3, 4), (5, 6)]),
+    ("[-1, .5, 2.25, 3.]", [(-1, .5, 2.25, 3)], []), ("[[1,2,3,4],[5,6,7,8]]", [(1, 2, 3, 4), (5, 6, 7, 8)], []),
+    ('{"bbox_2d": [1, 2, 3, 4], "label": "cup (2)"}', [(1, 2, 3, 4)], []), ('{"point_2d": [5, 6]}', [], [(5, 6)]),
+    ("<think>[9, 9, 9, 9]</think><answer>[1, 2, 3, 4]</answer>", [(1, 2, 3, 4)], []), ("[1, 2, 3, 4,]", [(1, 2, 3, 4)], [])])
+def test_the_grammar(text, boxes, points):
+    assert read_boxes(text) == (boxes, points, "")
+
+
+@pytest.mark.parametrize("text, fault", [
+    ("", "no box and no point"), ("1, 2, 3, 4", "no box and no point"), ("[a, b, c, d]", "no box and no point"), ("[7]", "no box and no point"),
+    ("[1, 2, 3]", "3 numbers"), ("[1, 2, 3, 4, 5]", "5 numbers"), ("[1, 2, 3, 4] [5, 6]", "together"),
+    ("[1, 2, 3, 4]" * 101, "more than 100"), ("<think>[1, 2, 3, 4]", "no box and no point")])
+def test_what_cannot_be_read_says_why(text, fault):
+    found = read_boxes(text)
+    assert fault in found.fault and not found.boxes and not found.points
+
+
+def test_a_truth_says_its_scale_and_is_read_back():
+    for scale, boxes in (("pixels", [(1, 2, 3, 4)]), ("thousandths", [(1, 2, 3, 4), (10, 20, 30, 40)]), ("fractions", [(0.1, 0.25, 0.5, 1.0)])):
+        truth = box_truth(boxes, scale, (640, 480))
+        assert read_box_truth(truth) == (boxes, scale, (640, 480))
+        assert is_bare_boxes(answer_form(truth)) and read_boxes(answer_form(truth)).boxes == boxes
+    assert read_box_truth("A photo of 3 discs") == ([], "", None) and answer_form("yes") == "yes"
+
+
+def test_hostile_texts_are_read_in_time():
+    for text in (*nasty, "[" * 100_000, "[1, " * 25_000, "[1, 2, 3, 4]" * 8_000, "(1,2)," * 16_000, "[1" + " " * 99_000, "[" + "1 " * 199 + "x]"):
+        began = time.process_time()
+        read_boxes(text), is_bare_boxes(text)
+        assert time.process_time() - began < 0.2, text[:20]
+
+
+# Geometry
+
+def test_overlap_is_what_counting_pixels_gives():
+    rng = random.Random(3)
+    for _ in range(300):
+        boxes = []
+        for _ in range(2):
+            x, y = rng.randint(0, 30), rng.randint(0, 30)
+            boxes.append((x, y, x + rng.randint(0, 10), y + rng.randint(0, 10)))
+        drawn = []
+        for x1, y1, x2, y2 in boxes:
+            picture = np.zeros((40, 40), bool)
+            picture[y1:y2, x1:x2] = True
+            drawn.append(picture)
+        together = (drawn[0] | drawn[1]).sum()
+        assert overlap(*boxes) == pytest.approx((drawn[0] & drawn[1]).sum() / together if together else 0)
+
+
+def test_the_matching_is_the_best_of_all():
+    rng = random.Random(0)
+    for _ in range(400):
+        rows, columns = rng.randint(1, 5), rng.randint(1, 5)
+        gains = [[rng.choice([0, 0.5, rng.random()]) for _ in range(columns)] for _ in range(rows)]
+        pairs = best_matching(gains)
+        assert len({r for r, _ in pairs}) == len({c for _, c in pairs}) == len(pairs) and all(gains[r][c] > 0 for r, c in pairs)
+        side = gains if rows <= columns else list(zip(*gains))
+        best = max(sum(row[c] for row, c in zip(side, order)) for order in itertools.permutations(range(len(side[0])), len(side)))
+        assert sum(gains[r][c] for r, c in pairs) == pytest.approx(best)
+    assert best_matching([]) == best_matching([[]]) == []
+    # the greedy choice, 0.6 first, would end with 0.6 + 0.1
+    assert best_matching([[0.6, 0.5], [0.5, 0.1]]) == [(0, 1), (1, 0)]
+
+
+def test_a_scale_is_turned_into_another_and_back():
+    box, size = (12.0, 40.0, 31.0, 59.0), (640, 480)
+    thousandths = rescaled(box, unit_of("pixels", size), unit_of("thousandths", size))
+    assert thousandths == pytest.approx((18.75, 83.333, 48.4375, 122.917), abs=1e-3)
+    assert rescaled(thousandths, unit_of("thousandths", size), unit_of("pixels", size)) == pytest.approx(box)
+
+
+def test_the_other_scale_is_named_only_where_it_makes_the_answer_right():
+    truth, size = [(20, 30, 60, 70)], (112, 112)
+    assert scale_that_fits([(179, 268, 536, 625)], truth, "pixels", size) == "thousandths"
+    assert scale_that_fits([(0.179, 0.268, 0.536, 0.625)], truth, "pixels", size) == "fractions"
+    assert scale_that_fits([(20, 30, 60, 70)], truth, "pixels", size) is None
+    assert scale_that_fits([(500, 0, 900, 100)], truth, "pixels", size) is None
+    assert scale_that_fits([(20, 30, 60, 70)], [(179, 268, 536, 625)], "thousandths", size) == "pixels"
+
+
+# Rewards
+
+@pytest.mark.parametrize("completion, truth, earns, why", box_table, ids=[row[3] for row in box_table])
+def test_the_truth_table(completion, truth, earns, why):
+    assert box_reward(completion, truth)["overall"] == pytest.approx(earns, abs=1e-4), why
+
+
+def test_cheats_earn_less_than_an_honest_try():
+    honest = box_reward("[25, 36, 66, 75]", ONE)["overall"]
+    cheats = ["[0, 0, 112, 112]", "[60, 70, 20, 30]", "[179, 268, 536, 625]", box_table[15][0], "[20, 30, 60, 70]" * 3]
+    assert all(box_reward(cheat, ONE)["overall"] < honest for cheat in cheats)
+    assert box_reward("[60, 70, 20, 30]", ONE)["swapped"] == 1 and "swapped corners" in explain_boxes("[60, 70, 20, 30]", ONE)
+    assert "thousandths" in explain_boxes("[179, 268, 536, 625]", ONE) and "pixels of 112 x 112" in explain_boxes("[179, 268, 536, 625]", ONE)
+
+
+def test_points_counts_and_form():
+    two = "[[0, 0, 10, 10], [50, 50, 60, 60]] in pixels of 112 x 112"
+    assert point_reward("[5, 5], [55, 55]", two) == dict(overall=1.0, inside=1.0, count=1.0, readable=1.0)
+    # both points in the same box: one of them has no thing of its own
+    assert point_reward("[5, 5], [6, 6]", two)["overall"] == 0.5 and point_reward("(40, 50)", ONE)["overall"] == 1
+    assert point_reward("[[20, 30, 60, 70]]", ONE)["overall"] == 1 and point_reward("none", ONE)["readable"] == 0
+    assert [box_count_reward(t, two)["overall"] for t in ("[1, 1], [2, 2]", "[1, 1]", "nothing")] == [1, 0, 0]
+    assert [box_format_reward(t)["overall"] for t in ("[1, 2, 3, 4]", "<answer>[[1, 2, 3, 4]]</answer>", "at [1, 2, 3, 4]", "[3, 2, 1, 4]")] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["pointing", "point", "box_count", "box_format", "0.9*pointing + 0.1*box_format"])
+def test_the_rewards_keep_the_contract_of_all(name):
+    reward = load_reward(name)
+    assert check_reward(reward, ONE, milliseconds=100) == [] and check_truth(reward, ONE) is None
+    assert "earns nothing" in check_truth(reward, "three")
+
+
+@pytest.mark.parametrize("engine", ["easyr1", "verl"])
+def test_the_reward_file_pays_the_same_without_this_package(tmp_path, engine):
+    path = tmp_path / "reward.py"
+    path.write_text(reward_file("0.9*pointing + 0.1*box_format", engine))
+    mine, cases = load_reward("0.9*pointing + 0.1*box_format"), [([completion], truth) for completion, truth, _, _ in box_table]
+    name = "overall" if engine == "easyr1" else "score"
+    for (texts, truth), [found] in zip(cases, ask_reward_file(path, cases, engine=engine)):
+        assert found[name] == pytest.approx(mine(texts[0], truth)["overall"]), texts
+
+
+def test_exports_hold_the_truths(tmp_path):
+    rows = synthetic_pointing(40, 0)
+    short = dict(n_gpus_per_node=1, rollout_batch_size=32)
+    export_easyr1(rows, "pointing", short, tmp_path / "easyr1")
+    export_verl(rows, "pointing", dict(train_batch_size=32), tmp_path / "verl")
+    first = json.loads((tmp_path / "easyr1" / "train.jsonl").read_text().splitlines()[0])
+    assert first["answer"] in [row.answer for row in rows] and (tmp_path / "verl" / "train.parquet").exists()
+
+
+# Data
+
+def test_drawn_boxes_hold_their_discs():
+    for sample in synthetic_pointing(20, 5, most=3):
+        inside = np.zeros((112, 112), bool)
+        for x1, y1, x2, y2 in np.array(read_box_truth(sample.answer).boxes, int):
+            inside[y1:y2, x1:x2] = True
+            coloured = (np.array(sample.images[0])[y1:y2, x1:x2] != 255).any(2)
+            # the box is tight: its first and last row and column touch the disc
+            assert coloured[0].any() and coloured[-1].any() and coloured[:, 0].any() and coloured[:, -1].any()
+        assert not (np.array(sample.images[0]) != 255).any(2)[~inside].any()
+    assert [s.answer for s in synthetic_pointing(3, 1)] == [s.answer for s in synthetic_pointing(3, 1)]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria"])
+def test_each_family_is_asked_in_its_own_scale(family):
+    _, scale = model_scale(f"tiny-{family}", 112)
+    sample, plain = drawn_for(f"tiny-{family}", 112)(1, seed=0)[0], synthetic_pointing(1, 0)[0]
+    said, truth = read_box_truth(sample.answer), read_box_truth(plain.answer)
+    assert said.scale == scale == ("pixels" if family == "qwen2_5_vl" else "thousandths")
+    back = rescaled(said.boxes[0], unit_of(said.scale, said.size), unit_of("pixels", (112, 112)))
+    assert overlap(back, truth.boxes[0]) > 0.95
+    samples, said = lessons("pointing", 1, 0, family)
+    assert said == [answer_form(samples[0].answer)] and box_reward(said[0], samples[0].answer)["overall"] == 1
+
+
+def test_the_size_that_a_model_sees_is_the_processors_own():
+    processor, _ = model_scale("tiny-qwen2_5_vl", 112)
+    for size in ((640, 480), (112, 112), (90, 60), (30, 200)):
+        grid = processor.image_processor(images=[Image.new("RGB", size)], return_tensors="pt")["image_grid_thw"][0].tolist()
+        assert shown_size(processor, size) == (grid[2] * 14, grid[1] * 14)
+
+
+def test_truths_become_those_of_the_model(tmp_path):
+    picture = Image.new("RGB", (320, 240), "white")
+    rows = [Sample("Where?", "[64, 48, 320, 240] in pixels of 640 x 480", [picture], "pointing", 1)]
+    dataset = in_scale_of(to_dataset(rows), "tiny-qwen2_5_vl", 112)
+    truth = read_box_truth(to_samples(dataset)[0].answer)
+    width, height = truth.size
+    assert truth.scale == "pixels" and width * height <= 112 ** 2 and truth.boxes[0] == (round(width / 10), round(height / 10), round(width / 2), round(height / 2))
+    assert dataset.column_names == to_dataset(rows).column_names
+
+
+@pytest.mark.parametrize("answer, code", [
+    ("three", "box.truth"), ("[1, 2, 3, 4]", "box.truth"), ("[1, 2, 30, 40] in pixels of 480 x 640", "box.size"),
+    ("[100, 100, 101, 101] in pixels of 640 x 480", "box.small")])
+def test_a_truth_that_no_answer_can_earn_is_refused_with_its_row(answer, code):
+    processor, scale = model_scale("tiny-qwen2_5_vl", 112)
+    with pytest.raises(DataError) as caught:
+        scaled_truth(answer, (640, 480), processor, scale, row=7)
+    assert caught.value.code == code and caught.value.row == 7
+
+
+def coco(**changes):
+    "A COCO file of two pictures"
+    return dict(images=[dict(id=1, file_name="a.png", width=100, height=80), dict(id=2, file_name="b.png", width=50, height=50)],
+                categories=[dict(id=5, name="dog"), dict(id=6, name="cat")],
+                annotations=[dict(image_id=1, category_id=5, bbox=[50, 10, 20, 30]), dict(image_id=1, category_id=5, bbox=[10, 10, 20.4, 30]),
+                             dict(image_id=2, category_id=6, bbox=[0, 0, 50.5, 50]), dict(image_id=2, category_id=5, bbox=[1, 1, 9, 9], iscrowd=1)]) | changes
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for name, size in (("a.png", (100, 80)), ("b.png", (50, 50))):
+        Image.new("RGB", size, "white").save(tmp_path / name)
+    return tmp_path
+
+
+def written(folder, content, name="coco.json"):
+    (folder / name).write_text(json.dumps(content) if name.endswith(".json") else content)
+    return folder / name
+
+
+def test_a_coco_file_becomes_rows_that_train(pictures):
+    told = []
+    assert convert_boxes(written(pictures, coco()), pictures / "rows.jsonl", tell=told.append) == 2
+    rows = [json.loads(line) for line in (pictures / "rows.jsonl").read_text().splitlines()]
+    assert rows[0]["answer"] == "[[10, 10, 30, 40], [50, 10, 70, 40]] in pixels of 100 x 80" and "every dog" in rows[0]["prompt"]
+    assert rows[1]["answer"] == "[0, 0, 50, 50] in pixels of 50 x 50" # cut at the edge: half a pixel of rounding
+    assert "crowd" in str(told[0]) and told[0].kept == 2
+    dataset, report = read_task_rows(pictures / "rows.jsonl", "pointing")
+    assert report.kept == 2 and set(dataset["task"]) == {"pointing"}
+    assert len(with_good_truths(dataset, load_reward("pointing"), False, report)) == 2
+    found = check_file(pictures / "rows.jsonl", "pointing")
+    assert found.good, found
+    # a picture of another shape than its boxes: training would refuse it, and so does the check
+    Image.new("RGB", (80, 100)).save(pictures / "a.png")
+    assert check_file(pictures / "rows.jsonl", "pointing").problems[0].code == "box.size"
+
+
+@pytest.mark.parametrize("changes, code, said", [
+    (dict(annotations=[dict(image_id=9, category_id=5, bbox=[1, 1, 2, 2])]), "coco.id", "annotations[0].image_id = 9"),
+    (dict(annotations=[dict(image_id=1, category_id=5)]), "coco.field", "annotations[0] has no 'bbox'"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, 2])]), "box.numbers", "annotations[0].bbox"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[1, 1, 0, 2])]), "box.fault", "no area"),
+    (dict(annotations=[dict(image_id=1, category_id=5, bbox=[50, 50, 90, 79])]), "box.outside", "corners where width and height"),
+    (dict(images=[dict(id=1, file_name="a.png", width=100)]), "coco.field", "height"),
+    (dict(categories=[]), "coco.file", "categories")])
+def test_a_bad_coco_entry_is_named(pictures, changes, code, said):
+    with pytest.raises(DataError) as caught:
+        convert_boxes(written(pictures, coco(**changes)), pictures / "rows.jsonl")
+    assert caught.value.code == code and said in str(caught.value) and "coco.json" in str(caught.value)
+    assert not (pictures / "rows.jsonl").exists()
+
+
+def test_refcoco_rows_in_both_forms(pictures):
+    rows = [dict(image="a.png", sentences=None, sentence="the left dog", bbox=[10, 10, 20, 30]), dict(image="b.png", sentence=["it", "the cat"], bbox=[1, 2, 3, 4])]
+    path = written(pictures, "".join(json.dumps(row) + "\n" for row in rows), "ref.jsonl")
+    assert convert_boxes(path, pictures / "out.jsonl") == 3
+    first = json.loads((pictures / "out.jsonl").read_text().splitlines()[0])
+    assert first["answer"] == "[10, 10, 30, 40] in pixels of 100 x 80" and "the left dog" in first["prompt"]
+    convert_boxes(path, pictures / "out2.jsonl", form="xyxy")
+    assert json.loads((pictures / "out2.jsonl").read_text().splitlines()[0])["answer"] == "[10, 10, 20, 30] in pixels of 100 x 80"
+    with pytest.raises(DataError, match="xyxy"):
+        convert_boxes(path, pictures / "out3.jsonl", form="xyxx")
+
+
+@pytest.mark.parametrize("row, code", [
+    (dict(image="a.png", bbox=[1, 1, 2, 2]), "box.column"), (dict(image="a.png", sentence="it"), "box.column"),
+    (dict(image="a.png", sentence="it", bbox="1 1 2 2"), "box.numbers"), (dict(image="c.png", sentence="it", bbox=[1, 1, 2, 2]), "image.missing"),
+    (dict(image="a.png", sentence="it", bbox=[90, 70, 95, 75]), "box.outside"), (dict(image="a.png", sentence="it", bbox=[9, 7, -5, 7]), "box.fault")])
+def test_a_bad_refcoco_row_is_named(pictures, row, code):
+    good = dict(image="a.png", sentence="it", bbox=[1, 1, 2, 2])
+    path = written(pictures, json.dumps(good) + "\n" + json.dumps(row) + "\n", "ref.jsonl")
+    with pytest.raises(DataError) as caught:
+        convert_boxes(path, pictures / "out.jsonl")
+    assert caught.value.code == code and caught.value.row == 2
+
+
+# Pictures
+
+def test_boxes_are_drawn_where_they_are():
+    image = Image.new("RGB", (112, 112), "white")
+    drawn = draw_boxes(image, ONE, ["[0, 0, 10, 10]", "[60, 70, 20, 30]", "nonsense", "[100, 100]"], side=336)
+    assert drawn.size == (336, 336) and drawn.getpixel((60, 90)) == (0, 158, 115) and drawn.getpixel((0, 15)) == (213, 94, 0)
+    sample = Sample("Where?", ONE, [image], "pointing")
+    assert with_boxes_drawn(sample, ["[0, 0, 10, 10]"]).images[0].size == (336, 336) and sample.images[0].size == (112, 112)
+    other = Sample("How many?", "A photo of 3 discs", [image], "counting")
+    assert with_boxes_drawn(other) is other
+
+
+def test_the_rollout_card_of_a_run_shows_the_boxes():
+    class State: global_step, max_steps = 0, 4
+    sample = synthetic_pointing(1, 0)[0]
+    texts = [answer_form(sample.answer), "[0, 0, 10, 10]"]
+    recorder = Recorder(2)
+    recorder(texts, [box_reward(text, sample.answer) for text in texts], [sample] * 2, State())
+    card = recorder.kept["1 first"]
+    assert card.sample.images[0].size == (336, 336) and card.rollouts[0].advantage > 0 > card.rollouts[1].advantage
+
+
+# Marks and verdict
+
+def predictions(n=60, shift_before=14, shift_after=3):
+    "Rows of a run whose boxes came nearer"
+    rows = []
+    for sample in synthetic_pointing(n, 9):
+        x1, y1, x2, y2 = read_box_truth(sample.answer).boxes[0]
+        moved = {shift: f"[{x1 + shift:g}, {y1:g}, {x2 + shift:g}, {y2:g}]" for shift in (shift_before, shift_after)}
+        before, after = moved[shift_before], moved[shift_after]
+        rows.append(dict(row=sample.row, question=sample.question, answer=sample.answer, picture=str(sample.row), before_greedy=[before],
+                         after_greedy=[after], before_sampled=[before] * 2, after_sampled=[after] * 2))
+    return rows
+
+
+def test_a_run_is_judged_by_mean_iou():
+    rows = predictions()
+    assert guess_task(rows) == "pointing"
+    found = verdict_of(rows)
+    assert found["outcome"] == "better" and "mean IoU went from 0." in found["sentence"]
+    names = [question["name"] for question in found["questions"]]
+    assert "greedy_rose" in names and "as_meant" not in names # to the letter says nothing of boxes
+    assert verdict_of(predictions(shift_after=25))["outcome"] == "worse"
+    everything = [row | dict(after_greedy=["[0, 0, 112, 112]"], after_sampled=["[0, 0, 112, 112]"] * 2) for row in rows]
+    assert verdict_of(everything)["outcome"] == "collapsed"
+
+
+def test_marks_of_boxes():
+    rows = predictions(8)
+    scored = score_rows(rows, "pointing")["after_greedy"]
+    assert {"iou", "exact", "inside", "count", "readable", "off_scale", "reward"} == set(scored) and (scored["iou"] == scored["reward"]).all()
+    samples = synthetic_pointing(8, 9)
+    early, late = (marks(samples, [row[f"{when}_greedy"] for row in rows], load_reward("pointing")) for when in ("before", "after"))
+    assert summary(late)["mean_iou"] == pytest.approx(float(np.mean(scored["iou"])))
+    assert gain(early, late)["mean_iou"] > 0.15 and gain(early, late)["mean_iou_ci95"][0] > 0
+    assert "mean_iou" not in summary(marks([Sample("?", "A photo of 1 disc", task="counting")], [["1 disc"]]))
+    lines = baselines(rows, "pointing", known_rewards["pointing"])
+    # one box for all pictures: better than the whole picture, far from good
+    assert 0.1 < lines["majority"] < 0.6 and lines["majority"] == pytest.approx(lines["blind_reward"])
+    assert any(m["name"] == "gain_greedy/iou" for m in all_metrics(rows))
+    assert [m["name"] for m in all_metrics(rows) if m["group"]][0].endswith("boxes 1")
