@@ -219,7 +219,7 @@ def test_train_sh_of_verl(tmp_path):
     folder = export_verl(synthetic_vqa(80), "vqa",
                          dict(train_batch_size=32, lora_rank=32, lora_alpha=96, prompt_key="it's mine"), tmp_path / "out")
     words = launched(folder, tmp_path, "trainer.total_epochs=1")[0]["argv"]
-    assert {f"data.train_files={folder}/train.parquet", f"custom_reward_function.path={folder}/reward.py",
+    assert {f"data.train_files={folder}/train.parquet", f"reward.custom_reward_function.path={folder}/reward.py",
             f"actor_rollout_ref.model.path={folder}/merged_model",
             f"trainer.default_local_dir={folder}/checkpoints/vlrlbook/vqa_grpo",
             "actor_rollout_ref.model.lora_rank=32", "actor_rollout_ref.model.lora_alpha=96",

@@ -82,6 +82,40 @@ def test_its_example_configs_pass_our_tables(path):
     assert read_engine_yaml(path, "current", []).given
 
 
+def script_words(path):
+    "The words that a script of its examples hands to Python, as bash makes them"
+    catch = """python3() { for word in "$@"; do printf '%s\\0' "$word"; done; }; source "$1" """
+    done = subprocess.run(["bash", "-c", catch, "bash", path], capture_output=True, text=True, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    return [word for word in done.stdout.split("\0") if word]
+
+
+@pytest.mark.parametrize("path", sorted(Path(CHECKOUT, "examples").rglob("*.sh")) if CHECKOUT else [], ids=lambda path: path.stem)
+def test_its_example_scripts_pass_our_tables(path):
+    "Each is its example config with other words"
+    words = script_words(path)
+    assert words[:3] == ["-m", "verl.trainer.main", "config=examples/config.yaml"] and len(words) > 3
+    read = read_engine_yaml(Path(CHECKOUT, "examples/config.yaml"), "current", words[3:])
+    for word in words[3:]: assert word.partition("=")[0] in read.given
+
+
+def test_words_that_its_current_version_alone_knows(twin, tmp_path):
+    "The logger `file` and the advantage of pass@k, written by an export and read by its dataclasses"
+    given = {"data.rollout_batch_size": 8, "worker.actor.global_batch_size": 8, "worker.actor.model.model_path": str(twin),
+             "trainer.n_gpus_per_node": 1, "trainer.logger": ["file", "console"], "algorithm.adv_estimator": "grpo_passk"}
+    folder = export_easyr1(samples(), "vqa", given, tmp_path / "run", version="current", val=synthetic_vqa(4, seed=9))
+    said = asked("config", folder / "config.yaml", cwd=folder)
+    assert said["logger"] == ["file", "console"] and said["estimator"] == "grpo_passk" in said["estimators"]
+
+
+def test_the_dry_run_of_its_own_example_names_the_hub_alone(twin, monkeypatch):
+    "Its config as it lies there: template and reward are found from where the command is started, the data are on the hub"
+    from transformers import AutoProcessor
+    monkeypatch.chdir(CHECKOUT)
+    found = dry_run(Path("examples/config.yaml"), AutoProcessor.from_pretrained(twin), version="current", processes=1, progress=False)
+    assert [problem["code"] for problem in found.problems] == ["data.hub", "data.hub"], found.problems
+
+
 @pytest.mark.parametrize("rank", [None, 4])
 def test_its_checkpoint_is_merged_bit_for_bit(twin, tmp_path, rank):
     actor = tmp_path / "global_step_1" / "actor"

@@ -110,14 +110,48 @@ def test_verls_reward_file_takes_what_verl_adds(tmp_path):
 
 @pytest.mark.parametrize("key, value, word", [
     ("reward.reward_manager.name", "dapo", "reward.reward_manager.name=dapo"),
-    ("reward_model.reward_manager", "dapo", "reward_model.reward_manager=dapo"),
+    ("reward_model.reward_manager", "dapo", "reward.reward_manager.name=dapo"),
+    ("reward_model.model.path", "judge", "reward.reward_model.model_path=judge"),
+    ("reward_model.rollout.name", "vllm", "reward.reward_model.rollout.name=vllm"),
+    ("sandbox_fusion.url", "http://x", "reward.sandbox_fusion.url='http://x'"),
+    ("custom_reward_function.name", "mine", "reward.custom_reward_function.name=mine"),
     ("actor_rollout_ref.rollout.mode", "async", "actor_rollout_ref.rollout.mode=async"),
-    ("custom_reward_function.reward_kwargs", {"a": 1, "b": "x y"}, "+custom_reward_function.reward_kwargs={a:1,b:'x y'}"),
+    ("custom_reward_function.reward_kwargs", {"a": 1, "b": "x y"}, "+reward.custom_reward_function.reward_kwargs={a:1,b:'x y'}"),
     ("reward.custom_reward_function.reward_kwargs", {"a": [1, 2]}, "+reward.custom_reward_function.reward_kwargs={a:[1,2]}"),
     ("+actor_rollout_ref.rollout.engine_kwargs.vllm.foo", True, "+actor_rollout_ref.rollout.engine_kwargs.vllm.foo=true"),
     ("++data.seed", 3, "++data.seed=3"), ("actor_rollout_ref.actor.strategy", "fsdp2", "actor_rollout_ref.actor.strategy=fsdp2")])
 def test_names_of_verls_own_scripts(key, value, word):
+    "Older names come out as today's: the release takes both, and looks at today's alone"
     assert word in verl_overrides(engine_settings({key: value}, "verl"))
+
+
+def test_verls_own_words_are_those_of_the_release():
+    with pytest.raises(SettingsError, match="actor_rollout_ref.rollout.name = 'hf' .there are: vllm, sglang, trtllm"):
+        engine_settings({"actor_rollout_ref.rollout.name": "hf"}, "verl")
+    settings = engine_settings({"algorithm.adv_estimator": "grpo_passk", "actor_rollout_ref.actor.loss_agg_mode": "token-sum"}, "verl")
+    assert "algorithm.adv_estimator=grpo_passk" in verl_overrides(settings)
+
+
+def test_an_older_name_and_todays_are_one_setting(tmp_path):
+    with pytest.raises(SettingsError, match="given twice"):
+        engine_settings({"reward_model.reward_manager": "dapo", "reward.reward_manager.name": "naive"}, "verl")
+    with pytest.raises(SettingsError, match="an export writes these files itself"):
+        export_verl(synthetic_vqa(60), "vqa", {"custom_reward_function.path": "x.py"}, tmp_path / "w")
+    with pytest.raises(SettingsError, match="reward_model.model.external_lib"): # which the release takes and nothing reads
+        engine_settings({"reward_model.model.external_lib": "x"}, "verl")
+
+
+def test_an_older_export_is_looked_through(tmp_path, processor):
+    "Its export.json holds the older names of the reward section; overrides may bear either"
+    folder = export_verl(synthetic_vqa(60, seed=3), "vqa", {"data.train_batch_size": 32, "data.max_prompt_length": 4096}, tmp_path / "v")
+    about = json.loads((folder / "export.json").read_text())
+    section = "reward.custom_reward_function"
+    older = {key.replace(section, "custom_reward_function"): value for key, value in about["settings"].items()}
+    assert "custom_reward_function.path" in older
+    (folder / "export.json").write_text(json.dumps(about | dict(settings=older)))
+    assert "reward.file" not in codes(dry_run(folder, processor, processes=1, progress=False))
+    found = dry_run(folder, processor, ["custom_reward_function.name=absent"], processes=1, progress=False)
+    assert "reward.file" in codes(found) and "absent" in str(found.problems)
 
 
 @pytest.mark.parametrize("key, says", [

@@ -29,7 +29,8 @@ ONE = "[20, 30, 60, 70] in pixels of 112 x 112"
 @pytest.mark.parametrize("text, boxes, points", [
     ("[1, 2, 3, 4]", [(1, 2, 3, 4)], []), ("[1 2 3 4]", [(1, 2, 3, 4)], []), ("(1,2,3,4)", [(1, 2, 3, 4)], []),
     ("(1,2),(3,4)", [(1, 2, 3, 4)], []), ("(1, 2) (3, 4), (5, 6), (7, 8)", [(1, 2, 3, 4), (5, 6, 7, 8)], []),
-    ("[1, 2], [3, 4]", [], [(1, 2), (3, 4)]), ("(1, 2) and (3, 4)", [], [(1, 2), (3, 4)]), ("(1, 2), (3, 4), (5, 6)", [], [(1, 2), (3, 4), (5, 6)]),
+    ("[1, 2], [3, 4]", [], [(1, 2), (3, 4)]), ("(1, 2) and (3, 4)", [], [(1, 2), (3, 4)]),
+    ("(1, 2), (3, 4), (5, 6)", [], [(1, 2), (3, 4), (5, 6)]),
     ("[-1, .5, 2.25, 3.]", [(-1, .5, 2.25, 3)], []), ("[[1,2,3,4],[5,6,7,8]]", [(1, 2, 3, 4), (5, 6, 7, 8)], []),
     ('{"bbox_2d": [1, 2, 3, 4], "label": "cup (2)"}', [(1, 2, 3, 4)], []), ('{"point_2d": [5, 6]}', [], [(5, 6)]),
     ("<think>[9, 9, 9, 9]</think><answer>[1, 2, 3, 4]</answer>", [(1, 2, 3, 4)], []), ("[1, 2, 3, 4,]", [(1, 2, 3, 4)], [])])
@@ -38,7 +39,8 @@ def test_the_grammar(text, boxes, points):
 
 
 @pytest.mark.parametrize("text, fault", [
-    ("", "no box and no point"), ("1, 2, 3, 4", "no box and no point"), ("[a, b, c, d]", "no box and no point"), ("[7]", "no box and no point"),
+    ("", "no box and no point"), ("1, 2, 3, 4", "no box and no point"),
+    ("[a, b, c, d]", "no box and no point"), ("[7]", "no box and no point"),
     ("[1, 2, 3]", "3 numbers"), ("[1, 2, 3, 4, 5]", "5 numbers"), ("[1, 2, 3, 4] [5, 6]", "together"),
     ("[1, 2, 3, 4]" * 101, "more than 100"), ("<think>[1, 2, 3, 4]", "no box and no point")])
 def test_what_cannot_be_read_says_why(text, fault):
@@ -47,7 +49,8 @@ def test_what_cannot_be_read_says_why(text, fault):
 
 
 def test_a_truth_says_its_scale_and_is_read_back():
-    for scale, boxes in (("pixels", [(1, 2, 3, 4)]), ("thousandths", [(1, 2, 3, 4), (10, 20, 30, 40)]), ("fractions", [(0.1, 0.25, 0.5, 1.0)])):
+    for scale, boxes in (("pixels", [(1, 2, 3, 4)]), ("thousandths", [(1, 2, 3, 4), (10, 20, 30, 40)]),
+                         ("fractions", [(0.1, 0.25, 0.5, 1.0)])):
         truth = box_truth(boxes, scale, (640, 480))
         assert read_box_truth(truth) == (boxes, scale, (640, 480))
         assert is_bare_boxes(answer_form(truth)) and read_boxes(answer_form(truth)).boxes == boxes
@@ -55,7 +58,8 @@ def test_a_truth_says_its_scale_and_is_read_back():
 
 
 def test_hostile_texts_are_read_in_time():
-    for text in (*nasty, "[" * 100_000, "[1, " * 25_000, "[1, 2, 3, 4]" * 8_000, "(1,2)," * 16_000, "[1" + " " * 99_000, "[" + "1 " * 199 + "x]"):
+    for text in (*nasty, "[" * 100_000, "[1, " * 25_000, "[1, 2, 3, 4]" * 8_000, "(1,2)," * 16_000,
+                 "[1" + " " * 99_000, "[" + "1 " * 199 + "x]"):
         began = time.process_time()
         read_boxes(text), is_bare_boxes(text)
         assert time.process_time() - began < 0.2, text[:20]
@@ -122,7 +126,8 @@ def test_cheats_earn_less_than_an_honest_try():
     cheats = ["[0, 0, 112, 112]", "[60, 70, 20, 30]", "[179, 268, 536, 625]", box_table[15][0], "[20, 30, 60, 70]" * 3]
     assert all(box_reward(cheat, ONE)["overall"] < honest for cheat in cheats)
     assert box_reward("[60, 70, 20, 30]", ONE)["swapped"] == 1 and "swapped corners" in explain_boxes("[60, 70, 20, 30]", ONE)
-    assert "thousandths" in explain_boxes("[179, 268, 536, 625]", ONE) and "pixels of 112 x 112" in explain_boxes("[179, 268, 536, 625]", ONE)
+    told = explain_boxes("[179, 268, 536, 625]", ONE)
+    assert "thousandths" in told and "pixels of 112 x 112" in told
 
 
 def test_points_counts_and_form():
@@ -132,7 +137,8 @@ def test_points_counts_and_form():
     assert point_reward("[5, 5], [6, 6]", two)["overall"] == 0.5 and point_reward("(40, 50)", ONE)["overall"] == 1
     assert point_reward("[[20, 30, 60, 70]]", ONE)["overall"] == 1 and point_reward("none", ONE)["readable"] == 0
     assert [box_count_reward(t, two)["overall"] for t in ("[1, 1], [2, 2]", "[1, 1]", "nothing")] == [1, 0, 0]
-    assert [box_format_reward(t)["overall"] for t in ("[1, 2, 3, 4]", "<answer>[[1, 2, 3, 4]]</answer>", "at [1, 2, 3, 4]", "[3, 2, 1, 4]")] == [1, 1, 0, 0]
+    forms = ("[1, 2, 3, 4]", "<answer>[[1, 2, 3, 4]]</answer>", "at [1, 2, 3, 4]", "[3, 2, 1, 4]")
+    assert [box_format_reward(t)["overall"] for t in forms] == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["pointing", "point", "box_count", "box_format", "0.9*pointing + 0.1*box_format"])
@@ -200,7 +206,8 @@ def test_truths_become_those_of_the_model(tmp_path):
     dataset = in_scale_of(to_dataset(rows), "tiny-qwen2_5_vl", 112)
     truth = read_box_truth(to_samples(dataset)[0].answer)
     width, height = truth.size
-    assert truth.scale == "pixels" and width * height <= 112 ** 2 and truth.boxes[0] == (round(width / 10), round(height / 10), round(width / 2), round(height / 2))
+    assert truth.scale == "pixels" and width * height <= 112 ** 2
+    assert truth.boxes[0] == (round(width / 10), round(height / 10), round(width / 2), round(height / 2))
     assert dataset.column_names == to_dataset(rows).column_names
 
 
@@ -218,8 +225,10 @@ def coco(**changes):
     "A COCO file of two pictures"
     return dict(images=[dict(id=1, file_name="a.png", width=100, height=80), dict(id=2, file_name="b.png", width=50, height=50)],
                 categories=[dict(id=5, name="dog"), dict(id=6, name="cat")],
-                annotations=[dict(image_id=1, category_id=5, bbox=[50, 10, 20, 30]), dict(image_id=1, category_id=5, bbox=[10, 10, 20.4, 30]),
-                             dict(image_id=2, category_id=6, bbox=[0, 0, 50.5, 50]), dict(image_id=2, category_id=5, bbox=[1, 1, 9, 9], iscrowd=1)]) | changes
+                annotations=[dict(image_id=1, category_id=5, bbox=[50, 10, 20, 30]),
+                             dict(image_id=1, category_id=5, bbox=[10, 10, 20.4, 30]),
+                             dict(image_id=2, category_id=6, bbox=[0, 0, 50.5, 50]),
+                             dict(image_id=2, category_id=5, bbox=[1, 1, 9, 9], iscrowd=1)]) | changes
 
 
 @pytest.fixture
@@ -267,7 +276,8 @@ def test_a_bad_coco_entry_is_named(pictures, changes, code, said):
 
 
 def test_refcoco_rows_in_both_forms(pictures):
-    rows = [dict(image="a.png", sentences=None, sentence="the left dog", bbox=[10, 10, 20, 30]), dict(image="b.png", sentence=["it", "the cat"], bbox=[1, 2, 3, 4])]
+    rows = [dict(image="a.png", sentences=None, sentence="the left dog", bbox=[10, 10, 20, 30]),
+            dict(image="b.png", sentence=["it", "the cat"], bbox=[1, 2, 3, 4])]
     path = written(pictures, "".join(json.dumps(row) + "\n" for row in rows), "ref.jsonl")
     assert convert_boxes(path, pictures / "out.jsonl") == 3
     first = json.loads((pictures / "out.jsonl").read_text().splitlines()[0])
@@ -280,8 +290,10 @@ def test_refcoco_rows_in_both_forms(pictures):
 
 @pytest.mark.parametrize("row, code", [
     (dict(image="a.png", bbox=[1, 1, 2, 2]), "box.column"), (dict(image="a.png", sentence="it"), "box.column"),
-    (dict(image="a.png", sentence="it", bbox="1 1 2 2"), "box.numbers"), (dict(image="c.png", sentence="it", bbox=[1, 1, 2, 2]), "image.missing"),
-    (dict(image="a.png", sentence="it", bbox=[90, 70, 95, 75]), "box.outside"), (dict(image="a.png", sentence="it", bbox=[9, 7, -5, 7]), "box.fault")])
+    (dict(image="a.png", sentence="it", bbox="1 1 2 2"), "box.numbers"),
+    (dict(image="c.png", sentence="it", bbox=[1, 1, 2, 2]), "image.missing"),
+    (dict(image="a.png", sentence="it", bbox=[90, 70, 95, 75]), "box.outside"),
+    (dict(image="a.png", sentence="it", bbox=[9, 7, -5, 7]), "box.fault")])
 def test_a_bad_refcoco_row_is_named(pictures, row, code):
     good = dict(image="a.png", sentence="it", bbox=[1, 1, 2, 2])
     path = written(pictures, json.dumps(good) + "\n" + json.dumps(row) + "\n", "ref.jsonl")
@@ -341,7 +353,8 @@ def test_a_run_is_judged_by_mean_iou():
 def test_marks_of_boxes():
     rows = predictions(8)
     scored = score_rows(rows, "pointing")["after_greedy"]
-    assert {"iou", "exact", "inside", "count", "readable", "off_scale", "reward"} == set(scored) and (scored["iou"] == scored["reward"]).all()
+    assert {"iou", "exact", "inside", "count", "readable", "off_scale", "reward"} == set(scored)
+    assert (scored["iou"] == scored["reward"]).all()
     samples = synthetic_pointing(8, 9)
     early, late = (marks(samples, [row[f"{when}_greedy"] for row in rows], load_reward("pointing")) for when in ("before", "after"))
     assert summary(late)["mean_iou"] == pytest.approx(float(np.mean(scored["iou"])))

@@ -20,7 +20,7 @@ from .marking import verbatim, vqa_marks, word_scores
 from .models import load_vlm, vision_marker_ids
 from .settings import SettingsError, by_task, presets
 
-__all__ = ["generate_answers", "predict", "speakers", "base_of", "ask_model", "answer_marks", "verbatim",
+__all__ = ["generate_answers", "predict", "speakers", "base_of", "ask_model", "system_of_run", "answer_marks", "verbatim",
            "counting_marks", "is_closed", "word_scores", "vqa_marks", "marks", "summary", "gain"]
 
 
@@ -135,6 +135,9 @@ def ask_model(
     loaded, processor = speakers(model, adapter, use_4bit=use_4bit,
                                  max_image_size=max_image_size or trained["max_image_size"])
     asked = [Sample(vqa_prompt(question) if task == "vqa" else question.strip(), "", [image], task)]
+    system = system_of_run(adapter or model)
+    if system:
+        asked[0].turns = [("system", system)]
     length = max_new_tokens or trained["max_completion_length"]
     found = dict(question=question.strip(), task=task, before=None, after=None)
     for name, speaker, entered in loaded:
@@ -162,10 +165,22 @@ def _a_picture(picture):
     return open_picture(path.read_bytes())
 
 
+def system_of_run(
+    folder: str | Path,  # of a run, or the name of a model
+) -> str | None:  # its `system_prompt`
+    "What the system said before every question when a model was trained"
+    return _settings_of_run(folder).get("system_prompt")
+
+
+def _settings_of_run(folder):
+    "The settings of the run that made a folder; none where none are kept"
+    kept = Path(folder, "training_args.json")
+    return json.loads(kept.read_text(encoding="utf-8"))["settings"] if kept.exists() else {}
+
+
 def _trained_with(folder):
     "The settings of the run that made a folder, as far as asking needs them; the presets where none is kept"
-    kept = Path(folder, "training_args.json")
-    settings = json.loads(kept.read_text(encoding="utf-8"))["settings"] if kept.exists() else {}
+    settings = _settings_of_run(folder)
     task = settings.get("task") or "counting"
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
     defaults = presets[size] | by_task[task][size]

@@ -106,6 +106,16 @@ def grpo(args, rest):
     run(load_settings(args.config, **given(args, rest)) if args.config else read_settings(GRPOSettings, given(args, rest)))
 
 
+def fit(args, rest):
+    "GB of a GRPO run before it starts, stock and with shared prompts, and the largest batch for cards of 16 to 141 GB"
+    from vlrlbook.fit import fit_tables, will_fit
+    from vlrlbook.settings import GRPOSettings, load_settings, read_settings
+    own = {name: vars(args).pop(name) for name in ("prompt_tokens", "pictures")}
+    written = given(args, rest, GRPOSettings)
+    settings = load_settings(args.config, **written) if args.config else read_settings(GRPOSettings, written)
+    print(*fit_tables(will_fit(settings, **own)), sep="\n\n")
+
+
 def reward_model(args, rest):
     "Train a reward model on preference rows; settings of chapter 03"
     from vlrlbook.core import read_settings
@@ -439,6 +449,10 @@ def parser() -> argparse.ArgumentParser:
     command(check_data, "check-data", *check_options())
     command(grpo, "grpo", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")),
             *settings_options("05_grpo"))
+    command(fit, "fit", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")),
+            option("prompt_tokens", type=int, help="of text in a prompt; as many as a drawn question has if not given"),
+            option("pictures", type=int, default=1, help="of a prompt, each of the largest size"),
+            *settings_options("05_grpo"))
     command(reward_model, "reward-model", *settings_options("03_reward_model"))
     command(score, "score", *score_options())
     command(rank, "rank", *rank_options())
@@ -476,7 +490,7 @@ def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
     keys = args.command in ("export-easyr1", "export-verl", "dry-run") and all("=" in w and not w.startswith("-") for w in rest)
-    if rest and not keys and args.command not in ("run", "grpo", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
+    if rest and not keys and args.command not in ("run", "grpo", "fit", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
         names = [word.partition("=")[0] for word in rest if word.startswith("-")] # not the values: one may be a key
         parser().error(f"unrecognized arguments: {' '.join(names) or len(rest)}")
     if args.function is not doctor: # the doctor must start where NumPy, which core needs, is missing

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['disc_colours', 'vqa_template', 'colour_names', 'aloha_cameras', 'aloha_tasks', 'draw_discs', 'counting_answer',
            'synthetic_counting', 'to_messages', 'image_tokens', 'draw_grid', 'encode', 'to_dataset', 'to_samples',
-           'vqa_row', 'convert_vqa', 'vqa_prompt', 'read_vqa', 'vqa_dataset', 'read_task_rows', 'load_vqa',
-           'with_good_truths', 'published_split', 'split_rows_by_picture', 'preference_row', 'preference_fields',
-           'read_preferences', 'preference_pairs', 'permuted', 'synthetic_vqa', 'drawn_questions',
-           'synthetic_preferences', 'aloha_views', 'aloha_episode', 'without_lerobot', 'synthetic_aloha', 'picture_key',
-           'split_by_picture', 'Preflight', 'preflight', 'picture_tokens', 'write_counting_zip', 'read_counting_zip',
-           'load_counting', 'unpacked_counting_zip', 'parquet_rows', 'read_rows']
+           'system_turns', 'with_system_turn', 'vqa_row', 'convert_vqa', 'vqa_prompt', 'read_vqa', 'vqa_dataset',
+           'read_task_rows', 'load_vqa', 'with_good_truths', 'published_split', 'split_rows_by_picture',
+           'preference_row', 'preference_fields', 'read_preferences', 'preference_pairs', 'permuted', 'synthetic_vqa',
+           'drawn_questions', 'synthetic_preferences', 'aloha_views', 'aloha_episode', 'without_lerobot',
+           'synthetic_aloha', 'picture_key', 'split_by_picture', 'Preflight', 'preflight', 'picture_tokens',
+           'write_counting_zip', 'read_counting_zip', 'load_counting', 'unpacked_counting_zip', 'parquet_rows',
+           'read_rows']
 
 # %% ../nbs/01_data.ipynb #c002
 import csv, hashlib, importlib.util, io, itertools, json, os, random, sys, zipfile
@@ -156,7 +157,7 @@ def _dataset(records):
 def _record(sample, pictures):
     "One row; `pictures` are dicts of `bytes` and `path`"
     s = sample
-    return dict(prompt=_messages(s.question, len(pictures)), images=pictures, answer=s.answer, question=s.question, task=s.task, row=s.row)
+    return dict(prompt=_messages(s.question, len(pictures), s.turns), images=pictures, answer=s.answer, question=s.question, task=s.task, row=s.row)
 
 def _png(image):
     "PIL image as the dict that `datasets` stores"
@@ -176,7 +177,25 @@ def to_samples(
     dataset, # made by `to_dataset` or a reader
 ) -> list: # of `Sample`
     "The rows as samples, pictures decoded"
-    return [Sample(r["question"], r["answer"], [to_rgb(i) for i in r["images"]], r["task"], r["row"]) for r in dataset]
+    return [Sample(r["question"], r["answer"], [to_rgb(i) for i in r["images"]], r["task"], r["row"], system_turns(r["prompt"]))
+            for r in dataset]
+
+def system_turns(
+    prompt: list, # messages, as a data set holds them
+) -> list: # (role, text), the turns of a `Sample`
+    "What the system says in a prompt"
+    return [("system", part["text"]) for turn in prompt if turn["role"] == "system" for part in turn["content"]]
+
+def with_system_turn(
+    dataset, # made by `to_dataset` or a reader
+    text: str, # what the system says
+    own: set = frozenset(), # numbers of rows that have words of the system already, which stay alone
+): # datasets.Dataset
+    "The rows with a turn of the system before the question"
+    turn = {"role": "system", "content": [{"type": "text", "text": text}]}
+    prompts = [prompt if row in own else [turn, *prompt] for row, prompt in zip(dataset["row"], dataset["prompt"])]
+    rest, features = dataset.remove_columns("prompt"), dataset.features
+    return rest.add_column("prompt", prompts, feature=features["prompt"]).select_columns(list(features))
 
 # %% ../nbs/01_data.ipynb #c052
 def vqa_row(

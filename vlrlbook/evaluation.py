@@ -19,12 +19,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from .answers import base_of
+from .answers import base_of, system_of_run
 from .asking import panel_of
 from .core import RunLog, Sample, blue, figure, green, grey
 from .core import orange, peak_memory_mb, progress_bar, purple, run_facts, smooth, write_json, write_whole
 from .data import DataError, drawn_questions, picture_key, picture_tokens, read_rows, read_task_rows, split_by_picture
-from .data import synthetic_counting, vqa_prompt, with_good_truths
+from .data import synthetic_counting, system_turns, vqa_prompt, with_good_truths, with_system_turn
 from .marking import all_metrics, best_blind, blind_metrics, by_group, columns, counting_marks, gains, greedy_flips
 from .marking import group_names, guess_task, hows, is_closed, losing_groups, main_mark, pictures_of, said_as
 from .marking import score_rows, seeing_gain, verbatim, vqa_marks, word_scores
@@ -67,8 +67,8 @@ class EvaluationSettings(Settings):
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch (tiny 125, gpu 16)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
-    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512; pointing: tiny 18, gpu 128)
-    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
+    max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512; pointing 18, 128)
+    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu 512)
     use_4bit: bool = False # 4-bit weights under the adapter; needs CUDA and bitsandbytes
     processes: int = 1 # That ask at the same time, each with the model of its own and, where there are GPUs, one for itself
     use_vllm: bool = False # vLLM answers (extra gpu): faster on a GPU; an adapter is merged into a copy of its base first
@@ -143,7 +143,8 @@ def sample_at(
     "Row `i` of either kind of set, so that large sets stay on disk"
     r = dataset[i]
     if isinstance(r, Sample): return r
-    return Sample(r["question"], r["answer"], [p.convert("RGB") for p in r["images"]], r["task"], r["row"])
+    pictures = [p.convert("RGB") for p in r["images"]]
+    return Sample(r["question"], r["answer"], pictures, r["task"], r["row"], system_turns(r["prompt"]))
 
 # %% ../nbs/06_evaluation.ipynb #c016
 def other_pictures(
@@ -442,6 +443,9 @@ def load_set(
     s, extras = settings, {}
     if s.data is None:
         dataset = _drawing(s)(s.eval_samples, seed=frozen_seed)
+        system = system_of_run(s.adapter or s.model) if s.adapter or s.model else None
+        for sample in dataset if system else []:
+            sample.turns = [("system", system)] # as in its training
     else:
         dataset, extras = _rows_of_file(s)
     if s.data and s.split == "held-out": dataset = split_by_picture(dataset, seed=s.split_seed)[1]
@@ -466,6 +470,9 @@ def _rows_of_file(settings):
     # the same rows as in training, so that the same pictures are held out
     reward = load_reward(s.reward or task)
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
+    system = system_of_run(s.adapter or s.model) if s.adapter or s.model else None
+    if system: # as in its training
+        dataset = with_system_turn(dataset, system, set(getattr(report, "own_system", ())))
     if not s.asks_vqa:
         return dataset, {}
     raw, around = dict(read_rows(s.data)), vqa_prompt("") # the template without a question

@@ -115,6 +115,7 @@ def best_matching(
     is_wide = len(gains) <= len(gains[0])
     table = gains if is_wide else [list(column) for column in zip(*gains)]
     pairs = []
+    # a pair that gains nothing is no pair: its box hit nothing
     for place, row in enumerate(_assigned(table)):
         if row is not None and table[row][place] > 0:
             pairs.append((row, place) if is_wide else (place, row))

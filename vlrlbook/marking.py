@@ -43,6 +43,7 @@ def answer_marks(
     """Marks of one answer: `exact`, the right count or answer; `verbatim`, the truth to the letter; `error`
 
     Of boxes `exact` is an IoU of 0.5 or more for each, none too many, none missing; `iou` is their mean."""
+    # an error is a distance of counts; how far a box is off, its IoU says
     if task == "pointing":
         iou = grade(text, answer, task)
         said = final_answer(text) == answer_form(answer)
@@ -208,6 +209,7 @@ def gain(
 ) -> dict:  # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95 and the interval's name
     "Paired differences over the same pictures, with 95 % intervals"
     out, names = {}, dict(reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
+    # first where it is there: it is what such a task is judged by
     if "iou" in before:
         names = dict(iou="mean_iou") | names
     for mark, name in names.items():
@@ -466,6 +468,7 @@ def best_blind(
 
 def _middle_boxes(truths):
     "Boxes that one would say without looking: the whole picture, and the median edges of all first boxes"
+    # all in one scale: `in_scale_of` has written them in the model's
     known = [read_box_truth(truth) for truth in truths]
     # of the truths that say their scale: a box has to be written in one
     known = [truth for truth in known if truth.size and truth.boxes]
@@ -473,6 +476,7 @@ def _middle_boxes(truths):
         return []
     scale, size = known[0].scale, known[0].size
     whole = (0.0, 0.0, *unit_of(scale, size))
+    # the median, since one large thing would pull a mean towards it
     edges = np.median([truth.boxes[0] for truth in known], axis=0)
     return [say_boxes([whole], scale), say_boxes([tuple(edges)], scale)]
 

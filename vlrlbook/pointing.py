@@ -60,6 +60,7 @@ def _drawn(count, rng, side):
     image = Image.new("RGB", (side, side), "white")
     draw, discs = ImageDraw.Draw(image), []
     smallest_and_largest = [round(side * share) for share in disc_radius]
+    # thrown again until it lies free; three of the largest still find room
     while len(discs) < count:
         r = rng.randint(*smallest_and_largest)
         first, last = r + 1, side - r - 2

@@ -68,9 +68,11 @@ def run_race(
     settings: RaceSettings,  # a checked object
     G: int = _group,  # answers to a prompt
     prompts: int = _prompts,  # of a step
+    build=None,  # (settings, shared, G, prompts) → a trainer with `prompt_tokens`; None: that of the twins
 ) -> dict:  # a row of results.json; seconds and MB, medians over the rounds
     "Time and memory of whole steps, stock TRL and shared in turns, and how far their numbers differ"
-    sides = {"stock": _racer(settings, False, G, prompts), "shared": _racer(settings, True, G, prompts)}
+    build = build or _racer
+    sides = {"stock": build(settings, False, G, prompts), "shared": build(settings, True, G, prompts)}
     times = {name: [] for name in sides}
     for turn in range(settings.rounds + 1):
         # In turns, so that a machine that slows down slows both. The first step of each only warms up.
@@ -90,8 +92,10 @@ def run_race(
         seconds = [spent["seconds"] for spent in times[name]]
         row[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
     row["rounds"] = settings.rounds
-    for name in sides:
-        row[f"{name}_memory_mb"] = step_memory(settings, shared=name == "shared")
+    for name, trainer in sides.items():
+        # Without a GPU memory is measured on a twin in a process of its own, not on what somebody else has built.
+        can_measure = build is _racer or torch.cuda.is_available()
+        row[f"{name}_memory_mb"] = step_memory(settings, name == "shared", trainer) if can_measure else None
     return row | _equality(sides["shared"], G)
 
 
@@ -243,10 +247,11 @@ def _gradient(trainer, batch, shared):
 def step_memory(
     settings: RaceSettings,  # a checked object
     shared: bool,  # which side
+    trainer=None,  # that side's, for a GPU; None: one is built
 ) -> float:  # MB
-    "The most memory that one step adds: on a GPU as torch counts it, else in a process of its own"
+    "The most memory that one step adds: on a GPU as torch counts it, else in a process of its own, on a twin"
     if torch.cuda.is_available():
-        trainer = _racer(settings, shared, _group, _prompts)
+        trainer = trainer or _racer(settings, shared, _group, _prompts)
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         trainer.train()

@@ -5,7 +5,7 @@ Chapter 05 tells of it. Written by hand, not exported from a notebook."""
 from dataclasses import replace
 
 from .data import drawn_questions, picture_key, read_task_rows, split_by_picture, synthetic_counting
-from .data import to_dataset, with_good_truths
+from .data import to_dataset, with_good_truths, with_system_turn
 from .pointing import drawn_for, in_scale_of
 from .rewards import check_reward, load_reward
 from .settings import GRPOSettings, SettingsError, largest_batch, whole_groups
@@ -57,6 +57,9 @@ def load_data(
         check_reward_of_run(reward, settings.reward, train["answer"][0])
     else:
         train, held, report = _read(settings, reward)
+    if settings.system_prompt:
+        own = set(getattr(report, "own_system", ()))  # rows with words of the system already
+        train, held = (with_system_turn(part, settings.system_prompt, own) for part in (train, held))
     if len(train) < settings.prompts_per_step:
         wanted = settings.prompts_per_step
         few = f"{len(train)} training rows are fewer than the {wanted} prompts of a step"

@@ -376,7 +376,8 @@ by_task = {
         "tiny": dict(reward="vqa", max_completion_length=24, warm_steps=400),
         "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=400)},
     "pointing": {
-        # small pictures, of 2 x 2 image tokens: long answers already take most of a run's time
+        # A first guess that no finished run stands behind yet (nbs/logs/05_pointing_search.csv): small pictures, of
+        # 2 x 2 image tokens, since the long answers already take most of a run's time.
         "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=240, max_steps=100, lora_vision=True,
                      max_image_size=56, eval_samples=200, eval_batch_size=100),
         "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)}}
@@ -393,14 +394,15 @@ class GRPOSettings(Settings):
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
     keys: str = None # Which column of VQA rows holds what: pairs with an equals sign between; None: by its name
     skip_bad_rows: bool = False # Leave bad VQA rows out and list them; False stops at the first
+    system_prompt: str = None # What the system's turn says before every question; a row's own stays as it is; None: there is no such turn
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
-    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200)
+    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 100)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
-    max_completion_length: int = None # Most tokens of an answer (counting: tiny 8, gpu 64; vqa: tiny 24, gpu 512; pointing: tiny 18, gpu 128)
+    max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512; pointing 18, 128)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
     top_p: float = 1.0 # Of sampling: the likeliest tokens up to this share of probability; 1.0 takes all
     top_k: int = 0 # Of sampling: so many of the likeliest tokens; 0 takes all
@@ -426,12 +428,12 @@ class GRPOSettings(Settings):
     gradient_checkpointing: bool = None # Compute activations again on the way back, which saves memory; None: on a GPU
     use_lora: bool = True # False trains all weights
     lora_r: int = None # Rank of the adapter (tiny 16, gpu 64)
-    lora_alpha: int = None # Its scale times its rank (tiny: counting 1024, vqa 512; gpu 128)
+    lora_alpha: int = None # Its scale times its rank (tiny: counting 1024, else 512; gpu 128)
     lora_dropout: float = 0.05 # Dropout on the adapter's input
-    lora_vision: bool = None # The adapter reaches the vision tower too (tiny counting true, else false)
+    lora_vision: bool = None # The adapter reaches the vision tower too (tiny counting and pointing true, else false)
     use_4bit: bool = None # 4-bit weights under the adapter; needs CUDA and bitsandbytes (tiny false, gpu true)
     attention: str = "auto" # auto, sdpa, eager or flash_attention_2; prompts are shared with sdpa only
-    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, gpu 512)
+    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu 512)
     use_vllm: bool = False # Generate with vLLM (extra gpu)
     vllm_mode: str = "colocate" # colocate: in the training process; server: a `trl vllm-serve` that runs already
     vllm_server_base_url: str = None # Where that server is (http://localhost:8000)
@@ -440,11 +442,11 @@ class GRPOSettings(Settings):
     vllm_max_model_length: int = None # Tokens of prompt and answer that a colocated vLLM makes room for; None: as the model allows
     vllm_sleep_level: int = 0 # While training computes, a colocated vLLM: 0 stays awake, 1 moves its weights to the CPU, 2 drops them
     seed: int = 43 # Of pictures, sampling and dropout
-    eval_samples: int = None # Held-out pictures, before and after (tiny 500, gpu 200)
+    eval_samples: int = None # Held-out pictures, before and after (tiny 500, pointing 200; gpu 200)
     eval_answers: int = 4 # Sampled answers to each of them
-    eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, gpu 8)
+    eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, pointing 100; gpu 8)
     eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (held_out in run_log.csv); 0 looks before and after
-    warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400)
+    warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400, pointing 240)
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
     keep_completions: bool = False # Every answer of the run with its reward as a row of completions.jsonl
@@ -482,6 +484,7 @@ class GRPOSettings(Settings):
         yield from self._batch_rules()
         yield from self._exclusion_rules()
         yield from self._name_rules()
+        yield from self._system_rules()
         yield from self._file_rules()
 
     def _range_rules(self):
@@ -547,6 +550,14 @@ class GRPOSettings(Settings):
         if self.when_cut not in ("paid", "masked"):
             message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
             yield not is_number(self.when_cut), message
+
+    def _system_rules(self):
+        "What a system turn may hold"
+        said = self.system_prompt
+        yield said is not None and not said.strip(), "system_prompt is empty: expected a text, or none"
+        # A picture stands where its mark is, and marks of the chat template would end the turn.
+        for mark in ("<image>", "<|im_start|>", "<|im_end|>"):
+            yield said is not None and mark in said, f"system_prompt holds {mark}: expected plain text"
 
     def _file_rules(self):
         "Files that must be there before anything is loaded"

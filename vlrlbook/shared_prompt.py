@@ -450,7 +450,8 @@ def _thrifty_forward(self, x):
     "A gated feed-forward that keeps its two projections for the way back, and makes their product again"
     gate, up = self.gate_proj(x), self.up_proj(x)
     product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
-    keep = lambda t: t.shape if t.data_ptr() == product.data_ptr() else t
+    own = product.untyped_storage()._cdata # the storage itself and not where its numbers lie: fake tensors have none
+    keep = lambda t: t.shape if t.untyped_storage()._cdata == own else t
     give = lambda kept: _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
     with saved_tensors_hooks(keep, give): return self.down_proj(product)
 

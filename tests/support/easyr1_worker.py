@@ -115,6 +115,8 @@ def merge(folder):
 sys.meta_path.insert(0, Finder())
 if what == "config":
     config = config_of(given[0])
-    answer = dict(rollout=config.worker.rollout.n, logger=list(config.trainer.logger))
+    from verl.trainer.core_algos import AdvantageEstimator
+    answer = dict(rollout=config.worker.rollout.n, logger=list(config.trainer.logger), estimator=config.algorithm.adv_estimator,
+                  estimators=[str(estimator.value) for estimator in AdvantageEstimator])
 else: answer = dict(read=lambda path, pairs: read(path, json.loads(pairs)), save=save, merge=merge)[what](*given)
 print("ANSWER" + json.dumps(answer))

@@ -93,5 +93,10 @@ def run_and_store(
         what=what_you_see[path.stem],
         seconds=round(time.time() - start),
         memory_mb=ran["memory_mb"],
-        gpu="not measured",
+        gpu=measured_on_a_gpu(path.stem),
     )
+
+
+def measured_on_a_gpu(chapter):
+    "What tools/gpu_check.py has written into the log; a page that is run again on a CPU does not change it"
+    return next((row["gpu"] for row in read_log(log) if row["chapter"] == chapter), "not measured")

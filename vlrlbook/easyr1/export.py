@@ -340,8 +340,7 @@ def export_keys(
 ) -> tuple: # dotted keys
     "Keys that an export sets itself, since they name its own files and columns"
     if version == "verl":
-        return ("data.train_files", "data.val_files", "custom_reward_function.path",
-                "reward.custom_reward_function.path")
+        return ("data.train_files", "data.val_files", "reward.custom_reward_function.path")
     return ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
             "worker.reward.reward_function", "data.prompt_key", "data.answer_key", "data.image_key")
 
@@ -599,15 +598,15 @@ def _of_the_run(checked):
 
 # What train.sh writes out itself, since it depends on where the directory lies or on the environment.
 _from_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_files", "data.val_files",
-                  "custom_reward_function.path", "actor_rollout_ref.model.path", "trainer.default_local_dir")
+                  "reward.custom_reward_function.path", "actor_rollout_ref.model.path",
+                  "trainer.default_local_dir")
 
 def verl_overrides(
     settings: EngineSettings, # of verl
 ) -> list: # words a.b=c
     "What differs from verl's own defaults or was written, as Hydra reads it; LoRA's rank and alpha always"
     table = known_keys("verl")
-    # verl 0.9 moves the section and takes it whole: without a name it would end with None for one.
-    always = {*settings.given, "custom_reward_function.name"}
+    always = set(settings.given)
     if settings["lora_rank"] > 0: # a run whose alpha nobody wrote down cannot be merged later
         always |= {"actor_rollout_ref.model.lora_rank", "actor_rollout_ref.model.lora_alpha"}
     words = []
@@ -696,7 +695,7 @@ export PYTHONUNBUFFERED=1
 overrides=(
   "data.train_files=$PWD/train.parquet"
   "data.val_files=$PWD/val.parquet"
-  "custom_reward_function.path=$PWD/reward.py"
+  "reward.custom_reward_function.path=$PWD/reward.py"
   "actor_rollout_ref.model.path={model}"
   "trainer.default_local_dir={checkpoints}"
 {overrides}

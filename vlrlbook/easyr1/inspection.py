@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..core import Table, blue, figure, orange
 from ..data import picture_tokens as picture_tokens
-from .config import engine_settings, parse_overrides, read_engine_yaml
+from .config import engine_settings, parse_overrides, read_engine_yaml, verl_name
 from .export import ask_reward_file, easyr1_messages, rendered_prompt
 from ..rewards import normalise_answer
 from ..settings import SettingsError
@@ -390,7 +390,8 @@ def _what_to_run(path, version, overrides):
     if about["engine"] == "easyr1":
         settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
     else: # verl has no file of settings; the export has written them down
-        given = about["settings"] | parse_overrides(overrides, "verl")
+        named = {verl_name(key): value for key, value in about["settings"].items()} # an older export's are older
+        given = named | parse_overrides(overrides, "verl")
         settings = engine_settings(given, "verl", path.name, house=False)
     return path, about, settings
 
@@ -446,7 +447,7 @@ def _named_files(values, engine):
     if easyr1: # which goes on without template or picture folder, after a line that nobody reads
         keys += ["data.format_prompt", "data.image_dir"]
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
-    reward_key = "worker.reward.reward_function" if easyr1 else "custom_reward_function.path"
+    reward_key = "worker.reward.reward_function" if easyr1 else "reward.custom_reward_function.path"
     reward, _ = _reward_of(values, engine)
     named.append((reward_key, reward, "file.missing"))
     model_key = "worker.actor.model.model_path" if easyr1 else "actor_rollout_ref.model.path"
@@ -457,7 +458,8 @@ def _named_files(values, engine):
 def _reward_of(values, engine):
     "Path of the reward file, and the name of the function in it"
     if engine == "verl":
-        return values["custom_reward_function.path"], values.get("custom_reward_function.name")
+        section = "reward.custom_reward_function"
+        return values[f"{section}.path"], values[f"{section}.name"]
     where = values["worker.reward.reward_function"] or ""
     path, colon, name = where.rpartition(":")
     return (path, name) if colon else (where, "main") # EasyR1's own default name
@@ -630,8 +632,7 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
 
 def _reward_kwargs(values):
     "Keyword arguments that the settings give the reward function"
-    names = ("worker.reward.reward_function_kwargs", "custom_reward_function.reward_kwargs",
-             "reward.custom_reward_function.reward_kwargs")
+    names = ("worker.reward.reward_function_kwargs", "reward.custom_reward_function.reward_kwargs")
     return next((values[name] for name in names if values.get(name)), {})
 
 def _called_as(values):

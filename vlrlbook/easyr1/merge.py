@@ -306,6 +306,9 @@ def model_sources(
 ) -> dict: # name in files → `Source`
     "Every tensor of the merged model, tied ones once"
     base, lora = part_lora(shards, lora_alpha)
+    if not base: # verl's save_lora_only leaves the base out
+        raise ShardError(f"{shards.folder}: the shards hold an adapter and no base; take lora='adapter', "
+                         "then merge-lora with the base that was trained")
     fitted = fit_keys(_sure_shapes(shards, base), wanted)
     keys = {name: base[bare] for bare, name in fitted.items()} # name in today's class → key in the shards
     updates = _updates(lora.factors if lora else {}, wanted)
@@ -404,7 +407,8 @@ def adapter_sources(
 ) -> tuple: # name in the file → `Source`; adapter_config.json
     "The adapter alone, under the names that peft writes"
     base, lora = part_lora(shards, lora_alpha)
-    fit_keys(_sure_shapes(shards, base), wanted)
+    if base: # verl's save_lora_only leaves it out
+        fit_keys(_sure_shapes(shards, base), wanted)
     updates = _updates(lora.factors, wanted)
     # Without the config: what cannot be merged can still be written as an adapter.
     _check_updates(shards, wanted, Lora({}, lora.factors), updates)

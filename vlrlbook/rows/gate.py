@@ -31,6 +31,7 @@ class RowReport:
     several_pictures: int = 0  # kept rows with two or more
     skipped: list = field(default_factory=list)  # {row, code, message, entry} of each row that cannot be used
     notes: list = field(default_factory=list)  # (sentence, number of rows that it is true of)
+    own_system: list = field(default_factory=list)  # kept rows that have a turn of the system of their own
 
     @property
     def csv_rows(self):
@@ -94,6 +95,7 @@ def inspect_vqa(
             kept.append((number, row))
     if look:  # after all rows were read: what is wrong with a text is found in a second, pictures take longer
         kept = _with_good_pictures(kept, report)
+    report.own_system = [number for number, row in kept if row.has_system]
     _tell_pictures(kept, report)
     _tell_notes(kept, report)
     _tell_repeats(kept, report)
@@ -219,6 +221,7 @@ def inspect_preferences(
         else:
             kept.append((number, row))
     kept = _with_good_pictures(kept, report)
+    report.own_system = [number for number, row in kept if row.has_system]
     _tell_pictures(kept, report)
     _tell_notes(kept, report)
     _tell_ranks(kept, report)

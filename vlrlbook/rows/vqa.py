@@ -18,6 +18,9 @@ from .values import as_list, listed, row_text
 
 __all__ = ["VQARow", "Habits", "file_habits", "read_vqa_row"]
 
+_system_note = "the system's turn stands in front of the question"
+
+
 @dataclass
 class VQARow:
     "A question, its truth and its pictures, and what was done to the row on the way"
@@ -27,6 +30,11 @@ class VQARow:
     needs_white: list = field(default_factory=list)  # for each picture that was opened: must it be converted?
     notes: list = field(default_factory=list)  # sentences, the same for all rows to which the same was done
     unread: list = field(default_factory=list)  # names of columns that mean nothing here
+
+    @property
+    def has_system(self) -> bool:
+        "Whether the row has a turn of the system of its own, which stands in front of the question"
+        return _system_note in self.notes
 
 
 def read_vqa_row(
@@ -160,7 +168,7 @@ def _of_chat(columns, turns, notes):
 
 def _after_system(system, question, notes):
     "A question with what the system said in front: so it stands in every engine's prompt alike"
-    notes.append("the system's turn stands in front of the question")
+    notes.append(_system_note)
     return f"{system.strip()}\n\n{question}"
 
 

@@ -40,6 +40,7 @@ form_fields = {
         "min_p": FormField("min_p", 0.0, 1.0),
         "use_4bit": FormField("use_4bit"),
         "max_image_size": FormField("max_image_size", 28, 4096),
+        "system_prompt": FormField("system_prompt"),
         "seed": FormField("seed", 0, 2**32 - 1),  # NumPy takes no larger one
         "max_completion_length": FormField("max_completion_length", 1, 4096),
         # A list and no free text: chapter 05 takes `module:function` too, which would run any code there is.
@@ -85,6 +86,7 @@ labels = {
     "min_p": "Words considered, by likelihood",
     "use_4bit": "Save memory (4-bit weights)",
     "max_image_size": "Largest picture side",
+    "system_prompt": "What the system says first",
     "seed": "Number that fixes chance",
     "max_completion_length": "Longest answer",
     "reward_function": "What is rewarded",

@@ -1,0 +1,66 @@
+"""verl's own FSDP 2 engine and checkpoint manager write, `merge-shards` reads.
+`make test-engines` makes the environment (.venv-verl); elsewhere this skips."""
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+from vlrlbook.easyr1 import merge_shards
+from vlrlbook.models import save_model, tiny_twin
+
+PYTHON = Path(os.environ.get("VLRLBOOK_VERL", ROOT / ".venv-verl/bin/python"))
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no environment with verl: run `make test-engines`")
+CASES = {f"fsdp2, {world}{', lora' if rank else ''}": dict(strategy="fsdp2", world=world, lora_rank=rank)
+         for world in (1, 2, 4) for rank in (0, 4)}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "What verl wrote, case by case"
+    home = tmp_path_factory.mktemp("verl")
+    save_model(*tiny_twin("qwen2_5_vl"), home / "twin")
+    done = subprocess.run([PYTHON, ROOT / "tests/support/verl_checkpoint.py", home / "twin", home / "out", json.dumps(CASES)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for told in sorted(home.glob("out/*/actor.txt")): print(told, told.read_text())
+    return home / "out"
+
+
+def plain(name):
+    "A name without what FSDP, peft and either writer put into it"
+    for word in ("_fsdp_wrapped_module.", "base_model.model.", ".base_layer", ".default"): name = name.replace(word, "")
+    return name
+
+
+def spoken(whole):
+    "torch's own full state dict, adapter and base: plain name → weight"
+    adapter = {plain(name): weight for name, weight in whole.items() if "lora_" in name}
+    return {plain(name): weight for name, weight in whole.items() if "lora_" not in name}, adapter
+
+
+def loaded(folder):
+    "Every weight of a model directory under the names of its class, as it is stored"
+    from transformers import AutoModelForImageTextToText
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype="auto").state_dict()
+
+
+def same(ours, theirs):
+    "The names whose numbers differ, or that one side lacks"
+    return [name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs or
+            not torch.equal(ours[name], theirs[name])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_verl_saved_is_merged_bit_for_bit(home, tmp_path, name):
+    base, adapter = spoken(load_file(home / name / "whole.safetensors"))
+    merge_shards(home / name / "actor", tmp_path / "ours")
+    for key in adapter:
+        if ".lora_B." not in key: continue
+        weight = key.replace(".lora_B.", ".")
+        base[weight] = base[weight] + (adapter[key] @ adapter[key.replace(".lora_B.", ".lora_A.")]) * 2 # alpha 8, rank 4
+    assert bool(adapter) == bool(CASES[name]["lora_rank"])
+    assert not same(loaded(tmp_path / "ours"), base)

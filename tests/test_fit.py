@@ -1,0 +1,156 @@
+"""Memory counted before a run starts: beside real steps, beside the whole model, and as the command says it."""
+import csv
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+from vlrlbook import cli, fit
+from vlrlbook.core import SettingsError, read_settings
+from vlrlbook.grpo import GRPOSettings
+from vlrlbook.models import add_lora, twin_config, twin_processor
+
+SHORT = dict(size="tiny", batch_size=8, num_generations=4, max_steps=2, max_completion_length=8, lora_vision=False, refill=0,
+             max_image_size=112, lora_dropout=0.0)
+SHAPE = dict(width=128, depth=2, vocabulary=1024)
+
+
+def log():
+    with open(ROOT / "nbs/logs/05_fit.csv", encoding="utf-8") as file: return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("row", log(), ids=lambda row: f"{row['width']}-{row['prompts']}-{row['what']}")
+def test_counted_is_within_ten_percent_of_measured(row):
+    "The log's measurements are of real steps in processes of their own; what is counted is counted here again"
+    settings, shape = json.loads(row["settings"]), json.loads(row["shape"])
+    assert fit.counted_mb(settings, shape) == pytest.approx(float(row["measured_mb"]), rel=0.1)
+
+
+def test_the_log_has_both_ways():
+    assert {row["prompts"] for row in log()} == {"stock", "shared"}
+
+
+def test_a_real_run_beside_its_count():
+    "One small width from end to end; the libraries' own small growth weighs more in it than in any row of the log"
+    shape = dict(width=256, depth=2, vocabulary=4096)
+    settings = SHORT | dict(batch_size=16, num_generations=8, max_completion_length=16, max_image_size=168, shared_prompt=False)
+    assert fit.counted_mb(settings, shape) == pytest.approx(fit.measured_mb(settings, shape), rel=0.1)
+
+
+@pytest.mark.parametrize("name, numbers", [("Qwen/Qwen2.5-VL-3B-Instruct", 3_754_622_976),
+                                           ("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656)])
+def test_real_shapes_have_the_published_number_of_weights(name, numbers):
+    "The numbers are those of the checkpoints' pages on the hub; a few layers are built and the rest is counted"
+    settings = read_settings(GRPOSettings, dict(size="gpu", model=name, use_4bit=False, lora_r=8))
+    counted = fit._Counted(fit.run_of(settings), False)
+    adapter = counted.of_model("trained")
+    assert counted.of_model("weights") == numbers * 2 + adapter
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("given", [{}, dict(gradient_checkpointing=True, lora_vision=True)])
+def test_few_layers_tell_what_all_layers_take(shared, given):
+    config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, 128, 7)
+    config.vision_config.depth, config.vision_config.fullatt_block_indexes = 6, [5]
+    run = fit.run_of(read_settings(GRPOSettings, SHORT | given), config, gpu=False)
+    counted = fit._Counted(run, shared)
+    assert len(counted.parts) == 3
+    few = counted.training(8), counted.reading(8)[0], counted.of_model("weights")
+    counted.known, counted.parts = {}, [(fit._small(run, 7, 6, counted.mode), 1)]
+    whole = counted.training(8), counted.reading(8)[0], counted.of_model("weights")
+    assert few == pytest.approx(whole, rel=0.01)
+
+
+def test_weights_are_those_of_the_real_model():
+    run = fit.twin_run(SHORT, SHAPE)
+    from transformers import AutoModelForImageTextToText
+    model = add_lora(AutoModelForImageTextToText.from_config(run.config), run.settings.lora_r, run.settings.lora_alpha, 0.0)
+    real = sum(w.numel() * w.element_size() for w in model.parameters())
+    trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+    found = fit.memory_of_step(fit._Counted(run, False), 8, 1)
+    assert found["weights"] == real and found["optimizer"] == 8 * trained
+
+
+def gpu_twin(**given):
+    "A twin's step as a GPU would take it"
+    settings = read_settings(GRPOSettings, SHORT | given)
+    config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, 128, 2)
+    config.get_text_config().vocab_size = 4096
+    return fit.counted_step(fit.run_of(settings, config, gpu=True))
+
+
+def test_settings_change_what_they_should():
+    base = gpu_twin(shared_prompt=False)
+    twice = gpu_twin(shared_prompt=False, gradient_checkpointing=False)
+    assert twice["activations"] > base["activations"]  # on a GPU layers are computed twice unless told otherwise
+    assert gpu_twin(shared_prompt=True)["training"] < base["training"]
+    assert gpu_twin(shared_prompt=False, lora_r=64)["optimizer"] == 4 * base["optimizer"]
+    assert gpu_twin(shared_prompt=False, optim="sgd")["optimizer"] == 0
+    assert gpu_twin(shared_prompt=False, optim="adamw_8bit")["optimizer"] == base["optimizer"] / 4
+    whole = gpu_twin(shared_prompt=False, use_lora=False)
+    assert whole["optimizer"] == 2 * whole["weights"]  # two moments in the weights' own number type
+    assert gpu_twin(shared_prompt=False, use_lora=False, beta=0.1)["weights"] == 2 * whole["weights"]
+
+
+def test_eager_attention_keeps_scores_and_fused_attention_does_not():
+    assert gpu_twin(attention="eager", shared_prompt=False)["training"] > gpu_twin(attention="sdpa", shared_prompt=False)["training"]
+
+
+def test_four_bit_weights_are_smaller_and_their_norms_are_not():
+    settings = dict(size="gpu", lora_r=8)
+    four = fit._Counted(fit.run_of(read_settings(GRPOSettings, settings)), False).of_model("weights")
+    half = fit._Counted(fit.run_of(read_settings(GRPOSettings, settings | dict(use_4bit=False))), False).of_model("weights")
+    table = 151936 * 2048 * 4  # words, in float32 once PEFT has prepared the model
+    assert half / 3.5 < four < half / 1.9 and four > table
+
+
+def test_cards():
+    found = fit.will_fit(read_settings(GRPOSettings, SHORT), sizes=(2, 4, 8))
+    assert [way["way"] for way in found["ways"]] == ["stock", "shared"]
+    for name in ("stock", "shared"):
+        groups = [card[f"{name}_groups"] for card in found["cards"]]
+        assert groups == sorted(groups) and groups[0] < groups[-1]
+    assert all(card["shared_groups"] > card["stock_groups"] for card in found["cards"])
+    said = "".join(map(str, fit.fit_tables(found)))
+    assert "Not counted" in said and "CUDA context" in said
+    none = fit.will_fit(read_settings(GRPOSettings, SHORT), sizes=(1,))["cards"][0]
+    assert not none["stock_fits"] and none["stock_groups"] == 0
+
+
+def test_a_run_that_cannot_share_has_one_way():
+    found = fit.will_fit(read_settings(GRPOSettings, SHORT | dict(attention="eager")), sizes=(4,))
+    assert [way["way"] for way in found["ways"]] == ["stock"]
+
+
+def test_tokens_and_pictures_can_be_said():
+    settings = read_settings(GRPOSettings, SHORT)
+    one, more = fit.run_of(settings), fit.run_of(settings, prompt_tokens=100, pictures=2)
+    assert more.P == 100 + 2 * 16 and one.P < more.P and more.prompt["patches"][0] == 2 * one.prompt["patches"][0]
+
+
+@pytest.mark.parametrize("words", [["--lrr", "1"], ["--batch_size", "3"], ["--size", "gpv"], ["--temperature", "hot"],
+                                   ["--loss_type", "dap"]])
+def test_wrong_settings_are_told_as_grpo_tells_them(words, capsys):
+    said = []
+    for command in ("grpo", "fit"):
+        with pytest.raises(SystemExit) as stopped: cli.main([command, *words])
+        said.append(str(stopped.value).replace(f"vlrlbook {command}", "vlrlbook"))
+    assert said[0] == said[1] and "vlrlbook" in said[0]
+
+
+def test_models_that_cannot_be_counted_are_named():
+    with pytest.raises(SettingsError, match="Qwen2-VL and Qwen2.5-VL, this is a aria"): fit.run_of(read_settings(GRPOSettings, dict(model="tiny-aria")))
+    settings = read_settings(GRPOSettings, dict(size="gpu", model="Qwen/Qwen2.5-VL-3B-Instruc"))
+    with pytest.raises(SettingsError, match="did you mean 'Qwen/Qwen2.5-VL-3B-Instruct'"): fit.run_of(settings)
+
+
+def test_the_command(capsys):
+    cli.main(["fit", "--size", "tiny", "--batch_size", "8"])
+    out = capsys.readouterr().out
+    assert "stock" in out and "shared" in out and "141" in out
+
+
+def test_counting_leaves_torch_as_it_was():
+    attention, dropout = torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.dropout
+    gpu_twin()
+    assert torch.nn.functional.scaled_dot_product_attention is attention and torch.nn.functional.dropout is dropout
