@@ -139,7 +139,8 @@ def test_wrong_settings_are_told_as_grpo_tells_them(words, capsys):
 
 
 def test_models_that_cannot_be_counted_are_named():
-    with pytest.raises(SettingsError, match="Qwen2-VL and Qwen2.5-VL, this is a aria"): fit.run_of(read_settings(GRPOSettings, dict(model="tiny-aria")))
+    with pytest.raises(SettingsError, match="Qwen2-VL and Qwen2.5-VL, this is a aria"):
+        fit.run_of(read_settings(GRPOSettings, dict(model="tiny-aria")))
     settings = read_settings(GRPOSettings, dict(size="gpu", model="Qwen/Qwen2.5-VL-3B-Instruc"))
     with pytest.raises(SettingsError, match="did you mean 'Qwen/Qwen2.5-VL-3B-Instruct'"): fit.run_of(settings)
 

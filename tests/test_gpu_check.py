@@ -43,7 +43,8 @@ def test_a_part_out_of_time_and_a_part_that_fails_are_rows(monkeypatch):
 
     def failing(*args, **kwargs): return subprocess.CompletedProcess(args, 3, "", "Traceback\nRuntimeError: no memory\n")
     monkeypatch.setattr(gpu_check.subprocess, "run", failing)
-    assert gpu_check.run_part("race", True, 1) | dict(seconds=0) == dict(part="race", seconds=0, state="failed", why="RuntimeError: no memory")
+    failed = dict(part="race", seconds=0, state="failed", why="RuntimeError: no memory")
+    assert gpu_check.run_part("race", True, 1) | dict(seconds=0) == failed
 
 
 def test_without_a_gpu_the_3b_shape_is_not_tried(tmp_path, capsys):

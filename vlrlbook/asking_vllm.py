@@ -1,5 +1,4 @@
-"""Put batches of pictures to vLLM instead of transformers: the same questions, another engine, many answers at
-a time.
+"""Put batches of pictures to vLLM instead of transformers: the same questions, another engine.
 
 `EnginePanel` stands behind the method of `asking.Panel`. An adapter is merged into a copy of its base first,
 for vLLM puts no adapter on a vision tower. What vLLM has read is compared with what training would read.
@@ -29,7 +28,7 @@ class EnginePanel:
         sampling: dict,  # answers, temperature, max_new_tokens
         loading: dict,  # for `models.load_vlm`; of it max_image_size is used
         share: float = 0.9,  # of a GPU's memory, for all engines together
-        longest: int = None,  # tokens of prompt and answer that an engine makes room for; None: as the model allows
+        longest: int = None,  # tokens of prompt and answer that there is room for; None: as the model allows
     ):
         if not importlib.util.find_spec("vllm"):
             raise SettingsError("use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')")
@@ -37,8 +36,8 @@ class EnginePanel:
         self.copies = tempfile.TemporaryDirectory(prefix="vlrlbook-engines-")  # merged models
         folders = self._folders(base, adapter, names)
         # The processor of the base serves both: training changes weights, not how pictures are cut.
-        model, self.processor = load_vlm(next(iter(folders.values())), max_image_size=loading.get("max_image_size"))
-        del model
+        any_folder = next(iter(folders.values()))
+        _, self.processor = load_vlm(any_folder, max_image_size=loading.get("max_image_size"))
         self.engines = {}
         for name, folder in folders.items():
             self.engines[name] = EnginePrompts(_engine(folder, share / len(folders), longest), self.processor)
@@ -89,7 +88,7 @@ class EnginePanel:
         return dict(prompt_token_ids=ids, multi_modal_data={"image": list(sample.images)})
 
     def _wishes(self, way, count, seed):
-        "What is wanted of each of `count` prompts: each has a seed of its own, or equal prompts would answer alike"
+        "What is wanted of each of `count` prompts; each has its own seed, or equal prompts would answer alike"
         from vllm import SamplingParams
         # Tokens that mark a picture are never said: see `answers.generate_answers`.
         unsaid = {token: never for token in vision_marker_ids(self.processor)}

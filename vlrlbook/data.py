@@ -157,7 +157,8 @@ def _dataset(records):
 def _record(sample, pictures):
     "One row; `pictures` are dicts of `bytes` and `path`"
     s = sample
-    return dict(prompt=_messages(s.question, len(pictures), s.turns), images=pictures, answer=s.answer, question=s.question, task=s.task, row=s.row)
+    return dict(prompt=_messages(s.question, len(pictures), s.turns), images=pictures, answer=s.answer, question=s.question,
+                task=s.task, row=s.row)
 
 def _png(image):
     "PIL image as the dict that `datasets` stores"
