@@ -21,7 +21,7 @@ except ImportError as error:  # transformers has moved them: everything goes the
     cannot_cache = f"transformers has moved what it leans on ({error})"
     Cache = DynamicLayer = LinearAttentionLayer = object
 
-__all__ = ["cannot_cache", "families_by_cache", "goes_by_cache", "empty_cache", "widened", "read_prompt",
+__all__ = ["families_by_cache", "goes_by_cache", "empty_cache", "widened", "read_prompt",
            "answer_rows", "cache_under_checkpointing"]
 
 # Families whose language model is more than causal attention over all that came before.

@@ -221,7 +221,6 @@ def inspect_preferences(
         else:
             kept.append((number, row))
     kept = _with_good_pictures(kept, report)
-    report.own_system = [number for number, row in kept if row.has_system]
     _tell_pictures(kept, report)
     _tell_notes(kept, report)
     _tell_ranks(kept, report)
