@@ -205,23 +205,19 @@ def test_a_widened_cache_has_room_for_all_tokens_and_copies_none_again():
         assert wide.get_seq_length() == P + n and [layer.rooms[0].data_ptr() for layer in wide.layers] == rooms
 
 
-def test_two_processes_of_which_one_has_no_picture(tmp_path):
-    "The two families that go by a cache, one after the other in the same two processes"
-    program = tmp_path / "two.py"
-    program.write_text("import os, sys\nfrom vlrlbook.grpo import main\n"
-                       "for family in ('qwen3_5', 'gemma3'):\n"
-                       "    main([*sys.argv[1:], '--model', f'tiny-{family}', '--output_dir', family])\n")
+@pytest.mark.parametrize("family", BY_CACHE)
+def test_two_processes_of_which_one_has_no_picture(family, tmp_path):
     rows = [dict(question="<image>" * (i % 3 > 0) + f"Is there a red disc {i}?", answer="no", images=["a.png"] * (i % 3 > 0))
             for i in range(36)]
     samples([ASKED[0]])[0].images[0].save(tmp_path / "a.png")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = dict(task="vqa", warm_steps=2, batch_size=4, num_generations=4, max_steps=2, eval_samples=4, logging_steps=1, save_steps=0,
-                 lr=1e-3, max_completion_length=4, reward="test_shared_prompt:lengths", data=tmp_path / "rows.jsonl", seed=1)
+                 lr=1e-3, max_completion_length=4, reward="test_shared_prompt:lengths", data=tmp_path / "rows.jsonl", seed=1,
+                 model=f"tiny-{family}", output_dir=tmp_path / "run")
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vlrlbook.grpo"]
     command += [word for name, value in words.items() for word in (f"--{name}", str(value))]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
-    for family in BY_CACHE:
-        assert len(RunLog.read(tmp_path / family / "run_log.csv")) == 2
-        assert json.loads((tmp_path / family / "results.json").read_text())["shared_prompt"] == "on"
+    assert len(RunLog.read(tmp_path / "run" / "run_log.csv")) == 2
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["shared_prompt"] == "on"
