@@ -1,4 +1,4 @@
-"""Every file and folder of a data directory damaged in every way, and a server started on each.
+"""Each file and folder of a data directory damaged in every way, a server started on each.
 
     python tools/logs.py damage [WORKERS [FIRST [LAST]]]
 

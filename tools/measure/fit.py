@@ -1,4 +1,4 @@
-"""Memory that `vlrlbook fit` counts beside that of real training steps, twins of several widths.
+"""Memory that `vlrlbook fit` counts beside that of real steps, twins of several widths.
 
     python tools/logs.py fit [WHAT-WIDTH-PROMPTS ...]
 

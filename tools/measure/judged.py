@@ -1,4 +1,4 @@
-"""The whole of chapter 05, paid by a reward model: what it pays before and after, what is right, the verdict.
+"""Chapter 05 paid by a reward model: its pay before and after, what is right, the verdict.
 
     python tools/logs.py judged NAME MODEL_DIR [LR] [STEPS] [PICTURES]
 

@@ -1,4 +1,4 @@
-"""Settings for chapter 05's small preset of task pointing: how far boxes overlap while a run goes.
+"""Settings for the small preset of task pointing: how far boxes overlap during a run.
 
     python tools/logs.py pointing_search WHAT NAME=VALUE ...
 

@@ -1,4 +1,4 @@
-"""Stock TRL and the shared prompt in turns, four cases; where a shared step's time goes; all families.
+"""Stock TRL and shared prompts in turns, four cases; where a step's time goes; all families.
 
     python tools/logs.py race
     python tools/logs.py race families [NAME …]
