@@ -178,6 +178,9 @@ def tiny_twin(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(twin_config(family, processor.tokenizer, **config))
+        if family == "gemma3": # transformers begins it at 0, and then no picture is told from another
+            spread = model.config.get_text_config().initializer_range
+            torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=spread)
     model.generation_config.update(eos_token_id=processor.tokenizer.eos_token_id, pad_token_id=processor.tokenizer.pad_token_id)
     return model, processor
 
