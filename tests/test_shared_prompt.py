@@ -96,7 +96,9 @@ def test_gradient_checkpointing(tmp_path):
 
 @pytest.mark.parametrize("family", list(families))
 def test_log_probs_alone(family):
-    "Each answer's log-probs, straight from the model's forward over its own row, within 1e-5"
+    """Each answer's log-probs, straight from the model's forward over its own row, within 1e-5. A delta net computes in chunks of 64 tokens,
+    so where a row's chunks begin changes its rounding: stock beside itself, with 1 to 30 more tokens of padding, was up to 5.1e-5 off in
+    twelve draws, and that is the bound here."""
     from trl.trainer.utils import add_fused_lm_head
     model, processor = tiny_twin(family)
     chosen = [s for s in samples() if len(s.images) == 1]
@@ -112,7 +114,7 @@ def test_log_probs_alone(family):
         add_fused_lm_head(model)
         use_grouped_attention(model)
         got = shared_log_probs(model, model, whole["input_ids"], whole["attention_mask"], fields, 5, G)[0]
-    assert (got - plain).abs().max() <= 1e-5
+    assert (got - plain).abs().max() <= (5.1e-5 if family == "qwen3_5" else 1e-5)
 
 
 @pytest.mark.parametrize("family", list(families))

@@ -59,7 +59,7 @@ def test_the_archive_is_enough_to_work_from(built):
     wanted += ["index.ipynb", "README.md", "README.zh.md", "LICENSE", "THIRD_PARTY.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile",
                "settings.ini", "setup.py", "pyproject.toml", "requirements.lock"]
     assert not set(wanted) - inside
-    assert not [n for n in inside if "__pycache__" in n or n.endswith(".pyc") or "checkpoints" in n]
+    assert not [n for n in inside if "__pycache__" in n or n.endswith(".pyc") or ".ipynb_checkpoints" in n]
 
 
 def test_metadata_is_what_settings_ini_says(metadata):

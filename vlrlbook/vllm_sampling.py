@@ -53,9 +53,8 @@ def picture_size(
     images = processor.image_processor
     if hasattr(images, "max_image_size"): # Aria
         return dict(max_image_size=images.max_image_size)
-    size = dict(images.size)
-    edges = ("shortest_edge", "longest_edge")
-    return dict(size={name: size[name] for name in edges if size.get(name) is not None})
+    # Qwen's processors know a shortest and a longest edge, Gemma 3's one height and width; names without a value are not for vLLM
+    return dict(size={name: value for name, value in dict(images.size).items() if value is not None})
 
 
 class EnginePrompts:
