@@ -48,8 +48,8 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.5, lambdas=4.0, two_for=2.2, long=2.7, longest=65)
-COMMENTS = 77
+CEILINGS = dict(nodes=6.2, lambdas=1.5, two_for=1.3, long=1.9, longest=65)
+COMMENTS = 85
 
 
 def modules():

@@ -355,10 +355,12 @@ class AlohaFrames(torch.utils.data.Dataset):
 
     def _whole_film(self, camera, episode):
         "All frames of one film under their rows, decoded at the first call"
-        if (camera, episode) not in self.films:
+        key = camera, episode
+        if key not in self.films:
             rows = np.flatnonzero(self.episodes == episode)
-            self.films[camera, episode] = dict(zip(rows.tolist(), self._decoded(camera, episode, rows)))
-        return self.films[camera, episode]
+            frames = self._decoded(camera, episode, rows)
+            self.films[key] = dict(zip(rows.tolist(), frames))
+        return self.films[key]
 
     def _decoded(self, camera, episode, rows):
         "Frames [rows, 3, H, W] of one film, in the order of their times"
@@ -830,7 +832,8 @@ def shifted(
     margins = ((pixels, pixels), (pixels, pixels), (0, 0)) # of height, width and channels
     for image, (left, top) in zip(images, corners):
         wider = np.pad(np.asarray(image), margins, mode="edge")
-        moved.append(Image.fromarray(wider[top:top + image.height, left:left + image.width]))
+        right, bottom = left + image.width, top + image.height
+        moved.append(Image.fromarray(wider[top:bottom, left:right]))
     return moved
 
 # %% ../nbs/04_aloha.ipynb #n1de720c
@@ -888,7 +891,7 @@ class AlohaTrainer(CommittedCheckpoints, Trainer):
 
     def _issue_warnings_after_load(self, load_result):
         # Trainer loads a checkpoint without asking that all names fit, and tells this method which did not.
-        # As released it warns of every weight that `_save` has left out. Here those are expected, and anything
+        # As released it warns of every weight that `_save` has left out. Here those are expected, and all
         # else is an error. If this were not called, a checkpoint of another model would load in part, and
         # nobody would hear of it.
         trained = self._trained_names()
@@ -1045,25 +1048,28 @@ def judge_success(
     last = probabilities.shape[1] - 1
     threshold = 0.5
     if seen is not None:
-        truth, scores = frames.labels[val.rows] == last, seen[:, last]
+        is_success, scores = frames.labels[val.rows] == last, seen[:, last]
         # The threshold of the best F1, among the probabilities seen; without a success there is none.
-        if truth.any():
-            threshold = max(np.unique(scores).tolist(), key=partial(_f1_at, scores, truth))
-    truth, said = frames.labels[held.rows] == last, probabilities[:, last] >= threshold
-    hits, successes, said_count = int((truth & said).sum()), int(truth.sum()), int(said.sum())
+        if is_success.any():
+            threshold = max(np.unique(scores).tolist(), key=partial(_f1_at, scores, is_success))
+    is_success = frames.labels[held.rows] == last
+    is_called = probabilities[:, last] >= threshold
+    successes, calls = int(is_success.sum()), int(is_called.sum())
+    hits = int((is_success & is_called).sum())
     return dict(
         threshold=threshold,
-        n=len(truth),
+        n=len(is_success),
         successes=successes,
-        said=said_count,
-        precision=hits / said_count if said_count else None,
+        said=calls, # how often success was said
+        precision=hits / calls if calls else None,
         recall=hits / successes if successes else None,
     )
 
-def _f1_at(scores, truth, threshold):
-    "F1 of saying yes from a threshold on"
-    said = scores >= threshold
-    return 2 * (truth & said).sum() / (truth.sum() + said.sum())
+def _f1_at(scores, is_success, threshold):
+    "F1 of calling it a success from a threshold on"
+    is_called = scores >= threshold
+    hits = (is_success & is_called).sum()
+    return 2 * hits / (is_success.sum() + is_called.sum())
 
 def progress_errors(
     frames: AlohaFrames, # all of them, with `targets`
@@ -1075,10 +1081,12 @@ def progress_errors(
 
     Beside it how far always saying the training films' mean would be."""
     last = probabilities.shape[1] - 1
-    truth = frames.targets[held.rows] / last # targets run from 0 to the last bin
+    # Targets run from 0 to the last bin, progress from 0 to 1.
+    truth = frames.targets[held.rows] / last
+    learnt = frames.targets[train.rows] / last
     predicted = probabilities @ np.arange(last + 1) / last # the expected bin
-    mean = (frames.targets[train.rows] / last).mean()
-    mae, mae_of_the_mean = np.abs(predicted - truth).mean(), np.abs(mean - truth).mean()
+    mae = np.abs(predicted - truth).mean()
+    mae_of_the_mean = np.abs(learnt.mean() - truth).mean()
     return dict(mae=float(mae), mae_of_the_mean=float(mae_of_the_mean), n=len(truth))
 
 def check_bins(
@@ -1388,7 +1396,7 @@ def as_reward(
     "A frozen classifier as a batched reward: the completion is read as the task that the pictures show"
     classifier, processor, cameras = load_classifier(path, device)
     classifier.requires_grad_(False)
-    moments = classifier.moments
+    moments = classifier.moments # earlier ones, each with a picture of every camera
     def reward(completions, samples):
         items = []
         for sample in samples:
@@ -1483,8 +1491,10 @@ class AlohaRewardModel(PreTrainedRewardModel):
         # LeRobot's raises. That a class has one of its own tells `lerobot-train` that it can be trained; it
         # takes the loss and a dict of numbers for its log.
         device = self.classifier.head.weight.device
-        labels = torch.tensor(self.labels_of(batch[self.config.label]))
-        encodings = AlohaCollator(self.processor)(self.items(batch)).to(device)
+        column = batch[self.config.label]
+        labels = torch.tensor(self.labels_of(column))
+        collate = AlohaCollator(self.processor)
+        encodings = collate(self.items(batch)).to(device)
         out = self.classifier(labels=labels.to(device), **encodings)
         is_right = out["logits"].argmax(-1).cpu() == labels.round()
         return out["loss"], {"accuracy": float(is_right.float().mean())}

@@ -170,8 +170,12 @@ def to_dataset(
     samples: list, # of `Sample`
 ): # datasets.Dataset with prompt, images, answer, question, task, row
     "Samples as the data set that TRL trains on; pictures are decoded when a row is read"
-    # A generator: encoded pictures of no more than a thousand samples are held at a time.
-    return _dataset(_record(sample, list(map(_png, sample.images))) for sample in samples)
+    return _dataset(_sample_records(samples))
+
+def _sample_records(samples):
+    "A record for each sample, one by one: encoded pictures of no more than a thousand are held at a time"
+    for sample in samples:
+        yield _record(sample, [_png(image) for image in sample.images])
 
 # %% ../nbs/01_data.ipynb #n664e206
 def _dataset(records):
@@ -499,7 +503,11 @@ def split_rows_by_picture(
     seed: int = 0, # same seed, same split
 ): # train rows, held-out rows
     "Rows split so that no picture's name is on both sides"
-    names = [[row["image_name"]] if row.get("image_name") else list(row.get("images") or []) for row in rows]
+    names = []
+    for row in rows:
+        # VQA-RAD names one picture, EasyR1's rows have a list of paths, which may be missing.
+        own = row.get("image_name")
+        names.append([own] if own else list(row.get("images") or []))
     train, held = _split(names, share, seed)
     return [rows[i] for i in train], [rows[i] for i in held]
 
@@ -613,11 +621,14 @@ def _scene(rng):
     # All radii differ, so that one disc is the largest.
     radii, count = rng.sample(range(8, 15), 4), rng.randint(1, 4)
     # The picture has four quarters, a disc in each at most: 0 and 1 above, 2 and 3 below.
-    for quarter, colour in zip(rng.sample(range(4), count), rng.sample(range(6), count)):
+    middles = (28, 84) # of the quarters, in pixels
+    quarters, colours = rng.sample(range(4), count), rng.sample(range(6), count)
+    for quarter, colour in zip(quarters, colours):
         radius = radii[quarter]
-        x = (28, 84)[quarter % 2] + rng.randint(-8, 8)
-        y = (28, 84)[quarter // 2] + rng.randint(-8, 8)
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=disc_colours[colour])
+        x = middles[quarter % 2] + rng.randint(-8, 8)
+        y = middles[quarter // 2] + rng.randint(-8, 8)
+        box = [x - radius, y - radius, x + radius, y + radius]
+        draw.ellipse(box, fill=disc_colours[colour])
         placed[colour_names[colour]] = (x, radius)
     return image, placed
 
@@ -760,7 +771,9 @@ def aloha_episode(
 
 def _failing(time, peak):
     "Progress of a film that rises to `peak` in its first six tenths, and then loses the cup"
-    return peak * min(1.0, time / 0.6) - peak * max(0.0, time - 0.6) / 0.5
+    rise = min(1.0, time / 0.6)
+    fall = max(0.0, time - 0.6) / 0.5 # by the end to a fifth of the peak
+    return peak * rise - peak * fall
 
 # %% ../nbs/01_data.ipynb #n1e70b07
 def without_lerobot(
