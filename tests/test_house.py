@@ -23,7 +23,7 @@ FLOORS = [
     ["archive", "chapters", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
-    ["pointing"],
+    ["aloha_plots", "aloha_settings", "pointing"],
     ["aloha", "aloha_films", "answers", "data_check", "refill", "reward_model", "run_data", "trl_words", "verdict", "warm_twins"],
     ["report", "run_records"],
     ["asking", "run_files"],
@@ -40,15 +40,16 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 # Rooms that were built or rebuilt to HOUSE's targets; a room is added here when that is done, and stays.
 # `long` is in percent: nbdev writes `__all__` and a page's first line into an exported module as wide as it likes.
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
-REBUILT = ["aloha_films", "answers", "archive", "asking", "chapters", "data_check", "doctor", "easyr1",
+REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "archive", "asking",
+           "chapters", "core", "data", "data_check", "doctor", "easyr1",
            "film_labels", "fit", "folders", "geometry", "jobs",
            "marking", "metrics", "model_files", "old_scores", "pointing", "prediction_files", "prompt_cache",
            "race", "readers", "refill", "report", "rewards", "rows", "run_data", "run_files", "run_records", "service",
            "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.5, lambdas=4.0, two_for=2.2, long=2.7, longest=65)
-COMMENTS = 77
+CEILINGS = dict(nodes=6.2, lambdas=1.5, two_for=1.3, long=1.9, longest=65)
+COMMENTS = 85
 
 
 def modules():
