@@ -23,7 +23,7 @@ FLOORS = [
     ["archive", "chapters", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
-    ["pointing"],
+    ["pointing", "reward_model_settings"],
     ["aloha", "aloha_films", "answers", "data_check", "refill", "reward_model", "run_data", "trl_words", "verdict", "warm_twins"],
     ["report", "run_records"],
     ["asking", "run_files"],
@@ -43,6 +43,7 @@ TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
 REBUILT = ["aloha_films", "answers", "archive", "asking", "chapters", "data_check", "doctor", "easyr1",
            "film_labels", "fit", "folders", "geometry", "jobs",
            "marking", "metrics", "model_files", "old_scores", "pointing", "prediction_files", "prompt_cache",
+           "reward_model", "reward_model_settings",
            "race", "readers", "refill", "report", "rewards", "rows", "run_data", "run_files", "run_records", "service",
            "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 

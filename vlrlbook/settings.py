@@ -209,8 +209,16 @@ def settings_help(
 ) -> dict: # field name → the comment behind it
     "Help text of each field of `cls`, from the comments in its source"
     field_line = re.compile(r"^\s+(\w+): [^#]*?#\s*(.+?)\s*$")
-    matches = [field_line.match(line) for line in _source(cls).splitlines()]
-    return {match[1]: match[2] for match in matches if match}
+    # A comment that is too long for its line goes on below it, three blanks behind the mark.
+    more_of_it = re.compile(r"^\s+# {3}(\S.*?)\s*$")
+    texts, name = {}, None
+    for line in _source(cls).splitlines():
+        if name and (more := more_of_it.match(line)):
+            texts[name] += f" {more[1]}"
+        elif field := field_line.match(line):
+            name = field[1]
+            texts[name] = field[2]
+    return texts
 
 
 def _source(cls):
