@@ -19,7 +19,7 @@ PACKAGE = ROOT / "vlrlbook"
 FLOORS = [
     ["folders"],
     ["settings"],
-    ["core", "geometry", "metrics", "model_files", "readers"],
+    ["core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
     ["archive", "chapters", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
@@ -43,7 +43,7 @@ TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
 REBUILT = ["aloha_films", "answers", "archive", "asking", "chapters", "data_check", "doctor", "easyr1",
            "film_labels", "fit", "folders", "geometry", "jobs",
            "marking", "metrics", "model_files", "old_scores", "pointing", "prediction_files", "prompt_cache",
-           "reward_model", "reward_model_settings",
+           "cli", "evaluation", "evaluation_settings", "reward_model", "reward_model_settings",
            "race", "readers", "refill", "report", "rewards", "rows", "run_data", "run_files", "run_records", "service",
            "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
