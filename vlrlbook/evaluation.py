@@ -380,8 +380,7 @@ def read_bins(
         episodes.append(str(row.get("episode_index", number)))
         frames.append(row.get("frame_index"))
     # Without its places in the film, no frame has a rank among the others.
-    known = all(map(_is_number, frames))
-    places = frames if known else None
+    places = frames if all(map(_is_number, frames)) else None
     return dict(labels=labels, probabilities=probabilities, episodes=episodes, frames=places)
 
 def _label_and_bins(row, number, bins):
@@ -416,8 +415,8 @@ def judged_report(
 ) -> dict:  # what results.json holds: task, metrics, questions, and all that the chapter itself reports
     "Score a predictions file of chapter 03 or 04, write results.json and metrics.csv into `output_dir`"
     judged = _judged_scores if kind == "scores" else _judged_bins
-    task, found, metrics, question = judged(settings.predictions)
-    results = dict(task=task, metrics=metrics, questions=[question], judged=found,
+    task, chapters_report, metrics, question = judged(settings.predictions)
+    results = dict(task=task, metrics=metrics, questions=[question], judged=chapters_report,
                    settings=asdict(settings), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "metrics.csv", metrics_csv(metrics))

@@ -286,11 +286,11 @@ class VLRewardModel(BackboneWithHead):
     def _spoken(self, hidden, labels):
         "Cross-entropy of `labels`, through the tied embedding as vocabulary head"
         # Hidden state t says token t + 1. Rows without a label, those of worse answers, make no logits.
-        said = labels[:, 1:]
-        rows = (said != -100).any(1)
+        wanted = labels[:, 1:]
+        rows = (wanted != -100).any(1)
         embedding = self.backbone.get_input_embeddings().weight
         logits = linear(hidden[rows, :-1], embedding).flatten(0, 1)  # [rows · (T − 1), vocabulary]
-        total = cross_entropy(logits.float(), said[rows].flatten(), ignore_index=-100, reduction="sum")
+        total = cross_entropy(logits.float(), wanted[rows].flatten(), ignore_index=-100, reduction="sum")
         return total / (labels != -100).sum().clamp(min=1)
 
     @torch.no_grad()
@@ -303,11 +303,11 @@ class VLRewardModel(BackboneWithHead):
         was_training, scores = self.training, []
         self.eval()  # without dropout
         for i in range(0, len(answers), batch_size):
-            asked, texts = samples[i:i + batch_size], answers[i:i + batch_size]
-            batch = encode_answers(self.processor, asked, texts, template=self.facts["prompt_template"])
-            num_images = [len(sample.images) for sample in asked]
-            found = self(**batch.to(self.device), num_images=num_images, G=_rows_a_sample(asked))
-            scores += found.tolist()
+            chunk, texts = samples[i:i + batch_size], answers[i:i + batch_size]
+            batch = encode_answers(self.processor, chunk, texts, template=self.facts["prompt_template"])
+            num_images = [len(sample.images) for sample in chunk]
+            scored = self(**batch.to(self.device), num_images=num_images, G=_rows_a_sample(chunk))
+            scores += scored.tolist()
         self.train(was_training)
         return scores
 
