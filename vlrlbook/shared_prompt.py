@@ -39,7 +39,7 @@ def token_bound(
     C: int, # tokens of an answer
     G: int, # answers to a prompt
 ) -> float: # G(P + C) / (P + G·C)
-    "How many times fewer tokens the shared sequence has: the most that can be saved"
+    "How many times fewer tokens are read: the most that can be saved"
     return G * (P + C) / (P + G * C)
 
 # %% ../nbs/07_shared_prompt.ipynb #n86d9526
@@ -399,7 +399,7 @@ class SharedSampling:
 
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
 class SharedTraining:
-    "Micro-batches of whole groups, log-probs from one sequence a group"
+    "Micro-batches of whole groups, each prompt read once for their log-probs"
     def training_step(self, *args, **kwargs):
         with _remembering(self.pictures): return super().training_step(*args, **kwargs)
 
