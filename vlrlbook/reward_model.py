@@ -230,7 +230,7 @@ class VLRewardModel(BackboneWithHead):
     ):
         device = next(backbone.parameters()).device
         super().__init__(backbone, score_head(hidden_size(backbone.config), activation).to(device))
-        # Whether answers to one question go through chapter 07's shared sequence: where attention is sdpa.
+        # Whether answers to one question share the reading of it, as in chapter 07: where attention is sdpa.
         self.shares = share_attention(backbone)
         self.processor = processor
         # What reward_model.json holds beside the weights: the arguments with which it is built again.
@@ -277,8 +277,8 @@ class VLRewardModel(BackboneWithHead):
         except (torch.OutOfMemoryError, MemoryError):
             raise  # row by row takes more memory
         except Exception as error:
-            # A newer library may have moved what the shared sequence leans on: slower is better than not at
-            # all, and the next batches need not try again.
+            # A newer library may have moved what chapter 07 leans on: slower is better than not at all, and
+            # the next batches need not try again.
             self.shares = False
             problem = f"{type(error).__name__}: {str(error)[:300]}"
             warn_loudly(f"shared prompt: {problem}; pairs are read row by row from here on")
