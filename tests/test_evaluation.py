@@ -18,6 +18,7 @@ from conftest import ROOT, SHARED, papermill, run_page, start_process
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from papermill import inspect_notebook
 from PIL import Image
+from test_parameters import parsed
 from vlrlbook.core import RunLog, SettingsError, read_settings
 from vlrlbook.data import DataError, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
 from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration,
@@ -756,13 +757,9 @@ def test_papermill_scores_a_file(tmp_path):
     assert found["pictures_per_second"] is None and not (tmp_path / "runs/06_evaluation/predictions.jsonl").exists()
 
 
-LINE = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")
-
-
 def test_parameters_cell_equals_settings():
-    parsed = lambda text: [LINE.match(line).groups() for line in text.splitlines() if line.strip()]
     cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    module = (ROOT / "vlrlbook" / "evaluation.py").read_text()
+    module = (ROOT / "vlrlbook" / "evaluation_settings.py").read_text()
     body = module.split("class EvaluationSettings(Settings):")[1].split("    presets: ClassVar")[0].split('"\n', 1)[1]
     assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
     assert all(p["help"] for p in inspect_notebook(str(CHAPTER)).values())

@@ -19,11 +19,11 @@ PACKAGE = ROOT / "vlrlbook"
 FLOORS = [
     ["folders"],
     ["settings"],
-    ["core", "geometry", "metrics", "model_files", "readers"],
+    ["core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
     ["archive", "chapters", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
-    ["aloha_plots", "aloha_settings", "pointing"],
+    ["aloha_plots", "aloha_settings", "pointing", "reward_model_settings"],
     ["aloha", "aloha_films", "answers", "data_check", "refill", "reward_model", "run_data", "trl_words", "verdict", "warm_twins"],
     ["report", "run_records"],
     ["asking", "run_files"],
@@ -44,6 +44,7 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "chapters", "core", "data", "data_check", "doctor", "easyr1",
            "film_labels", "fit", "folders", "geometry", "jobs",
            "marking", "metrics", "model_files", "old_scores", "pointing", "prediction_files", "prompt_cache",
+           "cli", "evaluation", "evaluation_settings", "reward_model", "reward_model_settings",
            "race", "readers", "refill", "report", "rewards", "rows", "run_data", "run_files", "run_records", "service",
            "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 

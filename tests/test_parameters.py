@@ -15,7 +15,10 @@ CHAPTER = ROOT / "nbs" / "05_grpo.ipynb"
 LINE = re.compile(r"^\s*(\w+): (\w+) = (.+?)\s+# (.+)$")
 
 
-def parsed(text): return [LINE.match(line).groups() for line in text.splitlines() if line.strip()]
+def parsed(text):
+    "(name, type, default, comment) of each line; a comment may go on below its line, three blanks behind the mark"
+    whole = re.sub(r"\n\s+# {3}(?=\S)", " ", text)
+    return [LINE.match(line).groups() for line in whole.splitlines() if line.strip() and not line.strip().startswith("# ")]
 
 
 def test_parameters_cell_equals_settings():

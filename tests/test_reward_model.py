@@ -251,7 +251,7 @@ def test_report_of_a_perfect_and_a_deaf_judge():
 
 def test_parameters_cell_equals_settings():
     cells = [c for c in json.loads(CHAPTER.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    module = (ROOT / "vlrlbook" / "reward_model.py").read_text()
+    module = (ROOT / "vlrlbook" / "reward_model_settings.py").read_text()
     body = module.split("class RewardModelSettings(Settings):")[1].split("aliases:")[0].split('"\n', 1)[1]
     assert len(cells) == 1 and parsed("".join(cells[0]["source"])) == parsed(body)
 

@@ -1,7 +1,8 @@
 """The `vlrlbook` command: each subcommand is a thin face of a function of another module.
 
-Written by hand. What a subcommand needs is imported when it is asked for, so that `vlrlbook --help` answers at
-once and the doctor starts where other modules cannot."""
+A function's docstring is the help of its command, `args` what argparse read for it, `rest` the words that
+argparse did not know. What a subcommand needs is imported when it is asked for, so that `vlrlbook --help`
+answers at once and the doctor starts where other modules cannot. Written by hand."""
 import argparse
 import json
 import os
@@ -39,7 +40,8 @@ def notebooks(args, rest):
 
 
 def workshop(args, rest):
-    "Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for half a day and a full one"
+    """Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for
+    half a day and a full one"""
     from vlrlbook.workshop import write_workshop
     print(*write_workshop(args.out_dir), sep="\n")
 
@@ -60,59 +62,88 @@ def export_model(args, rest):
 def convert_vqa(args, rest):
     "Rows of any known form to EasyR1 rows"
     from vlrlbook.data import convert_vqa, published_split, read_rows
-    written = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys, args.skip_bad_rows, print)
-    print(f"{written} rows in {args.output_jsonl}{', parted into _train and _test' if args.split else ''}")
+    written = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys,
+                          args.skip_bad_rows, print)
+    parted = ", parted into _train and _test" if args.split else ""
+    print(f"{written} rows in {args.output_jsonl}{parted}")
     if args.split == "published":
-        leaking = published_split([row for _, row in read_rows(args.input_jsonl)])[2]
-        print(f"{leaking:.0%} of the test pictures are in the train part too; --split picture keeps them apart")
+        rows = [row for _, row in read_rows(args.input_jsonl)]
+        _, _, leaking = published_split(rows)
+        advice = "--split picture keeps them apart"
+        print(f"{leaking:.0%} of the test pictures are in the train part too; {advice}")
 
 
 def convert_boxes(args, rest):
     "Boxes of a COCO file, or of RefCOCO-style rows, to rows of task pointing"
     from vlrlbook.pointing import convert_boxes
-    written = convert_boxes(args.input, args.output_jsonl, args.image_dir, args.form, args.skip_bad_rows, print)
+    written = convert_boxes(args.input, args.output_jsonl, args.image_dir, args.form,
+                            args.skip_bad_rows, print)
     print(f"{written} rows in {args.output_jsonl}")
 
 
 def check_data(args, rest):
-    "Look a counting ZIP or a file of rows through, as training will; exit status 1 if training would refuse it"
+    """Look a counting ZIP or a file of rows through, as training will; exit status 1 if training would
+    refuse it"""
     from vlrlbook.data_check import check_file
-    found = check_file(args.path, args.kind, args.image_dir, args.keys, args.reward, args.skip_bad_rows, args.strict,
-                       args.val_data, args.model)
-    print(found)
-    if not found.good:
-        raise found.problems[0]  # to stderr, as every command says what stops it
-    print("training will take it" + ("" if args.model else "; the length of prompts is looked at with --model"))
+    report = check_file(args.path, args.kind, args.image_dir, args.keys, args.reward, args.skip_bad_rows,
+                        args.strict, args.val_data, args.model)
+    print(report)
+    if not report.good:
+        raise report.problems[0]  # to stderr, as every command says what stops it
+    unseen = "" if args.model else "; the length of prompts is looked at with --model"
+    print(f"training will take it{unseen}")
 
 
-def given(args, rest, cls=None) -> dict:
-    "The settings that were written; other names for them, and names that nobody knows, are left to `read_settings`"
+def given(
+    args,  # what argparse knew, a setting that was not written as None
+    rest,  # the words that it did not know
+    cls=None,  # the class of settings, for its flags and for other names of a setting
+) -> dict:  # name → value or text
+    "The settings that were written; names that nobody knows are left to `read_settings`, which refuses them"
     from vlrlbook.settings import flag_names, named_options
-    written = {k: v for k, v in vars(args).items() if k not in ("command", "function", "config") and v is not None}
+    ours = ("command", "function", "config")  # of `parser`: no settings
+    written = {name: value for name, value in vars(args).items() if name not in ours and value is not None}
+    # `--keys answer=solution image=scan` came as a list of words; settings take one text.
     if isinstance(written.get("keys"), list):
         written["keys"] = " ".join(written["keys"])
     others = named_options(rest, flag_names(cls) if cls else set())
     for name in others:
-        ours = getattr(cls, "aliases", {}).get(name) or getattr(cls, "stand_ins", {}).get(name, [None])[0]
-        if ours and ours != name:
-            print(f"--{name} is taken as {ours}", file=sys.stderr)
+        setting = _setting_of(name, cls)
+        if setting and setting != name:
+            print(f"--{name} is taken as {setting}", file=sys.stderr)
     return written | others
+
+
+def _setting_of(name, cls):
+    "The setting for which `name` is another word, or None; `read_settings` puts its value there"
+    aliases = getattr(cls, "aliases", {})  # another name → setting
+    stand_ins = getattr(cls, "stand_ins", {})  # another name → (setting, {text: value})
+    if aliases.get(name):
+        return aliases[name]
+    return stand_ins[name][0] if name in stand_ins else None
+
+
+def settings_from_file(args, rest, cls=None):
+    "GRPO settings of `--config`, if it was written, under those of the command line"
+    from vlrlbook.settings import GRPOSettings, load_settings, read_settings
+    written = given(args, rest, cls)
+    return load_settings(args.config, **written) if args.config else read_settings(GRPOSettings, written)
 
 
 def grpo(args, rest):
     "Train with GRPO without the page; settings of chapter 05, from a file and from options"
-    from vlrlbook.core import read_settings
-    from vlrlbook.grpo import GRPOSettings, load_settings, run
-    run(load_settings(args.config, **given(args, rest)) if args.config else read_settings(GRPOSettings, given(args, rest)))
+    from vlrlbook.grpo import run
+    run(settings_from_file(args, rest))
 
 
 def fit(args, rest):
-    "GB of a GRPO run before it starts, stock and with shared prompts, and the largest batch for cards of 16 to 141 GB"
+    """GB of a GRPO run before it starts, stock and with shared prompts, and the largest batch for cards of
+    16 to 141 GB"""
     from vlrlbook.fit import fit_tables, will_fit
-    from vlrlbook.settings import GRPOSettings, load_settings, read_settings
+    from vlrlbook.settings import GRPOSettings
+    # Taken out of `args`, of which `given` makes settings.
     own = {name: vars(args).pop(name) for name in ("prompt_tokens", "pictures")}
-    written = given(args, rest, GRPOSettings)
-    settings = load_settings(args.config, **written) if args.config else read_settings(GRPOSettings, written)
+    settings = settings_from_file(args, rest, GRPOSettings)
     print(*fit_tables(will_fit(settings, **own)), sep="\n\n")
 
 
@@ -120,21 +151,26 @@ def reward_model(args, rest):
     "Train a reward model on preference rows; settings of chapter 03"
     from vlrlbook.core import read_settings
     from vlrlbook.reward_model import RewardModelSettings, train_reward_model
-    found = train_reward_model(read_settings(RewardModelSettings, given(args, rest, RewardModelSettings)))
-    if found and not found["n"]:
-        print(f"no pair of the test rows has a preference, so there is no accuracy; {found['model']}")
-    elif found:
-        print(f"{found['n']} pairs judged: accuracy {found['pair_accuracy']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}); "
-              f"{found['model']}")
+    settings = read_settings(RewardModelSettings, given(args, rest, RewardModelSettings))
+    results = train_reward_model(settings)
+    if not results:
+        return  # a process other than the first
+    if not results["n"]:
+        print(f"no pair of the test rows has a preference, so there is no accuracy; {results['model']}")
+        return
+    low, high = results["ci95"]
+    accuracy = f"accuracy {results['pair_accuracy']:.3f} ({low:.3f} to {high:.3f})"
+    print(f"{results['n']} pairs judged: {accuracy}; {results['model']}")
 
 
 def score(args, rest):
     "Score a preference file with a reward model; the result's name is always a new one"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import report_table, score_file
-    found = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size, args.skip_bad_rows,
-                       device=args.device, keys=args.keys, base_model=args.base_model)
-    print(Table(report_table(found["report"]), f"{found['pairs_per_second']:.1f} pairs a second; {found['path']}"))
+    scored = score_file(args.model, args.data, args.output_dir, args.image_dir, args.batch_size,
+                        args.skip_bad_rows, device=args.device, keys=args.keys, base_model=args.base_model)
+    caption = f"{scored['pairs_per_second']:.1f} pairs a second; {scored['path']}"
+    print(Table(report_table(scored["report"]), caption))
 
 
 def rank(args, rest):
@@ -146,8 +182,10 @@ def rank(args, rest):
     ranked = rank_answers(judge, picture, args.question, args.answers)
     for row in ranked:
         row["score"], row["chance"] = f"{row['score']:.3f}", f"{row['chance']:.3f}"
-    fitted = judge.facts["calibration"]
-    tried = f"calibrated on {fitted['pairs']} pairs, temperature {fitted['temperature']:.2f}" if fitted else "not calibrated"
+    fitted = judge.facts["calibration"]  # {temperature, pairs}, or None
+    tried = "not calibrated"
+    if fitted:
+        tried = f"calibrated on {fitted['pairs']} pairs, temperature {fitted['temperature']:.2f}"
     print(Table(ranked, f"chance: that the judge would pick this answer among all of these ({tried})"))
 
 
@@ -156,7 +194,9 @@ def aloha(args, rest):
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
     made = run_aloha(read_settings(AlohaSettings, given(args, rest, AlohaSettings)))
-    if made is not None and int(os.environ.get("RANK", 0)) == 0: print(made)
+    # Of several processes, as torchrun starts them, the first one speaks.
+    if made is not None and int(os.environ.get("RANK", 0)) == 0:
+        print(made)
 
 
 def aloha_films(args, rest):
@@ -171,8 +211,13 @@ def evaluate(args, rest):
     from vlrlbook.core import Table, read_settings
     from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
     results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
-    print(Table([dict(metric=m["name"], value=with_interval(m), n=m["n"], interval=m["interval"]) for m in results["metrics"]]))
-    print(Table([dict(question=q["question"], answer=q["answer"], because=q["because"]) for q in results["questions"]]))
+    rows = []
+    for metric in results["metrics"]:
+        value = with_interval(metric)
+        rows.append(dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"]))
+    print(Table(rows))
+    shown = ("question", "answer", "because")
+    print(Table([{name: question[name] for name in shown} for question in results["questions"]]))
 
 
 def ask(args, rest):
@@ -180,18 +225,21 @@ def ask(args, rest):
     from vlrlbook.answers import ask_model
     from vlrlbook.core import Table
     from vlrlbook.marking import merged
-    found = ask_model(args.model, args.picture, args.question, args.adapter, args.answers, args.temperature,
-                      args.max_new_tokens, args.max_image_size, args.task, args.seed, args.use_4bit)
-    told = {name: found[name] for name in ("before", "after") if found[name]}
-    rows = [dict(asked="best guess") | {name: said["greedy"] for name, said in told.items()}]
+    answers = ask_model(args.model, args.picture, args.question, args.adapter, args.answers, args.temperature,
+                        args.max_new_tokens, args.max_image_size, args.task, args.seed, args.use_4bit)
+    # A column for each model that was asked; without an adapter there is no `after`.
+    models = {name: answers[name] for name in ("before", "after") if answers[name]}
+    best = {name: texts["greedy"] for name, texts in models.items()}
+    rows = [dict(asked="best guess") | best]
     if args.answers:
-        samples = {name: merged(said["sampled"]) for name, said in told.items()}
+        samples = {name: merged(texts["sampled"]) for name, texts in models.items()}
         rows.append(dict(asked=f"{args.answers} samples") | samples)
     print(Table(rows))
 
 
 def predictions(args, rest):
-    "Write predictions as another evaluation program keeps them; its own files are read by `evaluate --predictions`"
+    """Write predictions as another evaluation program keeps them; its own files are read by `evaluate
+    --predictions`"""
     from vlrlbook.evaluation import read_predictions
     from vlrlbook.prediction_files import save_predictions_as
     n = save_predictions_as(args.form, read_predictions(args.predictions), args.column, args.out)
@@ -209,7 +257,9 @@ def serve(args, rest):
     from vlrlbook.core import read_settings
     from vlrlbook.service import ServiceSettings, serve
     written = given(args, rest)
-    if written.pop("no_token"): written["token"] = False
+    # A flag of its own: where it is written, the setting `token` is false.
+    if written.pop("no_token"):
+        written["token"] = False
     serve(read_settings(ServiceSettings, written))
 
 
@@ -217,49 +267,65 @@ def exported(args, rest, verl=False):
     "Export as the arguments say, and tell what is there"
     from vlrlbook.easyr1 import export_easyr1, export_keys, export_verl, parse_overrides, read_engine_yaml
     engine = "verl" if verl else args.version
-    config = read_engine_yaml(args.config, engine, rest).given if getattr(args, "config", None) else {}
-    given = {k: v for k, v in config.items() if k not in export_keys(engine)} | parse_overrides(rest, engine)
-    where = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys, skip_bad_rows=args.skip_bad_rows, tell=print)
+    # `export-verl` has no --config.
+    config = {}
+    if getattr(args, "config", None):
+        config = read_engine_yaml(args.config, engine, rest).given
+    # The export names files and columns itself; what is written as a.b=c wins over the YAML.
+    kept = {name: value for name, value in config.items() if name not in export_keys(engine)}
+    overrides = kept | parse_overrides(rest, engine)
+    where = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
+                 skip_bad_rows=args.skip_bad_rows, tell=print)
     is_counting = Path(args.data).suffix.lower() == ".zip" or Path(args.data).is_dir()
     reward = args.reward or ("counting" if is_counting else "vqa")
     if verl:
-        folder = export_verl(args.data, reward, given, args.output_dir, **where)
+        folder = export_verl(args.data, reward, overrides, args.output_dir, **where)
     else:
-        folder = export_easyr1(args.data, reward, given, args.output_dir, args.version, **where)
+        folder = export_easyr1(args.data, reward, overrides, args.output_dir, args.version, **where)
     train, val = json.loads((folder / "export.json").read_text())["rows"]
-    print(f"{folder}: {train} rows to learn from, {val} to measure on; next: vlrlbook dry-run --path {folder}")
+    rows = f"{train} rows to learn from, {val} to measure on"
+    print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
 
 
 def export_easyr1(args, rest):
-    "Write a directory that EasyR1 runs: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh; any a.b=c sets a key"
+    """Write a directory that EasyR1 runs: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh;
+    any a.b=c sets a key"""
     exported(args, rest)
 
 
 def export_verl(args, rest):
-    "Write a directory that verl runs: parquet files, reward.py, train.sh with every override; any a.b=c sets a key"
+    """Write a directory that verl runs: parquet files, reward.py, train.sh with every override; any a.b=c
+    sets a key"""
     exported(args, rest, verl=True)
 
 
 def dry_run(args, rest):
-    "Look through an exported directory, or an EasyR1 YAML, before it costs anything; exit status 1 if there are problems"
+    """Look through an exported directory, or an EasyR1 YAML, before it costs anything; exit status 1 if
+    there are problems"""
     from vlrlbook.easyr1 import dry_run
-    found = dry_run(args.path, overrides=rest, version=args.version, processes=args.processes, gpu_gb=args.gpu_gb)
-    print(found)
-    return 0 if found.ok else 1
+    inspected = dry_run(args.path, overrides=rest, version=args.version, processes=args.processes,
+                        gpu_gb=args.gpu_gb)
+    print(inspected)
+    return 0 if inspected.ok else 1
 
 
 def merge_shards(args, rest):
-    "FSDP shards of EasyR1 or verl as one model directory; --test compares with a model directory, tensor by tensor"
+    """FSDP shards of EasyR1 or verl as one model directory; --test compares with a model directory, tensor
+    by tensor"""
     from vlrlbook.core import Table
     from vlrlbook.easyr1 import merge_shards
-    print(Table([merge_shards(args.local_dir, args.output_dir, args.dtype, args.test, args.lora, args.lora_alpha, args.max_shard_gb)]))
+    merged = merge_shards(args.local_dir, args.output_dir, args.dtype, args.test, args.lora, args.lora_alpha,
+                          args.max_shard_gb)
+    print(Table([merged]))
 
 
 def quick_start(args, rest):
-    "Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable; settings of chapter 09"
+    """Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable; settings
+    of chapter 09"""
     from vlrlbook.core import Table, read_settings
     from vlrlbook.easyr1 import QuickStartSettings, quick_start
-    print(Table(quick_start(read_settings(QuickStartSettings, given(args, rest)))["stages"]))
+    results = quick_start(read_settings(QuickStartSettings, given(args, rest)))
+    print(Table(results["stages"]))
 
 
 def doctor(args, rest):
@@ -279,7 +345,7 @@ def version_line() -> str:
 
 
 def chapter_options(chapter):
-    "(name, help, whether true or false) of a chapter's settings, from its parameters cell: --help imports nothing heavy"
+    "(name, help, whether true or false) of a chapter's settings; --help must import nothing heavy"
     # `notebooks_dir` imports NumPy and Pillow. Where they are missing, `vlrlbook doctor` must still start and
     # say so; then --help lists no options of the chapters, which are taken all the same.
     try:
@@ -292,15 +358,20 @@ def chapter_options(chapter):
         return [(name, text, name in flags) for name, text in settings_help(GRPOSettings).items()]
     # the other chapters' classes stand in modules that import torch, so their pages are read
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
-    cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
-    found = re.findall(r"^(\w+): (\w+).*?  # (.*)$", cell, re.M)
+    tagged = [cell for cell in cells if cell["metadata"].get("tags") == ["parameters"]]
+    parameters = "".join(tagged[0]["source"])
+    # `name: type = default  # help`, a line for each
+    fields = re.findall(r"^(\w+): (\w+).*?  # (.*)$", parameters, re.M)
     # a bare --log_samples was a flag of the reward system; here it is a number, whose default the flag means
-    return [(name, text, kind == "bool" or name == "log_samples") for name, kind, text in found]
+    return [(name, text, kind == "bool" or name == "log_samples") for name, kind, text in fields]
 
 
 def option(name, also=(), **kwargs):
     "What argparse takes for an option: its spellings with - and _ under this and other names, and the rest"
-    flags = [flag for one in (name, *also) for flag in (f"--{one}", f"--{one.replace('_', '-')}")]
+    flags = []
+    for spelling in (name, *also):
+        flags += [f"--{spelling}", f"--{spelling.replace('_', '-')}"]
+    # A name without a _ gave the same flag twice, which argparse refuses.
     return tuple(dict.fromkeys(flags)), dict(dest=name, **kwargs)
 
 
@@ -312,6 +383,7 @@ def settings_options(chapter):
     options = []
     for name, text, flag in chapter_options(chapter):
         more = bare if flag else several if name == "keys" else {}
+        # argparse fills in what stands behind a %, such as %(default)s; two of them are one.
         options.append(option(name, help=text.replace("%", "%%"), **more))
     return options
 
@@ -337,7 +409,8 @@ def check_options():
     "Options of `vlrlbook check-data`"
     return [
         (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
-        (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa", help="what the rows hold")),
+        (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa",
+                          help="what the rows hold")),
         option("image_dir", help="where picture paths begin; beside the file if not given"),
         option("reward", help="under which truths are tried; the task's own if not given"),
         option("val_data", help="a file that must not share a picture with this one"),
@@ -354,7 +427,8 @@ def score_options():
         option("base_model", ("base_model_name",), help="what an older script's file was trained from"),
         option("data", ("data_path", "test_data", "test_data_path"), required=True,
                help="preference rows: .jsonl, .json, .csv, .tsv or .parquet"),
-        option("output_dir", ("output_path",), default=".", help="where the result goes; a .jsonl is the result itself"),
+        option("output_dir", ("output_path",), default=".",
+               help="where the result goes; a .jsonl is the result itself"),
         option("image_dir", help="where picture paths begin; beside the file if not given"),
         option("batch_size", type=int, default=16, help="answers at a time"),
         *row_options(),
@@ -391,7 +465,8 @@ def measuring_commands(command):
             (["picture"], dict(help="a picture file")),
             (["question"], dict(help="such as \"How many?\"")),
             option("adapter", help="directory of a LoRA adapter or of a whole trained model"),
-            option("answers", type=int, default=4, help="sampled answers of each; 0 asks for the best guess alone"),
+            option("answers", type=int, default=4,
+                   help="sampled answers of each; 0 asks for the best guess alone"),
             # What is not given is as the run was trained.
             option("temperature", type=float, help="of sampling"),
             option("max_new_tokens", type=int, help="longest answer"),
@@ -411,48 +486,105 @@ def measuring_commands(command):
 
 def model_commands(command):
     "The commands that write model directories; `command` is that of `parser`"
-    command(merge_lora, "merge-lora", option("base_model", required=True, help="path or hub id"),
+    command(merge_lora, "merge-lora",
+            option("base_model", required=True, help="path or hub id"),
             option("lora_model", required=True, help="adapter's directory"),
-            option("output_path", required=True, help="new directory"), option("cache_dir", help="where hub downloads go"),
-            option("dtype", default="keep", help="float32, bfloat16 or float16; as the base's weights are if not given"),
+            option("output_path", required=True, help="new directory"),
+            option("cache_dir", help="where hub downloads go"),
+            option("dtype", default="keep",
+                   help="float32, bfloat16 or float16; as the base's weights are if not given"),
             option("transformers_4", action="store_true",
-                   help="write config and tokenizer in words that transformers 4 can read, where the base's are not"))
-    command(export_model, "export-model", option("model", required=True, help="model directory"),
+                   help="write config and tokenizer in words that transformers 4 can read, "
+                        "where the base's are not"))
+    command(export_model, "export-model",
+            option("model", required=True, help="model directory"),
             option("output_path", required=True, help="new directory"))
 
 
-def parser() -> argparse.ArgumentParser:
-    "The command line: option names as the systems write them, with - or _"
-    top = argparse.ArgumentParser(prog="vlrlbook", description="Reinforcement learning for vision-language models, as a book that runs")
-    top.add_argument("--version", action="version", version=version_line())
-    commands = top.add_subparsers(dest="command", required=True)
-
-    def command(function, name, *options):
-        sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__, allow_abbrev=False)
-        sub.set_defaults(function=function)
-        for flags, kwargs in options: sub.add_argument(*flags, **kwargs)
-
-    command(run, "run", (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
-    command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
-    command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
-    command(doctor, "doctor",
-            (["--quick"], dict(action="store_true", help="leave out the two training steps, about a minute")))
-    model_commands(command)
+def data_commands(command):
+    "`convert-vqa`, `convert-boxes` and `check-data`; `command` is that of `parser`"
     command(convert_vqa, "convert-vqa", *convert_options())
     command(convert_boxes, "convert-boxes",
-            option("input", required=True, help="a COCO file (.json), or rows with a phrase, a picture and a box each"),
+            option("input", required=True,
+                   help="a COCO file (.json), or rows with a phrase, a picture and a box each"),
             option("output_jsonl", required=True, help="file to write"),
             option("image_dir", help="where picture paths begin; beside the input if not given"),
             option("form", choices=["xywh", "xyxy"], default="xywh",
                    help="of the boxes in rows: corner, width and height, or two corners"),
             option("skip_bad_rows", action="store_true", help="leave rows out whose picture cannot be used"))
     command(check_data, "check-data", *check_options())
-    command(grpo, "grpo", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")),
-            *settings_options("05_grpo"))
-    command(fit, "fit", (["--config"], dict(help="a .yaml or .json file with settings; options win over it")),
-            option("prompt_tokens", type=int, help="of text in a prompt; as many as a drawn question has if not given"),
+
+
+def grpo_commands(command):
+    "`grpo` and `fit`; `command` is that of `parser`"
+    config = (["--config"], dict(help="a .yaml or .json file with settings; options win over it"))
+    command(grpo, "grpo", config, *settings_options("05_grpo"))
+    command(fit, "fit", config,
+            option("prompt_tokens", type=int,
+                   help="of text in a prompt; as many as a drawn question has if not given"),
             option("pictures", type=int, default=1, help="of a prompt, each of the largest size"),
             *settings_options("05_grpo"))
+
+
+def engine_commands(command):
+    "The commands around EasyR1 and verl; `command` is that of `parser`"
+    rows = [option("data", required=True,
+                   help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
+            *row_options(),
+            option("val_data", help="rows to measure on; a tenth of the pictures if not given"),
+            option("image_dir", help="where picture paths begin; beside the file if not given"),
+            option("reward", help="a rule of chapter 02, module:function, or a weighted sum; "
+                                  "counting or vqa by the data"),
+            option("output_dir", required=True, help="new or empty directory")]
+    version = dict(choices=["0.3.2", "current"], help="of EasyR1")
+    config_help = ("a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; "
+                   "a.b=c wins")
+    command(export_easyr1, "export-easyr1", *rows, option("version", default="0.3.2", **version),
+            (["--config"], dict(help=config_help)))
+    command(export_verl, "export-verl", *rows)
+    command(dry_run, "dry-run",
+            option("path", required=True, help="exported directory, or a YAML of EasyR1"),
+            option("version", default=None, **version),  # None: as the directory says
+            option("processes", type=int, help="that look at rows; one a CPU if not given"),
+            option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
+    command(merge_shards, "merge-shards",
+            option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"),
+            option("output_dir", help="model directory to write: new or empty"),
+            option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"),
+            option("test", help="model directory to compare with; without --output_dir nothing is written"),
+            option("lora", default="merge",
+                   help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"),
+            option("lora_alpha", type=float, help="where no file beside the shards holds it"),
+            option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
+    command(quick_start, "quick-start", *settings_options("09_easyr1"))
+
+
+def parser() -> argparse.ArgumentParser:
+    "The command line: option names as the systems write them, with - or _"
+    description = "Reinforcement learning for vision-language models, as a book that runs"
+    top = argparse.ArgumentParser(prog="vlrlbook", description=description)
+    top.add_argument("--version", action="version", version=version_line())
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(function, name, *options):
+        "Add a subcommand; an option is a pair of its flags and what argparse takes for them"
+        # Without abbreviations: a misspelt option must not be taken for the beginning of another one.
+        text = function.__doc__
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(function=function)
+        for flags, kwargs in options:
+            sub.add_argument(*flags, **kwargs)
+
+    # `vlrlbook --help` lists them in this order.
+    command(run, "run",
+            (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
+    command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
+    command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
+    command(doctor, "doctor",
+            (["--quick"], dict(action="store_true", help="leave out the two training steps, about a minute")))
+    model_commands(command)
+    data_commands(command)
+    grpo_commands(command)
     command(reward_model, "reward-model", *settings_options("03_reward_model"))
     command(score, "score", *score_options())
     command(rank, "rank", *rank_options())
@@ -461,48 +593,50 @@ def parser() -> argparse.ArgumentParser:
     measuring_commands(command)
     command(serve, "serve",
             (["--no_token", "--no-token"],
-             dict(action="store_true", help="anyone on this machine may come in; refused on other addresses")),
+             dict(action="store_true",
+                  help="anyone on this machine may come in; refused on other addresses")),
             *settings_options("08_service"))
-    rows = [option("data", required=True, help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
-            *row_options(), option("val_data", help="rows to measure on; a tenth of the pictures if not given"),
-            option("image_dir", help="where picture paths begin; beside the file if not given"),
-            option("reward", help="a rule of chapter 02, module:function, or a weighted sum; counting or vqa by the data"),
-            option("output_dir", required=True, help="new or empty directory")]
-    of_easyr1 = lambda default: option("version", choices=["0.3.2", "current"], default=default, help="of EasyR1")
-    command(export_easyr1, "export-easyr1", *rows, of_easyr1("0.3.2"),
-            (["--config"], dict(help="a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; a.b=c wins")))
-    command(export_verl, "export-verl", *rows)
-    command(dry_run, "dry-run", option("path", required=True, help="exported directory, or a YAML of EasyR1"), of_easyr1(None),
-            option("processes", type=int, help="that look at rows; one a CPU if not given"),
-            option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
-    command(merge_shards, "merge-shards", option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"),
-            option("output_dir", help="model directory to write: new or empty"),
-            option("dtype", help="float32, bfloat16 or float16; as the shards are if not given"),
-            option("test", help="model directory to compare with; without --output_dir nothing is written"),
-            option("lora", default="merge", help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"),
-            option("lora_alpha", type=float, help="where no file beside the shards holds it"),
-            option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
-    command(quick_start, "quick-start", *settings_options("09_easyr1"))
+    engine_commands(command)
     return top
+
+
+# Commands that read the words that argparse does not know: other names of settings, papermill's own options.
+reads_on = ("run", "grpo", "fit", "reward-model", "aloha", "evaluate", "serve", "quick-start")
+# Commands that take keys of an engine's settings as a.b=c.
+takes_keys = ("export-easyr1", "export-verl", "dry-run")
 
 
 def main(argv=None):
     "Entry point of the console command"
     args, rest = parser().parse_known_args(argv)
-    keys = args.command in ("export-easyr1", "export-verl", "dry-run") and all("=" in w and not w.startswith("-") for w in rest)
-    if rest and not keys and args.command not in ("run", "grpo", "fit", "reward-model", "aloha", "evaluate", "serve", "quick-start"):
-        names = [word.partition("=")[0] for word in rest if word.startswith("-")] # not the values: one may be a key
-        parser().error(f"unrecognized arguments: {' '.join(names) or len(rest)}")
-    if args.function is not doctor: # the doctor must start where NumPy, which core needs, is missing
+    _refuse_unread(args.command, rest)
+    if args.function is not doctor:  # the doctor must start where NumPy, which core needs, is missing
         from vlrlbook.core import quiet_libraries
         quiet_libraries()
-    try: return args.function(args, rest)
-    except ImportError as e:
-        if e.name is None: sys.exit(f"vlrlbook {args.command}: {e}") # a chapter's own words
-        extra = extra_of(e.name.partition(".")[0])
-        if extra is None: raise
-        sys.exit(f'vlrlbook {args.command}: {e.name} is not installed: pip install "vlrlbook[{extra}]"')
-    except (OSError, ValueError) as e: sys.exit(f"vlrlbook {args.command}: {e}")
+    try:
+        return args.function(args, rest)
+    except ImportError as error:
+        if error.name is None:
+            sys.exit(f"vlrlbook {args.command}: {error}")  # a chapter's own words
+        extra = extra_of(error.name.partition(".")[0])
+        if extra is None:
+            raise  # no package that an extra brings: a fault of ours
+        advice = f'pip install "vlrlbook[{extra}]"'
+        sys.exit(f"vlrlbook {args.command}: {error.name} is not installed: {advice}")
+    except (OSError, ValueError) as error:  # what a user can mend; SettingsError and DataError are the latter
+        sys.exit(f"vlrlbook {args.command}: {error}")
 
 
-if __name__ == "__main__": sys.exit(main())
+def _refuse_unread(command, rest):
+    "Stop with argparse's message where words are left that the command would not read"
+    if not rest or command in reads_on:
+        return
+    if command in takes_keys and all("=" in word and not word.startswith("-") for word in rest):
+        return
+    # not the values: one may be a key
+    names = [word.partition("=")[0] for word in rest if word.startswith("-")]
+    parser().error(f"unrecognized arguments: {' '.join(names) or len(rest)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

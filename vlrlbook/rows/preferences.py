@@ -54,13 +54,15 @@ def read_preference_row(
         raise DataError("preference.row", f"expected an object, found {str(row)[:80]!r}", row=number)
     if empty is None:
         empty = empty_columns([row])
-    columns, notes = Columns(_unfolded(row, keys, number), keys, number, empty), []
+    # `columns` finds a column under all its names, and keeps which ones were read.
+    columns = Columns(_unfolded(row, keys, number), keys, number, empty)
     video = columns.name_of("video")
     if video and columns.row[video] not in ("", []):
         raise DataError("row.video", f"column {video!r} holds a video: only pictures are read", row=number)
     # a rejected answer makes a pair; `chosen` alone may be a column of something else
     paired = columns.name_of("rejected") is not None
-    question, response, ranks, votes = (_pair if paired else _ranked)(columns)
+    question, response, ranks, votes = _pair(columns) if paired else _ranked(columns)
+    notes = []  # filled by the next two
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
     turns, query = _marked(question, len(pictures), notes, number)
     margin, group = _margin(columns), columns.get("group")
@@ -81,11 +83,12 @@ def _unfolded(row, keys, number):
         inside = json.loads(text)
     except (ValueError, RecursionError):  # only a text with a brace: the row is refused for what it lacks
         return row
-    return {name: value for name, value in row.items() if name != columns.name_of("text")} | inside
+    folded = columns.name_of("text")
+    return {name: value for name, value in row.items() if name != folded} | inside
 
 
 def _refuse(columns, code, message):
-    "A `DataError` of this row"
+    "Raise a `DataError` of this row"
     raise DataError(f"preference.{code}", message, row=columns.number)
 
 
@@ -93,31 +96,49 @@ def _refuse(columns, code, message):
 
 def _ranked(columns):
     "Question, answers, ranks and votes of a row in the reward model's own form"
-    response, ranks = as_list(columns.get("response")), as_list(columns.get("ranking"))
+    response = _responses(columns)
+    votes = _votes(columns, len(response))
+    ranks = _ranks(columns, response, votes)
+    _check_votes(columns, ranks, votes)
+    return _ranked_question(columns), response, ranks, votes
+
+
+def _responses(columns):
+    "Two or more answers, all of them texts with something in it"
+    written = columns.get("response")
+    response = as_list(written)
     if not response or len(response) < 2 or not all(map(_is_filled_text, response)):
-        found = columns.get("response")
         # the columns are named where there is no answer, so that a misspelt one is seen
         there = columns.there() or "nothing"
-        shown = f"the row has {there}" if found is None else f"found {str(found)[:80]!r}"
+        shown = f"the row has {there}" if written is None else f"found {str(written)[:80]!r}"
         _refuse(columns, "response", f"expected two or more texts (or chosen and rejected), {shown}")
-    votes = _votes(columns, len(response))
+    return response
+
+
+def _ranks(columns, response, votes):
+    "A number for each answer, 0 for the best: as the row says it, else by the votes"
+    ranks = as_list(columns.get("ranking"))
     if ranks is None and votes:
+        # so many answers have more votes; equal votes make equal ranks
         ranks = [sum(other > own for other in votes) for own in votes]
     if not ranks or len(ranks) != len(response):
         _refuse(columns, "ranks", f"{len(response)} responses but ranks {ranks!r}")
     if not all(_is_number(rank) for rank in ranks):
         _refuse(columns, "ranks", f"ranks must be numbers, found {ranks!r}")
-    _check_votes(columns, ranks, votes)
+    return ranks
+
+
+def _ranked_question(columns):
+    "The question of a row with ranks: a text, or the turns of a chat"
     name = columns.name_of("question") or columns.name_of("chat")
     query = columns.row[name] if name is not None else None
     if is_turns(query):  # the system's turn goes in front of the question, as in VQA rows
-        question = _asked(read_turns(query, columns.number, "preference.query"), columns)
-        return question, response, ranks, votes
+        return _asked(read_turns(query, columns.number, "preference.query"), columns)
     if query is not None and not isinstance(query, str):
         _refuse(columns, "query", f"query is a {type(query).__name__}, expected a text")
     if not query or not query.strip():
         _refuse(columns, "query", "query is empty")
-    return _Question(query), response, ranks, votes
+    return _Question(query)
 
 
 def _is_filled_text(value):
@@ -138,30 +159,36 @@ def _is_number(value):
 
 def _votes(columns, answers):
     "How many preferred each answer, or which share of them; None where the row does not say"
-    votes, probability = columns.get("votes"), columns.get("probability")
-    if isinstance(probability, str) and is_number(probability):  # of a CSV
-        probability = float(probability)
-    if votes is not None:
-        found = as_list(listed(votes) if isinstance(votes, str) else votes)
-        if found is None:
-            _refuse(columns, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
-        votes = found
+    written, probability = columns.get("votes"), columns.get("probability")
+    votes = None
+    if written is not None:
+        # a CSV holds a list as text
+        votes = as_list(listed(written) if isinstance(written, str) else written)
+        if votes is None:
+            _refuse(columns, "votes", f"expected {answers} numbers from 0, found {written!r}"[:160])
     if votes is not None and probability is not None:
         _refuse(columns, "votes", "votes and a probability: expected one of them")
-    if votes is None and probability is None:
-        return None
+    if probability is not None:
+        return _shares(columns, probability, answers)
     if votes is None:
-        if answers != 2:
-            _refuse(columns, "votes", f"a probability among {answers} answers; expected votes, one for each")
-        if not (_is_number(probability) and 0 <= probability <= 1):
-            told = "the probability that the first answer is preferred"
-            _refuse(columns, "votes", f"{told}: expected 0 to 1, found {probability!r}"[:160])
-        return [float(probability), 1 - float(probability)]
+        return None
     if len(votes) != answers or not all(_is_number(vote) and vote >= 0 for vote in votes):
         _refuse(columns, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
         _refuse(columns, "votes", "nobody has voted: all votes are 0")
     return [float(vote) for vote in votes]
+
+
+def _shares(columns, probability, answers):
+    "The probability that the first of two answers is preferred, as a share for each"
+    if isinstance(probability, str) and is_number(probability):  # of a CSV
+        probability = float(probability)
+    if answers != 2:
+        _refuse(columns, "votes", f"a probability among {answers} answers; expected votes, one for each")
+    if not (_is_number(probability) and 0 <= probability <= 1):
+        meaning = "the probability that the first answer is preferred"
+        _refuse(columns, "votes", f"{meaning}: expected 0 to 1, found {probability!r}"[:160])
+    return [float(probability), 1 - float(probability)]
 
 
 def _check_votes(columns, ranks, votes):
@@ -171,8 +198,8 @@ def _check_votes(columns, ranks, votes):
     for i, j in combinations(range(len(votes)), 2):
         # equal ranks beside unequal votes are a rule of whoever made the file, and no contradiction
         if (ranks[i] - ranks[j]) * (votes[i] - votes[j]) > 0:
-            told = f"ranks {ranks!r} prefer another answer than votes {votes!r}"
-            _refuse(columns, "votes", told[:160])
+            message = f"ranks {ranks!r} prefer another answer than votes {votes!r}"
+            _refuse(columns, "votes", message[:160])
 
 
 # Chosen and rejected
@@ -181,7 +208,8 @@ def _pair(columns):
     "Question, [chosen, rejected], their ranks and votes"
     rejected_name = columns.name_of("rejected")
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    turns = prompt = _prompt_turns(columns)
+    prompt = _prompt_turns(columns)
+    turns = prompt  # those of the question, wherever it stands
     if chosen is None:
         # ms-swift: the chat's last turn is the chosen answer, and the rejected one stands beside it
         if not prompt or prompt[-1].role != "assistant":
@@ -189,6 +217,7 @@ def _pair(columns):
         chosen, turns = prompt[-1].text, prompt[:-1]
         prompt = turns
     elif is_turns(chosen):
+        # the question may stand in front of the answer, inside the answer's own chat
         turns, chosen = _split(chosen, prompt, columns)
     if is_turns(rejected):
         rejected_turns, rejected = _split(rejected, prompt, columns)
@@ -204,7 +233,8 @@ def _pair(columns):
     if not isinstance(query, str) or not query.strip():
         _refuse(columns, "query", f"no question: the row has {columns.there()}")
     more = columns.get("input")  # Alpaca's form
-    query = f"{query}\n{more.strip()}" if isinstance(more, str) and more.strip() else query
+    if _is_filled_text(more):
+        query = f"{query}\n{more.strip()}"
     return _Question(query), responses, [0, 1], votes
 
 
@@ -238,8 +268,7 @@ def _split(value, before, columns):
     # TRL: with a prompt column the answer is one turn; without, the whole chat stands in both answers
     own = turns[:-1]
     if own and before:
-        asked = [_shown([turn for turn in side if turn.role == "user"]) for side in (own, before)]
-        if asked[0] != asked[1]:
+        if _shown_by_user(own) != _shown_by_user(before):
             _refuse(columns, "query", "the answers' own question is not that of the prompt")
         return before, turns[-1].text  # with what the system said there
     return own or before, turns[-1].text
@@ -248,6 +277,11 @@ def _split(value, before, columns):
 def _shown(turns):
     "Texts and pictures of turns, to compare two chats by"
     return [(turn.text, turn.pictures) for turn in turns]
+
+
+def _shown_by_user(turns):
+    "Texts and pictures of the user's turns: a prompt column may hold the system's turn, and the answer not"
+    return _shown([turn for turn in turns if turn.role == "user"])
 
 
 def _answer_text(value, name, columns):
@@ -265,24 +299,26 @@ def _answer_text(value, name, columns):
 
 def _asked(turns, columns):
     "The question of a chat, the turns before it, and its pictures; what the system said stands in front"
-    said = [turn for turn in turns if turn.role != "system"]
-    roles = [turn.role for turn in said]
+    talk = [turn for turn in turns if turn.role != "system"]
+    roles = [turn.role for turn in talk]
     # one turn of the user, or a talk that begins and ends with one
-    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(said))]
-    if roles != expected or len(said) % 2 == 0:
-        told = "expected turns of the user and the assistant by turns, the first and the last the user's"
-        _refuse(columns, "query", f"turns {roles} before the answer; {told}"[:300])
-    if any(turn.pictures for turn in said[1::2]):
+    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(talk))]
+    if roles != expected or len(talk) % 2 == 0:
+        order = "expected turns of the user and the assistant by turns, the first and the last the user's"
+        _refuse(columns, "query", f"turns {roles} before the answer; {order}"[:300])
+    if any(turn.pictures for turn in talk[1::2]):
         _refuse(columns, "query", "a turn of the assistant holds a picture: only the user's may")
-    systems = [turn.text.strip() for turn in turns if turn.role == "system" and turn.text.strip()]
-    texts = [turn.text.strip() for turn in said]
-    texts[0] = "\n\n".join([*systems, texts[0]])
+    systems = [turn.text.strip() for turn in turns if turn.role == "system"]
+    texts = [turn.text.strip() for turn in talk]
+    # A reward model has no turn of the system: its words come before the first question.
+    texts[0] = "\n\n".join([*filter(None, systems), texts[0]])
     if not texts[-1].replace("<image>", "").strip():
         _refuse(columns, "query", "query is empty")
     pictures = []
-    for turn in said:
+    for turn in talk:
         pictures += turn.pictures
-    return _Question(texts[-1], pictures, list(zip(roles[:-1], texts[:-1])))
+    earlier = list(zip(roles[:-1], texts[:-1]))
+    return _Question(texts[-1], pictures, earlier)
 
 
 # Marks, tokens, margin
@@ -292,28 +328,32 @@ _between_turns = "\0"  # in no text of a chat that is meant to be read
 
 def _marked(question, pictures, notes, number):
     "(turns before, query) with this book's marks, and no control token in them, before a model is loaded"
-    texts = [*(text for _, text in question.before), question.text]
+    texts = [text for _, text in question.before] + [question.text]
     # together, since the pictures of all turns are counted, and their marks may be numbered through
     whole = _between_turns.join(texts)
     if len(texts) > 1 and whole.count(_between_turns) >= len(texts):
         raise DataError("preference.query", "a turn holds a NUL character: the text is damaged", row=number)
     whole = marked_question(whole, pictures, "preference.marks", notes, number)
-    *before, query = whole.split(_between_turns) if len(texts) > 1 else [whole]
+    # a single text may hold a NUL of its own, which stays in it
+    marked = whole.split(_between_turns) if len(texts) > 1 else [whole]
+    query = marked.pop()
     if not query.replace("<image>", "").strip():
         raise DataError("preference.query", "query is empty", row=number)
     token = control_token(whole)
     if token:
         message = f"the query holds {token}, a control token of the models: the text is damaged"
         raise DataError("preference.tokens", message, row=number)
-    return [(role, text) for (role, _), text in zip(question.before, before)], query
+    turns = [(role, text) for (role, _), text in zip(question.before, marked)]
+    return turns, query
 
 
 def _margin(columns):
     "The margin that the row asks for, or None"
     # by its own lookup: a NaN counts as nothing elsewhere, and here it would be a gap that nobody asked for
-    name = columns.keys.get("margin") or next((n for n in columns.row if plain_name(n) == "margin"), None)
+    named_so = [name for name in columns.row if plain_name(name) == "margin"]
+    name = columns.keys.get("margin") or next(iter(named_so), None)
     margin = None if name is None else columns.row.get(name)
-    columns.read.add(name)
+    columns.read.add(name)  # so that it is not listed among the columns that mean nothing here
     if isinstance(margin, str):  # of a CSV
         margin = float(margin) if is_number(margin) else margin
     if margin is not None and not (_is_number(margin) and margin >= 0):

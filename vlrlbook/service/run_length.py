@@ -17,7 +17,11 @@ def rows_to_train_on(
     "Rows on the training side, as `vlrlbook.data.split_by_picture` splits one picture a row"
     different = sorted(set(pictures))
     if len(different) < 2:
-        return 0
+        return 0  # one picture cannot be on both sides
+    # The same generator, seed and order as there: it must be the same pictures, for each may have many rows.
     random.Random(seed).shuffle(different)
-    held_out = set(different[:min(len(different) - 1, max(1, round(share * len(different))))])
+    wanted = round(share * len(different))
+    most = len(different) - 1  # one at least is left to train on
+    count = min(most, max(1, wanted))
+    held_out = set(different[:count])
     return sum(picture not in held_out for picture in pictures)

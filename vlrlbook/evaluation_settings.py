@@ -1,0 +1,138 @@
+"""Settings of an evaluation: their names, what `size` and the task fill in, and which values are refused.
+
+Chapter 06 shows them at work; its parameters cell holds the fields of the class once more, for papermill.
+Written by hand, not exported from a notebook."""
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from .settings import Settings, nearest
+
+__all__ = ["presets", "EvaluationSettings"]
+
+tasks = ("counting", "vqa", "pointing")
+
+# Where there are three values, they are for these tasks.
+presets = {
+    "tiny": dict(
+        eval_samples=500, eval_batch_size=125, temperature=1.0,
+        max_completion_length=(8, 24, 18), max_image_size=(112, 112, 56)),
+    "gpu": dict(
+        eval_samples=2000, eval_batch_size=16, temperature=0.2,
+        max_completion_length=(64, 512, 128), max_image_size=512)}
+
+
+@dataclass
+class EvaluationSettings(Settings):
+    "An evaluation; chapter 06's parameters cell holds the same names, types, defaults and comments"
+    size: str = "tiny"  # tiny: a million parameters on a CPU; gpu: the counting system's defaults
+    model: str = None  # Hub id, directory, or tiny-qwen2_5_vl and the like for an untrained twin; None: what
+    #   the adapter was trained on
+    adapter: str = None  # Directory of a LoRA adapter, or of a whole trained model
+    data: str = None  # Counting ZIP, or rows (.jsonl, .json, .csv, .tsv, .parquet); None draws discs
+    image_dir: str = None  # Where the pictures of VQA rows begin; None: beside the file
+    keys: str = None  # Which column of VQA rows holds what: pairs with an equals sign between; None: by its
+    #   name
+    skip_bad_rows: bool = False  # Leave bad rows out and list them; False stops at the first
+    split: str = "held-out"  # held-out: the part of data that chapter 05 keeps from training; all: every row
+    split_seed: int = 43  # The seed of that training run
+    predictions: str = None  # Score this file (of chapter 05, of this one, or question/answer/prediction)
+    #   without a model
+    task: str = None  # counting, vqa or pointing; None: by the kind of data, for predictions counting where
+    #   every truth holds a count
+    reward: str = None  # Any reward of chapter 02; None: the task's own
+    output_dir: str = "runs/06_evaluation"  # Where results.json, metrics.csv and predictions.jsonl go
+    eval_samples: int = None  # Most pictures (tiny 500, gpu 2000)
+    eval_answers: int = 4  # Sampled answers to each of them
+    eval_batch_size: int = None  # Pictures in one batch (tiny 125, gpu 16)
+    temperature: float = None  # Of sampling (tiny 1.0, gpu 0.2)
+    max_completion_length: int = None  # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512;
+    #   pointing 18, 128)
+    max_image_size: int = None  # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu
+    #   512)
+    use_4bit: bool = False  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
+    processes: int = 1  # That ask at the same time, each with the model of its own and, where there are GPUs,
+    #   one for itself
+    use_vllm: bool = False  # vLLM answers (extra gpu): faster on a GPU; an adapter is merged into a copy of
+    #   its base first
+    vllm_gpu_memory_utilization: float = 0.9  # Share of a GPU that vLLM may take, for both models together
+    vllm_max_model_length: int = None  # Tokens of prompt and answer that vLLM makes room for; None: as the
+    #   model allows
+    controls: bool = True  # Also ask without the picture, and with another one
+    seed: int = 0  # Of sampling and of the shuffled pictures
+    resume: bool = True  # Go on where a killed run of the same settings stopped; false begins anew
+    presets: ClassVar[dict] = presets
+
+    def filled_in(self):
+        "What `size` decides; several values are for counting, VQA and pointing"
+        place = tasks.index(self.asked_task)
+        filled = {}
+        for name, value in presets[self.size].items():
+            filled[name] = value[place] if isinstance(value, tuple) else value
+        return filled
+
+    @property
+    def asks_vqa(self) -> bool:
+        "VQA by word, or by the kind of data"
+        # A ZIP is a counting set; rows in any other file are questions with answers.
+        by_data = self.task is None and bool(self.data) and Path(self.data).suffix.lower() != ".zip"
+        return self.task == "vqa" or by_data
+
+    @property
+    def asked_task(self) -> str:
+        "The task by word, or by the kind of data"
+        # A word that is no task is refused by `rules`, which come after the filling in.
+        if self.task in tasks:
+            return self.task
+        return "vqa" if self.asks_vqa else "counting"
+
+    def rules(self):
+        "(is wrong, what to say) of every rule; `Settings.check` raises with all that are wrong"
+        yield from self._range_rules()
+        yield from self._vllm_rules()
+        yield from self._file_rules()
+
+    def _range_rules(self):
+        "Numbers on their own, and words of which there are a few"
+        positive = (
+            "processes", "eval_samples", "eval_answers", "eval_batch_size", "temperature",
+            "max_completion_length", "max_image_size")
+        for name in positive:
+            value = getattr(self, name)
+            yield value <= 0, f"{name} = {value}: expected more than 0"
+        for name in ("seed", "split_seed"):
+            value = getattr(self, name)
+            yield value < 0, f"{name} = {value}: expected 0 or more"
+        yield self.split not in ("held-out", "all"), (
+            f"split = {self.split!r}{nearest(str(self.split), ['held-out', 'all'])}")
+        yield self.task not in (None, *tasks), f"task = {self.task!r}{nearest(str(self.task), list(tasks))}"
+
+    def _vllm_rules(self):
+        "What vLLM needs, and what it excludes"
+        share = self.vllm_gpu_memory_utilization
+        yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
+        room, longest_answer = self.vllm_max_model_length, self.max_completion_length
+        yield room is not None and room <= longest_answer, (
+            f"vllm_max_model_length = {room}: no room for a prompt beside "
+            f"max_completion_length = {longest_answer}")
+        # vLLM uses the whole GPU by itself; a second process would find no memory there.
+        several = self.use_vllm and self.processes > 1
+        yield several, f"use_vllm asks in one process, and processes = {self.processes}"
+        yield self.use_vllm and self.use_4bit, "use_vllm loads whole weights: leave out use_4bit"
+        # Looked for, not imported: vLLM takes long to load, and starts processes of its own.
+        missing = self.use_vllm and not importlib.util.find_spec("vllm")
+        yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
+
+    def _file_rules(self):
+        "Files that must be there before anything is loaded, and what a file of answers leaves no room for"
+        for name in ("data", "predictions"):
+            path = getattr(self, name)
+            missing = bool(path) and not Path(path).is_file()
+            yield missing, f"{name} = {path!r}: no such file"
+        # An adapter's folder holds the first of these, a whole model's the second.
+        kinds = ("adapter_config.json", "config.json")
+        no_model = bool(self.adapter) and not any(Path(self.adapter, name).exists() for name in kinds)
+        yield no_model, f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
+        both = bool(self.predictions) and bool(self.model or self.adapter or self.data)
+        yield both, "predictions are scored as they are: leave out model, adapter and data"
