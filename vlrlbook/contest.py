@@ -18,7 +18,7 @@ from .folders import write_whole
 from .rewards import check_reward, known_rewards
 
 __all__ = ["ContestError", "Rules", "Entry", "as_reward", "checked_reward", "reward_of_file", "frozen_pictures",
-           "enter", "read_entry", "stored_entry", "entry_name"]
+           "fingerprint", "enter", "read_entry", "stored_entry", "entry_name"]
 
 form = 1  # of the file; a later form of it gets another number
 most_bytes = 5_000_000  # of a file that is read: one of 500 pictures has about a tenth of it
@@ -146,6 +146,14 @@ def frozen_pictures(
     return synthetic_counting(rules.pictures, seed=frozen_seed)
 
 
+def fingerprint(
+    rules: Rules,  # of the class
+) -> str:  # 16 hex digits
+    "What tells the frozen pictures of two machines apart, by their questions, truths and pixels"
+    from .evaluation import frozen_key
+    return frozen_key(frozen_pictures(rules))
+
+
 # Taking part
 
 def entry_name(
@@ -180,7 +188,7 @@ def enter(
 def _measured(name, source, reward, rules, folder):
     "The entry of one student, whose adapter stays in `folder`"
     import time
-    from .evaluation import compare, frozen_key
+    from .evaluation import compare
     started = time.time()
     with _known_as("of_the_contest", reward) as known:
         base, log = _trained(known, rules, folder)
@@ -189,7 +197,7 @@ def _measured(name, source, reward, rules, folder):
                    max_image_size=112)
     rows.sort(key=lambda row: row["row"])
     facts = run_facts() | dict(seconds=round(time.time() - started))
-    return Entry(name, source, rules, frozen_key(frozen), rows, log.rows, facts)
+    return Entry(name, source, rules, fingerprint(rules), rows, log.rows, facts)
 
 
 def _trained(reward, rules, folder):
@@ -238,7 +246,7 @@ def read_entry(
         raise ContestError(f"{path.name} is larger than {most_bytes // 1_000_000} MB and is no file of the contest")
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON's own errors and those of UTF-8
+    except (ValueError, RecursionError) as error:  # JSON's own, those of UTF-8, and a million brackets
         raise ContestError(f"{path.name} is damaged: it cannot be read as JSON; copy it again, or run it again") from error
     if not isinstance(held, dict) or "form" not in held:
         raise ContestError(f"{path.name} is no file of the contest")
@@ -290,7 +298,7 @@ def _key_of(sample):
 
 
 def stored_entry(
-    name: str = "the-books-reward",  # one of `stored_entries()`
+    name: str = "the_books_reward",  # or likes_three, which collapsed, or near_is_nearly_right
 ) -> Entry:
     "A run that was made before and stands in the package: for a laptop on which training fails"
     from .core import book_file
