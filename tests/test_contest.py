@@ -4,15 +4,16 @@ import random
 from dataclasses import asdict, replace
 
 import pytest
-from vlrlbook import cli, contest, standings
-from vlrlbook.contest import ContestError, Entry, Rules, as_reward, checked_reward, enter, entry_name, read_entry, reward_of_file
+from vlrlbook import cli, contest, contest_files, standings
+from vlrlbook.contest import as_reward, checked_reward, enter, reward_of_file
+from vlrlbook.contest_files import ContestError, Entry, Rules, entry_name, fingerprint, frozen_pictures, read_entry, stored_entry
 from vlrlbook.core import book_file
 from vlrlbook.data import picture_key, synthetic_counting
 from vlrlbook.verdict import questions
 
 RULES = Rules(steps=3, pictures=40, answers=2, warm_steps=2)
-STORED = ("the_books_reward", "likes_three", "near_is_nearly_right")
-PICTURES = contest.frozen_pictures(RULES)
+STORED = ("the_books_reward", "likes_three")
+PICTURES = frozen_pictures(RULES)
 
 
 def answered(before, after, lent=None):
@@ -23,7 +24,8 @@ def answered(before, after, lent=None):
         row = dict(question=s.question, answer=s.answer, picture=picture_key(s.images[0]))
         for when, text in said.items():
             elsewhere = (lent or before)(i + 1, PICTURES[(i + 1) % len(PICTURES)].answer)
-            row |= {f"{when}_greedy": [text], f"{when}_sampled": [text] * 2, f"{when}_no_picture": [elsewhere], f"{when}_shuffled": [elsewhere]}
+            row |= {f"{when}_greedy": [text], f"{when}_sampled": [text] * 2}
+            row |= {f"{when}_no_picture": [elsewhere], f"{when}_shuffled": [elsewhere]}
         rows.append(row)
     return rows
 
@@ -35,12 +37,12 @@ def half(i, truth): return truth if i % 2 else "A photo of 9 discs"
 
 def made(name, rows, **changed):
     log = [dict(step=1.0, reward=0.25), dict(step=2.0, reward=0.75)]
-    return replace(Entry(name, "def f(c, t): return 1", RULES, contest.fingerprint(RULES), rows, log, dict(device="CPU")), **changed)
+    return replace(Entry(name, "def f(c, t): return 1", RULES, fingerprint(RULES), rows, log, dict(device="CPU")), **changed)
 
 
 def put(folder, file, entry):
     folder.mkdir(exist_ok=True)
-    (folder / file).write_text(contest._as_text(entry), encoding="utf-8")
+    (folder / file).write_text(contest_files.entry_text(entry), encoding="utf-8")
 
 
 # The reward
@@ -90,7 +92,7 @@ def test_a_file_is_not_written_over(tmp_path):
 
 def test_nothing_is_trained_on_the_frozen_pictures():
     keys = lambda samples: {picture_key(s.images[0]) for s in samples}
-    assert not keys(contest.frozen_pictures(Rules())) & keys(synthetic_counting(1600, seed=Rules().seed))
+    assert not keys(frozen_pictures(Rules())) & keys(synthetic_counting(1600, seed=Rules().seed))
 
 
 # The file
@@ -109,14 +111,14 @@ def test_a_file_comes_back_and_holds_no_mark(tmp_path):
 
 def test_damaged_files(tmp_path):
     "Cut, another form, another field: one sentence with the file's name, never another error"
-    path, text = tmp_path / "a.json", contest._as_text(made("Ada", answered(half, right)))
+    path, text = tmp_path / "a.json", contest_files.entry_text(made("Ada", answered(half, right)))
     rng = random.Random(0)
     for place in [0, 1, len(text) - 3, *(rng.randrange(len(text)) for _ in range(20))]:
         path.write_text(text[:place], encoding="utf-8")
         with pytest.raises(ContestError, match=r"^a\.json"): read_entry(path)
     whole = json.loads(text)
-    others = [dict(name=3), dict(form=2), dict(rules={}), dict(rules=asdict(RULES) | dict(pictures=10**9)), dict(texts="abc"), dict(texts=[1]),
-              dict(answers={}), dict(rules=asdict(RULES) | dict(pictures=41)), dict(log=3), dict(log=[3]), dict(facts=3), dict(name="\0")]
+    others = [dict(name=3), dict(form=2), dict(rules={}), dict(rules=asdict(RULES) | dict(pictures=10**9)), dict(texts="abc"),
+              dict(texts=[1]), dict(answers={}), dict(rules=asdict(RULES) | dict(pictures=41)), dict(log=3), dict(log=[3]), dict(facts=3), dict(name="\0")]
     for column, places in (("before_greedy", [[10**6]] * 40), ("after_greedy", [[0, 0]] * 40), ("after_sampled", [["x", 0]] * 40),
                            ("after_greedy", [[-1]] * 40), ("after_greedy", None)):
         others.append(dict(answers=whole["answers"] | {column: places}))
@@ -127,7 +129,7 @@ def test_damaged_files(tmp_path):
     for content in (b"\xff\xfe", b"[" * 100_000, b"null", b"7", b'"form"'):
         path.write_bytes(content)
         with pytest.raises(ContestError, match=r"^a\.json"): read_entry(path)
-    path.write_bytes(b" " * (contest.most_bytes + 1))
+    path.write_bytes(b" " * (contest_files.most_bytes + 1))
     with pytest.raises(ContestError, match="larger than 5 MB"): read_entry(path)
 
 
@@ -151,8 +153,11 @@ def folder(tmp_path_factory):
     return made_in
 
 
-def test_ranking(folder):
-    found = standings.gather(folder)
+@pytest.fixture(scope="module")
+def found(folder): return standings.gather(folder)
+
+
+def test_ranking(found):
     by_name = {one.entry.name: one for one in found.results}
     assert list(by_name)[-1] == "Dan" and by_name["Dan"].outcome == "collapsed" and by_name["Dan"].place == 4
     assert by_name["Cleo"].place == 3 and by_name["Cleo"].yes < min(by_name["Ada <b>&"].yes, by_name["Ben"].yes)
@@ -176,13 +181,13 @@ def test_equal_answers_share_a_place():
     assert [(r.entry.name, r.place) for r in standings.ranked([third, worse, other, one])] == [("a", 1), ("b", 1), ("c", 3), ("b", 4)]
 
 
-def test_page(folder, tmp_path, capsys):
+def test_page(folder, found, tmp_path, capsys):
     assert cli.main(["contest", str(folder), "--out", str(tmp_path / "page.html")]) == 1  # some file is not ranked
     assert "1. " in capsys.readouterr().out
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<b>&" not in page and "&lt;script&gt;" in page and "http" not in page and str(tmp_path) not in page
     assert page.count('class="one"') == 4 and page.count("Not ranked") == 1 and "prefers-color-scheme: dark" in page
-    part = standings.gather(folder)._repr_html_()
+    part = found._repr_html_()
     assert "<html" not in part and part.count('class="one"') == 4
 
 
@@ -203,8 +208,9 @@ def test_the_command_has_the_rules_of_the_class():
 
 def test_stored_runs():
     "What the third notebook says of them is so"
-    found = {name: standings.judge(contest.stored_entry(name)) for name in STORED}
-    assert {one.entry.rules for one in found.values()} == {Rules()} and {one.entry.pictures for one in found.values()} == {contest.fingerprint(Rules())}
+    found = {name: standings.judge(stored_entry(name)) for name in STORED}
+    assert {one.entry.pictures for one in found.values()} == {fingerprint(Rules())}
+    assert found["the_books_reward"].entry.rules == Rules() and found["likes_three"].entry.rules == Rules(steps=80)
     assert found["likes_three"].outcome == "collapsed" and found["the_books_reward"].outcome == "better"
     assert "likes_three" in found["likes_three"].entry.reward
     log = found["likes_three"].entry.run_log().series("reward")[1]

@@ -56,7 +56,8 @@ def slides(args, rest):
 
 def enter(args, rest):
     "Train with a student's reward and write the file for the contest"
-    from vlrlbook.contest import Rules, enter, reward_of_file
+    from vlrlbook.contest import enter, reward_of_file
+    from vlrlbook.contest_files import Rules
     rules = Rules(args.steps, args.pictures, warm_steps=args.warm_steps)
     entry = enter(args.name, reward_of_file(args.reward), args.folder, rules, args.again)
     print(f"{entry.name}: {entry.facts['seconds']} seconds")

@@ -1,8 +1,9 @@
-"""A class that fits into a morning: three notebooks out of the chapters' own cells, a teacher's page, stored runs.
+"""A class that fits into a morning: three notebooks out of the chapters' own cells, a teacher's page, stored
+runs.
 
-`morning_plan` says which cells are taken. A cell that the package exports is not shown again: an import of its
-names stands in its place. A cell that is gone, a paragraph that begins otherwise, or a name that no chosen cell
-makes stops the writing, so that the class cannot drift from the chapters. Written by hand."""
+`morning_plan` says which cells are taken. A cell that the package exports is not shown again: an import of
+its names stands in its place. A cell that is gone, a paragraph that begins otherwise, or a name that no
+chosen cell makes stops the writing, so that the class cannot drift from the chapters. Written by hand."""
 import ast
 import builtins
 import json
@@ -15,7 +16,8 @@ from pathlib import Path
 from .chapters import notebooks_dir
 from .core import book_file
 from .folders import new_folder
-from .morning_plan import Own, lessons, teachers_page
+from .morning_plan import Own, lessons
+from .teachers_page import teachers_page
 from .workshop import twin
 
 __all__ = ["write_morning", "lesson_notebook", "chosen_cell", "import_cell", "setup_source", "names_of_code"]
@@ -29,6 +31,7 @@ def write_morning(
     "Write the three notebooks of a morning, the glossary, TEACHER.md and the stored runs"
     with new_folder(folder, existing="none", manifest=False) as aside:
         for name in lessons:
+            # as the chapters are written: readable in a diff
             text = json.dumps(lesson_notebook(name), indent=1, ensure_ascii=False) + "\n"
             (aside / f"{name}.ipynb").write_text(text, encoding="utf-8")
         shutil.copy(book_file("glossary.md"), aside)
@@ -78,6 +81,7 @@ def chosen_cell(
     if isinstance(step, Own):
         cell = _code(step.source, own_id) if step.kind == "code" else _markdown(step.source, own_id)
         return cell | dict(metadata=dict(tags=list(step.tags)), chapter=None)
+    # "02_rewards:c063 from **Last exercise": place, then the part of a text
     place, _, part = step.partition(" ")
     chapter, _, cell_id = place.partition(":")
     if cell_id not in _cells(chapter):
@@ -88,6 +92,7 @@ def chosen_cell(
         return _markdown(_part_of(source, part, place), cell_id) | dict(chapter=chapter)
     if re.match(r"#\| *export", source):
         return import_cell(chapter, cell_id) | dict(chapter=chapter)
+    # directives for nbdev say nothing to a student
     shown = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
     hidden = [hide_input] if re.search(r"^#\| *echo: *false", source, re.M) else []
     metadata = dict(tags=[*tags, *hidden]) | (dict(jupyter=dict(source_hidden=True)) if hidden else {})
@@ -96,6 +101,7 @@ def chosen_cell(
 
 def _part_of(source, part, place):
     "The paragraphs of a text that `part` asks for: `from WORDS`, `until WORDS`, or all of them"
+    # without a part the whole text is taken
     if not part:
         return source
     which, _, words = part.partition(" ")
@@ -111,8 +117,10 @@ def import_cell(
     cell_id: str,  # of an exported cell
 ) -> dict:
     "An import in place of the listing of an exported cell"
-    names = [name for name in _defined("".join(_cells(chapter)[cell_id]["source"])) if not name.startswith("_")]
-    return _code(_from(_module(chapter), names), cell_id)
+    # private names are not for a student's notebook
+    names = _defined("".join(_cells(chapter)[cell_id]["source"]))
+    public = [name for name in names if not name.startswith("_")]
+    return _code(_from(_module(chapter), public), cell_id)
 
 
 def _module(chapter):
@@ -126,13 +134,17 @@ def _module(chapter):
 
 def _code(source, cell_id):
     "A code cell without outputs"
-    return dict(cell_type="code", id=cell_id, metadata={}, source=source.strip("\n").splitlines(keepends=True),
-                outputs=[], execution_count=None)
+    return dict(cell_type="code", id=cell_id, metadata={}, source=_lines(source), outputs=[], execution_count=None)
 
 
 def _markdown(source, cell_id):
     "A cell of text"
-    return dict(cell_type="markdown", id=cell_id, metadata={}, source=source.strip("\n").splitlines(keepends=True))
+    return dict(cell_type="markdown", id=cell_id, metadata={}, source=_lines(source))
+
+
+def _lines(source):
+    "The lines of a cell as a notebook's file holds them"
+    return source.strip("\n").splitlines(keepends=True)
 
 
 def _from(module, names):
@@ -152,7 +164,7 @@ def names_of_code(
     top = symtable.symtable(source, "cell", "exec")
     made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     needed = set()
-    tables = [top]
+    tables = [top]  # of the cell, then of each function and comprehension in it
     while tables:
         table = tables.pop()
         tables += table.get_children()
@@ -176,7 +188,7 @@ def _defined(source):
 
 @cache
 def _importable(chapter):
-    "name → (module, name there) of what a chapter imports or exports; the module itself has None for its name"
+    "name → (module, name there) of what a chapter imports or exports; None where a name is a module itself"
     found = {}
     for cell in _cells(chapter).values():
         source = "".join(cell["source"])
@@ -205,10 +217,11 @@ def setup_source(
         needed, made = names_of_code("".join(cell["source"]))
         for name in sorted(needed - known - set(wanted)):
             # a cell of the class's own may use what any of its chapters imports
-            places = [_importable(chapter).get(name) for chapter in ([cell["chapter"]] if cell["chapter"] else chapters)]
-            there = next(filter(None, places), None)
+            places = [cell["chapter"]] if cell["chapter"] else chapters
+            there = next(filter(None, (_importable(chapter).get(name) for chapter in places)), None)
             if there is None:
-                raise ValueError(f"{lesson}, cell {cell['id']}: it needs {name!r}, which no chosen cell before it makes")
+                where = f"{lesson}, cell {cell['id']}"
+                raise ValueError(f"{where}: it needs {name!r}, which no chosen cell before it makes")
             wanted[name] = there
         known |= made
     return _import_lines(wanted)
@@ -231,6 +244,7 @@ def _give_slides(cells):
     "nbconvert's slide tags: a heading begins a slide, a text goes below it, a check is left out"
     for cell in cells:
         tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
+        # the setup has its own already
         if "slideshow" in cell["metadata"]:
             continue
         if "check" in tags or "parameters" in tags:

@@ -1,7 +1,7 @@
 """Slides of notebooks that `vlrlbook workshop --short` wrote.
 
-The notebooks are run first, so that their figures are in the slides; what a student would train is taken from a
-stored run. Written by hand."""
+The notebooks are run first, so that their figures are in the slides; what a student would train is taken from
+a stored run. Written by hand."""
 from pathlib import Path
 
 from .folders import new_folder
@@ -19,13 +19,15 @@ def write_slides(
     reveal: str = None,  # folder or address of reveal.js; None: nbconvert's own address, on the network
 ) -> list:  # paths of the slides
     "Run every notebook of a folder and write it as slides, all of them or none"
+    # in the order of the class: the names begin with numbers
     paths = sorted(Path(folder).glob("*.ipynb"))
     if not paths:
         raise ValueError(f"{folder}: no notebook is there")
     target = Path(out) if out else Path(folder) / "slides"
     with new_folder(target, existing="none", manifest=False) as aside:
         for path in paths:
-            (aside / f"{path.stem}.slides.html").write_text(slides_html(executed(path), reveal), encoding="utf-8")
+            page = slides_html(executed(path), reveal)
+            (aside / f"{path.stem}.slides.html").write_text(page, encoding="utf-8")
     return sorted(target.iterdir())
 
 
@@ -38,12 +40,15 @@ def executed(
     from nbclient import NotebookClient
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
+    # papermill's reader, since its way of putting parameters in wants what it adds
     book = load_notebook_node(str(path))
     if any("parameters" in cell.metadata.get("tags", []) for cell in book.cells):
         book = parameterize_notebook(book, _quick if parameters is None else parameters)
+    # the cell that papermill puts in stands on no slide
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["slideshow"] = dict(slide_type="skip")
+    # a folder of its own: what the notebook writes is not for the teacher to keep
     with tempfile.TemporaryDirectory() as empty:
         NotebookClient(book, timeout=None, resources=dict(metadata=dict(path=empty))).execute()
     return book
@@ -57,10 +62,12 @@ def slides_html(
     from nbconvert import SlidesExporter
     from traitlets.config import Config
     config = Config()
+    # figures stay, the lines that draw them go
     config.TagRemovePreprocessor.enabled = True
     config.TagRemovePreprocessor.remove_input_tags = {hide_input}
     config.SlidesExporter.exclude_input_prompt = True
     config.SlidesExporter.exclude_output_prompt = True
+    # much of what is taught is taller than a slide
     exporter = SlidesExporter(config=config, reveal_scroll=True)
     if reveal:
         exporter.reveal_url_prefix = reveal

@@ -1,13 +1,13 @@
 """The results of a class: a folder of small files becomes one ranked page.
 
-Every file is marked here, from its answers and with truths that are drawn here; a mark that somebody wrote into
-a file would not be read. A file that cannot be ranked is named on the page, with one sentence that says why, and
-the others are ranked all the same. The page is one file without a script. Written by hand."""
+Every file is marked here, from its answers and with truths that are drawn here; a mark that somebody wrote
+into a file would not be read. A file that cannot be ranked is named on the page, with one sentence that says
+why, and the others are ranked all the same. The page is one file without a script. Written by hand."""
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .contest import ContestError, Entry, Rules, fingerprint, read_entry
+from .contest_files import ContestError, Entry, Rules, fingerprint, read_entry
 from .folders import write_whole
 from .marking import counted
 from .results_page import standings_html
@@ -51,13 +51,15 @@ def judge(
     entry: Entry,  # from `read_entry`
 ) -> Result:
     "An entry's verdict and its answers to chapter 06's eight questions"
+    # the task's own reward is used for marks: the student's function is never run here
     found = verdict_of(entry.rows, "counting")
     answered = {q["name"]: q for q in found["questions"]}
     asked = []
     # asked of nothing, the questions come back unanswered: their names and their order are chapter 06's
     for question in questions([], None, "counting"):
         own = answered.get(question["name"], dict(answer="not measured", detail=""))
-        asked.append(question | dict(answer=own["answer"], detail=own["detail"]))
+        found_here = dict(answer=own["answer"], detail=own["detail"])
+        asked.append(dict(name=question["name"], question=question["question"]) | found_here)
     after = [row["after_greedy"][0] for row in entry.rows]
     return Result(entry, found["outcome"], found["sentence"], asked, _share(entry.rows, "before_greedy"),
                   _share(entry.rows, "after_greedy"), counted(after)[:3])
@@ -65,6 +67,7 @@ def judge(
 
 def _share(rows, column):
     "The share of rows whose first answer is right"
+    # of a greedy column there is one answer
     return sum(is_right(row[column][0], row["answer"]) for row in rows) / len(rows)
 
 
@@ -106,6 +109,7 @@ def ranked(
 ) -> list:  # the same, best first, each with its place
     "Results in their order; equal answers to the eight questions share a place, whatever the gains are"
     results = sorted(results, key=_order)
+    # the first of several equal keys gives all of them its number
     keys = [one.rank_key() for one in results]
     for one, key in zip(results, keys):
         one.place = 1 + keys.index(key)
@@ -136,6 +140,7 @@ def _read(paths, refused):
 def _of_one_name(entries, refused):
     "The entries whose name no other one has: nobody can tell which of two would count"
     files = {}
+    # upper and lower case are the same name: on a page one would not tell them apart
     for file, entry in entries.items():
         files.setdefault(entry.name.lower(), []).append(file)
     for same in files.values():
@@ -150,6 +155,7 @@ def _of_one_contest(entries, standings):
     "The entries that were made under the rules of most, and on the pictures that are drawn here"
     if not entries:
         return entries
+    # a student with other rules must not shut out the class, so most of the files decide
     common = Counter(entry.rules for entry in entries.values()).most_common(1)[0][0]
     standings.rules, standings.pictures = common, fingerprint(common)
     kept = {}
@@ -157,8 +163,8 @@ def _of_one_contest(entries, standings):
         if entry.rules != common:
             standings.refused.append(f"{file}: {_other_rules(entry.rules, common)}")
         elif entry.pictures != standings.pictures:
-            standings.refused.append(f"{file}: its pictures ({entry.pictures[:16]}) are not those that are drawn "
-                                     f"here ({standings.pictures})")
+            here = f"not those that are drawn here ({standings.pictures})"
+            standings.refused.append(f"{file}: its pictures ({entry.pictures[:16]}) are {here}")
         else:
             kept[file] = entry
     return kept
@@ -167,6 +173,7 @@ def _of_one_contest(entries, standings):
 def _other_rules(own, common):
     "What differs between the rules of one file and those of most"
     differ = []
+    # only what differs is named, so that the sentence stays short
     for name, value in vars(own).items():
         if value != vars(common)[name]:
             differ.append(f"{name} = {value}, most have {vars(common)[name]}")
