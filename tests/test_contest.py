@@ -90,9 +90,10 @@ def test_a_file_is_not_written_over(tmp_path):
     assert (tmp_path / "ada.json").read_text() == "mine"
 
 
-def test_nothing_is_trained_on_the_frozen_pictures():
-    keys = lambda samples: {picture_key(s.images[0]) for s in samples}
-    assert not keys(frozen_pictures(Rules())) & keys(synthetic_counting(1600, seed=Rules().seed))
+def test_grpo_is_not_trained_on_the_frozen_pictures():
+    "Neither with the seed of the class, nor with one that would draw them: that one is refused"
+    contest._refuse_frozen(synthetic_counting(3200, seed=Rules().seed), Rules())
+    with pytest.raises(ContestError, match="draws 1 of the frozen pictures"): contest._refuse_frozen(PICTURES[:1], RULES)
 
 
 # The file

@@ -21,7 +21,7 @@ FLOORS = [
     ["settings"],
     ["core", "geometry", "metrics", "model_files", "readers"],
     ["archive", "chapters", "morning_plan", "prompt_cache", "rewards", "training", "versions"],
-    ["prediction_files", "rows", "teachers_page"],
+    ["prediction_files", "rows", "teacher_notes"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
     ["pointing"],
     ["aloha", "aloha_films", "answers", "data_check", "refill", "reward_model", "run_data", "trl_words", "verdict", "warm_twins"],
@@ -45,7 +45,7 @@ REBUILT = ["aloha_films", "answers", "archive", "asking", "asking_vllm", "chapte
            "film_labels", "fit", "folders", "geometry", "jobs",
            "marking", "metrics", "model_files", "morning", "morning_plan", "old_scores", "pointing", "prediction_files", "prompt_cache",
            "race", "readers", "refill", "report", "results_page", "rewards", "rows", "run_data", "run_files", "run_records", "service",
-           "slides", "standings", "teachers_page", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
+           "slides", "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
 CEILINGS = dict(nodes=6.5, lambdas=4.0, two_for=2.2, long=2.7, longest=65)

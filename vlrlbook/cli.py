@@ -51,7 +51,7 @@ def workshop(args, rest):
 def slides(args, rest):
     "Run the notebooks of a folder and write each as slides, one HTML file with its figures"
     from vlrlbook.slides import write_slides
-    print(*write_slides(args.folder, args.out, args.reveal), sep="\n")
+    print(*write_slides(args.folder, args.out), sep="\n")
 
 
 def enter(args, rest):
@@ -442,8 +442,7 @@ def teaching_commands(command):
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")),
             (["--short"], dict(action="store_true", help="a morning's class: three notebooks, a contest, a teacher's page")))
     command(slides, "slides", (["folder"], dict(help="with notebooks that `workshop --short` wrote")),
-            option("out", help="folder to write; slides/ in the notebooks' folder if not given"),
-            option("reveal", help="folder or address of reveal.js; fetched from the network if not given"))
+            option("out", help="folder to write; slides/ in the notebooks' folder if not given"))
     command(enter, "enter", (["name"], dict(help="of the student or the group, as the page will show it")),
             (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
             option("folder", default="contest", help="where the file goes"),

@@ -2,8 +2,8 @@
 hands in one small file (`contest_files`).
 
 Only the reward differs between two students. The model is measured on chapter 06's frozen pictures, which are
-drawn from a seed and were never trained on, before and after, with both controls. `standings` marks and ranks
-the files. Written by hand."""
+drawn from a seed and never trained on by GRPO, before and after, with both controls. `standings` marks and
+ranks the files. Written by hand."""
 import inspect
 import tempfile
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .contest_files import ContestError, Entry, Rules, entry_name, entry_text, fingerprint, frozen_pictures
 from .core import RunLog, run_facts
+from .data import picture_key
 from .folders import write_whole
 from .rewards import check_reward, known_rewards
 
@@ -139,6 +140,18 @@ def _measured(name, source, reward, rules, folder):
     return Entry(name, source, rules, fingerprint(rules), rows, log.rows, facts)
 
 
+def _refuse_frozen(train, rules):
+    "Raise ContestError where a class's seed draws a frozen picture for the training"
+    from .evaluation import sample_at
+    # a picture is known by its pixels
+    frozen = {picture_key(sample.images[0]) for sample in frozen_pictures(rules)}
+    trained = {picture_key(sample_at(train, row).images[0]) for row in range(len(train))}
+    shared = len(frozen & trained)
+    if shared:
+        raise ContestError(f"seed {rules.seed} draws {shared} of the frozen pictures for the training: "
+                           "agree on another seed")
+
+
 def _trained(reward, rules, folder):
     "Directory of the model before training, and the log; the adapter goes into `folder`"
     from .core import set_seed
@@ -153,6 +166,7 @@ def _trained(reward, rules, folder):
         save_steps=0, eval_samples=1, logging_steps=max(1, min(5, rules.steps // 4))))
     set_seed(settings.seed)
     train, _, _ = load_data(settings)
+    _refuse_frozen(train, rules)
     model, processor = load_policy(settings)
     log = RunLog()
     trainer = make_trainer(settings, model, processor, train, log=log)

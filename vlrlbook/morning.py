@@ -17,7 +17,7 @@ from .chapters import notebooks_dir
 from .core import book_file
 from .folders import new_folder
 from .morning_plan import Own, lessons
-from .teachers_page import teachers_page
+from .teacher_notes import teachers_page
 from .workshop import twin
 
 __all__ = ["write_morning", "lesson_notebook", "chosen_cell", "import_cell", "setup_source", "names_of_code"]
@@ -46,7 +46,9 @@ def lesson_notebook(
     name: str,  # of `lessons`
 ) -> dict:  # a notebook, as its JSON says
     "One notebook of the class: chosen cells, imports for what they need, exercises emptied"
-    cells = [chosen_cell(step, f"{name}-{number:02d}") for number, step in enumerate(lessons[name].steps)]
+    cells = []
+    for number, step in enumerate(lessons[name].steps):
+        cells += _in_slides(chosen_cell(step, f"{name}-{number:02d}"))
     seen = set()
     for cell in cells:
         # two parts of one text are two cells
@@ -240,6 +242,29 @@ def _import_lines(wanted):
 
 # Slides
 
+def _in_slides(cell):
+    "A text in pieces, since a chapter's cell often ends one slide and begins the next: caption, text, headings"
+    if cell["cell_type"] != "markdown":
+        return [cell]
+    pieces = []
+    for paragraph in "".join(cell["source"]).split("\n\n"):
+        # a caption is one paragraph in italics, and belongs to the figure before it
+        after_caption = len(pieces) == 1 and len(pieces[0]) == 1 and _is_caption(pieces[0][0])
+        if not pieces or after_caption or re.match(r"##? ", paragraph):
+            pieces.append([])
+        pieces[-1].append(paragraph)
+    cells = []
+    for number, piece in enumerate(pieces, 1):
+        own_id = cell["id"] if number == 1 else f"{cell['id']}-{number}"
+        cells.append(cell | dict(id=own_id, metadata={}, source=_lines("\n\n".join(piece))))
+    return cells
+
+
+def _is_caption(paragraph):
+    "Whether a paragraph begins in italics, as the captions of the chapters do"
+    return re.match(r"\*[^*]", paragraph) is not None
+
+
 def _give_slides(cells):
     "nbconvert's slide tags: a heading begins a slide, a text goes below it, a check is left out"
     for cell in cells:
@@ -251,8 +276,8 @@ def _give_slides(cells):
             kind = "skip"
         elif cell["id"].endswith("-solution"):
             kind = "notes"
-        elif cell["cell_type"] == "code":
-            kind = "-"  # on the slide of the text before it
+        elif cell["cell_type"] == "code" or _is_caption(source):
+            kind = "-"  # on the slide of what stands before it
         elif re.search(r"^##? ", source, re.M):
             kind = "slide"
         else:

@@ -142,7 +142,8 @@ book.run_log()"""),
     own("""*Reward, silent groups, length and gradient over the steps. Faint lines are single rows of the log,
 strong ones are smoothed.*
 
-A curve that rises is not proof. The model was asked about frozen pictures that no training has seen,
+A curve that rises is not proof. The model was asked about frozen pictures that this training
+has not seen,
 before and after. These are some of its best guesses:"""),
     run("""Table([dict(truth=r["answer"], before=r["before_greedy"][0], after=r["after_greedy"][0],
             with_another_picture=r["after_shuffled"][0]) for r in book.rows[:8]])"""),

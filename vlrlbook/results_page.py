@@ -92,7 +92,7 @@ def _about(standings):
     rules, n = standings.rules, len(standings.results)
     runs = "1 reward" if n == 1 else f"{n} rewards"
     return (f"<p>{runs}, each trained for {rules.steps} steps from the same start (seed {rules.seed}) and "
-            f"measured on the same {rules.pictures} pictures, which no training has seen "
+            f"measured on the same {rules.pictures} pictures, none of which GRPO trained on "
             f'<span class="soft">(set {standings.pictures})</span>.</p>'
             f'<p class="soft">{_how_ranked}</p>')
 

@@ -16,7 +16,6 @@ hide_input = "hide-input"  # tag of a cell whose lines are left out
 def write_slides(
     folder: str | Path,  # with notebooks
     out: str | Path = None,  # folder to write, new; None: slides/ in `folder`
-    reveal: str = None,  # folder or address of reveal.js; None: nbconvert's own address, on the network
 ) -> list:  # paths of the slides
     "Run every notebook of a folder and write it as slides, all of them or none"
     # in the order of the class: the names begin with numbers
@@ -26,7 +25,7 @@ def write_slides(
     target = Path(out) if out else Path(folder) / "slides"
     with new_folder(target, existing="none", manifest=False) as aside:
         for path in paths:
-            page = slides_html(executed(path), reveal)
+            page = slides_html(executed(path))
             (aside / f"{path.stem}.slides.html").write_text(page, encoding="utf-8")
     return sorted(target.iterdir())
 
@@ -56,9 +55,8 @@ def executed(
 
 def slides_html(
     book,  # a NotebookNode with outputs
-    reveal: str = None,  # as for `write_slides`
 ) -> str:
-    "A notebook as reveal.js slides; long ones can be scrolled"
+    "A notebook as slides; a browser fetches reveal.js and MathJax from the network to show them"
     from nbconvert import SlidesExporter
     from traitlets.config import Config
     config = Config()
@@ -69,6 +67,4 @@ def slides_html(
     config.SlidesExporter.exclude_output_prompt = True
     # much of what is taught is taller than a slide
     exporter = SlidesExporter(config=config, reveal_scroll=True)
-    if reveal:
-        exporter.reveal_url_prefix = reveal
     return exporter.from_notebook_node(book)[0]

@@ -126,8 +126,8 @@ below *Your turn* is to be filled in, the cell behind it checks it, and a soluti
    enter "Ada" mine.py:my_reward --folder contest`.
 4. Slides of the three notebooks: `vlrlbook slides THIS_FOLDER`. It runs the notebooks, so that the
    figures are in the slides, and writes one HTML file each into `slides/`. Solutions are speaker's
-   notes (press S). A browser fetches reveal.js from the network; without one, give the folder of a
-   copy: `--reveal reveal.js`.
+   notes (press S). A browser fetches reveal.js and MathJax from the network; without one, teach
+   from the notebooks.
 5. Agree on the rules: `steps`, `pictures` and `warm_steps` in the third notebook must be the same for
    all, or their results are not ranked together. With slow laptops take fewer steps for everybody: then
    gains are smaller, and more questions are answered “cannot tell”."""
