@@ -160,8 +160,8 @@ found = judge(book)
 Table(found.asked)"""),
     own("One word and one sentence for it:"),
     run("print(found.outcome, found.sentence, sep=\"\\n\")"),
-    own("""Not every reward ends so well. This stored run was paid for a 3 in the answer, whatever the picture
-shows:"""),
+    own("""Not every reward ends so well. This stored run of 80 steps was paid for a 3 in the answer, whatever
+the picture shows:"""),
     run("""def likes_three(completion, truth): return float("3" in completion)
 
 three = stored_entry("likes_three")

@@ -121,16 +121,19 @@ below *Your turn* is to be filled in, the cell behind it checks it, and a soluti
    laptop can do, and takes two training steps. Do this the day before, because the installation
    downloads torch.
 2. Give out this folder. `jupyter lab` opens it.
-3. A laptop on which training fails goes on with the book's run, which is in the package (`my_run_failed
-   = True` in the third notebook). You can run such a student's reward on your own machine: `vlrlbook
-   enter "Ada" mine.py:my_reward --folder contest`.
+3. A laptop on which training fails goes on with the book's run, which is in the package
+   (`my_run_failed = True` in the third notebook). You can run such a student's reward on your own machine:
+   `vlrlbook enter "Ada" mine.py:my_reward --folder contest`.
 4. Slides of the three notebooks: `vlrlbook slides THIS_FOLDER`. It runs the notebooks, so that the
    figures are in the slides, and writes one HTML file each into `slides/`. Solutions are speaker's
    notes (press S). A browser fetches reveal.js and MathJax from the network; without one, teach
    from the notebooks.
 5. Agree on the rules: `steps`, `pictures` and `warm_steps` in the third notebook must be the same for
    all, or their results are not ranked together. With slow laptops take fewer steps for everybody: then
-   gains are smaller, and more questions are answered “cannot tell”."""
+   gains are smaller, and more questions are answered “cannot tell”. Try one run beforehand on the
+   slowest laptop. On two idle CPU cores the page of chapter 05, with 400 steps in it, took five
+   minutes; the stored run took nineteen, on two cores that had much other work. A reward that makes
+   most groups silent takes longer, because such groups are drawn again."""
 
 _after_class = """## The contest's results
 
@@ -141,12 +144,13 @@ then:
 
 It writes `FOLDER/results.html`: one page, ranked, that needs no network. Every file is marked again
 from its answers, with truths that are drawn here; marks in a file would not be read. What it cannot
-show: whether somebody changed answers by hand. Copy the files of `stored/` into the folder if the class
-should see the book's own runs beside its own.
+show: whether somebody changed answers by hand. Copy `stored/the_books_reward.json` into the folder if
+the class should see the book's reward beside its own; it was made with 400 steps, and is ranked with a
+class that took as many.
 
 - The rank is the number of the eight questions that are answered yes, then the fewer no. Equal answers
   share a place. A run that collapsed, or is worse than its start, stands last, whatever its reward did.
 - A damaged file, two files with one name, and other rules or pictures are named at the end of the page,
   each with one sentence. Two students of one name: change the name in the first line of one file.
-- The same reward trained twice with another seed can get another answer to a question or two. Say so
-  before somebody is proud or sad about a place."""
+- The same reward trained with another seed gives another run; chapter 05 shows how far its seeds are
+  apart. Say so before somebody is proud or sad about a place."""
