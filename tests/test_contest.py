@@ -118,8 +118,9 @@ def test_damaged_files(tmp_path):
         path.write_text(text[:place], encoding="utf-8")
         with pytest.raises(ContestError, match=r"^a\.json"): read_entry(path)
     whole = json.loads(text)
-    others = [dict(name=3), dict(form=2), dict(rules={}), dict(rules=asdict(RULES) | dict(pictures=10**9)), dict(texts="abc"),
-              dict(texts=[1]), dict(answers={}), dict(rules=asdict(RULES) | dict(pictures=41)), dict(log=3), dict(log=[3]), dict(facts=3), dict(name="\0")]
+    far, one_more = asdict(RULES) | dict(pictures=10**9), asdict(RULES) | dict(pictures=41)
+    others = [dict(name=3), dict(name="\0"), dict(form=2), dict(rules={}), dict(rules=far), dict(rules=one_more), dict(texts="abc"),
+              dict(texts=[1]), dict(answers={}), dict(log=3), dict(log=[3]), dict(facts=3)]
     for column, places in (("before_greedy", [[10**6]] * 40), ("after_greedy", [[0, 0]] * 40), ("after_sampled", [["x", 0]] * 40),
                            ("after_greedy", [[-1]] * 40), ("after_greedy", None)):
         others.append(dict(answers=whole["answers"] | {column: places}))
