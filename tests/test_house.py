@@ -25,7 +25,7 @@ FLOORS = [
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
     ["pointing"],
     ["aloha", "aloha_films", "answers", "data_check", "refill", "reward_model", "run_data", "trl_words", "verdict", "warm_twins"],
-    ["asking_vllm", "report", "run_records"],
+    ["report", "run_records"],
     ["asking", "results_page", "run_files"],
     ["evaluation", "grpo", "service"],
     ["contest_files", "easyr1", "fit", "race", "slides", "workshop"],
@@ -40,7 +40,7 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 # Rooms that were built or rebuilt to HOUSE's targets; a room is added here when that is done, and stays.
 # `long` is in percent: nbdev writes `__all__` and a page's first line into an exported module as wide as it likes.
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
-REBUILT = ["aloha_films", "answers", "archive", "asking", "asking_vllm", "chapters", "contest", "contest_files",
+REBUILT = ["aloha_films", "answers", "archive", "asking", "chapters", "contest", "contest_files",
            "data_check", "doctor", "easyr1",
            "film_labels", "fit", "folders", "geometry", "jobs",
            "marking", "metrics", "model_files", "morning", "morning_plan", "old_scores", "pointing", "prediction_files", "prompt_cache",

@@ -16,10 +16,11 @@ from vlrlbook import prompt_cache, shared_prompt
 from vlrlbook.core import RunLog
 from vlrlbook.data import encode
 from vlrlbook.models import add_lora, families, tiny_twin
-from vlrlbook.prompt_cache import cache_under_checkpointing, families_by_cache, widened
+from vlrlbook.prompt_cache import cache_under_checkpointing, tested_families, widened
 from vlrlbook.shared_prompt import sample_groups, shared_log_probs, use_grouped_attention
 
-BY_CACHE = list(families_by_cache)
+# Two whose layers are more than attention over all that came before: what only they can break is asked of them alone
+UNLIKE = ["qwen3_5", "gemma3"]
 
 
 def read(family, asked=PICTURED, C=5):
@@ -58,14 +59,14 @@ def both(model, plain, given, real):
 
 @pytest.mark.parametrize("family", list(families))
 @pytest.mark.parametrize("asked", [PICTURED, [ASKED[2], ("What is this, all in all?", [])], ASKED], ids=["pictures", "text", "mixed"])
-def test_every_family_could_go_this_way(monkeypatch, family, asked):
-    "The other four, too; log-probs and the gradient of every weight within 1e-5"
-    monkeypatch.setattr(prompt_cache, "families_by_cache", tuple(families))
+def test_every_family_goes_this_way(family, asked):
+    "Log-probs and the gradient of every weight within 1e-5"
+    assert family in tested_families
     gap, relative = both(*read(family, asked))
     assert gap <= 1e-5 and relative <= 1e-5
 
 
-@pytest.mark.parametrize("family", BY_CACHE)
+@pytest.mark.parametrize("family", UNLIKE)
 def test_long_answers_pass_chunks_and_windows(family):
     "Delta nets work in chunks of 64 tokens, the twin's windows hold 32: 80 tokens pass both"
     gap, relative = both(*read(family, PICTURED[:2], C=80))
@@ -74,7 +75,7 @@ def test_long_answers_pass_chunks_and_windows(family):
     assert gap <= bound and relative <= bound
 
 
-@pytest.mark.parametrize("family", BY_CACHE)
+@pytest.mark.parametrize("family", UNLIKE)
 def test_layers_that_are_computed_again_find_the_same_cache(family):
     model, plain, given, real = read(family)
     before = both(model, plain, given, real)
@@ -102,7 +103,7 @@ def test_answers_do_not_see_each_other():
     assert torch.equal(before[[0, 2, 3]], after[[0, 2, 3]]) and not torch.equal(before[1], after[1])
 
 
-@pytest.mark.parametrize("family", BY_CACHE)
+@pytest.mark.parametrize("family", UNLIKE)
 def test_sampled_tokens_have_the_log_probs_of_their_own_row(family):
     "Unequal answers, drawn at temperature 1; each token's score while it was drawn equals that of its row, read alone"
     model, processor = tiny_twin(family)
@@ -125,7 +126,7 @@ def test_sampled_tokens_have_the_log_probs_of_their_own_row(family):
     assert said.unique(dim=0).shape[0] == 2 * G and (promised - read_again).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("family", BY_CACHE)
+@pytest.mark.parametrize("family", UNLIKE)
 def test_ten_steps_end_at_the_same_weights(tmp_path, family):
     ends = []
     for shared in (True, False):
@@ -141,7 +142,7 @@ def test_ten_steps_end_at_the_same_weights(tmp_path, family):
     assert (ends[0] - start).abs().max() > 1e-3 and (ends[0] - ends[1]).norm() <= 1e-3 * (ends[0] - start).norm()
 
 
-@pytest.mark.parametrize("family", BY_CACHE)
+@pytest.mark.parametrize("family", UNLIKE)
 def test_an_adapter_on_the_vision_tower(tmp_path, family):
     twin, _ = tiny_twin(family)
     torch.manual_seed(0)
@@ -205,7 +206,7 @@ def test_a_widened_cache_has_room_for_all_tokens_and_copies_none_again():
         assert wide.get_seq_length() == P + n and [layer.rooms[0].data_ptr() for layer in wide.layers] == rooms
 
 
-@pytest.mark.parametrize("family", BY_CACHE)
+@pytest.mark.parametrize("family", UNLIKE)
 def test_two_processes_of_which_one_has_no_picture(family, tmp_path):
     rows = [dict(question="<image>" * (i % 3 > 0) + f"Is there a red disc {i}?", answer="no", images=["a.png"] * (i % 3 > 0))
             for i in range(36)]

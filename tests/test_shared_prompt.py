@@ -229,14 +229,17 @@ def break_shared_path(monkeypatch, where, t):
             __getattr__=lambda self, name: getattr(real, name), __call__=lambda self, *a, **k: real(*a, **k),
             apply_chat_template=lambda self, *a, **k: raises() if t.sharing else real.apply_chat_template(*a, **k)))()
         return breaks_when_shared
-    right = {name: getattr(shared_prompt, name) for name in ("sample_groups", "one_sequence", "by_answer")}
+    right = {name: getattr(shared_prompt, name) for name in ("sample_groups", "answer_rows", "shared_log_probs")}
     if where == "sampling": monkeypatch.setattr(shared_prompt, "sample_groups", raises)
-    if where == "scoring": monkeypatch.setattr(shared_prompt, "one_sequence", raises)
+    if where == "scoring": monkeypatch.setattr(shared_prompt, "answer_rows", raises)
     if where == "loss": # after the check of the first batch, which does not train
-        learning = breaks_while(lambda: torch.is_grad_enabled() and t.model.training, right["one_sequence"])
-        monkeypatch.setattr(shared_prompt, "one_sequence", learning)
+        learning = breaks_while(lambda: torch.is_grad_enabled() and t.model.training, right["answer_rows"])
+        monkeypatch.setattr(shared_prompt, "answer_rows", learning)
     if where == "gradients":
-        monkeypatch.setattr(shared_prompt, "by_answer", lambda *args: NoWayBack.apply(right["by_answer"](*args)))
+        def no_way_back(*args):
+            logps, entropies = right["shared_log_probs"](*args)
+            return NoWayBack.apply(logps), entropies
+        monkeypatch.setattr(shared_prompt, "shared_log_probs", no_way_back)
 
 
 @pytest.mark.parametrize("where, beta, accumulation", [
@@ -388,59 +391,6 @@ def test_gradient_checkpointing_keeps_its_layers(tmp_path):
     with shared_prompt._thrifty(model): assert not any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
     model.get_base_model().gradient_checkpointing_disable()
     with shared_prompt._thrifty(model): assert any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
-
-
-@pytest.mark.parametrize("family", list(families))
-def test_a_folded_adapter_says_the_same(family):
-    model, processor = adapted(family)
-    model.eval()
-    batch = encode(processor, samples(PICTURED[:1]))
-    before = {n: p.clone() for n, p in model.named_parameters()}
-    with torch.no_grad():
-        beside = model(**batch).logits
-        with shared_prompt._folded(model): inside = model(**batch).logits
-        with model.disable_adapter(): bare = model(**batch).logits
-        assert torch.equal(model(**batch).logits, beside)
-    assert (beside - inside).abs().max() <= 1e-4 < (beside - bare).abs().max()
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
-
-
-@pytest.mark.parametrize("dropout, folded", [(0.0, 28), (0.05, 0)]) # TRL samples with dropout on, so that adapter stays beside
-def test_a_step_samples_with_the_adapter_folded(tmp_path, monkeypatch, dropout, folded):
-    made, real = [], shared_prompt._product
-    monkeypatch.setattr(shared_prompt, "_product", lambda *given: made.append(1) or real(*given))
-    trainer(tmp_path, asked=PICTURED, batch_size=12, max_steps=1, model=adapted("qwen2_5_vl", dropout)[0]).train()
-    assert len(made) == folded # four layers of seven
-
-
-def test_without_onednn_the_product_is_the_same(monkeypatch):
-    weight, bias, x = torch.randn(6, 4), torch.randn(6), torch.randn(2, 3, 4)
-    packed = shared_prompt._product(weight, bias)(x)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    plain = shared_prompt._product(weight, bias)
-    assert plain.func is torch.nn.functional.linear and (plain(x) - packed).abs().max() <= 1e-5
-
-
-def folds(model):
-    with shared_prompt._folded(model): return sum("forward" in vars(m) for m in model.modules())
-
-
-def test_an_adapter_is_folded_only_where_nothing_is_lost():
-    from peft import LoraConfig
-    model, _ = adapted("qwen2_5_vl", dropout=0.1)
-    assert folds(model.train()) == 0 and folds(model.eval()) == 28
-    with torch.autocast("cpu", dtype=torch.bfloat16): assert folds(model) == 0
-    with model.disable_adapter(): assert folds(model) == 0
-    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
-    model.set_adapter("other")
-    assert folds(model) == 0
-    model.set_adapter("default")
-    model.base_model.set_adapter(["default", "other"])
-    assert folds(model) == 0
-    assert folds(adapted("qwen2_5_vl")[0].to(torch.bfloat16)) == 0
-    model, _ = adapted("qwen2_5_vl")
-    model.merge_adapter()
-    assert folds(model) == 0
 
 
 def test_a_step_looks_at_each_picture_once(tmp_path):

@@ -193,15 +193,7 @@ def _try_split(dataset, found):
 
 def _measure(dataset, model, found):
     "Prompts that are too long for a run, by the model's own processor"
-    checked = preflight(dataset, _processor(model))
+    from .models import load_processor  # here, since a look without a model needs no torch
+    checked = preflight(dataset, load_processor(model))
     for problem in checked.problems:
         found.problems.append(DataError(problem["code"], problem["message"], row=problem["row"]))
-
-
-def _processor(model):
-    "Processor of a model, without its weights"
-    if model.startswith("tiny-"):
-        from .models import tiny_twin
-        return tiny_twin(model.removeprefix("tiny-"))[1]
-    from transformers import AutoProcessor
-    return AutoProcessor.from_pretrained(model)

@@ -190,7 +190,7 @@ def compare(
     resume: bool = True, # go on after a kill
     log: RunLog = None, # gets a row per batch
     processes: int = 1, # that ask at the same time; the answers are the same
-    engine: dict = None, # share and longest of `asking_vllm.EnginePanel`: vLLM answers; None: transformers does
+    engine: dict = None, # share and longest of `asking.EnginePanel`: vLLM answers; None: transformers does
     **loading, # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> list: # a row per picture: row, question, answer, picture, and a list of texts per model and way
     "Ask base and adapter about the same pictures"

@@ -316,7 +316,6 @@ class _Small:
     trained: float  # bytes of the weights that train
     state: float  # bytes of the optimizer's state
     largest: int  # numbers in the largest 4-bit weight
-    folded: int  # bytes of the weights that an adapter lies on
 
 
 def _small(run, layers, blocks, mode):
@@ -343,13 +342,12 @@ def _small(run, layers, blocks, mode):
     size |= {id(w): w.numel() * four_bit for w in own.values() if id(w) in quantised}
     trained = [w for w in own.values() if w.requires_grad]
     largest = max((w.numel() for w in own.values() if id(w) in quantised), default=0)
-    folded = sum(size[id(w)] for name, w in own.items() if name.endswith("base_layer.weight"))
     weights, bytes_trained = sum(size.values()), sum(size[id(w)] for w in trained)
     if settings.beta and not settings.use_lora:
         weights *= 2  # the reference model; with an adapter it is the same model without it
     state = sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained)
     _faked(model, mode)
-    return _Small(model.train(), core, weights, bytes_trained, state, largest, folded)
+    return _Small(model.train(), core, weights, bytes_trained, state, largest)
 
 
 def _with_adapter(model, settings):
@@ -512,7 +510,7 @@ def _logits(run, small, rows, shared, mode):
     weight = small.core.get_output_embeddings().weight
     G, C = run.settings.num_generations, run.C
     # A GPU takes the answers' tokens alone; elsewhere TRL 1.16 scores every position.
-    all_positions = rows // G * (run.P - 2 + G * (C + 1)) if shared else rows * (run.P + C - 1)
+    all_positions = rows * C if shared else rows * (run.P + C - 1)
     tokens = rows * C if run.gpu else all_positions
     with mode:
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
@@ -601,21 +599,14 @@ def memory_of_step(
     reading, cache = counted.reading(prompts)
     found["cache"] = cache * (run.P + run.C) / run.P
     if counted.shared:
-        found["cache"] = cache + _own_cache(cache / prompts / run.P, all_rows, run.C)
+        # The prompts' cache stays beside the wide one, which has room for every answer from the beginning.
+        found["cache"] = cache + cache / prompts / run.P * all_rows * (run.P + run.C)
     sampled = max(reading, found["cache"] + _of_one_token(counted, cache, all_rows))
     held = found["weights"] + found["optimizer"] + found["pictures"]
     if run.settings.use_vllm:
         found["cache"] = sampled = 0  # vLLM's own share of the card holds it
-    found |= dict(training=held + added, sampling=held + sampled + _folded(counted))
+    found |= dict(training=held + added, sampling=held + sampled)
     return found | dict(most=max(found["training"], found["sampling"]))
-
-
-def _own_cache(of_a_token, rows, C):
-    "Bytes of the answers' own cache; its room doubles, 32 tokens at least (`shared_prompt._Roomy`)"
-    room = 0
-    while room < C:
-        room += max(32, room + 1)
-    return of_a_token * rows * room
 
 
 def _of_one_token(counted, cache, rows):
@@ -623,20 +614,13 @@ def _of_one_token(counted, cache, rows):
     run, text = counted.run, counted.run.config.get_text_config()
     numbers = 4 if not run.gpu else 2
     seen = rows * (run.P + run.C)
-    if counted.shared:
-        layer = 3 * seen * text.num_attention_heads * 4  # scores of one layer, in float32, and their softmax
+    if counted.shared and not run.gpu:
+        layer = 0  # on a CPU heads share their keys: see `shared_prompt.grouped_attention`
     else:
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         # keys and values, repeated for every head
         layer = 2 * seen * text.num_attention_heads * size * numbers
     return layer + 4 * rows * text.vocab_size * 4  # scores of all words, as they are changed and drawn from
-
-
-def _folded(counted):
-    "Bytes of weights with the adapter inside, which shared sampling makes on a CPU where there is no dropout"
-    settings = counted.run.settings
-    folds = counted.shared and not counted.run.gpu and settings.use_lora and not settings.lora_dropout
-    return counted.of_model("folded") if folds else 0
 
 
 def will_fit(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_marks', 'tiny_tokenizer', 'twin_config',
            'twin_processor', 'tiny_twin', 'image_token', 'token_kinds', 'vision_marker_ids', 'save_processor',
-           'save_model', 'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm', 'model_type',
-           'add_lora', 'lora_config', 'merge_lora', 'base_files', 'adapted_layers', 'last_real_token', 'hidden_size',
-           'BackboneWithHead']
+           'save_model', 'pick_dtype', 'pick_attention', 'four_bit', 'limit_pixels', 'load_vlm', 'load_processor',
+           'model_type', 'add_lora', 'lora_config', 'merge_lora', 'base_files', 'adapted_layers', 'last_real_token',
+           'hidden_size', 'BackboneWithHead']
 
 # %% ../nbs/00a_models.ipynb #c002
 import importlib.util, json, os, re, warnings
@@ -145,6 +145,7 @@ def twin_processor(
 ): # a transformers processor
     "The real processor of `family` around the tiny tokenizer; pictures of at most 112 × 112 pixels (Qwen3-VL and 3.5 128, Aria 490)"
     import transformers as t
+    if family not in families: raise ValueError(f"unknown family {family!r}{nearest(family, list(families))}")
     tokenizer = tiny_tokenizer()
     if family == "aria":
         return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tokenizer,
@@ -173,7 +174,6 @@ def tiny_twin(
 ): # model in float32, processor
     "An untrained model of `family` with its processor, built offline in a second"
     from transformers import AutoModelForImageTextToText
-    if family not in families: raise ValueError(f"unknown family {family!r}{nearest(family, list(families))}")
     processor = twin_processor(family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -305,11 +305,22 @@ def load_vlm(
 ): # model, processor
     "A vision-language model of one of the six families, with its processor padding on the left"
     warn_of_untested()
-    model, processor = _load_twin(name) if name.startswith("tiny-") else _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
+    model = _load_twin(name) if name.startswith("tiny-") else _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
+    if adapter: model = _put_on(model, name, adapter, trainable)
+    return model.eval(), load_processor(name, max_image_size, cache_dir)
+
+def load_processor(
+    name: str, # hub id, directory, or `tiny-` and a family
+    max_image_size: int = None, # see `limit_pixels`; None keeps the checkpoint's own
+    cache_dir: str = None, # where hub downloads go
+): # the processor that `load_vlm` gives, without the weights
+    "A model's processor, padding on the left"
+    from transformers import AutoProcessor
+    if name.startswith("tiny-"): processor = twin_processor(name.removeprefix("tiny-"))
+    else: processor = AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
     processor.tokenizer.padding_side = "left"
     if max_image_size: limit_pixels(processor, max_image_size)
-    if adapter: model = _put_on(model, name, adapter, trainable)
-    return model.eval(), processor
+    return processor
 
 # %% ../nbs/00a_models.ipynb #n6d52b28
 def _put_on(model, name, adapter, trainable):
@@ -358,20 +369,19 @@ def _check_alpha(adapter, about):
 
 def _load_twin(name):
     "Twin called `name`, on the GPU where there is one"
-    model, processor = tiny_twin(name.removeprefix("tiny-"))
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    model, _ = tiny_twin(name.removeprefix("tiny-"))
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     "Checkpoint `name` with the choices made and said"
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
     dtype = pick_dtype(dtype)
     extra = {"quantization_config": four_bit(dtype)} if use_4bit else {}
     attention, why = pick_attention(attention, dtype)
     kind = model_type(name, cache_dir)
     print(f"{Path(name).name}: {kind}, {str(dtype).removeprefix('torch.')}, {why}")
     if torch.cuda.is_available(): extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
-    return model, AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
+    return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
 
 # %% ../nbs/00a_models.ipynb #nf461c89
 def model_type(

@@ -78,11 +78,8 @@ _rewards = _cells(
     "c004", "c005",
     own("`read_count` finds the number in each answer:"),
     "c008", "c009", "c010", "c011", "c012", "c013",
-    "c018", "c019", "n4c48e52", "nce3bc42", "c020", "ne193b7d", "ned95a8a", "n774987f",
-    "c032 until Rewards are added up",
-    own("""Rewards are added up, and the parts are kept: a curve of the sum hides which of them moved. `mix`
-makes one reward of several, and keeps every part by name."""),
-    "c033", "c034",
+    "c018", "c019", "nce3bc42", "c020", "ne193b7d", "ned95a8a", "n774987f",
+    "c032", "c033", "c034",
     "n02verb0", "n02verb1", "n02verb2",
     "c037", "c038", "c039", "n26m02b", "n26e02b", "n26c02b", "c041", "c042", "c043",
     "c045", "c046", "c047", "c048", "c049", "c051", "c052", "c053",

@@ -112,15 +112,9 @@ def model_scale(
 ) -> tuple:  # its processor, and pixels, thousandths or fractions
     "How a model's family writes a coordinate, and the processor that decides in which size it sees a picture"
     # here, since whoever looks through a file of boxes needs no torch
-    from .models import limit_pixels, model_type, twin_processor
-    if model.startswith("tiny-"):
-        family = model.removeprefix("tiny-")
-        processor = twin_processor(family)
-    else:
-        from transformers import AutoProcessor
-        family, processor = model_type(model), AutoProcessor.from_pretrained(model)
-    if max_image_size:
-        limit_pixels(processor, max_image_size)
+    from .models import load_processor, model_type
+    family = model.removeprefix("tiny-") if model.startswith("tiny-") else model_type(model)
+    processor = load_processor(model, max_image_size)
     return processor, scale_of_family.get(family, "thousandths")
 
 

@@ -2,10 +2,9 @@
 
 Nothing here knows how a layer works. The prompt goes through the model's own forward, and what its layers
 put into their cache stays there with its history for the way back. A second cache hands that out to every
-answer of the group, and the answers go through the model's own forward too. So it serves what chapter 07's
-attention in two parts cannot: layers that look back through a window (Gemma 3), and layers without
-attention, which keep one matrix however long the text is (Qwen3.5). Read in transformers 5.17. Written by
-hand."""
+answer of the group, and the answers go through the model's own forward too. So it serves every layer that
+transformers has a cache for: attention, attention through a window (Gemma 3), and layers without attention,
+which keep one matrix however long the text is (Qwen3.5). Read in transformers 5.17. Written by hand."""
 from contextlib import contextmanager
 from functools import partial
 
@@ -21,18 +20,11 @@ except ImportError as error:  # transformers has moved them: everything goes the
     cannot_cache = f"transformers has moved what it leans on ({error})"
     Cache = DynamicLayer = LinearAttentionLayer = object
 
-__all__ = ["families_by_cache", "goes_by_cache", "empty_cache", "widened", "read_prompt",
+__all__ = ["tested_families", "empty_cache", "widened", "read_prompt",
            "answer_rows", "cache_under_checkpointing"]
 
-# Families whose language model is more than causal attention over all that came before.
-families_by_cache = ("qwen3_5", "gemma3")
-
-
-def goes_by_cache(
-    model,  # of any family, or its inner model; no adapter around it
-) -> bool:  # false: chapter 07's attention in two parts serves it
-    "Whether prompts of this model are shared through a cache"
-    return model.config.model_type in families_by_cache
+# Others may work; nobody has compared them with the plain way.
+tested_families = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "aria")
 
 
 # The prompt's side

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from measure.common import read_log, write_log
+from measure.game import rounded
 
 log = "03_judged.csv"
 
@@ -40,11 +41,6 @@ def main(
     write_log(f"03_judged_{name}.csv", [rounded(row) for row in rows])
     others = [row for row in read_log(log) if row["name"] != name]
     write_log(log, [*others, dict(name=name) | row_of(results)])
-
-
-def rounded(row):
-    "Five digits keep the file small; the page's curves show fewer"
-    return {name: round(value, 5) for name, value in row.items()}
 
 
 def row_of(results):

@@ -3,7 +3,7 @@
     python tools/logs.py runs "WHAT=OUTPUT_DIR" ...
 
 WHAT is what the log calls the run ("the preset": the page's table shows it), OUTPUT_DIR the folder that
-it wrote; rows of other names stay. Reads finished runs, in a second. Writes nbs/logs/05_runs.csv."""
+it wrote; rows of other names and seeds stay. Reads finished runs, in a second. Writes nbs/logs/05_runs.csv."""
 from measure.common import cost_and_source, named_folders, read_jsonl, read_log, read_results, write_log
 
 log = "05_runs.csv"
@@ -13,10 +13,10 @@ def main(
     first: str,  # WHAT=OUTPUT_DIR of a run
     *others: str,  # the same of more runs
 ):
-    "Put runs in the log, in place of rows of the same names"
+    "Put runs in the log, in place of rows of the same name and seed"
     new = [run_row(what, folder) for what, folder in named_folders((first, *others))]
-    replaced = {row["what"] for row in new}
-    kept = [row for row in read_log(log) if row["what"] not in replaced]
+    replaced = {(row["what"], str(row["seed"])) for row in new}
+    kept = [row for row in read_log(log) if (row["what"], row["seed"]) not in replaced]
     write_log(log, sorted(kept + new, key=place_in_log))
 
 
