@@ -46,8 +46,8 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "marking", "metrics", "model_files", "morning", "morning_plan", "old_scores",
            "pointing", "prediction_files", "prompt_cache",
            "cli", "evaluation", "evaluation_settings", "reward_model", "reward_model_settings",
-           "race", "readers", "refill", "report", "results_page", "rewards", "rows", "run_data", "run_files", "run_records", "service", "slides",
-           "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
+           "race", "readers", "refill", "report", "results_page", "rewards", "rows", "run_data", "run_files", "run_records", "service",
+           "slides", "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
 CEILINGS = dict(nodes=6.2, lambdas=1.5, two_for=1.3, long=1.9, longest=65)
