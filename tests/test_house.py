@@ -49,8 +49,8 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.2, lambdas=1.5, two_for=1.3, long=1.9, longest=65)
-COMMENTS = 85
+CEILINGS = dict(nodes=6.0, lambdas=0.3, two_for=0.3, long=1.0, longest=60)
+COMMENTS = 90
 
 
 def modules():
