@@ -41,17 +41,17 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 # `long` is in percent: nbdev writes `__all__` and a page's first line into an exported module as wide as it likes.
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
 REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "archive", "asking",
-           "chapters", "contest", "contest_files", "core", "data", "data_check", "doctor", "easyr1",
-           "film_labels", "fit", "folders", "geometry", "jobs",
-           "marking", "metrics", "model_files", "morning", "morning_plan", "old_scores",
-           "pointing", "prediction_files", "prompt_cache",
-           "cli", "evaluation", "evaluation_settings", "reward_model", "reward_model_settings",
-           "race", "readers", "refill", "report", "results_page", "rewards", "rows", "run_data", "run_files", "run_records", "service",
-           "slides", "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
+           "chapters", "cli", "contest", "contest_files", "core", "data", "data_check", "doctor", "easyr1",
+           "evaluation", "evaluation_settings", "film_labels", "fit", "folders", "geometry", "jobs",
+           "marking", "metrics", "model_files", "morning", "morning_plan", "old_scores", "pointing",
+           "prediction_files", "prompt_cache", "race", "readers", "refill", "report", "results_page",
+           "reward_model", "reward_model_settings", "rewards", "rows", "run_data", "run_files",
+           "run_records", "service", "slides", "standings", "teacher_notes", "training", "trl_words",
+           "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.2, lambdas=1.5, two_for=1.3, long=1.9, longest=65)
-COMMENTS = 85
+CEILINGS = dict(nodes=6.0, lambdas=0.3, two_for=0.3, long=1.0, longest=60)
+COMMENTS = 90
 
 
 def modules():
