@@ -48,8 +48,8 @@ REBUILT = ["aloha_films", "answers", "archive", "asking", "chapters", "data_chec
            "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.5, lambdas=4.0, two_for=2.2, long=2.7, longest=65)
-COMMENTS = 77
+CEILINGS = dict(nodes=6.2, lambdas=0.7, two_for=0.7, long=1.6, longest=55)
+COMMENTS = 82
 
 
 def modules():
