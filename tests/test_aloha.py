@@ -1,12 +1,14 @@
 """The robot classifier on mock data: reading, collating, forward, training whole, stop and go, two processes, every mode, GRPO's and
 LeRobot's side."""
+import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from vlrlbook.core import RunLog, Sample, SettingsError, read_settings
 from vlrlbook.data import DataError, aloha_cameras, aloha_views, synthetic_aloha
 from vlrlbook.models import families, last_real_token, tiny_twin
 from vlrlbook.rewards import load_reward
+from vlrlbook.settings import settings_help
 
 SHORT = dict(max_steps=4, eval_steps=2, batch_size=8, logging_steps=1, warmup_steps=1)
 
@@ -394,13 +397,13 @@ def test_settings_come_from_the_environment(monkeypatch):
 
 
 def test_parameters_cell_equals_the_settings():
-    import re
+    "Names, types, defaults and comments; the cell says in one line what the module may say in two"
     cells = json.loads((ROOT / "nbs" / "04_aloha.ipynb").read_text())["cells"]
     cell = next("".join(c["source"]) for c in cells if c["metadata"].get("tags") == ["parameters"])
-    source = (ROOT / "vlrlbook" / "aloha.py").read_text()
-    block = source[source.index("class AlohaSettings(Settings):"):source.index("aliases: ClassVar")]
-    fields = [m.groups() for m in re.finditer(r"^    (\w+: .+?) # (.+)$", block, re.M)]
-    assert fields == [(a.strip(), b) for a, b in (line.split("  # ") for line in cell.splitlines())]
+    lines = [re.fullmatch(r"(\w+): (.+?) = (.+?)  # (.+)", line).groups() for line in cell.splitlines()]
+    texts = settings_help(AlohaSettings)
+    of_the_cell = [(name, eval(kind), ast.literal_eval(default), text) for name, kind, default, text in lines]
+    assert of_the_cell == [(f.name, f.type, f.default, texts[f.name]) for f in fields(AlohaSettings)]
 
 
 def test_too_few_classes_are_an_error(tmp_path, drawn):

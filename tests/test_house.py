@@ -20,16 +20,16 @@ FLOORS = [
     ["folders"],
     ["settings"],
     ["core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
-    ["archive", "chapters", "prompt_cache", "rewards", "training", "versions"],
-    ["prediction_files", "rows"],
+    ["archive", "chapters", "morning_plan", "prompt_cache", "rewards", "training", "versions"],
+    ["prediction_files", "rows", "teacher_notes"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
-    ["pointing", "reward_model_settings"],
+    ["aloha_plots", "aloha_settings", "pointing", "reward_model_settings"],
     ["aloha", "aloha_films", "answers", "data_check", "refill", "reward_model", "run_data", "trl_words", "verdict", "warm_twins"],
     ["report", "run_records"],
-    ["asking", "run_files"],
+    ["asking", "results_page", "run_files"],
     ["evaluation", "grpo", "service"],
-    ["easyr1", "fit", "race", "workshop"],
-    ["doctor"],
+    ["contest_files", "easyr1", "fit", "race", "slides", "workshop"],
+    ["contest", "doctor", "morning", "standings"],
     ["cli"],
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -40,16 +40,18 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 # Rooms that were built or rebuilt to HOUSE's targets; a room is added here when that is done, and stays.
 # `long` is in percent: nbdev writes `__all__` and a page's first line into an exported module as wide as it likes.
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
-REBUILT = ["aloha_films", "answers", "archive", "asking", "chapters", "data_check", "doctor", "easyr1",
+REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "archive", "asking",
+           "chapters", "contest", "contest_files", "core", "data", "data_check", "doctor", "easyr1",
            "film_labels", "fit", "folders", "geometry", "jobs",
-           "marking", "metrics", "model_files", "old_scores", "pointing", "prediction_files", "prompt_cache",
+           "marking", "metrics", "model_files", "morning", "morning_plan", "old_scores",
+           "pointing", "prediction_files", "prompt_cache",
            "cli", "evaluation", "evaluation_settings", "reward_model", "reward_model_settings",
-           "race", "readers", "refill", "report", "rewards", "rows", "run_data", "run_files", "run_records", "service",
-           "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
+           "race", "readers", "refill", "report", "results_page", "rewards", "rows", "run_data", "run_files", "run_records", "service",
+           "slides", "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.2, lambdas=0.7, two_for=0.7, long=1.6, longest=55)
-COMMENTS = 82
+CEILINGS = dict(nodes=6.0, lambdas=0.3, two_for=0.3, long=1.0, longest=55)
+COMMENTS = 90
 
 
 def modules():

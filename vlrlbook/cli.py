@@ -42,8 +42,36 @@ def notebooks(args, rest):
 def workshop(args, rest):
     """Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for
     half a day and a full one"""
+    if args.short:
+        from vlrlbook.morning import write_morning
+        print(*write_morning(args.out_dir), sep="\n")
+        return
     from vlrlbook.workshop import write_workshop
     print(*write_workshop(args.out_dir), sep="\n")
+
+
+def slides(args, rest):
+    "Run the notebooks of a folder and write each as slides, one HTML file with its figures"
+    from vlrlbook.slides import write_slides
+    print(*write_slides(args.folder, args.out), sep="\n")
+
+
+def enter(args, rest):
+    "Train with a student's reward and write the file for the contest"
+    from vlrlbook.contest import enter, reward_of_file
+    from vlrlbook.contest_files import Rules
+    rules = Rules(args.steps, args.pictures, warm_steps=args.warm_steps)
+    entry = enter(args.name, reward_of_file(args.reward), args.folder, rules, args.again)
+    print(f"{entry.name}: {entry.facts['seconds']} seconds")
+
+
+def contest(args, rest):
+    "Gather the students' files of a folder into one ranked page; exit status 1 if one of them could not be ranked"
+    from vlrlbook.standings import write_standings
+    path, standings = write_standings(args.folder, args.out)
+    print(standings)
+    print(path)
+    return 1 if standings.refused else 0
 
 
 def merge_lora(args, rest):
@@ -484,6 +512,24 @@ def measuring_commands(command):
             option("out", help="file to write; report.html in the run's folder if not given"))
 
 
+def teaching_commands(command):
+    "`workshop`, `slides`, `enter` and `contest`; `command` is that of `parser`"
+    command(workshop, "workshop", (["out_dir"], dict(help="new folder")),
+            (["--short"], dict(action="store_true", help="a morning's class: three notebooks, a contest, a teacher's page")))
+    command(slides, "slides", (["folder"], dict(help="with notebooks that `workshop --short` wrote")),
+            option("out", help="folder to write; slides/ in the notebooks' folder if not given"))
+    command(enter, "enter", (["name"], dict(help="of the student or the group, as the page will show it")),
+            (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
+            option("folder", default="contest", help="where the file goes"),
+            # The defaults of `contest.Rules`, which a test compares: --help imports nothing heavy.
+            option("steps", type=int, default=400, help="of training; the same for the whole class"),
+            option("pictures", type=int, default=500, help="frozen ones that are asked; the same for the whole class"),
+            option("warm_steps", type=int, default=280, help="of the supervised start; the same for the whole class"),
+            option("again", action="store_true", help="write over an earlier file of the same name"))
+    command(contest, "contest", (["folder"], dict(help="with the students' files")),
+            option("out", help="page to write; results.html in the folder if not given"))
+
+
 def model_commands(command):
     "The commands that write model directories; `command` is that of `parser`"
     command(merge_lora, "merge-lora",
@@ -579,7 +625,7 @@ def parser() -> argparse.ArgumentParser:
     command(run, "run",
             (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
-    command(workshop, "workshop", (["out_dir"], dict(help="new folder")))
+    teaching_commands(command)
     command(doctor, "doctor",
             (["--quick"], dict(action="store_true", help="leave out the two training steps, about a minute")))
     model_commands(command)

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-# all of them, so that `from vlrlbook.core import write_json` goes on working
+# All of them stood here once, and `from vlrlbook.core import write_json` must go on working.
 from .folders import commit_folder, damage, finite, manifest_name, sha256_of, to_disk, write_json, write_whole
-from .settings import SettingsError, as_type, finite_number, named_options, names_since, nearest, read_settings
-from .settings import settings_help
+from .settings import SettingsError, as_type, finite_number, named_options, names_since, nearest
+from .settings import read_settings, settings_help
 
 # %% ../nbs/00_core.ipynb #c007
 def thumbnail(
@@ -32,9 +32,10 @@ def thumbnail(
 ) -> str: # HTML <img> with the pixels inside
     "`image` as an `<img>` tag that needs no file"
     small, buffer = image.convert("RGB"), io.BytesIO()
-    small.thumbnail((side, side))
+    small.thumbnail((side, side)) # in place; `convert` has made a copy
     small.save(buffer, "PNG")
-    return (f'<img src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}" '
+    pixels = b64encode(buffer.getvalue()).decode()
+    return (f'<img src="data:image/png;base64,{pixels}" '
             'alt="picture" style="display:inline-block;margin:2px">')
 
 # %% ../nbs/00_core.ipynb #n0d1a4fb
@@ -50,15 +51,17 @@ class Sample:
 
     def _repr_html_(self):
         pictures = "".join(map(thumbnail, self.images))
-        return f"<div>{pictures}<div><b>{escape(self.question)}</b><br>{escape(self.answer)}</div></div>"
+        # A question comes from somebody's file: its tags are text here, and must not become part of the page.
+        question, answer = escape(self.question), escape(self.answer)
+        return f"<div>{pictures}<div><b>{question}</b><br>{answer}</div></div>"
 
 def cast(
 ) -> Sample: # 112 × 112 picture of three discs
     "The sample that every chapter redoes by hand"
     image = Image.new("RGB", (112, 112), "white")
     draw = ImageDraw.Draw(image)
-    for x, y, r, colour in ((30, 28, 10, "#d62728"), (78, 40, 8, "#1f77b4"), (46, 84, 9, "#2ca02c")):
-        draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+    for x, y, radius, colour in ((30, 28, 10, "#d62728"), (78, 40, 8, "#1f77b4"), (46, 84, 9, "#2ca02c")):
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     return Sample("How many discs are there?", "A photo of 3 discs", [image], "counting")
 
 # %% ../nbs/00_core.ipynb #n00a11e9
@@ -89,11 +92,13 @@ class RolloutGroup:
     @property
     def silent(self) -> bool:
         "All rewards equal, so nothing to learn"
-        return all_equal([r.parts["overall"] for r in self.rollouts])
+        return all_equal([rollout.parts["overall"] for rollout in self.rollouts])
 
-    def _repr_png_(self): return rollout_card(self)._repr_png_()
+    def _repr_png_(self):
+        return rollout_card(self)._repr_png_()
 
 # %% ../nbs/00_core.ipynb #c013
+# Of Okabe and Ito's palette, whose colours are told apart with any kind of colour blindness; and a grey.
 blue, orange, green, purple, grey = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a8a8a"
 
 def figure(
@@ -102,58 +107,84 @@ def figure(
     **kwargs, # for `Figure.subplots`; give `nrows` or `ncols` to get axes back
 ): # figure, or (figure, axes)
     "A matplotlib figure in the style of the house, without global state"
-    from matplotlib.figure import Figure
-    class Picture(Figure):
-        def _repr_png_(self):
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=110, facecolor="white", bbox_inches="tight", pad_inches=0.12)
-            return buffer.getvalue()
-    fig = Picture(figsize=(width, height), layout="constrained")
-    if not kwargs: return fig
+    fig = _picture_class()(figsize=(width, height), layout="constrained")
+    if not kwargs:
+        return fig
     axes = fig.subplots(**kwargs)
-    for ax in np.ravel(axes):
+    for ax in np.ravel(axes): # `subplots` gives one axes, a row or a table of them
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     return fig, axes
 
+def _picture_class():
+    "A class of figures that show themselves in a notebook; made here, for importing core loads no matplotlib"
+    from matplotlib.figure import Figure
+    class Picture(Figure):
+        def _repr_png_(self):
+            # Jupyter asks for this. A figure of `pyplot` would have its own hook, and stay in a global list.
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=110, facecolor="white",
+                         bbox_inches="tight", pad_inches=0.12)
+            return buffer.getvalue()
+    return Picture
+
 # %% ../nbs/00_core.ipynb #c014
+# A card's columns, in its own units: the answer's text, then one for each part of the reward.
+_text_column, _part_column = 2.6, 0.55
+
 def rollout_card(
     group: RolloutGroup, # any number of rollouts
 ): # matplotlib figure
     "Picture, question, answers, each with its reward parts and its advantage as a signed bar"
     rollouts, names = group.rollouts, list(group.rollouts[0].parts)
-    fig = figure(9, max(2.2, 0.36 * len(rollouts) + 0.9))
-    left, middle, right = fig.subplots(1, 3, width_ratios=[1.5, 2.6 + 0.55 * len(names), 1.3])
-    if group.sample.images: left.imshow(group.sample.images[0])
-    left.set(xticks=[], yticks=[])
-    left.spines[:].set_color("#cccccc")
-    question = group.sample.question.removeprefix("<image>").strip() # the mark only says where the picture goes
-    left.set_title("\n".join(textwrap.wrap(question, 30)), fontsize=9)
-    left.text(0.5, -0.04, f"truth: {shorten(group.sample.answer, 32)}", fontsize=8, ha="center", va="top", transform=left.transAxes)
+    fig = figure(9, max(2.2, 0.36 * len(rollouts) + 0.9)) # a line for each answer
+    widths = [1.5, _text_column + _part_column * len(names), 1.3]
+    left, middle, right = fig.subplots(1, 3, width_ratios=widths)
+    _card_question(left, group.sample)
     _card_rows(middle, rollouts, names)
     _card_bars(right, rollouts, group.bars)
-    if group.title: fig.suptitle(group.title, fontsize=10, x=0.01, ha="left", weight="bold")
+    if group.title:
+        fig.suptitle(group.title, fontsize=10, x=0.01, ha="left", weight="bold")
     return fig
 
 # %% ../nbs/00_core.ipynb #n16c35de
+def _card_question(ax, sample):
+    "The first picture, the question above it, the truth below it"
+    if sample.images:
+        ax.imshow(sample.images[0])
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_color("#cccccc")
+    question = sample.question.removeprefix("<image>").strip() # the mark only says where the picture goes
+    ax.set_title("\n".join(textwrap.wrap(question, 30)), fontsize=9)
+    truth = f"truth: {shorten(sample.answer, 32)}"
+    # transAxes: the place is a share of the axes, whatever the size of the picture in it
+    ax.text(0.5, -0.04, truth, fontsize=8, ha="center", va="top", transform=ax.transAxes)
+
 def _card_rows(ax, rollouts, names):
     "Answers and the parts of their rewards, a row each"
-    ax.set(xlim=(0, 2.6 + 0.55 * len(names)), ylim=(len(rollouts) - 0.5, -1))
+    # y grows downwards, from the headings at -0.75 past one row for each answer
+    ax.set(xlim=(0, _text_column + _part_column * len(names)), ylim=(len(rollouts) - 0.5, -1))
     ax.axis("off")
-    columns = [2.6 + 0.55 * i + 0.5 for i in range(len(names))]
-    for x, name in zip(columns, names): ax.text(x, -0.75, shorten(name, 11), fontsize=7.5, ha="right", color="#555555")
-    for y, r in enumerate(rollouts):
-        ax.text(0, y, shorten(r.text, 38) or "(nothing)", fontsize=8.5, va="center")
-        for x, name in zip(columns, names):
-            shown, weight = r.parts[name], "bold" if name == "overall" else "normal"
-            ax.text(x, y, str(shown) if isinstance(shown, int) else f"{shown:.2f}", fontsize=8.5, va="center", ha="right", weight=weight)
+    right_ends = {} # part → x where its numbers end
+    for place, name in enumerate(names):
+        right_ends[name] = _text_column + _part_column * place + 0.5
+        ax.text(right_ends[name], -0.75, shorten(name, 11), fontsize=7.5, ha="right", color="#555555")
+    for y, rollout in enumerate(rollouts):
+        ax.text(0, y, shorten(rollout.text, 38) or "(nothing)", fontsize=8.5, va="center")
+        for name, x in right_ends.items():
+            value = rollout.parts[name]
+            text = str(value) if isinstance(value, int) else f"{value:.2f}"
+            weight = "bold" if name == "overall" else "normal"
+            ax.text(x, y, text, fontsize=8.5, va="center", ha="right", weight=weight)
 
 def _card_bars(ax, rollouts, heading):
     "Advantages, or what else the group has, as signed bars"
-    values = [r.advantage for r in rollouts]
-    ax.barh(range(len(values)), values, color=[blue if v >= 0 else orange for v in values], height=0.62)
+    values = [rollout.advantage for rollout in rollouts]
+    colours = [blue if value >= 0 else orange for value in values]
+    ax.barh(range(len(values)), values, color=colours, height=0.62)
+    # Small advantages look small: the scale reaches at least 1.2 standard deviations to either side.
     reach = max(1.2, 1.35 * max(map(abs, values)))
-    ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, -1), yticks=[])
+    ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, -1), yticks=[]) # the rows of `_card_rows`
     ax.set_title(heading, fontsize=8, color="#555555")
     ax.axvline(0, color="black", lw=0.8)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -165,8 +196,11 @@ def shorten(
     width: int, # most characters
 ) -> str: # one line
     "`text` on one line of at most `width` characters, `$` made harmless for matplotlib"
-    line = "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
-    return (line if len(line) <= width else line[: width - 1] + "…").replace("$", r"\$")
+    line = " ".join(text.split())
+    line = "".join(character if character.isprintable() else "·" for character in line)
+    if len(line) > width:
+        line = line[: width - 1] + "…"
+    return line.replace("$", r"\$") # between two of them matplotlib would set a formula
 
 # %% ../nbs/00_core.ipynb #c019
 ribbon_colours = dict(padding="#e6e6e6", prompt="#56B4E9", image=green, answer=orange)
@@ -182,16 +216,21 @@ def token_ribbon(
     for y, row in enumerate(kinds):
         for x, kind in enumerate(row):
             ax.add_patch(_cell(x, y, 0.92, 0.6, ribbon_colours[kind]))
-            if mask is not None and mask[y][x]: ax.add_patch(_cell(x, y + 0.66, 0.92, 0.13, "black"))
-    ax.set(xlim=(-0.5, width), ylim=(len(kinds), -0.15), yticks=[y + 0.3 for y in range(len(kinds))], xlabel="position")
+            if mask is not None and mask[y][x]:
+                ax.add_patch(_cell(x, y + 0.66, 0.92, 0.13, "black"))
+    row_centres = [y + 0.3 for y in range(len(kinds))]
+    ax.set(xlim=(-0.5, width), ylim=(len(kinds), -0.15), yticks=row_centres, xlabel="position")
     ax.set_yticklabels([f"row {y}" for y in range(len(kinds))], fontsize=8)
-    handles = [Patch(color=c, label=k) for k, c in ribbon_colours.items()] + [Patch(color="black", label="mask")]
+    # Every kind stands in the legend, also one that these rows do not have: ribbons then look alike.
+    handles = [Patch(color=colour, label=kind) for kind, colour in ribbon_colours.items()]
+    handles.append(Patch(color="black", label="mask"))
     ax.legend(handles=handles, ncols=5, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return fig
 
-def _cell(x, y, w, h, colour):
+def _cell(x, y, width, height, colour):
+    "A filled rectangle without a border, from its upper left corner"
     from matplotlib.patches import Rectangle
-    return Rectangle((x, y), w, h, color=colour, lw=0)
+    return Rectangle((x, y), width, height, color=colour, lw=0)
 
 # %% ../nbs/00_core.ipynb #c022
 class RunLog:
@@ -199,7 +238,7 @@ class RunLog:
     def __init__(self,
         path: str | Path = None, # CSV file to keep; None keeps nothing
         rows: list = (), # dictionaries, each with `step`
-        baselines: dict = None, # label → value: lines in the reward's panel, such as what a blind answer earns
+        baselines: dict = None, # label → value: lines among the rewards, such as what a blind answer earns
     ):
         self.path = Path(path) if path else None
         self.rows = [dict(row) for row in rows]
@@ -210,24 +249,35 @@ class RunLog:
         path: str | Path, # a CSV file that a `RunLog` wrote
     ): # RunLog
         "The log in a CSV file; empty cells are left out"
-        with open(path, newline="", encoding="utf-8") as f:
-            return cls(rows=[{k: _number(v) for k, v in r.items() if v} for r in csv.DictReader(f)])
+        rows = []
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                rows.append({name: _number(cell) for name, cell in row.items() if cell})
+        # Without the path: whoever reads a log to look at it must not add to it.
+        return cls(rows=rows)
 
     @property
     def columns(self) -> list:
         "Names of all columns, in order of first sight"
-        return list(dict.fromkeys(k for r in self.rows for k in r))
+        names = {} # a dict, for its keys keep their order
+        for row in self.rows:
+            names |= dict.fromkeys(row)
+        return list(names)
 
     def append(self,
         row: dict, # `step` and numbers
     ):
         "Add a row; the file grows by a line, or is written anew when the row brings a new column"
-        known = self.columns
+        columns_before = self.columns
         self.rows.append(row)
-        if self.path is None: return
-        if set(row) - set(known) or not self.path.exists(): self.save()
-        else:
-            with open(self.path, "a", encoding="utf-8") as f: f.write(self._csv([row], header=False))
+        if self.path is None:
+            return
+        has_new_column = bool(set(row) - set(columns_before))
+        if has_new_column or not self.path.exists():
+            self.save()
+            return
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(self._csv([row], header=False))
 
     def save(self):
         "Write all rows to the file anew, whole or not at all"
@@ -237,7 +287,8 @@ class RunLog:
         "`rows` as lines under the log's columns"
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        if header: writer.writeheader()
+        if header:
+            writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
 
@@ -245,8 +296,8 @@ class RunLog:
         name: str, # a column
     ) -> tuple: # steps, values
         "The steps at which `name` was logged, and its values"
-        rows = [(r["step"], r[name]) for r in self.rows if name in r]
-        return [s for s, _ in rows], [v for _, v in rows]
+        rows = [row for row in self.rows if name in row]
+        return [row["step"] for row in rows], [row[name] for row in rows]
 
     def __len__(self): return len(self.rows)
     def __repr__(self): return f"RunLog({len(self)} rows: {', '.join(self.columns)})"
@@ -257,8 +308,13 @@ def _number(text):
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 # %% ../nbs/00_core.ipynb #c023
-panels = (("reward and its parts", ("reward", "part/")), ("silent groups and spread", ("silent", "reward_std")),
-          ("loss, KL and entropy", ("loss", "kl", "entropy")), ("answer length and gradient", ("length", "grad_norm")))
+# Title of each panel, and the columns in it; what ends in / stands for all columns that begin so.
+panels = (
+    ("reward and its parts", ("reward", "part/")),
+    ("silent groups and spread", ("silent", "reward_std")),
+    ("loss, KL and entropy", ("loss", "kl", "entropy")),
+    ("answer length and gradient", ("length", "grad_norm")),
+)
 
 def plot_run(
     log: RunLog, # needs `step`; columns that `panels` names are drawn
@@ -266,23 +322,38 @@ def plot_run(
     "The four-panel run: raw values faint, smoothed strong, evaluation as dots"
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
     for ax, (title, wanted) in zip(axes.flat, panels):
-        names = [c for c in log.columns if any(c == w or (w.endswith("/") and c.startswith(w)) for w in wanted)]
-        for name, colour in zip(names, itertools.cycle((blue, orange, green, purple, grey, "black"))): _curve(ax, log, name, colour)
+        names = _columns_of_panel(log, wanted)
+        for name, colour in zip(names, itertools.cycle((blue, orange, green, purple, grey, "black"))):
+            _curve(ax, log, name, colour)
         ax.set_title(f"{title} (n = {len(log)} rows)", fontsize=9, loc="left")
-        # what needs no picture, beside what was learned: a curve below such a line has learned nothing worth having
-        for (label, value), dashes in zip(log.baselines.items() if "reward" in wanted else (), ("--", ":", "-.")):
-            ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{label} {value:.2f}")
-        if names: ax.legend(fontsize=7.5, frameon=False)
-        else: ax.axis("off")
-    for ax in axes[1]: ax.set_xlabel("step", fontsize=8)
+        if "reward" in wanted:
+            _baselines(ax, log)
+        if names:
+            ax.legend(fontsize=7.5, frameon=False)
+        else:
+            ax.axis("off") # a run without a KL term, say, has no empty panel
+    for ax in axes[1]:
+        ax.set_xlabel("step", fontsize=8)
     return fig
+
+def _columns_of_panel(log, wanted):
+    "The log's columns that one of `panels` names"
+    exact = {name for name in wanted if not name.endswith("/")}
+    beginnings = tuple(name for name in wanted if name.endswith("/"))
+    return [column for column in log.columns if column in exact or column.startswith(beginnings)]
 
 def _curve(ax, log, name, colour):
     "One column: raw, smoothed, and its evaluation if there is any"
     steps, values = log.series(name)
     ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
     ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
+    # The same quantity on held-out rows is logged under this name, at fewer steps.
     ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
+
+def _baselines(ax, log):
+    "What needs no picture, beside what was learned: a curve below such a line has learned nothing of worth"
+    for (label, value), dashes in zip(log.baselines.items(), ("--", ":", "-.")): # three at most
+        ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{label} {value:.2f}")
 
 # %% ../nbs/00_core.ipynb #n33392f3
 def smooth(
@@ -290,13 +361,22 @@ def smooth(
     weight: float = 0.8, # share of the past
 ) -> list: # same length
     "Exponential mean, corrected so that the first values are not drawn towards zero"
-    out, total, norm = [], 0.0, 0.0
-    for v in values:
-        total, norm = weight * total + (1 - weight) * v, weight * norm + (1 - weight)
-        out.append(total / norm)
-    return out
+    smoothed, total, norm = [], 0.0, 0.0
+    for value in values:
+        total = weight * total + (1 - weight) * value
+        norm = weight * norm + (1 - weight) # what `total` would be if all values were 1
+        smoothed.append(total / norm)
+    return smoothed
 
 # %% ../nbs/00_core.ipynb #c030
+# Marks of a sample: (right before, right after)
+_became_right = (False, True)
+_became_wrong = (True, False)
+_stayed_wrong = (False, False)
+_stayed_right = (True, True)
+# In the order in which a board shows them
+_order_on_board = (_became_right, _became_wrong, _stayed_wrong, _stayed_right)
+
 def paired_board(
     samples: list, # of `Sample`
     before: list, # an answer per sample
@@ -305,36 +385,48 @@ def paired_board(
     most: int = 12, # pictures drawn
 ): # matplotlib figure
     "Flips to right, then flips to wrong, then the rest; the frame says which"
-    marks = [(right(b, s.answer), right(a, s.answer)) for s, b, a in zip(samples, before, after)]
-    order = sorted(range(len(samples)), key=lambda i: ((False, True), (True, False), (False, False), (True, True)).index(marks[i]))
-    order = _fair_share(order, marks, most)
-    gained, lost = sum(m == (False, True) for m in marks), sum(m == (True, False) for m in marks)
-    cols = min(6, len(order))
-    rows = -(-len(order) // cols)
-    fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=cols, squeeze=False)
-    for ax in axes.flat: ax.axis("off")
-    for ax, i in zip(axes.flat, order): _board_cell(ax, samples[i], before[i], after[i], marks[i])
+    marks = [] # of each sample (right before, right after)
+    for sample, old, new in zip(samples, before, after):
+        marks.append((right(old, sample.answer), right(new, sample.answer)))
+    shown = sorted(range(len(samples)), key=lambda place: _order_on_board.index(marks[place]))
+    shown = _fair_share(shown, marks, most)
+    columns = min(6, len(shown))
+    rows = -(-len(shown) // columns) # rounded up
+    fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off") # the last row may not be full; `_board_cell` turns its own on again
+    for ax, place in zip(axes.flat, shown):
+        _board_cell(ax, samples[place], before[place], after[place], marks[place])
+    gained, lost = marks.count(_became_right), marks.count(_became_wrong)
     fig.suptitle(f"{gained} became right, {lost} became wrong, of n = {len(samples)}", fontsize=10)
     return fig
 
 # %% ../nbs/00_core.ipynb #n5ce32f5
 def _fair_share(order, marks, most):
     "At most `most` of `order`, with room for both kinds of flip"
-    gains = [i for i in order if marks[i] == (False, True)]
-    losses = [i for i in order if marks[i] == (True, False)]
-    rest = [i for i in order if marks[i][0] == marks[i][1]]
-    shown = gains[: max(most // 2, most - len(losses))] + losses[: max(most // 2, most - len(gains))]
+    gains = [place for place in order if marks[place] == _became_right]
+    losses = [place for place in order if marks[place] == _became_wrong]
+    rest = [place for place in order if marks[place] in (_stayed_wrong, _stayed_right)]
+    # Half of the board for each kind, and what the other kind leaves free of its half.
+    room_for_gains = max(most // 2, most - len(losses))
+    room_for_losses = max(most // 2, most - len(gains))
+    shown = gains[:room_for_gains] + losses[:room_for_losses]
     return (shown + rest)[:most]
 
 def _board_cell(ax, sample, before, after, mark):
     "One picture with its two answers; blue frame: became right, orange: became wrong"
-    if sample.images: ax.imshow(sample.images[0])
-    frame = {(False, True): blue, (True, False): orange}.get(mark, "#cccccc")
+    if sample.images:
+        ax.imshow(sample.images[0])
     ax.axis("on")
     ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values(): spine.set(visible=True, color=frame, linewidth=3)
+    frame = {_became_right: blue, _became_wrong: orange}.get(mark, "#cccccc")
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=frame, linewidth=3)
     ax.set_title(f"truth: {shorten(sample.answer, 22)}", fontsize=7)
-    ax.set_xlabel(f"{'✓' if mark[0] else '✗'} {shorten(before, 22)}\n{'✓' if mark[1] else '✗'} {shorten(after, 22)}", fontsize=7)
+    lines = []
+    for is_right, answer in zip(mark, (before, after)):
+        lines.append(f"{'✓' if is_right else '✗'} {shorten(answer, 22)}")
+    ax.set_xlabel("\n".join(lines), fontsize=7)
 
 # %% ../nbs/00_core.ipynb #c033
 def film_strip(
@@ -344,25 +436,33 @@ def film_strip(
     cameras: list = None, # a name per camera
 ): # matplotlib figure
     "Pictures of all cameras over time, true and predicted bin as steps beneath"
-    rows, cols = len(frames[0]), len(frames)
+    rows, columns = len(frames[0]), len(frames)
     fig = figure(9, 0.95 * rows + 1.5)
-    grid = fig.add_gridspec(rows + 1, cols, height_ratios=[1] * rows + [1.1])
-    for c, moment in enumerate(frames):
-        for r, image in enumerate(moment):
-            ax = fig.add_subplot(grid[r, c])
+    grid = fig.add_gridspec(rows + 1, columns, height_ratios=[1] * rows + [1.1])
+    for column, moment in enumerate(frames):
+        for row, image in enumerate(moment):
+            ax = fig.add_subplot(grid[row, column])
             ax.imshow(image)
             ax.set(xticks=[], yticks=[])
-            if c == 0 and cameras: ax.set_ylabel(cameras[r], fontsize=7)
-    ax = fig.add_subplot(grid[rows, :])
-    ax.step(range(cols), true, where="mid", color="black", label="true bin")
-    if predicted is not None: ax.plot(range(cols), predicted, "o", color=orange, label="predicted bin")
-    ax.set(xlim=(-0.5, cols - 0.5), ylim=(-0.3, max([1, *true, *([] if predicted is None else predicted)]) + 0.3))
-    ax.set(xlabel=f"moment (n = {cols})", ylabel="bin")
+            if column == 0 and cameras:
+                ax.set_ylabel(cameras[row], fontsize=7)
+    _bins_over_time(fig.add_subplot(grid[rows, :]), columns, true, predicted)
+    return fig
+
+def _bins_over_time(ax, count, true, predicted):
+    "True bins of `count` moments as steps, predicted ones as dots, under the moments' pictures"
+    ax.step(range(count), true, where="mid", color="black", label="true bin")
+    if predicted is not None:
+        ax.plot(range(count), predicted, "o", color=orange, label="predicted bin")
+    predicted = [] if predicted is None else predicted
+    # Never lower than 1: a film that stays in bin 0 should look low, not fill the height.
+    highest = max([1, *true, *predicted])
+    ax.set(xlim=(-0.5, count - 0.5), ylim=(-0.3, highest + 0.3))
+    ax.set(xlabel=f"moment (n = {count})", ylabel="bin")
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize=7.5, frameon=False, loc="upper left")
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
-    return fig
 
 # %% ../nbs/00_core.ipynb #c036
 class Table:
@@ -370,31 +470,50 @@ class Table:
     def __init__(self,
         rows: list, # dictionaries with the same keys; floats are shown with three decimals
         caption: str = "", # one line under it
-    ): self.rows, self.caption = list(rows), caption
+    ):
+        self.rows, self.caption = list(rows), caption
+
+    def _repr_markdown_(self):
+        caption = f"\n\n*{self.caption}*" if self.caption else ""
+        return self._lines(_markdown_cell) + caption
+
+    def __repr__(self):
+        caption = f"\n\n{self.caption}" if self.caption else ""
+        return self._lines(str) + caption
 
     def _lines(self, show):
-        if not self.rows: return "(no rows)"
-        cell = lambda v: "" if v is None else f"{v:.3f}" if isinstance(v, float) else show(str(v))
-        lines = [list(self.rows[0]), ["---"] * len(self.rows[0]), *([cell(v) for v in r.values()] for r in self.rows)]
+        "The table in Markdown, which can be read in a terminal too; `show` makes a cell's text safe"
+        if not self.rows:
+            return "(no rows)"
+        names = list(self.rows[0])
+        lines = [names, ["---"] * len(names)]
+        for row in self.rows:
+            lines.append([_cell_text(value, show) for value in row.values()])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    def _repr_markdown_(self): return self._lines(_markdown_cell) + (f"\n\n*{self.caption}*" if self.caption else "")
-
-    def __repr__(self): return self._lines(str) + (f"\n\n{self.caption}" if self.caption else "")
+def _cell_text(value, show):
+    "A value as it stands in a table; None is an empty cell"
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else show(str(value))
 
 def _markdown_cell(text):
     "`text` inside a table: tags and stars stay visible, unless it is code or a link"
-    text = text.replace("|", "\\|").replace("\n", "⏎")
-    return text if text[:1] in "`[" else escape(text, quote=False).replace("*", "\\*")
+    text = text.replace("|", "\\|").replace("\n", "⏎") # either would end the cell
+    is_code_or_link = text[:1] in "`["
+    return text if is_code_or_link else escape(text, quote=False).replace("*", "\\*")
 
 # %% ../nbs/00_core.ipynb #c047
 def settings_table(
     settings, # an instance of a dataclass
 ) -> Table: # name, value, meaning
     "All settings with their values and meanings"
-    texts = settings_help(type(settings))
-    return Table([dict(setting=f"`{f.name}`", value=f"`{getattr(settings, f.name)!r}`",
-                       meaning=texts.get(f.name, "")) for f in fields(settings)])
+    meanings = settings_help(type(settings)) # from the comments behind the fields, in the source
+    rows = []
+    for setting in fields(settings):
+        name, value = setting.name, getattr(settings, setting.name)
+        rows.append(dict(setting=f"`{name}`", value=f"`{value!r}`", meaning=meanings.get(name, "")))
+    return Table(rows)
 
 # %% ../nbs/00_core.ipynb #c051
 def set_seed(
@@ -402,16 +521,19 @@ def set_seed(
 ):
     "Seed Python, NumPy and, once it is imported, torch"
     random.seed(seed)
-    np.random.seed(seed % 2**32)
-    if "torch" in sys.modules: sys.modules["torch"].manual_seed(seed)
+    np.random.seed(seed % 2**32) # NumPy takes no more than 32 bits
+    if "torch" in sys.modules: # importing it takes seconds, which pages without torch need not wait for
+        sys.modules["torch"].manual_seed(seed)
 
 def mean_ci95(
     values: list, # one number per independent unit, such as a picture
 ) -> tuple: # mean, (low, high)
     "Mean with its normal 95 % interval; with fewer than two values the interval is unknown (nan)"
-    x = np.asarray(values, float)
-    half = 1.96 * x.std(ddof=1) / len(x) ** 0.5 if len(x) > 1 else float("nan")
-    return float(x.mean()), (float(x.mean() - half), float(x.mean() + half))
+    numbers = np.asarray(values, float)
+    mean, half = numbers.mean(), float("nan")
+    if len(numbers) > 1:
+        half = 1.96 * numbers.std(ddof=1) / len(numbers) ** 0.5
+    return float(mean), (float(mean - half), float(mean + half))
 
 # %% ../nbs/00_core.ipynb #n00eea0f
 def mean_of(
@@ -427,14 +549,18 @@ def book_file(
 ) -> Path: # in a checkout, or inside the installed package
     "A file that lies beside the notebooks"
     here = Path(__file__).resolve().parent
+    # A wheel carries the notebooks inside the package; in a checkout they stand beside it.
     for folder in (here / "nbs", here.parent / "nbs"):
-        if (folder / name).exists(): return folder / name
+        if (folder / name).exists():
+            return folder / name
     raise FileNotFoundError(f"{name} is not beside the notebooks")
 
 def cache_dir(
 ) -> Path: # a folder that exists
     "Where warm starts and unpacked data are kept: VLRLBOOK_CACHE, else the user's cache"
-    path = Path(os.environ.get("VLRLBOOK_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlrlbook")
+    own, of_the_user = os.environ.get("VLRLBOOK_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    # `or`: a variable that is set to nothing counts as not set
+    path = Path(own or Path(of_the_user or Path.home() / ".cache") / "vlrlbook")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -443,13 +569,15 @@ def peak_memory_mb(
 ) -> float: # MB
     "Most memory this process has held: on the GPU where one was used, else resident"
     torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
+    on_gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else 0
+    if on_gpu:
+        return on_gpu / 2**20
     status = Path("/proc/self/status")
-    if status.exists(): return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
-    import resource
+    if status.exists(): # Linux; VmHWM is the high-water mark of resident memory, in kB
+        return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
+    import resource # not there on Windows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak / (2**20 if sys.platform == "darwin" else 2**10) # bytes on a Mac, kB elsewhere
 
 def run_facts(
 ) -> dict: # versions, commit, device
@@ -457,22 +585,36 @@ def run_facts(
     from importlib.metadata import version, PackageNotFoundError
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("torch", "transformers", "trl", "peft", "datasets", "vlrlbook"):
-        try: versions[name] = version(name)
-        except PackageNotFoundError: versions[name] = None
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
     torch = sys.modules.get("torch")
-    device = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    has_gpu = torch and torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if has_gpu else f"CPU, {os.cpu_count()} cores"
     return {"versions": versions, "commit": _commit(), "device": device}
 
 # %% ../nbs/00_core.ipynb #nb3d0bb4
 def _commit():
-    "Commit of the checkout that this module lives in, and whether it was changed since; None when installed from a wheel"
+    "Commit of the checkout that this module lives in, and whether it was changed since; None from a wheel"
+    # While chapter 00 runs, this function stands in a notebook, which has no __file__.
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
-    git = lambda *args: subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True)
-    try: known = git("ls-files", "--error-unmatch", "core.py" if here.name == "vlrlbook" else ".")
-    except OSError: return None
-    if known.returncode: return None
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/vlrlbook", ":/nbs/*.ipynb").stdout.strip()
-    return git("rev-parse", "--short", "HEAD").stdout.strip() + (" and changes" if changed else "")
+    own_file = "core.py" if here.name == "vlrlbook" else "."
+    # A wheel may be installed below somebody else's checkout, whose commit says nothing: is this file in git?
+    try:
+        tracked = _git(here, "ls-files", "--error-unmatch", own_file)
+    except OSError: # no git on this machine
+        return None
+    if tracked.returncode:
+        return None
+    code = (":/vlrlbook", ":/nbs/*.ipynb") # logs and notes may change: they are not what was run
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", *code).stdout.strip()
+    commit = _git(here, "rev-parse", "--short", "HEAD").stdout.strip()
+    return commit + (" and changes" if changed else "")
+
+def _git(folder, *words):
+    "What a git command says of the checkout around `folder`"
+    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
 
 # %% ../nbs/00_core.ipynb #n0e5e0a4
 def quiet_libraries():
@@ -484,12 +626,17 @@ def quiet_libraries():
 def job_terminal(
 ) -> int | None: # file descriptor, or None outside a job
     "Where the standard error of this kernel's parent goes: the terminal from which papermill was started"
-    # ipykernel sends what is printed into the notebook; its stream's `fileno` is the descriptor that the kernel inherited
+    # ipykernel sends what is printed into the notebook; the `fileno` of its stream is the descriptor that the
+    # kernel inherited.
     in_kernel = type(sys.stderr).__module__.startswith("ipykernel")
-    # JupyterLab names the open notebook here: its kernels show their bars on the page, and nobody watches its log
-    if not in_kernel or "JPY_SESSION_NAME" in os.environ: return None
-    try: return sys.stderr.fileno()
-    except (OSError, ValueError): return None # an ipykernel that inherited no stream
+    # JupyterLab names the open notebook here: its kernels show their bars on the page, and nobody watches its
+    # log.
+    if not in_kernel or "JPY_SESSION_NAME" in os.environ:
+        return None
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError):
+        return None # an ipykernel that inherited no stream
 
 def warn_loudly(
     text: str, # one line
@@ -498,11 +645,16 @@ def warn_loudly(
     line = f"\n{text}\n" # a line of its own, behind a bar too
     print(line, end="", file=sys.stderr)
     terminal = job_terminal()
-    if terminal is None: return
-    try: os.write(terminal, line.encode())
-    except OSError: pass # the terminal was closed; the notebook holds the line
+    if terminal is None:
+        return
+    try:
+        os.write(terminal, line.encode())
+    except OSError:
+        pass # the terminal was closed; the notebook holds the line
 
 # %% ../nbs/00_core.ipynb #n5165002
+_clear_line = "\x1b[2K" # a terminal's word for it
+
 class SignOfLife:
     "Tells a terminal, now and then, how far a long loop is; tells nobody where there is no terminal"
     def __init__(self,
@@ -511,23 +663,28 @@ class SignOfLife:
         screen_seconds: float = 0.5, # between two changes on a screen
     ):
         self.terminal = terminal
-        self.on_screen = terminal is not None and os.isatty(terminal)
+        self.on_screen = terminal is not None and os.isatty(terminal) # else a file, such as a job's log
         self.pause = screen_seconds if self.on_screen else line_seconds
-        self.last = time.monotonic()
+        self.last = time.monotonic() # a loop that ends within the first pause says nothing
 
     def say(self, text: str):
         "Show `text`, unless something was shown just before"
-        if self.terminal is None or time.monotonic() - self.last < self.pause: return
+        if self.terminal is None or time.monotonic() - self.last < self.pause:
+            return
         self.last = time.monotonic()
-        self._write(f"\r\x1b[2K{text}" if self.on_screen else f"{text}\n") # on a screen: clear the line first
+        self._write(f"\r{_clear_line}{text}" if self.on_screen else f"{text}\n")
 
     def done(self):
         "Leave an empty line on a screen, where papermill's bar goes on"
-        if self.on_screen: self._write("\r\x1b[2K")
+        if self.on_screen:
+            self._write(f"\r{_clear_line}")
 
     def _write(self, text):
-        try: os.write(self.terminal, text.encode())
-        except OSError: self.terminal, self.on_screen = None, False # the terminal was closed; the run goes on
+        "To the terminal itself, past what the kernel has put in the place of standard error"
+        try:
+            os.write(self.terminal, text.encode())
+        except OSError:
+            self.terminal, self.on_screen = None, False # the terminal was closed; the run goes on
 
 # %% ../nbs/00_core.ipynb #n5165003
 def progress_bar(
@@ -536,15 +693,23 @@ def progress_bar(
 ): # a tqdm bar
     "tqdm's bar, which also gives signs of life in the terminal of a job"
     from tqdm.auto import tqdm
+    # Two methods of tqdm are overridden, read in tqdm 4.70; each does what it did, and tells the terminal.
+    # Walking through an iterable calls `update` whenever the bar is due. If tqdm drew the bar in another way,
+    # the terminal would hear nothing; the bar itself would still be right.
     class Bar(tqdm):
-        sign = None
+        sign = None # made at the first step, when it is known that the bar is shown at all
         def update(self, n=1):
-            shown = super().update(n)
-            if self.disable: return shown
-            if self.sign is None: self.sign = SignOfLife(job_terminal())
-            self.sign.say(self.format_meter(**{**self.format_dict, "ncols": 78, "bar_format": None}))
+            shown = super().update(n) # whether the bar was drawn anew
+            if self.disable:
+                return shown
+            if self.sign is None:
+                self.sign = SignOfLife(job_terminal())
+            # tqdm's own words for how far it is, in plain text and as wide as a terminal is at least
+            state = {**self.format_dict, "ncols": 78, "bar_format": None}
+            self.sign.say(self.format_meter(**state))
             return shown
         def close(self):
             super().close()
-            if self.sign is not None: self.sign.done()
+            if self.sign is not None:
+                self.sign.done()
     return Bar(*args, **kwargs)

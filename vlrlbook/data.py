@@ -46,14 +46,25 @@ def draw_discs(
 ) -> Image.Image: # RGB, white ground
     "`count` discs of radius 6 to 10 that do not touch"
     image = Image.new("RGB", (side, side), "white")
-    draw, done = ImageDraw.Draw(image), []
-    while len(done) < count:
-        r = rng.randint(6, 10)
-        x, y = rng.randint(r + 1, side - r - 1), rng.randint(r + 1, side - r - 1)
-        if any((x - a) ** 2 + (y - b) ** 2 <= (r + c + 2) ** 2 for a, b, c in done): continue
-        done.append((x, y, r))
-        draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
+    draw, discs = ImageDraw.Draw(image), []
+    # A disc is thrown again until it lies free; of so few and so small ones the next throw mostly does.
+    while len(discs) < count:
+        radius = rng.randint(6, 10)
+        first, last = radius + 1, side - radius - 1 # off the picture's edges
+        x, y = rng.randint(first, last), rng.randint(first, last)
+        if any(_too_near((x, y, radius), other) for other in discs):
+            continue
+        discs.append((x, y, radius))
+        box = [x - radius, y - radius, x + radius, y + radius]
+        draw.ellipse(box, fill=rng.choice(disc_colours))
     return image
+
+def _too_near(disc, other):
+    "Whether two discs, each (x, y, radius), have no more than two pixels between them"
+    x, y, radius = disc
+    other_x, other_y, other_radius = other
+    distance_squared = (x - other_x) ** 2 + (y - other_y) ** 2
+    return distance_squared <= (radius + other_radius + 2) ** 2
 
 # %% ../nbs/01_data.ipynb #ne754f06
 def counting_answer(
@@ -69,35 +80,42 @@ def synthetic_counting(
     weights: tuple = (1, 1, 1, 1, 1, 1), # how often 1, 2, … discs are drawn
 ) -> list: # of `Sample`
     "Pictures of discs with the question how many there are"
-    rng = random.Random(seed)
+    rng, samples = random.Random(seed), []
+    # All counts are drawn before the first picture: in another order the same seed would draw other pictures.
     counts = rng.choices(range(1, len(weights) + 1), weights=weights, k=n)
-    ask = "How many discs are there?"
-    return [Sample(ask, counting_answer(c), [draw_discs(c, rng)], "counting", row) for row, c in enumerate(counts, 1)]
+    for row, count in enumerate(counts, 1):
+        image = draw_discs(count, rng)
+        samples.append(Sample("How many discs are there?", counting_answer(count), [image], "counting", row))
+    return samples
 
 # %% ../nbs/01_data.ipynb #c009
 def to_messages(
     sample: Sample, # question and pictures, and the turns before it where there are some
 ) -> list: # one user message with image and text parts, behind those of earlier turns
     "The conversation that puts `sample` to a model; `<image>` marks become pictures"
-    texts, pictures = [*(text for _, text in sample.turns), sample.question], len(sample.images)
-    marks = sum(text.count("<image>") for text in texts)
-    if marks not in (0, pictures): raise DataError("row.images", f"{marks} <image> marks but {pictures} pictures", row=sample.row)
+    texts = [text for _, text in sample.turns] + [sample.question]
+    marks, pictures = sum(text.count("<image>") for text in texts), len(sample.images)
+    # No marks at all are fine: `_messages` then puts the pictures in front.
+    if marks not in (0, pictures):
+        raise DataError("row.images", f"{marks} <image> marks but {pictures} pictures", row=sample.row)
     return _messages(sample.question, pictures, sample.turns)
 
 def _messages(question, pictures, turns=()):
     "The conversation; pictures without marks stand in front, before the first turn of the user"
-    said = [*turns, ("user", question)]
-    if not any("<image>" in text for _, text in said):
-        first = next(place for place, (role, _) in enumerate(said) if role == "user")
-        said[first] = "user", "<image>" * pictures + said[first][1]
-    return [{"role": role, "content": _parts(text)} for role, text in said]
+    spoken = [*turns, ("user", question)] # (role, text) of each turn
+    if not any("<image>" in text for _, text in spoken):
+        first = next(place for place, (role, _) in enumerate(spoken) if role == "user")
+        spoken[first] = "user", "<image>" * pictures + spoken[first][1]
+    return [{"role": role, "content": _parts(text)} for role, text in spoken]
 
 def _parts(text):
-    "The texts and pictures of one turn"
-    texts = text.split("<image>")
-    parts = [{"type": "text", "text": texts[0]}]
-    for text in texts[1:]: parts += [{"type": "image"}, {"type": "text", "text": text}]
-    return [p for p in parts if p.get("text") != ""]
+    "The texts and pictures of one turn, as chat templates take them: a list of parts, each with its type"
+    before, *after_marks = text.split("<image>")
+    parts = [{"type": "text", "text": before}]
+    for piece in after_marks:
+        parts += [{"type": "image"}, {"type": "text", "text": piece}]
+    # A mark at the beginning, or two in a row, leave empty texts between them.
+    return [part for part in parts if part.get("text") != ""]
 
 # %% ../nbs/01_data.ipynb #c013
 def image_tokens(
@@ -105,9 +123,12 @@ def image_tokens(
     image: Image.Image, # picture of any size
 ) -> tuple: # rows, columns of the token grid
     "Token grid that `image` will occupy; its product is the number of tokens"
-    grid = processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
-    merge = processor.image_processor.merge_size
-    return int(grid[1]) // merge, int(grid[2]) // merge
+    image_processor = processor.image_processor
+    # Of one picture: how many patches in time, in height and in width.
+    _, rows, columns = image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
+    # The model merges a square of patches, `merge_size` on a side, into one token.
+    merge = image_processor.merge_size
+    return int(rows) // merge, int(columns) // merge
 
 def draw_grid(
     image: Image.Image, # picture
@@ -115,11 +136,14 @@ def draw_grid(
 ): # matplotlib figure
     "The token grid laid over the picture: one square, one token"
     fig, ax = figure(3.2, 3.2, nrows=1)
-    width, height = image.size
+    rows, columns = grid
     ax.imshow(image)
-    for i in range(grid[0] + 1): ax.axhline(i * height / grid[0] - 0.5, color="black", lw=0.6)
-    for j in range(grid[1] + 1): ax.axvline(j * width / grid[1] - 0.5, color="black", lw=0.6)
-    ax.set(xticks=[], yticks=[], title=f"{grid[0]} × {grid[1]} = {grid[0] * grid[1]} tokens")
+    # imshow puts the centre of the first pixel at 0, so the picture begins half a pixel before it
+    for row in range(rows + 1):
+        ax.axhline(row * image.height / rows - 0.5, color="black", lw=0.6)
+    for column in range(columns + 1):
+        ax.axvline(column * image.width / columns - 0.5, color="black", lw=0.6)
+    ax.set(xticks=[], yticks=[], title=f"{rows} × {columns} = {rows * columns} tokens")
     return fig
 
 # %% ../nbs/01_data.ipynb #c018
@@ -131,10 +155,14 @@ def encode(
 ): # processor's batch of tensors, rows in the order of `samples`
     "Samples as one padded batch: chat template, pictures, padding"
     texts = [processor.apply_chat_template(to_messages(s), add_generation_prompt=True) for s in samples]
-    if answers is not None: texts = [t + a + processor.tokenizer.eos_token for t, a in zip(texts, answers)]
+    if answers is not None:
+        end_of_turn = processor.tokenizer.eos_token
+        texts = [text + answer + end_of_turn for text, answer in zip(texts, answers)]
+    # A list for each row. Where no row has a picture, None: processors refuse a list of empty lists.
     pictures = [s.images for s in samples]
-    batch = processor(text=texts, images=pictures if any(pictures) else None, return_tensors="pt", padding=True, padding_side=side)
-    batch.pop("num_crops", None)
+    pictures = pictures if any(pictures) else None
+    batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True, padding_side=side)
+    batch.pop("num_crops", None) # how often Gemma's processor has cut each picture, which no model takes
     return batch
 
 # %% ../nbs/01_data.ipynb #c025
@@ -142,50 +170,77 @@ def to_dataset(
     samples: list, # of `Sample`
 ): # datasets.Dataset with prompt, images, answer, question, task, row
     "Samples as the data set that TRL trains on; pictures are decoded when a row is read"
-    return _dataset(_record(s, [_png(i) for i in s.images]) for s in samples)
+    return _dataset(_sample_records(samples))
+
+def _sample_records(samples):
+    "A record for each sample, one by one: encoded pictures of no more than a thousand are held at a time"
+    for sample in samples:
+        yield _record(sample, [_png(image) for image in sample.images])
 
 # %% ../nbs/01_data.ipynb #n664e206
 def _dataset(records):
-    "Records as a data set, a thousand at a time; they are in its own form already, so nothing is encoded again"
+    "Records as a data set, a thousand at a time; they are in its own form, so nothing is encoded again"
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
     records, schema, parts = iter(records), _features().arrow_schema, []
-    while some := list(itertools.islice(records, 1000)): parts.append(pa.Table.from_pylist(some, schema=schema))
-    return Dataset(InMemoryTable(pa.concat_tables(parts or [schema.empty_table()])))
+    while some := list(itertools.islice(records, 1000)):
+        parts.append(pa.Table.from_pylist(some, schema=schema))
+    # An empty set still has its columns.
+    table = pa.concat_tables(parts or [schema.empty_table()])
+    # Not `Dataset.from_list`: it would look at every picture once more to encode what is encoded.
+    return Dataset(InMemoryTable(table))
 
 def _record(sample, pictures):
-    "One row; `pictures` are dicts of `bytes` and `path`"
-    s = sample
-    return dict(prompt=_messages(s.question, len(pictures), s.turns), images=pictures, answer=s.answer, question=s.question,
-                task=s.task, row=s.row)
+    "One row of a data set; `pictures` are dicts of `bytes` and `path`, in place of the sample's own"
+    return dict(
+        # TRL reads these two, rewards and reports the others.
+        prompt=_messages(sample.question, len(pictures), sample.turns),
+        images=pictures,
+        answer=sample.answer,
+        question=sample.question,
+        task=sample.task,
+        row=sample.row,
+    )
 
 def _png(image):
     "PIL image as the dict that `datasets` stores"
     buffer = io.BytesIO()
+    # The lowest compression: a drawn set is written and read once, and time counts for more than memory.
     image.save(buffer, "PNG", compress_level=1)
     return {"bytes": buffer.getvalue(), "path": None}
 
 def _features():
     "Column types of every data set of this book"
     from datasets import Features, Image as Picture, List, Value
-    part = {"type": Value("string"), "text": Value("string")}
-    return Features(prompt=List({"role": Value("string"), "content": List(part)}), images=List(Picture()), answer=Value("string"),
-                    question=Value("string"), task=Value("string"), row=Value("int64"))
+    text = Value("string")
+    # Part of a message: arrow gives every part both fields, and a picture's text is then None.
+    part = {"type": text, "text": text}
+    prompt = List({"role": text, "content": List(part)})
+    pictures, number = List(Picture()), Value("int64")
+    return Features(prompt=prompt, images=pictures, answer=text, question=text, task=text, row=number)
 
 # %% ../nbs/01_data.ipynb #nafde441
 def to_samples(
     dataset, # made by `to_dataset` or a reader
 ) -> list: # of `Sample`
     "The rows as samples, pictures decoded"
-    return [Sample(r["question"], r["answer"], [to_rgb(i) for i in r["images"]], r["task"], r["row"], system_turns(r["prompt"]))
-            for r in dataset]
+    samples = []
+    for row in dataset:
+        images = list(map(to_rgb, row["images"]))
+        turns = system_turns(row["prompt"])
+        samples.append(Sample(row["question"], row["answer"], images, row["task"], row["row"], turns))
+    return samples
 
 def system_turns(
     prompt: list, # messages, as a data set holds them
 ) -> list: # (role, text), the turns of a `Sample`
     "What the system says in a prompt"
-    return [("system", part["text"]) for turn in prompt if turn["role"] == "system" for part in turn["content"]]
+    turns = []
+    for turn in prompt:
+        if turn["role"] == "system":
+            turns += [("system", part["text"]) for part in turn["content"]]
+    return turns
 
 def with_system_turn(
     dataset, # made by `to_dataset` or a reader
@@ -194,7 +249,11 @@ def with_system_turn(
 ): # datasets.Dataset
     "The rows with a turn of the system before the question"
     turn = {"role": "system", "content": [{"type": "text", "text": text}]}
-    prompts = [prompt if row in own else [turn, *prompt] for row, prompt in zip(dataset["row"], dataset["prompt"])]
+    prompts = []
+    for row, prompt in zip(dataset["row"], dataset["prompt"]):
+        prompts.append(prompt if row in own else [turn, *prompt])
+    # Only the column of prompts is written anew, so that no picture is touched. It lands at the end of the
+    # columns; `select_columns` gives them back their order.
     rest, features = dataset.remove_columns("prompt"), dataset.features
     return rest.add_column("prompt", prompts, feature=features["prompt"]).select_columns(list(features))
 
@@ -204,80 +263,103 @@ def vqa_row(
     number: int = None, # its line, for messages
     image_dir: str | Path = None, # then paths become absolute, and must exist
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
-) -> dict: # prompt, answer (several accepted ones: a JSON list), images (paths; bytes where the row holds the picture itself)
-    "One row in EasyR1's form; null images make a text-only row, marks that differ from the pictures are an error"
-    found = read_vqa_row(row, number, read_keys(keys))
-    pictures = found.pictures
+) -> dict: # prompt, answer (several accepted: a JSON list), images (paths, or bytes that the row holds)
+    "One row in EasyR1's form; null images make a text-only row, too few or too many marks are an error"
+    read = read_vqa_row(row, number, read_keys(keys)) # a `rows.vqa.VQARow`
+    pictures = read.pictures
     if image_dir is not None:
         pictures = [located(picture, image_dir, number) for picture in pictures]
-    return dict(prompt=found.question, answer=found.answer, images=pictures)
-
+    return dict(prompt=read.question, answer=read.answer, images=pictures)
 
 # %% ../nbs/01_data.ipynb #naba193b
 def convert_vqa(
     input_jsonl: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
     output_jsonl: str | Path, # written whole or not at all
-    image_dir: str | Path = None, # then picture paths become absolute, and must exist; None: they stay as they are
-    split: str = None, # picture: a fifth of them held out; published: VQA-RAD's own; then two files, …_train and …_test
+    image_dir: str | Path = None, # then picture paths become absolute, and must exist; None: they stay
+    split: str = None, # picture: a fifth held out; published: VQA-RAD's own; to …_train and …_test
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
     tell=None, # called with the gate's report, such as `print`
 ) -> int: # rows written, both files together
     "Rows of any form → EasyR1 rows; a picture that a row holds itself becomes a file beside the output"
-    known = ["picture", "published"]
-    if split not in (None, *known): raise ValueError(f"split = {split!r}{nearest(str(split), known)}")
+    splits = ["picture", "published"]
+    if split not in (None, *splits):
+        raise ValueError(f"split = {split!r}{nearest(str(split), splits)}")
     output = Path(output_jsonl)
     if output.resolve() == Path(input_jsonl).resolve():
         raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
-    kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=image_dir is not None)
-    if image_dir is None:
-        _tell_missing(kept, Path(input_jsonl).parent, report)
-    sides = {output: range(len(kept))}
+    # Pictures are looked at only where it is said in which folder they lie.
+    absolute = image_dir is not None
+    kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=absolute)
+    if not absolute:
+        _note_missing(kept, Path(input_jsonl).parent, report)
+    files = {output: range(len(kept))} # file → places in `kept` of its rows
     if split:
-        if split == "picture":
-            place = Path(image_dir or Path(input_jsonl).parent)
-            parts = _split([[_picture_name(p, place) for p in row.pictures] for _, row in kept], 0.2, 0)
-        else:
-            raw = dict(read_rows(input_jsonl))
-            parts = _published([raw[number] for number, _ in kept])
-        sides = {output.with_stem(f"{output.stem}_{name}"): part for name, part in zip(("train", "test"), parts)}
-    rows = [_easyr1_row(row, output, absolute=image_dir is not None) for _, row in kept]
-    for path, chosen in sides.items():
-        write_whole(path, "".join(json.dumps(rows[i], ensure_ascii=False) + "\n" for i in chosen))
+        train, test = _sides(split, kept, input_jsonl, image_dir)
+        files = {_beside(output, "train"): train, _beside(output, "test"): test}
+    rows = [_easyr1_row(row, output, absolute) for _, row in kept]
+    for path, places in files.items():
+        lines = [json.dumps(rows[place], ensure_ascii=False) + "\n" for place in places]
+        write_whole(path, "".join(lines))
     if tell:
         tell(report)
     return len(kept)
 
-def _picture_name(picture, place):
+def _beside(output, side):
+    "rows_train.jsonl for rows.jsonl"
+    return output.with_stem(f"{output.stem}_{side}")
+
+def _sides(split, kept, input_jsonl, image_dir):
+    "Places in `kept`, the gate's (number, row), of the training rows and of those that are held out"
+    if split == "picture":
+        folder = Path(image_dir or Path(input_jsonl).parent)
+        pictures = [[_picture_name(picture, folder) for picture in row.pictures] for _, row in kept]
+        return _split(pictures, 0.2, 0)
+    # The gate has dropped the column that marks VQA-RAD's test rows, so the file is read once more.
+    raw = dict(read_rows(input_jsonl))
+    return _published([raw[number] for number, _ in kept])
+
+def _picture_name(picture, folder):
     "What identifies a picture: its bytes by their hash or, where there is no such file, its path"
-    try: return picture_content(located(picture, place))
-    except DataError: return picture
+    try:
+        return picture_content(located(picture, folder))
+    except DataError:
+        return picture
 
 def _easyr1_row(row, output, absolute):
     "A row of the gate in EasyR1's form; pictures in bytes go into a folder beside `output`, under their hash"
     images = []
     for picture in row.pictures:
         if isinstance(picture, bytes):
-            suffix = "jpg" if picture.startswith(b"\xff\xd8") else "png"
-            data = picture if suffix == "jpg" or picture.startswith(b"\x89PNG") else as_meant(picture)
-            file = output.parent / f"{output.stem}_images" / f"{picture_content(picture)[:32]}.{suffix}"
-            with new_file(file) as aside:
-                aside.write_bytes(data)
+            file = _picture_file(picture, output)
             picture = str(file.resolve()) if absolute else str(file.relative_to(output.parent))
         images.append(picture)
     return dict(prompt=row.question, answer=row.answer, images=images)
 
-def _tell_missing(kept, folder, report):
+def _picture_file(picture, output):
+    "Write the bytes of a picture into the folder of `output`'s pictures; returns the file"
+    # The first bytes tell JPEG and PNG. These two are kept as they are, anything else becomes a PNG.
+    is_jpeg, is_png = picture.startswith(b"\xff\xd8"), picture.startswith(b"\x89PNG")
+    data = picture if is_jpeg or is_png else as_meant(picture)
+    name = f"{picture_content(picture)[:32]}.{'jpg' if is_jpeg else 'png'}"
+    file = output.parent / f"{output.stem}_images" / name
+    with new_file(file) as aside:
+        aside.write_bytes(data)
+    return file
+
+def _note_missing(kept, folder, report):
     "Count rows whose picture is not beside the file: without `image_dir` nothing says where they are"
     missing = 0
     for number, row in kept:
         try:
-            for picture in row.pictures: located(picture, folder, number)
+            for picture in row.pictures:
+                located(picture, folder, number)
         except DataError:
             missing += 1
     if missing:
-        report.notes.append(("a picture is not beside the file, and its path was kept as it is; image_dir says where they are", missing))
-
+        text = ("a picture is not beside the file, and its path was kept as it is; "
+                "image_dir says where they are")
+        report.notes.append((text, missing))
 
 # %% ../nbs/01_data.ipynb #c059
 vqa_template = """{{ content | trim }}
@@ -311,13 +393,16 @@ def vqa_dataset(
     task: str = "vqa", # as for `read_vqa`
 ): # datasets.Dataset
     "Rows of the gate as a data set"
-    asked = vqa_prompt if task == "vqa" else str
-    def records():
-        for number, row in kept:
-            sample = Sample(asked(row.question), row.answer, [], task, number)
-            pictures = [_stored(p, white) for p, white in zip(row.pictures, row.needs_white)]
-            yield _record(sample, pictures)
-    return _dataset(records())
+    return _dataset(_vqa_records(kept, task))
+
+def _vqa_records(kept, task):
+    "A record for each row of the gate, one by one"
+    for number, row in kept:
+        question = vqa_prompt(row.question) if task == "vqa" else row.question
+        sample = Sample(question, row.answer, [], task, number)
+        # `needs_white` is what the gate saw in each picture: whether it must be converted.
+        pictures = [_stored(picture, white) for picture, white in zip(row.pictures, row.needs_white)]
+        yield _record(sample, pictures)
 
 def read_task_rows(
     path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
@@ -336,9 +421,10 @@ def _stored(picture, needs_white):
     "A picture as `datasets` stores it; what a processor would misread as a converted file in the cache"
     if needs_white:
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        # Under the hash of its bytes: the same picture is converted once, whatever set it comes in.
         file = cache_dir() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
         if not file.exists():
-            with new_file(file, durable=False) as aside:
+            with new_file(file, durable=False) as aside: # a cache can be made again after a power cut
                 aside.write_bytes(as_meant(data))
         picture = str(file)
     if isinstance(picture, bytes):
@@ -352,7 +438,8 @@ def load_vqa(
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
 ): # datasets.Dataset
     "VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
-    return read_vqa(path, image_dir, keys, skip_bad_rows)[0]
+    dataset, _ = read_vqa(path, image_dir, keys, skip_bad_rows)
+    return dataset
 
 def with_good_truths(
     dataset, # rows with their truths
@@ -360,43 +447,54 @@ def with_good_truths(
     skip: bool, # leave out rows whose truth cannot be paid, instead of stopping at the first
     report, # of the reader; rows that are left out are added to its `skipped`
 ): # datasets.Dataset
-    "The rows whose truth earns the reward's best; a truth that no answer can earn teaches nothing and spoils the evaluation"
+    """The rows whose truth earns the reward's best.
+
+    A truth that no answer can earn teaches nothing and spoils the evaluation."""
     if getattr(reward, "batched", False):
         return dataset # a trained model's taste is not asked
-    found, good = {}, [] # many rows share a truth, and a reward may be slow
+    # truth → why no answer can earn it, or None; many rows share a truth, and a reward may be slow
+    faults = {}
+    good = []
     for place, (row, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
-        if answer not in found:
-            found[answer] = check_truth(reward, answer)
-        if found[answer] is None:
+        if answer not in faults:
+            faults[answer] = check_truth(reward, answer)
+        fault = faults[answer]
+        if fault is None:
             good.append(place)
         elif not skip:
-            raise DataError("row.truth", found[answer], row=row)
+            raise DataError("row.truth", fault, row=row)
         else:
-            report.skipped.append(dict(row=row, code="row.truth", message=found[answer], image="", entry=None))
+            report.skipped.append(dict(row=row, code="row.truth", message=fault, image="", entry=None))
     if not good:
-        first = dataset["answer"][0]
-        raise DataError("row.truth", f"{found[first]}; no row has a truth that the reward can pay", row=dataset["row"][0])
+        message = f"{faults[dataset['answer'][0]]}; no row has a truth that the reward can pay"
+        raise DataError("row.truth", message, row=dataset["row"][0])
+    # The gate's report has the number of rows to train on; a ZIP's is of what the archive held, and stays.
     if len(good) < len(dataset) and hasattr(report, "kept"):
         report.kept = len(good)
     return dataset.select(good)
-
 
 # %% ../nbs/01_data.ipynb #c062
 def published_split(
     rows: list, # VQA-RAD's own rows, with phrase_type and image_name
 ): # train rows, test rows, share of test pictures that are also in train
     "VQA-RAD's published split, and how much of it leaks"
-    train, test = ([rows[i] for i in part] for part in _published(rows))
-    seen, asked = {r["image_name"] for r in train}, {r["image_name"] for r in test}
-    return train, test, len(asked & seen) / max(1, len(asked))
+    train_places, test_places = _published(rows)
+    train, test = [rows[i] for i in train_places], [rows[i] for i in test_places]
+    train_pictures = {row["image_name"] for row in train}
+    test_pictures = {row["image_name"] for row in test}
+    return train, test, len(test_pictures & train_pictures) / max(1, len(test_pictures))
 
 def _published(rows):
-    "Row numbers of both sides of VQA-RAD's own split"
-    missing = next((i for i, r in enumerate(rows, 1) if "phrase_type" not in r), None)
-    told = "no phrase_type, so this is not VQA-RAD's own file: it has no published split"
-    if missing: raise DataError("vqa.split", told, row=missing)
-    test = [str(r["phrase_type"]).strip().startswith("test") for r in rows]
-    return [i for i, t in enumerate(test) if not t], [i for i, t in enumerate(test) if t]
+    "Places of the training and of the test rows of VQA-RAD's own split"
+    train, test = [], []
+    for place, row in enumerate(rows):
+        if "phrase_type" not in row:
+            message = "no phrase_type, so this is not VQA-RAD's own file: it has no published split"
+            raise DataError("vqa.split", message, row=place + 1)
+        # The file marks test rows by words such as test_freeform and test_para.
+        side = test if str(row["phrase_type"]).strip().startswith("test") else train
+        side.append(place)
+    return train, test
 
 # %% ../nbs/01_data.ipynb #n9b2c8db
 def split_rows_by_picture(
@@ -405,50 +503,66 @@ def split_rows_by_picture(
     seed: int = 0, # same seed, same split
 ): # train rows, held-out rows
     "Rows split so that no picture's name is on both sides"
-    names = lambda row: [row["image_name"]] if row.get("image_name") else list(row.get("images") or [])
-    train, held = _split([names(row) for row in rows], share, seed)
+    names = []
+    for row in rows:
+        # VQA-RAD names one picture, EasyR1's rows have a list of paths, which may be missing.
+        own = row.get("image_name")
+        names.append([own] if own else list(row.get("images") or []))
+    train, held = _split(names, share, seed)
     return [rows[i] for i in train], [rows[i] for i in held]
 
 def _split(pictures, share, seed):
     "Row numbers of both sides; rows that share a picture, also by way of a third row, stay together"
-    group = {}
-    def root(key):
-        while group.setdefault(key, key) != key: key = group[key]
-        return key
-    keys = [names or [f"row {i}"] for i, names in enumerate(pictures)]
-    for names in keys:
-        for name in names: group[root(name)] = root(names[0])
-    groups = sorted({root(names[0]) for names in keys})
-    if len(groups) < 2: raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
+    # Union-find. A picture points to another one of its group; the one that points to itself leads it.
+    points_to = {}
+    def leader(name):
+        while points_to.setdefault(name, name) != name:
+            name = points_to[name]
+        return name
+    # A row without pictures is a group of its own.
+    names_of_rows = [names or [f"row {i}"] for i, names in enumerate(pictures)]
+    for names in names_of_rows:
+        for name in names:
+            points_to[leader(name)] = leader(names[0]) # the two groups become one
+    row_leaders = [leader(names[0]) for names in names_of_rows]
+    groups = sorted(set(row_leaders)) # sorted, for the order of a set differs from process to process
+    if len(groups) < 2:
+        raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
     random.Random(seed).shuffle(groups)
-    held = set(groups[: min(len(groups) - 1, max(1, round(share * len(groups))))])
-    side = [root(names[0]) in held for names in keys]
-    return [i for i, h in enumerate(side) if not h], [i for i, h in enumerate(side) if h]
+    # At least one group on either side, however small the share.
+    count = min(len(groups) - 1, max(1, round(share * len(groups))))
+    held_groups = set(groups[:count])
+    train = [i for i, group in enumerate(row_leaders) if group not in held_groups]
+    held = [i for i, group in enumerate(row_leaders) if group in held_groups]
+    return train, held
 
 # %% ../nbs/01_data.ipynb #c065
 def preference_row(
-    row: dict, # id, query, image, response [2 or more], human_ranking; or chosen and rejected in any of the known forms
+    row: dict, # id, query, image, response [2 or more], human_ranking; or chosen and rejected in a known form
     number: int = None, # its line, for messages
     image_dir: str | Path = None, # where picture paths begin; then they must exist
     keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
 ) -> dict: # id, query, image (path, bytes, a list of these, or None), response, human_ranking
     "One checked preference row"
-    found = read_preference_row(row, number, read_keys(keys))
+    read = read_preference_row(row, number, read_keys(keys)) # a `rows.preferences.PreferenceRow`
     if image_dir is not None:
-        found.pictures = [located(picture, image_dir, number) for picture in found.pictures]
-    return preference_fields(found)
+        read.pictures = [located(picture, image_dir, number) for picture in read.pictures]
+    return preference_fields(read)
 
 def preference_fields(
     row, # `rows.preferences.PreferenceRow`
 ) -> dict: # id, query, image, response, human_ranking; votes and turns where the row has some
     "A row of the gate as chapter 03 takes it: one picture by itself, several as a list"
-    pictures = row.pictures
-    image = pictures if len(pictures) > 1 else pictures[0] if pictures else None
-    fields = dict(id=row.id, query=row.query, image=image, response=row.response, human_ranking=row.human_ranking)
-    if row.votes is not None: fields["votes"] = row.votes
-    if row.turns: fields["turns"] = row.turns
+    image = row.pictures
+    if len(image) < 2:
+        image = image[0] if image else None
+    fields = dict(id=row.id, query=row.query, image=image)
+    fields |= dict(response=row.response, human_ranking=row.human_ranking)
+    if row.votes is not None:
+        fields["votes"] = row.votes
+    if row.turns:
+        fields["turns"] = row.turns
     return fields
-
 
 # %% ../nbs/01_data.ipynb #n455d1e6
 def read_preferences(
@@ -463,28 +577,39 @@ def read_preferences(
 # %% ../nbs/01_data.ipynb #n49c8e5e
 def preference_pairs(
     row: dict, # checked
-) -> list: # (first, second, preference): 1.0 first better, 0.0 second better, 0.5 a tie; of votes the first one's share
+) -> list: # (first, second, preference): 1.0 first better, 0.0 second, 0.5 a tie; of votes the first's share
     "All pairs of a row's responses"
     votes = row.get("votes") or [None] * len(row["response"])
     ranked = zip(row["response"], row["human_ranking"], votes)
-    return [(one[0], two[0], _preference(*one[1:], *two[1:])) for one, two in itertools.combinations(ranked, 2)]
+    pairs = []
+    for (first, rank, own_votes), (second, other_rank, other_votes) in itertools.combinations(ranked, 2):
+        pairs.append((first, second, _preference(rank, own_votes, other_rank, other_votes)))
+    return pairs
 
 def _preference(rank, votes, other_rank, other_votes):
     "How far an answer is preferred to another one: by votes where there are some, else by ranks"
-    if votes is not None and votes + other_votes > 0: return votes / (votes + other_votes)
+    if votes is not None and votes + other_votes > 0:
+        return votes / (votes + other_votes)
     # of a pair for which nobody has voted, votes say nothing
-    return 0.5 if votes is not None or rank == other_rank else float(rank < other_rank)
+    if votes is not None or rank == other_rank:
+        return 0.5
+    return float(rank < other_rank) # 0 is the best rank
 
 def permuted(
     rows: list, # checked
     seed: int = 0, # same seed, same order
 ) -> list: # the same rows, responses and ranks shuffled together
     "Rows whose responses stand in random order, so that a place earns nothing"
-    rng, out = random.Random(seed), []
+    rng, shuffled = random.Random(seed), []
     for row in rows:
-        order = rng.sample(range(len(row["response"])), len(row["response"]))
-        out.append(row | {k: [row[k][i] for i in order] for k in ("response", "human_ranking", "votes") if k in row})
-    return out
+        count = len(row["response"])
+        order = rng.sample(range(count), count)
+        changed = {}
+        for name in ("response", "human_ranking", "votes"): # the lists with an entry for each response
+            if name in row:
+                changed[name] = [row[name][place] for place in order]
+        shuffled.append(row | changed)
+    return shuffled
 
 # %% ../nbs/01_data.ipynb #c071
 colour_names = ("red", "blue", "green", "orange", "purple", "cyan") # of `disc_colours`
@@ -493,12 +618,18 @@ def _scene(rng):
     "Picture of one to four discs of different colours, and (x, radius) of each colour"
     image = Image.new("RGB", (112, 112), "white")
     draw, placed = ImageDraw.Draw(image), {}
+    # All radii differ, so that one disc is the largest.
     radii, count = rng.sample(range(8, 15), 4), rng.randint(1, 4)
-    for slot, c in zip(rng.sample(range(4), count), rng.sample(range(6), count)):
-        r = radii[slot]
-        x, y = (28, 84)[slot % 2] + rng.randint(-8, 8), (28, 84)[slot // 2] + rng.randint(-8, 8)
-        draw.ellipse([x - r, y - r, x + r, y + r], fill=disc_colours[c])
-        placed[colour_names[c]] = (x, r)
+    # The picture has four quarters, a disc in each at most: 0 and 1 above, 2 and 3 below.
+    middles = (28, 84) # of the quarters, in pixels
+    quarters, colours = rng.sample(range(4), count), rng.sample(range(6), count)
+    for quarter, colour in zip(quarters, colours):
+        radius = radii[quarter]
+        x = middles[quarter % 2] + rng.randint(-8, 8)
+        y = middles[quarter // 2] + rng.randint(-8, 8)
+        box = [x - radius, y - radius, x + radius, y + radius]
+        draw.ellipse(box, fill=disc_colours[colour])
+        placed[colour_names[colour]] = (x, radius)
     return image, placed
 
 def synthetic_vqa(
@@ -509,17 +640,27 @@ def synthetic_vqa(
     rng, samples = random.Random(seed), []
     for row in range(1, n + 1):
         image, placed = _scene(rng)
-        seen, kind = list(placed), ("yes/no", "choice", "number", "colour")[row % 4]
-        if kind == "yes/no":
-            there = row % 8 < 4
-            asked = rng.choice(seen if there else [c for c in colour_names if c not in seen])
-            question, answer = f"Is there a{'n' * (asked == 'orange')} {asked} disc?", "yes" if there else "no"
-        elif kind == "choice":
-            question, answer = f"Is the {seen[0]} disc on the left or the right?", "left" if placed[seen[0]][0] < 56 else "right"
-        elif kind == "number": question, answer = "How many discs are there?", str(len(seen))
-        else: question, answer = "What colour is the largest disc?", max(placed, key=lambda c: placed[c][1])
+        question, answer = _scene_question(placed, row, rng)
         samples.append(Sample(f"<image> {question}", answer, [image], "vqa", row))
     return samples
+
+def _scene_question(placed, row, rng):
+    "Question and answer about the discs of `_scene`; the kinds take turns by the number of the row"
+    colours = list(placed) # in the order in which they were drawn
+    kind = ("yes/no", "choice", "number", "colour")[row % 4]
+    if kind == "yes/no":
+        is_there = row % 8 < 4 # every second question of this kind, so that "yes" alone earns one half
+        choices = colours if is_there else [name for name in colour_names if name not in colours]
+        colour = rng.choice(choices)
+        article = "an" if colour == "orange" else "a"
+        return f"Is there {article} {colour} disc?", "yes" if is_there else "no"
+    if kind == "choice":
+        x, _ = placed[colours[0]]
+        return f"Is the {colours[0]} disc on the left or the right?", "left" if x < 56 else "right"
+    if kind == "number":
+        return "How many discs are there?", str(len(colours))
+    largest = max(placed, key=lambda colour: placed[colour][1]) # by radius
+    return "What colour is the largest disc?", largest
 
 # %% ../nbs/01_data.ipynb #n19a0c4e2
 def drawn_questions(
@@ -527,7 +668,8 @@ def drawn_questions(
     seed: int, # of the pictures
 ) -> list: # of `Sample`
     "Drawn questions in the VQA prompt, as the VQA system puts them to a model"
-    return [replace(s, question=vqa_prompt(s.question)) for s in synthetic_vqa(n, seed=seed)]
+    plain = synthetic_vqa(n, seed=seed)
+    return [replace(sample, question=vqa_prompt(sample.question)) for sample in plain]
 
 # %% ../nbs/01_data.ipynb #n1289624
 def synthetic_preferences(
@@ -536,16 +678,26 @@ def synthetic_preferences(
 ) -> list: # checked preference rows with the picture as bytes
     "Two captions of a picture of discs, one with the right count, in random order"
     rng, rows = random.Random(seed), []
-    for i in range(1, n + 1):
+    for number in range(1, n + 1):
         count = rng.randint(1, 6)
-        wrong = rng.choice([c for c in range(1, 7) if c != count])
-        picture, captions = _png(draw_discs(count, rng))["bytes"], [counting_answer(count), counting_answer(wrong)]
-        row = dict(id=i, query="<image> How many discs are there?", image={"bytes": picture}, response=captions, human_ranking=[0, 1])
-        rows.append(preference_row(row, i))
+        wrong = rng.choice([other for other in range(1, 7) if other != count])
+        picture = _png(draw_discs(count, rng))["bytes"]
+        row = dict(
+            id=number,
+            query="<image> How many discs are there?",
+            image={"bytes": picture},
+            response=[counting_answer(count), counting_answer(wrong)],
+            human_ranking=[0, 1], # the right one first; shuffled below
+        )
+        rows.append(preference_row(row, number))
     return permuted(rows, seed)
 
 # %% ../nbs/01_data.ipynb #c075
-aloha_cameras = ("observation.images.cam_right_wrist", "observation.images.cam_left_wrist", "observation.images.cam_high")
+aloha_cameras = (
+    "observation.images.cam_right_wrist",
+    "observation.images.cam_left_wrist",
+    "observation.images.cam_high",
+)
 aloha_tasks = ("lift the {} cup", "pick up the {} cup", "take the {} cup and lift it up")
 
 def aloha_views(
@@ -557,23 +709,39 @@ def aloha_views(
     light: float = 1.0, # brightness of the room
 ) -> list: # PIL images in the order of `aloha_cameras`
     "Three drawn views of a gripper on its way to a cup: two wrists, and from above"
-    reach, lift = min(1.0, progress / 0.6), max(0.0, (progress - 0.6) / 0.4)
-    x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
+    # The first six tenths of the way the gripper comes near, in the rest it lifts.
+    reach = min(1.0, progress / 0.6)
+    lift = max(0.0, (progress - 0.6) / 0.4)
     high = Image.new("RGB", (side, side), "#e9e4da")
     draw = ImageDraw.Draw(high)
-    cups = ([(*other, 7)] if other else []) + [(cup, colour, 7 + 6 * lift)]
-    for (cx, cy), fill, size in cups: draw.ellipse([cx - size, cy - size, cx + size, cy + size], fill=fill)
+    if other:
+        _draw_cup(draw, *other, radius=7)
+    _draw_cup(draw, cup, colour, radius=7 + 6 * lift) # seen from above, what rises grows
+    # From the corner (8, 8) straight to the cup, with an arm from the picture's edge.
+    x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
     draw.line([0, 0, x, y], fill="#444444", width=4)
     draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
-    views = [_wrist(side, reach, lift, colour, 1), _wrist(side, reach, lift, colour, -1), high]
-    return [v.point(lambda p: min(255, round(p * light))) for v in views]
+    right, left = (_wrist(side, reach, lift, colour, hand) for hand in (1, -1))
+    return [_lit(view, light) for view in (right, left, high)]
+
+def _draw_cup(draw, place, colour, radius):
+    "A cup as the high camera sees it: a disc around `place`"
+    x, y = place
+    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+
+def _lit(view, light):
+    "A view with every channel multiplied by the brightness of the room"
+    return view.point(lambda level: min(255, round(level * light)))
 
 def _wrist(side, reach, lift, colour, hand):
     "What a wrist camera sees: the cup grows as the gripper comes near, and rises when it is lifted"
     image = Image.new("RGB", (side, side), "#d7dde0")
     draw = ImageDraw.Draw(image)
-    size, x, y = 4 + 20 * reach, side / 2 + hand * 18 * (1 - reach), side * (0.65 - 0.3 * lift)
-    draw.ellipse([x - size, y - size, x + size, y + size], fill=colour)
+    radius = 4 + 20 * reach
+    x = side / 2 + hand * 18 * (1 - reach) # `hand` is 1 for the right one, -1 for the left: from either side
+    y = side * (0.65 - 0.3 * lift)
+    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+    # the gripper's own jaw, at the lower edge
     draw.rectangle([side / 2 - 30, side - 14, side / 2 + 30, side], fill="#444444")
     return image
 
@@ -584,19 +752,28 @@ def aloha_episode(
     bins: int, # reward bins
     rng: random.Random, # source of all that varies
 ): # task, a list of (three pictures, progress, bin)
-    "A success lifts the cup that the task names, a failure lets go of it, and the wrong cup earns bin 0 throughout"
-    colour, second = rng.sample(("red", "blue", "green"), 2)
-    cup, place = rng.sample([(44, 76), (72, 42), (80, 80)], 2)
-    cup, place = [tuple(v + rng.randint(-7, 7) for v in spot) for spot in (cup, place)]
-    task = rng.choice(aloha_tasks).format(second if kind == "wrong cup" else colour)
+    "A success lifts the cup that the task names, a failure lets go of it, a wrong cup has bin 0 throughout"
+    colour, other_colour = rng.sample(("red", "blue", "green"), 2)
+    places = rng.sample([(44, 76), (72, 42), (80, 80)], 2)
+    cup, other_cup = [(x + rng.randint(-7, 7), y + rng.randint(-7, 7)) for x, y in places]
+    # The gripper always goes to `cup`; with the wrong cup it is the task that names the other one.
+    named = other_colour if kind == "wrong cup" else colour
+    task = rng.choice(aloha_tasks).format(named)
     pace, light, peak = rng.uniform(0.7, 1.4), rng.uniform(0.8, 1.1), rng.uniform(0.5, 0.85)
     moments = []
-    for t in range(frames):
-        share = t / max(1, frames - 1)
-        progress = share ** pace if kind != "failure" else peak * min(1.0, share / 0.6) - peak * max(0.0, share - 0.6) / 0.5
-        views = aloha_views(progress, cup, colour, other=(place, second), light=light)
-        moments.append((views, progress, 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))))
+    for frame in range(frames):
+        time = frame / max(1, frames - 1) # from 0 to 1
+        progress = _failing(time, peak) if kind == "failure" else time ** pace
+        views = aloha_views(progress, cup, colour, other=(other_cup, other_colour), light=light)
+        reward_bin = 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))
+        moments.append((views, progress, reward_bin))
     return task, moments
+
+def _failing(time, peak):
+    "Progress of a film that rises to `peak` in its first six tenths, and then loses the cup"
+    rise = min(1.0, time / 0.6)
+    fall = max(0.0, time - 0.6) / 0.5 # by the end to a fifth of the peak
+    return peak * rise - peak * fall
 
 # %% ../nbs/01_data.ipynb #n1e70b07
 def without_lerobot(
@@ -604,8 +781,11 @@ def without_lerobot(
     error: ImportError, # what importing it raised
 ) -> str: # one sentence
     "What to do where LeRobot cannot be imported"
-    if importlib.util.find_spec("lerobot"): return f"{who} needs LeRobot, which is installed but cannot be imported: {error}"
-    if sys.version_info < (3, 12): return f"{who} needs LeRobot, which needs Python 3.12 or newer; this is {sys.version.split()[0]}"
+    if importlib.util.find_spec("lerobot"):
+        return f"{who} needs LeRobot, which is installed but cannot be imported: {error}"
+    if sys.version_info < (3, 12):
+        this_python = sys.version.split()[0]
+        return f"{who} needs LeRobot, which needs Python 3.12 or newer; this is {this_python}"
     return f"{who} needs LeRobot: pip install 'vlrlbook[aloha]'"
 
 # %% ../nbs/01_data.ipynb #nb21a3e7
@@ -621,26 +801,36 @@ def synthetic_aloha(
     "Drawn Aloha episodes in LeRobot's own format: three cameras, task, one-hot `reward_bins`"
     import datasets
     import numpy as np
-    try: from lerobot.datasets.lerobot_dataset import LeRobotDataset
-    except ImportError as e: raise ImportError(without_lerobot("the robot's chapter", e)) from e
+    try:
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    except ImportError as error:
+        raise ImportError(without_lerobot("the robot's chapter", error)) from error
     name, rng = "local/synthetic_aloha", random.Random(seed)
-    made = LeRobotDataset.create(name, fps=10, features=_aloha_columns(bins, videos), root=root, use_videos=videos, video_backend="pyav")
+    columns = _aloha_columns(bins, videos)
+    made = LeRobotDataset.create(name, fps=10, features=columns, root=root, use_videos=videos,
+                                 video_backend="pyav")
     datasets.disable_progress_bars() # LeRobot's readers turn them on
     for episode in range(episodes):
-        task, moments = aloha_episode(("success", "failure", "wrong cup")[episode % 3], frames, bins, rng)
-        for views, progress, label in moments:
-            vector, state = np.eye(bins, dtype=np.float32)[label] * (rng.random() >= zeros), np.array([progress], np.float32)
-            pictures = dict(zip(aloha_cameras, map(np.asarray, views)))
-            made.add_frame({**pictures, "observation.state": state, "action": state, "reward_bins": vector, "task": task})
+        kind = ("success", "failure", "wrong cup")[episode % 3]
+        task, moments = aloha_episode(kind, frames, bins, rng)
+        for views, progress, reward_bin in moments:
+            has_label = rng.random() >= zeros
+            one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label
+            # The one number of a drawn gripper's state is also its action: nothing here learns to act.
+            state = np.array([progress], np.float32)
+            frame = {"observation.state": state, "action": state, "reward_bins": one_hot, "task": task}
+            made.add_frame(dict(zip(aloha_cameras, map(np.asarray, views))) | frame)
         made.save_episode()
-    made.finalize()
+    made.finalize() # closes its files; until then they cannot be read
     return LeRobotDataset(name, root=root, video_backend="pyav")
 
 def _aloha_columns(bins, videos):
     "What LeRobot must know of each column"
-    camera = dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=["height", "width", "channels"])
+    axes = ["height", "width", "channels"]
+    camera = dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=axes)
     progress = dict(dtype="float32", shape=(1,), names=["progress"])
     label = dict(dtype="float32", shape=(bins,), names=None)
+    # A dict of its own for every column: LeRobot writes what it learns of a camera's films into them.
     cameras = {name: dict(camera) for name in aloha_cameras}
     return cameras | {"observation.state": progress, "action": dict(progress), "reward_bins": label}
 
@@ -650,7 +840,9 @@ def picture_key(
 ) -> str: # 16 hex digits
     "Fingerprint of the pixels, whatever the file they came in"
     rgb = image.convert("RGB")
-    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()[:16]
+    # The size belongs to it: the same bytes in rows of another length are another picture.
+    content = f"{rgb.size}".encode() + rgb.tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 def split_by_picture(
     dataset, # made by `to_dataset` or a reader
@@ -658,7 +850,8 @@ def split_by_picture(
     seed: int = 0, # same seed, same split
 ): # train, held-out datasets
     "Two data sets without a common picture; the held-out one has at least one row"
-    train, held = _split([[picture_key(i) for i in images] for images in dataset["images"]], share, seed)
+    keys = [list(map(picture_key, images)) for images in dataset["images"]]
+    train, held = _split(keys, share, seed)
     return dataset.select(train), dataset.select(held)
 
 # %% ../nbs/01_data.ipynb #c083
@@ -671,9 +864,12 @@ class Preflight:
     problems: list # of {row, code, message}
 
     def _repr_markdown_(self):
-        longest = f"longest prompt {self.prompt_tokens} tokens, at most {self.image_tokens} of pictures in a row"
-        lines = [f"{self.rows} rows; {longest}; {len(self.problems)} problems"]
-        return "\n".join(lines + [f"- row {p['row']}: {p['code']}, {p['message']}" for p in self.problems[:20]])
+        longest = f"longest prompt {self.prompt_tokens} tokens"
+        of_pictures = f"at most {self.image_tokens} of pictures in a row"
+        lines = [f"{self.rows} rows; {longest}, {of_pictures}; {len(self.problems)} problems"]
+        for problem in self.problems[:20]:
+            lines.append(f"- row {problem['row']}: {problem['code']}, {problem['message']}")
+        return "\n".join(lines)
 
     __repr__ = _repr_markdown_
 
@@ -685,60 +881,100 @@ def preflight(
     max_prompt_tokens: int = 4096, # longest prompt that may go in
 ) -> Preflight: # problems are listed, not raised
     "Look through every row before a run: marks, lengths, pictures on both sides"
-    elsewhere = {picture_key(i) for images in held_out["images"] for i in images} if held_out is not None else set()
-    found, image_tokens, prompt_tokens = [], 0, 0
-    def note(row, code, message): found.append(dict(row=row, code=code, message=message))
+    held_pictures = set() # keys of `picture_key`
+    if held_out is not None:
+        for images in held_out["images"]:
+            held_pictures.update(map(picture_key, images))
+    problems, image_tokens, prompt_tokens = [], 0, 0
+    def note(number, code, message):
+        problems.append(dict(row=number, code=code, message=message))
     for number, row in zip(train["row"], _rows(train)):
-        if isinstance(row, Exception):
-            note(number, "image.decode", f"a picture cannot be decoded ({type(row).__name__})")
-            continue
-        sample = Sample(row["question"], row["answer"], row["images"], row["task"], number)
-        modes = {i.mode for i in sample.images} - {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
-        if modes: note(number, "image.mode", f"a picture of mode {modes.pop()}, which a processor would clip: convert it with `to_rgb`")
-        try: text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
-        except DataError as e:
-            note(number, e.code, e.message)
-            continue
-        pictures, problem = _tokens_of(processor, sample.images)
-        if problem:
-            note(number, "image.shape", problem)
-            continue
-        length = _prompt_length(processor, text, pictures, len(sample.images))
-        image_tokens, prompt_tokens = max(image_tokens, pictures), max(prompt_tokens, length)
-        if length > max_prompt_tokens: note(number, "prompt.length", f"{length} tokens, at most {max_prompt_tokens}")
-        if any(picture_key(i) in elsewhere for i in sample.images): note(number, "split.leak", "its picture is in the held-out set too")
-    for number, row in zip(held_out["row"], _rows(held_out)) if held_out is not None else ():
-        # it is asked, not trained on: of these it is enough that the processor takes their pictures
-        problem = None if isinstance(row, Exception) else _tokens_of(processor, row["images"])[1]
-        if problem: note(number, "image.shape", problem)
-    return Preflight(len(train), image_tokens, prompt_tokens, found)
+        looked = _look_at_row(row, number, processor, held_pictures, max_prompt_tokens)
+        for code, message in looked.problems:
+            note(number, code, message)
+        image_tokens = max(image_tokens, looked.image_tokens)
+        prompt_tokens = max(prompt_tokens, looked.prompt_tokens)
+    if held_out is not None:
+        for number, row in zip(held_out["row"], _rows(held_out)):
+            # it is asked, not trained on: of these it is enough that the processor takes their pictures
+            fault = None if isinstance(row, Exception) else _tokens_of(processor, row["images"])[1]
+            if fault:
+                note(number, "image.shape", fault)
+    return Preflight(len(train), image_tokens, prompt_tokens, problems)
+
+# Modes of PIL whose channels have 8 bits or fewer. In others, such as I;16, white is a number above 255.
+_eight_bit_modes = {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
+
+@dataclass
+class _Looked:
+    "What `preflight` saw in one training row"
+    problems: list # (code, message)
+    image_tokens: int = 0 # 0 where the row cannot be used, so that nothing was counted
+    prompt_tokens: int = 0 # pictures included
+
+def _look_at_row(row, number, processor, held_pictures, max_prompt_tokens):
+    "Problems and lengths of one training row, or of what `_rows` gives in its place"
+    if isinstance(row, Exception): # from `_rows`
+        return _Looked([("image.decode", f"a picture cannot be decoded ({type(row).__name__})")])
+    images, problems = row["images"], []
+    other_modes = {image.mode for image in images} - _eight_bit_modes
+    if other_modes:
+        mode = other_modes.pop()
+        message = f"a picture of mode {mode}, which a processor would clip: convert it with `to_rgb`"
+        problems.append(("image.mode", message))
+    sample = Sample(row["question"], row["answer"], images, row["task"], number)
+    try:
+        text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
+    except DataError as error: # not as many marks as pictures
+        return _Looked([*problems, (error.code, error.message)])
+    pictures, fault = _tokens_of(processor, images)
+    if fault:
+        return _Looked([*problems, ("image.shape", fault)])
+    length = _prompt_length(processor, text, pictures, len(images))
+    if length > max_prompt_tokens:
+        problems.append(("prompt.length", f"{length} tokens, at most {max_prompt_tokens}"))
+    if not held_pictures.isdisjoint(map(picture_key, images)):
+        problems.append(("split.leak", "its picture is in the held-out set too"))
+    return _Looked(problems, pictures, length)
 
 def _prompt_length(processor, text, tokens, pictures):
     "Tokens of a prompt with this text and so many tokens of so many pictures"
-    framed = getattr(processor, "full_image_sequence", None) # Gemma's: empty lines and marks around the tokens of a picture
-    if framed: return len(processor.tokenizer(text.replace(processor.boi_token, framed))["input_ids"])
-    return len(processor.tokenizer(text)["input_ids"]) + tokens - pictures
+    tokenizer = processor.tokenizer
+    # Gemma's: empty lines and marks around the tokens of a picture, which count as well. The template writes
+    # `boi_token` where all of it will stand.
+    framed = getattr(processor, "full_image_sequence", None)
+    if framed:
+        return len(tokenizer(text.replace(processor.boi_token, framed))["input_ids"])
+    # The template writes one token for a picture; the processor puts `tokens` in the place of them.
+    return len(tokenizer(text)["input_ids"]) + tokens - pictures
 
 def _tokens_of(processor, images):
     "(tokens that the pictures of a row will occupy, None), or (0, why the processor does not take one)"
     tokens = 0
     for image in images:
-        try: tokens += picture_tokens(processor, image.size)
-        except ValueError as e: return 0, f"a picture of {image.width} x {image.height} pixels cannot be used: {e}"
+        try:
+            tokens += picture_tokens(processor, image.size)
+        except ValueError as error: # such as a side that is 200 times the other
+            return 0, f"a picture of {image.width} x {image.height} pixels cannot be used: {error}"
     return tokens, None
 
 def _rows(dataset):
     "Rows one by one; in place of one that cannot be decoded, what was raised"
-    for i in range(len(dataset)):
-        try: yield dataset[i]
-        except (OSError, ValueError, SyntaxError) as e: yield e
+    for place in range(len(dataset)):
+        try:
+            yield dataset[place]
+        except (OSError, ValueError, SyntaxError) as error: # all that PIL raises for broken files
+            yield error
 
 def picture_tokens(
     processor, # of a Qwen-VL model
     size: tuple, # width, height in pixels
 ) -> int: # tokens
     "Tokens that a picture of this size will occupy, without touching its pixels"
-    return processor._get_num_multimodal_tokens(image_sizes=[(size[1], size[0])])["num_image_tokens"][0]
+    width, height = size
+    # Private, read in transformers 5.17: tokens of pictures of (height, width). vLLM asks it too.
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+    return counted["num_image_tokens"][0]
 
 # %% ../nbs/01_data.ipynb #c029
 def write_counting_zip(
@@ -750,9 +986,10 @@ def write_counting_zip(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(counting_columns)
     with zipfile.ZipFile(path, "w") as archive:
-        for i, s in enumerate(samples):
-            writer.writerow([f"images/{i:05d}.png", s.question, s.answer])
-            archive.writestr(f"images/{i:05d}.png", _png(s.images[0])["bytes"])
+        for place, sample in enumerate(samples):
+            name = f"images/{place:05d}.png"
+            writer.writerow([name, sample.question, sample.answer])
+            archive.writestr(name, _png(sample.images[0])["bytes"])
         archive.writestr("main.csv", table.getvalue())
     return Path(path)
 
@@ -764,10 +1001,12 @@ def read_counting_zip(
 ): # datasets.Dataset, Report
     "A counting ZIP as a data set; pictures are verified and unpacked one by one under generated names"
     path, out_dir = Path(path), Path(out_dir)
-    if out_dir.exists(): raise FileExistsError(f"{out_dir} is there already")
-    if not path.is_file(): raise DataError("zip.missing", f"no such file: {path.name}")
-    # Not durable: many pictures take long to force to the disk, and the archive is still there. The service keeps
-    # nothing but this folder, so it does it itself.
+    if out_dir.exists():
+        raise FileExistsError(f"{out_dir} is there already")
+    if not path.is_file():
+        raise DataError("zip.missing", f"no such file: {path.name}")
+    # Not durable: many pictures take long to force to the disk, and the archive is still there. The service
+    # keeps nothing but this folder, so it does it itself.
     with new_folder(out_dir, existing="none", manifest=False, durable=False) as aside:
         report = unpack_counting_zip(path, aside, strict)
     return load_counting(out_dir), report
@@ -777,9 +1016,17 @@ def load_counting(
 ): # datasets.Dataset
     "An unpacked counting set; pictures stay on disk until a row is read"
     folder = Path(folder).resolve()
-    with open(folder / "rows.jsonl", encoding="utf-8") as f:
-        rows = ((Sample(r["question"], r["answer"], [], "counting", r["row"]), f"{folder}{os.sep}{r['file']}") for r in map(json.loads, f))
-        return _dataset(_record(sample, [{"bytes": None, "path": path}]) for sample, path in rows)
+    with open(folder / "rows.jsonl", encoding="utf-8") as file:
+        return _dataset(_counting_records(file, folder))
+
+def _counting_records(lines, folder):
+    "A record for each line of an unpacked set's table, one by one"
+    for line in lines:
+        row = json.loads(line)
+        sample = Sample(row["question"], row["answer"], [], "counting", row["row"])
+        # not `folder / file`: a set has many rows, and joining texts is several times as fast
+        path = f"{folder}{os.sep}{row['file']}"
+        yield _record(sample, [{"bytes": None, "path": path}])
 
 # %% ../nbs/01_data.ipynb #n19a0c4e1
 def unpacked_counting_zip(

@@ -13,7 +13,7 @@ import numpy as np
 from .archive import DataError
 from .settings import nearest
 
-__all__ = ["readings", "FilmLabels", "no_labels", "read_film_labels", "read_label"]
+__all__ = ["readings", "FilmLabels", "no_labels", "read_film_labels", "read_label", "bin_counts"]
 
 # What a column can be taken for; auto looks at its values.
 readings = ["auto", "vector", "integer", "success", "progress", "regress"]
@@ -173,3 +173,11 @@ def _in_words(column, bins, kinds, num_classes, meaning):
     if empty:
         told += f"; {empty} of {len(bins)} frames have an all-zero vector and count as bin 0"
     return told
+
+
+def bin_counts(
+    bins: np.ndarray,  # of all frames; below 0 where a frame has no label
+    num_classes: int,  # bins that there are
+) -> np.ndarray:  # [num_classes] frames in each bin
+    "How many frames have which bin; frames without a label are in none"
+    return np.bincount(bins[bins >= 0], minlength=num_classes)

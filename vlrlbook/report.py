@@ -15,7 +15,7 @@ from .marking import counted, merged
 from .settings import GRPOSettings, SettingsError, read_settings, reward_without_paths
 from .verdict import outcomes, read_verdict
 
-__all__ = ["curve_words", "StageCards", "stage_table", "changed_settings", "report_html", "write_report"]
+__all__ = ["outcome_colours", "curve_words", "StageCards", "stage_table", "changed_settings", "report_html", "write_report"]
 
 report_name = "report.html"
 stage_words = {"first": "before training", "middle": "in the middle", "last": "at the end"}
@@ -24,7 +24,7 @@ _private = ("size", "data", "image_dir", "output_dir", "resume", "adapter", "hub
             "vllm_server_base_url")
 # The outcome stands beside its colour as a word, for who cannot tell the colours apart.
 _green, _amber, _red, _plain = "#009E73", "#B8860B", "#C0392B", "#666666"
-_colours = {
+outcome_colours = {
     "better": _green,
     "surer": _amber,
     "not better": _amber,
@@ -319,7 +319,7 @@ def report_html(
         title = f"{Path(settings['model']).name}, {title}"
     outcome = found["outcome"]
     said = outcomes.get(outcome, "")
-    colour = _colours.get(outcome, _plain)
+    colour = outcome_colours.get(outcome, _plain)
     stages = StageCards(kept)
     # The verdict stands first: a reader of one line should know what came of it.
     body = [

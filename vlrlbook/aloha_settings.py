@@ -1,0 +1,325 @@
+"""Settings of chapter 04's classifier of robot films: what a run can be given, what each size fills in, the
+variables that users of the older script have in their shells, and the rules that refuse what cannot be.
+
+The parameters cell of chapter 04 holds the same names, types, defaults and comments; a test compares the two.
+Written by hand, not exported from a notebook. Neither torch nor LeRobot is needed."""
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from .data import aloha_cameras
+from .film_labels import readings
+from .settings import Settings, SettingsError, as_type, nearest
+
+__all__ = ["DRAWN", "DRAWN_FILMS", "SIMULATED", "video_backends", "presets", "environment", "OLD_HEADS",
+           "is_classifier", "AlohaSettings"]
+
+DRAWN = "local/synthetic_aloha"  # films that are drawn where they are asked for
+DRAWN_FILMS = 90  # of them, where no other number is given
+SIMULATED = "local/aloha_transfer_cube"  # 96 films of the ALOHA simulator, which travel with this book
+video_backends = ["torchcodec", "pyav"]  # those that LeRobot reads films with
+
+# Size → what stands where nothing was given. The tiny twin is trained whole, on a CPU, in minutes. The size
+# gpu has the defaults of the older script, so that its users get the run that they know.
+presets = {
+    "tiny": dict(
+        model="tiny-qwen3_vl",
+        finetune_mode="full",
+        batch_size=32,
+        lr=1e-3,
+        epochs=10,
+        max_steps=400,
+        warmup_steps=30,
+        eval_steps=50,
+        repo_id=SIMULATED,
+        max_image_size=112,
+        shift=6,
+    ),
+    "gpu": dict(
+        model="Qwen/Qwen3-VL-2B-Instruct",
+        finetune_mode="lora",
+        batch_size=2,
+        lr=1e-4,
+        epochs=10,
+        max_steps=50,
+        warmup_steps=0,
+        eval_steps=25,
+        repo_id="lerobot/realworld_aloha_success_bhc",
+        max_image_size=512,
+        ckpt_dir="checkpoints/qwen3_reward",
+        shift=0,
+    ),
+}
+
+# Setting → variable of the older script. A parameter wins over it.
+environment = {
+    "mode": "MODE",
+    "model": "QWEN3VL_MODEL",
+    "finetune_mode": "FINETUNE_MODE",
+    "num_classes": "NUM_CLASSES",
+    "max_train_samples": "MAX_TRAIN_SAMPLES",
+    "batch_size": "BATCH_SIZE",
+    "lr": "LR",
+    "epochs": "EPOCHS",
+    "max_steps": "MAX_STEPS",
+    "ckpt_dir": "CKPT_DIR",
+}
+
+# The older script saves the adapter (or the model) and the processor into one folder, and the head beside
+# them under one of these names.
+OLD_HEADS = ("classifier.safetensors", "classifier.pt", "classifier.bin")
+
+
+def is_classifier(
+    path: str | Path,  # any directory, or one that is not there
+) -> bool:
+    "Whether `load_classifier` finds a classifier there: one of ours, or one that the older script has left"
+    return any((Path(path) / name).exists() for name in ("classifier.json", *OLD_HEADS))
+
+
+# What `AlohaSettings._range_rules` wants of numbers
+_positive = ("batch_size", "gradient_accumulation_steps", "lr", "epochs", "lora_r", "lora_alpha",
+             "eval_steps", "logging_steps", "max_image_size", "max_grad_norm", "frames", "tolerance_s")
+_not_negative = ("seed", "shift", "warmup_steps", "weight_decay", "patience", "num_workers")
+_shares = ("lora_dropout", "val_share", "test_share", "flip", "colour_jitter")
+
+# And `_name_rules` of words
+_words = {
+    "mode": ["train", "analyze", "chat", "predict"],
+    "finetune_mode": ["lora", "full"],
+    "zero_labels": ["first", "drop"],
+    "precision": ["auto", "bf16", "float32"],
+    "label_as": readings,
+    "report_to": ["none", "tensorboard", "wandb", "trackio"],
+}
+
+
+@dataclass
+class AlohaSettings(Settings):
+    "Settings of a classifier run; the parameters cell of chapter 04 holds the same, with the same comments"
+    size: str = None  # tiny: a million parameters on a CPU; gpu: Qwen3-VL-2B with the defaults of its
+        #   users; None: by model
+    mode: str = None  # train, analyze, predict or chat (train)
+    model: str = None  # Hub id, directory, or tiny-qwen3_vl and the other twins
+    finetune_mode: str = None  # lora or full (tiny full, gpu lora)
+    num_classes: int = None  # Bins; None reads them from the first row
+    max_train_samples: int = None  # At most this many training frames; None or -1 takes all
+    batch_size: int = None  # Frames in one forward pass of a device (tiny 32, gpu 2)
+    gradient_accumulation_steps: int = 1  # Forward passes before an optimizer step
+    lr: float = None  # Learning rate (tiny 1e-3, gpu 1e-4)
+    epochs: int = None  # Passes over the training frames (10); max_steps wins
+    max_steps: int = None  # Optimizer steps (tiny 400, gpu 50); -1 goes by epochs
+    ckpt_dir: str = None  # Where the classifier goes (gpu checkpoints/qwen3_reward, tiny inside output_dir)
+    output_dir: str = "runs/04_aloha"  # Where logs, predictions and results go
+    repo_id: str = None  # Name of the LeRobot data set (gpu lerobot/realworld_aloha_success_bhc, tiny the
+        #   simulator's)
+    data: str = None  # Its folder; None: LeRobot's cache, or the films that this book has
+    cameras: str = ",".join(aloha_cameras)  # In order
+    moments: str = None  # Earlier moments to show before each frame, such as first,-2,-1 (seconds back);
+        #   None: the frame alone
+    revision: str = None  # Branch, tag or commit of a data set on the hub
+    video_backend: str = None  # torchcodec or pyav; None: the first that works here
+    tolerance_s: float = 1e-4  # Seconds that a frame of a video may lie beside its timestamp
+    label: str = "reward_bins"  # Column that holds the bins
+    label_as: str = "auto"  # How to read it: vector, integer, success (0, 1), progress (0 to 1, cut into
+        #   bins), regress (0 to 1); or auto
+    zero_labels: str = "first"  # A label that is all zeros: first (bin 0) or drop
+    episodes: int | str = None  # Drawn films: how many (90); films of a data set: which, such as [0,2] or
+        #   0-9 (all)
+    frames: int = 16  # Moments of each drawn film
+    val_share: float = 0.15  # Share of the films that validation looks at
+    test_share: float = 0.2  # Share of the films that only the last table sees
+    adapter: str = None  # Directory of a LoRA adapter to go on training
+    head: str = None  # File of a head to start from, .safetensors or .pt
+    lora_r: int = 16  # Rank of the adapter
+    lora_alpha: int = 32  # Its scale times its rank
+    lora_dropout: float = 0.05  # Dropout on the adapter's input
+    weight_decay: float = 0.01  # AdamW's
+    max_grad_norm: float = 1.0  # Gradients are clipped to this length
+    warmup_steps: int = None  # Steps until the full learning rate (tiny 30, gpu 0)
+    lr_scheduler_type: str = "linear"  # Any of transformers' schedules
+    class_weights: bool = False  # Weigh rare bins up in the loss
+    flip: float = 0.0  # Share of training frames seen in a mirror, where left and right can be exchanged
+    shift: int = None  # While training each picture is moved by at most this many pixels (tiny 6, gpu 0)
+    colour_jitter: float = 0.0  # Brightness, contrast and saturation vary by this share
+    dtype: str = "auto"  # Of the weights: auto, float32, bfloat16 or float16
+    precision: str = "auto"  # Of the products while training: auto (bf16 on a GPU), bf16 or float32
+    max_image_size: int = None  # Pictures have at most this many pixels squared (tiny 112, gpu 512)
+    eval_steps: int = None  # Steps between validations and checkpoints (tiny 50, gpu 25)
+    patience: int = 0  # Stop after this many validations without a better macro-F1; 0 never stops
+    num_workers: int = 0  # Processes that read frames
+    labelled_set: str = None  # In mode predict: new folder for a copy of the data set with the predicted
+        #   rewards as columns
+    seed: int = 43  # Of films, splits, weights of the head and augmentation
+    logging_steps: int = 5  # Steps between rows of run_log.csv
+    report_to: str = "none"  # none, tensorboard, wandb or trackio
+    resume: str = ""  # true: go on from the newest checkpoint in output_dir; or a checkpoint's directory
+    questions: str = None  # File of lines for chat; None reads the terminal
+
+    # Names that other scripts use → ours
+    aliases: ClassVar[dict] = {
+        "qwen3vl_model": "model",
+        "num_epochs": "epochs",
+        "num_train_epochs": "epochs",
+        "learning_rate": "lr",
+        "root": "data",
+        "r": "lora_r",
+        "num_train_samples": "max_train_samples",
+        "delta_timestamps": "moments",
+    }
+    presets: ClassVar[dict] = presets
+
+    def wanted_model(self):
+        "What `model` or its environment variable says"
+        return self.model or self.from_environment().get("model")
+
+    def from_environment(self) -> dict:  # name → value
+        "What the environment's variables say; the word None in one of them says nothing"
+        values = {}
+        for name, variable in environment.items():
+            text = os.environ.get(variable, "").strip()
+            # a parameter wins over the variable, which then is not even read
+            if text and text.lower() != "none" and getattr(self, name) is None:
+                values[name] = as_type(variable, text, type(self).__annotations__[name])
+        return values
+
+    def filled_in(self):
+        "What the environment's variables say, then what `size` decides"
+        defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
+        variables = self.from_environment()
+        # What was named must be what answers: chat refuses a folder or a model that somebody named and that
+        # is not there, and does without a classifier that only a preset would have.
+        self.named = {name for name in ("model", "ckpt_dir") if getattr(self, name) or name in variables}
+        for name in ("mode", "finetune_mode"):
+            # the older script's shells write TRAIN and LoRA
+            if isinstance(variables.get(name), str):
+                variables[name] = variables[name].lower()
+        # -1 is the older script's word for all
+        if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
+            self.max_train_samples = None
+            variables.pop("max_train_samples", None)
+        if self.data and Path(self.data, "meta", "info.json").exists():
+            # of somebody's own films, which must not be called by the name of those that the size would take
+            defaults["repo_id"] = f"local/{Path(self.data).resolve().name}"
+        if not self.data and (self.repo_id or defaults["repo_id"]) == DRAWN:
+            defaults["episodes"] = DRAWN_FILMS
+        return defaults | variables
+
+    def rules(self):
+        "(is broken, what to say) of every rule"
+        yield from self._range_rules()
+        yield from self._name_rules()
+        yield from self._file_rules()
+
+    def _range_rules(self):
+        "Numbers on their own"
+        for name in _positive:
+            yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
+        # None takes all frames, and cannot be compared
+        limits = () if self.max_train_samples is None else ("max_train_samples",)
+        for name in (*_not_negative, *limits):
+            yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
+        for name in _shares:
+            yield not 0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)}: expected 0 up to 1"
+        held = self.val_share + self.test_share
+        yield held >= 0.9, f"val_share + test_share = {held:g}: too little is left to train on"
+        is_drawn = not self.data and self.repo_id == DRAWN
+        has_frames = self.frames != type(self).frames  # another number than the default
+        yield has_frames and not is_drawn, f"frames = {self.frames}: of drawn films only (repo_id {DRAWN})"
+        yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by epochs"
+        too_few = self.num_classes is not None and self.num_classes < 2
+        yield too_few, f"num_classes = {self.num_classes}: expected 2 or more"
+        blind = bool(self.patience) and not self.val_share
+        yield blind, "patience with val_share 0: early stopping needs films to look at"
+        # These two read a text, and raise where they cannot: here a rule among the others.
+        for read in (self.chosen_films, self.earlier_moments):
+            try:
+                read()
+            except SettingsError as error:
+                yield True, str(error)
+        weighs_places = self.class_weights and self.label_as == "regress"
+        yield weighs_places, ("class_weights with label_as regress: "
+                              "a place between two marks is of no class that could be weighed")
+
+    def _name_rules(self):
+        "Words of which there are a few"
+        for name, possible in _words.items():
+            word = getattr(self, name)
+            yield word not in possible, f"{name} = {word!r}{nearest(word, possible)}"
+        backend = self.video_backend
+        yield backend not in (None, *video_backends), (
+            f"video_backend = {backend!r}{nearest(str(backend), video_backends)}")
+        is_missing = self.report_to == "tensorboard" and not importlib.util.find_spec("tensorboard")
+        yield is_missing, "report_to = 'tensorboard': it is not installed (pip install tensorboard)"
+
+    def _file_rules(self):
+        "Folders that must be there before anything is loaded"
+        is_taken = bool(self.labelled_set) and Path(self.labelled_set or "").exists()
+        yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
+        is_part = bool(self.labelled_set) and bool(self.data) and self.episodes is not None
+        yield is_part, "labelled_set with episodes: a copy holds all films, so all must be judged"
+        is_strange = bool(self.data) and not Path(self.data or "", "meta", "info.json").exists()
+        # a revision is only of a data set on the hub, which `data` then shall keep
+        wanted_here = self.size == "tiny" and not self.revision
+        yield is_strange and wanted_here, (
+            f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
+        is_trained = is_classifier(self.ckpt_dir)
+        missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
+        yield self.mode == "predict" and not is_trained, f"mode = 'predict': {missing}; train one first"
+        was_named = "ckpt_dir" in self.named
+        yield self.mode == "chat" and was_named and not is_trained, (
+            f"mode = 'chat': {missing}; leave it out to talk with the model alone")
+
+    def chosen_films(self) -> list | None:  # numbers of films; None: all, or films that are drawn
+        "What `episodes` says: films of a data set, as [0,2,5] or 0-2; a lone number is how many are drawn"
+        if self.episodes is None:
+            return None
+        text = str(self.episodes).strip()
+        if not self.data and self.repo_id == DRAWN:
+            is_count = text.isdigit() and int(text) > 0
+            if not is_count:
+                raise SettingsError(f"episodes = {self.episodes!r}: expected how many films to draw")
+            self.episodes = int(text)
+            return None
+        if text.isdigit():
+            n = int(text)
+            raise SettingsError(f"episodes = {n}: of a data set it names films, as LeRobot's does; "
+                                f"[{n}] for that film, 0-{max(n - 1, 0)} for the first {n}")
+        films = []
+        for part in text.strip("[]()").split(","):
+            ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)  # 3, or 3-5
+            if not ends:
+                wanted = "expected numbers of films, such as [0,2,5] or 0-9"
+                raise SettingsError(f"episodes = {self.episodes!r}: {wanted}")
+            first, last = int(ends[1]), int(ends[2] or ends[1])
+            films += range(first, last + 1)
+        return sorted(set(films))
+
+    def earlier_moments(self) -> list:  # the word first, and seconds below 0, in the order they are shown
+        "What `moments` says"
+        earlier = []
+        for word in str(self.moments or "").strip("[] ").split(","):
+            word = word.strip(" '\"")
+            if word in ("", "0", "0.0", "now"):
+                continue  # the frame itself is always shown, last
+            earlier.append(word if word == "first" else self._seconds(word))
+        return earlier
+
+    def _seconds(self, word):
+        "One of `moments` as seconds below 0"
+        try:
+            seconds = float(word)
+        except ValueError:
+            seconds = 1.0  # no number: refused like one that lies in the future
+        if not -1e6 < seconds < 0:  # NaN is refused as well
+            wanted = "expected first, and seconds below 0 such as -1.5"
+            raise SettingsError(f"moments = {self.moments!r}: {wanted}")
+        return seconds
+
+    @property
+    def camera_names(self) -> list:
+        "The cameras in order"
+        return [camera.strip() for camera in self.cameras.split(",")]
