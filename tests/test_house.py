@@ -47,7 +47,8 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "pointing", "prediction_files", "prompt_cache",
            "cli", "evaluation", "evaluation_settings", "reward_model", "reward_model_settings",
            "race", "readers", "refill", "report", "results_page", "rewards", "rows", "run_data", "run_files", "run_records", "service",
-           "slides", "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
+           "slides", "standings", "teacher_notes", "training", "trl_words", "verdict", "versions", "vllm_sampling", "warm_twins",
+           "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
 CEILINGS = dict(nodes=6.0, lambdas=0.3, two_for=0.3, long=1.0, longest=55)
