@@ -50,7 +50,7 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "verdict", "versions", "vllm_sampling", "warm_twins", "workshop"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.0, lambdas=0.3, two_for=0.3, long=1.0, longest=60)
+CEILINGS = dict(nodes=6.0, lambdas=0.3, two_for=0.3, long=1.0, longest=55)
 COMMENTS = 90
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import pytest
+from conftest import ROOT
 from hypothesis import given, strategies as st
 from vlrlbook import core, grpo, settings
 from vlrlbook.settings import GRPOSettings, Settings, SettingsError, largest_batch, read_settings, settings_help, whole_groups_problem
@@ -29,6 +30,17 @@ def test_names_stay_where_they_were():
 def test_every_setting_has_its_help():
     texts = settings_help(GRPOSettings)
     assert set(texts) == {f.name for f in fields(GRPOSettings)} and all(texts.values())
+
+
+def test_a_help_that_goes_on_below_its_line_is_whole():
+    "As `papermill --help-notebook` shows it, which reads the page's parameters cell"
+    from test_parameters import parsed
+    from vlrlbook.evaluation import EvaluationSettings
+    from vlrlbook.reward_model import RewardModelSettings
+    for page, cls in (("03_reward_model", RewardModelSettings), ("06_evaluation", EvaluationSettings)):
+        cells = json.loads((ROOT / "nbs" / f"{page}.ipynb").read_text())["cells"]
+        cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
+        assert settings_help(cls) == {name: text for name, _, _, text in parsed("".join(cell["source"]))}
 
 
 def test_every_class_with_a_size_has_the_one_base():
