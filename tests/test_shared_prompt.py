@@ -376,7 +376,7 @@ def test_thrifty_layers_keep_less_and_learn_the_same(tmp_path, family, monkeypat
     batch = scored(t)
     t.current_gradient_accumulation_steps = 1
     found = []
-    for thrifty in (shared_prompt._thrifty, lambda model: shared_prompt._forwards({})):
+    for thrifty in (shared_prompt._thrifty, lambda model: shared_prompt.replaced_methods({})):
         monkeypatch.setattr(shared_prompt, "_thrifty", thrifty)
         found.append((waiting_megabytes(t, batch), gradient(t, batch, True)[1]))
     (little, a), (much, b) = found

@@ -50,14 +50,20 @@ def prompt_positions(
     fields: dict, # image_grid_thw and mm_token_type_ids where the family has them
 ) -> torch.Tensor: # [3, B, P] for Qwen, [1, B, P] for Aria
     "Positions of the prompt's tokens, as the model itself would give them"
-    core = _bare(model)
-    core, kinds = getattr(core, "model", core), fields.get("mm_token_type_ids") # a backbone is the inner model itself
-    if not hasattr(core, "get_rope_index"): return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
-    if kinds is None: return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-    return core.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=fields.get("image_grid_thw"), attention_mask=mask)[0]
+    whole = _bare(model)
+    core = getattr(whole, "model", whole) # a reward model's backbone is the inner model itself
+    if not hasattr(core, "get_rope_index"): # Aria, Gemma 3: their own forward counts padding, too
+        return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
+    kinds = fields.get("mm_token_type_ids")
+    if kinds is None: # no row has a picture: words count up from the first that is not padding
+        return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
+    grid = fields.get("image_grid_thw")
+    positions, _ = core.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid, attention_mask=mask)
+    return positions
 
 def _bare(model):
     "The model without an adapter around it"
+    # PEFT's models have this method
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 # %% ../nbs/07_shared_prompt.ipynb #n07keyw
@@ -161,25 +167,33 @@ def sample_groups(
     eos: list, # ids that end an answer
 ) -> torch.Tensor: # [B·G, at most config.max_new_tokens]
     "Sample G answers to each prompt from one prefill; temperature, top-k and the rest as transformers applies them"
-    name, eos = cache_keyword(model), torch.tensor(eos, device=prompt_ids.device)
-    said = prompt_ids.repeat_interleave(G, 0) # [B·G, P and what was sampled so far]
-    seen, done = prompt_mask.repeat_interleave(G, 0), torch.zeros_like(said[:, 0], dtype=torch.bool)
-    no_padding = bool(prompt_mask.all()) # then a new token sees all that is there, and no mask need be made for it
-    config, change_scores = _warpers(model, config, said)
+    # transformers' own functions for the scores want the whole row, prompt included: [B·G, P + tokens so far]
+    row = prompt_ids.repeat_interleave(G, 0)
+    config, change_scores = _warpers(model, config, row)
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
-    last = positions[:, :, -1:].repeat_interleave(G, 1)
+    name = cache_keyword(model)
+    # The prefill: one row a group, and of its scores only those for the first token of the answers.
     prompt = fields | dict(position_ids=_rows(positions), use_cache=True, logits_to_keep=1)
     prompt[name] = empty_cache(_bare(model).config)
-    logits = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt).logits[:, -1].repeat_interleave(G, 0)
-    cache = widened(prompt[name], G, config.max_new_tokens)
+    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt)
+    scores = out.logits[:, -1].repeat_interleave(G, 0)
+    step = {"use_cache": True, name: widened(prompt[name], G, config.max_new_tokens)}
+
+    last = positions[:, :, -1:].repeat_interleave(G, 1)
+    seen = prompt_mask.repeat_interleave(G, 0)
+    has_padding = not prompt_mask.all() # where there is none a token sees all before it, and needs no mask
+    ends = torch.tensor(eos, device=prompt_ids.device)
+    done = torch.zeros_like(row[:, 0], dtype=torch.bool)
     for t in range(config.max_new_tokens):
-        token = _next(change_scores(said, logits.float()), config.do_sample).masked_fill(done, config.pad_token_id)
-        said, done = torch.cat([said, token[:, None]], 1), done | torch.isin(token, eos)
+        token = _next(change_scores(row, scores.float()), config.do_sample)
+        token = token.masked_fill(done, config.pad_token_id)
+        row = torch.cat([row, token[:, None]], 1)
+        done = done | torch.isin(token, ends)
         if t + 1 == config.max_new_tokens or done.all(): break
-        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1) # tokens before and the new one
-        step = {"attention_mask": None if no_padding else seen, "position_ids": _rows(last + 1 + t), "use_cache": True, name: cache}
-        logits = model(input_ids=token[:, None], **step).logits[:, -1]
-    return said[:, prompt_ids.shape[1]:]
+        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
+        step |= dict(attention_mask=seen if has_padding else None, position_ids=_rows(last + 1 + t))
+        scores = model(input_ids=token[:, None], **step).logits[:, -1]
+    return row[:, prompt_ids.shape[1]:]
 
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
 def _next(scores, drawn):
@@ -188,11 +202,12 @@ def _next(scores, drawn):
 
 # %% ../nbs/07_shared_prompt.ipynb #nd28450b
 def _warpers(model, config, ids):
-    "transformers' own changes to the scores: suppressed tokens, temperature, top-k, …"
+    "The whole configuration, and transformers' own changes to the scores: suppressed tokens, temperature, top-k, …"
+    # Two private methods of GenerationMixin (5.17 to 5.24). If they go, sampling raises and the run goes on the plain way.
     core = _bare(model)
     config, _ = core._prepare_generation_config(config)
-    given = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, logits_processor=LogitsProcessorList(), device=ids.device)
-    return config, core._get_logits_processor(config, **given)
+    given = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, device=ids.device)
+    return config, core._get_logits_processor(config, logits_processor=LogitsProcessorList(), **given)
 
 # %% ../nbs/07_shared_prompt.ipynb #n12828ae
 class PictureMemory:
@@ -201,48 +216,69 @@ class PictureMemory:
         core, # inner model of the Qwen families
         keep_mb: int = 0, # features kept across steps; 0 keeps them for one step
     ):
-        self.tower, self.real, self.keep = core.visual, core.get_image_features, keep_mb * 2**20
-        self.on, self.known, self.weights, self.seen, self.parted = False, {}, None, 0, False
+        self.tower, self.real = core.visual, core.get_image_features
+        self.keep = keep_mb * 2**20 # bytes
+        self.on = False
+        self.known = {} # key of a picture → its features, then one more for each deepstack level; oldest first
+        self.weights = None # of the tower, as `_same_weights` counts them, when `known` was computed
+        self.seen = 0 # pictures that the tower has computed
+        self.by_picture = False # whether this release splits deepstack levels by picture
         self.output_class = None # of what `get_image_features` returns
         core.get_image_features = self
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
         "Features of all pictures, in order; `seen` counts those that were computed"
-        if not self.on or self._learns() and (self.keep or torch.is_grad_enabled()):
-            return self.real(pixel_values, image_grid_thw, **kwargs)
+        # A tower that learns must compute where a gradient is wanted, and what it saw in an earlier step is out of date.
+        learns_now = self._learns() and (self.keep or torch.is_grad_enabled())
+        if not self.on or learns_now: return self.real(pixel_values, image_grid_thw, **kwargs)
         self._same_weights()
-        pictures = pixel_values.split(image_grid_thw.prod(-1).tolist())
+        pictures = pixel_values.split(image_grid_thw.prod(-1).tolist()) # patches of each
         keys = [_picture_key(*one) for one in zip(pictures, image_grid_thw)]
-        new = list({k: i for i, k in enumerate(keys) if k not in self.known}.values())
-        if new: self._look([keys[i] for i in new], torch.cat([pictures[i] for i in new]), image_grid_thw[new], kwargs)
-        found = [self.known.setdefault(k, self.known.pop(k)) for k in keys] # the latest asked for stand last
-        features = dict(pooler_output=tuple(f[0] for f in found))
-        levels = [level if self.parted else torch.cat(level) for level in zip(*(f[1:] for f in found))]
-        if levels: features["deepstack_features"] = levels # Qwen3-VL only
-        return self.output_class(**features)
+        new = {key: place for place, key in enumerate(keys) if key not in self.known} # each once
+        if new:
+            places = list(new.values())
+            self._look(list(new), torch.cat([pictures[place] for place in places]), image_grid_thw[places], kwargs)
+        wanted = []
+        for key in keys:
+            self.known[key] = self.known.pop(key) # the latest asked for stand last
+            wanted.append(self.known[key])
+        features, *levels = zip(*wanted)
+        given = dict(pooler_output=features)
+        if levels: # Qwen3-VL only
+            given["deepstack_features"] = [level if self.by_picture else torch.cat(level) for level in levels]
+        return self.output_class(**given)
 
     @torch.no_grad()
     def _look(self, keys, pixels, grid, kwargs):
+        "Let the tower compute these pictures, and keep copies of what it returns"
         out = self.real(pixels, grid, **kwargs)
         # transformers 5.24 calls `to_tuple` on it, so it must be the model's own class
         self.output_class = type(out)
         levels = getattr(out, "deepstack_features", None) or []
-        self.parted = any(isinstance(level, tuple) for level in levels) # newer releases part each level by picture
-        if not self.parted: levels = [level.split([len(x) for x in out.pooler_output]) for level in levels]
-        for key, *features in zip(keys, out.pooler_output, *levels): self.known[key] = [f.clone() for f in features]
+        self.by_picture = any(isinstance(level, tuple) for level in levels) # newer releases do
+        if not self.by_picture:
+            lengths = [len(features) for features in out.pooler_output]
+            levels = [level.split(lengths) for level in levels]
+        for key, *features in zip(keys, out.pooler_output, *levels):
+            self.known[key] = [f.clone() for f in features]
         self.seen += len(keys)
 
     def _learns(self): return any(p.requires_grad for p in self.tower.parameters())
 
     def _same_weights(self):
-        "In-place changes count up a parameter's version"
+        "Forget what a tower saw that has changed since: in-place changes count up a parameter's version"
         now = sum(p._version for p in self.tower.parameters())
-        if now != self.weights: self.known, self.weights = {}, now
+        if now != self.weights:
+            self.known, self.weights = {}, now
 
     def forget(self):
         "All of it, or the oldest until the rest fits"
-        size = lambda: sum(f.nbytes for features in self.known.values() for f in features)
-        while self.known and (not self.keep or size() > self.keep): self.known.pop(next(iter(self.known)))
+        while self.known and (not self.keep or self._bytes() > self.keep):
+            self.known.pop(next(iter(self.known)))
+
+    def _bytes(self):
+        "What is known takes so many"
+        return sum(sum(f.nbytes for f in features) for features in self.known.values())
 
 # %% ../nbs/07_shared_prompt.ipynb #nd03b74d
 def _picture_key(pixels, grid):
@@ -278,6 +314,7 @@ def replaced_methods(
     new: dict, # (object, name of its method) → what stands in its place
 ):
     "Within the block, objects have other methods; afterwards their own again, whatever was raised"
+    # None: the method is that of the object's class, and shows again when the new one is deleted
     was = {(owner, name): vars(owner).get(name) for owner, name in new}
     for (owner, name), method in new.items(): setattr(owner, name, method)
     try: yield
@@ -285,8 +322,6 @@ def replaced_methods(
         for (owner, name), method in was.items():
             delattr(owner, name)
             if method is not None: setattr(owner, name, method)
-
-def _forwards(new): return replaced_methods({(m, "forward"): forward for m, forward in new.items()})
 
 # %% ../nbs/07_shared_prompt.ipynb #n3e5cf9a
 def _gated(act, gate, up): return act(gate) * up
@@ -296,17 +331,27 @@ def _thrifty_forward(self, x):
     gate, up = self.gate_proj(x), self.up_proj(x)
     product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
     own = product.untyped_storage()._cdata # the storage itself and not where its numbers lie: fake tensors have none
-    keep = lambda t: t.shape if t.untyped_storage()._cdata == own else t
-    give = lambda kept: _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
+
+    def keep(tensor):
+        "What autograd keeps of a tensor: of the product, or a view of it, only the shape"
+        return tensor.shape if tensor.untyped_storage()._cdata == own else tensor
+
+    def give(kept):
+        "The tensor again, on the way back"
+        return _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
+
     with saved_tensors_hooks(keep, give): return self.down_proj(product)
 
 # %% ../nbs/07_shared_prompt.ipynb #n359ea53
 def _thrifty(model):
     "Within the block, gated feed-forwards keep less; nothing changes without gradient or under gradient checkpointing"
     core = _bare(model)
-    if not torch.is_grad_enabled() or _recomputes(core): return _forwards({})
-    gated = [m for m in core.modules() if all(hasattr(m, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn"))]
-    return _forwards({m: MethodType(_thrifty_forward, m) for m in gated})
+    new = {}
+    if torch.is_grad_enabled() and not _recomputes(core):
+        for module in core.modules():
+            if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+                new[module, "forward"] = MethodType(_thrifty_forward, module)
+    return replaced_methods(new)
 
 def _recomputes(core):
     "Whether transformers' own checkpointing is on: layers are computed again on the way back"
@@ -362,6 +407,7 @@ class SharedSampling:
     def _group_size(self): return self.num_generations if self.model.training else self.num_generations_eval
 
     def _tokenize_prompts(self, prompts):
+        "Overrides TRL's (1.16): the prompts of all rows become ids, pictures and tensors; here once a group"
         if not self.sharing: return super()._tokenize_prompts(prompts)
         G = self._group_size()
         ids, images, fields = self._attempt("reading the prompts", partial(super()._tokenize_prompts, prompts[::G]))
@@ -371,12 +417,14 @@ class SharedSampling:
         return [row for row in ids for _ in range(G)], images, self._fields
 
     def _generate_and_score_completions(self, inputs):
+        "Overrides TRL's (1.16), which samples, pays and scores a batch; where the shared way fails, it is done again plainly"
         if not self.sharing: return self._plainly(inputs)
         for memory in self.pictures: memory.forget()
         # in training `_prepare_inputs` has counted, and begins the whole batch again
         counted = None if self.model.training else self._counted()
         try:
-            with _standing_in(self, _PicturesOnce): return super()._generate_and_score_completions(inputs)
+            with _standing_in(self, _PicturesOnce):
+                return super()._generate_and_score_completions(inputs)
         except SharedPathFailed:
             if counted is None: raise
             self._take_back(counted)
@@ -387,10 +435,16 @@ class SharedSampling:
         with _standing_in(self, _FlatPictures): return super()._generate_and_score_completions(inputs)
 
     def _generate_single_turn(self, prompt_ids, images, fields, *more, **others):
+        "Overrides TRL's (1.16): answers to tokenized prompts; vLLM, where it samples, shares prompts by itself"
         G = self._group_size()
-        if self.sharing and images is not None: images = [images[i // G * G] for i in range(len(images))]
-        if not self.sharing or self.use_vllm: return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
-        ids, mask = _left_padded(prompt_ids[::G], self._tokenizer.pad_token_id), _left_padded([[1] * len(p) for p in prompt_ids[::G]], 0)
+        if self.sharing and images is not None: # `_tokenize_prompts` left them with the first row of each group
+            images = [images[i // G * G] for i in range(len(images))]
+        if not self.sharing or self.use_vllm:
+            return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
+        prompts = prompt_ids[::G]
+        ids = _left_padded(prompts, self._tokenizer.pad_token_id)
+        mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
+        # the Trainer's own, which brings tensors to the device; TRL's would sample again
         given = Trainer._prepare_inputs(self, dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(fields)))
         how = dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         with _sampling_model(self) as model:
@@ -401,11 +455,14 @@ class SharedSampling:
 class SharedTraining:
     "Micro-batches of whole groups, each prompt read once for their log-probs"
     def training_step(self, *args, **kwargs):
+        "Overrides TRL's (1.16): features of pictures are remembered within a step"
         with _remembering(self.pictures): return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch):
+        "Overrides TRL's (1.16): the micro-batch of this step; sampled anew when all that was sampled has been used"
         if not self.sharing or not self.model.training: return super()._prepare_inputs(generation_batch)
-        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
+        steps = self.args.steps_per_generation * self.num_iterations # on the same answers
+        if self._step % steps == 0 or self._buffered_inputs is None:
             counted = self._counted()
             try: self._buffered_inputs = self._shared_micro_batches(generation_batch)
             except SharedPathFailed:
@@ -423,12 +480,15 @@ class SharedTraining:
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **fields
     ):
+        "Overrides TRL's (1.16): log-probs and entropies [rows, answer], of the policy, its older self or the reference"
         if not self.sharing or compute_aux_loss:
             model = _WithoutEmptyPictures(model)
-            asked = dict(batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss) | fields
-            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **asked)
-        G, P, parts = self._group_size(), input_ids.shape[1] - logits_to_keep, []
-        size = max(G, (batch_size or len(input_ids)) // G * G)
+            plainly = dict(batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss)
+            rows = (input_ids, attention_mask, logits_to_keep)
+            return super()._get_per_token_logps_and_entropies(model, *rows, **plainly, **fields)
+        G, P = self._group_size(), input_ids.shape[1] - logits_to_keep
+        size = max(G, (batch_size or len(input_ids)) // G * G) # whole groups at a time
+        parts = []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
             pictures = _group_fields(fields, rows, G, P)
@@ -441,7 +501,7 @@ class SharedTraining:
         "TRL's loss; where the shared path raises in it, this batch and those that wait get their pictures row by row"
         if not self.sharing: return super()._compute_loss(model, inputs)
         try: return super()._compute_loss(model, inputs)
-        except SharedPathFailed: pass
+        except SharedPathFailed: pass # said already, by `_go_plain`
         G = self._group_size()
         self._buffered_inputs = [copied(waiting, G) for waiting in self._buffered_inputs or []]
         return super()._compute_loss(model, copied(inputs, G))
@@ -449,7 +509,8 @@ class SharedTraining:
     def _group_logps(self, model, ids, mask, fields, C, G):
         "Log-probs and entropies [rows, C] of whole groups"
         bare = self.accelerator.unwrap_model(model)
-        with self.accelerator.autocast(), _thrifty(bare): return shared_log_probs(model, bare, ids, mask, fields, C, G)
+        with self.accelerator.autocast(), _thrifty(bare):
+            return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
 class SharedCheck:
@@ -458,19 +519,24 @@ class SharedCheck:
     def _compare(self, batch):
         "Once a run: one group both ways, dropout off; SharedPathFailed where they differ or the shared path raises"
         if self._compared: return
-        self._compared, was, G = True, self.model.training, self.num_generations
+        self._compared, G = True, self.num_generations
+        was_training, was_group = self.model.training, self.num_generations_eval
         self.model.eval()
-        self.num_generations_eval, kept = G, self.num_generations_eval
+        self.num_generations_eval = G # `_group_size` of a model that does not train
         try:
             plain = self._attempt("copying pictures", partial(copied, batch, G))
-            # a tower that learns was looked through with dropout on, when the answers were sampled: that is not its view now
-            with _remembering([memory for memory in self.pictures if memory._learns()], False):
-                gap, limit = self.shared_gap(plain, G), _tolerance(self.model, self.args)
-                if self.accelerator.num_processes == 1: self._attempt("gradients", partial(self._way_back, plain, G))
+            # What a tower that learns saw while answers were sampled, it saw with dropout on: that is not its view now.
+            learning = [memory for memory in self.pictures if memory._learns()]
+            with _remembering(learning, False):
+                gap = self.shared_gap(plain, G)
+                if self.accelerator.num_processes == 1:
+                    self._attempt("gradients", partial(self._way_back, plain, G))
         finally:
-            self.num_generations_eval = kept
-            self.model.train(was)
+            self.num_generations_eval = was_group
+            self.model.train(was_training)
+        # All processes must come to the same end.
         gap = self.accelerator.gather(torch.tensor([gap], device=self.accelerator.device)).max().item()
+        limit = _tolerance(self.model, self.args)
         if gap > limit:
             self._go_plain(f"log-probs differ by {gap:.3g} from the plain path, more than {limit:g}")
             raise SharedPathFailed(self.plain_because)
@@ -478,18 +544,20 @@ class SharedCheck:
     def _first_group(self, batch, G):
         "Of the first group of a plain batch: ids and mask [G, P + C], the answers' mask [G, C], and what belongs to its pictures"
         plain = _first_rows(batch, G)
-        ids, mask = (torch.cat([plain[f"prompt_{k}"], plain[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+        ids = torch.cat([plain["prompt_ids"], plain["completion_ids"]], 1)
+        mask = torch.cat([plain["prompt_mask"], plain["completion_mask"]], 1)
         fields = {k: plain[k] for k in (*_of_pictures, "num_images", *_of_tokens) if k in plain}
         return ids, mask, plain["completion_mask"].bool(), fields
 
     def shared_gap(self, batch, G):
         "Largest difference of a log-prob between the plain path and the shared one, over the first group of a plain batch"
         ids, mask, seen, fields = self._first_group(batch, G)
-        with _remembering(self.pictures, False): # a row at a time: the check must not be the peak
-            bare = _WithoutEmptyPictures(self.model)
-            a = super()._get_per_token_logps_and_entropies(bare, ids, mask, seen.shape[1], batch_size=1, **fields)[0]
-        b = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
-        return (a - b)[seen].abs().max().item() if seen.any() else 0.0
+        with _remembering(self.pictures, False):
+            model, C = _WithoutEmptyPictures(self.model), seen.shape[1]
+            # A row at a time, so that this check is not what takes most memory in a run.
+            plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, batch_size=1, **fields)
+        shared = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
+        return (plain - shared)[seen].abs().max().item() if seen.any() else 0.0
 
     def _first_group_logps(self, batch, G):
         "Log-probs [G, C] of the first group of a plain batch, the shared way"
@@ -515,10 +583,10 @@ class _WithoutEmptyPictures:
     def __init__(self, model): self._model = model
     def __getattr__(self, name): return getattr(self._model, name)
     def __call__(self, **inputs):
-        there = {k: v for k, v in inputs.items() if not (torch.is_tensor(v) and len(v) == 0)}
-        # kinds of tokens tell pictures from text; a model that is given them looks for pictures
-        if len(there) < len(inputs): there = {k: v for k, v in there.items() if k not in _of_tokens}
-        return self._model(**there)
+        empty = [name for name, value in inputs.items() if torch.is_tensor(value) and len(value) == 0]
+        # Kinds of tokens tell pictures from text; a model that is given them looks for pictures.
+        left_out = {*empty, *_of_tokens} if empty else set()
+        return self._model(**{name: value for name, value in inputs.items() if name not in left_out})
 
 # %% ../nbs/07_shared_prompt.ipynb #n2c2ee7e
 class _PicturesOnce:
@@ -551,19 +619,22 @@ def _standing_in(trainer, kind):
 # %% ../nbs/07_shared_prompt.ipynb #nc84b5e7
 def _left_padded(rows, value):
     "Lists of unequal length as one tensor, padded on the left"
-    return torch.tensor([[value] * (max(map(len, rows)) - len(r)) + list(r) for r in rows])
+    longest = max(map(len, rows))
+    return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows])
 
 def _tensors(fields):
     "What the processor gave without padding, as tensors"
-    def one(v):
-        if torch.is_tensor(v): return v
-        return _left_padded(v, 0) if isinstance(v[0], list) else torch.stack([torch.as_tensor(x) for x in v])
-    return {k: one(v) for k, v in fields.items()}
+    def as_tensor(field):
+        if torch.is_tensor(field): return field
+        if isinstance(field[0], list): return _left_padded(field, 0) # kinds of tokens, a list for each prompt
+        return torch.stack([torch.as_tensor(row) for row in field])
+    return {name: as_tensor(field) for name, field in fields.items()}
 
 def _until_end(row, eos):
     "Tokens up to the first that ends an answer, that one included"
-    ends = [i for i, t in enumerate(row) if t in eos]
-    return row[:ends[0] + 1] if ends else row
+    for place, token in enumerate(row):
+        if token in eos: return row[:place + 1]
+    return row
 
 # %% ../nbs/07_shared_prompt.ipynb #n42573c1
 @contextmanager
@@ -613,16 +684,19 @@ def _first_rows(batch, n): return join_rows(take_rows(split_rows(batch), list(ra
 def _micro_batches(batch, G, n):
     "A batch in `n` parts of whole groups, in random order"
     groups, split = len(batch["advantages"]) // G, split_rows(batch)
-    rows = (torch.randperm(groups)[:, None] * G + torch.arange(G)).flatten().tolist()
+    first = torch.randperm(groups)[:, None] * G # number of each group's first row
+    rows = (first + torch.arange(G)).flatten().tolist()
     size = len(rows) // n
-    return [join_rows(take_rows(split, rows[i * size:i * size + size])) for i in range(n)]
+    return [join_rows(take_rows(split, rows[start:start + size])) for start in range(0, n * size, size)]
 
 def _group_fields(fields, rows, G, P):
-    "Picture fields of the prompts of whole groups, one a group"
-    split = split_rows(fields)
-    out = {k: torch.cat(list(split[k][rows][::G])) for k in _of_pictures if k in split}
-    out |= {k: split[k][rows][::G, :P] for k in _of_tokens if k in split}
-    return {k: v for k, v in out.items() if len(v)}
+    "Picture fields of the prompts of whole groups, one a group; `rows` is a slice, P the tokens of a prompt"
+    split, of_groups = split_rows(fields), {}
+    for name in _of_pictures:
+        if name in split: of_groups[name] = torch.cat(list(split[name][rows][::G]))
+    for name in _of_tokens:
+        if name in split: of_groups[name] = split[name][rows][::G, :P]
+    return {name: field for name, field in of_groups.items() if len(field)} # nothing where no prompt has a picture
 
 # %% ../nbs/07_shared_prompt.ipynb #nb060f6c
 def copied(
@@ -630,8 +704,12 @@ def copied(
     G: int, # answers to a prompt
 ) -> dict: # the same with the pictures copied to every row
     "A shared batch as stock TRL would have it"
-    split = split_rows(batch)
-    return join_rows({k: [v[i // G * G] for i in range(len(v))] if isinstance(v, list) else v for k, v in split.items()})
+    whole = {}
+    for name, field in split_rows(batch).items():
+        if isinstance(field, list): # pictures, an item a row
+            field = [field[row // G * G] for row in range(len(field))]
+        whole[name] = field
+    return join_rows(whole)
 
 # %% ../nbs/07_shared_prompt.ipynb #n9c24380
 def _tolerance(model, args):
@@ -644,7 +722,8 @@ def why_plain(
     trainer, # a GRPOTrainer
 ) -> str | None: # one line, or None where sharing is exact and helps
     "What keeps a run from sharing prompts"
-    model, rows, G = trainer.accelerator.unwrap_model(trainer.model), trainer.args.per_device_train_batch_size, trainer.num_generations
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    rows, G = trainer.args.per_device_train_batch_size, trainer.num_generations
     attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
     if cannot_share or cannot_cache: return cannot_share or cannot_cache
     if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
@@ -677,7 +756,8 @@ def sharing_state(
     return "on" if trainer.sharing else f"off: {trainer.plain_because}"
 
 # %% ../nbs/07_shared_prompt.ipynb #n7a11f0d0
-_now_in_race = {"race": "run_race"} | {name: name for name in ("RaceSettings", "profiles", "step_memory", "where_time_goes")}
+_now_in_race = dict(race="run_race", RaceSettings="RaceSettings", profiles="profiles", step_memory="step_memory",
+                    where_time_goes="where_time_goes") # name here → name there
 
 def __getattr__(name):
     "The race stands above this module now, in `vlrlbook.race`; its names can still be asked for here"
@@ -694,14 +774,18 @@ def shared_hidden(
     "Hidden states of all rows; what a group's rows begin with is read once"
     fields = dict(batch)
     ids, mask = fields.pop("input_ids"), fields.pop("attention_mask").bool()
-    begun, ends = _in_common(ids, mask, G).repeat_interleave(G), mask.sum(1) # [B·G]
-    P, C = begun.max().item(), (ends - begun).max().item()
+    # The prompt is what a group's rows have in common, the answers are what follows: [B·G] tokens each.
+    begun = _in_common(ids, mask, G).repeat_interleave(G)
+    rest = mask.sum(1) - begun
+    P, C = begun.max().item(), rest.max().item()
     prompt, seen = _window(ids, begun - P, P), _up_to(begun, P).flip(1) # padded on the left
-    answers, said = _window(ids, begun, C), _up_to(ends - begun, C)
+    answers, said = _window(ids, begun, C), _up_to(rest, C)
     pixel_mask = fields.pop("pixel_mask", None)
     fields = _group_fields(fields | {"num_images": num_images}, slice(None), G, ids.shape[1])
-    if pixel_mask is not None: fields["pixel_mask"] = torch.cat(pixel_mask.split(num_images)[::G]) # Aria
-    fields |= {k: _window(fields[k], (begun - P)[::G], P) * seen[::G] for k in _of_tokens if k in fields}
+    if pixel_mask is not None: # Aria
+        fields["pixel_mask"] = torch.cat(pixel_mask.split(num_images)[::G])
+    for name in _of_tokens:
+        if name in fields: fields[name] = _window(fields[name], (begun - P)[::G], P) * seen[::G]
     positions = prompt_positions(backbone, prompt[::G], seen[::G], fields)
     first, behind = _hidden_by_cache(backbone, prompt, seen, answers, said, positions, fields, G)
     rows = torch.cat([first.repeat_interleave(G, 0), behind], 1)
@@ -710,24 +794,26 @@ def shared_hidden(
 # %% ../nbs/07_shared_prompt.ipynb #9de7b51f
 def _hidden_by_cache(backbone, prompt, seen, answers, said, positions, fields, G):
     "Hidden states of the prompts but their last tokens [B, P − 1, hidden], and of those with the answers behind [B·G, C + 1, hidden]"
-    P, name = prompt.shape[1], cache_keyword(backbone)
-    first = {k: v[:, :P - 1] if k in _of_tokens else v for k, v in fields.items()}
-    core = _bare(backbone)
+    P, name, core = prompt.shape[1], cache_keyword(backbone), _bare(backbone)
+    first = {field: value[:, :P - 1] if field in _of_tokens else value for field, value in fields.items()}
     hidden, cache = read_prompt(core, name, prompt[::G, :-1], seen[::G, :-1], _rows(positions[:, :, :-1]), first)
     given = _answers_given(positions, torch.cat([seen, said], 1), P, G) | {name: widened(cache, G)}
-    rows = answer_rows(prompt, answers, said)[0]
-    with cache_under_checkpointing(core): return hidden, core(input_ids=rows, **given).last_hidden_state
+    rows, _ = answer_rows(prompt, answers, said)
+    with cache_under_checkpointing(core):
+        return hidden, core(input_ids=rows, **given).last_hidden_state
 
 # %% ../nbs/07_shared_prompt.ipynb #n8578216
 def _in_common(ids, mask, G):
     "[B] tokens with which all rows of a group begin"
-    same = ((ids == ids[::G].repeat_interleave(G, 0)) & mask).view(-1, G, ids.shape[1]).all(1)
-    return same.long().cumprod(1).sum(1)
+    first = ids[::G].repeat_interleave(G, 0) # of each group, beside all of its rows
+    same = ((ids == first) & mask).view(-1, G, ids.shape[1]).all(1) # [B, T]
+    return same.long().cumprod(1).sum(1) # up to the first difference
 
 def _window(rows, begins, length):
     "[B, length, …] of rows [B, T, …], each from its own begin; what lies outside repeats the edge"
-    at = (begins[:, None] + torch.arange(length, device=rows.device)).clamp(0, rows.shape[1] - 1)
-    return rows[torch.arange(len(rows), device=rows.device)[:, None], at]
+    places = begins[:, None] + torch.arange(length, device=rows.device)
+    row_numbers = torch.arange(len(rows), device=rows.device)[:, None]
+    return rows[row_numbers, places.clamp(0, rows.shape[1] - 1)]
 
 def _up_to(lengths, width):
     "[B, width] 1 for the first `lengths` places"
