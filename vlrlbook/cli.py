@@ -66,7 +66,8 @@ def enter(args, rest):
 
 
 def contest(args, rest):
-    "Gather the students' files of a folder into one ranked page; exit status 1 if one of them could not be ranked"
+    """Gather the students' files of a folder into one ranked page; exit status 1 if one of them could not be
+    ranked"""
     from vlrlbook.standings import write_standings
     path, standings = write_standings(args.folder, args.out)
     print(standings)
@@ -515,7 +516,8 @@ def measuring_commands(command):
 def teaching_commands(command):
     "`workshop`, `slides`, `enter` and `contest`; `command` is that of `parser`"
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")),
-            (["--short"], dict(action="store_true", help="a morning's class: three notebooks, a contest, a teacher's page")))
+            (["--short"], dict(action="store_true",
+                               help="a morning's class: three notebooks, a contest, a teacher's page")))
     command(slides, "slides", (["folder"], dict(help="with notebooks that `workshop --short` wrote")),
             option("out", help="folder to write; slides/ in the notebooks' folder if not given"))
     command(enter, "enter", (["name"], dict(help="of the student or the group, as the page will show it")),
@@ -523,8 +525,10 @@ def teaching_commands(command):
             option("folder", default="contest", help="where the file goes"),
             # The defaults of `contest.Rules`, which a test compares: --help imports nothing heavy.
             option("steps", type=int, default=400, help="of training; the same for the whole class"),
-            option("pictures", type=int, default=500, help="frozen ones that are asked; the same for the whole class"),
-            option("warm_steps", type=int, default=280, help="of the supervised start; the same for the whole class"),
+            option("pictures", type=int, default=500,
+                   help="frozen ones that are asked; the same for the whole class"),
+            option("warm_steps", type=int, default=280,
+                   help="of the supervised start; the same for the whole class"),
             option("again", action="store_true", help="write over an earlier file of the same name"))
     command(contest, "contest", (["folder"], dict(help="with the students' files")),
             option("out", help="page to write; results.html in the folder if not given"))
