@@ -85,32 +85,49 @@ def shared_log_probs(
     G: int, # answers to a prompt
 ) -> tuple: # log-probs and entropies [B·G, C]; None for the second where the head gives none
     "What the model thinks of each answer, the prompt read once"
-    P, backbone, name = ids.shape[1] - C, _bare(bare).model, cache_keyword(bare)
-    positions = prompt_positions(bare, ids[::G, :P], mask[::G, :P], fields)
-    # all of the prompt but its last token, which is read in front of each answer
-    first = {field: value[:, :P - 1] if field in _of_tokens else value for field, value in fields.items()}
-    _, cache = read_prompt(backbone, name, ids[::G, :P - 1], mask[::G, :P - 1], _rows(positions[:, :, :-1]), first)
-    rows, labels = answer_rows(ids[:, :P], ids[:, P:], mask[:, P:])
-    given = _answers_given(positions, mask, P, G) | {name: widened(cache, G)}
+    P = ids.shape[1] - C
+    prompt, prompt_mask = ids[:, :P], mask[:, :P]
+    positions = prompt_positions(bare, prompt[::G], prompt_mask[::G], fields)
+    backbone = _bare(bare).model
+    _, behind = _prompts_read(backbone, cache_keyword(bare), prompt, prompt_mask, positions, fields, C, G)
+    rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:])
     with cache_under_checkpointing(backbone):
-        out = model(input_ids=rows, labels=labels, fused_lm_head=True, **given)
+        out = model(input_ids=rows, labels=labels, fused_lm_head=True, **behind)
     return out.log_probs, out.entropy
 
 _of_pictures = ("pixel_values", "image_grid_thw") # what a processor makes of pictures, by patch and by picture
 _of_tokens = ("mm_token_type_ids", "token_type_ids") # a row for each prompt; the second is Gemma's name
 
 # %% ../nbs/07_shared_prompt.ipynb #n21logp2
+def _prompts_read(
+    core, # inner model
+    name, # of its cache, from `cache_keyword`
+    ids, # [B·G, P], padded on the left; groups of equal rows
+    mask, # [B·G, P]
+    positions, # of one row a group, from `prompt_positions`
+    fields, # picture fields of the prompts, one a group
+    C, # longest answer
+    G, # answers to a prompt
+): # hidden states [B, P − 1, hidden], and what `_answers_given` returns with the wide cache
+    "Each prompt read once, without its last token, which is read in front of each answer"
+    first = dict(fields)
+    for kinds in _of_tokens:
+        if kinds in first: first[kinds] = first[kinds][:, :-1]
+    hidden, cache = read_prompt(core, name, ids[::G, :-1], mask[::G, :-1], _rows(positions[:, :, :-1]), first)
+    return hidden, _answers_given(positions, mask, C, G) | {name: widened(cache, G)}
+
 def _answers_given(
     positions, # of the prompts, [3 or 1, B, P]
-    mask, # [B·G, P + C]
-    P, # tokens of a prompt, padding included
+    mask, # of the prompts, [B·G, P]
+    C, # longest answer
     G, # answers to a prompt
 ): # attention_mask [B·G, P + C] and position_ids of the C + 1 tokens behind the cache
     "Mask and positions of the answers behind a prompt's cache"
-    steps = torch.arange(mask.shape[1] - P + 1, device=mask.device)
     # an answer's own padding counts as seen: it stands at the end, and attention looks back only
-    seen = torch.cat([mask[:, :P], torch.ones_like(mask[:, P:])], 1)
-    return dict(attention_mask=seen, position_ids=_rows((positions[:, :, -1:] + steps).repeat_interleave(G, 1)))
+    seen = torch.cat([mask, mask.new_ones(len(mask), C)], 1)
+    steps = torch.arange(C + 1, device=mask.device)
+    behind = positions[:, :, -1:] + steps # the prompt's last token keeps its own position
+    return dict(attention_mask=seen, position_ids=_rows(behind.repeat_interleave(G, 1)))
 
 def _rows(positions):
     "Positions as the model takes them: three rows as they are, a single one without its axis"
@@ -128,10 +145,12 @@ def grouped_attention(
     **kwargs, # what transformers hands to its own attention functions
 ) -> tuple: # [B, S, heads, size], None
     "An attention function of transformers' interface: sdpa; on a CPU heads that share their keys share them here, too"
-    if attention_mask is None or query.device.type != "cpu" or query.shape[1] == key.shape[1]:
+    shares_keys = query.shape[1] != key.shape[1]
+    if attention_mask is None or query.device.type != "cpu" or not shares_keys:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    given = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling, enable_gqa=True)
-    return scaled_dot_product_attention(query, key, value, **given).transpose(1, 2).contiguous(), None
+    given = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling)
+    attended = scaled_dot_product_attention(query, key, value, enable_gqa=True, **given) # [B, heads, S, size]
+    return attended.transpose(1, 2).contiguous(), None
 
 attention_name = "shared_prompt" if "__file__" in globals() else "shared_prompt_page" # this page and the package may run in one process
 
@@ -198,7 +217,8 @@ def sample_groups(
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
 def _next(scores, drawn):
     "A token a row: drawn, or the likeliest"
-    return torch.multinomial(scores.softmax(-1), 1)[:, 0] if drawn else scores.argmax(-1)
+    if not drawn: return scores.argmax(-1)
+    return torch.multinomial(scores.softmax(-1), 1)[:, 0]
 
 # %% ../nbs/07_shared_prompt.ipynb #nd28450b
 def _warpers(model, config, ids):
@@ -283,9 +303,11 @@ class PictureMemory:
 # %% ../nbs/07_shared_prompt.ipynb #nd03b74d
 def _picture_key(pixels, grid):
     "Bytes, shape and precision: what decides a frozen tower's answer"
-    device, raw = pixels.device.type, pixels.detach().cpu().contiguous().view(torch.uint8).numpy()
+    raw = pixels.detach().cpu().contiguous().view(torch.uint8).numpy()
+    content = hashlib.blake2b(raw, digest_size=16).digest()
+    device = pixels.device.type
     precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    return hashlib.blake2b(raw, digest_size=16).digest(), *grid.tolist(), pixels.dtype, precision
+    return content, *grid.tolist(), pixels.dtype, precision
 
 # %% ../nbs/07_shared_prompt.ipynb #n09db863
 def picture_memory(
@@ -413,8 +435,8 @@ class SharedSampling:
         ids, images, fields = self._attempt("reading the prompts", partial(super()._tokenize_prompts, prompts[::G]))
         self._fields = {k: fields[k] for k in (*_of_pictures, *_of_tokens) if k in fields}
         # TRL counts pictures by row: a group's stand in its first
-        if images is not None: images = [row if g == 0 else [] for row in images for g in range(G)]
-        return [row for row in ids for _ in range(G)], images, self._fields
+        if images is not None: images = sum(([row] + [[]] * (G - 1) for row in images), [])
+        return [ids[row // G] for row in range(len(prompts))], images, self._fields
 
     def _generate_and_score_completions(self, inputs):
         "Overrides TRL's (1.16), which samples, pays and scores a batch; where the shared way fails, it is done again plainly"
@@ -596,7 +618,9 @@ class _PicturesOnce:
     def __call__(self, *args, **kwargs):
         if not kwargs.get("images"): return self._processor(*args, **kwargs)
         fields = _tensors(self._trainer._fields)
-        return {k: v.repeat_interleave(self._trainer._group_size(), 0) if k in _of_tokens else v for k, v in fields.items()}
+        for kinds in _of_tokens: # TRL wants a row for each answer
+            if kinds in fields: fields[kinds] = fields[kinds].repeat_interleave(self._trainer._group_size(), 0)
+        return fields
 
 class _FlatPictures:
     "Stands in for the processor: pictures of all rows in one list, or a list for each row where Gemma's processor wants that"
@@ -605,9 +629,9 @@ class _FlatPictures:
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, images=None, **kwargs):
         if images is None: return self._processor(*args, **kwargs)
-        if hasattr(self._processor, "boi_token"):
-            return self._processor(*args, images=[list(row or ()) for row in images], **kwargs)
-        return self._processor(*args, images=[picture for row in images for picture in row or ()], **kwargs)
+        by_row = [list(row or ()) for row in images]
+        is_gemma = hasattr(self._processor, "boi_token")
+        return self._processor(*args, images=by_row if is_gemma else sum(by_row, []), **kwargs)
 
 @contextmanager
 def _standing_in(trainer, kind):
@@ -787,20 +811,13 @@ def shared_hidden(
     for name in _of_tokens:
         if name in fields: fields[name] = _window(fields[name], (begun - P)[::G], P) * seen[::G]
     positions = prompt_positions(backbone, prompt[::G], seen[::G], fields)
-    first, behind = _hidden_by_cache(backbone, prompt, seen, answers, said, positions, fields, G)
-    rows = torch.cat([first.repeat_interleave(G, 0), behind], 1)
-    return _window(rows, P - begun, ids.shape[1])
-
-# %% ../nbs/07_shared_prompt.ipynb #9de7b51f
-def _hidden_by_cache(backbone, prompt, seen, answers, said, positions, fields, G):
-    "Hidden states of the prompts but their last tokens [B, P − 1, hidden], and of those with the answers behind [B·G, C + 1, hidden]"
-    P, name, core = prompt.shape[1], cache_keyword(backbone), _bare(backbone)
-    first = {field: value[:, :P - 1] if field in _of_tokens else value for field, value in fields.items()}
-    hidden, cache = read_prompt(core, name, prompt[::G, :-1], seen[::G, :-1], _rows(positions[:, :, :-1]), first)
-    given = _answers_given(positions, torch.cat([seen, said], 1), P, G) | {name: widened(cache, G)}
+    core = _bare(backbone)
+    first, given = _prompts_read(core, cache_keyword(backbone), prompt, seen, positions, fields, C, G)
     rows, _ = answer_rows(prompt, answers, said)
     with cache_under_checkpointing(core):
-        return hidden, core(input_ids=rows, **given).last_hidden_state
+        behind = core(input_ids=rows, **given).last_hidden_state # [B·G, C + 1, hidden]
+    hidden = torch.cat([first.repeat_interleave(G, 0), behind], 1) # padded on the left
+    return _window(hidden, P - begun, ids.shape[1])
 
 # %% ../nbs/07_shared_prompt.ipynb #n8578216
 def _in_common(ids, mask, G):
