@@ -64,13 +64,16 @@ def grpo_loss(
     log_ratio = logps - old_logps
     if level == "sequence": # the mean over an answer's tokens, so that long answers are not clipped sooner
         log_ratio = (log_ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-    ratio, highest = log_ratio.exp(), 1 + (epsilon if epsilon_high is None else epsilon_high)
-    gain = torch.minimum(ratio * advantage[:, None], ratio.clamp(1 - epsilon, highest) * advantage[:, None])
-    gain = gain.expand_as(logps) # an answer's one gain counts for each of its tokens
-    loss = -gain
-    if beta: loss = loss + beta * ratio * ((ref_logps - logps).exp() - (ref_logps - logps) - 1)
-    if loss_type == "dapo": return (loss * mask).sum() / mask.sum().clamp(min=1)
-    if loss_type == "grpo": return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+    ratio, advantage = log_ratio.exp(), advantage[:, None]
+    highest = 1 + (epsilon if epsilon_high is None else epsilon_high)
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, highest) * advantage)
+    loss = -gain.expand_as(logps) # an answer's one gain counts for each of its tokens
+    if beta: # KL to the reference, estimated on the sampled tokens: never below 0 (k3), weighted by the ratio as TRL does
+        away = ref_logps - logps
+        loss = loss + beta * ratio * (away.exp() - away - 1)
+    loss = loss * mask
+    if loss_type == "dapo": return loss.sum() / mask.sum().clamp(min=1)
+    if loss_type == "grpo": return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()
     raise ValueError(f"by hand there is dapo and grpo, not {loss_type!r}")
 
 # %% ../nbs/05_grpo.ipynb #n1d1bd8b
@@ -85,18 +88,23 @@ def make_trainer(
 ): # trl.GRPOTrainer
     "TRL's trainer with the reward that `settings` names"
     from trl import GRPOTrainer
+
+    # Each mixin changes one thing of TRL's trainer and calls the next: the order is that of the calls.
     class Trainer(RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill, vllm_sleep_level = settings.refill, settings.vllm_sleep_level
-    cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
-    ends = () if cut == "paid" else end_tokens(model, processor)
+
     recorders = [recorder] if recorder else []
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
+    # "paid" and "masked" are words; anything else is what an answer earns that was cut off at its longest.
+    cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
+    ends = () if cut == "paid" else end_tokens(model, processor) # a cut answer ends with none of them
     reward = for_trl(load_reward(settings.reward), told_together(recorders), "reward", settings.num_generations, cut, ends)
     log = RunLog() if log is None else log
-    keeper = RunLogCallback(log, logged_as, "GRPO", prefix="part/")
-    looks = [HeldOutReward(processor, held_out, settings, log)] if settings.eval_steps and held_out else []
-    trainer = Trainer(model=model, reward_funcs=reward, args=grpo_config(settings, processor), train_dataset=dataset,
-                      processing_class=processor, callbacks=[*looks, keeper, StopWhenAsked(settings.num_iterations)])
+    callbacks = [RunLogCallback(log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)]
+    # Before the log's callback, so that what it measures stands in the same row.
+    if settings.eval_steps and held_out: callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
+    trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
+                      reward_funcs=reward, train_dataset=dataset, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback) # it prints every row that the keeper keeps
     share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
@@ -107,9 +115,10 @@ def load_policy(
 ): # model with its adapter, processor
     "The model that will be trained: a checkpoint, or a twin after its warm start; with a new adapter, an old one, or none"
     s, name = settings, settings.model
-    if name.startswith("tiny-"): name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task)
-    model, processor = load_vlm(name, adapter=s.adapter, attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size,
-                                trainable=True)
+    if name.startswith("tiny-"): # an untrained twin says nothing that a reward could pay
+        name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task)
+    loading = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
+    model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)
     if s.use_lora and not s.adapter: model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
     return model, processor
 
@@ -133,6 +142,7 @@ def run(
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
     trainer = make_trainer(settings, model, processor, train, log=log, held_out=samples)
+    # Weights that are spread over processes cannot sample here.
     asks = measure and not parted(trainer)
     if asks:
         before = predict_together(trainer.accelerator, model, processor, samples, settings)
@@ -145,16 +155,19 @@ def run(
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)
         rows = [dict(question=q, answer=a) for q, a in zip(train["question"], train["answer"])]
-        results, answered = results_of(settings, samples, before, after, reward, baselines(rows, settings.task, reward))
+        blind = baselines(rows, settings.task, reward) # what answers without a look at the picture earn
+        results, answered = results_of(settings, samples, before, after, reward, blind)
         if first:
             same.keep_flips(before, after)
             same.keep("last", trainer.state.global_step, same.of_all(after))
             save_predictions(output / "predictions.jsonl", answered)
     else:
-        why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it" if measure else "nobody asked for it"
+        why = "nobody asked for it"
+        if measure: why = "its weights lie on several processes; `vlrlbook evaluate --adapter` measures it"
         results = dict(verdict=not_measured(f"The run was not measured: {why}."), settings=asdict(settings))
-    results |= dict(steps=trainer.state.global_step, processes=trainer.accelerator.num_processes, seconds=time.time() - started,
-                    peak_memory_mb=peak_memory_mb(), shared_prompt=sharing_state(trainer), **run_facts())
+    results |= dict(steps=trainer.state.global_step, processes=trainer.accelerator.num_processes)
+    results |= dict(seconds=time.time() - started, peak_memory_mb=peak_memory_mb())
+    results |= dict(shared_prompt=sharing_state(trainer), **run_facts())
     finish(trainer, processor, settings, results)
     if first: announce(results["verdict"])
     return results
@@ -168,12 +181,12 @@ def predict_together(
 ) -> dict: # as from `predict`, on every process
     "`predict`, each process asking about its share of the pictures"
     processes, own = accelerator.num_processes, accelerator.process_index
-    found = predict(model, processor, samples[own::processes], settings)
-    if processes == 1: return found
+    share = predict(model, processor, samples[own::processes], settings) # every `processes`-th picture
+    if processes == 1: return share
     from accelerate.utils import gather_object
-    together = {how: [None] * len(samples) for how in found}
-    for process, share in enumerate(gather_object([found])):
-        for how, texts in share.items(): together[how][process::processes] = texts
+    together = {how: [None] * len(samples) for how in share}
+    for process, its_share in enumerate(gather_object([share])):
+        for how, texts in its_share.items(): together[how][process::processes] = texts
     return together
 
 # %% ../nbs/05_grpo.ipynb #n938b507
@@ -185,7 +198,9 @@ def main(
     parser = argparse.ArgumentParser(prog="vlrlbook.grpo", description=about)
     parser.add_argument("--config", help="a .yaml or .json file with settings")
     args, rest = parser.parse_known_args(argv)
-    try: settings = load_settings(args.config, **named_options(rest)) if args.config else read_settings(GRPOSettings, named_options(rest))
+    try:
+        given = named_options(rest)
+        settings = load_settings(args.config, **given) if args.config else read_settings(GRPOSettings, given)
     except SettingsError as e: raise SystemExit(f"vlrlbook.grpo: {e}")
     quiet_libraries()
     run(settings)
