@@ -101,7 +101,7 @@ def make_trainer(
     reward = for_trl(load_reward(settings.reward), told_together(recorders), "reward", settings.num_generations, cut, ends)
     log = RunLog() if log is None else log
     callbacks = [RunLogCallback(log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)]
-    # Before the log's callback, so that what it measures stands in the same row.
+    # First, so that its row of a step comes before that of the training.
     if settings.eval_steps and held_out: callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
     trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
                       reward_funcs=reward, train_dataset=dataset, callbacks=callbacks)
