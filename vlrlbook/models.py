@@ -24,11 +24,16 @@ from .training import CommittedCheckpoints, RunLogCallback, find_checkpoint, res
 from .versions import warn_of_untested
 
 # %% ../nbs/00a_models.ipynb #c005
-special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+# Qwen2-VL's own marks, spelled as there. They get the first ids of the tiny vocabulary, in this order.
+special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+                  "<|image_pad|>", "<|video_pad|>"]
 
+# Jinja, as Qwen writes it but without a default system turn. A picture is one <|image_pad|> between its two
+# marks; the processor repeats that mark for every token of the picture.
 chat_template = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}\
-{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif p.type == 'text' %}{{ p.text }}{% endif %}\
+{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
+{% elif p.type == 'text' %}{{ p.text }}{% endif %}\
 {% endfor %}{% endif %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
@@ -36,22 +41,28 @@ chat_template = """{% for m in messages %}<|im_start|>{{ m.role }}
 # %% ../nbs/00a_models.ipynb #ne78abcd
 sentences = """system user assistant How many discs are there? How many objects are in the picture? \
 A photo of 0 1 2 3 4 5 6 7 8 9 disc discs apples
-Your task: 1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.
-2. Then provide the correct answer inside <answer>...</answer> tags. 3. No extra information or text outside of these tags.
-Is there an abnormality in the left right lung? yes no axial coronal CT MRI X-ray chest brain abdomen normal abnormal \
+Your task: 1. Think through the question step by step, \
+enclose your reasoning process in <think>...</think> tags.
+2. Then provide the correct answer inside <answer>...</answer> tags. \
+3. No extra information or text outside of these tags.
+Is there an abnormality in the left right lung? yes no \
+axial coronal CT MRI X-ray chest brain abdomen normal abnormal \
 Task: pick up the red blue green cup success failure
-There are one two three four five six discs in this picture. The answer is the first second response better worse"""
+There are one two three four five six discs in this picture. \
+The answer is the first second response better worse"""
 
 @cache
 def _trained_tokenizer() -> str:
-    "The tokenizer of all twins as JSON"
+    "The tokenizer of all twins as JSON, trained once a process: the same text gives the same tokens"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    # All 256 bytes are tokens from the beginning, so every text can be written, whatever was trained on.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, special_tokens=special_tokens,
                                   initial_alphabet=alphabet, show_progress=False)
+    # Eight times the same text: a pair of letters that stands in it once reaches min_frequency too.
     tokenizer.train_from_iterator([sentences] * 8, trainer)
     return tokenizer.to_str()
 
@@ -62,16 +73,19 @@ def tiny_tokenizer(
     "Byte-level BPE over the sentences of this book"
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+    # Each becomes an attribute of the tokenizer: the processors of Qwen and Aria read `image_token` from it.
+    named_tokens = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>",
+                    "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained_tokenizer()), eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
-        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>",
-                              "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"} | more,
-        chat_template=chat_template)
+        tokenizer_object=Tokenizer.from_str(_trained_tokenizer()),
+        eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
+        extra_special_tokens=named_tokens | more, chat_template=chat_template)
 
 # %% ../nbs/00a_models.ipynb #c010
+# model_type in a checkpoint's config.json → its best known checkpoint
 families = {"qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct",
             "qwen3_vl": "Qwen/Qwen3-VL-2B-Instruct", "qwen3_5": "Qwen/Qwen3.5-9B",
-            "gemma3": "google/gemma-3-4b-it", "aria": "rhymes-ai/Aria"} # model type → its best known checkpoint
+            "gemma3": "google/gemma-3-4b-it", "aria": "rhymes-ai/Aria"}
 
 # %% ../nbs/00a_models.ipynb #nfbafb38
 def twin_config(
@@ -84,18 +98,27 @@ def twin_config(
     "The real configuration class of `family`, at about a million parameters"
     import transformers
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
+    # What all six language models call the same. A head is 32 wide in all of them.
     common = dict(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth,
-        num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=8192, initializer_range=spread,
-        tie_word_embeddings=True, bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
-    if family == "aria": return _aria_config(common, ids)
-    if family == "gemma3": return _gemma3_config(common, ids)
+        num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=8192,
+        initializer_range=spread, tie_word_embeddings=True, bos_token_id=ids["<|endoftext|>"],
+        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
+    if family == "aria":
+        return _aria_config(common, ids)
+    if family == "gemma3":
+        return _gemma3_config(common, ids)
+    # The 16 pairs of a head, shared out among time, height and width of a picture token's place.
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    if family == "qwen3_vl": rope["mrope_interleaved"] = True
-    text = dict(common, rope_parameters=rope, **({"head_dim": 32} if family == "qwen3_vl" else {}))
-    if family == "qwen3_5": text |= _delta_nets(width)
-    cls = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}[family]
-    return getattr(transformers, cls)(
+    text = dict(common, rope_parameters=rope)
+    if family == "qwen3_vl":
+        rope["mrope_interleaved"] = True
+        text["head_dim"] = 32 # the older two divide the width by the heads, this one has a default of its own
+    if family == "qwen3_5":
+        text |= _delta_nets(width)
+    classes = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
+               "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}
+    return getattr(transformers, classes[family])(
         text_config=text, vision_config=_tower(family, width, spread), tie_word_embeddings=True,
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"])
@@ -103,65 +126,100 @@ def twin_config(
 # %% ../nbs/00a_models.ipynb #n94ad921
 def _tower(family, width, spread):
     "Numbers of a vision tower: three layers, each family's own way to the language model's width"
+    # `out_hidden_size` is what comes out of the tower, as wide as the language model; Qwen2-VL calls that
+    # `hidden_size` and the tower's own width `embed_dim`.
     small = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
     own = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
+        # All three layers see the whole picture: a tiny one fits into a single window of 112 pixels anyway.
         qwen2_5_vl=dict(small, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
+        # 64 places are a table of 8 × 8, one for each patch of the largest picture. The first two layers also
+        # hand their output to the language model directly (DeepStack).
         qwen3_vl=dict(small, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1]),
         qwen3_5=dict(small, patch_size=16, num_position_embeddings=64))
     return dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread) | own[family]
 
 def _delta_nets(width):
-    "What Qwen3.5's language model has of its own: delta nets in three layers of four, and positions in a quarter of each head"
-    nets = dict(linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2, linear_num_value_heads=width // 32)
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    """What Qwen3.5's language model has of its own, as a dict of settings
+
+    Delta nets in three layers of four, and positions in a quarter of each head."""
+    nets = dict(linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2,
+                linear_num_value_heads=width // 32)
     # a quarter of a head of 32 is 8 numbers, 4 pairs: what mrope_section must sum to
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True}
     return dict(nets, head_dim=32, rope_parameters=rope | {"partial_rotary_factor": 0.25})
 
 def _gemma3_config(common, ids):
-    "Gemma 3: every second layer looks back 32 tokens only, and 64 patches of a picture are pooled to 16 tokens"
+    "Gemma 3: every second layer looks back 32 tokens only; 64 patches of a picture are pooled to 16 tokens"
     import transformers
-    kinds = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(common["num_hidden_layers"])]
+    # The real one looks at everything in every sixth layer: a twin of four layers would never do so.
+    kinds = []
+    for layer in range(common["num_hidden_layers"]):
+        kinds.append("full_attention" if layer % 2 else "sliding_attention")
+    # Scores are divided by the root of query_pre_attn_scalar, which need not be a head's width: here it is.
     text = dict(common, head_dim=32, query_pre_attn_scalar=32, layer_types=kinds, sliding_window=32)
-    vision = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=112, patch_size=14)
+    vision = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+                  image_size=112, patch_size=14)
+    # Other names than Qwen's for the same: `image_token_index`, and boi and eoi for begin and end of image.
     return transformers.Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=16, image_token_index=ids["<|image_pad|>"],
+        text_config=text, vision_config=vision, mm_tokens_per_image=16,
+        image_token_index=ids["<|image_pad|>"],
         boi_token_index=ids["<|vision_start|>"], eoi_token_index=ids["<|vision_end|>"],
         initializer_range=common["initializer_range"], tie_word_embeddings=True)
 
 def _aria_config(common, ids):
     "Aria: a mixture of four experts, and 49 patches of 70 pixels that a projector turns into 16 tokens"
     import transformers
-    text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1)
+    # `intermediate_size` is that of one expert: two of four work for each token, the shared one always.
+    text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2,
+                moe_num_shared_experts=1)
+    # Sides of 490 and 980 pixels are fixed in Aria's processor. Patches of 70 instead of 14 keep them few.
     vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                  num_attention_heads=4, image_size=490, patch_size=70, initializer_range=common["initializer_range"])
+                  num_attention_heads=4, image_size=490, patch_size=70,
+                  initializer_range=common["initializer_range"])
+    # patches of a picture → tokens: 7 × 7 of 490 pixels, 14 × 14 of 980; the real one makes 128 and 256
+    tokens_of = {49: 16, 196: 16}
     return transformers.AriaConfig(
-        text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"], tie_word_embeddings=True,
-        projector_patch_to_query_dict={49: 16, 196: 16}, initializer_range=common["initializer_range"])
+        text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"],
+        tie_word_embeddings=True,
+        projector_patch_to_query_dict=tokens_of, initializer_range=common["initializer_range"])
 
 # %% ../nbs/00a_models.ipynb #c011
 def twin_processor(
     family: str, # a key of `families`
 ): # a transformers processor
-    "The real processor of `family` around the tiny tokenizer; pictures of at most 112 × 112 pixels (Qwen3-VL and 3.5 128, Aria 490)"
+    """The real processor of `family` around the tiny tokenizer
+
+    Pictures have at most 112 × 112 pixels, for Qwen3-VL and Qwen3.5 128 × 128, for Aria 490 × 490."""
     import transformers as t
-    if family not in families: raise ValueError(f"unknown family {family!r}{nearest(family, list(families))}")
+    if family not in families:
+        raise ValueError(f"unknown family {family!r}{nearest(family, list(families))}")
     tokenizer = tiny_tokenizer()
     if family == "aria":
+        # longest side of a picture → its tokens, as the twin's projector makes them
         return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tokenizer,
                                chat_template=chat_template, size_conversion={490: 16, 980: 16})
-    if family == "gemma3": return _gemma3_processor()
+    if family == "gemma3":
+        return _gemma3_processor()
     third = family in ("qwen3_vl", "qwen3_5") # both have the processor of Qwen3-VL
-    patch, budget = (16, 128) if third else (14, 112)
-    images = t.Qwen2VLImageProcessor(patch_size=patch, size={"shortest_edge": (4 * patch) ** 2, "longest_edge": budget**2})
+    patch, budget = (16, 128) if third else (14, 112) # pixels: a side of a patch, and of the largest picture
+    # Qwen's two "edges" are numbers of pixels of the whole picture. 2 × 2 patches become a token: a picture
+    # has at least 2 × 2 tokens and at most 4 × 4.
+    size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": budget**2}
+    images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
     cls = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor).get(family, t.Qwen3VLProcessor)
     video = t.Qwen3VLVideoProcessor if third else t.Qwen2VLVideoProcessor
     return cls(images, tokenizer, video(patch_size=patch), chat_template=chat_template)
 
 def _gemma3_processor():
-    "Every picture is scaled to 112 × 112; the mark that begins a picture is the whole picture's place in the template"
+    """Gemma 3's processor, which scales every picture to 112 × 112
+
+    In its template the mark that begins a picture stands for the whole picture."""
     import transformers as t
     images = t.Gemma3ImageProcessor(size={"height": 112, "width": 112})
+    # Gemma 3's processor asks the tokenizer for these two. In the place of the first it puts the first, all
+    # tokens of the picture and the second: the template writes the first alone.
     tokenizer = tiny_tokenizer(boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
     template = chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|>")
     return t.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
@@ -175,13 +233,16 @@ def tiny_twin(
     "An untrained model of `family` with its processor, built offline in a second"
     from transformers import AutoModelForImageTextToText
     processor = twin_processor(family)
+    # The weights are drawn on the CPU, so its random state alone is put back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(twin_config(family, processor.tokenizer, **config))
         if family == "gemma3": # transformers begins it at 0, and then no picture is told from another
             spread = model.config.get_text_config().initializer_range
             torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=spread)
-    model.generation_config.update(eos_token_id=processor.tokenizer.eos_token_id, pad_token_id=processor.tokenizer.pad_token_id)
+    # A model made from a config does not know where an answer ends: this is what its checkpoint would say.
+    tokenizer = processor.tokenizer
+    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model, processor
 
 # %% ../nbs/00a_models.ipynb #c017
@@ -202,14 +263,21 @@ def token_kinds(
     end = input_ids.shape[1] if prompt_length is None else prompt_length
     image = image_token(processor)
     def kind(token, seen, position):
-        if not seen: return "padding"
-        if token == image: return "image"
+        # The order decides: a padded place may hold any token, and a picture stands inside the prompt.
+        if not seen:
+            return "padding"
+        if token == image:
+            return "image"
         return "prompt" if position < end else "answer"
-    rows = zip(input_ids.tolist(), attention_mask.tolist())
-    return [[kind(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))] for ids, mask in rows]
+    kinds = []
+    for ids, mask in zip(input_ids.tolist(), attention_mask.tolist()):
+        kinds.append([kind(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))])
+    return kinds
 
 # %% ../nbs/00a_models.ipynb #c020
-vision_marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|img|>", "<fim_prefix>", "<fim_suffix>",
+# In this order: Qwen's, Aria's, Gemma 3's. A tokenizer has those of its family only.
+vision_marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>",
+                "<|img|>", "<fim_prefix>", "<fim_suffix>",
                 "<start_of_image>", "<end_of_image>", "<image_soft_token>")
 
 def vision_marker_ids(
@@ -226,6 +294,7 @@ def save_processor(
 ):
     "Save tokenizer and processor, with the `preprocessor_config.json` that other tools expect"
     processor.save_pretrained(path)
+    # transformers 5 writes this part into processor_config.json alone, 4 reads it from a file of its own.
     processor.image_processor.save_pretrained(path)
 
 def save_model(
@@ -236,21 +305,25 @@ def save_model(
 ):
     """Save both into `path`, written aside and committed, so that a directory of this name is complete
 
-    A family that transformers 4.57 knows is described in words that 4 and 5 read, so that every engine can load it."""
+    A family that transformers 4.57 knows is described in words that 4 and 5 read, for every engine."""
     limit = {"max_shard_size": max_shard_size} if max_shard_size else {}
     with new_folder(path, existing="none") as aside:
         model.save_pretrained(aside, **limit)
         save_processor(processor, aside)
-        if model.config.model_type in known_to_transformers_4: for_transformers_4(aside)
+        if model.config.model_type in known_to_transformers_4:
+            for_transformers_4(aside)
 
 # %% ../nbs/00a_models.ipynb #c027
 def pick_dtype(
     name: str = "auto", # auto, float32, bfloat16 or float16
 ) -> torch.dtype: # on a CPU auto is float32
     "The number type for weights; TRL alone would load float32 everywhere"
-    if name == "auto": return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    if name == "auto":
+        # Models on a CPU are twins and have room for 32 bits; the 8 digits of bfloat16 lose small updates.
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known: raise ValueError(f"unknown dtype {name!r}{nearest(name, [*known, 'auto'])}")
+    if name not in known:
+        raise ValueError(f"unknown dtype {name!r}{nearest(name, [*known, 'auto'])}")
     return known[name]
 
 # %% ../nbs/00a_models.ipynb #n9f9fd96
@@ -260,35 +333,62 @@ def pick_attention(
 ) -> tuple: # implementation, one line that says why
     "flash-attn where it can run, else sdpa"
     known = ["auto", "flash_attention_2", "sdpa", "eager"]
-    if name not in known: raise ValueError(f"unknown attention {name!r}{nearest(name, known)}")
-    missing = ("there is no CUDA GPU" if not torch.cuda.is_available()
-               else "the GPU is older than Ampere" if torch.cuda.get_device_capability()[0] < 8
-               else "flash-attn is not installed (pip install 'vlrlbook[flash]')" if not importlib.util.find_spec("flash_attn")
-               else f"{dtype} is not half precision" if dtype not in (torch.bfloat16, torch.float16) else None)
-    if name == "flash_attention_2" and missing: raise ValueError(f"flash_attention_2 cannot run: {missing}")
-    if name != "auto": return name, f"attention: {name}, as asked"
-    return ("flash_attention_2", "attention: flash-attn 2") if missing is None else ("sdpa", f"attention: sdpa, since {missing}")
+    if name not in known:
+        raise ValueError(f"unknown attention {name!r}{nearest(name, known)}")
+    missing = _no_flash_attention(dtype)
+    if name == "flash_attention_2" and missing:
+        raise ValueError(f"flash_attention_2 cannot run: {missing}")
+    if name != "auto":
+        return name, f"attention: {name}, as asked"
+    if missing:
+        return "sdpa", f"attention: sdpa, since {missing}"
+    return "flash_attention_2", "attention: flash-attn 2"
+
+def _no_flash_attention(dtype):
+    "What keeps flash-attn from running, in words; None where it can"
+    # The GPU first: on a machine without one nobody should be told to install something.
+    if not torch.cuda.is_available():
+        return "there is no CUDA GPU"
+    if torch.cuda.get_device_capability()[0] < 8: # Ampere's number; flash-attn 2 has no kernels below
+        return "the GPU is older than Ampere"
+    if not importlib.util.find_spec("flash_attn"):
+        return "flash-attn is not installed (pip install 'vlrlbook[flash]')"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"{dtype} is not half precision"
+    return None
 
 def four_bit(
     dtype: torch.dtype, # of the computation
 ): # a transformers quantization config
     "NF4 weights for QLoRA; a clear error where they cannot run"
-    missing = ("there is no CUDA GPU" if not torch.cuda.is_available() else
-               "bitsandbytes is not installed (pip install 'vlrlbook[quant]')" if not importlib.util.find_spec("bitsandbytes") else None)
-    if missing: raise ValueError(f"use_4bit cannot run: {missing}")
+    missing = None
+    if not torch.cuda.is_available():
+        missing = "there is no CUDA GPU"
+    elif not importlib.util.find_spec("bitsandbytes"):
+        missing = "bitsandbytes is not installed (pip install 'vlrlbook[quant]')"
+    if missing:
+        raise ValueError(f"use_4bit cannot run: {missing}")
     from transformers import BitsAndBytesConfig
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
+    # QLoRA's own choices: numbers in 4 bits at the quantiles of a normal distribution, and the scale of each
+    # block of weights in 8 bits itself ("double"). It is computed in `dtype`.
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=True)
 
 # %% ../nbs/00a_models.ipynb #n4c3ff60
 def limit_pixels(
     processor, # of any family
-    max_image_size: int, # pixels: a picture may have this squared; Aria knows 490 and 980, Gemma 3 its own size only
+    max_image_size: int, # pixels of a side, squared the budget; Aria knows 490 and 980, Gemma 3 one size
 ):
     "Give pictures a pixel budget: larger ones are scaled down, keeping their shape"
     images = processor.image_processor
-    if hasattr(images, "max_image_size"): images.max_image_size = 490 if max_image_size < 980 else 980
-    elif "height" in images.size: pass # Gemma 3 scales every picture to the one size that its tower has positions for
+    # Told apart by what each family's image processor has, read in transformers 5.17.
+    if hasattr(images, "max_image_size"): # Aria, which knows two sizes only
+        images.max_image_size = 490 if max_image_size < 980 else 980
+    elif "height" in images.size:
+        pass # Gemma 3 scales every picture to the one size that its tower has positions for
     else:
+        # Qwen's "edges" are numbers of pixels of the whole picture. The least may not be above the most.
         least = min(images.size["shortest_edge"], max_image_size**2)
         images.size = {"shortest_edge": least, "longest_edge": max_image_size**2}
 
@@ -305,8 +405,13 @@ def load_vlm(
 ): # model, processor
     "A vision-language model of one of the six families, with its processor padding on the left"
     warn_of_untested()
-    model = _load_twin(name) if name.startswith("tiny-") else _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
-    if adapter: model = _put_on(model, name, adapter, trainable)
+    # A twin is always float32, with the attention that transformers chooses for it: nothing is asked of it.
+    if name.startswith("tiny-"):
+        model = _load_twin(name)
+    else:
+        model = _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
+    if adapter:
+        model = _put_on(model, name, adapter, trainable)
     return model.eval(), load_processor(name, max_image_size, cache_dir)
 
 def load_processor(
@@ -316,56 +421,96 @@ def load_processor(
 ): # the processor that `load_vlm` gives, without the weights
     "A model's processor, padding on the left"
     from transformers import AutoProcessor
-    if name.startswith("tiny-"): processor = twin_processor(name.removeprefix("tiny-"))
-    else: processor = AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
+    if name.startswith("tiny-"):
+        processor = twin_processor(name.removeprefix("tiny-"))
+    else:
+        processor = AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
+    # An answer goes on from the last column of a batch: padding on the right would stand between the two.
     processor.tokenizer.padding_side = "left"
-    if max_image_size: limit_pixels(processor, max_image_size)
+    if max_image_size:
+        limit_pixels(processor, max_image_size)
     return processor
 
 # %% ../nbs/00a_models.ipynb #n6d52b28
 def _put_on(model, name, adapter, trainable):
-    "`model` with a LoRA adapter that was made for it; PEFT by itself takes one of another family or depth and says little or nothing"
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-    described = Path(adapter) / "adapter_config.json"
-    if not described.exists(): raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
-    about = json.loads(described.read_text())
-    _check_alpha(adapter, about)
-    trained_on = about.get("base_model_name_or_path") or ""
-    refused = f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
-    kind, said = model.config.model_type, _family_of(trained_on)
-    if said not in (None, kind): raise ValueError(f"{refused}: it was trained on {Path(trained_on).name}, a {said}, and this is a {kind}")
-    hub_ids = all(re.fullmatch(r"[\w.-]+/[\w.-]+", n) and not Path(n).exists() for n in (name, trained_on))
-    if hub_ids and name != trained_on: raise ValueError(f"{refused}: it was trained on {trained_on}")
+    """`model` with a LoRA adapter that was made for it; ValueError for one of another base
+
+    PEFT by itself takes an adapter of another family or depth and says little or nothing."""
+    from peft import PeftModel
+    _check_base(model, name, adapter)
+    refused = _of_another_base(name, adapter)
     try:
         with warnings.catch_warnings():
+            # PEFT warns of a missing weight and leaves it at its start; below that is an error.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (RuntimeError, ValueError) as e: raise ValueError(f"{refused}: {' '.join(str(e).split())[:300]}") from e
-    stored, own = set(load_peft_weights(str(adapter), device="cpu")), set(get_peft_model_state_dict(adapted))
+    except (RuntimeError, ValueError) as e:
+        # a weight of another shape: one line of PEFT's many is enough
+        raise ValueError(f"{refused}: {' '.join(str(e).split())[:300]}") from e
+    _check_weights(adapted, adapter, refused)
+    return adapted
+
+def _of_another_base(name, adapter):
+    "The beginning of each message"
+    return f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
+
+def _check_base(model, name, adapter):
+    "Refuse an adapter whose adapter_config.json names another base, or says nothing that can be used"
+    described = Path(adapter) / "adapter_config.json"
+    if not described.exists():
+        raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
+    about = json.loads(described.read_text())
+    _check_alpha(adapter, about)
+    refused = _of_another_base(name, adapter)
+    trained_on = about.get("base_model_name_or_path") or ""
+    kind = model.config.model_type
+    named_kind = _family_of(trained_on) # None: the name does not tell, and the weights decide
+    if named_kind not in (None, kind):
+        raise ValueError(f"{refused}: it was trained on {Path(trained_on).name}, a {named_kind}, "
+                         f"and this is a {kind}")
+    # Two ids of the hub are two models. Of folders nothing can be said: one may be a copy of the other.
+    hub_ids = all(re.fullmatch(r"[\w.-]+/[\w.-]+", n) and not Path(n).exists() for n in (name, trained_on))
+    if hub_ids and name != trained_on:
+        raise ValueError(f"{refused}: it was trained on {trained_on}")
+
+def _check_weights(adapted, adapter, refused):
+    "Refuse an adapter whose file has weights without a place in the model, or lacks weights of one"
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+    # Both use the names of the file, without the adapter's own name in them (read in peft 0.21).
+    stored = set(load_peft_weights(str(adapter), device="cpu"))
+    own = set(get_peft_model_state_dict(adapted))
     if stored != own:
         raise ValueError(f"{refused}: {len(stored - own)} of its {len(stored)} weights have no place there, "
                          f"{len(own - stored)} places get none; first: {min(stored ^ own)}")
-    return adapted
 
 # %% ../nbs/00a_models.ipynb #n612bac9
 def _family_of(name):
-    "Family of a base that an adapter names: by its config.json while it is still there, else by the words in a hub id"
+    """Family of a base that an adapter names; None where the name does not tell
+
+    By the base's config.json while it is still there, else by the words in a hub id."""
     config = Path(name) / "config.json"
-    if config.is_file(): return json.loads(config.read_text()).get("model_type")
+    if config.is_file():
+        return json.loads(config.read_text()).get("model_type")
+    # part of a hub id, in lower case → family
     words = {"qwen2.5-vl": "qwen2_5_vl", "qwen2-vl": "qwen2_vl", "qwen3-vl": "qwen3_vl", "qwen3.5": "qwen3_5",
              "gemma-3-": "gemma3", "rhymes-ai/aria": "aria"}
     return next((kind for word, kind in words.items() if word in name.lower()), None)
 
 def _check_alpha(adapter, about):
     "Refuse an adapter whose config scales all or some of it with 0, or does not say how it is scaled"
+    if about.get("peft_type") != "LORA":
+        return
     # verl's merger once wrote 0 where it did not know; PEFT takes that, and 8 where nothing is said.
-    if about.get("peft_type") != "LORA": return
+    # `alpha_pattern`: layer → an alpha of its own.
     written = {"lora_alpha": about.get("lora_alpha"), **(about.get("alpha_pattern") or {})}
     for name, alpha in written.items():
         if not alpha:
-            said = "does not say its lora_alpha" if alpha is None else f"says {name} = {alpha:g}, and so changes nothing"
-            raise ValueError(f"{Path(adapter).name}: adapter_config.json {said}; write the alpha of its training into it")
+            fault = f"says {name} = {alpha:g}, and so changes nothing"
+            if alpha is None:
+                fault = "does not say its lora_alpha"
+            raise ValueError(f"{Path(adapter).name}: adapter_config.json {fault}; "
+                             "write the alpha of its training into it")
 
 def _load_twin(name):
     "Twin called `name`, on the GPU where there is one"
@@ -380,8 +525,11 @@ def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     attention, why = pick_attention(attention, dtype)
     kind = model_type(name, cache_dir)
     print(f"{Path(name).name}: {kind}, {str(dtype).removeprefix('torch.')}, {why}")
-    if torch.cuda.is_available(): extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
-    return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
+    if torch.cuda.is_available():
+        # "" is the whole model: it goes to the GPU of this process, of which torchrun tells in LOCAL_RANK.
+        extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
+    return AutoModelForImageTextToText.from_pretrained(
+        name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
 
 # %% ../nbs/00a_models.ipynb #nf461c89
 def model_type(
@@ -390,10 +538,12 @@ def model_type(
 ) -> str: # a key of `families`
     "Family of a checkpoint, from its config.json; other families are refused by name"
     from transformers import AutoConfig
+    # transformers would take a missing folder for an id of the hub, and speak of that.
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
         raise FileNotFoundError(f"model {name!r}: no such directory")
     kind = AutoConfig.from_pretrained(name, cache_dir=cache_dir).model_type
-    if kind not in families: raise ValueError(f"model {name!r} is of type {kind!r}{nearest(kind, list(families))}")
+    if kind not in families:
+        raise ValueError(f"model {name!r} is of type {kind!r}{nearest(kind, list(families))}")
     return kind
 
 # %% ../nbs/00a_models.ipynb #c038
@@ -406,7 +556,8 @@ def add_lora(
 ): # peft model; only the adapter trains
     "A LoRA adapter on the language model's attention and MLP, and on nothing else unless asked"
     from peft import get_peft_model, prepare_model_for_kbit_training
-    if getattr(model, "is_quantized", False): model = prepare_model_for_kbit_training(model)
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model) # see peft 0.21: other weights become float32
     return get_peft_model(model, lora_config(model, r, alpha, dropout, vision))
 
 def lora_config(
@@ -419,10 +570,15 @@ def lora_config(
     "The configuration behind `add_lora`"
     from peft import LoraConfig
     names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    # Whole names and no endings: a vision tower has layers with the same endings, which must not be adapted.
     nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$" # of Qwen3.5
-    language = [n for n in names if re.search(rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{nets}", n)]
-    tower = [n for n in names if re.search(r"(^|\.)(visual|vision_tower)\.", n)] if vision else []
-    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=language + tower, task_type="CAUSAL_LM")
+    of_language = rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{nets}"
+    layers = [n for n in names if re.search(of_language, n)]
+    if vision:
+        # Qwen calls its tower visual, Gemma 3 and Aria vision_tower.
+        layers += [n for n in names if re.search(r"(^|\.)(visual|vision_tower)\.", n)]
+    return LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers, task_type="CAUSAL_LM")
 
 # %% ../nbs/00a_models.ipynb #c042
 def merge_lora(
@@ -431,15 +587,19 @@ def merge_lora(
     output_path: str, # directory to write, must not exist
     cache_dir: str = None, # where hub downloads go
     dtype: str = "keep", # of the merged weights: each tensor's own, or as in `pick_dtype`
-    transformers_4: bool = False, # rewrite config, tokenizer and processor where transformers 4 cannot read them
+    transformers_4: bool = False, # rewrite config, tokenizer, processor where transformers 4 cannot read them
 ):
     """Fold an adapter into its base: weights change, and every other file of the base stays byte for byte
 
-    So does every tensor that the adapter does not change. A base of this book (`tiny-…`) has no files and is saved."""
-    if Path(output_path).exists(): raise FileExistsError(f"{output_path} is there already")
-    files = base_files(base_model, cache_dir)
-    kept = dtype != "keep" and dtype or (files and stored_dtype(files)) or "auto"
-    adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=kept, cache_dir=cache_dir)
+    So does every tensor that the adapter does not change. A base of this book (`tiny-…`) has no files and is
+    saved whole."""
+    if Path(output_path).exists():
+        raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
+    files = base_files(base_model, cache_dir) # None for a twin
+    asked_for = None if dtype == "keep" else dtype
+    loaded_as = asked_for or (files and stored_dtype(files)) or "auto"
+    adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
+    # Asked before merging, which puts plain layers in the place of the adapter's.
     layers = adapted_layers(adapted)
     merged = adapted.merge_and_unload()
     with new_folder(output_path, existing="none") as aside:
@@ -448,7 +608,7 @@ def merge_lora(
         if files is None:
             save_processor(processor, aside)
         else:
-            _keep_files(files, aside, merged, layers, None if dtype == "keep" else kept)
+            _keep_files(files, aside, merged, layers, None if dtype == "keep" else loaded_as)
         if (transformers_4 or files is None) and only_for_transformers_5(aside):
             for_transformers_4(aside)
 
@@ -456,10 +616,14 @@ def base_files(
     name: str, # path or hub id, or a twin
     cache_dir: str = None, # where hub downloads go
 ) -> Path | None: # directory with all files of the checkpoint; None: a twin has none
-    "Where the files of a checkpoint lie; those of the hub are fetched, weights in forms that nobody reads left out"
-    if name.startswith("tiny-"): return None
+    """Where the files of a checkpoint lie
+
+    Those of the hub are fetched; weights in forms that nobody here reads are left out."""
+    if name.startswith("tiny-"):
+        return None
     model_type(name, cache_dir) # says what is wrong with the name
-    if Path(name).expanduser().is_dir(): return Path(name).expanduser()
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
     from huggingface_hub import snapshot_download
     return Path(snapshot_download(name, cache_dir=cache_dir, ignore_patterns=list(other_weights)))
 
@@ -469,7 +633,7 @@ def adapted_layers(
 ) -> set: # names in the base model
     "Layers of the base that an adapter changes, copies that were trained whole among them"
     from peft.tuners.tuners_utils import BaseTunerLayer
-    # Read in peft 0.21: what trains a whole layer or some tokens is an AuxiliaryTrainingWrapper, no tuner layer.
+    # Read in peft 0.21: what trains a whole layer, or some tokens, is an AuxiliaryTrainingWrapper.
     from peft.utils.other import AuxiliaryTrainingWrapper
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     return {name for name, module in model.get_base_model().named_modules() if isinstance(module, kinds)}
@@ -481,32 +645,39 @@ def _keep_files(files, aside, merged, layers, dtype):
     if stored_dtype(files) is not None:
         replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
     if left_out:
-        print(f"{files.name}: weights in other forms were not copied, since they are not merged: {', '.join(left_out)}")
+        print(f"{files.name}: weights in other forms were not copied, since they are not merged: "
+              f"{', '.join(left_out)}")
     if dtype is not None:
         config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
         write_json(aside / "config.json", config_with_dtype(config, dtype))
 
 def _changed_weights(merged, layers, files):
     "Name in the base's files → new numbers, of all weights that merging can have changed"
-    # Not a public name (read in transformers 5.17): it turns a state dict's names into those of the hub's files,
-    # as save_pretrained does. A base may have been saved under today's names, too.
+    # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the
+    # hub's files, as save_pretrained does. A base may have been saved under today's names, too.
     from transformers.core_model_loading import revert_weight_conversion
     state = merged.state_dict()
-    tied = merged.all_tied_weights_keys # name → the name whose numbers it shares; a file may hold either or both
+    # name → the name whose numbers it shares; a file may hold either or both
+    tied = merged.all_tied_weights_keys
     beginnings = tuple(f"{layer}." for layer in layers)
     touched = {name for name in state if name.startswith(beginnings)}
     for pair in tied.items():
-        if touched & set(pair): touched |= set(pair)
+        if touched & set(pair):
+            touched |= set(pair)
+    # By the tensor's identity: the conversion hands on a tensor that it only renames as the same object.
     own_name = {id(tensor): name for name, tensor in state.items()}
     held = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
     changed, placed = {}, set()
+    # Names of the hub's files come first, so today's names win where a file holds those.
     for in_files, tensor in [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]:
-        # A tensor without a name of its own was made of several. Whether one of them has changed is not known;
-        # its numbers are right in either case.
+        # A tensor without a name of its own was made of several. Whether one of them has changed is not
+        # known; its numbers are right in either case.
         own = own_name.get(id(tensor))
         if in_files in held and (own is None or own in touched):
             changed[in_files] = tensor
             placed.add(own)
+    # Every touched weight must have come into a file, under its own name or that of one it is tied to. Where
+    # a tensor was made of several (None), it may have gone into that one.
     for name in sorted(touched):
         others = {other for other, source in tied.items() if source == name}
         twins = others | {name, tied.get(name, name)}
@@ -520,13 +691,17 @@ def last_real_token(
     attention_mask, # tensor [B, T]
 ): # tensor [B]
     "Last position whose mask is 1, on whichever side the padding is"
-    return (attention_mask * torch.arange(attention_mask.shape[1], device=attention_mask.device)).argmax(1)
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    # A real token has its place, padding 0: the largest is the last real one.
+    return (attention_mask * places).argmax(1)
 
 def hidden_size(
     config, # of any family
 ) -> int: # width of the last hidden state
     "`config.hidden_size`, else `config.text_config.hidden_size`, else 2048"
     text = getattr(config, "text_config", None)
+    # A vision-language config keeps it in its text part, an inner language model's at the top. 2048 is for a
+    # config that has neither.
     return getattr(config, "hidden_size", None) or getattr(text, "hidden_size", None) or 2048
 
 # %% ../nbs/00a_models.ipynb #nfe0f072
@@ -540,6 +715,8 @@ class BackboneWithHead(torch.nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, attention_mask, **encodings):
+        "Numbers of the head for each of B texts with their pictures: attention_mask [B, T] → [B, outputs]"
         hidden = self.backbone(attention_mask=attention_mask, **encodings).last_hidden_state # [B, T, hidden]
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
+        # The head may be float32 above a backbone of 16 bits: the score keeps the head's number type.
         return self.head(last.to(next(self.head.parameters()).dtype))
