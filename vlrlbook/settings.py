@@ -1,6 +1,6 @@
-"""Settings that check themselves: read from a command line, a notebook or a form, completed by presets, refused
-with all that is wrong with them in one message. And `GRPOSettings`, which the page of chapter 05, the command and
-the service share.
+"""Settings that check themselves: read from a command line, a notebook or a form, completed by presets,
+refused with all that is wrong with them in one message. And `GRPOSettings`, which the page of chapter 05, the
+command and the service share.
 
 Written by hand, not exported from a notebook. No torch: a server and `--help` must start without it."""
 import difflib
@@ -19,10 +19,10 @@ from typing import ClassVar
 
 from .folders import write_whole
 
-__all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names", "named_options",
-           "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step", "whole_groups_problem",
-           "largest_batch", "presets", "by_task", "GRPOSettings", "trained_rewards", "reward_without_paths",
-           "untrained_reward", "whole_groups", "service_settings", "save_settings",
+__all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
+           "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
+           "whole_groups_problem", "largest_batch", "presets", "by_task", "GRPOSettings", "trained_rewards",
+           "reward_without_paths", "untrained_reward", "whole_groups", "service_settings", "save_settings",
            "load_settings"]
 
 
@@ -35,6 +35,7 @@ def nearest(
     known: list, # what there is
 ) -> str: # ": did you mean …?" or the list of all
     "The end of an error message: the nearest known name, or all of them"
+    # Below difflib's own 0.6: a guess too many is better than the list of all names.
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close and len(name) > 2:
         close = [k for k in known if name in k] # "grpo" for "05_grpo" is too far for difflib
@@ -55,6 +56,7 @@ def as_type(
     takes_none = type(None) in kinds
     if value is None or (takes_none and isinstance(value, str) and value.lower() == "none"):
         return None # a None that was not asked for is `read_settings`' to refuse: it knows the default
+    # In the order of the annotation: `int | float` makes an int of "2".
     for one in kinds:
         if one is not type(None) and _fits(value, one):
             return _converted(value, one)
@@ -76,7 +78,7 @@ def _fits(value, kind):
     number = finite_number(value)
     if number is None:
         return False
-    return kind is float or number == int(number)
+    return kind is float or number == int(number) # "2.0" is an int, 2.5 is none
 
 
 def _converted(value, kind):
@@ -98,6 +100,7 @@ def finite_number(
         number = float(text)
     except ValueError:
         return None
+    # float() reads "nan" and "inf" too, and NaN is on neither side of any bound.
     return number if math.isfinite(number) else None
 
 
@@ -109,20 +112,20 @@ def read_settings(
     where: str = "settings", # begins each message
 ): # an instance of `cls`
     "`given` as checked settings; unknown names and wrong types stop at once, all of them in one message"
-    known = {f.name: f.default for f in fields(cls)}
+    known = {f.name: f.default for f in fields(cls)} # name → default
     kinds = typing.get_type_hints(cls)
     aliases = getattr(cls, "aliases", {})
     stand_ins = getattr(cls, "stand_ins", {})
     values, wrong = {}, []
     for written, value in given.items():
         name = aliases.get(written, written)
-        if written in stand_ins:
+        if written in stand_ins: # another name that has values of its own: both are translated
             name, meanings = stand_ins[written]
             value = meanings.get(str(value).strip().lower(), value)
         if name not in known:
             wrong.append(_unknown(written, [*known, *aliases, *stand_ins]))
             continue
-        if name in values:
+        if name in values: # under its own name and an alias: neither is better than the other
             wrong.append(f"{name!r} is given twice (as {written!r} too)")
             continue
         # None is a value where the type or the default says so: it leaves the choice to a preset.
@@ -136,6 +139,7 @@ def read_settings(
             wrong.append(str(error))
     if wrong:
         raise SettingsError(f"{where}: " + "; ".join(wrong))
+    # Only now: rules compare settings with one another, and would complain of a value that was refused above.
     settings = cls(**values)
     if hasattr(settings, "check"):
         settings.check()
@@ -157,7 +161,9 @@ def flag_names(
     kinds = typing.get_type_hints(cls)
     flags = {f.name for f in fields(cls) if kinds[f.name] is bool}
     others = {other for other, name in getattr(cls, "aliases", {}).items() if name in flags}
-    stand_ins = {other for other, (_, meanings) in getattr(cls, "stand_ins", {}).items() if "true" in meanings}
+    # another name → (name, {its text: value}); one that knows "true" can stand alone, too
+    meanings_of = getattr(cls, "stand_ins", {})
+    stand_ins = {other for other, (_, meanings) in meanings_of.items() if "true" in meanings}
     return flags | others | stand_ins
 
 
@@ -167,7 +173,7 @@ def named_options(
 ) -> dict: # name → text
     "`--name value` and `--name=value`, - and _ meaning the same; anything else is a `SettingsError`"
     # No message repeats a value: it may be a key that somebody has put on the command line.
-    options, last = {}, "the start"
+    options, last = {}, "the start" # `last`: the option before, by which a message says where
     words = list(rest)
     while words:
         word = words.pop(0)
@@ -176,6 +182,7 @@ def named_options(
         last, equals, value = word.partition("=")
         name = last[2:].replace("-", "_").lower()
         if not equals:
+            # A negative number begins with one dash only, so it is a value.
             follows = bool(words) and not words[0].startswith("--")
             if follows:
                 value = words.pop(0)
@@ -191,9 +198,11 @@ def names_since(
     before, # what was there before the parameters cell: `dict(globals())`, or its names alone as a frozenset
     names: dict, # `globals()` just after it
 ) -> dict: # name → value
-    "Every public name that the parameters cell, or papermill after it, has set; with a dict also those set anew"
-    # A page that has lessons before its parameters has names of its own by then. A misspelled `-p mask 1` sets
-    # one of them anew: it must be refused like any other name that is no setting.
+    """Every public name that the parameters cell, or papermill after it, has set
+
+    With a dict as `before` also those that were there and were set anew."""
+    # A page that has lessons before its parameters has names of its own by then. A misspelled `-p mask 1`
+    # sets one of them anew: it must be refused like any other name that is no setting.
     found = {}
     for name, value in names.items():
         if name.startswith("_") or name == "before":
@@ -226,7 +235,7 @@ def _source(cls):
     try:
         return inspect.getsource(cls)
     except OSError:
-        pass
+        pass # a class of a notebook has no file; IPython keeps its cells in linecache
     for member in vars(cls).values():
         function = member.fget if isinstance(member, property) else member
         code = getattr(function, "__code__", None)
@@ -270,10 +279,12 @@ def _read_object(path):
 
 
 class Settings:
-    "Base of a dataclass of settings with a preset for each `size`: fills in what is None, refuses what cannot be"
-    # A subclass gives `presets` and `rules`, and may give `filled_in` and `wanted_model`. `read_settings` calls
-    # `check`, and reads two more of its attributes: `aliases` (another name → name) and `stand_ins` (another
-    # name → (name, {its text in lower case: value})).
+    """Base of a dataclass of settings with a preset for each `size`
+
+    It fills in what is None and refuses what cannot be."""
+    # A subclass gives `presets` and `rules`, and may give `filled_in` and `wanted_model`. `read_settings`
+    # calls `check`, and reads two more of its attributes: `aliases` (another name → name) and `stand_ins`
+    # (another name → (name, {its text in lower case: value})).
     presets: ClassVar[dict] = {} # size → {name: value where None was given}
 
     def check(self):
@@ -282,10 +293,11 @@ class Settings:
             self.size = size_by_model(self.wanted_model())
             if self.size == "gpu":
                 _say_size(self.wanted_model())
-        self.must_be("size", self.presets)
+        self.must_be("size", self.presets) # at once: without a known size nothing can be filled in
         for name, value in self.filled_in().items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        # All of them in one message: a run on a cluster should not be started once for each mistake.
         problems = [text for is_broken, text in self.rules() if is_broken]
         if problems:
             raise SettingsError("; ".join(problems))
@@ -314,8 +326,10 @@ class Settings:
 
 def _say_size(model):
     "Say that a model has chosen the preset, in the first process of a run only"
+    # torchrun and accelerate number processes in RANK
     if os.environ.get("RANK", "0") == "0":
-        print(f"size = gpu, since model = {model!r} is no tiny twin; write size to choose it yourself", file=sys.stderr)
+        print(f"size = gpu, since model = {model!r} is no tiny twin; write size to choose it yourself",
+              file=sys.stderr)
 
 
 # Batches: a group is the G answers to one prompt, and a step takes whole groups only
@@ -337,7 +351,7 @@ def whole_groups_problem(
     "What is wrong with a step that cuts a group in two, with the nearest number that does not"
     if G < 1 or answers % G == 0:
         return ""
-    closest = max(1, round(answers / G)) * G
+    closest = max(1, round(answers / G)) * G # at least one group
     return f"{product} = {answers} answers a step, no multiple of num_generations = {G}; nearest: {closest}"
 
 
@@ -350,6 +364,7 @@ def largest_batch(
 ) -> int | None: # None where even the smallest step is too large
     "The largest batch_size whose step takes whole groups and no more prompts than there are"
     passes = accumulation * processes
+    # From above: the first that fits is the largest. A step must not want more prompts than there are rows.
     for batch_size in range(rows * G // passes, 0, -1):
         fits = batch_size * passes % G == 0
         if whole_on_each:
@@ -361,48 +376,58 @@ def largest_batch(
 
 # GRPO
 
+# size → what stands where nothing was given, whatever the task
 presets = {
+    # a twin of a million parameters, whose whole run takes minutes on a CPU
     "tiny": dict(
-        model="tiny-qwen2_5_vl", lr=5e-5, num_epochs=1, max_steps=200, batch_size=64, gradient_accumulation_steps=1,
-        temperature=1.0, refill=0, lora_r=16, lora_alpha=512, lora_vision=False, use_4bit=False, max_image_size=112,
+        model="tiny-qwen2_5_vl", lr=5e-5, num_epochs=1, max_steps=200, batch_size=64,
+        gradient_accumulation_steps=1, temperature=1.0, refill=0, lora_r=16, lora_alpha=512,
+        lora_vision=False, use_4bit=False, max_image_size=112,
         eval_samples=500, eval_batch_size=125),
     # the counting system's own defaults
     "gpu": dict(
         model="Qwen/Qwen2.5-VL-3B-Instruct", lr=5e-5, num_epochs=50, max_steps=-1, batch_size=1,
-        gradient_accumulation_steps=8, temperature=0.2, refill=0, lora_r=64, lora_alpha=128, lora_vision=False,
-        use_4bit=True, max_image_size=512,
+        gradient_accumulation_steps=8, temperature=0.2, refill=0, lora_r=64, lora_alpha=128,
+        lora_vision=False, use_4bit=True, max_image_size=512,
         eval_samples=200, eval_batch_size=8)}
 
-# a thought and an answer in tags are longer than a sentence, and take the twin longer to learn
+# task → size → what this task sets otherwise, or alone. A thought and an answer in tags are longer than a
+# sentence, and take the twin longer to learn.
 by_task = {
     "counting": {
         # chosen by its worst seed (nbs/logs/05_search.csv, 05_runs.csv): silent groups refilled, the eyes too
-        "tiny": dict(reward="0.8*verbatim + 0.2*counting", max_completion_length=8, warm_steps=280, max_steps=400,
-                     refill=3, lora_alpha=1024, lora_vision=True),
+        "tiny": dict(reward="0.8*verbatim + 0.2*counting", max_completion_length=8, warm_steps=280,
+                     max_steps=400, refill=3, lora_alpha=1024, lora_vision=True),
         "gpu": dict(reward="counting", max_completion_length=64, warm_steps=280)},
     "vqa": {
         "tiny": dict(reward="vqa", max_completion_length=24, warm_steps=400),
         "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=400)},
     "pointing": {
-        # A first guess that no finished run stands behind yet (nbs/logs/05_pointing_search.csv): small pictures, of
-        # 2 x 2 image tokens, since the long answers already take most of a run's time.
-        "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=240, max_steps=100, lora_vision=True,
-                     max_image_size=56, eval_samples=200, eval_batch_size=100),
+        # A first guess that no finished run stands behind yet (nbs/logs/05_pointing_search.csv): small
+        # pictures, of 2 x 2 image tokens, since the long answers already take most of a run's time.
+        "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=240, max_steps=100,
+                     lora_vision=True, max_image_size=56, eval_samples=200, eval_batch_size=100),
         "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)}}
 
 
 @dataclass
 class GRPOSettings(Settings):
-    "Settings of a GRPO run; the parameters cell of chapter 05 holds the same names, types, defaults and comments"
-    size: str = None # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's defaults; None: by model
-    model: str = None # Hub id, directory, or tiny- and one of qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5, gemma3, aria
+    "Settings of a GRPO run; chapter 05's parameters cell holds the same names, types, defaults and comments"
+    size: str = None # tiny: a million parameters on a CPU; gpu: Qwen2.5-VL-3B with the counting system's
+    #   defaults; None: by model
+    model: str = None # Hub id, directory, or tiny- and one of qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5,
+    #   gemma3, aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
-    task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags; pointing: where, a box
-    data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv, .parquet); None draws pictures
+    task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags;
+    #   pointing: where, a box
+    data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv,
+    #   .parquet); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
-    keys: str = None # Which column of VQA rows holds what: pairs with an equals sign between; None: by its name
+    keys: str = None # Which column of VQA rows holds what: pairs with an equals sign between; None: by its
+    #   name
     skip_bad_rows: bool = False # Leave bad VQA rows out and list them; False stops at the first
-    system_prompt: str = None # What the system's turn says before every question; a row's own stays as it is; None: there is no such turn
+    system_prompt: str = None # What the system's turn says before every question; a row's own stays as it is;
+    #   None: there is no such turn
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
@@ -410,51 +435,71 @@ class GRPOSettings(Settings):
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
-    max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512; pointing 18, 128)
+    max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512;
+    #   pointing 18, 128)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
     top_p: float = 1.0 # Of sampling: the likeliest tokens up to this share of probability; 1.0 takes all
     top_k: int = 0 # Of sampling: so many of the likeliest tokens; 0 takes all
-    min_p: float = None # Of sampling: tokens of at least this share of the likeliest one's probability; None takes all
-    reward: str = None # A name of chapter 02, module:function, reward_model:folder, aloha:folder, or a sum: 0.9*counting + 0.1*format
-    when_cut: str = "paid" # What an answer cut at the token limit earns: paid (as it reads), masked (it does not count), or a number
-    refill: int = None # Rounds of new prompts in place of silent groups, at most (tiny counting 3, else 0: keep them)
-    shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is exact
-    picture_memory_mb: int = 0 # MB for what a frozen vision tower saw, kept from epoch to epoch; 0 keeps it for one step
+    min_p: float = None # Of sampling: tokens of at least this share of the likeliest one's probability; None
+    #   takes all
+    reward: str = None # A name of chapter 02, module:function, reward_model:folder, aloha:folder, or a sum:
+    #   0.9*counting + 0.1*format
+    when_cut: str = "paid" # What an answer cut at the token limit earns: paid (as it reads), masked (it does
+    #   not count), or a number
+    refill: int = None # Rounds of new prompts in place of silent groups, at most (tiny counting 3, else 0:
+    #   keep them)
+    shared_prompt: bool = True # Read each prompt and its picture once a group (chapter 07), where that is
+    #   exact
+    picture_memory_mb: int = 0 # MB for what a frozen vision tower saw, kept from epoch to epoch; 0 keeps it
+    #   for one step
     loss_type: str = "dapo" # TRL's name of the loss: grpo, dapo, dr_grpo, bnpo, cispo, sapo
     beta: float = 0.0 # Weight of the KL term; 0 needs no reference model
     epsilon: float = 0.2 # Clip range of the probability ratio
-    epsilon_high: float = None # Clip range upwards where it is another (DAPO: 0.28); with cispo the largest ratio (5.0)
-    importance_sampling_level: str = "token" # Whose ratio is clipped: each token's, or the whole answer's (sequence, as GSPO)
+    epsilon_high: float = None # Clip range upwards where it is another (DAPO: 0.28); with cispo the largest
+    #   ratio (5.0)
+    importance_sampling_level: str = "token" # Whose ratio is clipped: each token's, or the whole answer's
+    #   (sequence, as GSPO)
     scale_rewards: str = "group" # By whose spread advantages are divided: group, batch, or none (Dr. GRPO)
-    use_bias_correction_kl: bool = True # The KL term is weighed with the ratio, as in DeepSeek-V3.2; false as in the first GRPO
+    use_bias_correction_kl: bool = True # The KL term is weighed with the ratio, as in DeepSeek-V3.2; false as
+    #   in the first GRPO
     num_iterations: int = 1 # Optimizer passes over each batch of answers
     lr_scheduler_type: str = "linear" # Any of transformers' schedules
     warmup_steps: int = 0 # Steps until the full learning rate
-    optim: str = "adamw_torch_fused" # Any of transformers' optimizers, such as adamw_8bit (needs bitsandbytes)
+    optim: str = "adamw_torch_fused" # Any of transformers' optimizers, such as adamw_8bit (needs
+    #   bitsandbytes)
     weight_decay: float = 0.0 # Share of each weight that the optimizer takes away, times lr
     max_grad_norm: float = 1.0 # Longest gradient; a longer one is scaled to it; 0 leaves all as they are
-    gradient_checkpointing: bool = None # Compute activations again on the way back, which saves memory; None: on a GPU
+    gradient_checkpointing: bool = None # Compute activations again on the way back, which saves memory; None:
+    #   on a GPU
     use_lora: bool = True # False trains all weights
     lora_r: int = None # Rank of the adapter (tiny 16, gpu 64)
     lora_alpha: int = None # Its scale times its rank (tiny: counting 1024, else 512; gpu 128)
     lora_dropout: float = 0.05 # Dropout on the adapter's input
-    lora_vision: bool = None # The adapter reaches the vision tower too (tiny counting and pointing true, else false)
-    use_4bit: bool = None # 4-bit weights under the adapter; needs CUDA and bitsandbytes (tiny false, gpu true)
+    lora_vision: bool = None # The adapter reaches the vision tower too (tiny counting and pointing true, else
+    #   false)
+    use_4bit: bool = None # 4-bit weights under the adapter; needs CUDA and bitsandbytes (tiny false, gpu
+    #   true)
     attention: str = "auto" # auto, sdpa, eager or flash_attention_2; prompts are shared with sdpa only
-    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu 512)
+    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu
+    #   512)
     use_vllm: bool = False # Generate with vLLM (extra gpu)
-    vllm_mode: str = "colocate" # colocate: in the training process; server: a `trl vllm-serve` that runs already
+    vllm_mode: str = "colocate" # colocate: in the training process; server: a `trl vllm-serve` that runs
+    #   already
     vllm_server_base_url: str = None # Where that server is (http://localhost:8000)
     vllm_gpu_memory_utilization: float = 0.3 # Share of a GPU that a colocated vLLM may take
     vllm_tensor_parallel_size: int = 1 # GPUs over which a colocated vLLM is spread
-    vllm_max_model_length: int = None # Tokens of prompt and answer that a colocated vLLM makes room for; None: as the model allows
-    vllm_sleep_level: int = 0 # While training computes, a colocated vLLM: 0 stays awake, 1 moves its weights to the CPU, 2 drops them
+    vllm_max_model_length: int = None # Tokens of prompt and answer that a colocated vLLM makes room for;
+    #   None: as the model allows
+    vllm_sleep_level: int = 0 # While training computes, a colocated vLLM: 0 stays awake, 1 moves its weights
+    #   to the CPU, 2 drops them
     seed: int = 43 # Of pictures, sampling and dropout
     eval_samples: int = None # Held-out pictures, before and after (tiny 500, pointing 200; gpu 200)
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, pointing 100; gpu 8)
-    eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (held_out in run_log.csv); 0 looks before and after
-    warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400, pointing 240)
+    eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (held_out in
+    #   run_log.csv); 0 looks before and after
+    warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400,
+    #   pointing 240)
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
     keep_completions: bool = False # Every answer of the run with its reward as a row of completions.jsonl
@@ -464,15 +509,18 @@ class GRPOSettings(Settings):
 
     aliases: ClassVar[dict] = {"learning_rate": "lr", "num_train_epochs": "num_epochs", "r": "lora_r",
                                "alpha": "lora_alpha", "dropout": "lora_dropout", "reward_function": "reward",
-                               "per_device_train_batch_size": "batch_size", "attn_implementation": "attention",
-                               "optimizer": "optim", "warm_up_steps": "warmup_steps"}
+                               "per_device_train_batch_size": "batch_size",
+                               "attn_implementation": "attention", "optimizer": "optim",
+                               "warm_up_steps": "warmup_steps"}
     # TRL's and DAPO's word for leaving out what was cut
-    stand_ins: ClassVar[dict] = {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}
+    stand_ins: ClassVar[dict] = {
+        "mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
         "What `size` and `task` decide"
         self.must_be("task", by_task)
+        # the task's word counts more
         return presets[self.size] | by_task[self.task][self.size]
 
     @property
@@ -502,12 +550,16 @@ class GRPOSettings(Settings):
                     "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
         for name in positive:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
-        for name in ("seed", "save_steps", "warmup_steps", "beta", "refill", "eval_steps", "top_k", "weight_decay", "max_grad_norm"):
+        # In these 0 means something: it switches off, or starts at once.
+        not_negative = ("seed", "save_steps", "warmup_steps", "beta", "refill", "eval_steps", "top_k",
+                        "weight_decay", "max_grad_norm")
+        for name in not_negative:
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by num_epochs"
         yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
         yield not 0 < self.top_p <= 1, f"top_p = {self.top_p}: expected more than 0, up to 1"
         yield self.min_p is not None and not 0 <= self.min_p <= 1, f"min_p = {self.min_p}: expected 0 to 1"
+        # Above 1 + epsilon_high the ratio is clipped; CISPO clips it at epsilon_high itself.
         high = self.epsilon_high
         yield high is not None and high <= 0, f"epsilon_high = {high}: expected more than 0"
         yield self.loss_type == "cispo" and (high is None or high <= 1), (
@@ -530,32 +582,41 @@ class GRPOSettings(Settings):
         cut = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
         yield bool(cut), cut
         # new prompts take the place of silent groups on each process by itself
-        cut = whole_groups_problem(of_a_process, G, "refill: batch_size × gradient_accumulation_steps of one process")
+        product = "refill: batch_size × gradient_accumulation_steps of one process"
+        cut = whole_groups_problem(of_a_process, G, product)
         yield bool(self.refill and cut), cut
+        # TRL keeps a batch of answers for num_iterations steps, and no checkpoint holds that batch.
         between = self.num_iterations > 0 and self.save_steps % self.num_iterations != 0
-        yield between, (f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} passes over "
-                        "a batch cannot be resumed exactly; a multiple of num_iterations was expected")
+        yield between, (f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} "
+                        "passes over a batch cannot be resumed exactly; a multiple of num_iterations was "
+                        "expected")
 
     def _exclusion_rules(self):
         "Settings that cannot go together, or not here"
         yield self.use_4bit and not self.use_lora, (
             "use_4bit with use_lora false: 4-bit weights cannot be trained themselves")
-        yield self.use_4bit and self.model.startswith("tiny-"), "use_4bit with a tiny twin: nothing to be saved"
+        yield self.use_4bit and self.model.startswith("tiny-"), (
+            "use_4bit with a tiny twin: nothing to be saved")
         yield bool(self.adapter) and not self.use_lora, (
             "adapter with use_lora false: there is an adapter but it may not train")
+        # Looked for and not imported: vLLM takes seconds to import, and this is a check.
         missing = self.use_vllm and not importlib.util.find_spec("vllm")
         yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
 
     def _name_rules(self):
         "Words of which there are a few"
+        # Words of TRL, or of transformers (`attention`, `report_to`): refused here before a model is loaded.
         known_words = {"loss_type": ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"],
-                       "importance_sampling_level": ["token", "sequence"], "scale_rewards": ["group", "batch", "none"],
-                       "attention": ["auto", "sdpa", "eager", "flash_attention_2"], "vllm_mode": ["colocate", "server"],
+                       "importance_sampling_level": ["token", "sequence"],
+                       "scale_rewards": ["group", "batch", "none"],
+                       "attention": ["auto", "sdpa", "eager", "flash_attention_2"],
+                       "vllm_mode": ["colocate", "server"],
                        "report_to": ["none", "tensorboard", "wandb", "trackio"]}
         for name, known in known_words.items():
             word = getattr(self, name)
             yield word not in known, f"{name} = {word!r}{nearest(word, known)}"
         if self.when_cut not in ("paid", "masked"):
+            # a number is what such an answer is paid
             message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
             yield not is_number(self.when_cut), message
 
@@ -584,8 +645,8 @@ class GRPOSettings(Settings):
             yield bool(wrong), f"reward = {self.reward!r}, {chapter}:{folder}: {wrong}"
 
 
-# What the folder of a trained model holds that may pay for answers: the chapter's name in a reward -> any of these.
-# The last three of the second are the heads of an older script, see chapter 04.
+# What the folder of a trained model holds that may pay for answers: the chapter's name in a reward -> any of
+# these. The last three of the second are the heads of an older script, see chapter 04.
 _pays_with = {
     "reward_model": ("reward_model.json",),
     "aloha": ("classifier.json", "classifier.safetensors", "classifier.pt", "classifier.bin"),
@@ -598,6 +659,8 @@ def trained_rewards(
     "The trained models that a reward names"
     named = []
     for term in (reward or "").split("+"):
+        # "0.5*reward_model:DIR": behind the weight, the chapter before the first colon. `module:function` too
+        # has a colon, and its module is no key of the table.
         chapter, colon, folder = term.rpartition("*")[2].strip().partition(":")
         if colon and chapter in _pays_with:
             named.append((chapter, folder))
@@ -612,7 +675,9 @@ def reward_without_paths(
         path = Path(folder)
         # a run keeps its model in a folder that is called so in all of them
         named = path.parent.name if path.name in ("model", "classifier") else path.name
-        reward = reward.replace(f"{chapter}:{folder}", f"{chapter}:{named or path.name}")
+        # `named` is empty for a folder `model` that is written without the one above it
+        shown = f"{chapter}:{named or path.name}"
+        reward = reward.replace(f"{chapter}:{folder}", shown)
     return reward
 
 
@@ -620,7 +685,9 @@ def untrained_reward(
     chapter: str, # reward_model or aloha
     folder: str, # that a reward names
 ) -> str | None: # what is wrong with it
-    "Why a folder cannot pay for answers, with the folder that was meant where that can be told; it is not loaded"
+    """Why a folder cannot pay for answers, with the folder that was meant where that can be told
+
+    The model itself is not loaded."""
     def holds(path):
         return any((path / name).is_file() for name in _pays_with[chapter])
     path = Path(folder)
@@ -635,7 +702,8 @@ def untrained_reward(
         return f"the model lies in a folder of that run: did you mean {f'{chapter}:{meant[0]}'!r}?"
     if not path.is_dir():
         return "there is no such folder"
-    return f"no {_pays_with[chapter][0]} there, so this is no model that chapter {_chapter_of[chapter]} has trained"
+    return (f"no {_pays_with[chapter][0]} there, so this is no model that chapter {_chapter_of[chapter]} "
+            "has trained")
 
 
 _chapter_of = {"reward_model": "03", "aloha": "04"}
@@ -655,9 +723,11 @@ def whole_groups(
     settings: GRPOSettings, # a checked object
 ) -> tuple: # answers in one forward pass, forward passes in a step
     "Micro-batches that hold whole groups, so that a prompt can be shared"
-    # a group in one sequence costs little more than one answer, so fewer and larger passes fit into the same memory
+    # With `shared_prompt` a prompt is read once for a group, and the G answers go on from it. That costs
+    # little more memory than one answer with its prompt, so fewer and larger passes fit.
     batch_size, accumulation = settings.batch_size, settings.gradient_accumulation_steps
     G, answers = settings.num_generations, answers_a_step(batch_size, accumulation)
+    # Where groups are spread over processes, one of them holds no whole group: its passes stay as they are.
     as_they_are = not settings.shared_prompt or batch_size % G == 0 or answers % G != 0
     return (batch_size, accumulation) if as_they_are else (G, answers // G)
 
@@ -677,6 +747,7 @@ def save_settings(
 ):
     "Write settings for `accelerate launch -m vlrlbook.grpo --config`"
     import yaml
+    # None is left out: reading the file, a preset or a default gives it again.
     given = {name: value for name, value in asdict(settings).items() if value is not None}
     write_whole(path, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
 
@@ -689,6 +760,7 @@ def load_settings(
     import yaml
     name = Path(path).name
     try:
+        # JSON is YAML too, so one reader serves both.
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = f"{type(error).__name__}: {str(error)[:200]}"
