@@ -96,7 +96,7 @@ class Script:
         rng: np.random.Generator, # of the noise
         tremble: float = 0.004, # standard deviation of a waypoint's place, metres
     ):
-        self.points = [Waypoint(0, start, LEVEL, CLOSED)]
+        self.points = [Waypoint(0, start, LEVEL, CLOSED)] # by step, the earliest first
         self.rng, self.tremble = rng, tremble
 
     @property
@@ -110,6 +110,7 @@ class Script:
     ): # self
         "Add a waypoint"
         last = self.points[-1]
+        # Only a new place trembles: a gripper that stays does not drift off the cube.
         if place is not None:
             place = place + self.rng.normal(0, self.tremble, 3)
         took = max(1, round(steps * self.rng.uniform(0.9, 1.1)))
@@ -152,6 +153,7 @@ class Script:
 
 def _numbers(point):
     "A waypoint as the 8 numbers of an action"
+    # the order that the simulator takes: where, turned how, how far open
     return np.concatenate([point.place, point.rotation, [point.opening]])
 
 
@@ -165,6 +167,7 @@ def _hand_over(cube, left, right, rng):
 
 def _linger_then_hand_over(cube, left, right, rng):
     "The right gripper holds the cube on the table for a while"
+    # Touched and not lifted: many moments of the rare reward 1.
     right.pick(cube, RIGHT_DOWN, closed=TOUCHING)
     right.move(rng.integers(80, 200))
     right.move(20, opening=CLOSED)
@@ -289,10 +292,12 @@ def _meet(left, right, rng):
     "The right gripper brings the cube to the meeting place, the left one takes it and goes away with it"
     right.move(50, MEETING_PLACE)
     left.move(100, MEETING_PLACE + FURTHER_LEFT, ON_ITS_SIDE, OPEN)
+    # The right arm lags behind its script: the left one comes when the cube hangs still.
     left.wait_until(right.last_step + int(rng.integers(20, 60)))
     left.move(40, MEETING_PLACE + TAKING)
     left.move(20)
     left.move(30, opening=CLOSED)
+    # Both hold the cube for a moment: opened earlier, the right gripper would drop it.
     right.wait_until(left.last_step + 15)
     right.move(20, opening=OPEN)
     right.move(40, MEETING_PLACE - FURTHER_LEFT)
@@ -413,6 +418,7 @@ def moment_labels(
     for step in steps:
         around = rewards[max(0, step - LABEL_STEPS // 2):step + LABEL_STEPS // 2 + 1]
         counts = np.bincount(around, minlength=REWARDS)
+        # The higher of two equals: a contact that is lost for some steps is still a contact.
         labels.append(int(np.flatnonzero(counts == counts.max())[-1]))
     return labels
 
@@ -426,6 +432,7 @@ def record_film(
     rng = np.random.default_rng(seed)
     low, high = (CUBE_OF_LEFT if plan in LEFT_PLANS else CUBE_OF_RIGHT).T
     cube = np.array([*rng.uniform(low, high), CUBE_HEIGHT])
+    # One generator for the cube and all noise, in a fixed order: the seed alone gives the film again.
     left, right = Script(LEFT_START, rng), Script(RIGHT_START, rng)
     plans[plan](cube, left, right, rng)
     simulator.start(cube)
@@ -488,7 +495,7 @@ def _add_film(data, moments):
     "One film into the data set; returns its rewards as a text of digits"
     for moment in moments:
         data.add_frame(_row(moment))
-    data.save_episode()
+    data.save_episode() # an episode is LeRobot's word for a film
     return "".join(str(moment["reward"]) for moment in moments)
 
 

@@ -20,8 +20,8 @@ from .marking import verbatim, vqa_marks, word_scores
 from .models import load_vlm, vision_marker_ids
 from .settings import SettingsError, by_task, presets
 
-__all__ = ["generate_answers", "predict", "speakers", "base_of", "ask_model", "system_of_run", "answer_marks", "verbatim",
-           "counting_marks", "is_closed", "word_scores", "vqa_marks", "marks", "summary", "gain"]
+__all__ = ["generate_answers", "predict", "speakers", "base_of", "ask_model", "system_of_run", "answer_marks",
+           "verbatim", "counting_marks", "is_closed", "word_scores", "vqa_marks", "marks", "summary", "gain"]
 
 
 # Asking
@@ -52,10 +52,11 @@ def generate_answers(
         description = f"{n} answers each" if temperature else "greedy"
         for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
             batch = encode(processor, samples[begin:begin + batch_size]).to(model.device)
-            prompt_length = batch["input_ids"].shape[1]
+            prompt_length = batch["input_ids"].shape[1]  # padded on the left: the same for all
             generated_ids = model.generate(**batch, **options)  # [samples · n, prompt and answer]
             answer_ids = generated_ids[:, prompt_length:]
             texts = processor.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+            # n rows of one sample stand next to each other
             answers += [texts[first:first + n] for first in range(0, len(texts), n)]
     model.train(was_training)
     return answers
@@ -89,9 +90,11 @@ def speakers(
         for name, folder in zip(names, (base, adapter)):
             if folder:
                 loaded[name] = load_vlm(str(folder), **loading)
+        # A whole trained model has the processor of its base: either is right.
         processor = next(iter(loaded.values()))[1]
         return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
     model, processor = load_vlm(str(base), adapter=str(adapter), **loading)
+    # Within `disable_adapter` the base alone speaks.
     return [(names[0], model, model.disable_adapter), (names[1], model, nullcontext)], processor
 
 
@@ -128,6 +131,7 @@ def ask_model(
         raise SettingsError(f"answers = {answers}: expected 0 or more")
     if temperature is not None and not temperature > 0:
         raise SettingsError(f"temperature = {temperature}: expected more than 0")
+    # A run's folder as the model: then the run is the adapter, and the base is the one that it names.
     if adapter is None and Path(model, "adapter_config.json").exists():
         model, adapter = base_of(model), model
     trained = _trained_with(adapter or model)
@@ -184,5 +188,6 @@ def _trained_with(folder):
     task = settings.get("task") or "counting"
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
     defaults = presets[size] | by_task[task][size]
+    # what an answer depends on beside the weights
     names = ("temperature", "max_completion_length", "max_image_size")
     return {name: settings.get(name) or defaults[name] for name in names} | dict(task=task)

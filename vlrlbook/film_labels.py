@@ -55,6 +55,7 @@ def read_film_labels(
     if label_as not in readings:
         raise DataError("aloha.label", f"label_as = {label_as!r}{nearest(label_as, readings)}")
     table = _as_table(values, episodes, moments, column)
+    # One number to a frame may mean several things; a vector is bins whatever it holds.
     if table.shape[1] > 1:
         if label_as not in ("auto", "vector"):
             told = f"vectors of {table.shape[1]} numbers, which cannot be read as {label_as}"
@@ -75,6 +76,7 @@ def read_label(
     if not np.isfinite(x).all():
         raise DataError("aloha.label", f"{value!r}, expected numbers")
     if x.size < 2:
+        # one number alone: bin, success or progress, which only the whole column could tell
         return 0, "scalar"
     if not x.any():
         return 0, "zero"
@@ -158,6 +160,7 @@ def _check_range(low, high, whole, column, reading, label_as):
 
 def _reading_of(low, high, whole):
     "What a column of numbers is, by its range"
+    # The narrowest first: 0 and 1 alone are whole numbers and progress as well.
     if whole and 0 <= low and high <= 1:
         return "success"
     if whole:

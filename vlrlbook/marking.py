@@ -23,12 +23,10 @@ from .rewards import word_overlap
 from .rewards import verbatim_reward as verbatim
 
 __all__ = ["answer_marks", "verbatim", "counting_marks", "pointing_marks", "is_closed", "word_scores",
-           "vqa_marks", "marks", "summary", "gain", "counted", "merged", "hows", "columns", "guess_task", "main_mark", "flip_mark",
-           "grade", "said_as",
-           "score_rows",
-           "pictures_of", "group_names", "by_group", "gains", "greedy_flips", "best_blind",
-           "blind_metrics", "baselines", "seeing_gain",
-           "all_metrics", "losing_groups"]
+           "vqa_marks", "marks", "summary", "gain", "counted", "merged", "hows", "columns", "guess_task",
+           "main_mark", "flip_mark", "grade", "said_as", "score_rows", "pictures_of", "group_names",
+           "by_group", "gains", "greedy_flips", "best_blind", "blind_metrics", "baselines", "seeing_gain", "all_metrics",
+           "losing_groups"]
 
 _not_applicable = float("nan")  # a mark that a question cannot have; it stays out of every mean
 
@@ -173,7 +171,7 @@ def marks(
 
 
 def _paid(samples, answers, reward):
-    "The parts of every answer, one after the other; a reward that is a model is asked about many answers at once"
+    "The parts of every answer, one after the other; a reward that is a model is asked about many at once"
     asked = []
     for sample, texts in zip(samples, answers):
         asked += [(text, sample) for text in texts]
@@ -341,7 +339,7 @@ def _known_marks(marks_of_one, text, answer, reward, known):
 def _averaged(marked):
     "A list of marks per row → mark → array of means; nan stays out of a mean unless there is nothing else"
     averages = {}
-    for name in marked[0][0]:
+    for name in marked[0][0]:  # every answer of a task has the same marks
         means = []
         for of_one_row in marked:
             values = np.array([m[name] for m in of_one_row])
@@ -528,10 +526,12 @@ def seeing_gain(
     mark: str = "exact",  # which mark
 ) -> dict:  # a difference, or None where a column is missing
     "Gain with the right picture less gain with another one, picture by picture"
+    # shuffled: the best guess again, with the picture of another row
     needed = ("after_greedy", "before_greedy", "after_shuffled", "before_shuffled")
     if not set(needed) <= set(scored):
         return None
     after, before, after_other, before_other = (scored[column][mark] for column in needed)
+    # What training gained without looking it gained with a shuffled picture too, and it falls out.
     seen = (after - before) - (after_other - before_other)
     return difference("seeing_gain", seen, pictures_of(rows), mark=mark)
 

@@ -93,11 +93,11 @@ def replace_weights(
 ) -> int: # tensors that were replaced
     """Copy the weight files of a model with some tensors replaced, and every other byte as it is
 
-    Names, files and order stay. A changed tensor that no file holds, or of another shape, is an error that names
-    it; so are numbers that are not finite."""
+    Names, files and order stay. A changed tensor that no file holds, or of another shape, is an error that
+    names it; so are numbers that are not finite."""
     source, target = Path(source), Path(target)
     files = sorted(source.glob("*.safetensors"))
-    held = {}
+    held = {} # tensor → its entry in the header of whichever file has it
     for path in files:
         for name, about in read_header(path)[0].items():
             held[name] = about
@@ -108,6 +108,7 @@ def replace_weights(
             there = f"{held[name]['dtype']} {held[name]['shape']}"
             raise ValueError(f"{source.name}: {name!r} is stored as {there}, its new numbers are "
                              f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
+    # Everything was checked: no file is begun for an adapter that does not fit.
     for path in files:
         _rewrite(path, target / path.name, changed, dtype)
     _copy_index(source, target, dtype)
@@ -120,7 +121,7 @@ def _rewrite(source, target, changed, dtype):
     header, begin = read_header(source)
     names = [name for name in header if name != "__metadata__"]
     names.sort(key=_place_of(header)) # as they lie in the file
-    types, converted = {}, False
+    types, converted = {}, False # types: tensor → safetensors' name of its type in the new file
     for name in names:
         short = header[name]["dtype"]
         types[name] = _safetensors_names[dtype] if dtype and short in _torch_names else short
@@ -163,12 +164,14 @@ def _as_bytes(name, tensor, dtype):
     "The numbers of a tensor in a number type; those that it cannot hold are an error"
     import torch
     tensor = tensor.detach().cpu()
+    # float32 holds numbers up to 3e38, float16 up to 65504: the larger ones become infinite on the way.
     out = tensor.to(dtype).contiguous()
     if not out.isfinite().all():
         fault = "holds numbers that are not finite"
         if tensor.isfinite().all():
             fault = f"has numbers up to {tensor.abs().max().item():.3g}, too large for {dtype}"
         raise ValueError(f"{name}: {fault}")
+    # numpy has no bfloat16, so the numbers are handed over as plain bytes
     return memoryview(out.view(-1).view(torch.uint8).numpy())
 
 
@@ -331,7 +334,8 @@ def _config_for_4(config):
         # 5 looks at the top, 4.57 at the text part, and then leaves the head of a tied model untrained.
         out["text_config"] = out["text_config"] | dict(tie_word_embeddings=tied)
     named = out.get("architectures")
-    if named and isinstance(out.get("text_config"), dict) and config.get("model_type") in _named_by_their_text:
+    asks_the_text = config.get("model_type") in _named_by_their_text
+    if named and asks_the_text and isinstance(out.get("text_config"), dict):
         # EasyR1 asks the loaded config for it, and there 4.57 hands the question on to the text part.
         out["text_config"] = out["text_config"] | dict(architectures=named)
     return _with_both_dtypes(out)

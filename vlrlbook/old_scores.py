@@ -55,7 +55,7 @@ def read_old_checkpoint(
         if "lora_" in name:
             told = "holds a LoRA adapter beside its base; merge it (merge_and_unload) and save again"
             raise DataError("reward_model.checkpoint", told, entry=file.name)
-    prefix, head = _head_of(state, file)
+    prefix, head = _head_of(state, file) # such as "reward_head.", whichever name the script gave it
     rest = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     return OldCheckpoint(file.name, rest, head, _settings_of(kept))
 
@@ -65,6 +65,7 @@ def backbone_weights(
     wanted: dict, # state dict of the backbone that they are for
 ) -> dict: # the same names, tensors of the checkpoint
     "Its weights under the backbone's own names; one that is missing or of another shape is an error"
+    # Both sides' names are brought to one form: transformers has renamed these layers since then.
     found = {_canonical(name): tensor for name, tensor in checkpoint.weights.items()}
     fitting, wrong = {}, []
     for name, tensor in wanted.items():
@@ -94,12 +95,15 @@ def _file_of(path):
     if any(path.glob("*.safetensors")):
         return None
     files = [file for file in sorted(path.iterdir()) if file.suffix in ENDINGS]
+    # of several nobody can tell which is meant: the user has to name the file
     return files[0] if len(files) == 1 else None
 
 
 def _load_tensors(file):
     "What the file holds, read without running anything of it"
     try:
+        # weights_only: torch's own unpickler, which makes tensors and what is on its list, and calls nothing
+        # else. So neither does a file from a stranger.
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -110,7 +114,7 @@ def _load_tensors(file):
 
 def _state_of(kept, file):
     "The weights by name, without the prefix of a model that was spread over several GPUs"
-    state = kept
+    state = kept # some scripts save the weights alone, without a dict around them
     for key in STATE_KEYS:
         if isinstance(kept, dict) and isinstance(kept.get(key), dict):
             state = kept[key]
@@ -126,6 +130,7 @@ def _state_of(kept, file):
 def _head_of(state, file):
     "(prefix of the head's names, its two layers as 0 and 2): the layers end in the only weight of one row"
     numbered = [name for name in state if re.search(r"\.\d+\.weight$", name)]
+    # a score is one number, so the last layer's weight is [1, hidden]
     last = [name for name in numbered if state[name].ndim == 2 and len(state[name]) == 1]
     if len(last) != 1:
         told = f"{len(last)} layers with a single output, expected the one at the end of a score head"
@@ -136,7 +141,7 @@ def _head_of(state, file):
     if len(numbers) != 2:
         told = f"a head of {len(numbers)} layers ({prefix}…), expected two"
         raise DataError("reward_model.checkpoint", told, entry=file.name)
-    head = {}
+    head = {} # chapter 03's head has its layers at 0 and 2 of a Sequential
     for ours, theirs in zip((0, 2), numbers):
         for part in ("weight", "bias"):
             name = f"{prefix}{theirs}.{part}"
@@ -159,6 +164,7 @@ def _settings_of(kept):
 
 def _canonical(name):
     "One name for a weight, whichever version of transformers or wrapper has written it"
+    # The tower's own layers are called `visual.` everywhere, the wrappers before them differ.
     if "visual." in name:
         return name[name.index("visual."):]
     text = re.search(r"(layers\.\d+\..*|embed_tokens\.weight|(?<![\w])norm\.weight)$", name)

@@ -20,6 +20,7 @@ def as_ours(
     row: dict,  # of any predictions file
 ) -> dict:  # the same with `answer` and `prediction`, where another program calls them otherwise
     "A row of lmms-eval in chapter 06's words; any other row as it is"
+    # `answer` beside them: the row is ours, and the two fields are only columns that somebody has added.
     if not set(_lmms_eval) <= set(row) or "answer" in row:
         return row
     asked = row.get("input")
@@ -47,6 +48,7 @@ def save_predictions_as(
     "Write one column of predictions as another program keeps them; DataError where it cannot hold them"
     if form not in forms:
         raise DataError("predictions.form", f"{form!r}{nearest(form, list(forms))}")
+    # what a list stands in is a column of answers; all else tells of the row
     columns = [name for name in rows[0] if isinstance(rows[0][name], list)]
     if column not in columns:
         raise DataError("predictions.column", f"{column!r}{nearest(column, columns)}")

@@ -48,6 +48,7 @@ class _PromptKeys(DynamicLayer):
         return 0
 
     def get_mask_sizes(self, query_length):
+        # (how many keys the mask covers, the place of the first): the prompt's own tokens only
         return query_length, 0
 
 
@@ -57,6 +58,7 @@ class _PromptStates(LinearAttentionLayer):
     def update_conv_state(self, conv_states, state_idx=0, conv_kernel_size=None, **kwargs):
         "Keep the last columns of [B, channels, P] that the convolution needs to go on"
         width = conv_kernel_size or conv_states.shape[-1]
+        # A prompt may be shorter than the kernel: zeros stand before it, as before any sequence.
         missing = max(0, width - conv_states.shape[-1])
         if self.conv_states[state_idx] is None:
             self.conv_states[state_idx] = pad(conv_states, (missing, 0))[..., -width:]
@@ -94,7 +96,7 @@ class _AnswerKeys(DynamicLayer):
     def __init__(self, prompt, G, room):
         super().__init__()
         self.prompt, self.G, self.is_initialized = prompt, G, True
-        self.length = prompt.keys.shape[2]
+        self.length = prompt.keys.shape[2]  # tokens so far, the prompt's among them
         # A token at a time, there is room for all of them from the beginning, and nothing is copied again.
         self.rooms = [self._with_room(x, room) for x in (prompt.keys, prompt.values)] if room else None
 
@@ -106,6 +108,7 @@ class _AnswerKeys(DynamicLayer):
 
     def _behind_prompt(self, of_prompt, own):
         rows, heads, length, size = of_prompt.shape
+        # Through `expand` the gradients of all G answers add up in the one prompt.
         wide = of_prompt[:, None].expand(rows, self.G, heads, length, size)
         return torch.cat([wide.flatten(0, 1), own], 2)
 
@@ -133,6 +136,7 @@ class _AnswerStates(LinearAttentionLayer):
     def __init__(self, prompt, G, room):
         super().__init__(prompt.number_of_states)
         self.goes_on = room > 0  # a token at a time: each finds what the one before it left
+        # transformers goes on from a state only where `has_previous_state` says that there is one
         for number in range(prompt.number_of_states):
             self.conv_states[number] = _repeated(prompt.conv_states[number], G)
             self.recurrent_states[number] = _repeated(prompt.recurrent_states[number], G)
@@ -197,6 +201,7 @@ def answer_rows(
 
     The prompt's last token predicts the first of every answer, so it stands in front of each."""
     last = prompt_ids[:, -1:]
+    # -100 is the label that a loss leaves out: padding, and the token that was not sampled.
     said = completion_ids.masked_fill(completion_mask == 0, -100)
     return torch.cat([last, completion_ids], 1), torch.cat([torch.full_like(last, -100), said], 1)
 

@@ -25,13 +25,13 @@ class RefillGroups:
         # groups stay and `extra_answers` is missing from the log.
         batch = super()._generate_and_score_completions(inputs)
         if not (self.refill and self.model.training):
-            return batch
+            return batch  # TRL asks here for its evaluation too, whose prompts must stay
         G, extra = self.num_generations, 0
         for turn in range(self.refill):
             wanted = self._most_silent(batch)
             if not wanted:
                 break
-            extra += wanted * G
+            extra += wanted * G  # answers that were sampled beside those of the step
             prompts = self._new_prompts(wanted, turn)
             fresh = super()._generate_and_score_completions(prompts)
             batch = swap_groups(batch, fresh, G)

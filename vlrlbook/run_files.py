@@ -49,6 +49,7 @@ def as_it_began(
     # would stand in every file and be used by none.
     rows = None
     if settings.data:  # drawn rows follow from seed and number of steps
+        # without pictures: to hash them all would open every file of a large set
         columns = [list(train[name]) for name in ("row", "question", "answer")]
         rows = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
     same_run(settings, checkpoint, may_differ, rows_of_data=rows)
@@ -67,6 +68,7 @@ def check_hub(
         raise SettingsError(
             f"hub_model_id = {repository!r}: the hub does not know who you are ({type(e).__name__}); set "
             "HF_TOKEN to a token that may write, or leave hub_model_id out and push later") from e
+    # a user may write to names of their own and of their organisations
     own = {user["name"], *(group["name"] for group in user.get("orgs", []))}
     owner, slash, _ = repository.partition("/")
     if slash and owner not in own:
@@ -116,7 +118,7 @@ def results_of(
     early = {how: marks(samples, texts, reward) for how, texts in before.items()}
     late = {how: marks(samples, texts, reward) for how, texts in after.items()}
     rows = prediction_rows(samples, before, after, _paid(early, late, reward))
-    pictures = pictures_of(rows)
+    pictures = pictures_of(rows)  # None where no two rows share one
     results = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),
@@ -181,7 +183,7 @@ def announce(
     "Say the verdict, on the page and in the terminal from which a job was started"
     line = verdict_line(found)
     print(line)
-    terminal = job_terminal()
+    terminal = job_terminal()  # a file descriptor, or None outside of a job
     if terminal is None:
         return
     try:
@@ -209,6 +211,7 @@ def save_run(
     if not trainer.is_world_process_zero():
         return
     if not parted(trainer):
+        # straight from the model: `save_model` would add training_args.bin, a pickle
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output)
     save_processor(processor, output)
     arguments = {"settings": asdict(settings), "trl": json.loads(trainer.args.to_json_string())}
@@ -224,6 +227,7 @@ def model_card(
     s = replace(settings, reward=reward_without_paths(settings.reward))  # a card is for everybody
     facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results}
     facts |= results.get("versions", {})
+    # between two lines of dashes the hub reads YAML, by which it lists the model
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", ""]
     lines += [f"# {s.task}: {Path(s.model).name} after GRPO"]

@@ -53,7 +53,8 @@ def picture_size(
     images = processor.image_processor
     if hasattr(images, "max_image_size"): # Aria
         return dict(max_image_size=images.max_image_size)
-    # Qwen's processors know a shortest and a longest edge, Gemma 3's one height and width; names without a value are not for vLLM
+    # Qwen's processors know a shortest and a longest edge, Gemma 3's one height and width; names without a
+    # value are not for vLLM
     return dict(size={name: value for name, value in dict(images.size).items() if value is not None})
 
 
@@ -69,6 +70,7 @@ class EnginePrompts:
         self.size = picture_size(processor)
 
     def __call__(self, prompts, *args, **kwargs):
+        # TRL 1.16 hands over dicts with prompt_token_ids and, where there are pictures, multi_modal_data.
         outputs = self.generate([self._for_vllm(row) for row in prompts], *args, **kwargs)
         for row, output in zip(prompts, outputs, strict=True):
             self._compare(row["prompt_token_ids"], list(output.prompt_token_ids))
@@ -88,6 +90,7 @@ class EnginePrompts:
         if list(ours) == theirs:
             return
         here, there = picture_runs(ours, self.image_token), picture_runs(theirs, self.image_token)
+        # The lengths of picture runs tell most: another pixel budget. Else the texts differ.
         what = f"picture tokens {here} and {there}"
         if here == there:
             what = f"{len(ours)} and {len(theirs)} tokens"
@@ -163,6 +166,7 @@ def _compared(place_features, processor):
     "TRL's `_place_features` of a server, which must have cut its pictures as training does"
     def place(features, prompt_ids):
         if features is not None:
+            # of each picture: where its tokens begin in the prompt, and how many they are
             there = [found["length"] for found in features["mm_placeholders"]["image"]]
             here = picture_runs(prompt_ids, processor.image_token_id)
             if there != here:

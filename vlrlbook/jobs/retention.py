@@ -21,6 +21,7 @@ class ServiceClock:
     ):
         self.ledger = ledger
         self.steady = steady
+        # A steady clock begins anywhere: what counts is how far it has gone since this moment.
         self.base = ledger.saved_clock() - steady()
 
     def now(self) -> float:
@@ -40,9 +41,9 @@ def folder_bytes(
     folder: str | Path,  # any folder
 ) -> int:  # on the disk
     "What a folder takes; a file with several names counts once"
-    bytes_of = {}
+    bytes_of = {}  # inode → bytes: files of a result are second names of the run's
     for path in Path(folder).rglob("*"):
-        found = path.lstat()
+        found = path.lstat()  # of a link itself: what it points to may lie outside
         bytes_of[found.st_ino] = found.st_blocks * block_bytes
     return sum(bytes_of.values())
 
@@ -67,11 +68,11 @@ class CleanUp:
         keep_bytes: int | None,  # room that ended jobs may take; None: any
     ) -> list:  # ids of the removed
         "Remove ended jobs that are too old, then the longest ended ones until the rest fits"
-        now = self.clock.now()
+        now = self.clock.now()  # once, so that one clean-up judges all jobs by one time
         self.last = now
         self.clock.save()
         too_old, others = [], []
-        for row in self.ledger.ended():
+        for row in self.ledger.ended():  # the longest ended first, as `_too_large` needs them
             is_old = days is not None and now - row["ended_clock"] >= seconds_a_day * days
             if is_old:
                 too_old.append(row["job_id"])

@@ -1,7 +1,7 @@
 """What a server does about the things that it finds in a data directory, before it starts a job.
 
-Nothing that may be finished is deleted here. What the ledger does not know is left where it lies, and named in
-the log; without a ledger the server refuses to start, unless it is told to adopt the jobs that it finds.
+Nothing that may be finished is deleted here. What the ledger does not know is left where it lies, and named
+in the log; without a ledger the server refuses to start, unless it is told to adopt the jobs that it finds.
 Written by hand, not exported from a notebook."""
 import json
 import os
@@ -35,19 +35,20 @@ def need_ledger(
     if problem is None:
         return
     folders = data.job_folders()
+    # A ledger that is damaged was once a ledger, so a job may have been known even where no folder is left.
     is_new = problem in ("is missing", "is empty") and not folders
     if is_new:
         return  # the first start in a new data directory
     if not adopt:
         found = f"{data.jobs.name}/ holds {len(folders)} jobs" if folders else "nothing was started"
-        raise LedgerLost(f"{data.ledger.name} {problem}, and {found}. Put the ledger back from a copy, or start "
-                         "with --adopt true: it makes a new ledger and lists the jobs that it finds")
+        raise LedgerLost(f"{data.ledger.name} {problem}, and {found}. Put the ledger back from a copy, or "
+                         "start with --adopt true: it makes a new ledger and lists the jobs that it finds")
     _put_ledger_aside(data)
 
 
 def _put_ledger_aside(data):
     "Rename what is there of a ledger that cannot be used, with SQLite's files beside it"
-    place = 1
+    place = 1  # an earlier damaged one is kept too
     while os.path.lexists(f"{data.ledger}.damaged-{place}"):
         place += 1
     for ending in ledger_endings:
@@ -75,7 +76,7 @@ def tidy(
         if path.name in known:
             continue
         if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+            path.rmdir()  # nothing is lost with an empty folder
         else:
             logger.warning("%s/%s is left where it lies: the ledger knows no such job",
                            data.jobs.name, clean(path.name))
@@ -109,6 +110,7 @@ def _first_of(pair):
 
 def _submitted_at(folder):
     "When a job was submitted, as far as its files tell; for people, and for the order"
+    # The request is written once, when a job is submitted; the folder changes with every file in it.
     path = folder.request if folder.request.exists() else folder.path
     return path.stat().st_mtime
 
@@ -136,7 +138,7 @@ def _columns_of(folder, clock):
 
 def _latest_attempt(folder):
     "Number of a job's latest attempt and its outcome: by the order in its lock file, else by the outcome"
-    attempt = order_of_lock_file(folder.lock)[1]
+    attempt = order_of_lock_file(folder.lock)[1]  # None where no order to a supervisor stands in it
     outcome = Outcome.read(folder, None)
     if outcome and (attempt is None or attempt <= outcome["attempt"]):
         return outcome["attempt"], outcome
@@ -145,6 +147,7 @@ def _latest_attempt(folder):
 
 def _state_of(folder, attempt, outcome):
     "The state that a job was in when its row was lost"
+    # The lock first: as long as its process lives, whatever lies in the files may be of an attempt before.
     if is_held(folder.lock):
         return "training"
     if problem_of(folder.result) is None:

@@ -45,7 +45,7 @@ class RowReport:
 
     def refusal(self) -> DataError:
         "The first skipped row as an error, for those who did not ask to skip"
-        first, more = self.skipped[0], len(self.skipped) - 1
+        first, more = self.skipped[0], len(self.skipped) - 1  # `skipped` is in the order of the rows
         rest = "skip_bad_rows leaves bad rows out"
         if more:
             rest = f"and {more} more of {self.rows} rows, which vlrlbook check-data lists; {rest}"
@@ -82,6 +82,7 @@ def inspect_vqa(
     place = Path(image_dir) if image_dir else path.parent
     report, kept, rows = RowReport(path.name), [], read_rows(path) if rows is None else rows
     check_keys(keys, rows, path.name)
+    # columns that are empty throughout, and how the file counts options: one row cannot tell
     habits = file_habits(rows, keys)
     for number, raw in rows:
         report.rows += 1
@@ -118,7 +119,7 @@ def _with_good_pictures(kept, report):
     different = set()  # one picture with many questions is opened once
     for _, row in kept:
         different.update(row.pictures)
-    verdicts = decoded(different)
+    verdicts = decoded(different)  # picture → its DataError, or whether it must be converted
     good = []
     for number, row in kept:
         bad = next((p for p in row.pictures if isinstance(verdicts[p], DataError)), None)
@@ -146,6 +147,7 @@ def _tell_notes(kept, report):
     for _, row in kept:
         counts.update(set(row.notes))  # a note counts rows, however often it is true of one
     report.notes = counts.most_common()
+    # Behind the counted notes and not among them: it names columns of the file, not a thing done to rows.
     unread = {}  # as a set that keeps the order
     for _, row in kept:
         unread |= dict.fromkeys(row.unread)

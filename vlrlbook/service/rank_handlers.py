@@ -47,6 +47,7 @@ class RankSide:
         "POST /rank: answers to a question about a picture, best first"
         if self.judge is None:
             raise Problem("rank.none", "start the server with --reward_model DIRECTORY")
+        # Counted like uploads, since each request holds up to 12 MB while it waits for the one model.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("rank.busy", "too many requests at once", {"retry-after": "30"})
         self.waiting += 1
@@ -67,6 +68,7 @@ def read_rank_request(
         raise Problem("rank.request", message)
 
     for name in body:
+        # A misspelled `image` would otherwise be a question without a picture.
         if name not in _fields:
             shown = clean(name, 60)
             refuse(f"there is no {shown!r}{nearest(shown, list(_fields))}")
