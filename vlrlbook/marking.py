@@ -25,8 +25,8 @@ from .rewards import verbatim_reward as verbatim
 __all__ = ["answer_marks", "verbatim", "counting_marks", "pointing_marks", "is_closed", "word_scores",
            "vqa_marks", "marks", "summary", "gain", "counted", "merged", "hows", "columns", "guess_task",
            "main_mark", "flip_mark", "grade", "said_as", "score_rows", "pictures_of", "group_names",
-           "by_group", "gains", "greedy_flips", "best_blind", "blind_metrics", "baselines", "seeing_gain", "all_metrics",
-           "losing_groups"]
+           "by_group", "gains", "greedy_flips", "best_blind", "blind_metrics", "baselines", "seeing_gain",
+           "all_metrics", "losing_groups"]
 
 _not_applicable = float("nan")  # a mark that a question cannot have; it stays out of every mean
 
