@@ -445,7 +445,7 @@ def _put_on(model, name, adapter, trainable):
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError) as e:
-        # a weight of another shape: one line of PEFT's many is enough
+        # weights of another shape: PEFT's error lists them all, and its beginning is enough
         raise ValueError(f"{refused}: {' '.join(str(e).split())[:300]}") from e
     _check_weights(adapted, adapter, refused)
     return adapted
