@@ -506,9 +506,10 @@ def _check_alpha(adapter, about):
     written = {"lora_alpha": about.get("lora_alpha"), **(about.get("alpha_pattern") or {})}
     for name, alpha in written.items():
         if not alpha:
-            fault = f"says {name} = {alpha:g}, and so changes nothing"
             if alpha is None:
                 fault = "does not say its lora_alpha"
+            else:
+                fault = f"says {name} = {alpha:g}, and so changes nothing"
             raise ValueError(f"{Path(adapter).name}: adapter_config.json {fault}; "
                              "write the alpha of its training into it")
 
