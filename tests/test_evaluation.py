@@ -102,6 +102,10 @@ def test_clusters_widen_the_interval():
 
 
 def test_the_unknown_is_nan_and_the_impossible_is_refused():
+    # of four amounts the bootstrap would draw one and the same in one of 64 draws: no interval
+    assert np.isnan(metric("paid", [0.04, 0.04], mark="reward")["ci95"]).all()
+    assert np.isnan(difference("gain_greedy", [0.1, 0.2, 0.1, 0.3], mark="reward")["ci95"]).all()
+    assert not np.isnan(difference("gain_greedy", [0.1, 0.2, 0.1, 0.3, 0.2], mark="reward")["ci95"]).any()
     assert all(np.isnan(wilson(0, 0))) and all(np.isnan(bootstrap_ci([]))) and all(np.isnan(bootstrap_ci([1.0])))
     assert metric("m", [])["n"] == 0 and np.isnan(metric("m", [float("nan")])["value"])
     for wrong, message in ((lambda: wilson(5, 3), "5 successes of 3"),

@@ -65,6 +65,9 @@ EIGHT = [3, 2, 3, 5, 1, 3, 4, 6]
     ("one truth", lambda: counting([3] * 40, guesses([3] * 40, 0.3, 1), [3] * 40)),
     ("too few pictures", lambda: counting(EIGHT, [3, 2, 1, 1, 1, 1, 1, 1], [3, 2, 3, 5, 2, 1, 1, 1])),
     ("too few pictures", lambda: counting(EIGHT, EIGHT, EIGHT)), # nothing changed, of eight
+    ("too few pictures", lambda: counting([0, 2], [1, 4], [3, 3])), # one answer to two pictures is no collapse
+    ("one truth", lambda: counting([0, 0], [3, 3], [4, 4])),
+    ("collapsed", lambda: counting(EIGHT[:6], [1, 4, 2, 5, 3, 1], [7] * 6)),
     ("not measured", lambda: []),
     ("not measured", lambda: [dict(answer="3", prediction=["3"])]),
 ])

@@ -132,6 +132,15 @@ def _halved(is_below, low, high):
 
 
 few = 30  # pairs; below so many a gain has no interval that leans on a large sample
+# Values, or pictures where rows share them. Of four, one draw in 64 is the same value four times: the ends of
+# such an interval would be single values, and of two that happen to be equal it would be no interval at all.
+fewest_to_draw = 5
+
+
+def _drawn_ci(values, clusters):
+    "`bootstrap_ci`, and no interval where there is too little to draw from"
+    n = len(values) if clusters is None else len(set(np.asarray(clusters).tolist()))
+    return bootstrap_ci(values, clusters) if n >= fewest_to_draw else _nothing
 
 
 def difference_ci(
@@ -139,16 +148,18 @@ def difference_ci(
     clusters: list = None,  # what each belongs to, where they are not independent
     bounded: bool = True,  # differences of shares, so from -1 to 1
 ) -> tuple:  # (low, high), name of the interval
-    "95 % interval of a mean difference: Tango's for few pairs that flip or do not, else the bootstrap"
+    """95 % interval of a mean difference: Tango's for few pairs that flip or do not, else the bootstrap.
+
+    There is none, (nan, nan), where the bootstrap would have fewer than five values to draw from."""
     x = _finite("values", values)
     n = len(x) if clusters is None else len(set(np.asarray(clusters).tolist()))
     if not bounded or n == 0:
-        return bootstrap_ci(x, clusters), "paired bootstrap"
+        return _drawn_ci(x, clusters), "paired bootstrap"
     flips_only = set(x.tolist()) <= {-1.0, 0.0, 1.0}
     if n < few and clusters is None and flips_only:
         return tango(int((x > 0).sum()), int((x < 0).sum()), n), "Tango"
     if x.min() < x.max():
-        return bootstrap_ci(x, clusters), "paired bootstrap"
+        return _drawn_ci(x, clusters), "paired bootstrap"
     # All pairs moved alike, so no draw can differ and the bootstrap would claim certainty. Up to this share
     # of all pairs may still move in another way: Wilson's bound for what was seen in none of n.
     unseen = wilson(0, n)[1]
@@ -197,7 +208,7 @@ def metric(
     if right_or_wrong and mark not in amounts:
         kind, ci95, interval = "share", share_ci(x, clusters), "Wilson" if clusters is None else "bootstrap"
     else:
-        kind, ci95, interval = "amount", bootstrap_ci(x, clusters), "bootstrap"
+        kind, ci95, interval = "amount", _drawn_ci(x, clusters), "bootstrap"
     return _record(column, mark, group, kind, x, ci95, interval, clusters)
 
 

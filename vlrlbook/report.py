@@ -60,7 +60,8 @@ def curve_words(
     silent = log.series("silent")[1]
     if silent:
         last = sum(silent[-share:]) / min(share, len(silent))
-        words.append(f"at last {100 * last:.0f} % of the groups were silent")
+        words.append(f"at last all answers of a group earned the same in {100 * last:.0f} % of the groups, "
+                     "which teach nothing (silent groups)")
     return "; ".join(words) + "."
 
 
@@ -315,6 +316,8 @@ def report_html(
     found = read_verdict(folder)
     settings = results.get("settings") or {}
     title = f"{settings.get('task') or results.get('task') or 'a run'} after training"
+    if settings.get("data"):
+        title += f" on {Path(settings['data']).name}"
     if settings.get("model"):
         title = f"{Path(settings['model']).name}, {title}"
     outcome = found["outcome"]

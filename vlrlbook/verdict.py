@@ -36,6 +36,9 @@ outcomes = {
 good_outcomes = ("better",)
 
 nearly_all = 0.75  # share of pictures with the same answer from which on a run has collapsed
+# Below so many pictures that says nothing: three answers given blindly to six pictures agree so far in one of
+# twenty runs, to four pictures in one of three.
+fewest_to_collapse = 6
 seen_gain = 0.10  # a gain that enough pictures would show: the interval reaches no further to either side
 
 
@@ -264,6 +267,8 @@ def _all_questions(rows, task, facts, found, pays_text):
     main = main_mark(task)
     same, gain = commonest(rows, "after_greedy", task), facts["gain_greedy", main]
     varied = "no" if _collapsed(rows, "after_greedy", task) else "yes"
+    if same["n"] < fewest_to_collapse:
+        varied = "cannot tell"
     asked = [("different_answers", "Does it say different things to different pictures?", varied,
               f"“{same['text']}” to {same['count']} of {same['n']} pictures")]
     decided = _sees_a_gain(gain) or gain["ci95"][0] > 0 or gain["ci95"][1] < 0
@@ -354,7 +359,10 @@ def _sentence(outcome, rows, task, facts):
         no_more = "does not" if task == "pointing" else "is not"
         return f"Surer, not better: sampled answers {more} ({surer}), the best guess {no_more}: {change}."
     if outcome == "too few pictures":
-        return f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like it."
+        same = ""
+        if _collapsed(rows, "after_greedy", task):
+            same = " " + _said_to_all(rows, task)
+        return f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like it.{same}"
     begins = {"better": "Better", "worse": "Worse", "not better": "Not better"}
     return f"{begins[outcome]}: {change}."
 
@@ -366,8 +374,8 @@ def _asked(rows):
 
 def _collapse_sentence(rows, task, change):
     "What a collapsed run says, what it said before, and what the change of its score is worth"
-    after, before = commonest(rows, "after_greedy", task), commonest(rows, "before_greedy", task)
-    n, said, asked = after["n"], f"“{after['text']}”", _asked(rows)
+    after, asked = commonest(rows, "after_greedy", task), _asked(rows)
+    n, said = after["n"], f"“{after['text']}”"
     if after["said"] == "none":
         said = f"what holds no answer, such as {said},"
     if after["count"] >= nearly_all * n:
@@ -375,9 +383,21 @@ def _collapse_sentence(rows, task, change):
     else:
         what = f"one kind of question gets one answer, such as {said}, on nearly all {n} {asked}"
     answer, share = _one_answer(rows, task)
-    then = f"before training its commonest answer went to {before['count']}"
+    then = _before(rows, task)
     change = change[0].upper() + change[1:]
     return f"Collapsed: {what} ({then}). {change}; always saying “{answer}” {_reaches(task)} {share}."
+
+
+def _said_to_all(rows, task):
+    "A sentence about few pictures that nearly all got one answer"
+    after = commonest(rows, "after_greedy", task)
+    return f"The model says “{after['text']}” to {after['count']} of {after['n']} ({_before(rows, task)})."
+
+
+def _before(rows, task):
+    "How uniform the answers were before training"
+    before = commonest(rows, "before_greedy", task)
+    return f"before training its commonest answer went to {before['count']} of {before['n']}"
 
 
 def _one_answer(rows, task):
