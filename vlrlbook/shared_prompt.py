@@ -112,9 +112,13 @@ def _prompts_read(
     "Each prompt read once, without its last token, which is read in front of each answer"
     first = dict(fields)
     for kinds in _of_tokens:
-        if kinds in first: first[kinds] = first[kinds][:, :-1]
-    hidden, cache = read_prompt(core, name, ids[::G, :-1], mask[::G, :-1], _rows(positions[:, :, :-1]), first)
-    return hidden, _answers_given(positions, mask, C, G) | {name: widened(cache, G)}
+        if kinds in first:
+            first[kinds] = first[kinds][:, :-1]
+    one_a_group = ids[::G, :-1], mask[::G, :-1], _rows(positions[:, :, :-1])
+    hidden, cache = read_prompt(core, name, *one_a_group, first)
+    behind = _answers_given(positions, mask, C, G)
+    behind[name] = widened(cache, G)
+    return hidden, behind
 
 def _answers_given(
     positions, # of the prompts, [3 or 1, B, P]
@@ -283,7 +287,8 @@ class PictureMemory:
             self.known[key] = [f.clone() for f in features]
         self.seen += len(keys)
 
-    def _learns(self): return any(p.requires_grad for p in self.tower.parameters())
+    def _learns(self):
+        return any(p.requires_grad for p in self.tower.parameters())
 
     def _same_weights(self):
         "Forget what a tower saw that has changed since: in-place changes count up a parameter's version"
@@ -434,9 +439,12 @@ class SharedSampling:
         G = self._group_size()
         ids, images, fields = self._attempt("reading the prompts", partial(super()._tokenize_prompts, prompts[::G]))
         self._fields = {k: fields[k] for k in (*_of_pictures, *_of_tokens) if k in fields}
-        # TRL counts pictures by row: a group's stand in its first
-        if images is not None: images = sum(([row] + [[]] * (G - 1) for row in images), [])
-        return [ids[row // G] for row in range(len(prompts))], images, self._fields
+        ids_of_rows, images_of_rows = [], []
+        for row in range(len(prompts)):
+            ids_of_rows.append(ids[row // G])
+            if images is not None: # TRL counts pictures by row: a group's stand in its first
+                images_of_rows.append([] if row % G else images[row // G])
+        return ids_of_rows, None if images is None else images_of_rows, self._fields
 
     def _generate_and_score_completions(self, inputs):
         "Overrides TRL's (1.16), which samples, pays and scores a batch; where the shared way fails, it is done again plainly"
@@ -606,9 +614,10 @@ class _WithoutEmptyPictures:
     def __getattr__(self, name): return getattr(self._model, name)
     def __call__(self, **inputs):
         empty = [name for name, value in inputs.items() if torch.is_tensor(value) and len(value) == 0]
-        # Kinds of tokens tell pictures from text; a model that is given them looks for pictures.
-        left_out = {*empty, *_of_tokens} if empty else set()
-        return self._model(**{name: value for name, value in inputs.items() if name not in left_out})
+        if empty: # kinds of tokens go too: a model that is given them looks for pictures
+            for name in (*empty, *_of_tokens):
+                inputs.pop(name, None)
+        return self._model(**inputs)
 
 # %% ../nbs/07_shared_prompt.ipynb #n2c2ee7e
 class _PicturesOnce:
@@ -702,7 +711,9 @@ def take_rows(
             taken[name] = value
     return taken
 
-def _first_rows(batch, n): return join_rows(take_rows(split_rows(batch), list(range(n))))
+def _first_rows(batch, n):
+    "The first `n` rows of a batch that is not split, as such a batch"
+    return join_rows(take_rows(split_rows(batch), list(range(n))))
 
 # %% ../nbs/07_shared_prompt.ipynb #nb9f482a
 def _micro_batches(batch, G, n):
@@ -710,16 +721,21 @@ def _micro_batches(batch, G, n):
     groups, split = len(batch["advantages"]) // G, split_rows(batch)
     first = torch.randperm(groups)[:, None] * G # number of each group's first row
     rows = (first + torch.arange(G)).flatten().tolist()
-    size = len(rows) // n
-    return [join_rows(take_rows(split, rows[start:start + size])) for start in range(0, n * size, size)]
+    size, parts = len(rows) // n, []
+    for start in range(0, n * size, size):
+        part = take_rows(split, rows[start:start + size])
+        parts.append(join_rows(part))
+    return parts
 
 def _group_fields(fields, rows, G, P):
     "Picture fields of the prompts of whole groups, one a group; `rows` is a slice, P the tokens of a prompt"
     split, of_groups = split_rows(fields), {}
     for name in _of_pictures:
-        if name in split: of_groups[name] = torch.cat(list(split[name][rows][::G]))
+        if name in split:
+            of_groups[name] = torch.cat(list(split[name][rows][::G]))
     for name in _of_tokens:
-        if name in split: of_groups[name] = split[name][rows][::G, :P]
+        if name in split:
+            of_groups[name] = split[name][rows][::G, :P]
     return {name: field for name, field in of_groups.items() if len(field)} # nothing where no prompt has a picture
 
 # %% ../nbs/07_shared_prompt.ipynb #nb060f6c
@@ -809,7 +825,9 @@ def shared_hidden(
     if pixel_mask is not None: # Aria
         fields["pixel_mask"] = torch.cat(pixel_mask.split(num_images)[::G])
     for name in _of_tokens:
-        if name in fields: fields[name] = _window(fields[name], (begun - P)[::G], P) * seen[::G]
+        if name in fields:
+            kinds = _window(fields[name], (begun - P)[::G], P)
+            fields[name] = kinds * seen[::G] # padding is of no kind
     positions = prompt_positions(backbone, prompt[::G], seen[::G], fields)
     core = _bare(backbone)
     first, given = _prompts_read(core, cache_keyword(backbone), prompt, seen, positions, fields, C, G)

@@ -17,7 +17,7 @@ cancel_order = "cancel"  # the owner wants the job dead
 interrupt_order = "interrupt"  # save a checkpoint and leave: the server stops, and the next one goes on
 
 order_bytes = 32  # room of an order: a word, a space, the number of an attempt
-seconds_between_tries = 0.02
+seconds_between_tries = 0.02  # `flock` cannot be told how long to wait: it waits for ever, or not at all
 
 
 def take_lock(
