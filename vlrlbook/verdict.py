@@ -245,8 +245,8 @@ def _needed_metrics(rows, task, reward):
 
 
 def _paid_gain(rows):
-    """The gain in what a trained reward pays for best guesses, under the key of the facts; nothing where rows do
-    not say it. Such a reward looks at pictures, so its pay is kept with the answers and not computed again."""
+    """The gain in what a trained reward pays for best guesses, under the key of the facts; nothing where rows
+    do not say it. Such a reward looks at pictures: its pay is kept with the answers and not computed again."""
     kept = [row.get("paid") for row in rows]
     # A stranger's file may have a column of that name, with something else in it.
     if not all(isinstance(paid, dict) and {"before_greedy", "after_greedy"} <= set(paid) for paid in kept):
@@ -362,7 +362,8 @@ def _sentence(outcome, rows, task, facts):
         same = ""
         if _collapsed(rows, "after_greedy", task):
             same = " " + _said_to_all(rows, task)
-        return f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like it.{same}"
+        return (f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like "
+                f"it.{same}")
     begins = {"better": "Better", "worse": "Worse", "not better": "Not better"}
     return f"{begins[outcome]}: {change}."
 
