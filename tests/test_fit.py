@@ -26,7 +26,7 @@ def case(row):
     return pytest.param(row, id=name, marks=[smallest] if name == "256-shared-as it is" else [])
 
 
-@pytest.mark.parametrize("row", map(case, log()))
+@pytest.mark.parametrize("row", [case(row) for row in log()])
 def test_counted_is_within_ten_percent_of_measured(row):
     "The log's measurements are of real steps in processes of their own; what is counted is counted here again"
     settings, shape = json.loads(row["settings"]), json.loads(row["shape"])

@@ -280,7 +280,10 @@ def test_two_processes_take_the_same_step_as_one(tmp_path):
         assert two.series(name)[1] == pytest.approx(one.series(name)[1], rel=1e-4, abs=1e-6), name
     a, b = (load_file(tmp_path / n / "adapter_model.safetensors") for n in "12")
     assert any(w.abs().max() > 1e-4 for k, w in a.items() if "lora_B" in k)
-    for k in a: assert torch.allclose(a[k], b[k], atol=2e-5), k
+    # Adam divides a gradient by its own size: where it is nothing but rounding, two orders of adding give two steps. So a number
+    # here and there may be off by a twentieth of a step (of 1e-3), and of a thousand at most one by more than 2e-5.
+    away = torch.cat([(a[k] - b[k]).abs().flatten() for k in a])
+    assert away.max() <= 5e-5 and (away > 2e-5).float().mean() <= 1e-3
 
 
 ONE_RAISES = """

@@ -291,6 +291,20 @@ def test_starting_on_data_against_deleting_them(client, good, monkeypatch):
         assert len(said_yes) == 1, {name: answer.text for name, answer in got.items()}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_data_that_vanish_while_they_are_looked_at(client, good, monkeypatch, known):
+    "Their files go between the list of the folder and the look at each: found by the machine of moves, as a 500"
+    c = client()
+    file_id, scandir = uploaded(c, good), os.scandir
+    def vanish(folder):
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+        if not known: c.service.uploads.known.pop(file_id)
+        return scandir(folder)
+    monkeypatch.setattr("vlrlbook.service.uploads.os.scandir", vanish)
+    refused(train(c, file_id, max_steps=1), "file.damaged" if known else "file.unknown")
+
+
 def test_resuming_without_data(client, good):
     c = client()
     file_id = uploaded(c, good)

@@ -538,12 +538,15 @@ class _Counted:
         text, vision = run.config.get_text_config(), run.config.vision_config
         # Qwen3-VL hands what its first blocks saw to as many first layers, so fewer cannot be built.
         least = max(2, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
-        more, deeper = text.num_hidden_layers - least, vision.depth - least
+        # With checkpointing a prompt's cache grows by each layer and outgrows what one layer needs at once: where
+        # few layers are built, another moment of the step is the highest. From four on it is the same (7 measured).
+        few = max(least, 4) if shared and run.recomputes else least
+        more, deeper = text.num_hidden_layers - few, vision.depth - least
         if more <= 2 and deeper <= 2:
             self.parts = [(_small(run, text.num_hidden_layers, vision.depth, self.mode), 1)]
         else:
             # Each layer takes what the next one takes: base + more · (a layer) + deeper · (a block).
-            sizes = [(least, least, 1 - more - deeper), (least + 1, least, more), (least, least + 1, deeper)]
+            sizes = [(few, least, 1 - more - deeper), (few + 1, least, more), (few, least + 1, deeper)]
             self.parts = []
             for layers, blocks, factor in sizes:
                 self.parts.append((_small(run, layers, blocks, self.mode), factor))

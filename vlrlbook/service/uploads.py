@@ -190,8 +190,13 @@ class Uploads:
         "Raise a Problem where rows or pictures of an upload are gone: a job would fail on it minutes later"
         folder = self.folder(file_id)
         # One look into the folder, not one for each of 100,000 pictures.
-        with os.scandir(folder) as entries:
-            there = {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
+        try:
+            with os.scandir(folder) as entries:
+                there = {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
+        except FileNotFoundError as error:
+            # Another request deletes the upload at this moment: by now it may be unknown, which `get` says.
+            self.get(file_id)
+            raise Problem("file.damaged", "its files are being deleted") from error
         pictures = []
         for row in self._stored_rows(file_id):
             pictures.append(row["picture"])
