@@ -5,6 +5,7 @@ is damaged, or is none, raises one sentence. Written by hand."""
 import json
 import re
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 
 from .core import RunLog
@@ -134,7 +135,7 @@ def _entry_of(held):
     texts, answers = held["texts"], held["answers"]
     if not all(isinstance(text, str) for text in texts) or set(answers) != set(_columns):
         raise ValueError("texts")
-    rows = [dict(question=s.question, answer=s.answer, picture=_key_of(s)) for s in frozen_pictures(rules)]
+    rows = [dict(truth) for truth in _truths(rules)]
     for column, places in answers.items():
         if len(places) != len(rows):
             raise ContestError(f"it answers {len(places)} pictures, its rules say {len(rows)}")
@@ -160,10 +161,15 @@ def _rules_of(held):
     return Rules(**values)
 
 
-def _key_of(sample):
-    "The fingerprint of a sample's picture"
+@cache
+def _truths(rules):
+    "Question, answer and fingerprint of each frozen picture; a class's files have the same, drawn once"
     from .data import picture_key
-    return picture_key(sample.images[0])
+    truths = []
+    for sample in frozen_pictures(rules):
+        key = picture_key(sample.images[0])
+        truths.append(dict(question=sample.question, answer=sample.answer, picture=key))
+    return truths
 
 
 def stored_entry(

@@ -139,8 +139,12 @@ fewest_to_draw = 5
 
 def _drawn_ci(values, clusters):
     "`bootstrap_ci`, and no interval where there is too little to draw from"
-    n = len(values) if clusters is None else len(set(np.asarray(clusters).tolist()))
-    return bootstrap_ci(values, clusters) if n >= fewest_to_draw else _nothing
+    return bootstrap_ci(values, clusters) if _how_many(values, clusters) >= fewest_to_draw else _nothing
+
+
+def _how_many(values, clusters):
+    "Values that can be drawn apart: pictures, where rows share them"
+    return len(values) if clusters is None else len(set(np.asarray(clusters).tolist()))
 
 
 def difference_ci(
@@ -152,7 +156,7 @@ def difference_ci(
 
     There is none, (nan, nan), where the bootstrap would have fewer than five values to draw from."""
     x = _finite("values", values)
-    n = len(x) if clusters is None else len(set(np.asarray(clusters).tolist()))
+    n = _how_many(x, clusters)
     if not bounded or n == 0:
         return _drawn_ci(x, clusters), "paired bootstrap"
     flips_only = set(x.tolist()) <= {-1.0, 0.0, 1.0}

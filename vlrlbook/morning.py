@@ -17,12 +17,11 @@ from .chapters import notebooks_dir
 from .core import book_file
 from .folders import new_folder
 from .morning_plan import Own, lessons
+from .slides import hide_input
 from .teacher_notes import teachers_page
 from .workshop import twin
 
 __all__ = ["write_morning", "lesson_notebook", "chosen_cell", "import_cell", "setup_source", "names_of_code"]
-
-hide_input = "hide-input"  # tag of a cell whose figure matters and whose lines do not: slides leave them out
 
 
 def write_morning(

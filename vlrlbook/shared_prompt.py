@@ -213,7 +213,8 @@ def sample_groups(
         row = torch.cat([row, token[:, None]], 1)
         done = done | torch.isin(token, ends)
         if t + 1 == config.max_new_tokens or done.all(): break
-        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
+        if has_padding:
+            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
         step |= dict(attention_mask=seen if has_padding else None, position_ids=_rows(last + 1 + t))
         scores = model(input_ids=token[:, None], **step).logits[:, -1]
     return row[:, prompt_ids.shape[1]:]

@@ -10,7 +10,7 @@ __all__ = ["write_slides", "executed", "slides_html"]
 
 # Parameters of a notebook with which nothing is trained; one that has no such cell is run as it is.
 _quick = dict(train_the_books_reward=False, my_run_failed=True)
-hide_input = "hide-input"  # tag of a cell whose lines are left out
+hide_input = "hide-input"  # tag of a cell whose figure matters and whose lines are left out
 
 
 def write_slides(

@@ -126,10 +126,12 @@ def _read(paths, refused):
     entries, seen = {}, set()
     for path in paths:
         try:
+            # first, for it looks at a file's size before its content
+            entry = read_entry(path)
             content = path.read_bytes()
             # the same file, handed in twice, counts once
             if content not in seen:
-                entries[path.name] = read_entry(path)
+                entries[path.name] = entry
         except (ContestError, OSError) as error:
             refused.append(str(error))
             continue
