@@ -1,5 +1,6 @@
-"""verl's own FSDP 2 engine and checkpoint manager write, `merge-shards` reads.
+"""verl's own engines (FSDP 1 and 2) and checkpoint managers write, `merge-shards` reads; verl's own merger beside it.
 `make test-engines` makes the environment (.venv-verl); elsewhere this skips."""
+import itertools
 import json
 import os
 import subprocess
@@ -14,8 +15,15 @@ from vlrlbook.models import save_model, tiny_twin
 
 PYTHON = Path(os.environ.get("VLRLBOOK_VERL", ROOT / ".venv-verl/bin/python"))
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no environment with verl: run `make test-engines`")
-CASES = {f"fsdp2, {world}{', lora' if rank else ''}": dict(strategy="fsdp2", world=world, lora_rank=rank)
-         for world in (1, 2, 4) for rank in (0, 4)}
+def cases():
+    "What each checkpoint is written with, by name"
+    found = {}
+    for strategy, world, rank in itertools.product(("fsdp", "fsdp2"), (1, 2, 4), (0, 4)):
+        found[f"{strategy}, {world}{', lora' if rank else ''}"] = dict(strategy=strategy, world=world, lora_rank=rank)
+    return found
+
+
+CASES = cases()
 
 
 @pytest.fixture(scope="module")

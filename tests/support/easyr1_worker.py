@@ -44,6 +44,14 @@ def config_of(path):
     return config
 
 
+def reward_manager(config, tokenizer):
+    "As its runner chooses it: 0.3.2 by the setting `reward_type`, later versions by the reward file"
+    from verl.workers import reward
+    if hasattr(reward, "AutoRewardManager"): return reward.AutoRewardManager(config, tokenizer)
+    kinds = dict(sequential=reward.SequentialFunctionRewardManager, batch=reward.BatchFunctionRewardManager)
+    return kinds[config.reward_type](config, tokenizer)
+
+
 def read(path, completions):
     import numpy as np
     import torch
@@ -51,7 +59,6 @@ def read(path, completions):
     from verl.protocol import DataProto
     from verl.trainer.data_loader import create_dataloader
     from verl.utils.tokenizer import get_processor, get_tokenizer
-    from verl.workers.reward import AutoRewardManager
     config = config_of(path)
     model = config.worker.actor.model.model_path
     tokenizer, processor = get_tokenizer(model, use_fast=True), get_processor(model, use_fast=True)
@@ -65,7 +72,7 @@ def read(path, completions):
         rows.append(dict(truth=row["ground_truth"], prompt=tokenizer.decode(ids), sizes=sizes,
                          image_tokens=ids.count(processor.image_token_id), raw=len(row["raw_prompt_ids"])))
     batch = next(iter(train))
-    manager = AutoRewardManager(config.worker.reward, tokenizer)
+    manager = reward_manager(config.worker.reward, tokenizer)
     said = [tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id] for text, _ in completions]
     width = max(map(len, said))
     responses = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids in said])
