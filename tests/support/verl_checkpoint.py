@@ -3,7 +3,7 @@
     verl_checkpoint.py MODEL FOLDER CASES
 
 CASES: name → dict(strategy, world, lora_rank, lora_only, fsdp_size), as JSON. Each case leaves FOLDER/NAME/actor, written by
-verl.utils.checkpoint.fsdp_checkpoint_manager, FOLDER/NAME/whole.safetensors, the weights put together by torch itself, and
+verl.utils.checkpoint.fsdp_checkpoint_manager, where it can FOLDER/NAME/whole.safetensors, put together by torch itself, and
 FOLDER/NAME/theirs, what verl.model_merger makes of the checkpoint; an error is left in actor.txt or theirs.txt."""
 import json
 import os
@@ -44,8 +44,11 @@ def one_rank(rank, model, home, case):
     engine.optimizer.step()
     # Not engine.save_checkpoint, which first moves FSDP 1 to a numbered device: a CPU has none.
     engine.checkpoint_manager.save_checkpoint(str(home / "actor"), global_step=1)
-    whole = get_model_state_dict(engine.module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if rank == 0: save_file({name: weight.clone().contiguous() for name, weight in whole.items()}, home / "whole.safetensors")
+    # Of several processes of FSDP 1 torch 2.11 cannot gather the whole on a CPU: it has freed the storage that it is about to
+    # view. There verl's own merger is what ours is compared with.
+    if world == 1 or strategy == "fsdp2":
+        whole = get_model_state_dict(engine.module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if rank == 0: save_file({name: weight.clone().contiguous() for name, weight in whole.items()}, home / "whole.safetensors")
     dist.barrier()
     dist.destroy_process_group()
 
