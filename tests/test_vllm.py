@@ -50,11 +50,11 @@ def mixed(n):
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
-    """Family → directory of a twin after a short warm start. An untrained one gives the marks of pictures, which vLLM is told
-    not to sample, a hundredth of the probability of each token, and the ratio is 0.94 for that alone"""
+    """Family → directory of a twin after a short warm start. An untrained one, and one of 60 steps, gives the marks of pictures,
+    which vLLM is told not to sample, a hundredth of the probability of each token, and the ratio is 0.94 for that alone"""
     from vlrlbook.grpo import warm_start
     home = tmp_path_factory.mktemp("twins")
-    for family in FAMILIES: os.symlink(os.path.abspath(warm_start(family, 60, task="vqa")), home / family)
+    for family in FAMILIES: os.symlink(os.path.abspath(warm_start(family, 200, task="vqa")), home / family)
     return home
 
 
