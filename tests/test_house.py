@@ -19,13 +19,13 @@ PACKAGE = ROOT / "vlrlbook"
 FLOORS = [
     ["folders"],
     ["settings"],
-    ["core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
+    ["chat_endpoint", "core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
     ["archive", "chapters", "morning_plan", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows", "teacher_notes"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
     ["aloha_plots", "aloha_settings", "pointing", "reward_model_settings"],
     ["aloha", "aloha_films", "answers", "data_check", "refill", "reward_model", "run_data", "trl_words", "verdict", "warm_twins"],
-    ["report", "run_records"],
+    ["judge", "report", "run_records"],
     ["asking", "results_page", "run_files"],
     ["evaluation", "grpo", "service"],
     ["contest_files", "easyr1", "fit", "race", "slides", "workshop"],
@@ -41,8 +41,8 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 # `long` is in percent: nbdev writes `__all__` and a page's first line into an exported module as wide as it likes.
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
 REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "archive", "asking",
-           "chapters", "cli", "contest", "contest_files", "core", "data", "data_check", "doctor", "easyr1",
-           "evaluation", "evaluation_settings", "film_labels", "fit", "folders", "geometry", "jobs",
+           "chapters", "chat_endpoint", "cli", "contest", "contest_files", "core", "data", "data_check", "doctor", "easyr1",
+           "evaluation", "evaluation_settings", "film_labels", "fit", "folders", "geometry", "jobs", "judge",
            "marking", "metrics", "model_files", "models", "morning", "morning_plan", "old_scores", "pointing",
            "prediction_files", "prompt_cache", "race", "readers", "refill", "report", "results_page",
            "reward_model", "reward_model_settings", "rewards", "rows", "run_data", "run_files",

@@ -20,13 +20,13 @@ from .marking import verbatim, vqa_marks, word_scores
 from .models import load_vlm, vision_marker_ids
 from .settings import SettingsError, by_task, presets
 
-__all__ = ["generate_answers", "predict", "speakers", "base_of", "ask_model", "system_of_run", "answer_marks",
-           "verbatim", "counting_marks", "is_closed", "word_scores", "vqa_marks", "marks", "summary", "gain"]
+__all__ = ["generate_answers", "generate_ids", "predict", "speakers", "base_of", "ask_model",
+           "system_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed", "word_scores",
+           "vqa_marks", "marks", "summary", "gain"]
 
 
 # Asking
 
-@torch.no_grad()
 def generate_answers(
     model,  # of any family
     processor,  # of the model
@@ -38,6 +38,24 @@ def generate_answers(
     seed: int = 0,  # of the sampling; the global random state is left alone
 ) -> list:  # n texts for each sample
     "Answers to `samples`; the model's mode and the global random state are as before when this returns"
+    answers = []
+    for _, rows in generate_ids(model, processor, samples, n, temperature, max_new_tokens, batch_size, seed):
+        answers.append(processor.tokenizer.batch_decode(rows, skip_special_tokens=True))
+    return answers
+
+
+@torch.no_grad()
+def generate_ids(
+    model,  # of any family
+    processor,  # of the model
+    samples: list,  # of `Sample`
+    n: int = 1,  # answers to each
+    temperature: float = 0.0,  # 0 is greedy
+    max_new_tokens: int = 16,  # longest answer
+    batch_size: int = 64,  # samples at a time
+    seed: int = 0,  # of the sampling; the global random state is left alone
+) -> list:  # for each sample: tokens of its prompt, and n lists of token ids, padded behind their ends
+    "`generate_answers` before anything is decoded, for who counts tokens or asks whether an answer ended"
     # Tokens that mark a picture are never said: an answer that holds one cannot be put to the model again.
     options = dict(num_return_sequences=n, max_new_tokens=max_new_tokens, repetition_penalty=1.0)
     options |= dict(suppress_tokens=vision_marker_ids(processor), do_sample=bool(temperature))
@@ -54,10 +72,10 @@ def generate_answers(
             batch = encode(processor, samples[begin:begin + batch_size]).to(model.device)
             prompt_length = batch["input_ids"].shape[1]  # padded on the left: the same for all
             generated_ids = model.generate(**batch, **options)  # [samples · n, prompt and answer]
-            answer_ids = generated_ids[:, prompt_length:]
-            texts = processor.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+            rows = generated_ids[:, prompt_length:].tolist()
             # n rows of one sample stand next to each other
-            answers += [texts[first:first + n] for first in range(0, len(texts), n)]
+            for place, tokens in enumerate(batch["attention_mask"].sum(1).tolist()):
+                answers.append((tokens, rows[n * place:n * place + n]))
     model.train(was_training)
     return answers
 

@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["wilson", "bootstrap_ci", "share_ci", "tango", "difference_ci", "metric", "difference",
            "metric_name", "with_interval",
-           "mcnemar", "flips", "confusion", "macro_f1", "spearman", "calibration", "pair_metrics",
+           "mcnemar", "flips", "confusion", "macro_f1", "kappa", "spearman", "calibration", "pair_metrics",
            "swap_consistency", "pair_temperature", "pair_reliability", "classifier_metrics"]
 
 _nothing = float("nan"), float("nan")  # the interval of no values
@@ -326,6 +326,21 @@ def macro_f1(
     right = table.diagonal()
     said, true = table.sum(0), table.sum(1)
     return float(np.mean(2 * right / (said + true)))
+
+
+def kappa(
+    a: list,  # classes, of any kind
+    b: list,  # classes, same length
+) -> float:  # 1: always the same; 0: as often as by chance; nan where chance alone always agrees
+    "Cohen's kappa: how far two graders agree beyond what their shares of each class give by chance"
+    classes = sorted({*a, *b})
+    table = np.array(confusion(a, b, classes), float)
+    n = table.sum()
+    if n == 0:
+        return float("nan")
+    agreed = table.trace() / n
+    by_chance = float(table.sum(0) @ table.sum(1)) / n**2
+    return float("nan") if by_chance == 1 else float((agreed - by_chance) / (1 - by_chance))
 
 
 def spearman(

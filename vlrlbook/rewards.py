@@ -366,6 +366,8 @@ def mix(
         return sums
 
     mixed_batch.batched = True
+    # they are asked one after the other
+    mixed_batch.patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
     batched = [getattr(reward, "batched", False) for reward in rewards.values()]
     return mixed_batch if any(batched) else mixed
 
@@ -527,7 +529,7 @@ known_rewards = {"counting": counting_reward, "format": format_reward, "accuracy
                  "box_format": box_format_reward}
 
 def load_reward(
-    spec: str, # "counting", "0.9*counting + 0.1*format", "my.module:function", or "reward_model:DIRECTORY"
+    spec: str, # "counting", "0.9*counting + 0.1*format", "my.module:function", "reward_model:DIRECTORY", …
 ): # a reward function; one that looks at pictures is `batched`
     "The reward that `spec` names: a known one, a dotted path, or a weighted sum"
     terms = [term.strip() for term in spec.split("+")]
@@ -554,11 +556,12 @@ def _weight(text):
         raise ValueError(f"a weight of {text} is no finite number")
     return weight
 
-model_rewards = ("reward_model:", "aloha:") # a chapter's trained model, and its directory
+# a trained model and its directory, or a judge that is asked in words and its file (page 03a)
+model_rewards = ("reward_model:", "aloha:", "judge:")
 
 # %% ../nbs/02_rewards.ipynb #nd43057b
 def _named_reward(name):
-    "A known reward, the function at a dotted path, or a trained model"
+    "A known reward, the function at a dotted path, a trained model, or a judge"
     if name in known_rewards:
         return known_rewards[name]
     if name.startswith(model_rewards):
@@ -568,7 +571,8 @@ def _named_reward(name):
     if not module:
         near = get_close_matches(name, known_rewards, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = f"{', '.join(known_rewards)}; or module:function, reward_model:directory, aloha:directory"
+        others = "module:function, reward_model:directory, aloha:directory, judge:file"
+        known = f"{', '.join(known_rewards)}; or {others}"
         raise ValueError(f"there is no reward {name!r}{hint} (there are: {known})")
     try:
         reward = getattr(importlib.import_module(module), function)
@@ -752,11 +756,12 @@ def check_reward(
     for text in texts:
         shown = repr(text[:20]) + f" ({len(text)} characters)"
         try:
-            with _stopped_after(_longest_call):
+            # one that waits for a network says itself how long that may take
+            with _stopped_after(max(_longest_call, getattr(reward, "patience", 0.0))):
                 took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000)
                 parts = _asked(reward, text, answer)
         except Exception as e: # whatever a user's function raises is what this function reports
-            problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:200])
+            problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:400])
             continue
         wrong = _wrong_parts(parts)
         if wrong:

@@ -12,6 +12,7 @@ from .answers import gain, marks, summary
 from .core import job_terminal, write_json, write_whole
 from .data import picture_key
 from .folders import manifest_name
+from .judge import about_judge
 from .marking import pictures_of
 from .models import save_processor
 from .report import write_report
@@ -141,8 +142,12 @@ def _paid(early, late, reward):
 def judges_of(
     reward: str,  # the setting
 ) -> list:  # a dict for each trained model in it; empty where a rule alone pays
-    "Which trained models paid for a run: enough to tell one from another, and how good each was said to be"
-    return [_judge(chapter, Path(folder)) for chapter, folder in trained_rewards(reward)]
+    "Which models paid for a run: enough to tell one from another, and how good each was said to be"
+    known = []
+    for chapter, folder in trained_rewards(reward):
+        # A judge that is asked in words is known by a file, and no measurement of it lies beside that.
+        known.append(about_judge(folder) if chapter == "judge" else _judge(chapter, Path(folder)))
+    return known
 
 
 def _judge(chapter, folder):

@@ -442,8 +442,8 @@ class GRPOSettings(Settings):
     top_k: int = 0 # Of sampling: so many of the likeliest tokens; 0 takes all
     min_p: float = None # Of sampling: tokens of at least this share of the likeliest one's probability; None
     #   takes all
-    reward: str = None # A name of chapter 02, module:function, reward_model:folder, aloha:folder, or a sum:
-    #   0.9*counting + 0.1*format
+    reward: str = None # A name of page 02, module:function, reward_model:folder, aloha:folder, judge:file,
+    #   or a sum: 0.9*counting + 0.1*format
     when_cut: str = "paid" # What an answer cut at the token limit earns: paid (as it reads), masked (it does
     #   not count), or a number
     refill: int = None # Rounds of new prompts in place of silent groups, at most (tiny counting 3, else 0:
@@ -650,13 +650,14 @@ class GRPOSettings(Settings):
 _pays_with = {
     "reward_model": ("reward_model.json",),
     "aloha": ("classifier.json", "classifier.safetensors", "classifier.pt", "classifier.bin"),
+    "judge": (),  # no folder: a file of settings, which says where its model is
 }
 
 
 def trained_rewards(
     reward: str | None, # such as "0.5*reward_model:runs/judge/model + 0.5*counting"
 ) -> list: # of (chapter, folder), in the order in which they stand there
-    "The trained models that a reward names"
+    "The models that a reward names; of a judge its file stands in the folder's place"
     named = []
     for term in (reward or "").split("+"):
         # "0.5*reward_model:DIR": behind the weight, the chapter before the first colon. `module:function` too
@@ -682,12 +683,14 @@ def reward_without_paths(
 
 
 def untrained_reward(
-    chapter: str, # reward_model or aloha
-    folder: str, # that a reward names
+    chapter: str, # reward_model, aloha or judge
+    folder: str, # that a reward names; of a judge its file
 ) -> str | None: # what is wrong with it
     """Why a folder cannot pay for answers, with the folder that was meant where that can be told
 
     The model itself is not loaded."""
+    if chapter == "judge":
+        return _no_judge(Path(folder))
     def holds(path):
         return any((path / name).is_file() for name in _pays_with[chapter])
     path = Path(folder)
@@ -704,6 +707,16 @@ def untrained_reward(
         return "there is no such folder"
     return (f"no {_pays_with[chapter][0]} there, so this is no model that chapter {_chapter_of[chapter]} "
             "has trained")
+
+
+def _no_judge(file):
+    "Why a file cannot be a judge's settings, as far as its name tells; None where it can"
+    if file.suffix not in (".yaml", ".yml", ".json"):
+        return "expected a .yaml or .json file of a judge's settings"
+    if file.is_file():
+        return None
+    there = sorted(str(file.with_name(p.name)) for p in file.parent.glob(f"*{file.suffix}"))
+    return "there is no such file" + (nearest(str(file), there) if there else "")
 
 
 _chapter_of = {"reward_model": "03", "aloha": "04"}

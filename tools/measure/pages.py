@@ -26,6 +26,7 @@ what_you_see = {
     "01_data": "ZIP to data set, broken rows named, tokens counted",
     "02_rewards": "six answers guessed and paid; a reward cheated",
     "03_reward_model": "two answers, a preference, a score; the score as a reward, and how it is gamed",
+    "03a_judge": "a model is asked whether an answer is right; how far it agrees, what it costs, what fools it",
     "04_aloha": "three cameras, a task, a reward bin under every frame",
     "05_grpo": "GRPO by hand, by TRL, and the run",
     "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",

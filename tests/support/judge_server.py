@@ -1,0 +1,86 @@
+"""A small chat endpoint for tests: it says what a test tells it to, after the troubles that a test wants."""
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class ChatServer(ThreadingHTTPServer):
+    "Answers POST /v1/chat/completions with `say(text)`; before that come the `troubles`, one a request"
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, say, troubles):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.say, self.troubles = say, list(troubles)
+        self.asked, self.headers_seen, self.most_at_once = [], [], 0
+        self.now, self.lock = 0, threading.Lock()
+
+    @property
+    def address(self): return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.now += 1
+            server.most_at_once = max(server.most_at_once, server.now)
+            server.asked.append(body)
+            server.headers_seen.append(dict(self.headers))
+            trouble = server.troubles.pop(0) if server.troubles else None
+        try: self.trouble(trouble) if trouble else self.chat(body)
+        except (BrokenPipeError, ConnectionResetError): pass # who asked did not wait
+        finally:
+            with server.lock: server.now -= 1
+
+    def chat(self, body):
+        said = self.server.say(text_of(body))
+        if not isinstance(said, dict):
+            said = dict(choices=[dict(message=dict(role="assistant", content=said), finish_reason="stop")],
+                        usage=dict(prompt_tokens=100, completion_tokens=2))
+        self.reply(200, json.dumps(said))
+
+    def trouble(self, trouble):
+        "A status, `slow`, `cut` (half a reply), `closed` (none), or (status, headers)"
+        if trouble == "slow": time.sleep(1.0); self.reply(200, "{}")
+        elif trouble == "closed": self.close_connection = True
+        elif trouble == "cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"choices": [')
+            self.close_connection = True
+        elif isinstance(trouble, tuple): self.reply(trouble[0], "", trouble[1])
+        else: self.reply(trouble, json.dumps(dict(error=dict(message=f"trouble {trouble}"))))
+
+    def reply(self, status, text, headers=()):
+        content = text.encode()
+        self.send_response(status)
+        for name, value in dict(headers).items(): self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args): pass
+
+
+def text_of(body):
+    "The text of a request's message"
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else content[-1]["text"]
+
+
+@contextmanager
+def chat_server(say=lambda text: "yes", troubles=()):
+    "A `ChatServer` that listens until the block ends"
+    server = ChatServer(say, troubles)
+    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.02), daemon=True)
+    thread.start()
+    try: yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
