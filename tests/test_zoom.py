@@ -197,6 +197,18 @@ def test_lessons_teach_the_model_s_own_words_alone():
         assert processor.tokenizer.decode(labels[row][labels[row] >= 0]) == "".join(own)
 
 
+def test_pictures_are_taught_in_the_size_in_which_a_run_shows_them(monkeypatch):
+    "A warm start in another size teaches other places of tokens, and its twin babbles in the run"
+    from vlrlbook import warm_twins
+    seen, real = [], warm_twins.encode_turns
+    monkeypatch.setattr(warm_twins, "encode_turns", lambda *given: seen.append(real(*given)) or seen[-1])
+    warm_twins.supervised("qwen2_5_vl", 1, 0, "zoom", 1)
+    run = Eye.of("tiny-qwen2_5_vl", settings().max_image_size)
+    tokens = [int(grid.prod()) // 4 for grid in seen[0]["image_grid_thw"]]
+    width, height = run.shown(synthetic_zoom(1, 0)[0].images[0])
+    assert set(tokens) == {width * height // 28 ** 2}
+
+
 # Training
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])

@@ -260,13 +260,14 @@ def columns(
 def guess_task(
     rows: list,  # of a predictions file
 ) -> str:  # counting, vqa, pointing or zoom
-    """Pointing where every truth is boxes with their scale, zoom where an answer has called a tool, counting where
-    every truth holds a count, else VQA"""
+    """The task of a file's rows: pointing where every truth is boxes with their scale, zoom where an answer has
+    called a tool, counting where every truth holds a count, else VQA"""
     if all(read_box_truth(row["answer"]).size for row in rows):
         return "pointing"
     for row in rows:
-        if any(looks_of(text) for column in columns([row]) for text in row[column]):
-            return "zoom"
+        for column in columns([row]):
+            if any(looks_of(text) for text in row[column]):
+                return "zoom"
     return "counting" if all(read_count(row["answer"]) is not None for row in rows) else "vqa"
 
 

@@ -533,14 +533,16 @@ def zoom_reward(
     said, looks = last_turn(completion), looks_of(completion)
     right = 0.8 * verbatim_reward(said, answer)["overall"] + 0.2 * counting_reward(said, answer)["exact"]
     refused = sum(bool(look.refused) for look in looks)
-    return dict(overall=right - look_price * len(looks), right=right, looks=float(len(looks)), refused=float(refused))
+    paid = right - look_price * len(looks)
+    return dict(overall=paid, right=right, looks=float(len(looks)), refused=float(refused))
 
 def looks_reward(
     completion: str, # what the model wrote, as for `zoom_reward`
     answer: str = "", # not looked at
 ) -> dict: # overall
-    "1 for an answer that was shown a part of the picture, whether it needed that or not; page 05b shows how it is gamed"
-    return dict(overall=float(any(not look.refused for look in looks_of(completion))))
+    "1 for an answer that was shown a part of the picture, whether it needed that or not: page 05b games it"
+    shown = [look for look in looks_of(completion) if not look.refused]
+    return dict(overall=float(bool(shown)))
 
 # %% ../nbs/02_rewards.ipynb #c035
 known_rewards = {"counting": counting_reward, "format": format_reward, "accuracy": vqa_accuracy,

@@ -35,6 +35,9 @@ def warm_start(
     # Whatever changes the result changes the folder's name: lessons, configuration, tokenizer.
     config = twin_config(family, processor.tokenizer).to_json_string()
     recipe = [steps, seed, shown, config, processor.tokenizer.backend_tokenizer.to_str()]
+    if task == "zoom":
+        # the size in which pictures are shown; in the other tasks they are drawn in that size
+        recipe.append(dict(_zoom_eye(family).processor.image_processor.size))
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
     path = cache_dir() / f"warm-{family}-{key}"
     if path.exists():
@@ -75,7 +78,8 @@ def lessons(
 
 def _zoom_eye(family):
     "How the twin of a run sees pictures"
-    return Eye.of(f"tiny-{family}", (presets["tiny"] | by_task["zoom"]["tiny"])["max_image_size"])
+    settings = presets["tiny"] | by_task["zoom"]["tiny"]
+    return Eye.of(f"tiny-{family}", settings["max_image_size"])
 
 
 def supervised(
@@ -135,8 +139,10 @@ def _one_turn(processor, samples, said):
 def _turns(family):
     "The same for answers of several turns: (processor, samples, said) → batch, targets"
     eye = _zoom_eye(family)
-    def as_batch(processor, samples, said):
-        teach_calls(processor)
+    # The run's own processor, not the twin's: pictures must be taught in the size in which they will be shown.
+    processor = eye.processor
+    teach_calls(processor)
+    def as_batch(_, samples, said):
         batch = encode_turns(processor, samples, said, eye)
         return batch, turn_labels(batch["input_ids"], processor)
     return as_batch

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 from PIL import Image, ImageDraw
 
@@ -14,10 +15,10 @@ from .core import Sample
 from .data import counting_answer, disc_colours
 from .geometry import rescaled, unit_of
 from .pointing import model_scale, shown_size
-from .readers.turns import looks_of, read_call
+from .readers.turns import looks_of, read_call, written
 
-__all__ = ["zoom_weights", "full_side", "corner_share", "synthetic_zoom", "corner_of", "Eye", "CallRefused", "Looker",
-           "answer_call", "zoom_lessons", "with_looks_drawn"]
+__all__ = ["zoom_weights", "full_side", "corner_share", "synthetic_zoom", "corner_of", "Eye",
+           "CallRefused", "Looker", "answer_call", "zoom_lessons", "with_looks_drawn"]
 
 
 # Drawn pictures
@@ -70,11 +71,20 @@ def _draw_discs(image, count, rng, region):
         r = rng.uniform(6, 10) * unit
         first, last = r + unit, size - r - unit
         x, y = rng.uniform(first, last), rng.uniform(first, last)
-        if any(math.hypot(x - a, y - b) <= r + c + 2 * unit for a, b, c in discs):
+        if not _is_free((x, y, r), discs, 2 * unit):
             continue
         discs.append((x, y, r))
-        box = [left + x - r, top + y - r, left + x + r, top + y + r]
-        draw.ellipse(box, fill=rng.choice(disc_colours))
+        x, y = left + x, top + y
+        draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
+
+
+def _is_free(disc, others, gap):
+    "Whether a disc, (x, y, radius), keeps a gap to all others"
+    x, y, r = disc
+    for other_x, other_y, other_r in others:
+        if math.hypot(x - other_x, y - other_y) <= r + other_r + gap:
+            return False
+    return True
 
 
 def corner_of(
@@ -88,14 +98,15 @@ def _corner_with_all(image):
     "The corner that holds everything drawn in a picture"
     # white is 255 in every channel: what is not white stays when the picture is turned round
     ink = image.convert("L").point(lambda value: 255 - value).getbbox()
-    side, corner = image.width, image.width // corner_share
     if ink is None:
         return None
-    for left in (0, side - corner):
-        for top in (0, side - corner):
-            right, bottom = left + corner, top + corner
-            if left <= ink[0] and top <= ink[1] and ink[2] <= right and ink[3] <= bottom:
-                return left, top, right, bottom
+    corner = image.width // corner_share
+    places = 0, image.width - corner
+    for left, top in product(places, places):
+        right, bottom = left + corner, top + corner
+        begins_inside = left <= ink[0] and top <= ink[1]
+        if begins_inside and ink[2] <= right and ink[3] <= bottom:
+            return left, top, right, bottom
     return None
 
 
@@ -113,7 +124,7 @@ class Eye:
     @classmethod
     def of(cls,
         model: str,  # hub id, directory, or `tiny-` and a family
-        max_image_size: int = None,  # pixels squared that a picture may have; None: as the model's processor says
+        max_image_size: int = None,  # pixels squared that a picture may have; None: as its processor says
     ):
         "The eye of a model by its name"
         return cls(*model_scale(model, max_image_size))
@@ -136,9 +147,9 @@ class Eye:
     ) -> str:  # such as "zoom(98, 0, 112, 14)"
         "The call that asks for a part of a picture"
         numbers = rescaled(box, picture.size, self.bounds(picture))
-        if self.scale == "fractions":
-            return "zoom(" + ", ".join(f"{number:.3f}" for number in numbers) + ")"
-        return "zoom(" + ", ".join(str(round(number)) for number in numbers) + ")"
+        digits = 3 if self.scale == "fractions" else 0
+        inside = ", ".join(f"{number:.{digits}f}" for number in numbers)
+        return f"zoom({inside})"
 
     def crop(self,
         box: tuple,  # x1, y1, x2, y2 in the model's scale, looked at by `Looker`
@@ -146,13 +157,16 @@ class Eye:
     ) -> Image.Image:
         "A part of a picture, from the picture itself and not from what the model saw, scaled up to be seen"
         left, top, right, bottom = rescaled(box, self.bounds(picture), picture.size)
-        part = picture.crop((math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)))
+        # whole pixels, rounded outwards
+        first = math.floor(left), math.floor(top)
+        last = math.ceil(right), math.ceil(bottom)
+        part = picture.crop((*first, *last))
         # A small part would be shown as small as it is. The longer side becomes that of the shown picture;
         # what is larger is scaled down by the processor, like any picture.
         factor = max(self.shown(picture)) / max(part.size)
         if factor > 1:
-            size = (max(1, round(part.width * factor)), max(1, round(part.height * factor)))
-            part = part.resize(size, Image.Resampling.BICUBIC)
+            width, height = round(part.width * factor), round(part.height * factor)
+            part = part.resize((max(1, width), max(1, height)), Image.Resampling.BICUBIC)
         return part
 
 
@@ -173,8 +187,8 @@ LONGEST_SHAPE = 20  # times that one side of a crop may be longer than the other
 class Looker:
     """The tool of one rollout: it knows the picture, and how many looks are left.
 
-    TRL (1.16) makes one for each answer of a step, calls `reset` with the row, and offers every method without
-    an underscore to the model: `zoom` alone."""
+    TRL (1.16) makes one for each answer of a step, calls `reset` with the row, and offers every method
+    without an underscore to the model: `zoom` alone."""
 
     def __init__(self,
         eye: Eye,  # of the model
@@ -224,7 +238,8 @@ class Looker:
         "Refuse corners that enclose nothing of the picture"
         x1, y1, x2, y2 = box
         width, height = self._eye.bounds(self._picture)
-        for name, value, end in (("x1", x1, width), ("y1", y1, height), ("x2", x2, width), ("y2", y2, height)):
+        ends = width, height, width, height
+        for name, value, end in zip(("x1", "y1", "x2", "y2"), box, ends):
             if not 0 <= value <= end:
                 self._refuse("outside", f"{name} = {value}, 0 to {end:g}")
         if x2 <= x1 or y2 <= y1:
@@ -271,11 +286,18 @@ def zoom_lessons(
             continue
         picture, corner = sample.images[0], corner_of(sample)
         if corner is None or rng.random() >= aimed:
-            size = picture.width // corner_share
-            left, top = rng.choice((0, picture.width - size)), rng.choice((0, picture.width - size))
-            corner = left, top, left + size, top + size
-        said.append(f"{eye.said(corner, picture)}\n<tool_response><image></tool_response>\n{sample.answer}")
+            corner = _any_corner(picture, rng)
+        call = eye.said(corner, picture)
+        said.append(written([("assistant", call), ("tool", "<image>"), ("assistant", sample.answer)]))
     return samples, said
+
+
+def _any_corner(picture, rng):
+    "One of the four corners of a picture"
+    size = picture.width // corner_share
+    far = picture.width - size
+    left, top = rng.choice((0, far)), rng.choice((0, far))
+    return left, top, left + size, top + size
 
 
 # Both looks on one picture
@@ -292,12 +314,12 @@ def with_looks_drawn(
     "A sample as a card shows it: at most three different looks, each framed in its colour"
     if sample.task != "zoom" or not sample.images or eye is None:
         return sample
-    boxes = []
+    boxes = {}  # a dict keeps the order of first sight
     for text in answers:
-        for look in looks_of(text):
-            if not look.refused and look.box and look.box not in boxes:
-                boxes.append(look.box)
-    return replace(sample, images=[_beside(sample.images[0], boxes[:len(LOOK_COLOURS)], eye)])
+        given = [look for look in looks_of(text) if look.box and not look.refused]
+        boxes |= {look.box: None for look in given}
+    some = list(boxes)[:len(LOOK_COLOURS)]
+    return replace(sample, images=[_beside(sample.images[0], some, eye)])
 
 
 def _beside(picture, boxes, eye):
@@ -306,6 +328,7 @@ def _beside(picture, boxes, eye):
     if not boxes:
         return picture
     side = max(1, picture.height // len(LOOK_COLOURS) - GAP)
+    # 4 more, for the frame of the crop
     whole = Image.new("RGB", (picture.width + GAP + side + 4, picture.height), "white")
     whole.paste(picture)
     draw = ImageDraw.Draw(whole)
@@ -318,5 +341,5 @@ def _beside(picture, boxes, eye):
         place = picture.width + GAP, number * (side + GAP)
         whole.paste(crop, place)
         end = place[0] + crop.width, place[1] + crop.height
-        draw.rectangle([*place, *end], outline=colour, width=line)
+        draw.rectangle((*place, *end), outline=colour, width=line)
     return whole

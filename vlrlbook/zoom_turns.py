@@ -1,7 +1,7 @@
 """Conversations with the tool `zoom`: how a model is taught to call, how it is asked, how TRL trains it.
 
-Read in TRL 1.16 (grpo_trainer.py, chat_template_utils.py) and transformers 5.17. What TRL's tool loop cannot do
-by itself, and what stands here for it:
+Read in TRL 1.16 (grpo_trainer.py, chat_template_utils.py) and transformers 5.17. What TRL's tool loop cannot
+do by itself, and what stands here for it:
 
 - It wants a chat template that writes calls (`supports_tool_calling`). The twin's and those of Qwen2-VL and
   Qwen2.5-VL do not: they get one that does.
@@ -24,18 +24,20 @@ from .readers.turns import looks_of, read_call, refusals, turns_of, written
 from .settings import SettingsError
 from .zoom import CallRefused, Eye, Looker, answer_call
 
-__all__ = ["looking_families", "teach_calls", "eye_of", "eye_for", "encode_turns", "turn_labels", "converse", "look_options",
-           "LookTwice", "with_turns", "of_messages"]
+__all__ = ["looking_families", "teach_calls", "eye_of", "eye_for", "encode_turns", "turn_labels", "converse",
+           "look_options", "LookTwice", "with_turns", "of_messages"]
 
 looking_families = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 # How calls are written
 
-# The twin's own: short, since its tokenizer would spell JSON letter by letter. TRL hands `said` over as it is;
-# other names are there for TRL's test whether a template writes calls at all.
-_plain_calls = """{% for c in m.tool_calls or [] %}{{ c.function.name }}({% for k, v in c.function.arguments.items() %}\
-{% if k != 'said' %}{{ k }}={% endif %}{{ v }}{% if not loop.last %}, {% endif %}{% endfor %}){% endfor %}"""
+# The twin's own: short, since its tokenizer would spell JSON letter by letter. TRL hands `said` over as it
+# is; other names are there for TRL's test whether a template writes calls at all.
+_plain_calls = """{% for c in m.tool_calls or [] %}{{ c.function.name }}(\
+{% for k, v in c.function.arguments.items() %}\
+{% if k != 'said' %}{{ k }}={% endif %}{{ v }}{% if not loop.last %}, {% endif %}\
+{% endfor %}){% endfor %}"""
 _twin_template = chat_template.replace("<|im_end|>", _plain_calls + "<|im_end|>")
 
 # Qwen2.5's, which was trained on text with tools, for Qwen2-VL and Qwen2.5-VL, whose template knows none.
@@ -55,7 +57,8 @@ You are provided with function signatures within <tools></tools> XML tags:
 {{ tool | tojson }}{% endfor %}
 </tools>
 
-For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> \
+XML tags:
 <tool_call>
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>{% endif %}<|im_end|>
@@ -85,8 +88,9 @@ def teach_calls(
         processor.chat_template = _tagged_template
     begins, ends = _marks[style]
     # A call that does not end reaches to the end of the answer, and is read like any: as malformed.
+    function = {"name": "zoom", "arguments": {"said": "{content}"}}
     call = {"open": begins, "close_pattern": ends + r"\s*", "repeats": True, "content": "text",
-            "transform": {"type": "function", "function": {"name": "zoom", "arguments": {"said": "{content}"}}}}
+            "transform": {"type": "function", "function": function}}
     words = {"close_pattern": r"<\|im_end\|>\s*", "content": "text"}
     # TRL reads answers by it, and where it is set does not look for the template among those that it knows
     processor.tokenizer.response_template = {
@@ -104,12 +108,12 @@ def eye_of(
     model,  # of a Qwen family, with an adapter or not
     processor,  # of the model
 ) -> Eye:
-    "In which size and scale a loaded model sees; SettingsError for a family that cannot look twice"
+    "In which size and scale a loaded model sees; SettingsError where its family cannot look twice"
     family = model.config.model_type
     if family not in looking_families:
         raise SettingsError(
-            f"task = zoom with a model of family {family}: TRL 1.16 puts a tool's picture into the answers of "
-            f"{', '.join(looking_families)} only")
+            f"task = zoom with a model of family {family}: TRL 1.16 puts a tool's picture into the answers "
+            f"of {', '.join(looking_families)} only")
     return Eye(processor, scale_of_family.get(family, "thousandths"))
 
 
@@ -143,13 +147,13 @@ def _spoken(words, calls):
 # A conversation as text, and as tensors
 
 def _opened(processor, sample):
-    "The conversation up to where the model speaks, with the tool's description where the template has a place for it"
+    "The conversation up to where the model speaks; some templates describe the tool in it"
     tool = Looker(None, 0).zoom
     return processor.apply_chat_template(to_messages(sample), tools=[tool], add_generation_prompt=True)
 
 
 def _told(processor, parts):
-    "What stands between two turns of the model when a tool has told `parts`, from behind the first one's end"
+    "What stands between two turns of the model when a tool has told `parts`, behind the first one's end"
     call = {"type": "function", "function": {"name": "zoom", "arguments": {"said": ""}}}
     talk = [{"role": "user", "content": [{"type": "text", "text": "."}]},
             {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
@@ -157,7 +161,7 @@ def _told(processor, parts):
     before = processor.apply_chat_template(talk)
     talk.append({"role": "tool", "name": "zoom", "content": parts})
     whole = processor.apply_chat_template(talk, add_generation_prompt=True)
-    # as TRL does it (`_get_tool_suffix_ids`): cut behind the last end of a turn, which the model itself has said
+    # as TRL does it (`_get_tool_suffix_ids`): behind the last end of a turn, which the model itself has said
     place = before.rindex(end) + len(end)
     return whole[place:]
 
@@ -199,7 +203,7 @@ def turn_labels(
     input_ids: torch.Tensor,  # [rows, T] of whole conversations
     processor,  # of the model
 ) -> torch.Tensor:  # [rows, T], -100 for all that the model has not said itself
-    "The model's own turns as targets, each with its end: the question, the tool's words and pictures are none"
+    "The model's own turns as targets, each with its end; the question and what the tool told are none"
     tokenizer = processor.tokenizer
     head = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
     labels = torch.full_like(input_ids, UNSEEN)
@@ -310,8 +314,8 @@ class LookTwice:
 
     def _tool_call_loop(self, *args, **kwargs):
         # TRL 1.16 looks a call's name up in these dictionaries, made anew for each batch, and calls what it
-        # finds with the arguments that `parse_response` gave: here `said` alone. If TRL stops asking here, every
-        # call is refused with a TypeError about `said`.
+        # finds with the arguments that `parse_response` gave: here `said` alone. If TRL stops asking here,
+        # every call is refused with a TypeError about `said`.
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(*args, **kwargs)
         mode = "train" if self.model.training else "eval"

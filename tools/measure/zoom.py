@@ -3,7 +3,8 @@
     python tools/logs.py zoom WHAT [NAME=VALUE ...]
 
 WHAT is `with the tool`, `without the tool` or `paid for looking`, then settings of chapter 05, such as max_steps=100.
-Trains once, as `vlrlbook grpo --task zoom` does, in some ten minutes on one core. Rows of other names stay. Writes
+Trains once, as `vlrlbook grpo --task zoom` does, in minutes; without the tool from the twin that was taught to
+call, so that nothing but the tool is missing. Rows of other names stay. Writes
 nbs/logs/05b_zoom.csv, 05b_zoom_run_log.csv and 05b_zoom_predictions.jsonl."""
 import sys
 import tempfile
@@ -29,12 +30,16 @@ def main(
     "Put one run in the logs, in place of a run of the same name"
     from vlrlbook.grpo import run
     from vlrlbook.settings import GRPOSettings, read_settings
+    from vlrlbook.warm_twins import warm_start
     if what not in runs:
         sys.exit(f"{what}: expected one of {', '.join(runs)}")
     with tempfile.TemporaryDirectory() as folder:
         chosen = dict(word.split("=", 1) for word in given)
         asked = dict(task="zoom", save_steps=0, output_dir=folder) | runs[what] | chosen
         settings = read_settings(GRPOSettings, {name: str(value) for name, value in asked.items()})
+        if not settings.max_looks:
+            # the same beginning as the others, so that nothing but the tool is missing
+            settings.model = warm_start("qwen2_5_vl", settings.warm_steps, task="zoom", looks=1)
         run(settings)
         answered = read_jsonl(Path(folder) / "predictions.jsonl")
         steps = read_csv(Path(folder) / "run_log.csv")

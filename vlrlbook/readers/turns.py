@@ -19,8 +19,8 @@ import math
 import re
 from typing import NamedTuple
 
-__all__ = ["refusals", "Call", "Look", "read_call", "turns_of", "last_turn", "written", "looks_of", "refusal_kind",
-           "on_one_line"]
+__all__ = ["refusals", "Call", "Look", "read_call", "turns_of", "last_turn", "written", "looks_of",
+           "refusal_kind", "on_one_line"]
 
 # Why a tool gives no picture, the first word of what it says.
 refusals = {
