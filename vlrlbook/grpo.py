@@ -100,7 +100,7 @@ def make_trainer(
     cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if cut == "paid" else end_tokens(model, processor) # a cut answer ends with none of them
     reward = for_trl(load_reward(settings.reward), told_together(recorders), "reward", settings.num_generations, cut, ends)
-    tool = look_options(settings, model, processor) # empty but for task zoom, see page 05b
+    tool = look_options(settings, model, processor) # empty but for task zoom
     if tool: reward = with_turns(reward)
     log = RunLog() if log is None else log
     callbacks = [RunLogCallback(log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)]

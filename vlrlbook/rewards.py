@@ -540,7 +540,7 @@ def looks_reward(
     completion: str, # what the model wrote, as for `zoom_reward`
     answer: str = "", # not looked at
 ) -> dict: # overall
-    "1 for an answer that was shown a part of the picture, whether it needed that or not: page 05b games it"
+    "1 for an answer that was shown a part of the picture, whether it needed that or not, which can be gamed"
     shown = [look for look in looks_of(completion) if not look.refused]
     return dict(overall=float(bool(shown)))
 
@@ -878,7 +878,8 @@ _sure_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to 
 def _looks_at_truths(reward):
     "Whether a reward pays the same text otherwise where the truth is another, and never a wrong answer more than the right one"
     for text in _sure_truths:
-        # one that also pays for length or form may pay a wrong answer more: what it pays says nothing of the truth
+        # one that also pays for length or form may pay a wrong answer more:
+        # what it pays says nothing of the truth
         if max(_paid_forms(reward, _wrong_answer, text)) > max(_paid_forms(reward, text, text)):
             return False
     for text in _sure_truths:

@@ -2,7 +2,7 @@
 card shows both.
 
 How a call is written and how an answer of several turns is kept stands in `readers/turns`; how a model is
-taught to call, asked and trained in `zoom_turns`. Page 05b tells all of it. Written by hand."""
+taught to call, asked and trained in `zoom_turns`. No page tells of it yet. Written by hand."""
 import math
 import random
 from collections import Counter

@@ -29,7 +29,6 @@ what_you_see = {
     "03a_judge": "a model is asked whether an answer is right; how far it agrees, what it costs, what fools it",
     "04_aloha": "three cameras, a task, a reward bin under every frame",
     "05_grpo": "GRPO by hand, by TRL, and the run",
-    "05b_zoom": "a call by hand, its crop and its mask; with the tool, without it, and paid for looking",
     "06_evaluation": "untrained, warm start, GRPO on the same pictures; controls; is the gain real?",
     "07_shared_prompt": "one prompt, eight answers, read once; beside stock TRL",
     "07a_jobs": "a job killed twice and finished once; what jobs survive, counted",
