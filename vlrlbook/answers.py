@@ -22,8 +22,8 @@ from .settings import SettingsError, by_task, presets
 from .zoom_turns import converse, eye_of
 
 __all__ = ["generate_answers", "generate_ids", "predict", "speakers", "base_of", "ask_model",
-           "system_of_run", "looks_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed", "word_scores",
-           "vqa_marks", "marks", "summary", "gain"]
+           "system_of_run", "looks_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed",
+           "word_scores", "vqa_marks", "marks", "summary", "gain"]
 
 
 # Asking
