@@ -19,10 +19,11 @@ from .marking import answer_marks, counting_marks, gain, is_closed, marks, summa
 from .marking import verbatim, vqa_marks, word_scores
 from .models import load_vlm, vision_marker_ids
 from .settings import SettingsError, by_task, presets
+from .zoom_turns import converse, eye_of
 
 __all__ = ["generate_answers", "generate_ids", "predict", "speakers", "base_of", "ask_model",
-           "system_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed", "word_scores",
-           "vqa_marks", "marks", "summary", "gain"]
+           "system_of_run", "looks_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed",
+           "word_scores", "vqa_marks", "marks", "summary", "gain"]
 
 
 # Asking
@@ -36,8 +37,12 @@ def generate_answers(
     max_new_tokens: int = 16,  # longest answer
     batch_size: int = 64,  # samples at a time
     seed: int = 0,  # of the sampling; the global random state is left alone
+    looks: int = 0,  # calls of the tool `zoom` in one answer; 0: there is no tool
 ) -> list:  # n texts for each sample
     "Answers to `samples`; the model's mode and the global random state are as before when this returns"
+    if looks:
+        how = dict(temperature=temperature, max_new_tokens=max_new_tokens)
+        return _with_looks(model, processor, samples, n, how, batch_size, seed, looks)
     answers = []
     for _, rows in generate_ids(model, processor, samples, n, temperature, max_new_tokens, batch_size, seed):
         answers.append(processor.tokenizer.batch_decode(rows, skip_special_tokens=True))
@@ -56,12 +61,7 @@ def generate_ids(
     seed: int = 0,  # of the sampling; the global random state is left alone
 ) -> list:  # for each sample: tokens of its prompt, and n lists of token ids, padded behind their ends
     "`generate_answers` before anything is decoded, for who counts tokens or asks whether an answer ended"
-    # Tokens that mark a picture are never said: an answer that holds one cannot be put to the model again.
-    options = dict(num_return_sequences=n, max_new_tokens=max_new_tokens, repetition_penalty=1.0)
-    options |= dict(suppress_tokens=vision_marker_ids(processor), do_sample=bool(temperature))
-    if temperature:
-        # top_k and top_p are given, or a model's own generation config would narrow what is sampled.
-        options |= dict(temperature=temperature, top_k=0, top_p=1.0)
+    options = dict(num_return_sequences=n) | _options(processor, temperature, max_new_tokens)
     was_training, answers = model.training, []
     model.eval()
     with torch.random.fork_rng():
@@ -80,6 +80,39 @@ def generate_ids(
     return answers
 
 
+def _options(processor, temperature, max_new_tokens):
+    "How transformers generates, as every answer of this book is asked for"
+    # Tokens that mark a picture are never said: an answer that holds one cannot be put to the model again.
+    options = dict(max_new_tokens=max_new_tokens, repetition_penalty=1.0)
+    options |= dict(suppress_tokens=vision_marker_ids(processor), do_sample=bool(temperature))
+    if temperature:
+        # top_k and top_p are given, or a model's own generation config would narrow what is sampled.
+        options |= dict(temperature=temperature, top_k=0, top_p=1.0)
+    return options
+
+
+@torch.no_grad()
+def _with_looks(model, processor, samples, n, how, batch_size, seed, looks):
+    "Answers of several turns, in the written form of `readers/turns`"
+    eye, options = eye_of(model, processor), _options(processor, **how)
+
+    def say(batch, several):
+        "So many texts for each row, one after the other"
+        batch = batch.to(model.device)
+        prompt_length = batch["input_ids"].shape[1]  # padded on the left: the same for all
+        generated_ids = model.generate(**batch, **options, num_return_sequences=several)
+        return processor.tokenizer.batch_decode(generated_ids[:, prompt_length:], skip_special_tokens=True)
+
+    was_training, answers = model.training, []
+    model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for begin in range(0, len(samples), batch_size):
+            answers += converse(say, processor, samples[begin:begin + batch_size], n, looks, eye)
+    model.train(was_training)
+    return answers
+
+
 def predict(
     model,  # of any family
     processor,  # of the model
@@ -87,7 +120,8 @@ def predict(
     settings,  # `GRPOSettings`, checked: length, batch, answers a sample, temperature
 ) -> dict:  # greedy and sampled: a list of texts per sample
     "Greedy and sampled answers to the held-out pictures"
-    sizes = dict(max_new_tokens=settings.max_completion_length, batch_size=settings.eval_batch_size)
+    sizes = dict(max_new_tokens=settings.max_completion_length, batch_size=settings.eval_batch_size,
+                 looks=settings.max_looks)
     greedy = generate_answers(model, processor, samples, **sizes)
     sampled = generate_answers(
         model, processor, samples, n=settings.eval_answers, temperature=settings.temperature, **sizes)
@@ -137,7 +171,7 @@ def ask_model(
     temperature: float = None,  # of sampling; None: as the run was trained
     max_new_tokens: int = None,  # longest answer; None: as the run was trained
     max_image_size: int = None,  # pixels squared; None: as the run was trained
-    task: str = None,  # counting, vqa or pointing; None: as the run was trained
+    task: str = None,  # counting, vqa, pointing or zoom; None: as the run was trained
     seed: int = 0,  # of sampling
     use_4bit: bool = False,  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
 ) -> dict:  # question, task, before and after: each None, or greedy (a text) and sampled (texts)
@@ -160,15 +194,16 @@ def ask_model(
     system = system_of_run(adapter or model)
     if system:
         asked[0].turns = [("system", system)]
-    length = max_new_tokens or trained["max_completion_length"]
+    how = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"])
+    how |= dict(looks=looks_of_run(adapter or model, task))
     found = dict(question=question.strip(), task=task, before=None, after=None)
     for name, speaker, entered in loaded:
         with entered():
-            greedy = generate_answers(speaker, processor, asked, max_new_tokens=length)[0][0]
+            greedy = generate_answers(speaker, processor, asked, **how)[0][0]
             sampled = []
             if answers:
-                how = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
-                sampled = generate_answers(speaker, processor, asked, max_new_tokens=length, **how)[0]
+                several = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
+                sampled = generate_answers(speaker, processor, asked, **how, **several)[0]
         found[name] = dict(greedy=greedy.strip(), sampled=[text.strip() for text in sampled])
     return found
 
@@ -192,6 +227,17 @@ def system_of_run(
 ) -> str | None:  # its `system_prompt`
     "What the system said before every question when a model was trained"
     return _settings_of_run(folder).get("system_prompt")
+
+
+def looks_of_run(
+    folder: str | Path,  # of a run, or the name of a model
+    task: str,  # what is asked
+) -> int:  # 0 for every task but zoom
+    "How many looks an answer may take: as the model was trained, or as the preset has it"
+    if task != "zoom":
+        return 0
+    trained = _settings_of_run(folder).get("max_looks")
+    return by_task["zoom"]["tiny"]["max_looks"] if trained is None else trained
 
 
 def _settings_of_run(folder):

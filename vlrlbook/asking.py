@@ -74,7 +74,7 @@ class Panel(_Panel):
 
 def _options(way, sampling):
     "How long an answer may be, how many there are, and at which temperature"
-    options = dict(max_new_tokens=sampling["max_new_tokens"])
+    options = dict(max_new_tokens=sampling["max_new_tokens"], looks=sampling.get("looks", 0))
     if way == "sampled":
         options |= dict(n=sampling["answers"], temperature=sampling["temperature"])
     return options

@@ -500,7 +500,7 @@ def measuring_commands(command):
             option("temperature", type=float, help="of sampling"),
             option("max_new_tokens", type=int, help="longest answer"),
             option("max_image_size", type=int, help="pixels squared"),
-            option("task", choices=["counting", "vqa", "pointing"], help="how the question is put"),
+            option("task", choices=["counting", "vqa", "pointing", "zoom"], help="how the question is put"),
             option("seed", type=int, default=0, help="of sampling"),
             option("use_4bit", action="store_true", help="4-bit weights under the adapter"))
     command(predictions, "predictions",

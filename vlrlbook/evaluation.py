@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .answers import base_of, system_of_run
+from .answers import base_of, looks_of_run, system_of_run
 from .asking import panel_of
 from .core import RunLog, Sample, blue, figure, green, grey
 from .core import orange, peak_memory_mb, progress_bar, purple, run_facts, smooth, write_json, write_whole
@@ -37,6 +37,7 @@ from .prediction_files import as_ours
 from .rewards import is_right, load_reward
 from .settings import SettingsError, nearest
 from .verdict import questions, verdict_line, verdict_of
+from .zoom import synthetic_zoom
 
 # Marks, questions and settings stood here first, and go on being importable from here.
 _all_ = ["hows", "columns", "guess_task", "main_mark", "score_rows", "pictures_of", "group_names", "by_group",
@@ -126,12 +127,15 @@ def compare(
     resume: bool = True,  # go on after a kill
     log: RunLog = None,  # gets a row per batch
     processes: int = 1,  # that ask at the same time; the answers are the same
+    looks: int = 0,  # calls of the tool `zoom` in one answer
     engine: dict = None,  # share and longest of `asking.EnginePanel`: vLLM answers; None: transformers does
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> list:  # a row per picture: row, question, answer, picture, and a list of texts per model and way
     "Ask base and adapter about the same pictures"
     how = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens,
                controls=controls, seed=seed)
+    if looks:  # only then: the plans of files without looks stay as they were
+        how["looks"] = looks
     # All that an answer depends on: a file that was begun with another plan is not gone on with.
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
                 batch_size=batch_size, names=list(names), **how, **loading)
@@ -503,6 +507,8 @@ def _drawing(settings):
     s = settings
     if s.asked_task == "pointing":
         return drawn_for(s.model or base_of(s.adapter), s.max_image_size)
+    if s.asked_task == "zoom":
+        return synthetic_zoom
     return drawn_questions if s.asks_vqa else synthetic_counting
 
 def _rows_of_file(settings):
@@ -558,7 +564,7 @@ def gather(
         base, s.adapter, dataset, output / "predictions.jsonl",
         answers=s.eval_answers, temperature=s.temperature, max_new_tokens=s.max_completion_length,
         batch_size=s.eval_batch_size, controls=s.controls, seed=s.seed, extras=extras, resume=s.resume,
-        log=log, processes=s.processes, engine=engine,
+        log=log, processes=s.processes, engine=engine, looks=looks_of_run(s.adapter or base, s.asked_task),
         max_image_size=s.max_image_size, use_4bit=s.use_4bit)
     return rows, dataset, log
 

@@ -11,16 +11,16 @@ from .settings import Settings, nearest
 
 __all__ = ["presets", "EvaluationSettings"]
 
-tasks = ("counting", "vqa", "pointing")
+tasks = ("counting", "vqa", "pointing", "zoom")
 
-# Where there are three values, they are for these tasks.
+# Where there are four values, they are for these tasks.
 presets = {
     "tiny": dict(
         eval_samples=500, eval_batch_size=125, temperature=1.0,
-        max_completion_length=(8, 24, 18), max_image_size=(112, 112, 56)),
+        max_completion_length=(8, 24, 18, 96), max_image_size=(112, 112, 56, 56)),
     "gpu": dict(
         eval_samples=2000, eval_batch_size=16, temperature=0.2,
-        max_completion_length=(64, 512, 128), max_image_size=512)}
+        max_completion_length=(64, 512, 128, 1024), max_image_size=512)}
 
 
 @dataclass
@@ -39,8 +39,8 @@ class EvaluationSettings(Settings):
     split_seed: int = 43  # The seed of that training run
     predictions: str = None  # Score this file (of chapter 05, of this one, or question/answer/prediction)
     #   without a model
-    task: str = None  # counting, vqa or pointing; None: by the kind of data, for predictions counting where
-    #   every truth holds a count
+    task: str = None  # counting, vqa, pointing or zoom; None: by the kind of data, for predictions counting
+    #   where every truth holds a count
     reward: str = None  # Any reward of chapter 02; None: the task's own
     output_dir: str = "runs/06_evaluation"  # Where results.json, metrics.csv and predictions.jsonl go
     eval_samples: int = None  # Most pictures (tiny 500, gpu 2000)
@@ -48,9 +48,9 @@ class EvaluationSettings(Settings):
     eval_batch_size: int = None  # Pictures in one batch (tiny 125, gpu 16)
     temperature: float = None  # Of sampling (tiny 1.0, gpu 0.2)
     max_completion_length: int = None  # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512;
-    #   pointing 18, 128)
-    max_image_size: int = None  # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu
-    #   512)
+    #   pointing 18, 128; zoom 96, 1024)
+    max_image_size: int = None  # Pictures have at most this many pixels squared (tiny 112, pointing, zoom 56;
+    #   gpu 512)
     use_4bit: bool = False  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
     processes: int = 1  # That ask at the same time, each with the model of its own and, where there are GPUs,
     #   one for itself
@@ -65,7 +65,7 @@ class EvaluationSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
-        "What `size` decides; several values are for counting, VQA and pointing"
+        "What `size` decides; several values are for counting, VQA, pointing and zoom"
         place = tasks.index(self.asked_task)
         filled = {}
         for name, value in presets[self.size].items():
@@ -117,6 +117,8 @@ class EvaluationSettings(Settings):
             f"vllm_max_model_length = {room}: no room for a prompt beside "
             f"max_completion_length = {longest_answer}")
         # vLLM uses the whole GPU by itself; a second process would find no memory there.
+        looks = self.use_vllm and self.asked_task == "zoom"
+        yield looks, "use_vllm with task = zoom: pictures that a tool gives are not tested there"
         several = self.use_vllm and self.processes > 1
         yield several, f"use_vllm asks in one process, and processes = {self.processes}"
         yield self.use_vllm and self.use_4bit, "use_vllm loads whole weights: leave out use_4bit"

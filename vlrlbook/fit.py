@@ -140,6 +140,9 @@ def run_of(
         # Aria's experts are chosen by numbers and Qwen3-VL's first layers by a mask: fake tensors have neither.
         known = "memory is counted for Qwen2-VL and Qwen2.5-VL"
         raise SettingsError(f"model = {settings.model!r}: {known}, this is a {family}")
+    if settings.max_looks:
+        raise SettingsError("max_looks: memory is counted for one picture before the answer, not for those inside it; "
+                            "max_looks=0 counts the rest")
     gpu = settings.size == "gpu" if gpu is None else gpu
     return Run(settings, config, _prompt(settings, config, prompt_tokens, pictures), gpu)
 

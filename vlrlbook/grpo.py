@@ -35,6 +35,7 @@ from .trl_words import same_in_trl
 from .verdict import not_measured
 from .vllm_sampling import PicturesForVLLM
 from .warm_twins import len_of_answers, lessons, supervised, warm_start, warm_weights
+from .zoom_turns import LookTwice, eye_for, look_options, with_turns
 
 # %% ../nbs/05_grpo.ipynb #c021
 def completion_logps(
@@ -90,7 +91,7 @@ def make_trainer(
     from trl import GRPOTrainer
 
     # Each mixin changes one thing of TRL's trainer and calls the next: the order is that of the calls.
-    class Trainer(RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
+    class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill, vllm_sleep_level = settings.refill, settings.vllm_sleep_level
 
     recorders = [recorder] if recorder else []
@@ -99,12 +100,14 @@ def make_trainer(
     cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if cut == "paid" else end_tokens(model, processor) # a cut answer ends with none of them
     reward = for_trl(load_reward(settings.reward), told_together(recorders), "reward", settings.num_generations, cut, ends)
+    tool = look_options(settings, model, processor) # empty but for task zoom
+    if tool: reward = with_turns(reward)
     log = RunLog() if log is None else log
     callbacks = [RunLogCallback(log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)]
     # First, so that its row of a step comes before that of the training.
     if settings.eval_steps and held_out: callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
     trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
-                      reward_funcs=reward, train_dataset=dataset, callbacks=callbacks)
+                      reward_funcs=reward, train_dataset=dataset, callbacks=callbacks, **tool)
     trainer.remove_callback(PrinterCallback) # it prints every row that the keeper keeps
     share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
@@ -116,7 +119,7 @@ def load_policy(
     "The model that will be trained: a checkpoint, or a twin after its warm start; with a new adapter, an old one, or none"
     s, name = settings, settings.model
     if name.startswith("tiny-"): # an untrained twin says nothing that a reward could pay
-        name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task)
+        name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task, looks=s.max_looks)
     loading = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
     model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)
     if s.use_lora and not s.adapter: model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)

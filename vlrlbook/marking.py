@@ -16,6 +16,7 @@ from .core import mean_ci95, mean_of
 from .metrics import difference, flips, metric
 from .geometry import unit_of
 from .readers.boxes import answer_form, read_box_truth, read_boxes, say_boxes
+from .readers.turns import last_turn, looks_of
 from .rewards import answer_kind, answer_text, box_reward, counting_reward, final_answer, is_right
 from .rewards import load_reward, normalise_answer, on_batch, point_reward, read_count, vqa_accuracy
 from .rewards import word_overlap
@@ -36,7 +37,7 @@ _not_applicable = float("nan")  # a mark that a question cannot have; it stays o
 def answer_marks(
     text: str,  # what the model wrote
     answer: str,  # the truth
-    task: str = "counting",  # counting, vqa or pointing
+    task: str = "counting",  # counting, vqa, pointing or zoom
 ) -> dict:  # exact and verbatim: 1 or 0; error: a distance of counts, nan where there is none; pointing: iou
     """Marks of one answer: `exact`, the right count or answer; `verbatim`, the truth to the letter; `error`
 
@@ -48,6 +49,8 @@ def answer_marks(
         found = float(is_right(text, answer, task))
         return dict(exact=found, verbatim=float(said), error=_not_applicable, iou=iou)
     error = _not_applicable
+    if task == "zoom":
+        text = last_turn(text)
     if task != "vqa":
         count, truth = read_count(text), read_count(answer)
         if count is not None and truth is not None:
@@ -69,7 +72,7 @@ def counting_marks(
     reward=counting_reward,  # (completion, answer) → parts
 ) -> dict:  # exact, verbatim, within_one, error (nan where no count could be read), reward
     "The marks of one answer to a counting question; `exact` asks for the count, `verbatim` for the sentence"
-    found = answer_marks(text, answer)
+    found = answer_marks(text, answer, "zoom")  # of an answer without a tool the same as "counting"
     return dict(
         exact=found["exact"],
         verbatim=found["verbatim"],
@@ -256,10 +259,15 @@ def columns(
 
 def guess_task(
     rows: list,  # of a predictions file
-) -> str:  # counting, vqa or pointing
-    "Pointing where every truth is boxes with their scale, counting where every truth holds a count, else VQA"
+) -> str:  # counting, vqa, pointing or zoom
+    """The task of a file's rows: pointing where every truth is boxes with their scale, zoom where an answer has
+    called a tool, counting where every truth holds a count, else VQA"""
     if all(read_box_truth(row["answer"]).size for row in rows):
         return "pointing"
+    for row in rows:
+        for column in columns([row]):
+            if any(looks_of(text) for text in row[column]):
+                return "zoom"
     return "counting" if all(read_count(row["answer"]) is not None for row in rows) else "vqa"
 
 
@@ -291,8 +299,8 @@ def said_as(
     task: str = "counting",  # counting, vqa or pointing
 ) -> str:  # a count, a normalised answer, or "none"
     "The class that an answer falls into: two wordings of one answer are the same class"
-    if task == "counting":
-        count = read_count(text)
+    if task in ("counting", "zoom"):
+        count = read_count(last_turn(text))
         return "none" if count is None else str(count)
     if task == "pointing":
         # one model writes [1,2,3,4], another the same in JSON
@@ -363,7 +371,7 @@ def group_names(
     task: str = "counting",  # counting, vqa or pointing
 ) -> list:  # the groups that it belongs to; "POS, PRES" is in both
     "The true count, the number of boxes, or the type of the question"
-    if task == "counting":
+    if task in ("counting", "zoom"):
         return [str(read_count(row["answer"]))]
     if task == "pointing":
         # one thing and several are other tasks: to find, and to find all
@@ -384,12 +392,12 @@ def by_group(
     for i, row in enumerate(rows):
         for group in group_names(row, task):
             members.setdefault(group, []).append(i)
-    if task in ("counting", "pointing"):
+    if task in ("counting", "pointing", "zoom"):
         order = sorted(members, key=lambda group: (len(group), group))  # 2 before 10, though both are texts
     else:
         order = sorted(members, key=lambda group: -len(members[group]))
     # The word in a metric's name, such as "count 3".
-    groups, kind = [], {"counting": "count", "pointing": "boxes"}.get(task, "type")
+    groups, kind = [], {"counting": "count", "zoom": "count", "pointing": "boxes"}.get(task, "type")
     for group in order:
         inside = members[group]
         clusters = None if pictures is None else [pictures[i] for i in inside]

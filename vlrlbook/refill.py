@@ -36,7 +36,10 @@ class RefillGroups:
             fresh = super()._generate_and_score_completions(prompts)
             batch = swap_groups(batch, fresh, G)
         # TRL divides the loss by the answer tokens of all processes; the swap has changed how many there are.
-        own_tokens = batch["completion_mask"].sum().reshape(1)
+        counted = batch["completion_mask"]
+        if "tool_mask" in batch:
+            counted = counted * batch["tool_mask"]  # what a tool has told is no token of the answer
+        own_tokens = counted.sum().reshape(1)
         count = self.accelerator.gather(own_tokens).sum()
         silent = silent_groups(batch["advantages"], G)
         metrics = self._metrics["train"]

@@ -9,6 +9,7 @@ from .data import to_dataset, with_good_truths, with_system_turn
 from .pointing import drawn_for, in_scale_of
 from .rewards import check_reward, load_reward
 from .settings import GRPOSettings, SettingsError, largest_batch, whole_groups
+from .zoom import synthetic_zoom
 
 __all__ = ["held_out_seed", "frozen_seed", "drawn_apart", "load_data", "cost"]
 
@@ -83,6 +84,8 @@ def _drawing(settings):
     "What draws the pictures of a task: (n, seed) → samples"
     if settings.task == "pointing":
         return drawn_for(settings.model, settings.max_image_size)
+    if settings.task == "zoom":
+        return synthetic_zoom
     return synthetic_counting if settings.task == "counting" else drawn_questions
 
 

@@ -14,7 +14,10 @@ from .answers import generate_answers, predict
 from .core import Rollout, RolloutGroup, RunLog, thumbnail
 from .folders import write_json, write_whole
 from .pointing import with_boxes_drawn
+from .readers.turns import on_one_line
 from .rewards import advantages, is_right, load_reward, on_batch
+from .zoom import Eye, with_looks_drawn
+from .zoom_turns import eye_for
 
 __all__ = ["Completions", "HeldOutReward", "Recorder", "SamePictures", "chosen_pictures", "told_together"]
 
@@ -84,7 +87,8 @@ class HeldOutReward(TrainerCallback):
             return
         s = self.settings
         answers = generate_answers(model, self.processor, self.samples, temperature=s.temperature,
-                                   max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size)
+                                   max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
+                                   looks=s.max_looks)
         parts = self.reward([texts[0] for texts in answers], self.samples)
         mean = sum(part["overall"] for part in parts) / len(parts)
         self.log.append({"step": state.global_step, "eval/reward": mean})
@@ -98,8 +102,9 @@ class Recorder:
         path: str | Path = None,  # JSON file of the latest logged batch, pictures inside; None writes none
         every: int = 1,  # steps between two writings
         most: int = 4,  # groups in the file
+        eye: Eye = None,  # of a model that looks twice, see `zoom_turns.eye_for`
     ):
-        self.group_size, self.path, self.every, self.most = group_size, path, every, most
+        self.group_size, self.path, self.every, self.most, self.eye = group_size, path, every, most, eye
         self.kept = {}  # "1 first", "2 middle", "3 last" → `RolloutGroup`
 
     def __call__(self, texts, parts, samples, state):
@@ -127,9 +132,9 @@ class Recorder:
 
     def _group(self, texts, parts, sample, title):
         scaled = advantages([p["overall"] for p in parts])
-        rollouts = [Rollout(*row) for row in zip(texts, parts, scaled)]
-        # of boxes the card shows truth and answers on the picture
-        return RolloutGroup(with_boxes_drawn(sample, texts), rollouts, title=title)
+        said = [on_one_line(text) for text in texts]
+        rollouts = [Rollout(*row) for row in zip(said, parts, scaled)]
+        return RolloutGroup(_drawn(sample, texts, self.eye), rollouts, title=title)
 
     def _shown(self, group):
         "A group with its first picture as a data URL"
@@ -172,7 +177,7 @@ class SamePictures(TrainerCallback):
         resumed: bool = False,  # go on with what an earlier attempt wrote
     ):
         self.processor, self.samples, self.settings, self.path = processor, samples, settings, Path(path)
-        self.places = chosen_pictures(samples)
+        self.places, self.eye = chosen_pictures(samples), eye_for(settings)
         self.stages = {}  # first, middle or last → what was said
         self.flips = []
         if resumed and self.path.exists():
@@ -210,7 +215,7 @@ class SamePictures(TrainerCallback):
             kept = became_right if now else became_wrong
             if was != now and len(kept) < most:
                 flip = dict(before=early, after=late, became_right=now)
-                kept.append(_pictured(sample, [early, late]) | flip)
+                kept.append(_pictured(sample, [early, late], self.eye) | flip)
         self.flips = became_right + became_wrong
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -222,9 +227,14 @@ class SamePictures(TrainerCallback):
         self.keep("middle", state.global_step, predict(model, self.processor, asked, self.settings))
 
 
-def _pictured(sample, answers=()):
-    "A sample with its first picture as a data URL; of boxes truth and answers are drawn on it"
-    image = _data_url(with_boxes_drawn(sample, answers))
+def _drawn(sample, answers, eye):
+    "A sample as a card shows it: truth and answers of boxes on the picture, looks and what they gave beside it"
+    return with_looks_drawn(with_boxes_drawn(sample, answers), answers, eye)
+
+
+def _pictured(sample, answers=(), eye=None):
+    "A sample with its first picture as a data URL; what answers say of it is drawn on it"
+    image = _data_url(_drawn(sample, answers, eye))
     return dict(row=sample.row, question=sample.question, answer=sample.answer, image=image)
 
 

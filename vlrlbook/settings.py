@@ -381,13 +381,13 @@ presets = {
     # a twin of a million parameters, whose whole run takes minutes on a CPU
     "tiny": dict(
         model="tiny-qwen2_5_vl", lr=5e-5, num_epochs=1, max_steps=200, batch_size=64,
-        gradient_accumulation_steps=1, temperature=1.0, refill=0, lora_r=16, lora_alpha=512,
+        gradient_accumulation_steps=1, temperature=1.0, refill=0, lora_r=16, lora_alpha=512, max_looks=0,
         lora_vision=False, use_4bit=False, max_image_size=112,
         eval_samples=500, eval_batch_size=125),
     # the counting system's own defaults
     "gpu": dict(
         model="Qwen/Qwen2.5-VL-3B-Instruct", lr=5e-5, num_epochs=50, max_steps=-1, batch_size=1,
-        gradient_accumulation_steps=8, temperature=0.2, refill=0, lora_r=64, lora_alpha=128,
+        gradient_accumulation_steps=8, temperature=0.2, refill=0, lora_r=64, lora_alpha=128, max_looks=0,
         lora_vision=False, use_4bit=True, max_image_size=512,
         eval_samples=200, eval_batch_size=8)}
 
@@ -407,7 +407,13 @@ by_task = {
         # pictures, of 2 x 2 image tokens, since the long answers already take most of a run's time.
         "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=240, max_steps=100,
                      lora_vision=True, max_image_size=56, eval_samples=200, eval_batch_size=100),
-        "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)}}
+        "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)},
+    "zoom": {
+        # A first guess that no finished run stands behind yet. A call, the crop's tokens and the answer are
+        # counted together as one answer's length.
+        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=200, max_steps=150, max_looks=1,
+                     lora_alpha=1024, lora_vision=True, max_image_size=56, eval_samples=200, eval_batch_size=50),
+        "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1)}}
 
 
 @dataclass
@@ -419,7 +425,7 @@ class GRPOSettings(Settings):
     #   gemma3, aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
     task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags;
-    #   pointing: where, a box
+    #   pointing: where, a box; zoom: how many, with a tool that shows a part enlarged
     data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv,
     #   .parquet); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
@@ -431,12 +437,13 @@ class GRPOSettings(Settings):
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
-    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 100)
+    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 100, zoom 150)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
     max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512;
-    #   pointing 18, 128)
+    #   pointing 18, 128; zoom 96, 1024 with what the tool tells)
+    max_looks: int = None # Calls of the tool in one answer, at most (zoom 1, else 0: there is no tool)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
     top_p: float = 1.0 # Of sampling: the likeliest tokens up to this share of probability; 1.0 takes all
     top_k: int = 0 # Of sampling: so many of the likeliest tokens; 0 takes all
@@ -473,15 +480,15 @@ class GRPOSettings(Settings):
     #   on a GPU
     use_lora: bool = True # False trains all weights
     lora_r: int = None # Rank of the adapter (tiny 16, gpu 64)
-    lora_alpha: int = None # Its scale times its rank (tiny: counting 1024, else 512; gpu 128)
+    lora_alpha: int = None # Its scale times its rank (tiny: counting, zoom 1024, else 512; gpu 128)
     lora_dropout: float = 0.05 # Dropout on the adapter's input
-    lora_vision: bool = None # The adapter reaches the vision tower too (tiny counting and pointing true, else
-    #   false)
+    lora_vision: bool = None # The adapter reaches the vision tower too (tiny counting, pointing and zoom
+    #   true, else false)
     use_4bit: bool = None # 4-bit weights under the adapter; needs CUDA and bitsandbytes (tiny false, gpu
     #   true)
     attention: str = "auto" # auto, sdpa, eager or flash_attention_2; prompts are shared with sdpa only
-    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, pointing 56; gpu
-    #   512)
+    max_image_size: int = None # Pictures have at most this many pixels squared (tiny 112, pointing, zoom 56;
+    #   gpu 512)
     use_vllm: bool = False # Generate with vLLM (extra gpu)
     vllm_mode: str = "colocate" # colocate: in the training process; server: a `trl vllm-serve` that runs
     #   already
@@ -493,13 +500,14 @@ class GRPOSettings(Settings):
     vllm_sleep_level: int = 0 # While training computes, a colocated vLLM: 0 stays awake, 1 moves its weights
     #   to the CPU, 2 drops them
     seed: int = 43 # Of pictures, sampling and dropout
-    eval_samples: int = None # Held-out pictures, before and after (tiny 500, pointing 200; gpu 200)
+    eval_samples: int = None # Held-out pictures, before and after (tiny 500, pointing, zoom 200; gpu 200)
     eval_answers: int = 4 # Sampled answers to each of them
-    eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, pointing 100; gpu 8)
+    eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, pointing 100, zoom 50; gpu
+    #   8)
     eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (held_out in
     #   run_log.csv); 0 looks before and after
     warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400,
-    #   pointing 240)
+    #   pointing 240, zoom 200)
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
     keep_completions: bool = False # Every answer of the run with its reward as a row of completions.jsonl
@@ -552,7 +560,7 @@ class GRPOSettings(Settings):
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         # In these 0 means something: it switches off, or starts at once.
         not_negative = ("seed", "save_steps", "warmup_steps", "beta", "refill", "eval_steps", "top_k",
-                        "weight_decay", "max_grad_norm")
+                        "weight_decay", "max_grad_norm", "max_looks")
         for name in not_negative:
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by num_epochs"
@@ -599,6 +607,15 @@ class GRPOSettings(Settings):
             "use_4bit with a tiny twin: nothing to be saved")
         yield bool(self.adapter) and not self.use_lora, (
             "adapter with use_lora false: there is an adapter but it may not train")
+        looks = self.max_looks > 0
+        yield looks and self.task != "zoom", (
+            f"max_looks = {self.max_looks} with task = {self.task}: the tool belongs to task zoom")
+        # TRL 1.16 hands a tool's pictures on to vLLM, but how our prompts get there is not tested with them.
+        yield looks and self.use_vllm, "use_vllm with max_looks: pictures that a tool gives are not tested there"
+        # What of TRL's loop is missing for these two stands in zoom_turns.
+        unable = self.model in ("tiny-gemma3", "tiny-aria")
+        yield looks and unable, (
+            f"max_looks with model = {self.model}: TRL 1.16 hands a tool's picture to Qwen's families only")
         # Looked for and not imported: vLLM takes seconds to import, and this is a check.
         missing = self.use_vllm and not importlib.util.find_spec("vllm")
         yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"

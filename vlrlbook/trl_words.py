@@ -26,6 +26,7 @@ logged_as = {
     "reward_std": "reward_std", "loss": "loss", "kl": "kl", "entropy": "entropy", "grad_norm": "grad_norm",
     # with vLLM: training's probabilities by the engine's
     "sampling/importance_sampling_ratio/mean": "ratio",
+    "tools/call_frequency": "calls", "tools/failure_frequency": "calls_refused",
     "completions/mean_length": "length", "completions/clipped_ratio": "cut",
     "clip_ratio/region_mean": "clipped", "learning_rate": "lr", "step_time": "seconds_per_step"}
 
@@ -47,6 +48,8 @@ def grpo_config(
     markers = vision_marker_ids(processor)
     forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
     same = {name: getattr(s, name) for name in same_in_trl}
+    # One turn more than looks are allowed, so that a call too many is told so and may be followed by an answer
+    same |= dict(max_tool_calling_iterations=s.max_looks + 1) if s.max_looks else {}
     return GRPOConfig(
         **same,
         learning_rate=s.lr,

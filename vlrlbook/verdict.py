@@ -479,7 +479,7 @@ def read_verdict(
     except ValueError as error:
         return not_measured(f"The answers that the run kept cannot be read: {error}.")
     settings = results.get("settings") or {}
-    task = settings.get("task") if settings.get("task") in ("counting", "vqa", "pointing") else None
+    task = settings.get("task") if settings.get("task") in ("counting", "vqa", "pointing", "zoom") else None
     return verdict_of(rows, task, _plain_reward(settings.get("reward")))
 
 

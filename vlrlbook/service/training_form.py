@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..settings import GRPOSettings, by_task, presets, settings_help
 
-__all__ = ["tiny_models", "hub_models", "FormField", "form_fields", "also_called", "said_here", "labels", "chapter_05",
+__all__ = ["tiny_models", "hub_models", "FormField", "form_fields", "also_called", "not_offered", "said_here", "labels", "chapter_05",
            "request_form"]
 
 # The models that a server of each size trains: a path or another name of the Hub would be code of strangers.
@@ -118,6 +118,12 @@ labels = {
 # Names that clients of other libraries write → the form's name for the same setting
 also_called = {"num_train_epochs": "num_epochs", "lr": "learning_rate", "alpha": "lora_alpha",
                "dropout": "lora_dropout", "lora_r": "r"}
+
+# Settings of chapter 05 that a client may well look for, and why a request cannot have them: an upload is a
+# counting set, and its results, its page and its questions to a finished run are those of counting.
+_by_command = "this service trains task counting on counting ZIPs; other tasks run with `vlrlbook grpo --task`"
+not_offered = {"task": _by_command,
+               "max_looks": f"the tool zoom belongs to task zoom, and {_by_command}"}
 
 # Settings for which a request has fewer choices than chapter 05, whose help text would promise too much here
 said_here = {"model": "Which model is trained",

@@ -5,7 +5,7 @@ import json
 
 from ..settings import answers_a_step, nearest, whole_groups_problem
 from .refusals import Problem, clean
-from .training_form import also_called, form_fields
+from .training_form import also_called, form_fields, not_offered
 
 __all__ = ["read_request", "value_problem", "batch_problems", "form_defaults"]
 
@@ -128,7 +128,7 @@ def _read_group(given, group, fields, settings):
         shown = clean(written, 80)
         place = f"{group}.{shown}"
         if name not in known:
-            message = f"there is no {shown!r}{nearest(shown, list(known))}"
+            message = not_offered.get(name) or f"there is no {shown!r}{nearest(shown, list(known))}"
             errors.append(_error(place, f"{group}.unknown", message))
             continue
         message = _take_value(known[name], form_fields[group][name].setting, value, settings)
