@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PLAIN = "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
 ON_A_CPU = {
     # Ray gives verl's workers a GPU each, and its small processes a core each: both are only numbers.
     "+ray_kwargs.ray_init.num_gpus": 1, "ray_kwargs.ray_init.num_cpus": 16, "+ray_kwargs.ray_init.include_dashboard": "false",
@@ -18,8 +19,9 @@ ON_A_CPU = {
     # flash-attn, which the unpadded path needs, is for GPUs; FSDP 1 asks for a numbered device (utils/fsdp_utils.py)
     "+actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
     "actor_rollout_ref.model.use_remove_padding": "false", "actor_rollout_ref.actor.strategy": "fsdp2",
-    # float32 everywhere, so that vLLM's probabilities can be compared with the actor's; no compiling for models this small
-    "actor_rollout_ref.actor.fsdp_config.dtype": "float32", "actor_rollout_ref.ref.fsdp_config.dtype": "float32",
+    # float32 everywhere, so that vLLM's probabilities can be compared with the actor's; no compiling for models this small. The
+    # engine reads `mixed_precision` and not `dtype`, and takes bfloat16 where it is empty (fsdp/transformer_impl.py, 0.9.1).
+    "+actor_rollout_ref.actor.fsdp_config.mixed_precision": PLAIN, "+actor_rollout_ref.ref.fsdp_config.mixed_precision": PLAIN,
     "actor_rollout_ref.rollout.dtype": "float32", "actor_rollout_ref.rollout.enforce_eager": "true",
     "actor_rollout_ref.actor.use_torch_compile": "false", "actor_rollout_ref.actor.fsdp_config.use_torch_compile": "false",
     "actor_rollout_ref.ref.fsdp_config.use_torch_compile": "false",
