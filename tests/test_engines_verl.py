@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SHARED
 from support.engine_samples import mixed_samples
+from support.verl_step import shim
 from vlrlbook.data import synthetic_vqa
 from vlrlbook.easyr1 import export_verl
 from vlrlbook.easyr1.config import key_table, moved_in_verl, verl_name, verl_release
@@ -17,6 +18,7 @@ from vlrlbook.models import save_model, tiny_twin
 from vlrlbook.rewards import load_reward
 
 PYTHON = Path(os.environ.get("VLRLBOOK_VERL", ROOT / ".venv-verl/bin/python"))
+WITH_VLLM = Path(os.environ.get("VLRLBOOK_VERL_STEP", ROOT / ".venv-verl-step/bin/python"))
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no environment with verl: run `make test-engines`")
 ASKED = [("<think>x</think><answer>yes</answer>", "yes"), ("<answer>no</answer>", "yes"), ("", "yes"), ("It is the left.", "left")]
 REAL = SHARED / "medvlm_r1_outputs" / "completions.jsonl"
@@ -51,8 +53,13 @@ def world(request, tmp_path_factory):
     given = {"data.train_batch_size": 32, "trainer.n_gpus_per_node": 1, "actor_rollout_ref.model.path": str(home / "twin")}
     folder = export_verl(samples(), "vqa", given | request.param, home / "out", val=synthetic_vqa(4, seed=9))
     (home / "completions.json").write_text(json.dumps(completions()))
-    words = [PYTHON, ROOT / "tests/support/verl_worker.py", folder, json.dumps(overrides(folder)), home / "completions.json"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=home)
+    python, environment = PYTHON, dict(os.environ)
+    if "lora_rank" in request.param: # verl's check of it asks vLLM for the ranks that it has
+        if not WITH_VLLM.exists(): pytest.skip("no environment with verl and vLLM: run `make test-verl-step`")
+        shim(WITH_VLLM, home / "shim")
+        python, environment = WITH_VLLM, environment | dict(PYTHONPATH=str(home / "shim"))
+    words = [python, ROOT / "tests/support/verl_worker.py", folder, json.dumps(overrides(folder)), home / "completions.json"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=home, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, json.loads(done.stdout.split("ANSWER")[1])
 

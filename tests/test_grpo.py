@@ -198,6 +198,21 @@ def test_refilled_rows_keep_pictures_tokens_and_advantages_together():
     for a, b in zip(expected, got): assert torch.allclose(a, b, atol=1e-4)
 
 
+def test_swapped_groups_keep_one_ratio_an_answer():
+    "Where vLLM samples TRL may give one ratio an answer [rows, 1] beside what has a number a token; longer answers pad the one alone"
+    def scored(C, advantages, ratio):
+        n = len(advantages)
+        return dict(prompt_ids=torch.ones(n, 4, dtype=torch.long), prompt_mask=torch.ones(n, 4), completion_ids=torch.ones(n, C),
+                    completion_mask=torch.ones(n, C), sampling_per_token_logps=torch.full((n, C), -1.0),
+                    importance_sampling_ratio=torch.full((n, 1), ratio), advantages=torch.tensor(advantages))
+    for own, other in ((3, 5), (5, 3), (1, 4), (4, 1), (1, 1)):
+        both = swap_groups(scored(own, [1.0, -1.0, 0.0, 0.0], 0.9), scored(other, [1.0, -1.0], 1.1), 2)
+        assert both["importance_sampling_ratio"].shape == (4, 1)
+        assert both["importance_sampling_ratio"][:, 0].tolist() == pytest.approx([0.9, 0.9, 1.1, 1.1])
+        assert both["sampling_per_token_logps"].shape == both["completion_ids"].shape == (4, max(own, other))
+        assert both["sampling_per_token_logps"][2, :other].eq(-1).all() and both["sampling_per_token_logps"][2, other:].eq(0).all()
+
+
 def test_the_services_objects_are_settings():
     config = dict(num_epochs=50, learning_rate=5e-5, batch_size=1, gradient_accumulation_steps=8, num_generations=8, temperature=0.2,
                   use_4bit=True, max_image_size=512, seed=43)

@@ -8,12 +8,12 @@ from vlrlbook.data import encode
 from vlrlbook.models import add_lora, load_vlm, merge_lora, save_model, tiny_twin
 
 
-def shaken(model, folder, r=4):
+def shaken(model, folder, r=4, std=0.05):
     "An adapter that changes the model, saved"
     torch.manual_seed(1)
     adapted = add_lora(model, r=r, alpha=2 * r, dropout=0.0).eval()
     for name, weight in adapted.named_parameters():
-        if "lora_B" in name: torch.nn.init.normal_(weight, std=0.05)
+        if "lora_B" in name: torch.nn.init.normal_(weight, std=std)
     adapted.save_pretrained(folder)
     return adapted
 

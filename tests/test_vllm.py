@@ -192,7 +192,7 @@ def test_an_evaluation_asked_of_vllm_is_that_of_transformers(twins, tmp_path):
     from vlrlbook.evaluation import compare
     from vlrlbook.models import load_vlm
     base = str(twins / "qwen2_5_vl")
-    shaken(load_vlm(base)[0], tmp_path / "adapter")
+    shaken(load_vlm(base)[0], tmp_path / "adapter", std=0.3) # enough to change greedy answers of a trained twin
     how = dict(answers=3, max_new_tokens=8, batch_size=4, max_image_size=56)
     plain = compare(base, tmp_path / "adapter", mixed(6), **how)
     path, engine = tmp_path / "said.jsonl", dict(share=0.9, longest=512)

@@ -105,7 +105,9 @@ def _side_by_side(a, b):
     P, C = max(P, other_P), max(C, other_C)
     both = {}
     for name in a:
-        one, two = _widened(name, a, P, C), _widened(name, b, P, C)
+        one, two = a[name], b[name]
+        if not _of_whole_answers(name, a, b):
+            one, two = _widened(name, a, P, C), _widened(name, b, P, C)
         if isinstance(one, list):
             both[name] = one + two
         elif torch.is_tensor(one) and one.dim():
@@ -113,6 +115,14 @@ def _side_by_side(a, b):
         else:
             both[name] = one  # a number of the whole batch
     return both
+
+
+def _of_whole_answers(name, a, b):
+    "Whether a field has one number an answer [rows, 1] and none a token: TRL's ratio of whole answers, where vLLM samples"
+    if not torch.is_tensor(a[name]) or a[name].dim() < 2 or name.startswith("prompt"):
+        return False
+    # Where all answers are one token long the width does not tell, so both batches are looked at.
+    return any(batch[name].shape[1] == 1 < _widths(batch)[1] for batch in (a, b))
 
 
 def _widths(batch):
