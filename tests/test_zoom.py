@@ -42,7 +42,8 @@ def eye(side=56): return Eye.of("tiny-qwen2_5_vl", side)
     "42, 0, 56, 14", " 42 ,0,56 , 14 ", "x1=42, y1=0, x2=56, y2=14", "x1 = 42,y1 = 0,x2 = 56,y2 = 14",
     '{"name": "zoom", "arguments": {"x1": 42, "y1": 0, "x2": 56, "y2": 14}}',
     '{"name": "zoom", "arguments": {"x1": "42", "y1": 0, "x2": 56, "y2": 14}}',
-    "<function=zoom>\n<parameter=x1>\n42\n</parameter>\n<parameter=y1>0</parameter><parameter=x2>56</parameter><parameter=y2>14</parameter>"])
+    "<function=zoom>\n<parameter=x1>\n42\n</parameter>\n<parameter=y1>0</parameter>"
+    "<parameter=x2>56</parameter><parameter=y2>14</parameter>"])
 def test_a_call_in_every_form(said):
     assert read_call(said) == (BOX, "")
 
@@ -322,7 +323,8 @@ def test_asking_goes_the_same_way_as_trl(monkeypatch):
     monkeypatch.setattr(processor.tokenizer, "batch_decode", scripted)
     found = generate_answers(model, processor, synthetic_zoom(4, 0), max_new_tokens=2, looks=1)
     assert found[0] == ["zoom(0, 0, 14, 14)\n<tool_response><image></tool_response>\nA photo of 2 discs"]
-    assert found[1] == ["A photo of 1 disc"] and looks_of(found[2][0])[0].refused == "outside" and looks_of(found[3][0])[0].refused == "malformed"
+    assert found[1] == ["A photo of 1 disc"]
+    assert looks_of(found[2][0])[0].refused == "outside" and looks_of(found[3][0])[0].refused == "malformed"
 
 
 def test_a_call_too_many_is_told_so_and_may_be_answered(monkeypatch):
@@ -373,7 +375,8 @@ def test_cards_show_both_pictures():
     assert with_looks_drawn(sample, ["A photo of 1 disc"], looking).images[0].size == (224, 224)
     recorder = Recorder(2, eye=looking)
     from types import SimpleNamespace
-    recorder([LOOKED, "A photo of 1 disc"], [dict(overall=1.0), dict(overall=0.0)], [sample] * 2, SimpleNamespace(global_step=0, max_steps=2))
+    state = SimpleNamespace(global_step=0, max_steps=2)
+    recorder([LOOKED, "A photo of 1 disc"], [dict(overall=1.0), dict(overall=0.0)], [sample] * 2, state)
     group = recorder.kept["1 first"]
     assert group.rollouts[0].text == on_one_line(LOOKED) and group.sample.images[0].width > 224 and group._repr_png_()
 

@@ -424,8 +424,8 @@ class GRPOSettings(Settings):
     model: str = None # Hub id, directory, or tiny- and one of qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5,
     #   gemma3, aria
     adapter: str = None # Directory of an existing LoRA adapter to go on training
-    task: str = "counting" # counting: how many; vqa: radiology questions, a thought and an answer in tags;
-    #   pointing: where, a box; zoom: how many, with a tool that shows a part enlarged
+    task: str = "counting" # counting: how many; vqa: radiology, an answer in tags;
+    #   pointing: where, a box; zoom: how many, with a tool
     data: str = None # Counting ZIP (or what was unpacked from one), or rows (.jsonl, .json, .csv, .tsv,
     #   .parquet); None draws pictures
     image_dir: str = None # Where the picture paths of VQA rows begin; None: beside the file
@@ -442,7 +442,7 @@ class GRPOSettings(Settings):
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
     max_completion_length: int = None # Most tokens of an answer (tiny, gpu: counting 8, 64; vqa 24, 512;
-    #   pointing 18, 128; zoom 96, 1024 with what the tool tells)
+    #   pointing 18, 128; zoom 96, 1024)
     max_looks: int = None # Calls of the tool in one answer, at most (zoom 1, else 0: there is no tool)
     temperature: float = None # Of sampling (tiny 1.0, gpu 0.2)
     top_p: float = 1.0 # Of sampling: the likeliest tokens up to this share of probability; 1.0 takes all
