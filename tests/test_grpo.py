@@ -213,6 +213,24 @@ def test_swapped_groups_keep_one_ratio_an_answer():
         assert both["sampling_per_token_logps"][2, :other].eq(-1).all() and both["sampling_per_token_logps"][2, other:].eq(0).all()
 
 
+@pytest.mark.parametrize("fresh_has_pictures", [True, False])
+def test_groups_with_and_without_pictures_change_places(fresh_has_pictures):
+    "Of rows that are mixed a batch may have no picture at all, and then no fields of pictures"
+    def scored(pictures, advantages):
+        n = len(advantages)
+        batch = dict(prompt_ids=torch.ones(n, 4, dtype=torch.long), prompt_mask=torch.ones(n, 4), completion_ids=torch.ones(n, 3),
+                     completion_mask=torch.ones(n, 3), advantages=torch.tensor(advantages))
+        if not pictures: return batch
+        grid = torch.tensor([[1, 2, 2]] * n) # four patches of a picture
+        return batch | dict(pixel_values=torch.ones(4 * n, 6), image_grid_thw=grid, num_images=[1] * n,
+                            mm_token_type_ids=torch.ones(n, 7, dtype=torch.long))
+    both = swap_groups(scored(not fresh_has_pictures, [1.0, -1.0, 0.0, 0.0]), scored(fresh_has_pictures, [1.0, -1.0]), 2)
+    assert silent_groups(both["advantages"], 2) == []
+    assert list(both["num_images"]) == ([0, 0, 1, 1] if fresh_has_pictures else [1, 1, 0, 0])
+    assert both["pixel_values"].shape == (8, 6) and both["image_grid_thw"].tolist() == [[1, 2, 2]] * 2
+    assert both["mm_token_type_ids"].sum(1).tolist() == [7 * k for k in both["num_images"]]
+
+
 def test_the_services_objects_are_settings():
     config = dict(num_epochs=50, learning_rate=5e-5, batch_size=1, gradient_accumulation_steps=8, num_generations=8, temperature=0.2,
                   use_4bit=True, max_image_size=512, seed=43)

@@ -104,6 +104,7 @@ def _side_by_side(a, b):
     other_P, other_C = _widths(b)
     P, C = max(P, other_P), max(C, other_C)
     both = {}
+    a, b = _with_fields_of(a, b), _with_fields_of(b, a)
     for name in a:
         one, two = a[name], b[name]
         if not _of_whole_answers(name, a, b):
@@ -115,6 +116,20 @@ def _side_by_side(a, b):
         else:
             both[name] = one  # a number of the whole batch
     return both
+
+
+def _with_fields_of(batch, other):
+    "A batch with what only the other one has: where no row has a picture, there are no fields of pictures at all"
+    n = len(batch["advantages"])
+    added = {}
+    for name in other.keys() - batch.keys():
+        theirs = other[name]
+        if isinstance(theirs, list):  # an item a row: a number of pictures, or what they became
+            nothing = 0 if isinstance(theirs[0], int) else theirs[0][:0]
+            added[name] = [nothing] * n
+        else:  # kinds of tokens, of prompt and answer: all of them text
+            added[name] = theirs.new_zeros(n, sum(_widths(batch)))
+    return batch | added
 
 
 def _of_whole_answers(name, a, b):
