@@ -119,7 +119,7 @@ def _side_by_side(a, b):
 
 
 def _with_fields_of(batch, other):
-    "A batch with what only the other one has: where no row has a picture, there are no fields of pictures at all"
+    "A batch with what only the other has: where no row has a picture, no field of pictures is there"
     n = len(batch["advantages"])
     added = {}
     for name in other.keys() - batch.keys():
@@ -133,7 +133,7 @@ def _with_fields_of(batch, other):
 
 
 def _of_whole_answers(name, a, b):
-    "Whether a field has one number an answer [rows, 1] and none a token: TRL's ratio of whole answers, where vLLM samples"
+    "Whether a field has one number an answer [rows, 1], as TRL's ratio of whole answers under vLLM"
     if not torch.is_tensor(a[name]) or a[name].dim() < 2 or name.startswith("prompt"):
         return False
     # Where all answers are one token long the width does not tell, so both batches are looked at.
