@@ -62,10 +62,12 @@ def twins(tmp_path_factory):
 
 
 def trainer_of(folder, out, log=None, **more):
+    import torch
     from vlrlbook.core import read_settings
     from vlrlbook.data import to_dataset
     from vlrlbook.grpo import GRPOSettings, load_policy, make_trainer
     settings = read_settings(GRPOSettings, SHORT | {"model": str(folder), "task": "counting", "output_dir": str(out)} | more)
+    torch.manual_seed(0) # the adapter's first weights: two trainers of a test begin alike
     model, processor = load_policy(settings)
     return make_trainer(settings, model, processor, to_dataset(mixed(12)), log=log)
 
@@ -106,7 +108,8 @@ def test_vllm_reads_what_training_reads(twins, tmp_path, family):
     samples = mixed(3)
     budget = {len(s.images): encode(trainer.processing_class, [s])["input_ids"][0].tolist().count(token) for s in samples}
     assert {n: {seen for given, seen in counts if given == n} for n in (0, 2)}[0] == {0}
-    assert budget[1] <= 4 and {seen for given, seen in counts if given == 1} <= {2, 3, 4} # 56 pixels squared, not 112
+    # 56 pixels squared, not 112; a token of Qwen3-VL covers 32 pixels squared, of the others 28
+    assert budget[1] <= 4 and {seen for given, seen in counts if given == 1} <= {1, 2, 3, 4}
     # sampled answers: the probability that vLLM gave each token is training's
     model, processor = trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.processing_class
     for sample in samples:
