@@ -38,10 +38,10 @@ _begins, _ends, _picture = "<tool_response>", "</tool_response>", "<image>"
 _told = re.compile(_begins + r"((?:[^<]|<(?!/?tool_response>))*)" + _ends)
 _call = re.compile(r"zoom\(([^()]*)\)")
 _positional = re.compile(rf"\s*({_number})\s*,\s*({_number})\s*,\s*({_number})\s*,\s*({_number})\s*")
-_named = re.compile(rf"\s*x1\s*=\s*({_number})\s*,\s*y1\s*=\s*({_number})\s*,\s*x2\s*=\s*({_number})\s*,"
+_named_values = re.compile(rf"\s*x1\s*=\s*({_number})\s*,\s*y1\s*=\s*({_number})\s*,\s*x2\s*=\s*({_number})\s*,"
                     rf"\s*y2\s*=\s*({_number})\s*")
 _parameter = re.compile(rf"<parameter=(\w+)>\s*({_number})\s*</parameter>")
-_longest_call = 2_000  # characters of a call that are read
+_longest_call_text = 2_000  # characters of a call that are read
 
 
 class Call(NamedTuple):
@@ -62,9 +62,9 @@ def read_call(
 ) -> Call:  # `fault` says what is wrong, `box` is None then
     "The four numbers of a call, by the grammar above"
     text = said.strip()
-    if len(text) > _longest_call:
+    if len(text) > _longest_call_text:
         return Call(fault=f"{len(text)} characters")
-    for form in (_positional, _named):
+    for form in (_positional, _named_values):
         found = form.fullmatch(text)
         if found:
             return Call(_as_numbers(found.groups()))
