@@ -21,9 +21,8 @@ def by_length(completion, answer): return dict(overall=float(len(completion) % 5
 @pytest.fixture(autouse=True)
 def plain_weights(monkeypatch):
     "On a CPU vLLM packs its linear weights and deletes them, so that TRL finds nothing to update; keep them as they are"
-    import torch
+    from support.vllm_plain_weights import keep
     from vllm.model_executor.layers import utils
-    def keep(layer, remove_weight=False): layer.cpu_linear = torch.nn.functional.linear
     monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", keep)
     # Compiling takes minutes, for models that answer in moments.
     import trl.generation.vllm_generation as generation

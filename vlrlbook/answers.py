@@ -5,7 +5,7 @@ of anybody's. What is right in the answers is told by `marking`, whose names can
 Written by hand."""
 import io
 import json
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -62,22 +62,38 @@ def generate_ids(
 ) -> list:  # for each sample: tokens of its prompt, and n lists of token ids, padded behind their ends
     "`generate_answers` before anything is decoded, for who counts tokens or asks whether an answer ended"
     options = dict(num_return_sequences=n) | _options(processor, temperature, max_new_tokens)
-    was_training, answers = model.training, []
-    model.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    answers = []
+    with _asked(model, seed):
         batches = range(0, len(samples), batch_size)
         description = f"{n} answers each" if temperature else "greedy"
         for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
-            batch = encode(processor, samples[begin:begin + batch_size]).to(model.device)
-            prompt_length = batch["input_ids"].shape[1]  # padded on the left: the same for all
-            generated_ids = model.generate(**batch, **options)  # [samples · n, prompt and answer]
-            rows = generated_ids[:, prompt_length:].tolist()
+            batch = encode(processor, samples[begin:begin + batch_size])
+            rows = _said(model, batch, options)
             # n rows of one sample stand next to each other
             for place, tokens in enumerate(batch["attention_mask"].sum(1).tolist()):
                 answers.append((tokens, rows[n * place:n * place + n]))
-    model.train(was_training)
     return answers
+
+
+@contextmanager
+def _asked(model, seed):
+    "Within the block the model is in its mode for answering, and chance begins at `seed`; then both are as before"
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _said(model, batch, options):
+    "Token ids of the answers to a batch, n for each row one after the other, without the prompts"
+    batch = batch.to(model.device)
+    prompt_length = batch["input_ids"].shape[1]  # padded on the left: the same for all
+    generated_ids = model.generate(**batch, **options)  # [rows · n, prompt and answer]
+    return generated_ids[:, prompt_length:].tolist()
 
 
 def _options(processor, temperature, max_new_tokens):
@@ -98,18 +114,13 @@ def _with_looks(model, processor, samples, n, how, batch_size, seed, looks):
 
     def say(batch, several):
         "So many texts for each row, one after the other"
-        batch = batch.to(model.device)
-        prompt_length = batch["input_ids"].shape[1]  # padded on the left: the same for all
-        generated_ids = model.generate(**batch, **options, num_return_sequences=several)
-        return processor.tokenizer.batch_decode(generated_ids[:, prompt_length:], skip_special_tokens=True)
+        rows = _said(model, batch, options | dict(num_return_sequences=several))
+        return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
-    was_training, answers = model.training, []
-    model.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    answers = []
+    with _asked(model, seed):
         for begin in range(0, len(samples), batch_size):
             answers += converse(say, processor, samples[begin:begin + batch_size], n, looks, eye)
-    model.train(was_training)
     return answers
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .settings import Settings, nearest
+from .settings import Settings, by_task, nearest
 
 __all__ = ["presets", "EvaluationSettings"]
 
-tasks = ("counting", "vqa", "pointing", "zoom")
+tasks = tuple(by_task)
 
 # Where there are four values, they are for these tasks.
 presets = {

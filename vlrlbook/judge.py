@@ -18,7 +18,7 @@ from .chat_endpoint import Endpoint, Reply, address_problem, data_url, is_on_thi
 from .core import Sample, mean_of, warn_loudly
 from .metrics import kappa, share_ci, spearman
 from .rewards import accepted_answers, on_batch
-from .settings import SettingsError, nearest, read_settings
+from .settings import SettingsError, names_and_values, nearest, read_settings
 
 __all__ = ["template_fields", "templates", "JudgeError", "JudgeSettings", "load_judge_settings",
            "check_template", "fill_template", "Grade", "read_grade_form", "as_shown", "Judge", "as_reward", "about_judge",
@@ -114,17 +114,8 @@ def load_judge_settings(
     **more,  # settings that win over the file's
 ) -> JudgeSettings:  # checked; a template that the file names is read
     "A judge's settings from its file"
-    import yaml
     path = Path(path)
-    try:
-        # JSON is YAML too, so one reader serves both.
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise SettingsError(f"{path.name}: cannot be read ({said})") from error
-    if not isinstance(found, dict):
-        raise SettingsError(f"{path.name}: expected names and values, found {type(found).__name__}")
-    given = {**found, **more}
+    given = {**names_and_values(path), **more}
     paid = given.get("unreadable")
     if isinstance(paid, (int, float)) and not isinstance(paid, bool):
         given["unreadable"] = str(paid)  # the setting is a word or a number, so it is a text

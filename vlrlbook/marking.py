@@ -261,7 +261,8 @@ def guess_task(
     rows: list,  # of a predictions file
 ) -> str:  # counting, vqa, pointing or zoom
     "The task of a file's rows, told by its truths and answers; VQA where nothing else is plain"
-    # pointing: every truth is boxes with their scale; zoom: an answer has called a tool; counting: every truth holds a count
+    # pointing: every truth is boxes with their scale; zoom: an answer has called a tool;
+    # counting: every truth holds a count
     if all(read_box_truth(row["answer"]).size for row in rows):
         return "pointing"
     for row in rows:

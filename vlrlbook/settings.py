@@ -23,7 +23,7 @@ __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_setting
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
            "whole_groups_problem", "largest_batch", "presets", "by_task", "GRPOSettings", "trained_rewards",
            "reward_without_paths", "untrained_reward", "whole_groups", "service_settings", "save_settings",
-           "load_settings"]
+           "names_and_values", "load_settings"]
 
 
 class SettingsError(ValueError):
@@ -787,6 +787,13 @@ def load_settings(
     **more, # settings that win over the file's
 ) -> GRPOSettings: # checked
     "Settings from a file"
+    return read_settings(GRPOSettings, {**names_and_values(path), **more}, Path(path).name)
+
+
+def names_and_values(
+    path: str | Path, # a .yaml or .json file
+) -> dict: # as they stand there, not checked
+    "What a file of settings holds; SettingsError where it holds no names and values"
     import yaml
     name = Path(path).name
     try:
@@ -797,4 +804,4 @@ def load_settings(
         raise SettingsError(f"{name}: cannot be read ({said})") from error
     if not isinstance(found, dict):
         raise SettingsError(f"{name}: expected names and values, found {type(found).__name__}")
-    return read_settings(GRPOSettings, {**found, **more}, name)
+    return found

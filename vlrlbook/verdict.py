@@ -15,6 +15,7 @@ from .marking import best_blind, blind_metrics, by_group, columns, gains, group_
 from .marking import flip_mark, grade, losing_groups, main_mark, pictures_of, said_as, score_rows, seeing_gain
 from .metrics import difference, flips, metric, with_interval
 from .rewards import known_rewards, load_reward
+from .settings import by_task
 
 __all__ = ["outcomes", "good_outcomes", "questions", "verdict_of", "not_measured", "read_verdict",
            "verdict_line", "read_answers", "commonest"]
@@ -479,7 +480,7 @@ def read_verdict(
     except ValueError as error:
         return not_measured(f"The answers that the run kept cannot be read: {error}.")
     settings = results.get("settings") or {}
-    task = settings.get("task") if settings.get("task") in ("counting", "vqa", "pointing", "zoom") else None
+    task = settings.get("task") if settings.get("task") in tuple(by_task) else None
     return verdict_of(rows, task, _plain_reward(settings.get("reward")))
 
 

@@ -10,7 +10,7 @@ from .data import drawn_questions, encode, picture_key, synthetic_counting
 from .models import save_model, tiny_twin, twin_config
 from .pointing import drawn_for
 from .readers.boxes import answer_form
-from .settings import by_task, presets
+from .settings import by_task
 from .zoom import Eye, zoom_lessons
 from .zoom_turns import encode_turns, teach_calls, turn_labels
 
@@ -78,8 +78,7 @@ def lessons(
 
 def _zoom_eye(family):
     "How the twin of a run sees pictures"
-    settings = presets["tiny"] | by_task["zoom"]["tiny"]
-    return Eye.of(f"tiny-{family}", settings["max_image_size"])
+    return Eye.of(f"tiny-{family}", by_task["zoom"]["tiny"]["max_image_size"])
 
 
 def supervised(

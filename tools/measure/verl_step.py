@@ -4,10 +4,7 @@
 
 FILE is metrics.jsonl, which verl's own logger `file` writes; the run of `make test-verl-step` leaves one in its
 folder. Takes a second. Writes nbs/logs/09_verl_step.csv, a row a step."""
-import json
-from pathlib import Path
-
-from measure.common import made_by, write_log
+from measure.common import made_by, read_jsonl, write_log
 
 # verl's name → its name in the log
 columns = {
@@ -25,8 +22,7 @@ def main(
 ):
     "A row for each step in which something was learned"
     rows = []
-    for line in Path(file).read_text().splitlines():
-        logged = json.loads(line)
+    for logged in read_jsonl(file):
         if "actor/grad_norm" not in logged["data"]:
             continue  # verl measures once before the first step
         row = dict(step=logged["step"])
