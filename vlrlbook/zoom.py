@@ -23,8 +23,8 @@ __all__ = ["zoom_weights", "full_side", "corner_share", "synthetic_zoom", "corne
 
 # Drawn pictures
 
-full_side = 224  # pixels of a drawn picture's side: four times what the twin is shown
-corner_share = 4  # a corner is this part of the side: 56 of 224 pixels, which the twin sees in 14
+full_side = 448  # pixels of a drawn picture's side: four times what the twin is shown
+corner_share = 4  # a corner is this part of the side: 112 of 448 pixels, which the twin sees in 28
 zoom_weights = (1, 1, 1)  # how often 1, 2, … discs are drawn
 
 

@@ -27,19 +27,31 @@ def modules():
 
 def classes():
     "(our class, the library's class that comes behind it); a mixin is looked at before what it is mixed into"
-    from trl import GRPOTrainer
-    from transformers import Trainer
     from uvicorn.protocols.http.h11_impl import H11Protocol
-    from vlrlbook import refill, shared_prompt, training, vllm_sampling
     from vlrlbook.service import server
-    # Mixins have no base of their own: each class of these rooms is looked at as if it stood before the trainer.
-    for room, trainer in ((refill, GRPOTrainer), (shared_prompt, GRPOTrainer), (vllm_sampling, GRPOTrainer), (training, Trainer)):
-        yield from ((own, trainer) for own in vars(room).values() if inspect.isclass(own) and own.__module__ == room.__name__)
     yield server.patient(1), H11Protocol # made within a function
     for module in modules():
+        yield from mixins(module)
         for own in vars(module).values():
             if inspect.isclass(own) and own.__module__ == module.__name__:
                 yield from ((own, behind) for behind in own.__mro__[1:])
+
+
+def mixins(module):
+    "(our class, a library's trainer) for each class that a module puts before that trainer, in a function too"
+    from transformers import Trainer
+    from trl import GRPOTrainer
+    trainers = {"GRPOTrainer": GRPOTrainer, "Trainer": Trainer}
+    for statement in ast.walk(ast.parse(inspect.getsource(module))):
+        if not isinstance(statement, ast.ClassDef): continue
+        bases = [base.id for base in statement.bases if isinstance(base, ast.Name)]
+        trainer = next((trainers[name] for name in bases if name in trainers), None)
+        if trainer is None: continue
+        for name in bases:
+            own = vars(module).get(name)
+            # what a mixin has from another class of ours counts too; a class of a library does not
+            lineage = own.__mro__ if inspect.isclass(own) else ()
+            yield from ((base, trainer) for base in lineage if base.__module__.startswith("vlrlbook."))
 
 
 def overridden():

@@ -1,0 +1,81 @@
+"""Task zoom with the tool, without it, and with a reward that pays for looking.
+
+    python tools/logs.py zoom WHAT [NAME=VALUE ...]
+
+WHAT is `with the tool`, `without the tool` or `paid for looking`, then settings of chapter 05, such as max_steps=100.
+Trains once, as `vlrlbook grpo --task zoom` does, in minutes; without the tool from the twin that was taught to
+call, so that nothing but the tool is missing. Rows of other names stay. Writes
+nbs/logs/05b_zoom.csv, 05b_zoom_run_log.csv and 05b_zoom_predictions.jsonl."""
+import sys
+import tempfile
+from pathlib import Path
+
+from measure.common import logs, made_by, read_csv, read_jsonl, read_log, write_jsonl, write_log
+
+log, run_log, predictions = "05b_zoom.csv", "05b_zoom_run_log.csv", "05b_zoom_predictions.jsonl"
+runs = {
+    "with the tool": {},
+    "without the tool": dict(max_looks=0),
+    "paid for looking": dict(reward="0.7*zoom + 0.3*looks"),
+}
+# Of the run's own log: what the page draws
+columns = ("step", "reward", "part/right", "part/looks", "part/refused", "part/malformed", "part/outside", "part/swapped",
+           "part/thin", "part/too_many", "silent", "length", "seconds_per_step")
+
+
+def main(
+    what: str,  # one of `runs`
+    *given: str,  # NAME=VALUE settings of chapter 05
+):
+    "Put one run in the logs, in place of a run of the same name"
+    from vlrlbook.grpo import run
+    from vlrlbook.settings import GRPOSettings, read_settings
+    from vlrlbook.warm_twins import warm_start
+    if what not in runs:
+        sys.exit(f"{what}: expected one of {', '.join(runs)}")
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = dict(word.split("=", 1) for word in given)
+        asked = dict(task="zoom", save_steps=0, output_dir=folder) | runs[what] | chosen
+        settings = read_settings(GRPOSettings, {name: str(value) for name, value in asked.items()})
+        if not settings.max_looks:
+            # the same beginning as the others, so that nothing but the tool is missing
+            settings.model = warm_start("qwen2_5_vl", settings.warm_steps, task="zoom", looks=1)
+        run(settings)
+        answered = read_jsonl(Path(folder) / "predictions.jsonl")
+        steps = read_csv(Path(folder) / "run_log.csv")
+    made = dict(run=what, steps=settings.max_steps, seed=settings.seed, **made_by())
+    keep(log, what, [made | row for row in scored(settings, answered)])
+    keep(run_log, what, [dict(run=what) | {name: row.get(name, "") for name in columns} for row in steps])
+    others = [row for row in (read_jsonl(logs / predictions) if (logs / predictions).exists() else []) if row["run"] != what]
+    write_jsonl(predictions, others + [dict(run=what) | row for row in answered])
+
+
+def keep(name, what, rows):
+    "Rows of one run in a log, in place of those of the same name"
+    write_log(name, [row for row in read_log(name) if row["run"] != what] + rows)
+
+
+def scored(settings, answered):
+    "A row for each time, way of asking and kind of picture: share right, looks, and looks that went to the corner"
+    from vlrlbook.readers.turns import looks_of
+    from vlrlbook.rewards import is_right
+    from vlrlbook.run_data import held_out_seed
+    from vlrlbook.zoom import Eye, corner_of, synthetic_zoom
+    samples = synthetic_zoom(settings.eval_samples, held_out_seed)
+    eye = Eye.of(settings.model, settings.max_image_size)
+    for when in ("before", "after"):
+        for how in ("greedy", "sampled"):
+            for kind in ("small", "large"):
+                right, looks, aimed = [], [], []
+                for sample, row in zip(samples, answered, strict=True):
+                    corner = corner_of(sample)
+                    if (corner is not None) != (kind == "small"):
+                        continue
+                    for text in row[f"{when}_{how}"]:
+                        seen = [look for look in looks_of(text) if not look.refused]
+                        right.append(is_right(text, sample.answer, "zoom"))
+                        looks.append(bool(seen))
+                        aimed.append(bool(seen and corner and text.startswith(eye.said(corner, sample.images[0]))))
+                n = len(right)
+                yield dict(when=when, how=how, discs=kind, answers=n, right=round(sum(right) / n, 3),
+                           looked=round(sum(looks) / n, 3), at_the_corner=round(sum(aimed) / n, 3))
