@@ -59,7 +59,7 @@ class DispatcherThread:
             self.thread.join()
 
     def _look_until_stopped(self):
-        "The thread's loop: call `look`, wait for the pause or until `wake` is set; ends once `stopping` is true"
+        "The thread's loop: call `look`, wait for the pause or for `wake`, and again until `stopping` is true"
         while not self.stopping:
             pause = self.pause()
             try:
@@ -125,7 +125,7 @@ class Jobs:
     def _take_data_folder(self):
         """Lock the data directory against other servers, and return the lock's descriptor.
 
-        Raises NetworkFolder if the ledger is to be on a network disk, AlreadyServed if another server is here."""
+        Raises NetworkFolder if the ledger is on a network disk, AlreadyServed if another server is here."""
         system_type = file_system(self.data.ledger_dir)  # such as ext4 or nfs
         if system_type in network_systems:
             raise NetworkFolder(f"{self.data.ledger_dir.name} is on {system_type}; "
@@ -324,7 +324,7 @@ class Jobs:
     ):
         """End the dispatcher and let go of the data directory.
 
-        If on_exit is "interrupt", running jobs save a checkpoint and stop; else they go on without a server."""
+        If on_exit is "interrupt", running jobs save a checkpoint and stop; else they go on alone."""
         if self.server_lock is None:
             return  # stopped before
         self.dispatcher.stop()

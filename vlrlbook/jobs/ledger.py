@@ -280,8 +280,8 @@ class Ledger:
             if not done.rowcount:
                 return False
             db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))
-            # If this server dies before it has deleted the folder, the next one does so by this note. Without a
-            # note a folder that has no row is kept: it may be all that is left of a finished job.
+            # If this server dies before it has deleted the folder, the next one does so by this note. Folders
+            # without row and note are kept: such a one may be all that is left of a finished job.
             db.execute("INSERT OR IGNORE INTO removed VALUES (?)", (job_id,))
             return True
 

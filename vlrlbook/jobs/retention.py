@@ -33,7 +33,7 @@ class ServiceClock:
         self.ledger.save_clock(self.now())
 
     def end_columns(self) -> dict:
-        "The ledger's columns for a job that ends now: the time for people, the seconds of service for its age"
+        "The ledger's columns for a job that ends now: the time for people, seconds of service for its age"
         return dict(ended_at=self.ledger.now(), ended_clock=self.now())
 
 

@@ -64,7 +64,7 @@ class RunningJobs:
         row,  # of the ledger, of a job that is training or cancelling
     ):
         "Find out whether a job goes on, has ended or has died, and write that into the ledger"
-        # One thread at a time, and with the row as it is now. Otherwise a request that still kills the processes
+        # One thread at a time, and with the row as it is now. Otherwise a request that still kills processes
         # of a dead attempt could kill those of the next one, which the dispatcher has started meanwhile.
         with self.looking:
             current_row = self.ledger.job(row["job_id"])
