@@ -24,12 +24,12 @@ def __getattr__(name):
     return getattr(vlrlbook.workshop, name)
 
 
-def run(args, rest):
+def run(args, rest):  # args: read by argparse; rest: words unknown to it, here papermill's
     "Run a chapter as a papermill job; `-p name value` as papermill takes it"
     return run_chapter(args.chapter, args.out, rest)
 
 
-def notebooks(args, rest):
+def notebooks(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Copy the chapters into a folder, to read and change"
     if Path(args.out_dir).exists():
         raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
@@ -42,7 +42,7 @@ def notebooks(args, rest):
     print(*sorted(names), sep="\n")
 
 
-def workshop(args, rest):
+def workshop(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for
     half a day and a full one"""
     if args.short:
@@ -53,13 +53,13 @@ def workshop(args, rest):
     print(*write_workshop(args.out_dir), sep="\n")
 
 
-def slides(args, rest):
+def slides(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Run the notebooks of a folder and write each as slides, one HTML file with its figures"
     from vlrlbook.slides import write_slides
     print(*write_slides(args.folder, args.out), sep="\n")
 
 
-def enter(args, rest):
+def enter(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Train with a student's reward and write the file for the contest"
     from vlrlbook.contest import enter, reward_of_file
     from vlrlbook.contest_files import Rules
@@ -69,7 +69,7 @@ def enter(args, rest):
     print(f"{entry.name}: {entry.facts['seconds']} seconds")
 
 
-def contest(args, rest):
+def contest(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Gather the students' files of a folder into one ranked page; exit status 1 if one of them could not be
     ranked"""
     from vlrlbook.standings import write_standings
@@ -79,20 +79,20 @@ def contest(args, rest):
     return 1 if standings.refused else 0  # refused: files that could not be ranked
 
 
-def merge_lora(args, rest):
+def merge_lora(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Fold an adapter into its base and save a plain model directory"
     from vlrlbook.models import merge_lora
     merge_lora(args.base_model, args.lora_model, args.output_path, cache_dir=args.cache_dir, dtype=args.dtype,
                transformers_4=args.transformers_4)
 
 
-def export_model(args, rest):
+def export_model(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Copy a model directory in words that transformers 4 can read too, for EasyR1 and for older engines"
     from vlrlbook.model_files import export_for_transformers_4
     print(export_for_transformers_4(args.model, args.output_path))
 
 
-def convert_vqa(args, rest):
+def convert_vqa(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Rows of any known form to EasyR1 rows"
     from vlrlbook.data import convert_vqa, published_split, read_rows
     row_count = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys,
@@ -107,7 +107,7 @@ def convert_vqa(args, rest):
         print(f"{leaking:.0%} of the test pictures are in the train part too; {advice}")
 
 
-def convert_boxes(args, rest):
+def convert_boxes(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Boxes of a COCO file, or of RefCOCO-style rows, to rows of task pointing"
     from vlrlbook.pointing import convert_boxes
     row_count = convert_boxes(args.input, args.output_jsonl, args.image_dir, args.form,
@@ -115,7 +115,7 @@ def convert_boxes(args, rest):
     print(f"{row_count} rows in {args.output_jsonl}")
 
 
-def check_data(args, rest):
+def check_data(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Look a counting ZIP or a file of rows through, as training will; exit status 1 if training would
     refuse it"""
     from vlrlbook.data_check import check_file
@@ -170,7 +170,11 @@ def _setting_of(
     return setting
 
 
-def settings_from_file(args, rest, cls=None):
+def settings_from_file(
+    args,  # what argparse read, with `config`: the path of a file, or None
+    rest,  # words that argparse does not know, such as other names of settings
+    cls=None,  # class with these other names; None: they are not looked up
+):
     "Make GRPO settings from the file of `--config`, if there is one, and the command line, which wins"
     from vlrlbook.settings import GRPOSettings, load_settings, read_settings
     written = given(args, rest, cls)  # name → value, from the command line
@@ -179,13 +183,13 @@ def settings_from_file(args, rest, cls=None):
     return read_settings(GRPOSettings, written)
 
 
-def grpo(args, rest):
+def grpo(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Train with GRPO without the page; settings of chapter 05, from a file and from options"
     from vlrlbook.grpo import run
     run(settings_from_file(args, rest))
 
 
-def fit(args, rest):
+def fit(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     """GB of a GRPO run before it starts, stock and with shared prompts, and the largest batch for cards of
     16 to 141 GB"""
     from vlrlbook.fit import fit_tables, will_fit
@@ -194,11 +198,12 @@ def fit(args, rest):
     options = vars(args)
     prompt_tokens, pictures = options.pop("prompt_tokens"), options.pop("pictures")
     settings = settings_from_file(args, rest, GRPOSettings)
+    # For each way of training: GB of its parts, and whether it fits.
     estimate = will_fit(settings, prompt_tokens=prompt_tokens, pictures=pictures)
     print(*fit_tables(estimate), sep="\n\n")
 
 
-def reward_model(args, rest):
+def reward_model(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Train a reward model on preference rows; settings of chapter 03"
     from vlrlbook.core import read_settings
     from vlrlbook.reward_model import RewardModelSettings, train_reward_model
@@ -214,7 +219,7 @@ def reward_model(args, rest):
     print(f"{results['n']} pairs judged: {accuracy}; {results['model']}")
 
 
-def score(args, rest):
+def score(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Score a preference file with a reward model; the result's name is always a new one"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import report_table, score_file
@@ -224,7 +229,7 @@ def score(args, rest):
     print(Table(report_table(scored["report"]), caption))
 
 
-def rank(args, rest):
+def rank(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Put answers to a question about a picture into a reward model's order, best first"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import VLRewardModel, rank_answers
@@ -241,7 +246,7 @@ def rank(args, rest):
     print(Table(ranked, f"chance: that the judge would pick this answer among all of these ({note})"))
 
 
-def aloha(args, rest):
+def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
@@ -253,14 +258,14 @@ def aloha(args, rest):
         print(result)
 
 
-def aloha_films(args, rest):
+def aloha_films(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Films of the ALOHA simulator as a LeRobot data set; needs the extra films"
     from vlrlbook.aloha_films import make_films
     data = make_films(args.root, args.films, args.seed, args.size, args.videos, args.only, say=print)
     print(f"{args.root}: {data.num_episodes} films, {len(data)} frames")
 
 
-def evaluate(args, rest):
+def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Measure a model, with and without its adapter, or score a file of answers; settings of chapter 06"
     from vlrlbook.core import Table, read_settings
     from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
@@ -270,14 +275,14 @@ def evaluate(args, rest):
         value = with_interval(metric)  # such as 0.564 (0.520 to 0.607)
         rows.append(dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"]))
     print(Table(rows))
-    # Such as "Did it get better?", answered with yes, no or cannot tell.
+    # Each asks something about the run in words, and is answered with yes, no or cannot tell.
     questions = []
     for question in results["questions"]:
         questions.append({name: question[name] for name in ("question", "answer", "because")})
     print(Table(questions))
 
 
-def ask(args, rest):
+def ask(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Ask a model about one picture: before and after training, side by side"
     from vlrlbook.answers import ask_model
     from vlrlbook.core import Table
@@ -295,7 +300,7 @@ def ask(args, rest):
     print(Table(rows))
 
 
-def predictions(args, rest):
+def predictions(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Write predictions as another evaluation program keeps them; its own files are read by `evaluate
     --predictions`"""
     from vlrlbook.evaluation import read_predictions
@@ -305,13 +310,13 @@ def predictions(args, rest):
     print(f"{args.out}: {row_count} rows of {args.column} as {args.form} keeps them")
 
 
-def report(args, rest):
+def report(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Write report.html of a finished run: what came of it, on two screens, in one file"
     from vlrlbook.report import write_report
     print(write_report(args.run, args.out))
 
 
-def serve(args, rest):
+def serve(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Run the training service and its page; settings of chapter 08"
     from vlrlbook.core import read_settings
     from vlrlbook.service import ServiceSettings, serve
@@ -350,19 +355,19 @@ def exported(
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
 
 
-def export_easyr1(args, rest):
+def export_easyr1(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
     """Write a directory that EasyR1 runs: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh;
     any a.b=c sets a key"""
     exported(args, rest)
 
 
-def export_verl(args, rest):
+def export_verl(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
     """Write a directory that verl runs: parquet files, reward.py, train.sh with every override; any a.b=c
     sets a key"""
     exported(args, rest, verl=True)
 
 
-def dry_run(args, rest):
+def dry_run(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
     """Look through an exported directory, or an EasyR1 YAML, before it costs anything; exit status 1 if
     there are problems"""
     from vlrlbook.easyr1 import dry_run
@@ -372,7 +377,7 @@ def dry_run(args, rest):
     return 0 if report.ok else 1
 
 
-def merge_shards(args, rest):
+def merge_shards(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """FSDP shards of EasyR1 or verl as one model directory; --test compares with a model directory, tensor
     by tensor"""
     from vlrlbook.core import Table
@@ -382,7 +387,7 @@ def merge_shards(args, rest):
     print(Table([merged]))
 
 
-def quick_start(args, rest):
+def quick_start(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     """Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable; settings
     of chapter 09"""
     from vlrlbook.core import Table, read_settings
@@ -391,7 +396,7 @@ def quick_start(args, rest):
     print(Table(results["stages"]))
 
 
-def doctor(args, rest):
+def doctor(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Say what this machine can run and what to do about the rest; exit status 1 if it cannot run the main job"
     from vlrlbook.doctor import main
     return main(args.quick)
@@ -469,13 +474,13 @@ def settings_options(
 
 
 def row_options():
-    "Options of all commands that read a file of rows"
+    "Options of all commands that read a file of rows, each as `option` makes it"
     return [option("keys", nargs="+", help="which column holds what, such as question=problem image=scan"),
             option("skip_bad_rows", action="store_true", help="leave bad rows out and list them")]
 
 
 def convert_options():
-    "Options of `vlrlbook convert-vqa`"
+    "Options of `vlrlbook convert-vqa`, each as (flags, arguments of `add_argument`)"
     return [
         option("input_jsonl", required=True, help=".json, .jsonl, .csv, .tsv or .parquet"),
         option("output_jsonl", required=True, help="file to write"),
@@ -486,7 +491,7 @@ def convert_options():
 
 
 def check_options():
-    "Options of `vlrlbook check-data`"
+    "Options of `vlrlbook check-data`, each as (flags, arguments of `add_argument`)"
     return [
         (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
         (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa",
@@ -500,7 +505,7 @@ def check_options():
 
 
 def score_options():
-    "Options of `vlrlbook score`, under the older script's names too"
+    "Options of `vlrlbook score`, with an older script's names; each as (flags, arguments of `add_argument`)"
     return [
         option("model", ("model_path", "checkpoint_path"), required=True,
                help="directory of a reward model, or an older script's .pt file"),
@@ -516,7 +521,7 @@ def score_options():
 
 
 def rank_options():
-    "Arguments of `vlrlbook rank`"
+    "Arguments of `vlrlbook rank`, each as (flags, arguments of `add_argument`)"
     return [
         (["picture"], dict(help="a picture file; none for a question without one")),
         (["question"], dict(help="what was asked")),
@@ -527,7 +532,7 @@ def rank_options():
 
 
 def film_options():
-    "Options of `vlrlbook aloha-films`"
+    "Options of `vlrlbook aloha-films`, each as (flags, arguments of `add_argument`)"
     return [
         option("root", required=True, help="new folder"),
         option("films", type=int, default=120, help="how many; the scripts take turns"),
@@ -538,7 +543,7 @@ def film_options():
 
 
 def measuring_commands(command):
-    "Add `evaluate`, `ask`, `predictions` and `report`; `command`, of `parser`, adds one subcommand"
+    "Add `evaluate`, `ask`, `predictions` and `report`; `command(function, name, *options)` adds a command"
     command(evaluate, "evaluate", *settings_options("06_evaluation"))
     command(ask, "ask",
             (["model"], dict(help="hub id, directory, or the folder of a run")),
@@ -565,7 +570,7 @@ def measuring_commands(command):
 
 
 def teaching_commands(command):
-    "Add `workshop`, `slides`, `enter` and `contest`; `command`, of `parser`, adds one subcommand"
+    "Add `workshop`, `slides`, `enter` and `contest`; `command(function, name, *options)` adds a command"
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")),
             (["--short"], dict(action="store_true",
                                help="a morning's class: three notebooks, a contest, a teacher's page")))
@@ -587,7 +592,7 @@ def teaching_commands(command):
 
 
 def model_commands(command):
-    "Add the commands that write model directories; `command`, of `parser`, adds one subcommand"
+    "Add the commands that write model directories; `command(function, name, *options)` adds a command"
     command(merge_lora, "merge-lora",
             option("base_model", required=True, help="path or hub id"),
             option("lora_model", required=True, help="adapter's directory"),
@@ -604,7 +609,7 @@ def model_commands(command):
 
 
 def data_commands(command):
-    "Add `convert-vqa`, `convert-boxes` and `check-data`; `command`, of `parser`, adds one subcommand"
+    "Add `convert-vqa`, `convert-boxes` and `check-data`; `command(function, name, *options)` adds a command"
     command(convert_vqa, "convert-vqa", *convert_options())
     command(convert_boxes, "convert-boxes",
             option("input", required=True,
@@ -618,7 +623,7 @@ def data_commands(command):
 
 
 def grpo_commands(command):
-    "Add `grpo` and `fit`; `command`, of `parser`, adds one subcommand"
+    "Add `grpo` and `fit`; `command(function, name, *options)` adds a command"
     config = (["--config"], dict(help="a .yaml or .json file with settings; options win over it"))
     command(grpo, "grpo", config, *settings_options("05_grpo"))
     command(fit, "fit", config,
@@ -629,7 +634,7 @@ def grpo_commands(command):
 
 
 def engine_commands(command):
-    "Add the commands around EasyR1 and verl; `command`, of `parser`, adds one subcommand"
+    "Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command"
     rows = [option("data", required=True,
                    help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
             *row_options(),

@@ -466,7 +466,7 @@ def _label_and_bins(
         return DataError(f"predictions.{what}", message, row=number)
     if not isinstance(row, dict):
         raise wrong("row", f"{type(row).__name__}, expected an object")
-    names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]
+    names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
     bins = bins or len(names)
     if len(names) != bins:
         raise wrong("bins", f"{len(names)} probabilities p0, p1, …, the first row has {bins}")
@@ -488,11 +488,12 @@ def _is_number(value):
 # %% ../nbs/06_evaluation.ipynb #na18f475
 def judged_report(
     kind: str,  # scores or bins
-    settings: EvaluationSettings,  # a checked object
+    settings: EvaluationSettings,  # already filled in and checked
 ) -> dict:  # what results.json holds: task, metrics, questions, and all that the chapter itself reports
     "Score a predictions file of chapter 03 or 04, and write results.json and metrics.csv into `output_dir`"
     judge = _judged_scores if kind == "scores" else _judged_bins
     task, chapters_report, metrics, question = judge(settings.predictions)
+    # `run_facts`: versions, commit and machine.
     results = dict(task=task, metrics=metrics, questions=[question], judged=chapters_report,
                    settings=asdict(settings), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)
@@ -569,7 +570,7 @@ def _beats(
 
 # %% ../nbs/06_evaluation.ipynb #c029
 def load_set(
-    settings: EvaluationSettings,  # a checked object
+    settings: EvaluationSettings,  # already filled in and checked
 ):  # dataset; dict: row → further fields for its line, such as question_type
     "The samples that will be asked about: newly drawn ones, or a file's, all or the held-out ones (`split`)"
     s, extras = settings, {}
@@ -600,7 +601,7 @@ def _drawing(settings):
     "The function that draws samples of the task: (number of samples, seed) → list of `Sample`"
     s = settings
     if s.asked_task == "pointing":
-        # True boxes are written in the coordinates that this model uses.
+        # True boxes are written in the coordinates of the asked model (`base_of`: under the adapter).
         return drawn_for(s.model or base_of(s.adapter), s.max_image_size)
     if s.asked_task == "zoom":
         return synthetic_zoom
@@ -611,7 +612,7 @@ def _rows_of_file(settings):
     s, task = settings, settings.asked_task
     dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
     if task == "pointing":
-        # True boxes are rewritten in the coordinates that this model uses.
+        # True boxes are rewritten in the coordinates of the asked model (`base_of`: under the adapter).
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
     if report.skipped or report.notes:
         print(report)
@@ -644,7 +645,7 @@ def _fields_of_questions(
 
 # %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
-    settings: EvaluationSettings,  # a checked object
+    settings: EvaluationSettings,  # already filled in and checked
 ) -> tuple:  # rows with answers; data set and RunLog, both None where the answers were read from a file
     "Get the answers that are to be scored: read them from `predictions`, or ask the model now"
     s = settings
@@ -762,7 +763,7 @@ def confusion_plot(
         places = range(len(classes))
         ax.set(xticks=places, yticks=places, xlabel="said", ylabel="truth")
         ax.set(title=f"{title}, n = {int(table.sum())}")
-        rotation = 0 if max(map(len, classes)) < 6 else 60
+        rotation = 0 if max(map(len, classes)) < 6 else 60  # long names would overlap
         ax.set_xticklabels(classes, fontsize=8, rotation=rotation)
         ax.set_yticklabels(classes, fontsize=8)
     return fig
@@ -799,6 +800,7 @@ def parting_plot(
     for ax, (title, log) in zip(axes[0], logs.items()):
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
             steps, values = log.series(name)
+            # Pale: as logged. Strong: smoothed, each point 0.9 of the one before and 0.1 of the new value.
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
             ax.plot(steps, smooth(values, 0.9) if values else [], color=colour, lw=2, label=label)
         # `parting` finds the step where two columns part, so it needs both of them.
@@ -828,7 +830,8 @@ def recompute(
         table["before"][how], table["after"][how] = _results(before), _results(after)
         gain = {}
         for mark in after:
-            # `error` is left out: it is nan for answers without a number, so two means are of other answers.
+            # `error` has no gain: it is nan where an answer holds no number, so before and after would be
+            # means over different answers.
             if mark in result_names and mark != "error":
                 gain[result_names[mark]] = float(np.mean(after[mark] - before[mark]))
         table["gain"][how] = gain
@@ -848,8 +851,8 @@ def _results(
 # %% ../nbs/06_evaluation.ipynb #c114
 def report(
     rows: list,  # from `gather`
-    settings: EvaluationSettings,  # a checked object
-    log: RunLog = None,  # of the questioning, for its speed
+    settings: EvaluationSettings,  # already filled in and checked
+    log: RunLog = None,  # with a row per batch, for the speed
     seconds: float = 0.0,  # since the start
 ) -> dict:  # what results.json holds
     "Score the answers and write results.json and metrics.csv into `output_dir`"
@@ -897,7 +900,7 @@ def metrics_csv(
 
 # %% ../nbs/06_evaluation.ipynb #n547990f
 def evaluate(
-    settings: EvaluationSettings,  # a checked object
+    settings: EvaluationSettings,  # already filled in and checked
 ) -> dict:  # what results.json holds
     "Run an evaluation, as `vlrlbook evaluate` does: get the answers, score them, write results.json"
     started = time.time()

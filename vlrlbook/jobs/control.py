@@ -23,11 +23,11 @@ class JobControl:
     "Carries out what owners ask for"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
-        records: JobRecords,  # of both
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
+        records: JobRecords,  # reads jobs from both
         running: RunningJobs,  # asked whether a job has ended just now
-        clock: ServiceClock,  # of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
     ):
         self.ledger = ledger
         self.data = data
@@ -62,7 +62,7 @@ class JobControl:
             self._give_order(self.ledger.job(job_id))
 
     def _give_order(self,
-        row,  # of the ledger, read just now; None if the job is gone
+        row,  # of the ledger's table of jobs, read just now; None if the job is gone
     ):
         "Order the supervisor of a job that is `cancelling` to stop it; it reads its orders in the lock file"
         if row is None or row["status"] != "cancelling":
@@ -77,13 +77,13 @@ class JobControl:
     def resume(self,
         job_id: str,  # which job
     ):
-        "Queue a job that ended without completing; raises UnknownJob, WrongState or NoCheckpoint"
+        "Queue a job that has not completed once more; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         row = self.records.row(job_id)
         if row["status"] not in resumable:
             raise WrongState(f"the job is {row['status']}; "
                              "only one that was interrupted, failed or cancelled can be resumed")
         job_id = row["job_id"]
-        self._need_data(row)
+        self._need_data(row)  # raises NoData
         # Without a checkpoint it would begin anew, which its owner can have by submitting it again.
         if newest_checkpoint(self.data.job(job_id).run) is None:
             raise NoCheckpoint("there is no whole checkpoint to resume from")
@@ -95,7 +95,7 @@ class JobControl:
             raise WrongState("the job has moved meanwhile")
 
     def _need_data(self,
-        row,  # of the ledger
+        row,  # of the ledger's table of jobs
     ):
         "Raise NoData if the data that a job trains on has been deleted: the job would fail at once"
         # The path is relative to the job's folder, so that a data directory can be moved.

@@ -70,7 +70,7 @@ class DispatcherThread:
                 is_explained = isinstance(e, (LedgerUnavailable, OSError))
                 logger.error("%s: %s", type(e).__name__, e, exc_info=not is_explained)
                 pause *= pauses_after_an_error
-            self.wake.wait(pause)
+            self.wake.wait(pause)  # ends early when somebody sets it: a job came in, or `stop` was called
             self.wake.clear()
 
 
@@ -93,10 +93,10 @@ class Jobs:
         max_queued: int = 200,  # more are refused
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL
         on_exit: str = "keep",  # keep: jobs go on without the server; interrupt: they go on with the next one
-        restarts: int = 3,  # how often a job whose supervisor died is started again by itself
-        keep_days: float = None,  # ended jobs go after so many days of service
-        keep_bytes: int = None,  # the longest ended go when ended jobs take more
-        adopt: bool = False,  # list job folders that the ledger does not know, also where it was lost
+        restarts: int = 3,  # how often a job whose supervisor died is restarted without a new checkpoint
+        keep_days: float = None,  # ended jobs are removed after so many days of service; None: never
+        keep_bytes: int = None,  # room that ended jobs may take: those that ended first are removed
+        adopt: bool = False,  # add job folders that the ledger does not know to it, also if it was lost
     ):
         if sys.platform != "linux":
             raise JobsError("jobs lean on promises of Linux's kernel and run there only")
@@ -141,6 +141,7 @@ class Jobs:
     def _open(self, backend, options):
         "Make the parts of `Jobs` and remove what a crash left; the caller holds the data directory's lock"
         if backend == "submitit":
+            # Where submitit keeps its scripts and logs, unless the options say otherwise.
             options = {"folder": str(self.data.submitit)} | (options or {})
         backend_class = backends[backend]
         self.backend = backend_class(options)
@@ -257,15 +258,15 @@ class Jobs:
     ) -> Job:  # cancelled, or cancelling until its processes are dead
         "Stop a job; to ask again changes nothing; raises UnknownJob, or WrongState if it has ended already"
         self.control.cancel(job_id)
-        self.wake.set()
+        self.wake.set()  # the dispatcher looks at once
         return self.get(job_id)
 
     def resume(self,
         job_id: str,  # which job
     ) -> Job:  # queued
-        "Let a job that ended without completing go on; raises UnknownJob, WrongState, NoCheckpoint"
+        "Queue a job that has not completed once more; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         self.control.resume(job_id)
-        self.wake.set()
+        self.wake.set()  # the dispatcher looks at once
         return self.get(job_id)
 
     def remove(self,

@@ -89,6 +89,7 @@ def ledger_problem(
     if check_result != "ok":
         # The lines before the last one may only name the database.
         return f"is damaged: {check_result.splitlines()[-1]}"
+    # These are enough to tell the ledger from any other SQLite file.
     missing_columns = {"job_id", "status", "place", "attempt", "parameters"} - columns
     return "is no ledger of jobs" if missing_columns else None
 
@@ -153,8 +154,8 @@ class Ledger:
     def read(self,
         query: str,  # SQL
         *values,  # for its question marks
-    ) -> list:  # of rows
-        "Rows of a query; LedgerUnavailable if the file cannot be read"
+    ) -> list:  # of sqlite3.Row
+        "Run a query and return all its rows; LedgerUnavailable if the file cannot be read"
         with self.lock, self._errors_renamed():
             return self.db.execute(query, values).fetchall()
 

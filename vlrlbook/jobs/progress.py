@@ -112,7 +112,7 @@ class Progress:
         self.marks = {}  # (job_id, attempt) → `log_mark` of the log that was read last
 
     def columns(self,
-        row,  # of the ledger
+        row,  # of the ledger's table of jobs
         folder: JobFolder,  # of that job
     ) -> dict:  # columns of the ledger: progress and current_step, and more where the log has changed
         "How far the job's latest attempt is; the ledger's own values while nothing new was logged"

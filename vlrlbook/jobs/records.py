@@ -20,8 +20,8 @@ class JobRecords:
     "The jobs of a data directory as their owners see them"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
     ):
         self.ledger = ledger
         self.data = data
@@ -50,8 +50,10 @@ class JobRecords:
         self.row(job_id)
         return [self._shown_move(row) for row in self.ledger.history(job_id)]
 
-    def _shown_move(self, row):
-        "A row of the log of moves as a dict"
+    def _shown_move(self,
+        row,  # of the ledger's table `moves`, which has one for each change of a job's state
+    ):
+        "Make the dict that people are shown of one change of a job's state"
         return {
             "time": row["time"],
             "attempt": row["attempt"],

@@ -52,9 +52,9 @@ class CleanUp:
     "Removes ended jobs by age and by size"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
-        clock: ServiceClock,  # of the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
         remove,  # function of a job's id that removes the job and says whether it was still there
     ):
         self.ledger = ledger

@@ -24,10 +24,10 @@ class RunningJobs:
     "Looks after the jobs that have processes"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
         backend,  # where supervisors run, such as LocalBackend
-        clock: ServiceClock,  # of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
     ):
         self.ledger = ledger
         self.data = data
@@ -50,7 +50,7 @@ class RunningJobs:
                 self._log_once(row, e)
 
     def _log_once(self,
-        row,  # of the ledger
+        row,  # of the ledger's table of jobs
         error,  # the exception that was raised while the job was looked at
     ):
         "Log an error with a job, unless the same one was the last that was logged for this attempt"
@@ -61,7 +61,7 @@ class RunningJobs:
             logger.error("looking at job %s: %s", row["job_id"], message, exc_info=error)
 
     def look_at(self,
-        row,  # of the ledger, of a job that is training or cancelling
+        row,  # of the ledger's table of jobs, of a job that is training or cancelling
     ):
         "Find out whether a job goes on, has ended or has died, and write that into the ledger"
         # One thread at a time, and with the row as it is now. Otherwise a request that still kills processes
@@ -74,7 +74,7 @@ class RunningJobs:
                 self._look_at_current(current_row)
 
     def _look_at_current(self,
-        row,  # of the ledger, read just now, of a job that is training or cancelling
+        row,  # of the ledger's table of jobs, read just now, of a job that is training or cancelling
     ):
         "Find out what became of a job's attempt, and write it into the ledger; the caller holds `looking`"
         folder = self.data.job(row["job_id"])
@@ -98,7 +98,7 @@ class RunningJobs:
         self._close(row, folder, outcome)
 
     def _go_on(self,
-        row,  # of the ledger, of a job whose supervisor lives
+        row,  # of the ledger's table of jobs, of a job whose supervisor lives
         folder,  # of that job
     ):
         "Write into the ledger how far a running job is; if it is being cancelled, repeat the order to stop"
@@ -113,7 +113,7 @@ class RunningJobs:
             self.ledger.save_progress(row["job_id"], row["attempt"], columns)
 
     def _close(self,
-        row,  # of the ledger, of a job none of whose processes lives
+        row,  # of the ledger's table of jobs, of a job none of whose processes lives
         folder,  # of that job
         outcome,  # dict: state, error_code, error_message; `why` where its supervisor was killed
     ):
@@ -162,7 +162,7 @@ def outcome_of_killed_attempt(
 
 
 def restarts_after(
-    row,  # of the ledger, of a job that was interrupted now
+    row,  # of the ledger's table of jobs, of a job that was interrupted now
     folder: JobFolder,  # of that job
     outcome: dict,  # how the attempt ended; it has the key `why` only if the supervisor was killed
 ) -> int:  # for the ledger's column `restarts`; -1 is possible

@@ -96,12 +96,13 @@ def tidy(
 def adopt_unknown_jobs(
     ledger: Ledger,  # of the data directory
     data: DataFolder,  # that no other server works on
-    clock: ServiceClock,  # of the data directory
+    clock: ServiceClock,  # seconds for which the data directory has been served
 ) -> list:  # ids of the jobs that were added to the ledger
     "Add a row to the ledger for every job folder that has none, in the order of their submission"
     ledger_ids = ledger.job_ids()
     unknown = []  # (time of submission, folder)
     for folder in data.job_folders():
+        # Its name must be possible as a job's id in a URL of the service.
         if folder.job_id not in ledger_ids and possible_id.fullmatch(folder.job_id):
             unknown.append((_submitted_at(folder), folder))
     adopted_ids = []
@@ -150,7 +151,7 @@ def _latest_attempt(
     folder,  # JobFolder of a job whose row was lost
 ):
     "The number of a job's latest attempt (0: it never started), and how that attempt ended"
-    # The lock file holds an order and the attempt that it was for; None if it cannot be read.
+    # The lock file holds (order, number of the attempt that it was for); None as the number if it is damaged.
     _, ordered_attempt = order_of_lock_file(folder.lock)
     outcome = Outcome.read(folder, attempt=None)
     if outcome and (ordered_attempt is None or ordered_attempt <= outcome["attempt"]):

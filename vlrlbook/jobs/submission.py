@@ -40,9 +40,9 @@ class Submission:
     "Writes new jobs down"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
-        records: JobRecords,  # of both
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
+        records: JobRecords,  # reads jobs from both
     ):
         self.ledger = ledger
         self.data = data

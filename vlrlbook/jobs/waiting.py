@@ -42,10 +42,10 @@ class WaitingJobs:
     "Starts the jobs that wait, in order"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
         backend,  # where supervisors run, such as LocalBackend
-        clock: ServiceClock,  # of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
     ):
         self.ledger = ledger
         self.data = data
@@ -97,7 +97,7 @@ class WaitingJobs:
             self._fail(row, slot, f"the job's files are damaged: {e.strerror}")
 
     def _start(self,
-        row,  # of the ledger, of a queued job
+        row,  # of the ledger's table of jobs, of a queued job
         folder,  # of that job
         slot,  # CUDA_VISIBLE_DEVICES
     ):
@@ -131,7 +131,7 @@ class WaitingJobs:
                 os.close(lock)
 
     def _claim(self,
-        row,  # of the ledger, of a queued job
+        row,  # of the ledger's table of jobs, of a queued job
         folder,  # of that job
         attempt,  # number of the attempt that begins
         slot,  # CUDA_VISIBLE_DEVICES
@@ -149,7 +149,7 @@ class WaitingJobs:
             current_step=step, progress=percent(step, row["total_steps"]))
 
     def _fail(self,
-        row,  # of the ledger, of a job that cannot be started
+        row,  # of the ledger's table of jobs, of a job that cannot be started
         slot,  # CUDA_VISIBLE_DEVICES
         message,  # why, for the owner
     ):
