@@ -268,7 +268,7 @@ def _ask(
         for number in batch_numbers:
             asked = _batch_in_all_ways(dataset, batches[number], lenders)  # way of asking → samples
             waiting.append(asked["greedy"])  # the unchanged samples
-            # A large prime between the runs' seeds: batches of runs with neighbouring seeds never share one.
+            # A large prime lies between the seeds of two runs, so that no two of their batches share a seed.
             yield asked, seed * 100_003 + number
     start = time.perf_counter()
     for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):

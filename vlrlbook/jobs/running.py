@@ -61,7 +61,7 @@ class RunningJobs:
             logger.error("looking at job %s: %s", row["job_id"], message, exc_info=error)
 
     def look_at(self,
-        row,  # of the ledger's table of jobs, of a job that is training or cancelling
+        row,  # of the ledger's table of jobs: a job that is training or cancelling
     ):
         "Find out whether a job goes on, has ended or has died, and write that into the ledger"
         # One thread at a time, and with the row as it is now. Otherwise a request that still kills processes
@@ -74,7 +74,7 @@ class RunningJobs:
                 self._look_at_current(current_row)
 
     def _look_at_current(self,
-        row,  # of the ledger's table of jobs, read just now, of a job that is training or cancelling
+        row,  # of the ledger's table of jobs, read just now: a job that is training or cancelling
     ):
         "Find out what became of a job's attempt, and write it into the ledger; the caller holds `looking`"
         folder = self.data.job(row["job_id"])
@@ -98,7 +98,7 @@ class RunningJobs:
         self._close(row, folder, outcome)
 
     def _go_on(self,
-        row,  # of the ledger's table of jobs, of a job whose supervisor lives
+        row,  # of the ledger's table of jobs: a job whose supervisor lives
         folder,  # of that job
     ):
         "Write into the ledger how far a running job is; if it is being cancelled, repeat the order to stop"
@@ -113,7 +113,7 @@ class RunningJobs:
             self.ledger.save_progress(row["job_id"], row["attempt"], columns)
 
     def _close(self,
-        row,  # of the ledger's table of jobs, of a job none of whose processes lives
+        row,  # of the ledger's table of jobs: a job none of whose processes lives
         folder,  # of that job
         outcome,  # dict: state, error_code, error_message; `why` where its supervisor was killed
     ):
@@ -162,7 +162,7 @@ def outcome_of_killed_attempt(
 
 
 def restarts_after(
-    row,  # of the ledger's table of jobs, of a job that was interrupted now
+    row,  # of the ledger's table of jobs: a job that was interrupted now
     folder: JobFolder,  # of that job
     outcome: dict,  # how the attempt ended; it has the key `why` only if the supervisor was killed
 ) -> int:  # for the ledger's column `restarts`; -1 is possible

@@ -97,7 +97,7 @@ class WaitingJobs:
             self._fail(row, slot, f"the job's files are damaged: {e.strerror}")
 
     def _start(self,
-        row,  # of the ledger's table of jobs, of a queued job
+        row,  # of the ledger's table of jobs: a queued job
         folder,  # of that job
         slot,  # CUDA_VISIBLE_DEVICES
     ):
@@ -131,7 +131,7 @@ class WaitingJobs:
                 os.close(lock)
 
     def _claim(self,
-        row,  # of the ledger's table of jobs, of a queued job
+        row,  # of the ledger's table of jobs: a queued job
         folder,  # of that job
         attempt,  # number of the attempt that begins
         slot,  # CUDA_VISIBLE_DEVICES
@@ -149,7 +149,7 @@ class WaitingJobs:
             current_step=step, progress=percent(step, row["total_steps"]))
 
     def _fail(self,
-        row,  # of the ledger's table of jobs, of a job that cannot be started
+        row,  # of the ledger's table of jobs: a job that cannot be started
         slot,  # CUDA_VISIBLE_DEVICES
         message,  # why, for the owner
     ):
