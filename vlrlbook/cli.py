@@ -16,30 +16,33 @@ from .versions import extra_of
 
 
 def __getattr__(name):
-    "The functions of `vlrlbook workshop` stood here first, and can still be asked for here"
+    "Return functions that have moved to `vlrlbook.workshop`, so that old imports from this module still work"
+    # Python calls this for every name that the module does not define.
     if name not in ("allowance", "days", "emptied", "plan", "plan_words", "twin"):
         raise AttributeError(f"module 'vlrlbook.cli' has no attribute {name!r}")
     import vlrlbook.workshop
     return getattr(vlrlbook.workshop, name)
 
 
-def run(args, rest):
+def run(args, rest):  # args: read by argparse; rest: words unknown to it, here papermill's
     "Run a chapter as a papermill job; `-p name value` as papermill takes it"
     return run_chapter(args.chapter, args.out, rest)
 
 
-def notebooks(args, rest):
+def notebooks(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Copy the chapters into a folder, to read and change"
     if Path(args.out_dir).exists():
         raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
     from vlrlbook.folders import new_folder
     unwanted = shutil.ignore_patterns(".*", "_*", "runs", "*.py")
+    # `aside` is a hidden folder, renamed to out_dir when all files are there.
     with new_folder(args.out_dir, existing="none", manifest=False) as aside:
         shutil.copytree(notebooks_dir(), aside, ignore=unwanted, dirs_exist_ok=True)
-    print(*sorted(p.name for p in Path(args.out_dir).glob("*.ipynb")), sep="\n")
+    names = [path.name for path in Path(args.out_dir).glob("*.ipynb")]
+    print(*sorted(names), sep="\n")
 
 
-def workshop(args, rest):
+def workshop(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Write the chapters for teaching: outputs gone, exercises empty, solutions folded away, and a plan for
     half a day and a full one"""
     if args.short:
@@ -50,67 +53,69 @@ def workshop(args, rest):
     print(*write_workshop(args.out_dir), sep="\n")
 
 
-def slides(args, rest):
+def slides(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Run the notebooks of a folder and write each as slides, one HTML file with its figures"
     from vlrlbook.slides import write_slides
     print(*write_slides(args.folder, args.out), sep="\n")
 
 
-def enter(args, rest):
+def enter(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Train with a student's reward and write the file for the contest"
     from vlrlbook.contest import enter, reward_of_file
     from vlrlbook.contest_files import Rules
-    rules = Rules(args.steps, args.pictures, warm_steps=args.warm_steps)
-    entry = enter(args.name, reward_of_file(args.reward), args.folder, rules, args.again)
+    rules = Rules(args.steps, args.pictures, warm_steps=args.warm_steps)  # the same for the whole class
+    reward = reward_of_file(args.reward)  # the function that mine.py:my_reward names
+    entry = enter(args.name, reward, args.folder, rules, args.again)
     print(f"{entry.name}: {entry.facts['seconds']} seconds")
 
 
-def contest(args, rest):
+def contest(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Gather the students' files of a folder into one ranked page; exit status 1 if one of them could not be
     ranked"""
     from vlrlbook.standings import write_standings
     path, standings = write_standings(args.folder, args.out)
     print(standings)
     print(path)
-    return 1 if standings.refused else 0
+    return 1 if standings.refused else 0  # refused: files that could not be ranked
 
 
-def merge_lora(args, rest):
+def merge_lora(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Fold an adapter into its base and save a plain model directory"
     from vlrlbook.models import merge_lora
     merge_lora(args.base_model, args.lora_model, args.output_path, cache_dir=args.cache_dir, dtype=args.dtype,
                transformers_4=args.transformers_4)
 
 
-def export_model(args, rest):
+def export_model(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Copy a model directory in words that transformers 4 can read too, for EasyR1 and for older engines"
     from vlrlbook.model_files import export_for_transformers_4
     print(export_for_transformers_4(args.model, args.output_path))
 
 
-def convert_vqa(args, rest):
+def convert_vqa(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Rows of any known form to EasyR1 rows"
     from vlrlbook.data import convert_vqa, published_split, read_rows
-    written = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys,
-                          args.skip_bad_rows, print)
-    parted = ", parted into _train and _test" if args.split else ""
-    print(f"{written} rows in {args.output_jsonl}{parted}")
+    row_count = convert_vqa(args.input_jsonl, args.output_jsonl, args.image_dir, args.split, args.keys,
+                            args.skip_bad_rows, tell=print)
+    parts = ", parted into _train and _test" if args.split else ""
+    print(f"{row_count} rows in {args.output_jsonl}{parts}")
     if args.split == "published":
-        rows = [row for _, row in read_rows(args.input_jsonl)]
+        rows = [row for _, row in read_rows(args.input_jsonl)]  # it yields (line number, row)
+        # The first two are the rows of both parts; a share of VQA-RAD's test pictures is in both.
         _, _, leaking = published_split(rows)
         advice = "--split picture keeps them apart"
         print(f"{leaking:.0%} of the test pictures are in the train part too; {advice}")
 
 
-def convert_boxes(args, rest):
+def convert_boxes(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Boxes of a COCO file, or of RefCOCO-style rows, to rows of task pointing"
     from vlrlbook.pointing import convert_boxes
-    written = convert_boxes(args.input, args.output_jsonl, args.image_dir, args.form,
-                            args.skip_bad_rows, print)
-    print(f"{written} rows in {args.output_jsonl}")
+    row_count = convert_boxes(args.input, args.output_jsonl, args.image_dir, args.form,
+                              args.skip_bad_rows, tell=print)
+    print(f"{row_count} rows in {args.output_jsonl}")
 
 
-def check_data(args, rest):
+def check_data(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Look a counting ZIP or a file of rows through, as training will; exit status 1 if training would
     refuse it"""
     from vlrlbook.data_check import check_file
@@ -118,72 +123,94 @@ def check_data(args, rest):
                         args.strict, args.val_data, args.model)
     print(report)
     if not report.good:
-        raise report.problems[0]  # to stderr, as every command says what stops it
-    unseen = "" if args.model else "; the length of prompts is looked at with --model"
-    print(f"training will take it{unseen}")
+        raise report.problems[0]  # a DataError, which `main` prints to stderr before it exits with 1
+    not_checked = "" if args.model else "; the length of prompts is looked at with --model"
+    print(f"training will take it{not_checked}")
 
 
 def given(
-    args,  # what argparse knew, a setting that was not written as None
-    rest,  # the words that it did not know
-    cls=None,  # the class of settings, for its flags and for other names of a setting
-) -> dict:  # name → value or text
-    "The settings that were written; names that nobody knows are left to `read_settings`, which refuses them"
+    args,  # what argparse has read; an option that the user did not write is None
+    rest,  # words of the command line that argparse does not know, such as ["--lr", "1e-5"]
+    cls=None,  # the class of settings, for its flags and for its settings' other names
+) -> dict:  # name → value, or text as it was written
+    """Collect the settings that the user wrote on the command line.
+
+    Names that no setting has stay in the result: `read_settings` refuses them with a message."""
     from vlrlbook.settings import flag_names, named_options
-    ours = ("command", "function", "config")  # of `parser`: no settings
-    written = {name: value for name, value in vars(args).items() if name not in ours and value is not None}
+    not_settings = ("command", "function", "config")  # `parser` puts these into `args` too
+    written = {}
+    for name, value in vars(args).items():
+        if name not in not_settings and value is not None:
+            written[name] = value
     # `--keys answer=solution image=scan` came as a list of words; settings take one text.
     if isinstance(written.get("keys"), list):
         written["keys"] = " ".join(written["keys"])
-    others = named_options(rest, flag_names(cls) if cls else set())
-    for name in others:
+    flags = flag_names(cls) if cls else set()  # settings that may be written without a value
+    other_options = named_options(rest, flags)  # name → text
+    for name in other_options:
         setting = _setting_of(name, cls)
         if setting and setting != name:
             print(f"--{name} is taken as {setting}", file=sys.stderr)
-    return written | others
+    return written | other_options
 
 
-def _setting_of(name, cls):
-    "The setting for which `name` is another word, or None; `read_settings` puts its value there"
+def _setting_of(
+    name,  # of an option on the command line
+    cls,  # a class of settings, or None
+):
+    "The setting that has `name` as another name; None if there is no such setting"
     aliases = getattr(cls, "aliases", {})  # another name → setting
-    stand_ins = getattr(cls, "stand_ins", {})  # another name → (setting, {text: value})
     if aliases.get(name):
         return aliases[name]
-    return stand_ins[name][0] if name in stand_ins else None
+    # Other names whose values are translated too: name → (setting, {text on the command line: value}).
+    stand_ins = getattr(cls, "stand_ins", {})
+    if name not in stand_ins:
+        return None
+    setting, _ = stand_ins[name]
+    return setting
 
 
-def settings_from_file(args, rest, cls=None):
-    "GRPO settings of `--config`, if it was written, under those of the command line"
+def settings_from_file(
+    args,  # what argparse read, with `config`: the path of a file, or None
+    rest,  # words that argparse does not know, such as other names of settings
+    cls=None,  # class with these other names; None: they are not looked up
+):
+    "Make GRPO settings from the file of `--config`, if there is one, and the command line, which wins"
     from vlrlbook.settings import GRPOSettings, load_settings, read_settings
-    written = given(args, rest, cls)
-    return load_settings(args.config, **written) if args.config else read_settings(GRPOSettings, written)
+    written = given(args, rest, cls)  # name → value, from the command line
+    if args.config:
+        return load_settings(args.config, **written)
+    return read_settings(GRPOSettings, written)
 
 
-def grpo(args, rest):
+def grpo(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Train with GRPO without the page; settings of chapter 05, from a file and from options"
     from vlrlbook.grpo import run
     run(settings_from_file(args, rest))
 
 
-def fit(args, rest):
+def fit(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     """GB of a GRPO run before it starts, stock and with shared prompts, and the largest batch for cards of
     16 to 141 GB"""
     from vlrlbook.fit import fit_tables, will_fit
     from vlrlbook.settings import GRPOSettings
-    # Taken out of `args`, of which `given` makes settings.
-    own = {name: vars(args).pop(name) for name in ("prompt_tokens", "pictures")}
+    # These two are no settings, so they are taken out of `args`, which `settings_from_file` reads.
+    options = vars(args)
+    prompt_tokens, pictures = options.pop("prompt_tokens"), options.pop("pictures")
     settings = settings_from_file(args, rest, GRPOSettings)
-    print(*fit_tables(will_fit(settings, **own)), sep="\n\n")
+    # For each way of training: GB of its parts, and whether it fits.
+    estimate = will_fit(settings, prompt_tokens=prompt_tokens, pictures=pictures)
+    print(*fit_tables(estimate), sep="\n\n")
 
 
-def reward_model(args, rest):
+def reward_model(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Train a reward model on preference rows; settings of chapter 03"
     from vlrlbook.core import read_settings
     from vlrlbook.reward_model import RewardModelSettings, train_reward_model
     settings = read_settings(RewardModelSettings, given(args, rest, RewardModelSettings))
     results = train_reward_model(settings)
     if not results:
-        return  # a process other than the first
+        return  # of several processes only the first one has results
     if not results["n"]:
         print(f"no pair of the test rows has a preference, so there is no accuracy; {results['model']}")
         return
@@ -192,7 +219,7 @@ def reward_model(args, rest):
     print(f"{results['n']} pairs judged: {accuracy}; {results['model']}")
 
 
-def score(args, rest):
+def score(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Score a preference file with a reward model; the result's name is always a new one"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import report_table, score_file
@@ -202,7 +229,7 @@ def score(args, rest):
     print(Table(report_table(scored["report"]), caption))
 
 
-def rank(args, rest):
+def rank(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Put answers to a question about a picture into a reward model's order, best first"
     from vlrlbook.core import Table
     from vlrlbook.reward_model import VLRewardModel, rank_answers
@@ -211,134 +238,146 @@ def rank(args, rest):
     ranked = rank_answers(judge, picture, args.question, args.answers)
     for row in ranked:
         row["score"], row["chance"] = f"{row['score']:.3f}", f"{row['chance']:.3f}"
-    fitted = judge.facts["calibration"]  # {temperature, pairs}, or None
-    tried = "not calibrated"
-    if fitted:
-        tried = f"calibrated on {fitted['pairs']} pairs, temperature {fitted['temperature']:.2f}"
-    print(Table(ranked, f"chance: that the judge would pick this answer among all of these ({tried})"))
+    # Scores are divided by a temperature before they become chances: {temperature, pairs}, or None.
+    calibration = judge.facts["calibration"]
+    note = "not calibrated"
+    if calibration:
+        note = f"calibrated on {calibration['pairs']} pairs, temperature {calibration['temperature']:.2f}"
+    print(Table(ranked, f"chance: that the judge would pick this answer among all of these ({note})"))
 
 
-def aloha(args, rest):
+def aloha(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Robot films to reward bins: train, analyze, predict or chat; settings of chapter 04"
     from vlrlbook.aloha import AlohaSettings, run_aloha
     from vlrlbook.core import read_settings
-    made = run_aloha(read_settings(AlohaSettings, given(args, rest, AlohaSettings)))
-    # Of several processes, as torchrun starts them, the first one speaks.
-    if made is not None and int(os.environ.get("RANK", 0)) == 0:
-        print(made)
+    settings = read_settings(AlohaSettings, given(args, rest, AlohaSettings))
+    result = run_aloha(settings)
+    # Of several processes, as torchrun starts them, only the first one prints.
+    is_first_process = int(os.environ.get("RANK", 0)) == 0
+    if result is not None and is_first_process:
+        print(result)
 
 
-def aloha_films(args, rest):
+def aloha_films(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Films of the ALOHA simulator as a LeRobot data set; needs the extra films"
     from vlrlbook.aloha_films import make_films
     data = make_films(args.root, args.films, args.seed, args.size, args.videos, args.only, say=print)
     print(f"{args.root}: {data.num_episodes} films, {len(data)} frames")
 
 
-def evaluate(args, rest):
+def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Measure a model, with and without its adapter, or score a file of answers; settings of chapter 06"
     from vlrlbook.core import Table, read_settings
     from vlrlbook.evaluation import EvaluationSettings, evaluate, with_interval
     results = evaluate(read_settings(EvaluationSettings, given(args, rest)))
     rows = []
     for metric in results["metrics"]:
-        value = with_interval(metric)
+        value = with_interval(metric)  # such as 0.564 (0.520 to 0.607)
         rows.append(dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"]))
     print(Table(rows))
-    shown = ("question", "answer", "because")
-    print(Table([{name: question[name] for name in shown} for question in results["questions"]]))
+    # Each asks something about the run in words, and is answered with yes, no or cannot tell.
+    questions = []
+    for question in results["questions"]:
+        questions.append({name: question[name] for name in ("question", "answer", "because")})
+    print(Table(questions))
 
 
-def ask(args, rest):
+def ask(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Ask a model about one picture: before and after training, side by side"
     from vlrlbook.answers import ask_model
     from vlrlbook.core import Table
     from vlrlbook.marking import merged
     answers = ask_model(args.model, args.picture, args.question, args.adapter, args.answers, args.temperature,
                         args.max_new_tokens, args.max_image_size, args.task, args.seed, args.use_4bit)
-    # A column for each model that was asked; without an adapter there is no `after`.
-    models = {name: answers[name] for name in ("before", "after") if answers[name]}
-    best = {name: texts["greedy"] for name, texts in models.items()}
+    # A column for each model that was asked; without an adapter `answers["after"]` is None.
+    texts_of = {name: answers[name] for name in ("before", "after") if answers[name]}
+    best = {name: texts["greedy"] for name, texts in texts_of.items()}
     rows = [dict(asked="best guess") | best]
     if args.answers:
-        samples = {name: merged(texts["sampled"]) for name, texts in models.items()}
+        # `merged` joins the sampled texts into one, equal ones counted.
+        samples = {name: merged(texts["sampled"]) for name, texts in texts_of.items()}
         rows.append(dict(asked=f"{args.answers} samples") | samples)
     print(Table(rows))
 
 
-def predictions(args, rest):
+def predictions(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """Write predictions as another evaluation program keeps them; its own files are read by `evaluate
     --predictions`"""
     from vlrlbook.evaluation import read_predictions
     from vlrlbook.prediction_files import save_predictions_as
-    n = save_predictions_as(args.form, read_predictions(args.predictions), args.column, args.out)
-    print(f"{args.out}: {n} rows of {args.column} as {args.form} keeps them")
+    rows = read_predictions(args.predictions)
+    row_count = save_predictions_as(args.form, rows, args.column, args.out)
+    print(f"{args.out}: {row_count} rows of {args.column} as {args.form} keeps them")
 
 
-def report(args, rest):
+def report(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Write report.html of a finished run: what came of it, on two screens, in one file"
     from vlrlbook.report import write_report
     print(write_report(args.run, args.out))
 
 
-def serve(args, rest):
+def serve(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     "Run the training service and its page; settings of chapter 08"
     from vlrlbook.core import read_settings
     from vlrlbook.service import ServiceSettings, serve
     written = given(args, rest)
-    # A flag of its own: where it is written, the setting `token` is false.
+    # --no-token is no setting but another way to write token = false.
     if written.pop("no_token"):
         written["token"] = False
     serve(read_settings(ServiceSettings, written))
 
 
-def exported(args, rest, verl=False):
-    "Export as the arguments say, and tell what is there"
+def exported(
+    args,  # of `export-easyr1` or `export-verl`
+    rest,  # words such as a.b=c, which set keys of the engine's configuration
+    verl=False,  # for verl; False: for EasyR1
+):
+    "Write the directory that EasyR1 or verl runs, and print how many rows it holds and what to do next"
     from vlrlbook.easyr1 import export_easyr1, export_keys, export_verl, parse_overrides, read_engine_yaml
     engine = "verl" if verl else args.version
-    # `export-verl` has no --config.
-    config = {}
-    if getattr(args, "config", None):
-        config = read_engine_yaml(args.config, engine, rest).given
-    # The export names files and columns itself; what is written as a.b=c wins over the YAML.
-    kept = {name: value for name, value in config.items() if name not in export_keys(engine)}
-    overrides = kept | parse_overrides(rest, engine)
-    where = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
-                 skip_bad_rows=args.skip_bad_rows, tell=print)
+    yaml_keys = {}  # dotted key → value, as the YAML and `rest` set them
+    if getattr(args, "config", None):  # `export-verl` has no --config
+        yaml_keys = read_engine_yaml(args.config, engine, rest).given
+    # `export_keys`: names of files and columns, which the export sets itself.
+    from_yaml = {name: value for name, value in yaml_keys.items() if name not in export_keys(engine)}
+    # What is written as a.b=c wins over the YAML.
+    overrides = from_yaml | parse_overrides(rest, engine)
+    data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
+                        skip_bad_rows=args.skip_bad_rows, tell=print)
     is_counting = Path(args.data).suffix.lower() == ".zip" or Path(args.data).is_dir()
     reward = args.reward or ("counting" if is_counting else "vqa")
     if verl:
-        folder = export_verl(args.data, reward, overrides, args.output_dir, **where)
+        folder = export_verl(args.data, reward, overrides, args.output_dir, **data_options)
     else:
-        folder = export_easyr1(args.data, reward, overrides, args.output_dir, args.version, **where)
+        folder = export_easyr1(args.data, reward, overrides, args.output_dir, args.version, **data_options)
     train, val = json.loads((folder / "export.json").read_text())["rows"]
     rows = f"{train} rows to learn from, {val} to measure on"
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
 
 
-def export_easyr1(args, rest):
+def export_easyr1(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
     """Write a directory that EasyR1 runs: rows, pictures, prompt.jinja, reward.py, config.yaml, train.sh;
     any a.b=c sets a key"""
     exported(args, rest)
 
 
-def export_verl(args, rest):
+def export_verl(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
     """Write a directory that verl runs: parquet files, reward.py, train.sh with every override; any a.b=c
     sets a key"""
     exported(args, rest, verl=True)
 
 
-def dry_run(args, rest):
+def dry_run(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
     """Look through an exported directory, or an EasyR1 YAML, before it costs anything; exit status 1 if
     there are problems"""
     from vlrlbook.easyr1 import dry_run
-    inspected = dry_run(args.path, overrides=rest, version=args.version, processes=args.processes,
-                        gpu_gb=args.gpu_gb)
-    print(inspected)
-    return 0 if inspected.ok else 1
+    report = dry_run(args.path, overrides=rest, version=args.version, processes=args.processes,
+                     gpu_gb=args.gpu_gb)
+    print(report)
+    return 0 if report.ok else 1
 
 
-def merge_shards(args, rest):
+def merge_shards(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     """FSDP shards of EasyR1 or verl as one model directory; --test compares with a model directory, tensor
     by tensor"""
     from vlrlbook.core import Table
@@ -348,7 +387,7 @@ def merge_shards(args, rest):
     print(Table([merged]))
 
 
-def quick_start(args, rest):
+def quick_start(args, rest):  # args: read by argparse; rest: words unknown to it, other names of settings
     """Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable; settings
     of chapter 09"""
     from vlrlbook.core import Table, read_settings
@@ -357,14 +396,14 @@ def quick_start(args, rest):
     print(Table(results["stages"]))
 
 
-def doctor(args, rest):
+def doctor(args, rest):  # args: read by argparse; rest: words unknown to it, none here
     "Say what this machine can run and what to do about the rest; exit status 1 if it cannot run the main job"
     from vlrlbook.doctor import main
     return main(args.quick)
 
 
 def version_line() -> str:
-    "Name and version; those of the metadata, or of the code where it is not installed"
+    "What `vlrlbook --version` prints: the version of the installed package, else the one in the code"
     from importlib.metadata import PackageNotFoundError, version
     try:
         return f"vlrlbook {version('vlrlbook')}"
@@ -374,9 +413,11 @@ def version_line() -> str:
 
 
 def chapter_options(chapter):
-    "(name, help, whether true or false) of a chapter's settings; --help must import nothing heavy"
-    # `notebooks_dir` imports NumPy and Pillow. Where they are missing, `vlrlbook doctor` must still start and
-    # say so; then --help lists no options of the chapters, which are taken all the same.
+    """List (name, help text, is a flag) for each setting of a chapter, such as "05_grpo".
+
+    A flag needs no value on the command line. Nothing heavy is imported, so that --help is quick."""
+    # `notebooks_dir` imports NumPy and Pillow. If they are missing, `vlrlbook doctor` must still start and
+    # say so. Without this list --help shows no settings, but they can be written all the same.
     try:
         notebooks_dir()
     except ImportError:
@@ -385,46 +426,61 @@ def chapter_options(chapter):
         from vlrlbook.settings import GRPOSettings, flag_names, settings_help
         flags = flag_names(GRPOSettings)
         return [(name, text, name in flags) for name, text in settings_help(GRPOSettings).items()]
-    # the other chapters' classes stand in modules that import torch, so their pages are read
+    # The classes of the other chapters are in modules that import torch, so the notebook is read instead: its
+    # parameters cell has a line `name: type = default  # help` for each setting.
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if cell["metadata"].get("tags") == ["parameters"]]
     parameters = "".join(tagged[0]["source"])
-    # `name: type = default  # help`, a line for each
     fields = re.findall(r"^(\w+): (\w+).*?  # (.*)$", parameters, re.M)
-    # a bare --log_samples was a flag of the reward system; here it is a number, whose default the flag means
-    return [(name, text, kind == "bool" or name == "log_samples") for name, kind, text in fields]
+    settings = []
+    for name, type_name, text in fields:
+        # In the older reward system --log_samples was a flag. Here it is a number, and the flag alone means
+        # its default.
+        is_flag = type_name == "bool" or name == "log_samples"
+        settings.append((name, text, is_flag))
+    return settings
 
 
-def option(name, also=(), **kwargs):
-    "What argparse takes for an option: its spellings with - and _ under this and other names, and the rest"
+def option(
+    name,  # where argparse stores the value
+    also=(),  # other names of the same option
+    **kwargs,  # further arguments of `add_argument`, such as help
+):
+    """Make an option as `parser` takes it: (its flags, arguments of argparse's `add_argument`).
+
+    Each name may be written with _ or -, such as --image_dir and --image-dir."""
     flags = []
     for spelling in (name, *also):
         flags += [f"--{spelling}", f"--{spelling.replace('_', '-')}"]
-    # A name without a _ gave the same flag twice, which argparse refuses.
+    # A name without a _ is in the list twice, which argparse refuses; dict.fromkeys leaves one.
     return tuple(dict.fromkeys(flags)), dict(dest=name, **kwargs)
 
 
-def settings_options(chapter):
-    "An option for each setting of a chapter"
-    # a bare flag means true; "true" and "false" may still be written behind it
-    bare = dict(nargs="?", const="true")
-    several = dict(nargs="+")  # keys takes words such as answer=solution
+def settings_options(
+    chapter,  # name of a notebook, such as "05_grpo"
+):
+    "Make an option, as `option` does, for each setting of a chapter"
     options = []
-    for name, text, flag in chapter_options(chapter):
-        more = bare if flag else several if name == "keys" else {}
-        # argparse fills in what stands behind a %, such as %(default)s; two of them are one.
-        options.append(option(name, help=text.replace("%", "%%"), **more))
+    for name, text, is_flag in chapter_options(chapter):
+        # argparse fills in what stands behind a %, such as %(default)s; %% is a plain one.
+        more = dict(help=text.replace("%", "%%"))
+        if is_flag:
+            # The flag alone means true; "true" or "false" may still be written behind it.
+            more |= dict(nargs="?", const="true")
+        elif name == "keys":
+            more["nargs"] = "+"  # several words, such as answer=solution image=scan
+        options.append(option(name, **more))
     return options
 
 
 def row_options():
-    "Options of all commands that read a file of rows"
+    "Options of all commands that read a file of rows, each as `option` makes it"
     return [option("keys", nargs="+", help="which column holds what, such as question=problem image=scan"),
             option("skip_bad_rows", action="store_true", help="leave bad rows out and list them")]
 
 
 def convert_options():
-    "Options of `vlrlbook convert-vqa`"
+    "Options of `vlrlbook convert-vqa`, each as (flags, arguments of `add_argument`)"
     return [
         option("input_jsonl", required=True, help=".json, .jsonl, .csv, .tsv or .parquet"),
         option("output_jsonl", required=True, help="file to write"),
@@ -435,7 +491,7 @@ def convert_options():
 
 
 def check_options():
-    "Options of `vlrlbook check-data`"
+    "Options of `vlrlbook check-data`, each as (flags, arguments of `add_argument`)"
     return [
         (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
         (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa",
@@ -449,7 +505,7 @@ def check_options():
 
 
 def score_options():
-    "Options of `vlrlbook score`, under the older script's names too"
+    "Options of `vlrlbook score`, with an older script's names; each as (flags, arguments of `add_argument`)"
     return [
         option("model", ("model_path", "checkpoint_path"), required=True,
                help="directory of a reward model, or an older script's .pt file"),
@@ -465,7 +521,7 @@ def score_options():
 
 
 def rank_options():
-    "Arguments of `vlrlbook rank`"
+    "Arguments of `vlrlbook rank`, each as (flags, arguments of `add_argument`)"
     return [
         (["picture"], dict(help="a picture file; none for a question without one")),
         (["question"], dict(help="what was asked")),
@@ -476,7 +532,7 @@ def rank_options():
 
 
 def film_options():
-    "Options of `vlrlbook aloha-films`"
+    "Options of `vlrlbook aloha-films`, each as (flags, arguments of `add_argument`)"
     return [
         option("root", required=True, help="new folder"),
         option("films", type=int, default=120, help="how many; the scripts take turns"),
@@ -487,7 +543,7 @@ def film_options():
 
 
 def measuring_commands(command):
-    "`evaluate`, `ask`, `predictions` and `report`; `command` is that of `parser`"
+    "Add `evaluate`, `ask`, `predictions` and `report`; `command(function, name, *options)` adds a command"
     command(evaluate, "evaluate", *settings_options("06_evaluation"))
     command(ask, "ask",
             (["model"], dict(help="hub id, directory, or the folder of a run")),
@@ -496,7 +552,7 @@ def measuring_commands(command):
             option("adapter", help="directory of a LoRA adapter or of a whole trained model"),
             option("answers", type=int, default=4,
                    help="sampled answers of each; 0 asks for the best guess alone"),
-            # What is not given is as the run was trained.
+            # Each of these that is not given is as it was when the model was trained.
             option("temperature", type=float, help="of sampling"),
             option("max_new_tokens", type=int, help="longest answer"),
             option("max_image_size", type=int, help="pixels squared"),
@@ -514,7 +570,7 @@ def measuring_commands(command):
 
 
 def teaching_commands(command):
-    "`workshop`, `slides`, `enter` and `contest`; `command` is that of `parser`"
+    "Add `workshop`, `slides`, `enter` and `contest`; `command(function, name, *options)` adds a command"
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")),
             (["--short"], dict(action="store_true",
                                help="a morning's class: three notebooks, a contest, a teacher's page")))
@@ -523,7 +579,8 @@ def teaching_commands(command):
     command(enter, "enter", (["name"], dict(help="of the student or the group, as the page will show it")),
             (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
             option("folder", default="contest", help="where the file goes"),
-            # The defaults of `contest.Rules`, which a test compares: --help imports nothing heavy.
+            # These defaults are those of `contest.Rules`, which takes too long to import for --help. A test
+            # compares the two.
             option("steps", type=int, default=400, help="of training; the same for the whole class"),
             option("pictures", type=int, default=500,
                    help="frozen ones that are asked; the same for the whole class"),
@@ -535,7 +592,7 @@ def teaching_commands(command):
 
 
 def model_commands(command):
-    "The commands that write model directories; `command` is that of `parser`"
+    "Add the commands that write model directories; `command(function, name, *options)` adds a command"
     command(merge_lora, "merge-lora",
             option("base_model", required=True, help="path or hub id"),
             option("lora_model", required=True, help="adapter's directory"),
@@ -552,7 +609,7 @@ def model_commands(command):
 
 
 def data_commands(command):
-    "`convert-vqa`, `convert-boxes` and `check-data`; `command` is that of `parser`"
+    "Add `convert-vqa`, `convert-boxes` and `check-data`; `command(function, name, *options)` adds a command"
     command(convert_vqa, "convert-vqa", *convert_options())
     command(convert_boxes, "convert-boxes",
             option("input", required=True,
@@ -566,7 +623,7 @@ def data_commands(command):
 
 
 def grpo_commands(command):
-    "`grpo` and `fit`; `command` is that of `parser`"
+    "Add `grpo` and `fit`; `command(function, name, *options)` adds a command"
     config = (["--config"], dict(help="a .yaml or .json file with settings; options win over it"))
     command(grpo, "grpo", config, *settings_options("05_grpo"))
     command(fit, "fit", config,
@@ -577,7 +634,7 @@ def grpo_commands(command):
 
 
 def engine_commands(command):
-    "The commands around EasyR1 and verl; `command` is that of `parser`"
+    "Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command"
     rows = [option("data", required=True,
                    help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
             *row_options(),
@@ -610,16 +667,16 @@ def engine_commands(command):
 
 
 def parser() -> argparse.ArgumentParser:
-    "The command line: option names as the systems write them, with - or _"
+    "Make the parser of the whole command line, with a subcommand for each function above"
     description = "Reinforcement learning for vision-language models, as a book that runs"
     top = argparse.ArgumentParser(prog="vlrlbook", description=description)
     top.add_argument("--version", action="version", version=version_line())
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(function, name, *options):
-        "Add a subcommand; an option is a pair of its flags and what argparse takes for them"
-        # Without abbreviations: a misspelt option must not be taken for the beginning of another one.
+        "Add a subcommand that calls `function`; an option is (its flags, arguments of `add_argument`)"
         text = function.__doc__
+        # allow_abbrev=False: a misspelt option must not be taken for the beginning of another one.
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(function=function)
         for flags, kwargs in options:
@@ -657,8 +714,8 @@ takes_keys = ("export-easyr1", "export-verl", "dry-run")
 
 
 def main(argv=None):
-    "Entry point of the console command"
-    args, rest = parser().parse_known_args(argv)
+    "Entry point of the console command; an error that the user can mend becomes one line, and exit status 1"
+    args, rest = parser().parse_known_args(argv)  # rest: the words that argparse does not know
     _refuse_unread(args.command, rest)
     if args.function is not doctor:  # the doctor must start where NumPy, which core needs, is missing
         from vlrlbook.core import quiet_libraries
@@ -667,23 +724,28 @@ def main(argv=None):
         return args.function(args, rest)
     except ImportError as error:
         if error.name is None:
-            sys.exit(f"vlrlbook {args.command}: {error}")  # a chapter's own words
-        extra = extra_of(error.name.partition(".")[0])
+            # Raised by this package, with a message of its own; Python's own error names the module.
+            sys.exit(f"vlrlbook {args.command}: {error}")
+        package = error.name.partition(".")[0]
+        extra = extra_of(package)  # the optional dependency group, such as gpu, that installs it
         if extra is None:
-            raise  # no package that an extra brings: a fault of ours
+            raise  # no extra installs it, so this is a bug and needs its traceback
         advice = f'pip install "vlrlbook[{extra}]"'
         sys.exit(f"vlrlbook {args.command}: {error.name} is not installed: {advice}")
-    except (OSError, ValueError) as error:  # what a user can mend; SettingsError and DataError are the latter
+    except (OSError, ValueError) as error:  # a user can mend these; SettingsError is a ValueError
         sys.exit(f"vlrlbook {args.command}: {error}")
 
 
-def _refuse_unread(command, rest):
-    "Stop with argparse's message where words are left that the command would not read"
+def _refuse_unread(
+    command,  # name of the subcommand
+    rest,  # words of the command line that argparse does not know
+):
+    "Exit with argparse's message if there are words that neither argparse nor the command itself reads"
     if not rest or command in reads_on:
         return
     if command in takes_keys and all("=" in word and not word.startswith("-") for word in rest):
         return
-    # not the values: one may be a key
+    # Only names, no values: a value may be a secret key.
     names = [word.partition("=")[0] for word in rest if word.startswith("-")]
     parser().error(f"unrecognized arguments: {' '.join(names) or len(rest)}")
 

@@ -50,11 +50,11 @@ frozen_seed = 2**21  # of the drawn evaluation set; no other chapter draws from 
 def frozen_key(
     dataset,  # made by chapter 01, or a list of `Sample`
 ) -> str:  # 16 hex digits
-    "Fingerprint of a set: its questions, truths and pixels, in order"
+    "A fingerprint of a data set: it changes with any question, truth or pixel, and with the order of rows"
     digest = hashlib.sha256()
     for i in range(len(dataset)):
         sample = sample_at(dataset, i)
-        # `picture_key` is a fingerprint of pixels, so that a picture in another file format stays the same.
+        # `picture_key` is a fingerprint of the pixels: the same picture in another file format has the same.
         pictures = [picture_key(picture) for picture in sample.images]
         digest.update(json.dumps([sample.question, sample.answer, pictures]).encode())
     return digest.hexdigest()[:16]
@@ -63,12 +63,12 @@ def sample_at(
     dataset,  # made by chapter 01, or a list of `Sample`
     i: int,  # which row
 ) -> Sample:  # with its pictures decoded
-    "Row `i` of either kind of set, so that large sets stay on disk"
+    "Return row `i` of a data set as a `Sample`; only this row's pictures are decoded"
     row = dataset[i]
     if isinstance(row, Sample):
         return row
     pictures = [picture.convert("RGB") for picture in row["images"]]
-    turns = system_turns(row["prompt"])
+    turns = system_turns(row["prompt"])  # (role, text) of what the system says before the question
     return Sample(row["question"], row["answer"], pictures, row["task"], row["row"], turns)
 
 # %% ../nbs/06_evaluation.ipynb #c016
@@ -76,36 +76,46 @@ def other_pictures(
     dataset,  # made by chapter 01, or a list of `Sample`
     seed: int = 0,  # same seed, same exchange
 ) -> list:  # for each row, the row whose pictures it gets; its own where no other set of pictures has as many
-    "An exchange in which no row keeps its pictures, nor gets a copy of them"
-    # A row can lend its pictures to one with as many: the question holds a mark for each.
-    groups = {}  # number of pictures → the pictures' keys → rows that hold them
+    """Choose for each row another row, whose pictures it is asked about as a control.
+
+    No row gets its own pictures or copies of them. The result is a list of row numbers, one for each row."""
+    # Both rows must have as many pictures, since a question holds an <image> mark for each of its own.
+    # So: number of pictures → fingerprints of the pictures → numbers of the rows that hold them.
+    groups = {}
     for i in range(len(dataset)):
         images = sample_at(dataset, i).images
         keys = tuple(map(picture_key, images))
         groups.setdefault(len(images), {}).setdefault(keys, []).append(i)
-    rng, lenders = np.random.default_rng(seed), list(range(len(dataset)))
+    rng = np.random.default_rng(seed)
+    lenders = list(range(len(dataset)))  # at first each row lends to itself
     for count, rows_of in groups.items():
         if not count:
             continue  # rows without a picture have nothing to lend
-        # In a circle: the rows of each set of pictures get those of the next one. Equal pictures are one set.
+        # Rows with equal pictures are one set. The sets stand in a circle, in random order: the rows of each
+        # set get the pictures of the next set.
         sets = list(rows_of.values())
         circle = [sets[j] for j in rng.permutation(len(sets))]
-        for borrowing, lending in zip(circle, circle[1:] + circle[:1]):
+        next_sets = circle[1:] + circle[:1]
+        for borrowing, lending in zip(circle, next_sets):
             for i in borrowing:
-                lenders[i] = lending[0]
+                lenders[i] = lending[0]  # all rows of a set have the same pictures: the first one will do
     return lenders
 
 def ways(
     samples: list,  # of `Sample`, one batch
     others: list = None,  # of `Sample` that lend their pictures; None asks no controls
 ) -> dict:  # how → samples as they are asked
-    "The ways in which a batch is put to a model"
+    """Prepare a batch in every way in which it is put to a model.
+
+    greedy: the best guess; sampled: drawn answers; and as controls no_picture: the best guess without the
+    picture; shuffled: the best guess with the picture of another row."""
     asked = {"greedy": samples, "sampled": samples}
     if others is None:
         return asked
     blind, shuffled = [], []
     for sample, other in zip(samples, others):
         question = sample.question.replace("<image>", "").strip()
+        # `dataclasses.replace` copies a sample with some fields changed.
         blind.append(replace(sample, question=question, images=[]))
         shuffled.append(replace(sample, images=other.images))
     return asked | {"no_picture": blind, "shuffled": shuffled}
@@ -131,30 +141,35 @@ def compare(
     engine: dict = None,  # share and longest of `asking.EnginePanel`: vLLM answers; None: transformers does
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> list:  # a row per picture: row, question, answer, picture, and a list of texts per model and way
-    "Ask base and adapter about the same pictures"
-    how = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens,
-               controls=controls, seed=seed)
-    if looks:  # only then: the plans of files without looks stay as they were
-        how["looks"] = looks
-    # All that an answer depends on: a file that was begun with another plan is not gone on with.
+    """Ask base and adapter about the same pictures, batch by batch.
+
+    The answers are appended to the file `path`; a run that was killed goes on behind the last whole batch."""
+    sampling = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens,
+                    controls=controls, seed=seed)
+    if looks:  # left out where it is 0, so that files of runs without the tool keep the same plan
+        sampling["looks"] = looks
+    # All that an answer depends on. It is kept beside the file, and a run with another plan refuses to go on.
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
-                batch_size=batch_size, names=list(names), **how, **loading)
+                batch_size=batch_size, names=list(names), **sampling, **loading)
     if engine is not None:
-        plan["engine"] = "vllm"  # its samples are others than transformers' with the same seed
-    others = other_pictures(dataset, seed) if controls else None
-    with panel_of(processes, base, adapter, names, how, loading, engine=engine) as panel:
-        order = by_length(panel.processor, dataset)
+        plan["engine"] = "vllm"  # with the same seed it samples other answers than transformers
+    lenders = other_pictures(dataset, seed) if controls else None  # row → the row whose pictures it gets
+    # A panel is what answers: the models in this process, in several, or in vLLM.
+    with panel_of(processes, base, adapter, names, sampling, loading, engine=engine) as panel:
+        order = by_length(panel.processor, dataset)  # row numbers, longest prompt first
         batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
-        rows = _earlier_rows(path, plan, batches, resume)
+        rows = _earlier_rows(path, plan, batches, resume)  # answered by the run that was killed
         log = RunLog() if log is None else log
-        return rows + _ask(panel, dataset, batches, len(rows), others, path, seed, extras or {}, log)
+        return rows + _ask(panel, dataset, batches, len(rows), lenders, path, seed, extras or {}, log)
 
 # %% ../nbs/06_evaluation.ipynb #n6f9ad82
 def by_length(
     processor,  # of the model
     dataset,  # made by chapter 01, or a list of `Sample`
-) -> list:  # row numbers, the longest prompt first, so that a batch that does not fit fails at once
-    "Rows in order of prompt length, pictures included"
+) -> list:  # row numbers, the longest prompt first
+    """Sort the rows by the tokens of their prompts, those of pictures included.
+
+    With the longest prompts first, a batch that does not fit into memory fails at once, not after an hour."""
     lengths = []
     for i in range(len(dataset)):
         sample = sample_at(dataset, i)
@@ -167,47 +182,62 @@ def by_length(
 
 # %% ../nbs/06_evaluation.ipynb #n73b35ed
 def _weights_key(folder):
-    "What tells two adapters in the same directory apart: names, sizes and contents of the weights"
+    """A fingerprint of the weights in a folder; None for no folder.
+
+    A path does not tell which weights were asked: later training may have written others to it."""
     if folder is None:
         return None
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("*.safetensors")):
         size = file.stat().st_size
-        # A whole model's files take minutes to read; for those the time of writing must do.
+        # The files of a whole model take minutes to read. For them the time of writing replaces the bytes.
         is_large = size >= 2**30
         content = str(file.stat().st_mtime_ns).encode() if is_large else file.read_bytes()
         digest.update(f"{file.name} {size}".encode() + content)
     return digest.hexdigest()[:16]
 
 # %% ../nbs/06_evaluation.ipynb #c021
-def _earlier_rows(path, plan, batches, resume):
-    "Rows of the whole batches that an earlier run of the same plan left; the file is cut back to them"
+def _earlier_rows(
+    path,  # predictions file, a line per picture; None: nothing is kept
+    plan,  # dict of all that the answers depend on
+    batches,  # lists of row numbers, in the order in which they are asked
+    resume,  # False: begin a new file
+):
+    "Rows that an earlier run of the same plan has answered; the file is cut after its last whole batch"
     if path is None:
         return []
-    path, kept = Path(path), Path(path).with_suffix(".settings.json")  # `kept` holds the plan
+    path = Path(path)
+    plan_file = path.with_suffix(".settings.json")
     if not resume or not path.exists():
-        write_json(kept, plan)
+        write_json(plan_file, plan)
         write_whole(path, "")
         return []
-    if not kept.exists():
-        missing = f"not {kept.name} that says how it was made"
+    if not plan_file.exists():
+        missing = f"not {plan_file.name} that says how it was made"
         raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
-    _refuse_other_plan(path, json.loads(kept.read_text()), plan)
-    # Behind the last line break stands nothing, or a line that a kill has torn, even within a character.
+    _refuse_other_plan(path, json.loads(plan_file.read_text()), plan)
+    # [:-1]: what stands behind the last line break is empty, or a line that a killed run has not finished.
+    # Lines are cut as bytes, since such a line may end within a character.
     lines = [line.decode() for line in path.read_bytes().split(b"\n")[:-1]]
-    whole = 0
+    kept_count = 0
     for batch in batches:
-        # A batch is sampled with one seed: one that is not there as a whole is asked again as a whole.
-        if whole + len(batch) <= len(lines):
-            whole += len(batch)
-    write_whole(path, "".join(line + "\n" for line in lines[:whole]))
-    return [json.loads(line) for line in lines[:whole]]
+        # A batch is sampled with one seed, so one that is not complete is asked again as a whole.
+        if kept_count + len(batch) <= len(lines):
+            kept_count += len(batch)
+    kept_lines = lines[:kept_count]
+    write_whole(path, "".join(line + "\n" for line in kept_lines))
+    return [json.loads(line) for line in kept_lines]
 
-def _refuse_other_plan(path, kept, plan):
-    "SettingsError where a file was begun with another plan than this run's"
-    unsaid = {"engine": "transformers"}  # who answered, where a plan does not say it
-    # By way of JSON, in which a tuple is a list: what was written was one too.
-    old, new = unsaid | kept, unsaid | json.loads(json.dumps(plan))
+def _refuse_other_plan(
+    path,  # of the predictions file
+    written_plan,  # dict that was written beside the file when it was begun
+    plan,  # dict of this run
+):
+    "Raise SettingsError if a file was begun with another plan, naming each setting that differs"
+    defaults = {"engine": "transformers"}  # a plan does not name the engine where it is this one
+    old = defaults | written_plan
+    # Through JSON and back, as the written one: JSON makes lists of tuples.
+    new = defaults | json.loads(json.dumps(plan))
     different = []
     for name, value in new.items():
         if old.get(name) != value:
@@ -217,58 +247,85 @@ def _refuse_other_plan(path, kept, plan):
         raise SettingsError(f"{path.name} was begun with {'; '.join(different)}: {advice}")
 
 # %% ../nbs/06_evaluation.ipynb #ncc2f2f8
-def _ask(panel, dataset, batches, done, others, path, seed, extras, log):
-    "Rows of the batches that are not done yet, each batch appended to the file as a whole"
+def _ask(
+    panel,  # what answers: models in this process, in several, or in vLLM
+    dataset,  # made by chapter 01, or a list of `Sample`
+    batches,  # lists of row numbers
+    done,  # how many pictures an earlier run has answered
+    lenders,  # for each row the row whose pictures it gets as a control; None: no controls
+    path,  # file that gets a line per picture; None keeps nothing
+    seed,  # of sampling
+    extras,  # row → fields for its line
+    log,  # RunLog that gets a row per batch
+):
+    "Ask the batches that are not answered yet, and return their rows; each is saved when it is answered"
     rows, bar = [], progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
-    left = _unanswered(batches, done)
-    # A panel of several processes takes batches ahead of their answers. What it has taken waits here, so that
-    # pictures are decoded once.
+    batch_numbers = _unanswered(batches, done)
+    # Several processes take batches ahead of their answers. The samples of those batches wait here, so that
+    # their pictures need not be decoded again when the answers come.
     waiting = deque()
-    def put():
-        for number in left:
-            asked = _put(dataset, batches[number], others)
-            waiting.append(asked["greedy"])  # the samples as they are
-            # A large prime between the runs' seeds: no two batches of neighbouring seeds share one.
+    def questions_with_seeds():
+        for number in batch_numbers:
+            asked = _batch_in_all_ways(dataset, batches[number], lenders)  # way of asking → samples
+            waiting.append(asked["greedy"])  # the unchanged samples
+            # A large prime lies between the seeds of two runs, so that no two of their batches share a seed.
             yield asked, seed * 100_003 + number
     start = time.perf_counter()
-    for number, answered in zip(left, panel.in_order(put())):
+    for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
         samples = waiting.popleft()
-        # `answered` holds for each sample: before_greedy and the like → texts
+        # `answered` holds for each sample a dict: column, such as before_greedy → list of texts.
         lines = [_line(sample, extras, texts) for sample, texts in zip(samples, answered)]
         rows += lines
         if path is not None:
             _append(path, lines)
-        count = sum(sum(map(len, texts.values())) for texts in answered)
+        answer_count = sum(sum(map(len, texts.values())) for texts in answered)
         now = time.perf_counter()
-        log.append(dict(step=number + 1, pictures=len(samples), answers=count, seconds=now - start))
+        log.append(dict(step=number + 1, pictures=len(samples), answers=answer_count, seconds=now - start))
         start = now
         bar.update(len(samples))
     bar.close()
     return rows
 
-def _unanswered(batches, done):
-    "Numbers of the batches behind the first `done` pictures, which an earlier run has answered"
-    numbers, end = [], 0
+def _unanswered(
+    batches,  # lists of row numbers
+    done,  # how many pictures are answered: all of the first batches
+):
+    "Numbers of the batches that are not answered yet, from 0"
+    numbers, end = [], 0  # `end`: pictures up to the end of this batch
     for number, batch in enumerate(batches):
         end += len(batch)
         if end > done:
             numbers.append(number)
     return numbers
 
-def _put(dataset, batch, others):
-    "The samples of a batch in every way in which they are asked"
-    lenders = None if others is None else [sample_at(dataset, others[i]) for i in batch]
-    return ways([sample_at(dataset, i) for i in batch], lenders)
+def _batch_in_all_ways(
+    dataset,  # made by chapter 01, or a list of `Sample`
+    batch,  # row numbers
+    lenders,  # for each row of the set the row whose pictures it gets as a control; None: no controls
+):
+    "The samples of a batch in every way in which they are asked: greedy, sampled, no_picture, shuffled"
+    samples = [sample_at(dataset, i) for i in batch]
+    others = None
+    if lenders is not None:
+        others = [sample_at(dataset, lenders[i]) for i in batch]
+    return ways(samples, others)
 
 # %% ../nbs/06_evaluation.ipynb #n167cec8
-def _line(sample, extras, texts):
-    "What the file keeps of one picture"
-    pictures = " ".join(map(picture_key, sample.images))
+def _line(
+    sample,  # `Sample` that was asked about
+    extras,  # row → further fields, such as question_type
+    texts,  # column, such as before_greedy → list of texts
+):
+    "What the predictions file keeps of one picture, as a dict"
+    pictures = " ".join(map(picture_key, sample.images))  # fingerprints, since pixels are not kept
     fields = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=pictures)
     return fields | extras.get(sample.row, {}) | texts
 
-def _append(path, rows):
-    "Lines at the end of the file, on the disk when this returns"
+def _append(
+    path,  # of a JSONL file
+    rows,  # dicts
+):
+    "Add rows at the end of a JSONL file; they are on the disk when this returns"
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     with open(path, "a", encoding="utf-8") as file:
         file.write("".join(lines))
@@ -279,31 +336,36 @@ def _append(path, rows):
 def read_predictions(
     path: str | Path,  # JSON or JSONL: this chapter's, chapter 05's, or rows with answer and prediction
 ) -> list:  # rows in this chapter's form, each column a list of texts
-    "Rows of a predictions file; the first bad one stops with its number"
+    "Read a predictions file; raise DataError with the row's number at the first bad row"
     file = Path(path).name
     rows = [_prediction_row(row, number, file) for number, row in read_rows(path)]
-    wanted = set(columns(rows))
+    # `columns` are the fields that hold answers, such as after_greedy: all rows must have the same.
+    all_columns = set(columns(rows))
     for number, row in enumerate(rows, 1):
-        missing = sorted(wanted - set(columns([row])))
+        missing = sorted(all_columns - set(columns([row])))
         if missing:
             message = f"no {missing[0]!r}, which other rows have"
             raise DataError("predictions.column", message, row=number, entry=file)
     return rows
 
 # %% ../nbs/06_evaluation.ipynb #ne6e614b
-def _prediction_row(row, number, file):
-    "One row with its truth as text and its answers as lists"
+def _prediction_row(
+    row,  # as it was read: any JSON
+    number,  # of the row, for error messages
+    file,  # its name, for error messages
+):
+    "Check a row of a predictions file; return it with its truth as text and its answers as lists of texts"
     def wrong(what, message):
         return DataError(f"predictions.{what}", message, row=number, entry=file)
     if not isinstance(row, dict):
         raise wrong("row", f"{type(row).__name__}, expected an object")
-    row = as_ours(row)  # lmms-eval has other names for the same
+    row = as_ours(row)  # a row of lmms-eval gets the names of this chapter
     truth = row.get("answer")
     if not isinstance(truth, (str, int, float)) or not str(truth).strip():
         raise wrong("answer", "no truth in field 'answer'" + _of_other_chapters(row))
-    names = columns([row])
+    names = columns([row])  # the fields that hold answers, such as after_greedy
     if not names:
-        ends = ", ".join("_" + how for how in hows)
+        ends = ", ".join("_" + how for how in hows)  # _greedy, _sampled, _no_picture, _shuffled
         fields = ", ".join(map(str, row))[:120]
         raise wrong("text", f"no field 'prediction', and none that ends in {ends}, in {fields}")
     texts = {}
@@ -311,10 +373,13 @@ def _prediction_row(row, number, file):
         texts[name] = row[name] if isinstance(row[name], list) else [row[name]]
         if not texts[name] or not all(isinstance(text, str) for text in texts[name]):
             raise wrong("text", f"{name}: expected a text or a list of texts")
-    return dict(row=number) | row | dict(answer=str(truth), **texts)
+    return dict(row=number) | row | dict(answer=str(truth), **texts)  # a number of the row's own wins
 
-def _of_other_chapters(row):
-    "Where a file of chapter 03 or 04 is taken: the page shows answers, and those hold none"
+def _of_other_chapters(
+    row,  # dict without a field 'answer'
+):
+    "The end of an error message: for a row of chapter 03 or 04, the command that reads it; else empty"
+    # Those chapters' files hold scores or probabilities, no answers, so this reader cannot take them.
     if kind_of_rows(row) == "answers":
         return ""
     return "; `vlrlbook evaluate --predictions` takes files of chapters 03 and 04"
@@ -324,8 +389,8 @@ def join(
     rows: list,  # of one comparison
     more: list,  # of another one of the same set
 ) -> list:  # rows with the columns of both
-    "Two comparisons of the same pictures side by side"
-    # By number and truth, since two runs may ask in another order.
+    "Put two comparisons of the same pictures side by side: rows with the columns of answers of both"
+    # Rows are matched by number and truth, since two runs may have asked in different orders.
     partners = {(row["row"], row["answer"]): row for row in more}
     added = columns(more)
     joined, missing = [], 0
@@ -344,16 +409,20 @@ def join(
 def kind_of_rows(
     row: dict,  # the first of a predictions file
 ) -> str:  # answers, scores (chapter 03) or bins (chapter 04)
-    "What a predictions file holds, by the fields of its first row"
+    """Tell what a predictions file holds, by the fields of its first row.
+
+    answers: texts. scores: those of a reward model. bins: probabilities p0, p1, … of a classifier."""
     fields = row if isinstance(row, dict) else {}
     if "scores" in fields and "human_ranking" in fields:
         return "scores"
-    return "bins" if "label" in fields and "p0" in fields else "answers"
+    if "label" in fields and "p0" in fields:
+        return "bins"
+    return "answers"
 
 def read_scores(
     path: str | Path,  # predictions.jsonl of chapter 03
 ) -> list:  # rows: response, human_ranking, scores
-    "Scored preference rows; the first bad one stops with its number"
+    "Read preference rows with a reward model's scores; raise DataError at the first bad row"
     rows = []
     for number, row in read_rows(path):
         for name in ("scores", "human_ranking"):
@@ -365,41 +434,45 @@ def read_scores(
         scores, ranks = len(row["scores"]), len(row["human_ranking"])
         if scores != ranks:
             raise DataError("predictions.scores", f"{scores} scores of {ranks} ranked answers", row=number)
-        # only lengths are asked of the answers, and a file may have left them out
+        # A file may have left the answers out. Only their lengths are used later, so empty texts will do.
         rows.append(dict(response=[""] * scores) | row)
     return rows
 
 def read_bins(
     path: str | Path,  # predictions.jsonl of chapter 04
 ) -> dict:  # labels, probabilities, episodes, frames: as `classifier_metrics` takes them
-    "Probabilities of ordered bins with their labels; the first bad row stops with its number"
+    "Read a classifier's labels and probabilities of ordered classes; raise DataError at the first bad row"
     labels, probabilities, episodes, frames = [], [], [], []
-    bins = None  # of the first row, which the others must have too
+    bin_count = None  # of the first row: all others must have as many
     for number, row in read_rows(path):
-        label, values = _label_and_bins(row, number, bins)
-        bins = len(values)
+        label, values = _label_and_bins(row, number, bin_count)
+        bin_count = len(values)
         labels.append(label)
         probabilities.append(values)
-        # frames of one film are drawn together; else each for itself
+        # The frames of a film are resampled together for the interval. Without films each row counts as one.
         episodes.append(str(row.get("episode_index", number)))
         frames.append(row.get("frame_index"))
-    # Without its places in the film, no frame has a rank among the others.
+    # Places of frames in their films are only of use if every row has one.
     places = frames if all(map(_is_number, frames)) else None
     return dict(labels=labels, probabilities=probabilities, episodes=episodes, frames=places)
 
-def _label_and_bins(row, number, bins):
-    "Label and probabilities of a row of chapter 04, checked"
+def _label_and_bins(
+    row,  # as it was read: any JSON; a good one has label, p0, p1, …
+    number,  # of the row, for error messages
+    bins,  # how many probabilities the first row has; None: this is the first
+):
+    "Check a row of chapter 04's predictions; return its label, an int, and its list of probabilities"
     def wrong(what, message):
         return DataError(f"predictions.{what}", message, row=number)
     if not isinstance(row, dict):
         raise wrong("row", f"{type(row).__name__}, expected an object")
-    names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]
+    names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
     bins = bins or len(names)
     if len(names) != bins:
         raise wrong("bins", f"{len(names)} probabilities p0, p1, …, the first row has {bins}")
     values = [row[name] for name in names]
     are_numbers = all(map(_is_number, values))
-    # They were rounded when they were written.
+    # 1e-3: the probabilities were rounded when they were written.
     if not are_numbers or min(values) < 0 or abs(math.fsum(values) - 1) > 1e-3:
         expected = "expected numbers from 0 that add up to 1"
         raise wrong("bins", f"p0 to p{bins - 1} are {str(values)[:60]}, {expected}")
@@ -409,17 +482,18 @@ def _label_and_bins(row, number, bins):
     return int(label), values
 
 def _is_number(value):
-    "A finite number, and no truth value"
+    "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 # %% ../nbs/06_evaluation.ipynb #na18f475
 def judged_report(
     kind: str,  # scores or bins
-    settings: EvaluationSettings,  # a checked object
+    settings: EvaluationSettings,  # already filled in and checked
 ) -> dict:  # what results.json holds: task, metrics, questions, and all that the chapter itself reports
-    "Score a predictions file of chapter 03 or 04, write results.json and metrics.csv into `output_dir`"
-    judged = _judged_scores if kind == "scores" else _judged_bins
-    task, chapters_report, metrics, question = judged(settings.predictions)
+    "Score a predictions file of chapter 03 or 04, and write results.json and metrics.csv into `output_dir`"
+    judge = _judged_scores if kind == "scores" else _judged_bins
+    task, chapters_report, metrics, question = judge(settings.predictions)
+    # `run_facts`: versions, commit and machine.
     results = dict(task=task, metrics=metrics, questions=[question], judged=chapters_report,
                    settings=asdict(settings), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)
@@ -427,47 +501,64 @@ def judged_report(
     return results
 
 def _judged_scores(path):
-    "Task, chapter 03's report, metrics and the one question of a file of scores"
-    from vlrlbook.reward_model import pair_report  # here, since only these files need that chapter
+    """Judge a file of a reward model's scores (chapter 03).
+
+    Returns the task, chapter 03's report, metrics and one question: is it better than a simple rule?"""
+    from vlrlbook.reward_model import pair_report  # imported here, since only these files need that chapter
     rows = read_scores(path)
     report = pair_report(rows, [row["scores"] for row in rows])
-    if not report["n"]:
+    if not report["n"]:  # pairs of answers that people ranked differently
         raise DataError("predictions.human_ranking", "no pair with a preference: all ranks are equal")
+    # Accuracies of rules that read no answer, such as to prefer the longer one.
     others = {f"baseline_{name}": value for name, value in report["baselines"].items()}
     others["margin_mean"] = report["margin_mean"]
     metrics = _judged_metrics("pair_accuracy", report, others)
-    baseline = max(report["baselines"].values())
-    question = _beats("Better than place or length alone?", metrics[0], baseline, "the better of both")
+    accuracy = metrics[0]
+    best_baseline = max(report["baselines"].values())
+    question = _beats("Better than place or length alone?", accuracy, best_baseline, "the better of both")
     return "preference", report, metrics, question
 
 def _judged_bins(path):
-    "Task, chapter 04's report, metrics and the one question of a file of bins"
+    """Judge a file of a classifier's probabilities of ordered bins (chapter 04).
+
+    Returns the task, chapter 04's report, metrics and one question: is it better than the commonest bin?"""
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
     names = ("macro_f1", "majority_accuracy", "mae_bins", "within_one")
     metrics = _judged_metrics("accuracy", report, {name: report[name] for name in names})
-    baseline = report["majority_accuracy"]
-    question = _beats("Better than the commonest bin?", metrics[0], baseline, "the commonest bin")
+    accuracy = metrics[0]
+    baseline = report["majority_accuracy"]  # of always saying the commonest bin
+    question = _beats("Better than the commonest bin?", accuracy, baseline, "the commonest bin")
     return "aloha", report, metrics, question
 
-def _judged_metrics(name, report, others):
-    "Records as `metric` makes them: the one with an interval first, then what comes without"
-    without = (float("nan"), float("nan"))
-    how = "bootstrap over films or rows, else Wilson"
+def _judged_metrics(
+    name,  # key in `report` of the accuracy, which has an interval
+    report,  # dict of chapter 03 or 04, with n and ci95
+    others,  # name → value of what has no interval
+):
+    "Make a list of records, each like one of `metrics.metric`; the accuracy is the first"
+    no_interval = (float("nan"), float("nan"))
+    how = "bootstrap over films or rows, else Wilson"  # how both chapters compute it
     metrics = [_judged(name, report[name], report["n"], report["ci95"], how)]
     for other, value in others.items():
-        metrics.append(_judged(other, value, report["n"], without, "none"))
+        metrics.append(_judged(other, value, report["n"], no_interval, "none"))
     return metrics
 
 def _judged(name, value, n, ci95, interval):
-    "A record as `metric` makes them"
+    "A record with the keys of `metrics.metric`; what does not apply to chapters 03 and 04 is empty"
     return dict(name=name, column=name, mark="", group=None, kind="amount",
                 value=value, n=n, ci95=ci95, interval=interval)
 
-def _beats(question, accuracy, baseline, against):
-    "Is an accuracy's interval above what needs no model? A question as `verdict.questions` makes them"
+def _beats(
+    question,  # its text
+    accuracy,  # a record with value and ci95
+    baseline,  # accuracy of a rule that needs no model
+    against,  # name of that rule
+):
+    "Answer whether an accuracy is above a baseline; a dict like those of `verdict.questions`"
     value, (low, high) = accuracy["value"], accuracy["ci95"]
-    # as of every gain: an interval that is narrow enough to show ten points decides, a wider one cannot
+    # 0.2: "no" needs an interval of at most ten points to each side. In a wider one a gain of ten points, the
+    # smallest that the book looks for, could be hidden.
     if low > baseline:
         answer = "yes"
     elif value <= baseline or high - low <= 0.2:
@@ -479,12 +570,13 @@ def _beats(question, accuracy, baseline, against):
 
 # %% ../nbs/06_evaluation.ipynb #c029
 def load_set(
-    settings: EvaluationSettings,  # a checked object
-):  # dataset, row → fields for its line
-    "The pictures that will be asked about: drawn, or a file's, all or the held-out ones (`split`)"
+    settings: EvaluationSettings,  # already filled in and checked
+):  # dataset; dict: row → further fields for its line, such as question_type
+    "The samples that will be asked about: newly drawn ones, or a file's, all or the held-out ones (`split`)"
     s, extras = settings, {}
     if s.data is None:
-        dataset = _drawing(s)(s.eval_samples, seed=frozen_seed)
+        draw = _drawing(s)  # function: (number of samples, seed) → list of `Sample`
+        dataset = draw(s.eval_samples, seed=frozen_seed)
         system = _system_words(s)
         if system:
             for sample in dataset:
@@ -492,60 +584,70 @@ def load_set(
     else:
         dataset, extras = _rows_of_file(s)
         if s.split == "held-out":
-            _, dataset = split_by_picture(dataset, seed=s.split_seed)
-    # Drawn samples are as many as were asked for; a list has no `select`.
+            _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
+    # Only a file's data set can be longer: drawn samples, a list without `select`, are never too many.
     if len(dataset) > s.eval_samples:
         dataset = dataset.select(range(s.eval_samples))
     return dataset, extras
 
-def _system_words(s):
-    "What the system's turn said in the training of this model, which is asked as it was trained; or None"
-    return system_of_run(s.adapter or s.model) if s.adapter or s.model else None
+def _system_words(
+    s,  # EvaluationSettings
+):
+    "The system prompt with which the model was trained and is asked, too; None if there was none"
+    trained = s.adapter or s.model
+    return system_of_run(trained) if trained else None
 
 def _drawing(settings):
-    "What draws the pictures of a task: (n, seed) → samples"
+    "The function that draws samples of the task: (number of samples, seed) → list of `Sample`"
     s = settings
     if s.asked_task == "pointing":
+        # True boxes are written in the coordinates of the asked model (`base_of`: under the adapter).
         return drawn_for(s.model or base_of(s.adapter), s.max_image_size)
     if s.asked_task == "zoom":
         return synthetic_zoom
     return drawn_questions if s.asks_vqa else synthetic_counting
 
 def _rows_of_file(settings):
-    "Data set of a file, as chapter 05 reads it, and row → fields for its line"
+    "Read `settings.data` as chapter 05 does; return the data set and a dict: row → more fields of its line"
     s, task = settings, settings.asked_task
     dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
     if task == "pointing":
+        # True boxes are rewritten in the coordinates of the asked model (`base_of`: under the adapter).
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
     if report.skipped or report.notes:
         print(report)
-    # the same rows as in training, so that the same pictures are held out
+    # Training leaves out rows whose truth the reward would not pay. They must be left out here too, or other
+    # pictures would be held out.
     reward = load_reward(s.reward or task)
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
     system = _system_words(s)
     if system:
-        own = set(getattr(report, "own_system", ()))  # rows with words of the system already
+        own = set(getattr(report, "own_system", ()))  # numbers of rows that have a system prompt of their own
         dataset = with_system_turn(dataset, system, own)
-    return dataset, _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
+    extras = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
+    return dataset, extras
 
-def _fields_of_questions(path, dataset):
-    "Row → the question as the file has it, and its types where the file says them"
-    raw = dict(read_rows(path))
-    around = vqa_prompt("")  # what the template puts behind a question
+def _fields_of_questions(
+    path,  # file of VQA rows
+    dataset,  # what was read from it: its questions are prompts
+):
+    "A dict: row → the question without the prompt around it, and its types if the file names them"
+    raw_rows = dict(read_rows(path))  # row number → the row as the file has it
+    prompt_end = vqa_prompt("")  # what the prompt puts behind a question
     extras = {}
     for number, question in zip(dataset["row"], dataset["question"]):
-        fields = dict(question=question.removesuffix(around))
+        fields = dict(question=question.removesuffix(prompt_end))
         for name in ("answer_type", "question_type"):
-            if raw[number].get(name):
-                fields[name] = str(raw[number][name]).strip()
+            if raw_rows[number].get(name):
+                fields[name] = str(raw_rows[number][name]).strip()
         extras[number] = fields
     return extras
 
 # %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
-    settings: EvaluationSettings,  # a checked object
-) -> tuple:  # rows, dataset or None, log or None
-    "The answers to be scored: read from `predictions`, or asked for now"
+    settings: EvaluationSettings,  # already filled in and checked
+) -> tuple:  # rows with answers; data set and RunLog, both None where the answers were read from a file
+    "Get the answers that are to be scored: read them from `predictions`, or ask the model now"
     s = settings
     if s.predictions:
         return read_predictions(s.predictions), None, None
@@ -554,10 +656,11 @@ def gather(
     base = s.model or base_of(s.adapter)
     dataset, extras = load_set(s)
     output = Path(s.output_dir)
-    # The log is for the speed, and an earlier session of this run may have had another machine.
+    # The log is only for the speed of this session. Rows of an earlier one are removed: it may have had
+    # another machine.
     log = RunLog(output / "run_log.csv")
     (output / "run_log.csv").unlink(missing_ok=True)
-    engine = None
+    engine = None  # transformers answers
     if s.use_vllm:
         engine = dict(share=s.vllm_gpu_memory_utilization, longest=s.vllm_max_model_length)
     rows = compare(
@@ -575,13 +678,15 @@ def interval_plot(
     label: str = "",  # what the line is
     xlabel: str = "share right",  # what is measured
 ):  # matplotlib figure
-    "Each metric as a dot on its interval: blue after training, orange before, grey the rest"
+    "Draw each metric as a dot on its interval: blue after training, orange before it, grey the rest"
     fig, ax = figure(7, 0.32 * len(metrics) + 1, nrows=1)
     for y, record in enumerate(metrics):
-        # A gain is about the model after training, as a column whose name begins so.
-        after = record["kind"] == "difference" or record["column"].startswith("after")
-        before = record["column"].startswith("before")
-        colour = blue if after else orange if before else grey
+        # A gain, a difference of after and before, has the colour of the model after training.
+        colour = grey
+        if record["kind"] == "difference" or record["column"].startswith("after"):
+            colour = blue
+        elif record["column"].startswith("before"):
+            colour = orange
         ax.plot(record["ci95"], [y, y], color=colour, lw=2)
         ax.plot(record["value"], y, "o", color=colour, ms=6)
     n = metrics[0]["n"]
@@ -601,13 +706,13 @@ def group_plot(
     ylabel: str = "share right",  # what is measured
     xlabel: str = "true count",  # what the groups are
 ):  # matplotlib figure
-    "Share right in each group, side by side, with intervals"
+    "Draw the share of right answers in each group, with intervals, a colour for each of the columns"
     fig, ax = figure(8, 2.8, nrows=1)
     colours = (grey, orange, blue, green, purple)
     if len(shown) <= 2:
-        colours = colours[-len(shown) - 2:]  # two are orange and blue, one is blue
+        colours = colours[-len(shown) - 2:]  # two columns are orange and blue, one is blue
     for j, (column, colour) in enumerate(zip(shown, colours)):
-        # The columns of a group stand around its place, 0.22 apart.
+        # Group i is at x = i. Its columns stand around it, 0.22 apart, so that five columns take less than 1.
         x = [i + 0.22 * (j - (len(shown) - 1) / 2) for i in range(len(groups))]
         lows, highs = zip(*[group[column]["ci95"] for group in groups])
         ax.vlines(x, lows, highs, color=colour, lw=2)
@@ -623,26 +728,28 @@ def confusion_rows(
     column: str,  # whose answers
     task: str = "counting",  # counting, vqa or pointing
     most: int = 10,  # classes; the rest is "other"
-):  # classes, [true][said] counts
-    "How often each truth was taken for what, over all answers of a column"
+):  # list of classes; table of counts, [true class][answered class]
+    "Count how often each truth was answered with what, over all answers of a column"
     truths, answers = [], []
     for row in rows:
         for text in row[column]:
+            # `said_as` gives the class of a text, such as "3" for "A photo of 3 discs".
             truths.append(said_as(row["answer"], task))
             answers.append(said_as(text, task))
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
-    classes = sorted(frequent, key=lambda name: (len(name), name))  # 2 before 10, though both are texts
-    if {*truths, *answers} - set(classes):
+    classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
+    has_rare_ones = bool({*truths, *answers} - set(classes))
+    if has_rare_ones:
         classes.append("other")
-    def folded(names):
+    def with_other(names):
         return [name if name in classes else "other" for name in names]
-    return classes, confusion(folded(truths), folded(answers), classes)
+    return classes, confusion(with_other(truths), with_other(answers), classes)
 
 # %% ../nbs/06_evaluation.ipynb #n0c997b8
 def confusion_plot(
     tables: dict,  # title → (classes, counts)
 ):  # matplotlib figure
-    "Confusion tables side by side; each row is a truth and adds up to one"
+    "Draw confusion tables side by side; each row is a truth, its colours are shares that add up to one"
     fig, axes = figure(4.2 * len(tables), 3.8, ncols=len(tables), squeeze=False)
     for ax, (title, (classes, counts)) in zip(axes[0], tables.items()):
         table = np.array(counts, float)
@@ -651,12 +758,12 @@ def confusion_plot(
         ax.imshow(table / np.maximum(1, totals), cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(table):
             if n:
-                shade = "white" if n > 0.6 * table[i].sum() else "black"  # legible on dark blue
+                shade = "white" if n > 0.6 * table[i].sum() else "black"  # white can be read on dark blue
                 ax.text(j, i, int(n), ha="center", va="center", fontsize=7, color=shade)
         places = range(len(classes))
         ax.set(xticks=places, yticks=places, xlabel="said", ylabel="truth")
         ax.set(title=f"{title}, n = {int(table.sum())}")
-        rotation = 0 if max(map(len, classes)) < 6 else 60
+        rotation = 0 if max(map(len, classes)) < 6 else 60  # long names would overlap
         ax.set_xticklabels(classes, fontsize=8, rotation=rotation)
         ax.set_yticklabels(classes, fontsize=8)
     return fig
@@ -664,15 +771,17 @@ def confusion_plot(
 # %% ../nbs/06_evaluation.ipynb #c087
 def parting(
     log: RunLog,  # with a row per logged step
-    paid: str = "part/counting_exact",  # what earns the reward, as a share of answers
-    meant: str = "part/verbatim",  # what it should stand for, in the same unit
-    allowed: float = 0.03,  # of the answers may earn without being meant
+    paid: str = "part/counting_exact",  # column: share of the answers that earn the reward
+    meant: str = "part/verbatim",  # column: share of the answers that are what the reward should stand for
+    allowed: float = 0.03,  # share of the answers that may earn the reward without being meant
 ) -> dict:  # step (None: never), gap, paid_gain, meant_gain
-    "From which step on more than `allowed` of the answers earn without being meant; all smoothed"
+    """Find the step from which on a run is paid for what was not meant (reward hacking).
+
+    From there on the smoothed share of paid answers stays more than `allowed` above that of meant ones."""
     steps, earned = log.series(paid)
-    _, intended = log.series(meant)
+    _, intended = log.series(meant)  # at the same steps
     earned, intended = np.array(smooth(earned, 0.9)), np.array(smooth(intended, 0.9))
-    # For good: the step after the last one at which the two were still close.
+    # The row after the last one at which the two were still close: from there on they stay apart.
     close = np.flatnonzero(earned - intended <= allowed)
     first = close[-1] + 1 if len(close) else 0
     return dict(
@@ -686,18 +795,19 @@ def parting_plot(
     logs: dict,  # title → RunLog
     shown: dict,  # column → label; columns that a log does not have are left out
 ):  # matplotlib figure
-    "What was paid and what was meant over the steps of each run; a dashed line where they part"
+    "Draw what was paid and what was meant over the steps of each run, with a dashed line where they part"
     fig, axes = figure(9, 3, ncols=len(logs), sharey=True, squeeze=False)
     for ax, (title, log) in zip(axes[0], logs.items()):
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
             steps, values = log.series(name)
+            # Pale: as logged. Strong: smoothed, each point 0.9 of the one before and 0.1 of the new value.
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
             ax.plot(steps, smooth(values, 0.9) if values else [], color=colour, lw=2, label=label)
-        # Only a run that logs both can part.
+        # `parting` finds the step where two columns part, so it needs both of them.
         has_both = {"part/counting_exact", "part/verbatim"} <= set(log.columns)
-        parted = has_both and parting(log)["step"]
-        if parted:
-            ax.axvline(parted, color="black", lw=0.8, ls="--")
+        parting_step = has_both and parting(log)["step"]
+        if parting_step:
+            ax.axvline(parting_step, color="black", lw=0.8, ls="--")
         ax.set(xlabel="step", ylim=(0, 1), title=f"{title} (n = {len(log)} rows)")
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
     return fig
@@ -712,7 +822,7 @@ def recompute(
     task: str = "counting",  # of that run
     reward=None,  # of that run; None: the task's own
 ) -> dict:  # before, after and gain, with the keys of results.json
-    "The comparison table of the main job from its saved answers"
+    "Compute before, after and gain of a run of chapter 05 anew, from the answers that it has saved"
     scored = score_rows(rows, task, reward)  # column → mark → array, a number per row
     table = {"before": {}, "after": {}, "gain": {}}
     for how in ("greedy", "sampled"):
@@ -720,15 +830,18 @@ def recompute(
         table["before"][how], table["after"][how] = _results(before), _results(after)
         gain = {}
         for mark in after:
-            # the error counts only answers that hold a number
+            # `error` has no gain: it is nan where an answer holds no number, so before and after would be
+            # means over different answers.
             if mark in result_names and mark != "error":
                 gain[result_names[mark]] = float(np.mean(after[mark] - before[mark]))
         table["gain"][how] = gain
     return table
 
-def _results(marks):
-    "Means of one column under the names of results.json; None where no answer has the mark"
-    means = dict(mean_absolute_error=None)
+def _results(
+    marks,  # mark → array, a number per row; nan where the mark does not apply
+):
+    "The mean of each mark under its name in results.json, and n; None where no answer has the mark"
+    means = dict(mean_absolute_error=None)  # chapter 05 writes it for every task
     for mark, values in marks.items():
         if mark in result_names:
             applicable = values[~np.isnan(values)]
@@ -738,19 +851,20 @@ def _results(marks):
 # %% ../nbs/06_evaluation.ipynb #c114
 def report(
     rows: list,  # from `gather`
-    settings: EvaluationSettings,  # a checked object
-    log: RunLog = None,  # of the questioning, for its speed
+    settings: EvaluationSettings,  # already filled in and checked
+    log: RunLog = None,  # with a row per batch, for the speed
     seconds: float = 0.0,  # since the start
 ) -> dict:  # what results.json holds
-    "Score the rows and write results.json and metrics.csv into `output_dir`"
+    "Score the answers and write results.json and metrics.csv into `output_dir`"
     task = settings.task or ("vqa" if settings.asks_vqa else guess_task(rows))
     reward = load_reward(settings.reward) if settings.reward else None
-    if getattr(reward, "batched", False):
+    is_trained = getattr(reward, "batched", False)  # a reward model, which scores whole batches with pictures
+    if is_trained:
         raise SettingsError(f"reward = {settings.reward!r}: a trained reward needs the pictures; "
                             "saved answers are scored by rewards that read text")
     metrics = all_metrics(rows, task, reward)
-    flipped = greedy_flips(rows, task, reward)
-    # the verdict first, as in every run
+    flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
+    # The verdict is the first key, as in the results.json of every run.
     results = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
                    questions=questions(metrics, flipped, task))
     results |= dict(settings=asdict(settings), seconds=seconds, **speed(log))
@@ -763,7 +877,7 @@ def report(
 def speed(
     log: RunLog = None,  # a row per batch, from `compare`
 ) -> dict:  # pictures_per_second (all ways of asking, all models), answers_per_second
-    "How fast the questions were answered, loading left out"
+    "How fast the questions were answered, without the time that loading took; None where nothing was logged"
     if log is None or not len(log):
         return dict(pictures_per_second=None, answers_per_second=None)
     seconds = sum(row["seconds"] for row in log.rows)
@@ -775,7 +889,7 @@ def speed(
 def metrics_csv(
     metrics: list,  # from `all_metrics`
 ) -> str:  # a table with a header
-    "Metrics as CSV"
+    "Write metrics as CSV, a line for each, with the interval's ends in two columns"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "value", "n", "low", "high", "interval"))
@@ -786,14 +900,15 @@ def metrics_csv(
 
 # %% ../nbs/06_evaluation.ipynb #n547990f
 def evaluate(
-    settings: EvaluationSettings,  # a checked object
+    settings: EvaluationSettings,  # already filled in and checked
 ) -> dict:  # what results.json holds
-    "Ask or read, score, write: the console command"
+    "Run an evaluation, as `vlrlbook evaluate` does: get the answers, score them, write results.json"
     started = time.time()
     if settings.predictions:
-        _, first = next(iter(read_rows(settings.predictions)), (1, {}))  # an empty file holds no answers
-        kind = kind_of_rows(first)
+        numbered_rows = iter(read_rows(settings.predictions))  # (row number, row)
+        _, first_row = next(numbered_rows, (1, {}))  # {} for an empty file, which `gather` then reads
+        kind = kind_of_rows(first_row)  # answers, or scores or bins of chapters 03 and 04
         if kind != "answers":
             return judged_report(kind, settings)
-    rows, _, log = gather(settings)
+    rows, _, log = gather(settings)  # the one in the middle is the data set
     return report(rows, settings, log, time.time() - started)

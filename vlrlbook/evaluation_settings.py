@@ -13,7 +13,7 @@ __all__ = ["presets", "EvaluationSettings"]
 
 tasks = tuple(by_task)
 
-# Where there are four values, they are for these tasks.
+# What `size` fills in: name → a value, or a tuple with a value for each of `tasks`, in their order.
 presets = {
     "tiny": dict(
         eval_samples=500, eval_batch_size=125, temperature=1.0,
@@ -65,36 +65,40 @@ class EvaluationSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
-        "What `size` decides; several values are for counting, VQA, pointing and zoom"
+        """Return the values of the settings that `size` decides: name → value.
+
+        `Settings` puts them where the user has set nothing."""
         place = tasks.index(self.asked_task)
-        filled = {}
+        values = {}
         for name, value in presets[self.size].items():
-            filled[name] = value[place] if isinstance(value, tuple) else value
-        return filled
+            # A tuple holds a value for each task: counting, VQA, pointing, zoom.
+            values[name] = value[place] if isinstance(value, tuple) else value
+        return values
 
     @property
     def asks_vqa(self) -> bool:
-        "VQA by word, or by the kind of data"
+        "Tell whether the task is VQA: because `task` says so, or because no task is set and `data` is no ZIP"
         # A ZIP is a counting set; rows in any other file are questions with answers.
-        by_data = self.task is None and bool(self.data) and Path(self.data).suffix.lower() != ".zip"
-        return self.task == "vqa" or by_data
+        has_rows = bool(self.data) and Path(self.data).suffix.lower() != ".zip"
+        return self.task == "vqa" or (self.task is None and has_rows)
 
     @property
     def asked_task(self) -> str:
-        "The task by word, or by the kind of data"
-        # A word that is no task is refused by `rules`, which come after the filling in.
+        "The task of the questions: the setting `task`, or vqa or counting by the kind of data"
+        # If `task` is no task that exists, `rules` refuses it. They run after `filled_in`, which needs a task
+        # already.
         if self.task in tasks:
             return self.task
         return "vqa" if self.asks_vqa else "counting"
 
     def rules(self):
-        "(is wrong, what to say) of every rule; `Settings.check` raises with all that are wrong"
+        "Yield (is wrong, message) for each rule; `Settings.check` raises one error with all that are wrong"
         yield from self._range_rules()
         yield from self._vllm_rules()
         yield from self._file_rules()
 
     def _range_rules(self):
-        "Numbers on their own, and words of which there are a few"
+        "Yield (is wrong, message): each number is in its range, `split` and `task` have values that exist"
         positive = (
             "processes", "eval_samples", "eval_answers", "eval_batch_size", "temperature",
             "max_completion_length", "max_image_size")
@@ -104,37 +108,41 @@ class EvaluationSettings(Settings):
         for name in ("seed", "split_seed"):
             value = getattr(self, name)
             yield value < 0, f"{name} = {value}: expected 0 or more"
-        yield self.split not in ("held-out", "all"), (
-            f"split = {self.split!r}{nearest(str(self.split), ['held-out', 'all'])}")
+        # `nearest` ends a message with a proposal, such as ": did you mean 'all'?".
+        splits = ["held-out", "all"]
+        yield self.split not in splits, f"split = {self.split!r}{nearest(str(self.split), splits)}"
         yield self.task not in (None, *tasks), f"task = {self.task!r}{nearest(str(self.task), list(tasks))}"
 
     def _vllm_rules(self):
-        "What vLLM needs, and what it excludes"
+        "Yield (is wrong, message): vLLM's own settings, and what cannot be set together with use_vllm"
         share = self.vllm_gpu_memory_utilization
         yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
-        room, longest_answer = self.vllm_max_model_length, self.max_completion_length
-        yield room is not None and room <= longest_answer, (
-            f"vllm_max_model_length = {room}: no room for a prompt beside "
+        # Both in tokens: of prompt and answer together, and of the answer alone.
+        most_tokens, longest_answer = self.vllm_max_model_length, self.max_completion_length
+        no_room_for_prompt = most_tokens is not None and most_tokens <= longest_answer
+        yield no_room_for_prompt, (
+            f"vllm_max_model_length = {most_tokens}: no room for a prompt beside "
             f"max_completion_length = {longest_answer}")
-        # vLLM uses the whole GPU by itself; a second process would find no memory there.
-        looks = self.use_vllm and self.asked_task == "zoom"
-        yield looks, "use_vllm with task = zoom: pictures that a tool gives are not tested there"
+        # In task zoom the model calls a tool, which returns a part of the picture as a new one.
+        calls_a_tool = self.use_vllm and self.asked_task == "zoom"
+        yield calls_a_tool, "use_vllm with task = zoom: pictures that a tool gives are not tested there"
+        # vLLM takes the whole GPU for itself; a second process would find no memory there.
         several = self.use_vllm and self.processes > 1
         yield several, f"use_vllm asks in one process, and processes = {self.processes}"
         yield self.use_vllm and self.use_4bit, "use_vllm loads whole weights: leave out use_4bit"
-        # Looked for, not imported: vLLM takes long to load, and starts processes of its own.
+        # `find_spec` looks for vLLM without importing it: that takes long, and starts processes.
         missing = self.use_vllm and not importlib.util.find_spec("vllm")
         yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
 
     def _file_rules(self):
-        "Files that must be there before anything is loaded, and what a file of answers leaves no room for"
+        "Yield (is wrong, message): files that are missing, and settings that exclude `predictions`"
         for name in ("data", "predictions"):
             path = getattr(self, name)
             missing = bool(path) and not Path(path).is_file()
             yield missing, f"{name} = {path!r}: no such file"
-        # An adapter's folder holds the first of these, a whole model's the second.
-        kinds = ("adapter_config.json", "config.json")
-        no_model = bool(self.adapter) and not any(Path(self.adapter, name).exists() for name in kinds)
+        # The folder of a LoRA adapter holds the first of these files, that of a whole model the second.
+        config_files = ("adapter_config.json", "config.json")
+        no_model = bool(self.adapter) and not any(Path(self.adapter, name).exists() for name in config_files)
         yield no_model, f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
         both = bool(self.predictions) and bool(self.model or self.adapter or self.data)
         yield both, "predictions are scored as they are: leave out model, adapter and data"

@@ -16,17 +16,18 @@ from .supervisor import supervise
 
 __all__ = ["supervisor_command", "LocalBackend", "SubmititBackend", "RayBackend", "backends"]
 
-patience_with_orphans = 1.0  # seconds of one look; what still lives then is tried again at the next look
+# Seconds for which one look of the dispatcher kills what a dead supervisor left; the next look goes on.
+patience_with_orphans = 1.0
 longest_slurm_job = 24 * 60  # minutes, unless the options say otherwise
 
 
 def supervisor_command(
     folder: Path,  # of the job
-    attempt: int,  # which this is
+    attempt: int,  # number of the attempt that the supervisor is to run, from 1
     devices: str,  # for CUDA_VISIBLE_DEVICES
     lock: int = None,  # descriptor of the job's lock, if it is inherited
-) -> list:  # of words
-    "The command that starts a supervisor"
+) -> list:  # words of a command line
+    "The command line that starts a supervisor, the process that watches over one attempt of a job"
     words = [sys.executable, "-m", "vlrlbook.jobs", "supervise", str(folder), str(attempt), devices]
     if lock is not None:
         words.append(str(lock))
@@ -46,30 +47,33 @@ class LocalBackend:
 
     def start(self,
         folder: Path,  # of the job
-        attempt: int,  # which this is
+        attempt: int,  # number of the attempt that the supervisor is to run, from 1
         devices: str,  # for CUDA_VISIBLE_DEVICES
         lock: int = None,  # descriptor of the job's lock, which the supervisor inherits
     ) -> str:  # handle for the ledger: its process id
-        "Start the supervisor; OSError if no process can be started"
-        words = supervisor_command(folder, attempt, devices, lock)
+        "Start the supervisor of a job as a process of its own; OSError if no process can be started"
+        command = supervisor_command(folder, attempt, devices, lock)
         environment = dict(os.environ)
         if self.threads:
+            # `setdefault`: a number that the server's user has chosen stays.
             environment.setdefault("OMP_NUM_THREADS", str(self.threads))
         with open(JobFolder(folder).supervisor_log, "wb") as log:
-            # A session of its own: what ends the server's terminal must not end the jobs.
+            # start_new_session: what ends the server's terminal must not end the jobs.
+            # pass_fds: the job's lock stays held for as long as the supervisor lives.
             process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                 start_new_session=True, pass_fds=[lock])
+        # `poll` returns None while a process runs: those that have ended leave the list.
         self.started = [p for p in self.started if p.poll() is None]
         self.started.append(process)
         return str(process.pid)
 
     def alive(self,
         folder: Path,  # of the job
-        handle: str | None,  # what `start` returned
-    ) -> bool:  # there is a supervisor
-        "Whether the job's lock is held"
-        # A child that has ended stays in the process table until its parent asks how it ended.
+        handle: str | None,  # what `start` returned; other back ends need it, this one does not
+    ) -> bool:  # a supervisor lives
+        "Tell whether a job has a living supervisor: a supervisor holds the job's lock until it ends"
+        # Only to tidy up: a child that has ended stays in the process table until its parent polls it.
         for process in self.started:
             process.poll()
         return is_held(JobFolder(folder).lock)
@@ -78,18 +82,22 @@ class LocalBackend:
         folder: Path,  # of a job that is to be cancelled
         handle: str | None,  # what `start` returned
     ):
-        "Take back what has not begun; here every supervisor begins at once, so there is nothing to do"
+        "Cancel a supervisor that has not begun; here each begins at once, so there is nothing to do"
 
     def sweep(self,
         folder: Path,  # of a job whose supervisor died
         handle: str | None,  # what `start` returned; other back ends need it, this one does not
-    ) -> bool:  # nothing is left
+    ) -> bool:  # no process of the job is left
         "Kill the processes that a dead supervisor left, found by the job's mark in their environment"
-        return kill_until_gone(partial(tagged, job_tag(folder)), seconds=patience_with_orphans)
+        # `job_tag` is that mark, NAME=value; `tagged` lists the ids of the processes that carry it.
+        find_processes_of_job = partial(tagged, job_tag(folder))
+        return kill_until_gone(find_processes_of_job, seconds=patience_with_orphans)
 
 
 class SubmititBackend(LocalBackend):
-    "Supervisors as Slurm jobs, or as submitit's local ones; nodes see the data directory, not the ledger"
+    """Supervisors as Slurm jobs, or as submitit's local ones.
+
+    The cluster's nodes must see the data directory. The ledger stays on a disk of the server."""
     hands_over = False  # a descriptor cannot travel to another machine
     # Slurm's states of a job that runs or will run.
     waiting = ("PENDING", "RUNNING", "CONFIGURING", "REQUEUED", "RESIZING", "COMPLETING", "SUSPENDED")
@@ -103,15 +111,16 @@ class SubmititBackend(LocalBackend):
         self.folder = self.options.pop("folder")  # submitit's scripts and logs
         self.executor = submitit.AutoExecutor(folder=self.folder, cluster=cluster)
         self.executor.update_parameters(**self.options)
-        self.known = {}  # handle → submitit's object of the job
+        self.submitted_jobs = {}  # handle → submitit's object of the job
 
     def start(self, folder, attempt, devices, lock=None):
-        "Submit the supervisor; the handle is the number of the Slurm job"
+        "Submit the supervisor and return its handle, the number of the Slurm job; `lock` is not used here"
         self.executor.update_parameters(name=f"vlrlbook-{folder.name}-{attempt}")
-        # Slurm sets CUDA_VISIBLE_DEVICES to what it has given the job.
+        # Slurm sets CUDA_VISIBLE_DEVICES itself to the GPUs that the job gets; "" leaves that alone.
         own_devices = devices if self.executor.cluster == "local" else ""
+        # On the node this calls supervise(folder, attempt, own_devices), which takes the job's lock itself.
         job = self.executor.submit(supervise, str(folder), attempt, own_devices)
-        self.known[job.job_id] = job
+        self.submitted_jobs[job.job_id] = job
         return job.job_id
 
     def _state(self, handle):
@@ -119,20 +128,20 @@ class SubmititBackend(LocalBackend):
         import submitit
         # A server that was restarted did not submit the job itself. Slurm can be asked by number, but
         # submitit's local executor knows only what it started.
-        if handle not in self.known and self.executor.cluster == "slurm":
-            self.known[handle] = submitit.SlurmJob(self.folder, handle)
-        if handle not in self.known:
+        if handle not in self.submitted_jobs and self.executor.cluster == "slurm":
+            self.submitted_jobs[handle] = submitit.SlurmJob(self.folder, handle)
+        if handle not in self.submitted_jobs:
             return "UNKNOWN"
-        return self.known[handle].state.upper()
+        return self.submitted_jobs[handle].state.upper()
 
     def alive(self, folder, handle):
-        "Whether the job's lock is held, or the supervisor still waits for a node"
+        "Tell whether a supervisor holds the job's lock, or Slurm says that it runs or will run"
         return is_held(JobFolder(folder).lock) or self._state(handle) in self.waiting
 
     def withdraw(self, folder, handle):
-        "Cancel a supervisor that still waits for a node: it would read the order only when it gets one"
+        "Cancel a supervisor that still waits for a node, since it reads no order before it has one"
         if not is_held(JobFolder(folder).lock) and self._state(handle) == "PENDING":
-            self.known[handle].cancel()
+            self.submitted_jobs[handle].cancel()
 
 
 class RayBackend(LocalBackend):
@@ -148,30 +157,32 @@ class RayBackend(LocalBackend):
         self.client = JobSubmissionClient(self.options.pop("address", None))
 
     def start(self, folder, attempt, devices, lock=None):
-        "Submit the supervisor; the handle is Ray's name of the job"
-        command = shlex.join(supervisor_command(folder, attempt, ""))
+        "Submit the supervisor and return its handle, Ray's name of the job; `lock` is not used here"
+        # devices="": the supervisor leaves CUDA_VISIBLE_DEVICES as it finds it in the environment below.
+        command = shlex.join(supervisor_command(folder, attempt, devices=""))
         environment = {}
         if "entrypoint_num_gpus" not in self.options:
-            # Else Ray sets CUDA_VISIBLE_DEVICES to what it has given the job.
+            # With that option Ray itself sets CUDA_VISIBLE_DEVICES to the GPUs that the job gets.
             environment = {"env_vars": {"CUDA_VISIBLE_DEVICES": devices}}
-        # Ray refuses a second job of the same name: one more lock against running twice.
+        # Ray refuses a second job of the same name, so an attempt cannot run twice.
         name = f"{folder.name}-{attempt}"
         return self.client.submit_job(
             entrypoint=command, submission_id=name, runtime_env=environment, **self.options)
 
     def _state(self, handle):
-        "Ray's word for the state of a job; UNKNOWN if it does not know the job"
+        "Ray's word for the state of a job, in capitals; UNKNOWN if Ray does not know the job"
+        # `handle` is None in the ledger until `start` has returned.
         try:
             return str(self.client.get_job_status(handle or ""))
         except RuntimeError:
             return "UNKNOWN"
 
     def alive(self, folder, handle):
-        "Whether the job's lock is held, or the supervisor still waits for a node"
+        "Tell whether a supervisor holds the job's lock, or Ray says that it runs or will run"
         return is_held(JobFolder(folder).lock) or self._state(handle) in self.waiting
 
     def withdraw(self, folder, handle):
-        "Stop a supervisor that still waits for a node: it would read the order only when it gets one"
+        "Stop a supervisor that still waits for a node, since it reads no order before it has one"
         if not is_held(JobFolder(folder).lock) and self._state(handle) == "PENDING":
             self.client.stop_job(handle)
 

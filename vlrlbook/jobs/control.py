@@ -23,11 +23,11 @@ class JobControl:
     "Carries out what owners ask for"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
-        records: JobRecords,  # of both
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
+        records: JobRecords,  # reads jobs from both
         running: RunningJobs,  # asked whether a job has ended just now
-        clock: ServiceClock,  # of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
     ):
         self.ledger = ledger
         self.data = data
@@ -38,7 +38,9 @@ class JobControl:
     def cancel(self,
         job_id: str,  # which job
     ):
-        "Stop a job, now or as soon as its processes are dead; raises UnknownJob, or WrongState at an end"
+        """Stop a job, at once or as soon as its processes are dead.
+
+        Raises UnknownJob, or WrongState if the job has ended already."""
         row = self.records.row(job_id)
         if row["status"] in live:
             self.running.look_at(row)  # it may have ended just now, and nobody has looked since
@@ -46,49 +48,59 @@ class JobControl:
         if row["status"] in ends:
             raise WrongState(f"the job is {row['status']} already")
         job_id = row["job_id"]
-        waited = ("queued", "interrupted")
-        if self.ledger.move(job_id, waited, "cancelled", "asked", **self.clock.end_columns()):
+        # `move` changes the state only if the job is still in one of the given states. A job without a
+        # process is cancelled at once; `end_columns` holds the moment at which it ended.
+        without_process = ("queued", "interrupted")
+        if self.ledger.move(job_id, without_process, "cancelled", "asked", **self.clock.end_columns()):
             return
-        # Only asked to die here. A server that dies before it gives the order has not forgotten it: the
-        # dispatcher repeats the order while the ledger says `cancelling`. Cancelled twice, nothing moves.
+        # A running job is only asked to die here. If the server dies before it gives the order, the order is
+        # not lost: the dispatcher repeats it while the ledger says `cancelling`. For a job that is being
+        # cancelled already, nothing changes.
         if self.ledger.move(job_id, "training", "cancelling", "asked"):
-            # Asked again: the attempt that trains may be a later one than a moment ago, and the order to an
-            # attempt that is over would be obeyed by nobody.
+            # The row is read again: the attempt that trains may be a later one than a moment ago, and nobody
+            # would obey an order to an attempt that is over.
             self._give_order(self.ledger.job(job_id))
 
-    def _give_order(self, row):
-        "Tell the attempt that trains to stop"
+    def _give_order(self,
+        row,  # of the ledger's table of jobs, read just now; None if the job is gone
+    ):
+        "Order the supervisor of a job that is `cancelling` to stop it; it reads its orders in the lock file"
         if row is None or row["status"] != "cancelling":
             return  # it has ended meanwhile
+        lock_file = self.data.job(row["job_id"]).lock
         try:
-            give_order(self.data.job(row["job_id"]).lock, cancel_order, row["attempt"])
+            give_order(lock_file, cancel_order, row["attempt"])
         except OSError as e:
-            # Its folder is gone or its lock file is no file: the dispatcher will see that nobody lives there.
+            # The folder is gone or the lock file is no file: the dispatcher will see that nobody lives there.
             logger.warning("job %s cannot be told to stop: %s", row["job_id"], e.strerror)
 
     def resume(self,
         job_id: str,  # which job
     ):
-        "Queue a job that ended without completing; raises UnknownJob, WrongState or NoCheckpoint"
+        "Queue a job that has not completed once more; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         row = self.records.row(job_id)
         if row["status"] not in resumable:
             raise WrongState(f"the job is {row['status']}; "
                              "only one that was interrupted, failed or cancelled can be resumed")
         job_id = row["job_id"]
-        self._need_data(row)
+        self._need_data(row)  # raises NoData
         # Without a checkpoint it would begin anew, which its owner can have by submitting it again.
         if newest_checkpoint(self.data.job(job_id).run) is None:
             raise NoCheckpoint("there is no whole checkpoint to resume from")
-        as_new = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
-                      error_code=None, error_message=None)
-        if not self.ledger.move(job_id, resumable, "queued", "resume asked", **as_new):
+        # The job waits behind all others, and nothing is left of its earlier end.
+        columns = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
+                       error_code=None, error_message=None)
+        # False: the job is no longer in one of the resumable states, so another request was quicker.
+        if not self.ledger.move(job_id, resumable, "queued", "resume asked", **columns):
             raise WrongState("the job has moved meanwhile")
 
-    def _need_data(self, row):
-        "Refuse where what the job trains on has been deleted: it would fail in its first second"
-        # The path stands relative to the job's folder, so that a data directory can be moved.
-        data = json.loads(row["parameters"]).get("data")
-        if data and not (self.data.job(row["job_id"]).path / data).exists():
+    def _need_data(self,
+        row,  # of the ledger's table of jobs
+    ):
+        "Raise NoData if the data that a job trains on has been deleted: the job would fail at once"
+        # The path is relative to the job's folder, so that a data directory can be moved.
+        data_path = json.loads(row["parameters"]).get("data")
+        if data_path and not (self.data.job(row["job_id"]).path / data_path).exists():
             raise NoData("what it trained on was deleted: upload it again and start a new job")
 
     def remove(self,
@@ -98,17 +110,18 @@ class JobControl:
         row = self.records.row(job_id)
         if row["status"] not in (*ends, "interrupted"):
             raise WrongState(f"the job is {row['status']}; cancel it first")
-        # The row first, and in the same transaction a note that the folder is to go. A kill now leaves a folder
-        # that no row knows, and the next start removes it by the note.
+        # `forget` deletes the row and notes, in the same transaction, that the folder is to go. If the server
+        # is killed after it, a folder without a row is left, and the next start removes it by the note.
+        # It returns False if the state has changed since the row was read.
         if not self.ledger.forget(row["job_id"], row["status"]):
             raise WrongState("the job has moved meanwhile")
         self.data.discard(self.data.job(row["job_id"]))
         self.ledger.removal_done(row["job_id"])
 
     def remove_if_there(self,
-        job_id: str,  # a job that was at an end a moment ago
-    ) -> bool:  # it was removed now
-        "Remove a job, unless its owner was quicker: it may be gone by now, or be resumed"
+        job_id: str,  # of a job that had ended when the caller looked
+    ) -> bool:  # whether this call removed it
+        "Remove a job, unless its owner has removed or resumed it in the meantime"
         try:
             self.remove(job_id)
         except (UnknownJob, WrongState):

@@ -26,7 +26,7 @@ from .waiting import WaitingJobs, devices_of
 
 __all__ = ["DispatcherThread", "Jobs"]
 
-seconds_between_clean_ups = 60  # of service
+seconds_between_clean_ups = 60  # of service, that is, of time in which a server worked on the directory
 pauses_after_an_error = 10  # times the usual pause: a disk that is full stays full for a while
 server_lock_patience = 1.0  # seconds
 
@@ -35,8 +35,8 @@ class DispatcherThread:
     "A thread that calls one function again and again, and outlives whatever goes wrong in it"
 
     def __init__(self,
-        look,  # function without arguments
-        pause,  # function without arguments: seconds between two looks, asked before each
+        look,  # function without arguments: what is done again and again
+        pause,  # function without arguments that returns the seconds between two looks; called before each
     ):
         self.look = look
         self.pause = pause
@@ -59,29 +59,29 @@ class DispatcherThread:
             self.thread.join()
 
     def _look_until_stopped(self):
-        "Look, sleep, look again"
+        "The thread's loop: call `look`, wait for the pause or for `wake`, and again until `stopping` is true"
         while not self.stopping:
             pause = self.pause()
             try:
                 self.look()
             except Exception as e:
-                # Told and tried again: one bad job must not stop the others, and a ledger that cannot be
-                # written now can be written later. No traceback for these two, whose message says it all.
-                is_known = isinstance(e, (LedgerUnavailable, OSError))
-                logger.error("%s: %s", type(e).__name__, e, exc_info=not is_known)
+                # Logged, and tried again: one bad job must not stop the others, and a ledger that cannot be
+                # written now can be written later. These two need no traceback: their message says it all.
+                is_explained = isinstance(e, (LedgerUnavailable, OSError))
+                logger.error("%s: %s", type(e).__name__, e, exc_info=not is_explained)
                 pause *= pauses_after_an_error
-            self.wake.wait(pause)
+            self.wake.wait(pause)  # ends early when somebody sets it: a job came in, or `stop` was called
             self.wake.clear()
 
 
 class Jobs:
     "All jobs of one data directory: the ledger, their folders, and the dispatcher that starts them in order"
-    tick = 0.1  # seconds between two looks
-    wall = staticmethod(time.time)  # the clock that is shown
+    tick = 0.1  # seconds between two looks of the dispatcher
+    wall = staticmethod(time.time)  # the clock whose time is shown to people; nothing is decided by it
 
     @staticmethod
     def steady() -> float:
-        "The clock that decides: seconds since the machine started, asleep or not; nobody can set it"
+        "Seconds since the machine started, sleep included: nobody can set this clock, so ages are told by it"
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def __init__(self,
@@ -93,10 +93,10 @@ class Jobs:
         max_queued: int = 200,  # more are refused
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL
         on_exit: str = "keep",  # keep: jobs go on without the server; interrupt: they go on with the next one
-        restarts: int = 3,  # how often a job whose supervisor died is started again by itself
-        keep_days: float = None,  # ended jobs go after so many days of service
-        keep_bytes: int = None,  # the longest ended go when ended jobs take more
-        adopt: bool = False,  # list job folders that the ledger does not know, also where it was lost
+        restarts: int = 3,  # how often a job whose supervisor died is restarted without a new checkpoint
+        keep_days: float = None,  # ended jobs are removed after so many days of service; None: never
+        keep_bytes: int = None,  # room that ended jobs may take: those that ended first are removed
+        adopt: bool = False,  # add job folders that the ledger does not know to it, also if it was lost
     ):
         if sys.platform != "linux":
             raise JobsError("jobs lean on promises of Linux's kernel and run there only")
@@ -115,36 +115,41 @@ class Jobs:
         self.adopt = adopt
         self.data = DataFolder(data_dir, ledger_dir)
         self.dispatcher = DispatcherThread(self._look_and_clean_up, self._pause)
-        self.server_lock = self._take_data_folder()
+        self.server_lock = self._take_data_folder()  # descriptor: no other server may work here
         try:
             self._open(backend, options)
         except BaseException:
-            os.close(self.server_lock)
+            os.close(self.server_lock)  # closing it lets go of the lock
             raise
 
     def _take_data_folder(self):
-        "Keep other servers out, and refuse a ledger on a network disk; returns the lock's descriptor"
-        kind = file_system(self.data.ledger_dir)
-        if kind in network_systems:
-            raise NetworkFolder(f"{self.data.ledger_dir.name} is on {kind}; "
+        """Lock the data directory against other servers, and return the lock's descriptor.
+
+        Raises NetworkFolder if the ledger is on a network disk, AlreadyServed if another server is here."""
+        system_type = file_system(self.data.ledger_dir)  # such as ext4 or nfs
+        if system_type in network_systems:
+            raise NetworkFolder(f"{self.data.ledger_dir.name} is on {system_type}; "
                                 "the ledger needs a local disk (ledger_dir)")
-        self.data.make()
-        # A server that was killed while it started a child: for some thousandths of a second that child holds
-        # copies of all its locks.
+        self.data.make()  # the folders that are not there yet
+        # Why it has patience: if a server was killed while it started a child, that child holds copies of all
+        # its locks for some milliseconds more.
         lock = take_lock(self.data.server_lock, patience=server_lock_patience)
         if lock is None:
             raise AlreadyServed("another server works on this data directory")
         return lock
 
     def _open(self, backend, options):
-        "Make the parts, and remove what a crash left; the data directory is ours alone by now"
+        "Make the parts of `Jobs` and remove what a crash left; the caller holds the data directory's lock"
         if backend == "submitit":
+            # Where submitit keeps its scripts and logs, unless the options say otherwise.
             options = {"folder": str(self.data.submitit)} | (options or {})
-        self.backend = backends[backend](options)
+        backend_class = backends[backend]
+        self.backend = backend_class(options)
         if backend == "local":
-            # Left to itself torch takes all cores, and two jobs that do so wait for each other.
-            self.backend.threads = max(1, len(os.sched_getaffinity(0)) // len(self.devices))
-        need_ledger(self.data, self.adopt)
+            # Without a bound torch takes all cores, and two jobs that do so slow each other down.
+            cores = len(os.sched_getaffinity(0))
+            self.backend.threads = max(1, cores // len(self.devices))
+        need_ledger(self.data, self.adopt)  # raises LedgerLost if jobs lie here without a sound ledger
         self.ledger = Ledger(self.data.ledger, self._wall_now)
         self.service_clock = ServiceClock(self.ledger, self.steady)
         self.records = JobRecords(self.ledger, self.data)
@@ -154,12 +159,12 @@ class Jobs:
         self.control = JobControl(self.ledger, self.data, self.records, self.running, self.service_clock)
         self.retention = CleanUp(self.ledger, self.data, self.service_clock, self.control.remove_if_there)
         if self.adopt:
-            adopted = adopt_unknown_jobs(self.ledger, self.data, self.service_clock)
-            logger.warning("%s jobs were adopted: %s", len(adopted), ", ".join(adopted))
-        tidy(self.ledger, self.data)
+            adopted_ids = adopt_unknown_jobs(self.ledger, self.data, self.service_clock)
+            logger.warning("%s jobs were adopted: %s", len(adopted_ids), ", ".join(adopted_ids))
+        tidy(self.ledger, self.data)  # removes what a crash left half-made
 
     def _wall_now(self):
-        "The shown time; asked of the attribute each time, so that a test can set another clock"
+        "The time that is shown; a method, so that a test can replace `wall` after the ledger was made"
         return self.wall()
 
     # Parts' attributes under the names that they have always had here
@@ -214,14 +219,14 @@ class Jobs:
         parameters: dict,  # of chapter 05, or of `command`
         command: list = None,  # words to run in the job's folder; None: chapter 05
         key: str = None,  # Idempotency-Key: the same request again gives the same job
-        request_hash: str = None,  # what "the same" means
+        request_hash: str = None,  # of the request: two with one key must be equal in it
         total_steps: int = None,  # that the run will take, if it is known
     ) -> Job:  # queued
         "Write a job down, so that it cannot be lost; raises KeyReused, QueueFull or LedgerUnavailable"
         job = self.submission.submit(
             job_name, parameters, command, key, request_hash, grace=self.grace, max_queued=self.max_queued,
             total_steps=total_steps)
-        self.wake.set()
+        self.wake.set()  # the dispatcher looks at once and need not wait for its next turn
         return job
 
     def get(self,
@@ -245,23 +250,23 @@ class Jobs:
     def ledger_knows(self,
         job_id: str,  # any text
     ) -> bool:
-        "Whether the ledger holds a job"
+        "Tell whether the ledger holds a job of this id"
         return self.ledger.job(job_id) is not None
 
     def cancel(self,
         job_id: str,  # which job
     ) -> Job:  # cancelled, or cancelling until its processes are dead
-        "Stop a job, twice is as good as once; raises UnknownJob, or WrongState at an end"
+        "Stop a job; to ask again changes nothing; raises UnknownJob, or WrongState if it has ended already"
         self.control.cancel(job_id)
-        self.wake.set()
+        self.wake.set()  # the dispatcher looks at once
         return self.get(job_id)
 
     def resume(self,
         job_id: str,  # which job
     ) -> Job:  # queued
-        "Let a job that ended without completing go on; raises UnknownJob, WrongState, NoCheckpoint"
+        "Queue a job that has not completed once more; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         self.control.resume(job_id)
-        self.wake.set()
+        self.wake.set()  # the dispatcher looks at once
         return self.get(job_id)
 
     def remove(self,
@@ -277,16 +282,17 @@ class Jobs:
     def clean_up(self,
         days: float = None,  # of service since a job ended; None: `keep_days`
     ) -> list:  # ids of the removed
-        "Remove ended jobs that are too old, then the longest ended ones until the rest fits `keep_bytes`"
-        return self.retention.clean_up(self.keep_days if days is None else days, self.keep_bytes)
+        "Remove ended jobs that are too old, then those that ended first until the rest fits `keep_bytes`"
+        most_days = self.keep_days if days is None else days
+        return self.retention.clean_up(most_days, self.keep_bytes)
 
     # Last: below it `list` in an annotation of this class would mean this method.
     def list(self,
         status: str = None,  # only jobs in this state; None: all
         limit: int = 50,  # at most so many
-        after: str = None,  # what the page before gave as next
+        after: str = None,  # the `next` of the page before; None: the first page
     ) -> tuple:  # jobs, next; next is None on the last page
-        "Jobs, newest first, a page at a time; ValueError for a state that there is not"
+        "One page of jobs, newest first; ValueError if there is no such state"
         return self.records.list(status, limit, after)
 
     # The dispatcher
@@ -296,45 +302,49 @@ class Jobs:
         self.dispatcher.start()
 
     def look(self):
-        "One look at everything: what ended, what died, what may start"
+        "One turn of the dispatcher: write down which jobs ended or died, and start jobs on the free slots"
         self.running.look_at_all()
-        self.waiting.queue_interrupted(self.restarts)
+        self.waiting.queue_interrupted(self.restarts)  # those that may go on by themselves
         for slot in self.waiting.free_slots(self.devices):
             if not self.stopping:
                 self.waiting.start_next(slot)
 
     def _look_and_clean_up(self):
-        "What the dispatcher's thread does at each turn"
+        "What the dispatcher's thread does at each turn: look at all jobs and, once a minute, remove old ones"
         self.look()
+        # Both are seconds of service: now, and at the latest clean-up.
         if self.clock() - self.cleaned > seconds_between_clean_ups:
             self.clean_up()
 
     def _pause(self):
-        "Seconds between two looks; asked of the attribute each time, so that it can be set while it runs"
+        "Seconds between two looks; a method, so that `tick` can be changed while the thread runs"
         return self.tick
 
     def stop(self,
-        timeout: float = 10.0,  # seconds for jobs that are interrupted
+        timeout: float = 10.0,  # seconds to wait for jobs that are interrupted
     ):
-        "End the dispatcher and let go of the data directory; `on_exit` decides about running jobs"
+        """End the dispatcher and let go of the data directory.
+
+        If on_exit is "interrupt", running jobs save a checkpoint and stop; else they go on alone."""
         if self.server_lock is None:
             return  # stopped before
         self.dispatcher.stop()
         try:
             if self.on_exit == "interrupt":
                 self.running.interrupt_all(timeout)
-            self.service_clock.save()
+            self.service_clock.save()  # the next server goes on counting from here
         finally:
-            # Whatever went wrong: the next server must be able to begin.
+            # Even after an error the next server must be able to begin.
             self.ledger.close()
             os.close(self.server_lock)
             self.server_lock = None
 
     def _repr_markdown_(self):
         "A table of the newest jobs, for a notebook"
-        from ..core import Table  # NumPy and pictures: only where a table is shown
+        from ..core import Table  # imported here: it loads NumPy, which a server does not need
+        jobs, _ = self.list(limit=20)  # the newest ones, and where the next page would begin
         rows = []
-        for job in self.list(limit=20)[0]:
+        for job in jobs:
             rows.append(dict(
                 job=clean(job.job_name), status=job.status, attempt=job.attempt,
                 progress=f"{job.progress:.0f} %", resumed_from=job.resumed_from, why=job.error_code))

@@ -79,9 +79,9 @@ class DataFolder:
     def unfinished_job(self,
         job_id: str,  # of a job that is being submitted
     ) -> Path:
-        "Where the folder of a job is made before it gets its place"
-        # In tmp/, not beside its place: there it would be taken for a job. A kill leaves
-        # it to the next start.
+        "Where the folder of a new job is made before it is renamed to its place in jobs/"
+        # In tmp/: in jobs/ an unfinished folder would be taken for a job. If the server is killed meanwhile,
+        # the next start removes it.
         return self.tmp / f"job-{job_id}"
 
     def half_made(self) -> list:
@@ -89,24 +89,25 @@ class DataFolder:
         return [path for path in self.tmp.glob("job-*") if path.is_dir()]
 
     def job_folders(self) -> list:  # of JobFolder, in the order of their names
-        "Every folder in jobs/ in which a job was written down, whether the ledger knows it or not"
-        found = []
+        "Every folder in jobs/ that holds files of a job, whether the ledger knows the job or not"
+        folders = []
         for path in sorted(self.jobs.iterdir()):
             folder = JobFolder(path)
+            # One of these is enough: a damaged folder may have lost the others.
             if folder.request.exists() or folder.run.exists() or folder.result.exists():
-                found.append(folder)
-        return found
+                folders.append(folder)
+        return folders
 
     def discard(self,
         folder: Path | JobFolder,  # inside the data directory
     ):
-        "Remove a folder: out of sight at once, and gone when this returns"
-        # Removing many files takes a while, and a kill may come meanwhile. A rename is one act:
-        # whoever looks into jobs/ sees the whole folder or none. What a kill leaves of it in tmp/ is
-        # swept at the next start.
+        "Remove a folder with all its files; a kill in between never leaves half of it in its place"
+        # Removing many files takes a while, and a kill may come meanwhile. So it is renamed first, which is
+        # one act: whoever looks into jobs/ sees the whole folder or none. What a kill leaves in tmp/ is
+        # removed at the next start, which looks for folders named job-*.
         aside = Path(tempfile.mkdtemp(prefix="job-", dir=self.tmp))
         try:
             os.rename(folder, aside / "gone")
         except FileNotFoundError:
-            pass  # somebody has removed it by hand: what was wanted is done
+            pass  # somebody has removed it by hand already
         shutil.rmtree(aside)

@@ -35,7 +35,9 @@ def clean(
     x,  # anything that JSON could hold
     most: int = 100_000,  # characters of each text; what is longer is cut
 ):  # the same, writable as UTF-8 JSON
-    "`x` without what breaks a reply: lone surrogates, NUL and other `controls`, NaN, infinities"
+    """Copy `x` so that it can be sent as JSON and shown in a terminal.
+
+    Lone surrogates become "?", control characters U+FFFD, NaN and infinities None."""
     if isinstance(x, dict):
         return {clean(str(key)): clean(value, most) for key, value in x.items()}
     if isinstance(x, (list, tuple)):
@@ -47,13 +49,13 @@ def clean(
     if isinstance(x, str):
         text = x.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair becomes "?"
         return controls.sub(replacement_character, text)[:most]
-    return x
+    return x  # None, True, False or an int
 
 
 def utc(
     seconds: float,  # since 1970
 ) -> str:  # such as 2026-01-31T12:00:00.000Z
-    "A moment as the ledger writes it; it is for people, nothing is ever decided by it"
+    "Write a time in UTC as text, for people; the jobs wing decides nothing by it, since a clock can be set"
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

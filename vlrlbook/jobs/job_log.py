@@ -28,12 +28,14 @@ class Log:
     def write(self,
         data: bytes,  # what the trainer wrote
     ):
-        "Append to the file and remember the end; OSError for every reason except a full disk"
+        """Append to the file, and remember the last bytes in `tail`.
+
+        On a full disk the bytes are lost and counted; any other OSError is raised."""
         self.tail = (self.tail + data)[-remembered_bytes:]
         try:
-            self._make_room(len(data))
-            # Opened anew each time: what is closed has been handed to the system, and a
-            # kill loses none of it.
+            self._start_new_file_if_full(len(data))
+            # Opened anew each time: closing hands the bytes to the system, so a kill of this process
+            # loses none of them.
             with open(self.path, "ab") as file:
                 file.write(self._note_of_loss() + data)
         except OSError as e:
@@ -41,15 +43,17 @@ class Log:
                 raise
             self.lost += len(data)
         else:
-            self.lost = 0  # only now has the note of what was lost been written
+            self.lost = 0  # the note that tells of the loss has been written
 
-    def _make_room(self, coming):
-        "Put the file aside, over the older one, if `coming` bytes more would make it too large"
-        if self.path.exists() and self.path.stat().st_size + coming > self.most:
+    def _start_new_file_if_full(self,
+        byte_count: int,  # how many bytes will be appended
+    ):
+        "Rename job.log to job.log.1, over the older one, if `byte_count` bytes more would make it too large"
+        if self.path.exists() and self.path.stat().st_size + byte_count > self.most:
             os.replace(self.path, f"{self.path}.1")
 
     def _note_of_loss(self):
-        "What stands in the log in the place of lost bytes"
+        "The line that the log holds in the place of lost bytes; empty if none were lost"
         if not self.lost:
             return b""
         return f"\n[{self.lost} bytes lost: the disk was full]\n".encode()

@@ -61,12 +61,14 @@ beyond_all_numbers = 2**62  # no row's number is as high
 def ledger_problem(
     path: str | Path,  # of a ledger
 ) -> str | None:  # "is missing", "is empty" or what SQLite says; None: it is there and sound
-    "What is wrong with a ledger, found before it is opened for good: opening it would make a new one"
+    """Say what is wrong with a ledger file.
+
+    `Ledger` makes a new file where there is none, so this is asked before one is opened."""
     path = Path(path)
     if not path.exists():
         return "is missing"
-    # Also because SQLite takes a file of no bytes for a new one and then deletes the write-ahead log beside
-    # it, in which all the jobs may still stand.
+    # Not left to SQLite: it takes a file of no bytes for a new one and then deletes the write-ahead log
+    # beside it, which may still hold all the jobs.
     if path.is_file() and path.stat().st_size == 0:
         return "is empty"
     try:
@@ -74,8 +76,8 @@ def ledger_problem(
     except sqlite3.Error as e:
         return f"cannot be opened: {e}"
     try:
-        found = db.execute("PRAGMA quick_check").fetchone()[0]
-        columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}
+        check_result = db.execute("PRAGMA quick_check").fetchone()[0]  # "ok", or lines that name faults
+        columns = {row[1] for row in db.execute("PRAGMA table_info(jobs)")}  # row[1]: a column's name
     except sqlite3.OperationalError as e:
         if "locked" in str(e):
             return None  # another process writes; it is there
@@ -84,10 +86,12 @@ def ledger_problem(
         return f"cannot be read: {e}"
     finally:
         db.close()
-    if found != "ok":
-        return f"is damaged: {found.splitlines()[-1]}"
-    missing = {"job_id", "status", "place", "attempt", "parameters"} - columns
-    return "is no ledger of jobs" if missing else None
+    if check_result != "ok":
+        # The lines before the last one may only name the database.
+        return f"is damaged: {check_result.splitlines()[-1]}"
+    # These are enough to tell the ledger from any other SQLite file.
+    missing_columns = {"job_id", "status", "place", "attempt", "parameters"} - columns
+    return "is no ledger of jobs" if missing_columns else None
 
 
 class Ledger:
@@ -97,8 +101,8 @@ class Ledger:
         path: str | Path,  # made if it is not there
         wall=time.time,  # function without arguments: the time that is shown, in seconds since 1970
     ):
-        # The threads of a server share one connection: this lock does what SQLite's
-        # own check of threads would.
+        # The threads of a server share one connection, one at a time. So sqlite3's own check, which allows
+        # only the thread that opened it, is turned off below (check_same_thread).
         self.lock = threading.RLock()
         self.wall = wall
         with self._errors_renamed():
@@ -123,7 +127,7 @@ class Ledger:
 
     @contextmanager
     def _errors_renamed(self):
-        "Raise what SQLite raises, a full disk or a lock, as LedgerUnavailable"
+        "Raise every error of SQLite inside this block, such as a full disk, as LedgerUnavailable"
         try:
             yield
         except sqlite3.Error as e:
@@ -131,9 +135,11 @@ class Ledger:
 
     @contextmanager
     def write(self):
-        "Yield the connection inside a transaction, all of it or nothing; LedgerUnavailable if it fails"
+        """Yield the connection inside a transaction, which is committed at the end of the block.
+
+        An error in the block undoes all its changes; one of SQLite is raised as LedgerUnavailable."""
         with self.lock, self._errors_renamed():
-            # IMMEDIATE: wait for the right to write now. Taken at the first UPDATE
+            # IMMEDIATE: the right to write is taken now. A plain BEGIN takes it at the first UPDATE, where
             # it could be refused halfway.
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -148,8 +154,8 @@ class Ledger:
     def read(self,
         query: str,  # SQL
         *values,  # for its question marks
-    ) -> list:  # of rows
-        "Rows of a query; LedgerUnavailable if the file cannot be read"
+    ) -> list:  # of sqlite3.Row
+        "Run a query and return all its rows; LedgerUnavailable if the file cannot be read"
         with self.lock, self._errors_renamed():
             return self.db.execute(query, values).fetchall()
 
@@ -168,26 +174,29 @@ class Ledger:
         of_attempt: int = None,  # the attempt that it must still be at; None: any
         **columns,  # other columns to set
     ) -> bool:  # False: it was in another state or at another attempt, and nothing changed
-        "Compare and set: the one way in which a state changes"
-        # Between a look at a job and the wish to change it, its owner may have cancelled it or
-        # its supervisor may have died. The UPDATE asks for the state again in the act of writing.
-        # Who comes second changes nothing. The attempt is asked for too, since "training" of the attempt that
-        # died and "training" of the one after it are different states.
+        """Change a job's state, if it is still in an expected one (compare and set).
+
+        This is the only way in which a state changes."""
+        # Between the moment when a caller reads a job and this one, its owner may have cancelled it or its
+        # supervisor may have died. So the UPDATE compares the state again while it writes, and of two callers
+        # the second changes nothing. It compares the attempt too: "training" of an attempt that died is not
+        # "training" of the one after it.
         expected = (expected,) if isinstance(expected, str) else expected
-        allowed = [state for state in expected if to in moves[state]]
+        allowed = [state for state in expected if to in moves[state]]  # `moves`: the states that may follow
         columns = {"status": to, "updated_at": self.now(), **columns}
         assignments = ", ".join(f"{column} = ?" for column in columns)
-        marks = ", ".join("?" * len(allowed))
+        placeholders = ", ".join("?" * len(allowed))
         with self.write() as db:
             before = db.execute("SELECT status, attempt FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-            update = (f"UPDATE jobs SET {assignments} WHERE job_id = ? AND status IN ({marks}) "
+            # coalesce: where `of_attempt` is None, the attempt is compared with itself.
+            update = (f"UPDATE jobs SET {assignments} WHERE job_id = ? AND status IN ({placeholders}) "
                       "AND attempt = coalesce(?, attempt)")
             done = db.execute(update, (*columns.values(), job_id, *allowed, of_attempt))
             if not done.rowcount:
                 return False
-            # In the same transaction as the state: the log of moves can be trusted.
+            # In the same transaction as the new state, so that the log of moves has every change.
             attempt = columns.get("attempt", before["attempt"])
-            self.log(db, job_id, attempt, before["status"], to, why)
+            self.log(db, job_id, attempt, before=before["status"], after=to, why=why)
             return True
 
     def log(self,
@@ -198,7 +207,7 @@ class Ledger:
         after: str,  # state
         why: str,  # for people
     ):
-        "Add a row to the log of moves"
+        "Add a change of state to the ledger's table `moves`, and to the program's log"
         logger.info("%s: %s → %s, %s", job_id, before, after, why)
         values = (job_id, attempt, self.now(), before, after, why)
         columns = "job_id, attempt, time, before, after, why"
@@ -212,14 +221,15 @@ class Ledger:
         job_name: str,  # as its owner calls it
         parameters: dict,  # JSON
         total_steps: int | None,  # if it is known
-        key: str | None,  # Idempotency-Key
-        request_hash: str | None,  # what "the same request" means
+        key: str | None,  # Idempotency-Key: a request that comes again with it gets the same job
+        request_hash: str | None,  # of the request, which must be the same where the key is
     ):
-        "Write a new job down, behind all that wait"
+        "Add the row of a new job, which waits behind all others"
         now = self.now()
         text = json.dumps(parameters)
+        # In the order of `new_job`'s question marks; the two times are created_at and updated_at.
         db.execute(new_job, (job_id, job_name, now, now, text, total_steps, key, request_hash))
-        self.log(db, job_id, 0, None, "queued", "submitted")
+        self.log(db, job_id, attempt=0, before=None, after="queued", why="submitted")
 
     def job(self,
         job_id: str,  # any text
@@ -243,7 +253,7 @@ class Ledger:
         job_id: str,  # of a job that was started
         handle: str,  # what its back end returned
     ):
-        "Keep by what name the back end knows a job's supervisor"
+        "Write down the handle by which the back end knows a job's supervisor"
         with self.write() as db:
             db.execute("UPDATE jobs SET handle = ? WHERE job_id = ?", (handle, job_id))
 
@@ -252,9 +262,10 @@ class Ledger:
         attempt: int,  # to which the progress belongs
         columns: dict,  # current_step, loss, total_steps, progress
     ):
-        "Write down how far an attempt is; nothing changes if the job has moved on meanwhile"
+        "Write down how far an attempt is; nothing changes if that attempt no longer runs"
         assignments = ", ".join(f"{column} = ?" for column in columns)
         values = (*columns.values(), self.now(), job_id, attempt)
+        # `live` is a tuple of texts, which SQL writes as Python does.
         update = (f"UPDATE jobs SET {assignments}, updated_at = ? "
                   f"WHERE job_id = ? AND attempt = ? AND status IN {live}")
         with self.write() as db:
@@ -264,14 +275,14 @@ class Ledger:
         job_id: str,  # which job
         status: str,  # the state it must still be in
     ) -> bool:  # False: it was in another state, and nothing changed
-        "Remove a job and its moves, and remember that its folder is to go"
+        "Delete a job's rows, and note that its folder is to be deleted too, which the caller does next"
         with self.write() as db:
             done = db.execute("DELETE FROM jobs WHERE job_id = ? AND status = ?", (job_id, status))
             if not done.rowcount:
                 return False
             db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))
-            # A folder without a row may be all that is left of a finished job. Only one that stands here was
-            # meant to go, and may be deleted by the next server if this one dies before it has done so.
+            # If this server dies before it has deleted the folder, the next one does so by this note. Folders
+            # without row and note are kept: such a one may be all that is left of a finished job.
             db.execute("INSERT OR IGNORE INTO removed VALUES (?)", (job_id,))
             return True
 
@@ -282,17 +293,18 @@ class Ledger:
     def removal_done(self,
         job_id: str,  # whose folder is gone
     ):
-        "Forget that a folder is to go: it has gone"
+        "Delete the note that a job's folder is to be removed, once that is done"
         with self.write() as db:
             db.execute("DELETE FROM removed WHERE job_id = ?", (job_id,))
 
     def adopt(self,
-        columns: dict,  # job_id, status and the other columns of `adopted_job`, but for `now`
+        columns: dict,  # job_id, status and the other columns that `adopted_job` names, except `now`
     ):
-        "Write down a job that was found by its folder and has no row"
+        "Add a row for a job whose folder was found and whose row was lost"
         with self.write() as db:
             db.execute(adopted_job, columns | dict(now=self.now()))
-            self.log(db, columns["job_id"], columns["attempt"], None, columns["status"], "found by its folder")
+            self.log(db, columns["job_id"], columns["attempt"],
+                     before=None, after=columns["status"], why="found by its folder")
 
     # Many jobs
 
@@ -301,14 +313,15 @@ class Ledger:
         before: int | None,  # only rows with lower numbers; None: from the newest on
         limit: int,  # at most so many
     ) -> list:  # rows of jobs
-        "Jobs, the newest first"
+        "At most `limit` jobs, the newest first; rows are numbered in the order of submission"
+        # The second question mark is the status too: where it is None, every state will do.
         query = ("SELECT * FROM jobs WHERE number < ? AND (? IS NULL OR status = ?) "
                  "ORDER BY number DESC LIMIT ?")
         before = beyond_all_numbers if before is None else before
         return self.read(query, before, status, status, limit)
 
     def running(self) -> list:  # rows of jobs
-        "Jobs that have processes, the one that started to wait first in front"
+        "Jobs that are training or cancelling, in the order in which they were queued"
         return self.read(f"SELECT * FROM jobs WHERE status IN {live} ORDER BY place")
 
     def next_waiting(self) -> sqlite3.Row | None:
@@ -320,13 +333,13 @@ class Ledger:
         return self._read_one("SELECT count(*) AS n FROM jobs WHERE status = 'queued'")["n"]
 
     def interrupted(self,
-        restarts: int,  # of a job that has started so often by itself, no more
+        restarts: int,  # a job that was restarted automatically so often is left out
     ) -> list:  # rows of jobs
-        "Interrupted jobs that may go on by themselves"
+        "Interrupted jobs that may be restarted automatically"
         return self.read("SELECT * FROM jobs WHERE status = 'interrupted' AND restarts < ?", restarts)
 
     def ended(self) -> list:  # rows with job_id and ended_clock
-        "Jobs that are at an end, the longest ended first"
+        "Jobs that are completed, failed or cancelled; the one that ended first comes first"
         return self.read(f"SELECT job_id, ended_clock FROM jobs WHERE status IN {ends} ORDER BY ended_clock")
 
     def job_ids(self) -> set:
@@ -340,14 +353,14 @@ class Ledger:
     # Seconds of service
 
     def saved_clock(self) -> float:
-        "Seconds for which this data directory had been served when they were last saved"
+        "Seconds for which servers have worked on this data directory, as last saved; 0 in a new one"
         row = self._read_one("SELECT value FROM facts WHERE name = 'clock'")
         return row["value"] if row else 0.0
 
     def save_clock(self,
-        seconds: float,  # for which this data directory has been served
+        seconds: float,  # for which servers have worked on this data directory
     ):
-        "Keep the seconds of service: a restart goes on counting from here"
+        "Save the seconds of service, from which the next server goes on counting"
         upsert = ("INSERT INTO facts VALUES ('clock', ?) "
                   "ON CONFLICT (name) DO UPDATE SET value = excluded.value")
         with self.write() as db:

@@ -24,7 +24,7 @@ def take_lock(
     path: str | Path,  # a file; made if it is not there
     patience: float = 0.0,  # seconds to wait for it
 ) -> int | None:  # its descriptor, to be closed by the caller; None: somebody else holds the lock
-    "Take an exclusive `flock`, which the system itself lets go of when its holder dies"
+    "Take an exclusive `flock` on a file; the system releases it when the process that holds it dies"
     # O_CLOEXEC: a program that is started meanwhile must not inherit the lock by accident.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + patience
@@ -41,13 +41,13 @@ def take_lock(
 
 def is_held(
     path: str | Path,  # a lock file
-) -> bool:  # somebody lives who holds it
-    "Whether the lock of a file is taken; False also if there is no such file, or something else in its place"
-    # Never made here: a lock file that is missing in a folder is nobody's, and to ask must not change a thing.
+) -> bool:  # a living process holds it
+    "Tell whether a process holds the lock of a file; False if the path is no file"
+    # `take_lock` below would make a missing file, and a question must not change anything.
     if not os.path.isfile(path):
         return False
-    # The only way to ask is to take it. For that moment the lock is held by who asks, so whoever takes a lock
-    # for good has some patience.
+    # The only way to ask is to take the lock. For that moment this process holds it, so whoever takes a lock
+    # for good must be ready to wait a little.
     try:
         descriptor = take_lock(path)
     except FileNotFoundError:
@@ -63,13 +63,13 @@ def give_order(
     word: str,  # run_order, cancel_order or interrupt_order
     attempt: int,  # to which attempt it speaks: an order to attempt 1 must not stop attempt 2
 ):
-    "Overwrite the order to the holder of a job's lock"
-    # In place and always of one size: bytes that are there already can be written on a full disk too. A new
-    # file and a rename would need room, and would leave the lock on the old file.
+    "Write an order, such as `cancel 2`, into a job's lock file, over the one before; the supervisor reads it"
+    # Always of one size and in place: bytes that the file has already can be written on a full disk too. A
+    # new file and a rename would need room, and the lock would stay on the old file.
     text = f"{word} {attempt}".ljust(order_bytes)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        os.pwrite(descriptor, text.encode(), 0)
+        os.pwrite(descriptor, text.encode(), 0)  # at offset 0
     finally:
         os.close(descriptor)
 
@@ -77,16 +77,18 @@ def give_order(
 def read_order(
     descriptor: int,  # of a job's lock file
 ) -> tuple:  # word, attempt
-    "The order that stands in a job's lock file now; (run_order, None) where somebody has damaged it"
-    # A run is worth more than its lock file: what cannot be read is no order to stop.
-    found = re.match(rb"(\w+) (\d+)\s*$", os.pread(descriptor, order_bytes, 0))
-    return (found[1].decode(), int(found[2])) if found else (run_order, None)
+    "Read the order in an open lock file of a job, such as (`cancel`, 2); (run_order, None) if it is damaged"
+    # A damaged order must not stop a run.
+    match = re.match(rb"(\w+) (\d+)\s*$", os.pread(descriptor, order_bytes, 0))
+    if match is None:
+        return run_order, None
+    return match[1].decode(), int(match[2])
 
 
 def order_of_lock_file(
     path: str | Path,  # a job's lock file
 ) -> tuple:  # word, attempt; (run_order, None) if there is no order in it, or no such file
-    "The order that stands in a lock file which this process does not hold"
+    "Read the order in a job's lock file by its path; the lock itself is neither needed nor taken"
     if not os.path.isfile(path):
         return run_order, None
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

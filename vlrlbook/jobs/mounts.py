@@ -19,22 +19,22 @@ def file_system(
     path: str | Path,  # a folder that exists
     mountinfo: str = None,  # text of /proc/self/mountinfo; None reads that file
 ) -> str:  # such as ext4; "unknown" if no mount point holds the folder
-    "The type of the file system that holds `path`"
+    "The type of the file system that holds `path`, by Linux's list of mounts"
     text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
     resolved = Path(path).resolve()
-    found_type, found_length = "unknown", -1
+    system_type, longest = "unknown", -1  # `longest`: characters of the best mount point so far
     for line in text.splitlines():
         words = line.split()
         mount_point = without_escapes(words[mount_point_field])
         # Any number of optional fields stands before a lone "-"; the type is the word behind it.
         type_field = words.index("-") + 1
         # Mounts are nested: the longest mount point above the folder is the one that holds it.
-        # Of several mounts on one point the last is on top and hides the others: an automounter
-        # has autofs below, NFS above.
+        # ">=": of several mounts on one point the last hides the others, as where an automounter
+        # has put NFS over its autofs.
         is_above = resolved.is_relative_to(mount_point)
-        if is_above and len(mount_point) >= found_length:
-            found_type, found_length = words[type_field], len(mount_point)
-    return found_type
+        if is_above and len(mount_point) >= longest:
+            system_type, longest = words[type_field], len(mount_point)
+    return system_type
 
 
 def without_escapes(

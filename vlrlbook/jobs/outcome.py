@@ -30,57 +30,63 @@ class Outcome:
     def __init__(self,
         folder: str | Path,  # of the job
     ):
-        "Take the room for an outcome, unless it is there already; OSError on a full disk"
+        "Write the bytes that will become outcome.json, unless they are there already; OSError on a full disk"
         folder = JobFolder(folder)
         self.path = folder.outcome
-        self.room = folder.outcome_room
-        # A file that is too short was being written when its writer was killed, or the disk ran full.
+        self.room = folder.outcome_room  # a hidden file of blanks until `write`
+        # If the file is too short, its writer was killed or the disk ran full.
         if not self.room.exists() or self.room.stat().st_size < self.size:
             self.room.write_bytes(b" " * self.size)
 
     def write(self,
         content: dict,  # attempt, state, error_code, error_message: JSON that fits into 4096 bytes
     ):
-        "Fill the room, bring it to the disk, give it its name"
-        # ensure_ascii=False: an apple takes four bytes so, and twelve as "\ud83c\udf4e",
-        # too many for the room.
+        "Write the outcome into the file of blanks, and rename that file to outcome.json"
+        # ensure_ascii=False: an emoji then takes four bytes. As "\ud83c\udf4e" it takes twelve, and a long
+        # message might not fit into 4096.
         text = json.dumps(content, ensure_ascii=False).encode("utf-8").ljust(self.size)
         with open(self.room, "r+b") as file:
             file.write(text)
             file.flush()
-            # Before the rename. After it a power cut could leave the name with nothing in the file.
+            # To the disk before the rename: else a power cut could leave an empty outcome.json.
             os.fsync(file.fileno())
-        # A reader sees the outcome of the attempt before or this one, never half of it.
+        # Readers find the outcome of the attempt before or this one, never half of it.
         os.replace(self.room, self.path)
 
     @staticmethod
     def read(
         folder: str | Path,  # of the job
-        attempt: int | None,  # whose outcome; None: the latest, whose it is stands in it
-    ) -> dict | None:  # what was written; None: that attempt has no outcome
-        "What the supervisor of an attempt left; the file may still be that of the attempt before"
+        attempt: int | None,  # number of the attempt; None: whichever attempt wrote the file
+    ) -> dict | None:  # attempt, state, error_code, error_message; None: that attempt has no outcome
+        "Read how an attempt ended, as its supervisor wrote it"
         path = JobFolder(folder).outcome
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            outcome = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        # A damaged file counts as none: the result and the checkpoints then decide how the attempt ended.
         except (OSError, ValueError) as e:
-            return _damaged(path, type(e).__name__)
-        if not is_outcome(found):
-            return _damaged(path, "it has another form")
-        return found if attempt in (None, found["attempt"]) else None
+            _warn_of_damage(path, type(e).__name__)
+            return None
+        if not is_outcome(outcome):
+            _warn_of_damage(path, "it has another form")
+            return None
+        # The file may still be that of the attempt before.
+        return outcome if attempt in (None, outcome["attempt"]) else None
 
 
-def _damaged(path, how):
-    "None, as if there were no outcome: then the result and the checkpoints decide how the attempt ended"
+def _warn_of_damage(
+    path,  # of an outcome.json
+    how,  # is it damaged: text for the log
+):
+    "Log that an outcome.json cannot be read"
     logger.warning("%s of job %s cannot be read (%s)", path.name, path.parent.name, how)
-    return None
 
 
 def is_outcome(
-    found,  # what stands in an outcome.json
+    found,  # what was read from an outcome.json: any JSON
 ) -> bool:
-    "Whether it is what a supervisor writes, in every part that is relied on"
+    "Tell whether `found` has the fields of an outcome, with a number of an attempt and a state that exists"
     if not isinstance(found, dict) or not isinstance(found.get("attempt"), int):
         return False
     return found.get("state") in outcome_states and {"error_code", "error_message"} <= set(found)
@@ -91,34 +97,34 @@ def outcome_content(
     error_code: str = None,  # such as trainer.exit
     error_message: str = None,  # for people
 ) -> dict:  # state, error_code, error_message
-    "How an attempt ended, as outcome.json holds it"
+    "The fields of outcome.json that say how an attempt ended"
     return dict(state=state, error_code=error_code, error_message=error_message)
 
 
 def verdict(
-    code: int,  # exit status; negative: minus the signal that ended it
-    tail: str,  # end of the log
+    code: int,  # exit status of the trainer; negative: minus the number of the signal that ended it
+    tail: str,  # end of what the trainer printed
     result_problem: str | None,  # what is wrong with the result; None: it is there and undamaged
-    killed_for_memory: bool = False,  # the kernel counted an out-of-memory kill meanwhile
+    killed_for_memory: bool = False,  # the kernel killed some process for want of memory in that time
 ) -> dict:  # state, error_code, error_message
-    "What an ended trainer means"
+    "Judge how an attempt ended, completed or failed and why, after its trainer has ended"
     if result_problem is None:
         # The result is a trainer's last act: what became of the process afterwards does not matter.
         return outcome_content("completed")
     if code == 0:
         return outcome_content("failed", "trainer.no_artefact", f"exit 0, but result: {result_problem}")
     if code == -signal.SIGKILL and killed_for_memory:
-        # The kernel's kill leaves no last words, so the log would say nothing of it.
+        # A process that the kernel kills cannot print why, so the log would not tell.
         message = "killed by the kernel, which was out of memory"
         return outcome_content("failed", "trainer.out_of_memory", message)
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last_line = lines[-1] if lines else ""
     ended_by = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
-    # The last line before the rest: a long traceback may mention memory on its way to another fault.
-    cause = cause_in(last_line) or cause_in(tail[-last_characters:])
-    if cause is None:
-        cause = "trainer.killed" if code < 0 else "trainer.exit"
-    return outcome_content("failed", cause, f"{ended_by}; last words: {last_line}")
+    # The last line is searched first: a long traceback may mention memory and still end in another error.
+    error_code = cause_in(last_line) or cause_in(tail[-last_characters:])
+    if error_code is None:
+        error_code = "trainer.killed" if code < 0 else "trainer.exit"
+    return outcome_content("failed", error_code, f"{ended_by}; last words: {last_line}")
 
 
 def cause_in(

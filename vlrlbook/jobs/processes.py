@@ -33,16 +33,17 @@ looks_at_an_empty_environment = 4  # exec shows it empty for well under a millis
 
 def prctl(
     option: int,  # die_with_parent or adopt_orphans
-    value: int,  # a signal's number, or 1
+    value: int,  # for die_with_parent the signal's number, for adopt_orphans 1
 ):
-    "Ask Linux for one of the promises of prctl(2); OSError if it refuses"
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(option, value, 0, 0, 0):
+    "Call Linux's prctl(2), which sets an option of this process; OSError if it fails"
+    library = ctypes.CDLL(None, use_errno=True)  # None: the C library that Python itself uses
+    failed = library.prctl(option, value, 0, 0, 0)
+    if failed:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
 def parents() -> dict:  # process id → (parent's id, state letter)
-    "Every process there is now, with its parent; the state letter is that of /proc/PID/stat"
+    "Every process of the machine, with its parent and the state letter of /proc/PID/stat (Z: a zombie)"
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -61,35 +62,36 @@ def parents() -> dict:  # process id → (parent's id, state letter)
 def tree(
     root: int,  # a process id
 ) -> list:  # ids of its living descendants
-    "Children of a process, their children, and so on"
-    known = parents()
+    "List the living descendants of a process: its children, their children, and so on"
+    processes = parents()  # id → (parent's id, state letter)
     children = {}
-    for pid, (parent, _) in known.items():
+    for pid, (parent, _) in processes.items():
         children.setdefault(parent, []).append(pid)
-    found = []
-    waiting = list(children.get(root, []))
-    while waiting:
-        pid = waiting.pop()
-        waiting += children.get(pid, [])  # also of a dead one: it may still be listed as their parent
-        if known[pid][1] not in dead_states:
-            found.append(pid)
-    return found
+    living = []
+    unvisited = list(children.get(root, []))
+    while unvisited:
+        pid = unvisited.pop()
+        unvisited += children.get(pid, [])  # also of a dead one: it may still be listed as their parent
+        _, state = processes[pid]
+        if state not in dead_states:
+            living.append(pid)
+    return living
 
 
 def job_tag(
     folder: str | Path,  # of the job
 ) -> str:  # NAME=value, for the environment of all that the job starts
-    "The mark that a job's processes carry"
+    "The environment variable by which all processes of a job are found, whoever started them"
     return f"{job_variable}={Path(folder).resolve()}"
 
 
 def environment_of(
     pid: int,  # a process
 ) -> bytes:  # NAME=value, each closed by a zero byte; empty for a thread of the kernel
-    "The environment that a process was started with; raises OSError where it ended or is somebody else's"
-    # In the moment when a process becomes another program (exec), the kernel shows its environment as empty. A
-    # search that took this for the truth would overlook an orphan, so an empty one is read again. Threads of the
-    # kernel never have one; they have no program file either.
+    "The environment that a process was started with; OSError if it has ended or is another user's"
+    # While a process becomes another program (exec), the kernel shows its environment as empty for a moment.
+    # A search that believed this would overlook an orphan, so an empty one is read again. Threads of the
+    # kernel never have an environment; they are told by having no program file.
     for _ in range(looks_at_an_empty_environment):
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         if environment or not has_program(pid):
@@ -101,7 +103,7 @@ def environment_of(
 def has_program(
     pid: int,  # a process
 ) -> bool:
-    "Is there a program file behind it? Threads of the kernel and dead processes have none"
+    "Tell whether a process runs a program file; threads of the kernel and dead processes do not"
     try:
         os.readlink(f"/proc/{pid}/exe")
     except OSError:
@@ -110,21 +112,21 @@ def has_program(
 
 
 def tagged(
-    tag: str,  # NAME=value
+    tag: str,  # NAME=value, such as `job_tag` makes it
 ) -> list:  # ids of living processes
-    "Processes that were started with `tag` in their environment, whoever their parent is now"
-    # When a supervisor is killed, its orphans become children of process 1, among
-    # strangers: no tree holds them.
-    found = []
+    "List the living processes that were started with `tag` in their environment, whoever their parent is now"
+    # Why not by their parents: when a supervisor is killed, its children become children of process 1,
+    # together with those of everybody else.
+    pids = []
     for pid, (_, state) in parents().items():
         try:
-            environment = environment_of(pid)
+            environment = environment_of(pid)  # NAME=value, each closed by a zero byte
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it ended, or is somebody else's
+            continue  # it has ended, or is another user's
         is_marked = tag.encode() in environment.split(b"\0")
         if is_marked and state not in dead_states:
-            found.append(pid)
-    return found
+            pids.append(pid)
+    return pids
 
 
 def signal_all(
@@ -141,10 +143,10 @@ def signal_all(
 
 def kill_until_gone(
     find,  # function without arguments that returns a list of process ids
-    seconds: float = float("inf"),  # patience: a process inside a driver dies only when the driver returns
-) -> bool:  # nobody is left
-    "kill -9 everybody whom `find` finds, and look again, until it finds nobody"
-    # Once is not enough: between a look and its signals a process may fork, and the child is not on the list.
+    seconds: float = float("inf"),  # to try: a process inside a driver dies only when the driver returns
+) -> bool:  # True: no such process is left; False: the time is over
+    "Send SIGKILL to all processes that `find` lists, again and again until it lists none"
+    # Once is not enough: a process may fork before its signal comes, and the child is not on the list.
     deadline = time.monotonic() + seconds
     while pids := find():
         if time.monotonic() > deadline:
@@ -156,6 +158,6 @@ def kill_until_gone(
 
 def memory_kills() -> int:  # since the machine started
     "How many processes of this machine the kernel has killed for want of memory"
-    # A process that is killed so leaves no last words. The count before and after an attempt tells of it.
+    # Such a process cannot print why it ended. A count that has grown during an attempt tells it.
     counters = Path("/proc/vmstat").read_text()
     return int(re.search(r"^oom_kill (\d+)", counters, re.M)[1])

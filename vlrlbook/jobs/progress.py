@@ -13,56 +13,62 @@ from .folder import JobFolder
 __all__ = ["newest_checkpoint", "log_mark", "last_row", "progress_of", "Progress"]
 
 end_of_log = 16384  # bytes: some hundred rows
-most_before_the_end = 99.0  # percent: a run that has trained has not measured and saved yet
+most_before_the_end = 99.0  # percent: after its last step a run still has to be measured and saved
 
 
 def newest_checkpoint(
     run: str | Path,  # output_dir of a run
 ) -> Path | None:  # the checkpoint of the highest step that equals its manifest; None: there is none
-    "Where an attempt could go on"
-    return newest_whole_checkpoint(run)[0]
+    "The newest undamaged checkpoint of a run, from which a new attempt can go on"
+    checkpoint, _ = newest_whole_checkpoint(run)  # and what is wrong with newer ones
+    return checkpoint
 
 
 def log_mark(
     path: str | Path,  # run_log.csv
 ) -> str:  # inode, bytes and time of change; "" if there is no such file
-    "A text that changes when a file is written or replaced"
+    "A text that changes when a run's log is written or replaced: as long as it is the same, nothing is new"
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
 def last_row(
     path: str | Path,  # run_log.csv
 ) -> dict:  # column → text; {} if there is no whole row
-    "The newest row of a run's log, and the newest loss, without reading the whole file"
+    "The newest row of a run's log, with the newest loss that is logged, without reading the whole file"
     try:
         file = open(path, "rb")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return {}  # not there yet, or damaged from outside
     with file:
         header = file.readline().decode("utf-8", "replace")
-        # A long run has many thousand rows and is asked for every tenth of a second: only the end is read.
+        # A long run has many thousand rows and is looked at ten times a second: only the end is read.
         size = os.fstat(file.fileno()).st_size
         file.seek(max(file.tell(), size - end_of_log))
         lines = file.read().decode("utf-8", "replace").split("\n")
     lines = lines[:-1]  # what stands behind the last line break is still being written
     names = next(csv.reader([header]), [])
-    # The first of these lines may be cut, since reading began in its middle: its values are too few.
-    rows = [dict(zip(names, values)) for values in csv.reader(lines) if len(values) == header.count(",") + 1]
+    column_count = header.count(",") + 1
+    rows = []
+    for values in csv.reader(lines):
+        # The first of these lines has too few values if reading began in its middle.
+        if len(values) == column_count:
+            rows.append(dict(zip(names, values)))
     if not rows:
         return {}
     losses = [row["loss"] for row in rows if row.get("loss")]  # a row of an evaluation has none
-    return rows[-1] | {"loss": losses[-1] if losses else ""}
+    newest_loss = losses[-1] if losses else ""
+    return rows[-1] | {"loss": newest_loss}
 
 
 def progress_of(
     folder: str | Path,  # of the job
-    total: int | None,  # steps, if known
-) -> dict:  # columns of the ledger: current_step, loss, total_steps, progress
-    "How far the run is: step, loss, percent (99 at most until it has completed)"
+    total: int | None,  # optimizer steps of the whole run, if the ledger has that number
+) -> dict:  # columns of the ledger: current_step, loss, total_steps, progress (percent, at most 99)
+    "Read from the files of a job's run how far it is"
     folder = JobFolder(folder)
     total = total_steps_of(folder, total)
     row = last_row(folder.run_log)
@@ -70,7 +76,7 @@ def progress_of(
         step = int(float(row["step"]))
         loss = float(row["loss"]) if row["loss"] else None
     except (KeyError, ValueError, OverflowError):
-        step, loss = 0, None  # no row yet, or a table in which a step is no number, or infinite
+        step, loss = 0, None  # there is no row yet, or the step is not a finite number
     if loss is not None and not math.isfinite(loss):
         loss = None  # JSON has no NaN
     return dict(current_step=step, loss=loss, total_steps=total, progress=percent(step, total))
@@ -78,23 +84,25 @@ def progress_of(
 
 def total_steps_of(
     folder: JobFolder,  # of the job
-    total: int | None,  # what was known before
+    total: int | None,  # the number that the ledger has, returned where the run has written none
 ) -> int | None:  # optimizer steps
-    "How many steps a run will have, if it says so; else what was known before"
+    "How many optimizer steps a run will take, as its trainer wrote it into rollouts_now.json"
     # Only the trainer knows how many steps an epoch has.
     try:
-        told = json.loads(folder.rollouts.read_text())["total_steps"]
+        written_total = json.loads(folder.rollouts.read_text())["total_steps"]
     except (OSError, KeyError, TypeError, ValueError):
         return total  # not there yet, or damaged from outside
-    return told if isinstance(told, int) else total
+    return written_total if isinstance(written_total, int) else total
 
 
 def percent(
     step: int,  # optimizer steps taken
     total: int | None,  # of so many; None or 0: not known
 ) -> float:  # 0 to 99
-    "Progress of a run that has not completed"
-    return min(most_before_the_end, 100 * step / total) if total else 0.0
+    "Progress of a run that has not completed, in percent; 0 if the number of its steps is not known"
+    if not total:
+        return 0.0
+    return min(most_before_the_end, 100 * step / total)
 
 
 class Progress:
@@ -104,18 +112,19 @@ class Progress:
         self.marks = {}  # (job_id, attempt) → `log_mark` of the log that was read last
 
     def columns(self,
-        row,  # of the ledger
+        row,  # of the ledger's table of jobs
         folder: JobFolder,  # of that job
-    ) -> dict:  # columns of the ledger
-        "How far the job's latest attempt is; unchanged as long as its log has not changed"
-        # After a restart the file still holds the rows of the attempt before, until the new one writes it
-        # anew. So its mark at the start is kept in the ledger, and rows count only once the mark is another.
+    ) -> dict:  # columns of the ledger: progress and current_step, and more where the log has changed
+        "How far the job's latest attempt is; the ledger's own values while nothing new was logged"
+        # `mark` changes when run_log.csv does. The ledger's log_mark is that of the moment when the attempt
+        # began: as long as it is the same, the file holds only rows of the attempt before.
         mark = log_mark(folder.run_log)
         attempt = (row["job_id"], row["attempt"])
         if mark in (row["log_mark"], self.marks.get(attempt)):
             return dict(progress=row["progress"], current_step=row["current_step"])
-        found = progress_of(folder, row["total_steps"])
+        columns = progress_of(folder, row["total_steps"])
         self.marks[attempt] = mark
-        for column in ("progress", "current_step"):
-            found[column] = max(found[column], row[column])
-        return found
+        # Within an attempt neither ever falls.
+        for name in ("progress", "current_step"):
+            columns[name] = max(columns[name], row[name])
+        return columns

@@ -20,8 +20,8 @@ class JobRecords:
     "The jobs of a data directory as their owners see them"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
     ):
         self.ledger = ledger
         self.data = data
@@ -30,6 +30,7 @@ class JobRecords:
         job_id: str,  # any text: it may come from a client
     ):  # sqlite3.Row
         "The ledger's row of a job; raises UnknownJob"
+        # The id is repeated in the error message: without control characters, and cut.
         cleaned = clean(str(job_id), longest_id)
         row = self.ledger.job(cleaned)
         if row is None:
@@ -49,8 +50,10 @@ class JobRecords:
         self.row(job_id)
         return [self._shown_move(row) for row in self.ledger.history(job_id)]
 
-    def _shown_move(self, row):
-        "A row of the log of moves as a dict"
+    def _shown_move(self,
+        row,  # of the ledger's table `moves`, which has one for each change of a job's state
+    ):
+        "Make the dict that people are shown of one change of a job's state"
         return {
             "time": row["time"],
             "attempt": row["attempt"],
@@ -68,7 +71,7 @@ class JobRecords:
     def shown(self,
         row,  # sqlite3.Row of the ledger
     ) -> Job:
-        "A row of the ledger as a `Job`"
+        "Make the `Job` that is shown to people from a row of the ledger"
         run = self.data.job(row["job_id"]).run.relative_to(self.data.path)
         columns = {name: row[name] for name in shown_columns}
         return Job(**columns, output_dir=run.as_posix(), parameters=json.loads(row["parameters"]))
@@ -77,16 +80,18 @@ class JobRecords:
     def list(self,
         status: str = None,  # only jobs in this state; None: all
         limit: int = 50,  # at most so many
-        after: str = None,  # what the page before gave as next
+        after: str = None,  # the `next` of the page before; None: the first page
     ) -> tuple:  # jobs, next; next is None on the last page
-        "Jobs, newest first, a page at a time; ValueError for a state that there is not"
+        "One page of jobs, newest first; ValueError if there is no such state"
         from ..settings import nearest  # only for the error message
         if status is not None and status not in states:
             raise ValueError(f"status = {status!r}{nearest(status, [*states])}")
-        # A page begins behind a row's number, not at a count: a job that is submitted meanwhile would push
-        # the last job of a page onto the next page, too.
+        # `after` is the number of the last row of the page before, not a count of rows: if a job is submitted
+        # between two pages, a count would show the last job of the first page on the second one again.
         before = int(after) if after is not None else None
         rows = self.ledger.page(status, before, limit + 1)  # one more tells whether there is a next page
         jobs = [self.shown(row) for row in rows[:limit]]
-        following = str(rows[limit - 1]["number"]) if len(rows) > limit else None
-        return jobs, following
+        # The next page begins behind the last row of this one.
+        has_next_page = len(rows) > limit
+        next_page = str(rows[limit - 1]["number"]) if has_next_page else None
+        return jobs, next_page

@@ -13,11 +13,12 @@ __all__ = ["commit_result", "problem_of"]
 def commit_result(
     folder: str | Path,  # of the job
 ):
-    "Make result/ of the run's files and its notebook, with a manifest: the last act of a trainer"
+    "Make result/ from the run's files and its notebook, with a manifest: the last act of a trainer"
     folder = JobFolder(folder)
-    # A trainer that was killed here left a hidden folder. A job has one trainer at a time,
-    # so it is nobody else's.
+    # A hidden folder that a trainer left which was killed here. A job has one trainer at a time, so nobody
+    # else is writing it now.
     remove_leftovers(folder.result)
+    # `aside` is a hidden folder, renamed to result/ when the block ends without an error.
     # existing="any": a damaged result of an earlier attempt is replaced.
     with new_folder(folder.result, existing="any") as aside:
         for path in (*folder.run.iterdir(), folder.executed_notebook):
@@ -26,12 +27,12 @@ def commit_result(
             if path.name.startswith("."):
                 continue  # a killed writer left it
             if path.name == folder.rollouts.name:
-                continue  # it shows a run only while it lasts
-            os.link(path, aside / path.name)  # a second name of the same file takes no room
+                continue  # it is only of use while the run lasts
+            os.link(path, aside / path.name)  # a hard link: the same file under a second name takes no room
 
 
 def problem_of(
-    folder: str | Path,  # that should have been committed
+    folder: str | Path,  # that should have been committed, such as a job's result/
 ) -> str | None:  # the first thing that is wrong; None: the folder is there and undamaged
-    "What is wrong with a folder that should have been committed, also if it was never made"
+    "Say what is wrong with a folder that was written with a manifest, or that it was never made"
     return damage(folder) if Path(folder).exists() else "there is none"

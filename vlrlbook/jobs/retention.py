@@ -21,30 +21,30 @@ class ServiceClock:
     ):
         self.ledger = ledger
         self.steady = steady
-        # A steady clock begins anywhere: what counts is how far it has gone since this moment.
+        # Seconds of service are base + steady(): at this moment as many as the last server saved.
         self.base = ledger.saved_clock() - steady()
 
     def now(self) -> float:
-        "Seconds of service"
+        "Seconds for which servers have worked on this data directory, until now"
         return self.base + self.steady()
 
     def save(self):
-        "Have the next server go on counting from here"
+        "Save the seconds of service, from which the next server goes on counting"
         self.ledger.save_clock(self.now())
 
     def end_columns(self) -> dict:
-        "The ledger's columns for the moment at which a job ends: the shown time, and the one that decides"
+        "The ledger's columns for a job that ends now: the time for people, seconds of service for its age"
         return dict(ended_at=self.ledger.now(), ended_clock=self.now())
 
 
 def folder_bytes(
     folder: str | Path,  # any folder
-) -> int:  # on the disk
-    "What a folder takes; a file with several names counts once"
-    bytes_of = {}  # inode → bytes: files of a result are second names of the run's
+) -> int:  # bytes
+    "How much room a folder takes on the disk; a file with several hard links counts once"
+    bytes_of = {}  # inode → bytes: the files of a job's result/ are hard links to those of its run/
     for path in Path(folder).rglob("*"):
-        found = path.lstat()  # of a link itself: what it points to may lie outside
-        bytes_of[found.st_ino] = found.st_blocks * block_bytes
+        status = path.lstat()  # of a symbolic link itself: its target may lie outside
+        bytes_of[status.st_ino] = status.st_blocks * block_bytes
     return sum(bytes_of.values())
 
 
@@ -52,9 +52,9 @@ class CleanUp:
     "Removes ended jobs by age and by size"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
-        clock: ServiceClock,  # of the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
         remove,  # function of a job's id that removes the job and says whether it was still there
     ):
         self.ledger = ledger
@@ -67,28 +67,32 @@ class CleanUp:
         days: float | None,  # of service since a job ended; None: no job is too old
         keep_bytes: int | None,  # room that ended jobs may take; None: any
     ) -> list:  # ids of the removed
-        "Remove ended jobs that are too old, then the longest ended ones until the rest fits"
-        now = self.clock.now()  # once, so that one clean-up judges all jobs by one time
+        "Remove ended jobs that are too old, then those that ended first until the rest fits `keep_bytes`"
+        now = self.clock.now()  # seconds of service; read once, so that all jobs are judged by one time
         self.last = now
         self.clock.save()
         too_old, others = [], []
-        for row in self.ledger.ended():  # the longest ended first, as `_too_large` needs them
+        for row in self.ledger.ended():  # those that ended first come first, as `_too_much` needs them
             is_old = days is not None and now - row["ended_clock"] >= seconds_a_day * days
             if is_old:
                 too_old.append(row["job_id"])
             else:
                 others.append(row["job_id"])
-        too_large = self._too_large(others, keep_bytes) if keep_bytes is not None else []
-        return [job_id for job_id in too_old + too_large if self.remove(job_id)]
+        too_much = self._too_much(others, keep_bytes) if keep_bytes is not None else []
+        # `remove` returns False for a job that its owner has removed or resumed meanwhile.
+        return [job_id for job_id in too_old + too_much if self.remove(job_id)]
 
-    def _too_large(self, job_ids, keep_bytes):
-        "The first of `job_ids`, as many as must go for the others to fit into `keep_bytes`"
+    def _too_much(self,
+        job_ids,  # of ended jobs, the one that ended first in front
+        keep_bytes,  # room that these jobs may take together
+    ):
+        "The first jobs of `job_ids`: those that must go so that the others fit into `keep_bytes`"
         sizes = [folder_bytes(self.data.job(job_id)) for job_id in job_ids]
-        taken = sum(sizes)
-        gone = []
+        remaining_bytes = sum(sizes)
+        removed_ids = []
         for job_id, size in zip(job_ids, sizes):
-            if taken <= keep_bytes:
+            if remaining_bytes <= keep_bytes:
                 break
-            gone.append(job_id)
-            taken -= size
-        return gone
+            removed_ids.append(job_id)
+            remaining_bytes -= size
+        return removed_ids

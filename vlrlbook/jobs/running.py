@@ -24,88 +24,104 @@ class RunningJobs:
     "Looks after the jobs that have processes"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
         backend,  # where supervisors run, such as LocalBackend
-        clock: ServiceClock,  # of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
     ):
         self.ledger = ledger
         self.data = data
         self.backend = backend
         self.clock = clock
         self.progress = Progress()
-        self.looking = threading.Lock()
-        self.told = {}  # (job_id, attempt) → what was logged of it last
+        self.looking = threading.Lock()  # held by the thread that looks at a job: one at a time
+        self.logged_errors = {}  # (job_id, attempt) → text of the error that was logged last
 
     def look_at_all(self):
-        "Look at each running job once"
+        "Look at each running job once; an error with one of them is logged and does not stop the others"
         for row in self.ledger.running():
             try:
                 self.look_at(row)
             except LedgerUnavailable:
-                raise  # it is the same for every job
+                raise  # every other job would have the same error
             except Exception as e:
-                # Told and tried again at the next look. Whatever is wrong with this job's files, the jobs
-                # beside it and behind it must not wait for somebody who mends them.
-                self._tell_once(row, e)
+                # Tried again at the next look. If this job's files are damaged, the other jobs must not wait
+                # until somebody has mended them.
+                self._log_once(row, e)
 
-    def _tell_once(self, row, error):
-        "Log what went wrong with a job, unless the same was logged for this attempt before"
-        key = (row["job_id"], row["attempt"])
-        said = f"{type(error).__name__}: {error}"
-        if self.told.get(key) != said:
-            self.told[key] = said
-            logger.error("looking at job %s: %s", row["job_id"], said, exc_info=error)
+    def _log_once(self,
+        row,  # of the ledger's table of jobs
+        error,  # the exception that was raised while the job was looked at
+    ):
+        "Log an error with a job, unless the same one was the last that was logged for this attempt"
+        attempt = (row["job_id"], row["attempt"])
+        message = f"{type(error).__name__}: {error}"
+        if self.logged_errors.get(attempt) != message:
+            self.logged_errors[attempt] = message
+            logger.error("looking at job %s: %s", row["job_id"], message, exc_info=error)
 
     def look_at(self,
-        row,  # of the ledger, of a job that is training or cancelling
+        row,  # of the ledger's table of jobs: a job that is training or cancelling
     ):
-        "Has the job ended, has it died, or how far is it? The ledger gets the answer"
-        # One thread at a time, with the row as it is now. Else a request that still sweeps up after a dead
-        # attempt could kill the trainer of the next one, which the dispatcher has started meanwhile.
+        "Find out whether a job goes on, has ended or has died, and write that into the ledger"
+        # One thread at a time, and with the row as it is now. Otherwise a request that still kills processes
+        # of a dead attempt could kill those of the next one, which the dispatcher has started meanwhile.
         with self.looking:
-            now = self.ledger.job(row["job_id"])
-            if now is not None and now["status"] in live and now["attempt"] == row["attempt"]:
-                self._look_at(now)
+            current_row = self.ledger.job(row["job_id"])
+            if current_row is None or current_row["status"] not in live:
+                return
+            if current_row["attempt"] == row["attempt"]:
+                self._look_at_current(current_row)
 
-    def _look_at(self, row):
-        "The same, alone, with a row that is fresh"
+    def _look_at_current(self,
+        row,  # of the ledger's table of jobs, read just now: a job that is training or cancelling
+    ):
+        "Find out what became of a job's attempt, and write it into the ledger; the caller holds `looking`"
         folder = self.data.job(row["job_id"])
-        # In this order. A supervisor writes its outcome before it lets go of the lock, and
-        # nothing afterwards. Asked the other way round, one that ends between the questions would
-        # look dead without an outcome.
-        alive = self.backend.alive(folder.path, row["handle"])
-        outcome = Outcome.read(folder, row["attempt"])
+        # The order of these two matters. A supervisor writes its outcome first and releases its lock last. If
+        # the outcome were read first, a supervisor that ends between the two would look as if it had died
+        # without an outcome.
+        alive = self.backend.alive(folder.path, row["handle"])  # whether its supervisor lives
+        outcome = Outcome.read(folder, row["attempt"])  # None where the attempt has not ended, or was killed
         if alive and outcome:
             return  # it is about to let go of its lock; the next look closes the job
         if alive:
             self._go_on(row, folder)
             return
         if outcome is None:
-            # The supervisor was killed. Before the job can start again nobody of it may
-            # live, or it runs twice.
-            if not self.backend.sweep(folder.path, row["handle"]):
+            # The supervisor was killed. All other processes of the job must be dead before it can be started
+            # again: else it would run twice.
+            nothing_left = self.backend.sweep(folder.path, row["handle"])
+            if not nothing_left:
                 return  # tried again at the next look
             outcome = outcome_of_killed_attempt(folder)
         self._close(row, folder, outcome)
 
-    def _go_on(self, row, folder):
-        "Write down how far a living job is, and repeat an order to stop"
+    def _go_on(self,
+        row,  # of the ledger's table of jobs: a job whose supervisor lives
+        folder,  # of that job
+    ):
+        "Write into the ledger how far a running job is; if it is being cancelled, repeat the order to stop"
         if row["status"] == "cancelling":
-            # The server that was asked may have died before it gave the order.
+            # The server that was asked to cancel it may have died before it gave the order.
             give_order(folder.lock, cancel_order, row["attempt"])
-            self.backend.withdraw(folder.path, row["handle"])
-        columns = self.progress.columns(row, folder)
-        # Each write waits for the disk, ten times a second for each job: only changes are written.
+            self.backend.withdraw(folder.path, row["handle"])  # a supervisor that waits on a cluster
+        columns = self.progress.columns(row, folder)  # current_step, progress, …
+        # Only changes are written: a write waits for the disk, and each job is looked at ten times a second.
         has_changed = any(value != row[column] for column, value in columns.items())
         if has_changed:
             self.ledger.save_progress(row["job_id"], row["attempt"], columns)
 
-    def _close(self, row, folder, outcome):
-        "Write down how a job's attempt ended"
+    def _close(self,
+        row,  # of the ledger's table of jobs: a job none of whose processes lives
+        folder,  # of that job
+        outcome,  # dict: state, error_code, error_message; `why` where its supervisor was killed
+    ):
+        "Write into the ledger how a job's attempt ended"
         state = outcome["state"]
         if state == "interrupted" and row["status"] == "cancelling":
             state = "cancelled"  # its owner wanted it stopped, and it is
+        # How far it came, and when it ended.
         columns = self.progress.columns(row, folder) | self.clock.end_columns()
         columns["error_code"] = outcome["error_code"]
         columns["error_message"] = outcome["error_message"]
@@ -114,19 +130,20 @@ class RunningJobs:
         if state == "interrupted":
             columns["restarts"] = restarts_after(row, folder, outcome)
         why = outcome["error_code"] or outcome.get("why", "its outcome says so")
+        # Changes nothing if the job is no longer running or is at a later attempt.
         self.ledger.move(row["job_id"], live, state, why, of_attempt=row["attempt"], **columns)
 
     def interrupt_all(self,
-        timeout: float,  # seconds to wait for them
+        timeout: float,  # seconds to wait for the jobs
     ):
-        "Have every running job save a checkpoint and stop, and wait for it"
+        "Order every running job to save a checkpoint and stop, and wait for them, at most `timeout`"
         for row in self.ledger.running():
-            # One that is being cancelled must not be told to save and go on later.
+            # A job that is being cancelled must not go on later, so its order stays `cancel`.
             order = interrupt_order if row["status"] == "training" else cancel_order
             try:
                 give_order(self.data.job(row["job_id"]).lock, order, row["attempt"])
             except OSError as e:
-                # Its folder is gone: nobody lives there who could obey, and the others must hear of it.
+                # Its folder is gone, so no supervisor is there to obey. The other jobs get their orders.
                 logger.warning("job %s cannot be told to stop: %s", row["job_id"], e.strerror)
         deadline = time.monotonic() + timeout
         while self.ledger.running() and time.monotonic() < deadline:
@@ -136,23 +153,26 @@ class RunningJobs:
 
 def outcome_of_killed_attempt(
     folder: JobFolder,  # of a job none of whose processes lives
-) -> dict:  # state, error_code, error_message, and why: for the log of moves
-    "How an attempt ended whose supervisor was killed before it could say so"
-    # The result is a trainer's last act: where it is whole, nothing is left to be done.
+) -> dict:  # state, error_code, error_message, and `why`, a text for the log of moves
+    "Judge how an attempt ended whose supervisor was killed before it wrote an outcome"
+    # The result is a trainer's last act: if it is there and undamaged, nothing is left to be done.
     if problem_of(folder.result) is None:
         return outcome_content("completed") | {"why": "its result lies there"}
     return outcome_content("interrupted") | {"why": "its supervisor died"}
 
 
 def restarts_after(
-    row,  # of the ledger, of a job that was interrupted now
+    row,  # of the ledger's table of jobs: a job that was interrupted now
     folder: JobFolder,  # of that job
-    outcome: dict,  # with `why` if its supervisor was killed
-) -> int:  # for the ledger's column `restarts`
-    "How often a job has started by itself without a step forward, before it is started by itself again"
+    outcome: dict,  # how the attempt ended; it has the key `why` only if the supervisor was killed
+) -> int:  # for the ledger's column `restarts`; -1 is possible
+    """Count the automatic restarts of a job that gained no new checkpoint.
+
+    The next restart adds one (`WaitingJobs.queue_interrupted`); a job that has too many gets no other."""
     if "why" not in outcome:
-        # Stopped by order, which is no fault of the job: the start that follows is not counted.
+        # It was stopped by order, which is no fault of the job. One less now and one more at the next start:
+        # that start is not counted.
         return row["restarts"] - 1
     newest = newest_checkpoint(folder.run)
-    has_advanced = newest is not None and newest.name != row["resumed_from"]
-    return 0 if has_advanced else row["restarts"]
+    has_new_checkpoint = newest is not None and newest.name != row["resumed_from"]
+    return 0 if has_new_checkpoint else row["restarts"]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from operator import itemgetter
 from pathlib import Path
 
 from .errors import LedgerLost
@@ -22,20 +23,23 @@ from .retention import ServiceClock
 __all__ = ["need_ledger", "tidy", "adopt_unknown_jobs", "read_object"]
 
 ledger_endings = ("", "-wal", "-shm")  # SQLite's files beside the ledger belong to it
-possible_id = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a folder's name that can be a job's id in an address
-adopted_slot = "0"  # of a job that was found running: the devices that it was given stood in the ledger
+possible_id = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a folder's name that can be a job's id in a URL
+# Slot of an adopted job that runs. Only the lost ledger knew its devices: this is the commonest.
+adopted_slot = "0"
 
 
 def need_ledger(
-    data: DataFolder,  # that this server holds, before the ledger is opened
-    adopt: bool,  # make a new ledger and adopt what is found
+    data: DataFolder,  # whose lock this server holds; its ledger is not open yet
+    adopt: bool,  # True: go on with a new ledger, into which the caller then writes the jobs that it finds
 ):
-    "Refuse to go on where jobs lie and their ledger is lost or damaged; with `adopt` put a damaged one aside"
+    """Raise LedgerLost if the ledger is damaged, or missing though there are jobs.
+
+    With `adopt` a damaged ledger is renamed instead, so that a new one can be made."""
     problem = ledger_problem(data.ledger)
     if problem is None:
         return
     folders = data.job_folders()
-    # A ledger that is damaged was once a ledger, so a job may have been known even where no folder is left.
+    # A damaged ledger held jobs once, so it is refused even if no folder of a job is left.
     is_new = problem in ("is missing", "is empty") and not folders
     if is_new:
         return  # the first start in a new data directory
@@ -47,76 +51,82 @@ def need_ledger(
 
 
 def _put_ledger_aside(data):
-    "Rename what is there of a ledger that cannot be used, with SQLite's files beside it"
-    place = 1  # an earlier damaged one is kept too
-    while os.path.lexists(f"{data.ledger}.damaged-{place}"):
-        place += 1
+    "Rename a ledger that cannot be used, and SQLite's files beside it, to ledger.sqlite3.damaged-1 and so on"
+    number = 1  # the first one that is free: damaged ledgers of earlier starts are kept too
+    while os.path.lexists(f"{data.ledger}.damaged-{number}"):
+        number += 1
     for ending in ledger_endings:
         old = f"{data.ledger}{ending}"
         if os.path.lexists(old):
-            os.rename(old, f"{data.ledger}.damaged-{place}{ending}")
+            os.rename(old, f"{data.ledger}.damaged-{number}{ending}")
             logger.warning("%s%s was put aside as %s.damaged-%s%s",
-                           data.ledger.name, ending, data.ledger.name, place, ending)
+                           data.ledger.name, ending, data.ledger.name, number, ending)
 
 
 def tidy(
     ledger: Ledger,  # of the data directory
     data: DataFolder,  # that no other server works on
 ):
-    "Remove what a crash left half-made and what was to be removed; name everything else that nobody knows"
+    """Remove the folders that a crash left unfinished, and those that were to be removed.
+
+    Every other folder without a row, and every row without a folder, is kept and named in the log."""
     for path in data.half_made():
         shutil.rmtree(path)
+    # Jobs whose rows were deleted by a server that died before it had deleted their folders.
     for job_id in ledger.removed():
-        # A held lock: processes of the job still live, and its next owner may want to know.
-        if data.job(job_id).path.exists() and not is_held(data.job(job_id).lock):
-            data.discard(data.job(job_id))
+        folder = data.job(job_id)
+        # If the lock is held, processes of the job still live: the folder stays, and is named below.
+        if folder.path.exists() and not is_held(folder.lock):
+            data.discard(folder)
         ledger.removal_done(job_id)
-    known = ledger.job_ids()
+    ledger_ids = ledger.job_ids()
     for path in sorted(data.jobs.iterdir()):
-        if path.name in known:
+        if path.name in ledger_ids:
             continue
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()  # nothing is lost with an empty folder
         else:
             logger.warning("%s/%s is left where it lies: the ledger knows no such job",
                            data.jobs.name, clean(path.name))
-    for job_id in sorted(known - {path.name for path in data.jobs.iterdir()}):
+    folder_names = {path.name for path in data.jobs.iterdir()}
+    for job_id in sorted(ledger_ids - folder_names):
         logger.warning("the folder of job %s is gone", job_id)
 
 
 def adopt_unknown_jobs(
     ledger: Ledger,  # of the data directory
     data: DataFolder,  # that no other server works on
-    clock: ServiceClock,  # of the data directory
+    clock: ServiceClock,  # seconds for which the data directory has been served
 ) -> list:  # ids of the jobs that were added to the ledger
-    "Write down every job folder that the ledger does not know, in the order in which they were submitted"
-    known = ledger.job_ids()
-    unknown = []
+    "Add a row to the ledger for every job folder that has none, in the order of their submission"
+    ledger_ids = ledger.job_ids()
+    unknown = []  # (time of submission, folder)
     for folder in data.job_folders():
-        if folder.job_id not in known and possible_id.fullmatch(folder.job_id):
+        # Its name must be possible as a job's id in a URL of the service.
+        if folder.job_id not in ledger_ids and possible_id.fullmatch(folder.job_id):
             unknown.append((_submitted_at(folder), folder))
-    adopted = []
-    for submitted_at, folder in sorted(unknown, key=_first_of):
+    adopted_ids = []
+    for submitted_at, folder in sorted(unknown, key=itemgetter(0)):
         columns = _columns_of(folder, clock) | dict(created_at=utc(submitted_at))
         ledger.adopt(columns)
-        adopted.append(folder.job_id)
-    return adopted
+        adopted_ids.append(folder.job_id)
+    return adopted_ids
 
 
-def _first_of(pair):
-    "What the found jobs are sorted by"
-    return pair[0]
-
-
-def _submitted_at(folder):
-    "When a job was submitted, as far as its files tell; for people, and for the order"
-    # The request is written once, when a job is submitted; the folder changes with every file in it.
+def _submitted_at(
+    folder,  # JobFolder
+):
+    "When a job was submitted, in seconds since 1970, by the times of its files"
+    # The request is written once, when a job is submitted; the folder's time changes with every file in it.
     path = folder.request if folder.request.exists() else folder.path
     return path.stat().st_mtime
 
 
-def _columns_of(folder, clock):
-    "The ledger's columns of a job, from what lies in its folder"
+def _columns_of(
+    folder,  # JobFolder of a job whose row was lost
+    clock,  # ServiceClock: its age, if it has ended, counts from now
+):
+    "The ledger's columns of a job, made from the files in its folder"
     attempt, outcome = _latest_attempt(folder)
     state = _state_of(folder, attempt, outcome)
     has_ended = state in ("completed", "failed", "cancelled")
@@ -130,24 +140,33 @@ def _columns_of(folder, clock):
         parameters=json.dumps(clean(read_object(folder.parameters))),
         slot=adopted_slot if state == "training" else None,
         ended_clock=clock.now() if has_ended else None)
-    columns |= progress_of(folder, None)
+    # current_step, loss, total_steps and progress, as the run's log has them.
+    columns |= progress_of(folder, total=None)
     if state == "completed":
         columns["progress"] = 100.0
     return columns
 
 
-def _latest_attempt(folder):
-    "Number of a job's latest attempt and its outcome: by the order in its lock file, else by the outcome"
-    attempt = order_of_lock_file(folder.lock)[1]  # None where no order to a supervisor stands in it
-    outcome = Outcome.read(folder, None)
-    if outcome and (attempt is None or attempt <= outcome["attempt"]):
+def _latest_attempt(
+    folder,  # JobFolder of a job whose row was lost
+):
+    "The number of a job's latest attempt (0: it never started), and how that attempt ended"
+    # The lock file holds (order, number of the attempt that it was for); None as the number if it is damaged.
+    _, ordered_attempt = order_of_lock_file(folder.lock)
+    outcome = Outcome.read(folder, attempt=None)
+    if outcome and (ordered_attempt is None or ordered_attempt <= outcome["attempt"]):
         return outcome["attempt"], outcome
-    return attempt or 0, outcome_content("interrupted")
+    # An attempt began after the one that wrote an outcome, and has none of its own.
+    return ordered_attempt or 0, outcome_content("interrupted")
 
 
-def _state_of(folder, attempt, outcome):
-    "The state that a job was in when its row was lost"
-    # The lock first: as long as its process lives, whatever lies in the files may be of an attempt before.
+def _state_of(
+    folder,  # JobFolder of a job whose row was lost
+    attempt,  # number of its latest attempt; 0: it never started
+    outcome,  # dict: how that attempt ended
+):
+    "Tell the state of a job from its files: one of `job.states`"
+    # The lock is asked first: while the supervisor lives, the files may still be those of an attempt before.
     if is_held(folder.lock):
         return "training"
     if problem_of(folder.result) is None:
@@ -155,19 +174,19 @@ def _state_of(folder, attempt, outcome):
     if attempt == 0:
         return "queued"
     if outcome["state"] == "completed":
-        return "interrupted"  # its outcome says so, but the result is not whole
+        return "interrupted"  # it says "completed", but its result is damaged: it can go on and write it anew
     return outcome["state"]
 
 
 def read_object(
-    path: Path,  # of a JSON file with an object in it
-) -> dict:  # empty where there is no such file, or something else in it
-    "A JSON object of a job folder that may be damaged; what cannot be read is told in the log"
+    path: Path,  # of a JSON file with an object in it, in a job's folder
+) -> dict:  # empty if there is no such file, or it holds anything else
+    "Read a JSON object from a file that may be damaged; a file that cannot be read is named in the log"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
         logger.warning("%s of job %s cannot be read: %s", path.name, path.parent.name, type(e).__name__)
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

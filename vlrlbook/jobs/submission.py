@@ -20,28 +20,29 @@ longest_name = 200  # characters of a job's name
 
 
 def make_job_folder(
-    folder: JobFolder,  # its place, where nothing is yet
-    aside: Path,  # where it is made, on the same disk
-    request: dict,  # command, grace, name: for the supervisor
-    parameters: dict,  # for the trainer
+    folder: JobFolder,  # where the job is to lie; there must be nothing yet
+    aside: Path,  # where the folder is made before it is renamed, on the same disk
+    request: dict,  # command, grace, name: read by the supervisor
+    parameters: dict,  # read by the trainer
 ):
     "Make the folder of a new job, whole or not at all; OSError on a full disk, with nothing left behind"
-    # 0700: what a job is told and what it prints are its owner's alone.
+    # mode=0o700: only the owner may read what a job is given and what it prints.
     with new_folder(folder, existing="none", manifest=False, mode=0o700, aside=aside) as path:
-        unfinished = JobFolder(path)
+        unfinished = JobFolder(path)  # `path` is `aside`, until the block ends
         write_json(unfinished.request, request)
         write_json(unfinished.parameters, parameters)
-        # The bytes of an order are on the disk from now on, and later orders are written over them.
-        give_order(unfinished.lock, run_order, 0)
+        # It reserves the bytes of an order: later ones are written over it, also on a full disk. No attempt
+        # has the number 0.
+        give_order(unfinished.lock, run_order, attempt=0)
 
 
 class Submission:
     "Writes new jobs down"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
-        records: JobRecords,  # of both
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
+        records: JobRecords,  # reads jobs from both
     ):
         self.ledger = ledger
         self.data = data
@@ -52,37 +53,41 @@ class Submission:
         parameters: dict,  # of chapter 05, or of `command`
         command: list = None,  # words to run in the job's folder; None: chapter 05
         key: str = None,  # Idempotency-Key: the same request again gives the same job
-        request_hash: str = None,  # what "the same" means
+        request_hash: str = None,  # of the request: two with one key must be equal in it
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL when it is cancelled
-        max_queued: int = 200,  # so many may wait
+        max_queued: int = 200,  # jobs that may wait; one more is refused
         total_steps: int = None,  # that the run will take, if it is known; None: max_steps, if that is set
-    ) -> Job:  # queued, or as far as the job with the same key is
-        "Write a job down; raises KeyReused, QueueFull or LedgerUnavailable, and then leaves nothing"
-        known = self.known(key, request_hash)
-        if known:
-            return known
+    ) -> Job:  # the new one, queued; or the earlier job that came with the same key
+        """Make a job's folder and add its row to the ledger; from then on it cannot be lost.
+
+        Raises KeyReused, QueueFull or LedgerUnavailable, and then leaves nothing behind."""
+        earlier_job = self.known(key, request_hash)
+        if earlier_job:
+            return earlier_job
         job_id = str(uuid.uuid4())  # the form that the counting system's own replies show
         name = clean(job_name, longest_name)
         parameters = clean(parameters)
         folder = self.data.job(job_id)
         request = dict(command=command or train_command(), grace=grace, name=name)
-        # A kill between the folder and the row leaves a folder that no row knows; the next start names it.
-        # In the other order a row would promise a job that has no files.
+        # The folder first: a kill between the two leaves a folder without a row, which the next start names
+        # in its log. In the other order a row would promise a job that has no files.
         try:
             make_job_folder(folder, self.data.unfinished_job(job_id), request, parameters)
-            known = self._write_row(job_id, name, parameters, key, request_hash, max_queued, total_steps)
+            earlier_job = self._write_row(
+                job_id, name, parameters, key, request_hash, max_queued, total_steps)
         except OSError as e:
             raise LedgerUnavailable(f"the job's folder cannot be written: {e.strerror}") from e
         finally:
+            # Without a row there is no new job: the row was refused, or an equal request was quicker.
             if folder.path.exists() and self.ledger.job(job_id) is None:
                 self.data.discard(folder)
-        return known or self.records.get(job_id)
+        return earlier_job or self.records.get(job_id)
 
     def known(self,
         key: str | None,  # Idempotency-Key
         request_hash: str | None,  # of the request that came with it now
-    ) -> Job | None:  # None: no job came with that key
-        "The job that came with the same key; raises KeyReused if that was another request"
+    ) -> Job | None:  # None: no job was submitted with that key
+        "The earlier job that was submitted with a key; raises KeyReused if its request was another one"
         row = self.ledger.job_by_key(key) if key is not None else None
         if row is None:
             return None
@@ -91,15 +96,19 @@ class Submission:
         return self.records.shown(row)
 
     def _write_row(self, job_id, name, parameters, key, request_hash, max_queued, total_steps):
-        "Add the job's row; returns the job that came with the same key meanwhile, or None"
-        steps = parameters.get("max_steps")
-        if total_steps is None and isinstance(steps, int) and steps > 0:
-            total_steps = steps
+        """Add a new job's row to the ledger; the parameters are those of `submit`.
+
+        Returns None; or, if a job with the same key was added meanwhile, that job, and adds no row."""
+        max_steps = parameters.get("max_steps")
+        if total_steps is None and isinstance(max_steps, int) and max_steps > 0:
+            total_steps = max_steps
         with self.ledger.write() as db:
-            # Asked for a second time, now alone: two equal requests may have looked at the same moment.
-            known = self.known(key, request_hash)
-            if known:
-                return known
+            # `submit` has asked this before. But two equal requests may have asked at the same moment, and
+            # inside this transaction nobody else can write.
+            earlier_job = self.known(key, request_hash)
+            if earlier_job:
+                return earlier_job
             if self.ledger.waiting() >= max_queued:
                 raise QueueFull(f"{max_queued} jobs wait already")
             self.ledger.add_job(db, job_id, name, parameters, total_steps, key, request_hash)
+        return None

@@ -23,10 +23,10 @@ from .result import problem_of
 
 __all__ = ["supervise"]
 
-# Where the lock is not handed over, somebody may be asking just now whether it is held, by taking it.
+# Where the lock is not handed over, it must be waited for: who asks whether it is held takes it for a moment.
 lock_patience = 1.0  # seconds
-# Characters of each text in an outcome: four bytes each at most, and all of it
-# must fit into Outcome.size bytes.
+# Characters of each text in an outcome. A character has four bytes at most, and all texts together must fit
+# into Outcome.size bytes.
 longest_text = 400
 
 stop_variable = "VLRLBOOK_STOP"  # tells the trainer where its orders stand: the job's lock file
@@ -35,84 +35,90 @@ attempt_variable = "VLRLBOOK_ATTEMPT"  # tells the trainer which attempt it is
 seconds_between_orders = 0.03  # how long a quiet trainer's pipe is waited for before orders are looked at
 pipe_bytes = 65536  # read at once
 reads_between_orders = 64  # of a trainer that prints without a pause: 4 MB
-seconds_at_end_of_pipe = 0.01
+seconds_at_end_of_pipe = 0.01  # pause after each read of a pipe that the trainer has closed
 
 
 def supervise(
     folder: str | Path,  # of the job
-    attempt: int,  # which this is
+    attempt: int,  # number of the attempt to run, from 1
     devices: str = "",  # for CUDA_VISIBLE_DEVICES; "" leaves it alone
     lock: int = None,  # descriptor of the job's lock, held already; None takes it
 ):
-    "Run one attempt of a job to its end and write its outcome; exactly one can do so at a time"
+    "Run one attempt of a job to its end, under the job's lock, and write how it ended into outcome.json"
     folder = JobFolder(Path(folder).resolve())
     if lock is None:
         lock = take_lock(folder.lock, patience=lock_patience)
     if lock is None:
         return  # another supervisor has the job
-    if read_order(lock)[1] != attempt:
-        return  # a cluster started this one so late that another attempt is meant by now
+    # The lock file holds the dispatcher's order and the number of the attempt that it is for.
+    _, ordered_attempt = read_order(lock)
+    if ordered_attempt != attempt:
+        return  # a cluster started this supervisor late: the dispatcher is at another attempt by now
     # The trainer must not inherit the lock: it could outlive this process, and the job would count as alive.
     os.set_inheritable(lock, False)
     # Processes whose parent ends become children of this one, so that `tree` finds them.
     prctl(adopt_orphans, 1)
-    outcome = Outcome(folder)
-    ended = run_attempt(folder, attempt, devices, lock)
-    # The lock is let go when this process ends, after the outcome is on the disk: "the lock is free and there
-    # is no outcome" means that the supervisor was killed.
-    outcome.write(dict(attempt=attempt, **clean(ended, longest_text)))
+    outcome = Outcome(folder)  # reserves the bytes of outcome.json, which a full disk would refuse later
+    content = run_attempt(folder, attempt, devices, lock)  # state, error_code, error_message
+    # The lock is released when this process ends, so after the outcome is on the disk. Therefore a free lock
+    # without an outcome means that the supervisor was killed.
+    outcome.write(dict(attempt=attempt, **clean(content, longest_text)))
 
 
 def run_attempt(
     folder: JobFolder,  # of the job
-    attempt: int,  # which this is
+    attempt: int,  # its number, from 1
     devices: str,  # for CUDA_VISIBLE_DEVICES; "" leaves it alone
-    lock: int,  # descriptor of the job's lock
+    lock: int,  # descriptor of the job's lock file, in which orders stand
 ) -> dict:  # state, error_code, error_message
-    "Start the trainer, watch it, judge how it ended"
+    "Start the trainer of a job, watch it until it ends, and judge how it ended"
     log = Log(folder.log)
     memory_kills_before = memory_kills()
     if problem_of(folder.result) is None:
         return outcome_content("completed")  # an earlier attempt was killed after it had committed its result
-    order = read_order(lock)[0]
+    order, _ = read_order(lock)  # the other value is the attempt that it is for
     if order != run_order:
-        return stopped_by(order)  # the order was quicker than this process
+        return stopped_by(order)  # the job was cancelled or interrupted before this process had begun
     try:
         request = json.loads(folder.request.read_text(encoding="utf-8"))
         command, grace = request["command"], request["grace"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        return outcome_content("failed", "trainer.start", f"{folder.request.name} is damaged: {type(e).__name__}")
+        message = f"{folder.request.name} is damaged: {type(e).__name__}"
+        return outcome_content("failed", "trainer.start", message)
     try:
         trainer = start_trainer(command, folder, attempt, devices)
     except OSError as e:
         return outcome_content("failed", "trainer.start", str(e))
-    order = watch(trainer, log, lock, grace)
-    # Judged after everybody is dead: a child that still writes could damage what was just found whole.
-    problem = problem_of(folder.result)
-    if order and problem:
+    order = watch(trainer, log, lock, grace)  # the order that stopped it; None: it ended by itself
+    # Only now, when all processes of the job are dead: a child that still writes could damage the result
+    # after it was checked.
+    result_problem = problem_of(folder.result)
+    if order and result_problem:
         return stopped_by(order)
     last_words = log.tail.decode("utf-8", "replace")
-    return verdict(trainer.returncode, last_words, problem, memory_kills() > memory_kills_before)
+    killed_for_memory = memory_kills() > memory_kills_before
+    return verdict(trainer.returncode, last_words, result_problem, killed_for_memory)
 
 
 def stopped_by(
     order: str,  # cancel_order or interrupt_order
 ) -> dict:  # state, error_code, error_message
-    "The outcome of an attempt that ended because it was told to"
+    "The outcome of an attempt that an order has stopped"
     return outcome_content("cancelled" if order == cancel_order else "interrupted")
 
 
 def start_trainer(
-    command: list,  # words
-    folder: JobFolder,  # where it runs
-    attempt: int,  # which this is
+    command: list,  # words of a command line
+    folder: JobFolder,  # of the job: the trainer's working directory
+    attempt: int,  # its number, from 1
     devices: str,  # for CUDA_VISIBLE_DEVICES; "" leaves it alone
 ) -> subprocess.Popen:  # its output in a pipe
-    "Start the trainer with the job's mark; OSError if there is no such program"
+    "Start the trainer of a job, with marks in its environment; OSError if there is no such program"
+    # A variable by which all processes of the job are found later, since they inherit it.
     name, value = job_tag(folder).split("=", 1)
     environment = os.environ | {
         name: value,
-        stop_variable: str(folder.lock),
+        stop_variable: str(folder.lock),  # where the trainer reads its orders
         attempt_variable: str(attempt),
         # Where no locale is set, Python would refuse to print a question in Chinese.
         "PYTHONUTF8": "1"}
@@ -120,19 +126,20 @@ def start_trainer(
         environment["CUDA_VISIBLE_DEVICES"] = devices
     return subprocess.Popen(
         command, cwd=folder, env=environment,
-        # A group of its own: a signal to the supervisor's group, such as Ctrl-C, is
-        # not meant for the trainer.
+        # A process group of its own, so that a signal to the supervisor's group, such as Ctrl-C, does not
+        # reach the trainer.
         process_group=0,
+        # Called in the child before the program starts: the kernel kills the trainer if this process dies.
         preexec_fn=partial(die_with, os.getpid()),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def die_with(
-    supervisor: int,  # process id
+    supervisor: int,  # process id of the parent
 ):
-    "Runs in the forked child before the trainer's program: the trainer is to die when its supervisor dies"
+    "Let the kernel kill this process, a child that becomes the trainer, when its supervisor dies"
     prctl(die_with_parent, signal.SIGKILL)
-    # The supervisor may have died between the fork and the line above; then no signal comes any more.
+    # If the supervisor died between the fork and the line above, no signal will come: the parent is another.
     if os.getppid() != supervisor:
         os._exit(1)
 
@@ -141,30 +148,32 @@ def watch(
     trainer: subprocess.Popen,  # its output in a pipe
     log: Log,  # gets what it prints
     lock: int,  # descriptor of the job's lock, where orders stand
-    grace: float,  # seconds between an order and kill -9
+    grace: float,  # seconds between an order to stop and SIGKILL
 ) -> str | None:  # the order that ended it; None: it ended by itself
     "Copy what a trainer prints and pass orders on, until it and all its descendants are dead"
-    me = os.getpid()
+    supervisor = os.getpid()  # this process
     pipe = trainer.stdout.fileno()
-    # A grandchild may hold the pipe open long after the trainer has ended; whoever waits for the pipe's end
-    # would wait for the grandchild.
+    # Not blocking, because a grandchild may hold the pipe open long after the trainer has ended: to wait for
+    # the end of the pipe would be to wait for the grandchild.
     os.set_blocking(pipe, False)
     order, deadline = None, None
     while trainer.poll() is None:
-        readable = select.select([pipe], [], [], seconds_between_orders)[0]
+        readable, _, _ = select.select([pipe], [], [], seconds_between_orders)
         if readable:
             copy_output(pipe, log)
-        if order is None and read_order(lock)[0] != run_order:
-            order = read_order(lock)[0]
+        newest_order, _ = read_order(lock)  # the other value is the attempt that it is for
+        if order is None and newest_order != run_order:
+            order = newest_order
             deadline = time.monotonic() + grace
-            # An interrupted trainer gets no signal: it reads the order itself after
-            # its step, and saves first.
+            # Only a cancelled trainer gets a signal. An interrupted one reads the order itself after its
+            # current step, and saves a checkpoint before it ends.
             if order == cancel_order:
-                signal_all(tree(me), signal.SIGTERM)
+                signal_all(tree(supervisor), signal.SIGTERM)
         if deadline is not None and time.monotonic() > deadline:
-            signal_all(tree(me), signal.SIGKILL)
-    # The trainer is dead. Its children are ours now (`adopt_orphans`), and none may keep the GPU.
-    kill_until_gone(partial(tree, me))
+            signal_all(tree(supervisor), signal.SIGKILL)
+    # The trainer is dead. Its descendants are children of this process now (`adopt_orphans`): none of them
+    # may keep the GPU.
+    kill_until_gone(partial(tree, supervisor))
     copy_output(pipe, log)
     return order
 
@@ -174,14 +183,16 @@ def copy_output(
     log: Log,  # gets what lies in the pipe
 ):
     "Copy what lies in a trainer's pipe into its log, at most 4 MB at once"
-    # A bound, because a trainer that prints without a pause would otherwise keep its supervisor from orders.
+    # At most so much, because a trainer that prints without a pause would otherwise keep its supervisor from
+    # reading orders.
     for _ in range(reads_between_orders):
         try:
             data = os.read(pipe, pipe_bytes)
         except BlockingIOError:
             return
         if not data:
-            # The trainer has closed its output and lives on. `select` now returns at once, every time.
+            # The trainer has closed its output and lives on, and `select`, by which the caller waits, returns
+            # at once from now on. This pause keeps the caller's loop from taking a whole core.
             time.sleep(seconds_at_end_of_pipe)
             return
         log.write(data)

@@ -13,7 +13,7 @@ __all__ = ["train_command", "train"]
 
 
 def train_command() -> list:  # of words
-    "What a job runs if nothing else is asked for: chapter 05"
+    "The command line of a trainer that runs chapter 05, which a job runs if no other command is given"
     return [sys.executable, "-m", "vlrlbook.jobs", "train"]
 
 
@@ -21,24 +21,25 @@ def train(
     folder: str | Path = ".",  # of the job
     chapter: str = "05_grpo.ipynb",  # which notebook
 ):
-    "Run a chapter with the job's parameters from its newest whole checkpoint, and commit its result"
+    "Run a chapter with the job's parameters, from its newest undamaged checkpoint, and make its result/"
     folder = JobFolder(Path(folder).resolve())
     if problem_of(folder.result) is None:
         return  # an earlier attempt was killed after it had committed its result: a second run does nothing
-    # Imported here: the supervisor imports this file too and must start light.
+    # Imported here, since the supervisor imports this file too and must start quickly.
     import papermill
 
     from ..core import book_file
-    # These two are ours, whatever was submitted. The output folder is relative to the job's folder.
     parameters = json.loads(folder.parameters.read_text())
+    # Two parameters are set here, whatever the owner submitted. The chapter runs in the job's folder, so
+    # output_dir is relative to it; "" as `resume` begins from the start.
     parameters["output_dir"] = folder.run.name
     parameters["resume"] = "true" if newest_checkpoint(folder.run) else ""
     try:
         papermill.execute_notebook(
             book_file(chapter), folder.executed_notebook, parameters, cwd=folder.path, progress_bar=False,
-            # What cells print goes into the pipe to the supervisor, so into job.log.
+            # What the cells print goes to this process's output, which the supervisor copies into job.log.
             log_output=True, stdout_file=sys.stdout, stderr_file=sys.stderr)
     except papermill.PapermillExecutionError as e:
-        # One line, without papermill's traceback of the notebook: it becomes the job's error message.
+        # One line instead of papermill's traceback: the last line of the log becomes the job's error message.
         sys.exit(f"{e.ename}: {e.evalue}")
     commit_result(folder)

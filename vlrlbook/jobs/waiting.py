@@ -16,21 +16,25 @@ __all__ = ["devices_of", "WaitingJobs"]
 
 
 def devices_of(
-    slots: int | list,  # how many, or the devices of each
+    slots: int | list,  # how many jobs run at a time, or the devices of each slot
 ) -> list:  # CUDA_VISIBLE_DEVICES of each slot
-    "One job per GPU, of those that the server itself may see; more slots than GPUs share them"
+    """The devices of each slot, a slot being a place where one job runs at a time.
+
+    For a number of slots: one GPU each, of those that the server may use; with more slots than GPUs some
+    slots share a GPU."""
     if not isinstance(slots, int):
         return [str(devices) for devices in slots]
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None:
+    visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible_devices is None:
         return [str(number) for number in range(slots)]
-    seen = [device.strip() for device in given.split(",") if device.strip()]
-    if not seen:
-        seen = [""]  # an empty variable hides every GPU, from the jobs too
-    return [seen[number % len(seen)] for number in range(slots)]
+    gpus = [device.strip() for device in visible_devices.split(",") if device.strip()]
+    if not gpus:
+        gpus = [""]  # an empty variable hides every GPU, from the jobs too
+    return [gpus[number % len(gpus)] for number in range(slots)]
 
 
-# What the system says when a file of the job is a folder, or a folder a file, or not ours to write
+# Errors of the system that come from damaged files of one job: a file in place of a folder or the reverse,
+# a file that is missing or may not be written
 own_faults = (errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
@@ -38,10 +42,10 @@ class WaitingJobs:
     "Starts the jobs that wait, in order"
 
     def __init__(self,
-        ledger: Ledger,  # of the data directory
-        data: DataFolder,  # the data directory
+        ledger: Ledger,  # SQLite file with the state of each job
+        data: DataFolder,  # names all files of the data directory
         backend,  # where supervisors run, such as LocalBackend
-        clock: ServiceClock,  # of the data directory
+        clock: ServiceClock,  # seconds for which the data directory has been served
     ):
         self.ledger = ledger
         self.data = data
@@ -49,20 +53,21 @@ class WaitingJobs:
         self.clock = clock
 
     def queue_interrupted(self,
-        restarts: int,  # how often a job is started by itself without a new checkpoint
+        restarts: int,  # how often a job is restarted automatically without having gained a new checkpoint
     ):
-        "Let interrupted jobs go on by themselves, unless they were tried too often"
+        "Queue interrupted jobs again, except those that were restarted too often"
         for row in self.ledger.interrupted(restarts):
             count = row["restarts"] + 1
-            # 0 after a stop by order, see `restarts_after`.
+            # The ledger holds -1 for a job that an order has stopped, and such a restart is not counted.
             why = f"start {count} of {restarts} by itself" if count else "goes on after a stop"
+            # Only if the job is still interrupted, and at the same attempt.
             self.ledger.move(row["job_id"], "interrupted", "queued", why, of_attempt=row["attempt"],
                              restarts=count, ended_at=None, ended_clock=None)
 
     def free_slots(self,
         devices: list,  # CUDA_VISIBLE_DEVICES of each slot; slots may share devices
     ) -> list:  # those of `devices` on which no job runs
-        "Slots without a job"
+        "The slots on which no job runs; a slot is named by its devices"
         busy = [row["slot"] for row in self.ledger.running()]
         free = []
         for slot in devices:
@@ -87,56 +92,71 @@ class WaitingJobs:
             self._start(row, folder, slot)
         except OSError as e:
             if e.errno not in own_faults:
-                raise  # of the machine, such as a full disk: the job waits until it is over
-            # Of this job's files, and it would be the same at every look: the jobs behind it must not wait.
+                raise  # an error of the machine, such as a full disk: the job waits until it is over
+            # An error of this job's files: it would come again at every look, and the jobs behind would wait.
             self._fail(row, slot, f"the job's files are damaged: {e.strerror}")
 
-    def _start(self, row, folder, slot):
-        "Start a job, or leave it queued; OSError if its supervisor cannot be started"
-        # First the lock, then the ledger, then the process: a kill leaves a trace at every point. After the
-        # lock: it is free again, and the job still queued. After the ledger: `training` with a free lock,
-        # which the next server can read. At no point does a process run of which nobody knows.
+    def _start(self,
+        row,  # of the ledger's table of jobs: a queued job
+        folder,  # of that job
+        slot,  # CUDA_VISIBLE_DEVICES
+    ):
+        "Start a queued job's supervisor, or leave the job queued; OSError if no supervisor can be started"
+        # First the lock, then the ledger, then the process, so that whenever this server is killed, the next
+        # one can see what happened. Killed after the lock: it is free again, and the job is still queued.
+        # Killed after the ledger: the job is `training` and its lock is free, so no supervisor lives.
         lock = take_lock(folder.lock)
         if lock is None:
-            return  # the last attempt is still letting go
+            return  # the supervisor of the attempt before is about to end
         attempt = row["attempt"] + 1
         try:
-            Outcome(folder)  # on a full disk this fails, and the job goes on waiting
+            Outcome(folder)  # reserves room for the outcome; on a full disk this fails, and the job waits on
             give_order(folder.lock, run_order, attempt)
             if not self._claim(row, folder, attempt, slot):
                 return  # cancelled meanwhile
             if not self.backend.hands_over:
-                # The supervisor, elsewhere, takes the lock itself.
+                # The supervisor runs on another machine and takes the lock itself.
                 os.close(lock)
                 lock = None
             handle = self.backend.start(folder.path, attempt, slot, lock)
             self.ledger.save_handle(row["job_id"], handle)
         except OSError as e:
-            # No effect where the job is still queued: a move out of `training` only.
+            # If the job is still queued, this changes nothing: it moves only a job that is `training`.
             self.ledger.move(row["job_id"], "training", "interrupted", f"could not be started: {e.strerror}",
                              of_attempt=attempt)
             raise
         finally:
-            # The supervisor has inherited the lock by now, and holds it alone.
+            # Only this process's descriptor: the supervisor has inherited one of its own, and holds the lock.
             if lock is not None:
                 os.close(lock)
 
-    def _claim(self, row, folder, attempt, slot):
-        "Move a job from queued to training, at its newest whole checkpoint; False if it is no longer queued"
+    def _claim(self,
+        row,  # of the ledger's table of jobs: a queued job
+        folder,  # of that job
+        attempt,  # number of the attempt that begins
+        slot,  # CUDA_VISIBLE_DEVICES
+    ):
+        "Move a job in the ledger from queued to training; False if it is no longer queued"
+        # The attempt goes on from the newest undamaged checkpoint; its name holds the optimizer step.
         checkpoint = newest_checkpoint(folder.run)
         step = checkpoint_number(checkpoint) if checkpoint else 0
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),
-            # The log as the last attempt left it: its rows do not count for this one.
+            # Tells run_log.csv as the attempt before left it from what this one writes: old rows don't count.
             log_mark=log_mark(folder.run_log),
             resumed_from=checkpoint.name if checkpoint else None,
             current_step=step, progress=percent(step, row["total_steps"]))
 
-    def _fail(self, row, slot, message):
-        "End a job that cannot be started, so that it does not stand in the others' way"
-        # By way of `training`, since no move leads from queued to failed.
+    def _fail(self,
+        row,  # of the ledger's table of jobs: a job that cannot be started
+        slot,  # CUDA_VISIBLE_DEVICES
+        message,  # why, for the owner
+    ):
+        "End a job that cannot be started as failed, so that the jobs behind it can start"
+        # By way of `training`, since a queued job may not become failed directly.
         attempt = row["attempt"] + 1
+        # `_start` may have moved it to interrupted before it raised.
         self.ledger.move(row["job_id"], "interrupted", "queued", "to be ended")
         self.ledger.move(row["job_id"], "queued", "training", f"slot {slot}", attempt=attempt)
         self.ledger.move(row["job_id"], "training", "failed", "trainer.start", of_attempt=attempt,
