@@ -51,7 +51,7 @@ def kill_after(process, folder, rows, delay):
 
 def final(folder):
     "Weights and log of a finished run; times are left out"
-    rows = [{k: v for k, v in r.items() if k != "seconds_per_step"} for r in RunLog.read(folder / "run_log.csv").rows]
+    rows = [{k: v for k, v in r.items() if not k.startswith("seconds_")} for r in RunLog.read(folder / "run_log.csv").rows]
     return load_file(folder / "adapter_model.safetensors"), rows
 
 
