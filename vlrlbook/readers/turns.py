@@ -86,7 +86,7 @@ def _as_numbers(texts):
 
 
 def _read_json(text):
-    "The `Call` in a JSON object such as `{'name': 'zoom', 'arguments': {'x1': 98, …}}`; else one with `fault`"
+    "The `Call` in a JSON object such as `{'name': 'zoom', 'arguments': {'x1': 98, …}}`; else a faulty one"
     try:
         request = json.loads(text)  # an object: the caller has looked at the first character, a brace
     except ValueError:  # deep nesting raises no RecursionError: the text is short
