@@ -41,9 +41,9 @@ def answer_marks(
 ) -> dict:  # exact and verbatim: 1 or 0; error: a distance of counts, nan where there is none; pointing: iou
     """The marks of one answer
 
-    `exact` is 1 for the right count or answer; of boxes, for an IoU of 0.5 or more of each, with none too many
-    and none missing. `verbatim` is 1 for the truth to the letter, `error` is the distance between two counts,
-    and `iou` is the mean IoU of boxes."""
+    `exact` is 1 for the right count or answer; of boxes, for an IoU of 0.5 or more of each, with none too
+    many and none missing. `verbatim` is 1 for the truth to the letter, `error` is the distance between the
+    two counts, and `iou` is the mean IoU of boxes."""
     if task == "pointing":
         iou = grade(text, answer, task)
         is_verbatim = final_answer(text) == answer_form(answer)
@@ -61,7 +61,7 @@ def answer_marks(
 
 
 def _verbatim_mark(text, answer, task):
-    "1.0 if an answer is the truth to the letter, else 0.0; in VQA the answer is what stands in the answer tags"
+    "1.0 if an answer is the truth to the letter, else 0.0; of VQA the text in the answer tags"
     # `answer_text` is None without tags, which equals no truth
     answer_part = answer_text(text) if task == "vqa" else text.strip()
     return float(answer_part == answer.strip())
@@ -73,7 +73,7 @@ def counting_marks(
     reward=counting_reward,  # (completion, answer) → parts
 ) -> dict:  # exact, verbatim, within_one, error (nan where no count could be read), reward
     "The marks of one answer to a counting question; `exact` asks for the count, `verbatim` for the sentence"
-    # as "zoom", so that answers with calls of the tool are read, too; for any other it is the same as "counting"
+    # as "zoom", so that answers with calls of the tool are read, too; any other is marked as in "counting"
     basic = answer_marks(text, answer, "zoom")
     return dict(
         exact=basic["exact"],
@@ -91,7 +91,7 @@ def pointing_marks(
 ) -> dict:  # iou, exact, inside, count, readable, off_scale, reward; each 0 to 1
     """The marks of one answer of boxes to the question where something is
 
-    `exact` asks for an IoU of 0.5 or more for each box, `inside` only for a box's middle inside the true box."""
+    `exact` asks for an IoU of 0.5 or more for each box, `inside` only for its middle inside the true box."""
     parts = box_reward(text, answer)
     return dict(
         iou=parts["overall"],
@@ -114,7 +114,8 @@ def is_closed(
         return str(row["answer_type"]).strip().upper() == "CLOSED"
     if answer_kind(row["answer"]) in ("yes/no", "letter"):
         return True
-    # A choice that the question offers: "Is it on the left or the right?". The blanks make it match whole words.
+    # A choice that the question offers: "Is it on the left or the right?". With the blanks, only whole words
+    # match.
     truth = normalise_answer(row["answer"])
     question = f" {normalise_answer(row.get('question', ''))} "
     return f" {truth} or " in question or f" or {truth} " in question
@@ -124,7 +125,9 @@ def word_scores(
     text: str,  # an answer
     truth: str,  # the true one
 ) -> tuple:  # recall, f1
-    "The share of the truth's words in an answer (recall), and the F1 that also counts words too many"
+    """The share of the truth's words that an answer holds (recall), and the F1 of it and the precision
+
+    Each word counts as often as it stands in both texts, so repeating a word earns nothing."""
     _, recall, f1 = word_overlap(text, truth)
     return recall, f1
 
@@ -160,8 +163,8 @@ def marks(
 ) -> dict:  # reward, exact, error, verbatim: a number per sample, its answers averaged
     """The marks of each sample: a list per mark, in the order of the samples
 
-    Of a sample's answers they are the mean reward, the share right, the mean error of the counts that could be
-    read, and the share equal to the truth; where boxes were asked for, also the mean `iou`."""
+    Of a sample's answers they are the mean reward, the share right, the mean error of the counts that could
+    be read, and the share equal to the truth; where boxes were asked for, also the mean `iou`."""
     marks_of_samples = {"reward": [], "exact": [], "error": [], "verbatim": []}
     if any(sample.task == "pointing" for sample in samples):
         marks_of_samples["iou"] = []
@@ -194,7 +197,7 @@ def _reward_parts(samples, answers, reward):
     return parts
 
 
-_answers_at_once = 64  # a judge, which is a model, takes about as long to start a call as to read an answer
+_answers_at_once = 64  # with one call per answer, a judge would spend most of its time on starting calls
 
 
 def summary(
@@ -213,8 +216,8 @@ def summary(
 
 
 def _mean(values):
-    "The mean that `mean_ci95` returns before its interval, so that both are rounded alike"
-    mean, *_ = mean_ci95(values)
+    "The mean alone of what `mean_ci95` returns, (mean, interval)"
+    mean, _ = mean_ci95(values)
     return mean
 
 
@@ -223,7 +226,7 @@ def gain(
     after: dict,  # the same samples
     pictures: list = None,  # the picture of each sample, where several share one
 ) -> dict:  # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95 and the interval's name
-    "What training gained: the mean of the samples' paired differences, after less before, with 95 % intervals"
+    "What training gained: the mean over the samples of after less before, with paired 95 % intervals"
     # mark → its name in `results.json`
     names = dict(reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
     # boxes are judged by their IoU, so it comes first
@@ -231,7 +234,7 @@ def gain(
         names = dict(iou="mean_iou") | names
     gained = {}
     for mark, name in names.items():
-        # Pairing takes out how difficult each picture is, so the interval is narrower than that of either side.
+        # Pairing takes out how difficult each picture is: the interval is narrower than that of either side.
         changes = [late - early for early, late in zip(before[mark], after[mark])]
         metric_of_gain = difference("gain", changes, pictures, mark=mark)
         gained[name] = metric_of_gain["value"]
@@ -302,7 +305,7 @@ def flip_mark(
 ) -> str:  # the name of a mark that is 1 or 0
     """The mark by which answers are counted that became right or wrong
 
-    It is the task's main mark, except for boxes: their IoU is any number, so `exact` is taken (0.5 or more)."""
+    It is the task's main mark, except for boxes: their IoU is any number, so `exact` is taken."""
     return "exact" if task == "pointing" else main_mark(task)
 
 
@@ -332,7 +335,7 @@ def said_as(
 
 
 def _boxes_in_one_form(text):
-    "The boxes of a truth or an answer in one form, though one model writes [1,2,3,4] and another JSON; or none"
+    "The boxes of a truth or an answer in one form, whether it writes [1,2,3,4] or JSON; `none` without boxes"
     boxes = read_box_truth(text).boxes or read_boxes(text).boxes
     # "fractions" here only means three decimal places: the numbers are not converted
     return say_boxes(boxes, "fractions") if boxes else "none"
@@ -484,8 +487,8 @@ def best_blind(
 ) -> list:  # a text per row
     """The one answer that earns most when it is given to every picture of a group, for each row
 
-    It shows what can be earned without looking. VQA has a group for each type of question, other tasks one group
-    of all rows. The candidates are the group's own truths."""
+    It shows what can be earned without looking. VQA has a group for each type of question, other tasks one
+    group of all rows. The candidates are the group's own truths."""
     members = {}  # group → places of its rows
     for i, row in enumerate(rows):
         group = group_names(row, task)[0] if task == "vqa" else ""
@@ -513,8 +516,8 @@ def best_blind(
 def _middle_boxes(truths):
     """Two answers that one could give without looking, as texts: the whole picture, and a typical box
 
-    The typical box has the median edges of the first box of every truth. An empty list where no truth says its
-    scale."""
+    The typical box has the median edges of the first box of every truth. An empty list where no truth says
+    its scale."""
     box_truths = [read_box_truth(truth) for truth in truths]
     box_truths = [truth for truth in box_truths if truth.size and truth.boxes]
     if not box_truths:
