@@ -265,7 +265,7 @@ hows = ("greedy", "sampled", "no_picture", "shuffled")  # ways of asking, the en
 
 
 def columns(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
 ) -> list:  # of names, such as before_greedy
     "The names of the columns that hold answers, in the order in which they first appear"
     ends = tuple(f"_{how}" for how in hows)  # the ways of asking: _greedy, _sampled, …
@@ -278,7 +278,7 @@ def columns(
 
 
 def guess_task(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
 ) -> str:  # counting, vqa, pointing or zoom
     "Guess the task of a file's rows from its truths and answers; vqa where they fit no other task"
     # only a truth of boxes says its picture's size
@@ -342,7 +342,7 @@ def _boxes_in_one_form(text):
 
 
 def score_rows(
-    rows: list,  # of a predictions file, each column a list of texts
+    rows: list,  # of a predictions file: dicts with `answer`, and lists of texts such as after_greedy
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict:  # column → mark → array, a number per row
@@ -389,7 +389,7 @@ def _averaged(marks_of_rows):
 
 
 def pictures_of(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
 ) -> list:  # a name per row; None where no two rows share a picture, or where the file does not say
     """The picture of each row, for intervals that resample pictures instead of rows
 
@@ -415,7 +415,7 @@ def group_names(
 
 
 def by_group(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     values: dict,  # column → array, a number per row
     task: str = "counting",  # counting, vqa or pointing
     measure=metric,  # or `difference`; called with column, values, clusters and `group`
@@ -463,7 +463,7 @@ def gains(
 
 
 def greedy_flips(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     task: str,  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict:  # became_right, became_wrong and p, from `flips`; None without answers from both before and after
@@ -480,7 +480,7 @@ def greedy_flips(
 # What needs no picture
 
 def best_blind(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     pay,  # (text, row) → number, the same for rows of one truth
     task: str = "counting",  # counting, vqa or pointing
     most: int = 20,  # candidates in each group, the most common truths
@@ -531,7 +531,7 @@ def _middle_boxes(truths):
 
 
 def blind_metrics(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     task: str = "counting",  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # two metrics: the main mark of "majority", the reward of "blind"
@@ -592,7 +592,7 @@ def seeing_gain(
 # All of it
 
 def all_metrics(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # of metrics and differences
@@ -605,8 +605,8 @@ def all_metrics(
         for mark, values in marks_of_column.items():
             metrics.append(metric(column, values, clusters, mark=mark))
     metrics += gains(rows, scored)
-    seen = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
-    metrics += [seen] if seen else []
+    gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
+    metrics += [gain_by_looking] if gain_by_looking else []
     metrics += blind_metrics(rows, task, reward)
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
     for group in by_group(rows, values, task, partial(metric, mark=main)):
@@ -631,7 +631,8 @@ def losing_groups(
     widening = normal.inv_cdf(1 - 0.025 / max(1, len(group_gains))) / normal.inv_cdf(0.975)
     losers = []
     for m in group_gains:
-        half_width = m["ci95"][1] - m["value"]
+        _, high = m["ci95"]
+        half_width = high - m["value"]
         if m["value"] + widening * half_width < 0:
             losers.append(m)
     return losers

@@ -346,7 +346,7 @@ def _four_numbers(value, place, path, number):
     if isinstance(value, str):
         # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
         numbers = list(chain.from_iterable(read_boxes(value).boxes))
-    numbers = as_list(numbers) or []
+    numbers = as_list(numbers) or []  # None for what is no list and no array
     finite = [number for number in numbers if isinstance(number, (int, float)) and math.isfinite(number)]
     if len(numbers) != 4 or len(finite) != 4:
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"

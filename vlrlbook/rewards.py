@@ -499,7 +499,8 @@ def box_format_reward(
     "Pay 1 for an answer that is one valid box or a list of valid boxes and nothing else; else 0"
     text = final_answer(completion)
     boxes = read_boxes(text).boxes if is_bare_boxes(text) else []
-    fits = float(bool(boxes) and not any(map(box_fault, boxes))) # None for a valid box
+    faults = [box_fault(box) for box in boxes] # None for a valid box
+    fits = float(bool(boxes) and not any(faults))
     return dict(overall=fits, box_format=fits)
 
 def explain_boxes(
@@ -828,9 +829,10 @@ def check_reward(
         shown = repr(text[:20]) + f" ({len(text)} characters)"
         try:
             # a reward that waits for a network says in `patience` how many seconds that may take
-            with _stopped_after(max(_longest_call, getattr(reward, "patience", 0.0))):
-                took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000)
-                parts = _asked(reward, text, answer)
+            limit = max(_longest_call, getattr(reward, "patience", 0.0))
+            with _stopped_after(limit): # TimeoutError after so many seconds
+                took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000) # seconds
+                parts = _parts_of_one(reward, text, answer)
         except Exception as e: # whatever a user's function raises is what this function reports
             problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:400])
             continue
@@ -856,7 +858,7 @@ def _wrong_parts(parts):
             return f"a part is no finite number: {name!r} in {parts}"[:200]
     return None
 
-def _asked(reward, text, answer):
+def _parts_of_one(reward, text, answer):
     "The parts that a reward returns for one text; a batched one gets a list of one, and a white picture"
     if not getattr(reward, "batched", False):
         return reward(text, answer)
@@ -937,7 +939,8 @@ def _looks_at_truths(reward):
     """Whether a reward depends on the truth: it pays the same text differently where the truth differs
 
     False for one that pays some wrong answer more than the right one, since it pays for length or form."""
-    # `_sure_truths` are simple texts, each used as an answer and as a truth
+    # `_sure_truths` are simple texts, each used as an answer and as a truth; `_paid_forms` returns what an
+    # answer earns with and without tags
     for text in _sure_truths:
         if max(_paid_forms(reward, _wrong_answer, text)) > max(_paid_forms(reward, text, text)):
             return False

@@ -126,20 +126,22 @@ def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
 
     Returns (answer, reason as text). `exact` asks for the right count, `verbatim` for the truth's words."""
     because = f"{with_interval(verbatim_gain, '+')} of {exact_gain['value']:+.3f}"
-    if verbatim_gain["ci95"][0] > 0 and verbatim_gain["value"] > exact_gain["value"] / 2:
+    verbatim_low, _ = verbatim_gain["ci95"]
+    if verbatim_low > 0 and verbatim_gain["value"] > exact_gain["value"] / 2:
         return "yes", because
     if verbatim_before["value"] < exact_before["value"] / 2:
         # A model that says "3" where the truth is "A photo of 3 discs" was never right to the letter.
         return "cannot tell", f"{because}; before, right answers were not in the truth's own words either"
     # without a gain beyond luck nothing was gained in another way
-    gain_is_clear = exact_gain["ci95"][0] > 0
+    exact_low, _ = exact_gain["ci95"]
+    gain_is_clear = exact_low > 0
     return ("no" if gain_is_clear else "cannot tell"), because
 
 
 def _above(m, other):
     "Answer whether a metric's whole interval is above another's value: returns (answer, the numbers as text)"
-    low, value = m["ci95"][0], m["value"]
-    could_be_shown = value <= other["value"] or _sees_a_gain(m)
+    low, _ = m["ci95"]
+    could_be_shown = m["value"] <= other["value"] or _sees_a_gain(m)
     because = f"{with_interval(m)} against {other['value']:.3f}"
     return _decided(low > other["value"], could_be_shown), because
 
@@ -150,19 +152,22 @@ def _paid_for_right(pay, gain, sampled):
     `pay` is the gain in reward, `gain` the gain in right answers of the best guess, `sampled` that of sampled
     answers, or None. Returns (answer, the numbers as text): cannot tell where the reward pays no more."""
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
-    if pay["ci95"][0] <= 0:
+    # a change is clear where its whole 95 % interval, (low, high), is on one side of zero
+    (pay_low, _), (low, high) = pay["ci95"], gain["ci95"]
+    if pay_low <= 0:
         return "cannot tell", because
-    gain_is_clear = gain["ci95"][0] > 0
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
-    could_be_shown = gain["ci95"][1] <= 0 or _sees_a_gain(gain)
-    return _decided(gain_is_clear or sampled_gain_is_clear, could_be_shown), because
+    could_be_shown = high <= 0 or _sees_a_gain(gain)
+    return _decided(low > 0 or sampled_gain_is_clear, could_be_shown), because
 
 
 def _below(shuffled, right):
     """Answer whether answers to another picture are clearly worse than those to the right one
 
     Returns (answer, the numbers as text)."""
-    is_shown = shuffled["ci95"][1] < right["ci95"][0]
+    # the whole interval of one lies below the whole interval of the other
+    (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
+    is_shown = shuffled_high < right_low
     could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
     return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
@@ -176,7 +181,7 @@ def _no_losers(losers):
 # One answer to everything
 
 def commonest(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     column: str,  # such as after_greedy
     task: str,  # counting, vqa or pointing
 ) -> dict:  # said (class), text, count, n, others, others_count, truths
@@ -322,7 +327,8 @@ def _all_questions(rows, task, overall, from_metrics, pays_text):
         varied = "cannot tell"
     asked = [("different_answers", "Does it say different things to different pictures?", varied,
               f"“{top['text']}” to {top['count']} of {top['n']} pictures")]
-    is_decided = _sees_a_gain(gain) or gain["ci95"][0] > 0 or gain["ci95"][1] < 0
+    low, high = gain["ci95"]
+    is_decided = _sees_a_gain(gain) or low > 0 or high < 0
     asked.append(("enough_pictures", "Are there enough pictures to tell?", "yes" if is_decided else "no",
                   f"{gain['n']}: {with_interval(gain, '+')}, {gain['interval']}"))
     pay = overall.get(("gain_greedy", "reward"))  # only of a trained reward

@@ -6,7 +6,7 @@ from .tokens import margin, plain_text, tokens_of, unwrapped
 
 __all__ = ["choice_letters", "choice_letter", "truth_letters", "yes_or_no"]
 
-_letters = set("abcdefghij")
+_letters_of_choices = set("abcdefghij")
 _answer_words = {"answer", "answers", "ans", "答案", "conclusion"}
 
 
@@ -26,7 +26,7 @@ def _letter_at(tokens, i):
 
     A single letter may also be an article (`a`), a pronoun (`I`) or a part of a name (`C3`)."""
     token, following = tokens[i], tokens[i + 1]
-    if token.text not in _letters or token.kind != "word":
+    if token.text not in _letters_of_choices or token.kind != "word":
         return ""
     if following.kind == "number" and following.glued:
         # C3, without a space, is a vertebra
@@ -87,7 +87,7 @@ def _letters_after(tokens, words):
 
     Of several such words the last one counts that has choices behind it."""
     letters = set()
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         if tokens[i].text in words:
             letters = _letters_behind(tokens, i + 1) or letters
     return letters
@@ -115,12 +115,12 @@ def _letters_behind(tokens, at):
     return letters
 
 
-_confirming = {"correct", "answer", "right", "best"}
+_confirming_words = {"correct", "answer", "right", "best"}
 
 
 def _confirmed_letter(tokens):
     "The choice in `B is correct` or `(B) is the best answer`, as a set of one letter; empty if there is none"
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         if tokens[i].text != "is":
             continue
         letter_place, adjective_place = i - 1, i + 1
@@ -129,7 +129,7 @@ def _confirmed_letter(tokens):
         if tokens[letter_place].text in (")", '"'):
             letter_place -= 1
         letter = _letter_at(tokens, letter_place)
-        if not letter or tokens[adjective_place].text not in _confirming:
+        if not letter or tokens[adjective_place].text not in _confirming_words:
             continue
         # "A and B is correct" names two choices and is left to the other ways
         if tokens[letter_place - 1].text not in ("and", "or"):
@@ -151,7 +151,7 @@ def _leading_letters(tokens):
     if following.text in ("-", "'") and following.glued and second.glued:
         return set()
     # E. coli is a name, too
-    if following.text == "." and second.text in _species:
+    if following.text == "." and second.text in _species_names:
         return set()
     # "A small mass": a word behind the letter makes it the beginning of a sentence
     if following.kind == "word" and following.text not in _after_letter:
@@ -162,7 +162,7 @@ def _leading_letters(tokens):
 
 
 # second words of the names of bacteria and others, such as E. coli
-_species = {"coli", "difficile", "pylori", "influenzae", "elegans", "faecalis"}
+_species_names = {"coli", "difficile", "pylori", "influenzae", "elegans", "faecalis"}
 _before_lone_letter = {
     "is", "it's", "be", "with", "say", "for", "so", "therefore", "thus", "hence", "a", "no", "\n"}
 
@@ -173,7 +173,7 @@ def _lone_letter(tokens):
     They stand in brackets, or behind a word such as `is` and before no word. A letter behind `not` and the
     like is left out."""
     named = set()
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         letter = _letter_at(tokens, i)
         if not letter:
             continue
@@ -184,7 +184,7 @@ def _lone_letter(tokens):
         is_stated = before in _before_lone_letter and following.kind != "word"
         is_in_brackets = before in ("(", "[") and following.text in (")", "]")
         # "it can't be A"
-        is_denied = any(token.text in _denies_side for token in tokens[i - 3:i])
+        is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])
         if is_denied:
             continue
         if is_stated or is_in_brackets:
@@ -211,12 +211,12 @@ def choice_letters(
     letters_alone = truth_letters(text)  # where the text is nothing but letters
     if letters_alone:
         return letters_alone
-    tokens = tokens_of(unwrapped(plain_text(text)))
+    tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [token.raw for token in tokens if token.kind == "word"]
     if len(words) == 1:
         word = words[0]
         # AC is A and C, but "dad" is a word
-        if word.isupper() and len(word) < 6 and _letters.issuperset(word.lower()):
+        if word.isupper() and len(word) < 6 and _letters_of_choices.issuperset(word.lower()):
             return frozenset(word)
     # "A. Actually, it is B": what follows the correction counts, if it names a choice
     tokens_behind = behind_correction(tokens)  # empty where nothing is corrected
@@ -246,7 +246,7 @@ def truth_letters(
         if token.kind == "mark":
             if token.text not in _marks_of_letters:
                 return frozenset()
-        elif token.text in _letters:
+        elif token.text in _letters_of_choices:
             letters.add(token.raw.upper())
         elif token.text not in ("and", "or", "\n"):
             return frozenset()
@@ -255,15 +255,15 @@ def truth_letters(
 
 # Yes and no
 
-_sides = dict.fromkeys(("yes", "yeah", "yep", "yup"), "yes") | dict.fromkeys(("no", "nope", "nah"), "no")
-_chinese_sides = dict.fromkeys("是对對有", "yes") | dict.fromkeys("否不没沒无無", "no")
+_side_of_word = dict.fromkeys(("yes", "yeah", "yep", "yup"), "yes") | dict.fromkeys(("no", "nope", "nah"), "no")
+_side_of_chinese_word = dict.fromkeys("是对對有", "yes") | dict.fromkeys("否不没沒无無", "no")
 # answers that are a side without its word, where nothing else is said
 _whole_yes = ("y", "of course", "absolutely", "definitely", "certainly", "indeed", "i think so")
 _whole_no = (
     "n", "of course not", "absolutely not", "definitely not", "certainly not", "probably not", "not at all",
     "i don't think so", "i think not")
-_whole_sides = dict.fromkeys(_whole_yes, "yes") | dict.fromkeys(_whole_no, "no")
-_denies_side = {
+_side_of_whole_text = dict.fromkeys(_whole_yes, "yes") | dict.fromkeys(_whole_no, "no")
+_denying_words = {
     "not", "cannot", "can't", "don't", "neither", "nor", "either", "both", "isn't", "wouldn't", "never"}
 # behind a "no" that is an answer; any other word behind it is the thing that is missing
 _after_side = set(
@@ -302,9 +302,9 @@ def _how_said(tokens, i):
 def _is_one_of_two(tokens, i):
     "Whether the yes or no at token `i` stands together with the other: yes or no, yes and no, yes/no"
     together = ("or", "and", "/", "nor")
-    if tokens[i + 1].text in together and tokens[i + 2].text in _sides:
+    if tokens[i + 1].text in together and tokens[i + 2].text in _side_of_word:
         return True
-    return tokens[i - 1].text in together and tokens[i - 2].text in _sides
+    return tokens[i - 1].text in together and tokens[i - 2].text in _side_of_word
 
 
 def _is_denied_side(tokens, i):
@@ -313,7 +313,7 @@ def _is_denied_side(tokens, i):
         # a mark, a new line or a `but` begins another clause, which the `not` does not reach
         if before.kind in ("mark", "line", "edge") or before.text == "but":
             return False
-        if before.text in _denies_side:
+        if before.text in _denying_words:
             return True
     return False
 
@@ -325,21 +325,21 @@ def yes_or_no(
 
     What is stated behind a word such as `answer` counts first; else every other yes or no that answers, which
     must agree; else a missing thing, as in `no fracture` or `there is not`, is a no."""
-    tokens = tokens_of(unwrapped(plain_text(text)))
+    tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [i for i, token in enumerate(tokens) if token.kind not in _kinds_without_words]
     if not words:
         return None
     whole_text = " ".join(tokens[i].text for i in words)
-    if whole_text in _whole_sides:  # such as "of course not"
-        return _whole_sides[whole_text]
+    if whole_text in _side_of_whole_text:  # such as "of course not"
+        return _side_of_whole_text[whole_text]
     # places of each yes or no by the way in which it is said; "" are those that answer nothing
     places = {"stated": [], "bare": [], "missing": [], "": []}
     for i in words:
-        if tokens[i].text in _sides:
+        if tokens[i].text in _side_of_word:
             places[_how_said(tokens, i)].append(i)
     if places["stated"]:
         last = places["stated"][-1]
-        return _sides[tokens[last].text]
+        return _side_of_word[tokens[last].text]
     if words[0] in places["missing"]:
         # "No abnormality": as the first word a no answers like a bare one
         places["bare"].insert(0, words[0])
@@ -355,7 +355,7 @@ def _side_of_bare(tokens, places):
     """The side, yes or no, that the tokens at `places` (each a yes or a no) take together
 
     Of two different sides the last one counts if a word between takes the first back; else None."""
-    sides = [_sides[tokens[i].text] for i in places]
+    sides = [_side_of_word[tokens[i].text] for i in places]
     if len(set(sides)) == 1:
         return sides[0]
     # "no, wait: yes" is yes; "no, yes" is neither
@@ -371,7 +371,7 @@ _words_that_take_back = {"wait", "actually", "correction", "sorry", "oops"}
 
 def _says_there_is_not(tokens):
     "Whether a text says that something is not there, as in `there is not` or `there aren't`"
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         first, second, third, fourth = (token.text for token in tokens[i:i + 4])
         if first != "there":
             continue
@@ -393,4 +393,4 @@ def _chinese_side(tokens, first):
     # 不确定, 不清楚, 不知道, 不能: not sure, not clear, do not know, cannot
     if word == "不" and following in ("确", "清", "知", "能"):
         return None
-    return _chinese_sides.get(word)
+    return _side_of_chinese_word.get(word)

@@ -36,7 +36,7 @@ _before_pronoun = set(
 _after_pronoun = set(
     "another may seems can could would might must should by sees thing side hand way day more of at "
     "knows has".split())
-_describing = set(
+_describing_words = set(
     "red green blue yellow orange purple black white pink brown grey gray big small large little left "
     "right top bottom middle tall short bright dark same other first second third last".split())
 
@@ -56,7 +56,7 @@ def _is_pronoun(near: Near):  # a number token and its neighbours
     if near.before.text in _before_pronoun or near.after.text in _after_pronoun:
         return True
     # "the red one", but not "a red one": that is one thing
-    described = near.before.text in _describing
+    described = near.before.text in _describing_words
     return described and near.second_before.text in _before_pronoun
 
 
@@ -534,7 +534,7 @@ def number_roles(
 def _list_numbers(tokens):
     "The places of the tokens that number the items of a list: 1., 2., 3. at the beginning of lines"
     places, next_number = set(), 1
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         token, mark = tokens[i], tokens[i + 1]
         begins_item = tokens[i - 1].kind in ("line", "edge")
         if mark.text == ")" and next_number > 1 and tokens[i - 1].text != "(":
@@ -641,7 +641,7 @@ _longest_phrase = 7  # tokens between an article and the number that wins over i
 
 def _count_after_picture(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
     "The count in the last phrase such as `a photo of 3 apples`, or None"
-    for i in range(len(tokens) - margin - 1, margin, -1):
+    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
         if tokens[i].text != "of" or tokens[i - 1].text not in _picture_words:
             continue
         # go on to the number behind words such as `about` or `exactly`
@@ -703,7 +703,7 @@ def _count_that_is_named(tokens, roles, at):  # roles: place of a number → wha
 
 _words_before_answer = {
     "answer", "altogether", "total", "一共", "一共有", "总共", "总共有", "總共", "共", "共有", "合计", "总计", "总数", "答案"}
-_words_before_answer_sign = {"count", "number", "sum", "result", "conclusion"}
+_words_that_need_a_sign = {"count", "number", "sum", "result", "conclusion"}
 _correction_words = {"wait", "actually", "correction", "sorry", "oops", "recount", "recounting"}
 _ends_clause = {",", ".", ";", "!", "?", "。", "；", "\n", "("}
 _reach_of_answer = 24  # tokens behind "answer" in which its number stands
@@ -712,7 +712,7 @@ _reach_of_answer = 24  # tokens behind "answer" in which its number stands
 def _stated_counts(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
     "The places of the counts that the text marks as its answer: `answer: 5`, `5 in total`, `一共有5`"
     places = []
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         word = tokens[i].text
         if word == "all" and tokens[i - 1].text == "in":  # "in all" means "in total"
             word = "total"
@@ -721,7 +721,8 @@ def _stated_counts(tokens, roles):  # roles: place of a number → what it is, f
             place = _count_before_total(tokens, roles, i)
         if place is None and word in _words_before_answer:
             place = _count_behind(tokens, roles, i)
-        if word in _words_before_answer_sign:
+        # such as `count` and `number`, which state one only with a sign behind: `count: 5`
+        if word in _words_that_need_a_sign:
             place = _count_behind_sign(tokens, roles, i)
         if place is not None:
             places.append(place)
@@ -794,7 +795,7 @@ def behind_correction(
     tokens: list,  # from `tokens_of`
 ) -> list:  # of tokens, with edge tokens before and behind; empty where nothing is corrected
     "The tokens behind the last correction of a text, which a word such as `wait`, `actually` or `No,` begins"
-    for i in range(len(tokens) - margin - 1, margin, -1):
+    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
         if _is_correction(tokens, i):
             return [edge] * margin + tokens[i + 1:]
     return []
@@ -802,7 +803,7 @@ def behind_correction(
 
 def _after_correction(tokens, places):
     "Of the counts at `places` (ascending) those behind the text's last correction; all where there is none"
-    for i in range(len(tokens) - margin - 1, margin - 1, -1):
+    for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the edge tokens
         # a correction with no count behind it corrects no count
         if places and places[-1] > i and _is_correction(tokens, i):
             return [place for place in places if place > i]
@@ -850,7 +851,7 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
 
 def _one_thing(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
     "1 where a text says that there is one thing, as in `there is an apple` or `there's a dog`; else None"
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         at = i + 1  # the place behind "there's", or behind "there is"
         if tokens[i].text == "there" and tokens[at].text in ("is", "was"):
             at = i + 2
@@ -896,7 +897,7 @@ def read_number(
     text: str,  # an answer, without tags
 ) -> float | None:  # None where it holds no number, or several different ones
     "The one number of a text, which may have a unit, a sign or decimals: 2.5 cm, -3, twenty-one, 1/2"
-    tokens = tokens_of(unwrapped(plain_text(text)))
+    tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     fraction = _lone_fraction(tokens)
     if fraction is not None:
         return fraction

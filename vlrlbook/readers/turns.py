@@ -59,7 +59,7 @@ class Look(NamedTuple):
 
 
 def read_call(
-    said: str,  # what stands in a call
+    said: str,  # the text of a call between the brackets of zoom(…)
 ) -> Call:  # `fault` says what is wrong, `box` is None then
     """Read the four numbers of a call of the zoom tool, in any form that a family of models was taught
 
@@ -117,7 +117,7 @@ def _call_with_arguments(arguments):
 
 def written(
     turns: list,  # (role, text), role assistant or tool; of a picture the tool's text is `<image>`
-) -> str:  # the written form
+) -> str:  # such as zoom(98, 0, 112, 14) ⏎ <tool_response><image></tool_response> ⏎ 3 discs
     """Several turns of a model and a tool as one text: the tool's turns stand between `<tool_response>` marks
 
     Empty turns are left out. `turns_of` reads it back."""
@@ -130,7 +130,7 @@ def written(
 
 
 def turns_of(
-    text: str,  # the written form
+    text: str,  # turns as one text, the tool's between <tool_response> marks
 ) -> list:  # (role, text) of each turn, empty turns left out
     "The turns of an answer: what the model wrote, and what the tool answered between `<tool_response>` marks"
     turns = []
@@ -142,7 +142,7 @@ def turns_of(
 
 
 def last_turn(
-    text: str,  # the written form, or any text
+    text: str,  # turns as one text, the tool's between <tool_response> marks, or any text
 ) -> str:  # the whole text where no tool was called
     "The text behind the tool's last turn: the model's own answer"
     _, end_mark, behind = text.rpartition(_ends)  # </tool_response>
@@ -150,7 +150,7 @@ def last_turn(
 
 
 def looks_of(
-    text: str,  # the written form
+    text: str,  # turns as one text, the tool's between <tool_response> marks
 ) -> list:  # of `Look`, one for each turn of the tool
     """The calls of the zoom tool in an answer, each with the box that it asked for and its refusal, if any
 
@@ -166,7 +166,7 @@ def looks_of(
 
 
 def refusal_kind(
-    told: str,  # what the tool told
+    told: str,  # the text of a turn of the tool
 ) -> str:  # a key of `refusals`, such as "outside"; empty where the tool gave a picture
     "The kind of refusal in a turn of the tool: why it gave no picture"
     if told == _picture:
@@ -177,7 +177,7 @@ def refusal_kind(
 
 
 def on_one_line(
-    text: str,  # the written form
+    text: str,  # turns as one text, the tool's between <tool_response> marks
 ) -> str:  # such as "zoom(98, 0, 112, 14) → picture → A photo of 3 discs"
     "An answer of several turns on one line, for people, with each turn of the tool as `picture` or `refused`"
     shown = []

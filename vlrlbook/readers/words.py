@@ -55,7 +55,7 @@ def answer_words(
         letters_and_accents = unicodedata.normalize("NFKD", plain)
         plain = unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
     words, tokens = [], tokens_of(unwrapped(plain))
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         words += _words_of_token(tokens, i, keep_articles)
     return _with_synonyms(words, synonyms) if synonyms else words
 
