@@ -255,7 +255,8 @@ def truth_letters(
 
 # Yes and no
 
-_side_of_word = dict.fromkeys(("yes", "yeah", "yep", "yup"), "yes") | dict.fromkeys(("no", "nope", "nah"), "no")
+_words_for_yes, _words_for_no = ("yes", "yeah", "yep", "yup"), ("no", "nope", "nah")
+_side_of_word = dict.fromkeys(_words_for_yes, "yes") | dict.fromkeys(_words_for_no, "no")
 _side_of_chinese_word = dict.fromkeys("是对對有", "yes") | dict.fromkeys("否不没沒无無", "no")
 # answers that are a side without its word, where nothing else is said
 _whole_yes = ("y", "of course", "absolutely", "definitely", "certainly", "indeed", "i think so")
