@@ -26,7 +26,10 @@ def unit_of(
     scale: str,  # pixels, thousandths or fractions
     size: tuple,  # width and height of the picture in pixels
 ) -> tuple:  # what stands for the whole width and for the whole height
-    "How a whole side of a picture is written in a scale"
+    """The numbers that stand for a picture's whole width and whole height in a scale
+
+    To write a coordinate in another scale, divide it by the side's number in the old one and multiply by that
+    in the new one: `rescaled` does so."""
     if scale == "pixels":
         return float(size[0]), float(size[1])
     return (1000.0, 1000.0) if scale == "thousandths" else (1.0, 1.0)
@@ -35,20 +38,20 @@ def unit_of(
 def rescaled(
     numbers: tuple,  # a box or a point
     unit: tuple,  # the whole width and height as the numbers write them, from `unit_of`
-    other: tuple,  # the same of the wanted scale, or of the same picture in another size
-) -> tuple:  # as many floats
-    "A box or a point in another scale"
-    found = []
+    other: tuple,  # the whole width and height as the result shall write them, from `unit_of`
+) -> tuple:  # of floats, as many as `numbers` has
+    "A box or a point converted to another scale, or to another size of its picture"
+    converted = []
     for place, number in enumerate(numbers):
-        side = place % 2  # x, y, x, y
-        found.append(number / unit[side] * other[side])
-    return tuple(found)
+        side = place % 2  # 0 (width) for an x, 1 (height) for a y: the two alternate in `numbers`
+        converted.append(number / unit[side] * other[side])
+    return tuple(converted)
 
 
 def of_corner_and_size(
     numbers: tuple,  # x and y of the upper left corner, width, height: as COCO writes a box
 ) -> tuple:  # x1, y1, x2, y2
-    "COCO's box as two corners"
+    "Convert COCO's form of a box, corner and size, to this package's form, two opposite corners"
     x, y, width, height = numbers
     return x, y, x + width, y + height
 
@@ -66,18 +69,20 @@ def overlap(
     box: tuple,  # x1, y1, x2, y2
     other: tuple,  # in the same scale
 ) -> float:  # 0 to 1
-    "Intersection over union (IoU): the shared area by the area that both cover together"
-    # of both upper left corners what is further in, and of both lower right ones
-    corner, opposite = map(max, box[:2], other[:2]), map(min, box[2:], other[2:])
-    inside = area((*corner, *opposite))
-    together = area(box) + area(other) - inside
-    return inside / together if inside > 0 else 0.0
+    "Intersection over union (IoU) of two boxes: the area they share, divided by the area they cover together"
+    # the shared box begins at the larger x1 and y1 and ends at the smaller x2 and y2
+    upper_left = map(max, box[:2], other[:2])
+    lower_right = map(min, box[2:], other[2:])
+    # where the boxes do not meet, these corners are swapped, and `area` is 0
+    intersection = area((*upper_left, *lower_right))
+    union = area(box) + area(other) - intersection
+    return intersection / union if intersection > 0 else 0.0
 
 
 def centre(
     box: tuple,  # x1, y1, x2, y2, or a point
 ) -> tuple:  # x, y
-    "Middle of a box; a point is its own"
+    "The middle of a box; a point is returned as it is"
     if len(box) == 2:
         return tuple(box)
     x1, y1, x2, y2 = box
@@ -87,58 +92,64 @@ def centre(
 def is_inside(
     point: tuple,  # x, y
     box: tuple,  # x1, y1, x2, y2
-) -> bool:  # an edge belongs to the box
+) -> bool:  # also true for a point on the edge
     "Whether a point lies in a box"
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
 def box_fault(
     box: tuple,  # x1, y1, x2, y2
-) -> str | None:  # a few words; None for a box
-    "Why four numbers are no box"
-    across, down = box[2] - box[0], box[3] - box[1]
-    if across < 0 or down < 0:
+) -> str | None:  # "swapped corners" or "no area"; None if the box is valid
+    "What makes four numbers an invalid box, in words for a message; None if nothing does"
+    width, height = box[2] - box[0], box[3] - box[1]
+    if width < 0 or height < 0:
         return "swapped corners"
-    return "no area" if across == 0 or down == 0 else None
+    return "no area" if width == 0 or height == 0 else None
 
 
 # Several boxes
 
 def best_matching(
-    gains: list,  # a row per answer, a number of 0 or more per truth
+    gains: list,  # one row per answer; in it one number of 0 or more per truth, such as their IoU
 ) -> list:  # of (row, column) with a gain above 0, no row and no column twice
     "The one-to-one matching with the largest sum: the Hungarian method (Kuhn 1955), by shortest paths"
-    # Truths are few and answers may be many: the method's time grows with the square of the first.
     if not gains or not gains[0]:
         return []
-    # the method wants as many columns as rows, or more
+    # `_assigned` wants as many columns as rows, or more: a higher table is transposed. It is also faster so:
+    # its time grows with the square of the rows, truths are few, and answers may be many.
     is_wide = len(gains) <= len(gains[0])
     table = gains if is_wide else [list(column) for column in zip(*gains)]
+    row_of_column = _assigned(table)  # None for a column that stays without a row
     pairs = []
-    # a pair that gains nothing is no pair: its box hit nothing
-    for place, row in enumerate(_assigned(table)):
-        if row is not None and table[row][place] > 0:
-            pairs.append((row, place) if is_wide else (place, row))
+    for column, row in enumerate(row_of_column):
+        # `_assigned` gives every row a column, also one with a gain of 0: a box that hit nothing
+        if row is not None and table[row][column] > 0:
+            pairs.append((row, column) if is_wide else (column, row))
     return sorted(pairs)
 
 
 def _assigned(table):
-    "For each column of a table that is at least as wide as high its row or None; every row has a column"
+    """Give every row of a table a column of its own, so that the sum of the gains is largest
+
+    `table` holds gains and is at least as wide as high. Returns a list: for each column its row, or None.
+    The Hungarian method in the form with prices: rows are added one by one, each by the cheapest path that
+    moves earlier rows to other columns, and ends at a free one."""
     rows, columns = len(table), len(table[0])
-    # prices of rows and columns: no pair gains more than both prices together allow
+    # a pair's cost less the prices of its row and its column is never below 0, and is 0 for assigned pairs
     row_price, column_price = [0.0] * rows, [0.0] * columns
-    taken_by = [None] * columns
+    taken_by = [None] * columns  # column → its row
     for new_row in range(rows):
+        # Dijkstra's search over columns: cost of the path to each, and the column before it on that path
         distance, came_from = [float("inf")] * columns, [None] * columns
         done, row, last = [False] * columns, new_row, None
-        while row is not None:
+        while row is not None:  # until a column is reached that no row has taken
             if last is not None:
                 done[last] = True
             _reach(table, row, last, row_price, column_price, distance, came_from, done)
             nearest, shortest = _nearest(distance, done)
             _move_prices(shortest, new_row, row_price, column_price, distance, taken_by, done)
             last, row = nearest, taken_by[nearest]
-        # walk back: each column on the path goes to the row from which it was reached
+        # walk the path back: each column on it goes to the row from which it was reached
         while last is not None:
             before = came_from[last]
             taken_by[last] = new_row if before is None else taken_by[before]
@@ -147,16 +158,20 @@ def _assigned(table):
 
 
 def _reach(table, row, last, row_price, column_price, distance, came_from, done):
-    "Take in how far each column is by way of `row`, which was reached from the column `last`"
+    """One step of the shortest-path search in `_assigned`: update the distance of each column by way of `row`
+
+    Where the path by way of `row` is shorter, `distance` and `came_from` of that column are changed in place.
+    `last` is the column from which `row` was reached, None for the row that is being added. Columns in `done`
+    have their final distance."""
     for column, gain in enumerate(table[row]):
-        # a cost is what a pair lacks, since the largest sum of gains is wanted
+        # the cost of a pair is its gain with a minus: the search looks for the smallest sum of costs
         step = -gain - row_price[row] - column_price[column]
         if not done[column] and step < distance[column]:
             distance[column], came_from[column] = step, last
 
 
 def _nearest(distance, done):
-    "The column that is reached next, and how far it is"
+    "The column with the smallest distance among those not in `done`, and that distance"
     nearest, shortest = None, float("inf")
     for column, length in enumerate(distance):
         if not done[column] and length < shortest:
@@ -165,7 +180,10 @@ def _nearest(distance, done):
 
 
 def _move_prices(shortest, new_row, row_price, column_price, distance, taken_by, done):
-    "Raise prices so that the column that was found costs nothing"
+    """Change the prices in place so that the nearest column, `shortest` away, is at a distance of 0
+
+    So the search of `_assigned` goes on from there as from its start. The rows that were visited are
+    `new_row` and those that have taken the columns in `done`; pairs that are assigned keep a cost of 0."""
     row_price[new_row] += shortest
     for column in range(len(distance)):
         if done[column]:
@@ -179,9 +197,12 @@ def matched(
     boxes: list,  # of an answer
     truths: list,  # true boxes, in the same scale
 ) -> list:  # of (place of the box, place of the truth, IoU), each box and each truth once at most
-    "Which box stands for which truth, so that their IoU together is as large as it can be"
-    gains = [[overlap(box, truth) for truth in truths] for box in boxes]
-    return [(row, column, gains[row][column]) for row, column in best_matching(gains)]
+    "Pair the boxes of an answer with the true boxes one to one, so that the sum of the pairs' IoU is largest"
+    iou_table = [[overlap(box, truth) for truth in truths] for box in boxes]
+    pairs = []
+    for box_place, truth_place in best_matching(iou_table):
+        pairs.append((box_place, truth_place, iou_table[box_place][truth_place]))
+    return pairs
 
 
 # A wrong scale
@@ -191,24 +212,27 @@ def scale_that_fits(
     truths: list,  # true boxes
     scale: str,  # of the truths
     size: tuple,  # width and height of the picture in pixels
-) -> str | None:  # pixels, thousandths or fractions; None where the answer fits none but its own, or no one
-    "The other scale in which an answer would be right: its boxes overlap there by half or more"
-    wanted = unit_of(scale, size)
+) -> str | None:  # pixels, thousandths or fractions; None if the answer is right as it is, or in no scale
+    """The wrong scale that an answer was written in: read so, its boxes would be right
+
+    Right means a mean IoU of `good_overlap`, one half, or more."""
+    truth_unit = unit_of(scale, size)  # what stands for the whole width and height in the truths' scale
     if _mean_overlap(boxes, truths) >= good_overlap:
         return None
-    # of several that fit, as where a picture is nearly 1000 pixels wide, the one that fits best is named
-    best, fits_best = good_overlap, None
+    # Several scales may fit: in a picture nearly 1000 pixels wide, pixels and thousandths are alike.
+    # Then the best is taken.
+    best_iou, best_scale = good_overlap, None
     for other in scales:
         if other == scale:
             continue
-        meant = [rescaled(box, unit_of(other, size), wanted) for box in boxes]
-        reached = _mean_overlap(meant, truths)
-        if reached >= best:
-            best, fits_best = reached, other
-    return fits_best
+        reread = [rescaled(box, unit_of(other, size), truth_unit) for box in boxes]
+        mean_iou = _mean_overlap(reread, truths)
+        if mean_iou >= best_iou:
+            best_iou, best_scale = mean_iou, other
+    return best_scale
 
 
 def _mean_overlap(boxes, truths):
-    "Sum of the best matching's IoU by the number of boxes on the longer side"
-    together = sum(iou for _, _, iou in matched(boxes, truths))
-    return together / max(1, len(boxes), len(truths))
+    "Mean IoU of boxes paired with true boxes; a box too many or one that is missing counts as an IoU of 0"
+    total_iou = sum(iou for _, _, iou in matched(boxes, truths))
+    return total_iou / max(1, len(boxes), len(truths))

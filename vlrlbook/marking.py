@@ -39,18 +39,19 @@ def answer_marks(
     answer: str,  # the truth
     task: str = "counting",  # counting, vqa, pointing or zoom
 ) -> dict:  # exact and verbatim: 1 or 0; error: a distance of counts, nan where there is none; pointing: iou
-    """Marks of one answer: `exact`, the right count or answer; `verbatim`, the truth to the letter; `error`
+    """The marks of one answer
 
-    Of boxes `exact` is an IoU of 0.5 or more for each, none too many, none missing; `iou` is their mean."""
-    # an error is a distance of counts; how far a box is off, its IoU says
+    `exact` is 1 for the right count or answer; of boxes, for an IoU of 0.5 or more of each, with none too
+    many and none missing. `verbatim` is 1 for the truth to the letter, `error` is the distance between the
+    two counts, and `iou` is the mean IoU of boxes."""
     if task == "pointing":
         iou = grade(text, answer, task)
-        said = final_answer(text) == answer_form(answer)
-        found = float(is_right(text, answer, task))
-        return dict(exact=found, verbatim=float(said), error=_not_applicable, iou=iou)
-    error = _not_applicable
+        is_verbatim = final_answer(text) == answer_form(answer)
+        exact = float(is_right(text, answer, task))
+        return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)  # nan
+    error = _not_applicable  # nan, unless two counts can be compared
     if task == "zoom":
-        text = last_turn(text)
+        text = last_turn(text)  # what the model says after its last call of the tool
     if task != "vqa":
         count, truth = read_count(text), read_count(answer)
         if count is not None and truth is not None:
@@ -60,10 +61,10 @@ def answer_marks(
 
 
 def _verbatim_mark(text, answer, task):
-    "1.0 for the truth to the letter, of VQA inside its tags"
-    # Without tags there is no VQA answer: None, which equals no truth.
-    said = answer_text(text) if task == "vqa" else text.strip()
-    return float(said == answer.strip())
+    "1.0 if an answer is the truth to the letter, else 0.0; of VQA the text in the answer tags"
+    # `answer_text` is None without tags, which equals no truth
+    answer_part = answer_text(text) if task == "vqa" else text.strip()
+    return float(answer_part == answer.strip())
 
 
 def counting_marks(
@@ -72,12 +73,13 @@ def counting_marks(
     reward=counting_reward,  # (completion, answer) → parts
 ) -> dict:  # exact, verbatim, within_one, error (nan where no count could be read), reward
     "The marks of one answer to a counting question; `exact` asks for the count, `verbatim` for the sentence"
-    found = answer_marks(text, answer, "zoom")  # of an answer without a tool the same as "counting"
+    # as "zoom", so that answers with calls of the tool are read, too; any other is marked as in "counting"
+    basic = answer_marks(text, answer, "zoom")
     return dict(
-        exact=found["exact"],
-        verbatim=found["verbatim"],
-        within_one=float(found["error"] <= 1),  # nan is not
-        error=found["error"],
+        exact=basic["exact"],
+        verbatim=basic["verbatim"],
+        within_one=float(basic["error"] <= 1),  # 0 where the error is nan: no count could be read
+        error=basic["error"],
         reward=float(reward(text, answer)["overall"]),
     )
 
@@ -87,7 +89,9 @@ def pointing_marks(
     answer: str,  # the truth, boxes
     reward=box_reward,  # (completion, answer) → parts
 ) -> dict:  # iou, exact, inside, count, readable, off_scale, reward; each 0 to 1
-    "The marks of one answer to where something is; `exact` asks for an IoU of 0.5, `inside` for the middle"
+    """The marks of one answer of boxes to the question where something is
+
+    `exact` asks for an IoU of 0.5 or more for each box, `inside` only for its middle inside the true box."""
     parts = box_reward(text, answer)
     return dict(
         iou=parts["overall"],
@@ -102,13 +106,16 @@ def pointing_marks(
 
 def is_closed(
     row: dict,  # question, answer, and answer_type where the set has one
-) -> bool:  # a closed question
-    "The set's own word for it; else yes/no, a letter, or a choice that the question offers"
+) -> bool:  # True for a closed question
+    """Whether a VQA question is closed: answered by yes or no, a letter, or a choice that the question offers
+
+    Where the data set has a column `answer_type`, that decides."""
     if row.get("answer_type"):
         return str(row["answer_type"]).strip().upper() == "CLOSED"
     if answer_kind(row["answer"]) in ("yes/no", "letter"):
         return True
-    # A choice that the question offers: "Is it on the left or the right?", with blanks for whole words.
+    # A choice that the question offers: "Is it on the left or the right?". With the blanks, only whole words
+    # match.
     truth = normalise_answer(row["answer"])
     question = f" {normalise_answer(row.get('question', ''))} "
     return f" {truth} or " in question or f" or {truth} " in question
@@ -118,7 +125,9 @@ def word_scores(
     text: str,  # an answer
     truth: str,  # the true one
 ) -> tuple:  # recall, f1
-    "Overlap of words, each counted as often as it stands in both: repeating a word earns nothing"
+    """The share of the truth's words that an answer holds (recall), and the F1 of it and the precision
+
+    Each word counts as often as it stands in both texts, so repeating a word earns nothing."""
     _, recall, f1 = word_overlap(text, truth)
     return recall, f1
 
@@ -131,7 +140,7 @@ def vqa_marks(
     "The marks of one answer to a VQA question; nan where one does not apply, as recall to a closed question"
     answer, reward = row["answer"], reward or load_reward("vqa")
     parts = vqa_accuracy(text, answer)
-    right, closed = parts["accuracy"], is_closed(row)
+    right, closed = parts["accuracy"], is_closed(row)  # 1.0 or 0.0; True or False
     recall, f1 = word_scores(final_answer(text), answer)
     return dict(
         accuracy=right,
@@ -152,55 +161,64 @@ def marks(
     answers: list,  # texts for each sample
     reward=counting_reward,  # (completion, answer) → parts, or a batched one
 ) -> dict:  # reward, exact, error, verbatim: a number per sample, its answers averaged
-    """Each sample's mean reward, share right, mean error of counts that were read, share equal to the truth
+    """The marks of each sample: a list per mark, in the order of the samples
 
-    Where boxes were asked for also the mean `iou`."""
-    out = {"reward": [], "exact": [], "error": [], "verbatim": []}
+    Of a sample's answers they are the mean reward, the share right, the mean error of the counts that could
+    be read, and the share equal to the truth; where boxes were asked for, also the mean `iou`."""
+    marks_of_samples = {"reward": [], "exact": [], "error": [], "verbatim": []}
     if any(sample.task == "pointing" for sample in samples):
-        out["iou"] = []
-    paid_in_order = iter(_paid(samples, answers, reward))
+        marks_of_samples["iou"] = []
+    parts_in_order = iter(_reward_parts(samples, answers, reward))  # one dict per answer
     for sample, texts in zip(samples, answers):
-        found = [answer_marks(text, sample.answer, sample.task) for text in texts]
-        # An answer without a number has no error; counting it as a large one would need a size made up.
-        errors = [m["error"] for m in found if not math.isnan(m["error"])]
-        paid = [next(paid_in_order) for _ in texts]
-        out["reward"].append(mean_of(parts["overall"] for parts in paid))
-        out["exact"].append(mean_of(m["exact"] for m in found))
-        out["error"].append(mean_of(errors) if errors else _not_applicable)
-        out["verbatim"].append(mean_of(m["verbatim"] for m in found))
-        if "iou" in out:
-            out["iou"].append(mean_of(m.get("iou", 0.0) for m in found))
-    return out
+        of_answers = [answer_marks(text, sample.answer, sample.task) for text in texts]
+        # An answer without a number has no error: to count one as large, a size would have to be made up.
+        errors = [m["error"] for m in of_answers if not math.isnan(m["error"])]
+        parts_of_answers = [next(parts_in_order) for _ in texts]
+        marks_of_samples["reward"].append(mean_of(parts["overall"] for parts in parts_of_answers))
+        marks_of_samples["exact"].append(mean_of(m["exact"] for m in of_answers))
+        marks_of_samples["error"].append(mean_of(errors) if errors else _not_applicable)
+        marks_of_samples["verbatim"].append(mean_of(m["verbatim"] for m in of_answers))
+        if "iou" in marks_of_samples:
+            marks_of_samples["iou"].append(mean_of(m.get("iou", 0.0) for m in of_answers))
+    return marks_of_samples
 
 
-def _paid(samples, answers, reward):
-    "The parts of every answer, one after the other; a reward that is a model is asked about many at once"
-    asked = []
+def _reward_parts(samples, answers, reward):
+    """The reward's parts (a dict) of every answer: a flat list, sample after sample
+
+    The reward is called for many answers at once, which saves time where it is a model."""
+    pairs = []
     for sample, texts in zip(samples, answers):
-        asked += [(text, sample) for text in texts]
-    pay, found = on_batch(reward), []
-    for start in range(0, len(asked), _answers_at_once):
-        texts, of_samples = zip(*asked[start:start + _answers_at_once])
-        found += pay(list(texts), list(of_samples))
-    return found
+        pairs += [(text, sample) for text in texts]
+    batched_reward, parts = on_batch(reward), []
+    for start in range(0, len(pairs), _answers_at_once):
+        texts, samples_of_texts = zip(*pairs[start:start + _answers_at_once])
+        parts += batched_reward(list(texts), list(samples_of_texts))
+    return parts
 
 
-_answers_at_once = 64  # with one call an answer a judge would spend its time on beginning
+_answers_at_once = 64  # with one call per answer, a judge would spend most of its time on starting calls
 
 
 def summary(
     scored: dict,  # from `marks`
 ) -> dict:  # exact_accuracy, mean_absolute_error, mean_reward, verbatim_accuracy, n; of boxes also mean_iou
-    "The means that `results.json` holds; the error is None where no answer held a count"
+    "The means over all samples that `results.json` holds; the error is None where no answer held a count"
     errors = [error for error in scored["error"] if not math.isnan(error)]
-    of_boxes = dict(mean_iou=mean_ci95(scored["iou"])[0]) if "iou" in scored else {}
-    return of_boxes | dict(
-        exact_accuracy=mean_ci95(scored["exact"])[0],
-        mean_absolute_error=mean_ci95(errors)[0] if errors else None,
-        mean_reward=mean_ci95(scored["reward"])[0],
-        verbatim_accuracy=mean_ci95(scored["verbatim"])[0],
+    iou_of_boxes = dict(mean_iou=_mean(scored["iou"])) if "iou" in scored else {}
+    return iou_of_boxes | dict(
+        exact_accuracy=_mean(scored["exact"]),
+        mean_absolute_error=_mean(errors) if errors else None,
+        mean_reward=_mean(scored["reward"]),
+        verbatim_accuracy=_mean(scored["verbatim"]),
         n=len(scored["exact"]),
     )
+
+
+def _mean(values):
+    "The mean alone of what `mean_ci95` returns, (mean, interval)"
+    mean, _ = mean_ci95(values)
+    return mean
 
 
 def gain(
@@ -208,26 +226,28 @@ def gain(
     after: dict,  # the same samples
     pictures: list = None,  # the picture of each sample, where several share one
 ) -> dict:  # mean_reward, exact_accuracy, verbatim_accuracy, each with its ci95 and the interval's name
-    "Paired differences over the same pictures, with 95 % intervals"
-    out, names = {}, dict(reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
-    # first where it is there: it is what such a task is judged by
+    "What training gained: the mean over the samples of after less before, with paired 95 % intervals"
+    # mark → its name in `results.json`
+    names = dict(reward="mean_reward", exact="exact_accuracy", verbatim="verbatim_accuracy")
+    # boxes are judged by their IoU, so it comes first
     if "iou" in before:
         names = dict(iou="mean_iou") | names
+    gained = {}
     for mark, name in names.items():
-        # Pairing takes the pictures' difficulty out, so the interval is narrower than that of either side.
+        # Pairing takes out how difficult each picture is: the interval is narrower than that of either side.
         changes = [late - early for early, late in zip(before[mark], after[mark])]
-        found = difference("gain", changes, pictures, mark=mark)
-        out[name] = found["value"]
-        out[f"{name}_ci95"] = found["ci95"]
-        out[f"{name}_interval"] = found["interval"]
-    return out
+        metric_of_gain = difference("gain", changes, pictures, mark=mark)
+        gained[name] = metric_of_gain["value"]
+        gained[f"{name}_ci95"] = metric_of_gain["ci95"]
+        gained[f"{name}_interval"] = metric_of_gain["interval"]
+    return gained
 
 
 def counted(
     texts: list,  # answers to one picture
 ) -> list:  # such as ["7 × A photo of 3 discs", "1 × A photo of 4 discs"]
-    "Several answers, equal ones counted, the most frequent first"
-    # Blanks at the ends are no difference that a reader could see.
+    "Count equal answers to one picture: a text for each different answer, the most frequent first"
+    # answers that differ only in white space at the ends look the same, so they count as equal
     counts = Counter(text.strip() or "(nothing)" for text in texts)
     return [f"{count} × {text}" for text, count in counts.most_common()]
 
@@ -235,7 +255,7 @@ def counted(
 def merged(
     texts: list,  # answers to one picture
 ) -> str:  # such as "7 × A photo of 3 discs; 1 × A photo of 4 discs"
-    "Several answers on one line, equal ones counted"
+    "The answers to one picture on one line, equal ones counted"
     return "; ".join(counted(texts))
 
 
@@ -245,44 +265,47 @@ hows = ("greedy", "sampled", "no_picture", "shuffled")  # ways of asking, the en
 
 
 def columns(
-    rows: list,  # of a predictions file
-) -> list:  # such as before_greedy
-    "The columns that hold answers, in order of first sight"
-    ends = tuple(f"_{how}" for how in hows)
-    found = {}  # a dict keeps the order of first sight
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
+) -> list:  # of names, such as before_greedy
+    "The names of the columns that hold answers, in the order in which they first appear"
+    ends = tuple(f"_{how}" for how in hows)  # the ways of asking: _greedy, _sampled, …
+    names = {}  # a dict used as a set that keeps its order
     for row in rows:
         for name in row:
             if name == "prediction" or name.endswith(ends):
-                found[name] = None
-    return list(found)
+                names[name] = None
+    return list(names)
 
 
 def guess_task(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
 ) -> str:  # counting, vqa, pointing or zoom
-    "The task of a file's rows, told by its truths and answers; VQA where nothing else is plain"
-    # pointing: every truth is boxes with their scale; zoom: an answer has called a tool;
-    # counting: every truth holds a count
+    "Guess the task of a file's rows from its truths and answers; vqa where they fit no other task"
+    # only a truth of boxes says its picture's size
     if all(read_box_truth(row["answer"]).size for row in rows):
         return "pointing"
     for row in rows:
         for column in columns([row]):
+            # an answer in which the zoom tool was called
             if any(looks_of(text) for text in row[column]):
                 return "zoom"
-    return "counting" if all(read_count(row["answer"]) is not None for row in rows) else "vqa"
+    each_truth_is_a_count = all(read_count(row["answer"]) is not None for row in rows)
+    return "counting" if each_truth_is_a_count else "vqa"
 
 
 def main_mark(
     task: str,  # counting, vqa or pointing
-) -> str:  # the mark by which a task is judged
-    "exact for counts, accuracy for VQA, iou for boxes"
+) -> str:  # exact for counts, accuracy for VQA, iou for boxes
+    "The name of the mark by which a task is judged"
     return {"vqa": "accuracy", "pointing": "iou"}.get(task, "exact")
 
 
 def flip_mark(
     task: str,  # counting, vqa or pointing
-) -> str:  # a mark that is 1 or 0
-    "The mark whose changes are counted: `main_mark`, of boxes an IoU of 0.5 or more"
+) -> str:  # the name of a mark that is 1 or 0
+    """The mark by which answers are counted that became right or wrong
+
+    It is the task's main mark, except for boxes: their IoU is any number, so `exact` is taken."""
     return "exact" if task == "pointing" else main_mark(task)
 
 
@@ -291,91 +314,100 @@ def grade(
     answer: str,  # the truth
     task: str = "counting",  # counting, vqa or pointing
 ) -> float:  # 0 to 1
-    "The task's main mark of one answer, `main_mark`: right or wrong, of boxes their IoU"
-    return box_reward(text, answer)["overall"] if task == "pointing" else float(is_right(text, answer, task))
+    "The task's main mark of one answer: 1 or 0 for right or wrong; of boxes their mean IoU"
+    if task == "pointing":
+        return box_reward(text, answer)["overall"]
+    return float(is_right(text, answer, task))
 
 
 def said_as(
     text: str,  # an answer
     task: str = "counting",  # counting, vqa or pointing
-) -> str:  # a count, a normalised answer, or "none"
-    "The class that an answer falls into: two wordings of one answer are the same class"
+) -> str:  # a count, boxes, a normalised answer, or "none" where the answer says no such thing
+    "What an answer says in one form, so that two wordings of the same answer can be counted as equal"
     if task in ("counting", "zoom"):
+        # behind the last call of the tool, if there was one
         count = read_count(last_turn(text))
         return "none" if count is None else str(count)
     if task == "pointing":
-        # one model writes [1,2,3,4], another the same in JSON
-        return _said_boxes(text)
+        return _boxes_in_one_form(text)
     return normalise_answer(final_answer(text)) or "none"
 
 
-def _said_boxes(text):
-    "Boxes as a class: of a truth, or of an answer, whose numbers stand for themselves"
+def _boxes_in_one_form(text):
+    "The boxes of a truth or an answer in one form, whether it writes [1,2,3,4] or JSON; `none` without boxes"
     boxes = read_box_truth(text).boxes or read_boxes(text).boxes
+    # "fractions" here only means three decimal places: the numbers are not converted
     return say_boxes(boxes, "fractions") if boxes else "none"
 
 
 def score_rows(
-    rows: list,  # of a predictions file, each column a list of texts
+    rows: list,  # of a predictions file: dicts with `answer`, and lists of texts such as after_greedy
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict:  # column → mark → array, a number per row
     "The marks of every answer, averaged over the answers to each picture"
     task = task or guess_task(rows)
     reward = reward or load_reward(task)
-    scored, known = {}, {}
+    scored = {}
+    cache = {}  # (text, truth) → marks: short answers repeat, and are marked once
     for column in columns(rows):
-        marked = []
+        marks_of_rows = []  # for each row a list with the marks of each of its answers
         for row in rows:
             if task == "vqa":
-                marked.append([vqa_marks(text, row, reward) for text in row[column]])
+                marks_of_rows.append([vqa_marks(text, row, reward) for text in row[column]])
             else:
-                # short answers repeat, and so do their marks
-                of_one = pointing_marks if task == "pointing" else counting_marks
+                mark_one = pointing_marks if task == "pointing" else counting_marks
                 truth = row["answer"]
-                marked.append([_known_marks(of_one, text, truth, reward, known) for text in row[column]])
-        scored[column] = _averaged(marked)
+                of_row = [_cached_marks(mark_one, text, truth, reward, cache) for text in row[column]]
+                marks_of_rows.append(of_row)
+        scored[column] = _averaged(marks_of_rows)
     return scored
 
 
-def _known_marks(marks_of_one, text, answer, reward, known):
-    "The marks of an answer, each pair of text and truth looked at once, since most answers are repeats"
-    if (text, answer) not in known:
-        known[text, answer] = marks_of_one(text, answer, reward)
-    return known[text, answer]
+def _cached_marks(mark_one, text, truth, reward, cache):
+    "The marks of an answer from `mark_one` (text, truth, reward); each pair of text and truth is marked once"
+    if (text, truth) not in cache:
+        cache[text, truth] = mark_one(text, truth, reward)
+    return cache[text, truth]
 
 
-def _averaged(marked):
-    "A list of marks per row → mark → array of means; nan stays out of a mean unless there is nothing else"
+def _averaged(marks_of_rows):
+    """Average the marks over the answers of each row: returns mark → array with a number per row
+
+    `marks_of_rows` holds for each row a list with one dict of marks per answer. A mark that does not apply is
+    nan and is left out of the mean; the mean of nothing but nan is nan."""
     averages = {}
-    for name in marked[0][0]:  # every answer of a task has the same marks
+    for name in marks_of_rows[0][0]:  # every answer of a task has the same marks
         means = []
-        for of_one_row in marked:
-            values = np.array([m[name] for m in of_one_row])
-            known = values[~np.isnan(values)]
-            means.append(known.mean() if len(known) else _not_applicable)
+        for marks_of_answers in marks_of_rows:
+            values = np.array([m[name] for m in marks_of_answers])
+            applicable = values[~np.isnan(values)]
+            means.append(applicable.mean() if len(applicable) else _not_applicable)
         averages[name] = np.array(means)
     return averages
 
 
 def pictures_of(
-    rows: list,  # of a predictions file
-) -> list:  # a name per row, or None where no two rows share a picture, or it is not known
-    "What rows must be drawn together"
-    keys = [row.get("picture") for row in rows]
-    some_shared = len(set(keys)) < len(keys)
-    return keys if all(keys) and some_shared else None
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
+) -> list:  # a name per row; None where no two rows share a picture, or where the file does not say
+    """The picture of each row, for intervals that resample pictures instead of rows
+
+    Rows with one picture are not independent of each other: the bootstrap must draw them together."""
+    pictures = [row.get("picture") for row in rows]
+    some_are_shared = len(set(pictures)) < len(pictures)
+    return pictures if all(pictures) and some_are_shared else None
 
 
 def group_names(
     row: dict,  # question, answer, and question_type where the set has one
     task: str = "counting",  # counting, vqa or pointing
 ) -> list:  # the groups that it belongs to; "POS, PRES" is in both
-    "The true count, the number of boxes, or the type of the question"
+    "The groups by which a row's answers are reported: its true count, number of boxes, or types of question"
     if task in ("counting", "zoom"):
         return [str(read_count(row["answer"]))]
     if task == "pointing":
-        # one thing and several are other tasks: to find, and to find all
+        # to find one thing is easier than to find all of several
         return [str(len(read_box_truth(row["answer"]).boxes))]
     words = str(row.get("question_type", "")).split(",")
     types = [word.strip().upper() for word in words if word.strip()]
@@ -383,13 +415,15 @@ def group_names(
 
 
 def by_group(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     values: dict,  # column → array, a number per row
     task: str = "counting",  # counting, vqa or pointing
     measure=metric,  # or `difference`; called with column, values, clusters and `group`
 ) -> list:  # of {group, n, column: metric, …}
-    "Each column's mean and interval within each group, small counts and large groups first"
-    members, pictures = {}, pictures_of(rows)
+    """Each column's mean and interval within each group of rows
+
+    Groups of counts come in the order of the counts, types of questions by their size, the largest first."""
+    members, pictures = {}, pictures_of(rows)  # group → places of its rows; picture of each row, or None
     for i, row in enumerate(rows):
         for group in group_names(row, task):
             members.setdefault(group, []).append(i)
@@ -397,15 +431,16 @@ def by_group(
         order = sorted(members, key=lambda group: (len(group), group))  # 2 before 10, though both are texts
     else:
         order = sorted(members, key=lambda group: -len(members[group]))
-    # The word in a metric's name, such as "count 3".
-    groups, kind = [], {"counting": "count", "zoom": "count", "pointing": "boxes"}.get(task, "type")
+    # the word before a group's name in a metric, such as "count 3"
+    kind = {"counting": "count", "zoom": "count", "pointing": "boxes"}.get(task, "type")
+    groups = []
     for group in order:
         inside = members[group]
         clusters = None if pictures is None else [pictures[i] for i in inside]
-        found = dict(group=group, n=len(inside))
+        metrics_of_group = dict(group=group, n=len(inside))
         for column, numbers in values.items():
-            found[column] = measure(column, numbers[inside], clusters, group=f"{kind} {group}")
-        groups.append(found)
+            metrics_of_group[column] = measure(column, numbers[inside], clusters, group=f"{kind} {group}")
+        groups.append(metrics_of_group)
     return groups
 
 
@@ -415,56 +450,61 @@ def gains(
     rows: list,  # with columns before_… and after_…
     scored: dict,  # from `score_rows` on the same rows
 ) -> list:  # of differences, their columns gain_greedy, gain_sampled, …
-    "After less before, picture by picture, for each way of asking and each mark"
-    found, clusters = [], pictures_of(rows)
-    for how in hows:
+    "The paired differences, after less before, for each way of asking and each mark, with their intervals"
+    differences, clusters = [], pictures_of(rows)  # clusters: rows of one picture are resampled together
+    for how in hows:  # greedy, sampled, …
         before, after = scored.get(f"before_{how}"), scored.get(f"after_{how}")
         if before is None or after is None:
             continue
         for mark in before:
-            found.append(difference(f"gain_{how}", after[mark] - before[mark], clusters, mark=mark))
-    return found
+            gain_per_row = after[mark] - before[mark]
+            differences.append(difference(f"gain_{how}", gain_per_row, clusters, mark=mark))
+    return differences
 
 
 def greedy_flips(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     task: str,  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
-) -> dict:  # from `flips`, or None where a file does not have both
-    "How many pictures the best guess got right that it got wrong before, and the other way round"
-    # Only the best guesses are scored again: sampled answers are many, and a share of them cannot flip.
+) -> dict:  # became_right, became_wrong and p, from `flips`; None without answers from both before and after
+    "How many pictures training made right for the best guess (greedy decoding), and how many it made wrong"
+    # Only the best guesses are scored: sampled answers are many, and a share of right ones cannot flip.
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
-    kept = [{name: row[name] for name in needed if name in row} for row in rows]
-    if not {"before_greedy", "after_greedy"} <= set(columns(kept)):
+    greedy_rows = [{name: row[name] for name in needed if name in row} for row in rows]
+    if not {"before_greedy", "after_greedy"} <= set(columns(greedy_rows)):
         return None
-    scored, mark = score_rows(kept, task, reward), flip_mark(task)
+    scored, mark = score_rows(greedy_rows, task, reward), flip_mark(task)
     return flips(scored["before_greedy"][mark], scored["after_greedy"][mark])
 
 
 # What needs no picture
 
 def best_blind(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     pay,  # (text, row) → number, the same for rows of one truth
     task: str = "counting",  # counting, vqa or pointing
     most: int = 20,  # candidates in each group, the most common truths
 ) -> list:  # a text per row
-    "The best answer to a whole group (all counts; each type of question) that does not depend on the picture"
-    members = {}
+    """The one answer that earns most when it is given to every picture of a group, for each row
+
+    It shows what can be earned without looking. VQA has a group for each type of question, other tasks one
+    group of all rows. The candidates are the group's own truths."""
+    members = {}  # group → places of its rows
     for i, row in enumerate(rows):
         group = group_names(row, task)[0] if task == "vqa" else ""
         members.setdefault(group, []).append(i)
     texts = [""] * len(rows)
     for inside in members.values():
         truths = Counter(rows[i]["answer"] for i in inside)
-        row_of = {rows[i]["answer"]: rows[i] for i in inside}  # pay depends on the truth of a row alone
+        # a row for each truth: as `pay` depends on a row's truth alone, any will do
+        row_of = {rows[i]["answer"]: rows[i] for i in inside}
         best, most_earned = "", -math.inf
         candidates = [candidate for candidate, _ in truths.most_common(most)]
         if task == "pointing":
-            # hardly two pictures share a truth, so the commonest is a poor guess
+            # hardly two pictures share a truth, so typical boxes are tried, too
             candidates = [answer_form(candidate) for candidate in candidates] + _middle_boxes(truths)
         for candidate in candidates:
-            # `fsum`: ties are ties on every Python
+            # `fsum` rounds the same on every Python, so that the same candidate wins
             earned = math.fsum(count * pay(candidate, row_of[truth]) for truth, count in truths.items())
             if earned > most_earned:
                 best, most_earned = candidate, earned
@@ -474,26 +514,30 @@ def best_blind(
 
 
 def _middle_boxes(truths):
-    "Boxes that one would say without looking: the whole picture, and the median edges of all first boxes"
-    # all in one scale: `in_scale_of` has written them in the model's
-    known = [read_box_truth(truth) for truth in truths]
-    # of the truths that say their scale: a box has to be written in one
-    known = [truth for truth in known if truth.size and truth.boxes]
-    if not known:
+    """Two answers that one could give without looking, as texts: the whole picture, and a typical box
+
+    The typical box has the median edges of the first box of every truth. An empty list where no truth says
+    its scale."""
+    box_truths = [read_box_truth(truth) for truth in truths]
+    box_truths = [truth for truth in box_truths if truth.size and truth.boxes]
+    if not box_truths:
         return []
-    scale, size = known[0].scale, known[0].size
-    whole = (0.0, 0.0, *unit_of(scale, size))
+    # all truths of a data set are in one scale, the model's: `in_scale_of` has written them so
+    scale, size = box_truths[0].scale, box_truths[0].size
+    whole_picture = (0.0, 0.0, *unit_of(scale, size))
     # the median, since one large thing would pull a mean towards it
-    edges = np.median([truth.boxes[0] for truth in known], axis=0)
-    return [say_boxes([whole], scale), say_boxes([tuple(edges)], scale)]
+    median_edges = np.median([truth.boxes[0] for truth in box_truths], axis=0)
+    return [say_boxes([whole_picture], scale), say_boxes([tuple(median_edges)], scale)]
 
 
 def blind_metrics(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     task: str = "counting",  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # two metrics: the main mark of "majority", the reward of "blind"
-    "What the best answers that need no picture earn"
+    """What the best answers that need no picture earn: "majority" by the main mark, "blind" by the reward
+
+    For each of the two the answers are chosen that earn most by that measure."""
     reward, pictures = reward or load_reward(task), pictures_of(rows)
 
     def right(text, row):
@@ -502,16 +546,16 @@ def blind_metrics(
     def paid(text, row):
         return float(reward(text, row["answer"])["overall"])
 
-    found = []
+    metrics = []
     for column, mark, pay in (("majority", main_mark(task), right), ("blind", "reward", paid)):
-        known, earned = {}, []
+        cache, earned = {}, []  # (text, truth) → pay: the few pairs repeat
         for text, row in zip(best_blind(rows, pay, task), rows):
             pair = text, row["answer"]
-            if pair not in known:
-                known[pair] = pay(text, row)
-            earned.append(known[pair])
-        found.append(metric(column, earned, pictures, mark=mark))
-    return found
+            if pair not in cache:
+                cache[pair] = pay(text, row)
+            earned.append(cache[pair])
+        metrics.append(metric(column, earned, pictures, mark=mark))
+    return metrics
 
 
 def baselines(
@@ -519,14 +563,14 @@ def baselines(
     task: str,  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; a trained one is not asked, since it looks at pictures
 ) -> dict:  # majority: share right; blind_reward: what the best blind answer earns, if the reward reads text
-    "What the best answers that look at nothing would get on these truths: lines for the chart of a run"
-    # The share right can be had either way; for it the reward is not needed.
+    "What the best answers that need no picture would earn on these truths: two lines in the chart of a run"
+    # a batched reward looks at pictures, so it cannot be computed here; `majority` needs no reward
     reads_text = not getattr(reward, "batched", False)
     majority, blind = blind_metrics(rows, task, reward if reads_text else None)
-    found = dict(majority=majority["value"])
+    values = dict(majority=majority["value"])
     if reads_text:
-        found["blind_reward"] = blind["value"]
-    return found
+        values["blind_reward"] = blind["value"]
+    return values
 
 
 def seeing_gain(
@@ -534,57 +578,61 @@ def seeing_gain(
     scored: dict,  # from `score_rows` on the same rows
     mark: str = "exact",  # which mark
 ) -> dict:  # a difference, or None where a column is missing
-    "Gain with the right picture less gain with another one, picture by picture"
-    # shuffled: the best guess again, with the picture of another row
+    "How much more training gained with the right picture than with another one: what it learned by looking"
+    # columns `shuffled`: the best guess to the same question, shown the picture of another row
     needed = ("after_greedy", "before_greedy", "after_shuffled", "before_shuffled")
     if not set(needed) <= set(scored):
         return None
     after, before, after_other, before_other = (scored[column][mark] for column in needed)
-    # What training gained without looking it gained with a shuffled picture too, and it falls out.
-    seen = (after - before) - (after_other - before_other)
-    return difference("seeing_gain", seen, pictures_of(rows), mark=mark)
+    # What training gained without looking, it also gained with another picture: the subtraction removes it.
+    gain_by_looking = (after - before) - (after_other - before_other)
+    return difference("seeing_gain", gain_by_looking, pictures_of(rows), mark=mark)
 
 
 # All of it
 
 def all_metrics(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # of metrics and differences
     "Every mark of every column, the gains, the controls, and the main mark of each count or type of question"
     task = task or guess_task(rows)
-    scored, clusters, main = score_rows(rows, task, reward), pictures_of(rows), main_mark(task)
-    found = []
+    scored, main = score_rows(rows, task, reward), main_mark(task)  # column → mark → number per row
+    clusters = pictures_of(rows)  # rows of one picture are resampled together
+    metrics = []
     for column, marks_of_column in scored.items():
         for mark, values in marks_of_column.items():
-            found.append(metric(column, values, clusters, mark=mark))
-    found += gains(rows, scored)
-    seen = seeing_gain(rows, scored, main)
-    found += [seen] if seen else []
-    found += blind_metrics(rows, task, reward)
+            metrics.append(metric(column, values, clusters, mark=mark))
+    metrics += gains(rows, scored)
+    gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
+    metrics += [gain_by_looking] if gain_by_looking else []
+    metrics += blind_metrics(rows, task, reward)
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
     for group in by_group(rows, values, task, partial(metric, mark=main)):
-        found += [group[column] for column in values]
+        metrics += [group[column] for column in values]
     if {"before_greedy", "after_greedy"} <= set(scored):
         change = {"gain_greedy": values["after_greedy"] - values["before_greedy"]}
         groups = by_group(rows, change, task, partial(difference, mark=main))
-        found += [group["gain_greedy"] for group in groups]
-    return found
+        metrics += [group["gain_greedy"] for group in groups]
+    return metrics
 
 
 def losing_groups(
     metrics: list,  # from `all_metrics`
     main: str = "exact",  # the mark
 ) -> list:  # of the metrics of groups that clearly got worse
-    "Groups whose gain is below zero, its interval widened for the number of groups"
-    # Bonferroni on the normal scale: with many groups one of them falls by luck alone.
-    found = [m for m in metrics if m["group"] and (m["column"], m["mark"]) == ("gain_greedy", main)]
+    """Groups that clearly got worse: their gain's interval, widened for the number of groups, is below zero
+
+    With many groups one of them falls by luck alone, so each must pass a stricter test (Bonferroni)."""
+    group_gains = [m for m in metrics if m["group"] and (m["column"], m["mark"]) == ("gain_greedy", main)]
+    # how many times wider the half width of a 95 % interval must be, for a normal distribution
     normal = NormalDist()
-    wider = normal.inv_cdf(1 - 0.025 / max(1, len(found))) / normal.inv_cdf(0.975)
+    widening = normal.inv_cdf(1 - 0.025 / max(1, len(group_gains))) / normal.inv_cdf(0.975)
     losers = []
-    for m in found:
-        half = m["ci95"][1] - m["value"]
-        if m["value"] + wider * half < 0:
+    for m in group_gains:
+        _, high = m["ci95"]
+        half_width = high - m["value"]
+        if m["value"] + widening * half_width < 0:
             losers.append(m)
     return losers

@@ -8,6 +8,7 @@ import math
 import random
 import re
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -43,11 +44,11 @@ def synthetic_pointing(
     most: int = 1,  # discs in a picture, at most; each number from 1 on is as frequent
     side: int = full_side,  # pixels of a picture's side; discs grow with it
 ) -> list:  # of `Sample`, their truths in pixels
-    "Pictures of discs with the question where they are"
+    "Draw pictures of discs, each with the question where they are and the true boxes"
     rng, samples = random.Random(seed), []
     question = "Where is the disc?" if most == 1 else "Where are the discs?"
     for row in range(1, n + 1):
-        # chance is not asked where there is no choice, so that pictures of one disc stay as they are
+        # no random number is drawn for `most` = 1: so a seed goes on giving the same pictures of one disc
         count = rng.randint(1, most) if most > 1 else 1
         image, boxes = _drawn(count, rng, side)
         truth = box_truth(boxes, "pixels", image.size)
@@ -56,30 +57,31 @@ def synthetic_pointing(
 
 
 def _drawn(count, rng, side):
-    "A picture of discs that do not touch, and their boxes from left to right"
+    "Draw `count` discs that do not touch: returns (picture, their boxes in pixels from left to right)"
     image = Image.new("RGB", (side, side), "white")
-    draw, discs = ImageDraw.Draw(image), []
-    smallest_and_largest = [round(side * share) for share in disc_radius]
-    # thrown again until it lies free; three of the largest still find room
+    draw, discs = ImageDraw.Draw(image), []  # discs: (x, y, radius) of those that are drawn
+    smallest, largest = [round(side * share) for share in disc_radius]
+    # A disc that would touch another is drawn anew at random; there is room for three of the largest.
     while len(discs) < count:
-        r = rng.randint(*smallest_and_largest)
-        first, last = r + 1, side - r - 2
+        radius = rng.randint(smallest, largest)
+        first, last = radius + 1, side - radius - 2  # keeps one pixel free at the picture's edges
         x, y = rng.randint(first, last), rng.randint(first, last)
-        if not _is_free(x, y, r, discs):
+        if not _is_free(x, y, radius, discs):
             continue
-        discs.append((x, y, r))
-        draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
+        discs.append((x, y, radius))
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=rng.choice(disc_colours))
     boxes = []
-    for x, y, r in sorted(discs):
-        # a box ends behind its last pixel, so that its width is a number of pixels
-        boxes.append((x - r, y - r, x + r + 1, y + r + 1))
+    for x, y, radius in sorted(discs):
+        # the right and lower edge lie behind the last pixel: then x2 - x1 is the width in pixels
+        boxes.append((x - radius, y - radius, x + radius + 1, y + radius + 1))
     return image, boxes
 
 
-def _is_free(x, y, r, discs):
-    "Whether a disc touches none of the others"
-    for other_x, other_y, other_r in discs:
-        if math.hypot(x - other_x, y - other_y) <= r + other_r + gap:
+def _is_free(x, y, radius, discs):
+    "Whether a disc stays at least `gap` pixels away from all `discs`, a list of (x, y, radius)"
+    for other_x, other_y, other_radius in discs:
+        distance = math.hypot(x - other_x, y - other_y)  # between the centres
+        if distance <= radius + other_radius + gap:
             return False
     return True
 
@@ -88,9 +90,9 @@ def drawn_for(
     model: str,  # as for `model_scale`
     max_image_size: int = None,  # as for `model_scale`
 ):  # (n, seed) → list of `Sample`
-    "`synthetic_pointing` with truths in a model's own scale"
+    "A function that draws pictures of discs whose truths are in the scale in which a model writes boxes"
     processor, scale = model_scale(model, max_image_size)
-    # drawn as small as they are shown: nothing is lost by resizing
+    # draw at the size in which the model sees them, so that nothing is lost by resizing
     side = min(full_side, max_image_size or full_side)
 
     def draw(n, seed):
@@ -110,8 +112,8 @@ def model_scale(
     model: str,  # hub id, directory, or `tiny-` and a family
     max_image_size: int = None,  # pixels squared that a picture may have; None: as the model's processor says
 ) -> tuple:  # its processor, and pixels, thousandths or fractions
-    "How a model's family writes a coordinate, and the processor that decides in which size it sees a picture"
-    # here, since whoever looks through a file of boxes needs no torch
+    "How a model's family writes coordinates, and the processor that decides in which size it sees a picture"
+    # imported here, since it needs torch, and looking through a file of boxes does not
     from .models import load_processor, model_type
     family = model.removeprefix("tiny-") if model.startswith("tiny-") else model_type(model)
     processor = load_processor(model, max_image_size)
@@ -122,14 +124,20 @@ def shown_size(
     processor,  # of a model
     size: tuple,  # width and height of a picture in pixels
 ) -> tuple:  # width and height in which the model sees it
-    "A picture's size after the processor's own resizing; that of a family that does not resize so stays"
-    images = processor.image_processor
-    if not hasattr(images, "merge_size"):
+    """The size in which a model sees a picture, after the resizing by its processor
+
+    The Qwen-VL families resize pictures in this way. For any other family the size is returned as it is."""
+    image_processor = processor.image_processor
+    # an attribute of Qwen-VL's processors
+    if not hasattr(image_processor, "merge_size"):
         return size
-    # the processor's own function, so that a change of its rounding is a change here too
+    # the library's own function, so that both always round alike
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-    limits = dict(min_pixels=images.size["shortest_edge"], max_pixels=images.size["longest_edge"])
-    height, width = smart_resize(size[1], size[0], images.patch_size * images.merge_size, **limits)
+    # despite their names the two limits are numbers of pixels of the whole picture
+    min_pixels, max_pixels = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+    # sides are rounded to a multiple of what one image token covers
+    factor = image_processor.patch_size * image_processor.merge_size
+    height, width = smart_resize(size[1], size[0], factor, min_pixels=min_pixels, max_pixels=max_pixels)
     return width, height
 
 
@@ -143,33 +151,39 @@ def scaled_truth(
     scale: str,  # in which the model answers
     row: int = None,  # for messages
 ) -> str:  # the same boxes in that scale, with the size in which the model sees the picture
-    "A truth as a model has to say it; DataError where it is no truth, or of a picture of another shape"
+    """Convert a truth to the scale in which a model answers
+
+    A `DataError` where it is no truth, or belongs to a picture of another shape."""
     truth = _checked_truth(answer, size, row)
-    shown = shown_size(processor, size)
-    unit, wanted = unit_of(truth.scale, truth.size), unit_of(scale, shown)
-    boxes = [rescaled(box, unit, wanted) for box in truth.boxes]
-    said = box_truth(boxes, scale, shown)
-    # rounding may take a small box its area; what has none can be earned by no answer
-    if any(box_fault(box) for box in read_box_truth(said).boxes):
-        message = f"a box has no area in {scale} of {_by(shown)}, in which the model sees the picture"
+    size_for_model = shown_size(processor, size)
+    # what stands for the whole width and height in the truth, and in the model's scale
+    unit, model_unit = unit_of(truth.scale, truth.size), unit_of(scale, size_for_model)
+    boxes = [rescaled(box, unit, model_unit) for box in truth.boxes]
+    converted = box_truth(boxes, scale, size_for_model)
+    # Writing rounds the numbers: a small box may lose its area, and then no answer can overlap it.
+    if any(box_fault(box) for box in read_box_truth(converted).boxes):
+        model_scale_text = f"{scale} of {_size_text(size_for_model)}"
+        message = f"a box has no area in {model_scale_text}, in which the model sees the picture"
         raise DataError("box.small", f"{message}: a larger max_image_size shows it", row=row)
-    return said
+    return converted
 
 
 def _checked_truth(answer, size, row):
-    "A truth that says its scale, and whose boxes are of a picture of this shape"
+    """A row's truth as a `BoxTruth`; a `DataError` where it is none, or its picture has another shape
+
+    `size` is the width and height of the picture, `row` its number for messages."""
     truth = read_box_truth(answer)
     if not truth.size or not truth.boxes:
         expected = "expected such as '[12, 40, 31, 59] in pixels of 112 x 112'"
         raise DataError("box.truth", f"{answer[:60]!r}: {expected}", row=row)
     if not _same_shape(truth.size, size):
-        message = f"boxes in a picture of {_by(truth.size)}, but the picture has {_by(size)}: another shape"
-        raise DataError("box.size", message, row=row)
+        sizes = f"{_size_text(truth.size)}, but the picture has {_size_text(size)}"
+        raise DataError("box.size", f"boxes in a picture of {sizes}: another shape", row=row)
     return truth
 
 
 def _truth_of(row):
-    "Truth and picture size of a stored row"
+    "Check a stored row: returns (its `BoxTruth`, width and height of its picture), or raises a `DataError`"
     pictures, number = row["images"], row["row"]
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{len(pictures)} pictures, expected one", row=number)
@@ -178,13 +192,15 @@ def _truth_of(row):
 
 
 def _same_shape(size, other):
-    "Whether two sizes can be of one picture: then it was only made larger or smaller"
+    """Whether two sizes have the same ratio of width and height, as a picture has before and after resizing
+
+    The ratios may differ a little, since sides are rounded to whole pixels."""
     ratio = size[0] / size[1]
     return abs(ratio * other[1] / other[0] - 1) <= same_shape
 
 
-def _by(size):
-    "A size as people write it"
+def _size_text(size):
+    "A size as text, such as `640 x 480`"
     return f"{size[0]} x {size[1]}"
 
 
@@ -193,7 +209,7 @@ def in_scale_of(
     model: str,  # as for `model_scale`
     max_image_size: int = None,  # as for `model_scale`
 ):  # datasets.Dataset with the same rows
-    "A data set whose truths are written as the model has to say them"
+    "Convert the truths of a data set to the scale in which a model answers; a `DataError` names a bad row"
     processor, scale = model_scale(model, max_image_size)
     truths = []
     for row in _undecoded(dataset):
@@ -201,26 +217,26 @@ def in_scale_of(
         truths.append(scaled_truth(row["answer"], size, processor, scale, row["row"]))
     columns = dataset.column_names
     rewritten = dataset.remove_columns("answer").add_column("answer", truths)
-    return rewritten.select_columns(columns)  # in the order in which they were
+    return rewritten.select_columns(columns)  # in the order in which they were before
 
 
 def with_good_boxes(
     dataset,  # of rows with a picture and a truth of boxes, made by chapter 01
 ):  # the same data set
-    "Look whether every row's boxes are of its picture; a `DataError` names the first that are not"
+    "Check that every row's boxes belong to its picture; a `DataError` names the first row where they do not"
     for row in _undecoded(dataset):
-        _truth_of(row)
+        _truth_of(row)  # called for its check only
     return dataset
 
 
 def _undecoded(dataset):
-    "Rows as dicts, pictures as they are stored"
+    "Yield the rows as dicts, each picture as its stored bytes or path: decoding all pictures would take long"
     for batch in dataset.with_format("arrow").iter(64):
         yield from batch.to_pylist()
 
 
 def _size_of(picture):
-    "Width and height of a stored picture, by its head alone"
+    "Width and height of a stored picture, a dict of bytes and path; only the file's header is read"
     source = io.BytesIO(picture["bytes"]) if picture["bytes"] else picture["path"]
     with Image.open(source) as image:
         return image.size
@@ -231,73 +247,76 @@ def _size_of(picture):
 def coco_rows(
     path: str | Path,  # .json with images, annotations and categories
 ) -> tuple:  # list of (number, row), list of notes (sentence, how many)
-    "A row for each picture and category of a COCO file; `DataError` names the first bad entry and its field"
+    "Read a COCO file: a row for each picture and category; a `DataError` names the first bad entry and field"
     path = Path(path)
-    whole = _coco_file(path)
-    images, categories = (_by_id(whole, name, path) for name in ("images", "categories"))
-    boxes, crowds = {}, set()  # (image, category) → boxes; those that hold a crowd
-    for number, one in enumerate(whole["annotations"], 1):
-        place = f"annotations[{number - 1}]"
-        key = (_known_id(one, "image_id", images, place, path),
-               _known_id(one, "category_id", categories, place, path))
-        size = _image_size(images[key[0]], f"image {key[0]}", path)
-        numbers = _four_numbers(_field(one, "bbox", place, path), f"{place}.bbox", path, number)
-        box = _inside(of_corner_and_size(numbers), size, f"{place}.bbox", path, number)
-        boxes.setdefault(key, []).append(box)
-        if one.get("iscrowd"):
-            crowds.add(key)
+    coco = _coco_file(path)
+    images, categories = _by_id(coco, "images", path), _by_id(coco, "categories", path)
+    boxes = {}  # (image id, category id) → boxes
+    crowds = set()  # (image id, category id) of those that hold a crowd
+    for number, annotation in enumerate(coco["annotations"], 1):
+        place = f"annotations[{number - 1}]"  # for messages
+        image_id = _known_id(annotation, "image_id", images, place, path)
+        category_id = _known_id(annotation, "category_id", categories, place, path)
+        size = _image_size(images[image_id], f"image {image_id}", path)
+        bbox = _field(annotation, "bbox", place, path)
+        corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
+        box = _inside(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
+        boxes.setdefault((image_id, category_id), []).append(box)
+        if annotation.get("iscrowd"):
+            crowds.add((image_id, category_id))
     rows = []
-    for key, found in boxes.items():
-        # a crowd is one box around many: how many boxes are right, nobody knows
-        if key not in crowds:
-            row = _coco_row(images[key[0]], categories[key[1]], found, path)
+    for (image_id, category_id), boxes_of_category in boxes.items():
+        # a crowd is one box around many things: what the true boxes are is not known
+        if (image_id, category_id) not in crowds:
+            row = _coco_row(images[image_id], categories[category_id], boxes_of_category, path)
             rows.append((len(rows) + 1, row))
     note = "a picture and a category with a crowd, whose boxes are not known: left out"
     return rows, [(note, len(crowds))] if crowds else []
 
 
 def _coco_row(image, category, boxes, path):
-    "The row of a picture and a category"
-    place = f"image {image['id']}"
+    "The row for a COCO image and a category: a dict of question, answer (all its boxes) and images"
+    place = f"image {image['id']}"  # for messages
     size = _image_size(image, place, path)
     name = _field(category, "name", f"category {category['id']}", path)
-    # from left to right, so that the same picture always has the same truth
+    # sorted from left to right, so that the truth does not depend on the order in the file
     truth = box_truth(sorted(boxes), "pixels", size)
     question = f"Find every {name}: give each box as [x1, y1, x2, y2]."
     return dict(question=question, answer=truth, images=[_field(image, "file_name", place, path)])
 
 
-def _by_id(whole, name, path):
-    "Entries of one of a COCO file's lists by their id"
+def _by_id(coco, name, path):
+    "The entries of the list `name` (images or categories) of a COCO file: id → entry"
     entries = {}
-    for i, entry in enumerate(whole[name]):
-        entries[_field(entry, "id", f"{name}[{i}]", path)] = entry
+    for i, entry in enumerate(coco[name]):
+        entry_id = _field(entry, "id", f"{name}[{i}]", path)
+        entries[entry_id] = entry
     return entries
 
 
-def _known_id(entry, name, known, place, path):
-    "An id that an entry of another list has"
+def _known_id(entry, name, entries_by_id, place, path):
+    "The id in an entry's field `name`, such as image_id; a `DataError` if it is not in `entries_by_id`"
     value = _field(entry, name, place, path)
-    if value not in known:
+    if value not in entries_by_id:
         raise DataError("coco.id", f"{path.name}: {place}.{name} = {value!r}, which no entry has")
     return value
 
 
 def _coco_file(path):
-    "The JSON object of a COCO file, with its three lists"
+    "Read a COCO file: a dict with the lists images, annotations and categories, or a `DataError`"
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        coco = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError("coco.file", f"{path.name}: no JSON ({error})") from error
     for name in ("images", "annotations", "categories"):
-        found = whole.get(name) if isinstance(whole, dict) else None
-        if not isinstance(found, list) or not found:
+        entries = coco.get(name) if isinstance(coco, dict) else None
+        if not isinstance(entries, list) or not entries:
             raise DataError("coco.file", f"{path.name}: no list {name!r}, which a COCO file has")
-    return whole
+    return coco
 
 
 def _field(entry, name, place, path):
-    "A field that must be there"
+    "The value of an entry's field `name`; if it is not there, a `DataError` names the `place` in the file"
     value = entry.get(name) if isinstance(entry, dict) else None
     if value in (None, ""):
         raise DataError("coco.field", f"{path.name}: {place} has no {name!r} (there are: {_names(entry)})")
@@ -305,12 +324,12 @@ def _field(entry, name, place, path):
 
 
 def _names(entry):
-    "What an entry has, for messages"
+    "The names of an entry's fields as text for messages; its type where it is no dict"
     return ", ".join(map(str, entry))[:100] if isinstance(entry, dict) else type(entry).__name__
 
 
 def _image_size(image, place, path):
-    "Width and height of a picture as an annotation file says them"
+    "Width and height of a picture from its entry in an annotation file; a `DataError` if they are no sizes"
     size = tuple(_field(image, name, place, path) for name in ("width", "height"))
     for side in size:
         if not isinstance(side, int) or side <= 0:
@@ -320,13 +339,15 @@ def _image_size(image, place, path):
 
 
 def _four_numbers(value, place, path, number):
-    "A box as four finite numbers"
+    """A box as a tuple of four floats, read from a list or from a text such as "[1, 2, 3, 4]"
+
+    Anything else is a `DataError` that names the `place` in the file and the row's `number`."""
     numbers = value
     if isinstance(value, str):
-        # a table that was written as CSV holds a box as text
-        numbers = list(sum(read_boxes(value).boxes, ()))
-    numbers = as_list(numbers) or []
-    finite = [one for one in numbers if isinstance(one, (int, float)) and math.isfinite(one)]
+        # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
+        numbers = list(chain.from_iterable(read_boxes(value).boxes))
+    numbers = as_list(numbers) or []  # None for what is no list and no array
+    finite = [number for number in numbers if isinstance(number, (int, float)) and math.isfinite(number)]
     if len(numbers) != 4 or len(finite) != 4:
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"
         raise DataError("box.numbers", message, row=number)
@@ -337,20 +358,24 @@ over_the_edge = 1.0  # pixels that a box may stand over its picture's edge, by r
 
 
 def _inside(box, size, place, path, number):
-    "A box that lies in its picture and has an area, cut at the edge where rounding put it over"
+    """The box, cut at the picture's edge where it stands over by rounding, at most `over_the_edge` pixels
+
+    A `DataError` where it lies further outside, or is no valid box. `place` and `number` are for messages."""
     if box_fault(box):
         raise DataError("box.fault", f"{path.name}: {place} has {box_fault(box)}", row=number)
     width, height = size
+    # how far it stands over the left, upper, right or lower edge
     over = max(-box[0], -box[1], box[2] - width, box[3] - height)
     if over > over_the_edge:
-        message = (f"{path.name}: {place} ends at {box[2]:g}, {box[3]:g}, the picture is {_by(size)}: "
+        message = (f"{path.name}: {place} ends at {box[2]:g}, {box[3]:g}, the picture is {_size_text(size)}: "
                    "another scale, or corners where width and height were expected?")
         raise DataError("box.outside", message, row=number)
     return max(0.0, box[0]), max(0.0, box[1]), min(width, box[2]), min(height, box[3])
 
 
-# Phrase, box and picture in RefCOCO's own files and in what was made of them; the first that is there counts
-_columns = (("expression", "sentence", "sent", "phrase", "referring_expression", "ref", "question",
+# Names of the columns for phrase, box and picture in RefCOCO's own files and in files made of them. Of each
+# the first that a row has is taken.
+_column_names = (("expression", "sentence", "sent", "phrase", "referring_expression", "ref", "question",
              "caption"),
             ("bbox", "box", "bbox_2d"),
             ("image", "images", "file_name", "image_path", "image_file"))
@@ -362,32 +387,36 @@ def refcoco_rows(
     form: str = "xywh",  # xywh: corner, width and height, as RefCOCO's own; xyxy: two corners
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
 ) -> tuple:  # list of (number, row), list of notes (sentence, how many)
-    "A row for each phrase; the picture's size is the row's `width` and `height`, else the file's own"
+    """Read rows in the style of RefCOCO: a row for each phrase, with the question where the thing is
+
+    The picture's size is the row's `width` and `height`, else it is read from the picture file."""
     if form not in box_forms:
         raise DataError("box.form", f"form = {form!r}{nearest(form, list(box_forms))}")
     path = Path(path)
-    place, found = Path(image_dir) if image_dir else path.parent, []
+    picture_folder, rows = Path(image_dir) if image_dir else path.parent, []
     for number, raw in read_rows(path):
-        phrase, column, picture = (_column(raw, names, number, path) for names in _columns)
-        numbers = _four_numbers(raw[column], column, path, number)
-        size = _row_size(raw, raw[picture], place, number, path)
+        # the names of the row's columns for phrase, box and picture
+        phrase_column, box_column, picture_column = (
+            _column(raw, names, number, path) for names in _column_names)
+        numbers = _four_numbers(raw[box_column], box_column, path, number)
+        size = _row_size(raw, raw[picture_column], picture_folder, number, path)
         corners = of_corner_and_size(numbers) if form == "xywh" else numbers
-        box = _inside(corners, size, column, path, number)
+        box = _inside(corners, size, box_column, path, number)
         truth = box_truth([box], "pixels", size)
-        # RefCOCO gives a box several phrases of several people: each is a question of its own
-        for said in as_list(raw[phrase]) or [raw[phrase]]:
-            question = said if phrase == "question" else _asked_for(said)
-            found.append((number, dict(question=question, answer=truth, images=raw[picture])))
-    return found, []
+        # RefCOCO has for one box phrases by several people: each becomes a question of its own
+        for phrase in as_list(raw[phrase_column]) or [raw[phrase_column]]:
+            question = phrase if phrase_column == "question" else _question_for(phrase)
+            rows.append((number, dict(question=question, answer=truth, images=raw[picture_column])))
+    return rows, []
 
 
-def _asked_for(phrase):
-    "The question for a phrase"
+def _question_for(phrase):
+    "The question that asks for the box of what a phrase names, such as `the red disc`"
     return f"Where is {phrase}? Give its box as [x1, y1, x2, y2]."
 
 
 def _column(raw, names, number, path):
-    "The first of some columns that a row has"
+    "The first of the column `names` for which the row `raw`, a dict, has a value; else a `DataError`"
     for name in names:
         if isinstance(raw, dict) and not is_nothing(raw.get(name)):
             return name
@@ -395,17 +424,19 @@ def _column(raw, names, number, path):
     raise DataError("box.column", message, row=number)
 
 
-def _row_size(raw, picture, place, number, path):
-    "Width and height: the row's own, or those of its picture"
+def _row_size(raw, picture, picture_folder, number, path):
+    "Width and height of a row's picture: from the row's columns of these names, else from the picture itself"
     if raw.get("width") and raw.get("height"):
-        said = dict(width=raw["width"], height=raw["height"])
-        return _image_size(said, f"row {number}", path)
+        row_size = dict(width=raw["width"], height=raw["height"])
+        return _image_size(row_size, f"row {number}", path)
     pictures = picture_list(picture, number)
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{path.name}: {len(pictures)} pictures, expected one", row=number)
-    found = located(pictures[0], place, number)
+    bytes_or_path = located(pictures[0], picture_folder, number)
+    is_bytes = isinstance(bytes_or_path, bytes)
+    stored = dict(bytes=bytes_or_path) if is_bytes else dict(bytes=None, path=bytes_or_path)
     try:
-        return _size_of(dict(bytes=found) if isinstance(found, bytes) else dict(bytes=None, path=found))
+        return _size_of(stored)
     except OSError as error:
         why = f"the picture cannot be opened ({type(error).__name__})"
         message = f"{path.name}: no width and height, and {why}"
@@ -420,13 +451,15 @@ def convert_boxes(
     skip_bad_rows: bool = False,  # leave rows out whose picture cannot be used; False stops at the first
     tell=None,  # called with the gate's report, such as `print`
 ) -> int:  # rows written
-    "Boxes of others as rows of task `pointing`, looked through by the gate of all rows, truths in pixels"
+    """Convert a file of boxes that others wrote to rows of task `pointing`, with truths in pixels
+
+    The rows go through the same checks as all rows of the book (`inspect_vqa`)."""
     path, output = Path(input_path), Path(output_jsonl)
-    # as `convert_vqa` refuses it: a killed run would leave neither
+    # as `convert_vqa` does: a run that is killed while it writes would leave neither file
     if output.resolve() == path.resolve():
         raise DataError("file.kind", f"{output.name}: the output is the input")
     rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
-    kept, report = inspect_vqa(path, image_dir, rows=rows)
+    kept, report = inspect_vqa(path, image_dir, rows=rows)  # (number, checked row) of the good ones, a report
     if report.skipped and not skip_bad_rows:
         raise report.refusal()
     if not kept:
@@ -434,11 +467,11 @@ def convert_boxes(
     report.notes += notes
     lines = []
     for number, row in kept:
-        # a picture inside a row would need a file of its own; RefCOCO's and COCO's lie in folders
+        # the output holds paths only, and RefCOCO's and COCO's pictures are files; bytes in a row are refused
         if any(isinstance(picture, bytes) for picture in row.pictures):
             message = f"{path.name}: its picture is in the row: save it as a file"
             raise DataError("image.bytes", message, row=number)
-        # absolute, as the gate found them: the output may lie elsewhere
+        # absolute paths, since the output may lie in another folder than the input
         line = dict(prompt=row.question, answer=row.answer, images=row.pictures)
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_whole(output, "".join(lines))
@@ -448,7 +481,7 @@ def convert_boxes(
 
 
 def _is_coco(path):
-    "Whether a file is one object with annotations, not a table of rows"
+    "Whether a .json file is a COCO file, one object with `annotations`, and not a list of rows"
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
     return re.search(r'"annotations"\s*:', path.read_text(encoding="utf-8", errors="replace")) is not None
@@ -466,48 +499,58 @@ def draw_boxes(
     answers: list = (),  # texts; each has its colour and its number
     side: int = drawn_side,  # pixels of the longer side
 ) -> Image.Image:  # RGB
-    "A picture with true boxes in green, each answer's in a colour of its own, a line from each to its truth"
-    known = read_box_truth(truth)
+    """Draw the true boxes on a picture in green, and those of each answer in a colour of its own
+
+    A thin line joins each box of an answer with the true box that it is paired with."""
+    parsed_truth = read_box_truth(truth)
     factor = side / max(image.size)
     size = round(image.width * factor), round(image.height * factor)
-    # NEAREST: a tiny picture made large should show its pixels, since these are what the model gets
+    # NEAREST shows the pixels of a tiny picture as they are: they are what the model gets
     canvas = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
-    unit = unit_of(known.scale or "pixels", known.size or image.size)
-    shown = [rescaled(box, unit, size) for box in known.boxes]
-    for box in shown:
+    # the whole width and height as the truth, and so the answers, write them; on the canvas it is `size`
+    unit = unit_of(parsed_truth.scale or "pixels", parsed_truth.size or image.size)
+    truths_on_canvas = [rescaled(box, unit, size) for box in parsed_truth.boxes]
+    for box in truths_on_canvas:
         draw.rectangle(box, outline=truth_colour, width=4)
     for number, text in enumerate(answers, 1):
         colour = answer_colours[(number - 1) % len(answer_colours)]
-        _draw_answer(draw, text, number, colour, shown, unit, size)
+        _draw_answer(draw, text, number, colour, truths_on_canvas, unit, size)
     return canvas
 
 
-def _draw_answer(draw, text, number, colour, truths, unit, size):
-    "One answer: its boxes with number and IoU, or its points; what lies outside the picture is not seen"
-    said = read_boxes(text)
-    boxes = [rescaled(box, unit, size) for box in said.boxes]
-    partners = {}  # place of a box → its truth, and their IoU
-    for place, truth, iou in matched(boxes, truths):
-        partners[place] = truths[truth], iou
+def _draw_answer(draw, text, number, colour, truths_on_canvas, unit, size):
+    """Draw one answer on a picture: its boxes, each with the answer's number and the IoU, or its points
+
+    `unit` is the whole width and height as the answer writes them, `size` the same in pixels of the canvas.
+    What lies outside the picture cannot be seen."""
+    answer_boxes = read_boxes(text)
+    boxes = [rescaled(box, unit, size) for box in answer_boxes.boxes]
+    partners = {}  # place of a box → (the true box that it is paired with, their IoU)
+    for box_place, truth_place, iou in matched(boxes, truths_on_canvas):
+        partners[box_place] = truths_on_canvas[truth_place], iou
     font = ImageFont.load_default(13)
-    for place, box in enumerate(boxes):
+    for box_place, box in enumerate(boxes):
         if box_fault(box):
-            continue  # swapped corners enclose nothing
+            continue  # swapped corners: there is nothing to draw
         draw.rectangle(box, outline=colour, width=2)
-        truth, iou = partners.get(place, (box, 0.0))
-        draw.line([centre(box), centre(truth)], fill=colour, width=1)
+        # without a partner the line ends where it begins
+        partner, iou = partners.get(box_place, (box, 0.0))
+        draw.line([centre(box), centre(partner)], fill=colour, width=1)
         _label(draw, box, number, f"{number}: {iou:.2f}", colour, font)
-    for point in said.points:
+    for point in answer_boxes.points:
         x, y = rescaled(point, unit, size)
-        draw.ellipse([x - 4, y - 4, x + 4, y + 4], outline=colour, width=2)
+        draw.ellipse([x - 4, y - 4, x + 4, y + 4], outline=colour, width=2)  # a small circle
 
 
 def _label(draw, box, number, text, colour, font):
-    "Number and IoU on white in a corner of the box; four answers have four corners, so that all can be read"
+    """Write a text on white into a corner of a box, which the answer's `number` chooses
+
+    Four answers in a row use the four corners, so that labels of equal boxes do not cover each other."""
     width, height = font.getlength(text) + 4, 15
-    right, low = (number - 1) // 2 % 2, (number - 1) % 2
-    left, top = (box[2] - width if right else box[0]), (box[3] - height if low else box[1])
+    is_right, is_low = (number - 1) // 2 % 2, (number - 1) % 2
+    left = box[2] - width if is_right else box[0]
+    top = box[3] - height if is_low else box[1]
     draw.rectangle([left, top, left + width, top + height], fill="white", outline=colour)
     draw.text((left + 2, top + 1), text, fill=colour, font=font)
 
@@ -516,7 +559,7 @@ def with_boxes_drawn(
     sample: Sample,  # of any task
     answers: list = (),  # texts to draw
 ) -> Sample:  # of task pointing a copy whose picture shows truth and answers; any other as it is
-    "A sample as a card shows it"
+    "A sample with its true boxes and those of some answers drawn on its picture, to be shown to people"
     if sample.task != "pointing" or not sample.images:
         return sample
     return replace(sample, images=[draw_boxes(sample.images[0], sample.answer, answers)])

@@ -35,7 +35,7 @@ _all_ = ["answer_text", "final_answer", "is_cut", "units", "tens", "chinese", "r
 def staircase(
     difference: int, # |count − truth|
 ) -> float: # 1.0, 0.85, 0.7, 0.4, 0.3, 0.2, then 0
-    "Pay for a count that is off by `difference`"
+    "The reward for a count that is off by `difference`: it falls in steps, and is 0 from 6 on"
     if difference <= 2:
         return (1.0, 0.85, 0.7)[difference]
     return round(0.5 - 0.1 * (difference - 2), 2) if difference <= 5 else 0.0
@@ -43,27 +43,29 @@ def staircase(
 def accepted_answers(
     answer, # a text, a list of texts, or a text that is a JSON list of texts
 ) -> list: # of texts, at least one
-    "The truths that a question accepts, any of which earns full marks"
-    # a column of a data set holds texts only, so a list travels in it as JSON
+    "The list of the truths that a question accepts, any of which earns full marks"
+    # a column of a data set holds texts only, so a list is stored in it as JSON
     if isinstance(answer, str) and answer.startswith('["') and answer.endswith("]"):
         try:
             answer = json.loads(answer)
         except ValueError: # a text that only looks like a list is itself the truth
             pass
-    several = not isinstance(answer, str) and hasattr(answer, "__iter__")
-    return [str(one) for one in answer] or [""] if several else [str(answer)]
+    is_list = not isinstance(answer, str) and hasattr(answer, "__iter__")
+    if not is_list:
+        return [str(answer)]
+    return [str(truth) for truth in answer] or [""]
 
 def counting_reward(
     completion: str, # what the model wrote
     answer: str, # the truth, such as "A photo of 3 apples", or several of them
 ) -> dict: # overall, exact, readable
-    "How near the count is: exact earns 1, a text without a number 0 with `readable` 0"
-    count = read_count(completion)
+    "Pay for a count by its distance from the truth: an exact one earns 1; a text without a count 0"
+    count = read_count(completion) # None where the text states no count
     truths = [read_count(truth) for truth in accepted_answers(answer)]
-    known = [truth for truth in truths if truth is not None]
-    if count is None or not known:
+    true_counts = [truth for truth in truths if truth is not None]
+    if count is None or not true_counts:
         return dict(overall=0.0, exact=0.0, readable=0.0)
-    difference = min(abs(count - truth) for truth in known)
+    difference = min(abs(count - truth) for truth in true_counts) # the nearest truth counts
     return dict(overall=staircase(difference), exact=float(difference == 0), readable=1.0)
 
 # %% ../nbs/02_rewards.ipynb #c015
@@ -133,12 +135,12 @@ def format_reward(
     completion: str, # what the model wrote
     answer: str = "", # not looked at
 ) -> dict: # overall, format
-    "1 for one think block, then one answer block, and nothing outside; white space is free"
+    "Pay 1 for one think block, then one answer block, and nothing but white space outside of them; else 0"
     text = completion.strip()
     tags = ("<think>", "</think>", "<answer>", "</answer>")
     places = [text.find(tag) for tag in tags]
-    once = all(text.count(tag) == 1 for tag in tags)
-    fits = once and places == sorted(places)
+    each_once = all(text.count(tag) == 1 for tag in tags)
+    fits = each_once and places == sorted(places)
     if fits:
         end_of_thought = places[1] + len("</think>")
         between = text[end_of_thought:places[2]]
@@ -176,41 +178,46 @@ def vqa_accuracy(
     answer: str, # the truth, or several of which any will do
     synonyms: dict = None, # phrase → preferred phrase, such as {"both sides": "bilateral"}
 ) -> dict: # overall, accuracy, answered
-    "1 if the answer means the truth; `answered` is 0 where no answer of the wanted kind could be read"
-    given = final_answer(completion)
+    """Pay 1 if the answer means the same as a truth, else 0
+
+    `answered` is 0 where no answer of the truth's kind, such as yes or no, could be read."""
+    answer_part = final_answer(completion)
     right = answered = False
     for truth in accepted_answers(answer):
-        fits, of_the_kind = _mark(given, truth, synonyms)
-        right, answered = right or fits, answered or of_the_kind
+        is_right, is_of_kind = _mark(answer_part, truth, synonyms)
+        right, answered = right or is_right, answered or is_of_kind
     return dict(overall=float(right), accuracy=float(right), answered=float(answered))
 
-def _mark(given, truth, synonyms):
-    "Whether an answer is right, and whether it is an answer of the wanted kind"
-    if not given.strip():
+def _mark(answer_part, truth, synonyms):
+    "Compare an answer with one truth: returns (is it right, is it an answer of the truth's kind)"
+    if not answer_part.strip():
         return False, False
     kind = answer_kind(truth)
     if kind == "list":
-        return same_items(given, truth, synonyms) or same_words(given, truth, synonyms), True
+        is_right = same_items(answer_part, truth, synonyms) or same_words(answer_part, truth, synonyms)
+        return is_right, True
     if kind == "text":
-        # an answer of marks alone, such as "?", is none; but the truth itself is always one
-        right = same_words(given, truth, synonyms)
-        return right, right or any(character.isalnum() for character in given)
+        # an answer of marks alone, such as "?", answers nothing, unless just that is the truth
+        is_right = same_words(answer_part, truth, synonyms)
+        return is_right, is_right or any(character.isalnum() for character in answer_part)
+    # both readers give None, or an empty set, where the answer says no such thing
     if kind == "yes/no":
-        said, wanted = yes_or_no(given), yes_or_no(truth)
+        answered, wanted = yes_or_no(answer_part), yes_or_no(truth)
     elif kind == "letter":
-        said, wanted = choice_letters(given) or None, truth_letters(truth)
+        answered, wanted = choice_letters(answer_part) or None, truth_letters(truth)
     else:
-        return _number_mark(given, truth, synonyms)
-    return said == wanted, said is not None
+        return _number_mark(answer_part, truth, synonyms)
+    return answered == wanted, answered is not None
 
-def _number_mark(given, truth, synonyms):
-    "The same for a number"
-    said, wanted = read_number(given), truth_number(truth)
-    # "the one" and a truth of "one" are the same words, though a pronoun is no number
-    if same_words(given, truth, synonyms):
+def _number_mark(answer_part, truth, synonyms):
+    "Compare an answer with a truth that is a number: returns (is it right, does it hold one number)"
+    number, true_number = read_number(answer_part), truth_number(truth)
+    # the same words are right even where the reader sees no number in them: "the one" for a truth of "one"
+    if same_words(answer_part, truth, synonyms):
         return True, True
-    # 1/3 and its decimals are one number
-    return said is not None and math.isclose(said, wanted, rel_tol=1e-9), said is not None
+    # not ==, since 1/3 and 0.3333333333 are the same number
+    is_right = number is not None and math.isclose(number, true_number, rel_tol=1e-9)
+    return is_right, number is not None
 
 # %% ../nbs/02_rewards.ipynb #nea90b30
 vqa_table = [ # completion, truth, accuracy, why
@@ -268,39 +275,43 @@ def word_overlap(
     truth: str, # the true one
     synonyms: dict = None, # as `vqa_accuracy` takes it
 ) -> tuple: # precision, recall, f1
-    "Overlap of words, each counted as often as it stands in both"
-    given, wanted = answer_words(text, synonyms), answer_words(truth, synonyms)
-    left, common = list(wanted), 0
-    for word in given:
-        if word in left:
-            left.remove(word)
+    "How many words an answer shares with the truth; each counts as often as it stands in both"
+    words, true_words = answer_words(text, synonyms), answer_words(truth, synonyms)
+    unmatched, common = list(true_words), 0
+    for word in words:
+        if word in unmatched:
+            unmatched.remove(word)
             common += 1
     if not common:
         return 0.0, 0.0, 0.0
-    return common / len(given), common / len(wanted), 2 * common / (len(given) + len(wanted))
+    precision, recall = common / len(words), common / len(true_words)
+    f1 = 2 * common / (len(words) + len(true_words))
+    return precision, recall, f1
 
 def token_f1_reward(
     completion: str, # with or without tags
     answer: str, # the truth, or several; the best counts
     synonyms: dict = None, # as `vqa_accuracy` takes it
 ) -> dict: # overall, f1, precision, recall
-    "Soft credit for the words that an answer shares with the truth"
-    given = final_answer(completion)
-    scores = [word_overlap(given, truth, synonyms) for truth in accepted_answers(answer)]
-    precision, recall, f1 = max(scores, key=_last_of)
+    "Pay partly right answers by the words that they share with the truth: the F1 of precision and recall"
+    answer_part = final_answer(completion)
+    scores = [word_overlap(answer_part, truth, synonyms) for truth in accepted_answers(answer)]
+    precision, recall, f1 = max(scores, key=_last_of) # the truth with the highest f1
     return dict(overall=f1, f1=f1, precision=precision, recall=recall)
 
 def _last_of(values):
-    "The last value, by which scores are compared"
+    "The last of several values: the f1 of (precision, recall, f1), by which the best score is chosen"
     return values[-1]
 
 def anls_reward(
     completion: str, # with or without tags
     answer: str, # the truth, or several; the best counts
 ) -> dict: # overall, anls
-    "Soft credit for letters: 1 less the share that must change, 0 where that is half of them or more"
-    given = final_answer(completion)
-    scores = [_anls(_one_case(given), _one_case(truth)) for truth in accepted_answers(answer)]
+    """Pay partly right answers by their letters: average normalised Levenshtein similarity (ANLS)
+
+    1 less the share of letters that must change to turn the answer into the truth; 0 where half must."""
+    answer_part = final_answer(completion)
+    scores = [_anls(_one_case(answer_part), _one_case(truth)) for truth in accepted_answers(answer)]
     return dict(overall=max(scores), anls=max(scores))
 
 def _one_case(text):
@@ -309,37 +320,41 @@ def _one_case(text):
 
 _most_letters = 120 # of an answer that are compared one by one; more would take longer than a reward may
 
-def _anls(given, truth):
-    "Normalised similarity of two texts, 0 below one half"
-    longest = max(len(given), len(truth))
-    if not given or not truth:
+def _anls(text, truth):
+    "Normalised Levenshtein similarity of two texts, 0 to 1; below one half it is set to 0"
+    longest = max(len(text), len(truth))
+    if not text or not truth:
         return 0.0
-    # at least as many letters must change as one text is longer
-    if abs(len(given) - len(truth)) >= longest / 2:
+    # the longer text has so many letters more that at least half of them must change
+    if abs(len(text) - len(truth)) >= longest / 2:
         return 0.0
     if longest > _most_letters:
-        # long texts are compared by words: letters would cost the square of their length
-        given, truth = given.split()[:_most_letters], truth.split()[:_most_letters]
-        longest = max(len(given), len(truth))
-    share = _changes(given, truth) / longest
-    return 1.0 - share if share < 0.5 else 0.0
+        # long texts are compared by words: the time for letters grows with the square of their number
+        text, truth = text.split()[:_most_letters], truth.split()[:_most_letters]
+        longest = max(len(text), len(truth))
+    changed_share = _changes(text, truth) / longest
+    return 1.0 - changed_share if changed_share < 0.5 else 0.0
 
-def _changes(given, truth):
-    "Fewest insertions, deletions and replacements that make one of the other (Levenshtein 1966)"
-    before = list(range(len(truth) + 1))
-    for row, letter in enumerate(given, 1):
+def _changes(text, truth):
+    """Fewest insertions, deletions and replacements that turn `text` into `truth` (Levenshtein 1966)
+
+    Both are strings, or lists of words. The table of distances is filled row by row, one row per letter of
+    `text`; entry `column` is the distance from the letters so far to the first `column` of `truth`."""
+    above = list(range(len(truth) + 1))
+    for row, letter in enumerate(text, 1):
         current = [row]
-        for column, other in enumerate(truth, 1):
-            replaced = before[column - 1] + (letter != other)
-            current.append(min(replaced, before[column] + 1, current[-1] + 1))
-        before = current
-    return before[-1]
+        for column, true_letter in enumerate(truth, 1):
+            replaced = above[column - 1] + (letter != true_letter)
+            deleted, inserted = above[column] + 1, current[-1] + 1
+            current.append(min(replaced, deleted, inserted))
+        above = current
+    return above[-1]
 
 # %% ../nbs/02_rewards.ipynb #c033
 def on_batch(
     reward, # (completion, answer) → parts; or, marked `batched`, (completions, samples) → list of parts
 ): # (completions, samples) → list of parts
-    "Any reward as a function of whole batches"
+    "A reward as a function of whole batches: one marked `batched` as it is, any other called text by text"
     if getattr(reward, "batched", False):
         return reward
     def of_batch(completions, samples):
@@ -349,48 +364,53 @@ def on_batch(
 def mix(
     **weighted, # name = (reward function, weight)
 ): # a reward function; batched if one of them is
-    "The weighted sum of several rewards; each part keeps its name"
-    # chapter 09 reads these two names out of the closure to write the mix into a reward file
+    """A reward that is the weighted sum of several rewards
+
+    Its parts are those of each, under the reward's name and their own, such as `accuracy_answered`."""
+    # chapter 09 reads `rewards` and `weights` by these names out of the closure, to write the mix into a file
     rewards = {name: reward for name, (reward, _) in weighted.items()}
     weights = {name: weight for name, (_, weight) in weighted.items()}
 
     def mixed(completion, answer):
-        own = {name: reward(completion, answer) for name, reward in rewards.items()}
-        return _sum_of(own, weights)
+        parts_of = {name: reward(completion, answer) for name, reward in rewards.items()}
+        return _sum_of(parts_of, weights)
 
     def mixed_batch(completions, samples):
-        own = {name: on_batch(reward)(completions, samples) for name, reward in rewards.items()}
+        # name → list of parts, one dict per completion
+        parts_lists = {name: on_batch(reward)(completions, samples) for name, reward in rewards.items()}
         sums = []
         for row in range(len(completions)):
-            of_row = {name: parts[row] for name, parts in own.items()}
-            sums.append(_sum_of(of_row, weights))
+            parts_of = {name: parts_list[row] for name, parts_list in parts_lists.items()}
+            sums.append(_sum_of(parts_of, weights))
         return sums
 
     mixed_batch.batched = True
-    # they are asked one after the other
+    # the seconds that a reward may wait for a network; rewards are called one after the other, so they add up
     mixed_batch.patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
     batched = [getattr(reward, "batched", False) for reward in rewards.values()]
     return mixed_batch if any(batched) else mixed
 
-def _sum_of(own, weights):
-    "Weighted `overall` and the parts of several rewards"
+def _sum_of(parts_of, weights):
+    "The parts of a mix: the weighted sum of each reward's `overall`, and all other parts by name"
+    # parts_of: name of a reward → its parts
     # `fsum` rounds the same on every Python; `sum` does not before 3.12
-    parts = {"overall": math.fsum(weights[name] * one["overall"] for name, one in own.items())}
-    for name, one in own.items():
-        for key, value in one.items():
-            # a part that bears its reward's name, as `format` does, is not named twice
+    overall = math.fsum(weights[name] * parts["overall"] for name, parts in parts_of.items())
+    mixed_parts = {"overall": overall}
+    for name, parts in parts_of.items():
+        for key, value in parts.items():
+            # a part that bears its reward's name, as `format` does, is not named `format_format`
             if key != "overall":
-                parts[key if key == name else f"{name}_{key}"] = value
-    return parts
+                mixed_parts[key if key == name else f"{name}_{key}"] = value
+    return mixed_parts
 
 # %% ../nbs/02_rewards.ipynb #n02rd010
 def cut_reward(
     completion: str, # what the model wrote
     answer: str = "", # not looked at
 ) -> dict: # overall, cut
-    "-1 for a thought or an answer that was begun and not ended, else 0"
+    "Take off 1 for an answer that was cut: its thought or its answer tag was begun and not ended; else pay 0"
     cut = float(is_cut(completion))
-    # 0.0 and not -0.0 for a whole answer: the two are written differently
+    # 0.0 and not -0.0 for a whole answer: the two look different in a log
     return dict(overall=-cut if cut else 0.0, cut=cut)
 
 # %% ../nbs/02_rewards.ipynb #n02verb1
@@ -398,7 +418,7 @@ def verbatim_reward(
     completion: str, # what the model wrote
     answer: str, # the truth
 ) -> dict: # overall, verbatim
-    "1 if the answer is the truth to the letter, white space around it aside"
+    "Pay 1 if the answer is the truth to the letter, white space around it aside; else 0"
     same = float(completion.strip() == answer.strip())
     return dict(overall=same, verbatim=same)
 
@@ -407,89 +427,103 @@ def box_reward(
     completion: str, # what the model wrote
     answer: str, # the truth, such as "[12, 40, 31, 59] in pixels of 112 x 112", or several of them
 ) -> dict: # overall (the IoU), found, count, readable, swapped, off_scale; each 0 to 1
-    "IoU of the answer's boxes with the true ones, paired one to one; a box too many or too few earns nothing"
-    said = read_boxes(completion)
-    each = [_box_parts(said, read_box_truth(truth)) for truth in accepted_answers(answer)]
-    return max(each, key=_overall_of)
+    """Pay the mean IoU of the answer's boxes with the true ones, paired one to one
+
+    A box too many, or one that is missing, counts as an IoU of 0."""
+    answer_boxes = read_boxes(completion)
+    parts_per_truth = [_box_parts(answer_boxes, read_box_truth(truth)) for truth in accepted_answers(answer)]
+    return max(parts_per_truth, key=_overall_of)
 
 def _overall_of(parts):
-    "What an answer earns"
+    "The pay in a reward's parts, by which the best of several is chosen"
     return parts["overall"]
 
-def _box_parts(said, truth):
-    "The parts of an answer under one truth"
-    parts = dict(overall=0.0, found=0.0, count=0.0, readable=float(bool(said.boxes)), swapped=0.0,
-                 off_scale=0.0)
-    if not said.boxes or not truth.boxes:
+def _box_parts(answer_boxes, truth):
+    "The parts of the box reward for an answer, a `Boxes`, under one truth, a `BoxTruth`"
+    boxes, true_boxes = answer_boxes.boxes, truth.boxes
+    parts = dict(overall=0.0, found=0.0, count=0.0, readable=float(bool(boxes)), swapped=0.0, off_scale=0.0)
+    if not boxes or not true_boxes:
         return parts
-    pairs, longer = matched(said.boxes, truth.boxes), max(len(said.boxes), len(truth.boxes))
-    # `fsum` rounds the same on every Python
-    iou = math.fsum(overlap for _, _, overlap in pairs) / longer
-    found = sum(overlap >= good_overlap for _, _, overlap in pairs) / longer
-    swapped = sum(box_fault(box) == "swapped corners" for box in said.boxes) / len(said.boxes)
-    other = scale_that_fits(said.boxes, truth.boxes, truth.scale, truth.size) if truth.size else None
-    same = float(len(said.boxes) == len(truth.boxes))
-    return parts | dict(overall=iou, found=found, count=same, swapped=swapped,
-                        off_scale=float(other is not None))
+    # IoU of each pair; what has no partner counts as 0, since the means are over the longer list
+    ious = [iou for _, _, iou in matched(boxes, true_boxes)]
+    longer = max(len(boxes), len(true_boxes))
+    mean_iou = math.fsum(ious) / longer # `fsum` rounds the same on every Python
+    found = sum(iou >= good_overlap for iou in ious) / longer
+    swapped = sum(box_fault(box) == "swapped corners" for box in boxes) / len(boxes)
+    # another scale in which the answer would be right, such as thousandths for pixels, or None
+    other_scale = scale_that_fits(boxes, true_boxes, truth.scale, truth.size) if truth.size else None
+    same_count = float(len(boxes) == len(true_boxes))
+    return parts | dict(overall=mean_iou, found=found, count=same_count, swapped=swapped,
+                        off_scale=float(other_scale is not None))
 
 # %% ../nbs/02_rewards.ipynb #n02box03
 def point_reward(
     completion: str, # what the model wrote: points, or boxes, whose middle is then the point
     answer: str, # the truth, boxes as for `box_reward`, or several of them
 ) -> dict: # overall, inside, count, readable; each 0 to 1
-    "Share of things with a point of their own inside their box; a point too many or too few earns nothing"
-    said = read_boxes(completion)
-    points = said.points or [centre(box) for box in said.boxes]
-    each = [_point_parts(points, read_box_truth(truth).boxes) for truth in accepted_answers(answer)]
-    return max(each, key=_overall_of)
+    """Pay the share of the true boxes that have a point of their own inside
 
-def _point_parts(points, boxes):
-    "The parts of an answer under one truth"
-    inside = [[float(is_inside(point, box)) for box in boxes] for point in points]
-    share = len(best_matching(inside)) / max(1, len(points), len(boxes))
-    same = bool(points) and len(points) == len(boxes)
-    return dict(overall=share, inside=share, count=float(same), readable=float(bool(points)))
+    Each point can stand for one box only; a point too many lowers the share as a missing one does."""
+    answer_boxes = read_boxes(completion)
+    points = answer_boxes.points or [centre(box) for box in answer_boxes.boxes]
+    parts_per_truth = []
+    for truth in accepted_answers(answer):
+        true_boxes = read_box_truth(truth).boxes
+        parts_per_truth.append(_point_parts(points, true_boxes))
+    return max(parts_per_truth, key=_overall_of)
+
+def _point_parts(points, true_boxes):
+    "The parts of the point reward for an answer's points under the boxes of one truth"
+    # a row per point, a column per box: 1 where the point lies in the box
+    inside = [[float(is_inside(point, box)) for box in true_boxes] for point in points]
+    pairs = best_matching(inside) # of a point and a box, each used once
+    share = len(pairs) / max(1, len(points), len(true_boxes))
+    same_count = bool(points) and len(points) == len(true_boxes)
+    return dict(overall=share, inside=share, count=float(same_count), readable=float(bool(points)))
 
 def box_count_reward(
     completion: str, # what the model wrote
     answer: str, # the truth, boxes as for `box_reward`
 ) -> dict: # overall, box_count
-    "1 for as many boxes or points as there are things, wherever they are"
-    said, truths = read_boxes(completion), map(read_box_truth, accepted_answers(answer))
-    number = len(said.boxes) or len(said.points)
-    same = float(number > 0 and number in [len(truth.boxes) for truth in truths])
-    return dict(overall=same, box_count=same)
+    "Pay 1 for as many boxes or points as the truth has boxes, wherever they are; else 0"
+    answer_boxes = read_boxes(completion)
+    number = len(answer_boxes.boxes) or len(answer_boxes.points)
+    true_numbers = [len(read_box_truth(truth).boxes) for truth in accepted_answers(answer)]
+    same_count = float(number > 0 and number in true_numbers)
+    return dict(overall=same_count, box_count=same_count)
 
 def box_format_reward(
     completion: str, # what the model wrote
     answer: str = "", # not looked at
 ) -> dict: # overall, box_format
-    "1 for an answer that is one box or a list of boxes and nothing else, none of them without area"
+    "Pay 1 for an answer that is one valid box or a list of valid boxes and nothing else; else 0"
     text = final_answer(completion)
     boxes = read_boxes(text).boxes if is_bare_boxes(text) else []
-    fits = float(bool(boxes) and not any(map(box_fault, boxes)))
+    faults = [box_fault(box) for box in boxes] # None for a valid box
+    fits = float(bool(boxes) and not any(faults))
     return dict(overall=fits, box_format=fits)
 
 def explain_boxes(
     completion: str, # what the model wrote
     answer: str, # one truth, as for `box_reward`
 ) -> str: # one line
-    "What an answer earns, and what is wrong with it, in words"
-    said, truth = read_boxes(completion), read_box_truth(answer)
-    if not said.boxes:
-        return said.fault or "points, where boxes were asked for"
-    parts, notes = _box_parts(said, truth), []
+    "A line for people: what an answer of boxes earns, and what is wrong with it"
+    answer_boxes, truth = read_boxes(completion), read_box_truth(answer)
+    boxes = answer_boxes.boxes
+    if not boxes:
+        return answer_boxes.fault or "points, where boxes were asked for"
+    parts, notes = _box_parts(answer_boxes, truth), []
     if parts["off_scale"]:
-        other = scale_that_fits(said.boxes, truth.boxes, truth.scale, truth.size)
-        wanted = f"{truth.scale} of {truth.size[0]} x {truth.size[1]}"
-        notes.append(f"right if it is read in {other}; {wanted} were asked for")
-    if len(said.boxes) != len(truth.boxes):
-        notes.append(f"{_boxes(len(said.boxes))} for {_boxes(len(truth.boxes))}")
-    notes += sorted({fault for fault in map(box_fault, said.boxes) if fault})
+        other_scale = scale_that_fits(boxes, truth.boxes, truth.scale, truth.size)
+        wanted_scale = f"{truth.scale} of {truth.size[0]} x {truth.size[1]}"
+        notes.append(f"right if it is read in {other_scale}; {wanted_scale} were asked for")
+    if len(boxes) != len(truth.boxes):
+        notes.append(f"{_number_of_boxes(len(boxes))} for {_number_of_boxes(len(truth.boxes))}")
+    notes += sorted({fault for fault in map(box_fault, boxes) if fault}) # each kind of fault once
     return "; ".join([f"IoU {parts['overall']:.2f}", *notes])
 
-def _boxes(number):
-    "A number of boxes in words"
+def _number_of_boxes(number):
+    "A number of boxes in words, such as `1 box` or `3 boxes`"
     return "1 box" if number == 1 else f"{number} boxes"
 
 # %% ../nbs/02_rewards.ipynb #n02box05
@@ -529,20 +563,25 @@ def zoom_reward(
     completion: str, # what the model wrote, in the written form of `readers/turns` where a tool was called
     answer: str, # the truth, such as "A photo of 3 discs"
 ) -> dict: # overall, right, looks, refused
-    "1 for the truth to the letter, 0.2 for the right count in other words; less `look_price` for each call"
-    said, looks = last_turn(completion), looks_of(completion)
-    right = 0.8 * verbatim_reward(said, answer)["overall"] + 0.2 * counting_reward(said, answer)["exact"]
+    "Pay 1 for the truth to the letter, 0.2 for the right count in other words, less a price for each call"
+    # the answer behind all calls; each call of the zoom tool with its refusal, if there was one
+    last_text, looks = last_turn(completion), looks_of(completion)
+    is_verbatim = verbatim_reward(last_text, answer)["overall"]
+    has_right_count = counting_reward(last_text, answer)["exact"]
+    right = 0.8 * is_verbatim + 0.2 * has_right_count
     refused = sum(bool(look.refused) for look in looks)
-    paid = right - look_price * len(looks)
-    return dict(overall=paid, right=right, looks=float(len(looks)), refused=float(refused))
+    overall = right - look_price * len(looks) # a refused call costs as much
+    return dict(overall=overall, right=right, looks=float(len(looks)), refused=float(refused))
 
 def looks_reward(
     completion: str, # what the model wrote, as for `zoom_reward`
     answer: str = "", # not looked at
 ) -> dict: # overall
-    "1 for an answer that was shown a part of the picture, whether it needed that or not, which can be gamed"
-    shown = [look for look in looks_of(completion) if not look.refused]
-    return dict(overall=float(bool(shown)))
+    """Pay 1 for an answer that called the zoom tool and got a part of the picture, else 0
+
+    It can be gamed: it also pays a call that the question did not need."""
+    looks_with_picture = [look for look in looks_of(completion) if not look.refused]
+    return dict(overall=float(bool(looks_with_picture)))
 
 # %% ../nbs/02_rewards.ipynb #c035
 known_rewards = {"counting": counting_reward, "format": format_reward, "accuracy": vqa_accuracy,
@@ -554,14 +593,14 @@ known_rewards = {"counting": counting_reward, "format": format_reward, "accuracy
 def load_reward(
     spec: str, # "counting", "0.9*counting + 0.1*format", "my.module:function", "reward_model:DIRECTORY", …
 ): # a reward function; one that looks at pictures is `batched`
-    "The reward that `spec` names: a known one, a dotted path, or a weighted sum"
+    "The reward function that `spec` names: a known one, one of a module, a trained model, or a weighted sum"
     terms = [term.strip() for term in spec.split("+")]
     if len(terms) == 1 and "*" not in spec:
         return _named_reward(spec)
     weighted = {}
     for term in terms:
         weight, _, name = (part.strip() for part in term.rpartition("*"))
-        # a model's parts are named after its chapter, a module's after its function
+        # the name that the term's parts get: `reward_model` of reward_model:DIRECTORY, `f` of my.module:f
         key = name.partition(":")[0] if name.startswith(model_rewards) else name.rpartition(":")[2]
         if key in weighted:
             raise ValueError(f"reward {spec!r}: {key!r} stands in it twice")
@@ -572,7 +611,7 @@ def load_reward(
     return mix(**weighted)
 
 def _weight(text):
-    "A finite number; 1 where nothing is written"
+    "The weight that a term of a sum says, a finite number; 1 where it says none"
     weight = float(text or 1)
     # inf and nan would make every reward of the run worthless
     if not math.isfinite(weight):
@@ -584,19 +623,20 @@ model_rewards = ("reward_model:", "aloha:", "judge:")
 
 # %% ../nbs/02_rewards.ipynb #nd43057b
 def _named_reward(name):
-    "A known reward, the function at a dotted path, a trained model, or a judge"
+    "The reward function of one name: a known one, my.module:function, a trained model's, or a judge's"
     if name in known_rewards:
         return known_rewards[name]
     if name.startswith(model_rewards):
-        chapter, _, path = name.partition(":")
-        return importlib.import_module(f"vlrlbook.{chapter}").as_reward(path)
+        # such as reward_model:DIRECTORY: the module of this package that can load it stands before the colon
+        module, _, path = name.partition(":")
+        return importlib.import_module(f"vlrlbook.{module}").as_reward(path)
     module, _, function = name.partition(":") if ":" in name else name.rpartition(".")
     if not module:
-        near = get_close_matches(name, known_rewards, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        others = "module:function, reward_model:directory, aloha:directory, judge:file"
-        known = f"{', '.join(known_rewards)}; or {others}"
-        raise ValueError(f"there is no reward {name!r}{hint} (there are: {known})")
+        similar_names = get_close_matches(name, known_rewards, 1)
+        hint = f"; did you mean {similar_names[0]!r}?" if similar_names else ""
+        other_forms = "module:function, reward_model:directory, aloha:directory, judge:file"
+        choices = f"{', '.join(known_rewards)}; or {other_forms}"
+        raise ValueError(f"there is no reward {name!r}{hint} (there are: {choices})")
     try:
         reward = getattr(importlib.import_module(module), function)
     except Exception as e: # a user's module may fail in any way while it is imported
@@ -615,7 +655,7 @@ def is_right(
         return vqa_accuracy(text, answer)["accuracy"] == 1
     if task == "pointing":
         return box_reward(text, answer)["found"] == 1
-    # behind what a tool has told; the text itself where there was none
+    # of a zoom answer only what stands behind the tool's last turn; any other text is its own last turn
     return counting_reward(last_turn(text), answer)["exact"] == 1
 
 # %% ../nbs/02_rewards.ipynb #c042
@@ -634,18 +674,18 @@ def advantages(
     rewards: list, # of one group; None for an answer that is left out
     eps: float = 1e-4, # TRL's; EasyR1 has 1e-6
 ) -> list: # same length, adding up to 0; 0 for what is left out
-    "(reward − mean) / (standard deviation + eps)"
+    "The advantage of each answer in a group: (reward − mean) / (standard deviation + eps)"
     paid = [reward for reward in rewards if reward is not None]
-    # not 1e-12, which is what rounding would make of a group of equals
+    # equal rewards must give exactly 0: rounding alone could make tiny advantages, and eps is small
     if not paid or all_equal(paid):
         return [0.0] * len(rewards)
     mean = mean_of(paid)
-    # `fsum` is the same on every Python
+    # `fsum` rounds the same on every Python
     squares = math.fsum((reward - mean) ** 2 for reward in paid)
-    spread = math.sqrt(squares / (len(paid) - 1)) + eps
+    deviation = math.sqrt(squares / (len(paid) - 1)) + eps
     values = []
     for reward in rewards:
-        values.append(0.0 if reward is None else (reward - mean) / spread)
+        values.append(0.0 if reward is None else (reward - mean) / deviation)
     return values
 
 # %% ../nbs/02_rewards.ipynb #c056
@@ -653,7 +693,9 @@ def silent_share(
     rewards: list, # of whole groups, one after the other; None for an answer that is left out
     group_size: int, # G
 ) -> float: # 0 to 1
-    "Share of groups whose rewards are all equal; TRL's own figure misses most, since float32 seldom agree"
+    """The share of groups whose rewards are all equal: no answer has an advantage, and nothing is learned
+
+    TRL's own figure misses most of them: it compares float32 numbers, which are seldom exactly equal."""
     silent = []
     for start in range(0, len(rewards), group_size):
         group = rewards[start:start + group_size]
@@ -665,11 +707,14 @@ def silent_share(
 def completion_text(
     completion, # a string, or TRL's list of messages
 ) -> str: # what the model wrote
-    "The text of a completion in either of TRL's two forms"
+    "The text of a completion, which TRL passes as a string or as a list of chat messages"
     if isinstance(completion, str):
         return completion
     content = completion[-1]["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    if isinstance(content, str):
+        return content
+    # a list of parts, of which pictures hold no text
+    return "".join(part.get("text", "") for part in content)
 
 # %% ../nbs/02_rewards.ipynb #nf4d5a52
 def for_trl(
@@ -677,12 +722,13 @@ def for_trl(
     recorder=None, # called with (texts, parts, samples, state) after each batch
     name: str = "reward", # how TRL's logs call it
     group_size: int = None, # G; then the share of silent groups is logged
-    when_cut="paid", # what a cut answer earns: what it reads as, nothing ("masked": left out), or a number
+    when_cut="paid", # a cut answer is "paid" as any other, "masked" (left out), or earns this number
     end_tokens=(), # token ids that end an answer; one without them was cut, whatever its tags say
 ): # a function as `GRPOTrainer(reward_funcs=…)` wants it
-    "`reward` for TRL: lists in, floats out, parts into the log"
+    "Make a reward function for TRL's trainer of any reward: it returns a float per answer and logs the parts"
     if when_cut not in ("paid", "masked") and not isinstance(when_cut, (int, float)):
         raise ValueError(f"when_cut = {when_cut!r}: 'paid', 'masked' or a number")
+    # looked at where a cut answer is paid otherwise, or where its share can be logged exactly
     looks_for_cuts = when_cut != "paid" or bool(end_tokens)
 
     def rewarded(prompts, completions, answer, log_metric=None, trainer_state=None, **columns):
@@ -690,8 +736,8 @@ def for_trl(
         samples = _samples_of(answer, columns)
         parts = on_batch(reward)(texts, samples)
         if looks_for_cuts:
-            cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
-            parts = [_with_cut(part, is_it, when_cut) for part, is_it in zip(parts, cut)]
+            are_cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
+            parts = [_with_cut(part, cut, when_cut) for part, cut in zip(parts, are_cut)]
         paid = [part["overall"] for part in parts]
         if when_cut == "masked":
             # TRL leaves an answer whose reward is None out of its group's mean and gives it no advantage
@@ -711,50 +757,52 @@ def for_trl(
     return rewarded
 
 def _samples_of(answers, columns):
-    "The rows of a batch as samples, with those of TRL's columns that a sample has"
-    there = [key for key in ("question", "images", "task", "row") if key in columns]
+    "A `Sample` for each answer of a batch, made of the columns (name → list) that TRL passes to a reward"
+    fields = [name for name in ("question", "images", "task", "row") if name in columns]
     samples = []
     for row, answer in enumerate(answers):
-        known = {key: columns[key][row] for key in there}
-        known.setdefault("question", "")
-        samples.append(Sample(answer=answer, **known))
+        values = {name: columns[name][row] for name in fields}
+        values.setdefault("question", "")
+        samples.append(Sample(answer=answer, **values))
     return samples
 
 def _which_are_cut(texts, completion_ids, end_tokens):
-    "For each answer whether its tags are open or, where that can be told, its last token ends nothing"
-    cut = [is_cut(text) for text in texts]
+    """For each answer whether it was cut at the token limit, a list of bools
+
+    It was if a tag is open, or, where token ids are known, if its last token is none of the `end_tokens`."""
+    are_cut = [is_cut(text) for text in texts]
     if not end_tokens or completion_ids is None:
-        return cut
+        return are_cut
     for row, ids in enumerate(completion_ids):
         if len(ids) == 0 or int(ids[-1]) not in end_tokens:
-            cut[row] = True
-    return cut
+            are_cut[row] = True
+    return are_cut
 
-def _with_cut(parts, is_it, when_cut):
-    "The parts of one answer with `cut` among them, and its pay if there is a rule for that"
+def _with_cut(parts, cut, when_cut):
+    "The parts of one answer with `cut` added; a cut answer's pay is `when_cut` if that is a number"
     pay = parts["overall"]
-    if is_it and when_cut not in ("paid", "masked"):
+    if cut and when_cut not in ("paid", "masked"):
         pay = float(when_cut)
-    return parts | dict(overall=pay, cut=float(is_it))
+    return parts | dict(overall=pay, cut=float(cut))
 
 # %% ../nbs/02_rewards.ipynb #c059
 def for_easyr1(
     reward, # (completion, answer) → parts
 ): # EasyR1's batch function: dicts with response and ground_truth → dicts with overall and parts
-    "`reward` for EasyR1, 0.3.2 (`reward_type: batch`) and later (`REWARD_TYPE = \"batch\"`)"
+    "Make a reward function for EasyR1, 0.3.2 (`reward_type: batch`) and later (`REWARD_TYPE = \"batch\"`)"
     def compute_score(reward_inputs):
-        return [reward(one["response"], _truth_of(one["ground_truth"])) for one in reward_inputs]
+        return [reward(row["response"], _truth_of(row["ground_truth"])) for row in reward_inputs]
     return compute_score
 
 def _truth_of(ground_truth):
-    "A row's truth as a reward takes it: a text, or a list of accepted ones"
+    "A row's truth as a reward takes it: a list of accepted answers as it is, anything else as a text"
     return ground_truth if isinstance(ground_truth, (list, tuple)) else str(ground_truth)
 
 # %% ../nbs/02_rewards.ipynb #n3aeaad7
 def for_verl(
     reward, # (completion, answer) → parts
 ): # verl's function: one text → dict with score and parts
-    "`reward` for verl"
+    "Make a reward function for verl, which wants the pay under the name `score`"
     # newer versions pass more, such as reward_router_address beside a reward model (verl#3374)
     def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
         parts = reward(solution_str, _truth_of(ground_truth))
@@ -774,22 +822,23 @@ def check_reward(
     if not callable(reward):
         return [f"{reward!r} is no function"[:200]]
     batched = getattr(reward, "batched", False)
-    # a reward that looks at pictures may be a model: it is asked for its form, not for its speed
+    # a batched reward may be a slow model: only what it returns is tested, on two texts, and not its speed
     texts = [_first_accepted(answer), ""] if batched else [_first_accepted(answer), *nasty]
     problems = []
     for text in texts:
         shown = repr(text[:20]) + f" ({len(text)} characters)"
         try:
-            # one that waits for a network says itself how long that may take
-            with _stopped_after(max(_longest_call, getattr(reward, "patience", 0.0))):
-                took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000)
-                parts = _asked(reward, text, answer)
+            # a reward that waits for a network says in `patience` how many seconds that may take
+            limit = max(_longest_call, getattr(reward, "patience", 0.0))
+            with _stopped_after(limit): # TimeoutError after so many seconds
+                took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000) # seconds
+                parts = _parts_of_one(reward, text, answer)
         except Exception as e: # whatever a user's function raises is what this function reports
             problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:400])
             continue
-        wrong = _wrong_parts(parts)
-        if wrong:
-            problems.append(f"{shown}: {wrong}")
+        problem = _wrong_parts(parts)
+        if problem:
+            problems.append(f"{shown}: {problem}")
         if took > milliseconds / 1000:
             problems.append(f"{shown}: takes {1000 * took:.0f} ms, at most {milliseconds:g}")
     return problems
@@ -797,11 +846,11 @@ def check_reward(
 _longest_call = 5 # seconds after which a reward that stalls is stopped, however slow the machine
 
 def _first_accepted(answer):
-    "A text that should earn full marks"
+    "The answer that a model would give for the first accepted truth: it should earn full marks"
     return answer_form(accepted_answers(answer)[0])
 
 def _wrong_parts(parts):
-    "What is wrong with what a reward returned, or None"
+    "A message saying what is wrong with the parts that a reward returned, or None"
     if not isinstance(parts, dict) or "overall" not in parts:
         return f"returns {str(parts)[:60]}, expected a dict with `overall`"
     for name, value in parts.items():
@@ -809,66 +858,77 @@ def _wrong_parts(parts):
             return f"a part is no finite number: {name!r} in {parts}"[:200]
     return None
 
-def _asked(reward, text, answer):
-    "The parts that a reward pays one text, be it batched or not"
+def _parts_of_one(reward, text, answer):
+    "The parts that a reward returns for one text; a batched one gets a list of one, and a white picture"
     if not getattr(reward, "batched", False):
         return reward(text, answer)
     from PIL import Image
     blank = Image.new("RGB", (56, 56), "white")
-    paid = reward([text], [Sample("", answer, [blank])])
-    return paid[0] if isinstance(paid, list) and len(paid) == 1 else paid
+    parts_list = reward([text], [Sample("", answer, [blank])])
+    # anything but a list of one dict is handed on as it is, for `_wrong_parts` to describe
+    return parts_list[0] if isinstance(parts_list, list) and len(parts_list) == 1 else parts_list
 
 @contextmanager
 def _stopped_after(seconds):
-    "Raise TimeoutError in a block that takes longer; only in the main thread of a system with alarms"
-    usable = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-    if not usable:
+    """Context manager that raises TimeoutError in its block after some seconds
+
+    It does so by an alarm signal, which only the main thread can get and not every system has. Elsewhere the
+    block runs without a limit."""
+    has_alarm = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+    if not has_alarm:
         yield
         return
     def stop(number, frame):
         raise TimeoutError(f"stopped after {seconds} seconds")
-    earlier = signal.signal(signal.SIGALRM, stop)
+    earlier_handler = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
+        signal.setitimer(signal.ITIMER_REAL, 0) # no alarm any more
+        signal.signal(signal.SIGALRM, earlier_handler)
 
 def _quickest(reward, text, answer, enough):
-    "Seconds of the quickest call, of up to ten while they are a little too slow, as on a busy machine"
-    took = _timed(reward, text, answer)
+    """Seconds of the quickest of several calls of a reward
+
+    A busy machine makes a quick reward look slow. So it is called again, ten times at most, while it took
+    more than `enough` seconds. One that took ten times as long twice is slow and not tried again."""
+    seconds = _timed(reward, text, answer)
     for tries in range(9):
-        # a stall of the machine, however long, seldom comes twice; what is ten times too slow twice is slow
-        if took > enough and (tries == 0 or took < 10 * enough):
-            took = min(took, _timed(reward, text, answer))
-    return took
+        # the first retry comes in any case: however long the machine stalled, it seldom does so twice
+        if seconds > enough and (tries == 0 or seconds < 10 * enough):
+            seconds = min(seconds, _timed(reward, text, answer))
+    return seconds
 
 def _timed(reward, text, answer):
-    "Seconds of one call: those of this thread's own work, or a tenth of the clock's where that is more"
-    # the clock also counts what other processes do meanwhile; but a reward that waits for a network does no
-    # work of its own, and would look quick without it
-    started, began_work = time.perf_counter(), time.thread_time()
+    "Seconds of one call of a reward: this thread's processor time, or a tenth of the clock's if that is more"
+    # The clock also counts what other processes do in that time. But a reward that waits for a network uses
+    # no processor time, and would look quick without the clock.
+    clock_start, work_start = time.perf_counter(), time.thread_time()
     reward(text, answer)
-    worked, passed = time.thread_time() - began_work, time.perf_counter() - started
-    return max(worked, passed / 10)
+    work_seconds = time.thread_time() - work_start
+    clock_seconds = time.perf_counter() - clock_start
+    return max(work_seconds, clock_seconds / 10)
 
 # %% ../nbs/02_rewards.ipynb #n02rd016
 def check_truth(
     reward, # (completion, answer) → parts
     answer, # a row's truth, or several
-) -> str | None: # what is wrong with it; None if it can be earned
-    "Whether a truth earns its reward's best, or at least more than a wrong answer in the same form"
-    said = _first_accepted(answer)
-    earned = max(_paid_forms(reward, said, answer))
+) -> str | None: # a message, where the right answer earns too little; else None
+    """Look whether a row's truth can be earned: the right answer must earn more than a wrong one
+
+    Or as much as a right answer can; or the reward looks at no truth, as one for the form does."""
+    right_answer = _first_accepted(answer)
+    earned = max(_paid_forms(reward, right_answer, answer))
     if earned <= reward("", answer)["overall"]:
-        return f"the answer {said[:80]!r} earns nothing under its own reward"
+        return f"the answer {right_answer[:80]!r} earns nothing under its own reward"
     if earned > max(_paid_forms(reward, _wrong_answer, answer)):
         return None
-    # a reward that looks at no truth, such as one for short answers, pays a wrong one as much
-    best = max(max(_paid_forms(reward, probe, probe)) for probe in _sure_truths)
+    # the most that this reward pays for right answers to simple truths
+    best = max(max(_paid_forms(reward, truth, truth)) for truth in _sure_truths)
+    # a reward that looks at no truth, such as one for short answers, pays a wrong answer as much
     if earned < best and _looks_at_truths(reward):
-        shown = f"the answer {said[:80]!r} earns {earned:g} under its own reward"
+        shown = f"the answer {right_answer[:80]!r} earns {earned:g} under its own reward"
         return f"{shown}, no more than a wrong answer does"
     return None
 
@@ -876,10 +936,12 @@ _wrong_answer = "none of these words"
 _sure_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to one earns a reward's best
 
 def _looks_at_truths(reward):
-    "Whether a reward pays the same text otherwise where the truth is another, and never a wrong answer more than the right one"
+    """Whether a reward depends on the truth: it pays the same text differently where the truth differs
+
+    False for one that pays some wrong answer more than the right one, since it pays for length or form."""
+    # `_sure_truths` are simple texts, each used as an answer and as a truth; `_paid_forms` returns what an
+    # answer earns with and without tags
     for text in _sure_truths:
-        # one that also pays for length or form may pay a wrong answer more:
-        # what it pays says nothing of the truth
         if max(_paid_forms(reward, _wrong_answer, text)) > max(_paid_forms(reward, text, text)):
             return False
     for text in _sure_truths:
@@ -887,6 +949,7 @@ def _looks_at_truths(reward):
             return True
     return False
 
-def _paid_forms(reward, said, answer):
-    "What an answer earns bare and with tags around it"
-    return [reward(form, answer)["overall"] for form in (said, f"<think>.</think><answer>{said}</answer>")]
+def _paid_forms(reward, text, answer):
+    "What an answer earns in two forms, a list of two numbers: as it is, and with think and answer tags"
+    forms = (text, f"<think>.</think><answer>{text}</answer>")
+    return [reward(form, answer)["overall"] for form in forms]

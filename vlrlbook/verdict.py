@@ -51,96 +51,129 @@ def questions(
     flipped: dict = None,  # from `flips`
     task: str = "counting",  # counting, vqa or pointing
 ) -> list:  # of {name, question, answer, because}
-    "What a gain must survive; an answer is yes, no, cannot tell (too few pictures) or not measured"
+    """Ask the questions that a gain must survive, each answered from the metrics of a run
+
+    An answer is yes, no, cannot tell (too few pictures), or not measured (a metric is missing)."""
     main = main_mark(task)
     overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
     sampled, greedy = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
-    to_the_letter, exact = overall.get(("gain_sampled", "verbatim")), overall.get(("gain_sampled", "exact"))
-    written, right = overall.get(("before_sampled", "verbatim")), overall.get(("before_sampled", "exact"))
+    verbatim_gain = overall.get(("gain_sampled", "verbatim"))
+    exact_gain = overall.get(("gain_sampled", "exact"))
+    verbatim_before = overall.get(("before_sampled", "verbatim"))
+    exact_before = overall.get(("before_sampled", "exact"))
     after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
-    majority, seen = overall.get(("majority", main)), overall.get(("seeing_gain", main))
+    majority, seeing_gain_metric = overall.get(("majority", main)), overall.get(("seeing_gain", main))
     losers = None if greedy is None else losing_groups(metrics, main)
-    asked = [
+    # (name, question, judge: a function that returns (answer, because), the metrics that it is called with)
+    questions_to_ask = [
         ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled]),
         ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy]),
         ("more_than_luck", "More gains than losses than luck allows?", _more_than_luck, [flipped]),
         ("as_meant", "Was most of the gain earned as meant, to the letter?", _mostly_meant,
-         [to_the_letter, exact, written, right]),
+         [verbatim_gain, exact_gain, verbatim_before, exact_before]),
         ("beats_one_answer", "Better than one answer to everything?", _above, [after, majority]),
         ("needs_picture", "Does it need its picture?", _below, [shuffled, after]),
-        ("learned_to_see", "Did it learn to see, not only what is common?", _rose, [seen]),
+        ("learned_to_see", "Did it learn to see, not only what is common?", _rose, [seeing_gain_metric]),
         ("no_group_paid", "Did no group pay for the gain of others?", _no_losers, [losers]),
     ]
-    found = []
-    for name, question, judge, needed in asked:
-        if any(m is None for m in needed):
+    answered = []
+    for name, question, judge, needed_metrics in questions_to_ask:
+        if any(m is None for m in needed_metrics):
             answer, because = "not measured", ""
         else:
-            answer, because = judge(*needed)
-        found.append(dict(name=name, question=question, answer=answer, because=because))
-    return found
+            answer, because = judge(*needed_metrics)
+        answered.append(dict(name=name, question=question, answer=answer, because=because))
+    return answered
 
 
-def _decided(is_so, enough):
-    "yes; else no where there are enough pictures to have seen it, cannot tell where there are not"
-    if is_so:
+def _decided(is_shown, could_be_shown):
+    """The answer to a question about an effect: yes, no, or cannot tell
+
+    `is_shown`: the data show the effect. `could_be_shown`: there are so many pictures that it would have
+    shown; without them a missing effect means nothing."""
+    if is_shown:
         return "yes"
-    return "no" if enough else "cannot tell"
+    return "no" if could_be_shown else "cannot tell"
 
 
 def _sees_a_gain(m):
-    "Whether an interval is so narrow that a gain of ten points would have shown"
+    "Whether a metric's 95 % interval is so narrow that a gain of ten points (`seen_gain`) would have shown"
     low, high = m["ci95"]
-    return (high - low) / 2 <= seen_gain  # nan, where there is no interval, is not
+    return (high - low) / 2 <= seen_gain  # False where there is no interval, and both ends are nan
 
 
 def _rose(gain):
+    "Answer whether a gain is above zero, its whole interval: returns (answer, the numbers as text)"
     low, high = gain["ci95"]
-    enough = high <= 0 or _sees_a_gain(gain)
-    return _decided(low > 0, enough), with_interval(gain, "+")
+    could_be_shown = high <= 0 or _sees_a_gain(gain)
+    return _decided(low > 0, could_be_shown), with_interval(gain, "+")
 
 
 def _more_than_luck(flipped):
+    """Answer whether more answers became right than became wrong, beyond luck
+
+    Returns (answer, the numbers as text). `flipped` comes from `flips`: how many became right, how many
+    became wrong, and the p value of McNemar's test for these two."""
     gained, lost, p = flipped["became_right"], flipped["became_wrong"], flipped["p"]
-    # Whatever so few flips had been, none could have been called more than luck: 2 / 2^5 is above 0.05.
-    could_have_told = gained + lost >= 6
-    is_so = p < 0.05 and gained > lost
-    return _decided(is_so, could_have_told), f"{gained} against {lost}, p = {p:.2g}"
+    # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: luck cannot be ruled out.
+    could_be_shown = gained + lost >= 6
+    is_shown = p < 0.05 and gained > lost
+    return _decided(is_shown, could_be_shown), f"{gained} against {lost}, p = {p:.2g}"
 
 
-def _mostly_meant(verbatim, exact, written, right):
-    because = f"{with_interval(verbatim, '+')} of {exact['value']:+.3f}"
-    if verbatim["ci95"][0] > 0 and verbatim["value"] > exact["value"] / 2:
+def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
+    """Answer whether most of the gain is in answers equal to the truth to the letter, as the task means them
+
+    Returns (answer, reason as text). `exact` asks for the right count, `verbatim` for the truth's words."""
+    because = f"{with_interval(verbatim_gain, '+')} of {exact_gain['value']:+.3f}"
+    verbatim_low, _ = verbatim_gain["ci95"]
+    if verbatim_low > 0 and verbatim_gain["value"] > exact_gain["value"] / 2:
         return "yes", because
-    if written["value"] < right["value"] / 2:
+    if verbatim_before["value"] < exact_before["value"] / 2:
         # A model that says "3" where the truth is "A photo of 3 discs" was never right to the letter.
         return "cannot tell", f"{because}; before, right answers were not in the truth's own words either"
-    # Where no gain can be told from luck there is none that could have been meant otherwise.
-    return ("no" if exact["ci95"][0] > 0 else "cannot tell"), because
+    # without a gain beyond luck nothing was gained in another way
+    exact_low, _ = exact_gain["ci95"]
+    gain_is_clear = exact_low > 0
+    return ("no" if gain_is_clear else "cannot tell"), because
 
 
 def _above(m, other):
-    low, value = m["ci95"][0], m["value"]
-    enough = value <= other["value"] or _sees_a_gain(m)
-    return _decided(low > other["value"], enough), f"{with_interval(m)} against {other['value']:.3f}"
+    "Answer whether a metric's whole interval is above another's value: returns (answer, the numbers as text)"
+    low, _ = m["ci95"]
+    could_be_shown = m["value"] <= other["value"] or _sees_a_gain(m)
+    because = f"{with_interval(m)} against {other['value']:.3f}"
+    return _decided(low > other["value"], could_be_shown), because
 
 
 def _paid_for_right(pay, gain, sampled):
-    "Whether what a trained reward pays more is earned by right answers; nothing is gamed where it pays no more"
+    """Answer whether a trained reward that pays more than before pays for more right answers
+
+    `pay` is the gain in reward, `gain` the gain in right answers of the best guess, `sampled` that of sampled
+    answers, or None. Returns (answer, the numbers as text): cannot tell where the reward pays no more."""
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
-    if pay["ci95"][0] <= 0:
+    # a change is clear where its whole 95 % interval, (low, high), is on one side of zero
+    (pay_low, _), (low, high) = pay["ci95"], gain["ci95"]
+    if pay_low <= 0:
         return "cannot tell", because
-    rose = gain["ci95"][0] > 0 or bool(sampled and sampled["ci95"][0] > 0)
-    return _decided(rose, gain["ci95"][1] <= 0 or _sees_a_gain(gain)), because
+    sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
+    could_be_shown = high <= 0 or _sees_a_gain(gain)
+    return _decided(low > 0 or sampled_gain_is_clear, could_be_shown), because
 
 
 def _below(shuffled, right):
-    is_so = shuffled["ci95"][1] < right["ci95"][0]
-    enough = shuffled["value"] >= right["value"] or _sees_a_gain(right)
-    return _decided(is_so, enough), f"{with_interval(shuffled)} with another picture"
+    """Answer whether answers to another picture are clearly worse than those to the right one
+
+    Returns (answer, the numbers as text)."""
+    # the whole interval of one lies below the whole interval of the other
+    (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
+    is_shown = shuffled_high < right_low
+    could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
+    return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
 
 def _no_losers(losers):
+    "Answer whether no group clearly lost; `losers` are the gains of those that did: returns (answer, names)"
     named = [f"{m['group']}: {with_interval(m, '+')}" for m in losers]
     return "no" if losers else "yes", ", ".join(named) or "none clearly lost"
 
@@ -148,51 +181,61 @@ def _no_losers(losers):
 # One answer to everything
 
 def commonest(
-    rows: list,  # of a predictions file
+    rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     column: str,  # such as after_greedy
     task: str,  # counting, vqa or pointing
 ) -> dict:  # said (class), text, count, n, others, others_count, truths
-    "The answer that a column gives most often, and how often it stands where the truth is another"
-    pairs = [(row[column][0], row["answer"]) for row in rows]
+    """The answer that a column gives most often, and how often it is given where it is wrong
+
+    Different wordings of an answer are one class, such as a count: see `said_as`."""
+    pairs = [(row[column][0], row["answer"]) for row in rows]  # the first answer, and the truth
     class_of = {text: said_as(text, task) for text in set(chain(*pairs))}
-    said = [class_of[text] for text, _ in pairs]
-    truths = [class_of[text] for _, text in pairs]
-    top, count = Counter(said).most_common(1)[0]
-    texts = Counter(row[column][0].strip() for row, own in zip(rows, said) if own == top)
-    elsewhere = [own for own, truth in zip(said, truths) if truth != top]
+    answer_classes = [class_of[text] for text, _ in pairs]
+    true_classes = [class_of[truth] for _, truth in pairs]
+    top, count = Counter(answer_classes).most_common(1)[0]
+    texts = Counter(text.strip() for text, _ in pairs if class_of[text] == top)  # its wordings
+    # answers to the pictures for which the commonest is wrong
+    where_wrong = [own for own, truth in zip(answer_classes, true_classes) if truth != top]
     return dict(
         said=top,
         text=texts.most_common(1)[0][0],
         count=count,
         n=len(rows),
-        others=len(elsewhere),  # pictures for which it is wrong
-        others_count=elsewhere.count(top),  # that get it all the same
-        truths=len(set(truths)),  # different ones
+        others=len(where_wrong),
+        others_count=where_wrong.count(top),  # of these the pictures that get it all the same
+        truths=len(set(true_classes)),  # how many different ones
     )
 
 
 def _by_kind(rows, task):
-    "Rows in groups that habit could answer: all counts together, each type of a VQA question for itself"
+    """The rows in groups within which one answer could be given to everything: a list of lists
+
+    VQA has a group for each type of question, any other task one group of all rows."""
     if task != "vqa":
         return [rows]
-    # A set may name several types for a question; the first is the one that its authors put first.
     groups = {}
+    # of several types that a data set names for a question, its authors put the main one first
     for row in rows:
         groups.setdefault(group_names(row, task)[0], []).append(row)
     return list(groups.values())
 
 
 def _collapsed(rows, column, task):
-    "Whether nearly every picture gets its group's commonest answer, those too for which it is wrong"
-    everything = commonest(rows, column, task)
-    groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
-    # A group of one truth says nothing about looking: its one answer may be right each time.
-    telling = [group for group in groups if group["truths"] > 1]
-    for found in ([everything], telling):
-        n, others = sum(g["n"] for g in found), sum(g["others"] for g in found)
-        same, wrong_too = sum(g["count"] for g in found), sum(g["others_count"] for g in found)
-        # Groups that hold a small part of the pictures do not speak for the rest.
-        if 2 * n > len(rows) and others and same >= nearly_all * n and wrong_too >= nearly_all * others:
+    """Whether nearly every picture gets the commonest answer, also where that is wrong
+
+    Tried for all rows together, and for groups of rows (types of VQA questions), each with its commonest."""
+    of_all_rows = commonest(rows, column, task)
+    of_groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
+    # In a group with a single truth, the same answer each time may be right each time.
+    of_groups = [group for group in of_groups if group["truths"] > 1]
+    for groups in ([of_all_rows], of_groups):
+        pictures, got_commonest = sum(g["n"] for g in groups), sum(g["count"] for g in groups)
+        # of these the pictures for which the commonest answer is wrong, and how many of them get it
+        wrong_for, got_wrong = sum(g["others"] for g in groups), sum(g["others_count"] for g in groups)
+        # groups that hold half of the pictures or less do not speak for the rest
+        hold_most_rows = 2 * pictures > len(rows)
+        is_everywhere = got_commonest >= nearly_all * pictures and got_wrong >= nearly_all * wrong_for
+        if hold_most_rows and wrong_for and is_everywhere:
             return True
     return False
 
@@ -200,60 +243,69 @@ def _collapsed(rows, column, task):
 # The verdict
 
 def verdict_of(
-    rows: list,  # of a predictions file: columns before_greedy and after_greedy, better also sampled; and `paid`
+    rows: list,  # of a predictions file: before_greedy and after_greedy, better also sampled; and `paid`
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own
 ) -> dict:  # outcome, sentence, questions: a list of {name, question, answer, detail}
-    "What came of a run, from its answers before and after training alone"
+    "Judge a run by its answers before and after training: one word, one sentence, and the questions asked"
     if not rows or not {"before_greedy", "after_greedy"} <= set(columns(rows)):
         return not_measured()
     task = task or guess_task(rows)
-    # A trained reward looks at pictures, which are not kept; the other marks do not need it.
-    of_text = None if getattr(reward, "batched", False) else reward
-    metrics, flipped = _needed_metrics(rows, task, of_text)
-    found = questions(metrics, flipped, task)
-    facts = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
-    facts |= _paid_gain(rows)
-    asked = _all_questions(rows, task, facts, found, pays_text=of_text is reward)
-    answers = {q["name"]: q["answer"] for q in asked}
-    outcome = _outcome(rows, task, facts, answers)
-    return dict(outcome=outcome, sentence=_sentence(outcome, rows, task, facts), questions=asked)
+    # A trained reward (`batched`) looks at pictures, which are not kept; the other marks do not need it.
+    text_reward = None if getattr(reward, "batched", False) else reward
+    metrics, flipped = _needed_metrics(rows, task, text_reward)
+    # (column, mark) → metric over all rows, such as ("gain_greedy", "exact")
+    overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
+    overall |= _paid_gain(rows)
+    from_metrics = questions(metrics, flipped, task)
+    all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=text_reward is reward)
+    answers = {q["name"]: q["answer"] for q in all_questions}
+    outcome = _outcome(rows, task, overall, answers)
+    sentence = _sentence(outcome, rows, task, overall)
+    return dict(outcome=outcome, sentence=sentence, questions=all_questions)
 
 
 def _needed_metrics(rows, task, reward):
-    "Of `all_metrics` those that a verdict needs, which takes a tenth of the time; and the flips"
+    """The metrics that a verdict needs, and the flips: returns (list of metrics, dict from `flips`)
+
+    They are a part of what `all_metrics` computes, in a tenth of the time."""
     main, pictures = main_mark(task), pictures_of(rows)
-    scored = {}
+    scored = {}  # column → mark → array with a number per row
     for column, marks in score_rows(rows, task, reward).items():
-        # of boxes there is no `verbatim`: an edge that is a pixel off is another text and as good an answer
+        # Boxes have no `verbatim`: an edge that is a pixel off is another text and as good an answer.
         wanted = [main, "exact", "verbatim"]
         if column == "after_greedy":
             wanted.append("reward")
         scored[column] = {mark: values for mark, values in marks.items() if mark in wanted}
-    found = []
+    metrics = []
     for column, marks in scored.items():
-        found += [metric(column, values, pictures, mark=mark) for mark, values in marks.items()]
-    found += blind_metrics(rows, task, reward)
-    seen = seeing_gain(rows, scored, main)
-    found += [seen] if seen else []
+        metrics += [metric(column, values, pictures, mark=mark) for mark, values in marks.items()]
+    metrics += blind_metrics(rows, task, reward)
+    gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
+    metrics += [gain_by_looking] if gain_by_looking else []
     before, after = scored["before_greedy"][main], scored["after_greedy"][main]
-    right = [scored[f"{when}_greedy"][flip_mark(task)] for when in ("before", "after")]
-    # Of the groups only the gain is asked for: whether one of them paid for that of others.
+    right_before = scored["before_greedy"][flip_mark(task)]
+    right_after = scored["after_greedy"][flip_mark(task)]
+    # Of the groups only the gain is needed: whether one group lost where others gained.
     for group in by_group(rows, {"gain_greedy": after - before}, task, partial(difference, mark=main)):
-        found.append(group["gain_greedy"])
-    del scored["after_greedy"]["reward"]  # the gain in reward is not asked for
-    return found + gains(rows, scored), flips(*right)
+        metrics.append(group["gain_greedy"])
+    del scored["after_greedy"]["reward"]  # so that `gains` makes no gain in reward, which no question needs
+    return metrics + gains(rows, scored), flips(right_before, right_after)
 
 
 def _paid_gain(rows):
-    """The gain in what a trained reward pays for best guesses, under the key of the facts; nothing where rows
-    do not say it. Such a reward looks at pictures: its pay is kept with the answers and not computed again."""
-    kept = [row.get("paid") for row in rows]
-    # A stranger's file may have a column of that name, with something else in it.
-    if not all(isinstance(paid, dict) and {"before_greedy", "after_greedy"} <= set(paid) for paid in kept):
+    """The gain in what a trained reward pays for best guesses: {("gain_greedy", "reward"): difference}
+
+    Such a reward looks at pictures, which are not kept, so its pay is stored with the answers under `paid`.
+    An empty dict where the rows hold no pay."""
+    pay_of_rows = [row.get("paid") for row in rows]
+    # another program's file may have a column `paid` with something else in it
+    needed = {"before_greedy", "after_greedy"}
+    if not all(isinstance(pay, dict) and needed <= set(pay) for pay in pay_of_rows):
         return {}
-    more = [paid["after_greedy"] - paid["before_greedy"] for paid in kept]
-    return {("gain_greedy", "reward"): difference("gain_greedy", more, pictures_of(rows), mark="reward")}
+    gain_per_row = [pay["after_greedy"] - pay["before_greedy"] for pay in pay_of_rows]
+    gain = difference("gain_greedy", gain_per_row, pictures_of(rows), mark="reward")
+    return {("gain_greedy", "reward"): gain}
 
 
 def not_measured(
@@ -263,48 +315,57 @@ def not_measured(
     return dict(outcome="not measured", sentence=why, questions=[])
 
 
-def _all_questions(rows, task, facts, found, pays_text):
-    "The verdict's questions in the order in which people want to know"
+def _all_questions(rows, task, overall, from_metrics, pays_text):
+    """The verdict's questions with their answers, in the order in which people want to know
+
+    `overall` maps (column, mark) to a metric, `from_metrics` comes from `questions`. `pays_text`: the reward
+    reads text alone, so that its pay was computed. Returns a list of {name, question, answer, detail}."""
     main = main_mark(task)
-    same, gain = commonest(rows, "after_greedy", task), facts["gain_greedy", main]
+    top, gain = commonest(rows, "after_greedy", task), overall["gain_greedy", main]
     varied = "no" if _collapsed(rows, "after_greedy", task) else "yes"
-    if same["n"] < fewest_to_collapse:
+    if top["n"] < fewest_to_collapse:
         varied = "cannot tell"
     asked = [("different_answers", "Does it say different things to different pictures?", varied,
-              f"“{same['text']}” to {same['count']} of {same['n']} pictures")]
-    decided = _sees_a_gain(gain) or gain["ci95"][0] > 0 or gain["ci95"][1] < 0
-    asked.append(("enough_pictures", "Are there enough pictures to tell?", "yes" if decided else "no",
+              f"“{top['text']}” to {top['count']} of {top['n']} pictures")]
+    low, high = gain["ci95"]
+    is_decided = _sees_a_gain(gain) or low > 0 or high < 0
+    asked.append(("enough_pictures", "Are there enough pictures to tell?", "yes" if is_decided else "no",
                   f"{gain['n']}: {with_interval(gain, '+')}, {gain['interval']}"))
-    pay = facts.get(("gain_greedy", "reward"))
+    pay = overall.get(("gain_greedy", "reward"))  # only of a trained reward
     if pay:
-        is_earned, because = _paid_for_right(pay, gain, facts.get(("gain_sampled", main)))
+        answer, because = _paid_for_right(pay, gain, overall.get(("gain_sampled", main)))
         question = "Where the trained reward pays more, are more answers right?"
-        asked.append(("paid_for_right", question, is_earned, because))
+        asked.append(("paid_for_right", question, answer, because))
     if pays_text:
         question = "Does it earn more than the best answer that ignores the picture?"
-        is_more, because = _above(facts["after_greedy", "reward"], facts["blind", "reward"])
-        asked.append(("beats_blind_reward", question, is_more, because))
-    asked += [(q["name"], q["question"], q["answer"], q["because"]) for q in found]
+        answer, because = _above(overall["after_greedy", "reward"], overall["blind", "reward"])
+        asked.append(("beats_blind_reward", question, answer, because))
+    asked += [(q["name"], q["question"], q["answer"], q["because"]) for q in from_metrics]
     order = ("different_answers", "enough_pictures", "beats_one_answer", "beats_blind_reward",
              "paid_for_right", "greedy_rose", "sampled_rose", "as_meant", "more_than_luck", "no_group_paid",
              "needs_picture", "learned_to_see")
-    # A question whose column is missing is left out: controls are asked by chapter 06 only.
-    asked = [row for row in asked if row[2] != "not measured"]
-    asked.sort(key=lambda row: order.index(row[0]))
+    # Questions without their columns are left out: only chapter 06 asks without and with another picture.
+    asked = [entry for entry in asked if entry[2] != "not measured"]  # (name, question, answer, because)
+    asked.sort(key=lambda entry: order.index(entry[0]))
+    # plainer words than those of `questions`
     words = dict(greedy_rose="More than sharper guessing: is the best guess right more often?",
                  sampled_rose="Are sampled answers right more often?")
     # a box is seldom right or wrong: it overlaps more or less
     if task == "pointing":
         words = dict(greedy_rose="More than sharper guessing: does the best guess overlap more?",
                      sampled_rose="Do sampled answers overlap more?")
-    found = []
+    all_questions = []
     for name, question, answer, detail in asked:
-        found.append(dict(name=name, question=words.get(name, question), answer=answer, detail=detail))
-    return found
+        question = words.get(name, question)
+        all_questions.append(dict(name=name, question=question, answer=answer, detail=detail))
+    return all_questions
 
 
-def _outcome(rows, task, facts, answers):
-    "The word for a run; what would make a gain worthless is looked for before the gain"
+def _outcome(rows, task, overall, answers):
+    """The one word for a run, a key of `outcomes`
+
+    `overall` maps (column, mark) to a metric, `answers` the name of a question to yes, no or cannot tell.
+    What would make a gain worthless, such as one answer to everything, is looked for before the gain."""
     if answers["different_answers"] == "no":
         return "collapsed"
     if commonest(rows, "after_greedy", task)["truths"] == 1:
@@ -312,7 +373,8 @@ def _outcome(rows, task, facts, answers):
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
     if answers.get("paid_for_right") == "no":
         return "gamed"
-    if facts["gain_greedy", main_mark(task)]["ci95"][1] < 0:
+    # the whole interval of the gain is below zero
+    if overall["gain_greedy", main_mark(task)]["ci95"][1] < 0:
         return "worse"
     rose = "yes" in (greedy, sampled)
     if rose and answers.get("as_meant") == "no":
@@ -327,104 +389,115 @@ def _outcome(rows, task, facts, answers):
 
 # Words
 
-def _sentence(outcome, rows, task, facts):
-    "One plain sentence or two, with the numbers"
-    main, asked = main_mark(task), _asked(rows)
-    gain = facts["gain_greedy", main]
-    change = (f"right answers went from {_percent(facts['before_greedy', main])} to "
-              f"{_percent(facts['after_greedy', main])} of {gain['n']} {asked} ({_points(gain)})")
+def _sentence(outcome, rows, task, overall):
+    "The verdict in one plain sentence or two, with the numbers; `overall` maps (column, mark) to a metric"
+    main, row_words = main_mark(task), _words_for_rows(rows)
+    gain = overall["gain_greedy", main]
+    change = (f"right answers went from {_percent(overall['before_greedy', main])} to "
+              f"{_percent(overall['after_greedy', main])} of {gain['n']} {row_words} ({_points(gain)})")
     # IoU is no share of pictures, and is not written in percent
     if task == "pointing":
-        change = (f"mean IoU went from {facts['before_greedy', main]['value']:.3f} to "
-                  f"{facts['after_greedy', main]['value']:.3f} on {gain['n']} {asked} ({_points(gain)})")
+        before, after = overall["before_greedy", main]["value"], overall["after_greedy", main]["value"]
+        change = (f"mean IoU went from {before:.3f} to {after:.3f} on {gain['n']} {row_words} "
+                  f"({_points(gain)})")
     if outcome == "collapsed":
         return _collapse_sentence(rows, task, change)
     if outcome == "one truth":
         truth = rows[0]["answer"]
-        return (f"Cannot be told: all {len(rows)} {asked} have the same truth, “{truth}”, so that "
+        return (f"Cannot be told: all {len(rows)} {row_words} have the same truth, “{truth}”, so that "
                 "one answer to everything is always right.")
     if outcome == "no better than one answer":
         answer, share = _one_answer(rows, task)
         return (f"Better than before, but no better than one answer to everything: {change}; always saying "
                 f"“{answer}” {_reaches(task)} {share}.")
     if outcome == "not as meant":
-        paid, meant = facts["gain_sampled", main], facts["gain_sampled", "verbatim"]
-        return (f"Not as meant: sampled answers that count as right became more ({_points(paid)}), answers "
-                f"equal to the truth did not keep up ({_points(meant)}); {gain['n']} {asked}.")
+        right_gain = _points(overall["gain_sampled", main])
+        verbatim_gain = _points(overall["gain_sampled", "verbatim"])
+        return (f"Not as meant: sampled answers that count as right became more ({right_gain}), answers "
+                f"equal to the truth did not keep up ({verbatim_gain}); {gain['n']} {row_words}.")
     if outcome == "gamed":
-        pay = with_interval(facts["gain_greedy", "reward"], "+")
+        pay = with_interval(overall["gain_greedy", "reward"], "+")
         return f"Gamed: the trained reward pays more than before ({pay}), and yet {change}."
     if outcome == "surer":
-        surer = _points(facts["gain_sampled", main])
+        sampled_gain = _points(overall["gain_sampled", main])
         more = "overlap more" if task == "pointing" else "are right more often"
         no_more = "does not" if task == "pointing" else "is not"
-        return f"Surer, not better: sampled answers {more} ({surer}), the best guess {no_more}: {change}."
+        return (f"Surer, not better: sampled answers {more} ({sampled_gain}), the best guess {no_more}: "
+                f"{change}.")
     if outcome == "too few pictures":
-        same = ""
+        one_answer = ""
         if _collapsed(rows, "after_greedy", task):
-            same = " " + _said_to_all(rows, task)
+            one_answer = " " + _said_to_all(rows, task)
         return (f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like "
-                f"it.{same}")
-    begins = {"better": "Better", "worse": "Worse", "not better": "Not better"}
-    return f"{begins[outcome]}: {change}."
+                f"it.{one_answer}")
+    first_words = {"better": "Better", "worse": "Worse", "not better": "Not better"}
+    return f"{first_words[outcome]}: {change}."
 
 
-def _asked(rows):
-    "What a row is: VQA sets ask several questions about a picture"
+def _words_for_rows(rows):
+    "What the rows are called in a sentence: questions where several rows share a picture, as in VQA sets"
     return "held-out pictures" if pictures_of(rows) is None else "held-out questions"
 
 
 def _collapse_sentence(rows, task, change):
-    "What a collapsed run says, what it said before, and what the change of its score is worth"
-    after, asked = commonest(rows, "after_greedy", task), _asked(rows)
-    n, said = after["n"], f"“{after['text']}”"
-    if after["said"] == "none":
-        said = f"what holds no answer, such as {said},"
+    """The sentences about a collapsed run: the one answer that it gives, and what its score is worth
+
+    `change` says how the score changed, such as `right answers went from …`."""
+    after, row_words = commonest(rows, "after_greedy", task), _words_for_rows(rows)
+    n, quoted = after["n"], f"“{after['text']}”"
+    if after["said"] == "none":  # no count, or no boxes
+        quoted = f"what holds no answer, such as {quoted},"
     if after["count"] >= nearly_all * n:
-        what = f"the model says {said} to {after['count']} of {n} {asked}, whatever the picture shows"
+        how_often = f"{after['count']} of {n} {row_words}"
+        finding = f"the model says {quoted} to {how_often}, whatever the picture shows"
     else:
-        what = f"one kind of question gets one answer, such as {said}, on nearly all {n} {asked}"
+        # only within each type of VQA question nearly all answers are the same
+        finding = f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
     answer, share = _one_answer(rows, task)
-    then = _before(rows, task)
+    before = _how_uniform_before(rows, task)
     change = change[0].upper() + change[1:]
-    return f"Collapsed: {what} ({then}). {change}; always saying “{answer}” {_reaches(task)} {share}."
+    return f"Collapsed: {finding} ({before}). {change}; always saying “{answer}” {_reaches(task)} {share}."
 
 
 def _said_to_all(rows, task):
-    "A sentence about few pictures that nearly all got one answer"
+    "A sentence that says which answer nearly all of the few pictures got, and how it was before training"
     after = commonest(rows, "after_greedy", task)
-    return f"The model says “{after['text']}” to {after['count']} of {after['n']} ({_before(rows, task)})."
+    before = _how_uniform_before(rows, task)
+    return f"The model says “{after['text']}” to {after['count']} of {after['n']} ({before})."
 
 
-def _before(rows, task):
-    "How uniform the answers were before training"
+def _how_uniform_before(rows, task):
+    "A clause that says to how many pictures the commonest answer went before training"
     before = commonest(rows, "before_greedy", task)
     return f"before training its commonest answer went to {before['count']} of {before['n']}"
 
 
 def _one_answer(rows, task):
-    "The best answer to everything (VQA: to the largest type of question), and its share right as text"
+    """The best answer to everything, and the share of the main mark that it reaches, as text
+
+    VQA has a best answer for each type of question: that to the largest type is named."""
     def right(text, row):
         return grade(text, row["answer"], task)
 
-    texts = best_blind(rows, right, task)
-    pairs = Counter((text, row["answer"]) for text, row in zip(texts, rows))
-    counted = [count * right(text, dict(answer=answer)) for (text, answer), count in pairs.items()]
-    return Counter(texts).most_common(1)[0][0], f"{100 * math.fsum(counted) / len(rows):.1f} %"
+    texts = best_blind(rows, right, task)  # a text per row
+    pairs = Counter((text, row["answer"]) for text, row in zip(texts, rows))  # few: each is graded once
+    earned = [count * right(text, dict(answer=answer)) for (text, answer), count in pairs.items()]
+    commonest_text, _ = Counter(texts).most_common(1)[0]
+    return commonest_text, f"{100 * math.fsum(earned) / len(rows):.1f} %"
 
 
 def _reaches(task):
-    "What a share of `_one_answer` is a share of"
+    "The words between an answer to everything and the share that it reaches"
     return "has a mean IoU of" if task == "pointing" else "is right on"
 
 
 def _percent(m):
-    "A share as text"
+    "The value of a metric, a share, as text in percent"
     return f"{100 * m['value']:.1f} %"
 
 
 def _points(gain):
-    "A gain as text: points, interval and how it was made"
+    "A gain as text: percentage points, the 95 % interval, and by which method that was computed"
     low, high = gain["ci95"]
     if math.isnan(low):
         return f"{100 * gain['value']:+.1f} points, no interval"
@@ -435,11 +508,11 @@ def _points(gain):
 def verdict_line(
     found: dict,  # from `verdict_of`
 ) -> str:  # one line
-    "The verdict as every run prints it"
-    asked = found["questions"]
-    # Of so many: questions that need controls are asked by chapter 06 only.
-    yes = sum(q["answer"] == "yes" for q in asked)
-    tally = f" [{yes} of {len(asked)} questions: yes]" if asked else ""
+    "The verdict on one line, as every run prints it: the sentence, and how many questions are answered yes"
+    questions_asked = found["questions"]
+    yes = sum(q["answer"] == "yes" for q in questions_asked)
+    # the total is written, too, since it differs: only chapter 06 asks all questions
+    tally = f" [{yes} of {len(questions_asked)} questions: yes]" if questions_asked else ""
     return f"verdict: {found['sentence']}{tally}"
 
 
@@ -448,8 +521,8 @@ def verdict_line(
 def read_answers(
     path: str | Path,  # predictions.jsonl of chapter 05 or 06
 ) -> list:  # rows, each column a list of texts
-    "Rows of a predictions file that this book wrote; ValueError names the line that is none"
-    # Our own files only: what strangers write is read by chapter 06, with its fields looked at one by one.
+    "Read the rows of a predictions file that this book wrote; a ValueError names the first line that is none"
+    # Files that others wrote are read by chapter 06, which checks each field.
     rows = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -457,7 +530,9 @@ def read_answers(
             answer = str(row["answer"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{Path(path).name}: line {number} is no row with an answer") from error
-        texts = {name: row[name] if isinstance(row[name], list) else [row[name]] for name in columns([row])}
+        texts = {}
+        for name in columns([row]):  # the columns that hold answers; one answer may stand without a list
+            texts[name] = row[name] if isinstance(row[name], list) else [row[name]]
         rows.append(row | texts | dict(answer=answer))
     return rows
 
@@ -465,7 +540,7 @@ def read_answers(
 def read_verdict(
     folder: str | Path,  # of a run or of a job's result: results.json, predictions.jsonl
 ) -> dict:  # as from `verdict_of`
-    "The verdict of a run: the one in results.json; of an older run, made from the answers that it kept"
+    "Read a run's verdict from its results.json; for an older run without one, make it from its kept answers"
     folder = Path(folder)
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -479,13 +554,17 @@ def read_verdict(
         return not_measured()
     except ValueError as error:
         return not_measured(f"The answers that the run kept cannot be read: {error}.")
+    # the run's task and reward where they are known; with None `verdict_of` guesses
     settings = results.get("settings") or {}
     task = settings.get("task") if settings.get("task") in tuple(by_task) else None
     return verdict_of(rows, task, _plain_reward(settings.get("reward")))
 
 
 def _plain_reward(spec):
-    "A reward by its name, or a sum of such; None for others: reading a result must run no stranger's code"
+    """The reward that a run's settings name, if it is one of this book's or a sum of such; else None
+
+    Any other, such as `my.module:function`, would run other people's code only to read a result."""
+    # of each term such as "0.9*counting" the name
     names = [term.rpartition("*")[2].strip() for term in (spec or "").split("+")]
     if not all(name in known_rewards for name in names):
         return None

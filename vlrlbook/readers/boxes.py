@@ -9,8 +9,8 @@ tags where there are some) every innermost pair of brackets, square or round, is
 
 What stands around them is free: a list, JSON with `bbox_2d` and `label`, a code fence, a sentence. Brackets
 with a word inside say nothing. Brackets of one number alone say nothing either; of three, or of five and
-more, they are a fault, and so are more than a hundred boxes and an answer that holds boxes and points. Nothing is
-mended: swapped corners stay swapped.
+more, they are a fault, and so are more than a hundred boxes and an answer that holds boxes and points.
+Nothing is mended: swapped corners stay swapped.
 
 A truth is a box or a list of boxes with its scale and the picture's size behind it:
 
@@ -30,14 +30,14 @@ most_boxes = 100  # in one answer; a model that repeats itself says more
 
 
 class Boxes(NamedTuple):
-    "What an answer says"
+    "The boxes or points in an answer"
     boxes: list  # of (x1, y1, x2, y2), as they were written
     points: list  # of (x, y)
     fault: str = ""  # why it cannot be read; empty where it can
 
 
 class BoxTruth(NamedTuple):
-    "Where the things are"
+    "The true boxes of a row, with the scale in which they are written"
     boxes: list  # of (x1, y1, x2, y2)
     scale: str = ""  # pixels, thousandths or fractions; empty where it is not said
     size: tuple = None  # width and height of the picture in pixels; None where it is not said
@@ -56,45 +56,56 @@ _longest_answer = 20_000  # of an answer that are read: a hundred boxes with lab
 def read_boxes(
     completion: str,  # what the model wrote
 ) -> Boxes:  # `fault` says what is wrong, boxes and points are empty then
-    "The boxes or points of an answer, by the grammar above"
+    """Read the boxes or points in an answer: four or two numbers in brackets, `[x1, y1, x2, y2]` or `[x, y]`
+
+    Two round pairs, `(x1, y1), (x2, y2)`, are a box, too. Brackets that hold a word are passed over."""
     text = final_answer(completion)[:_longest_answer]
-    boxes, points, ends = [], [], []  # `ends`: where each point begins and ends, and whether it is round
-    for found in _box_brackets.finditer(text):
+    boxes, points = [], []
+    point_spans = []  # of each point: (where its brackets begin in the text, where they end, are they round)
+    for match in _box_brackets.finditer(text):
+        between_brackets = match[1]
         # a label such as "disc (red)" is no place
-        if not _only_coordinates.fullmatch(found[1]):
+        if not _only_coordinates.fullmatch(between_brackets):
             continue
-        numbers = tuple(float(one) for one in _each_coordinate.findall(found[1]))
+        numbers = tuple(float(digits) for digits in _each_coordinate.findall(between_brackets))
         if len(numbers) == 4:
             boxes.append(numbers)
         elif len(numbers) == 2:
             points.append(numbers)
-            ends.append((found.start(), found.end(), found[0][0] == "("))
+            point_spans.append((match.start(), match.end(), match[0][0] == "("))
         if len(boxes) + len(points) > most_boxes:
             break
+        # one number alone, as in "(1)", may be a list's number and is no fault
         if len(numbers) not in (1, 2, 4):
             return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
-    # only where nothing else is a box: beside one, two round pairs are two points too many
+    # beside a box of four numbers, round pairs are not joined: they are points, and a fault
     if points and not boxes:
-        corners = _joined_corners(text, points, ends)
-        boxes, points = (corners, []) if corners else (boxes, points)
+        joined = _joined_corners(text, points, point_spans)
+        if joined:
+            boxes, points = joined, []
     return _checked_boxes(boxes, points)
 
 
-def _joined_corners(text, points, ends):
-    "Boxes of round pairs that stand two by two; none where one is left over or something stands between"
+def _joined_corners(text, points, point_spans):
+    """Boxes made of the points two by two, for a model that writes a box as `(x1, y1), (x2, y2)`
+
+    `point_spans` holds of each point where its brackets begin and end in the text, and whether they are
+    round. Returns an empty list unless all points pair up: round, nothing but a comma or a space between."""
     if len(points) % 2:
         return []
     boxes = []
     for first in range(0, len(points), 2):
-        (_, end, is_round), (begin, _, other_round) = ends[first], ends[first + 1]
-        if not (is_round and other_round and _corner_joint.fullmatch(text[end:begin])):
+        _, first_end, first_is_round = point_spans[first]
+        second_begin, _, second_is_round = point_spans[first + 1]
+        between = text[first_end:second_begin]
+        if not (first_is_round and second_is_round and _corner_joint.fullmatch(between)):
             return []
-        boxes.append(points[first] + points[first + 1])
+        boxes.append(points[first] + points[first + 1])  # x1, y1 and x2, y2
     return boxes
 
 
 def _checked_boxes(boxes, points):
-    "What was found, or the fault of it"
+    "The boxes or points as a `Boxes`; one with a fault where there are none, too many, or both kinds"
     if not boxes and not points:
         return Boxes([], [], "no box and no point")
     if boxes and points:
@@ -111,8 +122,8 @@ _bare_boxes = re.compile(rf"{_box_text}|\[\s*{_box_text}(?:\s*,\s*{_box_text})*\
 
 def is_bare_boxes(
     text: str,  # an answer, without tags
-) -> bool:  # a JSON list of four numbers, or a list of such lists
-    "Whether a text is boxes and nothing else, in the form of this book's own answers"
+) -> bool:  # True for a JSON list of four numbers, or a list of such lists
+    "Whether a text is boxes and nothing else, in the form in which this book's own models answer"
     return len(text) <= _longest_answer and _bare_boxes.fullmatch(text.strip()) is not None
 
 
@@ -125,20 +136,21 @@ _truth_form = re.compile(r"(?P<boxes>\[.*\]) in (?P<scale>pixels|thousandths|fra
 def read_box_truth(
     answer: str,  # a row's truth
 ) -> BoxTruth:  # without boxes where the text is no truth of this task
-    "A truth's boxes, scale and picture size"
+    "Read a truth such as `[12, 40, 31, 59] in pixels of 112 x 112`: boxes, scale and the picture's size"
     text = str(answer).strip()
-    found = _truth_form.fullmatch(text)
-    if found is None:
+    match = _truth_form.fullmatch(text)
+    if match is None:
+        # boxes that do not say their scale and their picture's size
         return BoxTruth(read_boxes(text).boxes)
-    size = int(found["width"]), int(found["height"])
-    return BoxTruth(read_boxes(found["boxes"]).boxes, found["scale"], size)
+    size = int(match["width"]), int(match["height"])
+    return BoxTruth(read_boxes(match["boxes"]).boxes, match["scale"], size)
 
 
 def say_boxes(
     boxes: list,  # of (x1, y1, x2, y2)
     scale: str = "pixels",  # pixels and thousandths are whole numbers, fractions have three places
 ) -> str:  # such as [12, 40, 31, 59], or a list of such lists
-    "Boxes as this book's models say them"
+    "Write boxes as text, in the form in which this book's models answer"
     texts = []
     for box in boxes:
         numbers = [f"{number:.3f}" if scale == "fractions" else str(round(number)) for number in box]
@@ -151,13 +163,15 @@ def box_truth(
     scale: str,  # in which they are
     size: tuple,  # width and height of the picture in pixels
 ) -> str:  # such as [12, 40, 31, 59] in pixels of 112 x 112
-    "Boxes as a row's truth"
+    "Write boxes as the truth of a row, with their scale and the picture's size behind them"
     return f"{say_boxes(boxes, scale)} in {scale} of {size[0]} x {size[1]}"
 
 
 def answer_form(
     truth: str,  # of a row of any task
 ) -> str:  # [12, 40, 31, 59] for "[12, 40, 31, 59] in pixels of 112 x 112"; any other text as it is
-    "What a model would write to say a truth: one of boxes also holds their scale, which an answer leaves out"
-    found = _truth_form.fullmatch(str(truth).strip())
-    return found["boxes"] if found else truth
+    """The text that a model would have to write to give a truth as its answer
+
+    A truth of boxes also says their scale and the picture's size, which an answer leaves out."""
+    match = _truth_form.fullmatch(str(truth).strip())
+    return match["boxes"] if match else truth

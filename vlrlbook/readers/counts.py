@@ -36,7 +36,7 @@ _before_pronoun = set(
 _after_pronoun = set(
     "another may seems can could would might must should by sees thing side hand way day more of at "
     "knows has".split())
-_describing = set(
+_describing_words = set(
     "red green blue yellow orange purple black white pink brown grey gray big small large little left "
     "right top bottom middle tall short bright dark same other first second third last".split())
 
@@ -44,19 +44,19 @@ _describing = set(
 _not_even_one = ("也没", "都没", "也沒", "都沒", "也不")
 
 
-def _is_pronoun(near):
-    "one of them, no one, the green one, one can see: a word that stands for a thing"
+def _is_pronoun(near: Near):  # a number token and its neighbours
+    "Whether the number is the pronoun `one`, as in one of them, no one, the green one, one can see"
     if near.number.text in ("一", "1"):
         # 一个也没有, 一只狗都没有: not even one
-        nearby = near.tokens[near.place + 1:near.place + 6]
-        following = "".join(token.text for token in nearby)
+        next_tokens = near.tokens[near.place + 1:near.place + 6]
+        following = "".join(token.text for token in next_tokens)
         return any(phrase in following for phrase in _not_even_one)
     if near.number.text != "one":
         return False
     if near.before.text in _before_pronoun or near.after.text in _after_pronoun:
         return True
     # "the red one", but not "a red one": that is one thing
-    described = near.before.text in _describing
+    described = near.before.text in _describing_words
     return described and near.second_before.text in _before_pronoun
 
 
@@ -71,26 +71,31 @@ _after_negator = set(
 _reach_of_negator = 5  # tokens
 
 
-def _is_denied(near):
-    "not 5, isn't 5, rather than 5, 不是5个: it says what the count is not"
+def _is_denied(near: Near):  # a number token and its neighbours
+    "Whether the text denies the number, and so says what the count is not: not 5, rather than 5, 不是5个"
     return _negated(near.tokens, near.place)
 
 
 def _negated(tokens, i):
-    "Whether `not`, or a word like it, reaches token `i`; `not more than 5` does not deny 5"
+    """Whether `not`, or a word like it, stands before token `i` with only small words such as `the` between
+
+    `not more than 5` does not deny 5: `than` is no such word."""
+    # backwards from the token before `i`
     for at in range(i - 1, i - 1 - _reach_of_negator, -1):
-        word, two = tokens[at].text, tokens[at - 1].text + tokens[at].text
-        if word in _negators or two in _chinese_negators:
+        word, two_words = tokens[at].text, tokens[at - 1].text + tokens[at].text
+        if word in _negators or two_words in _chinese_negators:
             return True
-        if two in ("ratherthan", "insteadof", "nolonger"):
+        if two_words in ("ratherthan", "insteadof", "nolonger"):
             return True
         if word not in _after_negator:
             return False
     return False
 
 
-def _is_not_whole(near):
-    "2.5, -3, 3 1/2, 三个半, v2.5.1: no number of whole things, or more than this reader holds"
+def _is_not_whole(near: Near):  # a number token and its neighbours
+    """Whether the number is no whole number of things: 2.5, -3, 3 1/2, 三个半
+
+    Also one whose value cannot be read (None), such as v2.5.1."""
     value = near.number.value
     if value is None or value < 0:
         return True
@@ -104,22 +109,24 @@ def _is_not_whole(near):
         return True
     if near.before.text == "点" and is_number(near.second_before):
         return True
+    # 三个半 is three and a half
     if near.after.text == "半" or near.second_after.text == "半":
         return True
     if near.after.text == "and" and near.third_after.text == "half":
         return True
-    # a mixed number such as 3 1/2
-    mixed = is_number(near.after) and not near.after.glued
-    return mixed and near.second_after.text == "/"
+    # a mixed number such as 3 1/2: behind the 3 stand the 1 and a slash
+    number_follows = is_number(near.after) and not near.after.glued
+    return number_follows and near.second_after.text == "/"
 
 
 _percent_signs = {"%", "‰", "percent", "pct", "percentage", "成"}
 
 
-def _is_percentage(near):
-    "95%, 95 percent, 百分之九十五: how sure, or how much"
+def _is_percentage(near: Near):  # a number token and its neighbours
+    "Whether the number is a percentage, as in 95%, 95 percent, 百分之九十五"
     if near.after.text in _percent_signs:
         return True
+    # Chinese says "of a hundred parts" (百分之) before the number
     if near.before.text in ("百分之", "分之"):
         return True
     return near.after.text == "per" and near.second_after.text == "cent"
@@ -128,8 +135,8 @@ def _is_percentage(near):
 _ordinal_words = set("first second third fourth fifth sixth seventh eighth ninth tenth".split())
 
 
-def _is_ordinal(near):
-    "3rd, twenty-first, 第三, 星期三: which one, not how many"
+def _is_ordinal(near: Near):  # a number token and its neighbours
+    "Whether the number is an ordinal and says which one, not how many: 3rd, twenty-first, 第三, 星期三"
     # 第 makes a number an ordinal, and 星期三, 礼拜三 and 周三 are weekdays
     if near.before.text in ("第", "期", "拜"):
         return True
@@ -137,31 +144,32 @@ def _is_ordinal(near):
         return True
     if near.after.glued and near.after.text in ("st", "nd", "rd", "th"):
         return True
-    # twenty-first to ninety-ninth
+    # twenty-first to ninety-ninth: the number token is only the tens
     if near.number.text not in tens:
         return False
     word = near.second_after if near.after.text == "-" else near.after
     return word.text in _ordinal_words
 
 
-def _is_size(near):
-    "512x512, 3 by 4, 2 * 3: the sides of something"
+def _is_size(near: Near):  # a number token and its neighbours
+    "Whether the number is one side of a size, as in 512x512, 3 by 4, 2 * 3"
     if is_number(near.second_after) and _is_times(near.after, near.second_after):
         return True
     return is_number(near.second_before) and _is_times(near.before, near.number)
 
 
 def _is_times(sign, behind):
-    "Whether a sign multiplies: 3 * 4 and 3*4, but not 5* 3"
-    if sign.text not in _times or sign.glued != behind.glued:
+    "Whether a sign multiplies by the number `behind` it: 3 * 4 and 3*4, but not 5* 3"
+    # `glued`: no space before the token; a multiplication has spaces on both sides, or on neither
+    if sign.text not in _multiplication_signs or sign.glued != behind.glued:
         return False
     if sign.raw == "X" and not sign.glued:
-        # "512 X 512" is a size; the babble of a small model, "5 X 5", is not
+        # "512 X 512" is a size; "5 X 5", which an untrained small model babbles, is not
         return len(behind.raw) > 1
     return True
 
 
-_times = {"x", "×", "*", "by"}
+_multiplication_signs = {"x", "×", "*", "by"}
 _months = set(
     "january february march april may june july august september october november december jan feb mar "
     "apr jun jul aug sep sept oct nov dec".split())
@@ -172,18 +180,20 @@ def _is_month(token):
     return token.text in _months and token.raw[0].isupper()
 
 
-def _is_date_or_time(near):
-    "12 May 2023, 10:30, 3 pm, in 2019: when"
+def _is_date_or_time(near: Near):  # a number token and its neighbours
+    "Whether the number is part of a date or a time, as in 12 May 2023, 10:30, 3 a.m., in 2019"
     if _is_month(near.before) or _is_month(near.after):
         return True
     if near.before.text == "," and is_number(near.second_before):
         # May 12, 2023
         if _is_month(near.third_before):
             return True
+    # in 10:30 no space stands before the second number, which `glued` says
     if near.after.text == ":" and is_number(near.second_after):
         return near.second_after.glued
     if near.before.text == ":" and is_number(near.second_before):
         return near.number.glued
+    # 下午三点 is three in the afternoon: the last character of the part of the day, then 点, o'clock
     if near.before.text in ("午", "上", "晨") and near.after.text in ("点", "點"):
         return True
     if near.after.text in ("a", "p") and near.third_after.text == "m":
@@ -195,11 +205,12 @@ def _is_date_or_time(near):
 _before_year = {"in", "during", "until", "of", "from", "by", "before", "after", "("}
 
 
-def _is_year(near):
-    "in 2019: four digits behind one of a few words, and before no thing"
+def _is_year(near: Near):  # a number token and its neighbours
+    "Whether the number is a year: 1900 to 2099 behind a word such as `in`, with no word behind it"
     digits = near.number.raw
     if len(digits) != 4 or not digits.isdecimal():
         return False
+    # "in 2019 cells": a word behind it is the thing that is counted
     if near.after.kind == "word" or near.before.text not in _before_year:
         return False
     return 1900 <= int(digits) < 2100
@@ -219,41 +230,42 @@ _two_character_units = {
     "公斤", "千克", "公里", "公分", "小时", "小時", "分钟", "分鐘", "点钟", "點鐘", "点半", "周岁", "像素", "美元", "欧元", "块钱"}
 
 
-def _is_measure(near):
-    "5 cm, 3 hours, 30°, $5, 5米: an amount of something that is not counted"
+def _is_measure(near: Near):  # a number token and its neighbours
+    "Whether the number is a measure, an amount with a unit and no count: 5 cm, 3 hours, 30°, $5, 5米"
     if near.before.text in ("$", "€", "£", "¥"):
         return True
     if near.after.text + near.second_after.text in _two_character_units:
         return True
     if near.after.text not in _units_of_measure:
         return False
-    # "5 s" and "5 m" are letters; a unit of one letter touches its number, or has a power, as in 5 m²
-    one_letter = near.after.kind == "word" and len(near.after.text) == 1
-    return near.after.glued or not one_letter or near.second_after.text == "^"
+    # a unit of one letter must touch its number (5m) or have a power (5 m²): else it is taken for a letter
+    is_one_letter = near.after.kind == "word" and len(near.after.text) == 1
+    return near.after.glued or not is_one_letter or near.second_after.text == "^"
 
 
 # a number behind one of these belongs to a name: step 3, figure 2, GPT 4
-_named = set(
+_label_words = set(
     "figure fig image img picture frame page step panel slide version ver model id room chapter section "
     "level grade stage type gpt qwen llama gemini claude yolo rtx iphone covid channel option patient "
     "case year since dated copyright number ©".split())
 # and behind one of these, or its colon, it is another quantity than the count
-_estimated = {
+_quantity_words = {
     "confidence", "probability", "certainty", "score", "likelihood", "temperature", "width", "height", "size",
     "age", "aged", "id", "resolution"}
 
 
-def _is_name(near):
-    "GPT-4, x3, 4K, 3D, step 3, room no. 5, 5-star: part of a name or of an adjective"
+def _is_name(near: Near):  # a number token and its neighbours
+    "Whether the number is part of a name or an adjective: GPT-4, x3, 4K, 3D, step 3, room no. 5, 5-star"
     return _is_glued_to_name(near) or _is_adjective(near) or _is_behind_label(near)
 
 
-def _is_glued_to_name(near):
-    "x3, GPT-4, 3D"
+def _is_glued_to_name(near: Near):  # a number token and its neighbours
+    "Whether the number touches a letter or a word that makes it part of a name: x3, GPT-4, 3D"
     if _is_one_letter(near.after):
         return True
+    # `glued`: no space before the token
     if near.after.text == "_" and near.after.glued:
-        # the beginning of a name that is cut: 5_
+        # "5_" is the beginning of a file name or the like that was cut
         return True
     if not near.number.glued:
         return False
@@ -262,75 +274,82 @@ def _is_glued_to_name(near):
     return near.before.kind == "word"
 
 
-def _is_adjective(near):
-    "5-star, three-legged, but 7-apples"
+def _is_adjective(near: Near):  # a number token and its neighbours
+    "Whether the number begins an adjective with a hyphen, such as 5-star or three-legged"
+    # `glued`: no space before the token
     if near.after.text != "-" or not near.after.glued:
         return False
     word = near.second_after
     if word.kind != "word" or not word.glued:
         return False
+    # "7-apples" counts apples: a plural is no adjective
     return not word.text.endswith("s")
 
 
-def _is_behind_label(near):
-    "step 3, room no. 5, page 5 of 10, confidence: 97"
+def _is_behind_label(near: Near):  # a number token and its neighbours
+    "Whether a label before the number says what it is instead of a count: step 3, room no. 5, confidence: 97"
     label = near.before.text
-    if label == "#" or label in _named | _estimated:
+    if label == "#" or label in _label_words | _quantity_words:
         return True
     if label == ".":
         if near.second_before.text == "no":
-            # "No. 5 apples" answers
+            # "room no. 5" is a label, but a text that begins "No. 5 apples" answers a question
             return near.third_before.kind == "word"
         return near.second_before.text == "fig"
+    # page 5 of 10: the 10 is no count either
     if label == "of" and is_number(near.second_before):
-        return near.third_before.text in _named
+        return near.third_before.text in _label_words
     if label in (":", "=", "is", "of"):
-        return _word_before(near) in _estimated
+        return _word_before(near) in _quantity_words
     return False
 
 
 def _is_one_letter(token):
-    "Whether a token is a single letter that touches what stands before it: 3D, 40x"
-    single = token.kind == "word" and len(token.text) == 1
-    return single and token.glued and token.text.isascii()
+    "Whether a token is a single Latin letter that touches the token before it, as in 3D, 40x"
+    is_letter = token.kind == "word" and len(token.text) == 1
+    return is_letter and token.glued and token.text.isascii()
 
 
-def _word_before(near):
-    "The last word before the mark that stands before a number; `\"confidence\": 97` has a quote between"
+def _word_before(near: Near):  # a number token and its neighbours
+    """The last word before the mark that stands before the number; an empty text where there is none
+
+    In `"confidence": 97` it is `confidence`: a quotation mark may stand between the word and the colon."""
     for token in (near.second_before, near.third_before):
         if token.kind == "word":
             return token.text
     return ""
 
 
-_to = {"to", "–", "—", "~", "-", "/", "到", "至", "或"}
+_range_joiners = {"to", "–", "—", "~", "-", "/", "到", "至", "或"}
 _fraction_words = set(
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh "
     "sevenths eighth eighths tenth tenths hundredth hundredths".split())
 
 
-def _is_range_or_fraction(near):
-    "3-4, between 3 and 4, 1/2, two thirds, 555-1234, 十几: more than one number, or part of one"
+def _is_range_or_fraction(near: Near):  # a number token and its neighbours
+    "Whether the number is part of a range, a fraction or an estimate: 3-4, between 3 and 4, two thirds, 十几"
     if _is_joined(near):
         return True
-    # 三分之一; 十几 and 二十多 are ten and some, twenty and some
+    # 三分之一 is a third; 十几 and 二十多 are ten and some, twenty and some
     if near.after.text in ("分之", "几", "幾", "多", "余"):
         return True
     if near.before.text in ("几", "幾", "半"):
         return True
+    # 十来个 is ten or so
     if near.after.text in ("来", "來") and near.number.raw[-1] in "十百":
         return True
     if near.number.raw in ("dozen", "hundred", "thousand"):
         return near.before.text in ("several", "few", "many", "some")
-    part = near.second_after if near.after.text == "-" else near.after
-    return part.text in _fraction_words
+    # two thirds, two-thirds
+    denominator = near.second_after if near.after.text == "-" else near.after
+    return denominator.text in _fraction_words
 
 
-def _is_joined(near):
-    "3-4, 3 to 4, between 3 and 4: another number stands behind a sign or a word that joins two"
-    if near.after.text in _to and is_number(near.second_after):
+def _is_joined(near: Near):  # a number token and its neighbours
+    "Whether the number is joined with another to a range or a fraction: 3-4, 3 to 4, between 3 and 4, 1/2"
+    if near.after.text in _range_joiners and is_number(near.second_after):
         return not _is_slip(near.after)
-    if near.before.text in _to and is_number(near.second_before):
+    if near.before.text in _range_joiners and is_number(near.second_before):
         return not _is_slip(near.before)
     if near.before.text == "between" and near.after.text == "and":
         return is_number(near.second_after)
@@ -340,38 +359,41 @@ def _is_joined(near):
 
 
 def _is_slip(token):
-    "Whether a joining word is a slip of the pen, as in `5to 5`"
+    "Whether a word that would join two numbers touches the first, as in `5to 5`: then it is a typing error"
     return token.kind == "word" and token.glued
 
 
-def _is_alternative(near):
-    "3, 4 or 5; 5 apples or 6; 5, maybe 6: two numbers are no answer"
-    return _has_other(near, 1) or _has_other(near, -1)
+def _is_alternative(near: Near):  # a number token and its neighbours
+    "Whether the text offers another number instead of this one, and so no answer: 3, 4 or 5; 5, maybe 6"
+    return _has_alternative(near, step=1) or _has_alternative(near, step=-1)
 
 
-def _has_other(near, step):
-    "Whether an `or` or a `maybe` and another number stand on one side"
-    doubted, words = False, 0
+def _has_alternative(near, step):
+    """Whether `or` or `maybe`, and then another number, stand on one side of the number in `near`
+
+    `step` is 1 to look behind it and -1 to look before it. Between them may stand commas, and one word behind
+    each number, as in `5 apples or 6`; anything else ends the search."""
+    saw_or, words_since_number = False, 0
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
         if token.text in ("maybe", "perhaps", "possibly"):
-            doubted = True
+            saw_or = True
         elif token.text == "or" and not token.glued:
-            # not the slip of "5or 5"
-            doubted = True
+            # an `or` that touches the number, as in "5or 5", is a typing error
+            saw_or = True
         elif is_number(token):
-            if doubted:
+            if saw_or:
                 return True
-            words = 0
-        elif token.kind == "word" and words == 0:
-            words = 1
+            words_since_number = 0
+        elif token.kind == "word" and words_since_number == 0:
+            words_since_number = 1
         elif token.text != ",":
             return False
     return False
 
 
-def _is_number_code(near):
-    "555 123 4567: long numbers side by side"
+def _is_number_code(near: Near):  # a number token and its neighbours
+    "Whether the number is part of a code of long numbers side by side, such as a telephone's: 555 123 4567"
     def is_long(token):
         return is_number(token) and len(token.raw) > 2 and token.raw.isdecimal()
     if is_long(near.before):
@@ -383,32 +405,32 @@ def _is_number_code(near):
 
 # Rules: what may be the count where the text holds no better one
 
-_of_them = {"them", "these", "those", "which", "whom", "the", "us", "all", "its"}
-_ends_share = {",", ".", ";", "\n", "", "。"}
+_words_of_a_whole = {"them", "these", "those", "which", "whom", "the", "us", "all", "its"}
+_ends_share_clause = {",", ".", ";", "\n", "", "。"}
 
 
-def _is_share(near):
-    "two of them, of which 1, including 2, 3 each, out of 7, 其中2个: some of what is counted"
+def _is_share(near: Near):  # a number token and its neighbours
+    "Whether the number counts only a part of the things: two of them, of which 1, 3 each, out of 7, 其中2个"
     return _is_share_by_what_follows(near) or _is_share_by_what_precedes(near)
 
 
-def _is_share_by_what_follows(near):
-    "two of them, 3 each, one is red"
+def _is_share_by_what_follows(near: Near):  # a number token and its neighbours
+    "Whether the words behind the number say that it counts a part of the things: two of them, 3 each"
     following, second = near.after.text, near.second_after.text
-    if following == "of" and second in _of_them:
+    if following == "of" and second in _words_of_a_whole:
         return True
     if following in ("each", "apiece", "per", "之一"):
         return True
     if following in ("in", "on", "for") and second in ("each", "every"):
         return True
-    # "One is flying", "two are red"
+    # "One is flying" or "and two are red", at the beginning of a clause
     if following in ("is", "are", "was", "were", "has", "have"):
         return near.before.kind in ("mark", "line", "edge") or near.before.text == "and"
     return False
 
 
-def _is_share_by_what_precedes(near):
-    "of which 1, including 2, each has 3, 6 birds, one flying"
+def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
+    "Whether the words before the number say that it counts a part of the things: of which 1, including 2"
     before, second = near.before.text, near.second_before.text
     if before in ("including", "remaining", "other", "additional", "extra", "whom", "which", "中"):
         return True
@@ -418,12 +440,13 @@ def _is_share_by_what_precedes(near):
         return True
     if before == "of" and (second == "out" or is_number(near.second_before)):
         return True
-    earlier = near.tokens[near.place - 7:near.place]
-    if near.number.text == "one" and before == "," and any(map(is_number, earlier)):
+    # "6 birds, one flying": the whole was counted just before
+    last_seven = near.tokens[near.place - 7:near.place]
+    if near.number.text == "one" and before == "," and any(map(is_number, last_seven)):
         return True
     # "each has 3", within the same clause
-    for token in reversed(earlier[-4:]):
-        if token.text in _ends_share:
+    for token in reversed(last_seven[-4:]):
+        if token.text in _ends_share_clause:
             return False
         if token.text in ("each", "every", "per", "每"):
             return True
@@ -435,28 +458,31 @@ _places = {
     "在", "从"}
 
 
-def _is_place(near):
-    "on 2 plates, in the two rows: where the things are"
+def _is_place(near: Near):  # a number token and its neighbours
+    "Whether the number counts the places where the things are, as in on 2 plates, in the two rows"
     if near.before.text in ("the", "these", "those", "its", "their", "both"):
         return near.second_before.text in _places
     return near.before.text in _places
 
 
-def _is_behind_name(near):
-    "a Boeing 747, on Route 66: a capital in the middle of a sentence begins a name, most often"
+def _is_behind_name(near: Near):  # a number token and its neighbours
+    """Whether the number stands behind a proper name, as in a Boeing 747, on Route 66
+
+    A word with a capital is taken for a name where the word before it is in lower case, so that no sentence
+    begins between them."""
     if near.before.kind != "word" or near.second_before.kind != "word":
         return False
-    name, earlier = near.before.raw, near.second_before.raw
-    # "I" is a word of its own
-    if len(name) == 1 or not earlier.islower():
+    word, word_before = near.before.raw, near.second_before.raw
+    # a single letter, such as "I", is no name
+    if len(word) == 1 or not word_before.islower():
         return False
-    return name[0].isupper()
+    return word[0].isupper()
 
 
-def _is_superseded(near):
-    "at first I saw 8, I thought 8: what was believed before"
+def _is_superseded(near: Near):  # a number token and its neighbours
+    "Whether the number is what was believed before and is no longer: at first I saw 8, I thought 8"
     words = set()
-    # only words of the same clause: "at first I saw 8, now 9" takes back the 8 alone
+    # only words of the same clause: in "at first I saw 8, now 9" the 9 is not superseded
     for token in reversed(near.tokens[near.place - 7:near.place]):
         if token.kind in ("mark", "line", "edge"):
             break
@@ -466,58 +492,60 @@ def _is_superseded(near):
     return "first" in words and bool(words & {"at", "i"})
 
 
-_rules = (
+_rules = (  # (role that the rule gives a number, function of a `Near`), in the order in which they are asked
     # no counts at all; the surer ones first
     ("pronoun", _is_pronoun), ("denied", _is_denied), ("not whole", _is_not_whole),
     ("percentage", _is_percentage), ("ordinal", _is_ordinal), ("size", _is_size),
     ("date or time", _is_date_or_time), ("range or fraction", _is_range_or_fraction),
     ("alternative", _is_alternative), ("measure", _is_measure), ("name", _is_name),
     ("number code", _is_number_code),
-    # counts where there is no better one
+    # `_roles_of_second_choice`: counts that are taken where there is no better one
     ("share", _is_share), ("place", _is_place), ("behind a name", _is_behind_name),
     ("superseded", _is_superseded))
-_second_choice = {"share", "place", "behind a name", "superseded", "in brackets"}
+_roles_of_second_choice = {"share", "place", "behind a name", "superseded", "in brackets"}
 
 
 def number_roles(
     tokens: list,  # from `tokens_of`
-) -> dict:  # place of each number → `count`, or the name of the rule that claims it
-    "What each number of a text is"
-    unclaimed, depth = {}, 0
+) -> dict:  # place of each number among the tokens → its role
+    """What each number of a text is: count, in brackets, list number, or the role of the first rule that fits
+
+    Of a long text only the last `_most_numbers` numbers are looked at."""
+    role_without_rule, depth = {}, 0  # `depth`: how many round brackets are open
     for i, token in enumerate(tokens):
         if is_number(token):
-            unclaimed[i] = "in brackets" if depth else "count"
+            role_without_rule[i] = "in brackets" if depth else "count"
         elif token.text == "(":
             depth += 1
         elif token.text == ")":
             depth = max(0, depth - 1)
     list_numbers = _list_numbers(tokens)
     roles = {}
-    for i in list(unclaimed)[-_most_numbers:]:
+    for i in list(role_without_rule)[-_most_numbers:]:
         if i in list_numbers:
             roles[i] = "list number"
             continue
-        near = Near(tokens, i, *tokens[i - 3:i + 4])
-        claims = (name for name, claim in _rules if claim(near))
-        roles[i] = next(claims, unclaimed[i])
+        near = Near(tokens, i, *tokens[i - 3:i + 4])  # the number and three tokens on each side
+        fitting_roles = (role for role, rule in _rules if rule(near))
+        roles[i] = next(fitting_roles, role_without_rule[i])
     return roles
 
 
 def _list_numbers(tokens):
-    "Places of the numbers 1., 2., 3. that begin lines"
-    places, wanted = set(), 1
-    for i in range(margin, len(tokens) - margin):
+    "The places of the tokens that number the items of a list: 1., 2., 3. at the beginning of lines"
+    places, next_number = set(), 1
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         token, mark = tokens[i], tokens[i + 1]
-        begins = tokens[i - 1].kind in ("line", "edge")
-        if mark.text == ")" and wanted > 1 and tokens[i - 1].text != "(":
-            # 1) red 2) blue, in one line
-            begins = True
-        if not begins or token.value != wanted:
+        begins_item = tokens[i - 1].kind in ("line", "edge")
+        if mark.text == ")" and next_number > 1 and tokens[i - 1].text != "(":
+            # "1) red 2) blue" in one line: an item may also begin behind the one before
+            begins_item = True
+        if not begins_item or token.value != next_number:
             continue
-        # "3." at the end of a text is a count
+        # something must follow: "3." at the end of a line or a text is a count and a full stop
         if mark.glued and mark.text in (".", ")", "、") and tokens[i + 2].kind not in ("line", "edge"):
             places.add(i)
-            wanted += 1
+            next_number += 1
     return places
 
 
@@ -529,166 +557,180 @@ _meta_nouns = set(
     "reason chance need longer matter sense means evidence more fewer less further clear other".split())
 
 
-def _is_meta(tokens, i):
-    "Whether the noun at token `i`, or behind one adjective, is none of the things that are counted"
+def _is_meta_noun(tokens, i):
+    """Whether token `i`, or the one behind it, is a noun such as `idea` or `number`
+
+    Such nouns speak of the answer: `no idea` or `any number` says nothing of the things that are counted. The
+    noun is the second token where an adjective stands before it."""
     return tokens[i].text in _meta_nouns or tokens[i + 1].text in _meta_nouns
 
 
 def _says_none(tokens):
-    "Whether the text says that there are none: no apples, none, not any, isn't one, 没有苹果"
+    "Whether a text says that there are none of the things: no apples, none, not any, isn't one, 没有苹果"
     return any(_says_none_at(tokens, i) for i in range(margin, len(tokens) - margin))
 
 
 def _says_none_at(tokens, i):
-    "Whether token `i` is the word that says it"
+    "Whether token `i` is the word by which a text says that there are none: `none`, the `no` of `no apples`"
     word, following = tokens[i].text, tokens[i + 1]
     if word in ("none", "nil", "nought", "naught"):
         return True
     if word == "nothing":
+        # "nothing to count", "nothing more" do not say that there is nothing
         return following.text not in ("to", "more")
     if word == "no":
-        return _names_nothing(tokens, i)
+        return _is_no_before_thing(tokens, i)
     if word in ("any", "one", "a single"):
-        # "I can't see any apples" says so; "I can't see any number" does not
-        unseen = word != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
-        denied = unseen or _negated(tokens, i)
-        return denied and not _is_meta(tokens, i + 1)
+        # "I can't see any apples" says it; "I can't see any number" does not, since its noun is no thing
+        is_unseen = word != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
+        is_denied = is_unseen or _negated(tokens, i)
+        return is_denied and not _is_meta_noun(tokens, i + 1)
     return _says_none_in_chinese(tokens, i)
 
 
-_not_things = ("数字", "办法", "答案", "把握")
+# number, way, answer, certainty: nouns that speak of the answer and not of the things
+_chinese_meta_nouns = ("数字", "办法", "答案", "把握")
 
 
-def _names_nothing(tokens, i):
+def _is_no_before_thing(tokens, i):
     "Whether the `no` at token `i` stands before a thing that is missing: no apples, but not: No, no idea"
     if tokens[i + 1].kind != "word":
         return False
-    return not _is_meta(tokens, i + 1)
+    return not _is_meta_noun(tokens, i + 1)
 
 
 def _says_none_in_chinese(tokens, i):
-    "没有苹果, 没看到, 无, 不存在; 没有办法 says nothing of things"
+    """Whether token `i` begins a Chinese phrase for "there are none": 没有苹果, 没看到, 看不到, 不存在, 无
+
+    The tokens of a Chinese text are single characters, most of them."""
     word, second, third = (token.text for token in tokens[i:i + 3])
     if word in ("没", "沒"):
+        # 没看到, 没见, 没发现: did not see; but 没看清 (did not see clearly) says nothing of the things
         if second in ("看", "见", "发"):
             return third != "清"
         if second != "有":
             return False
         if is_number(tokens[i + 2]):
-            # 没有5个 denies a count and gives none
+            # 没有一个 is "not one"; 没有5个 only denies the 5
             return third == "一"
-        return third + tokens[i + 3].text not in _not_things
+        return third + tokens[i + 3].text not in _chinese_meta_nouns
     if word == "不":
+        # 看不到 and 看不见: cannot see
         if tokens[i - 1].text == "看":
             return second in ("到", "见")
-        return second + third == "存在"
+        return second + third == "存在"  # 不存在: do not exist
     return word in ("无", "無") and tokens[i - 1].kind != "han"
 
 
 # The phrase that names the count: a photo of 3 apples
 
-_pictures = set("photo photos photograph picture image drawing illustration painting snapshot pic".split())
-_vague = set(
+_picture_words = set(
+    "photo photos photograph picture image drawing illustration painting snapshot pic".split())
+_words_before_count = set(
     "exactly about approximately roughly around only just over nearly almost at least most some up to "
     "the all these no not more fewer less than under total of precisely any : approx ca ~ ≈ > < = \"".split())
-_collective = set(
+_group_nouns = set(
     "few lot group bunch number set collection variety crowd handful pile stack cluster series herd "
     "flock many range mix mixture couple pair pairs bit team family swarm array row rows total".split())
 _ends_phrase = set(
     "on in at and or next beside behind near under above is are was were that which but while".split())
-_holds = {"of", "with", "containing", "holding", "showing", "featuring", "including", "full"}
-_dimensions = {"2d", "3d", "4d", "4k", "8k", "3g", "4g", "5g"}
+_words_before_content = {"of", "with", "containing", "holding", "showing", "featuring", "including", "full"}
+_dimension_names = {"2d", "3d", "4d", "4k", "8k", "3g", "4g", "5g"}
 _longest_phrase = 7  # tokens between an article and the number that wins over it
 
 
-def _count_after_picture(tokens, roles):
-    "The count that the last `photo of …` names, or None"
-    for i in range(len(tokens) - margin - 1, margin, -1):
-        if tokens[i].text != "of" or tokens[i - 1].text not in _pictures:
+def _count_after_picture(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+    "The count in the last phrase such as `a photo of 3 apples`, or None"
+    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
+        if tokens[i].text != "of" or tokens[i - 1].text not in _picture_words:
             continue
+        # go on to the number behind words such as `about` or `exactly`
         at = i + 1
-        while tokens[at].text in _vague:
-            # "no dogs" is a count; "no more than 5 dogs" is five of them
-            if tokens[at].text == "no" and tokens[at + 1].text not in _vague:
-                return 0 if _names_nothing(tokens, at) else None
+        while tokens[at].text in _words_before_count:
+            # "no dogs" is a count of 0; "no more than 5 dogs" is five of them
+            if tokens[at].text == "no" and tokens[at + 1].text not in _words_before_count:
+                return 0 if _is_no_before_thing(tokens, at) else None
             at += 1
-        found = _count_of_phrase(tokens, roles, at)
-        if found is not None:
-            return found
+        count = _count_of_phrase(tokens, roles, at)
+        if count is not None:
+            return count
     return None
 
 
-def _count_of_phrase(tokens, roles, at):
-    "The count of the things named from token `at` on: a number, or one for an article"
+def _count_of_phrase(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
+    "The count in the phrase that begins at token `at`: its number, or 1 for `a` or `an`; None without either"
     if is_number(tokens[at]):
         return _count_that_is_named(tokens, roles, at)
     if tokens[at].text not in ("a", "an"):
         return None
-    indefinite = False
+    has_group_noun = False  # "a few apples" and "a group of people" are not one
     for i in range(at + 1, at + _longest_phrase):
         token, following = tokens[i], tokens[i + 1]
         if is_number(token):
-            # a group of 5 people: the number wins over the article
+            # "a group of 5 people": the number wins over the article
             return int(token.value) if roles.get(i) in ("count", "share") else None
         if token.kind in ("mark", "line", "edge") or token.text in _ends_phrase:
             break
-        if token.text in _collective:
-            indefinite = True
-        if token.text in _holds and not is_number(following):
-            # "a bowl of about 5": the number is still to come
-            if following.text not in _vague:
+        if token.text in _group_nouns:
+            has_group_noun = True
+        if token.text in _words_before_content and not is_number(following):
+            # "a bowl of fruit" ends here; in "a bowl of about 5" the number is still to come
+            if following.text not in _words_before_count:
                 break
-    return None if indefinite else 1
+    return None if has_group_noun else 1
 
 
-def _count_that_is_named(tokens, roles, at):
-    "The count of a number that stands right behind `photo of`; measures and places are things there"
+def _count_that_is_named(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
+    """The count that the number at token `at`, right behind `photo of`, stands for, or None
+
+    In that place also a number that looks like a measure or a place counts things: a photo of 5 feet."""
     number, following = tokens[at], tokens[at + 1]
     role = roles.get(at)
     if role == "name":
-        # "photo of 5c discs" is a slip of the pen, "photo of 3D glasses" is not
-        slip = following.glued and following.kind == "word"
-        good = slip and not number.glued
-        if number.text + following.text in _dimensions:
-            good = False
+        # "photo of 5c discs" is a typing error and counts; "photo of 3D glasses" does not
+        touches_letter = following.glued and following.kind == "word"
+        is_count = touches_letter and not number.glued
+        if number.text + following.text in _dimension_names:
+            is_count = False
     else:
-        good = role in ("count", "measure") or role in _second_choice
-    if not good or number.value is None:
+        is_count = role in ("count", "measure") or role in _roles_of_second_choice
+    if not is_count or number.value is None:
         return None
     return int(number.value)
 
 
 # The count that is marked as the answer
 
-_stated = {"answer", "altogether", "total", "一共", "一共有", "总共", "总共有", "總共", "共", "共有", "合计", "总计", "总数",
-           "答案"}
-_stated_with_sign = {"count", "number", "sum", "result", "conclusion"}
-_corrections = {"wait", "actually", "correction", "sorry", "oops", "recount", "recounting"}
+_words_before_answer = {
+    "answer", "altogether", "total", "一共", "一共有", "总共", "总共有", "總共", "共", "共有", "合计", "总计", "总数", "答案"}
+_words_that_need_a_sign = {"count", "number", "sum", "result", "conclusion"}
+_correction_words = {"wait", "actually", "correction", "sorry", "oops", "recount", "recounting"}
 _ends_clause = {",", ".", ";", "!", "?", "。", "；", "\n", "("}
 _reach_of_answer = 24  # tokens behind "answer" in which its number stands
 
 
-def _stated_counts(tokens, roles):
-    "Places of the counts that the text marks as its answer: `answer: 5`, `5 in total`, `一共有5`"
+def _stated_counts(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+    "The places of the counts that the text marks as its answer: `answer: 5`, `5 in total`, `一共有5`"
     places = []
-    for i in range(margin, len(tokens) - margin):
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         word = tokens[i].text
-        if word == "all" and tokens[i - 1].text == "in":
+        if word == "all" and tokens[i - 1].text == "in":  # "in all" means "in total"
             word = "total"
         place = None
         if word in ("total", "altogether"):
             place = _count_before_total(tokens, roles, i)
-        if place is None and word in _stated:
+        if place is None and word in _words_before_answer:
             place = _count_behind(tokens, roles, i)
-        if word in _stated_with_sign:
+        # such as `count` and `number`, which state one only with a sign behind: `count: 5`
+        if word in _words_that_need_a_sign:
             place = _count_behind_sign(tokens, roles, i)
         if place is not None:
             places.append(place)
     return places
 
 
-def _count_before_total(tokens, roles, i):
-    "Place of the 5 in `5 in total`, or None"
+def _count_before_total(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+    "The place of the count in `5 in total`, at most three tokens before the `total` at token `i`; or None"
     place = None
     for at in (i - 1, i - 2, i - 3):
         if tokens[at].text in _ends_clause:
@@ -698,22 +740,24 @@ def _count_before_total(tokens, roles, i):
             break
     if place is None or tokens[i + 1].text != ":":
         return place
-    # "5 in total: 2 left, 3 right" tells the parts; "2 here and 3 there, in total: 5" the sum
+    # With a colon behind `total`, the number before it is the total only where its parts follow and add up to
+    # it: "5 in total: 2 left, 3 right". In "2 here and 3 there, in total: 5" the total follows.
     parts = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
     return place if tokens[place].value == sum(parts) else None
 
 
-def _count_behind(tokens, roles, i):
-    "Place of the last count of the clause that a word like `answer` at token `i` begins, or None"
+def _count_behind(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+    "The place of the last count in the clause behind a word such as `answer` at token `i`, or None"
     place = None
     for at in range(i + 1, i + _reach_of_answer):
         token = tokens[at]
         if token.kind == "edge":
             break
         if token.text in _ends_clause:
-            # "Answer:" may stand on a line of its own, and "the answer is (5)" has only brackets
-            passed = token.text == "(" or (token.kind == "line" and at < i + 4)
-            if place is not None or not passed:
+            # read on where no count came yet: "Answer:" may stand on a line of its own, and in
+            # "the answer is (5)" the count stands in brackets
+            may_pass = token.text == "(" or (token.kind == "line" and at < i + 4)
+            if place is not None or not may_pass:
                 break
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             place = at
@@ -723,22 +767,25 @@ def _count_behind(tokens, roles, i):
     return place
 
 
-def _count_behind_sign(tokens, roles, i):
-    "The same for `count: 5` and `the number of apples is 5`; `I count 1, 2, 3` and `number 5` state nothing"
+def _count_behind_sign(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+    """The place of the count that a word such as `count` or `number` at token `i` states, or None
+
+    It states one only with a sign or a verb between: `count: 5`, `the number of apples is 5`.
+    `I count 1, 2, 3` and `number 5` state none."""
     if tokens[i].text == "number" and tokens[i + 1].text != "of":
         return None
     place = _count_behind(tokens, roles, i)
     if place is None:
         return None
-    signs = {token.text for token in tokens[i + 1:place]}
-    return place if signs & {":", "=", "is", "was"} else None
+    words_between = {token.text for token in tokens[i + 1:place]}
+    return place if words_between & {":", "=", "is", "was"} else None
 
 
-def _corrects(tokens, i):
-    "Whether token `i` takes back what was said before it"
+def _is_correction(tokens, i):
+    "Whether token `i` takes back what was said before it: `wait`, `actually`, or `No,` that begins a clause"
     word, following = tokens[i].text, tokens[i + 1].text
     if word != "no":
-        return word in _corrections
+        return word in _correction_words
     if following not in (",", ".", ":"):
         return False
     return tokens[i - 1].kind in ("mark", "line", "edge")
@@ -746,66 +793,72 @@ def _corrects(tokens, i):
 
 def behind_correction(
     tokens: list,  # from `tokens_of`
-) -> list:  # of tokens, with edges; empty where nothing is corrected
-    "What follows the last `wait`, `actually` or `No,` of a text"
-    for i in range(len(tokens) - margin - 1, margin, -1):
-        if _corrects(tokens, i):
+) -> list:  # of tokens, with edge tokens before and behind; empty where nothing is corrected
+    "The tokens behind the last correction of a text, which a word such as `wait`, `actually` or `No,` begins"
+    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
+        if _is_correction(tokens, i):
             return [edge] * margin + tokens[i + 1:]
     return []
 
 
 def _after_correction(tokens, places):
-    "The counts behind the last correction; all of them where nothing is corrected"
-    for i in range(len(tokens) - margin - 1, margin - 1, -1):
-        if places and places[-1] > i and _corrects(tokens, i):
+    "Of the counts at `places` (ascending) those behind the text's last correction; all where there is none"
+    for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the edge tokens
+        # a correction with no count behind it corrects no count
+        if places and places[-1] > i and _is_correction(tokens, i):
             return [place for place in places if place > i]
     return places
 
 
 def _total_before_parts(values):
-    "A value that is the sum of two or more that follow it, or None"
-    rest = sum(values)
+    "The first value that is the sum of all values behind it, two at least, as in 5: 2 red, 3 green; or None"
+    sum_of_rest = sum(values)
     for value in values[:-2]:
-        rest -= value
-        if value == rest and value > 0:
+        sum_of_rest -= value
+        if value == sum_of_rest and value > 0:
             return value
     return None
 
 
-def _chosen_count(tokens, roles):
-    "The count among the numbers of a text, or None; chapter 02 has the table of these steps"
-    pictured = _count_after_picture(tokens, roles)
-    if pictured is not None:
-        return pictured
+def _chosen_count(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+    """The one count that a text states, chosen among its numbers, or None
+
+    The steps, each tried where those before found none: the number behind `a photo of`; one that is marked as
+    the answer; the last count, or a total before its parts; 0 where the text says that there are none; a
+    number of a weaker role; 1 for `there is a …`. Counts before a correction (`wait`, `No,`) are left out."""
+    count_after_picture = _count_after_picture(tokens, roles)
+    if count_after_picture is not None:
+        return count_after_picture
     counts = [place for place, role in roles.items() if role == "count"]
     counts = _after_correction(tokens, counts)
     first = counts[0] if counts else 0
-    # an answer that was stated and then corrected is stated no more
+    # an answer that was stated before a correction is not stated any more
     stated = [place for place in _stated_counts(tokens, roles) if place >= first]
     if stated:
         return int(tokens[stated[-1]].value)
     if counts:
-        told = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
-        total = _total_before_parts([int(tokens[place].value) for place in told])
-        # people reason first and conclude last
+        candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
+        total = _total_before_parts([int(tokens[place].value) for place in candidates])
+        # without such a total the last count is taken: people reason first and conclude last
         return int(tokens[counts[-1]].value) if total is None else total
     if _says_none(tokens):
         return 0
-    others = [place for place, role in roles.items() if role in _second_choice]
-    if others:
-        return int(tokens[others[-1]].value)
+    weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
+    if weaker:
+        return int(tokens[weaker[-1]].value)
     return _one_thing(tokens, roles)
 
 
-def _one_thing(tokens, roles):
-    "1 where the text says `there is an apple`, else None"
-    for i in range(margin, len(tokens) - margin):
-        at = i + 1
+def _one_thing(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+    "1 where a text says that there is one thing, as in `there is an apple` or `there's a dog`; else None"
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+        at = i + 1  # the place behind "there's", or behind "there is"
         if tokens[i].text == "there" and tokens[at].text in ("is", "was"):
             at = i + 2
         elif tokens[i].text != "there's":
             continue
-        if not _is_meta(tokens, at + 1):
+        # not for "there is a problem"
+        if not _is_meta_noun(tokens, at + 1):
             return _count_of_phrase(tokens, roles, at)
     return None
 
@@ -815,15 +868,17 @@ def _one_thing(tokens, roles):
 def read_count(
     text: str,  # a completion or a truth
 ) -> int | None:  # None when no count can be read
-    "The count that `text` states"
+    "The number of things that the answer in `text` states, in digits or words, English or Chinese"
+    # of the answer alone, in one spelling, without LaTeX and Markdown
     tokens = tokens_of(unwrapped(plain_text(final_answer(text))))
     return _chosen_count(tokens, number_roles(tokens))
 
 
 def explain_count(
     text: str,  # a completion or a truth
-) -> list:  # of {number, worth, role}, a row for each number of the answer
-    "How each number of an answer was understood"
+) -> list:  # of {number (as written), worth (its value), role}, a row for each number of the answer
+    "How each number of an answer was understood: a table for people, to see why a count was read as it was"
+    # the same tokens as `read_count` reads
     tokens = tokens_of(unwrapped(plain_text(final_answer(text))))
     rows = []
     for place, role in number_roles(tokens).items():
@@ -835,24 +890,26 @@ def explain_count(
 
 
 # a size, a date or a name is not what was asked for; a measure and a decimal may be
-_kept_for_numbers = {"count", "measure", "not whole", "share", "place", "in brackets"}
+_roles_read_as_numbers = {"count", "measure", "not whole", "share", "place", "in brackets"}
 
 
 def read_number(
     text: str,  # an answer, without tags
 ) -> float | None:  # None where it holds no number, or several different ones
-    "The one number of a text, whatever its unit: 2.5, -3, twenty-one, 1/2"
-    tokens = tokens_of(unwrapped(plain_text(text)))
+    "The one number of a text, which may have a unit, a sign or decimals: 2.5 cm, -3, twenty-one, 1/2"
+    tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     fraction = _lone_fraction(tokens)
     if fraction is not None:
         return fraction
-    roles, kept = number_roles(tokens), {}
+    # both: place of a number → what it is, such as "count" or "measure"
+    roles, candidates = number_roles(tokens), {}
     for place, role in roles.items():
-        if role == "not whole" and _is_part(tokens[place].value):
-            return None
-        if role in _kept_for_numbers:
-            kept[place] = "count"
-    places = _stated_counts(tokens, kept)[-1:] or list(kept)
+        if role == "not whole" and _is_part_of_number(tokens[place].value):
+            return None  # of 2 1/2 or 10^3 this token is only a part
+        if role in _roles_read_as_numbers:
+            candidates[place] = "count"  # so that `_stated_counts` accepts a measure, too
+    # a number that is marked as the answer wins; else all must have the same value
+    places = _stated_counts(tokens, candidates)[-1:] or list(candidates)
     values = {tokens[place].value for place in places}
     if len(values) == 1:
         return values.pop()
@@ -860,19 +917,22 @@ def read_number(
     return 0.0 if not roles and _says_none(tokens) else None
 
 
-def _is_part(value):
-    "Whether a number that is not whole is so for what follows it: the 2 of 2 1/2, the 10 of 10^3"
+def _is_part_of_number(value):
+    """Whether a token with the role `not whole` is only a part of a number: the 2 of 2 1/2, the 10 of 10^3
+
+    Its own value is whole and not negative then: it got the role from what stands around it."""
     return value is not None and value >= 0 and value == int(value)
 
 
 def _lone_fraction(tokens):
-    "Worth of the only two numbers of a text where a slash joins them, as in 1/2, or None"
+    "The value of a fraction such as 1/2 where a text holds these two numbers and no other, or None"
     places = [i for i, token in enumerate(tokens) if is_number(token)]
     if len(places) != 2:
         return None
-    above, below = (tokens[place] for place in places)
+    numerator, denominator = (tokens[place] for place in places)
     if tokens[places[0] + 1].text != "/" or places[1] != places[0] + 2:
         return None
-    if above.value is None or not below.value:
+    # a denominator of 0 has no value
+    if numerator.value is None or not denominator.value:
         return None
-    return above.value / below.value
+    return numerator.value / denominator.value

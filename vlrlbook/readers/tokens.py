@@ -20,7 +20,7 @@ margin = 8  # edge tokens on both sides, so that no rule has to ask whether ther
 def answer_text(
     text: str,  # a completion
 ) -> str | None:  # None when there is no complete answer tag
-    "What stands in the last `<answer>…</answer>`, over any number of lines"
+    "The text inside the last `<answer>…</answer>` of a completion, which may go over several lines"
     end = text.rfind("</answer>")
     if end < 0:
         return None
@@ -31,7 +31,10 @@ def answer_text(
 def final_answer(
     completion: str,  # what the model wrote, or a truth
 ) -> str:  # the part that is an answer; empty where all of it is thought
-    "What follows the last `</think>`; of that the last answer tag's content, and of that the last box's"
+    """The part of a completion that is its answer
+
+    It is what follows the last `</think>`; of that the content of the last answer tag, if there is one; and
+    of that the content of the last LaTeX `\\boxed{…}`, if there is one."""
     end_of_thought = completion.rfind("</think>")
     rest = completion
     if end_of_thought >= 0:
@@ -39,22 +42,23 @@ def final_answer(
         rest = completion[end_of_thought + len("</think>"):]
     # a thought that was begun and not ended is no answer, however much it sounds like one
     rest = rest.partition("<think>")[0]
-    said = answer_text(rest)
-    if said is None:
+    answer = answer_text(rest)  # None without a complete pair of answer tags
+    if answer is None:
         # one tag of the two is missing where the text was cut, or where the template opened the answer
-        said = rest.rpartition("<answer>")[2].partition("</answer>")[0].strip()
-    boxed = _boxed(said)
-    return said if boxed is None else boxed
+        behind_opening = rest.rpartition("<answer>")[2]
+        answer = behind_opening.partition("</answer>")[0].strip()
+    boxed = _boxed(answer)
+    return answer if boxed is None else boxed
 
 
 def _boxed(text):
-    "Content of the last complete LaTeX box, or None"
+    "The content of the last `\\boxed{…}` of a text, in which models write a final answer; None without one"
     opening = "\\boxed{"
     start = text.rfind(opening)
     if start < 0:
         return None
     begin, depth = start + len(opening), 1
-    # an answer in a box is short; the bound keeps a text of braces from being walked through
+    # search for the brace that closes the box; an answer is short, so a long text is not walked through
     for end in range(begin, min(len(text), begin + _most_characters)):
         if text[end] == "{":
             depth += 1
@@ -67,8 +71,8 @@ def _boxed(text):
 
 def is_cut(
     completion: str,  # what the model wrote
-) -> bool:  # a thought or an answer that was begun and not ended
-    "Whether a text stops inside its own tags, as one does that met the token limit"
+) -> bool:  # True for a thought or an answer that was begun and not ended
+    "Whether a text stops inside its own tags, as one does that was cut at the token limit"
     for name in ("think", "answer"):
         opened = completion.rfind(f"<{name}>")
         if opened > completion.rfind(f"</{name}>"):
@@ -99,24 +103,32 @@ _frames = re.compile(r"\*\*|[*](?!\s*\d)|(?<!\d)[*]|\$(?!\d)|[{}]")
 def plain_text(
     text: str,  # an answer
     from_start: bool = False,  # of a long text: its first 2,000 characters, else its beginning and its end
-) -> str:  # one spelling for marks, digits and widths; case is kept
-    "A text in Unicode's plain forms (NFKC), with one hyphen, one apostrophe, and no raised digits"
+) -> str:  # at most 2,000 characters; upper and lower case are kept
+    """A text in one spelling, so that the readers need to know each sign in one form only
+
+    Unicode's NFKC makes one character of its full-width and other forms. Also every hyphen becomes "-", every
+    apostrophe "'", a raised digit "^", and underscores that join words a space."""
     text = text[:_most_characters] if from_start else _both_ends(text)
-    text = _fractions.sub(_set_apart, _raised.sub("^", text))
+    text = _raised.sub("^", text)  # 5² becomes 5^
+    text = _fractions.sub(_set_apart, text)  # 2½ becomes 2 1/2
     plain = unicodedata.normalize("NFKC", text)
     # a few characters stand for whole phrases in NFKC, so the length is bounded once more
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
-    plain = _underscores_around.sub(r" \1 ", plain.translate(_same_marks))
+    plain = plain.translate(_same_marks)
+    plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
     return _underscore.sub(" ", plain)
 
 
 def _both_ends(text):
-    "A text, or the beginning and the end of a long one, cut between words where it has any"
+    """At most `_most_characters` of a text: of a longer one its beginning and its end, a line break between
+
+    It is cut at spaces where there are any. An answer mostly stands at one of the ends, and the reasoning
+    that is left out between them."""
     if len(text) <= _most_characters:
         return text
     beginning = text[:_from_the_beginning]
     end = text[_from_the_beginning - _most_characters:]
-    # half of a number would be another number; but a text without spaces has no better place to cut
+    # drop the word that was cut in two: half of a number would be another number
     if " " in beginning:
         beginning = beginning.rpartition(" ")[0]
     if " " in end:
@@ -124,19 +136,19 @@ def _both_ends(text):
     return f"{beginning}\n{end}"
 
 
-def _set_apart(found):
-    "A fraction of one character with a space before it"
-    return " " + unicodedata.normalize("NFKC", found[0])
+def _set_apart(match):
+    "The replacement for a fraction of one character: a space and the plain form, such as ` 1/2` for ½"
+    return " " + unicodedata.normalize("NFKC", match[0])
 
 
 def unwrapped(
     text: str,  # from `plain_text`
-) -> str:  # without the signs of LaTeX and Markdown that only frame it
-    "A text without its frames: bold, boxes, mathematics"
+) -> str:  # with a space for each sign that was removed
+    "A text without the marks of LaTeX and Markdown around its words: `**B**`, `$B$`, `\\text{B}` become B"
     if "\\" in text:
-        text = _latex.sub(" ", text)
+        text = _latex.sub(" ", text)  # commands such as \text
     text = _dollars_around.sub(r" \1 ", text)
-    return _frames.sub(" ", text)
+    return _frames.sub(" ", text)  # asterisks, dollar signs and braces
 
 
 # Tokens
@@ -147,8 +159,8 @@ class Token(NamedTuple):
     kind: str  # number, word, han (one Chinese character or one phrase), mark, line, or edge
     text: str  # in lower case
     raw: str  # as written
-    glued: bool  # no space before it
-    value: float | None = None  # of a number: what it is worth; None where this reader cannot hold it
+    glued: bool  # it touches the token before it: no space between
+    value: float | None = None  # of a number: its value; None where this reader cannot tell it, as for 2.5.1
 
 
 edge = Token("edge", "", "", False)
@@ -163,40 +175,47 @@ _phrases = (
 _thousands = r"\d{1,3}(?:,\d{3}){1,3}(?![\d,]|\.\d+\.)|\d{1,3}(?:[ ']\d{3}){1,3}(?! ?\d)"
 _sign = r"(?:(?<![\w.)\]%])[-+])?"  # behind a word, a number or a bracket it is a hyphen
 _token = re.compile(
-    rf"(?P<line>\n)|(?P<han>{_phrases})|(?P<numeral>[{_numerals}]{{1,12}})|(?P<one>[{_cjk}])"
+    rf"(?P<line>\n)|(?P<han>{_phrases})|(?P<numeral>[{_numerals}]{{1,12}})|(?P<character>[{_cjk}])"
     rf"|(?P<number>{_sign}(?:{_thousands}|\d+)(?:\.\d+){{0,3}}|{_sign}(?<![\w.])\.\d+)"
     rf"|(?P<word>[^\W\d_{_cjk}]+(?:'[^\W\d_{_cjk}]+)?)|(?P<mark>\S)")
 
 
 def tokens_of(
     text: str,  # from `plain_text`
-) -> list:  # of `Token`, eight edges on both sides, numbers of several words joined
-    "A text cut into numbers, words, Chinese characters and marks"
-    pieces = list(_token.finditer(text))
-    if len(pieces) > _most_tokens:
+) -> list:  # of `Token`, with `margin` edge tokens before and behind
+    """Cut a text into tokens: numbers, words, Chinese characters and marks
+
+    A number of several words, such as `two hundred and six`, becomes one token. The edge tokens at both ends
+    let a rule look at neighbours without asking whether there are any."""
+    matches = list(_token.finditer(text))
+    if len(matches) > _most_tokens:
+        # more of the end is kept than of the beginning: most answers come last
         third = _most_tokens // 3
-        pieces = pieces[:third] + pieces[-2 * third:]
-    found, end = [edge] * margin, -1
-    for piece in pieces:
-        found.append(_token_of(piece, piece.start() == end))
-        end = piece.end()
-    found += [edge] * margin
-    return _with_numerals(found)
+        matches = matches[:third] + matches[-2 * third:]
+    tokens, end_of_last = [edge] * margin, -1
+    for match in matches:
+        tokens.append(_token_of(match, glued=match.start() == end_of_last))
+        end_of_last = match.end()
+    tokens += [edge] * margin
+    return _with_numerals(tokens)
 
 
-def _token_of(piece, glued):
-    "The token of one match"
-    kind, raw = piece.lastgroup, piece[0]
+def _token_of(match, glued):
+    "The `Token` for one match of the pattern `_token`, whose named groups are the kinds of tokens"
+    kind, raw = match.lastgroup, match[0]
     if kind == "number":
         return Token("number", raw, raw, glued, _digits_value(raw))
     if kind == "numeral":
+        # written in Chinese characters, such as 三十
         return Token("number", raw, raw, glued, _chinese_value(raw))
-    return Token("han" if kind == "one" else kind, raw.lower(), raw, glued)
+    if kind == "character":
+        kind = "han"
+    return Token(kind, raw.lower(), raw, glued)
 
 
 def is_number(
     token: Token,  # of `tokens_of`
-) -> bool:  # in digits or in words
+) -> bool:  # True for a number in digits or in words
     "Whether a token is a number"
     return token.kind == "number"
 
@@ -220,31 +239,34 @@ _scales = {"hundred": 100, "thousand": 1000}
 
 
 def _digits_value(raw):
-    "Worth of a number in digits; None for a version (2.5.1), a code (007), or more than 12 digits"
-    plain = raw.lstrip("+-")
-    for separator in (",", " ", "'"):
-        plain = plain.replace(separator, "")
-    whole, _, fraction = plain.partition(".")
+    "The value of a number in digits; None for a version (2.5.1), a code (007), or more than 12 digits"
+    digits = raw.lstrip("+-")
+    for thousands_separator in (",", " ", "'"):
+        digits = digits.replace(thousands_separator, "")
+    whole, _, fraction = digits.partition(".")
     if "." in fraction or len(whole) > _most_digits:
         return None
     if len(whole) > 2 and whole.startswith("0"):
         return None
-    value = float(plain[:2 * _most_digits])
+    # decimal places beyond what a float can hold are cut off
+    value = float(digits[:2 * _most_digits])
     return -value if raw.startswith("-") else value
 
 
-def _chinese_value(run):
-    "Worth of a Chinese numeral below ten thousand; None for 三四 (three or four) and what is no numeral"
-    if run in _chinese_words:
-        return float(_chinese_words[run])
-    run = run.replace("廿", "二十").replace("卅", "三十")
-    known = _chinese_digits.keys() | _chinese_scales.keys()
-    if not known.issuperset(run):
+def _chinese_value(numeral):
+    "The value of a Chinese numeral below ten thousand; None for 三四 (three or four) and what is no numeral"
+    if numeral in _chinese_words:
+        return float(_chinese_words[numeral])
+    numeral = numeral.replace("廿", "二十").replace("卅", "三十")
+    readable_characters = _chinese_digits.keys() | _chinese_scales.keys()
+    if not readable_characters.issuperset(numeral):
         return None
-    if _chinese_scales.keys().isdisjoint(run):
-        return _digit_by_digit(run)
+    # without 十, 百 or 千 it is a row of digits
+    if _chinese_scales.keys().isdisjoint(numeral):
+        return _digit_by_digit(numeral)
+    # `digit` waits for its scale: in 三百, 三 is read first; scales must fall, as in 千 … 百 … 十
     total, digit, scale = 0, None, 10_000
-    for character in run:
+    for character in numeral:
         if character in _chinese_digits:
             # two digits side by side, as in 三四十 or 十三四, are "three or four": no count
             if digit:
@@ -254,20 +276,20 @@ def _chinese_value(run):
         if _chinese_scales[character] >= scale:
             return None
         scale = _chinese_scales[character]
-        # 十二 is said without the one
+        # 十二 (twelve) begins with 十: one ten, its 一 is left out
         total += scale * (1 if digit is None else digit)
         digit = None
-    # 一百二 is said for 一百二十, but 一百零二 and 十二 mean what they say
-    if scale >= 100 and "零" not in run and "〇" not in run:
+    # 一百二 is short for 一百二十 (120): a last digit counts tens there; but 一百零二 is 102, and 十二 is 12
+    if scale >= 100 and "零" not in numeral and "〇" not in numeral:
         digit = (digit or 0) * scale // 10
     return float(total + (digit or 0))
 
 
-def _digit_by_digit(run):
-    "Worth of digits read one after the other; two that follow each other, as in 三四, are an estimate"
-    digits = [_chinese_digits[character] for character in run]
+def _digit_by_digit(numeral):
+    "The value of Chinese digits in a row, such as 二五 for 25; None for an estimate such as 三四, three or four"
+    digits = [_chinese_digits[character] for character in numeral]
     if len(digits) == 2 and digits[0] > 0:
-        # 三五个 is three to five
+        # two digits that differ by 1 or 2 are an estimate, as in 三五个: three to five
         if digits[1] - digits[0] in (1, 2):
             return None
     return float("".join(map(str, digits)))
@@ -277,122 +299,136 @@ def _digit_by_digit(run):
 
 _number_words = {*units, *tens, *_scales}
 _begins_numeral = _number_words | {"a", "half", "半"}
-_sets = {"打": 12, "双": 2, "雙": 2, "对": 2, "對": 2}
+# Chinese measure words that count by sets: 打 is a dozen; 双 and 对 are a pair
+_set_sizes = {"打": 12, "双": 2, "雙": 2, "对": 2, "對": 2}
 
 
 def _with_numerals(tokens):
-    "The tokens, with `two hundred and six`, `half a dozen` and their like as one number each"
+    "A copy of the tokens in which each number of several words, such as `half a dozen`, is one number token"
     joined, i = [], 0
     while i < len(tokens):
         token = tokens[i]
-        after = i
+        after = i  # the place behind the numeral; it stays `i` where no numeral begins
         if token.kind == "number" or token.text in _begins_numeral:
             value, after = _numeral(tokens, i)
         if after == i:
             joined.append(token)
             i += 1
             continue
-        said = " ".join(one.text for one in tokens[i:after])
-        joined.append(Token("number", said, said, token.glued, value))
+        numeral_text = " ".join(part.text for part in tokens[i:after])
+        joined.append(Token("number", numeral_text, numeral_text, token.glued, value))
         i = after
     return joined
 
 
 def _numeral(tokens, i):
-    "Worth of the numeral that begins at token `i`, and the token after it; that is `i` where none begins"
+    """Read the number of several words that begins at token `i`: returns (its value, the place behind it)
+
+    Where none begins, the place is `i` itself; so too for digits with no number word behind them, which are
+    one token already. A value of None means a numeral that this reader cannot hold, such as `3 million`."""
     if tokens[i].kind == "number":
         value, after = tokens[i].value, i + 1
     else:
         value, after = _begun_with_word(tokens, i)
         if after == i:
             return None, i
-    begun = after
-    # the words that may still follow: hundred after digits, units after tens, dozens after anything
+    end_of_first_part = after
+    # lengthen it by each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any
     while value is not None:
         at = _next_word(tokens, after, value)
         word = tokens[at].text
         if word == "dozens":
-            # two dozens are 24; dozens alone are no number
+            # "two dozens" are 24; "dozens" alone never comes here, since it begins no numeral
             word = "dozen"
         if word in _too_many:
-            # more than this reader holds is none, rather than a wrong one
+            # such as `million`: reading no number is better than reading a wrong one
             return None, at + 1
-        if word in _sets and tokens[i].raw[-1] in _numerals:
+        if word in _set_sizes and tokens[i].raw[-1] in _numerals:
             return _chinese_set(tokens, i, at)
         if word not in _number_words or tokens[at].kind != "word":
             break
-        longer = _with_word(value, word)
-        if longer is None:
+        longer_value = _with_word(value, word)
+        if longer_value is None:  # the word begins another number
             break
-        value, after = longer, at + 1
-    if tokens[i].kind == "number" and after == begun:
-        # a number in digits alone is a token already
+        value, after = longer_value, at + 1
+    if tokens[i].kind == "number" and after == end_of_first_part:
         return None, i
     return (value if value <= _most_in_words else None), after
 
 
 def _next_word(tokens, at, value):
-    "Place of the word that may lengthen a numeral: behind a hyphen, and behind `and` after hundreds"
+    """The place of the word that may continue a numeral whose words so far end before `at` and mean `value`
+
+    It is `at`, or the place behind a hyphen (twenty-one), or behind an `and` that follows hundreds (two
+    hundred and six)."""
     at = _behind_hyphen(tokens, at)
-    hundreds = value > 0 and value % 100 == 0
-    if tokens[at].text != "and" or not hundreds:
+    is_hundreds = value > 0 and value % 100 == 0
+    if tokens[at].text != "and" or not is_hundreds:
         return at
-    behind = _behind_hyphen(tokens, at + 1)
-    word = tokens[behind].text
-    return behind if word in units or word in tens else at
+    behind_and = _behind_hyphen(tokens, at + 1)
+    word = tokens[behind_and].text
+    return behind_and if word in units or word in tens else at
 
 
 def _behind_hyphen(tokens, at):
-    "The place behind a hyphen that joins two words, or the same place"
+    "`at + 1` where token `at` is a hyphen without spaces on either side, as in twenty-one; else `at`"
     hyphen, following = tokens[at], tokens[at + 1]
     joins = hyphen.text == "-" and hyphen.glued
     return at + 1 if joins and following.glued else at
 
 
 def _chinese_set(tokens, i, at):
-    "Worth of 两打 (two dozen) or 一双 (a pair), whose measure word stands at `at`, and the token after it"
+    """Read a number of sets such as 两打 (two dozen) or 一双 (a pair): returns (value, the place behind it)
+
+    The number is token `i`, the measure word token `at`. (None, i) means that it is no such set."""
     value, word = tokens[i].value, tokens[at].text
     if word == "打":
-        # 打开 means to open
-        opens = tokens[at + 1].text == "开"
-        return (None, i) if opens else (value * _sets[word], at + 1)
-    # two pairs of shoes may be two or four, so only one pair is two
+        # 打开 is the verb "to open"
+        is_verb = tokens[at + 1].text == "开"
+        return (None, i) if is_verb else (value * _set_sizes[word], at + 1)
+    # two pairs of shoes may be two or four, so only "one pair" is read, as 2
     return (2.0, at + 1) if value == 1 else (None, i)
 
 
 def _begun_with_word(tokens, i):
-    "Worth of the first word or words of a numeral, and the token after them; `i` where they are no numeral"
+    """Read the first words of a numeral that begins with a word: returns (value, the place behind them)
+
+    (None, i) means that token `i` begins no numeral, as the `a` of `a dog` does not."""
     word = tokens[i].text
     if word in units or word in tens:
         return float(units.get(word, tens.get(word, 0))), i + 1
     second, third = tokens[i + 1].text, tokens[i + 2].text
     if word in ("half", "半"):
-        # half a dozen, half-dozen, 半打; any other half is a fraction
+        # half a dozen, half-dozen, 半打 are 6; any other half is a fraction
         at = i + 2 if second in ("a", "-") else i + 1
         return (6.0, at + 1) if tokens[at].text in ("dozen", "打") else (None, i)
     if word == "a":
         return _begun_with_article(i, second, third)
-    return float(_scales[word]), i + 1
+    return float(_scales[word]), i + 1  # hundred or thousand
 
 
 def _begun_with_article(i, second, third):
-    "Worth of `a dozen`, `a hundred`, `a couple of`, `a single`, and the token after it"
+    """Read a numeral whose token `i` is `a`: returns (value, the place behind what was read), or (None, i)
+
+    `second` and `third` are the words behind the article: `a single`, `a couple of`, `a dozen`."""
     if second == "single":
         return 1.0, i + 2
     if second in ("couple", "pair"):
-        # a couple of apples, a couple dozen
+        # "a couple of apples", "a couple dozen"
         return 2.0, i + 3 if third == "of" else i + 2
     if second in ("dozen", "hundred", "thousand"):
+        # only the article is read, as 1: the caller multiplies by the word behind it
         return 1.0, i + 1
     return None, i
 
 
 def _with_word(value, word):
-    "Worth after one more number word, or None where the word begins another number"
+    "The value of a numeral worth `value` with one more `word`; None where the word begins another number"
     if word == "dozen":
         return value * 12
     below_thousand = value % 1000
     if word == "hundred":
+        # the last part becomes hundreds: 2 → 200; 3002 ("three thousand two") → 3200
         return value + 99 * below_thousand if 0 < below_thousand < 100 else None
     if word == "thousand":
         return value * 1000 if 0 < value < 1000 else None
@@ -401,6 +437,6 @@ def _with_word(value, word):
     added = units.get(word, tens.get(word))
     if value % 100 == 0:
         return value + added
-    # after twenty come one to nine
-    follows_tens = value % 100 >= 20 and value % 10 == 0
-    return value + added if follows_tens and 0 < added < 10 else None
+    # after twenty, thirty … only one to nine may follow
+    ends_in_tens = value % 100 >= 20 and value % 10 == 0
+    return value + added if ends_in_tens and 0 < added < 10 else None

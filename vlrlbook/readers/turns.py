@@ -34,72 +34,78 @@ refusals = {
 names = ("x1", "y1", "x2", "y2")
 _number = r"[-+]?\d{1,9}(?:\.\d{0,9})?"
 _begins, _ends, _picture = "<tool_response>", "</tool_response>", "<image>"
-# Neither goes beyond the next mark of its kind, so that a long text is read in one pass.
-_told = re.compile(_begins + r"((?:[^<]|<(?!/?tool_response>))*)" + _ends)
+# a turn of the tool; what a call holds. Neither goes beyond the next mark of its kind, so that a long text is
+# read in one pass.
+_tool_turn = re.compile(_begins + r"((?:[^<]|<(?!/?tool_response>))*)" + _ends)
 _call = re.compile(r"zoom\(([^()]*)\)")
 _positional = re.compile(rf"\s*({_number})\s*,\s*({_number})\s*,\s*({_number})\s*,\s*({_number})\s*")
-_named_values = re.compile(rf"\s*x1\s*=\s*({_number})\s*,\s*y1\s*=\s*({_number})\s*,\s*x2\s*=\s*({_number})\s*,"
-                    rf"\s*y2\s*=\s*({_number})\s*")
+_named_values = re.compile(rf"\s*x1\s*=\s*({_number})\s*,\s*y1\s*=\s*({_number})\s*,"
+                           rf"\s*x2\s*=\s*({_number})\s*,\s*y2\s*=\s*({_number})\s*")
 _parameter = re.compile(rf"<parameter=(\w+)>\s*({_number})\s*</parameter>")
 _longest_call_text = 2_000  # characters of a call that are read
 
 
 class Call(NamedTuple):
-    "A call as it was said"
+    "The part of the picture that a call of the tool asks for"
     box: tuple = None  # x1, y1, x2, y2 as they were written; None where they cannot be read
-    fault: str = ""  # why not
+    fault: str = ""  # why they cannot be read; empty where they can
 
 
 class Look(NamedTuple):
-    "A call and what came of it"
-    said: str  # between the brackets
+    "A call of the zoom tool and what the tool answered"
+    said: str  # the text between the call's brackets, as the model wrote it
     box: tuple | None  # x1, y1, x2, y2; None where they cannot be read
     refused: str  # the kind of refusal; empty where the tool gave a picture
 
 
 def read_call(
-    said: str,  # what stands in a call
+    said: str,  # the text of a call between the brackets of zoom(…)
 ) -> Call:  # `fault` says what is wrong, `box` is None then
-    "The four numbers of a call, by the grammar above"
+    """Read the four numbers of a call of the zoom tool, in any form that a family of models was taught
+
+    `98, 0, 112, 14`; `x1=98, y1=0, x2=112, y2=14`; a JSON object with a name and arguments; or
+    `<parameter=x1>98</parameter>` and so on."""
     text = said.strip()
     if len(text) > _longest_call_text:
         return Call(fault=f"{len(text)} characters")
     for form in (_positional, _named_values):
-        found = form.fullmatch(text)
-        if found:
-            return Call(_as_numbers(found.groups()))
+        match = form.fullmatch(text)
+        if match:
+            return Call(_as_numbers(match.groups()))
     if text.startswith("{"):
         return _read_json(text)
-    given = dict(_parameter.findall(text))
-    if given:
-        return _of_names(given)
+    arguments = dict(_parameter.findall(text))  # name → number as text
+    if arguments:
+        return _call_with_arguments(arguments)
     return Call(fault="expected x1, y1, x2, y2")
 
 
 def _as_numbers(texts):
-    "Numbers as they were written: whole ones stay whole"
+    "Texts of numbers as a tuple: an int for a whole number, a float for one with a decimal point"
     return tuple(float(text) if "." in text else int(text) for text in texts)
 
 
 def _read_json(text):
-    "The call in a JSON object with a name and arguments"
+    "The `Call` in a JSON object such as `{'name': 'zoom', 'arguments': {'x1': 98, …}}`; else a faulty one"
     try:
-        asked = json.loads(text)
-    except ValueError:  # RecursionError cannot be: the text is short
+        request = json.loads(text)  # an object: the caller has looked at the first character, a brace
+    except ValueError:  # deep nesting raises no RecursionError: the text is short
         return Call(fault="this is no JSON")
-    if asked.get("name") != "zoom":
+    if request.get("name") != "zoom":
         return Call(fault="there is one tool, zoom")
-    arguments = asked.get("arguments")
-    return _of_names(arguments) if isinstance(arguments, dict) else Call(fault="arguments are missing")
+    arguments = request.get("arguments")
+    if not isinstance(arguments, dict):
+        return Call(fault="arguments are missing")
+    return _call_with_arguments(arguments)
 
 
-def _of_names(given):
-    "The call of a dictionary of arguments"
-    if set(given) != set(names):
+def _call_with_arguments(arguments):
+    "The `Call` with these arguments, a dict of name → number or its text; one with a fault if they are wrong"
+    if set(arguments) != set(names):  # x1, y1, x2, y2
         return Call(fault="expected x1, y1, x2, y2")
     numbers = []
     for name in names:
-        value = given[name]
+        value = arguments[name]
         if isinstance(value, str) and re.fullmatch(_number, value):
             value = _as_numbers([value])[0]
         # a bool is an int to Python
@@ -111,65 +117,69 @@ def _of_names(given):
 
 def written(
     turns: list,  # (role, text), role assistant or tool; of a picture the tool's text is `<image>`
-) -> str:  # the written form
-    "Several turns as one text"
+) -> str:  # such as zoom(98, 0, 112, 14) ⏎ <tool_response><image></tool_response> ⏎ 3 discs
+    """Several turns of a model and a tool as one text: the tool's turns stand between `<tool_response>` marks
+
+    Empty turns are left out. `turns_of` reads it back."""
     parts = []
     for role, text in turns:
-        # A model that writes the tool's marks itself must not seem to have been given something.
-        plain = text.replace(_begins, "").replace(_ends, "").strip()
-        parts.append(f"{_begins}{plain}{_ends}" if role == "tool" else plain)
+        # A model that writes the marks itself must not seem to have got something from the tool.
+        without_marks = text.replace(_begins, "").replace(_ends, "").strip()
+        parts.append(f"{_begins}{without_marks}{_ends}" if role == "tool" else without_marks)
     return "\n".join(part for part in parts if part)
 
 
 def turns_of(
-    text: str,  # the written form
+    text: str,  # turns as one text, the tool's between <tool_response> marks
 ) -> list:  # (role, text) of each turn, empty turns left out
-    "The turns of an answer"
+    "The turns of an answer: what the model wrote, and what the tool answered between `<tool_response>` marks"
     turns = []
-    # `split` with a group gives what stands between the marks at every second place
-    for place, part in enumerate(_told.split(text)):
+    # `split` by a pattern with a group: at even places what stands outside the marks, at odd places inside
+    for place, part in enumerate(_tool_turn.split(text)):
         if part.strip():
             turns.append(("tool" if place % 2 else "assistant", part.strip()))
     return turns
 
 
 def last_turn(
-    text: str,  # the written form, or any text
-) -> str:  # as it is where no tool has told anything
-    "What the model said last: its answer"
-    _, mark, behind = text.rpartition(_ends)
-    return behind.strip() if mark else text
+    text: str,  # turns as one text, the tool's between <tool_response> marks, or any text
+) -> str:  # the whole text where no tool was called
+    "The text behind the tool's last turn: the model's own answer"
+    _, end_mark, behind = text.rpartition(_ends)  # </tool_response>
+    return behind.strip() if end_mark else text
 
 
 def looks_of(
-    text: str,  # the written form
-) -> list:  # of `Look`, one for each thing that the tool told
-    "What was asked of the tool, and what came of it"
-    looks, waiting = [], []
+    text: str,  # turns as one text, the tool's between <tool_response> marks
+) -> list:  # of `Look`, one for each turn of the tool
+    """The calls of the zoom tool in an answer, each with the box that it asked for and its refusal, if any
+
+    A turn of the model may hold several calls; the tool's turns behind it answer them in order."""
+    looks, unanswered_calls = [], []
     for role, part in turns_of(text):
         if role == "assistant":
-            waiting = [said.strip() for said in _call.findall(part)]
+            unanswered_calls = [call_text.strip() for call_text in _call.findall(part)]
             continue
-        said = waiting.pop(0) if waiting else ""
-        looks.append(Look(said, read_call(said).box, refusal_kind(part)))
+        call_text = unanswered_calls.pop(0) if unanswered_calls else ""
+        looks.append(Look(said=call_text, box=read_call(call_text).box, refused=refusal_kind(part)))
     return looks
 
 
 def refusal_kind(
-    told: str,  # what the tool told
-) -> str:  # a key of `refusals`; empty for a picture
-    "Why the tool gave no picture"
+    told: str,  # the text of a turn of the tool
+) -> str:  # a key of `refusals`, such as "outside"; empty where the tool gave a picture
+    "The kind of refusal in a turn of the tool: why it gave no picture"
     if told == _picture:
         return ""
-    # {'error': 'outside: …'}: TRL writes an exception so, and its text begins with the kind
-    found = re.search(r"(\w+): ", told)
-    return found[1] if found and found[1] in refusals else "malformed"
+    # TRL writes the tool's exception as {'error': 'outside: …'}: its text begins with the kind
+    match = re.search(r"(\w+): ", told)
+    return match[1] if match and match[1] in refusals else "malformed"
 
 
 def on_one_line(
-    text: str,  # the written form
+    text: str,  # turns as one text, the tool's between <tool_response> marks
 ) -> str:  # such as "zoom(98, 0, 112, 14) → picture → A photo of 3 discs"
-    "An answer as a card writes it"
+    "An answer of several turns on one line, for people, with each turn of the tool as `picture` or `refused`"
     shown = []
     for role, part in turns_of(text):
         if role == "tool":

@@ -19,15 +19,18 @@ _articles = ("a", "an", "the")
 def normalise_answer(
     text,  # an answer, also a number
 ) -> str:  # words separated by one space
-    "Lower case, NFKC, single number words as digits, no articles or punctuation; after the VQA challenge"
+    """An answer in the form in which the VQA challenge compares answers
+
+    Lower case, Unicode's NFKC form, number words of one word as digits, no articles, no punctuation."""
     plain = unicodedata.normalize("NFKC", str(text)[:_most_normalised]).lower()
     plain = re.sub(r"['’`]", "", plain)
+    # the comma between thousands, as in 1,200
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
-    # every mark but a decimal point and the signs of a quantity
+    # every mark but a decimal point and the signs of a quantity becomes a space
     plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", plain)
     words = []
     for word in plain.split():
-        # single number words only: this form is compared with the challenge's own
+        # not "twenty one": the challenge's own form knows single number words only
         if word not in _articles:
             words.append(str(units.get(word, tens.get(word, word))))
     return " ".join(words)
@@ -45,14 +48,15 @@ def answer_words(
     synonyms=None,  # phrase → preferred phrase, both in any spelling
     keep_articles: bool = False,  # "a" may be a name: hepatitis A
 ) -> list:  # of words and numbers, in one spelling
-    "The words of an answer as they are compared: 3.0 is 3, percent is %, Ménière is meniere, no articles"
+    "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
     plain = plain_text(str(text), from_start=True)
     if not plain.isascii():
-        apart = unicodedata.normalize("NFKD", plain)
-        plain = unicodedata.normalize("NFKC", _accents.sub("", apart))
+        # NFKD writes an accent as a character of its own, so that it can be removed
+        letters_and_accents = unicodedata.normalize("NFKD", plain)
+        plain = unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
     words, tokens = [], tokens_of(unwrapped(plain))
-    for i in range(margin, len(tokens) - margin):
-        words += _compared(tokens, i, keep_articles)
+    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+        words += _words_of_token(tokens, i, keep_articles)
     return _with_synonyms(words, synonyms) if synonyms else words
 
 
@@ -65,21 +69,21 @@ _unit_names = {
     "gram": "g", "grams": "g", "kilogram": "kg", "kilograms": "kg"}
 
 
-def _compared(tokens, i, keep_articles):
-    "The words that token `i` stands for when answers are compared; none for an article or a comma"
+def _words_of_token(tokens, i, keep_articles):
+    "The list of words that token `i` stands for when answers are compared; empty for an article or a comma"
     token = tokens[i]
     if is_number(token):
-        return _compared_number(token)
+        return _words_of_number(token)
     if token.text == "/":
-        # 1/2 is not 1 2
-        joins = is_number(tokens[i - 1]) and is_number(tokens[i + 1])
-        return ["/"] if joins else []
+        # kept in a fraction: 1/2 is not 1 2
+        is_fraction = is_number(tokens[i - 1]) and is_number(tokens[i + 1])
+        return ["/"] if is_fraction else []
     if token.kind in ("mark", "line"):
         return [token.text] if token.text in _kept_marks else []
     if token.text in _unit_names:
-        # 20 minutes, 20-minutes
-        joined = tokens[i - 1].text in ("-", "\n")
-        quantity = tokens[i - 2] if joined else tokens[i - 1]
+        # a unit behind its number, as in "20 minutes" or "20-minutes", is written in its short form
+        has_mark_between = tokens[i - 1].text in ("-", "\n")
+        quantity = tokens[i - 2] if has_mark_between else tokens[i - 1]
         if is_number(quantity):
             return [_unit_names[token.text]]
     if token.text not in _articles:
@@ -87,19 +91,24 @@ def _compared(tokens, i, keep_articles):
     return [token.text] if keep_articles or _is_letter_name(tokens, i) else []
 
 
-def _compared_number(token):
-    "A number in digits; `a couple` and `half a dozen` stay words, since `single` may lack its article"
+def _words_of_number(token):
+    """The list of words that a number token stands for when answers are compared: mostly one, its digits
+
+    A number that begins with `a` or `half`, such as `a single` or `half a dozen`, stays words: an answer may
+    say it without the article, and `single` alone is read as a word."""
     if token.text[0] in "ah":
         return [word for word in token.text.split() if word not in ("a", "of")]
-    if token.value is None:
+    if token.value is None:  # a version or a code, such as 2.5.1
         return [token.text]
     if token.value == int(token.value):
-        return [str(int(token.value))]
+        return [str(int(token.value))]  # 3.0 is written 3
     return [repr(token.value)]
 
 
 def _is_letter_name(tokens, i):
-    "Whether an A is part of a name: the last word (grade A), or a capital among words (hepatitis A virus)"
+    """Whether token `i` is an `a` that is part of a name and no article
+
+    So it is as the last word (grade A), and as a capital behind a word (hepatitis A virus)."""
     token, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if token.text != "a":
         return False
@@ -108,42 +117,54 @@ def _is_letter_name(tokens, i):
     return token.raw == "A" and before.kind == "word"
 
 
-def _compiled(pairs):
-    "A table of synonyms as it is looked up: spelt phrase → words, and the most words of a phrase"
+def _synonym_table(pairs):
+    """Prepare synonyms for looking them up: returns (table, the most words that a phrase in a text may have)
+
+    `pairs` is a tuple of (phrase, preferred phrase); the table has each phrase as one string, from
+    `_joined_words`, and the list of words that it is replaced by."""
     table, longest = {}, 0
     for phrase, preferred in pairs:
-        said = answer_words(phrase)
-        table[_spelt(said)] = answer_words(preferred)
-        # xray in the table is x ray, two words, in the text
-        longest = max(longest, len(said) + 1)
+        phrase_words = answer_words(phrase)
+        table[_joined_words(phrase_words)] = answer_words(preferred)
+        # one more, since `xray` in the table may be `x ray`, two words, in a text
+        longest = max(longest, len(phrase_words) + 1)
     return table, longest
 
 
 # a table of a thousand phrases takes longer to compile than a reward may take
-_table_of = lru_cache(maxsize=8)(_compiled)
+_table_of = lru_cache(maxsize=8)(_synonym_table)
 
 
 def _with_synonyms(words, synonyms):
-    "Words with each phrase of the table replaced by its preferred one, the longest phrases first"
+    """A list of words in which each phrase from the table of synonyms is replaced by its preferred phrase
+
+    Where several phrases begin at one word, the longest is replaced."""
+    # phrase as one string → list of words; the most words of a phrase
     table, longest = _table_of(tuple(synonyms.items()))
     replaced, at = [], 0
     while at < len(words):
         phrase = words[at:at + longest]
-        while phrase and _spelt(phrase) not in table:
+        while phrase and _joined_words(phrase) not in table:
             phrase = phrase[:-1]
-        replaced += table[_spelt(phrase)] if phrase else [words[at]]
-        at += max(1, len(phrase))
+        if phrase:
+            replaced += table[_joined_words(phrase)]
+            at += len(phrase)
+        else:
+            replaced.append(words[at])
+            at += 1
     return replaced
 
 
-def _spelt(words):
-    "Words as one string: X-ray, xray and x ray are the same, but 1 2 is not 12"
-    spelt = ""
+def _joined_words(words):
+    """Words as one string without spaces, in which X-ray, xray and x ray are the same
+
+    Between two numbers a space stays: 1 2 is not 12."""
+    joined = ""
     for word in words:
-        if spelt[-1:].isdigit() and word[:1].isdigit():
-            spelt += " "
-        spelt += word
-    return spelt
+        if joined[-1:].isdigit() and word[:1].isdigit():
+            joined += " "
+        joined += word
+    return joined
 
 
 # A right answer in a short sentence
@@ -162,20 +183,27 @@ _reason = re.compile(r"(?i)\b(?:because|since|due to)\b")
 
 
 def _candidates(text, truth):
-    "The parts of an answer that may be the whole of it: all, the stated answer, and each before its reason"
-    shown, stated_at = [text], [found.end() for found in _stated_answer.finditer(text)]
+    """The parts of an answer that are to be compared with the truth, each of which may be what is meant
+
+    The whole text; the sentence behind `the answer is`; and of both what stands before `because` or the like.
+    Parts that are too long for this truth are left out."""
+    parts, stated_at = [text], [match.end() for match in _stated_answer.finditer(text)]
     if stated_at:
-        stated = text[stated_at[-1]:].strip()
-        shown.append(_ends_sentence.split(stated, maxsplit=1)[0])
-    for part in list(shown):
-        shown.append(_reason.split(part, maxsplit=1)[0])
-    # a part much longer than the truth and a lead-in says more than the truth
+        behind_last = text[stated_at[-1]:].strip()
+        stated_sentence = _ends_sentence.split(behind_last, maxsplit=1)[0]
+        parts.append(stated_sentence)
+    for part in list(parts):
+        before_reason = _reason.split(part, maxsplit=1)[0]
+        parts.append(before_reason)
+    # room for another spelling and words such as "the image shows"; a longer part says more than the truth
     longest = 3 * len(truth) + 200
-    return [part for part in dict.fromkeys(shown) if len(part) <= longest]
+    return [part for part in dict.fromkeys(parts) if len(part) <= longest]  # each once, in this order
 
 
 def _without_lead_in(words):
-    "The words, then the words less the first, and so on as long as the first may lead in"
+    """Yield the list of words, then without its first word, without its first two, and so on
+
+    Only words that may stand before an answer, such as `the image shows`, are left out, at most 12."""
     yield words
     for skipped, word in enumerate(words[:_most_lead_in], 1):
         if word not in _lead_in:
@@ -187,19 +215,20 @@ def same_words(
     text: str,  # an answer, without tags
     truth: str,  # what the data set says
     synonyms=None,  # as `answer_words` takes it
-) -> bool:  # whatever the spelling
-    "Whether an answer says the words of the truth, alone or in a short sentence"
-    wanted = _spelt(answer_words(truth, synonyms))
-    if not wanted:
+) -> bool:  # True if the words are the same, whatever their spelling
+    "Whether an answer says the words of the truth, alone or in a short sentence such as `it shows a liver`"
+    # `_joined_words` joins words to one string, so that "x ray" and "xray" are the same
+    true_words = _joined_words(answer_words(truth, synonyms))
+    if not true_words:
         # a truth of marks alone, such as "?", is compared as it is
         return text.strip() == truth.strip()
-    with_articles = _spelt(answer_words(truth, keep_articles=True))
+    truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
     for part in _candidates(text[:_most_normalised], truth):
-        # hepatitis a virus: without its case the name can only be told by the truth
-        if _spelt(answer_words(part, keep_articles=True)) == with_articles:
+        # first with articles: in "hepatitis a virus", lower case, the `a` would be dropped as one
+        if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
             return True
         words = answer_words(part, synonyms)
-        if any(_spelt(rest) == wanted for rest in _without_lead_in(words)):
+        if any(_joined_words(rest) == true_words for rest in _without_lead_in(words)):
             return True
     return False
 
@@ -213,27 +242,28 @@ _most_items = 100  # of a list that are compared
 def answer_items(
     text: str,  # an answer or a truth
     synonyms=None,  # as `answer_words` takes it
-) -> list:  # of texts in one spelling
-    "The parts of a list: between commas, semicolons, line breaks, `and`, `&`"
+) -> list:  # of texts, the words of each item as one string
+    "The items of a list: the parts of a text between commas, semicolons, line breaks, `and`, `&`"
     parts = _separators.split(plain_text(str(text), from_start=True))
-    spelt = [_spelt(answer_words(part, synonyms)) for part in parts[:_most_items]]
-    return [item for item in spelt if item]
+    items = [_joined_words(answer_words(part, synonyms)) for part in parts[:_most_items]]
+    return [item for item in items if item]  # a part of marks alone is no item
 
 
 def same_items(
     text: str,  # an answer, without tags
     truth: str,  # what the data set says: a list
     synonyms=None,  # as `answer_words` takes it
-) -> bool:  # in any order; all of them and no other
-    "Whether an answer names the parts of a list"
-    wanted = set(answer_items(truth, synonyms))
+) -> bool:  # True if it names all of them, in any order, and no other
+    "Whether an answer names the items of the list that is the truth"
+    true_items = set(answer_items(truth, synonyms))
     for part in _candidates(text[:_most_normalised], truth):
         first, *rest = _separators.split(plain_text(part, from_start=True))
-        others = set(answer_items(";".join(rest), synonyms))
-        # the first part of a sentence carries its beginning: "the answer is liver" and "spleen"
+        other_items = set(answer_items(";".join(rest), synonyms))
+        # In "the answer is liver and spleen" the first part is "the answer is liver": try it whole, then with
+        # fewer and fewer of its first words.
         for words in _without_lead_in(answer_words(first, synonyms)):
-            named = others | {_spelt(words)} if words else others
-            if named == wanted:
+            items = other_items | {_joined_words(words)} if words else other_items
+            if items == true_items:
                 return True
     return False
 
@@ -243,9 +273,10 @@ def same_items(
 def answer_kind(
     truth: str,  # what the data set says
 ) -> str:  # yes/no, letter, number, list or text
-    "How an answer to this truth is to be compared"
+    "The kind of a truth, which decides how an answer is compared with it"
     if answer_words(truth) in (["yes"], ["no"]):
         return "yes/no"
+    # yes and no in Chinese
     if str(truth).strip(" 。.") in ("是", "否", "是的", "不是"):
         return "yes/no"
     if truth_letters(truth):
@@ -258,13 +289,13 @@ def answer_kind(
 def truth_number(
     truth: str,  # what the data set says
 ) -> float | None:  # None where the truth is more than a number
-    "The number that a truth is: -2.5, .5, +3, 1,200, twenty-one, 1/2"
+    "The value of a truth that is one number and nothing else, such as -2.5, .5, 1,200, twenty-one or 1/2"
     tokens = tokens_of(unwrapped(plain_text(str(truth))))
-    inner = tokens[margin:-margin]
+    tokens = tokens[margin:-margin]  # without the edge tokens that `tokens_of` puts before and behind
     # "(4)." is 4
-    inner = [token for token in inner if token.text not in ("(", ")", ".", '"')]
-    if len(inner) == 1:
-        return inner[0].value
-    # a fraction is two numbers and a slash
-    is_fraction = len(inner) == 3 and inner[1].text == "/"
+    tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
+    if len(tokens) == 1:
+        return tokens[0].value  # None if the one token is no number
+    # a fraction is two numbers with a slash between
+    is_fraction = len(tokens) == 3 and tokens[1].text == "/"
     return read_number(str(truth)) if is_fraction else None
