@@ -30,8 +30,8 @@ def notebook(
         if wanted in (path.stem, *number_and_title):
             matching.append(path)
     if len(matching) != 1:
-        # `nearest` returns the end of the message: ": did you mean …?", or the list of all chapters
-        raise SystemExit(f"vlrlbook: no chapter {name!r}{nearest(wanted, [p.stem for p in chapters])}")
+        suggestion = nearest(wanted, [p.stem for p in chapters])  # ": did you mean …?", or a list of all
+        raise SystemExit(f"vlrlbook: no chapter {name!r}{suggestion}")
     return matching[0]
 
 

@@ -161,7 +161,8 @@ def _unknown(name, known):
     if re.search(r"(^|_)(api_?key|key|token|password|secret)$", name.lower()):
         return (f"{name}: a key is never taken from a command line, a page or a file; "
                 "set it in the environment (WANDB_API_KEY, HF_TOKEN)")
-    return f"there is no {name!r}{nearest(name, known)}"
+    suggestion = nearest(name, known) # ": did you mean …?", or a list of all
+    return f"there is no {name!r}{suggestion}"
 
 
 def flag_names(
@@ -348,7 +349,8 @@ class Settings:
         "Raise SettingsError, with the nearest known value, if a field has none of the known values"
         value = getattr(self, name)
         if value not in known:
-            raise SettingsError(f"{name} = {value!r}{nearest(str(value), list(known))}")
+            suggestion = nearest(str(value), list(known)) # ": did you mean …?", or a list of all
+            raise SettingsError(f"{name} = {value!r}{suggestion}")
 
 
 def _say_size(model):
@@ -669,7 +671,8 @@ class GRPOSettings(Settings):
                        "report_to": ["none", "tensorboard", "wandb", "trackio"]}
         for name, known in known_words.items():
             word = getattr(self, name)
-            yield word not in known, f"{name} = {word!r}{nearest(word, known)}"
+            suggestion = nearest(word, known) # ": did you mean …?", or a list of all
+            yield word not in known, f"{name} = {word!r}{suggestion}"
         if self.when_cut not in ("paid", "masked"):
             # a number is the reward of an answer that was cut at the token limit
             message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
