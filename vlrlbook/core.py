@@ -112,8 +112,8 @@ def figure(
     **kwargs, # for `Figure.subplots`; give `nrows` or `ncols` to get axes back
 ): # figure, or (figure, axes)
     "Make a matplotlib figure in the book's style, without pyplot and its global list of figures"
-    # a subclass of matplotlib's Figure that shows itself in a notebook
-    fig = _picture_class()(figsize=(width, height), layout="constrained")
+    picture_class = _picture_class() # a subclass of matplotlib's Figure that shows itself in a notebook
+    fig = picture_class(figsize=(width, height), layout="constrained")
     if not kwargs:
         return fig
     axes = fig.subplots(**kwargs)
@@ -129,7 +129,8 @@ def _picture_class():
     from matplotlib.figure import Figure
     class Picture(Figure):
         def _repr_png_(self):
-            # Jupyter asks for this. A figure of `pyplot` would have its own hook, and stay in a global list.
+            # Jupyter calls this to show the figure as a PNG. It does so for figures of `pyplot` by itself,
+            # but `pyplot` keeps all its figures in a global list.
             buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=110, facecolor="white",
                          bbox_inches="tight", pad_inches=0.12)
@@ -253,9 +254,9 @@ def _cell(x, y, width, height, colour):
 class RunLog:
     "Rows of a run, written to `path` as they come; shows itself as the four-panel run"
     def __init__(self,
-        path: str | Path = None, # CSV file to keep; None keeps nothing
+        path: str | Path = None, # CSV file to write; None writes nothing
         rows: list = (), # dictionaries, each with `step`
-        baselines: dict = None, # label → value: lines among the rewards, such as what a blind answer earns
+        baselines: dict = None, # label → reward, such as that of blind guessing; drawn as lines
     ):
         self.path = Path(path) if path else None
         self.rows = [dict(row) for row in rows]
@@ -269,8 +270,8 @@ class RunLog:
         rows = []
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                # `_number` makes an int or a float of a cell's text
-                rows.append({name: _number(cell) for name, cell in row.items() if cell})
+                # from text to a number, an int where it is written as one
+                rows.append({name: _int_or_float(cell) for name, cell in row.items() if cell})
         # Without the path, so that a row appended to this log is not written into the file.
         return cls(rows=rows)
 
@@ -321,7 +322,7 @@ class RunLog:
     def __repr__(self): return f"RunLog({len(self)} rows: {', '.join(self.columns)})"
     def _repr_png_(self): return plot_run(self)._repr_png_()
 
-def _number(text):
+def _int_or_float(text):
     """Return the number in a CSV cell: an int where it is written as one, else a float
 
     A run that goes on writes its log again, and a step 5 must not become 5.0."""
@@ -366,10 +367,12 @@ def _columns_of_panel(log, patterns):
 def _draw_curve(ax, log, name, colour):
     "Draw one column of a log: its raw values, its smoothed values, and its evaluations if there are any"
     steps, values = log.series(name)
+    # raw values faint, smoothed ones strong
     ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
     ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
-    # The same quantity on held-out rows is logged under this name, at fewer steps.
-    ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
+    # The same quantity on held-out rows is logged at fewer steps, under a name that begins with eval/.
+    eval_steps, eval_values = log.series(f"eval/{name}")
+    ax.plot(eval_steps, eval_values, "o", color=colour, ms=5, mec="black", mew=0.6)
 
 def _draw_baselines(ax, log):
     """Draw each baseline of the log as a dashed horizontal line
@@ -411,11 +414,13 @@ def paired_board(
     """Draw samples with their answers before and after training
 
     First those that became right (blue frame), then those that became wrong (orange), then the rest."""
-    marks = [] # of each sample (right before, right after)
+    marks = [] # of each sample (right before, right after), two booleans
     for sample, old, new in zip(samples, before, after):
         marks.append((right(old, sample.answer), right(new, sample.answer)))
+    # indices of the samples in the order in which they are shown
     order = sorted(range(len(samples)), key=lambda place: _order_on_board.index(marks[place]))
-    shown = _choose_for_board(order, marks, most) # indices into `samples`
+    # at most `most` indices into `samples`, with room for both gains and losses
+    shown = _choose_for_board(order, marks, most)
     columns = min(6, len(shown))
     rows = -(-len(shown) // columns) # rounded up
     fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
@@ -436,6 +441,7 @@ def _choose_for_board(
     """Choose the samples that a board shows, with room for answers that became right and that became wrong
 
     Were the first `most` taken, many gains could leave no room for a single loss."""
+    # indices of samples that became right, that became wrong, and of all others
     gains = [place for place in order if marks[place] == _became_right]
     losses = [place for place in order if marks[place] == _became_wrong]
     rest = [place for place in order if marks[place] in (_stayed_wrong, _stayed_right)]
@@ -565,7 +571,7 @@ def set_seed(
 def mean_ci95(
     values: list, # one number per independent unit, such as a picture
 ) -> tuple: # mean, (low, high)
-    "Mean with its normal 95 % interval; with fewer than two values the interval is unknown (nan)"
+    "Return the mean and its normal 95 % interval, which is (nan, nan) with fewer than two values"
     numbers = np.asarray(values, float)
     mean = numbers.mean()
     half_width = float("nan")
@@ -578,8 +584,8 @@ def mean_ci95(
 def mean_of(
     values, # numbers, at least one
 ) -> float: # correctly rounded
-    "Arithmetic mean, the same on every Python; equal numbers have exactly themselves as mean"
-    # `sum` of floats is compensated from Python 3.12 on only: on 3.11, sum([0.85] * 8) / 8 != 0.85
+    "Return the arithmetic mean, the same on every Python; the mean of equal numbers is exactly that number"
+    # `sum` rounds floats more exactly from Python 3.12 on; on 3.11, sum([0.85] * 8) / 8 != 0.85.
     return float(statistics.mean(map(float, values)))
 
 # %% ../nbs/00_core.ipynb #n24f59a7
@@ -609,7 +615,7 @@ def cache_dir(
 def peak_memory_mb(
 ) -> float: # MB
     "Return the most memory that this process has held: on the GPU if it used one, else in RAM"
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch") # None if nobody has imported it
     on_gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else 0
     if on_gpu:
         return on_gpu / 2**20
@@ -630,7 +636,7 @@ def run_facts(
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch") # None if nobody has imported it
     has_gpu = torch and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if has_gpu else f"CPU, {os.cpu_count()} cores"
     commit = _commit() # such as "0187ab4 and changes"; None if vlrlbook was installed from a wheel
@@ -748,15 +754,15 @@ def progress_bar(
     class Bar(tqdm):
         sign = None # a SignOfLife, made at the first step: only then is it known whether the bar is disabled
         def update(self, n=1):
-            shown = super().update(n) # whether the bar was drawn anew
+            was_drawn = super().update(n) # tqdm's answer: True if it drew the bar again
             if self.disable:
-                return shown
+                return was_drawn
             if self.sign is None:
                 self.sign = SignOfLife(job_terminal())
             # The bar as tqdm writes it, in plain text of 78 columns, which every terminal has.
             state = {**self.format_dict, "ncols": 78, "bar_format": None}
-            self.sign.say(self.format_meter(**state))
-            return shown
+            self.sign.say(self.format_meter(**state)) # writes the text, unless it has just done so
+            return was_drawn
         def close(self):
             super().close()
             if self.sign is not None:

@@ -35,7 +35,7 @@ _longest_repeated = 200
 
 @contextmanager
 def new_file(
-    path: str | Path,  # the file's name once it is whole; a file of that name is replaced
+    path: str | Path,  # the file's name once it is complete; a file of that name is replaced
     durable: bool = True,  # bring it to the disk before the rename; False where it can be made again
 ):
     """Yield a hidden path to write to; it is renamed to `path` when the block ends without an error
@@ -72,8 +72,10 @@ def write_json(
     path: str | Path,  # file to write
     content,  # anything JSON can hold; NaN and infinities become null
 ):
-    "Write `content` as indented JSON, whole or not at all"
-    write_whole(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
+    "Write `content` as indented JSON; a reader sees the old file or the new one, never half of it"
+    # `finite` makes None of NaN and infinities, which JSON does not have
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False)
+    write_whole(path, text + "\n")
 
 
 def finite(
@@ -99,7 +101,7 @@ def finite(
 
 @contextmanager
 def new_folder(
-    path: str | Path,  # the folder's name once it is whole; folders above it are made, and stay
+    path: str | Path,  # the folder's name once it is complete; folders above it are made, and stay
     existing: str = "empty",  # what may be there: "none", "empty" (a folder without files), "any" (replaced)
     manifest: bool = True,  # put manifest.json into it, for `damage`
     durable: bool = True,  # bring it all to the disk before the rename; False where it can be made again
@@ -186,7 +188,7 @@ def _is_manifest(listed):
 def sha256_of(
     path: str | Path,  # a file of any size
 ) -> str:  # 64 hexadecimal digits
-    "SHA-256 of a file, read in pieces"
+    "Return the SHA-256 of a file as text; the file is read in pieces"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -228,9 +230,9 @@ def leftovers(
 
 
 def remove_leftovers(
-    path: str | Path,  # a file or folder that `new_file` or `new_folder` writes, and nobody else just now
+    path: str | Path,  # a file or folder of `new_file` or `new_folder` that nobody is writing now
 ):
-    "Remove the hidden files and folders that killed writers of `path` have leftover"
+    "Remove the hidden files and folders that killed writers of `path` have left behind"
     for leftover in leftovers(path):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -315,7 +317,7 @@ def _give_name(aside, path):
 
 def _take_the_place(aside, path):
     "Rename the folder `aside` to `path`, and remove the folder that was there"
-    # No system can rename a folder over one that holds files, so the old one is first renamed into a hidden
+    # A folder cannot be renamed over one that holds files, so the old one is first renamed into a hidden
     # folder `.old-…`. For a moment there is nothing at `path`; a kill in that moment leaves the old folder,
     # complete, inside `.old-…`.
     stash = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
@@ -373,7 +375,7 @@ def newest_whole_checkpoint(
     "Find the checkpoint with the highest number whose files still are as its manifest says"
     problems = []
     for path in reversed(checkpoint_folders(run)):
-        problem = damage(path)
+        problem = damage(path)  # what differs from the manifest, such as a missing file; None if nothing does
         if problem is None:
             return path, problems
         problems.append(f"{path.name} ({problem})")

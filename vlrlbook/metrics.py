@@ -54,7 +54,7 @@ def bootstrap_ci(
     resamples: int = 2000,  # draws
 ) -> tuple:  # low, high; (nan, nan) with fewer than two values or clusters
     "Return the 95 % interval of the mean by the percentile bootstrap"
-    x = _finite("values", values)  # as an array; ValueError for nan
+    x = _finite_array("values", values)  # as an array; ValueError for nan
     if clusters is not None and len(clusters) != len(x):
         raise ValueError(f"{len(x)} values but {len(clusters)} clusters")
     # number of the cluster, from 0, of each value
@@ -81,7 +81,7 @@ def share_ci(
     clusters: list = None,  # what each belongs to, where they are not independent
 ) -> tuple:  # low, high
     "Return the 95 % interval of a share: Wilson's, or the bootstrap where values belong to clusters"
-    x = _finite("right", right)
+    x = _finite_array("right", right)
     if clusters is None:
         return wilson(x.sum(), len(x))
     if len(x) and x.min() == x.max():
@@ -173,7 +173,7 @@ def difference_ci(
 
     Few pairs that are only right or wrong get Tango's interval; pairs that all moved alike get one from
     Wilson's; all others get the bootstrap's, which is (nan, nan) with fewer than five values to draw from."""
-    x = _finite("values", values)
+    x = _finite_array("values", values)
     n = _independent_count(x, clusters)  # clusters if there are any, else values
     if not bounded or n == 0:
         return _bootstrap_or_none(x, clusters), "paired bootstrap"
@@ -194,14 +194,14 @@ def difference_ci(
     return (low, high), "Wilson"
 
 
-def _finite(name, values, n=None):
+def _finite_array(name, values, n=None):
     """Return `values` as a flat array of floats; ValueError if one is nan or infinite, or there are not `n`
 
     `name` is what the message calls them."""
     x = np.asarray(values, float).reshape(-1) if len(values) else np.zeros(0)
     if n is not None and len(x) != n:
         raise ValueError(f"{name}: {len(x)} values, expected {n}")
-    bad = np.flatnonzero(~np.isfinite(x))
+    bad = np.flatnonzero(~np.isfinite(x))  # indices
     if len(bad):
         first = bad[0]
         raise ValueError(f"{name}: value {first} is {x[first]}")
@@ -234,8 +234,9 @@ def metric(
     """Return the mean of `values` as a metric, with the number of values and a 95 % interval
 
     The interval is Wilson's where every value is right (1) or wrong (0), else the bootstrap's."""
-    x, clusters = _applicable(values, clusters)  # without rows whose value is nan
+    x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
     right_or_wrong = len(x) > 0 and set(x.tolist()) <= {0.0, 1.0}
+    # `amounts` names measures, such as error, whose mean is no share even if all values are 0 or 1
     if right_or_wrong and mark not in amounts:
         kind = "share"
         ci95 = share_ci(x, clusters)
@@ -244,7 +245,7 @@ def metric(
         kind = "amount"
         ci95 = _bootstrap_or_none(x, clusters)  # (nan, nan) where there are too few values
         interval = "bootstrap"
-    return _record(column, mark, group, kind, x, ci95, interval, clusters)
+    return _metric_dict(column, mark, group, kind, x, ci95, interval, clusters)
 
 
 def difference(
@@ -257,13 +258,13 @@ def difference(
     """Return the mean of paired differences as a metric, with a 95 % interval
 
     The interval is the bootstrap's, or Tango's where there are few pairs that only became right or wrong."""
-    x, clusters = _applicable(values, clusters)  # without rows whose value is nan
+    x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
     # bounded: differences of right and wrong lie between -1 and 1, those of amounts need not
     ci95, interval = difference_ci(x, clusters, bounded=mark not in amounts)
-    return _record(column, mark, group, "difference", x, ci95, interval, clusters)
+    return _metric_dict(column, mark, group, "difference", x, ci95, interval, clusters)
 
 
-def _applicable(values, clusters):
+def _without_nan(values, clusters):
     "Return the values that are not nan, as an array, and their clusters (None if there are none)"
     x = np.asarray(values, float)
     applies = ~np.isnan(x)
@@ -272,7 +273,7 @@ def _applicable(values, clusters):
     return x[applies], np.asarray(clusters)[applies]
 
 
-def _record(column, mark, group, kind, x, ci95, interval, clusters):
+def _metric_dict(column, mark, group, kind, x, ci95, interval, clusters):
     "Return one metric as a dict; `x` holds its values"
     if clusters is not None:
         interval += " over pictures"
@@ -325,8 +326,9 @@ def flips(
     """Count the answers that became right or wrong or stayed so, with McNemar's p value
 
     p is the chance of such an imbalance between gains and losses if training had changed nothing."""
-    was_right = _finite("before", before) == 1
-    is_right = _finite("after", after, len(before)) == 1
+    # `_finite_array` returns an array, and raises ValueError for nan or another length
+    was_right = _finite_array("before", before) == 1
+    is_right = _finite_array("after", after, len(before)) == 1
     gained = int((is_right & ~was_right).sum())
     lost = int((was_right & ~is_right).sum())
     return dict(
@@ -390,8 +392,8 @@ def spearman(
     b: list,  # numbers, same length
 ) -> float:  # −1 to 1; nan where one side does not vary
     "Return Spearman's rank correlation; equal values get the mean of their ranks"
-    x = _finite("a", a)
-    y = _finite("b", b, len(x))
+    x = _finite_array("a", a)
+    y = _finite_array("b", b, len(x))
     if len(x) < 2:
         return float("nan")
     if x.min() == x.max() or y.min() == y.max():
@@ -418,9 +420,9 @@ def calibration(
 
     Cases are sorted into bins by confidence. `ece` is the mean gap between a bin's confidence and its
     accuracy, weighted by the bin's number of cases."""
-    # `_finite` returns a flat array, and raises ValueError for nan or another length
-    confidences = _finite("confidence", confidence)
-    outcomes = _finite("right", right, len(confidences))
+    # `_finite_array` returns a flat array, and raises ValueError for nan or another length
+    confidences = _finite_array("confidence", confidence)
+    outcomes = _finite_array("right", right, len(confidences))
     bin_of = np.minimum((confidences * bins).astype(int), bins - 1)  # a confidence of 1 belongs to the last
     rows, gaps = [], []
     for b in np.unique(bin_of):
@@ -445,8 +447,8 @@ def pair_metrics(
     """Measure how often a judge's score is higher for the better answer of a pair
 
     A tie counts one half, so that a judge with a constant score has an accuracy of 0.5."""
-    better_scores = _finite("better", better)  # as an array; ValueError for nan or another length
-    margin = better_scores - _finite("worse", worse, len(better_scores))
+    better_scores = _finite_array("better", better)  # as an array; ValueError for nan or another length
+    margin = better_scores - _finite_array("worse", worse, len(better_scores))
     won = (np.sign(margin) + 1) / 2  # of each pair: 1 won, 0.5 tie, 0 lost
     if groups is not None and len(groups) != len(won):
         raise ValueError(f"{len(won)} pairs but {len(groups)} groups")
@@ -486,20 +488,22 @@ def _length_bias(
     margin,  # array: score of the better answer less score of the worse one, for each pair
     lengths,  # (length of the better, length of the worse) of each pair
 ):
-    """Measure how far scores follow the length of answers, over the `n` pairs of unequal length
+    """Measure how far scores follow the length of the answers; `n` is the number of pairs of unequal length
 
-    longer_wins: how often the longer answer is the better one, over all pairs (equal lengths count one
-    half). prefers_longer: how often the longer answer has the higher score. rank_correlation: between the
-    differences in score and in length."""
+    longer_wins       how often the longer answer is the better one, over all pairs; equal ones count half
+    prefers_longer    how often the longer answer has the higher score
+    rank_correlation  between differences in score and differences in length"""
     sizes = np.asarray(lengths, float).reshape(-1, 2)
     if len(sizes) != len(margin):
         raise ValueError(f"{len(margin)} pairs but {len(sizes)} pairs of lengths")
+    # length of the better answer less length of the worse one
     gap = sizes[:, 0] - sizes[:, 1]
     differ = gap != 0
     # Each pair is counted in both directions: else the correlation would depend on which answer comes first.
     margins = np.concatenate([margin[differ], -margin[differ]])
     gaps = np.concatenate([gap[differ], -gap[differ]])
     return dict(
+        # (sign + 1) / 2 is 1, 0.5 or 0
         longer_wins=_mean((np.sign(gap) + 1) / 2),
         prefers_longer=_mean((np.sign(margin * gap)[differ] + 1) / 2),
         rank_correlation=spearman(margins, gaps),
@@ -517,8 +521,8 @@ def swap_consistency(
     if ab.shape != ba.shape:
         raise ValueError(f"{len(ab)} pairs one way, {len(ba)} the other")
     # ValueError for a score that is nan or infinite
-    _finite("scores_ab", ab)
-    _finite("scores_ba", ba)
+    _finite_array("scores_ab", ab)
+    _finite_array("scores_ba", ba)
     winner_one_way = np.sign(ab[:, 0] - ab[:, 1])
     winner_other_way = np.sign(ba[:, 0] - ba[:, 1])
     same = winner_one_way == winner_other_way
@@ -534,8 +538,8 @@ def pair_temperature(
 
     It is the maximum-likelihood fit (Bradley-Terry model), found by bisection of the slope 1 /
     temperature."""
-    gap = _finite("gaps", gaps)
-    target = _finite("preferred", preferred, len(gap))
+    gap = _finite_array("gaps", gaps)
+    target = _finite_array("preferred", preferred, len(gap))
     n = len(gap)
     # Targets are moved a little away from 0 and 1 (Platt 1999). Without this the pairs of a judge that makes
     # no mistake would be fitted best by a temperature of 0. Unlike Platt's there is no offset to fit: with
@@ -568,8 +572,8 @@ def pair_reliability(
     """Measure whether answers that are preferred with a chance of 0.8 really are preferred in 8 of 10 pairs
 
     `ece` and `bins` are those of `calibration`."""
-    gap = _finite("gaps", gaps) / temperature
-    target = _finite("preferred", preferred, len(gap))
+    gap = _finite_array("gaps", gaps) / temperature
+    target = _finite_array("preferred", preferred, len(gap))
     # the share of people who agree with the judge about each pair
     agreeing = np.where(gap >= 0, target, 1 - target)
     with np.errstate(over="ignore"):
@@ -591,7 +595,7 @@ def classifier_metrics(
 ) -> dict:  # accuracy, ci95, n, episodes, macro_f1, majority_accuracy, mae_bins, within_one, confusion, …
     "Measure a classifier whose classes are ordered bins, as chapter 04 reports it"
     p = np.asarray(probabilities, float)  # [frames, bins]
-    truth = _finite("labels", labels, len(p)).astype(int)
+    truth = _finite_array("labels", labels, len(p)).astype(int)
     _check_probabilities(p, truth, episodes)  # ValueError where they do not fit together
     bins = p.shape[1]
     predicted = p.argmax(1)  # the likeliest bin of each frame
@@ -617,9 +621,9 @@ def classifier_metrics(
 
 
 def _check_probabilities(p, truth, episodes):
-    """Raise ValueError if `p` is no table of probabilities [frames, bins], or a label is outside it
+    """Raise ValueError if `p` is no table of probabilities [frames, bins], or does not fit the labels
 
-    `truth` holds the label and `episodes` the film of each frame."""
+    `truth` holds the label (number of a bin) and `episodes` the film of each frame."""
     if p.ndim != 2 or not len(p):
         raise ValueError(f"probabilities: shape {p.shape}, expected [frames, bins]")
     if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:  # allows for rounding
@@ -635,7 +639,7 @@ def _correlation_by_episode(expected, frames, episodes):
     """Return the mean over episodes of the rank correlation between expected bin and frame number
 
     It is 1 if the expected bin rises all through every episode, and -1 if it falls."""
-    frame_numbers = _finite("frames", frames, len(expected))
+    frame_numbers = _finite_array("frames", frames, len(expected))
     episode_of = np.asarray(episodes)
     correlations = []
     for episode in np.unique(episode_of):

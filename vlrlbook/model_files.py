@@ -170,7 +170,7 @@ def _by_place(header):
 def _copy_bytes(old, new, count):
     "Copy `count` bytes from one open file to another, a piece at a time"
     while count:
-        piece = old.read(min(count, _copied_at_once))
+        piece = old.read(min(count, _copied_at_once)) # at most 16 MiB in memory
         if not piece:
             raise ValueError(f"{old.name}: ends before its header says")
         new.write(piece)
@@ -281,18 +281,18 @@ def only_for_transformers_5(
     for where, part in parts.items():
         if "rope_parameters" in part and "rope_theta" not in part:
             problems.append(f"{where}: rope_parameters without rope_theta, "
-                         "and transformers 4 would take its own default")
+                            "and transformers 4 would take its own default")
     text = config.get("text_config")
     if text and config.get("tie_word_embeddings") and not text.get("tie_word_embeddings"):
         problems.append("config.json: tie_word_embeddings is true at the top alone, "
-                     "where transformers 4 does not look")
+                        "where transformers 4 does not look")
     tokenizer = _read_json(Path(folder) / "tokenizer_config.json")
     if tokenizer.get("tokenizer_class") in _tokenizer_classes:
         problems.append(f"tokenizer_config.json: tokenizer_class {tokenizer['tokenizer_class']}, "
-                     "which transformers 4 does not have")
+                        "which transformers 4 does not have")
     if isinstance(tokenizer.get("extra_special_tokens"), list):
         problems.append("tokenizer_config.json: extra_special_tokens is a list, "
-                     "where transformers 4 wants names")
+                        "where transformers 4 wants names")
     return problems
 
 
@@ -411,10 +411,10 @@ def _rope_for_4(
 def _vision_config_for_4(config):
     """Return the vision config as transformers 4 reads it, without `rope_parameters`
 
-    transformers 4 always takes the same base of rotary positions there; SettingsError if the config has
-    another."""
+    transformers 4 has a fixed base of rotary positions there; SettingsError if the config has another one."""
     config = _with_both_dtypes(config) # number type under the names of transformers 4 and 5
-    theta = (config.get("rope_parameters") or {}).get("rope_theta", _rope_theta_of_towers)
+    rope_parameters = config.get("rope_parameters") or {}
+    theta = rope_parameters.get("rope_theta", _rope_theta_of_towers) # 10000 if the config does not say it
     if theta != _rope_theta_of_towers:
         raise SettingsError(f"config.json: vision_config has rope_theta = {theta}, and transformers 4.57 "
                             f"always takes {_rope_theta_of_towers:g}")

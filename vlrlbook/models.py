@@ -53,13 +53,14 @@ The answer is the first second response better worse"""
 
 @cache
 def _trained_tokenizer() -> str:
-    "Train the tokenizer of all twins and return it as JSON; done once a process, always with the same tokens"
+    "Train the tokenizer of all tiny models of this book, once a process, and return it as JSON"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     # All 256 bytes are tokens from the beginning, so every text can be encoded, whatever the training text.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # 640: the 256 bytes, the special tokens, and a few hundred pieces of words
     trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, special_tokens=special_tokens,
                                   initial_alphabet=alphabet, show_progress=False)
     # Eight times the same text, so that a pair of letters that occurs in it once reaches min_frequency too.
@@ -134,7 +135,7 @@ def _vision_config(
 ):
     "Return the settings of a Qwen twin's vision tower, which has three layers, as a dict"
     # `out_hidden_size` is the width of the tower's output, which must be the language model's. Qwen2-VL
-    # calls it `hidden_size`, and the tower's settings_of width `embed_dim`.
+    # calls it `hidden_size`, and the tower's own width `embed_dim`.
     tower_sizes = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
     settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
@@ -301,7 +302,7 @@ def token_kinds(
     return kinds
 
 # %% ../nbs/00a_models.ipynb #c020
-# In this order: Qwen's, Aria's, Gemma 3's. A tokenizer has those of its family only.
+# Tokens that mark pictures and videos: Qwen's, Aria's, Gemma 3's. A tokenizer has those of its family only.
 vision_marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>",
                 "<|img|>", "<fim_prefix>", "<fim_suffix>",
                 "<start_of_image>", "<end_of_image>", "<image_soft_token>")
@@ -312,8 +313,9 @@ def vision_marker_ids(
     """Return the ids of all tokens that mark or stand for pictures and videos
 
     They must never be sampled: the next forward pass would look for a picture that is not there."""
-    vocabulary = processor.tokenizer.get_vocab()
-    return sorted(vocabulary[t] for t in vision_marks if t in vocabulary)
+    vocabulary = processor.tokenizer.get_vocab() # token → id
+    # `vision_marks` holds such tokens of all families; a tokenizer has only its own
+    return sorted(vocabulary[mark] for mark in vision_marks if mark in vocabulary)
 
 # %% ../nbs/00a_models.ipynb #c025
 def save_processor(
@@ -576,7 +578,8 @@ def _load_twin(name):
 def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     "Load the weights of checkpoint `name` and print its family, number type and attention"
     from transformers import AutoModelForImageTextToText
-    dtype = pick_dtype(dtype)
+    dtype = pick_dtype(dtype) # from a name to torch's type
+    # `four_bit`: the configuration for 4-bit weights
     extra = {"quantization_config": four_bit(dtype)} if use_4bit else {}
     attention, why = pick_attention(attention, dtype) # why: one line to print
     family = model_type(name, cache_dir) # ValueError for a family that is not supported
@@ -687,6 +690,7 @@ def base_files(
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
+    # other_weights: patterns such as *.bin
     return Path(snapshot_download(name, cache_dir=cache_dir, ignore_patterns=list(other_weights)))
 
 # %% ../nbs/00a_models.ipynb #nmergf01

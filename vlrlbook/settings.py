@@ -37,11 +37,10 @@ def nearest(
     """Return the end of an error message about an unknown name
 
     It is `: did you mean 'lr'?` where a known name is similar, else a list of all known names."""
-    # difflib's default is 0.6. With 0.5 it guesses more often: a wrong guess is shorter than a list of all
-    # names.
+    # 0.5 instead of difflib's 0.6, so that it guesses more often: a wrong guess is better than a long list.
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close and len(name) > 2:
-        close = [k for k in known if name in k] # "grpo" for "05_grpo" is too far for difflib
+        close = [k for k in known if name in k] # difflib does not find "05_grpo" for "grpo"
     if close:
         return f": did you mean {close[0]!r}?"
     return f" (there are: {', '.join(known)})"
@@ -105,8 +104,7 @@ def finite_number(
         number = float(text)
     except ValueError:
         return None
-    # float() also reads "nan" and "inf". NaN would pass range checks, since every comparison with it is
-    # False.
+    # float() also reads "nan" and "inf". NaN would pass range checks: every comparison with it is False.
     return number if math.isfinite(number) else None
 
 
@@ -121,18 +119,19 @@ def read_settings(
 
     One SettingsError names all unknown names and wrong types. Then the rules of `cls.check` are applied."""
     defaults = {f.name: f.default for f in fields(cls)}
-    kinds = typing.get_type_hints(cls)
+    kinds = typing.get_type_hints(cls) # name → type
     aliases = getattr(cls, "aliases", {}) # another name → the setting, such as learning_rate → lr
     # Other names whose values are translated too: name → (the setting, {value in lower case: the setting's}).
     # For example mask_truncated_completions=true stands for when_cut=masked.
     stand_ins = getattr(cls, "stand_ins", {})
     values, problems = {}, []
-    for written, value in given.items():
+    for written, value in given.items(): # written: the name as the user wrote it
         name = aliases.get(written, written)
         if written in stand_ins:
-            name, meanings = stand_ins[written]
-            value = meanings.get(str(value).strip().lower(), value)
+            name, translations = stand_ins[written]
+            value = translations.get(str(value).strip().lower(), value)
         if name not in defaults:
+            # `_unknown` returns a message with the nearest of all names
             problems.append(_unknown(written, [*defaults, *aliases, *stand_ins]))
             continue
         if name in values: # under its own name and under another: we cannot tell which is meant
@@ -168,7 +167,7 @@ def _unknown(name, known):
 def flag_names(
     cls: type, # a dataclass of settings
 ) -> set: # names
-    """Return the names of settings that are true or false, other names of them among these
+    """Return the names, and the other names, of all settings that are true or false
 
     On a command line such a name can stand without a value, and then means "true"."""
     kinds = typing.get_type_hints(cls)
@@ -177,7 +176,7 @@ def flag_names(
     # Other names whose values are translated too: name → (the setting, {value in lower case: the setting's}).
     # One that has a translation of "true" can stand without a value.
     stand_ins = getattr(cls, "stand_ins", {})
-    flag_stand_ins = {other for other, (_, meanings) in stand_ins.items() if "true" in meanings}
+    flag_stand_ins = {other for other, (_, translations) in stand_ins.items() if "true" in translations}
     return flags | flag_aliases | flag_stand_ins
 
 
@@ -320,9 +319,9 @@ class Settings:
         if self.size is None:
             self.size = size_by_model(self.wanted_model())
             if self.size == "gpu":
-                _say_size(self.wanted_model()) # prints why
+                _say_size(self.wanted_model()) # prints that the model has decided it
         self.must_be("size", self.presets) # raises at once: without a known size nothing can be filled in
-        for name, value in self.filled_in().items():
+        for name, value in self.filled_in().items(): # the preset's values
             if getattr(self, name) is None:
                 setattr(self, name, value)
         # All in one message, so that nobody has to start a job on a cluster once for each mistake.
@@ -620,17 +619,19 @@ class GRPOSettings(Settings):
         """Yield (is wrong, message) for the sizes of batches
 
         A step must hold whole groups of num_generations answers; a checkpoint must lie between batches."""
-        G, accumulation = self.num_generations, self.gradient_accumulation_steps
+        G = self.num_generations # answers in a group, all to the same prompt
+        accumulation = self.gradient_accumulation_steps
         yield G < 2, f"num_generations = {G}: a group needs at least 2 answers"
-        of_a_process = answers_a_step(self.batch_size, accumulation)
+        # in one optimizer step: answers of one process, and of all processes
+        answers_of_process = answers_a_step(self.batch_size, accumulation)
         answers = answers_a_step(self.batch_size, accumulation, self.processes)
         # a message if the answers are no multiple of G, else an empty text
         message = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
         yield bool(message), message
-        # Refilling replaces silent groups (all rewards equal) on each process alone, so each needs whole
-        # groups.
+        # Refilling replaces groups whose rewards are all equal. It does so on each process alone, which
+        # therefore needs whole groups.
         product = "refill: batch_size × gradient_accumulation_steps of one process"
-        message = whole_groups_problem(of_a_process, G, product)
+        message = whole_groups_problem(answers_of_process, G, product)
         yield bool(self.refill and message), message
         # TRL trains num_iterations steps on the same answers, and a checkpoint does not hold those answers.
         splits_a_batch = self.num_iterations > 0 and self.save_steps % self.num_iterations != 0
@@ -821,10 +822,11 @@ def service_settings(
     lora_config: dict = None, # r, lora_alpha or alpha, lora_dropout or dropout
     **more, # settings that the caller decides, such as data and output_dir
 ) -> GRPOSettings: # checked
-    """Make settings of the counting system's two JSON objects
+    """Make settings of the two JSON objects that a client of the counting system sends to start a training
 
-    SettingsError for an unknown name, with the nearest known one."""
-    return read_settings(GRPOSettings, {**training_config, **(lora_config or {}), **more}, "training_config")
+    Its names, such as learning_rate, are other names of ours. SettingsError for a name that is unknown."""
+    given = {**training_config, **(lora_config or {}), **more}
+    return read_settings(GRPOSettings, given, where="training_config")
 
 
 def save_settings(
@@ -843,7 +845,8 @@ def load_settings(
     **more, # settings that win over the file's
 ) -> GRPOSettings: # checked
     "Read settings from a file and check them; SettingsError names everything that is wrong"
-    return read_settings(GRPOSettings, {**names_and_values(path), **more}, Path(path).name)
+    given = {**names_and_values(path), **more}
+    return read_settings(GRPOSettings, given, where=Path(path).name)
 
 
 def names_and_values(

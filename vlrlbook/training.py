@@ -113,10 +113,10 @@ class CommittedCheckpoints:
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """Train; transformers' method, with two things before it.
+        """Train as transformers' Trainer does, but first move checkpoints of other runs aside.
 
-        Checkpoints beyond the one to resume from, or all if none is, are moved aside: they are of another
-        run. And a run that has reached its last step takes no further one."""
+        Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is
+        resumed. A run that has reached its last step takes no further one."""
         # -1: the run begins anew, and no checkpoint is its own
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
@@ -158,6 +158,7 @@ class StopAtNaN(TrainerCallback):
     # None for every weight, so nothing is checked here.
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        "Called before the optimizer's step: raise NotANumber if a gradient is infinite or NaN"
         gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
         bad = _not_finite(gradients)  # names of weights
         if bad:
@@ -171,8 +172,8 @@ class StopAtNaN(TrainerCallback):
 
 def find_checkpoint(
     output_dir: str | Path,  # of the run
-    resume: str,  # "" or false: begin; true: the newest whole checkpoint there; else a checkpoint's directory
-) -> str | None:  # a checkpoint that equals its manifest, or None to begin
+    resume: str,  # "" or false: begin anew; true: the newest good checkpoint; else a checkpoint's directory
+) -> str | None:  # path of a checkpoint that is as its manifest says
     """Return the checkpoint that the setting `resume` means, or None to begin anew
 
     A damaged checkpoint is named and passed over. If none can be used, SettingsError is raised: a run that
@@ -200,8 +201,7 @@ def same_run(
     checkpoint: str | None,  # where the run goes on, or None
     free: set = frozenset(),  # settings that may differ, such as the number of steps or what is logged
     folder: str | Path = None,  # where a run that begins writes them; None: its output_dir
-    # for the message: how a new run would begin with this one's weights
-    weights_by: str = "adapter = … goes on from its weights",
+    weights_by: str = "adapter = … goes on from its weights",  # how a new run begins with these weights
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
     """Check that a run goes on with the settings with which it began; write them down where it begins.
@@ -276,6 +276,7 @@ class RunLogCallback(TrainerCallback):
             self.bar.close()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        "Called when the trainer logs: add a row to our log, under our names, in the first process only"
         if not state.is_world_process_zero:
             return
         # `names`: the trainer's name of a column -> ours. Columns that begin with `prefix` keep theirs.
@@ -310,13 +311,16 @@ class StopWhenAsked(TrainerCallback):
         self.every = every
 
     def on_step_end(self, args, state, control, **kwargs):
+        "Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt"
         path = os.environ.get("VLRLBOOK_STOP")
         # Not with several processes: they might read the request at different steps, and would then wait for
         # each other forever.
+        # `every`: steps that TRL takes on one batch of answers; between them a checkpoint would not be exact
         may_stop = bool(path) and args.world_size == 1 and state.global_step % self.every == 0
         self.asked = may_stop and Path(path).read_text().startswith("interrupt")
         control.should_save |= self.asked  # transformers then saves, and calls on_save
 
     def on_save(self, args, state, control, **kwargs):
-        if self.asked:  # by on_step_end, see there
+        "Called when a checkpoint was saved: raise Interrupted if it was saved because of the request"
+        if self.asked:  # set by on_step_end
             raise Interrupted(f"asked to stop; checkpoint-{state.global_step} is saved")

@@ -35,11 +35,11 @@ def requirements_of(
         marker = requirement.marker
         # A marker is the condition behind the `;` of a requirement, such as `extra == "gpu"`. One that holds
         # without an extra belongs to every installation, and so to none of the extras.
-        always = marker is None or marker.evaluate({"extra": ""})
+        for_everyone = marker is None or marker.evaluate({"extra": ""})
         if extra:
-            wanted = not always and marker.evaluate({"extra": extra})
+            wanted = not for_everyone and marker.evaluate({"extra": extra})
         else:
-            wanted = always
+            wanted = for_everyone
         if wanted:
             applying.append(requirement)
     return applying
@@ -62,7 +62,10 @@ def judge_version(
     The verdict is good inside the bounds, note above them, and bad below them or where excluded (!=)."""
     from packaging.version import Version
     # By default `contains` refuses pre-releases; a nightly build of torch shall count by its number.
-    failed_bounds = [s for s in requirement.specifier if not s.contains(version, prereleases=True)]
+    failed_bounds = [] # such as <2.12
+    for bound in requirement.specifier:
+        if not bound.contains(version, prereleases=True):
+            failed_bounds.append(bound)
     if not failed_bounds:
         return "good", ""
     for bound in failed_bounds:
@@ -91,6 +94,7 @@ def untested_versions(
 ) -> list: # a sentence for each library outside the releases that were tested
     "Name the installed libraries that are newer or older than those this book was tested with"
     lines = own_requirements() if lines is None else lines
+    # what every installation needs, and the extras whose libraries have an upper bound
     wanted = requirements_of(lines)
     for extra in bounded_extras:
         wanted += requirements_of(lines, extra)
