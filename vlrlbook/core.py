@@ -180,6 +180,7 @@ def _card_rows(ax, rollouts, part_names):
     ax.axis("off")
     right_ends = {} # name of a part → x where its right-aligned numbers end
     for column, name in enumerate(part_names):
+        # a little less than a column's width (`_part_column`), so that numbers do not touch
         right_ends[name] = _text_column + _part_column * column + 0.5
         ax.text(right_ends[name], -0.75, shorten(name, 11), fontsize=7.5, ha="right", color="#555555")
     for y, rollout in enumerate(rollouts):
@@ -258,6 +259,7 @@ class RunLog:
         rows: list = (), # dictionaries, each with `step`
         baselines: dict = None, # label → reward, such as that of blind guessing; drawn as lines
     ):
+        "Make a log of some rows; with a `path` each row that is added is written there at once"
         self.path = Path(path) if path else None
         self.rows = [dict(row) for row in rows]
         self.baselines = baselines or {}
@@ -649,8 +651,8 @@ def _commit():
     `and changes` says that code was edited since. None where the module was installed from a wheel."""
     # While chapter 00 runs, this function stands in a notebook, which has no __file__.
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
-    own_file = "core.py" if here.name == "vlrlbook" else "."
     # A wheel may be installed inside somebody else's checkout, so ask whether git tracks this very file.
+    own_file = "core.py" if here.name == "vlrlbook" else "." # in a notebook: its folder
     try:
         tracked = _git(here, "ls-files", "--error-unmatch", own_file)
     except OSError: # no git on this machine
@@ -716,6 +718,7 @@ class SignOfLife:
         line_seconds: float = 10.0, # between two lines, where they go into a file such as a job's log
         screen_seconds: float = 0.5, # between two changes of a line on a screen
     ):
+        "Prepare to write to a terminal, at most once in `line_seconds` or `screen_seconds`"
         self.terminal = terminal
         self.on_screen = terminal is not None and os.isatty(terminal) # else it is a file
         self.pause = screen_seconds if self.on_screen else line_seconds

@@ -40,7 +40,7 @@ def copy_descriptions(
     target: str | Path, # directory that is there
     leave: tuple = (), # more names or patterns, such as *.csv, that are not copied
 ) -> list: # names of weight files that were left out because nobody here writes their format
-    """Copy every file of a model except its weights, byte for byte
+    """Copy every file of a model except its weights, byte for byte; return weight files of unknown formats
 
     Hidden files, checkpoints and a run's manifest.json are not copied either."""
     source, target = Path(source), Path(target)
@@ -51,7 +51,7 @@ def copy_descriptions(
         excluded = any(_matches(part, (".*", *_files_of_a_run, *leave)) for part in inside.parts)
         if excluded or path.is_dir() or path.suffix == ".safetensors":
             continue
-        if _matches(path.name, other_weights):
+        if _matches(path.name, other_weights): # patterns such as *.bin
             left_out.append(inside.as_posix())
             continue
         if path.name.endswith(".safetensors.index.json"): # belongs to the weight files
@@ -218,9 +218,9 @@ def _new_header(
 
 
 def _copy_index(source, target, dtype):
-    """Copy the table that says which weight file holds which tensor
+    """Copy the table (index) that says which weight file holds which tensor
 
-    With a `dtype` tensors have got other sizes, and the total size in the table is computed anew."""
+    Where a new `dtype` has changed the sizes of tensors, the total size in it is computed again."""
     for path in source.glob("*.safetensors.index.json"):
         if dtype is None:
             shutil.copyfile(path, target / path.name)
@@ -245,6 +245,7 @@ def config_with_dtype(
     dtype: str, # torch's name
 ) -> dict: # a new one
     "Return a config that names `dtype` wherever it named a number type, also in the configs inside it"
+    # `_dtype_keys`: dtype and torch_dtype
     out = {}
     for key, value in config.items():
         if isinstance(value, dict): # such as vision_config or text_config

@@ -790,6 +790,7 @@ class BackboneWithHead(torch.nn.Module):
         backbone, # the inner model without vocabulary head, as `model.model`
         head: torch.nn.Module, # [B, hidden] → [B, outputs]
     ):
+        "Join a backbone, such as a vision-language model without its vocabulary head, and a head"
         super().__init__()
         self.backbone, self.head = backbone, head
 

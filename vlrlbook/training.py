@@ -45,15 +45,17 @@ class CommittedCheckpoints:
         self.add_callback(StopAtNaN())  # raises NotANumber before a NaN gradient is used
 
     def _get_output_dir(self, trial):
-        # Trainer asks this method where the folder of a checkpoint goes. If it stops asking, checkpoints are
-        # written under their final names again, and `new_folder` below raises because nothing was written
-        # aside.
+        "Return the folder into which Trainer writes checkpoints: the hidden one while one is being saved"
+        # Trainer calls this to learn where a checkpoint's folder goes. If it stopped doing so, checkpoints
+        # would be written under their final names, and `new_folder` in `_save_checkpoint` would raise an
+        # error because it finds nothing in the hidden folder.
         return str(self._aside or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model, trial):
-        # Trainer writes into `_get_output_dir()/checkpoint-N`, each process of a run its part. While it does,
-        # the first is `.saving`, a name that all processes know. If Trainer called this method no more, it
-        # would write checkpoints straight under their final names, without a manifest.
+        "Save a checkpoint so that it appears complete and with a manifest, or not at all"
+        # Trainer's own method writes into `_get_output_dir()/checkpoint-N`, each process of a run its part.
+        # While it does, `_get_output_dir` returns the folder `.saving`, a name that all processes know. If
+        # Trainer stopped calling this method, checkpoints would be written straight under their final names.
         run = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         aside = run / ".saving"
@@ -67,7 +69,7 @@ class CommittedCheckpoints:
             committed = nullcontext()
         with committed:
             self.accelerator.wait_for_everyone()  # until the folder is there, and empty
-            self._aside = aside
+            self._aside = aside  # `_get_output_dir` returns it now
             try:
                 super()._save_checkpoint(model, trial)
             finally:
@@ -103,6 +105,7 @@ class CommittedCheckpoints:
             shutil.rmtree(old)
 
     def _load_from_checkpoint(self, checkpoint, model=None):
+        "Load a checkpoint's weights, also those of the adapter that trains where there is a second one"
         # With beta > 0 TRL keeps the reference model as a second adapter, in a subfolder of the checkpoint.
         # transformers' Trainer then loads only that one, and the adapter that trains would begin anew; so it
         # is loaded here. If a later Trainer does it itself, the weights are merely loaded twice.
@@ -256,12 +259,13 @@ class RunLogCallback(TrainerCallback):
 
     def __init__(self,
         log: RunLog,  # gets a row per logged step
-        names: dict,  # the trainer's name -> ours; other columns are left out
-        desc: str = "training",  # before the bar
+        names: dict,  # the trainer's name of a column -> ours; other columns are left out
+        desc: str = "training",  # text before the progress bar
         prefix: str = None,  # columns that begin with it are kept as they are
     ):
+        "Prepare to copy some columns of the trainer's log into `log`"
         self.log, self.names, self.desc, self.prefix = log, names, desc, prefix
-        self.bar = None  # from the begin to the end of training
+        self.bar = None  # the progress bar; made when training begins
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
