@@ -149,9 +149,9 @@ def _not_finite(named_tensors):
 
 def _way_back(args):
     "Return advice for a run that met NaN: the checkpoint to go on from, and settings to change"
-    path, _ = newest_whole_checkpoint(args.output_dir)
-    begin = f"{path.name} is whole: go on from it" if path else "There is no checkpoint before it: begin"
-    return f"{begin} with a smaller learning rate (lr = {args.learning_rate:g}) or more warmup_steps"
+    path, _ = newest_whole_checkpoint(args.output_dir)  # None if there is no complete one
+    start = f"{path.name} is whole: go on from it" if path else "There is no checkpoint before it: begin"
+    return f"{start} with a smaller learning rate (lr = {args.learning_rate:g}) or more warmup_steps"
 
 
 class StopAtNaN(TrainerCallback):
