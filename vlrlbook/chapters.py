@@ -13,7 +13,7 @@ __all__ = ["notebooks_dir", "notebook", "PapermillHandler", "handler", "run_chap
 
 
 def notebooks_dir() -> Path:
-    "Folder of the chapters: inside an installed wheel, or beside the package in a checkout"
+    "Return the folder of the chapters: inside an installed wheel, or beside the package in a checkout"
     from .core import book_file
     return book_file("00_core.ipynb").parent
 
@@ -21,21 +21,24 @@ def notebooks_dir() -> Path:
 def notebook(
     name: str,  # 05_grpo, 05_grpo.ipynb, grpo or 05
 ) -> Path:
-    "Path of a chapter; a name that is none ends the program with the nearest one"
+    "Return the path of a chapter; for an unknown name the program ends and names the nearest chapter"
     chapters = sorted(notebooks_dir().glob("*.ipynb"))
     wanted = Path(name).name.removesuffix(".ipynb")
-    found = []
+    matching = []
     for path in chapters:
-        number_and_title = path.stem.split("_", 1)
+        number_and_title = path.stem.split("_", 1)  # "05_grpo" -> ["05", "grpo"]
         if wanted in (path.stem, *number_and_title):
-            found.append(path)
-    if len(found) != 1:
-        raise SystemExit(f"vlrlbook: no chapter {name!r}{nearest(wanted, [p.stem for p in chapters])}")
-    return found[0]
+            matching.append(path)
+    if len(matching) != 1:
+        suggestion = nearest(wanted, [p.stem for p in chapters])  # ": did you mean …?", or a list of all
+        raise SystemExit(f"vlrlbook: no chapter {name!r}{suggestion}")
+    return matching[0]
 
 
 class PapermillHandler:
-    "Lets papermill read `vlrlbook://05_grpo.ipynb` (entry point `papermill.io` asks these four methods)"
+    """Lets papermill read a chapter by an address such as `vlrlbook://05_grpo.ipynb`
+
+    papermill finds it by the entry point `papermill.io`, and calls these four methods."""
 
     def read(self, path):
         return notebook(path.removeprefix("vlrlbook://")).read_text(encoding="utf-8")
@@ -58,18 +61,19 @@ def run_chapter(
     out: str | Path,  # the notebook that the run writes; folders above it are made
     options: list,  # as papermill takes them, such as ["-p", "lr", "5e-5"]
 ) -> int:  # papermill's exit status
-    "Run a chapter as a papermill job, in a process of its own"
+    "Run a chapter as a papermill job in a process of its own; return its exit status"
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    # PYTHONUTF8: on a system whose locale is C, papermill would write the page's letters as question marks.
+    # PYTHONUTF8: where the locale is C, papermill would write letters outside ASCII as question marks.
+    # JUPYTER_PATH: the kernel is looked for in the package first.
     environment = {**os.environ, "PYTHONUTF8": "1", "JUPYTER_PATH": kernels_path()}
     command = [sys.executable, "-m", "papermill", str(notebook(name)), str(out), *options]
     return subprocess.call(command, env=environment)
 
 
 def kernels_path() -> str:
-    "JUPYTER_PATH with the package's own `python3` kernel in front: ipykernel's, less some warnings"
-    # Those that nobody can act on, such as the one about TCP without encryption, printed for a kernel that
-    # listens on this machine only.
-    own = str(Path(__file__).resolve().parent / "jupyter")
-    before = os.environ.get("JUPYTER_PATH")
-    return os.pathsep.join([own, before]) if before else own
+    "Return a JUPYTER_PATH by which Jupyter finds the package's own `python3` kernel first"
+    # That kernel is ipykernel's without some warnings that nobody can act on. One is about TCP without
+    # encryption, and is printed although the kernel listens on this machine only.
+    own_folder = str(Path(__file__).resolve().parent / "jupyter")
+    path_before = os.environ.get("JUPYTER_PATH")
+    return os.pathsep.join([own_folder, path_before]) if path_before else own_folder

@@ -30,12 +30,13 @@ def thumbnail(
     image: Image.Image, # picture of any size and mode
     side: int = 128, # longest side in pixels
 ) -> str: # HTML <img> with the pixels inside
-    "`image` as an `<img>` tag that needs no file"
-    small, buffer = image.convert("RGB"), io.BytesIO()
+    "Return an HTML `<img>` tag that holds a small copy of `image` itself, so that no file is needed"
+    small = image.convert("RGB")
     small.thumbnail((side, side)) # in place; `convert` has made a copy
+    buffer = io.BytesIO()
     small.save(buffer, "PNG")
-    pixels = b64encode(buffer.getvalue()).decode()
-    return (f'<img src="data:image/png;base64,{pixels}" '
+    encoded = b64encode(buffer.getvalue()).decode()
+    return (f'<img src="data:image/png;base64,{encoded}" '
             'alt="picture" style="display:inline-block;margin:2px">')
 
 # %% ../nbs/00_core.ipynb #n0d1a4fb
@@ -50,6 +51,7 @@ class Sample:
     turns: list = field(default_factory=list) # (role, text) of what was said before the question
 
     def _repr_html_(self):
+        "For Jupyter: the pictures, and below them the question and the true answer"
         pictures = "".join(map(thumbnail, self.images))
         # A question comes from somebody's file: its tags are text here, and must not become part of the page.
         question, answer = escape(self.question), escape(self.answer)
@@ -57,9 +59,10 @@ class Sample:
 
 def cast(
 ) -> Sample: # 112 × 112 picture of three discs
-    "The sample that every chapter redoes by hand"
+    "The sample that every chapter works through by hand: how many discs are in the picture?"
     image = Image.new("RGB", (112, 112), "white")
     draw = ImageDraw.Draw(image)
+    # centre of each disc from the upper left corner and radius, in pixels
     for x, y, radius, colour in ((30, 28, 10, "#d62728"), (78, 40, 8, "#1f77b4"), (46, 84, 9, "#2ca02c")):
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     return Sample("How many discs are there?", "A photo of 3 discs", [image], "counting")
@@ -69,7 +72,9 @@ def all_equal(
     rewards: list, # of one group, at least one
     rounding: float = 1e-6, # largest difference that is taken for rounding
 ) -> bool:
-    "Whether a group's rewards are all equal, so that it teaches nothing"
+    """Return True if all rewards of a group are equal, up to rounding
+
+    Then every advantage of the group is 0, and the model learns nothing from it."""
     # not `==`: a reward is a sum of weighted parts, and 0.1 + 0.2 is not 0.3
     return max(rewards) - min(rewards) <= rounding
 
@@ -91,7 +96,7 @@ class RolloutGroup:
 
     @property
     def silent(self) -> bool:
-        "All rewards equal, so nothing to learn"
+        "True if all rewards of the group are equal, so that nothing can be learned from it"
         return all_equal([rollout.parts["overall"] for rollout in self.rollouts])
 
     def _repr_png_(self):
@@ -106,8 +111,9 @@ def figure(
     height: float, # inches
     **kwargs, # for `Figure.subplots`; give `nrows` or `ncols` to get axes back
 ): # figure, or (figure, axes)
-    "A matplotlib figure in the style of the house, without global state"
-    fig = _picture_class()(figsize=(width, height), layout="constrained")
+    "Make a matplotlib figure in the book's style, without pyplot and its global list of figures"
+    picture_class = _picture_class() # a subclass of matplotlib's Figure that shows itself in a notebook
+    fig = picture_class(figsize=(width, height), layout="constrained")
     if not kwargs:
         return fig
     axes = fig.subplots(**kwargs)
@@ -117,11 +123,14 @@ def figure(
     return fig, axes
 
 def _picture_class():
-    "A class of figures that show themselves in a notebook; made here, for importing core loads no matplotlib"
+    """Return a subclass of matplotlib's Figure that shows itself in a notebook
+
+    It is made inside a function so that importing this module does not import matplotlib."""
     from matplotlib.figure import Figure
     class Picture(Figure):
         def _repr_png_(self):
-            # Jupyter asks for this. A figure of `pyplot` would have its own hook, and stay in a global list.
+            # Jupyter calls this to show the figure as a PNG. It does so for figures of `pyplot` by itself,
+            # but `pyplot` keeps all its figures in a global list.
             buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=110, facecolor="white",
                          bbox_inches="tight", pad_inches=0.12)
@@ -129,62 +138,70 @@ def _picture_class():
     return Picture
 
 # %% ../nbs/00_core.ipynb #c014
-# A card's columns, in its own units: the answer's text, then one for each part of the reward.
+# Widths of a rollout card's columns, relative to one another: an answer's text, and one part of its reward.
 _text_column, _part_column = 2.6, 0.55
 
 def rollout_card(
     group: RolloutGroup, # any number of rollouts
 ): # matplotlib figure
-    "Picture, question, answers, each with its reward parts and its advantage as a signed bar"
-    rollouts, names = group.rollouts, list(group.rollouts[0].parts)
-    fig = figure(9, max(2.2, 0.36 * len(rollouts) + 0.9)) # a line for each answer
-    widths = [1.5, _text_column + _part_column * len(names), 1.3]
-    left, middle, right = fig.subplots(1, 3, width_ratios=widths)
-    _card_question(left, group.sample)
-    _card_rows(middle, rollouts, names)
-    _card_bars(right, rollouts, group.bars)
+    """Draw a group: its picture and question, and a row for each answer
+
+    A row holds the answer's text, the parts of its reward, and its advantage as a bar."""
+    rollouts = group.rollouts
+    part_names = list(rollouts[0].parts) # all answers of a group have the same parts
+    # In inches: 0.36 for each answer, 0.9 for the headings, and in all no less than the picture needs.
+    fig = figure(9, max(2.2, 0.36 * len(rollouts) + 0.9))
+    text_width = _text_column + _part_column * len(part_names) # an answer's text, then a column for each part
+    picture_axes, text_axes, bar_axes = fig.subplots(1, 3, width_ratios=[1.5, text_width, 1.3])
+    _card_question(picture_axes, group.sample)
+    _card_rows(text_axes, rollouts, part_names)
+    _card_bars(bar_axes, rollouts, group.bars)
     if group.title:
         fig.suptitle(group.title, fontsize=10, x=0.01, ha="left", weight="bold")
     return fig
 
 # %% ../nbs/00_core.ipynb #n16c35de
 def _card_question(ax, sample):
-    "The first picture, the question above it, the truth below it"
+    "Draw the first picture of a sample, its question above and its true answer below"
     if sample.images:
         ax.imshow(sample.images[0])
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_color("#cccccc")
     question = sample.question.removeprefix("<image>").strip() # the mark only says where the picture goes
     ax.set_title("\n".join(textwrap.wrap(question, 30)), fontsize=9)
-    truth = f"truth: {shorten(sample.answer, 32)}"
-    # transAxes: the place is a share of the axes, whatever the size of the picture in it
+    truth = f"truth: {shorten(sample.answer, 32)}" # one line of at most 32 characters
+    # transAxes: 0.5 and -0.04 are shares of the axes' width and height, whatever the picture's size in pixels
     ax.text(0.5, -0.04, truth, fontsize=8, ha="center", va="top", transform=ax.transAxes)
 
-def _card_rows(ax, rollouts, names):
-    "Answers and the parts of their rewards, a row each"
+def _card_rows(ax, rollouts, part_names):
+    "Write a row for each answer: its text, then the numbers of its reward's parts under their names"
     # y grows downwards, from the headings at -0.75 past one row for each answer
-    ax.set(xlim=(0, _text_column + _part_column * len(names)), ylim=(len(rollouts) - 0.5, -1))
+    ax.set(xlim=(0, _text_column + _part_column * len(part_names)), ylim=(len(rollouts) - 0.5, -1))
     ax.axis("off")
-    right_ends = {} # part → x where its numbers end
-    for place, name in enumerate(names):
-        right_ends[name] = _text_column + _part_column * place + 0.5
+    right_ends = {} # name of a part → x where its right-aligned numbers end
+    for column, name in enumerate(part_names):
+        # a little less than a column's width (`_part_column`), so that numbers do not touch
+        right_ends[name] = _text_column + _part_column * column + 0.5
         ax.text(right_ends[name], -0.75, shorten(name, 11), fontsize=7.5, ha="right", color="#555555")
     for y, rollout in enumerate(rollouts):
         ax.text(0, y, shorten(rollout.text, 38) or "(nothing)", fontsize=8.5, va="center")
         for name, x in right_ends.items():
             value = rollout.parts[name]
             text = str(value) if isinstance(value, int) else f"{value:.2f}"
-            weight = "bold" if name == "overall" else "normal"
+            weight = "bold" if name == "overall" else "normal" # `overall` is the whole reward
             ax.text(x, y, text, fontsize=8.5, va="center", ha="right", weight=weight)
 
 def _card_bars(ax, rollouts, heading):
-    "Advantages, or what else the group has, as signed bars"
+    """Draw the number of each answer as a horizontal bar, beside the answer's row
+
+    The number is the advantage, or what `heading` says a group keeps in its place."""
     values = [rollout.advantage for rollout in rollouts]
     colours = [blue if value >= 0 else orange for value in values]
     ax.barh(range(len(values)), values, color=colours, height=0.62)
     # Small advantages look small: the scale reaches at least 1.2 standard deviations to either side.
     reach = max(1.2, 1.35 * max(map(abs, values)))
-    ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, -1), yticks=[]) # the rows of `_card_rows`
+    # the same limits of y as in `_card_rows`, so that each bar stands level with its answer
+    ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, -1), yticks=[])
     ax.set_title(heading, fontsize=8, color="#555555")
     ax.axvline(0, color="black", lw=0.8)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -195,7 +212,7 @@ def shorten(
     text: str, # any text
     width: int, # most characters
 ) -> str: # one line
-    "`text` on one line of at most `width` characters, `$` made harmless for matplotlib"
+    "Return `text` on one line of at most `width` characters, with `$` escaped for matplotlib"
     line = " ".join(text.split())
     line = "".join(character if character.isprintable() else "·" for character in line)
     if len(line) > width:
@@ -207,12 +224,13 @@ ribbon_colours = dict(padding="#e6e6e6", prompt="#56B4E9", image=green, answer=o
 
 def token_ribbon(
     kinds: list, # a row per sequence, each a list of padding, prompt, image, answer
-    mask: list = None, # same shape, 1 where the loss looks
+    mask: list = None, # same shape, 1 for each token that counts in the loss
 ): # matplotlib figure
-    "Each token a coloured cell; the mask as a dark line under it"
+    "Draw each sequence as a row of coloured cells, one for each token; the mask is a dark line below"
     from matplotlib.patches import Patch
     width = max(map(len, kinds))
     fig, ax = figure(9, 0.42 * len(kinds) + 0.9, nrows=1)
+    # A token's cell is 0.92 wide and 0.6 high; y grows downwards, so the mask's line at y + 0.66 is below it.
     for y, row in enumerate(kinds):
         for x, kind in enumerate(row):
             ax.add_patch(_cell(x, y, 0.92, 0.6, ribbon_colours[kind]))
@@ -221,9 +239,10 @@ def token_ribbon(
     row_centres = [y + 0.3 for y in range(len(kinds))]
     ax.set(xlim=(-0.5, width), ylim=(len(kinds), -0.15), yticks=row_centres, xlabel="position")
     ax.set_yticklabels([f"row {y}" for y in range(len(kinds))], fontsize=8)
-    # Every kind stands in the legend, also one that these rows do not have: ribbons then look alike.
+    # The legend names every kind, even one that these rows lack, so that all ribbons have the same legend.
     handles = [Patch(color=colour, label=kind) for kind, colour in ribbon_colours.items()]
     handles.append(Patch(color="black", label="mask"))
+    # (0, 1), in shares of the axes, is their upper left corner: the legend stands above the cells
     ax.legend(handles=handles, ncols=5, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return fig
 
@@ -236,10 +255,11 @@ def _cell(x, y, width, height, colour):
 class RunLog:
     "Rows of a run, written to `path` as they come; shows itself as the four-panel run"
     def __init__(self,
-        path: str | Path = None, # CSV file to keep; None keeps nothing
+        path: str | Path = None, # CSV file to write; None writes nothing
         rows: list = (), # dictionaries, each with `step`
-        baselines: dict = None, # label → value: lines among the rewards, such as what a blind answer earns
+        baselines: dict = None, # label → reward, such as that of blind guessing; drawn as lines
     ):
+        "Make a log of some rows; with a `path` each row that is added is written there at once"
         self.path = Path(path) if path else None
         self.rows = [dict(row) for row in rows]
         self.baselines = baselines or {}
@@ -248,18 +268,19 @@ class RunLog:
     def read(cls,
         path: str | Path, # a CSV file that a `RunLog` wrote
     ): # RunLog
-        "The log in a CSV file; empty cells are left out"
+        "Read the log from a CSV file; empty cells are left out of their rows"
         rows = []
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                rows.append({name: _number(cell) for name, cell in row.items() if cell})
-        # Without the path: whoever reads a log to look at it must not add to it.
+                # from text to a number, an int where it is written as one
+                rows.append({name: _int_or_float(cell) for name, cell in row.items() if cell})
+        # Without the path, so that a row appended to this log is not written into the file.
         return cls(rows=rows)
 
     @property
     def columns(self) -> list:
-        "Names of all columns, in order of first sight"
-        names = {} # a dict, for its keys keep their order
+        "Names of all columns, in the order in which rows brought them"
+        names = {} # a dict and not a set: its keys keep their order
         for row in self.rows:
             names |= dict.fromkeys(row)
         return list(names)
@@ -267,7 +288,7 @@ class RunLog:
     def append(self,
         row: dict, # `step` and numbers
     ):
-        "Add a row; the file grows by a line, or is written anew when the row brings a new column"
+        "Add a row to the log and its file; a row with a new column makes the whole file be written again"
         columns_before = self.columns
         self.rows.append(row)
         if self.path is None:
@@ -280,11 +301,11 @@ class RunLog:
             file.write(self._csv([row], header=False))
 
     def save(self):
-        "Write all rows to the file anew, whole or not at all"
+        "Write all rows to the file; a reader sees the old file or the new one, never half of it"
         write_whole(self.path, self._csv(self.rows, header=True))
 
     def _csv(self, rows, header):
-        "`rows` as lines under the log's columns"
+        "Return some rows as CSV text, with a cell for every column of the log"
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         if header:
@@ -295,7 +316,7 @@ class RunLog:
     def series(self,
         name: str, # a column
     ) -> tuple: # steps, values
-        "The steps at which `name` was logged, and its values"
+        "Return the steps at which column `name` was logged, and its values there"
         rows = [row for row in self.rows if name in row]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
@@ -303,12 +324,14 @@ class RunLog:
     def __repr__(self): return f"RunLog({len(self)} rows: {', '.join(self.columns)})"
     def _repr_png_(self): return plot_run(self)._repr_png_()
 
-def _number(text):
-    "A cell as it was written: a whole number stays one, so that a log that goes on is written in one way"
+def _int_or_float(text):
+    """Return the number in a CSV cell: an int where it is written as one, else a float
+
+    A run that goes on writes its log again, and a step 5 must not become 5.0."""
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 # %% ../nbs/00_core.ipynb #c023
-# Title of each panel, and the columns in it; what ends in / stands for all columns that begin so.
+# Title of each panel, and the columns drawn in it; "part/" stands for all columns that begin with part/.
 panels = (
     ("reward and its parts", ("reward", "part/")),
     ("silent groups and spread", ("silent", "reward_std")),
@@ -319,48 +342,54 @@ panels = (
 def plot_run(
     log: RunLog, # needs `step`; columns that `panels` names are drawn
 ): # matplotlib figure
-    "The four-panel run: raw values faint, smoothed strong, evaluation as dots"
+    "Draw a run in four panels: raw values faint, smoothed values strong, evaluations as dots"
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    for ax, (title, wanted) in zip(axes.flat, panels):
-        names = _columns_of_panel(log, wanted)
-        for name, colour in zip(names, itertools.cycle((blue, orange, green, purple, grey, "black"))):
-            _curve(ax, log, name, colour)
+    # patterns: names of columns, or beginnings of names such as part/
+    for ax, (title, patterns) in zip(axes.flat, panels):
+        columns = _columns_of_panel(log, patterns)
+        for column, colour in zip(columns, itertools.cycle((blue, orange, green, purple, grey, "black"))):
+            _draw_curve(ax, log, column, colour)
         ax.set_title(f"{title} (n = {len(log)} rows)", fontsize=9, loc="left")
-        if "reward" in wanted:
-            _baselines(ax, log)
-        if names:
+        if "reward" in patterns:
+            _draw_baselines(ax, log)
+        if columns:
             ax.legend(fontsize=7.5, frameon=False)
         else:
-            ax.axis("off") # a run without a KL term, say, has no empty panel
+            ax.axis("off") # no empty panel where a run has none of its columns, such as no KL term
     for ax in axes[1]:
         ax.set_xlabel("step", fontsize=8)
     return fig
 
-def _columns_of_panel(log, wanted):
-    "The log's columns that one of `panels` names"
-    exact = {name for name in wanted if not name.endswith("/")}
-    beginnings = tuple(name for name in wanted if name.endswith("/"))
-    return [column for column in log.columns if column in exact or column.startswith(beginnings)]
+def _columns_of_panel(log, patterns):
+    "Return the log's columns that a panel draws; a pattern is a column's name, or a beginning that ends in /"
+    exact_names = {pattern for pattern in patterns if not pattern.endswith("/")}
+    beginnings = tuple(pattern for pattern in patterns if pattern.endswith("/"))
+    return [column for column in log.columns if column in exact_names or column.startswith(beginnings)]
 
-def _curve(ax, log, name, colour):
-    "One column: raw, smoothed, and its evaluation if there is any"
+def _draw_curve(ax, log, name, colour):
+    "Draw one column of a log: its raw values, its smoothed values, and its evaluations if there are any"
     steps, values = log.series(name)
+    # raw values faint, smoothed ones strong
     ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
     ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
-    # The same quantity on held-out rows is logged under this name, at fewer steps.
-    ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
+    # The same quantity on held-out rows is logged at fewer steps, under a name that begins with eval/.
+    eval_steps, eval_values = log.series(f"eval/{name}")
+    ax.plot(eval_steps, eval_values, "o", color=colour, ms=5, mec="black", mew=0.6)
 
-def _baselines(ax, log):
-    "What needs no picture, beside what was learned: a curve below such a line has learned nothing of worth"
-    for (label, value), dashes in zip(log.baselines.items(), ("--", ":", "-.")): # three at most
+def _draw_baselines(ax, log):
+    """Draw each baseline of the log as a dashed horizontal line
+
+    A baseline is a reward that can be earned without looking at the picture, such as by always giving the
+    commonest answer. A model whose reward stays below it has not learned to use the picture."""
+    for (label, value), dashes in zip(log.baselines.items(), ("--", ":", "-.")): # three at most are drawn
         ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{label} {value:.2f}")
 
 # %% ../nbs/00_core.ipynb #n33392f3
 def smooth(
     values: list, # numbers
-    weight: float = 0.8, # share of the past
+    weight: float = 0.8, # of the average so far; a new value has 1 - weight
 ) -> list: # same length
-    "Exponential mean, corrected so that the first values are not drawn towards zero"
+    "Exponential moving average; its start is corrected as in Adam, so that it is not drawn towards zero"
     smoothed, total, norm = [], 0.0, 0.0
     for value in values:
         total = weight * total + (1 - weight) * value
@@ -369,12 +398,12 @@ def smooth(
     return smoothed
 
 # %% ../nbs/00_core.ipynb #c030
-# Marks of a sample: (right before, right after)
+# What training did to a sample: (whether the answer was right before, whether it is right after)
 _became_right = (False, True)
 _became_wrong = (True, False)
 _stayed_wrong = (False, False)
 _stayed_right = (True, True)
-# In the order in which a board shows them
+# The order in which `paired_board` shows them
 _order_on_board = (_became_right, _became_wrong, _stayed_wrong, _stayed_right)
 
 def paired_board(
@@ -384,12 +413,16 @@ def paired_board(
     right: typing.Callable, # (answer, truth) → bool
     most: int = 12, # pictures drawn
 ): # matplotlib figure
-    "Flips to right, then flips to wrong, then the rest; the frame says which"
-    marks = [] # of each sample (right before, right after)
+    """Draw samples with their answers before and after training
+
+    First those that became right (blue frame), then those that became wrong (orange), then the rest."""
+    marks = [] # of each sample (right before, right after), two booleans
     for sample, old, new in zip(samples, before, after):
         marks.append((right(old, sample.answer), right(new, sample.answer)))
-    shown = sorted(range(len(samples)), key=lambda place: _order_on_board.index(marks[place]))
-    shown = _fair_share(shown, marks, most)
+    # indices of the samples in the order in which they are shown
+    order = sorted(range(len(samples)), key=lambda place: _order_on_board.index(marks[place]))
+    # at most `most` indices into `samples`, with room for both gains and losses
+    shown = _choose_for_board(order, marks, most)
     columns = min(6, len(shown))
     rows = -(-len(shown) // columns) # rounded up
     fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
@@ -402,19 +435,26 @@ def paired_board(
     return fig
 
 # %% ../nbs/00_core.ipynb #n5ce32f5
-def _fair_share(order, marks, most):
-    "At most `most` of `order`, with room for both kinds of flip"
+def _choose_for_board(
+    order, # indices of samples, in the order in which they would be shown
+    marks, # of each sample (right before, right after)
+    most, # how many to choose
+):
+    """Choose the samples that a board shows, with room for answers that became right and that became wrong
+
+    Were the first `most` taken, many gains could leave no room for a single loss."""
+    # indices of samples that became right, that became wrong, and of all others
     gains = [place for place in order if marks[place] == _became_right]
     losses = [place for place in order if marks[place] == _became_wrong]
     rest = [place for place in order if marks[place] in (_stayed_wrong, _stayed_right)]
-    # Half of the board for each kind, and what the other kind leaves free of its half.
+    # Each kind has half of the board, and also what the other kind leaves free of its own half.
     room_for_gains = max(most // 2, most - len(losses))
     room_for_losses = max(most // 2, most - len(gains))
     shown = gains[:room_for_gains] + losses[:room_for_losses]
     return (shown + rest)[:most]
 
-def _board_cell(ax, sample, before, after, mark):
-    "One picture with its two answers; blue frame: became right, orange: became wrong"
+def _board_cell(ax, sample, before, after, mark): # mark: (right before, right after)
+    "Draw one sample with both answers; its frame is blue if it became right, orange if it became wrong"
     if sample.images:
         ax.imshow(sample.images[0])
     ax.axis("on")
@@ -423,7 +463,7 @@ def _board_cell(ax, sample, before, after, mark):
     for spine in ax.spines.values():
         spine.set(visible=True, color=frame, linewidth=3)
     ax.set_title(f"truth: {shorten(sample.answer, 22)}", fontsize=7)
-    lines = []
+    lines = [] # ✓ or ✗ and the answer, before and after
     for is_right, answer in zip(mark, (before, after)):
         lines.append(f"{'✓' if is_right else '✗'} {shorten(answer, 22)}")
     ax.set_xlabel("\n".join(lines), fontsize=7)
@@ -431,13 +471,14 @@ def _board_cell(ax, sample, before, after, mark):
 # %% ../nbs/00_core.ipynb #c033
 def film_strip(
     frames: list, # a list of camera pictures per moment, the same cameras throughout
-    true: list, # bin of each moment
-    predicted: list = None, # bin of each moment
+    true: list, # true bin (class, a whole number from 0) of each moment, such as how far a task has come
+    predicted: list = None, # predicted bin of each moment
     cameras: list = None, # a name per camera
 ): # matplotlib figure
-    "Pictures of all cameras over time, true and predicted bin as steps beneath"
+    "Draw the pictures of all cameras over time, and below them the true and predicted bins"
     rows, columns = len(frames[0]), len(frames)
     fig = figure(9, 0.95 * rows + 1.5)
+    # a row of pictures for each camera, and one more row for the bins
     grid = fig.add_gridspec(rows + 1, columns, height_ratios=[1] * rows + [1.1])
     for column, moment in enumerate(frames):
         for row, image in enumerate(moment):
@@ -450,12 +491,14 @@ def film_strip(
     return fig
 
 def _bins_over_time(ax, count, true, predicted):
-    "True bins of `count` moments as steps, predicted ones as dots, under the moments' pictures"
+    """Draw the true bins of `count` moments as steps and the predicted ones as dots
+
+    A bin is a moment's class, a whole number from 0. The axes lie under the moments' pictures."""
     ax.step(range(count), true, where="mid", color="black", label="true bin")
     if predicted is not None:
         ax.plot(range(count), predicted, "o", color=orange, label="predicted bin")
     predicted = [] if predicted is None else predicted
-    # Never lower than 1: a film that stays in bin 0 should look low, not fill the height.
+    # The axis reaches to bin 1 at least: a film that stays in bin 0 should look low, not fill the height.
     highest = max([1, *true, *predicted])
     ax.set(xlim=(-0.5, count - 0.5), ylim=(-0.3, highest + 0.3))
     ax.set(xlabel=f"moment (n = {count})", ylabel="bin")
@@ -482,23 +525,25 @@ class Table:
         return self._lines(str) + caption
 
     def _lines(self, show):
-        "The table in Markdown, which can be read in a terminal too; `show` makes a cell's text safe"
+        """Return the table as Markdown, which can be read in a terminal too
+
+        `show` is called with each cell's text; it escapes what a notebook would take for Markdown or HTML."""
         if not self.rows:
             return "(no rows)"
-        names = list(self.rows[0])
-        lines = [names, ["---"] * len(names)]
+        column_names = list(self.rows[0])
+        lines = [column_names, ["---"] * len(column_names)] # dashes under the heading
         for row in self.rows:
             lines.append([_cell_text(value, show) for value in row.values()])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 def _cell_text(value, show):
-    "A value as it stands in a table; None is an empty cell"
+    "Return the text of a value in a table: nothing for None, three decimals for a float"
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else show(str(value))
 
 def _markdown_cell(text):
-    "`text` inside a table: tags and stars stay visible, unless it is code or a link"
+    "Escape `text` for a cell of a Markdown table, except where it is code or a link"
     text = text.replace("|", "\\|").replace("\n", "⏎") # either would end the cell
     is_code_or_link = text[:1] in "`["
     return text if is_code_or_link else escape(text, quote=False).replace("*", "\\*")
@@ -507,7 +552,7 @@ def _markdown_cell(text):
 def settings_table(
     settings, # an instance of a dataclass
 ) -> Table: # name, value, meaning
-    "All settings with their values and meanings"
+    "Return a table of all settings with their values and meanings"
     meanings = settings_help(type(settings)) # from the comments behind the fields, in the source
     rows = []
     for setting in fields(settings):
@@ -519,7 +564,7 @@ def settings_table(
 def set_seed(
     seed: int, # any whole number ≥ 0
 ):
-    "Seed Python, NumPy and, once it is imported, torch"
+    "Seed the random generators of Python and NumPy, and torch's if torch has been imported"
     random.seed(seed)
     np.random.seed(seed % 2**32) # NumPy takes no more than 32 bits
     if "torch" in sys.modules: # importing it takes seconds, which pages without torch need not wait for
@@ -528,26 +573,28 @@ def set_seed(
 def mean_ci95(
     values: list, # one number per independent unit, such as a picture
 ) -> tuple: # mean, (low, high)
-    "Mean with its normal 95 % interval; with fewer than two values the interval is unknown (nan)"
+    "Return the mean and its normal 95 % interval, which is (nan, nan) with fewer than two values"
     numbers = np.asarray(values, float)
-    mean, half = numbers.mean(), float("nan")
+    mean = numbers.mean()
+    half_width = float("nan")
     if len(numbers) > 1:
-        half = 1.96 * numbers.std(ddof=1) / len(numbers) ** 0.5
-    return float(mean), (float(mean - half), float(mean + half))
+        # 1.96 standard errors hold 95 % of a normal distribution
+        half_width = 1.96 * numbers.std(ddof=1) / len(numbers) ** 0.5
+    return float(mean), (float(mean - half_width), float(mean + half_width))
 
 # %% ../nbs/00_core.ipynb #n00eea0f
 def mean_of(
     values, # numbers, at least one
 ) -> float: # correctly rounded
-    "Arithmetic mean, the same on every Python; equal numbers have exactly themselves as mean"
-    # `sum` of floats is compensated from Python 3.12 on only: on 3.11, sum([0.85] * 8) / 8 != 0.85
+    "Return the arithmetic mean, the same on every Python; the mean of equal numbers is exactly that number"
+    # `sum` rounds floats more exactly from Python 3.12 on; on 3.11, sum([0.85] * 8) / 8 != 0.85.
     return float(statistics.mean(map(float, values)))
 
 # %% ../nbs/00_core.ipynb #n24f59a7
 def book_file(
     name: str, # relative to the notebooks, such as "logs/05_runs.csv"
 ) -> Path: # in a checkout, or inside the installed package
-    "A file that lies beside the notebooks"
+    "Return the path of a file that lies beside the notebooks; FileNotFoundError where there is none"
     here = Path(__file__).resolve().parent
     # A wheel carries the notebooks inside the package; in a checkout they stand beside it.
     for folder in (here / "nbs", here.parent / "nbs"):
@@ -557,18 +604,20 @@ def book_file(
 
 def cache_dir(
 ) -> Path: # a folder that exists
-    "Where warm starts and unpacked data are kept: VLRLBOOK_CACHE, else the user's cache"
-    own, of_the_user = os.environ.get("VLRLBOOK_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    # `or`: a variable that is set to nothing counts as not set
-    path = Path(own or Path(of_the_user or Path.home() / ".cache") / "vlrlbook")
+    """Return the folder for warm starts and unpacked data, and make it
+
+    It is the one that VLRLBOOK_CACHE names, else `vlrlbook` in the user's cache folder."""
+    # `or`, not a default of `get`: a variable that is set to an empty text counts as not set
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(os.environ.get("VLRLBOOK_CACHE") or Path(user_cache) / "vlrlbook")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../nbs/00_core.ipynb #n234f34f
 def peak_memory_mb(
 ) -> float: # MB
-    "Most memory this process has held: on the GPU where one was used, else resident"
-    torch = sys.modules.get("torch")
+    "Return the most memory that this process has held: on the GPU if it used one, else in RAM"
+    torch = sys.modules.get("torch") # None if nobody has imported it
     on_gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else 0
     if on_gpu:
         return on_gpu / 2**20
@@ -581,7 +630,7 @@ def peak_memory_mb(
 
 def run_facts(
 ) -> dict: # versions, commit, device
-    "What has to stand beside a number so that it can be compared: versions, commit, machine"
+    "Return what must stand beside a number so that it can be compared: versions, commit, machine"
     from importlib.metadata import version, PackageNotFoundError
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("torch", "transformers", "trl", "peft", "datasets", "vlrlbook"):
@@ -589,48 +638,53 @@ def run_facts(
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch") # None if nobody has imported it
     has_gpu = torch and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if has_gpu else f"CPU, {os.cpu_count()} cores"
-    return {"versions": versions, "commit": _commit(), "device": device}
+    commit = _commit() # such as "0187ab4 and changes"; None if vlrlbook was installed from a wheel
+    return {"versions": versions, "commit": commit, "device": device}
 
 # %% ../nbs/00_core.ipynb #nb3d0bb4
 def _commit():
-    "Commit of the checkout that this module lives in, and whether it was changed since; None from a wheel"
+    """Return the commit of the checkout that this module lies in, such as `0187ab4 and changes`
+
+    `and changes` says that code was edited since. None where the module was installed from a wheel."""
     # While chapter 00 runs, this function stands in a notebook, which has no __file__.
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
-    own_file = "core.py" if here.name == "vlrlbook" else "."
-    # A wheel may be installed below somebody else's checkout, whose commit says nothing: is this file in git?
+    # A wheel may be installed inside somebody else's checkout, so ask whether git tracks this very file.
+    own_file = "core.py" if here.name == "vlrlbook" else "." # in a notebook: its folder
     try:
         tracked = _git(here, "ls-files", "--error-unmatch", own_file)
     except OSError: # no git on this machine
         return None
-    if tracked.returncode:
+    if tracked.returncode: # not 0: git does not track it
         return None
-    code = (":/vlrlbook", ":/nbs/*.ipynb") # logs and notes may change: they are not what was run
-    changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", *code).stdout.strip()
+    # Only code counts as a change, not logs and notes; ":/" is the top folder of the checkout.
+    code_paths = (":/vlrlbook", ":/nbs/*.ipynb")
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", *code_paths).stdout.strip()
     commit = _git(here, "rev-parse", "--short", "HEAD").stdout.strip()
     return commit + (" and changes" if changed else "")
 
 def _git(folder, *words):
-    "What a git command says of the checkout around `folder`"
+    "Run git in `folder`; return its CompletedProcess, with what it printed as text"
     return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
 
 # %% ../nbs/00_core.ipynb #n0e5e0a4
 def quiet_libraries():
-    "For commands: no warnings of one library about another's names, which a user can do nothing about"
+    "Hide warnings of one library about another's outdated names, about which a user can do nothing"
     # such as TRL 1.16, which asks for `is_gradient_checkpointing`, renamed in transformers 5.24
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 # %% ../nbs/00_core.ipynb #n5165001
 def job_terminal(
 ) -> int | None: # file descriptor, or None outside a job
-    "Where the standard error of this kernel's parent goes: the terminal from which papermill was started"
-    # ipykernel sends what is printed into the notebook; the `fileno` of its stream is the descriptor that the
-    # kernel inherited.
+    """Return the descriptor of the terminal from which papermill was started, to write progress to
+
+    papermill runs a notebook in a kernel of its own. What the kernel prints goes into the notebook, but it
+    inherits papermill's standard error. None where no papermill job is running."""
+    # ipykernel puts its own stream in the place of sys.stderr; `fileno` of that is the inherited descriptor.
     in_kernel = type(sys.stderr).__module__.startswith("ipykernel")
-    # JupyterLab names the open notebook here: its kernels show their bars on the page, and nobody watches its
-    # log.
+    # JupyterLab sets this variable: progress bars then show on the page, and nobody reads its terminal.
     if not in_kernel or "JPY_SESSION_NAME" in os.environ:
         return None
     try:
@@ -641,10 +695,10 @@ def job_terminal(
 def warn_loudly(
     text: str, # one line
 ):
-    "Say something that nobody should overlook: red in a notebook, and in the terminal of a job too"
-    line = f"\n{text}\n" # a line of its own, behind a bar too
+    "Print a warning that nobody should overlook: red in a notebook, and in the terminal of a job too"
+    line = f"\n{text}\n" # begins with a new line, since a progress bar may fill the one before
     print(line, end="", file=sys.stderr)
-    terminal = job_terminal()
+    terminal = job_terminal() # file descriptor, None outside a job
     if terminal is None:
         return
     try:
@@ -653,34 +707,38 @@ def warn_loudly(
         pass # the terminal was closed; the notebook holds the line
 
 # %% ../nbs/00_core.ipynb #n5165002
-_clear_line = "\x1b[2K" # a terminal's word for it
+_clear_line = "\x1b[2K" # ANSI escape code: erase the line of the cursor
 
 class SignOfLife:
-    "Tells a terminal, now and then, how far a long loop is; tells nobody where there is no terminal"
+    """Writes into a terminal, every few seconds at most, how far a long loop has come
+
+    Without a terminal it writes nothing."""
     def __init__(self,
-        terminal: int | None = None, # file descriptor; see `job_terminal`
-        line_seconds: float = 10.0, # between two lines of a file
-        screen_seconds: float = 0.5, # between two changes on a screen
+        terminal: int | None = None, # file descriptor, as from `job_terminal`; None: write nothing
+        line_seconds: float = 10.0, # between two lines, where they go into a file such as a job's log
+        screen_seconds: float = 0.5, # between two changes of a line on a screen
     ):
+        "Prepare to write to a terminal, at most once in `line_seconds` or `screen_seconds`"
         self.terminal = terminal
-        self.on_screen = terminal is not None and os.isatty(terminal) # else a file, such as a job's log
+        self.on_screen = terminal is not None and os.isatty(terminal) # else it is a file
         self.pause = screen_seconds if self.on_screen else line_seconds
-        self.last = time.monotonic() # a loop that ends within the first pause says nothing
+        self.last = time.monotonic() # time of the last sign; a loop shorter than `pause` gives none
 
     def say(self, text: str):
         "Show `text`, unless something was shown just before"
         if self.terminal is None or time.monotonic() - self.last < self.pause:
             return
         self.last = time.monotonic()
+        # on a screen the new text replaces the old one, in a file each has a line
         self._write(f"\r{_clear_line}{text}" if self.on_screen else f"{text}\n")
 
     def done(self):
-        "Leave an empty line on a screen, where papermill's bar goes on"
+        "Clear the line on a screen, so that papermill's own progress bar can go on in it"
         if self.on_screen:
             self._write(f"\r{_clear_line}")
 
     def _write(self, text):
-        "To the terminal itself, past what the kernel has put in the place of standard error"
+        "Write to the terminal's descriptor, since ipykernel sends sys.stderr into the notebook"
         try:
             os.write(self.terminal, text.encode())
         except OSError:
@@ -691,23 +749,23 @@ def progress_bar(
     *args, # as tqdm takes them: an iterable, or nothing
     **kwargs, # total, desc, leave, disable, …
 ): # a tqdm bar
-    "tqdm's bar, which also gives signs of life in the terminal of a job"
+    "Return a tqdm bar that also writes its state into the terminal of a papermill job"
     from tqdm.auto import tqdm
-    # Two methods of tqdm are overridden, read in tqdm 4.70; each does what it did, and tells the terminal.
-    # Walking through an iterable calls `update` whenever the bar is due. If tqdm drew the bar in another way,
-    # the terminal would hear nothing; the bar itself would still be right.
+    # Two methods of tqdm are overridden, read in tqdm 4.70: each does what tqdm does, and writes to the
+    # terminal too. tqdm calls `update` while it walks through an iterable. If it stopped doing so, nothing
+    # would reach the terminal; the bar itself would still be right.
     class Bar(tqdm):
-        sign = None # made at the first step, when it is known that the bar is shown at all
+        sign = None # a SignOfLife, made at the first step: only then is it known whether the bar is disabled
         def update(self, n=1):
-            shown = super().update(n) # whether the bar was drawn anew
+            was_drawn = super().update(n) # tqdm's answer: True if it drew the bar again
             if self.disable:
-                return shown
+                return was_drawn
             if self.sign is None:
                 self.sign = SignOfLife(job_terminal())
-            # tqdm's own words for how far it is, in plain text and as wide as a terminal is at least
+            # The bar as tqdm writes it, in plain text of 78 columns, which every terminal has.
             state = {**self.format_dict, "ncols": 78, "bar_format": None}
-            self.sign.say(self.format_meter(**state))
-            return shown
+            self.sign.say(self.format_meter(**state)) # writes the text, unless it has just done so
+            return was_drawn
         def close(self):
             super().close()
             if self.sign is not None:

@@ -1,9 +1,10 @@
-"""Files and folders that are there whole or not at all: written under a hidden name, renamed when it is well.
+"""Files and folders that are there whole or not at all: written under a hidden name, renamed when complete.
 
-The road of everything that is kept: write aside, `manifest.json`, onto the disk, one rename. `new_folder` and
-`new_file` walk it; `damage` tells whether a folder still is as it was committed; the functions on checkpoints
-read a run's `checkpoint-N` folders by number. Written by hand, with nothing but Python's own library, so that
-a process that must start light, such as a job's supervisor, can use this too.
+Everything that is kept goes the same way: it is written under a hidden name, gets a `manifest.json`, is
+brought to the disk, and is renamed once. `new_folder` and `new_file` do this; `damage` tells whether a folder
+still is as it was committed; the functions on checkpoints read a run's `checkpoint-N` folders by number.
+Written by hand, with nothing but Python's own library, so that a process that must start fast, such as a
+job's supervisor, can use this too.
 
 What a killed writer leaves has a hidden name, `.NAME-` and random letters, beside its target. No reader here
 takes such a name for a result, and `remove_leftovers` clears it away."""
@@ -26,19 +27,23 @@ __all__ = ["manifest_name", "new_file", "write_whole", "write_json", "finite", "
            "move_newer_checkpoints"]
 
 manifest_name = "manifest.json"  # in a committed folder: path of each file -> its bytes and SHA-256
-_longest_repeated = 200  # bytes of a name that its hidden name repeats; file systems take 255 in all
+# A hidden name repeats its file's name if that has at most so many bytes. File systems allow 255 in all.
+_longest_repeated = 200
 
 
 # Files
 
 @contextmanager
 def new_file(
-    path: str | Path,  # the file's name once it is whole; a file of that name is replaced
+    path: str | Path,  # the file's name once it is complete; a file of that name is replaced
     durable: bool = True,  # bring it to the disk before the rename; False where it can be made again
 ):
-    "Yield a hidden path to write to; the file becomes `path` when the block ends well, and is removed if not"
+    """Yield a hidden path to write to; it is renamed to `path` when the block ends without an error
+
+    After an error it is removed, and a file that was at `path` before is still there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # `_hidden_prefix` returns `.NAME-`; mkstemp adds random letters
     handle, name = tempfile.mkstemp(prefix=_hidden_prefix(path), dir=path.parent)
     os.close(handle)
     aside = Path(name)
@@ -49,7 +54,7 @@ def new_file(
             to_disk(aside)
         os.replace(aside, path)
     finally:
-        # After the rename there is none. Before it, whatever stopped us, half a file must not stay.
+        # After the rename there is nothing to remove. After an error or Ctrl-C half a file must not stay.
         aside.unlink(missing_ok=True)
 
 
@@ -58,7 +63,7 @@ def write_whole(
     text: str,  # its content
 ):
     "Write a text file so that a reader sees the old file or the new one, never half of it"
-    content = text.encode("utf-8")  # first: a text that cannot be encoded touches nothing
+    content = text.encode("utf-8")  # first, so that a text that cannot be encoded changes no file
     with new_file(path) as aside:
         aside.write_bytes(content)
 
@@ -67,19 +72,23 @@ def write_json(
     path: str | Path,  # file to write
     content,  # anything JSON can hold; NaN and infinities become null
 ):
-    "Write `content` as indented JSON, whole or not at all"
-    write_whole(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
+    "Write `content` as indented JSON; a reader sees the old file or the new one, never half of it"
+    # `finite` makes None of NaN and infinities, which JSON does not have
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False)
+    write_whole(path, text + "\n")
 
 
 def finite(
     x,  # anything JSON can hold, also with NumPy's numbers in it
 ):  # the same, without what JSON cannot hold
-    "`x` with NaN and infinities as None, tuples as lists, NumPy's numbers as Python's"
+    """Return `x` in a form that JSON can hold
+
+    NaN and infinities become None, tuples become lists, and NumPy's numbers become Python's."""
     if isinstance(x, dict):
         return {str(key): finite(value) for key, value in x.items()}
     if isinstance(x, (list, tuple)):
         return [finite(value) for value in x]
-    # A number of NumPy can only be there if NumPy has been imported by somebody.
+    # NumPy is not imported here, which would be slow: `x` can hold its numbers only if somebody has done so.
     numpy = sys.modules.get("numpy")
     if numpy and isinstance(x, numpy.generic):
         x = x.item()
@@ -92,7 +101,7 @@ def finite(
 
 @contextmanager
 def new_folder(
-    path: str | Path,  # the folder's name once it is whole; folders above it are made, and stay
+    path: str | Path,  # the folder's name once it is complete; folders above it are made, and stay
     existing: str = "empty",  # what may be there: "none", "empty" (a folder without files), "any" (replaced)
     manifest: bool = True,  # put manifest.json into it, for `damage`
     durable: bool = True,  # bring it all to the disk before the rename; False where it can be made again
@@ -100,11 +109,13 @@ def new_folder(
     aside: str | Path = None,  # where to write, on the same disk; None: a new hidden folder beside `path`
     part: str = None,  # name of the folder inside `aside` that is committed; None: all of `aside`
 ):
-    "Yield a hidden folder to write into; it becomes `path` when the block ends well, and is removed if not"
-    # `aside` is for several processes that must know the name, or for a place swept at the next start.
-    # `part` is for libraries that insist on making their folder themselves.
+    """Yield a hidden folder to write into; it is renamed to `path` when the block ends without an error
+
+    After an error it is removed, and what was at `path` before is still there."""
+    # `aside` is given where several processes write and must all know the name, or where a place is cleared
+    # at the next start. `part` is given where a library insists on making its own folder inside `aside`.
     path = Path(path)
-    _refuse(path, existing)
+    _refuse(path, existing)  # FileExistsError if something is at `path` that must not be replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _hidden_folder(path) if aside is None else _emptied_folder(Path(aside))
     try:
@@ -112,11 +123,11 @@ def new_folder(
         finished = aside if part is None else aside / part
         if mode is not None:
             finished.chmod(mode)
-        # Another writer of the same folder may have been quicker; then this one reports it and leaves.
+        # Asked again: another process may have made the same folder in the meantime.
         _refuse(path, existing)
         commit_folder(finished, path, manifest=manifest, durable=durable, replace=existing == "any")
     finally:
-        # After the rename there is nothing, or a shell around `part`. Ctrl-C comes through here too.
+        # After the rename only what surrounded `part` is left; after an error or Ctrl-C all of it.
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -125,26 +136,27 @@ def commit_folder(
     path: str | Path,  # its name from now on
     manifest: bool = True,  # put manifest.json into it, for `damage`
     durable: bool = True,  # bring its files, the folder and its new name to the disk
-    replace: bool = True,  # what stood there goes; False: FileExistsError if that holds anything
+    replace: bool = True,  # remove what is at `path`; False: FileExistsError if that holds anything
 ):
-    "Give a finished folder its name: a manifest in it, everything on the disk, then one rename"
+    "Rename a finished folder to `path`; before that write its manifest and bring all to the disk"
     aside, path = Path(aside), Path(path)
     if manifest:
-        write_json(aside / manifest_name, _listed(aside))
+        write_json(aside / manifest_name, _listed(aside))  # each file's size and SHA-256
     if durable:
         _all_to_disk(aside)
+    # both rename; the first also moves what is at `path` out of the way
     if replace and path.exists():
         _take_the_place(aside, path)
     else:
         _give_name(aside, path)
     if durable:
-        to_disk(path.parent)  # the name itself is kept there
+        to_disk(path.parent)  # the parent folder holds the new name
 
 
 def damage(
     path: str | Path,  # a folder
 ) -> str | None:  # the first thing that is wrong with it; None if it is as it was committed
-    "Compare a committed folder with its manifest: missing files, other sizes, other bytes"
+    "Compare a committed folder with its manifest; return what is wrong, such as a file of another size"
     path = Path(path)
     try:
         listed = json.loads((path / manifest_name).read_text(encoding="utf-8"))
@@ -154,10 +166,10 @@ def damage(
         return f"{manifest_name} cannot be read"
     if not _is_manifest(listed):
         return f"{manifest_name} is no list of files"
-    for name, file in listed.items():
+    for name, file in listed.items():  # path inside the folder -> its bytes and sha256
         if not (path / name).is_file():
             return f"{name} is missing"
-        # Sizes before contents: they cost nothing, and most damage is a file that was cut.
+        # The size comes before the content: it is quick to read, and most damaged files are cut short.
         size = (path / name).stat().st_size
         if size != file["bytes"]:
             return f"{name} has {size} bytes, not {file['bytes']}"
@@ -167,7 +179,7 @@ def damage(
 
 
 def _is_manifest(listed):
-    "Whether what was read has a manifest's form: each file's name -> its bytes and SHA-256"
+    "Return True if parsed JSON has the form of a manifest: each file's name -> its bytes and SHA-256"
     if not isinstance(listed, dict):
         return False
     return all(isinstance(file, dict) and {"bytes", "sha256"} <= set(file) for file in listed.values())
@@ -176,7 +188,7 @@ def _is_manifest(listed):
 def sha256_of(
     path: str | Path,  # a file of any size
 ) -> str:  # 64 hexadecimal digits
-    "SHA-256 of a file, read in pieces"
+    "Return the SHA-256 of a file as text; the file is read in pieces"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -184,18 +196,18 @@ def sha256_of(
 def free_bytes(
     path: str | Path,  # a file or folder that is there
 ) -> int:
-    "How much an ordinary user may still write to the disk on which something lies"
+    "Return how many bytes an ordinary user can still write to the disk on which `path` lies"
     disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize
+    return disk.f_bavail * disk.f_frsize  # free blocks × bytes of a block
 
 
 def to_disk(
     path: str | Path,  # a file or a folder
 ):
-    "Have the system write a file, or the names in a folder, to the disk now"
+    "Write a file, or the names in a folder, from the system's memory to the disk now (fsync)"
     windows = os.name == "nt"
     if windows and Path(path).is_dir():
-        return  # it has no such call for folders
+        return  # Windows has no such call for folders
     handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows wants a file open for writing
     try:
         os.fsync(handle)
@@ -206,31 +218,34 @@ def to_disk(
 def leftovers(
     path: str | Path,  # a file or folder that `new_file` or `new_folder` writes
 ) -> list:  # paths of hidden files and folders beside it
-    "What killed writers of `path` have left; a writer that is still at work looks the same"
+    """Return the hidden files and folders that killed writers of `path` have left
+
+    Those of a writer that is still at work look the same."""
     path = Path(path)
-    name = re.compile(re.escape(_hidden_prefix(path)) + "[a-z0-9_]+")  # the letters of Python's tempfile
+    # a hidden name is `.NAME-` and random letters, of those that Python's tempfile takes
+    hidden_name = re.compile(re.escape(_hidden_prefix(path)) + "[a-z0-9_]+")
     if not path.parent.is_dir():
         return []
-    return sorted(p for p in path.parent.iterdir() if name.fullmatch(p.name))
+    return sorted(p for p in path.parent.iterdir() if hidden_name.fullmatch(p.name))
 
 
 def remove_leftovers(
-    path: str | Path,  # a file or folder that `new_file` or `new_folder` writes, and nobody else just now
+    path: str | Path,  # a file or folder of `new_file` or `new_folder` that nobody is writing now
 ):
-    "Clear away what killed writers of `path` have left"
-    for left in leftovers(path):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    "Remove the hidden files and folders that killed writers of `path` have left behind"
+    for leftover in leftovers(path):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
 
 
 def _hidden_prefix(path):
-    "How the hidden names begin under which `path` is written"
+    "Return how the hidden names begin under which `path` is written: `.NAME-`"
     name = path.name
-    # A name that fills its 255 bytes leaves no room for the random letters.
+    # A name may have 255 bytes in all, so a long one must leave room for the random letters behind it.
     if len(os.fsencode(name)) > _longest_repeated:
-        name = name[:_longest_repeated // 4]  # a letter has at most four bytes
+        name = name[:_longest_repeated // 4]  # a character has at most four bytes
     return f".{name}-"
 
 
@@ -240,15 +255,17 @@ def _hidden_folder(path):
 
 
 def _emptied_folder(aside):
-    "The folder `aside`, new; what a killed writer left under this name goes"
+    "Make the folder `aside` anew and return it; what a killed writer left in it is removed"
     if aside.exists():
         shutil.rmtree(aside)
-    aside.mkdir(mode=0o700, parents=True)  # as mkdtemp makes them: nobody else reads what is not finished
+    aside.mkdir(mode=0o700, parents=True)  # as mkdtemp makes folders: nobody else can read unfinished files
     return aside
 
 
 def _refuse(path, existing):
-    "Raise FileExistsError unless what is at `path` may be there, by `new_folder`'s parameter `existing`"
+    """Raise FileExistsError if something is at `path` that `existing` does not allow
+
+    `existing` is "none": nothing may be there; "empty": an empty folder may; "any": everything may."""
     if existing not in ("none", "empty", "any"):
         raise ValueError(f"existing = {existing!r}: expected none, empty or any")
     if existing == "any" or not path.exists():
@@ -260,7 +277,7 @@ def _refuse(path, existing):
 
 
 def _listed(folder):
-    "What a manifest says of a folder's files: relative path -> bytes and SHA-256"
+    "Return the content of a folder's manifest: relative path of each file -> its bytes and SHA-256"
     listed = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name != manifest_name:
@@ -270,12 +287,13 @@ def _listed(folder):
 
 
 def _all_to_disk(folder):
-    "Bring a folder, its folders and its files to the disk"
+    "Bring a folder, its folders and its files to the disk (fsync)"
     inside = sorted(folder.rglob("*"))
     files = [p for p in inside if p.is_file()]
-    # Eight at a time: the journal of a file system writes many together; one by one, thousands take seconds.
+    # Eight at a time, because a file system writes several together: thousands one by one would take seconds.
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(to_disk, files))  # the list waits for all, and raises what one of them raised
+    # then the folders, whose names of files are data of their own
     for inner in inside:
         if inner.is_dir():
             to_disk(inner)
@@ -283,22 +301,25 @@ def _all_to_disk(folder):
 
 
 def _give_name(aside, path):
-    "Rename `aside` to `path`, where there is nothing or an empty folder"
+    """Rename the folder `aside` to `path`, where there is nothing or an empty folder
+
+    FileExistsError where another process has made a folder there in the meantime."""
     if os.name == "nt" and path.is_dir() and not any(path.iterdir()):
-        path.rmdir()  # elsewhere a rename takes an empty folder's place by itself
+        path.rmdir()  # on other systems a rename replaces an empty folder by itself
     try:
         os.rename(aside, path)
     except OSError as e:
-        # Another writer came between the last look and this rename. It has won: its folder stays as it is.
+        # Another writer made the folder just before this rename. Its folder stays as it is.
         if e.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and path.exists():
             raise FileExistsError(f"{path} is there already") from e
         raise
 
 
 def _take_the_place(aside, path):
-    "Rename `aside` to `path`, and remove what stood there"
-    # A folder with files cannot be renamed over. For a moment neither is there; a kill in that moment leaves
-    # the old one, whole, inside a folder `.old-…` beside its place.
+    "Rename the folder `aside` to `path`, and remove the folder that was there"
+    # A folder cannot be renamed over one that holds files, so the old one is first renamed into a hidden
+    # folder `.old-…`. For a moment there is nothing at `path`; a kill in that moment leaves the old folder,
+    # complete, inside `.old-…`.
     stash = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
     old = stash / path.name
     try:
@@ -306,7 +327,7 @@ def _take_the_place(aside, path):
         os.rename(aside, path)
     finally:
         if old.exists() and not path.exists():
-            os.rename(old, path)  # the second rename failed: better the old one than none
+            os.rename(old, path)  # the second rename failed: put the old folder back
         if path.exists():
             shutil.rmtree(stash, ignore_errors=True)
 
@@ -316,7 +337,7 @@ def _take_the_place(aside, path):
 def checkpoint_number(
     path: str | Path,  # of any file or folder
 ) -> int | None:  # N of checkpoint-N; None if it is not called so
-    "The optimizer step in a checkpoint folder's name"
+    "Return the optimizer step in the name of a checkpoint's folder: 40 for checkpoint-40"
     match = re.fullmatch(r"checkpoint-(\d+)", Path(path).name)
     return int(match[1]) if match else None
 
@@ -324,7 +345,7 @@ def checkpoint_number(
 def checkpoint_step(
     path: str | Path,  # a checkpoint's folder
 ) -> int:  # optimizer steps taken when it was saved
-    "The step of a checkpoint, from its trainer_state.json, whatever the folder is called"
+    "Return the step at which a checkpoint was saved, from its trainer_state.json and not from its name"
     state = json.loads((Path(path) / "trainer_state.json").read_text())
     return state["global_step"]
 
@@ -332,7 +353,7 @@ def checkpoint_step(
 def checkpoint_folders(
     run: str | Path,  # a run's output_dir
 ) -> list:  # paths, the lowest number first
-    "The folders checkpoint-N of a run, whole or not"
+    "Return the folders checkpoint-N of a run by their number, complete or not"
     numbered = [p for p in Path(run).glob("checkpoint-*") if checkpoint_number(p) is not None]
     return sorted(numbered, key=checkpoint_number)
 
@@ -342,7 +363,7 @@ def surplus_checkpoints(
     limit: int | None,  # how many to keep; None or 0 keeps all
     best: str | None,  # path of one that is kept in any case
 ) -> list:  # paths to remove
-    "Checkpoints of a run beyond the newest `limit`, the best one spared"
+    "Return the checkpoints that are to be removed: all but the newest `limit` and the best one"
     if not limit:
         return []
     return [p for p in checkpoint_folders(run)[:-limit] if str(p) != best]
@@ -351,10 +372,10 @@ def surplus_checkpoints(
 def newest_whole_checkpoint(
     run: str | Path,  # a run's output_dir
 ) -> tuple:  # its path, or None if there is none; a list of what is wrong with each newer one
-    "The checkpoint of the highest number that equals its manifest"
+    "Find the checkpoint with the highest number whose files still are as its manifest says"
     problems = []
     for path in reversed(checkpoint_folders(run)):
-        problem = damage(path)
+        problem = damage(path)  # what differs from the manifest, such as a missing file; None if nothing does
         if problem is None:
             return path, problems
         problems.append(f"{path.name} ({problem})")
@@ -365,7 +386,9 @@ def move_newer_checkpoints(
     run: str | Path,  # a run's output_dir
     last: int,  # the number up to which checkpoints stay; -1: none stays
 ) -> Path | None:  # where they are now; None if there was none
-    "Move checkpoints beyond number `last`, which another run made, into a new folder earlier-1, -2 and so on"
+    """Move checkpoints with a number above `last` into a new folder earlier-1, or -2 and so on
+
+    An earlier run in the same folder has made them; left there, they would be taken for this run's."""
     newer = [p for p in checkpoint_folders(run) if checkpoint_number(p) > last]
     if not newer:
         return None

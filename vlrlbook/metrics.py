@@ -3,8 +3,8 @@ ordered bins.
 
 Needs numpy and nothing else of the book, so that the reward model (chapter 03), the classifier (chapter 04)
 and the evaluation (chapter 06) can all stand on it. Chapter 06 explains each interval and compares it with
-what other libraries give. Wherever nothing can be said (no value, one cluster) the answer is nan, never a
-guess. Written by hand."""
+what other libraries give. Where nothing can be said, as with no value or a single cluster, the
+result is nan. Written by hand."""
 import math
 
 import numpy as np
@@ -14,9 +14,10 @@ __all__ = ["wilson", "bootstrap_ci", "share_ci", "tango", "difference_ci", "metr
            "mcnemar", "flips", "confusion", "macro_f1", "kappa", "spearman", "calibration", "pair_metrics",
            "swap_consistency", "pair_temperature", "pair_reliability", "classifier_metrics"]
 
-_nothing = float("nan"), float("nan")  # the interval of no values
+_no_interval = float("nan"), float("nan")  # (low, high) where there are too few values for an interval
 _normal_95 = 1.959964  # quantile of the normal distribution that leaves 2.5 % above it
-amounts = ("error", "reward")  # marks that are no shares, even where every value happens to be 0 or 1
+# Measures whose mean is an amount and no share of right answers, even if every value happens to be 0 or 1
+amounts = ("error", "reward")
 
 
 # Intervals
@@ -26,11 +27,13 @@ def wilson(
     n: int,  # trials
     z: float = _normal_95,  # normal quantile; this one is 95 %
 ) -> tuple:  # low, high; (nan, nan) without a trial
-    "Wilson's interval of a share: it stays inside 0 and 1, and has a width even when every trial succeeds"
+    """Return Wilson's 95 % interval of the share k / n
+
+    It stays inside 0 and 1, and has a width even if every trial succeeds."""
     if not 0 <= k <= n:
         raise ValueError(f"{k} successes of {n} trials")
     if n == 0:
-        return _nothing
+        return _no_interval
     share = float(k) / n
     # Wilson 1927: the shares p for which the observed one lies within z standard errors sqrt(p (1 - p) / n).
     # That is a quadratic in p; its two solutions lie `half` on either side of `middle`.
@@ -38,7 +41,7 @@ def wilson(
     middle = (share + extra / 2) / (1 + extra)
     variance = share * (1 - share) / n + extra / (4 * n)
     half = z * math.sqrt(variance) / (1 + extra)
-    # Rounding may lead a hair outside.
+    # Rounding may lead a tiny bit outside.
     low = max(0.0, middle - half)
     high = min(1.0, middle + half)
     return low, high
@@ -46,26 +49,28 @@ def wilson(
 
 def bootstrap_ci(
     values: list,  # one number each
-    clusters: list = None,  # what each value belongs to (episode, picture); whole clusters are drawn
+    clusters: list = None,  # what each value belongs to, such as its picture; whole clusters are drawn
     seed: int = 0,  # same seed, same interval
     resamples: int = 2000,  # draws
 ) -> tuple:  # low, high; (nan, nan) with fewer than two values or clusters
-    "Percentile bootstrap, 95 %, of the mean"
-    x = _finite("values", values)
+    "Return the 95 % interval of the mean by the percentile bootstrap"
+    x = _finite_array("values", values)  # as an array; ValueError for nan
     if clusters is not None and len(clusters) != len(x):
         raise ValueError(f"{len(x)} values but {len(clusters)} clusters")
+    # number of the cluster, from 0, of each value
     if clusters is None:
         cluster_of = np.arange(len(x))
     else:
         cluster_of = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    sums, sizes = np.bincount(cluster_of, x), np.bincount(cluster_of)
+    sums = np.bincount(cluster_of, x)  # sum of the values in each cluster
+    sizes = np.bincount(cluster_of)
     if len(sums) < 2:
-        return _nothing
+        return _no_interval
     random = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
         drawn = random.integers(0, len(sums), len(sums))
-        # Clusters differ in size, so the mean is over their values and not over their means.
+        # The mean over all values of the drawn clusters, not over the clusters' means: their sizes differ.
         means.append(sums[drawn].sum() / sizes[drawn].sum())
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
@@ -75,12 +80,13 @@ def share_ci(
     right: list,  # 1 or 0 each; 0.5 for a tie
     clusters: list = None,  # what each belongs to, where they are not independent
 ) -> tuple:  # low, high
-    "95 % interval of a share: Wilson's; with clusters the bootstrap over them"
-    x = _finite("right", right)
+    "Return the 95 % interval of a share: Wilson's, or the bootstrap where values belong to clusters"
+    x = _finite_array("right", right)
     if clusters is None:
         return wilson(x.sum(), len(x))
     if len(x) and x.min() == x.max():
-        # No draw can differ, so the bootstrap would claim certainty. Wilson's, with the clusters as trials.
+        # All values are equal, so every bootstrap sample would be the same, and the interval a single point.
+        # Wilson's has a width; each cluster counts as one trial, since values in it are not independent.
         n = len(set(np.asarray(clusters).tolist()))
         return wilson(x[0] * n, n)
     return bootstrap_ci(x, clusters)
@@ -92,37 +98,44 @@ def tango(
     n: int,  # pairs in all
     z: float = _normal_95,  # normal quantile; this one is 95 %
 ) -> tuple:  # low, high, between -1 and 1; (nan, nan) without a pair
-    "Tango's interval of the gain (gained - lost) / n of paired shares: what Wilson's is for one share"
+    """Return Tango's 95 % interval of the gain (gained - lost) / n of paired shares
+
+    It is to a difference of paired shares what Wilson's interval is to one share."""
     if min(gained, lost) < 0 or gained + lost > n:
         raise ValueError(f"{gained} gained and {lost} lost of {n} pairs")
     if n == 0:
-        return _nothing
-    # The gains that a score test does not reject (Tango 1998). The score falls as the gain in question grows,
-    # so each end is found by halving. It has a width even where no pair changed, and holds with few pairs.
+        return _no_interval
+    # The interval holds every gain that a score test does not reject (Tango 1998): those whose score lies
+    # between -z and z. The score falls as the gain grows, so each end is found by bisection. The interval has
+    # a width even where no pair changed, and holds with few pairs.
     observed = (gained - lost) / n
-    low = _halved(lambda gain: _tango_score(gained, lost, n, gain) > z, -1.0, observed)
-    high = _halved(lambda gain: _tango_score(gained, lost, n, gain) > -z, observed, 1.0)
+    low = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > z, -1.0, observed)
+    high = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > -z, observed, 1.0)
     return low, high
 
 
 def _tango_score(gained, lost, n, gain):
-    "How many standard errors the observed gain lies above `gain`, were that the true one"
-    # The variance needs the share of pairs that are lost; its most likely value, given the gain, solves
-    # a x² + b x + c = 0 (Tango 1998, equation 7).
+    """Return by how many standard errors the observed gain exceeds `gain`, if `gain` is the true one
+
+    `gained` and `lost` are numbers of pairs that became right and wrong, of `n` pairs in all."""
+    # The standard error depends on the true share of lost pairs. Its maximum-likelihood estimate, given the
+    # gain, solves a x² + b x + c = 0 (Tango 1998, equation 7).
     a = 2 * n
     b = -gained - lost + (2 * n - gained + lost) * gain
     c = -lost * gain * (1 - gain)
     share_lost = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
     variance = n * (2 * share_lost + gain * (1 - gain))
     distance = gained - lost - n * gain
-    if variance <= 0:
+    if variance <= 0:  # no other outcome is possible, so any distance is infinitely many standard errors
         return math.copysign(math.inf, distance) if distance else 0.0
     return distance / math.sqrt(variance)
 
 
-def _halved(is_below, low, high):
-    "Where `is_below` turns from true to false between `low` and `high`, to about 1e-12"
-    for _ in range(40):
+def _bisect(is_below, low, high):
+    """Return the place between `low` and `high` where `is_below` turns from true to false
+
+    `is_below(x)` says whether x lies below that place."""
+    for _ in range(40):  # halves the range each time, to about 1e-12 of its width
         middle = (low + high) / 2
         if is_below(middle):
             low = middle
@@ -131,19 +144,23 @@ def _halved(is_below, low, high):
     return (low + high) / 2
 
 
-few = 30  # pairs; below so many a gain has no interval that leans on a large sample
-# Values, or pictures where rows share them. Of four, one draw in 64 is the same value four times: the ends of
-# such an interval would be single values, and of two that happen to be equal it would be no interval at all.
+# With fewer pairs than this a gain gets Tango's interval: the bootstrap holds for larger samples only.
+few = 30
+# The bootstrap needs at least so many values (or pictures, where rows share them). Of four values, one sample
+# in 64 is the same value four times: the ends of the interval would be single values. Of two equal values it
+# would have no width at all.
 fewest_to_draw = 5
 
 
-def _drawn_ci(values, clusters):
-    "`bootstrap_ci`, and no interval where there is too little to draw from"
-    return bootstrap_ci(values, clusters) if _how_many(values, clusters) >= fewest_to_draw else _nothing
+def _bootstrap_or_none(values, clusters):
+    "Return the bootstrap's 95 % interval of the mean; (nan, nan) with fewer than five values or clusters"
+    if _independent_count(values, clusters) < fewest_to_draw:
+        return _no_interval
+    return bootstrap_ci(values, clusters)
 
 
-def _how_many(values, clusters):
-    "Values that can be drawn apart: pictures, where rows share them"
+def _independent_count(values, clusters):
+    "Return the number of independent values: of clusters (pictures) where given, else of values"
     return len(values) if clusters is None else len(set(np.asarray(clusters).tolist()))
 
 
@@ -152,31 +169,39 @@ def difference_ci(
     clusters: list = None,  # what each belongs to, where they are not independent
     bounded: bool = True,  # differences of shares, so from -1 to 1
 ) -> tuple:  # (low, high), name of the interval
-    """95 % interval of a mean difference: Tango's for few pairs that flip or do not, else the bootstrap.
+    """Return the 95 % interval of a mean of paired differences, and its name
 
-    There is none, (nan, nan), where the bootstrap would have fewer than five values to draw from."""
-    x = _finite("values", values)
-    n = _how_many(x, clusters)
+    Few pairs that are only right or wrong get Tango's interval; pairs that all moved alike get one from
+    Wilson's; all others get the bootstrap's, which is (nan, nan) with fewer than five values to draw from."""
+    x = _finite_array("values", values)
+    n = _independent_count(x, clusters)  # clusters if there are any, else values
     if not bounded or n == 0:
-        return _drawn_ci(x, clusters), "paired bootstrap"
+        return _bootstrap_or_none(x, clusters), "paired bootstrap"
+    # differences of right (1) and wrong (0), before and after
     flips_only = set(x.tolist()) <= {-1.0, 0.0, 1.0}
     if n < few and clusters is None and flips_only:
-        return tango(int((x > 0).sum()), int((x < 0).sum()), n), "Tango"
+        gained, lost = int((x > 0).sum()), int((x < 0).sum())
+        return tango(gained, lost, n), "Tango"
     if x.min() < x.max():
-        return _drawn_ci(x, clusters), "paired bootstrap"
-    # All pairs moved alike, so no draw can differ and the bootstrap would claim certainty. Up to this share
-    # of all pairs may still move in another way: Wilson's bound for what was seen in none of n.
-    unseen = wilson(0, n)[1]
+        return _bootstrap_or_none(x, clusters), "paired bootstrap"
+    # All differences are equal, so every bootstrap sample would be the same, and the interval a single point.
+    # Other differences were seen in 0 of n cases; by Wilson's upper bound they may still have this share. In
+    # the extreme all of them are -1, or all are 1.
+    _, unseen_share = wilson(0, n)
     same = float(x[0])
-    return (same - unseen * (same + 1), same + unseen * (1 - same)), "Wilson"
+    low = same - unseen_share * (same + 1)
+    high = same + unseen_share * (1 - same)
+    return (low, high), "Wilson"
 
 
-def _finite(name, values, n=None):
-    "`values` as a flat array of finite floats, `n` of them if given; ValueError names the first that is not"
+def _finite_array(name, values, n=None):
+    """Return `values` as a flat array of floats; ValueError if one is nan or infinite, or there are not `n`
+
+    `name` is what the message calls them."""
     x = np.asarray(values, float).reshape(-1) if len(values) else np.zeros(0)
     if n is not None and len(x) != n:
         raise ValueError(f"{name}: {len(x)} values, expected {n}")
-    bad = np.flatnonzero(~np.isfinite(x))
+    bad = np.flatnonzero(~np.isfinite(x))  # indices
     if len(bad):
         first = bad[0]
         raise ValueError(f"{name}: value {first} is {x[first]}")
@@ -184,18 +209,18 @@ def _finite(name, values, n=None):
 
 
 def _mean(values):
-    "Mean as a float, nan of nothing"
+    "Return the mean as a float; nan of no values"
     return float(np.mean(values)) if len(values) else float("nan")
 
 
-# A metric is a record: what was measured stands in fields, and the name is made from them for people to read
+# A metric is a dict: what was measured stands in its fields, and its name is made of them for people to read
 
 def metric_name(
     column: str,  # whose answers and how they were asked for, such as after_greedy
     mark: str = "",  # what was measured, such as exact
     group: str = None,  # over which rows, such as "count 3"; None: all
 ) -> str:  # such as after_greedy/exact/count 3
-    "The name of a metric in tables and files"
+    "Return the name of a metric in tables and files"
     return "/".join(part for part in (column, mark, group) if part)
 
 
@@ -206,14 +231,21 @@ def metric(
     mark: str = "",  # what was measured, such as exact
     group: str = None,  # over which rows; None: all
 ) -> dict:  # name, column, mark, group, kind (share or amount), value, n, ci95, interval
-    "Mean of `values` with n and 95 % interval: Wilson's where each is right or wrong, else the bootstrap"
-    x, clusters = _applicable(values, clusters)
+    """Return the mean of `values` as a metric, with the number of values and a 95 % interval
+
+    The interval is Wilson's where every value is right (1) or wrong (0), else the bootstrap's."""
+    x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
     right_or_wrong = len(x) > 0 and set(x.tolist()) <= {0.0, 1.0}
+    # `amounts` names measures, such as error, whose mean is no share even if all values are 0 or 1
     if right_or_wrong and mark not in amounts:
-        kind, ci95, interval = "share", share_ci(x, clusters), "Wilson" if clusters is None else "bootstrap"
+        kind = "share"
+        ci95 = share_ci(x, clusters)
+        interval = "Wilson" if clusters is None else "bootstrap"
     else:
-        kind, ci95, interval = "amount", _drawn_ci(x, clusters), "bootstrap"
-    return _record(column, mark, group, kind, x, ci95, interval, clusters)
+        kind = "amount"
+        ci95 = _bootstrap_or_none(x, clusters)  # (nan, nan) where there are too few values
+        interval = "bootstrap"
+    return _metric_dict(column, mark, group, kind, x, ci95, interval, clusters)
 
 
 def difference(
@@ -223,14 +255,17 @@ def difference(
     mark: str = "",  # of which measure, such as exact
     group: str = None,  # over which rows; None: all
 ) -> dict:  # as from `metric`, its kind "difference"
-    "A metric of paired differences: the bootstrap, or Tango's interval where there are few pairs that flip"
-    x, clusters = _applicable(values, clusters)
+    """Return the mean of paired differences as a metric, with a 95 % interval
+
+    The interval is the bootstrap's, or Tango's where there are few pairs that only became right or wrong."""
+    x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
+    # bounded: differences of right and wrong lie between -1 and 1, those of amounts need not
     ci95, interval = difference_ci(x, clusters, bounded=mark not in amounts)
-    return _record(column, mark, group, "difference", x, ci95, interval, clusters)
+    return _metric_dict(column, mark, group, "difference", x, ci95, interval, clusters)
 
 
-def _applicable(values, clusters):
-    "The values that are no nan, as an array, and their clusters"
+def _without_nan(values, clusters):
+    "Return the values that are not nan, as an array, and their clusters (None if there are none)"
     x = np.asarray(values, float)
     applies = ~np.isnan(x)
     if clusters is None:
@@ -238,8 +273,8 @@ def _applicable(values, clusters):
     return x[applies], np.asarray(clusters)[applies]
 
 
-def _record(column, mark, group, kind, x, ci95, interval, clusters):
-    "One metric"
+def _metric_dict(column, mark, group, kind, x, ci95, interval, clusters):
+    "Return one metric as a dict; `x` holds its values"
     if clusters is not None:
         interval += " over pictures"
     return dict(
@@ -259,7 +294,7 @@ def with_interval(
     m: dict,  # from `metric` or `difference`
     sign: str = "",  # "+" for differences
 ) -> str:  # such as 0.564 (0.520 to 0.607)
-    "A metric as text"
+    "Return a metric's value with its interval as text, or the value alone if there is no interval"
     low, high = m["ci95"]
     if math.isnan(low):
         return f"{m['value']:{sign}.3f}"
@@ -272,11 +307,15 @@ def mcnemar(
     gained: int,  # wrong before, right after
     lost: int,  # right before, wrong after
 ) -> float:  # p value
-    "Exact two-sided McNemar test: had training changed nothing, each flip would be a fair coin"
+    """Return the p value of the exact two-sided McNemar test
+
+    If training had changed nothing, each answer that changed would be a fair coin: it becomes right or
+    wrong with equal chance. The p value is the chance of numbers at least as unequal as these."""
     n, fewer = gained + lost, min(gained, lost)
-    # How many of the 2^n ways to throw n coins are at least as uneven, to one side; twice that for both.
+    # Of the 2^n ways in which n coins can fall, those that are at least as unequal, to one side. Twice that
+    # is the number for both sides.
     ways = sum(math.comb(n, i) for i in range(fewer + 1))
-    # With equal numbers both sides share their middle, which would be counted twice.
+    # With equal numbers (n even) the middle belongs to both sides and is counted twice, hence `min`.
     return min(1.0, 2 * ways / 2**n)
 
 
@@ -284,9 +323,12 @@ def flips(
     before: list,  # 1 or 0 for each picture
     after: list,  # the same pictures
 ) -> dict:  # became_right, became_wrong, stayed_right, stayed_wrong, n, p
-    "What happened to each picture, and how likely such an imbalance is by chance"
-    was_right = _finite("before", before) == 1
-    is_right = _finite("after", after, len(before)) == 1
+    """Count the answers that became right or wrong or stayed so, with McNemar's p value
+
+    p is the chance of such an imbalance between gains and losses if training had changed nothing."""
+    # `_finite_array` returns an array, and raises ValueError for nan or another length
+    was_right = _finite_array("before", before) == 1
+    is_right = _finite_array("after", after, len(before)) == 1
     gained = int((is_right & ~was_right).sum())
     lost = int((was_right & ~is_right).sum())
     return dict(
@@ -306,12 +348,12 @@ def confusion(
     predictions: list,  # predicted class
     classes: list,  # in the order of rows and columns
 ) -> list:  # [true][predicted] counts
-    "How often each class was taken for each"
-    place = {name: i for i, name in enumerate(classes)}
-    size = len(place)
+    "Return the confusion matrix: how often a row of each true class was predicted as each class"
+    index_of = {name: i for i, name in enumerate(classes)}
+    size = len(index_of)
     table = np.zeros((size, size), int)
-    for truth, said in zip(labels, predictions, strict=True):
-        table[place[truth], place[said]] += 1
+    for truth, prediction in zip(labels, predictions, strict=True):
+        table[index_of[truth], index_of[prediction]] += 1
     return table.tolist()
 
 
@@ -319,20 +361,22 @@ def macro_f1(
     labels: list,  # true classes
     predictions: list,  # predicted classes
 ) -> float:  # 0 to 1
-    "Mean F1 over the classes that occur on either side, each class weighing the same"
+    "Return the mean F1 over the classes that occur in labels or predictions, each with equal weight"
     classes = sorted({*labels, *predictions})
     table = np.array(confusion(labels, predictions, classes))
-    # F1 of a class = 2 · right / (said + true). Every class occurs on one side, so none divides by zero.
+    # F1 of a class = 2 · right / (predicted + true). Every class occurs on one side, so no sum is zero.
     right = table.diagonal()
-    said, true = table.sum(0), table.sum(1)
-    return float(np.mean(2 * right / (said + true)))
+    predicted, true = table.sum(0), table.sum(1)
+    return float(np.mean(2 * right / (predicted + true)))
 
 
 def kappa(
     a: list,  # classes, of any kind
     b: list,  # classes, same length
 ) -> float:  # 1: always the same; 0: as often as by chance; nan where chance alone always agrees
-    "Cohen's kappa: how far two graders agree beyond what their shares of each class give by chance"
+    """Return Cohen's kappa: how far two graders agree beyond chance
+
+    Chance is how often they would agree if each gave the classes at random, as often as they did."""
     classes = sorted({*a, *b})
     table = np.array(confusion(a, b, classes), float)
     n = table.sum()
@@ -347,9 +391,9 @@ def spearman(
     a: list,  # numbers
     b: list,  # numbers, same length
 ) -> float:  # −1 to 1; nan where one side does not vary
-    "Rank correlation; ties get their mean rank"
-    x = _finite("a", a)
-    y = _finite("b", b, len(x))
+    "Return Spearman's rank correlation; equal values get the mean of their ranks"
+    x = _finite_array("a", a)
+    y = _finite_array("b", b, len(x))
     if len(x) < 2:
         return float("nan")
     if x.min() == x.max() or y.min() == y.max():
@@ -359,11 +403,12 @@ def spearman(
 
 
 def _ranks(x):
-    "Rank of each value from 1, the mean rank for equal ones"
-    _, place, size = np.unique(x, return_inverse=True, return_counts=True)
-    last = np.cumsum(size)  # rank of the last of each run of equal values
-    mean_rank = last - (size - 1) / 2
-    return mean_rank[place]
+    "Return the rank of each value, from 1; equal values get the mean of their ranks"
+    # index of each value among the distinct ones in ascending order, and how often each of those occurs
+    _, distinct_index, count = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)  # the highest rank among equal values
+    mean_rank = last - (count - 1) / 2
+    return mean_rank[distinct_index]
 
 
 def calibration(
@@ -371,18 +416,22 @@ def calibration(
     right: list,  # was it right?
     bins: int = 10,  # of equal width
 ) -> dict:  # ece, bins: a list of {confidence, accuracy, n}
-    "Does a model that says 0.8 come true in 8 of 10 cases? `ece` is the mean gap, weighted by n"
-    c = _finite("confidence", confidence)
-    r = _finite("right", right, len(c))
-    bin_of = np.minimum((c * bins).astype(int), bins - 1)  # a confidence of 1 belongs to the last
+    """Return the expected calibration error: does a model that says 0.8 turn out right in 8 of 10 cases?
+
+    Cases are sorted into bins by confidence. `ece` is the mean gap between a bin's confidence and its
+    accuracy, weighted by the bin's number of cases."""
+    # `_finite_array` returns a flat array, and raises ValueError for nan or another length
+    confidences = _finite_array("confidence", confidence)
+    outcomes = _finite_array("right", right, len(confidences))
+    bin_of = np.minimum((confidences * bins).astype(int), bins - 1)  # a confidence of 1 belongs to the last
     rows, gaps = [], []
     for b in np.unique(bin_of):
         inside = bin_of == b
-        said, came_true = _mean(c[inside]), _mean(r[inside])
+        mean_confidence, accuracy = _mean(confidences[inside]), _mean(outcomes[inside])
         n = int(inside.sum())
-        rows.append(dict(confidence=said, accuracy=came_true, n=n))
-        gaps.append(n * abs(came_true - said))
-    ece = math.fsum(gaps) / max(1, len(c))
+        rows.append(dict(confidence=mean_confidence, accuracy=accuracy, n=n))
+        gaps.append(n * abs(accuracy - mean_confidence))
+    ece = math.fsum(gaps) / max(1, len(confidences))
     return dict(ece=ece, bins=rows)
 
 
@@ -395,13 +444,16 @@ def pair_metrics(
     lengths: list = None,  # (length of the better, length of the worse) of each pair
     clusters: list = None,  # what each pair belongs to, such as its row or picture
 ) -> dict:  # pair_accuracy, ci95, n, ties, by_group, macro, margin_mean, length_bias
-    "How often the better answer scores higher; a tie counts half, so that a constant score earns one half"
-    b = _finite("better", better)
-    margin = b - _finite("worse", worse, len(b))
-    won = (np.sign(margin) + 1) / 2  # 1, 0.5 or 0
+    """Measure how often a judge's score is higher for the better answer of a pair
+
+    A tie counts one half, so that a judge with a constant score has an accuracy of 0.5."""
+    better_scores = _finite_array("better", better)  # as an array; ValueError for nan or another length
+    margin = better_scores - _finite_array("worse", worse, len(better_scores))
+    won = (np.sign(margin) + 1) / 2  # of each pair: 1 won, 0.5 tie, 0 lost
     if groups is not None and len(groups) != len(won):
         raise ValueError(f"{len(won)} pairs but {len(groups)} groups")
     by_group = _accuracy_by_group(won, groups, clusters)
+    # the mean over groups, each with equal weight
     macro = _mean([g["accuracy"] for g in by_group.values()]) if by_group else None
     length_bias = None if lengths is None else _length_bias(margin, lengths)
     return dict(
@@ -416,30 +468,42 @@ def pair_metrics(
     )
 
 
-def _accuracy_by_group(won, groups, clusters):
-    "{group: accuracy, n and interval}, in order of first sight; empty without groups"
+def _accuracy_by_group(
+    won,  # array: 1, 0.5 or 0 for each pair
+    groups,  # a name for each pair, or None
+    clusters,  # what each pair belongs to, such as its picture, or None
+):
+    "Return {group: its accuracy, n and 95 % interval}, in the order in which groups occur; {} without groups"
     names = np.asarray(groups if groups is not None else [], str)
-    found = {}
+    accuracies = {}
     for group in dict.fromkeys(names):
         inside = names == group
         own = won[inside]
-        of = None if clusters is None else np.asarray(clusters)[inside]
-        found[str(group)] = dict(accuracy=_mean(own), n=len(own), ci95=share_ci(own, of))
-    return found
+        own_clusters = None if clusters is None else np.asarray(clusters)[inside]
+        accuracies[str(group)] = dict(accuracy=_mean(own), n=len(own), ci95=share_ci(own, own_clusters))
+    return accuracies
 
 
-def _length_bias(margin, lengths):
-    "What length alone would earn, and how far the scores follow it in the `n` pairs of unequal length"
+def _length_bias(
+    margin,  # array: score of the better answer less score of the worse one, for each pair
+    lengths,  # (length of the better, length of the worse) of each pair
+):
+    """Measure how far scores follow the length of the answers; `n` is the number of pairs of unequal length
+
+    longer_wins       how often the longer answer is the better one, over all pairs; equal ones count half
+    prefers_longer    how often the longer answer has the higher score
+    rank_correlation  between differences in score and differences in length"""
     sizes = np.asarray(lengths, float).reshape(-1, 2)
     if len(sizes) != len(margin):
         raise ValueError(f"{len(margin)} pairs but {len(sizes)} pairs of lengths")
+    # length of the better answer less length of the worse one
     gap = sizes[:, 0] - sizes[:, 1]
     differ = gap != 0
-    # Each pair stands both ways round, or the correlation would depend on which of a pair is called the
-    # first.
+    # Each pair is counted in both directions: else the correlation would depend on which answer comes first.
     margins = np.concatenate([margin[differ], -margin[differ]])
     gaps = np.concatenate([gap[differ], -gap[differ]])
     return dict(
+        # (sign + 1) / 2 is 1, 0.5 or 0
         longer_wins=_mean((np.sign(gap) + 1) / 2),
         prefers_longer=_mean((np.sign(margin * gap)[differ] + 1) / 2),
         rank_correlation=spearman(margins, gaps),
@@ -450,14 +514,15 @@ def _length_bias(margin, lengths):
 def swap_consistency(
     scores_ab: list,  # (score of a, score of b) with the answers shown in this order
     scores_ba: list,  # (score of b, score of a) of the same pairs, shown the other way round
-) -> dict:  # consistent, ci95, n, max_difference
-    "Share of pairs whose winner does not depend on the order, and the largest change of any score"
+) -> dict:  # consistent (share of pairs with the same winner), ci95, n, max_difference (of any score)
+    "Measure whether a judge prefers the same answer of each pair when the two are shown in the other order"
     ab = np.asarray(scores_ab, float).reshape(-1, 2)
-    ba = np.asarray(scores_ba, float).reshape(-1, 2)[:, ::-1]  # now (a, b) too
+    ba = np.asarray(scores_ba, float).reshape(-1, 2)[:, ::-1]  # columns turned round: (a, b), as in `ab`
     if ab.shape != ba.shape:
         raise ValueError(f"{len(ab)} pairs one way, {len(ba)} the other")
-    _finite("scores_ab", ab)
-    _finite("scores_ba", ba)
+    # ValueError for a score that is nan or infinite
+    _finite_array("scores_ab", ab)
+    _finite_array("scores_ba", ba)
     winner_one_way = np.sign(ab[:, 0] - ab[:, 1])
     winner_other_way = np.sign(ba[:, 0] - ba[:, 1])
     same = winner_one_way == winner_other_way
@@ -469,29 +534,33 @@ def pair_temperature(
     gaps: list,  # score of the first less score of the second answer of each pair
     preferred: list,  # 1 first better, 0 second better, between them the share of people who say first
 ) -> float | None:  # None where no number above 0 fits: there are no pairs, or they go against the scores
-    "What gaps are divided by, so that their sigmoid says how often the first answer is preferred"
-    gap = _finite("gaps", gaps)
-    target = _finite("preferred", preferred, len(gap))
+    """Return the temperature for which sigmoid(gap / temperature) fits how often the first is preferred
+
+    It is the maximum-likelihood fit (Bradley-Terry model), found by bisection of the slope 1 /
+    temperature."""
+    gap = _finite_array("gaps", gaps)
+    target = _finite_array("preferred", preferred, len(gap))
     n = len(gap)
-    # Platt 1999: a pair that was seen to go one way may go the other way next time. Without it the pairs of a
-    # judge that makes no mistake would ask for a temperature of 0. There is no second number to fit: a pair
-    # told the other way round must have the chance 1 - p.
+    # Targets are moved a little away from 0 and 1 (Platt 1999). Without this the pairs of a judge that makes
+    # no mistake would be fitted best by a temperature of 0. Unlike Platt's there is no offset to fit: with
+    # the two answers exchanged, the chance must become 1 - p.
     target = (target * n + 1) / (n + 2)
 
     def slope_is_too_small(slope):
-        # the derivative of the log-likelihood, which falls as the slope grows
-        with np.errstate(over="ignore"):
-            said = 1 / (1 + np.exp(-slope * gap))
-        return float((gap * (target - said)).sum()) > 0
+        # The derivative of the log-likelihood falls as the slope grows; the best slope is where it is 0.
+        with np.errstate(over="ignore"):  # exp may become infinite, and the chance is then 0 as it should
+            chance = 1 / (1 + np.exp(-slope * gap))
+        return float((gap * (target - chance)).sum()) > 0
 
     if not n or not slope_is_too_small(0.0):
         return None
+    # an upper limit for the slope: doubled until the best slope lies below it
     highest = 1 / np.abs(gap).max()
     for _ in range(60):
         if not slope_is_too_small(highest):
             break
         highest *= 2
-    return float(1 / _halved(slope_is_too_small, 0.0, highest))
+    return float(1 / _bisect(slope_is_too_small, 0.0, highest))
 
 
 def pair_reliability(
@@ -500,17 +569,20 @@ def pair_reliability(
     temperature: float = 1.0,  # what gaps are divided by; 1: the chance that Bradley-Terry reads off scores
     bins: int = 20,  # of equal width from 0 to 1; the likelier answer lies in the upper half of them
 ) -> dict:  # temperature, n, ece, log_loss, bins: a list of {confidence, accuracy, n}
-    "Whether answers that are preferred with a chance of 0.8 are preferred in 8 of 10 pairs"
-    gap = _finite("gaps", gaps) / temperature
-    target = _finite("preferred", preferred, len(gap))
-    # of each pair the answer that the judge prefers; equal scores say one half of either
-    towards = np.where(gap >= 0, target, 1 - target)
+    """Measure whether answers that are preferred with a chance of 0.8 really are preferred in 8 of 10 pairs
+
+    `ece` and `bins` are those of `calibration`."""
+    gap = _finite_array("gaps", gaps) / temperature
+    target = _finite_array("preferred", preferred, len(gap))
+    # the share of people who agree with the judge about each pair
+    agreeing = np.where(gap >= 0, target, 1 - target)
     with np.errstate(over="ignore"):
-        confidence = 1 / (1 + np.exp(-np.abs(gap)))
-    # -log of the chance that was given to what came; log(1 + e^-x) for x > 0 loses no digits
-    log_loss = np.log1p(np.exp(-np.abs(gap))) + (1 - towards) * np.abs(gap)
-    found = calibration(confidence, towards, bins)
-    return dict(temperature=temperature, n=len(gap), log_loss=_mean(log_loss), **found)
+        confidence = 1 / (1 + np.exp(-np.abs(gap)))  # of the answer that the judge prefers
+    # Cross-entropy: -log of the chance that the judge gave to what people preferred. log1p keeps its
+    # precision where e^-x is small.
+    log_loss = np.log1p(np.exp(-np.abs(gap))) + (1 - agreeing) * np.abs(gap)
+    reliability = calibration(confidence, agreeing, bins)  # ece and bins
+    return dict(temperature=temperature, n=len(gap), log_loss=_mean(log_loss), **reliability)
 
 
 # Ordered bins, for chapter 04
@@ -521,25 +593,27 @@ def classifier_metrics(
     episodes: list,  # what film each frame is from; the interval is over films
     frames: list = None,  # its place in the film; needed for the rank correlation
 ) -> dict:  # accuracy, ci95, n, episodes, macro_f1, majority_accuracy, mae_bins, within_one, confusion, …
-    "All that chapter 04 reports of a classifier whose classes are ordered bins"
-    p = np.asarray(probabilities, float)
-    truth = _finite("labels", labels, len(p)).astype(int)
-    _check_probabilities(p, truth, episodes)
+    "Measure a classifier whose classes are ordered bins, as chapter 04 reports it"
+    p = np.asarray(probabilities, float)  # [frames, bins]
+    truth = _finite_array("labels", labels, len(p)).astype(int)
+    _check_probabilities(p, truth, episodes)  # ValueError where they do not fit together
     bins = p.shape[1]
-    said, expected = p.argmax(1), p @ np.arange(bins)  # the likeliest bin, and the mean one
-    right = said == truth
-    distance = np.abs(said - truth)  # bins are ordered: a miss by one is not a miss by four
+    predicted = p.argmax(1)  # the likeliest bin of each frame
+    expected = p @ np.arange(bins)  # the mean bin, weighted with the probabilities
+    right = predicted == truth
+    distance = np.abs(predicted - truth)  # bins are ordered: a miss by one is not a miss by four
     correlation = None if frames is None else _correlation_by_episode(expected, frames, episodes)
     return dict(
         accuracy=_mean(right),
         ci95=share_ci(right, episodes),
         n=len(truth),
         episodes=len(set(np.asarray(episodes).tolist())),
-        macro_f1=macro_f1(truth.tolist(), said.tolist()),
+        macro_f1=macro_f1(truth.tolist(), predicted.tolist()),
+        # of always predicting the commonest bin
         majority_accuracy=float(np.bincount(truth).max() / len(truth)),
         mae_bins=_mean(distance),
         within_one=_mean(distance <= 1),
-        confusion=confusion(truth.tolist(), said.tolist(), range(bins)),
+        confusion=confusion(truth.tolist(), predicted.tolist(), range(bins)),
         rank_correlation=correlation,
         calibration=calibration(p.max(1), right),
         expected_bin=expected.tolist(),
@@ -547,10 +621,12 @@ def classifier_metrics(
 
 
 def _check_probabilities(p, truth, episodes):
-    "Refuse what is no table of probabilities, and labels outside it"
+    """Raise ValueError if `p` is no table of probabilities [frames, bins], or does not fit the labels
+
+    `truth` holds the label (number of a bin) and `episodes` the film of each frame."""
     if p.ndim != 2 or not len(p):
         raise ValueError(f"probabilities: shape {p.shape}, expected [frames, bins]")
-    if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:
+    if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(1) - 1).max() > 1e-3:  # allows for rounding
         raise ValueError("probabilities: every row must hold numbers from 0 that add up to 1")
     bins = p.shape[1]
     if truth.min() < 0 or truth.max() >= bins:
@@ -560,13 +636,15 @@ def _check_probabilities(p, truth, episodes):
 
 
 def _correlation_by_episode(expected, frames, episodes):
-    "Mean over episodes of the rank correlation between expected bin and frame number, from -1 to 1"
-    frame_numbers = _finite("frames", frames, len(expected))
+    """Return the mean over episodes of the rank correlation between expected bin and frame number
+
+    It is 1 if the expected bin rises all through every episode, and -1 if it falls."""
+    frame_numbers = _finite_array("frames", frames, len(expected))
     episode_of = np.asarray(episodes)
     correlations = []
     for episode in np.unique(episode_of):
         inside = episode_of == episode
         correlations.append(spearman(expected[inside], frame_numbers[inside]))
-    # `spearman` is nan where the expected bin never changes within an episode. Such an episode counts 0:
-    # leaving it out would reward a model that says one bin to everything.
+    # `spearman` is nan where the expected bin never changes within an episode. Such an episode counts as 0:
+    # leaving it out would favour a model that predicts the same bin everywhere.
     return _mean(np.nan_to_num(correlations))

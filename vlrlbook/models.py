@@ -53,16 +53,17 @@ The answer is the first second response better worse"""
 
 @cache
 def _trained_tokenizer() -> str:
-    "The tokenizer of all twins as JSON, trained once a process: the same text gives the same tokens"
+    "Train the tokenizer of all tiny models of this book, once a process, and return it as JSON"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # All 256 bytes are tokens from the beginning, so every text can be written, whatever was trained on.
+    # All 256 bytes are tokens from the beginning, so every text can be encoded, whatever the training text.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # 640: the 256 bytes, the special tokens, and a few hundred pieces of words
     trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, special_tokens=special_tokens,
                                   initial_alphabet=alphabet, show_progress=False)
-    # Eight times the same text: a pair of letters that stands in it once reaches min_frequency too.
+    # Eight times the same text, so that a pair of letters that occurs in it once reaches min_frequency too.
     tokenizer.train_from_iterator([sentences] * 8, trainer)
     return tokenizer.to_str()
 
@@ -70,7 +71,7 @@ def _trained_tokenizer() -> str:
 def tiny_tokenizer(
     **more: str, # names that a family's processor looks for, and the special tokens that they stand for
 ): # transformers tokenizer, padding on the left as generation needs it
-    "Byte-level BPE over the sentences of this book"
+    "Return a byte-level BPE tokenizer, trained on the sentences of this book"
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
     # Each becomes an attribute of the tokenizer: the processors of Qwen and Aria read `image_token` from it.
@@ -89,16 +90,18 @@ families = {"qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5
 
 # %% ../nbs/00a_models.ipynb #nfbafb38
 def twin_config(
-    family: str, # a key of `families`
+    family: str, # model family, such as qwen2_5_vl
     tokenizer, # gives the ids of the special tokens
     width: int = 128, # hidden size of the language model, a multiple of 32
     depth: int = 4, # its layers
     spread: float = 0.1, # standard deviation of the initial weights
 ): # a transformers configuration
-    "The real configuration class of `family`, at about a million parameters"
+    """Return the configuration of a tiny twin: the real class of `family`, with about a million parameters
+
+    The twin has random weights and runs on a CPU; the book's tests and first lessons train it."""
     import transformers
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
-    # What all six language models call the same. A head is 32 wide in all of them.
+    # Settings that all six language models call the same. An attention head is 32 wide in each of them.
     common = dict(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth,
         num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=8192,
@@ -108,77 +111,96 @@ def twin_config(
         return _aria_config(common, ids)
     if family == "gemma3":
         return _gemma3_config(common, ids)
-    # The 16 pairs of a head, shared out among time, height and width of a picture token's place.
+    # Rotary positions: the 16 pairs of numbers in a head are shared out among time, height and width of a
+    # picture token's place (mrope_section).
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
     text = dict(common, rope_parameters=rope)
     if family == "qwen3_vl":
         rope["mrope_interleaved"] = True
-        text["head_dim"] = 32 # the older two divide the width by the heads, this one has a default of its own
+        text["head_dim"] = 32 # the older two compute it as width / heads, Qwen3-VL has a fixed default
     if family == "qwen3_5":
-        text |= _delta_nets(width)
+        text |= _delta_nets(width) # its linear-attention layers
     classes = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
                "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}
     return getattr(transformers, classes[family])(
-        text_config=text, vision_config=_tower(family, width, spread), tie_word_embeddings=True,
+        text_config=text, vision_config=_vision_config(family, width, spread), tie_word_embeddings=True,
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"])
 
 # %% ../nbs/00a_models.ipynb #n94ad921
-def _tower(family, width, spread):
-    "Numbers of a vision tower: three layers, each family's own way to the language model's width"
-    # `out_hidden_size` is what comes out of the tower, as wide as the language model; Qwen2-VL calls that
-    # `hidden_size` and the tower's own width `embed_dim`.
-    small = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
-    own = dict(
+def _vision_config(
+    family, # model family, such as qwen2_5_vl
+    width, # hidden size of the language model
+    spread, # standard deviation of the initial weights
+):
+    "Return the settings of a Qwen twin's vision tower, which has three layers, as a dict"
+    # `out_hidden_size` is the width of the tower's output, which must be the language model's. Qwen2-VL
+    # calls it `hidden_size`, and the tower's own width `embed_dim`.
+    tower_sizes = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
+    settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
-        # All three layers see the whole picture: a tiny one fits into a single window of 112 pixels anyway.
-        qwen2_5_vl=dict(small, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
-        # 64 places are a table of 8 × 8, one for each patch of the largest picture. The first two layers also
-        # hand their output to the language model directly (DeepStack).
-        qwen3_vl=dict(small, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1]),
-        qwen3_5=dict(small, patch_size=16, num_position_embeddings=64))
-    return dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread) | own[family]
+        # All three layers attend to the whole picture: a twin's pictures fit into one window of 112 pixels.
+        qwen2_5_vl=dict(tower_sizes, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
+        # 64 positions are a table of 8 × 8, one for each patch of the largest picture. The outputs of layers
+        # 0 and 1 also go to the language model directly (DeepStack).
+        qwen3_vl=dict(tower_sizes, patch_size=16, num_position_embeddings=64,
+                      deepstack_visual_indexes=[0, 1]),
+        qwen3_5=dict(tower_sizes, patch_size=16, num_position_embeddings=64))
+    return dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread) | settings_of[family]
 
-def _delta_nets(width):
-    """What Qwen3.5's language model has of its own, as a dict of settings
+def _delta_nets(width): # hidden size of the language model
+    """Return the settings that only Qwen3.5's language model has, as a dict
 
-    Delta nets in three layers of four, and positions in a quarter of each head."""
+    Three of four layers are gated delta nets (linear attention); a quarter of a head gets rotary
+    positions."""
     nets = dict(linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2,
                 linear_num_value_heads=width // 32)
-    # a quarter of a head of 32 is 8 numbers, 4 pairs: what mrope_section must sum to
+    # A quarter of a head of 32 is 8 numbers or 4 pairs, and mrope_section must add up to the number of pairs.
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
             "mrope_interleaved": True}
     return dict(nets, head_dim=32, rope_parameters=rope | {"partial_rotary_factor": 0.25})
 
-def _gemma3_config(common, ids):
-    "Gemma 3: every second layer looks back 32 tokens only; 64 patches of a picture are pooled to 16 tokens"
+def _gemma3_config(
+    common, # settings of the language model that all twins share
+    ids, # special token → its id
+):
+    """Return the configuration of the Gemma 3 twin
+
+    Every second layer looks back 32 tokens only, and the 64 patches of a picture are pooled to 16 tokens."""
     import transformers
-    # The real one looks at everything in every sixth layer: a twin of four layers would never do so.
-    kinds = []
+    # In the real one every sixth layer attends to all tokens, which a twin of four layers would never reach.
+    layer_types = []
     for layer in range(common["num_hidden_layers"]):
-        kinds.append("full_attention" if layer % 2 else "sliding_attention")
-    # Scores are divided by the root of query_pre_attn_scalar, which need not be a head's width: here it is.
-    text = dict(common, head_dim=32, query_pre_attn_scalar=32, layer_types=kinds, sliding_window=32)
+        layer_types.append("full_attention" if layer % 2 else "sliding_attention")
+    # Attention scores are divided by the root of query_pre_attn_scalar: here, as usual, the width of a head.
+    text = dict(common, head_dim=32, query_pre_attn_scalar=32, layer_types=layer_types, sliding_window=32)
     vision = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
                   image_size=112, patch_size=14)
-    # Other names than Qwen's for the same: `image_token_index`, and boi and eoi for begin and end of image.
+    # boi and eoi: begin and end of image, for which the twins use Qwen's tokens.
     return transformers.Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=16,
         image_token_index=ids["<|image_pad|>"],
         boi_token_index=ids["<|vision_start|>"], eoi_token_index=ids["<|vision_end|>"],
         initializer_range=common["initializer_range"], tie_word_embeddings=True)
 
-def _aria_config(common, ids):
-    "Aria: a mixture of four experts, and 49 patches of 70 pixels that a projector turns into 16 tokens"
+def _aria_config(
+    common, # settings of the language model that all twins share
+    ids, # special token → its id
+):
+    """Return the configuration of the Aria twin
+
+    Its language model is a mixture of four experts. A picture has 49 patches, which become 16 tokens."""
     import transformers
-    # `intermediate_size` is that of one expert: two of four work for each token, the shared one always.
+    # `intermediate_size` is that of one expert. Each token goes through two of the four experts and through a
+    # further one, the shared expert.
     text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2,
                 moe_num_shared_experts=1)
-    # Sides of 490 and 980 pixels are fixed in Aria's processor. Patches of 70 instead of 14 keep them few.
+    # Aria's processor only knows pictures of 490 and 980 pixels. Patches of 70 pixels, not 14, keep them few.
     vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                   num_attention_heads=4, image_size=490, patch_size=70,
                   initializer_range=common["initializer_range"])
-    # patches of a picture → tokens: 7 × 7 of 490 pixels, 14 × 14 of 980; the real one makes 128 and 256
+    # Patches of a picture → its tokens: 490 pixels are 7 × 7 patches, 980 are 14 × 14. The real Aria makes
+    # 128 and 256 tokens of them.
     tokens_of = {49: 16, 196: 16}
     return transformers.AriaConfig(
         text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"],
@@ -187,60 +209,65 @@ def _aria_config(common, ids):
 
 # %% ../nbs/00a_models.ipynb #c011
 def twin_processor(
-    family: str, # a key of `families`
+    family: str, # model family, such as qwen2_5_vl
 ): # a transformers processor
-    """The real processor of `family` around the tiny tokenizer
+    """Return the real processor of `family` with the tiny tokenizer
 
-    Pictures have at most 112 × 112 pixels, for Qwen3-VL and Qwen3.5 128 × 128, for Aria 490 × 490."""
+    It scales pictures to 112 × 112 pixels at most, for Qwen3-VL and Qwen3.5 128 × 128, for Aria 490 × 490."""
     import transformers as t
     if family not in families:
-        raise ValueError(f"unknown family {family!r}{nearest(family, list(families))}")
-    tokenizer = tiny_tokenizer()
+        suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
+        raise ValueError(f"unknown family {family!r}{suggestion}")
+    tokenizer = tiny_tokenizer() # trained on this book's sentences
     if family == "aria":
-        # longest side of a picture → its tokens, as the twin's projector makes them
+        # size_conversion: longest side of a picture → its tokens, as many as the twin's projector makes
         return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tokenizer,
                                chat_template=chat_template, size_conversion={490: 16, 980: 16})
     if family == "gemma3":
         return _gemma3_processor()
-    third = family in ("qwen3_vl", "qwen3_5") # both have the processor of Qwen3-VL
-    patch, budget = (16, 128) if third else (14, 112) # pixels: a side of a patch, and of the largest picture
-    # Qwen's two "edges" are numbers of pixels of the whole picture. 2 × 2 patches become a token: a picture
-    # has at least 2 × 2 tokens and at most 4 × 4.
-    size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": budget**2}
+    is_qwen3 = family in ("qwen3_vl", "qwen3_5") # both use the processor of Qwen3-VL
+    # in pixels: the side of a patch, and the side of the largest picture
+    patch, largest_side = (16, 128) if is_qwen3 else (14, 112)
+    # In spite of their names, Qwen's two "edges" limit the number of pixels of the whole picture. 2 × 2
+    # patches become a token, so a picture has at least 2 × 2 tokens and at most 4 × 4.
+    size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": largest_side**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
-    cls = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor).get(family, t.Qwen3VLProcessor)
-    video = t.Qwen3VLVideoProcessor if third else t.Qwen2VLVideoProcessor
-    return cls(images, tokenizer, video(patch_size=patch), chat_template=chat_template)
+    processor_classes = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor)
+    processor_class = processor_classes.get(family, t.Qwen3VLProcessor)
+    video_class = t.Qwen3VLVideoProcessor if is_qwen3 else t.Qwen2VLVideoProcessor
+    return processor_class(images, tokenizer, video_class(patch_size=patch), chat_template=chat_template)
 
 def _gemma3_processor():
-    """Gemma 3's processor, which scales every picture to 112 × 112
+    """Return Gemma 3's processor with the tiny tokenizer; it scales every picture to 112 × 112 pixels
 
-    In its template the mark that begins a picture stands for the whole picture."""
+    In its chat template a single mark stands for a whole picture: the one that begins it."""
     import transformers as t
     images = t.Gemma3ImageProcessor(size={"height": 112, "width": 112})
-    # Gemma 3's processor asks the tokenizer for these two. In the place of the first it puts the first, all
-    # tokens of the picture and the second: the template writes the first alone.
+    # Gemma 3's processor reads these two from the tokenizer, for begin and end of image. The template writes
+    # the first alone; the processor puts the picture's tokens and the second behind it.
     tokenizer = tiny_tokenizer(boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
     template = chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|>")
     return t.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
 
 # %% ../nbs/00a_models.ipynb #nfc8c795
 def tiny_twin(
-    family: str = "qwen2_5_vl", # a key of `families`
+    family: str = "qwen2_5_vl", # model family, such as qwen2_5_vl
     seed: int = 0, # of the initial weights
     **config, # `width`, `depth` and `spread` of `twin_config`
 ): # model in float32, processor
-    "An untrained model of `family` with its processor, built offline in a second"
+    """Build an untrained model of `family` with its processor, without a download
+
+    It has about a million parameters and is built within a second."""
     from transformers import AutoModelForImageTextToText
     processor = twin_processor(family)
-    # The weights are drawn on the CPU, so its random state alone is put back afterwards.
+    # Weights are drawn on the CPU, so only the CPU's random state is kept and restored (devices=[]).
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(twin_config(family, processor.tokenizer, **config))
-        if family == "gemma3": # transformers begins it at 0, and then no picture is told from another
+        if family == "gemma3": # transformers sets this weight to 0, which makes all pictures look alike
             spread = model.config.get_text_config().initializer_range
             torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=spread)
-    # A model made from a config does not know where an answer ends: this is what its checkpoint would say.
+    # A real checkpoint has a file that says which token ends an answer. Here it must be set.
     tokenizer = processor.tokenizer
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model, processor
@@ -249,8 +276,8 @@ def tiny_twin(
 def image_token(
     processor, # of any family
 ) -> int: # token id
-    "The token that stands for a part of a picture; a picture is a run of them"
-    # the processor of Gemma 3 gives this name to the mark that begins a picture, its tokenizer does not
+    "Return the id of the token that stands for a part of a picture; a picture is a run of these tokens"
+    # The tokenizer is asked first: on Gemma 3's processor this name means the mark that begins a picture.
     return getattr(processor.tokenizer, "image_token_id", None) or processor.image_token_id
 
 def token_kinds(
@@ -259,23 +286,23 @@ def token_kinds(
     processor, # knows the image token
     prompt_length: int = None, # tokens before this are prompt, padding included; None: all
 ) -> list: # B lists of T words for `core.token_ribbon`
-    "What each token stands for: padding, prompt, image or answer"
+    "Say of each token what it stands for: padding, prompt, image or answer"
     end = input_ids.shape[1] if prompt_length is None else prompt_length
-    image = image_token(processor)
-    def kind(token, seen, position):
-        # The order decides: a padded place may hold any token, and a picture stands inside the prompt.
-        if not seen:
+    image = image_token(processor) # id of the tokens that a picture consists of
+    def kind_of(token, is_real, position): # is_real: the attention mask, 0 for padding
+        # The order matters: a padded place may hold any token, and a picture lies inside the prompt.
+        if not is_real:
             return "padding"
         if token == image:
             return "image"
         return "prompt" if position < end else "answer"
     kinds = []
     for ids, mask in zip(input_ids.tolist(), attention_mask.tolist()):
-        kinds.append([kind(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))])
+        kinds.append([kind_of(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))])
     return kinds
 
 # %% ../nbs/00a_models.ipynb #c020
-# In this order: Qwen's, Aria's, Gemma 3's. A tokenizer has those of its family only.
+# Tokens that mark pictures and videos: Qwen's, Aria's, Gemma 3's. A tokenizer has those of its family only.
 vision_marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>",
                 "<|img|>", "<fim_prefix>", "<fim_suffix>",
                 "<start_of_image>", "<end_of_image>", "<image_soft_token>")
@@ -283,16 +310,19 @@ vision_marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_
 def vision_marker_ids(
     processor, # of any family
 ) -> list: # token ids
-    "Image, video and vision markers: never to be sampled, since the next forward would look for a picture"
-    vocabulary = processor.tokenizer.get_vocab()
-    return sorted(vocabulary[t] for t in vision_marks if t in vocabulary)
+    """Return the ids of all tokens that mark or stand for pictures and videos
+
+    They must never be sampled: the next forward pass would look for a picture that is not there."""
+    vocabulary = processor.tokenizer.get_vocab() # token → id
+    # `vision_marks` holds such tokens of all families; a tokenizer has only its own
+    return sorted(vocabulary[mark] for mark in vision_marks if mark in vocabulary)
 
 # %% ../nbs/00a_models.ipynb #c025
 def save_processor(
     processor, # of any family
     path: str | Path, # directory
 ):
-    "Save tokenizer and processor, with the `preprocessor_config.json` that other tools expect"
+    "Save tokenizer and processor, also in the `preprocessor_config.json` that other tools expect"
     processor.save_pretrained(path)
     # transformers 5 writes this part into processor_config.json alone, 4 reads it from a file of its own.
     processor.image_processor.save_pretrained(path)
@@ -303,53 +333,57 @@ def save_model(
     path: str | Path, # directory that must not exist yet
     max_shard_size: int = None, # bytes of one weight file; None: transformers' own limit
 ):
-    """Save both into `path`, written aside and committed, so that a directory of this name is complete
+    """Save model and processor into the new folder `path`, which appears only when it is complete
 
-    A family that transformers 4.57 knows is described in words that 4 and 5 read, for every engine."""
+    Where transformers 4.57 knows the family, configs are written so that versions 4 and 5 can read them."""
     limit = {"max_shard_size": max_shard_size} if max_shard_size else {}
+    # aside: a hidden folder, renamed to `path` when the block ends
     with new_folder(path, existing="none") as aside:
         model.save_pretrained(aside, **limit)
         save_processor(processor, aside)
         if model.config.model_type in known_to_transformers_4:
-            for_transformers_4(aside)
+            for_transformers_4(aside) # rewrites configs
 
 # %% ../nbs/00a_models.ipynb #c027
 def pick_dtype(
     name: str = "auto", # auto, float32, bfloat16 or float16
-) -> torch.dtype: # on a CPU auto is float32
-    "The number type for weights; TRL alone would load float32 everywhere"
+) -> torch.dtype:
+    "Return the number type for a model's weights; `auto` is bfloat16 on a GPU and float32 on a CPU"
     if name == "auto":
-        # Models on a CPU are twins and have room for 32 bits; the 8 digits of bfloat16 lose small updates.
+        # On a CPU only tiny twins are trained, and float32 costs them little. The 8 binary digits of bfloat16
+        # would lose small updates of the weights.
         return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise ValueError(f"unknown dtype {name!r}{nearest(name, [*known, 'auto'])}")
-    return known[name]
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        suggestion = nearest(name, [*dtypes, "auto"]) # ": did you mean …?", or a list of all
+        raise ValueError(f"unknown dtype {name!r}{suggestion}")
+    return dtypes[name]
 
 # %% ../nbs/00a_models.ipynb #n9f9fd96
 def pick_attention(
     name: str, # auto, flash_attention_2, sdpa or eager
-    dtype: torch.dtype, # flash-attn knows half precision only
-) -> tuple: # implementation, one line that says why
-    "flash-attn where it can run, else sdpa"
+    dtype: torch.dtype, # of the weights; flash-attn can use half precision only
+) -> tuple: # (name of the implementation, one line to print that says why)
+    "Choose the implementation of attention: for `auto` flash-attn 2 where it can run, else sdpa"
     known = ["auto", "flash_attention_2", "sdpa", "eager"]
     if name not in known:
-        raise ValueError(f"unknown attention {name!r}{nearest(name, known)}")
-    missing = _no_flash_attention(dtype)
-    if name == "flash_attention_2" and missing:
-        raise ValueError(f"flash_attention_2 cannot run: {missing}")
+        suggestion = nearest(name, known) # ": did you mean …?", or a list of all
+        raise ValueError(f"unknown attention {name!r}{suggestion}")
+    obstacle = _no_flash_attention(dtype) # such as "there is no CUDA GPU"; None where flash-attn can run
+    if name == "flash_attention_2" and obstacle:
+        raise ValueError(f"flash_attention_2 cannot run: {obstacle}")
     if name != "auto":
         return name, f"attention: {name}, as asked"
-    if missing:
-        return "sdpa", f"attention: sdpa, since {missing}"
+    if obstacle:
+        return "sdpa", f"attention: sdpa, since {obstacle}"
     return "flash_attention_2", "attention: flash-attn 2"
 
 def _no_flash_attention(dtype):
-    "What keeps flash-attn from running, in words; None where it can"
-    # The GPU first: on a machine without one nobody should be told to install something.
+    """Return why flash-attn cannot run here, such as "there is no CUDA GPU"; None if it can"""
+    # The GPU comes first: without one it would be no help to install flash-attn.
     if not torch.cuda.is_available():
         return "there is no CUDA GPU"
-    if torch.cuda.get_device_capability()[0] < 8: # Ampere's number; flash-attn 2 has no kernels below
+    if torch.cuda.get_device_capability()[0] < 8: # Ampere is compute capability 8; flash-attn 2 needs it
         return "the GPU is older than Ampere"
     if not importlib.util.find_spec("flash_attn"):
         return "flash-attn is not installed (pip install 'vlrlbook[flash]')"
@@ -360,17 +394,17 @@ def _no_flash_attention(dtype):
 def four_bit(
     dtype: torch.dtype, # of the computation
 ): # a transformers quantization config
-    "NF4 weights for QLoRA; a clear error where they cannot run"
-    missing = None
+    "Return the configuration for 4-bit weights (NF4, as in QLoRA); ValueError says why they cannot run here"
+    obstacle = None
     if not torch.cuda.is_available():
-        missing = "there is no CUDA GPU"
+        obstacle = "there is no CUDA GPU"
     elif not importlib.util.find_spec("bitsandbytes"):
-        missing = "bitsandbytes is not installed (pip install 'vlrlbook[quant]')"
-    if missing:
-        raise ValueError(f"use_4bit cannot run: {missing}")
+        obstacle = "bitsandbytes is not installed (pip install 'vlrlbook[quant]')"
+    if obstacle:
+        raise ValueError(f"use_4bit cannot run: {obstacle}")
     from transformers import BitsAndBytesConfig
-    # QLoRA's own choices: numbers in 4 bits at the quantiles of a normal distribution, and the scale of each
-    # block of weights in 8 bits itself ("double"). It is computed in `dtype`.
+    # QLoRA's own choices. nf4: the 16 values of 4 bits lie at quantiles of a normal distribution. Double
+    # quantization: each block of weights has a scale, which is itself stored in 8 bits.
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True)
@@ -378,133 +412,156 @@ def four_bit(
 # %% ../nbs/00a_models.ipynb #n4c3ff60
 def limit_pixels(
     processor, # of any family
-    max_image_size: int, # pixels of a side, squared the budget; Aria knows 490 and 980, Gemma 3 one size
+    max_image_size: int, # at most this many pixels squared; Aria takes 490 or 980, Gemma 3 has one size
 ):
-    "Give pictures a pixel budget: larger ones are scaled down, keeping their shape"
+    "Limit the number of pixels of pictures: larger ones are scaled down and keep their proportions"
     images = processor.image_processor
-    # Told apart by what each family's image processor has, read in transformers 5.17.
+    # The families are told apart by attributes of their image processors, read in transformers 5.17.
     if hasattr(images, "max_image_size"): # Aria, which knows two sizes only
         images.max_image_size = 490 if max_image_size < 980 else 980
     elif "height" in images.size:
-        pass # Gemma 3 scales every picture to the one size that its tower has positions for
+        pass # Gemma 3 scales every picture to one size, since its tower has position embeddings for no other
     else:
-        # Qwen's "edges" are numbers of pixels of the whole picture. The least may not be above the most.
-        least = min(images.size["shortest_edge"], max_image_size**2)
-        images.size = {"shortest_edge": least, "longest_edge": max_image_size**2}
+        # In spite of their names, Qwen's two "edges" are numbers of pixels of the whole picture, and the
+        # lower limit must not exceed the upper one.
+        fewest_pixels = min(images.size["shortest_edge"], max_image_size**2)
+        images.size = {"shortest_edge": fewest_pixels, "longest_edge": max_image_size**2}
 
 # %% ../nbs/00a_models.ipynb #c030
 def load_vlm(
     name: str, # hub id, directory, or `tiny-` and a family for an untrained twin
     adapter: str = None, # directory of a LoRA adapter to put on
-    dtype: str = "auto", # see `pick_dtype`
-    attention: str = "auto", # see `pick_attention`
+    dtype: str = "auto", # of the weights: auto, float32, bfloat16 or float16
+    attention: str = "auto", # auto, flash_attention_2, sdpa or eager
     use_4bit: bool = False, # needs CUDA and bitsandbytes
-    max_image_size: int = None, # see `limit_pixels`; None keeps the checkpoint's own
-    trainable: bool = False, # keep training the adapter
+    max_image_size: int = None, # at most this many pixels squared a picture; None: as the checkpoint says
+    trainable: bool = False, # whether the adapter's weights are to be trained further
     cache_dir: str = None, # where hub downloads go
 ): # model, processor
-    "A vision-language model of one of the six families, with its processor padding on the left"
-    warn_of_untested()
-    # A twin is always float32, with the attention that transformers chooses for it: nothing is asked of it.
+    """Load a vision-language model of one of the six families with its processor, which pads on the left
+
+    A `tiny-` name builds an untrained twin instead."""
+    warn_of_untested() # prints libraries whose versions this book was not tested with
+    # A twin ignores dtype, attention and use_4bit: it is float32, with transformers' own choice of attention.
     if name.startswith("tiny-"):
         model = _load_twin(name)
     else:
         model = _load_checkpoint(name, dtype, attention, use_4bit, cache_dir)
     if adapter:
-        model = _put_on(model, name, adapter, trainable)
+        model = _with_adapter(model, name, adapter, trainable) # ValueError for an adapter of another model
     return model.eval(), load_processor(name, max_image_size, cache_dir)
 
 def load_processor(
     name: str, # hub id, directory, or `tiny-` and a family
-    max_image_size: int = None, # see `limit_pixels`; None keeps the checkpoint's own
+    max_image_size: int = None, # at most this many pixels squared a picture; None: as the checkpoint says
     cache_dir: str = None, # where hub downloads go
 ): # the processor that `load_vlm` gives, without the weights
-    "A model's processor, padding on the left"
+    "Load the processor of a model, which pads on the left"
     from transformers import AutoProcessor
     if name.startswith("tiny-"):
         processor = twin_processor(name.removeprefix("tiny-"))
     else:
         processor = AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
-    # An answer goes on from the last column of a batch: padding on the right would stand between the two.
+    # Generation continues behind the last token of each row; padding on the right would lie in between.
     processor.tokenizer.padding_side = "left"
     if max_image_size:
         limit_pixels(processor, max_image_size)
     return processor
 
 # %% ../nbs/00a_models.ipynb #n6d52b28
-def _put_on(model, name, adapter, trainable):
-    """`model` with a LoRA adapter that was made for it; ValueError for one of another base
+def _with_adapter(
+    model, # the base, loaded
+    name, # hub id or directory of the base
+    adapter, # directory of a LoRA adapter
+    trainable, # whether the adapter's weights are to be trained
+):
+    """Return `model` with a LoRA adapter; ValueError if the adapter was made for another model
 
-    PEFT by itself takes an adapter of another family or depth and says little or nothing."""
+    PEFT alone loads an adapter of another family or depth with little more than a warning."""
     from peft import PeftModel
-    _check_base(model, name, adapter)
-    refused = _of_another_base(name, adapter)
+    _check_base(model, name, adapter) # by what its adapter_config.json says
+    complaint = _of_another_base(name, adapter) # "… is an adapter of another base than …"
     try:
         with warnings.catch_warnings():
-            # PEFT warns of a missing weight and leaves it at its start; below that is an error.
+            # PEFT only warns of a missing weight; `_check_weights` below raises an error instead.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError) as e:
-        # weights of another shape: PEFT's error lists them all, and its beginning is enough
-        raise ValueError(f"{refused}: {' '.join(str(e).split())[:300]}") from e
-    _check_weights(adapted, adapter, refused)
+        # Weights of another shape. PEFT's message lists them all; its beginning, on one line, is enough.
+        peft_message = " ".join(str(e).split())[:300]
+        raise ValueError(f"{complaint}: {peft_message}") from e
+    _check_weights(adapted, adapter, complaint) # ValueError unless every weight has its place
     return adapted
 
 def _of_another_base(name, adapter):
-    "The beginning of each message"
+    "Return the beginning of each message about an adapter that does not fit its base"
     return f"{Path(adapter).name} is an adapter of another base than {Path(name).name}"
 
 def _check_base(model, name, adapter):
-    "Refuse an adapter whose adapter_config.json names another base, or says nothing that can be used"
-    described = Path(adapter) / "adapter_config.json"
-    if not described.exists():
-        raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
-    about = json.loads(described.read_text())
-    _check_alpha(adapter, about)
-    refused = _of_another_base(name, adapter)
-    trained_on = about.get("base_model_name_or_path") or ""
-    kind = model.config.model_type
-    named_kind = _family_of(trained_on) # None: the name does not tell, and the weights decide
-    if named_kind not in (None, kind):
-        raise ValueError(f"{refused}: it was trained on {Path(trained_on).name}, a {named_kind}, "
-                         f"and this is a {kind}")
-    # Two ids of the hub are two models. Of folders nothing can be said: one may be a copy of the other.
-    hub_ids = all(re.fullmatch(r"[\w.-]+/[\w.-]+", n) and not Path(n).exists() for n in (name, trained_on))
-    if hub_ids and name != trained_on:
-        raise ValueError(f"{refused}: it was trained on {trained_on}")
+    """Refuse an adapter whose adapter_config.json names another base than `name`, or no usable scale
 
-def _check_weights(adapted, adapter, refused):
-    "Refuse an adapter whose file has weights without a place in the model, or lacks weights of one"
+    FileNotFoundError if there is no such file, else ValueError."""
+    config_path = Path(adapter) / "adapter_config.json"
+    if not config_path.exists():
+        raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
+    config = json.loads(config_path.read_text())
+    _check_alpha(adapter, config) # ValueError for a lora_alpha of 0 or none
+    complaint = _of_another_base(name, adapter)
+    trained_on = config.get("base_model_name_or_path") or ""
+    family = model.config.model_type
+    adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
+    if adapter_family not in (None, family):
+        raise ValueError(f"{complaint}: it was trained on {Path(trained_on).name}, a {adapter_family}, "
+                         f"and this is a {family}")
+    # Two different hub ids (owner/name) are two models. Two different folders may be copies of one model.
+    def is_hub_id(text):
+        return re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text).exists()
+    if is_hub_id(name) and is_hub_id(trained_on) and name != trained_on:
+        raise ValueError(f"{complaint}: it was trained on {trained_on}")
+
+def _check_weights(adapted, adapter, complaint):
+    """Raise ValueError unless the adapter's file and the adapted model have the same weights, by name
+
+    `complaint` begins the message."""
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
-    # Both use the names of the file, without the adapter's own name in them (read in peft 0.21).
-    stored = set(load_peft_weights(str(adapter), device="cpu"))
-    own = set(get_peft_model_state_dict(adapted))
-    if stored != own:
-        raise ValueError(f"{refused}: {len(stored - own)} of its {len(stored)} weights have no place there, "
-                         f"{len(own - stored)} places get none; first: {min(stored ^ own)}")
+    # Both functions name weights as the file does, without the adapter's name (read in peft 0.21).
+    stored_names = set(load_peft_weights(str(adapter), device="cpu"))
+    expected_names = set(get_peft_model_state_dict(adapted))
+    if stored_names != expected_names:
+        surplus, missing = stored_names - expected_names, expected_names - stored_names
+        raise ValueError(f"{complaint}: {len(surplus)} of its {len(stored_names)} weights have no place "
+                         f"there, {len(missing)} places get none; first: {min(surplus | missing)}")
 
 # %% ../nbs/00a_models.ipynb #n612bac9
 def _family_of(name):
-    """Family of a base that an adapter names; None where the name does not tell
+    """Return the family of the base model that an adapter names, such as qwen3_vl; None if it cannot be told
 
-    By the base's config.json while it is still there, else by the words in a hub id."""
+    It is read from the base's config.json, if that is still there, or else found by words in the hub id."""
     config = Path(name) / "config.json"
     if config.is_file():
         return json.loads(config.read_text()).get("model_type")
-    # part of a hub id, in lower case → family
-    words = {"qwen2.5-vl": "qwen2_5_vl", "qwen2-vl": "qwen2_vl", "qwen3-vl": "qwen3_vl", "qwen3.5": "qwen3_5",
-             "gemma-3-": "gemma3", "rhymes-ai/aria": "aria"}
-    return next((kind for word, kind in words.items() if word in name.lower()), None)
+    # a part of hub ids, in lower case → family
+    family_of_word = {"qwen2.5-vl": "qwen2_5_vl", "qwen2-vl": "qwen2_vl", "qwen3-vl": "qwen3_vl",
+                      "qwen3.5": "qwen3_5", "gemma-3-": "gemma3", "rhymes-ai/aria": "aria"}
+    for word, family in family_of_word.items():
+        if word in name.lower():
+            return family
+    return None
 
-def _check_alpha(adapter, about):
-    "Refuse an adapter whose config scales all or some of it with 0, or does not say how it is scaled"
-    if about.get("peft_type") != "LORA":
+def _check_alpha(
+    adapter, # its directory, for the message
+    config, # content of its adapter_config.json
+):
+    """Raise ValueError if an adapter's config gives some layers a lora_alpha of 0, or no lora_alpha at all
+
+    An adapter's update is scaled by lora_alpha / r, so 0 would switch it off."""
+    if config.get("peft_type") != "LORA":
         return
-    # verl's merger once wrote 0 where it did not know; PEFT takes that, and 8 where nothing is said.
-    # `alpha_pattern`: layer → an alpha of its own.
-    written = {"lora_alpha": about.get("lora_alpha"), **(about.get("alpha_pattern") or {})}
-    for name, alpha in written.items():
+    # verl's tool for merging checkpoints once wrote 0 where it did not know the value. PEFT accepts 0, and
+    # takes 8 where there is none. `alpha_pattern` has layers with an alpha of their own: name → alpha.
+    alphas = {"lora_alpha": config.get("lora_alpha"), **(config.get("alpha_pattern") or {})}
+    for name, alpha in alphas.items():
         if not alpha:
             if alpha is None:
                 fault = "does not say its lora_alpha"
@@ -514,20 +571,21 @@ def _check_alpha(adapter, about):
                              "write the alpha of its training into it")
 
 def _load_twin(name):
-    "Twin called `name`, on the GPU where there is one"
+    "Build the twin called `name` (tiny- and a family), on the GPU if there is one"
     model, _ = tiny_twin(name.removeprefix("tiny-"))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
-    "Checkpoint `name` with the choices made and said"
+    "Load the weights of checkpoint `name` and print its family, number type and attention"
     from transformers import AutoModelForImageTextToText
-    dtype = pick_dtype(dtype)
+    dtype = pick_dtype(dtype) # from a name to torch's type
+    # `four_bit`: the configuration for 4-bit weights
     extra = {"quantization_config": four_bit(dtype)} if use_4bit else {}
-    attention, why = pick_attention(attention, dtype)
-    kind = model_type(name, cache_dir)
-    print(f"{Path(name).name}: {kind}, {str(dtype).removeprefix('torch.')}, {why}")
+    attention, why = pick_attention(attention, dtype) # why: one line to print
+    family = model_type(name, cache_dir) # ValueError for a family that is not supported
+    print(f"{Path(name).name}: {family}, {str(dtype).removeprefix('torch.')}, {why}")
     if torch.cuda.is_available():
-        # "" is the whole model: it goes to the GPU of this process, of which torchrun tells in LOCAL_RANK.
+        # "" stands for the whole model. It goes to the GPU of this process, whose number torchrun sets.
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
     return AutoModelForImageTextToText.from_pretrained(
         name, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir, **extra)
@@ -536,16 +594,17 @@ def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
 def model_type(
     name: str, # hub id or directory
     cache_dir: str = None, # where hub downloads go
-) -> str: # a key of `families`
-    "Family of a checkpoint, from its config.json; other families are refused by name"
+) -> str: # such as qwen2_5_vl
+    "Return the family of a checkpoint, from its config.json; ValueError for a family that is not supported"
     from transformers import AutoConfig
-    # transformers would take a missing folder for an id of the hub, and speak of that.
+    # transformers would take a missing folder for a hub id, and its message would be about the hub.
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
         raise FileNotFoundError(f"model {name!r}: no such directory")
-    kind = AutoConfig.from_pretrained(name, cache_dir=cache_dir).model_type
-    if kind not in families:
-        raise ValueError(f"model {name!r} is of type {kind!r}{nearest(kind, list(families))}")
-    return kind
+    family = AutoConfig.from_pretrained(name, cache_dir=cache_dir).model_type
+    if family not in families:
+        suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
+        raise ValueError(f"model {name!r} is of type {family!r}{suggestion}")
+    return family
 
 # %% ../nbs/00a_models.ipynb #c038
 def add_lora(
@@ -555,29 +614,31 @@ def add_lora(
     dropout: float = 0.05, # on the adapter's input
     vision: bool = False, # adapt the linear layers of the vision tower too
 ): # peft model; only the adapter trains
-    "A LoRA adapter on the language model's attention and MLP, and on nothing else unless asked"
+    "Add a LoRA adapter to the attention and MLP layers of the language model; only the adapter trains"
     from peft import get_peft_model, prepare_model_for_kbit_training
     if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model) # see peft 0.21: other weights become float32
+        # as QLoRA wants it: all weights that are not in 4 bits become float32 (read in peft 0.21)
+        model = prepare_model_for_kbit_training(model)
     return get_peft_model(model, lora_config(model, r, alpha, dropout, vision))
 
 def lora_config(
     model, # of any family
     r: int = 64, # rank
-    alpha: int = 128, # scale times rank
+    alpha: int = 128, # the update is scaled by alpha / r
     dropout: float = 0.05, # on the adapter's input
-    vision: bool = False, # the vision tower too
+    vision: bool = False, # adapt the linear layers of the vision tower too
 ): # peft.LoraConfig
-    "The configuration behind `add_lora`"
+    "Return the configuration of the adapter that `add_lora` adds"
     from peft import LoraConfig
-    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
-    # Whole names and no endings: a vision tower has layers with the same endings, which must not be adapted.
-    nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$" # of Qwen3.5
-    of_language = rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{nets}"
-    layers = [n for n in names if re.search(of_language, n)]
+    linear_layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names.
+    delta_nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$"
+    of_language = rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{delta_nets}"
+    # PEFT gets whole names: endings alone, such as q_proj, would also match layers of the vision tower.
+    layers = [name for name in linear_layers if re.search(of_language, name)]
     if vision:
-        # Qwen calls its tower visual, Gemma 3 and Aria vision_tower.
-        layers += [n for n in names if re.search(r"(^|\.)(visual|vision_tower)\.", n)]
+        # The vision tower is called `visual` in Qwen's models, `vision_tower` in Gemma 3 and Aria.
+        layers += [name for name in linear_layers if re.search(r"(^|\.)(visual|vision_tower)\.", name)]
     return LoraConfig(
         r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers, task_type="CAUSAL_LM")
 
@@ -587,137 +648,158 @@ def merge_lora(
     lora_model: str, # directory of the adapter
     output_path: str, # directory to write, must not exist
     cache_dir: str = None, # where hub downloads go
-    dtype: str = "keep", # of the merged weights: each tensor's own, or as in `pick_dtype`
+    dtype: str = "keep", # of the result: keep (each tensor's own), float32, bfloat16, float16 or auto
     transformers_4: bool = False, # rewrite config, tokenizer, processor where transformers 4 cannot read them
 ):
-    """Fold an adapter into its base: weights change, and every other file of the base stays byte for byte
+    """Merge an adapter into its base model and write the result as a new model directory
 
-    So does every tensor that the adapter does not change. A base of this book (`tiny-…`) has no files and is
-    saved whole."""
+    Only tensors that the adapter changes are replaced: all others, and every other file of the base, are
+    copied byte for byte. A tiny twin as base has no files, so it is saved as a whole."""
     if Path(output_path).exists():
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
-    files = base_files(base_model, cache_dir) # None for a twin
-    asked_for = None if dtype == "keep" else dtype
-    loaded_as = asked_for or (files and stored_dtype(files)) or "auto"
+    files = base_files(base_model, cache_dir) # directory of the base; None for a twin
+    # None also where the weights have another form than safetensors
+    file_dtype = stored_dtype(files) if files else None
+    new_dtype = None if dtype == "keep" else dtype
+    loaded_as = new_dtype or file_dtype or "auto"
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
-    # Asked before merging, which puts plain layers in the place of the adapter's.
-    layers = adapted_layers(adapted)
+    layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
     merged = adapted.merge_and_unload()
+    # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
-        if files is None or stored_dtype(files) is None: # a twin, or weights in another form than safetensors
+        if file_dtype is None: # there are no weight files in which to replace tensors
             merged.save_pretrained(aside)
         if files is None:
             save_processor(processor, aside)
         else:
-            _keep_files(files, aside, merged, layers, None if dtype == "keep" else loaded_as)
+            _keep_files(files, aside, merged, layers, new_dtype)
+        # only_for_transformers_5 lists what transformers 4 cannot read there
         if (transformers_4 or files is None) and only_for_transformers_5(aside):
             for_transformers_4(aside)
 
 def base_files(
     name: str, # path or hub id, or a twin
     cache_dir: str = None, # where hub downloads go
-) -> Path | None: # directory with all files of the checkpoint; None: a twin has none
-    """Where the files of a checkpoint lie
+) -> Path | None:
+    """Return the directory with the files of a checkpoint; None for a tiny twin, which has no files
 
-    Those of the hub are fetched; weights in forms that nobody here reads are left out."""
+    A model of the hub is downloaded, without weights in formats that this package does not read."""
     if name.startswith("tiny-"):
         return None
-    model_type(name, cache_dir) # says what is wrong with the name
+    model_type(name, cache_dir) # raises an error if there is no such model
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
+    # other_weights: patterns such as *.bin
     return Path(snapshot_download(name, cache_dir=cache_dir, ignore_patterns=list(other_weights)))
 
 # %% ../nbs/00a_models.ipynb #nmergf01
 def adapted_layers(
     model, # a peft model
-) -> set: # names in the base model
-    "Layers of the base that an adapter changes, copies that were trained whole among them"
+) -> set: # their names in the base model
+    "Return the layers of the base that an adapter changes, also those that were trained as a whole"
     from peft.tuners.tuners_utils import BaseTunerLayer
-    # Read in peft 0.21: what trains a whole layer, or some tokens, is an AuxiliaryTrainingWrapper.
+    # Read in peft 0.21: this class wraps a layer that is trained as a whole, or for some tokens only.
     from peft.utils.other import AuxiliaryTrainingWrapper
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     return {name for name, module in model.get_base_model().named_modules() if isinstance(module, kinds)}
 
-def _keep_files(files, aside, merged, layers, dtype):
-    "The base's files in `aside`, with the weights that the adapter has changed in the place of the old ones"
-    # Weights that `save_pretrained` has put there stay; its descriptions give way to the base's.
+def _keep_files(
+    files, # directory of the base
+    aside, # directory to write to
+    merged, # the model with the adapter merged into it
+    layers, # names of the layers that the adapter has changed
+    dtype, # name of the type of all weights; None keeps each tensor's own
+):
+    "Write the base's files into `aside`, with the merged weights in the place of those that have changed"
+    # `save_pretrained` may have written weights there, which stay. Its configs are overwritten by the base's.
     left_out = copy_descriptions(files, aside)
-    if stored_dtype(files) is not None:
+    if stored_dtype(files) is not None: # there are safetensors files
         replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
     if left_out:
         print(f"{files.name}: weights in other forms were not copied, since they are not merged: "
               f"{', '.join(left_out)}")
-    if dtype is not None:
+    if dtype is not None: # the config must name the new type
         config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
         write_json(aside / "config.json", config_with_dtype(config, dtype))
 
-def _changed_weights(merged, layers, files):
-    "Name in the base's files → new numbers, of all weights that merging can have changed"
-    # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the
-    # hub's files, as save_pretrained does. A base may have been saved under today's names, too.
+def _changed_weights(
+    merged, # the model with the adapter merged into it
+    layers, # names of the layers that the adapter has changed
+    files, # directory of the base
+): # dict: name of a tensor in the base's files → its new numbers
+    """Return the new numbers of all weights that merging may have changed, by their names in the base's files
+
+    ValueError if no file holds a weight that the adapter changes."""
+    # Not a public name (read in transformers 5.17): it turns names of a state dict into those of the hub's
+    # files, as save_pretrained does. A base may also have been saved with the names of today's state dict.
     from transformers.core_model_loading import revert_weight_conversion
     state = merged.state_dict()
-    # name → the name whose numbers it shares; a file may hold either or both
+    # name → name of the tensor with which it shares its numbers; a file may hold either or both
     tied = merged.all_tied_weights_keys
     beginnings = tuple(f"{layer}." for layer in layers)
-    touched = {name for name in state if name.startswith(beginnings)}
+    touched = {name for name in state if name.startswith(beginnings)} # weights that the adapter changes
     for pair in tied.items():
         if touched & set(pair):
             touched |= set(pair)
-    # By the tensor's identity: the conversion hands on a tensor that it only renames as the same object.
-    own_name = {id(tensor): name for name, tensor in state.items()}
-    held = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
-    changed, placed = {}, set()
+    # The conversion hands on a tensor that it only renames as the same object, so `id` tells its old name.
+    name_by_id = {id(tensor): name for name, tensor in state.items()}
+    names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
+    changed, placed = {}, set() # placed: names in the state dict of the tensors in `changed`
     # Names of the hub's files come first, so today's names win where a file holds those.
-    for in_files, tensor in [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]:
-        # A tensor without a name of its own was made of several. Whether one of them has changed is not
-        # known; its numbers are right in either case.
-        own = own_name.get(id(tensor))
-        if in_files in held and (own is None or own in touched):
-            changed[in_files] = tensor
-            placed.add(own)
-    # Every touched weight must have come into a file, under its own name or that of one it is tied to. Where
-    # a tensor was made of several (None), it may have gone into that one.
+    for name_in_file, tensor in [*revert_weight_conversion(merged, dict(state)).items(), *state.items()]:
+        # None: the conversion made this tensor of several. Whether one of them has changed is not known, so
+        # it is written in any case: its numbers are right.
+        own_name = name_by_id.get(id(tensor))
+        if name_in_file in names_in_files and (own_name is None or own_name in touched):
+            changed[name_in_file] = tensor
+            placed.add(own_name)
+    # Every touched weight must have come into a file, under its own name or that of one it is tied to. If a
+    # tensor was made of several (None), the weight may be in that one.
     for name in sorted(touched):
-        others = {other for other, source in tied.items() if source == name}
-        twins = others | {name, tied.get(name, name)}
-        if not twins & placed and None not in placed:
+        tied_to_it = {other for other, source in tied.items() if source == name}
+        same_numbers = tied_to_it | {name, tied.get(name, name)}
+        if not same_numbers & placed and None not in placed:
+            suggestion = nearest(name, sorted(names_in_files)) # ": did you mean …?", or a list of all
             raise ValueError(f"{files.name}: no weight file holds {name!r}, which the adapter changes"
-                             f"{nearest(name, sorted(held))}")
+                             f"{suggestion}")
     return changed
 
 # %% ../nbs/00a_models.ipynb #c049
 def last_real_token(
     attention_mask, # tensor [B, T]
 ): # tensor [B]
-    "Last position whose mask is 1, on whichever side the padding is"
+    "Return, for each row, the last position whose mask is 1, on whichever side the padding is"
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    # A real token has its place, padding 0: the largest is the last real one.
+    # The product is its position for a real token and 0 for padding: its maximum is at the last real token.
     return (attention_mask * places).argmax(1)
 
 def hidden_size(
     config, # of any family
-) -> int: # width of the last hidden state
-    "`config.hidden_size`, else `config.text_config.hidden_size`, else 2048"
+) -> int:
+    "Return the width of the last hidden state, from the config of a whole model or of its language model"
     text = getattr(config, "text_config", None)
-    # A vision-language config keeps it in its text part, an inner language model's at the top. 2048 is for a
-    # config that has neither.
+    # The config of a vision-language model has the number in its text_config, that of a language model at its
+    # top. 2048 is a guess for a config that has neither.
     return getattr(config, "hidden_size", None) or getattr(text, "hidden_size", None) or 2048
 
 # %% ../nbs/00a_models.ipynb #nfe0f072
 class BackboneWithHead(torch.nn.Module):
-    "A vision-language backbone read to its last real token, then a head: encodings → [B, outputs]"
+    "A vision-language model without vocabulary head, and a head that reads each text's last real token"
     def __init__(self,
         backbone, # the inner model without vocabulary head, as `model.model`
         head: torch.nn.Module, # [B, hidden] → [B, outputs]
     ):
+        "Join a backbone, such as a vision-language model without its vocabulary head, and a head"
         super().__init__()
         self.backbone, self.head = backbone, head
 
     def forward(self, attention_mask, **encodings):
-        "Numbers of the head for each of B texts with their pictures: attention_mask [B, T] → [B, outputs]"
+        """Return the head's numbers for each of B texts with their pictures, [B, outputs]
+
+        `attention_mask` is [B, T]; `encodings` holds the processor's other tensors, such as input_ids."""
         hidden = self.backbone(attention_mask=attention_mask, **encodings).last_hidden_state # [B, T, hidden]
+        # [B, hidden]: of each text the state at its last token that is not padding
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
-        # The head may be float32 above a backbone of 16 bits: the score keeps the head's number type.
+        # The head may be in float32 and the backbone in 16 bits: states are converted to the head's type.
         return self.head(last.to(next(self.head.parameters()).dtype))

@@ -1,6 +1,6 @@
-"""Settings that check themselves: read from a command line, a notebook or a form, completed by presets,
-refused with all that is wrong with them in one message. And `GRPOSettings`, which the page of chapter 05, the
-command and the service share.
+"""Settings that check themselves: read from a command line, a notebook or a form, completed by presets, and
+refused with one message that names everything that is wrong. And `GRPOSettings`, which the page of chapter
+05, the command and the service share.
 
 Written by hand, not exported from a notebook. No torch: a server and `--help` must start without it."""
 import difflib
@@ -31,14 +31,16 @@ class SettingsError(ValueError):
 
 
 def nearest(
-    name: str, # what was written
-    known: list, # what there is
-) -> str: # ": did you mean …?" or the list of all
-    "The end of an error message: the nearest known name, or all of them"
-    # Below difflib's own 0.6: a guess too many is better than the list of all names.
+    name: str, # the unknown name
+    known: list, # the names that exist
+) -> str:
+    """Return the end of an error message about an unknown name
+
+    It is `: did you mean 'lr'?` where a known name is similar, else a list of all known names."""
+    # 0.5 instead of difflib's 0.6, so that it guesses more often: a wrong guess is better than a long list.
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close and len(name) > 2:
-        close = [k for k in known if name in k] # "grpo" for "05_grpo" is too far for difflib
+        close = [k for k in known if name in k] # difflib does not find "05_grpo" for "grpo"
     if close:
         return f": did you mean {close[0]!r}?"
     return f" (there are: {', '.join(known)})"
@@ -48,45 +50,47 @@ def nearest(
 
 def as_type(
     name: str, # for the message
-    value, # what was given: a value of the type, or its text
+    value, # a value of the type, or its text
     kind, # annotation: int, float, bool, str or dict, also `int | None`
 ): # value of that type
-    "`value` as `kind`: \"5e-5\" becomes a float, \"true\" a bool; 2.5 is no int"
-    kinds = typing.get_args(kind) or (kind,)
+    """Convert `value` to the type `kind`; SettingsError where it does not fit
+
+    "5e-5" becomes a float and "true" a bool, but 2.5 is not taken for an int."""
+    kinds = typing.get_args(kind) or (kind,) # the types of a union such as `int | None`, or the one type
     takes_none = type(None) in kinds
     if value is None or (takes_none and isinstance(value, str) and value.lower() == "none"):
-        return None # a None that was not asked for is `read_settings`' to refuse: it knows the default
-    # In the order of the annotation: `int | float` makes an int of "2".
-    for one in kinds:
-        if one is not type(None) and _fits(value, one):
-            return _converted(value, one)
-    wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
-    raise SettingsError(f"{name} = {value!r}: expected {wanted}")
+        return None # where None is not allowed, `read_settings` refuses it: it knows the default
+    # The first type that fits is taken: `int | float` makes an int of "2".
+    for candidate in kinds:
+        if candidate is not type(None) and _fits(value, candidate):
+            return _converted(value, candidate)
+    expected = " or ".join(k.__name__ for k in kinds if k is not type(None))
+    raise SettingsError(f"{name} = {value!r}: expected {expected}")
 
 
 def _fits(value, kind):
-    "Whether `value`, or what its text says, is of the type `kind` and of no other meaning"
+    "Return True if `value` has the type `kind`, or is a text or number that can only mean that type"
     if kind is bool:
         return isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
     if kind is str:
-        return isinstance(value, (str, bool)) # papermill makes a bool of the text "true"
+        return isinstance(value, (str, bool)) # papermill turns the text "true" into a bool
     if kind in (dict, list):
         return isinstance(value, kind)
-    # Python's True is the number 1; as a setting it is a mistake.
+    # In Python a bool is an int too (True == 1), but True for a number is a mistake.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return False
-    number = finite_number(value)
+    number = finite_number(value) # None for a text that is no number, for NaN and infinities
     if number is None:
         return False
-    return kind is float or number == int(number) # "2.0" is an int, 2.5 is none
+    return kind is float or number == int(number) # 2.0 fits an int, 2.5 does not
 
 
 def _converted(value, kind):
-    "`value` as `kind`, which `_fits` has found to be possible"
+    "Convert `value` to the type `kind`; `_fits` has checked before that this is possible"
     if kind is bool:
         return str(value).strip().lower() == "true"
     if kind is str:
-        return value if isinstance(value, str) else str(value).lower()
+        return value if isinstance(value, str) else str(value).lower() # a bool as it was written: "true"
     if kind in (dict, list):
         return value
     return kind(finite_number(value))
@@ -95,12 +99,12 @@ def _converted(value, kind):
 def finite_number(
     text, # a number or its text
 ) -> float | None: # None for what is no number, and for NaN and infinities
-    "`text` as a finite float"
+    "Return `text` as a float; None if it is no number, or NaN or infinite"
     try:
         number = float(text)
     except ValueError:
         return None
-    # float() reads "nan" and "inf" too, and NaN is on neither side of any bound.
+    # float() also reads "nan" and "inf". NaN would pass range checks: every comparison with it is False.
     return number if math.isfinite(number) else None
 
 
@@ -111,35 +115,40 @@ def read_settings(
     given: dict, # name → value
     where: str = "settings", # begins each message
 ): # an instance of `cls`
-    "`given` as checked settings; unknown names and wrong types stop at once, all of them in one message"
-    known = {f.name: f.default for f in fields(cls)} # name → default
-    kinds = typing.get_type_hints(cls)
-    aliases = getattr(cls, "aliases", {})
+    """Make checked settings of names and values
+
+    One SettingsError names all unknown names and wrong types. Then the rules of `cls.check` are applied."""
+    defaults = {f.name: f.default for f in fields(cls)}
+    kinds = typing.get_type_hints(cls) # name → type
+    aliases = getattr(cls, "aliases", {}) # another name → the setting, such as learning_rate → lr
+    # Other names whose values are translated too: name → (the setting, {value in lower case: the setting's}).
+    # For example mask_truncated_completions=true stands for when_cut=masked.
     stand_ins = getattr(cls, "stand_ins", {})
-    values, wrong = {}, []
-    for written, value in given.items():
+    values, problems = {}, []
+    for written, value in given.items(): # written: the name as the user wrote it
         name = aliases.get(written, written)
-        if written in stand_ins: # another name that has values of its own: both are translated
-            name, meanings = stand_ins[written]
-            value = meanings.get(str(value).strip().lower(), value)
-        if name not in known:
-            wrong.append(_unknown(written, [*known, *aliases, *stand_ins]))
+        if written in stand_ins:
+            name, translations = stand_ins[written]
+            value = translations.get(str(value).strip().lower(), value)
+        if name not in defaults:
+            # `_unknown` returns a message with the nearest of all names
+            problems.append(_unknown(written, [*defaults, *aliases, *stand_ins]))
             continue
-        if name in values: # under its own name and an alias: neither is better than the other
-            wrong.append(f"{name!r} is given twice (as {written!r} too)")
+        if name in values: # under its own name and under another: we cannot tell which is meant
+            problems.append(f"{name!r} is given twice (as {written!r} too)")
             continue
-        # None is a value where the type or the default says so: it leaves the choice to a preset.
-        takes_none = known[name] is None or type(None) in typing.get_args(kinds[name])
+        # None is allowed where the type or the default is None: a preset then fills in the value.
+        takes_none = defaults[name] is None or type(None) in typing.get_args(kinds[name])
         if value is None and not takes_none:
-            wrong.append(f"{written} = None: expected {kinds[name].__name__}")
+            problems.append(f"{written} = None: expected {kinds[name].__name__}")
             continue
         try:
             values[name] = as_type(written, value, kinds[name])
         except SettingsError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise SettingsError(f"{where}: " + "; ".join(wrong))
-    # Only now: rules compare settings with one another, and would complain of a value that was refused above.
+            problems.append(str(error))
+    if problems:
+        raise SettingsError(f"{where}: " + "; ".join(problems))
+    # Rules come last: they compare settings with one another, so all types must be right.
     settings = cls(**values)
     if hasattr(settings, "check"):
         settings.check()
@@ -147,49 +156,57 @@ def read_settings(
 
 
 def _unknown(name, known):
-    "What to say of a name that is no setting; never its value, which may be a key"
+    "Return the message about a name that is no setting; never with its value, which may be a secret key"
     if re.search(r"(^|_)(api_?key|key|token|password|secret)$", name.lower()):
         return (f"{name}: a key is never taken from a command line, a page or a file; "
                 "set it in the environment (WANDB_API_KEY, HF_TOKEN)")
-    return f"there is no {name!r}{nearest(name, known)}"
+    suggestion = nearest(name, known) # ": did you mean …?", or a list of all
+    return f"there is no {name!r}{suggestion}"
 
 
 def flag_names(
     cls: type, # a dataclass of settings
-) -> set: # names that may stand on a command line without a value, which then is "true"
-    "The settings that are true or false, under all of their names"
+) -> set: # names
+    """Return the names, and the other names, of all settings that are true or false
+
+    On a command line such a name can stand without a value, and then means "true"."""
     kinds = typing.get_type_hints(cls)
     flags = {f.name for f in fields(cls) if kinds[f.name] is bool}
-    others = {other for other, name in getattr(cls, "aliases", {}).items() if name in flags}
-    # another name → (name, {its text: value}); one that knows "true" can stand alone, too
-    meanings_of = getattr(cls, "stand_ins", {})
-    stand_ins = {other for other, (_, meanings) in meanings_of.items() if "true" in meanings}
-    return flags | others | stand_ins
+    flag_aliases = {other for other, name in getattr(cls, "aliases", {}).items() if name in flags}
+    # Other names whose values are translated too: name → (the setting, {value in lower case: the setting's}).
+    # One that has a translation of "true" can stand without a value.
+    stand_ins = getattr(cls, "stand_ins", {})
+    flag_stand_ins = {other for other, (_, translations) in stand_ins.items() if "true" in translations}
+    return flags | flag_aliases | flag_stand_ins
 
 
 def named_options(
     rest: list, # of a command line
     flags: set = frozenset(), # names that may stand without a value
 ) -> dict: # name → text
-    "`--name value` and `--name=value`, - and _ meaning the same; anything else is a `SettingsError`"
-    # No message repeats a value: it may be a key that somebody has put on the command line.
-    options, last = {}, "the start" # `last`: the option before, by which a message says where
+    """Read `--name value` and `--name=value` from a command line; SettingsError for anything else
+
+    - and _ in a name mean the same. A name in `flags` can stand without a value, and is then "true"."""
+    # No message repeats a value: it may be a secret key that somebody has put on the command line. A message
+    # names the option before it instead.
+    options, last_option = {}, "the start"
     words = list(rest)
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
-            raise SettingsError(f"expected --name value pairs, found a value without a name after {last}")
-        last, equals, value = word.partition("=")
-        name = last[2:].replace("-", "_").lower()
+            raise SettingsError("expected --name value pairs, found a value without a name "
+                                f"after {last_option}")
+        last_option, equals, value = word.partition("=")
+        name = last_option[2:].replace("-", "_").lower()
         if not equals:
             # A negative number begins with one dash only, so it is a value.
-            follows = bool(words) and not words[0].startswith("--")
-            if follows:
+            value_follows = bool(words) and not words[0].startswith("--")
+            if value_follows:
                 value = words.pop(0)
             elif name in flags:
                 value = "true"
             else:
-                raise SettingsError(f"expected --name value pairs, found {last} without a value")
+                raise SettingsError(f"expected --name value pairs, found {last_option} without a value")
         options[name] = value
     return options
 
@@ -198,31 +215,35 @@ def names_since(
     before, # what was there before the parameters cell: `dict(globals())`, or its names alone as a frozenset
     names: dict, # `globals()` just after it
 ) -> dict: # name → value
-    """Every public name that the parameters cell, or papermill after it, has set
+    """Return the public names that a notebook's parameters cell, or papermill after it, has set
 
-    With a dict as `before` also those that were there and were set anew."""
-    # A page that has lessons before its parameters has names of its own by then. A misspelled `-p mask 1`
-    # sets one of them anew: it must be refused like any other name that is no setting.
-    found = {}
+    With a dict as `before`, names are included that existed before and got a new value."""
+    # Why new values matter: a notebook with lessons before its parameters cell has variables of its own, such
+    # as `mask`. `-p mask 1`, which is no setting, gives one of them a new value, and must be refused.
+    set_names = {}
     for name, value in names.items():
         if name.startswith("_") or name == "before":
             continue
-        if name in before and (not isinstance(before, dict) or before[name] is value):
-            continue
-        found[name] = value
-    return found
+        if name in before:
+            # a frozenset holds no values, so it cannot tell whether one is new
+            has_new_value = isinstance(before, dict) and before[name] is not value
+            if not has_new_value:
+                continue
+        set_names[name] = value
+    return set_names
 
 
 def settings_help(
     cls: type, # a dataclass whose source can be read
 ) -> dict: # field name → the comment behind it
-    "Help text of each field of `cls`, from the comments in its source"
+    "Return the help text of each setting, read from the comments in the source of `cls`"
+    # such as `    lr: float = None # Learning rate`
     field_line = re.compile(r"^\s+(\w+): [^#]*?#\s*(.+?)\s*$")
-    # A comment that is too long for its line goes on below it, three blanks behind the mark.
-    more_of_it = re.compile(r"^\s+# {3}(\S.*?)\s*$")
+    # A comment that is too long for its line continues on the next one, with three blanks behind the #.
+    continuation = re.compile(r"^\s+# {3}(\S.*?)\s*$")
     texts, name = {}, None
     for line in _source(cls).splitlines():
-        if name and (more := more_of_it.match(line)):
+        if name and (more := continuation.match(line)):
             texts[name] += f" {more[1]}"
         elif field := field_line.match(line):
             name = field[1]
@@ -231,16 +252,17 @@ def settings_help(
 
 
 def _source(cls):
-    "Source of `cls`; for a class typed into a notebook, the cell that holds its methods"
+    "Return the source of `cls`; for a class typed into a notebook, that of the cell with its methods"
     try:
         return inspect.getsource(cls)
     except OSError:
-        pass # a class of a notebook has no file; IPython keeps its cells in linecache
+        pass # a class of a notebook has no file
+    # IPython keeps the text of each cell in linecache, under the file name in the code of its functions.
     for member in vars(cls).values():
         function = member.fget if isinstance(member, property) else member
         code = getattr(function, "__code__", None)
         text = "".join(linecache.getlines(code.co_filename)) if code else ""
-        # A dataclass has methods of its own making too, whose code lies in no file.
+        # Methods that @dataclass has made, such as __init__, come from no cell and have no such text.
         if f"class {cls.__name__}" in text:
             return text
     return ""
@@ -248,107 +270,115 @@ def _source(cls):
 
 # A class of settings
 
-# The twins' hidden states are 128 wide, those of the smallest real model that is supported 1536.
+# The largest `hidden_size` of a model that is taken for a tiny twin. Those of this book have 128, the
+# smallest real model that is supported has 1536.
 WIDEST_TWIN = 512
 
 
 def size_by_model(
     model: str | None, # hub id, directory or the name of a twin
 ) -> str: # tiny or gpu
-    "The preset that fits a model: tiny for a twin, by its name or saved in a directory, gpu for any other"
+    """Return the name of the preset that fits a model: "tiny" for a tiny twin, "gpu" for any other
+
+    A twin is known by its name, or in a directory by the width of its hidden states."""
     if not model or model.startswith("tiny-"):
         return "tiny"
     folder = Path(model)
-    for name, base in (("adapter_config.json", "base_model_name_or_path"), ("reward_model.json", "base")):
-        # An adapter, or a head above one, is as large as what it stands on.
-        below = _read_object(folder / name).get(base)
-        if below and below != model:
-            return size_by_model(below)
+    for name, base_key in (("adapter_config.json", "base_model_name_or_path"), ("reward_model.json", "base")):
+        # An adapter or a reward head belongs to a base model, whose size counts.
+        base_model = _read_object(folder / name).get(base_key)
+        if base_model and base_model != model:
+            return size_by_model(base_model)
     config = _read_object(folder / "config.json")
-    width = (config.get("text_config") or config).get("hidden_size")
+    # a vision-language model keeps the numbers of its language model in a part of its config
+    text_config = config.get("text_config") or config
+    width = text_config.get("hidden_size")
     return "tiny" if isinstance(width, int) and width <= WIDEST_TWIN else "gpu"
 
 
 def _read_object(path):
-    "A JSON object; an empty one where there is no such file or nothing in it that can be read"
+    "Read a JSON object from a file; return {} if the file is missing, unreadable or holds something else"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 class Settings:
-    """Base of a dataclass of settings with a preset for each `size`
-
-    It fills in what is None and refuses what cannot be."""
-    # A subclass gives `presets` and `rules`, and may give `filled_in` and `wanted_model`. `read_settings`
-    # calls `check`, and reads two more of its attributes: `aliases` (another name → name) and `stand_ins`
-    # (another name → (name, {its text in lower case: value})).
-    presets: ClassVar[dict] = {} # size → {name: value where None was given}
+    "Base class of settings with a preset for each `size`: fills in what is None and checks the rules"
+    # A subclass is a dataclass that defines `presets` and `rules`, and may define `filled_in` and
+    # `wanted_model`. `read_settings` calls `check`, and reads two more attributes of the subclass:
+    #   aliases    another name → the setting, such as {"learning_rate": "lr"}
+    #   stand_ins  another name whose values are translated too → (the setting, {value in lower case: the
+    #              setting's}), such as {"mask_truncated_completions": ("when_cut", {"true": "masked"})}
+    presets: ClassVar[dict] = {} # size → {name: value that replaces None}
 
     def check(self):
-        "Fill in what was not given, then raise one SettingsError with every rule that is broken"
+        "Fill in the settings that are None, then raise one SettingsError that names every broken rule"
         if self.size is None:
             self.size = size_by_model(self.wanted_model())
             if self.size == "gpu":
-                _say_size(self.wanted_model())
-        self.must_be("size", self.presets) # at once: without a known size nothing can be filled in
-        for name, value in self.filled_in().items():
+                _say_size(self.wanted_model()) # prints that the model has decided it
+        self.must_be("size", self.presets) # raises at once: without a known size nothing can be filled in
+        for name, value in self.filled_in().items(): # the preset's values
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        # All of them in one message: a run on a cluster should not be started once for each mistake.
+        # All in one message, so that nobody has to start a job on a cluster once for each mistake.
         problems = [text for is_broken, text in self.rules() if is_broken]
         if problems:
             raise SettingsError("; ".join(problems))
 
     def wanted_model(self) -> str | None:
-        "The model that was written, before presets fill in one"
+        "The model that the user has named, or None; `check` chooses the preset by it"
         return self.model
 
     def filled_in(self) -> dict: # name → value
-        "What stands where nothing was given"
+        "Return the values for settings that are None"
         return self.presets[self.size]
 
     def rules(self): # yields (whether it is broken, what to say then)
-        "The rules of this class; `size` is known and everything is filled in"
+        "Yield (is broken, message) for each rule; `size` is valid and presets are filled in by then"
         return []
 
     def must_be(self,
         name: str, # of a field
         known, # the values that it may have
     ):
-        "Raise SettingsError, with the nearest value, where a field has none of the known ones"
+        "Raise SettingsError, with the nearest known value, if a field has none of the known values"
         value = getattr(self, name)
         if value not in known:
-            raise SettingsError(f"{name} = {value!r}{nearest(str(value), list(known))}")
+            suggestion = nearest(str(value), list(known)) # ": did you mean …?", or a list of all
+            raise SettingsError(f"{name} = {value!r}{suggestion}")
 
 
 def _say_size(model):
-    "Say that a model has chosen the preset, in the first process of a run only"
-    # torchrun and accelerate number processes in RANK
+    "Print that the model has decided the preset, only in the first process of a run"
+    # torchrun and accelerate give each process its number in RANK
     if os.environ.get("RANK", "0") == "0":
         print(f"size = gpu, since model = {model!r} is no tiny twin; write size to choose it yourself",
               file=sys.stderr)
 
 
-# Batches: a group is the G answers to one prompt, and a step takes whole groups only
+# Batches. A group is the G answers to one prompt; an optimizer step needs whole groups.
 
 def answers_a_step(
     batch_size: int, # answers in one forward pass of a device
     accumulation: int, # forward passes before an optimizer step
     processes: int = 1, # of the run
 ) -> int:
-    "Answers in one optimizer step, all processes together"
+    "Return the number of answers in one optimizer step, over all processes"
     return batch_size * accumulation * processes
 
 
 def whole_groups_problem(
-    answers: int, # of a step
-    G: int, # num_generations
-    product: str, # how the message calls what makes them up, such as "batch_size × processes"
+    answers: int, # in one optimizer step
+    G: int, # num_generations, answers of a group
+    product: str, # for the message: what was multiplied, such as "batch_size × processes"
 ) -> str: # empty where a step holds whole groups
-    "What is wrong with a step that cuts a group in two, with the nearest number that does not"
+    """Return the message about a step that would hold only a part of a group, or ""
+
+    A group is the G answers to one prompt. The message names the nearest number of answers that would fit."""
     if G < 1 or answers % G == 0:
         return ""
     closest = max(1, round(answers / G)) * G # at least one group
@@ -360,11 +390,12 @@ def largest_batch(
     G: int, # num_generations
     accumulation: int, # forward passes before an optimizer step
     processes: int = 1, # of the run
-    whole_on_each: bool = False, # each process must hold whole groups of its own, as refilling wants
+    whole_on_each: bool = False, # each process must hold whole groups, since refilling replaces groups there
 ) -> int | None: # None where even the smallest step is too large
-    "The largest batch_size whose step takes whole groups and no more prompts than there are"
+    "Return the largest batch_size with whole groups in a step and at most `rows` prompts"
     passes = accumulation * processes
-    # From above: the first that fits is the largest. A step must not want more prompts than there are rows.
+    # Tried from the largest number down. It is limited so that a step needs no more prompts than there are
+    # rows.
     for batch_size in range(rows * G // passes, 0, -1):
         fits = batch_size * passes % G == 0
         if whole_on_each:
@@ -376,7 +407,7 @@ def largest_batch(
 
 # GRPO
 
-# size → what stands where nothing was given, whatever the task
+# size → {setting: its value where None was given}, for all tasks
 presets = {
     # a twin of a million parameters, whose whole run takes minutes on a CPU
     "tiny": dict(
@@ -391,8 +422,8 @@ presets = {
         lora_vision=False, use_4bit=True, max_image_size=512,
         eval_samples=200, eval_batch_size=8)}
 
-# task → size → what this task sets otherwise, or alone. A thought and an answer in tags are longer than a
-# sentence, and take the twin longer to learn.
+# task → size → {setting: value}, which counts more than the value in `presets`. In vqa the answers, with a
+# thought and an answer in tags, are longer than a sentence, and a twin needs more steps to learn them.
 by_task = {
     "counting": {
         # chosen by its worst seed (nbs/logs/05_search.csv, 05_runs.csv): silent groups refilled, the eyes too
@@ -520,30 +551,31 @@ class GRPOSettings(Settings):
                                "per_device_train_batch_size": "batch_size",
                                "attn_implementation": "attention", "optimizer": "optim",
                                "warm_up_steps": "warmup_steps"}
-    # TRL's and DAPO's word for leaving out what was cut
+    # Another name whose values are translated too: mask_truncated_completions=true means when_cut=masked. It
+    # is TRL's and DAPO's name for leaving answers out of the loss that were cut at the token limit.
     stand_ins: ClassVar[dict] = {
         "mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
-        "What `size` and `task` decide"
-        self.must_be("task", by_task)
-        # the task's word counts more
+        "Return the values for settings that are None, by `size` and `task`"
+        self.must_be("task", by_task) # raises SettingsError for an unknown task
+        # `|`: where both have a value, the task's is taken
         return presets[self.size] | by_task[self.task][self.size]
 
     @property
     def processes(self) -> int:
-        "Processes of this run, as torchrun and accelerate tell each of them"
+        "The number of processes of this run, which torchrun and accelerate put into WORLD_SIZE"
         return int(os.environ.get("WORLD_SIZE", 1))
 
     @property
     def prompts_per_step(self) -> int:
-        "Different prompts in one optimizer step, all processes together"
+        "The number of different prompts in one optimizer step, over all processes"
         answers = answers_a_step(self.batch_size, self.gradient_accumulation_steps, self.processes)
         return answers // self.num_generations
 
     def rules(self):
-        "Ranges, then batches, then what excludes something else, then names and files"
+        "Yield (is broken, message) for each rule that the settings of a run must keep"
         yield from self._range_rules()
         yield from self._batch_rules()
         yield from self._exclusion_rules()
@@ -552,13 +584,13 @@ class GRPOSettings(Settings):
         yield from self._file_rules()
 
     def _range_rules(self):
-        "Numbers on their own"
+        "Yield (is wrong, message) for numbers that must lie in a range"
         positive = ("lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_completion_length",
                     "temperature", "lora_r", "lora_alpha", "max_image_size", "epsilon", "num_iterations",
                     "logging_steps", "eval_samples", "eval_answers", "eval_batch_size", "warm_steps")
         for name in positive:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
-        # In these 0 means something: it switches off, or starts at once.
+        # In these 0 has a meaning: it switches something off, or (warmup_steps) starts with the full value.
         not_negative = ("seed", "save_steps", "warmup_steps", "beta", "refill", "eval_steps", "top_k",
                         "weight_decay", "max_grad_norm", "max_looks")
         for name in not_negative:
@@ -567,62 +599,71 @@ class GRPOSettings(Settings):
         yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
         yield not 0 < self.top_p <= 1, f"top_p = {self.top_p}: expected more than 0, up to 1"
         yield self.min_p is not None and not 0 <= self.min_p <= 1, f"min_p = {self.min_p}: expected 0 to 1"
-        # Above 1 + epsilon_high the ratio is clipped; CISPO clips it at epsilon_high itself.
+        # Other losses clip the probability ratio at 1 + epsilon_high; CISPO clips it at epsilon_high itself.
         high = self.epsilon_high
         yield high is not None and high <= 0, f"epsilon_high = {high}: expected more than 0"
         yield self.loss_type == "cispo" and (high is None or high <= 1), (
             f"loss_type = cispo with epsilon_high = {high}: there it is the largest ratio, 5.0 for example; "
             "at 1 or less every token would be held back")
+        # vLLM, which generates the answers where use_vllm is set
         share = self.vllm_gpu_memory_utilization
         yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
-        longest, level = self.vllm_max_model_length, self.vllm_sleep_level
+        longest = self.vllm_max_model_length # tokens of prompt and answer together
         yield longest is not None and longest <= self.max_completion_length, (
             f"vllm_max_model_length = {longest}: no room for a prompt beside max_completion_length = "
             f"{self.max_completion_length}")
+        level = self.vllm_sleep_level
         yield level not in (0, 1, 2), f"vllm_sleep_level = {level}: expected 0, 1 or 2"
 
     def _batch_rules(self):
-        "Steps of whole groups, and checkpoints between batches"
-        G, accumulation = self.num_generations, self.gradient_accumulation_steps
+        """Yield (is wrong, message) for the sizes of batches
+
+        A step must hold whole groups of num_generations answers; a checkpoint must lie between batches."""
+        G = self.num_generations # answers in a group, all to the same prompt
+        accumulation = self.gradient_accumulation_steps
         yield G < 2, f"num_generations = {G}: a group needs at least 2 answers"
-        of_a_process = answers_a_step(self.batch_size, accumulation)
+        # in one optimizer step: answers of one process, and of all processes
+        answers_of_process = answers_a_step(self.batch_size, accumulation)
         answers = answers_a_step(self.batch_size, accumulation, self.processes)
-        cut = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
-        yield bool(cut), cut
-        # new prompts take the place of silent groups on each process by itself
+        # a message if the answers are no multiple of G, else an empty text
+        message = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
+        yield bool(message), message
+        # Refilling replaces groups whose rewards are all equal. It does so on each process alone, which
+        # therefore needs whole groups.
         product = "refill: batch_size × gradient_accumulation_steps of one process"
-        cut = whole_groups_problem(of_a_process, G, product)
-        yield bool(self.refill and cut), cut
-        # TRL keeps a batch of answers for num_iterations steps, and no checkpoint holds that batch.
-        between = self.num_iterations > 0 and self.save_steps % self.num_iterations != 0
-        yield between, (f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} "
-                        "passes over a batch cannot be resumed exactly; a multiple of num_iterations was "
-                        "expected")
+        message = whole_groups_problem(answers_of_process, G, product)
+        yield bool(self.refill and message), message
+        # TRL trains num_iterations steps on the same answers, and a checkpoint does not hold those answers.
+        splits_a_batch = self.num_iterations > 0 and self.save_steps % self.num_iterations != 0
+        yield splits_a_batch, (
+            f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} passes over a "
+            "batch cannot be resumed exactly; a multiple of num_iterations was expected")
 
     def _exclusion_rules(self):
-        "Settings that cannot go together, or not here"
+        "Yield (is wrong, message) for settings that exclude one another, or cannot work on this machine"
         yield self.use_4bit and not self.use_lora, (
             "use_4bit with use_lora false: 4-bit weights cannot be trained themselves")
         yield self.use_4bit and self.model.startswith("tiny-"), (
             "use_4bit with a tiny twin: nothing to be saved")
         yield bool(self.adapter) and not self.use_lora, (
             "adapter with use_lora false: there is an adapter but it may not train")
-        looks = self.max_looks > 0
-        yield looks and self.task != "zoom", (
+        has_tool = self.max_looks > 0 # the model may call the zoom tool while it answers
+        yield has_tool and self.task != "zoom", (
             f"max_looks = {self.max_looks} with task = {self.task}: the tool belongs to task zoom")
-        # TRL 1.16 hands a tool's pictures on to vLLM, but how our prompts get there is not tested with them.
-        yield looks and self.use_vllm, "use_vllm with max_looks: pictures that a tool gives are not tested there"
-        # What of TRL's loop is missing for these two stands in zoom_turns.
+        # TRL 1.16 hands a tool's pictures on to vLLM, but this book has no test of that.
+        yield has_tool and self.use_vllm, (
+            "use_vllm with max_looks: pictures that a tool gives are not tested there")
+        # TRL's loop of tool calls cannot give pictures to these two; zoom_turns.py says what is missing.
         unable = self.model in ("tiny-gemma3", "tiny-aria")
-        yield looks and unable, (
+        yield has_tool and unable, (
             f"max_looks with model = {self.model}: TRL 1.16 hands a tool's picture to Qwen's families only")
-        # Looked for and not imported: vLLM takes seconds to import, and this is a check.
+        # find_spec looks for vLLM without importing it, which would take seconds.
         missing = self.use_vllm and not importlib.util.find_spec("vllm")
         yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
 
     def _name_rules(self):
-        "Words of which there are a few"
-        # Words of TRL, or of transformers (`attention`, `report_to`): refused here before a model is loaded.
+        "Yield (is wrong, message) for settings that take one of a few words"
+        # TRL and transformers would refuse other words too, but only after the model is loaded.
         known_words = {"loss_type": ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"],
                        "importance_sampling_level": ["token", "sequence"],
                        "scale_rewards": ["group", "batch", "none"],
@@ -631,40 +672,43 @@ class GRPOSettings(Settings):
                        "report_to": ["none", "tensorboard", "wandb", "trackio"]}
         for name, known in known_words.items():
             word = getattr(self, name)
-            yield word not in known, f"{name} = {word!r}{nearest(word, known)}"
+            suggestion = nearest(word, known) # ": did you mean …?", or a list of all
+            yield word not in known, f"{name} = {word!r}{suggestion}"
         if self.when_cut not in ("paid", "masked"):
-            # a number is what such an answer is paid
+            # a number is the reward of an answer that was cut at the token limit
             message = f"when_cut = {self.when_cut!r}: expected paid, masked or a number"
             yield not is_number(self.when_cut), message
 
     def _system_rules(self):
-        "What a system turn may hold"
-        said = self.system_prompt
-        yield said is not None and not said.strip(), "system_prompt is empty: expected a text, or none"
-        # A picture stands where its mark is, and marks of the chat template would end the turn.
+        "Yield (is wrong, message) for the text of the system turn, which stands before every question"
+        prompt = self.system_prompt
+        yield prompt is not None and not prompt.strip(), "system_prompt is empty: expected a text, or none"
+        # `<image>` would be replaced by a picture, and the marks of the chat template would end the turn.
         for mark in ("<image>", "<|im_start|>", "<|im_end|>"):
-            yield said is not None and mark in said, f"system_prompt holds {mark}: expected plain text"
+            yield prompt is not None and mark in prompt, f"system_prompt holds {mark}: expected plain text"
 
     def _file_rules(self):
-        "Files that must be there before anything is loaded"
+        "Yield (is wrong, message) for files and folders that must exist before anything is loaded"
         if self.image_dir:
             yield not Path(self.image_dir).is_dir(), f"image_dir = {self.image_dir!r}: no such directory"
         if self.data:
             data = Path(self.data)
-            # a folder is one that was unpacked from a ZIP before, such as a service's upload
-            there = data.is_file() or (data / "rows.jsonl").is_file()
-            yield not there, f"data = {self.data!r}: no such file"
+            # a folder must be an unpacked counting ZIP, such as the service makes of an upload
+            exists = data.is_file() or (data / "rows.jsonl").is_file()
+            yield not exists, f"data = {self.data!r}: no such file"
         if self.adapter:
-            there = (Path(self.adapter) / "adapter_config.json").exists()
-            yield not there, f"adapter = {self.adapter!r}: no adapter_config.json there"
+            has_config = (Path(self.adapter) / "adapter_config.json").exists()
+            yield not has_config, f"adapter = {self.adapter!r}: no adapter_config.json there"
+        # trained models that pay for answers, such as ("reward_model", "runs/judge/model")
         for chapter, folder in trained_rewards(self.reward):
-            wrong = untrained_reward(chapter, folder)
-            yield bool(wrong), f"reward = {self.reward!r}, {chapter}:{folder}: {wrong}"
+            problem = untrained_reward(chapter, folder) # a message, or None
+            yield bool(problem), f"reward = {self.reward!r}, {chapter}:{folder}: {problem}"
 
 
-# What the folder of a trained model holds that may pay for answers: the chapter's name in a reward -> any of
-# these. The last three of the second are the heads of an older script, see chapter 04.
-_pays_with = {
+# Files by which the folder of a trained reward is known: the name before the colon in a reward -> a folder
+# with any of these files can be used. The last three of `aloha` were written by an older script, see chapter
+# 04.
+_files_of_trained_reward = {
     "reward_model": ("reward_model.json",),
     "aloha": ("classifier.json", "classifier.safetensors", "classifier.pt", "classifier.bin"),
     "judge": (),  # no folder: a file of settings, which says where its model is
@@ -674,27 +718,32 @@ _pays_with = {
 def trained_rewards(
     reward: str | None, # such as "0.5*reward_model:runs/judge/model + 0.5*counting"
 ) -> list: # of (chapter, folder), in the order in which they stand there
-    "The models that a reward names; of a judge its file stands in the folder's place"
+    """Return the trained models that a reward names: ("reward_model", "runs/judge/model") and so on
+
+    A judge is named by a file of settings, which then stands in the folder's place."""
     named = []
     for term in (reward or "").split("+"):
-        # "0.5*reward_model:DIR": behind the weight, the chapter before the first colon. `module:function` too
-        # has a colon, and its module is no key of the table.
-        chapter, colon, folder = term.rpartition("*")[2].strip().partition(":")
-        if colon and chapter in _pays_with:
+        # A term is "counting", "0.5*reward_model:FOLDER" or "module:function". The table of trained rewards
+        # tells the last two apart.
+        without_weight = term.rpartition("*")[2].strip()
+        chapter, colon, folder = without_weight.partition(":")
+        if colon and chapter in _files_of_trained_reward:
             named.append((chapter, folder))
     return named
 
 
 def reward_without_paths(
     reward: str | None, # as in `trained_rewards`
-) -> str | None: # such as "reward_model:judge_20250102-030405"
-    "A reward as it may be shown to others: of a trained model's folder the name alone"
+) -> str | None:
+    """Return a reward as it may be shown to others: paths of trained models become names of their runs
+
+    "reward_model:/data/judge/model" becomes "reward_model:judge"."""
     for chapter, folder in trained_rewards(reward):
         path = Path(folder)
-        # a run keeps its model in a folder that is called so in all of them
-        named = path.parent.name if path.name in ("model", "classifier") else path.name
-        # `named` is empty for a folder `model` that is written without the one above it
-        shown = f"{chapter}:{named or path.name}"
+        # Every run keeps its model in a subfolder `model` or `classifier`; the folder above names the run.
+        run_name = path.parent.name if path.name in ("model", "classifier") else path.name
+        # `run_name` is empty if the reward names a folder `model` without the one above it
+        shown = f"{chapter}:{run_name or path.name}"
         reward = reward.replace(f"{chapter}:{folder}", shown)
     return reward
 
@@ -702,47 +751,50 @@ def reward_without_paths(
 def untrained_reward(
     chapter: str, # reward_model, aloha or judge
     folder: str, # that a reward names; of a judge its file
-) -> str | None: # what is wrong with it
-    """Why a folder cannot pay for answers, with the folder that was meant where that can be told
+) -> str | None: # a message
+    """Return why a folder cannot pay for answers, or None if it can
 
-    The model itself is not loaded."""
+    The message names the folder that was probably meant, if one is found. The model itself is not loaded."""
     if chapter == "judge":
         return _no_judge(Path(folder))
-    def holds(path):
-        return any((path / name).is_file() for name in _pays_with[chapter])
+    expected_files = _files_of_trained_reward[chapter]
+    def holds_model(path):
+        return any((path / name).is_file() for name in expected_files)
     path = Path(folder)
-    if folder and holds(path):
+    if folder and holds_model(path):
         return None
-    # A run keeps its model in a folder of its own, and its results say where; people name the run.
+    # People often name the folder of the run. Its model lies in a subfolder, or where results.json says.
     candidates = [path / "model", path / "classifier"]
-    latest = _read_object(path / "results.json")
-    candidates += [Path(latest[name]) for name in ("model", "ckpt_dir") if isinstance(latest.get(name), str)]
-    meant = [candidate for candidate in candidates if holds(candidate)]
-    if meant:
-        return f"the model lies in a folder of that run: did you mean {f'{chapter}:{meant[0]}'!r}?"
+    results = _read_object(path / "results.json") # {} if there is no such file
+    for name in ("model", "ckpt_dir"):
+        if isinstance(results.get(name), str):
+            candidates.append(Path(results[name]))
+    with_model = [candidate for candidate in candidates if holds_model(candidate)]
+    if with_model:
+        return f"the model lies in a folder of that run: did you mean {f'{chapter}:{with_model[0]}'!r}?"
     if not path.is_dir():
         return "there is no such folder"
-    return (f"no {_pays_with[chapter][0]} there, so this is no model that chapter {_chapter_of[chapter]} "
+    return (f"no {expected_files[0]} there, so this is no model that chapter {_chapter_of[chapter]} "
             "has trained")
 
 
 def _no_judge(file):
-    "Why a file cannot be a judge's settings, as far as its name tells; None where it can"
+    "Return why a file cannot hold a judge's settings, or None; the file is not opened"
     if file.suffix not in (".yaml", ".yml", ".json"):
         return "expected a .yaml or .json file of a judge's settings"
     if file.is_file():
         return None
-    there = sorted(str(file.with_name(p.name)) for p in file.parent.glob(f"*{file.suffix}"))
-    return "there is no such file" + (nearest(str(file), there) if there else "")
+    similar_files = sorted(str(file.with_name(p.name)) for p in file.parent.glob(f"*{file.suffix}"))
+    return "there is no such file" + (nearest(str(file), similar_files) if similar_files else "")
 
 
-_chapter_of = {"reward_model": "03", "aloha": "04"}
+_chapter_of = {"reward_model": "03", "aloha": "04"} # reward -> number of the chapter that trains it
 
 
 def is_number(
     text: str, # of a setting that is a word or a number
-) -> bool: # whether it is a finite number
-    "Whether a text is a number"
+) -> bool:
+    "Return True if a text is a finite number"
     try:
         return abs(float(text)) < float("inf")
     except ValueError:
@@ -751,15 +803,18 @@ def is_number(
 
 def whole_groups(
     settings: GRPOSettings, # a checked object
-) -> tuple: # answers in one forward pass, forward passes in a step
-    "Micro-batches that hold whole groups, so that a prompt can be shared"
-    # With `shared_prompt` a prompt is read once for a group, and the G answers go on from it. That costs
-    # little more memory than one answer with its prompt, so fewer and larger passes fit.
+) -> tuple: # of two numbers
+    """Return (answers in a forward pass, forward passes in a step), with a whole group in a pass if possible
+
+    The step holds as many answers as before. With `shared_prompt` a prompt is read once for a whole group."""
+    # The G answers share the memory of one prompt, so a pass over G of them needs little more than a pass
+    # over one answer with its prompt: larger passes fit into memory, and fewer are needed.
     batch_size, accumulation = settings.batch_size, settings.gradient_accumulation_steps
     G, answers = settings.num_generations, answers_a_step(batch_size, accumulation)
-    # Where groups are spread over processes, one of them holds no whole group: its passes stay as they are.
-    as_they_are = not settings.shared_prompt or batch_size % G == 0 or answers % G != 0
-    return (batch_size, accumulation) if as_they_are else (G, answers // G)
+    # The last condition: groups are spread over processes, and no process has a whole group.
+    if not settings.shared_prompt or batch_size % G == 0 or answers % G != 0:
+        return batch_size, accumulation
+    return G, answers // G
 
 
 def service_settings(
@@ -767,41 +822,45 @@ def service_settings(
     lora_config: dict = None, # r, lora_alpha or alpha, lora_dropout or dropout
     **more, # settings that the caller decides, such as data and output_dir
 ) -> GRPOSettings: # checked
-    "The counting system's two JSON objects as settings; a name that is not known stops with the nearest"
-    return read_settings(GRPOSettings, {**training_config, **(lora_config or {}), **more}, "training_config")
+    """Make settings of the two JSON objects that a client of the counting system sends to start a training
+
+    Its names, such as learning_rate, are other names of ours. SettingsError for a name that is unknown."""
+    given = {**training_config, **(lora_config or {}), **more}
+    return read_settings(GRPOSettings, given, where="training_config")
 
 
 def save_settings(
     settings: GRPOSettings, # a checked object
     path: str | Path, # a .yaml file
 ):
-    "Write settings for `accelerate launch -m vlrlbook.grpo --config`"
+    "Write settings to a YAML file for `accelerate launch -m vlrlbook.grpo --config`"
     import yaml
-    # None is left out: reading the file, a preset or a default gives it again.
-    given = {name: value for name, value in asdict(settings).items() if value is not None}
-    write_whole(path, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+    # None is left out: when the file is read, a preset or the default fills it in again.
+    values = {name: value for name, value in asdict(settings).items() if value is not None}
+    write_whole(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def load_settings(
     path: str | Path, # a .yaml or .json file
     **more, # settings that win over the file's
 ) -> GRPOSettings: # checked
-    "Settings from a file"
-    return read_settings(GRPOSettings, {**names_and_values(path), **more}, Path(path).name)
+    "Read settings from a file and check them; SettingsError names everything that is wrong"
+    given = {**names_and_values(path), **more}
+    return read_settings(GRPOSettings, given, where=Path(path).name)
 
 
 def names_and_values(
     path: str | Path, # a .yaml or .json file
-) -> dict: # as they stand there, not checked
-    "What a file of settings holds; SettingsError where it holds no names and values"
+) -> dict: # name → value, not checked
+    "Read a file of settings as a dict; SettingsError if it cannot be read or holds no names and values"
     import yaml
     name = Path(path).name
     try:
         # JSON is YAML too, so one reader serves both.
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = f"{type(error).__name__}: {str(error)[:200]}"
-        raise SettingsError(f"{name}: cannot be read ({said})") from error
-    if not isinstance(found, dict):
-        raise SettingsError(f"{name}: expected names and values, found {type(found).__name__}")
-    return found
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise SettingsError(f"{name}: cannot be read ({reason})") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{name}: expected names and values, found {type(content).__name__}")
+    return content

@@ -1,5 +1,5 @@
-"""What the three trainers of the book share: checkpoints that are whole, a log that goes back with them,
-stopping.
+"""What the three trainers of the book share: complete checkpoints, a log that is cut back when a run resumes
+from an earlier one, and stopping on request.
 
 The GRPO trainer (TRL's), the reward model's and the classifier's (transformers') all put
 `CommittedCheckpoints` before their own class and `RunLogCallback` among their callbacks. The last section of
@@ -31,72 +31,84 @@ class NotANumber(ValueError):
 
 
 class CommittedCheckpoints:
-    """Mixin before a transformers Trainer: a checkpoint appears whole, with a manifest, or not at all.
+    """Mixin before a transformers Trainer: a checkpoint appears complete, with a manifest, or not at all.
 
-    As released (read in transformers 5.17 to 5.24), the Trainer writes a checkpoint straight under its final
-    name, takes the highest number for the last one even when that folder is empty, and deletes the oldest by
-    file time; and it goes on with a gradient that is not a number, and saves what comes of it. Four of its
-    methods are overridden; each says what would break if it moved."""
+    transformers' own Trainer (read in 5.17 to 5.24) writes a checkpoint straight under its final name,
+    takes the highest number for the newest one even if that folder is empty, and deletes the oldest by
+    file time. It also goes on training with a gradient that is NaN, and saves the weights that come of it.
+    Four of its methods are overridden; each says what would break if it moved."""
 
-    _aside = None  # while a checkpoint is written: the folder that it is written into
+    _aside = None  # the hidden folder in which a checkpoint is being written; None between checkpoints
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.add_callback(StopAtNaN())
+        self.add_callback(StopAtNaN())  # raises NotANumber before a NaN gradient is used
 
     def _get_output_dir(self, trial):
-        # Trainer asks this method where the folder of a checkpoint goes. If it stops asking, checkpoints are
-        # written under their final names again, and `new_folder` below raises because nothing was written
-        # aside.
+        "Return the folder into which Trainer writes checkpoints: the hidden one while one is being saved"
+        # Trainer calls this to learn where a checkpoint's folder goes. If it stopped doing so, checkpoints
+        # would be written under their final names, and `new_folder` in `_save_checkpoint` would raise an
+        # error because it finds nothing in the hidden folder.
         return str(self._aside or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model, trial):
-        # Trainer writes into `_get_output_dir()/checkpoint-N`. Each process of a run writes its part there,
-        # so `.saving` is a name that all know; the first process makes it and commits what is in it.
-        run, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
-        self._check_weights(model)
-        first, aside = self.is_world_process_zero(), run / ".saving"
-        if first:
-            whole_or_nothing = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
+        "Save a checkpoint so that it appears complete and with a manifest, or not at all"
+        # Trainer's own method writes into `_get_output_dir()/checkpoint-N`, each process of a run its part.
+        # While it does, `_get_output_dir` returns the folder `.saving`, a name that all processes know. If
+        # Trainer stopped calling this method, checkpoints would be written straight under their final names.
+        run = Path(super()._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        aside = run / ".saving"
+        self._check_weights(model)  # NotANumber where a weight is infinite or NaN
+        is_first_process = self.is_world_process_zero()
+        if is_first_process:
+            # Makes `.saving`, and at the end of the block renames the checkpoint in it. After an error, such
+            # as a full disk, it removes what was written; the checkpoint before stays.
+            committed = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
         else:
-            whole_or_nothing = nullcontext()
-        with whole_or_nothing:  # on a full disk what was half written goes, and the checkpoint before stays
+            committed = nullcontext()
+        with committed:
             self.accelerator.wait_for_everyone()  # until the folder is there, and empty
-            self._aside = aside
+            self._aside = aside  # `_get_output_dir` returns it now
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 self._aside = None
             self.accelerator.wait_for_everyone()  # until every part is written
-            # The state names the best checkpoint by its path, which was below `.saving` a moment ago.
+            # The state names the best checkpoint by a path, which may still lie in `.saving`.
             best = self.state.best_model_checkpoint
             if best:
                 self.state.best_model_checkpoint = str(run / Path(best).name)
-            if first:
+            if is_first_process:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
-        if first:
+        if is_first_process:
             self._remove_old_checkpoints(run)
         self.accelerator.wait_for_everyone()
 
     def _check_weights(self, model):
-        "NotANumber where a weight that trains is infinite or NaN, on any process: no run could go on from it"
-        bad = _not_finite((name, p) for name, p in model.named_parameters() if p.requires_grad)
-        here = torch.tensor([float(len(bad))], device=self.accelerator.device)
-        if self.accelerator.gather(here).max() > 0:
-            where = f" (first: {bad[0]})" if bad else ""
-            what = f"{len(bad) or 'some'} weights are not numbers{where}; nothing is saved of them"
-            raise NotANumber(f"step {self.state.global_step}: {what}. {_way_back(self.args)}")
+        """Raise NotANumber, in all processes, if any process has a trained weight that is infinite or NaN
+
+        No run could go on from a checkpoint with such weights."""
+        bad = _not_finite((name, p) for name, p in model.named_parameters() if p.requires_grad)  # names
+        bad_count = torch.tensor([float(len(bad))], device=self.accelerator.device)
+        if self.accelerator.gather(bad_count).max() > 0:
+            # `bad` is empty in a process whose own weights are good: they are only bad elsewhere
+            first_bad = f" (first: {bad[0]})" if bad else ""
+            fault = f"{len(bad) or 'some'} weights are not numbers{first_bad}; nothing is saved of them"
+            advice = _way_back(self.args)  # from which checkpoint to go on, with which settings
+            raise NotANumber(f"step {self.state.global_step}: {fault}. {advice}")
 
     def _remove_old_checkpoints(self, run):
-        "Keep as many as `save_total_limit` says, by step number: file times change when a folder is copied"
+        "Delete the oldest checkpoints beyond `save_total_limit`, by step number and not by file time"
         best = self.state.best_model_checkpoint
         for old in surplus_checkpoints(run, self.args.save_total_limit, best):
             shutil.rmtree(old)
 
     def _load_from_checkpoint(self, checkpoint, model=None):
-        # As released, a checkpoint with a second adapter (the reference that TRL keeps with beta > 0) loads
-        # that one and leaves the one that trains at its start. If Trainer mends this, the weights are merely
-        # loaded twice.
+        "Load a checkpoint's weights, also those of the adapter that trains where there is a second one"
+        # With beta > 0 TRL keeps the reference model as a second adapter, in a subfolder of the checkpoint.
+        # transformers' Trainer then loads only that one, and the adapter that trains would begin anew; so it
+        # is loaded here. If a later Trainer does it itself, the weights are merely loaded twice.
         super()._load_from_checkpoint(checkpoint, model)
         model = self.model if model is None else model
         has_second_adapter = any(Path(checkpoint).glob("*/adapter_config.json"))
@@ -104,7 +116,11 @@ class CommittedCheckpoints:
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        "Train; checkpoints that are not this run's own past are moved aside; a finished run takes no step"
+        """Train as transformers' Trainer does, but first move checkpoints of other runs aside.
+
+        Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is
+        resumed. A run that has reached its last step takes no further one."""
+        # -1: the run begins anew, and no checkpoint is its own
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
             move_newer_checkpoints(self.args.output_dir, last)
@@ -112,61 +128,68 @@ class CommittedCheckpoints:
         if not resume_from_checkpoint or not self._is_finished(resume_from_checkpoint):
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
-        # What follows a training, such as saving, needs the weights and an optimizer, as after any other run.
+        # Code that runs after a training, such as saving, expects the trained weights and an optimizer.
         self._load_from_checkpoint(resume_from_checkpoint)
         self.create_optimizer_and_scheduler(self.state.max_steps)
 
     def _is_finished(self, checkpoint):
-        "Whether a checkpoint is at the last step asked for; as released, Trainer would take one more"
+        """Return True if a checkpoint is at the last step of the run; sets `self.state` from it
+
+        transformers' Trainer would take one step too many from there."""
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         if self.args.max_steps > 0:
             return self.state.global_step >= self.args.max_steps
         return self.state.epoch >= self.args.num_train_epochs
 
 
-def _not_finite(named):
-    "Names of the tensors that hold an infinite value or NaN"
-    return [name for name, tensor in named if not torch.isfinite(tensor).all()]
+def _not_finite(named_tensors):
+    "Return the names of tensors, of (name, tensor) pairs, that hold an infinite value or NaN"
+    return [name for name, tensor in named_tensors if not torch.isfinite(tensor).all()]
 
 
 def _way_back(args):
-    "What to do after a run has left the numbers"
-    path, _ = newest_whole_checkpoint(args.output_dir)
-    begin = f"{path.name} is whole: go on from it" if path else "There is no checkpoint before it: begin"
-    return f"{begin} with a smaller learning rate (lr = {args.learning_rate:g}) or more warmup_steps"
+    "Return advice for a run that met NaN: the checkpoint to go on from, and settings to change"
+    path, _ = newest_whole_checkpoint(args.output_dir)  # None if there is no complete one
+    start = f"{path.name} is whole: go on from it" if path else "There is no checkpoint before it: begin"
+    return f"{start} with a smaller learning rate (lr = {args.learning_rate:g}) or more warmup_steps"
 
 
 class StopAtNaN(TrainerCallback):
-    "Raises `NotANumber` where a gradient is infinite or NaN, before the optimizer uses it"
-    # transformers calls this after clipping and before the step (read in 5.17 to 5.24); if it stops, the
-    # weights are still looked at before each checkpoint. DeepSpeed keeps gradients to itself: None here.
+    "Trainer callback: raises `NotANumber` if a gradient is infinite or NaN, before the optimizer uses it"
+    # transformers calls this after gradient clipping and before the step (read in 5.17 to 5.24). If it
+    # stopped doing so, bad weights would still be noticed before each checkpoint. With DeepSpeed `p.grad` is
+    # None for every weight, so nothing is checked here.
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        "Called before the optimizer's step: raise NotANumber if a gradient is infinite or NaN"
         gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-        bad = _not_finite(gradients)
+        bad = _not_finite(gradients)  # names of weights
         if bad:
-            where = f"in {len(bad)} of {len(gradients)} weights (first: {bad[0]})"
-            what = f"the gradient is not a number, {where}; the step is not taken"
-            raise NotANumber(f"step {state.global_step + 1}: {what}. {_way_back(args)}")
+            extent = f"in {len(bad)} of {len(gradients)} weights (first: {bad[0]})"
+            fault = f"the gradient is not a number, {extent}; the step is not taken"
+            advice = _way_back(args)  # from which checkpoint to go on, with which settings
+            raise NotANumber(f"step {state.global_step + 1}: {fault}. {advice}")
 
 
 # Going on after a stop
 
 def find_checkpoint(
     output_dir: str | Path,  # of the run
-    resume: str,  # "" or false: begin; true: the newest whole checkpoint there; else a checkpoint's directory
-) -> str | None:  # a checkpoint that equals its manifest, or None to begin
-    """What `resume` means. A damaged checkpoint is named and the one before it is taken.
+    resume: str,  # "" or false: begin anew; true: the newest good checkpoint; else a checkpoint's directory
+) -> str | None:  # path of a checkpoint that is as its manifest says
+    """Return the checkpoint that the setting `resume` means, or None to begin anew
 
-    None that can be used is a `SettingsError`: a run that was to go on must never silently begin anew."""
+    A damaged checkpoint is named and passed over. If none can be used, SettingsError is raised: a run that
+    was to go on must never silently begin anew."""
     if resume.lower() in ("", "false"):
         return None
     if resume.lower() != "true":
+        # `damage` compares a checkpoint with its manifest, and returns a message or None
         problem = damage(resume) if Path(resume).is_dir() else "there is no such directory"
         if problem:
             raise SettingsError(f"resume = {resume!r}: {problem}")
         return resume
-    path, problems = newest_whole_checkpoint(output_dir)
+    path, problems = newest_whole_checkpoint(output_dir)  # problems: of newer, damaged ones
     if path is None and not problems:
         raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
     if path is None:
@@ -179,15 +202,17 @@ def find_checkpoint(
 def same_run(
     settings,  # a checked dataclass of settings
     checkpoint: str | None,  # where the run goes on, or None
-    free: set = frozenset(),  # names that may differ: where things go, how long it runs, what is looked at
-    folder: str | Path = None,  # of the run that begins; None: its output_dir
-    weights_by: str = "adapter = … goes on from its weights",  # how a new run would take the weights of this one
+    free: set = frozenset(),  # settings that may differ, such as the number of steps or what is logged
+    folder: str | Path = None,  # where a run that begins writes them; None: its output_dir
+    weights_by: str = "adapter = … goes on from its weights",  # how a new run begins with these weights
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
-    """Keep the settings with which a run begins; a SettingsError where one goes on with others.
+    """Check that a run goes on with the settings with which it began; write them down where it begins.
 
-    The optimizer, its schedule and the order of the data come from the checkpoint, so another learning rate
-    or batch would be written into every file and used by none."""
+    SettingsError names the settings that differ. The optimizer, its schedule and the order of the data
+    come from the checkpoint, so another learning rate or batch size would be written into every file and
+    used by none."""
+    # name -> value, of this start and (`then`, below) of the first one
     now = {name: value for name, value in (asdict(settings) | more).items() if name not in free}
     path = Path(folder or settings.output_dir) / begun_with
     if checkpoint is None:
@@ -199,29 +224,30 @@ def same_run(
     except FileNotFoundError:
         print(f"resume: there is no {begun_with}, so nobody can tell whether it began with these settings")
         return
-    # a setting that is new since then has its default
-    others = {name for name in now if name in then and json.loads(json.dumps(now[name])) != then[name]}
-    if others:
-        told = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(others))
+    # Through JSON and back, so that tuples become lists as in the file. A setting that the file lacks is
+    # newer than the run, and is not compared.
+    changed = {name for name in now if name in then and json.loads(json.dumps(now[name])) != then[name]}
+    if changed:
+        changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
         raise SettingsError(
-            f"resume: a run goes on as it began, and this one began otherwise: {told}. Give what was given "
-            f"then, or begin anew in another output_dir ({weights_by})")
+            f"resume: a run goes on as it began, and this one began otherwise: {changes}. Give what was "
+            f"given then, or begin anew in another output_dir ({weights_by})")
 
 
 def resume_log(
     path: str | Path,  # run_log.csv
     checkpoint: str | None,  # where the run goes on, or None
 ) -> RunLog:  # its file holds the rows up to the checkpoint's step and nothing else
-    "The log of a run that begins, or goes on"
+    "Return the log of a run that begins, or that goes on from a checkpoint"
     path, rows = Path(path), []
     if checkpoint and path.exists():
-        # Rows after the checkpoint belong to a past that did not happen; a curve with them would run
-        # backwards.
+        # Rows after the checkpoint are dropped: the run will take those steps again, and with both sets of
+        # rows its curve would run backwards.
         rows = [row for row in RunLog.read(path).rows if row["step"] <= checkpoint_step(checkpoint)]
     log = RunLog(path, rows)
     if rows:
         log.save()
-    else:
+    else:  # nothing of an earlier run may stand in the file
         path.unlink(missing_ok=True)
     return log
 
@@ -229,16 +255,17 @@ def resume_log(
 # While it runs
 
 class RunLogCallback(TrainerCallback):
-    "A progress bar, and the trainer's log in a `RunLog` under our names; the first process alone writes"
+    "Trainer callback of the first process: shows a progress bar, copies the trainer's log into a `RunLog`"
 
     def __init__(self,
         log: RunLog,  # gets a row per logged step
-        names: dict,  # the trainer's name -> ours; other columns are left out
-        desc: str = "training",  # before the bar
+        names: dict,  # the trainer's name of a column -> ours; other columns are left out
+        desc: str = "training",  # text before the progress bar
         prefix: str = None,  # columns that begin with it are kept as they are
     ):
+        "Prepare to copy some columns of the trainer's log into `log`"
         self.log, self.names, self.desc, self.prefix = log, names, desc, prefix
-        self.bar = None  # from the begin to the end of training
+        self.bar = None  # the progress bar; made when training begins
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -253,8 +280,10 @@ class RunLogCallback(TrainerCallback):
             self.bar.close()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        "Called when the trainer logs: add a row to our log, under our names, in the first process only"
         if not state.is_world_process_zero:
             return
+        # `names`: the trainer's name of a column -> ours. Columns that begin with `prefix` keep theirs.
         row = {ours: logs[theirs] for theirs, ours in self.names.items() if logs.get(theirs) is not None}
         for name, value in logs.items():
             if self.prefix and name.startswith(self.prefix):
@@ -263,6 +292,7 @@ class RunLogCallback(TrainerCallback):
             return
         self.log.append({"step": state.global_step} | row)
         if self.bar is not None:
+            # the first two numbers of the row, shown behind the bar
             self.bar.set_postfix({name: f"{row[name]:.3f}" for name in list(row)[:2]})
 
 
@@ -271,26 +301,30 @@ class Interrupted(RuntimeError):
 
 
 class StopWhenAsked(TrainerCallback):
-    """Look, after each step, into the file that the environment's VLRLBOOK_STOP names.
+    """Trainer callback that saves a checkpoint and raises `Interrupted` when it is asked to
 
-    Where it begins with `interrupt`, a checkpoint is saved and `Interrupted` is raised: who watches from
-    outside, such as the training service, gets the machine back without a loss of work."""
+    It is asked through a file, whose path is in the environment variable VLRLBOOK_STOP: it is read after
+    each step, and a text that begins with `interrupt` means stop. The training service uses this to get
+    the machine back without losing the work that was done."""
 
-    asked = False  # set between the step and the checkpoint that it leads to
+    asked = False  # True from the step after which the request was read until its checkpoint is saved
 
     def __init__(self,
-        every: int,  # steps between which a checkpoint would not be exact: TRL reuses a batch so many times
+        every: int,  # stop only at multiples of so many steps: TRL takes them on one batch of answers
     ):
         self.every = every
 
     def on_step_end(self, args, state, control, **kwargs):
+        "Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt"
         path = os.environ.get("VLRLBOOK_STOP")
-        # Several processes might read the file at different steps, and would then wait for each other
-        # forever.
+        # Not with several processes: they might read the request at different steps, and would then wait for
+        # each other forever.
+        # `every`: steps that TRL takes on one batch of answers; between them a checkpoint would not be exact
         may_stop = bool(path) and args.world_size == 1 and state.global_step % self.every == 0
         self.asked = may_stop and Path(path).read_text().startswith("interrupt")
-        control.should_save |= self.asked
+        control.should_save |= self.asked  # transformers then saves, and calls on_save
 
     def on_save(self, args, state, control, **kwargs):
-        if self.asked:
+        "Called when a checkpoint was saved: raise Interrupted if it was saved because of the request"
+        if self.asked:  # set by on_step_end
             raise Interrupted(f"asked to stop; checkpoint-{state.global_step} is saved")

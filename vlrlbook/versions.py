@@ -17,7 +17,7 @@ bounded_extras = ("aloha", "gpu")
 def installed_version(
     package: str, # as a requirement writes it
 ) -> str | None: # None if it is not installed
-    "Version of a package, from its metadata: nothing is imported"
+    "Return the version of a package from its metadata; the package is not imported"
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -28,17 +28,18 @@ def requirements_of(
     lines: list, # as `importlib.metadata.requires` returns them
     extra: str = "", # name of an extra; empty: what every installation brings
 ) -> list: # of `packaging.requirements.Requirement`
-    "The requirements of the package or of one extra that apply to this Python and this system"
+    "Return the requirements of the package, or of one extra, that apply to this Python and system"
     from packaging.requirements import Requirement
     applying = []
     for requirement in map(Requirement, lines):
         marker = requirement.marker
-        # A requirement without an extra in its marker applies whatever the extra is, so it is asked twice.
-        always = marker is None or marker.evaluate({"extra": ""})
+        # A marker is the condition behind the `;` of a requirement, such as `extra == "gpu"`. One that holds
+        # without an extra belongs to every installation, and so to none of the extras.
+        for_everyone = marker is None or marker.evaluate({"extra": ""})
         if extra:
-            wanted = not always and marker.evaluate({"extra": extra})
+            wanted = not for_everyone and marker.evaluate({"extra": extra})
         else:
-            wanted = always
+            wanted = for_everyone
         if wanted:
             applying.append(requirement)
     return applying
@@ -47,7 +48,7 @@ def requirements_of(
 def without_marker(
     requirement, # a `packaging.requirements.Requirement`
 ) -> str: # such as "ray[default]>=2.45"
-    "A requirement as one would hand it to pip"
+    "Return a requirement as one would hand it to pip, without the condition behind its `;`"
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     return f"{requirement.name}{extras}{requirement.specifier}"
 
@@ -55,28 +56,33 @@ def without_marker(
 def judge_version(
     requirement, # a `packaging.requirements.Requirement`
     version: str, # what is installed
-) -> tuple: # (verdict, advice)
-    "good inside the bounds, note above the tested ones, bad below"
+) -> tuple: # (verdict, advice); the advice on a good version is empty
+    """Compare an installed version with the bounds of a requirement
+
+    The verdict is good inside the bounds, note above them, and bad below them or where excluded (!=)."""
     from packaging.version import Version
-    # Pre-releases count as what they are: a nightly build of torch is a torch.
-    failing = [s for s in requirement.specifier if not s.contains(version, prereleases=True)]
-    if not failing:
+    # By default `contains` refuses pre-releases; a nightly build of torch shall count by its number.
+    failed_bounds = [] # such as <2.12
+    for bound in requirement.specifier:
+        if not bound.contains(version, prereleases=True):
+            failed_bounds.append(bound)
+    if not failed_bounds:
         return "good", ""
-    for bound in failing:
+    for bound in failed_bounds:
         if bound.operator == "!=":
-            asked = without_marker(requirement)
-            return "bad", f"this release is known not to work: pip install '{asked}'"
-        above = bound.operator in ("<", "<=")
-        # == and ~= are bounds on both sides; the version itself says which one was crossed.
+            wanted = without_marker(requirement)
+            return "bad", f"this release is known not to work: pip install '{wanted}'"
+        is_newer = bound.operator in ("<", "<=")
+        # == and ~= are bounds on both sides, so the version is compared with the number in them.
         if bound.operator not in ("<", "<=", ">", ">="):
-            above = Version(version) > Version(bound.version.removesuffix(".*"))
-        if not above:
+            is_newer = Version(version) > Version(bound.version.removesuffix(".*"))
+        if not is_newer:
             return "bad", f"older than is needed ({bound}): pip install -U '{without_marker(requirement)}'"
-    return "note", f"newer than was tested ({failing[0]})"
+    return "note", f"newer than was tested ({failed_bounds[0]})"
 
 
 def own_requirements() -> list: # of lines such as "torch>=2.10"
-    "What the metadata of the installed package says it needs; empty where it is not installed"
+    "Return the requirements in the metadata of vlrlbook; an empty list where it is not installed"
     try:
         return metadata.requires("vlrlbook") or []
     except metadata.PackageNotFoundError:
@@ -86,26 +92,30 @@ def own_requirements() -> list: # of lines such as "torch>=2.10"
 def untested_versions(
     lines: list = None, # requirements as package metadata has them; None: this package's own
 ) -> list: # a sentence for each library outside the releases that were tested
-    "Installed libraries that are newer or older than the ones this book was tested with"
+    "Name the installed libraries that are newer or older than those this book was tested with"
     lines = own_requirements() if lines is None else lines
+    # what every installation needs, and the extras whose libraries have an upper bound
     wanted = requirements_of(lines)
     for extra in bounded_extras:
         wanted += requirements_of(lines, extra)
     sentences = []
     for requirement in wanted:
         version = installed_version(requirement.name)
-        # absent: it belongs to an extra that nobody asked for, or the import that needs it says so better
-        verdict, why = ("good", "") if version is None else judge_version(requirement, version)
-        if verdict == "note": # too old says itself what to do
-            why += f"; if something breaks: pip install '{without_marker(requirement)}'"
+        # None: the library is missing. It may belong to an extra that was not installed; if it is needed, the
+        # error of its import says so.
+        if version is None:
+            continue
+        verdict, advice = judge_version(requirement, version) # verdict: good, note (newer) or bad (older)
+        if verdict == "note": # the advice on a bad version holds a command already
+            advice += f"; if something breaks: pip install '{without_marker(requirement)}'"
         if verdict != "good":
-            sentences.append(f"{requirement.name} {version} is {why}")
+            sentences.append(f"{requirement.name} {version} is {advice}")
     return sentences
 
 
 @cache
 def warn_of_untested():
-    "Say, once a process, which libraries are newer or older than the tested ones"
+    "Print, once a process, which libraries are newer or older than the tested ones"
     from vlrlbook.core import warn_loudly
     for sentence in untested_versions():
         warn_loudly(sentence)
@@ -114,11 +124,12 @@ def warn_of_untested():
 def extra_of(
     module: str, # as it is imported, such as uvicorn
 ) -> str | None: # such as serve; None where no extra brings it
-    "The extra that brings a module"
+    "Return the extra of vlrlbook that installs a module; for a message such as: install vlrlbook[serve]"
     for line in metadata.requires("vlrlbook"):
-        # A line of the metadata: `uvicorn>=0.34; extra == "serve"`. The extra `all` brings everything.
+        # A line of the metadata is `uvicorn>=0.34; extra == "serve"`. The extra `all` is passed over (`?!`):
+        # it brings everything, and the answer should be the smallest extra.
         pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""
-        found = re.match(pattern, line.replace("-", "_"))
-        if found:
-            return found[1]
+        match = re.match(pattern, line.replace("-", "_"))
+        if match:
+            return match[1] # the extra's name
     return None
