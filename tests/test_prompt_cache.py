@@ -200,10 +200,10 @@ def test_a_widened_cache_has_room_for_all_tokens_and_copies_none_again():
     cache = prompt_cache.empty_cache(model.config)
     with torch.no_grad(): model(**one, past_key_values=cache)
     wide, P = widened(cache, G, room=3), one["input_ids"].shape[1]
-    rooms = [layer.rooms[0].data_ptr() for layer in wide.layers]
+    buffers = [layer.buffers[0].data_ptr() for layer in wide.layers]
     for n in (1, 2):
         with torch.no_grad(): model(input_ids=torch.full((G, 1), 30), past_key_values=wide)
-        assert wide.get_seq_length() == P + n and [layer.rooms[0].data_ptr() for layer in wide.layers] == rooms
+        assert wide.get_seq_length() == P + n and [layer.buffers[0].data_ptr() for layer in wide.layers] == buffers
 
 
 @pytest.mark.parametrize("family", UNLIKE)
