@@ -181,10 +181,10 @@ def base_of(
     adapter: str | Path,  # directory of a LoRA adapter
 ) -> str:  # hub id or directory
     "The model that an adapter says it was trained on; SettingsError where the directory holds no adapter"
-    described = Path(adapter, "adapter_config.json")
-    if not described.exists():
+    config_path = Path(adapter, "adapter_config.json")  # written by PEFT
+    if not config_path.exists():
         raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
-    return json.loads(described.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return json.loads(config_path.read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 # One picture, one question

@@ -68,7 +68,9 @@ class Panel(_Panel):
         self.sampling = sampling
 
     def _texts(self, speaker, way, samples, seed):
-        "A list of answers for each sample, from one of `self.speakers` without its name"
+        """A list of answers for each sample; `way` is "greedy" or "sampled".
+
+        `speaker` is one of `self.speakers` without its name."""
         model, context = speaker  # the context may switch an adapter off
         with context():
             return generate_answers(model, self.processor, samples, batch_size=len(samples),
@@ -229,8 +231,10 @@ class EnginePanel(_Panel):
         return folders
 
     def _texts(self, speaker, way, samples, seed):
-        "A list of answers for each sample, from one of `self.speakers` without its name"
-        [generate] = speaker
+        """A list of answers for each sample; `way` is "greedy" or "sampled".
+
+        `speaker` is one of `self.speakers` without its name."""
+        [generate] = speaker  # an `EnginePrompts`: called like vLLM's `generate`
         prompts = [self._prompt(sample) for sample in samples]
         parameters = self._sampling_parameters(way, len(samples), seed)
         outputs = generate(prompts, parameters, use_tqdm=False)

@@ -107,7 +107,7 @@ class Run:
 
 
 def model_config(
-    name: str,  # hub id, directory, or a tiny twin
+    name: str,  # hub id, directory, or `tiny-` and a family (a small model with random weights)
 ):  # a transformers configuration
     "Configuration (shapes) of a model: from this package if the checkpoint is known, else from its files"
     import transformers
@@ -876,7 +876,9 @@ def measured_mb(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
 ) -> float:  # MB
-    "Most memory that a real run of a tiny model adds to a process of its own, on a CPU"
+    """Most memory that a real run of a tiny model takes on a CPU, without that of the libraries.
+
+    The run happens in a new process: this module's own `__main__`, which prints the number."""
     # By this variable glibc returns blocks of 128 KB or more to the system as soon as they are freed.
     # Otherwise unused memory between tensors would be counted, too.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
@@ -893,7 +895,7 @@ def twin_run(
 ) -> Run:  # on a CPU
     "A run of an untrained Qwen2.5-VL twin (a model with few and narrow layers) of a given shape"
     config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, shape["width"], shape["depth"])
-    config.get_text_config().vocab_size = shape["vocabulary"]
+    config.get_text_config().vocab_size = shape["vocabulary"]  # larger than the twin's tokenizer needs
     return run_of(read_settings(GRPOSettings, settings), config, gpu=False)
 
 

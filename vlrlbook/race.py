@@ -83,7 +83,7 @@ def run_race(
             spent = _timed_step(trainer)
             if turn > 0:
                 times[name].append(spent)
-    P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]
+    P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row = dict(profile=settings.profile, family=settings.family, width=settings.width, depth=settings.depth)
     row |= dict(G=G, prompts=prompts, P=P, C=C)
     for name in sides:
@@ -110,7 +110,7 @@ def _twin_trainer(
     G,  # answers to a prompt
     prompts,  # of a step
 ):  # a GRPO trainer with `prompt_tokens`, the tokens of its first prompt
-    "A trainer of one step on an untrained tiny model; each call gives the same weights, prompts and seeds"
+    "A trainer of one step on a twin (a small model with random weights, the same in each call)"
     profile = profiles[settings.profile]
     picture_side, answer_tokens = profile["side"], profile["C"]
     model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
@@ -135,7 +135,7 @@ def _twin_trainer(
 
 
 def _questions(side, n):
-    "`n` `Sample`s of the counting task with square pictures of `side` pixels; 0: longer questions alone"
+    "`n` questions with square pictures of `side` pixels; with `side` 0 longer questions without a picture"
     question = "How many discs are there?" + ("" if side else " Think about it." * 10)
     samples = []
     for number, drawn in enumerate(synthetic_counting(n)):
@@ -234,15 +234,15 @@ def where_time_goes(
 # Equality
 
 def _differences(trainer, G):
-    """How far the shared path is from the plain one, on one batch that `trainer` samples.
+    """How far numbers with shared prompts are from those without, on a batch of 2 groups of G answers.
 
-    Returns the largest difference of a log-prob, and the relative difference of the gradient."""
+    Returns a dict: the largest difference of a log-prob, and the relative difference of the gradient."""
     trainer.model.eval()  # dropout would differ between any two forwards
     trainer.num_generations_eval = G  # the group size that TRL uses for a model that does not train
     rows = []
     for prompt in range(2):
         rows += [trainer.train_dataset[prompt] for _ in range(G)]
-    batch = trainer._generate_and_score_completions(rows)
+    batch = trainer._generate_and_score_completions(rows)  # TRL's method: answers, rewards, log-probs
     # Untrained answers may all earn the same, and advantages of zero would make any two gradients equal.
     batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
     plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it

@@ -183,6 +183,7 @@ def _reward_model_facts(
 def _fingerprint(folder):
     "16 characters that change with any byte of a folder, from its manifest of hashes; None where it has none"
     try:
+        # The manifest lists each file with its hash, so it changes with every file.
         return hashlib.sha256((folder / manifest_name).read_bytes()).hexdigest()[:16]
     except FileNotFoundError:
         return None
@@ -300,10 +301,10 @@ def finish(
     results: dict,  # for results.json and the card
 ):
     "Write model files, results.json, card and report into `output_dir`; push them if `hub_model_id` is set"
-    save_run(trainer, processor, settings)
+    save_run(trainer, processor, settings)  # model, processor, settings: all processes may take part
     if not trainer.is_world_process_zero():
         return
-    judges = judges_of(settings.reward)
+    judges = judges_of(settings.reward)  # descriptions of the models that gave the reward
     if judges:
         results["judges"] = judges
     write_json(Path(settings.output_dir) / "results.json", results)

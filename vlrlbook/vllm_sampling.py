@@ -59,7 +59,7 @@ def picture_size(
     if hasattr(images, "max_image_size"): # Aria
         return dict(max_image_size=images.max_image_size)
     # `size` holds shortest_edge and longest_edge for Qwen, height and width for Gemma 3. The names that a
-    # family does not use are None, which vLLM refuses.
+    # family does not use are None, and must not be handed to vLLM.
     return dict(size={name: value for name, value in dict(images.size).items() if value is not None})
 
 

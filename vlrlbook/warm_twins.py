@@ -29,7 +29,9 @@ def warm_start(
     task: str = "counting",  # counting, vqa, pointing or zoom
     looks: int = 0,  # of task zoom: whether lessons call the tool
 ) -> str:  # directory of a checkpoint
-    "A twin that was taught the form of an answer and to see a little; made once, then found in the cache"
+    """A twin (small model with random weights) after a supervised start; made once, then found in the cache.
+
+    It has learned the form of an answer and to see a little, so that some of its answers earn a reward."""
     _, processor = tiny_twin(family)
     # Whatever changes the result changes the folder's name: lessons (eight stand for all), configuration,
     # tokenizer.
@@ -93,7 +95,7 @@ def supervised(
     looks: int = 0,  # see `lessons`
     **config,  # see `models.twin_config`
 ):  # model, loss per step
-    """Teach an untrained twin to answer, by supervised steps on `lessons`.
+    """Teach a twin (small model with random weights) to answer, by supervised steps on `lessons`.
 
     AdamW; the learning rate rises over 30 steps and falls to 0 over the second half."""
     model, processor = tiny_twin(family, seed, **config)
