@@ -111,14 +111,14 @@ def test_sampled_tokens_have_the_log_probs_of_their_own_row(family):
     add_fused_lm_head(model)
     one = encode(processor, samples(PICTURED[:2]))
     fields = {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
-    drawn, scores = shared_prompt._next, []
+    drawn, scores = shared_prompt._next_token, []
     how = GenerationConfig(max_new_tokens=40, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=None)
     def kept(logits, sample):
         scores.append(logits.log_softmax(-1))
         return drawn(logits, sample)
-    shared_prompt._next = kept
+    shared_prompt._next_token = kept
     try: said = sample_groups(model, one["input_ids"], one["attention_mask"], fields, G, how, [-1])
-    finally: shared_prompt._next = drawn
+    finally: shared_prompt._next_token = drawn
     promised = torch.stack(scores, 1).gather(-1, said[..., None])[..., 0]
     ids, seen = (one[k].repeat_interleave(G, 0) for k in ("input_ids", "attention_mask"))
     whole, mask = torch.cat([ids, said], 1), torch.cat([seen, torch.ones_like(said)], 1)
