@@ -63,7 +63,7 @@ def test_few_layers_tell_what_all_layers_take(shared, given):
     counted = fit._Counted(run, shared)
     assert len(counted.parts) == 3
     few = counted.training(8), counted.reading(8)[0], counted.of_model("weights")
-    counted.known, counted.parts = {}, [(fit._small(run, 7, 6, counted.mode), 1)]
+    counted.measured, counted.parts = {}, [(fit._small(run, 7, 6, counted.mode), 1)]
     whole = counted.training(8), counted.reading(8)[0], counted.of_model("weights")
     assert few == pytest.approx(whole, rel=0.01)
 

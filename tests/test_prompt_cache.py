@@ -111,14 +111,14 @@ def test_sampled_tokens_have_the_log_probs_of_their_own_row(family):
     add_fused_lm_head(model)
     one = encode(processor, samples(PICTURED[:2]))
     fields = {k: v for k, v in one.items() if k not in ("input_ids", "attention_mask")}
-    drawn, scores = shared_prompt._next, []
+    drawn, scores = shared_prompt._next_token, []
     how = GenerationConfig(max_new_tokens=40, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=None)
     def kept(logits, sample):
         scores.append(logits.log_softmax(-1))
         return drawn(logits, sample)
-    shared_prompt._next = kept
+    shared_prompt._next_token = kept
     try: said = sample_groups(model, one["input_ids"], one["attention_mask"], fields, G, how, [-1])
-    finally: shared_prompt._next = drawn
+    finally: shared_prompt._next_token = drawn
     promised = torch.stack(scores, 1).gather(-1, said[..., None])[..., 0]
     ids, seen = (one[k].repeat_interleave(G, 0) for k in ("input_ids", "attention_mask"))
     whole, mask = torch.cat([ids, said], 1), torch.cat([seen, torch.ones_like(said)], 1)
@@ -200,10 +200,10 @@ def test_a_widened_cache_has_room_for_all_tokens_and_copies_none_again():
     cache = prompt_cache.empty_cache(model.config)
     with torch.no_grad(): model(**one, past_key_values=cache)
     wide, P = widened(cache, G, room=3), one["input_ids"].shape[1]
-    rooms = [layer.rooms[0].data_ptr() for layer in wide.layers]
+    buffers = [layer.buffers[0].data_ptr() for layer in wide.layers]
     for n in (1, 2):
         with torch.no_grad(): model(input_ids=torch.full((G, 1), 30), past_key_values=wide)
-        assert wide.get_seq_length() == P + n and [layer.rooms[0].data_ptr() for layer in wide.layers] == rooms
+        assert wide.get_seq_length() == P + n and [layer.buffers[0].data_ptr() for layer in wide.layers] == buffers
 
 
 @pytest.mark.parametrize("family", UNLIKE)

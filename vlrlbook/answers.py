@@ -1,8 +1,8 @@
 """Ask a model about pictures: the same way before, during and after a training.
 
-Chapter 05 asks around its run, chapter 06 does so for any model, `ask_model` for one picture and one question
-of anybody's. What is right in the answers is told by `marking`, whose names can be imported from here too.
-Written by hand."""
+Chapter 05 does so before and after its run, chapter 06 with any model, and `ask_model` with one picture and
+one question of anybody's. `marking` decides which answers are right; its names can be imported from here,
+too. Written by hand."""
 import io
 import json
 from contextlib import contextmanager, nullcontext
@@ -14,7 +14,7 @@ from PIL import Image
 from .archive import open_picture, to_rgb
 from .core import Sample, progress_bar
 from .data import encode, vqa_prompt
-# All of them: the reward `vlrlbook.answers:verbatim` and imports from here go on working.
+# All of them, so that old imports from here and the reward setting `vlrlbook.answers:verbatim` keep working.
 from .marking import answer_marks, counting_marks, gain, is_closed, marks, summary
 from .marking import verbatim, vqa_marks, word_scores
 from .models import load_vlm, vision_marker_ids
@@ -39,12 +39,13 @@ def generate_answers(
     seed: int = 0,  # of the sampling; the global random state is left alone
     looks: int = 0,  # calls of the tool `zoom` in one answer; 0: there is no tool
 ) -> list:  # n texts for each sample
-    "Answers to `samples`; the model's mode and the global random state are as before when this returns"
+    "Generate answers as text; afterwards the model's mode and the global random state are as before"
     if looks:
-        how = dict(temperature=temperature, max_new_tokens=max_new_tokens)
-        return _with_looks(model, processor, samples, n, how, batch_size, seed, looks)
+        options = _options(processor, temperature, max_new_tokens)
+        return _with_looks(model, processor, samples, n, options, batch_size, seed, looks)
     answers = []
-    for _, rows in generate_ids(model, processor, samples, n, temperature, max_new_tokens, batch_size, seed):
+    of_samples = generate_ids(model, processor, samples, n, temperature, max_new_tokens, batch_size, seed)
+    for _, rows in of_samples:  # tokens of the prompt, and the ids of n answers
         answers.append(processor.tokenizer.batch_decode(rows, skip_special_tokens=True))
     return answers
 
@@ -60,24 +61,27 @@ def generate_ids(
     batch_size: int = 64,  # samples at a time
     seed: int = 0,  # of the sampling; the global random state is left alone
 ) -> list:  # for each sample: tokens of its prompt, and n lists of token ids, padded behind their ends
-    "`generate_answers` before anything is decoded, for who counts tokens or asks whether an answer ended"
+    """Generate answers as token ids, together with the length of each prompt.
+
+    `generate_answers` decodes them; the ids are needed to count tokens or to see whether an answer ended."""
     options = dict(num_return_sequences=n) | _options(processor, temperature, max_new_tokens)
     answers = []
-    with _asked(model, seed):
+    with _generating(model, seed):
         batches = range(0, len(samples), batch_size)
         description = f"{n} answers each" if temperature else "greedy"
         for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
             batch = encode(processor, samples[begin:begin + batch_size])
-            rows = _said(model, batch, options)
-            # n rows of one sample stand next to each other
-            for place, tokens in enumerate(batch["attention_mask"].sum(1).tolist()):
-                answers.append((tokens, rows[n * place:n * place + n]))
+            rows = _answer_ids(model, batch, options)
+            prompt_lengths = batch["attention_mask"].sum(1).tolist()
+            # the n rows of one sample stand next to each other
+            for place, prompt_length in enumerate(prompt_lengths):
+                answers.append((prompt_length, rows[n * place:n * place + n]))
     return answers
 
 
 @contextmanager
-def _asked(model, seed):
-    "Within the block the model is in its mode for answering, and chance begins at `seed`; then both are as before"
+def _generating(model, seed):
+    "Within the block the model is in eval mode and torch's random state begins at `seed`; both are restored"
     was_training = model.training
     model.eval()
     try:
@@ -88,37 +92,47 @@ def _asked(model, seed):
         model.train(was_training)
 
 
-def _said(model, batch, options):
-    "Token ids of the answers to a batch, n for each row one after the other, without the prompts"
+def _answer_ids(model, batch, options):
+    "Token ids of the answers to a batch, without the prompts; the n answers of a row are next to each other"
     batch = batch.to(model.device)
-    prompt_length = batch["input_ids"].shape[1]  # padded on the left: the same for all
+    prompt_length = batch["input_ids"].shape[1]  # the same for all rows, which are padded on the left
     generated_ids = model.generate(**batch, **options)  # [rows · n, prompt and answer]
     return generated_ids[:, prompt_length:].tolist()
 
 
 def _options(processor, temperature, max_new_tokens):
-    "How transformers generates, as every answer of this book is asked for"
-    # Tokens that mark a picture are never said: an answer that holds one cannot be put to the model again.
+    "Keyword arguments for transformers' `generate` that all answers of this book have; temperature 0: greedy"
+    # Tokens that mark a picture are suppressed: an answer that holds one cannot be put to the model again.
     options = dict(max_new_tokens=max_new_tokens, repetition_penalty=1.0)
     options |= dict(suppress_tokens=vision_marker_ids(processor), do_sample=bool(temperature))
     if temperature:
-        # top_k and top_p are given, or a model's own generation config would narrow what is sampled.
+        # Switch top-k and top-p off: a model's own generation config may have them on, and cut off rare
+        # tokens.
         options |= dict(temperature=temperature, top_k=0, top_p=1.0)
     return options
 
 
 @torch.no_grad()
-def _with_looks(model, processor, samples, n, how, batch_size, seed, looks):
-    "Answers of several turns, in the written form of `readers/turns`"
-    eye, options = eye_of(model, processor), _options(processor, **how)
+def _with_looks(
+    model,
+    processor,  # of the model
+    samples,  # list of `Sample`
+    n,  # answers to each
+    options,  # for `generate`, from `_options`
+    batch_size,  # samples at a time
+    seed,  # of the sampling
+    looks,  # calls of the tool `zoom` in one answer, at most
+):  # n texts for each sample
+    "Answers of a model that may call the tool `zoom`, in the written form of `readers/turns`"
+    eye = eye_of(model, processor)  # in which size and scale the model sees pictures
 
-    def say(batch, several):
-        "So many texts for each row, one after the other"
-        rows = _said(model, batch, options | dict(num_return_sequences=several))
+    def say(batch, answers_each):
+        "The model's next turn as text, `answers_each` times for each row of a batch"
+        rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
         return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     answers = []
-    with _asked(model, seed):
+    with _generating(model, seed):
         for begin in range(0, len(samples), batch_size):
             answers += converse(say, processor, samples[begin:begin + batch_size], n, looks, eye)
     return answers
@@ -130,12 +144,12 @@ def predict(
     samples: list,  # held-out `Sample`s
     settings,  # `GRPOSettings`, checked: length, batch, answers a sample, temperature
 ) -> dict:  # greedy and sampled: a list of texts per sample
-    "Greedy and sampled answers to the held-out pictures"
-    sizes = dict(max_new_tokens=settings.max_completion_length, batch_size=settings.eval_batch_size,
-                 looks=settings.max_looks)
-    greedy = generate_answers(model, processor, samples, **sizes)
+    "Answer the held-out questions as a run is measured: once greedily, and several times at its temperature"
+    limits = dict(max_new_tokens=settings.max_completion_length, batch_size=settings.eval_batch_size,
+                  looks=settings.max_looks)
+    greedy = generate_answers(model, processor, samples, **limits)
     sampled = generate_answers(
-        model, processor, samples, n=settings.eval_answers, temperature=settings.temperature, **sizes)
+        model, processor, samples, n=settings.eval_answers, temperature=settings.temperature, **limits)
     return {"greedy": greedy, "sampled": sampled}
 
 
@@ -147,28 +161,30 @@ def speakers(
     names: tuple = ("before", "after"),  # what the two are called
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> tuple:  # list of (name, model, context to enter before it speaks), processor
-    "The model before and after its training; an adapter needs no second copy of its base"
+    """Load a model before and after its training.
+
+    With an adapter both are one model in memory: its context for `before` switches the adapter off."""
+    before, after = names
     if adapter is None or not Path(adapter, "adapter_config.json").exists():
-        loaded = {}
-        for name, folder in zip(names, (base, adapter)):
+        loaded = {}  # name → (model, processor)
+        for name, folder in ((before, base), (after, adapter)):
             if folder:
                 loaded[name] = load_vlm(str(folder), **loading)
-        # A whole trained model has the processor of its base: either is right.
-        processor = next(iter(loaded.values()))[1]
+        # A whole trained model has the processor of its base, so the first one serves both.
+        _, processor = next(iter(loaded.values()))
         return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
     model, processor = load_vlm(str(base), adapter=str(adapter), **loading)
-    # Within `disable_adapter` the base alone speaks.
-    return [(names[0], model, model.disable_adapter), (names[1], model, nullcontext)], processor
+    return [(before, model, model.disable_adapter), (after, model, nullcontext)], processor
 
 
 def base_of(
     adapter: str | Path,  # directory of a LoRA adapter
 ) -> str:  # hub id or directory
     "The model that an adapter says it was trained on; SettingsError where the directory holds no adapter"
-    described = Path(adapter, "adapter_config.json")
-    if not described.exists():
+    config_path = Path(adapter, "adapter_config.json")  # written by PEFT
+    if not config_path.exists():
         raise SettingsError(f"model: {Path(adapter).name} is a whole model and does not say what it began as")
-    return json.loads(described.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return json.loads(config_path.read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 # One picture, one question
@@ -186,41 +202,42 @@ def ask_model(
     seed: int = 0,  # of sampling
     use_4bit: bool = False,  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
 ) -> dict:  # question, task, before and after: each None, or greedy (a text) and sampled (texts)
-    "What a model says to one picture, before and after its training; DataError for an unusable picture"
-    image = _a_picture(picture)  # before a model is loaded: a bad picture should cost no second
+    "Ask a model one question about a picture, before and after its training; DataError for a bad picture"
+    image = _as_upload(picture)  # first, so that a bad picture is refused before a model is loaded
     if not isinstance(question, str) or not question.strip():
         raise SettingsError("question: expected a text")
     if answers < 0:
         raise SettingsError(f"answers = {answers}: expected 0 or more")
     if temperature is not None and not temperature > 0:
         raise SettingsError(f"temperature = {temperature}: expected more than 0")
-    # A run's folder as the model: then the run is the adapter, and the base is the one that it names.
+    # The folder of a run was given as the model: it holds an adapter, and names the base below it.
     if adapter is None and Path(model, "adapter_config.json").exists():
         model, adapter = base_of(model), model
     trained = _trained_with(adapter or model)
     task = task or trained["task"]
     loaded, processor = speakers(model, adapter, use_4bit=use_4bit,
                                  max_image_size=max_image_size or trained["max_image_size"])
-    asked = [Sample(vqa_prompt(question) if task == "vqa" else question.strip(), "", [image], task)]
+    prompt = vqa_prompt(question) if task == "vqa" else question.strip()
+    sample = Sample(prompt, "", [image], task)  # "": the right answer is not known
     system = system_of_run(adapter or model)
     if system:
-        asked[0].turns = [("system", system)]
-    how = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"])
-    how |= dict(looks=looks_of_run(adapter or model, task))
-    found = dict(question=question.strip(), task=task, before=None, after=None)
-    for name, speaker, entered in loaded:
-        with entered():
-            greedy = generate_answers(speaker, processor, asked, **how)[0][0]
+        sample.turns = [("system", system)]
+    options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"])
+    options |= dict(looks=looks_of_run(adapter or model, task))
+    result = dict(question=question.strip(), task=task, before=None, after=None)
+    for name, speaker, context in loaded:  # "before" or "after", model, what switches an adapter off
+        with context():
+            [[greedy]] = generate_answers(speaker, processor, [sample], **options)
             sampled = []
             if answers:
-                several = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
-                sampled = generate_answers(speaker, processor, asked, **how, **several)[0]
-        found[name] = dict(greedy=greedy.strip(), sampled=[text.strip() for text in sampled])
-    return found
+                sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
+                [sampled] = generate_answers(speaker, processor, [sample], **options, **sampling)
+        result[name] = dict(greedy=greedy.strip(), sampled=[text.strip() for text in sampled])
+    return result
 
 
-def _a_picture(picture):
-    "The picture as RGB, looked at as an upload is, whatever it came as"
+def _as_upload(picture):
+    "A picture (path, bytes or PIL image) in RGB; `open_picture` refuses what the service's upload refuses"
     if isinstance(picture, Image.Image):
         buffer = io.BytesIO()
         to_rgb(picture).save(buffer, "PNG")
@@ -236,7 +253,7 @@ def _a_picture(picture):
 def system_of_run(
     folder: str | Path,  # of a run, or the name of a model
 ) -> str | None:  # its `system_prompt`
-    "What the system said before every question when a model was trained"
+    "The system prompt with which a run trained its model; None where there was none or `folder` is of no run"
     return _settings_of_run(folder).get("system_prompt")
 
 
@@ -244,7 +261,7 @@ def looks_of_run(
     folder: str | Path,  # of a run, or the name of a model
     task: str,  # what is asked
 ) -> int:  # 0 for every task but zoom
-    "How many looks an answer may take: as the model was trained, or as the preset has it"
+    "How many calls of the tool `zoom` an answer may hold: as in the model's training, else as in the preset"
     if task != "zoom":
         return 0
     trained = _settings_of_run(folder).get("max_looks")
@@ -252,17 +269,18 @@ def looks_of_run(
 
 
 def _settings_of_run(folder):
-    "The settings of the run that made a folder; none where none are kept"
-    kept = Path(folder, "training_args.json")
-    return json.loads(kept.read_text(encoding="utf-8"))["settings"] if kept.exists() else {}
+    "The settings of the run that made a folder, as a dict; an empty one where the folder holds none"
+    path = Path(folder, "training_args.json")  # written by `run_files.save_run`
+    return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.exists() else {}
 
 
 def _trained_with(folder):
-    "The settings of the run that made a folder, as far as asking needs them; the presets where none is kept"
+    """Task, temperature, max_completion_length and max_image_size with which a model was trained.
+
+    What the folder does not hold (or `folder` is the name of a model) comes from the presets."""
     settings = _settings_of_run(folder)
     task = settings.get("task") or "counting"
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
     defaults = presets[size] | by_task[task][size]
-    # what an answer depends on beside the weights
     names = ("temperature", "max_completion_length", "max_image_size")
     return {name: settings.get(name) or defaults[name] for name in names} | dict(task=task)

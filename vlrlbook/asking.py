@@ -1,9 +1,10 @@
-"""Put batches of pictures to a model before and after its training: in this process, in several, or in vLLM.
+"""Ask a model about batches of pictures before and after its training: here, in several processes, in vLLM.
 
-Chapter 06 decides what is asked, in which order and with which seed; here is who answers. The answers of
-several processes are those of one, for each batch brings its own seed.
+Chapter 06 decides what is asked, in which order and with which seed; this module runs the models. Several
+processes give the same answers as one, since each batch has its own seed.
 
-An adapter is merged into a copy of its base before vLLM answers, for vLLM puts no adapter on a vision tower.
+An adapter is merged into a copy of its base before vLLM answers, since vLLM puts no adapter on a vision
+tower.
 
 Written by hand, not exported from a notebook. Read in vLLM 0.24."""
 import importlib.util
@@ -28,31 +29,33 @@ __all__ = ["Panel", "Pool", "EnginePanel", "panel_of"]
 
 
 class _Panel:
-    "Asks each of `self.speakers`, which are tuples of a name and what `_texts` needs to make it speak"
+    """Base of the classes that answer batches with each of several models.
+
+    `speakers` is a list of (name, …): what follows the name is what `_texts` needs to run that model."""
 
     def in_order(self,
-        batches,  # iterator over (asked, seed), see `answer`
+        batches,  # iterator over (asked, seed), the arguments of `answer`
     ):  # yields what `answer` returns, batch by batch
         "Answer one batch after the other"
         for asked, seed in batches:
             yield self.answer(asked, seed)
 
     def answer(self,
-        asked: dict,  # way of asking → the batch's samples as they are put that way
+        asked: dict,  # way of asking ("greedy", "sampled", …) → the batch's samples with that way's prompts
         seed: int,  # of the sampling
-    ) -> list:  # for each sample: name and way, such as before_greedy → texts
-        "The texts of every model in every way"
+    ) -> list:  # for each sample a dict: name and way, such as before_greedy → texts
+        "The answers of every model to a batch, in every way of asking"
         rows = [{} for _ in asked["greedy"]]
         for name, *speaker in self.speakers:
             for way, samples in asked.items():
-                texts = self._texts(speaker, way, samples, seed)
-                for row, own in zip(rows, texts, strict=True):
-                    row[f"{name}_{way}"] = own
+                texts_of_samples = self._texts(speaker, way, samples, seed)
+                for row, texts in zip(rows, texts_of_samples, strict=True):
+                    row[f"{name}_{way}"] = texts
         return rows
 
 
 class Panel(_Panel):
-    "A model before and after its training, loaded once, that answers batches"
+    "Answers batches with a model before and after its training, by transformers in this process"
 
     def __init__(self,
         base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
@@ -65,15 +68,17 @@ class Panel(_Panel):
         self.sampling = sampling
 
     def _texts(self, speaker, way, samples, seed):
-        "A list of texts for each sample"
-        model, entered = speaker
-        with entered():
+        """A list of answers for each sample; `way` is "greedy" or "sampled".
+
+        `speaker` is one of `self.speakers` without its name."""
+        model, context = speaker  # the context may switch an adapter off
+        with context():
             return generate_answers(model, self.processor, samples, batch_size=len(samples),
                                     seed=seed, **_options(way, self.sampling))
 
 
 def _options(way, sampling):
-    "How long an answer may be, how many there are, and at which temperature"
+    "Arguments of `generate_answers` for a way of asking: several answers if it is sampled, else one, greedy"
     options = dict(max_new_tokens=sampling["max_new_tokens"], looks=sampling.get("looks", 0))
     if way == "sampled":
         options |= dict(n=sampling["answers"], temperature=sampling["temperature"])
@@ -83,7 +88,7 @@ def _options(way, sampling):
 # Several processes
 
 class Pool:
-    "Panels in processes of their own, behind the methods of one; each has a GPU to itself, if there are any"
+    "Answers batches with several processes; each holds a `Panel`, on a GPU of its own if there are enough"
 
     def __init__(self,
         processes: int,  # how many; each loads the models for itself
@@ -91,37 +96,46 @@ class Pool:
     ):
         # spawn: a forked process must not use CUDA, and torch's threads do not survive a fork
         context = multiprocessing.get_context("spawn")
-        numbers = context.Queue()
+        numbers = context.Queue()  # each process takes one
         for number in range(processes):
             numbers.put(number)
-        self.executor = ProcessPoolExecutor(processes, context, _begin, (numbers, processes, panel))
-        self.ahead = 2 * processes  # pictures of so many batches are decoded at a time
-        with _deaths_told():
+        arguments = (numbers, processes, panel)
+        self.executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=arguments)
+        # Batches that are handed out but not yet returned: two for each process, so that none waits for work.
+        # Their pictures are in memory, so no more than that.
+        self.most_pending = 2 * processes
+        with _clear_message_for_a_death():
             self.processor = self.executor.submit(_processor).result()
 
     def in_order(self,
-        batches,  # iterator over (asked, seed), see `Panel.answer`
+        batches,  # iterator over (asked, seed), the arguments of `Panel.answer`
     ):  # yields what `Panel.answer` returns, in the order of the batches
         "Answer several batches at a time"
-        waiting = deque()
-        with _deaths_told():
+        pending = deque()  # futures, in the order of the batches
+        with _clear_message_for_a_death():
             for asked, seed in batches:
-                waiting.append(self.executor.submit(_answer, asked, seed))
-                if len(waiting) == self.ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(self.executor.submit(_answer, asked, seed))
+                if len(pending) == self.most_pending:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
     def close(self):
-        "End the processes; what waits is not answered any more"
+        "End the processes; batches that they have not begun are dropped"
         self.executor.shutdown(cancel_futures=True)
 
 
-_panel = None  # of this process, while it is one of a pool; or the error that loading has met
+_panel = None  # in a process of a pool: its `Panel`, or the exception that loading raised
 
 
-def _begin(numbers, processes, panel):
-    "A process of a pool takes a number, with it its GPU or its share of the CPU, and loads the models"
+def _begin(
+    numbers,  # queue of 0, 1, …: each process takes one
+    processes,  # how many there are
+    panel,  # the arguments of `Panel`
+):
+    """Runs first in each process of a pool: choose its GPU or its share of the CPU, and load the models.
+
+    The result is the global `_panel`."""
     global _panel
     number = numbers.get()
     if torch.cuda.is_available():
@@ -133,30 +147,31 @@ def _begin(numbers, processes, panel):
     try:
         _panel = Panel(*panel)
     except Exception as error:
-        # Raised by `_loaded`: what an initializer raises is only printed, and the pool is broken.
+        # `_loaded_panel` raises it later. Raised here it would only be printed, and the pool would break
+        # without a reason that the caller sees.
         _panel = error
 
 
-def _loaded():
-    "The panel of this process"
+def _loaded_panel():
+    "The `Panel` of this process; raises what loading it raised"
     if isinstance(_panel, Exception):
         raise _panel
     return _panel
 
 
 def _processor():
-    "The processor of this process"
-    return _loaded().processor
+    "The processor of this process's models; the pool calls it to get a copy"
+    return _loaded_panel().processor
 
 
 def _answer(asked, seed):
-    "What the models of this process say to a batch"
-    return _loaded().answer(asked, seed)
+    "What the models of this process answer to a batch, see `Panel.answer`; the pool calls it"
+    return _loaded_panel().answer(asked, seed)
 
 
 @contextmanager
-def _deaths_told():
-    "A dead process is told in words"
+def _clear_message_for_a_death():
+    "Within the block, the death of a pool's process becomes a SettingsError that says what to do"
     try:
         yield
     except BrokenProcessPool as error:
@@ -167,11 +182,11 @@ def _deaths_told():
 
 # In vLLM
 
-never = -100.0  # added to a token's logit: its probability is then 0 for all practical purposes
+never = -100.0  # added to the logit of a token that vLLM must not sample: its probability is practically 0
 
 
 class EnginePanel(_Panel):
-    "A model before and after its training, each in a vLLM engine of its own, that answer batches"
+    "Answers batches with a model before and after its training, each loaded into a vLLM engine of its own"
 
     def __init__(self,
         base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
@@ -187,22 +202,27 @@ class EnginePanel(_Panel):
         self.sampling = sampling
         self.copies = tempfile.TemporaryDirectory(prefix="vlrlbook-engines-")  # merged models
         folders = self._folders(base, adapter, names)
-        # The processor of the base serves both: training changes weights, not how pictures are cut.
+        # One processor serves both models: training changes weights, not how pictures are cut.
         any_folder = next(iter(folders.values()))
         self.processor = load_processor(any_folder, loading.get("max_image_size"))
-        self.speakers = [(name, EnginePrompts(_engine(folder, share / len(folders), longest), self.processor))
-                         for name, folder in folders.items()]
+        self.speakers = []  # (name, function from prompts to vLLM's outputs)
+        for name, folder in folders.items():
+            generate = _engine(folder, share / len(folders), longest)
+            self.speakers.append((name, EnginePrompts(generate, self.processor)))
 
     def _folders(self, base, adapter, names):
-        "Name → whole model that vLLM can load: as it is, or as a copy that is made here"
+        """Hub ids or directories of whole models that vLLM can load: a dict with `names` as keys.
+
+        What vLLM cannot load (an adapter, an untrained tiny model) becomes a whole model in `self.copies`."""
         before, after = names
         copies = Path(self.copies.name)
         folders = {}
         if base:
             folders[before] = str(base)
-            if str(base).startswith("tiny-"):  # drawn from a seed: there are no files of it
+            if str(base).startswith("tiny-"):  # its weights are drawn from a seed: there are no files of it
                 folders[before] = str(copies / "before")
-                save_model(*load_vlm(str(base)), folders[before])
+                model, processor = load_vlm(str(base))
+                save_model(model, processor, folders[before])
         if adapter and Path(adapter, "adapter_config.json").exists():
             folders[after] = str(copies / "after")
             merge_lora(str(base), str(adapter), folders[after])
@@ -211,37 +231,46 @@ class EnginePanel(_Panel):
         return folders
 
     def _texts(self, speaker, way, samples, seed):
-        "A list of texts for each sample"
-        engine, = speaker
+        """A list of answers for each sample; `way` is "greedy" or "sampled".
+
+        `speaker` is one of `self.speakers` without its name."""
+        [generate] = speaker  # an `EnginePrompts`: called like vLLM's `generate`
         prompts = [self._prompt(sample) for sample in samples]
-        outputs = engine(prompts, self._wishes(way, len(samples), seed), use_tqdm=False)
-        return [[said.text for said in output.outputs] for output in outputs]
+        parameters = self._sampling_parameters(way, len(samples), seed)
+        outputs = generate(prompts, parameters, use_tqdm=False)
+        return [[answer.text for answer in output.outputs] for output in outputs]
 
     def _prompt(self, sample):
-        "A sample as `EnginePrompts` takes it: expanded tokens, as training reads them, and the pictures"
+        "A sample's prompt as `EnginePrompts` takes it: tokens, with pictures expanded, and the pictures"
         ids = encode(self.processor, [sample])["input_ids"][0].tolist()
         if not sample.images:
             return dict(prompt_token_ids=ids)
         return dict(prompt_token_ids=ids, multi_modal_data={"image": list(sample.images)})
 
-    def _wishes(self, way, count, seed):
-        "What is wanted of each of `count` prompts; each has its own seed, or equal prompts would answer alike"
+    def _sampling_parameters(self, way, count, seed):
+        """vLLM's `SamplingParams` for each of `count` prompts: greedy, or several answers for "sampled".
+
+        Each prompt has its own seed, since equal prompts with one seed would get equal answers."""
         from vllm import SamplingParams
-        # Tokens that mark a picture are never said: see `answers.generate_answers`.
-        unsaid = {token: never for token in vision_marker_ids(self.processor)}
-        options = dict(max_tokens=self.sampling["max_new_tokens"], temperature=0.0, logit_bias=unsaid)
+        # Tokens that mark a picture are suppressed: an answer that holds one cannot be put to a model again.
+        suppressed = {token: never for token in vision_marker_ids(self.processor)}
+        options = dict(max_tokens=self.sampling["max_new_tokens"], temperature=0.0, logit_bias=suppressed)
         if way == "sampled":
             options |= dict(n=self.sampling["answers"], temperature=self.sampling["temperature"])
         return [SamplingParams(seed=seed * count + place, **options) for place in range(count)]
 
     def close(self):
-        "Let the engines and the merged copies go"
-        self.speakers.clear()
+        "Free the engines and delete the merged copies"
+        self.speakers.clear()  # nothing else holds the engines
         self.copies.cleanup()
 
 
-def _engine(folder, share, longest):
-    "vLLM's `generate` over the model in `folder`, in the number type that this book loads it in"
+def _engine(
+    folder,  # of a whole model, or a hub id
+    share,  # of the GPU's memory that this engine may take
+    longest,  # tokens of prompt and answer; None: as the model allows
+):  # its method `generate`
+    "Start a vLLM engine with a model, in the number type with which transformers would load it here"
     from vllm import LLM
     dtype = str(pick_dtype()).removeprefix("torch.")
     return LLM(folder, dtype=dtype, gpu_memory_utilization=share, max_model_len=longest).generate
@@ -249,11 +278,11 @@ def _engine(folder, share, longest):
 
 @contextmanager
 def panel_of(
-    processes: int,  # 1 answers in this one
+    processes: int,  # 1: this process answers
     *panel,  # the arguments of `Panel`
     engine: dict = None,  # share and longest of `EnginePanel`: vLLM answers; None: transformers does
 ):  # a `Panel`, `Pool` or `EnginePanel`, closed at the end
-    "Who answers: this process, several, or vLLM"
+    "Within the block, an object whose `in_order` answers batches: in this process, in several, or by vLLM"
     if engine is None and processes == 1:
         yield Panel(*panel)
         return

@@ -1,8 +1,8 @@
-"""Will a GRPO run fit? GB of its parts before it starts, without weights and without a GPU.
+"""Will a GRPO run fit into memory? Its parts in GB before it starts, without weights and without a GPU.
 
-A training step is done with tensors that have shapes and no numbers (PyTorch's fake tensors), on real layers
-of transformers, PEFT and TRL, and what is held at once is counted. Few layers are done so, since one layer
-takes what the next one takes; the rest is multiplied. Written by hand, not exported from a notebook."""
+A training step runs on PyTorch's fake tensors, which have shapes and no numbers, through real layers of
+transformers, PEFT and TRL, and the bytes that are held at once are counted. Only models of a few layers run
+so: every layer takes the same, so the rest is multiplied. Written by hand, not exported from a notebook."""
 import copy
 import gc
 import json
@@ -41,7 +41,8 @@ cards = (16, 24, 48, 80, 141)  # GB of the cards that people rent
 # An assumption, not a measurement.
 _left_free_gb = 1.0
 
-# Shapes of the checkpoints that the service offers, from their config.json, so that no hub is needed.
+# Shapes of the checkpoints that the service offers, from their config.json, so that no hub is needed:
+# hub id → (class of transformers, whether input and output embeddings are tied, text, vision).
 _qwen_text = dict(vocab_size=151936, max_position_embeddings=128000, rms_norm_eps=1e-6)
 _qwen_rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 _tower_2_5 = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, patch_size=14,
@@ -82,7 +83,8 @@ class Run:
     "All that decides a run's memory"
     settings: GRPOSettings  # checked
     config: object  # transformers configuration of the whole model
-    # of one row: input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], patches (n, size)
+    # of one prompt: input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], and as `patches`
+    # the shape of pixel_values: (patches of all pictures, numbers of a patch)
     prompt: dict
     gpu: bool  # bfloat16 and kernels of a GPU; otherwise float32 and those of a CPU
 
@@ -98,22 +100,23 @@ class Run:
 
     @property
     def recomputes(self) -> bool:
-        "Whether layers are computed again on the way back"
+        "Whether gradient checkpointing is on: layers are computed again in backward, to save memory"
         wanted = self.settings.gradient_checkpointing
         # PEFT (0.21) switches it on whenever it prepares a 4-bit model, whatever the settings say.
         return self.settings.use_4bit or (self.gpu if wanted is None else wanted)
 
 
 def model_config(
-    name: str,  # hub id, directory, or a tiny twin
+    name: str,  # hub id, directory, or `tiny-` and a family (a small model with random weights)
 ):  # a transformers configuration
-    "Shapes of a model; those of known checkpoints are in the package, others are read from their directory"
+    "Configuration (shapes) of a model: from this package if the checkpoint is known, else from its files"
     import transformers
     if name.startswith("tiny-"):
         family = name.removeprefix("tiny-")
         return twin_config(family, twin_processor(family).tokenizer)
     if name in published:
         class_name, tied, text, vision = published[name]
+        # the same in all checkpoints of the table
         ids = dict(image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
                    vision_end_token_id=151653)
         return getattr(transformers, class_name)(
@@ -121,9 +124,9 @@ def model_config(
     try:
         return transformers.AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
-        known = [*published, "tiny-qwen2_5_vl"]
-        missing = f"model = {name!r}: no config.json of it is on this machine{nearest(name, known)}"
-        raise SettingsError(missing) from error
+        valid_names = [*published, "tiny-qwen2_5_vl"]
+        hint = nearest(name, valid_names)  # ": did you mean …?", or all names
+        raise SettingsError(f"model = {name!r}: no config.json of it is on this machine{hint}") from error
 
 
 def run_of(
@@ -133,52 +136,63 @@ def run_of(
     pictures: int = 1,  # of a prompt, each of the largest size
     gpu: bool = None,  # count for a GPU; None: for all but tiny twins
 ) -> Run:
-    "Settings with the shapes that they lead to; SettingsError for a family whose step cannot be counted"
+    "The `Run` of some settings, ready to be counted; SettingsError for a model family that cannot be counted"
     config = model_config(settings.model) if config is None else config
     family = config.model_type
     if family not in ("qwen2_vl", "qwen2_5_vl"):
-        # Aria's experts are chosen by numbers and Qwen3-VL's first layers by a mask: fake tensors have neither.
-        known = "memory is counted for Qwen2-VL and Qwen2.5-VL"
-        raise SettingsError(f"model = {settings.model!r}: {known}, this is a {family}")
+        # In the other families the values of tensors decide what is computed (which of Aria's experts, which
+        # of Qwen3-VL's positions), and fake tensors have no values.
+        countable = "memory is counted for Qwen2-VL and Qwen2.5-VL"
+        raise SettingsError(f"model = {settings.model!r}: {countable}, this is a {family}")
     if settings.max_looks:
-        raise SettingsError("max_looks: memory is counted for one picture before the answer, not for those inside it; "
-                            "max_looks=0 counts the rest")
+        raise SettingsError("max_looks: memory is counted for one picture before the answer, not for those "
+                            "inside it; max_looks=0 counts the rest")
     gpu = settings.size == "gpu" if gpu is None else gpu
-    return Run(settings, config, _prompt(settings, config, prompt_tokens, pictures), gpu)
+    prompt = _prompt(settings, config, prompt_tokens, pictures)
+    return Run(settings, config, prompt, gpu)
 
 
-def _prompt(settings, config, text_tokens, pictures):
-    "One prompt as tensors, with pictures of the largest size; its words are those of a drawn question"
+def _prompt(
+    settings,  # `GRPOSettings`
+    config,  # of the model
+    text_tokens,  # at least so many tokens beside those of pictures; None: those of a drawn question
+    pictures,  # how many, each of the largest size
+):  # a dict, see `Run.prompt`
+    "The longest prompt that a run is counted with, as the tensors that a processor would make of it"
     from PIL import Image
     processor = twin_processor(config.model_type)
     limit_pixels(processor, settings.max_image_size)
-    drawn = (synthetic_counting if settings.task == "counting" else drawn_questions)(1)[0]
+    draw = synthetic_counting if settings.task == "counting" else drawn_questions
+    drawn = draw(1)[0]  # one `Sample`
     side = settings.max_image_size
     picture = Image.new("RGB", (side, side))
     sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, 0)
-    found = encode(processor, [sample])
-    ids = found["input_ids"]
-    seen = ids == processor.image_token_id
-    # Which words they are does not matter, but where the pictures are does.
-    ids = torch.where(seen, config.image_token_id, 1)
+    encoded = encode(processor, [sample])
+    ids = encoded["input_ids"]
+    is_picture = ids == processor.image_token_id
+    # Where the pictures are matters, which words stand around them does not: every word becomes token 1.
+    ids = torch.where(is_picture, config.image_token_id, 1)
     if text_tokens is not None:
-        more = max(0, text_tokens - int((~seen).sum()))
+        more = max(0, text_tokens - int((~is_picture).sum()))
         ids = torch.cat([torch.ones(1, more, dtype=ids.dtype), ids], 1)
-    kinds = (ids == config.image_token_id).long()
-    return dict(input_ids=ids, mm_token_type_ids=kinds, image_grid_thw=found["image_grid_thw"],
-                patches=tuple(found["pixel_values"].shape))
+    token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
+    return dict(input_ids=ids, mm_token_type_ids=token_types, image_grid_thw=encoded["image_grid_thw"],
+                patches=tuple(encoded["pixel_values"].shape))
 
 
 # Tensors without numbers
 
 class _Counter(TorchDispatchMode):
-    "Bytes of all tensors that are made within the block and still held; `peak` is the most at once"
+    """Within `with counter:`, counts the bytes of tensors that are made and still held.
+
+    `now` is what is held at the moment, `peak` the most that was held at once."""
     def __init__(self):
         super().__init__()
         self.now = self.peak = 0
         self.held = {}  # a storage's address -> its bytes
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        "Overrides PyTorch's: every operation passes here, and the tensors that it returns are counted"
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
@@ -187,28 +201,32 @@ class _Counter(TorchDispatchMode):
         return result
 
     def _add(self, storage):
-        if storage._cdata in self.held:
-            return  # a view of what is known
-        self.held[storage._cdata] = storage.nbytes()
+        "Count a storage until it is freed"
+        address = storage._cdata
+        if address in self.held:
+            return  # the tensor is a view of one that is counted already
+        self.held[address] = storage.nbytes()
         self.now += storage.nbytes()
-        weakref.finalize(storage, self._drop, storage._cdata)
+        weakref.finalize(storage, self._drop, address)
 
     def _drop(self, address):
+        "A storage was freed: subtract its bytes"
         self.now -= self.held.pop(address, 0)
 
-    def know(self, tensors):
-        "These were there before: they are counted by others"
+    def leave_out(self, tensors):
+        "Do not count these tensors: they existed before the block"
         for tensor in tensors:
             self.held[tensor.untyped_storage()._cdata] = 0
 
 
 def _faked(model, mode):
-    "Put a fake tensor of the same shape in the place of every weight and buffer; tied ones stay tied"
-    made = {}
+    "Replace every weight and buffer of a model by a fake tensor of the same shape; tied weights stay tied"
+    made = {}  # id of a real tensor → its fake: a weight that two modules share gets one fake
 
     def fake(tensor):
+        "The fake tensor that replaces a real one"
         if id(tensor) not in made:
-            with mode:
+            with mode:  # a `FakeTensorMode`: what is made within it has a shape and no numbers
                 empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             is_weight = isinstance(tensor, torch.nn.Parameter)
             made[id(tensor)] = torch.nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
@@ -223,87 +241,105 @@ def _faked(model, mode):
 
 
 class _FusedAttention(torch.autograd.Function):
-    "What a fused attention kernel of a GPU holds: inputs, output and a number for each query; no scores"
+    """Stands in for a GPU's fused attention kernel: it computes nothing and holds the same tensors.
+
+    Those are the inputs, the output and one float32 for each query. The scores are never held as a whole."""
     @staticmethod
     def forward(ctx, query, key, value):
+        "An empty output; what the kernel would keep for backward is kept"
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        log_sums = query.new_empty(query.shape[:-1], dtype=torch.float32)  # of the softmax, one a query
+        ctx.save_for_backward(query, key, value, out, log_sums)
         return out
 
     @staticmethod
     def backward(ctx, grad):
+        "Empty gradients of query, key and value, of their shapes"
         query, key, value = ctx.saved_tensors[:3]
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _attention_of_a_gpu(query, key, value, *args, **kwargs):
-    "`scaled_dot_product_attention` as a GPU's kernels hold it, whatever the mask"
+    "Replaces `scaled_dot_product_attention` while a GPU's memory is counted; masks and options do not matter"
+    # Under autocast a GPU casts these inputs; here everything runs "on the CPU", with fake tensors.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     return _FusedAttention.apply(query.to(dtype), key.to(dtype), value.to(dtype))
 
 
 def _dropout_of_a_gpu(x, p=0.5, training=True, inplace=False):
-    "`dropout` that keeps a byte for each number; a CPU keeps a float"
+    "Replaces `dropout` while a GPU's memory is counted: its mask takes a byte a number, a CPU's a float"
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
 
 def _kernels(run):
-    "What stands in the place of other functions while a run is counted: (module, name) -> function or value"
-    # TRL asks for a whole piece of the vocabulary where there are fewer words; the system gives memory for
-    # what is written to, and no more.
+    "Functions and constants to replace while a run is counted: (module, name) -> what stands in its place"
+    # TRL makes buffers as wide as its piece even where the vocabulary is smaller. The system gives memory
+    # only for what is written, so the buffers are counted as wide as the vocabulary.
     piece = min(_vocabulary_piece, run.config.get_text_config().vocab_size)
-    instead = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): piece}
+    replacements = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): piece}
     if run.gpu:
         functional, name = torch.nn.functional, "scaled_dot_product_attention"
-        instead |= {(functional, "dropout"): _dropout_of_a_gpu, (functional, name): _attention_of_a_gpu,
-                    (shared_prompt, name): _attention_of_a_gpu}
-    return instead
+        replacements[functional, "dropout"] = _dropout_of_a_gpu
+        replacements[functional, name] = _attention_of_a_gpu
+        replacements[shared_prompt, name] = _attention_of_a_gpu  # imported there by name
+    return replacements
 
 
-# TRL 1.16 takes the vocabulary in pieces of this width, and at most so many tokens at a time
-# (`_CHUNKED_LOGPROB_CHUNK_SIZE` of trl.trainer.utils, `TOKEN_CHUNK_SIZE` of trl.kernels.chunked_logprob).
+# TRL 1.16 computes log-probs from logits of so many words of the vocabulary at a time, and of at most so many
+# tokens (`_CHUNKED_LOGPROB_CHUNK_SIZE` of trl.trainer.utils, `TOKEN_CHUNK_SIZE` of
+# trl.kernels.chunked_logprob).
 _vocabulary_piece, _most_tokens = 32768, 4096
 
 
 class _FusedHead(torch.autograd.Function):
-    "What TRL's fused head holds on a GPU: a piece of the logits, and on the way back the gradient in float32"
+    """Stands in for TRL's fused head on a GPU (hidden states → log-probs): no numbers, the same memory.
+
+    It holds a piece of the logits at a time, and in backward the gradients in float32."""
     @staticmethod
     def forward(ctx, hidden, weight):
+        "hidden [tokens, size], weight [words, size] → empty log-probs [tokens]"
         ctx.save_for_backward(hidden, weight)
-        _FusedHead.piece(hidden, weight)
+        _FusedHead.piece(hidden, weight)  # held for a moment, so that it counts for the peak
         return hidden.new_empty(len(hidden), dtype=torch.float32)
 
     @staticmethod
     def piece(hidden, weight):
-        "Logits of some tokens over a part of the vocabulary"
+        "What is held at once: logits of some tokens over a part of the vocabulary, and that part's weight"
         dtype = torch.get_autocast_dtype("cpu")
         part = weight[:_vocabulary_piece].to(dtype)
         return hidden.new_empty(min(len(hidden), _most_tokens), len(part), dtype=dtype), part
 
     @staticmethod
     def backward(ctx, grad):
+        "Empty gradients of hidden states and weight, held together with a piece of the logits"
         hidden, weight = ctx.saved_tensors
-        total = hidden.new_zeros(hidden.shape, dtype=torch.float32)
+        of_hidden = hidden.new_zeros(hidden.shape, dtype=torch.float32)
         of_weight = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1]:  # the weight trains
             of_weight = weight.new_zeros(weight.shape, dtype=torch.float32).to(weight.dtype)
-        pieces = _FusedHead.piece(hidden, weight)
-        del pieces
-        return total.to(hidden.dtype), of_weight
+        piece = _FusedHead.piece(hidden, weight)  # computed again, beside the gradients
+        del piece
+        return of_hidden.to(hidden.dtype), of_weight
 
 
 def _fuse_head(model):
-    "Give a model TRL's fused head as it is on a GPU: only tokens of answers meet the vocabulary"
-    plain = model.forward
+    "Replace a model's `forward` by one with the memory of TRL's fused head on a GPU"
+    plain_forward = model.forward
 
     def forward(*args, fused_lm_head=False, labels=None, **kwargs):
+        "As TRL calls it: with `fused_lm_head` it returns log-probs of the answers' tokens instead of logits"
         if not fused_lm_head:
-            return plain(*args, **kwargs)
+            return plain_forward(*args, **kwargs)
         hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
-        places = (labels[:, 1:] != -100).flatten().nonzero()[:, 0]
-        logps = _FusedHead.apply(hidden.flatten(0, 1)[places], model.get_output_embeddings().weight)
-        spread = logps.new_zeros(labels[:, 1:].numel()).index_put((places,), logps).view(len(labels), -1)
-        return SimpleNamespace(log_probs=spread, entropy=spread.detach())
+        targets = labels[:, 1:]  # each position predicts the next token
+        # Only the answers' tokens are scored: -100 marks all others.
+        places = (targets != -100).flatten().nonzero()[:, 0]
+        scored = hidden.flatten(0, 1)[places]
+        logps = _FusedHead.apply(scored, model.get_output_embeddings().weight)
+        # [rows, T - 1] again, 0 where nothing was scored
+        by_position = logps.new_zeros(targets.numel()).index_put((places,), logps).view(len(labels), -1)
+        # An entropy is a tensor of the same shape without a graph. Its numbers do not matter here.
+        return SimpleNamespace(log_probs=by_position, entropy=by_position.detach())
 
     model.forward = forward
 
@@ -312,55 +348,66 @@ def _fuse_head(model):
 
 @dataclass
 class _Small:
-    "A model of few layers with all that is done to it before training"
-    model: object  # fake, with its adapter
-    core: object  # the same without the adapter
+    "A model of few layers, prepared for training, and the bytes that it takes"
+    model: object  # of fake tensors, with its adapter
+    core: object  # the same model without the adapter
     weights: float  # bytes of all weights
     trained: float  # bytes of the weights that train
     state: float  # bytes of the optimizer's state
-    largest: int  # numbers in the largest 4-bit weight
+    largest: int  # how many numbers the largest 4-bit weight has; 0 without 4-bit weights
 
 
-def _small(run, layers, blocks, mode):
-    "The model of a run with so many layers and blocks of the tower"
+def _small(
+    run,  # `Run`
+    layers,  # of the language model
+    blocks,  # of the vision tower
+    mode,  # `FakeTensorMode`
+):  # `_Small`
+    "A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take"
     from transformers import AutoModelForImageTextToText
     settings = run.settings
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory is taken
         dtype = torch.bfloat16 if run.gpu else torch.float32
-        core = AutoModelForImageTextToText.from_config(_shortened(run.config, layers, blocks), dtype=dtype)
+        config = _shortened(run.config, layers, blocks)
+        core = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         core.set_attn_implementation("eager" if settings.attention == "eager" else "sdpa")
-        quantised = _quantise(core) if settings.use_4bit else set()
+        quantised = _quantise(core) if settings.use_4bit else set()  # ids of weights
         model = core
         if settings.use_lora:
             model = _with_adapter(core, settings)
-    own = dict(model.named_parameters())
+    parameters = list(model.parameters())
     if settings.use_4bit:
-        for weight in own.values():
+        for weight in parameters:
             if weight.requires_grad:
-                # TRL 1.16 does so with an adapter on 4-bit weights.
+                # TRL 1.16 casts an adapter on 4-bit weights to bfloat16.
                 weight.data = weight.data.to(torch.bfloat16)
-    size = {id(w): w.numel() * w.element_size() for w in own.values()}
-    # NF4: half a byte a number, a byte of scale for 64, and 4 bytes for 256 of those (double quantisation)
+    size = {id(w): w.numel() * w.element_size() for w in parameters}  # in bytes
+    # NF4: half a byte for each number, a byte of scale for 64 of them, and 4 bytes for 256 scales (the scales
+    # are quantised, too)
     four_bit = 0.5 + 1 / 64 + 4 / (64 * 256)
-    size |= {id(w): w.numel() * four_bit for w in own.values() if id(w) in quantised}
-    trained = [w for w in own.values() if w.requires_grad]
-    largest = max((w.numel() for w in own.values() if id(w) in quantised), default=0)
+    size |= {id(w): w.numel() * four_bit for w in parameters if id(w) in quantised}
+    trained = [w for w in parameters if w.requires_grad]
+    largest = max((w.numel() for w in parameters if id(w) in quantised), default=0)
     weights, bytes_trained = sum(size.values()), sum(size[id(w)] for w in trained)
     if settings.beta and not settings.use_lora:
-        weights *= 2  # the reference model; with an adapter it is the same model without it
+        # The reference model is a second copy. With an adapter it is this model with the adapter switched
+        # off.
+        weights *= 2
     state = sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained)
     _faked(model, mode)
     return _Small(model.train(), core, weights, bytes_trained, state, largest)
 
 
 def _with_adapter(model, settings):
-    "A model with the adapter of a run"
+    "A model with a new LoRA adapter of the size that the run's settings say"
     s = settings
     return add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
 
 
 def _shortened(config, layers, blocks):
-    "A configuration with fewer layers, whose last block of the tower sees the whole picture"
+    """A copy of a model's configuration with fewer `layers` of text and `blocks` of the vision tower.
+
+    Lists that hold something for each layer are shortened, too."""
     config = copy.deepcopy(config)
     text, vision = config.get_text_config(), config.vision_config
     text.num_hidden_layers = layers
@@ -368,14 +415,19 @@ def _shortened(config, layers, blocks):
         text.layer_types = [text.layer_types[i % len(text.layer_types)] for i in range(layers)]
     vision.depth = blocks
     if hasattr(vision, "fullatt_block_indexes"):
+        # Blocks attend within windows, but these see the whole picture: the last block does so in real
+        # towers.
         vision.fullatt_block_indexes = [blocks - 1]
     if hasattr(vision, "deepstack_visual_indexes"):
+        # as many blocks as before hand their features to layers of text: now the first ones
         vision.deepstack_visual_indexes = list(range(len(vision.deepstack_visual_indexes)))
     return config
 
 
 def _quantise(model):
-    "ids of the weights that bitsandbytes would hold in 4 bit; others become float32, as PEFT (0.21) has it"
+    """The ids, by `id()`, of the weights that bitsandbytes would hold in 4 bits: linear layers, not the head.
+
+    All other weights are cast to float32 in place, as PEFT (0.21) does."""
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     quantised = {id(m.weight) for m in linears}
@@ -386,146 +438,181 @@ def _quantise(model):
 
 
 def _state_bytes(optim, size):
-    "Bytes that an optimizer keeps of a number that takes `size`"
+    "Bytes of optimizer state for one trained number, which itself takes `size` bytes"
     if optim in ("sgd", "adafactor"):
-        return 0  # adafactor keeps a row and a column of each matrix
+        return 0  # adafactor keeps only a row and a column for each matrix
     if "8bit" in optim:
-        return 2
-    return 2 * size  # the two moments of Adam and its kin
+        return 2  # two moments of a byte each
+    return 2 * size  # the two moments of Adam and the optimizers like it
 
 
 # A step
 
 class _Scorer(SharedPrompt):
-    "The part of our trainer that reads a prompt once for a group, without a trainer around it"
+    "The trainer's method that scores answers with shared prompts, usable without a trainer"
     def __init__(self, autocast):
         self.accelerator = SimpleNamespace(unwrap_model=lambda model: model, autocast=autocast)
 
     def logps(self, *args):
-        "Log-probs of whole groups"
+        "Log-probs [rows, C] of whole groups; the arguments are those of `SharedTraining._group_logps`"
         return self._group_logps(*args)[0]
 
 
 def _autocast(run):
-    "bfloat16 where a GPU would compute in it"
+    "A context manager: bfloat16 autocast where a run is counted for a GPU, else nothing"
     return torch.autocast("cpu", torch.bfloat16) if run.gpu else nullcontext()
 
 
 @contextmanager
-def _counting(run, small, given=()):
-    "A counter that knows the model and what it is given, with the kernels of the run's device"
+def _counting(
+    run,  # `Run`
+    small,  # `_Small`
+    inputs=(),  # tensors that the model gets
+):  # yields a `_Counter`, whose `peak` holds bytes
+    "Within the block, count the tensors that are made; weights and inputs are left out, GPU kernels imitated"
     counter = _Counter()
-    counter.know([*small.model.parameters(), *small.model.buffers(), *given])
+    counter.leave_out([*small.model.parameters(), *small.model.buffers(), *inputs])
     with replaced_methods(_kernels(run)), counter:
         yield counter
 
 
-def _batch(run, rows, mode, answers):
-    "Rows of the run's prompt, with or without answers behind it: text fields [rows, …], picture fields"
-    prompt, C = run.prompt, run.C if answers else 0
-    ids = torch.cat([prompt["input_ids"].expand(rows, -1), torch.ones(rows, C, dtype=torch.long)], 1)
-    no_kinds = torch.zeros(rows, C, dtype=torch.long)
-    kinds = torch.cat([prompt["mm_token_type_ids"].expand(rows, -1), no_kinds], 1)
+def _batch(
+    run,  # `Run`
+    rows,  # each the same prompt with its own pictures
+    mode,  # `FakeTensorMode`
+    answers,  # whether an answer of full length follows each prompt
+):  # ids and mask [rows, P or P + C]; pixel_values, image_grid_thw and mm_token_type_ids as a dict
+    "Model inputs of so many rows: text as real tensors, pixels as a fake one"
+    prompt = run.prompt
+    C = run.C if answers else 0
+    answer_ids = torch.ones(rows, C, dtype=torch.long)
+    ids = torch.cat([prompt["input_ids"].expand(rows, -1), answer_ids], 1)
+    answer_types = torch.zeros(rows, C, dtype=torch.long)  # 0: text
+    token_types = torch.cat([prompt["mm_token_type_ids"].expand(rows, -1), answer_types], 1)
     mask = torch.ones_like(ids)
     if answers and rows > 1:
-        mask[0, -1] = 0  # answers of unequal length: without any padding no mask would be made
+        mask[0, -1] = 0  # one answer is shorter, as in real batches: without padding no mask is made
+    patches, patch_size = prompt["patches"]
     with mode:
-        pixels = torch.empty(rows * prompt["patches"][0], prompt["patches"][1])
+        pixels = torch.empty(rows * patches, patch_size)
     grid = prompt["image_grid_thw"].repeat(rows, 1)
-    return ids, mask, dict(pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=kinds)
+    return ids, mask, dict(pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=token_types)
 
 
-def _trained_step(run, small, rows, shared, mode):
-    "Most bytes at once that one forward and backward of `rows` answers adds to weights and state"
+def _trained_step(
+    run,  # `Run`
+    small,  # `_Small`
+    rows,  # answers in one forward pass
+    shared,  # whether each prompt is read once for its group
+    mode,  # `FakeTensorMode`
+):  # bytes
+    "Most bytes that one forward and backward pass holds at once, without weights and optimizer state"
     core, settings = small.core, run.settings
     _prepare_training(run, small)
     G = settings.num_generations
     ids, mask, fields = _batch(run, rows, mode, answers=True)
     for weight in small.model.parameters():
-        weight.grad = None
+        weight.grad = None  # of an earlier count
     labels = ids.clone()
-    labels[:, :run.P] = -100
-    remembered = []
+    labels[:, :run.P] = -100  # prompts are not scored
+    features = []
     if shared:
         use_grouped_attention(small.model)
+        # one prompt and its pictures for each group
         fields = {name: value[:len(value) // G] for name, value in fields.items()}
         fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :run.P]
         if not any(w.requires_grad for w in core.model.visual.parameters()):
-            remembered = _remember(core, fields)
-    with _counting(run, small, [*fields.values(), *remembered]) as counter:
+            features = _remember(core, fields)
+    with _counting(run, small, [*fields.values(), *features]) as counter:
         if shared:
             scorer = _Scorer(lambda: _autocast(run))
             logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
         else:
             with _autocast(run):
-                given = dict(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-                logps = small.model(**given, **fields).log_probs
+                text = dict(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+                logps = small.model(**text, **fields).log_probs
         logps.sum().backward()
-    vars(core.model).pop("get_image_features", None)
+    vars(core.model).pop("get_image_features", None)  # undoes `_remember`
     return counter.peak
 
 
 def _prepare_training(run, small):
-    "Gradient checkpointing and the fused head, as TRL puts them on"
+    "Put TRL's fused head (log-probs without whole logits) on a model and, if wanted, gradient checkpointing"
     from trl.trainer.utils import add_fused_lm_head
     core = small.core
-    vars(core).pop("forward", None)
+    vars(core).pop("forward", None)  # of an earlier call: the method of its class shows again
     if run.gpu:
-        _fuse_head(core)
+        _fuse_head(core)  # TRL's own would run its kernels, which need a GPU
     else:
         add_fused_lm_head(core, outputs=("log_probs", "entropy"))
     if run.recomputes:
-        # Random states are no tensors of the step, and fake ones cannot be asked for.
+        # Random states take next to no memory, and cannot be read under fake tensors.
         core.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         if run.settings.use_lora:
             small.model.enable_input_require_grads()
 
 
 def _remember(core, fields):
-    "Let a frozen tower's features be known, as `shared_prompt.PictureMemory` knows them; their tensors"
+    """Compute the pictures' features now, and let the model return them whenever it asks for features.
+
+    So does `shared_prompt.PictureMemory` for a frozen vision tower: the training step does not run the tower.
+    Returns the features' tensors."""
     with torch.no_grad():
-        seen = core.model.get_image_features(fields["pixel_values"], fields["image_grid_thw"])
+        features = core.model.get_image_features(fields["pixel_values"], fields["image_grid_thw"])
 
     def remembered(*args, **kwargs):
-        return seen
+        return features
 
     core.model.get_image_features = remembered
-    return [tensor for tensor in tree_leaves(dict(seen)) if torch.is_tensor(tensor)]
+    return [tensor for tensor in tree_leaves(dict(features)) if torch.is_tensor(tensor)]
 
 
-def _prefill(run, small, rows, mode):
-    "Bytes while prompts are read before sampling, at once and in the cache that stays"
-    vars(small.core).pop("forward", None)
+def _prefill(
+    run,  # `Run`
+    small,  # `_Small`
+    rows,  # prompts that are read together
+    mode,  # `FakeTensorMode`
+):  # (most bytes at once, bytes of the cache)
+    "Memory of reading prompts into a cache, as sampling does before the first token"
+    vars(small.core).pop("forward", None)  # without the fused head of training
     small.core.gradient_checkpointing_disable()
     ids, mask, fields = _batch(run, rows, mode, answers=False)
     positions = prompt_positions(small.model, ids, mask, fields)
     fields |= dict(position_ids=positions, use_cache=True, logits_to_keep=1)
-    given = [value for value in fields.values() if torch.is_tensor(value)]
-    with torch.no_grad(), _counting(run, small, given) as counter, _autocast(run):
+    inputs = [value for value in fields.values() if torch.is_tensor(value)]
+    with torch.no_grad(), _counting(run, small, inputs) as counter, _autocast(run):
         out = small.model(input_ids=ids, attention_mask=mask, **fields)
-    kept = getattr(out, cache_keyword(small.model)).layers
-    return counter.peak, sum(layer.keys.nbytes + layer.values.nbytes for layer in kept)
+    cache_layers = getattr(out, cache_keyword(small.model)).layers
+    return counter.peak, sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_layers)
 
 
-def _logits(run, small, rows, shared, mode):
-    "Bytes of the logits in the loss at once, there and back"
+def _logits(
+    run,  # `Run`
+    small,  # `_Small`
+    rows,  # answers in one forward pass
+    shared,  # whether each prompt is read once for its group
+    mode,  # `FakeTensorMode`
+):  # bytes
+    "Most bytes that the vocabulary head holds at once, from hidden states to log-probs and in backward"
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
     weight = small.core.get_output_embeddings().weight
-    G, C = run.settings.num_generations, run.C
-    # A GPU takes the answers' tokens alone; elsewhere TRL 1.16 scores every position.
+    C = run.C
+    # On a GPU only the answers' tokens are scored; on a CPU TRL 1.16 scores every position that is read.
     all_positions = rows * C if shared else rows * (run.P + C - 1)
     tokens = rows * C if run.gpu else all_positions
     with mode:
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
-        words = torch.empty(tokens, dtype=torch.long)
+        targets = torch.empty(tokens, dtype=torch.long)
     hidden.requires_grad_()
     with _counting(run, small) as counter, _autocast(run):
         if run.gpu:
             logps = _FusedHead.apply(hidden, weight)
         else:
             piece = min(_vocabulary_piece, len(weight))
-            given = (hidden, weight, None, words, 1.0, piece, None, 1.0, ("entropy",))
-            logps = ChunkedLogProbFunction.apply(*given)[0]
+            # hidden, weight, bias, targets, temperature, words of a piece, softcapping, scale of logits,
+            # outputs
+            arguments = (hidden, weight, None, targets, 1.0, piece, None, 1.0, ("entropy",))
+            logps, *_ = ChunkedLogProbFunction.apply(*arguments)
         logps.sum().backward()
     weight.grad = None
     return counter.peak
@@ -534,99 +621,115 @@ def _logits(run, small, rows, shared, mode):
 # The whole model
 
 class _Counted:
-    "Bytes of a run's parts, one way: the stock trainer's or with shared prompts"
-    def __init__(self, run, shared):
+    """How many bytes a run takes, with stock TRL or with shared prompts, computed from models of few layers.
+
+    `parts` is a list of (small model, factor): a number of bytes of the whole model is the sum of factor ·
+    bytes of the small model."""
+    def __init__(self,
+        run,  # `Run`
+        shared,  # whether each prompt is read once for its group
+    ):
         self.run, self.shared, self.mode = run, shared, FakeTensorMode(allow_non_fake_inputs=True)
-        self.known = {}
+        self.measured = {}  # ("training" or "reading", rows) → what was measured on each small model
         text, vision = run.config.get_text_config(), run.config.vision_config
-        # Qwen3-VL hands what its first blocks saw to as many first layers, so fewer cannot be built.
+        # Fewest layers and blocks to build. Qwen3-VL needs a layer for each block that hands features to one.
         least = max(2, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
-        # With checkpointing a prompt's cache grows by each layer and outgrows what one layer needs at once: where
-        # few layers are built, another moment of the step is the highest. From four on it is the same (7 measured).
+        # With gradient checkpointing a prompt's cache grows with each layer, and from some number of layers
+        # on it decides the peak of a step. With fewer than four layers the peak lies at another moment, so
+        # that multiplying would go wrong (seven layers were measured, too: as four).
         few = max(least, 4) if shared and run.recomputes else least
-        more, deeper = text.num_hidden_layers - few, vision.depth - least
-        if more <= 2 and deeper <= 2:
+        more_layers, more_blocks = text.num_hidden_layers - few, vision.depth - least
+        if more_layers <= 2 and more_blocks <= 2:  # so small a model is built as a whole
             self.parts = [(_small(run, text.num_hidden_layers, vision.depth, self.mode), 1)]
         else:
-            # Each layer takes what the next one takes: base + more · (a layer) + deeper · (a block).
-            sizes = [(few, least, 1 - more - deeper), (few + 1, least, more), (few, least + 1, deeper)]
+            # All layers take the same, and so do all blocks. So with `base` for the smallest model: whole =
+            # base + more_layers · (base with a layer more - base) + more_blocks · (… a block more - base)
+            sizes = [  # layers, blocks, factor
+                (few, least, 1 - more_layers - more_blocks),
+                (few + 1, least, more_layers),
+                (few, least + 1, more_blocks),
+            ]
             self.parts = []
             for layers, blocks, factor in sizes:
                 self.parts.append((_small(run, layers, blocks, self.mode), factor))
 
     def of_model(self, name):
-        "An attribute of `_Small` for the whole model; the largest weight is no sum"
+        "An attribute of `_Small` in bytes (weights, trained, state), for the whole model"
         return sum(factor * getattr(small, name) for small, factor in self.parts)
 
     def training(self, rows):
-        "Most bytes at once that a forward and backward of `rows` answers adds"
+        "Most bytes that a forward and backward pass of `rows` answers holds at once, beside weights"
         def measure(small):
             return _trained_step(self.run, small, rows, self.shared, self.mode)
-        return self._whole(("training", rows), measure)
+        return self._weighted_sum(self._of_each_part(("training", rows), measure))
 
     def reading(self, rows):
-        "Bytes while `rows` prompts are read: at once, and in the cache that stays"
+        "Reading `rows` prompts into a cache: (most bytes at once, bytes of the cache)"
         def measure(small):
             return _prefill(self.run, small, rows, self.mode)
-        found = self._parts_of(("reading", rows), measure)
-        return tuple(sum(factor * pair[i] for pair, (_, factor) in zip(found, self.parts)) for i in (0, 1))
+        peaks, caches = zip(*self._of_each_part(("reading", rows), measure))
+        return self._weighted_sum(peaks), self._weighted_sum(caches)
 
-    def _whole(self, key, measure):
-        found = self._parts_of(key, measure)
-        return sum(factor * value for value, (_, factor) in zip(found, self.parts))
+    def _weighted_sum(self, values):
+        "A number for the whole model, from one for each small model"
+        return sum(factor * value for value, (_, factor) in zip(values, self.parts))
 
-    def _parts_of(self, key, measure):
-        if key not in self.known:
-            self.known[key] = [measure(small) for small, _ in self.parts]
-        return self.known[key]
+    def _of_each_part(self, key, measure):
+        "What `measure` returns for each small model; measured once for each key"
+        if key not in self.measured:
+            self.measured[key] = [measure(small) for small, _ in self.parts]
+        return self.measured[key]
 
 
 def memory_of_step(
-    counted: _Counted,  # a run, one way
+    counted: _Counted,  # a run, with stock TRL or with shared prompts
     rows: int,  # answers in one forward pass
     passes: int,  # forward passes before an optimizer step
 ) -> dict:  # part: bytes; `training`, `sampling` and `most` are what is held at once
     "Memory of one optimizer step by its parts"
-    run, small = counted.run, counted.parts[0][0]
+    run, (small, _) = counted.run, counted.parts[0]
     G, all_rows = run.settings.num_generations, rows * passes
     prompts = all_rows // G if counted.shared else all_rows
-    found = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
-    found["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
-    added = counted.training(rows)
-    # bitsandbytes unpacks one weight at a time to the number type in which it computes.
-    added += 2 * small.largest
-    # From the second pass on, the gradients of those before are held from the beginning.
-    added += counted.of_model("trained") if passes > 1 else 0
-    found["activations"] = max(0, added - found["logits"])
+    parts = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
+    parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
+    in_training = counted.training(rows)  # beside weights and optimizer
+    # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number.
+    in_training += 2 * small.largest
+    # From the second pass on, gradients of earlier passes are held already: as large as the trained weights.
+    in_training += counted.of_model("trained") if passes > 1 else 0
+    parts["activations"] = max(0, in_training - parts["logits"])
     patches, size = run.prompt["patches"]
-    found["pictures"] = prompts * patches * size * 4  # float32, as the processor makes them
+    parts["pictures"] = prompts * patches * size * 4  # float32, as the processor makes them
     if counted.shared:
-        found["pictures"] += run.settings.picture_memory_mb * 2**20  # features that are kept from epoch to epoch
-    reading, cache = counted.reading(prompts)
-    found["cache"] = cache * (run.P + run.C) / run.P
+        # features of a frozen vision tower that are kept from epoch to epoch
+        parts["pictures"] += run.settings.picture_memory_mb * 2**20
+    reading, cache = counted.reading(prompts)  # most at once, and the prompts' cache
+    parts["cache"] = cache * (run.P + run.C) / run.P
     if counted.shared:
-        # The prompts' cache stays beside the wide one, which has room for every answer from the beginning.
-        found["cache"] = cache + cache / prompts / run.P * all_rows * (run.P + run.C)
-    sampled = max(reading, found["cache"] + _of_one_token(counted, cache, all_rows))
-    held = found["weights"] + found["optimizer"] + found["pictures"]
+        # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
+        token_bytes = cache / prompts / run.P
+        parts["cache"] = cache + token_bytes * all_rows * (run.P + run.C)
+    in_sampling = max(reading, parts["cache"] + _of_one_token(counted, all_rows))
+    held = parts["weights"] + parts["optimizer"] + parts["pictures"]
     if run.settings.use_vllm:
-        found["cache"] = sampled = 0  # vLLM's own share of the card holds it
-    found |= dict(training=held + added, sampling=held + sampled)
-    return found | dict(most=max(found["training"], found["sampling"]))
+        parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
+    parts |= dict(training=held + in_training, sampling=held + in_sampling)
+    return parts | dict(most=max(parts["training"], parts["sampling"]))
 
 
-def _of_one_token(counted, cache, rows):
-    "Bytes that sampling one more token adds for a moment"
+def _of_one_token(counted, rows):
+    "Bytes that sampling the last token of `rows` answers takes for a moment, beside the cache"
     run, text = counted.run, counted.run.config.get_text_config()
-    numbers = 4 if not run.gpu else 2
-    seen = rows * (run.P + run.C)
+    number_bytes = 4 if not run.gpu else 2  # float32 or bfloat16
+    cached_tokens = rows * (run.P + run.C)
     if counted.shared and not run.gpu:
-        layer = 0  # on a CPU heads share their keys: see `shared_prompt.grouped_attention`
+        of_layer = 0  # `shared_prompt.grouped_attention` copies nothing on a CPU
     else:
+        # Attention copies the keys and values of one layer at a time, repeated for every head.
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        # keys and values, repeated for every head
-        layer = 2 * seen * text.num_attention_heads * size * numbers
-    return layer + 4 * rows * text.vocab_size * 4  # scores of all words, as they are changed and drawn from
+        of_layer = 2 * cached_tokens * text.num_attention_heads * size * number_bytes
+    # Scores of all words in float32: four copies, while they are changed (temperature, top-k) and drawn from.
+    return of_layer + 4 * rows * text.vocab_size * 4
 
 
 def will_fit(
@@ -635,63 +738,66 @@ def will_fit(
     pictures: int = 1,  # of a prompt, each of the largest size
     sizes: tuple = cards,  # GB of the cards that are asked about
 ) -> dict:  # `run` (what was counted), `ways` (a row for stock and for shared), `cards` (a row for each size)
-    "GB of a run before it starts, with copied and with shared prompts, and what fits on a card"
+    "Memory in GB that a run will take, with stock TRL and with shared prompts, and which cards it fits on"
     run = run_of(settings, None, prompt_tokens, pictures)
-    counted = {"stock": _Counted(run, False)}
+    counted = {"stock": _Counted(run, shared=False)}
     if settings.attention in ("auto", "sdpa"):
-        counted["shared"] = _Counted(run, True)  # other attention functions cannot share a prompt
-    ways, largest = [], {}
-    for way, one in counted.items():
-        plan = replace(settings, shared_prompt=way == "shared")
-        rows, passes = whole_groups(plan)
-        # Groups cannot be shared where a pass holds no whole ones.
+        counted["shared"] = _Counted(run, shared=True)  # other attention functions cannot share a prompt
+    ways, largest = [], {}  # rows of the result; way → for each size the most groups that one pass may hold
+    for way, of_way in counted.items():
+        rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
+        # Prompts cannot be shared where a pass holds no whole groups.
         if way == "shared" and rows % settings.num_generations:
             continue
-        found = memory_of_step(one, rows, passes)
-        gigabytes = {part: size / GiB for part, size in found.items()}
+        parts = memory_of_step(of_way, rows, passes)
+        gigabytes = {part: size / GiB for part, size in parts.items()}
         ways.append(dict(way=way, rows=rows, passes=passes) | gigabytes)
-        largest[way] = _largest_groups(one, [_room(run, size) for size in sizes])
+        largest[way] = _largest_groups(of_way, [_usable_bytes(run, size) for size in sizes])
     rows_of_cards = []
     for number, size in enumerate(sizes):
         row = dict(gb=size)
         for way in ways:
             name = way["way"]
-            row[f"{name}_fits"] = way["most"] * GiB <= _room(run, size)
+            row[f"{name}_fits"] = way["most"] * GiB <= _usable_bytes(run, size)
             row[f"{name}_groups"] = largest[name][number]
         rows_of_cards.append(row)
-    words = dict(model=settings.model, prompt_tokens=run.P, answer_tokens=run.C, G=settings.num_generations,
+    facts = dict(model=settings.model, prompt_tokens=run.P, answer_tokens=run.C, G=settings.num_generations,
                  recomputes=run.recomputes, number_type="bfloat16" if run.gpu else "float32")
-    return dict(run=words, ways=ways, cards=rows_of_cards)
+    return dict(run=facts, ways=ways, cards=rows_of_cards)
 
 
-def _room(run, size):
-    "Bytes of a card that a run may take"
+def _usable_bytes(run, size):
+    "How many bytes of a card of `size` GB a run may take"
     share = 1.0
     if run.settings.use_vllm and run.settings.vllm_mode == "colocate":
-        share -= run.settings.vllm_gpu_memory_utilization
+        share -= run.settings.vllm_gpu_memory_utilization  # vLLM's engine lies on the same card
     return (size * share - _left_free_gb) * GiB
 
 
-def _largest_groups(counted, rooms):
-    "For each room in bytes: the most groups that one pass may hold, with a step of that one pass"
+def _largest_groups(
+    counted,  # `_Counted`
+    limits,  # bytes, a number for each card
+):  # a list of numbers of groups, 0 where not even one fits
+    "The most groups that fit under each limit when a step is a single forward pass"
     G = counted.run.settings.num_generations
-    found = []
-    # What a group adds is the same for each: two counts give a line. (TRL's pieces of the vocabulary have a
-    # largest size, so that the line may say a group too few for a large batch.) Training and sampling each have
-    # a line, since the steeper one need not be the higher one for two groups.
-    one, two = (memory_of_step(counted, groups * G, 1) for groups in (1, 2))
-    for room in rooms:
+    largest = []
+    # Memory grows by the same amount with each group, so two counts give a straight line. TRL's pieces of the
+    # vocabulary have a largest size, so for a large batch the line may give a group too few. Training and
+    # sampling have a line each: which of the two needs more may change with the number of groups.
+    of_one_group, of_two = (memory_of_step(counted, groups * G, 1) for groups in (1, 2))
+    for limit in limits:
         fits = []
         for part in ("training", "sampling"):
-            fits.append(int(1 + (room - one[part]) // (two[part] - one[part])))
-        found.append(max(0, min(fits)))
-    return found
+            of_each_more = of_two[part] - of_one_group[part]
+            fits.append(int(1 + (limit - of_one_group[part]) // of_each_more))
+        largest.append(max(0, min(fits)))
+    return largest
 
 
 def fit_tables(
     found: dict,  # from `will_fit`
-) -> list:  # two tables that show themselves
-    "What `will_fit` found, for people"
+) -> list:  # two `Table`s, which a notebook shows: GB of the run by part, and what fits on each card
+    "The result of `will_fit` as tables for people"
     run = found["run"]
     parts = ("weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most")
     rows = []
@@ -700,9 +806,9 @@ def fit_tables(
         rows.append({"prompts": way["way"], "in one pass": way["rows"], "passes": way["passes"]} | sizes)
     kept = "computed twice" if run["recomputes"] else "kept"
     tokens = f"{run['prompt_tokens']} tokens of prompt, {run['answer_tokens']} of an answer at most"
-    words = (f"GB. {run['model']}: {tokens}, {run['number_type']}, layers {kept}. "
-             "training and sampling: held at once, weights and optimizer included")
-    seen = []
+    caption = (f"GB. {run['model']}: {tokens}, {run['number_type']}, layers {kept}. "
+               "training and sampling: held at once, weights and optimizer included")
+    card_rows = []
     for card in found["cards"]:
         row = {"GB of the card": card["gb"]}
         for way in found["ways"]:
@@ -710,16 +816,20 @@ def fit_tables(
             row[f"{name}: as set"] = "fits" if card[f"{name}_fits"] else "does not fit"
             batch = f"{groups} × {run['G']}" if groups else "not one group"
             row[f"{name}: largest step of one pass"] = batch
-        seen.append(row)
-    return [Table(rows, words), Table(seen, "groups × answers. Not counted: " + "; ".join(not_counted))]
+        card_rows.append(row)
+    caption_of_cards = "groups × answers. Not counted: " + "; ".join(not_counted)
+    return [Table(rows, caption), Table(card_rows, caption_of_cards)]
 
 
 # Real steps, to compare with
 
 def real_model(
-    run: Run,  # its configuration gets the ids of the twins' tokenizer
-):  # model with random weights on the GPU where there is one, processor
-    "The run's model with random weights, and a twin's processor, which knows pictures as the real one does"
+    run: Run,  # of any size: the model is built as a whole
+):  # model (on the GPU where there is one), processor
+    """The run's model with random weights, and a processor, without any download.
+
+    The processor is that of a tiny model of the same family: it cuts pictures as the real one does, but has a
+    small tokenizer. So the model gets that tokenizer's ids for pictures."""
     from transformers import AutoModelForImageTextToText
     processor = twin_processor(run.config.model_type)
     limit_pixels(processor, run.settings.max_image_size)
@@ -732,7 +842,7 @@ def real_model(
     with torch.device("cuda" if on_gpu else "cpu"):
         dtype = torch.bfloat16 if on_gpu else torch.float32
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    # No token ends an answer: every answer takes the room that was counted for it.
+    # No token ends an answer, so that every answer gets the full length that was counted.
     model.generation_config.update(eos_token_id=None, pad_token_id=tokenizer.pad_token_id)
     return model, processor
 
@@ -743,7 +853,7 @@ def real_steps(
     processor,  # of the model
     steps: int = 2,  # the optimizer's state is there from the second step on
 ):  # the trainer, when it has trained
-    "Real training steps of a run on drawn pictures of the largest size"
+    "Train real steps of a run on drawn pictures of the largest size, so that its memory can be measured"
     settings = run.settings
     if settings.use_lora:
         model = _with_adapter(model, settings)
@@ -751,12 +861,12 @@ def real_steps(
     samples = []
     for number, drawn in enumerate(synthetic_counting(steps * settings.prompts_per_step)):
         picture = drawn.images[0].resize((side, side))
-        # Two lengths of questions, so that prompts are padded and a mask is made.
+        # Questions of two lengths, so that prompts are padded and an attention mask is made.
         question = drawn.question if number % 2 else drawn.question.removesuffix("?")
         samples.append(Sample(question, drawn.answer, [picture], "counting", number))
-    own = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
-    trainer = make_trainer(own, model, processor, to_dataset(samples))
-    trainer.eos_token_ids = [-1]  # no token
+    short = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    trainer = make_trainer(short, model, processor, to_dataset(samples))
+    trainer.eos_token_ids = [-1]  # no token has this id, so no answer ends early
     trainer.generation_config.eos_token_id = None
     trainer.train()
     return trainer
@@ -765,62 +875,70 @@ def real_steps(
 def measured_mb(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
-) -> float:  # MB of weights, optimizer and steps at once, libraries left out
-    "Real steps of a twin on a CPU, in a process of its own"
-    # glibc is asked to give back at once what is larger than 128 KB: else much of the mark is holes.
+) -> float:  # MB
+    """Most memory that a real run of a tiny model takes on a CPU, without that of the libraries.
+
+    The run happens in a new process: this module's own `__main__`, which prints the number."""
+    # By this variable glibc returns blocks of 128 KB or more to the system as soon as they are freed.
+    # Otherwise unused memory between tensors would be counted, too.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     command = [sys.executable, "-m", "vlrlbook.fit", json.dumps(settings), json.dumps(shape)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"the measured steps failed: {done.stderr[-2000:]}")
-    return float(done.stdout.split("MB")[-1])
+    return float(done.stdout.split("MB")[-1])  # the last line is such as "MB 123.4"
 
 
 def twin_run(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary`
 ) -> Run:  # on a CPU
-    "A run of a Qwen2.5-VL twin of any width"
+    "A run of an untrained Qwen2.5-VL twin (a model with few and narrow layers) of a given shape"
     config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, shape["width"], shape["depth"])
-    config.get_text_config().vocab_size = shape["vocabulary"]
+    config.get_text_config().vocab_size = shape["vocabulary"]  # larger than the twin's tokenizer needs
     return run_of(read_settings(GRPOSettings, settings), config, gpu=False)
 
 
 def counted_step(
     run: Run,  # its settings say whether prompts are shared
 ) -> dict:  # from `memory_of_step`
-    "Memory of a step of a run as its settings have it"
-    rows, passes = whole_groups(run.settings)
-    shared = run.settings.shared_prompt and run.settings.attention in ("auto", "sdpa")
-    return memory_of_step(_Counted(run, shared and rows % run.settings.num_generations == 0), rows, passes)
+    "Memory in bytes of one optimizer step of a run, by its parts"
+    rows, passes = whole_groups(run.settings)  # answers in a forward pass, forward passes in a step
+    wanted = run.settings.shared_prompt and run.settings.attention in ("auto", "sdpa")
+    has_whole_groups = rows % run.settings.num_generations == 0
+    return memory_of_step(_Counted(run, wanted and has_whole_groups), rows, passes)
 
 
 def counted_mb(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary` of a Qwen2.5-VL twin
 ) -> float:  # MB at once
-    "What `measured_mb` measures, counted"
+    "Most memory that a run of a tiny model takes on a CPU: counted here, where `measured_mb` measures it"
     return counted_step(twin_run(settings, shape))["most"] / 2**20
 
 
 def _measure_here(settings, shape):
-    "MB that a run adds to this process, once a smaller run has brought all libraries in"
+    """MB that a run adds to this process at its peak.
+
+    A very small run goes first, so that all libraries are loaded and not counted."""
     with tempfile.TemporaryDirectory() as folder:
-        small = dict(width=64, depth=1, vocabulary=shape["vocabulary"])
-        for each in (small, shape):
-            run = twin_run(settings | dict(output_dir=folder), each)
+        small_shape = dict(width=64, depth=1, vocabulary=shape["vocabulary"])
+        for run_shape in (small_shape, shape):  # only the second one's numbers are returned
+            run = twin_run(settings | dict(output_dir=folder), run_shape)
             gc.collect()
-            Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the old mark (proc(5))
-            before = _proc_mb("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak, VmHWM (proc(5))
+            before = _proc_mb("VmRSS")  # memory in use now
             real_steps(run, *real_model(run))
-            most = _proc_mb("VmHWM")
-    return most - before
+            peak = _proc_mb("VmHWM")
+    return peak - before
 
 
 def _proc_mb(name):
-    "A line of /proc/self/status, which the kernel writes in KB, as MB"
+    "A number of this process's memory in MB, by its name in /proc/self/status, such as VmRSS"
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
+    line = next(line for line in lines if line.startswith(name))  # such as "VmRSS:   123456 kB"
+    kilobytes = int(line.split()[1])
+    return kilobytes / 2**10
 
 
 if __name__ == "__main__":  # what `measured_mb` starts

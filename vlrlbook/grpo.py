@@ -44,6 +44,7 @@ def completion_logps(
     prompt_length: int, # P, padding included
 ) -> torch.Tensor: # [rows, C]
     "Log-probability of each completion token, given everything before it"
+    # The logits at a position are for the token after it: so one place earlier, and without the last.
     logits = model(**batch).logits[:, prompt_length - 1:-1] # [rows, C, V]
     tokens = batch["input_ids"][:, prompt_length:] # [rows, C]
     return logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
@@ -67,11 +68,13 @@ def grpo_loss(
         log_ratio = (log_ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     ratio, advantage = log_ratio.exp(), advantage[:, None]
     highest = 1 + (epsilon if epsilon_high is None else epsilon_high)
-    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, highest) * advantage)
-    loss = -gain.expand_as(logps) # an answer's one gain counts for each of its tokens
-    if beta: # KL to the reference, estimated on the sampled tokens: never below 0 (k3), weighted by the ratio as TRL does
-        away = ref_logps - logps
-        loss = loss + beta * ratio * (away.exp() - away - 1)
+    objective = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, highest) * advantage)
+    loss = -objective.expand_as(logps) # for level "sequence" [rows, 1]: the same for each token of an answer
+    if beta:
+        # KL to the reference, estimated on the sampled tokens so that it is never below 0 (called k3), and
+        # weighted by the ratio as TRL does
+        log_ref_ratio = ref_logps - logps
+        loss = loss + beta * ratio * (log_ref_ratio.exp() - log_ref_ratio - 1)
     loss = loss * mask
     if loss_type == "dapo": return loss.sum() / mask.sum().clamp(min=1)
     if loss_type == "grpo": return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()
@@ -87,28 +90,32 @@ def make_trainer(
     log: RunLog = None, # gets a row per logged step
     held_out: list = None, # `Sample`s that are asked every `eval_steps`; None asks nothing
 ): # trl.GRPOTrainer
-    "TRL's trainer with the reward that `settings` names"
+    "TRL's trainer, set up for a run: with our mixins, the reward that `settings` names, log and callbacks"
     from trl import GRPOTrainer
 
     # Each mixin changes one thing of TRL's trainer and calls the next: the order is that of the calls.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill, vllm_sleep_level = settings.refill, settings.vllm_sleep_level
 
-    recorders = [recorder] if recorder else []
+    recorders = [recorder] if recorder else [] # called with each batch of answers and their rewards
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
-    # "paid" and "masked" are words; anything else is what an answer earns that was cut off at its longest.
-    cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
-    ends = () if cut == "paid" else end_tokens(model, processor) # a cut answer ends with none of them
-    reward = for_trl(load_reward(settings.reward), told_together(recorders), "reward", settings.num_generations, cut, ends)
-    tool = look_options(settings, model, processor) # empty but for task zoom
-    if tool: reward = with_turns(reward)
+    # What an answer earns that was cut at the token limit: "paid" as it is, "masked" nothing, or a number.
+    when_cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
+    ends = () if when_cut == "paid" else end_tokens(model, processor) # an answer without one of these was cut
+    reward = for_trl(
+        load_reward(settings.reward), recorder=told_together(recorders), name="reward",
+        group_size=settings.num_generations, when_cut=when_cut, end_tokens=ends)
+    tool_options = look_options(settings, model, processor) # for task zoom the tool; else empty
+    if tool_options: reward = with_turns(reward) # an answer then has several turns
     log = RunLog() if log is None else log
-    callbacks = [RunLogCallback(log, logged_as, "GRPO", prefix="part/"), StopWhenAsked(settings.num_iterations)]
-    # First, so that its row of a step comes before that of the training.
-    if settings.eval_steps and held_out: callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
+    run_log = RunLogCallback(log, logged_as, "GRPO", prefix="part/")
+    callbacks = [run_log, StopWhenAsked(every=settings.num_iterations)]
+    if settings.eval_steps and held_out:
+        # Goes first, so that its row of a step is written before that of the training.
+        callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
     trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
-                      reward_funcs=reward, train_dataset=dataset, callbacks=callbacks, **tool)
-    trainer.remove_callback(PrinterCallback) # it prints every row that the keeper keeps
+                      reward_funcs=reward, train_dataset=dataset, callbacks=callbacks, **tool_options)
+    trainer.remove_callback(PrinterCallback) # it would print every row that `RunLogCallback` keeps
     share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
 
@@ -116,13 +123,16 @@ def make_trainer(
 def load_policy(
     settings: GRPOSettings, # a checked object
 ): # model with its adapter, processor
-    "The model that will be trained: a checkpoint, or a twin after its warm start; with a new adapter, an old one, or none"
+    """Load the model that will be trained, as `settings` say: with a new adapter, an old one, or none.
+
+    A tiny twin, which has no trained weights, first gets a supervised warm start."""
     s, name = settings, settings.model
-    if name.startswith("tiny-"): # an untrained twin says nothing that a reward could pay
+    if name.startswith("tiny-"): # an untrained twin gives no answer that a reward could tell from another
         name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task, looks=s.max_looks)
     loading = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
     model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)
-    if s.use_lora and not s.adapter: model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
+    if s.use_lora and not s.adapter:
+        model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
     return model, processor
 
 # %% ../nbs/05_grpo.ipynb #nb71eaf4
@@ -130,31 +140,33 @@ def run(
     settings: GRPOSettings, # a checked object
     measure: bool = True, # ask the held-out pictures before and after
 ) -> dict: # what results.json holds
-    "The job without the page: load, look through the data, ask, train, ask, save; every process of `accelerate launch` calls it"
+    """A whole GRPO run: load, check the data, measure, train, measure again, save.
+
+    Every process of `accelerate launch` calls it; the first one prints and writes."""
     started, output = time.time(), Path(settings.output_dir)
-    checkpoint = find_checkpoint(output, settings.resume)
-    check_hub(settings.hub_model_id)
+    checkpoint = find_checkpoint(output, settings.resume) # None: from the beginning
+    check_hub(settings.hub_model_id) # raises where nobody may push to it
     set_seed(settings.seed)
-    train, held_out, report = load_data(settings)
-    first = int(os.environ.get("RANK", 0)) == 0
+    train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
+    first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     if first and report: print(report)
     model, processor = load_policy(settings)
     checked = preflight(train, processor, held_out)
     if checked.problems: raise SettingsError(repr(checked))
-    if first: as_it_began(settings, checkpoint, train)
+    if first: as_it_began(settings, checkpoint, train) # a resumed run must have its settings of before
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
     trainer = make_trainer(settings, model, processor, train, log=log, held_out=samples)
-    # Weights that are spread over processes cannot sample here.
-    asks = measure and not parted(trainer)
-    if asks:
+    # Where weights are spread over processes (`parted`), no process can generate by itself.
+    measures = measure and not parted(trainer)
+    if measures:
         before = predict_together(trainer.accelerator, model, processor, samples, settings)
         same = SamePictures(processor, samples, settings, output / "pictures.json", resumed=bool(checkpoint))
         if first:
-            same.keep("first", 0, same.of_all(before))
-            trainer.add_callback(same)
+            same.keep("first", 0, same.of_all(before)) # the answers to a few pictures, at step 0
+            trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
-    if asks:
+    if measures:
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)
         rows = [dict(question=q, answer=a) for q, a in zip(train["question"], train["answer"])]
@@ -181,14 +193,14 @@ def predict_together(
     processor, # of the model
     samples: list, # held-out `Sample`s
     settings: GRPOSettings, # a checked object
-) -> dict: # as from `predict`, on every process
-    "`predict`, each process asking about its share of the pictures"
+) -> dict: # greedy and sampled → a list of texts for each sample; the same on every process
+    "Answers to the held-out samples, greedy and sampled; each process answers its share, and gets all"
     processes, own = accelerator.num_processes, accelerator.process_index
-    share = predict(model, processor, samples[own::processes], settings) # every `processes`-th picture
+    share = predict(model, processor, samples[own::processes], settings) # every `processes`-th sample
     if processes == 1: return share
     from accelerate.utils import gather_object
     together = {how: [None] * len(samples) for how in share}
-    for process, its_share in enumerate(gather_object([share])):
+    for process, its_share in enumerate(gather_object([share])): # in the order of the processes
         for how, texts in its_share.items(): together[how][process::processes] = texts
     return together
 
@@ -196,14 +208,17 @@ def predict_together(
 def main(
     argv: list = None, # None: the process's own arguments
 ):
-    "`accelerate launch -m vlrlbook.grpo --config run.yaml --lr 1e-5`: settings from a file, then from the command line"
+    """Run GRPO from a command line, such as `accelerate launch -m vlrlbook.grpo --config run.yaml --lr 1e-5`.
+
+    Settings come from the file, if one is named; those of the command line win over it."""
     about = "GRPO without the page; --name value for every setting of chapter 05"
     parser = argparse.ArgumentParser(prog="vlrlbook.grpo", description=about)
     parser.add_argument("--config", help="a .yaml or .json file with settings")
     args, rest = parser.parse_known_args(argv)
     try:
-        given = named_options(rest)
-        settings = load_settings(args.config, **given) if args.config else read_settings(GRPOSettings, given)
+        options = named_options(rest) # --name value of each setting, as a dict
+        if args.config: settings = load_settings(args.config, **options)
+        else: settings = read_settings(GRPOSettings, options)
     except SettingsError as e: raise SystemExit(f"vlrlbook.grpo: {e}")
     quiet_libraries()
     run(settings)

@@ -1,8 +1,8 @@
-"""A prompt is read once, into a cache that keeps the graph; widened, a group's answers go on from it.
+"""Caches with which a prompt is read once, and all answers of its group continue from it, gradients included.
 
 Nothing here knows how a layer works. The prompt goes through the model's own forward, and what its layers
-put into their cache stays there with its history for the way back. A second cache hands that out to every
-answer of the group, and the answers go through the model's own forward too. So it serves every layer that
+put into their cache stays there together with its autograd graph. A second cache gives that to every answer
+of the group, and the answers go through the model's own forward too. So it serves every layer that
 transformers has a cache for: attention, attention through a window (Gemma 3), and layers without attention,
 which keep one matrix however long the text is (Qwen3.5). Read in transformers 5.17. Written by hand."""
 from contextlib import contextmanager
@@ -16,56 +16,68 @@ try:
     from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
     from transformers.cache_utils import LinearAttentionLayer
     cannot_cache = None  # why nothing can be read into a cache with this release of transformers
-except ImportError as error:  # transformers has moved them: everything goes the plain way
+except ImportError as error:  # transformers has moved these classes: prompts are then not shared
     cannot_cache = f"transformers has moved what it leans on ({error})"
     Cache = DynamicLayer = LinearAttentionLayer = object
 
 __all__ = ["tested_families", "empty_cache", "widened", "read_prompt",
            "answer_rows", "cache_under_checkpointing"]
 
-# Others may work; nobody has compared them with the plain way.
+# Values of `config.model_type`. Others may work; nobody has compared them with unshared prompts.
 tested_families = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "aria")
 
 
 # The prompt's side
 
 class _PromptKeys(DynamicLayer):
-    """Keys and values of a prompt, as its forward made them.
+    """Keys and values of one attention layer for the prompts, kept with their autograd graph.
 
-    The layer never says that it holds something. With gradient checkpointing the prompt's forward runs again
-    on the way back, and must then find what it found the first time: nothing before it."""
+    The layer always reports a length of 0, as if it were empty. With gradient checkpointing the prompt's
+    forward runs a second time during backward, and must then see the same cache as the first time: an empty
+    one."""
     keys = None
     values = None
 
     def update(self, key_states, value_states, *args, **kwargs):
-        "Keep the first keys and values [B, heads, P, size] that come, with their graph"
+        """Overrides transformers' (5.17): keep the first keys and values [B, heads, P, size] that come.
+
+        Returns what it is given. A later call is the same forward, recomputed by gradient checkpointing, so
+        its values are not kept."""
         if self.keys is None:
             self.keys, self.values = key_states, value_states
         self.is_initialized = True
         return key_states, value_states
 
     def get_seq_length(self):
+        "Overrides transformers' (5.17), which returns the tokens in the cache; 0, as if it were empty"
         return 0
 
     def get_mask_sizes(self, query_length):
-        # (how many keys the mask covers, the place of the first): the prompt's own tokens only
-        return query_length, 0
+        "Overrides transformers' (5.17): (keys that the mask covers, place of the first)"
+        return query_length, 0  # the prompt's own tokens only: none lie before them
 
 
 class _PromptStates(LinearAttentionLayer):
-    "The state of a layer without attention, after a prompt; as above, it never says that it holds something"
+    """States of one layer without attention after the prompts, kept with their autograd graph.
+
+    Such a layer has a convolution state and a recurrent state (a matrix for each head). `has_previous_state`
+    is never set, so the layer seems empty: with gradient checkpointing the prompt's forward runs a second
+    time during backward, and must then see the same cache as the first time."""
 
     def update_conv_state(self, conv_states, state_idx=0, conv_kernel_size=None, **kwargs):
-        "Keep the last columns of [B, channels, P] that the convolution needs to go on"
+        "Overrides transformers' (5.17): keep the last columns of [B, channels, P] that the convolution needs"
         width = conv_kernel_size or conv_states.shape[-1]
-        # A prompt may be shorter than the kernel: zeros stand before it, as before any sequence.
+        # A prompt may be shorter than the kernel: it is then padded with zeros on the left, as any sequence
+        # is.
         missing = max(0, width - conv_states.shape[-1])
         if self.conv_states[state_idx] is None:
             self.conv_states[state_idx] = pad(conv_states, (missing, 0))[..., -width:]
         return conv_states
 
     def update_recurrent_state(self, recurrent_states, state_idx=0, **kwargs):
-        "Keep the matrix of each head [B, heads, size, size]; transformers' own layer would copy it in place"
+        """Overrides transformers' (5.17), which copies in place and so breaks the graph.
+
+        Keeps the first matrices [B, heads, size, size] that come, one for each head."""
         if self.recurrent_states[state_idx] is None:
             self.recurrent_states[state_idx] = recurrent_states
         return recurrent_states
@@ -74,100 +86,121 @@ class _PromptStates(LinearAttentionLayer):
 def empty_cache(
     config,  # of the model
 ):  # a transformers Cache
-    "An empty cache for one prompt a group; NotImplementedError where a layer keeps what is not known here"
+    "An empty cache that reads prompts once; NotImplementedError where a layer's cache is of an unknown kind"
     layers = []
     for number, layer in enumerate(DynamicCache(config=config).layers):
-        # A window is kept whole: the mask that the model makes leaves out what lies before it.
+        # A sliding window's layer keeps all keys, too: the model's own mask leaves out those before the
+        # window.
         if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
             layers.append(_PromptKeys())
         elif type(layer) is LinearAttentionLayer:
             layers.append(_PromptStates(layer.number_of_states))
         else:
-            kept = type(layer).__name__
-            raise NotImplementedError(f"layer {number} keeps a {kept}, which cannot be widened yet")
+            cache_kind = type(layer).__name__
+            raise NotImplementedError(f"layer {number} keeps a {cache_kind}, which cannot be widened yet")
     return Cache(layers=layers)
 
 
 # The answers' side
 
 class _AnswerKeys(DynamicLayer):
-    "The prompt's keys and values before each answer's own"
+    """Keys and values of one attention layer for B·G answers: those of the prompt, then each answer's own.
 
-    def __init__(self, prompt, G, room):
+    It works in one of two ways. Sampling (`room` > 0): tokens come one by one and are kept in buffers that
+    have space for `room` of them. Training (`room` = 0): all tokens of an answer come in one forward and
+    nothing is kept, so that gradient checkpointing may run that forward again."""
+
+    def __init__(self,
+        prompt,  # `_PromptKeys` of the same layer, filled
+        G,  # answers to each prompt
+        room,  # tokens of an answer that the buffers have space for; 0: training, there are no buffers
+    ):
         super().__init__()
         self.prompt, self.G, self.is_initialized = prompt, G, True
         self.length = prompt.keys.shape[2]  # tokens so far, the prompt's among them
-        # A token at a time, there is room for all of them from the beginning, and nothing is copied again.
-        self.rooms = [self._with_room(x, room) for x in (prompt.keys, prompt.values)] if room else None
+        # In sampling each buffer has its full length from the beginning, so that no token copies it again.
+        self.buffers = [self._with_room(x, room) for x in (prompt.keys, prompt.values)] if room else None
 
     def _with_room(self, states, room):
+        "The prompts' keys or values [B, heads, P, size] in front of a buffer [B·G, heads, P + room, size]"
         rows, heads, length, size = states.shape
-        whole = states.new_empty(rows * self.G, heads, length + room, size)
-        whole[:, :, :length] = states.repeat_interleave(self.G, 0)
-        return whole
+        buffer = states.new_empty(rows * self.G, heads, length + room, size)
+        buffer[:, :, :length] = states.repeat_interleave(self.G, 0)
+        return buffer
 
     def _behind_prompt(self, of_prompt, own):
+        "Keys or values of the prompts [B, heads, P, size] before those of the answers [B·G, heads, n, size]"
         rows, heads, length, size = of_prompt.shape
-        # Through `expand` the gradients of all G answers add up in the one prompt.
+        # `expand` copies nothing, and in backward it sums the gradients of all G answers into the one prompt.
         wide = of_prompt[:, None].expand(rows, self.G, heads, length, size)
         return torch.cat([wide.flatten(0, 1), own], 2)
 
     def update(self, key_states, value_states, *args, **kwargs):
-        "Keys and values [B·G, heads, P + n, size] with those of n new tokens"
-        if self.rooms is None:  # all answers at once: nothing is kept, so it may run again on the way back
+        """Overrides transformers' (5.17): take keys and values of n new tokens, each [B·G, heads, n, size].
+
+        Returns all keys and all values [B·G, heads, P + n, size], those of the prompt first."""
+        if self.buffers is None:  # training: nothing is kept, so gradient checkpointing may call this again
             keys = self._behind_prompt(self.prompt.keys, key_states)
             return keys, self._behind_prompt(self.prompt.values, value_states)
         begin = self.length
         self.length += key_states.shape[2]
-        for room, new in zip(self.rooms, (key_states, value_states)):
-            room[:, :, begin:self.length] = new
-        return tuple(room[:, :, :self.length] for room in self.rooms)
+        for buffer, new in zip(self.buffers, (key_states, value_states)):
+            buffer[:, :, begin:self.length] = new
+        return tuple(buffer[:, :, :self.length] for buffer in self.buffers)
 
     def get_seq_length(self):
+        "Overrides transformers' (5.17): how many tokens the model has read before, the prompt's among them"
         return self.length
 
     def get_mask_sizes(self, query_length):
+        "Overrides transformers' (5.17): (keys that the mask covers, place of the first)"
         return self.length + query_length, 0
 
 
 class _AnswerStates(LinearAttentionLayer):
-    "A copy of the prompt's state for each answer"
+    "States of one layer without attention for B·G answers; at first each is a copy of its prompt's state"
 
-    def __init__(self, prompt, G, room):
+    def __init__(self,
+        prompt,  # `_PromptStates` of the same layer, filled
+        G,  # answers to each prompt
+        room,  # more than 0: sampling, a token at a time; 0: training, all tokens of an answer at once
+    ):
         super().__init__(prompt.number_of_states)
-        self.goes_on = room > 0  # a token at a time: each finds what the one before it left
-        # transformers goes on from a state only where `has_previous_state` says that there is one
+        self.keeps_new_states = room > 0  # in sampling each token needs the state that the one before it left
         for number in range(prompt.number_of_states):
             self.conv_states[number] = _repeated(prompt.conv_states[number], G)
             self.recurrent_states[number] = _repeated(prompt.recurrent_states[number], G)
+            # Without this flag transformers would begin at zero instead of continuing from the state.
             self.has_previous_state[number] = True
 
     def update_conv_state(self, conv_states, state_idx=0, **kwargs):
-        "What the convolution sees: the columns before the answer, and its own"
+        """Overrides transformers' (5.17): return the convolution's input for the new tokens.
+
+        `conv_states` are the new columns [B·G, channels, n]; the kept columns come before them."""
         before = self.conv_states[state_idx]
         whole = torch.cat([before, conv_states], -1)
-        if self.goes_on:
+        if self.keeps_new_states:
             self.conv_states[state_idx] = whole[..., -before.shape[-1]:]
         return whole
 
     def update_recurrent_state(self, recurrent_states, state_idx=0, **kwargs):
-        "The matrix after the new tokens"
-        if self.goes_on:
+        "Overrides transformers' (5.17): take the matrices after the new tokens [B·G, heads, size, size]"
+        if self.keeps_new_states:
             self.recurrent_states[state_idx] = recurrent_states
         return recurrent_states
 
 
 def _repeated(states, G):
-    "A row for each answer; a layer may have no state of one kind"
+    "States [B, …] as [B·G, …], each row G times; None stays None, since a layer may lack one kind of state"
     return None if states is None else states.repeat_interleave(G, 0)
 
 
 def widened(
     cache,  # from `empty_cache`, after its prompts were read
     G: int,  # answers to each prompt
-    room: int = 0,  # answers are sampled, of at most so many tokens; 0: they are read, all tokens at once
+    room: int = 0,  # to sample answers of at most so many tokens; 0: to train on answers that are there
 ):  # a transformers Cache of B·G rows
-    "What the answers go on from"
+    "A cache from which each prompt's G answers continue, made of the cache into which the prompts were read"
     layers = []
     for layer in cache.layers:
         kind = _AnswerKeys if isinstance(layer, _PromptKeys) else _AnswerStates
@@ -183,13 +216,13 @@ def read_prompt(
     ids: torch.Tensor,  # [B, n]
     mask: torch.Tensor,  # [B, n]
     positions: torch.Tensor,  # of the tokens, as the model takes them
-    fields: dict,  # what belongs to the pictures; kinds of tokens [B, n] among it
-) -> tuple:  # hidden states [B, n, hidden], the cache
-    "Prompts, each read once"
-    given = fields | {cache_name: empty_cache(backbone.config)}
+    fields: dict,  # the model's picture inputs (pixel_values, …) and token types [B, n]
+) -> tuple:  # hidden states [B, n, hidden], and the filled cache
+    "Run B different prompts through the model once, and keep keys and values in a cache, with gradients"
+    inputs = fields | {cache_name: empty_cache(backbone.config)}
     with cache_under_checkpointing(backbone):
-        out = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **given)
-    return out.last_hidden_state, given[cache_name]
+        out = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **inputs)
+    return out.last_hidden_state, inputs[cache_name]
 
 
 def answer_rows(
@@ -197,22 +230,27 @@ def answer_rows(
     completion_ids: torch.Tensor,  # [B·G, C], padded on the right
     completion_mask: torch.Tensor,  # [B·G, C]
 ) -> tuple:  # ids and labels [B·G, C + 1]
-    """What is read behind the cache: the prompt's last token, and the answer.
+    """Model inputs and labels for the answers, whose prompts are in the cache already.
 
-    The prompt's last token predicts the first of every answer, so it stands in front of each."""
+    The prompt's last token predicts the first token of every answer, so it is not read with the prompt but
+    put in front of each answer."""
     last = prompt_ids[:, -1:]
-    # -100 is the label that a loss leaves out: padding, and the token that was not sampled.
-    said = completion_ids.masked_fill(completion_mask == 0, -100)
-    return torch.cat([last, completion_ids], 1), torch.cat([torch.full_like(last, -100), said], 1)
+    # -100 is the label that a loss leaves out: for padding, and for the prompt's token, which was not
+    # sampled.
+    answer_labels = completion_ids.masked_fill(completion_mask == 0, -100)
+    labels = torch.cat([torch.full_like(last, -100), answer_labels], 1)
+    return torch.cat([last, completion_ids], 1), labels
 
 
 @contextmanager
 def cache_under_checkpointing(
     backbone,  # the inner model
 ):
-    "Within the block, layers under gradient checkpointing get their cache, and are computed again with it"
-    # transformers 5.17 takes the cache away in GradientCheckpointingLayer.__call__, since its own caches grow
-    # at every run. Ours do not: the same layers are checkpointed from here while transformers' switch is off.
+    "Within the block, the model's layers use a cache although gradient checkpointing is on"
+    # transformers 5.17 removes the cache in GradientCheckpointingLayer.__call__, since its own caches grow
+    # each time a layer runs. Ours do not, so within the block transformers' checkpointing is switched off and
+    # the same layers are checkpointed from here. If that switch is renamed, this finds no layer to
+    # checkpoint.
     layers = []
     if backbone.training:
         for layer in backbone.language_model.modules():
@@ -228,10 +266,10 @@ def cache_under_checkpointing(
         for layer in layers:
             layer.gradient_checkpointing = True
             if _is_decoder_layer(layer):
-                del layer.forward
+                del layer.forward  # the method of its class shows again
 
 
 def _is_decoder_layer(layer):
-    "Whether this is what checkpointing computes again, and not a model that only knows whether it is on"
+    "Whether gradient checkpointing recomputes this module; False for a model that only holds the switch"
     from transformers.modeling_layers import GradientCheckpointingLayer
     return isinstance(layer, GradientCheckpointingLayer)

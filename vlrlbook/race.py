@@ -1,9 +1,9 @@
-"""The race of chapter 07: whole training steps of stock TRL and of the shared prompt, in turns, on the same
-twin.
+"""The race of chapter 07: training steps of stock TRL against those with shared prompts, on the same tiny
+model.
 
-Time, memory and equality are measured here; what is measured lies below, in `shared_prompt` and `grpo`. Both
-sides get the same untrained weights, prompts and adapter, and every answer goes to its full length, so that
-they do the same work. Written by hand."""
+Time, memory and equality are measured here; what is measured is in `shared_prompt` and `grpo`. Both sides get
+the same untrained weights, prompts and adapter, and every answer goes to its full length, so that they do the
+same work. Written by hand."""
 import json
 import os
 import subprocess
@@ -31,10 +31,10 @@ profiles = {
     "reasoning": dict(side=512, C=256),
     "text": dict(side=0, C=64),
 }
-_group, _prompts = 8, 2  # answers to a prompt, and prompts of a step, where nothing else is said
-_rank, _alpha = 16, 32  # of the adapter: the main job's
+_answers_a_prompt, _prompts_a_step = 8, 2  # defaults of the race; chapter 05 takes 8 answers, too
+_lora_rank, _lora_alpha = 16, 32  # of the adapter, the same on both sides
 _no_token = -1  # a token id that no answer holds, so that none ends early
-_parts = {  # a method of TRL's trainer (1.16) -> the part of a step that it is
+_method_parts = {  # a method of TRL's trainer (1.16) -> the part of a step that it does
     "_generate_single_turn": "sampling",
     "_generate_and_score_completions": "scoring",
     "training_step": "optimizing",
@@ -53,7 +53,7 @@ class RaceSettings:
     output_dir: str = "runs/07_shared_prompt" # Where results.json goes
 
     def check(self):
-        "Refuse what cannot be"
+        "Raise SettingsError, with what would be valid, for the first setting with an impossible value"
         if self.profile not in profiles:
             raise SettingsError(f"profile = {self.profile!r}{nearest(self.profile, list(profiles))}")
         if self.width < 128 or self.width % 32:
@@ -66,21 +66,24 @@ class RaceSettings:
 
 def run_race(
     settings: RaceSettings,  # a checked object
-    G: int = _group,  # answers to a prompt
-    prompts: int = _prompts,  # of a step
-    build=None,  # (settings, shared, G, prompts) → a trainer with `prompt_tokens`; None: that of the twins
+    G: int = _answers_a_prompt,  # answers to a prompt
+    prompts: int = _prompts_a_step,  # of a step
+    build=None,  # (settings, shared, G, prompts) → a trainer with `prompt_tokens`; None: a twin's trainer
 ) -> dict:  # a row of results.json; seconds and MB, medians over the rounds
     "Time and memory of whole steps, stock TRL and shared in turns, and how far their numbers differ"
-    build = build or _racer
-    sides = {"stock": build(settings, False, G, prompts), "shared": build(settings, True, G, prompts)}
-    times = {name: [] for name in sides}
+    build = build or _twin_trainer
+    sides = {
+        "stock": build(settings, False, G, prompts),
+        "shared": build(settings, True, G, prompts),
+    }
+    times = {name: [] for name in sides}  # side → for each timed step its seconds by part
     for turn in range(settings.rounds + 1):
-        # In turns, so that a machine that slows down slows both. The first step of each only warms up.
+        # The sides alternate, so that a machine that slows down slows both. The first step of each warms up.
         for name, trainer in sides.items():
             spent = _timed_step(trainer)
             if turn > 0:
                 times[name].append(spent)
-    P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]
+    P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row = dict(profile=settings.profile, family=settings.family, width=settings.width, depth=settings.depth)
     row |= dict(G=G, prompts=prompts, P=P, C=C)
     for name in sides:
@@ -89,33 +92,42 @@ def run_race(
     row |= dict(ratio=row["stock_seconds"] / row["shared_seconds"], bound=token_bound(P, C, G))
     row["processor_ratio"] = row["stock_processor"] / row["shared_processor"]
     for name in sides:
+        # how far the rounds of one side lie apart, as a share of their median
         seconds = [spent["seconds"] for spent in times[name]]
         row[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
     row["rounds"] = settings.rounds
     for name, trainer in sides.items():
-        # Without a GPU memory is measured on a twin in a process of its own, not on what somebody else has built.
-        can_measure = build is _racer or torch.cuda.is_available()
+        # Without a GPU `step_memory` builds a twin's trainer in another process: it cannot take the caller's
+        # own.
+        can_measure = build is _twin_trainer or torch.cuda.is_available()
         row[f"{name}_memory_mb"] = step_memory(settings, name == "shared", trainer) if can_measure else None
-    return row | _equality(sides["shared"], G)
+    return row | _differences(sides["shared"], G)
 
 
-def _racer(settings, shared, G, prompts):
-    "A trainer on an untrained wide twin; both sides get the same weights, prompts and seeds"
-    side, C = profiles[settings.profile].values()
+def _twin_trainer(
+    settings,  # `RaceSettings`
+    shared,  # whether prompts are shared
+    G,  # answers to a prompt
+    prompts,  # of a step
+):  # a GRPO trainer with `prompt_tokens`, the tokens of its first prompt
+    "A trainer of one step on a twin (a small model with random weights, the same in each call)"
+    profile = profiles[settings.profile]
+    picture_side, answer_tokens = profile["side"], profile["C"]
     model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
-    if side:
-        limit_pixels(processor, side)
-    samples = _questions(side, 4 * prompts)
-    own = read_settings(GRPOSettings, dict(
-        batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=C, shared_prompt=shared,
-        lora_r=_rank, lora_alpha=_alpha, lora_dropout=0.0, save_steps=0, logging_steps=1,
-        output_dir="runs/07_race"))
+    if picture_side:
+        limit_pixels(processor, picture_side)
+    samples = _questions(picture_side, 4 * prompts)
+    run_settings = read_settings(GRPOSettings, dict(
+        batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=answer_tokens,
+        shared_prompt=shared, lora_r=_lora_rank, lora_alpha=_lora_alpha, lora_dropout=0.0, save_steps=0,
+        logging_steps=1, output_dir="runs/07_race"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)  # the adapter's first weights too
-    model = add_lora(model.to(device), _rank, _alpha, 0.0)
+    model = add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0)
     model.generation_config.eos_token_id = None
-    trainer = make_trainer(own, model, processor, to_dataset(samples))
-    # Three places know where an answer ends; all must forget it, or sides would do unequal work.
+    trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
+    # Three places hold the token that ends an answer. All are cleared, so that every answer has the full
+    # length and both sides do the same work.
     trainer.eos_token_ids = [_no_token]
     trainer.generation_config.eos_token_id = None
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
@@ -123,7 +135,7 @@ def _racer(settings, shared, G, prompts):
 
 
 def _questions(side, n):
-    "`n` questions about pictures of `side` pixels; with 0 longer ones without a picture"
+    "`n` questions with square pictures of `side` pixels; with `side` 0 longer questions without a picture"
     question = "How many discs are there?" + ("" if side else " Think about it." * 10)
     samples = []
     for number, drawn in enumerate(synthetic_counting(n)):
@@ -135,15 +147,15 @@ def _questions(side, n):
 # Time
 
 def _timed_step(trainer):
-    """Seconds of one `training_step` and of its parts; `processor` are those that this process computed.
+    """Train one step; return the seconds of `sampling`, `scoring`, `optimizing`, their sum and `processor`.
 
-    On a machine that others use, the processor's seconds say more than the clock's."""
+    `processor` is the CPU time of this process. On a machine that others use, it says more than the clock."""
     spent = {}
     begun = time.process_time()
-    places = [(trainer, method, _always(part)) for method, part in _parts.items()]
-    with _stopwatches(places, spent):
+    timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
+    with _stopwatches(timed, spent):
         trainer.train()
-    # The methods lie within each other: a step scores, and scoring samples.
+    # The three methods call each other: `training_step` scores, and scoring samples.
     spent["optimizing"] -= spent["scoring"]
     spent["scoring"] -= spent["sampling"]
     spent["seconds"] = sum(spent.values())
@@ -151,21 +163,22 @@ def _timed_step(trainer):
 
 
 @contextmanager
-def _stopwatches(places, spent):
-    """Within the block, methods add their seconds to `spent`.
-
-    `places` is a list of (owner, method, name): `name` makes the key in `spent` from the call's arguments."""
-    clocked = {}
-    for owner, method, name in places:
-        clocked[owner, method] = _clocked(getattr(owner, method), spent, name)
-    with replaced_methods(clocked):
+def _stopwatches(
+    timed,  # list of (object, name of its method, key_of); key_of(*the call's arguments) → a key of `spent`
+    spent,  # key → seconds; changed
+):
+    "Within the block, each call of these methods adds its seconds to `spent`"
+    replacements = {}
+    for owner, method, key_of in timed:
+        replacements[owner, method] = _clocked(getattr(owner, method), spent, key_of)
+    with replaced_methods(replacements):
         yield
 
 
-def _clocked(function, spent, name):
-    "`function` that adds its seconds to `spent`, under what `name` makes of its arguments"
+def _clocked(function, spent, key_of):
+    "`function` that also adds the seconds of each call to `spent[key_of(*arguments)]`"
     def clocked(*args, **kwargs):
-        key, begun = name(*args, **kwargs), time.perf_counter()
+        key, begun = key_of(*args, **kwargs), time.perf_counter()
         result = function(*args, **kwargs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a GPU only queues its work: without this nothing seems to take time
@@ -175,14 +188,17 @@ def _clocked(function, spent, name):
 
 
 def _always(part):
-    "A `name` for `_stopwatches` that is the same for every call"
-    def name(*args, **kwargs):
+    "A function that returns `part` whatever it is called with: for `_stopwatches`, a method with one key"
+    def key_of(*args, **kwargs):
         return part
-    return name
+    return key_of
 
 
 def _language_model_part(*args, inputs_embeds=None, **kwargs):
-    "What the language model is doing, by its arguments: with gradient it trains, one token wide it samples"
+    """Which part of a training step a call of the language model belongs to, told from its arguments.
+
+    With gradients it trains. Without, it samples where the input [rows, tokens, hidden] is one token long,
+    and reads the prompts where it is longer."""
     if torch.is_grad_enabled():
         return "training, forward"
     return "sampling, a token at a time" if inputs_embeds.shape[1] == 1 else "reading the prompts"
@@ -192,51 +208,55 @@ def where_time_goes(
     settings: RaceSettings,  # a checked object
     steps: int = 3,  # timed, after one to warm up
 ) -> dict:  # part: seconds a step, medians
-    "A shared step by its parts"
-    trainer = _racer(settings, True, _group, _prompts)
+    "How long each part of a training step with shared prompts takes: vision tower, prompts, sampling, …"
+    trainer = _twin_trainer(settings, True, _answers_a_prompt, _prompts_a_step)
     core = trainer.model.get_base_model().model
+    # the vision tower: the first is Qwen's name of it, the second that of other families
     tower = core.visual if hasattr(core, "visual") else core.vision_tower
-    places = [
+    timed = [  # object, method, and what a call of it is counted as
         (tower, "forward", _always("vision tower")),
         (core.language_model, "forward", _language_model_part),
         (trainer, "training_step", _always("whole")),
         (trainer.accelerator, "backward", _always("training, backward")),
     ]
-    found = []
+    timed_steps = []
     for turn in range(steps + 1):
         spent = {}
-        with _stopwatches(places, spent):
+        with _stopwatches(timed, spent):
             trainer.train()
-        if turn > 0:
-            found.append(spent)
-    parts = {part: median(spent.get(part, 0.0) for spent in found) for part in found[0]}
+        if turn > 0:  # the first step only warms up
+            timed_steps.append(spent)
+    parts = {part: median(spent.get(part, 0.0) for spent in timed_steps) for part in timed_steps[0]}
     whole = parts.pop("whole")
     return parts | {"everything else": whole - sum(parts.values())}
 
 
 # Equality
 
-def _equality(trainer, G):
-    "Largest difference of a log-prob and relative difference of the gradient, both paths on one batch"
+def _differences(trainer, G):
+    """How far numbers with shared prompts are from those without, on a batch of 2 groups of G answers.
+
+    Returns a dict: the largest difference of a log-prob, and the relative difference of the gradient."""
     trainer.model.eval()  # dropout would differ between any two forwards
-    trainer.num_generations_eval = G
+    trainer.num_generations_eval = G  # the group size that TRL uses for a model that does not train
     rows = []
     for prompt in range(2):
         rows += [trainer.train_dataset[prompt] for _ in range(G)]
-    batch = trainer._generate_and_score_completions(rows)
+    batch = trainer._generate_and_score_completions(rows)  # TRL's method: answers, rewards, log-probs
     # Untrained answers may all earn the same, and advantages of zero would make any two gradients equal.
     batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
-    plain_batch = copied(batch, G)
-    gap = trainer.shared_gap(plain_batch, G)
-    shared = _gradient(trainer, batch, True)
-    plain = _gradient(trainer, plain_batch, False)
+    plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
+    gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
+    shared = _gradient(trainer, batch, shared=True)
+    plain = _gradient(trainer, plain_batch, shared=False)
     relative = ((shared - plain).norm() / plain.norm()).item()
     return dict(max_logprob_difference=gap, relative_gradient_difference=relative)
 
 
 def _gradient(trainer, batch, shared):
-    "All gradients of the loss on one batch, as one vector"
-    trainer.sharing, trainer.current_gradient_accumulation_steps = shared, 1
+    "All gradients of the loss on one batch, as one vector; `shared`: whether each prompt is read once"
+    trainer.sharing = shared
+    trainer.current_gradient_accumulation_steps = 1  # TRL's loss reads it, and only `train` would set it
     trainer.model.zero_grad()
     trainer._compute_loss(trainer.model, batch).backward()
     return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
@@ -247,37 +267,39 @@ def _gradient(trainer, batch, shared):
 def step_memory(
     settings: RaceSettings,  # a checked object
     shared: bool,  # which side
-    trainer=None,  # that side's, for a GPU; None: one is built
+    trainer=None,  # of that side, used on a GPU only; None: one is built
 ) -> float:  # MB
-    "The most memory that one step adds: on a GPU as torch counts it, else in a process of its own, on a twin"
+    "Most memory that one training step adds: on a GPU as torch counts it, else measured in another process"
     if torch.cuda.is_available():
-        trainer = trainer or _racer(settings, shared, _group, _prompts)
+        trainer = trainer or _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    # A process of its own, since one that has once held much seldom gives it back. glibc is asked to give
-    # back at once what is larger than 128 KB (its own first value, held): else much of the mark is holes
-    # between tensors.
+    # A new process, since one that has held much memory seldom returns it to the system. By this variable
+    # glibc returns blocks of 128 KB or more as soon as they are freed. (It begins with that limit, but then
+    # raises it.) Otherwise unused memory between tensors would be counted, too.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     command = [sys.executable, "-m", "vlrlbook.race", json.dumps(vars(settings)), json.dumps(shared)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return float(done.stdout.split("MB")[-1])
+    return float(done.stdout.split("MB")[-1])  # the last line is such as "MB 123.4"
 
 
 def _memory_added_here(settings, shared):
-    "MB that a step adds to this process: the highest mark less what was held before"
-    trainer = _racer(settings, shared, _group, _prompts)
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the old mark (proc(5))
-    held = _proc_mb("VmRSS")
+    "MB that a training step adds to this process: the highest memory use during it, minus that before it"
+    trainer = _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak, VmHWM (proc(5))
+    held = _proc_mb("VmRSS")  # memory in use now
     trainer.train()
     return _proc_mb("VmHWM") - held
 
 
 def _proc_mb(name):
-    "A line of /proc/self/status, which the kernel writes in KB, as MB"
+    "A number of this process's memory in MB, by its name in /proc/self/status, such as VmRSS"
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
+    line = next(line for line in lines if line.startswith(name))  # such as "VmRSS:   123456 kB"
+    kilobytes = int(line.split()[1])
+    return kilobytes / 2**10
 
 
 if __name__ == "__main__":  # what `step_memory` starts

@@ -10,57 +10,66 @@ from .shared_prompt import join_rows, split_rows, take_rows
 
 __all__ = ["RefillGroups", "silent_groups", "swap_groups"]
 
-# The spread of equal float32 is seldom exactly 0, so TRL's advantages of a silent group are not either: some
-# 6e-8 over the 1e-4 that TRL adds before it divides. Those of a group that teaches are near 1.
+# A group is silent when all its rewards are equal: its advantages are 0 and it teaches nothing. Rounding of
+# float32 makes their standard deviation about 6e-8 instead of 0, and TRL adds 1e-4 before it divides by it,
+# so the advantages are about 6e-8 / 1e-4 instead of 0. Those of a group that teaches are near 1.
 SILENT_BELOW = 0.01
 
 
 class RefillGroups:
-    "Mixin before TRL's GRPOTrainer: silent groups give way to new prompts, `refill` rounds a step at most"
+    """Mixin before TRL's GRPOTrainer: replaces groups whose rewards are all equal by groups for new prompts.
+
+    Such a silent group teaches nothing. `refill` is how often a step may try new prompts; 0 tries none."""
 
     refill = 0
 
     def _generate_and_score_completions(self, inputs):
-        # TRL 1.16 asks this method for the batch of a step, sampled and scored. If it stops asking, silent
-        # groups stay and `extra_answers` is missing from the log.
+        """Overrides TRL's (1.16): sample and score a step's batch, and replace silent groups where possible.
+
+        If TRL no longer calls it, silent groups stay and `extra_answers` is missing from the log."""
         batch = super()._generate_and_score_completions(inputs)
         if not (self.refill and self.model.training):
-            return batch  # TRL asks here for its evaluation too, whose prompts must stay
-        G, extra = self.num_generations, 0
-        for turn in range(self.refill):
-            wanted = self._most_silent(batch)
+            return batch  # TRL calls this for its evaluation too, whose prompts must stay
+        G, extra_answers = self.num_generations, 0
+        for attempt in range(self.refill):
+            wanted = self._most_silent(batch)  # number of groups, the same on all processes
             if not wanted:
                 break
-            extra += wanted * G  # answers that were sampled beside those of the step
-            prompts = self._new_prompts(wanted, turn)
+            extra_answers += wanted * G
+            prompts = self._new_prompts(wanted, attempt)
             fresh = super()._generate_and_score_completions(prompts)
             batch = swap_groups(batch, fresh, G)
-        # TRL divides the loss by the answer tokens of all processes; the swap has changed how many there are.
-        counted = batch["completion_mask"]
+        # TRL divides the loss by the number of answer tokens on all processes, which the swap has changed.
+        answer_mask = batch["completion_mask"]  # [rows, answer], 1 on tokens
         if "tool_mask" in batch:
-            counted = counted * batch["tool_mask"]  # what a tool has told is no token of the answer
-        own_tokens = counted.sum().reshape(1)
-        count = self.accelerator.gather(own_tokens).sum()
+            answer_mask = answer_mask * batch["tool_mask"]  # 0 on what a tool returned: no part of the answer
+        own_tokens = answer_mask.sum().reshape(1)
+        tokens_of_all = self.accelerator.gather(own_tokens).sum()
         silent = silent_groups(batch["advantages"], G)
         metrics = self._metrics["train"]
         metrics["silent_left"].append(len(silent) * G / len(batch["advantages"]))
-        metrics["extra_answers"].append(extra / len(inputs))
-        return batch | {"num_items_in_batch": count}
+        metrics["extra_answers"].append(extra_answers / len(inputs))
+        return batch | {"num_items_in_batch": tokens_of_all}
 
     def _most_silent(self, batch):
-        "Silent groups of the process that has the most: each round is entered by all processes or by none"
-        silent = silent_groups(batch["advantages"], self.num_generations)
-        own = torch.tensor([len(silent)], device=self.accelerator.device)
-        return int(self.accelerator.gather(own).max())
+        """How many silent groups (all rewards equal) the process with the most of them has.
 
-    def _new_prompts(self, n, turn):
-        "Rows of `n` prompts, each G times, by seed, step, round and process: a resumed run draws the same"
-        name = f"{self.args.seed} {self.state.global_step} {turn} {self.accelerator.process_index}"
-        chosen = random.Random(name).sample(range(len(self.train_dataset)), n)
+        Every process takes this number, since all must sample together in a round or none may."""
+        silent = silent_groups(batch["advantages"], self.num_generations)
+        own_count = torch.tensor([len(silent)], device=self.accelerator.device)
+        return int(self.accelerator.gather(own_count).max())
+
+    def _new_prompts(self, n, attempt):
+        """Draw `n` rows of the data set, and return each G times: a list of dictionaries.
+
+        The draw is seeded by the run's seed, the step, the attempt and the process, so that a resumed run
+        draws the same rows."""
+        draw_seed = f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}"
+        chosen = random.Random(draw_seed).sample(range(len(self.train_dataset)), n)
         rows = []
         for i in chosen:
             for _ in range(self.num_generations):
-                # read anew each time: a row that is read twice is two dictionaries
+                # Each access makes a dictionary of its own, so that TRL may change one and not the others.
                 rows.append(self.train_dataset[i])
         return rows
 
@@ -69,84 +78,95 @@ def silent_groups(
     advantages: torch.Tensor,  # [rows], whole groups one after the other
     G: int,  # answers of a group
 ) -> list:  # numbers of the groups whose rewards were all equal
-    "Groups without an advantage: those in which every advantage is far below any that teaches"
+    "Find the groups that teach nothing: those whose advantages are all nearly 0"
     largest = advantages.view(-1, G).abs().amax(1)
     return (largest < SILENT_BELOW).nonzero()[:, 0].tolist()
 
 
 def swap_groups(
     batch: dict,  # what TRL scored, rows in whole groups
-    fresh: dict,  # the same for new prompts
+    fresh: dict,  # a batch for new prompts, also as TRL scored it
     G: int,  # answers of a group
-) -> dict:  # `batch` with silent groups replaced by groups of `fresh` that are not, while there are any
-    "Put groups that teach in the place of groups that do not; pads to the longer prompt and answer"
-    # TRL's own batches are swapped, so that rewards and pictures are never computed twice.
-    useless = silent_groups(fresh["advantages"], G)
+) -> dict:  # `batch` with as many of its silent groups replaced as `fresh` has groups that teach
+    """Replace groups that teach nothing by groups of another batch that teach.
+
+    Prompts and answers are padded to the longer ones of both batches. Rewards and pictures move with their
+    rows and are not computed again."""
+    silent_in_fresh = silent_groups(fresh["advantages"], G)
     groups = range(len(fresh["advantages"]) // G)
-    good = [g for g in groups if g not in useless]
+    teaching = [group for group in groups if group not in silent_in_fresh]
     silent = silent_groups(batch["advantages"], G)
-    if not silent or not good:
+    if not silent or not teaching:
         return batch
     n = len(batch["advantages"])
-    rows = list(range(n))
-    for old, new in zip(silent, good):
-        place = old * G
-        # in the joined batch the rows of `fresh` come behind the n rows of `batch`
-        first = n + new * G
+    rows = list(range(n))  # row numbers in `both`, in which the rows of `fresh` come after the n of `batch`
+    for old_group, new_group in zip(silent, teaching):
+        place = old_group * G
+        first = n + new_group * G
         rows[place:place + G] = range(first, first + G)
+    # split: pictures are lists with an item for each row, so that rows can be chosen
     both = _side_by_side(split_rows(batch), split_rows(fresh))
     return join_rows(take_rows(both, rows))
 
 
 def _side_by_side(a, b):
-    "Rows of both batches: prompts padded on the left, answers on the right, what covers both at both ends"
+    """The rows of two split batches in one batch, those of `a` first, padded to the longer prompt and answer.
+
+    Prompts are padded on the left, answers on the right, fields that cover both at both ends."""
     P, C = _widths(a)
     other_P, other_C = _widths(b)
     P, C = max(P, other_P), max(C, other_C)
     both = {}
-    a, b = _with_fields_of(a, b), _with_fields_of(b, a)
+    a, b = _with_fields_of(a, b), _with_fields_of(b, a)  # now both have the same names
     for name in a:
-        one, two = a[name], b[name]
-        if not _of_whole_answers(name, a, b):
-            one, two = _widened(name, a, P, C), _widened(name, b, P, C)
-        if isinstance(one, list):
-            both[name] = one + two
-        elif torch.is_tensor(one) and one.dim():
-            both[name] = torch.cat([one, two])
+        of_a, of_b = a[name], b[name]
+        if not _has_one_number_an_answer(name, a, b):
+            of_a, of_b = _padded(name, a, P, C), _padded(name, b, P, C)
+        if isinstance(of_a, list):
+            both[name] = of_a + of_b
+        elif torch.is_tensor(of_a) and of_a.dim():
+            both[name] = torch.cat([of_a, of_b])
         else:
-            both[name] = one  # a number of the whole batch
+            both[name] = of_a  # one number for the whole batch: that of `a` stays
     return both
 
 
 def _with_fields_of(batch, other):
-    "A batch with what only the other has: where no row has a picture, no field of pictures is there"
+    """A split batch with empty values for the fields that only `other` has.
+
+    A batch in which no row has a picture lacks the fields of pictures altogether."""
     n = len(batch["advantages"])
     added = {}
     for name in other.keys() - batch.keys():
-        theirs = other[name]
-        if isinstance(theirs, list):  # an item a row: a number of pictures, or what they became
-            nothing = 0 if isinstance(theirs[0], int) else theirs[0][:0]
+        other_field = other[name]
+        if isinstance(other_field, list):  # an item a row: its number of pictures, or their tensor
+            nothing = 0 if isinstance(other_field[0], int) else other_field[0][:0]
             added[name] = [nothing] * n
-        else:  # kinds of tokens, of prompt and answer: all of them text
-            added[name] = theirs.new_zeros(n, sum(_widths(batch)))
+        else:  # token types [rows, prompt + answer]: 0 stands for text
+            added[name] = other_field.new_zeros(n, sum(_widths(batch)))
     return batch | added
 
 
-def _of_whole_answers(name, a, b):
-    "Whether a field has one number an answer [rows, 1], as TRL's ratio of whole answers under vLLM"
+def _has_one_number_an_answer(name, a, b):
+    """Whether the field `name` of two batches is [rows, 1], a number for each answer and not for each token.
+
+    Under vLLM TRL keeps such a field: the ratio of a whole answer's probabilities. It must not be padded."""
     if not torch.is_tensor(a[name]) or a[name].dim() < 2 or name.startswith("prompt"):
         return False
-    # Where all answers are one token long the width does not tell, so both batches are looked at.
+    # Where all answers of a batch are one token long, its width does not tell. So both batches are looked at:
+    # it is such a field if it is narrower than the answers in either.
     return any(batch[name].shape[1] == 1 < _widths(batch)[1] for batch in (a, b))
 
 
 def _widths(batch):
-    "Tokens of prompt and answer"
+    "Lengths in tokens to which a batch's prompts and its answers are padded: (P, C)"
     return batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
 
 
-def _widened(name, batch, P, C):
-    "One tensor of a batch, padded as generation would have padded it beside longer ones"
+def _padded(name, batch, P, C):
+    """The field `name` of a batch, padded with zeros to prompts of `P` and answers of `C` tokens.
+
+    What is no tensor, or has no axis of tokens, is returned as it is."""
     value = batch[name]
     if not torch.is_tensor(value) or value.dim() < 2:
         return value
@@ -154,5 +174,5 @@ def _widened(name, batch, P, C):
     left, right = P - own_P, C - own_C
     if name.startswith("prompt"):
         return torch.nn.functional.pad(value, (left, 0))
-    covers_both = value.shape[1] == own_P + own_C
+    covers_both = value.shape[1] == own_P + own_C  # such as the token types of prompt and answer
     return torch.nn.functional.pad(value, (left if covers_both else 0, right))

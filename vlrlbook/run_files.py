@@ -1,7 +1,7 @@
-"""What a GRPO run compares at its end and leaves behind: predictions, results, model files, card, report;
-and what it refuses to go on with.
+"""What a GRPO run compares at its end and leaves behind: predictions, results, model files, card, report.
 
-Chapter 05 uses it behind its run. Written by hand, not exported from a notebook."""
+Also checks before a run: whether it may be resumed with these settings, and pushed to the hub. Chapter 05
+uses it around its run. Written by hand, not exported from a notebook."""
 import hashlib
 import json
 import os
@@ -23,8 +23,8 @@ from .verdict import verdict_line, verdict_of
 __all__ = ["may_differ", "as_it_began", "check_hub", "prediction_rows", "results_of", "judges_of", "announce",
            "parted", "save_run", "model_card", "finish", "push", "save_predictions"]
 
-# Settings with which a run may go on that differ from those it began with: where things go, how long it runs,
-# and what is only looked at.
+# Settings that may be changed when a run is resumed: where files go, how long it runs, what is only shown or
+# measured, and how the same numbers are computed. A change of any other setting is refused.
 may_differ = {
     "output_dir", "resume", "max_steps", "num_epochs", "data", "image_dir", "keys", "skip_bad_rows",
     "logging_steps", "save_steps", "keep_completions", "report_to", "hub_model_id", "eval_samples",
@@ -32,10 +32,11 @@ may_differ = {
     "gradient_checkpointing", "vllm_gpu_memory_utilization", "vllm_server_base_url", "vllm_sleep_level",
     "vllm_tensor_parallel_size"}
 
-# A model card is for everybody: no path of this machine goes into it.
+# Settings that a model card leaves out: a card is for everybody, and these may hold paths of this machine.
 PRIVATE = ("data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id")
 
-# People's pictures stay here, and so do the folders of this machine: files with some inside are not pushed.
+# Patterns of files that are not pushed to the hub: they hold people's pictures, or paths of this machine, or
+# are checkpoints.
 KEPT_HERE = ["checkpoint-*", "earlier-*", ".saving", "pictures.json", "report.html", "rollouts_now.json",
              "begun_with.json"]
 
@@ -45,21 +46,25 @@ def as_it_began(
     checkpoint: str | None,  # where the run goes on, or None
     train,  # data set that it trains on
 ):
-    "Keep the settings of a run that begins; SettingsError where one goes on with others, or on other rows"
-    # The optimizer, its schedule and the order of the data come from the checkpoint: a new learning rate
-    # would stand in every file and be used by none.
-    rows = None
-    if settings.data:  # drawn rows follow from seed and number of steps
-        # without pictures: to hash them all would open every file of a large set
+    """Write down the settings with which a run begins, or compare them where a run is resumed.
+
+    SettingsError where a resumed run has other settings (but for `may_differ`) or other rows of data. The
+    optimizer, its schedule and the order of the data come from the checkpoint, so that a new learning rate
+    would be written into every file without being used."""
+    fingerprint = None
+    if settings.data:  # without a file the rows are drawn, and follow from the settings
+        # Pictures are left out: to hash them would open every file of a large set.
         columns = [list(train[name]) for name in ("row", "question", "answer")]
-        rows = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    same_run(settings, checkpoint, may_differ, rows_of_data=rows)
+        fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+    same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
 
 
 def check_hub(
     repository: str | None,  # hub_model_id
 ):
-    "SettingsError, before anything is computed, where nobody is logged in or may write to the name"
+    """Raise SettingsError where the run could not be pushed: nobody is logged in, or may not write there.
+
+    Called before anything is computed, so that no run is lost to a wrong name."""
     if not repository:
         return
     from huggingface_hub import HfApi
@@ -69,11 +74,12 @@ def check_hub(
         raise SettingsError(
             f"hub_model_id = {repository!r}: the hub does not know who you are ({type(e).__name__}); set "
             "HF_TOKEN to a token that may write, or leave hub_model_id out and push later") from e
-    # a user may write to names of their own and of their organisations
-    own = {user["name"], *(group["name"] for group in user.get("orgs", []))}
+    # A user may write to repositories of their own and of their organisations.
+    organisations = [group["name"] for group in user.get("orgs", [])]
+    allowed_owners = {user["name"], *organisations}
     owner, slash, _ = repository.partition("/")
-    if slash and owner not in own:
-        allowed = ", ".join(sorted(own))
+    if slash and owner not in allowed_owners:  # a name without a slash belongs to the user
+        allowed = ", ".join(sorted(allowed_owners))
         raise SettingsError(f"hub_model_id = {repository!r}: {user['name']} may write to {allowed} only")
 
 
@@ -82,20 +88,21 @@ def prediction_rows(
     before: dict,  # from `predict`
     after: dict,  # from `predict`
     paid: dict = None,  # column → what a trained reward paid for each sample's answers; None: not kept
-) -> list:  # row, question, answer, picture, a list of texts for before and after, greedy and sampled; `paid`
-    "A row per held-out picture: question, truth, and its answers before and after"
-    columns = {}
+) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if kept
+    "A row for each held-out sample: question, right answer, and the model's answers before and after"
+    columns = {}  # such as before_greedy → a list of texts for each sample
     for when, answers in (("before", before), ("after", after)):
-        for how, texts in answers.items():
-            columns[f"{when}_{how}"] = texts
+        for how, texts_of_samples in answers.items():
+            columns[f"{when}_{how}"] = texts_of_samples
     rows = []
     for i, sample in enumerate(samples):
-        # rows that share a picture are drawn together wherever an interval is made
+        # Confidence intervals resample rows that share a picture together, so each row names its pictures.
         picture = " ".join(map(picture_key, sample.images))
-        known = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=picture)
-        rows.append(known | {column: texts[i] for column, texts in columns.items()})
+        row = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=picture)
+        row |= {column: texts_of_samples[i] for column, texts_of_samples in columns.items()}
         if paid:
-            rows[-1]["paid"] = {column: round(of_samples[i], 4) for column, of_samples in paid.items()}
+            row["paid"] = {column: round(of_samples[i], 4) for column, of_samples in paid.items()}
+        rows.append(row)
     return rows
 
 
@@ -103,7 +110,7 @@ def save_predictions(
     path: str | Path,  # a .jsonl file
     rows: list,  # from `prediction_rows`
 ):
-    "Answers before and after training, a line each: what chapter 06 reads"
+    "Write the rows of `prediction_rows` as JSON lines, which chapter 06 reads"
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 
@@ -115,77 +122,86 @@ def results_of(
     reward,  # (completion, answer) → parts, or a batched one
     lines: dict = None,  # from `marking.baselines`
 ) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
-    "What results.json holds of the comparison, the verdict first, and the answers that it is about"
-    early = {how: marks(samples, texts, reward) for how, texts in before.items()}
-    late = {how: marks(samples, texts, reward) for how, texts in after.items()}
-    rows = prediction_rows(samples, before, after, _paid(early, late, reward))
+    "Compare the answers before and after training: what results.json will hold, and the answers themselves"
+    # "greedy" or "sampled" → marks: for each sample its mean reward, share right, …
+    before_marks = {how: marks(samples, texts, reward) for how, texts in before.items()}
+    after_marks = {how: marks(samples, texts, reward) for how, texts in after.items()}
+    rows = prediction_rows(samples, before, after, _paid(before_marks, after_marks, reward))
     pictures = pictures_of(rows)  # None where no two rows share one
     results = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),
-        before={how: summary(m) for how, m in early.items()},
-        after={how: summary(m) for how, m in late.items()},
-        gain={how: gain(early[how], late[how], pictures) for how in early},
+        before={how: summary(of_how) for how, of_how in before_marks.items()},
+        after={how: summary(of_how) for how, of_how in after_marks.items()},
+        gain={how: gain(before_marks[how], after_marks[how], pictures) for how in before_marks},
         baselines=lines or {})
     return results, rows
 
 
-def _paid(early, late, reward):
-    "What was paid for each column's answers, where the reward is a model; else None"
-    # It looks at pictures, which a file of answers does not hold: nobody could compute its pay again.
-    if not getattr(reward, "batched", False):
+def _paid(before_marks, after_marks, reward):
+    """Each sample's mean reward, by column such as before_greedy; None where the reward is a rule.
+
+    A reward model looks at pictures. The file of answers does not hold them, so its rewards could not be
+    computed again and are kept; those of a rule can."""
+    is_model = getattr(reward, "batched", False)
+    if not is_model:
         return None
-    paid = {f"before_{how}": found["reward"] for how, found in early.items()}
-    return paid | {f"after_{how}": found["reward"] for how, found in late.items()}
+    paid = {f"before_{how}": of_how["reward"] for how, of_how in before_marks.items()}
+    return paid | {f"after_{how}": of_how["reward"] for how, of_how in after_marks.items()}
 
 
 def judges_of(
     reward: str,  # the setting
-) -> list:  # a dict for each trained model in it; empty where a rule alone pays
-    "Which models paid for a run: enough to tell one from another, and how good each was said to be"
-    known = []
+) -> list:  # a dict for each model in it; empty where a rule alone gives the reward
+    "Describe the models that gave a run its rewards: which they are, and how good each was measured to be"
+    judges = []
     for chapter, folder in trained_rewards(reward):
-        # A judge that is asked in words is known by a file, and no measurement of it lies beside that.
-        known.append(about_judge(folder) if chapter == "judge" else _judge(chapter, Path(folder)))
-    return known
+        # "judge" is a language model that is asked in words: a file describes it, and it has no measurement.
+        is_judge = chapter == "judge"
+        judges.append(about_judge(folder) if is_judge else _reward_model_facts(chapter, Path(folder)))
+    return judges
 
 
-def _judge(chapter, folder):
-    "What is known of a trained model from the files beside it; nothing is loaded"
-    # A run of chapter 03 keeps its model in a folder of that name, which tells nobody apart.
+def _reward_model_facts(
+    chapter,  # which kind it is, such as "reward_model"
+    folder,  # of its files
+):  # dict of kind, name, fingerprint, and what is known of base and measurements
+    "Describe a trained reward model from the files beside it; nothing is loaded"
+    # A run of chapter 03 keeps its model in a folder "model", so the name of the run's own folder is used.
     run = folder.resolve().parent if folder.name == "model" else folder.resolve()
-    known = dict(kind=chapter, name=run.name, fingerprint=_fingerprint(folder))
-    about = _object_in(folder / "reward_model.json")
-    if about.get("base"):
-        known["base"] = Path(about["base"]).name
+    facts = dict(kind=chapter, name=run.name, fingerprint=_fingerprint(folder))
+    description = _object_in(folder / "reward_model.json")
+    if description.get("base"):
+        facts["base"] = Path(description["base"]).name
     results = _object_in(run / "results.json")
     for name in ("pair_accuracy", "accuracy", "macro_f1", "ci95", "n", "commit"):
         if name in results:
-            known[name] = results[name]
-    return known
+            facts[name] = results[name]
+    return facts
 
 
 def _fingerprint(folder):
-    "16 characters that change with any byte of a committed folder; None where it has no manifest"
+    "16 characters that change with any byte of a folder, from its manifest of hashes; None where it has none"
     try:
+        # The manifest lists each file with its hash, so it changes with every file.
         return hashlib.sha256((folder / manifest_name).read_bytes()).hexdigest()[:16]
     except FileNotFoundError:
         return None
 
 
 def _object_in(path):
-    "A JSON object; an empty one where there is no such file, or something else in it"
+    "The JSON object in a file, as a dict; an empty one where there is no such file or no object in it"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def announce(
     found: dict,  # from `verdict.verdict_of`
 ):
-    "Say the verdict, on the page and in the terminal from which a job was started"
+    "Print a run's verdict in one line, and also write it to the terminal from which the job was started"
     line = verdict_line(found)
     print(line)
     terminal = job_terminal()  # a file descriptor, or None outside of a job
@@ -211,12 +227,12 @@ def save_run(
 ):
     "Model or adapter, tokenizer, picture processor, training_args.json, trainer_state.json into `output_dir`"
     output = Path(settings.output_dir)
-    if parted(trainer):
-        trainer.save_model(str(output))  # all processes take part
+    if parted(trainer):  # weights are spread over processes: all of them must take part
+        trainer.save_model(str(output))
     if not trainer.is_world_process_zero():
         return
     if not parted(trainer):
-        # straight from the model: `save_model` would add training_args.bin, a pickle
+        # Not by `save_model`, which would add training_args.bin, a pickle.
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output)
     save_processor(processor, output)
     arguments = {"settings": asdict(settings), "trl": json.loads(trainer.args.to_json_string())}
@@ -228,16 +244,16 @@ def model_card(
     settings: GRPOSettings,  # a checked object
     results: dict,  # what results.json holds
 ) -> str:  # Markdown with the hub's front matter
-    "What a result was made from, how, and what it reached"
+    "The model card (README.md) of a run: verdict, data, reward, facts of the run, settings, results"
     s = replace(settings, reward=reward_without_paths(settings.reward))  # a card is for everybody
     facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results}
     facts |= results.get("versions", {})
-    # between two lines of dashes the hub reads YAML, by which it lists the model
+    # The hub reads the YAML between two lines of dashes and lists the model by it.
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", ""]
     lines += [f"# {s.task}: {Path(s.model).name} after GRPO"]
     if "verdict" in results:
-        lines += _verdict(results["verdict"])
+        lines += _verdict_lines(results["verdict"])
     lines += ["", f"- data: {Path(s.data).name if s.data else 'drawn pictures'}", f"- reward: `{s.reward}`"]
     for judge in results.get("judges", []):
         lines.append(f"- {judge['kind']} that paid: {judge['name']}, fingerprint {judge['fingerprint']}")
@@ -247,33 +263,35 @@ def model_card(
     lines += [f"| {k} | `{v}` |" for k, v in asdict(s).items() if k not in PRIVATE]
     lines.append("")
     if "gain" in results:
-        lines += _gains(results)
+        lines += _gain_table(results)
     return "\n".join(lines) + "\n"
 
 
-def _verdict(found):
-    "What came of the run, and the questions behind it, as lines of Markdown"
-    lines = ["", f"**{found['sentence']}**", ""]
-    if found["questions"]:
+def _verdict_lines(verdict):
+    "A verdict (from `verdict.verdict_of`) as lines of Markdown: its sentence, and a table of its questions"
+    lines = ["", f"**{verdict['sentence']}**", ""]
+    if verdict["questions"]:
         lines += ["| question | answer | numbers |", "| --- | --- | --- |"]
-    for question in found["questions"]:
+    for question in verdict["questions"]:
         cells = [str(question[k]) for k in ("question", "answer", "detail")]
-        # an answer of the model may hold a bar, which would end its cell
+        # An answer of the model may hold a bar, which would end its cell, or a line break, which would end
+        # the row.
         shown = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
         lines.append(f"| {' | '.join(shown)} |")
     return lines
 
 
-def _gains(results):
-    "The card's second table"
+def _gain_table(results):
+    "Yields the lines of a Markdown table: accuracy and reward before and after, the gain and its interval"
     yield "| held-out pictures | before | after | gain, 95 % interval |"
     yield "| --- | --- | --- | --- |"
-    for how, gained in results["gain"].items():
+    for how, gained in results["gain"].items():  # "greedy", "sampled"
         before, after = results["before"][how], results["after"][how]
-        for m in ("exact_accuracy", "mean_reward"):
-            low, high = gained[f"{m}_ci95"]
-            change = f"{gained[m]:+.3f} ({low:+.3f} to {high:+.3f})"
-            yield f"| {how} {m}, n = {after['n']} | {before[m]:.3f} | {after[m]:.3f} | {change} |"
+        for metric in ("exact_accuracy", "mean_reward"):
+            low, high = gained[f"{metric}_ci95"]
+            change = f"{gained[metric]:+.3f} ({low:+.3f} to {high:+.3f})"
+            values = f"{before[metric]:.3f} | {after[metric]:.3f}"
+            yield f"| {how} {metric}, n = {after['n']} | {values} | {change} |"
 
 
 def finish(
@@ -282,11 +300,11 @@ def finish(
     settings: GRPOSettings,  # a checked object
     results: dict,  # for results.json and the card
 ):
-    "Model files, results.json, card and report into `output_dir`; pushed when `hub_model_id` says where"
-    save_run(trainer, processor, settings)
+    "Write model files, results.json, card and report into `output_dir`; push them if `hub_model_id` is set"
+    save_run(trainer, processor, settings)  # model, processor, settings: all processes may take part
     if not trainer.is_world_process_zero():
         return
-    judges = judges_of(settings.reward)
+    judges = judges_of(settings.reward)  # descriptions of the models that gave the reward
     if judges:
         results["judges"] = judges
     write_json(Path(settings.output_dir) / "results.json", results)
@@ -299,15 +317,16 @@ def finish(
 def push(
     settings: GRPOSettings,  # a checked object
 ):
-    "The run's folder to its repository; SettingsError, with where the files are, if that fails"
+    "Upload the run's folder to its repository on the hub; SettingsError that names the folder if that fails"
     from huggingface_hub import HfApi
     try:
         HfApi().create_repo(settings.hub_model_id, private=True, exist_ok=True)
         HfApi().upload_folder(repo_id=settings.hub_model_id, folder_path=settings.output_dir,
                               ignore_patterns=KEPT_HERE)
     except Exception as e:
-        # the run itself is done, and its files must be found
-        told = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        # The run itself is done, so the message says where its files are.
+        on_one_line = " ".join(str(e).split())
+        cause = f"{type(e).__name__}: {on_one_line[:200]}"
         raise SettingsError(
             f"hub_model_id = {settings.hub_model_id!r}: the run is done and all its files lie in "
-            f"{settings.output_dir}, but they could not be pushed ({told})") from e
+            f"{settings.output_dir}, but they could not be pushed ({cause})") from e

@@ -1,6 +1,6 @@
-"""What a GRPO run keeps while it goes: a group of its first, middle and last step, the same held-out pictures
-at three times, and if it is asked to, every answer with what it earned, and what the policy earns on pictures
-that it does not train on.
+"""What a GRPO run records while it trains: a group of answers of its first, middle and last step; answers to
+the same held-out pictures at these three times; and, where the settings ask for it, every answer with its
+reward, and the reward on pictures that it does not train on.
 
 Written by hand, not exported from a notebook."""
 import json
@@ -27,7 +27,7 @@ THUMBNAIL = 160  # pixels of the longer side of a picture in a file for the web 
 def told_together(
     recorders: list,  # called with (texts, parts, samples, state), see `rewards.for_trl`
 ):  # one recorder, or None where there is none
-    "Several recorders as one"
+    "One recorder that calls several, since `rewards.for_trl` takes only one"
     if not recorders:
         return None
     def recorded(*batch):
@@ -37,40 +37,44 @@ def told_together(
 
 
 class Completions:
-    "A recorder that writes each answer as a row of completions.jsonl; each process has a file of its own"
+    "A recorder that appends each answer as a row to completions.jsonl; each process has a file of its own"
 
     def __init__(self,
         output_dir: str | Path,  # of the run
     ):
-        rank = int(os.environ.get("RANK", 0))
+        rank = int(os.environ.get("RANK", 0))  # number of this process
         name = f"completions.{rank}.jsonl" if rank else "completions.jsonl"
         self.path = Path(output_dir) / name
-        self.begun = False  # whether the file holds nothing but this run's own past
+        self.is_cleaned = False  # whether rows that an earlier attempt left have been removed
 
     def __call__(self, texts, parts, samples, state):
-        if not self.begun:
-            self._begin(state.global_step)
-        step = state.global_step + 1  # the one that these answers are for
+        "Append the answers of a batch; `parts` is a dict for each answer, its reward by parts"
+        if not self.is_cleaned:
+            self._remove_later_rows(state.global_step)
+        step = state.global_step + 1  # `global_step` counts finished steps
         with open(self.path, "a", encoding="utf-8") as file:
             for text, part, sample in zip(texts, parts, samples, strict=True):
-                # the picture is known by its row
-                row = dict(step=step, row=sample.row, question=sample.question, truth=sample.answer)
-                row |= dict(answer=text) | part
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                # `row` is the number of the sample in the data: by it its picture is found
+                line = dict(step=step, row=sample.row, question=sample.question, truth=sample.answer)
+                line |= dict(answer=text) | part
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _begin(self, done):
-        "Leave the rows of the steps before a checkpoint; those after it belong to a past that did not happen"
-        self.begun = True
+    def _remove_later_rows(self, steps_done):
+        """Remove the rows of steps that this run will do itself.
+
+        A run that is resumed from a checkpoint keeps the rows up to it: later steps are done again. A run
+        from the beginning keeps none."""
+        self.is_cleaned = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        goes_on = done > 0 and self.path.exists()
-        lines = self.path.read_text(encoding="utf-8").splitlines() if goes_on else []
-        whole = [line for line in lines if line.endswith("}")]  # a kill may have torn the last one
-        kept = [line for line in whole if json.loads(line)["step"] <= done]
+        is_resumed = steps_done > 0 and self.path.exists()
+        lines = self.path.read_text(encoding="utf-8").splitlines() if is_resumed else []
+        complete = [line for line in lines if line.endswith("}")]  # a kill may have cut the last one
+        kept = [line for line in complete if json.loads(line)["step"] <= steps_done]
         write_whole(self.path, "".join(line + "\n" for line in kept))
 
 
 class HeldOutReward(TrainerCallback):
-    "Every so many steps a sampled answer to each held-out picture; their mean reward is `eval/reward`"
+    "Every `eval_steps` steps, samples an answer to each held-out picture and logs their mean reward"
 
     def __init__(self,
         processor,  # of the model
@@ -82,25 +86,27 @@ class HeldOutReward(TrainerCallback):
         self.reward = on_batch(load_reward(settings.reward))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        # The first process asks; where the weights lie on several, none can ask alone.
+        # The first process does it alone, so the weights must not be spread over processes.
         if state.global_step % self.settings.eval_steps or not state.is_world_process_zero:
             return
         s = self.settings
         answers = generate_answers(model, self.processor, self.samples, temperature=s.temperature,
                                    max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
                                    looks=s.max_looks)
-        parts = self.reward([texts[0] for texts in answers], self.samples)
+        parts = self.reward([texts[0] for texts in answers], self.samples)  # one text for each sample
         mean = sum(part["overall"] for part in parts) / len(parts)
         self.log.append({"step": state.global_step, "eval/reward": mean})
 
 
 class Recorder:
-    "Keeps a group of the first, the middle and the latest batch; a file shows the latest logged batch"
+    """A recorder that keeps three groups of answers: of the first, the middle and the latest batch.
+
+    It also writes the latest logged batch into a file, for the web page."""
 
     def __init__(self,
         group_size: int,  # G
         path: str | Path = None,  # JSON file of the latest logged batch, pictures inside; None writes none
-        every: int = 1,  # steps between two writings
+        every: int = 1,  # steps from one writing of the file to the next
         most: int = 4,  # groups in the file
         eye: Eye = None,  # of a model that looks twice, see `zoom_turns.eye_for`
     ):
@@ -108,36 +114,43 @@ class Recorder:
         self.kept = {}  # "1 first", "2 middle", "3 last" → `RolloutGroup`
 
     def __call__(self, texts, parts, samples, state):
-        step, last, G = state.global_step, state.max_steps, self.group_size
-        title = f"step {step + 1} of {last}"
+        "Record a batch: whole groups, one after the other; `parts` is each answer's reward by parts"
+        step, last_step, G = state.global_step, state.max_steps, self.group_size
+        title = f"step {step + 1} of {last_step}"
         groups = []
         for i in range(0, len(texts), G):
             groups.append(self._group(texts[i:i + G], parts[i:i + G], samples[i], title))
-        # Eight equal answers have nothing to show, so a group with a signal is taken where there is one.
+        # Where all answers of a group earn the same, there is nothing to show: prefer a group with
+        # advantages.
         teaching = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
         chosen = teaching if teaching else groups
-        self.kept[self._slot(step, last)] = chosen[0]
+        self.kept[self._slot(step, last_step)] = chosen[0]
         is_logged = (step + 1) % self.every == 0
         if self.path and is_logged:
-            shown = [self._shown(group) for group in groups[:self.most]]
-            write_json(self.path, dict(step=step + 1, total_steps=last, groups=shown))
+            shown = [self._as_dict(group) for group in groups[:self.most]]
+            write_json(self.path, dict(step=step + 1, total_steps=last_step, groups=shown))
 
-    def _slot(self, step, last):
-        "Which of the three kept groups this step gives; the last one is replaced until the run ends"
+    def _slot(self, step, last_step):
+        """Key in `kept` for the group of this step.
+
+        The first step, then the first from the middle on, have keys of their own. All others share "3 last",
+        where each replaces the one before it."""
         if not self.kept:
             return "1 first"
-        if "2 middle" not in self.kept and 2 * step >= last:
+        if "2 middle" not in self.kept and 2 * step >= last_step:
             return "2 middle"
         return "3 last"
 
     def _group(self, texts, parts, sample, title):
-        scaled = advantages([p["overall"] for p in parts])
-        said = [on_one_line(text) for text in texts]
-        rollouts = [Rollout(*row) for row in zip(said, parts, scaled)]
+        "The answers to one sample, with rewards and advantages, as a `RolloutGroup`"
+        of_answers = advantages([part["overall"] for part in parts])
+        rollouts = []
+        for text, part, advantage in zip(texts, parts, of_answers):
+            rollouts.append(Rollout(on_one_line(text), part, advantage))
         return RolloutGroup(_drawn(sample, texts, self.eye), rollouts, title=title)
 
-    def _shown(self, group):
-        "A group with its first picture as a data URL"
+    def _as_dict(self, group):
+        "A group for the file: question, right answer, answers, and the first picture as a data URL"
         sample = group.sample
         answers = [asdict(rollout) for rollout in group.rollouts]
         return dict(question=sample.question, truth=sample.answer, image=_data_url(sample), answers=answers)
@@ -146,7 +159,7 @@ class Recorder:
         "The kept groups as plain dictionaries, pictures left out"
         rows = []
         for slot, group in sorted(self.kept.items()):
-            _, when = slot.split()
+            _, when = slot.split()  # such as "1 first": the number is for sorting
             sample = group.sample
             row = dict(when=when, title=group.title, question=sample.question, answer=sample.answer)
             row["row"] = sample.row
@@ -157,29 +170,33 @@ class Recorder:
 
 def chosen_pictures(
     samples: list,  # held-out `Sample`s
-    most: int = 4,  # of them
-) -> list:  # their places
-    "The first samples with different truths: settled before a run, so that none is picked for its answers"
-    places = {}
+    most: int = 4,  # how many are chosen
+) -> list:  # their places in `samples`
+    """Choose the pictures that `SamePictures` asks about: the first samples with different right answers.
+
+    They are fixed before a run, so that none is picked because its answers look good."""
+    places = {}  # right answer → place of the first sample that has it
     for i, sample in enumerate(samples):
         places.setdefault(sample.answer, i)
     return list(places.values())[:most]
 
 
 class SamePictures(TrainerCallback):
-    "The same held-out pictures at the first, middle and last step, in a file; random states stay the same"
+    """Asks about the same few held-out pictures before, in the middle of and after a run, and writes a file.
+
+    Random states are as before afterwards, so that the training does not depend on it."""
 
     def __init__(self,
         processor,  # of the model
         samples: list,  # held-out `Sample`s
         settings,  # `GRPOSettings`, checked: how to ask
         path: str | Path,  # JSON file that grows with the run
-        resumed: bool = False,  # go on with what an earlier attempt wrote
+        resumed: bool = False,  # keep the stages that are in the file already
     ):
         self.processor, self.samples, self.settings, self.path = processor, samples, settings, Path(path)
         self.places, self.eye = chosen_pictures(samples), eye_for(settings)
-        self.stages = {}  # first, middle or last → what was said
-        self.flips = []
+        self.stages = {}  # first, middle or last → the answers then, see `keep`
+        self.flips = []  # pictures whose answer became right or wrong, see `keep_flips`
         if resumed and self.path.exists():
             kept = json.loads(self.path.read_text())
             self.stages = {stage["when"]: stage for stage in kept["stages"]}
@@ -189,7 +206,7 @@ class SamePictures(TrainerCallback):
         step: int,  # optimizer steps taken
         answers: dict,  # from `predict`: on the chosen pictures, in their order
     ):
-        "Write what was said at one stage"
+        "Add the answers of one stage to the file"
         self.stages[when] = dict(when=when, step=step, **answers)
         in_order = ("first", "middle", "last")
         stages = [self.stages[name] for name in in_order if name in self.stages]
@@ -198,28 +215,30 @@ class SamePictures(TrainerCallback):
 
     def of_all(self,
         answers: dict,  # from `predict`, on all held-out pictures
-    ) -> dict:  # of the chosen ones
-        "The answers to the chosen pictures"
+    ) -> dict:  # of the same form, for the chosen pictures
+        "Pick the answers to the chosen pictures out of the answers to all"
         return {how: [texts[i] for i in self.places] for how, texts in answers.items()}
 
     def keep_flips(self,
         before: dict,  # from `predict`
         after: dict,  # from `predict`
-        most: int = 4,  # of either kind
+        most: int = 4,  # of each kind
     ):
-        "The first pictures that became right and the first that became wrong, for the report"
+        "Choose for the report the first pictures whose greedy answer became right, and that became wrong"
         became_right, became_wrong = [], []
-        for sample, (early, *_), (late, *_) in zip(self.samples, before["greedy"], after["greedy"]):
-            was = bool(is_right(early, sample.answer, sample.task))
-            now = bool(is_right(late, sample.answer, sample.task))
-            kept = became_right if now else became_wrong
-            if was != now and len(kept) < most:
-                flip = dict(before=early, after=late, became_right=now)
-                kept.append(_pictured(sample, [early, late], self.eye) | flip)
+        greedy = zip(self.samples, before["greedy"], after["greedy"])
+        for sample, (text_before, *_), (text_after, *_) in greedy:
+            was_right = bool(is_right(text_before, sample.answer, sample.task))
+            now_right = bool(is_right(text_after, sample.answer, sample.task))
+            flips = became_right if now_right else became_wrong
+            if was_right != now_right and len(flips) < most:
+                flip = dict(before=text_before, after=text_after, became_right=now_right)
+                flips.append(_pictured(sample, [text_before, text_after], self.eye) | flip)
         self.flips = became_right + became_wrong
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        # one look at or behind the middle; a run that is resumed behind it may have had none
+        # Asks once, at the first step from the middle on: a run that is resumed later may have missed the
+        # middle.
         before_the_middle = 2 * state.global_step < state.max_steps
         if not state.is_world_process_zero or "middle" in self.stages or before_the_middle:
             return
@@ -228,19 +247,23 @@ class SamePictures(TrainerCallback):
 
 
 def _drawn(sample, answers, eye):
-    "A sample as a card shows it: truth and answers of boxes on the picture, looks and what they gave beside it"
+    """A sample as a card shows it, with what the task needs drawn on its picture.
+
+    Task pointing: boxes of the right answer and of `answers`. Task zoom: the parts that were looked at,
+    framed and enlarged. The other tasks: the sample itself."""
     return with_looks_drawn(with_boxes_drawn(sample, answers), answers, eye)
 
 
 def _pictured(sample, answers=(), eye=None):
-    "A sample with its first picture as a data URL; what answers say of it is drawn on it"
+    "A sample as a dict for a JSON file; its first picture is a data URL, with boxes of `answers` drawn on it"
     image = _data_url(_drawn(sample, answers, eye))
     return dict(row=sample.row, question=sample.question, answer=sample.answer, image=image)
 
 
 def _data_url(sample):
-    "The first picture of a sample, small, as a data URL; None where it has none"
+    "The first picture of a sample, made small, as a data URL; None where it has none"
     if not sample.images:
         return None
-    # `thumbnail` gives an <img> tag; its first quoted text is the address
-    return thumbnail(sample.images[0], THUMBNAIL).split('"')[1]
+    tag = thumbnail(sample.images[0], THUMBNAIL)  # <img src="data:…" …>
+    _, url, *_ = tag.split('"')
+    return url

@@ -26,7 +26,7 @@ try:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
     cannot_share = None # why nothing can be shared with this release of transformers
-except ImportError as error: # it has moved what sharing leans on (read in 5.17 to 5.24): everything goes the plain way
+except ImportError as error: # this release lacks what sharing needs (read in 5.17 to 5.24)
     cannot_share = f"transformers has moved what it leans on ({error})"
 
 from .core import warn_loudly
@@ -39,7 +39,7 @@ def token_bound(
     C: int, # tokens of an answer
     G: int, # answers to a prompt
 ) -> float: # G(P + C) / (P + G·C)
-    "How many times fewer tokens are read: the most that can be saved"
+    "How many times fewer tokens the model reads when prompts are shared: no speed-up can be larger"
     return G * (P + C) / (P + G * C)
 
 # %% ../nbs/07_shared_prompt.ipynb #n86d9526
@@ -49,57 +49,61 @@ def prompt_positions(
     mask: torch.Tensor, # [B, P]
     fields: dict, # image_grid_thw and mm_token_type_ids where the family has them
 ) -> torch.Tensor: # [3, B, P] for Qwen, [1, B, P] for Aria
-    "Positions of the prompt's tokens, as the model itself would give them"
-    whole = _bare(model)
+    "Position ids of the prompts' tokens, the same that the model itself would compute"
+    whole = _bare(model) # without an adapter around it
     core = getattr(whole, "model", whole) # a reward model's backbone is the inner model itself
-    if not hasattr(core, "get_rope_index"): # Aria, Gemma 3: their own forward counts padding, too
+    if not hasattr(core, "get_rope_index"): # Aria, Gemma 3: their own forward counts 0, 1, 2, …, padding too
         return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
-    kinds = fields.get("mm_token_type_ids")
-    if kinds is None: # no row has a picture: words count up from the first that is not padding
+    token_types = fields.get("mm_token_type_ids") # which tokens are text and which a picture's
+    if token_types is None: # no row has a picture: text counts up from the first token that is not padding
         return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
     grid = fields.get("image_grid_thw")
-    positions, _ = core.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid, attention_mask=mask)
+    inputs = dict(mm_token_type_ids=token_types, image_grid_thw=grid, attention_mask=mask)
+    positions, _ = core.get_rope_index(ids, **inputs)
     return positions
 
 def _bare(model):
-    "The model without an adapter around it"
-    # PEFT's models have this method
+    "The model without a PEFT adapter around it"
+    # only PEFT's models have this method
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 # %% ../nbs/07_shared_prompt.ipynb #n07keyw
 def cache_keyword(
     model, # of any family, an adapter on it or not
 ) -> str: # "cache" or "past_key_values"
-    "Name of the cache among the arguments of the model's `forward` and in its output"
+    "Name of the key-value cache, both as an argument of the model's `forward` and as a field of its output"
     # transformers 5.24 renamed `past_key_values` to `cache`; the old name is promised until 5.40
     return "cache" if "cache" in inspect.signature(_bare(model).forward).parameters else "past_key_values"
 
 # %% ../nbs/07_shared_prompt.ipynb #n21logp1
 def shared_log_probs(
     model, # as a trainer calls it, with TRL's head on it
-    bare, # the same model without what a trainer puts around it
-    ids: torch.Tensor, # [B·G, P + C], prompts padded on the left, answers on the right; groups of equal prompts
+    bare, # the same model without what accelerate puts around it; its adapter may be on
+    ids: torch.Tensor, # [B·G, P + C], prompts padded on the left, answers on the right; equal prompts a group
     mask: torch.Tensor, # [B·G, P + C]
     fields: dict, # picture fields of the prompts, one a group
     C: int, # longest answer
     G: int, # answers to a prompt
 ) -> tuple: # log-probs and entropies [B·G, C]; None for the second where the head gives none
-    "What the model thinks of each answer, the prompt read once"
+    "Log-probability and entropy of each answer token; each prompt is read once for all answers of its group"
     P = ids.shape[1] - C
     prompt, prompt_mask = ids[:, :P], mask[:, :P]
-    positions = prompt_positions(bare, prompt[::G], prompt_mask[::G], fields)
-    backbone = _bare(bare).model
-    _, behind = _prompts_read(backbone, cache_keyword(bare), prompt, prompt_mask, positions, fields, C, G)
-    rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:])
+    positions = prompt_positions(bare, prompt[::G], prompt_mask[::G], fields) # [::G]: one row a group
+    backbone, cache_name = _bare(bare).model, cache_keyword(bare)
+    # the answers' inputs: attention mask, positions, and the cache with the prompts
+    _, answer_inputs = _read_prompts(backbone, cache_name, prompt, prompt_mask, positions, fields, C, G)
+    rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:]) # the prompt's last token, then the answer
     with cache_under_checkpointing(backbone):
-        out = model(input_ids=rows, labels=labels, fused_lm_head=True, **behind)
+        out = model(input_ids=rows, labels=labels, fused_lm_head=True, **answer_inputs)
     return out.log_probs, out.entropy
 
-_of_pictures = ("pixel_values", "image_grid_thw") # what a processor makes of pictures, by patch and by picture
-_of_tokens = ("mm_token_type_ids", "token_type_ids") # a row for each prompt; the second is Gemma's name
+# What a processor makes of pictures: the first has a row for each patch, the second one for each picture.
+_picture_fields = ("pixel_values", "image_grid_thw")
+# [rows, tokens], which tokens are text and which a picture's; the second is Gemma's name.
+_token_type_fields = ("mm_token_type_ids", "token_type_ids")
 
 # %% ../nbs/07_shared_prompt.ipynb #n21logp2
-def _prompts_read(
+def _read_prompts(
     core, # inner model
     name, # of its cache, from `cache_keyword`
     ids, # [B·G, P], padded on the left; groups of equal rows
@@ -108,33 +112,34 @@ def _prompts_read(
     fields, # picture fields of the prompts, one a group
     C, # longest answer
     G, # answers to a prompt
-): # hidden states [B, P − 1, hidden], and what `_answers_given` returns with the wide cache
-    "Each prompt read once, without its last token, which is read in front of each answer"
-    first = dict(fields)
-    for kinds in _of_tokens:
-        if kinds in first:
-            first[kinds] = first[kinds][:, :-1]
-    one_a_group = ids[::G, :-1], mask[::G, :-1], _rows(positions[:, :, :-1])
-    hidden, cache = read_prompt(core, name, *one_a_group, first)
-    behind = _answers_given(positions, mask, C, G)
-    behind[name] = widened(cache, G)
-    return hidden, behind
+): # hidden states [B, P − 1, hidden]; inputs for the answers: attention_mask, position_ids and the cache
+    "Read each prompt once but for its last token, which is read again in front of each answer"
+    fields = dict(fields)
+    for name_of_types in _token_type_fields:
+        if name_of_types in fields:
+            fields[name_of_types] = fields[name_of_types][:, :-1]
+    one_a_group = ids[::G, :-1], mask[::G, :-1], _as_model_takes(positions[:, :, :-1])
+    hidden, cache = read_prompt(core, name, *one_a_group, fields)
+    answer_inputs = _mask_and_positions(positions, mask, C, G)
+    answer_inputs[name] = widened(cache, G) # for B·G rows
+    return hidden, answer_inputs
 
-def _answers_given(
+def _mask_and_positions(
     positions, # of the prompts, [3 or 1, B, P]
     mask, # of the prompts, [B·G, P]
     C, # longest answer
     G, # answers to a prompt
-): # attention_mask [B·G, P + C] and position_ids of the C + 1 tokens behind the cache
-    "Mask and positions of the answers behind a prompt's cache"
-    # an answer's own padding counts as seen: it stands at the end, and attention looks back only
-    seen = torch.cat([mask, mask.new_ones(len(mask), C)], 1)
+): # dict of attention_mask [B·G, P + C] and position_ids of C + 1 tokens
+    "Inputs of the answers whose prompts are in a cache; before each answer stands its prompt's last token"
+    # An answer's padding is not masked: it stands at the end, where no token of the answer can see it.
+    attention_mask = torch.cat([mask, mask.new_ones(len(mask), C)], 1)
     steps = torch.arange(C + 1, device=mask.device)
-    behind = positions[:, :, -1:] + steps # the prompt's last token keeps its own position
-    return dict(attention_mask=seen, position_ids=_rows(behind.repeat_interleave(G, 1)))
+    answer_positions = positions[:, :, -1:] + steps # the prompt's last token keeps its own position
+    answer_positions = answer_positions.repeat_interleave(G, 1)
+    return dict(attention_mask=attention_mask, position_ids=_as_model_takes(answer_positions))
 
-def _rows(positions):
-    "Positions as the model takes them: three rows as they are, a single one without its axis"
+def _as_model_takes(positions):
+    "Position ids [3, B, T] as they are (Qwen), [1, B, T] as [B, T] (other families)"
     return positions if len(positions) > 1 else positions[0]
 
 # %% ../nbs/07_shared_prompt.ipynb #n07gqa1
@@ -148,15 +153,21 @@ def grouped_attention(
     scaling: float = None, # of the scores
     **kwargs, # what transformers hands to its own attention functions
 ) -> tuple: # [B, S, heads, size], None
-    "An attention function of transformers' interface: sdpa; on a CPU heads that share their keys share them here, too"
+    """transformers' sdpa attention, except that on a CPU keys and values are not copied for each query head.
+
+    Several query heads share one head of keys. With a mask, transformers repeats the keys for all of them; on
+    a CPU PyTorch's `enable_gqa` needs no copy."""
     shares_keys = query.shape[1] != key.shape[1]
     if attention_mask is None or query.device.type != "cpu" or not shares_keys:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    given = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling)
-    attended = scaled_dot_product_attention(query, key, value, enable_gqa=True, **given) # [B, heads, S, size]
-    return attended.transpose(1, 2).contiguous(), None
+        kwargs |= dict(dropout=dropout, scaling=scaling)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    options = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling)
+    attended = scaled_dot_product_attention(query, key, value, enable_gqa=True, **options)
+    # [B, heads, S, size] → [B, S, heads, size]
+    return attended.transpose(1, 2).contiguous(), None # None: no attention weights
 
-attention_name = "shared_prompt" if "__file__" in globals() else "shared_prompt_page" # this page and the package may run in one process
+# The page and the package may run in one process, so each registers its own.
+attention_name = "shared_prompt" if "__file__" in globals() else "shared_prompt_page"
 
 if cannot_share is None:
     AttentionInterface.register(attention_name, grouped_attention)
@@ -165,18 +176,21 @@ if cannot_share is None:
 def use_grouped_attention(
     model, # of any family, an adapter on it or not
 ):
-    "Let the language model attend by `grouped_attention`"
+    "Make the language model use `grouped_attention`"
     _text_config(model)._attn_implementation = attention_name
 
 def share_attention(
-    model, # as above
+    model, # of any family, an adapter on it or not
 ) -> bool: # whether its prompts can be shared
-    "The same where attention is sdpa; any other stays as it was, and prompts are then not shared"
-    able = cannot_share is None and cannot_cache is None and _text_config(model)._attn_implementation in ("sdpa", attention_name)
-    if able: use_grouped_attention(model)
-    return able
+    "Make a model use `grouped_attention` if it uses sdpa; a model with any other attention is not changed"
+    uses_sdpa = _text_config(model)._attn_implementation in ("sdpa", attention_name)
+    can_share = cannot_share is None and cannot_cache is None and uses_sdpa # the first two: reasons, or None
+    if can_share: use_grouped_attention(model)
+    return can_share
 
-def _text_config(model): return _bare(model).config.get_text_config()
+def _text_config(model):
+    "Configuration of the language model within a model"
+    return _bare(model).config.get_text_config()
 
 # %% ../nbs/07_shared_prompt.ipynb #n391f944
 @torch.no_grad()
@@ -189,54 +203,62 @@ def sample_groups(
     config, # transformers.GenerationConfig
     eos: list, # ids that end an answer
 ) -> torch.Tensor: # [B·G, at most config.max_new_tokens]
-    "Sample G answers to each prompt from one prefill; temperature, top-k and the rest as transformers applies them"
-    # transformers' own functions for the scores want the whole row, prompt included: [B·G, P + tokens so far]
+    "Sample G answers to each prompt, which is read once; temperature, top-k, … as transformers applies them"
+    # Prompt and tokens so far, [B·G, P + t]: transformers' functions that change the scores want all of it.
     row = prompt_ids.repeat_interleave(G, 0)
-    config, change_scores = _warpers(model, config, row)
+    config, change_scores = _config_and_warpers(model, config, row) # the second: temperature, top-k, …
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
-    name = cache_keyword(model)
-    # The prefill: one row a group, and of its scores only those for the first token of the answers.
-    prompt = fields | dict(position_ids=_rows(positions), use_cache=True, logits_to_keep=1)
-    prompt[name] = empty_cache(_bare(model).config)
-    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt)
+    name = cache_keyword(model) # of the model's argument that takes a cache
+    # The prompts are read: one row a group, and logits only for the first token of the answers.
+    prompt_inputs = fields | dict(position_ids=_as_model_takes(positions), use_cache=True, logits_to_keep=1)
+    prompt_inputs[name] = empty_cache(_bare(model).config)
+    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt_inputs)
     scores = out.logits[:, -1].repeat_interleave(G, 0)
-    step = {"use_cache": True, name: widened(prompt[name], G, config.max_new_tokens)}
+    # A cache of B·G rows that begins with the prompts and has room for the answers.
+    answers_cache = widened(prompt_inputs[name], G, config.max_new_tokens)
+    step_inputs = {"use_cache": True, name: answers_cache}
 
-    last = positions[:, :, -1:].repeat_interleave(G, 1)
-    seen = prompt_mask.repeat_interleave(G, 0)
-    has_padding = not prompt_mask.all() # where there is none a token sees all before it, and needs no mask
+    last_position = positions[:, :, -1:].repeat_interleave(G, 1) # of each prompt
+    attention_mask = prompt_mask.repeat_interleave(G, 0)
+    has_padding = not prompt_mask.all() # without padding a token sees all before it, and no mask is needed
     ends = torch.tensor(eos, device=prompt_ids.device)
     done = torch.zeros_like(row[:, 0], dtype=torch.bool)
     for t in range(config.max_new_tokens):
-        token = _next(change_scores(row, scores.float()), config.do_sample)
+        token = _next_token(change_scores(row, scores.float()), config.do_sample)
         token = token.masked_fill(done, config.pad_token_id)
         row = torch.cat([row, token[:, None]], 1)
         done = done | torch.isin(token, ends)
         if t + 1 == config.max_new_tokens or done.all(): break
         if has_padding:
-            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
-        step |= dict(attention_mask=seen if has_padding else None, position_ids=_rows(last + 1 + t))
-        scores = model(input_ids=token[:, None], **step).logits[:, -1]
+            attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
+        step_inputs["attention_mask"] = attention_mask if has_padding else None
+        step_inputs["position_ids"] = _as_model_takes(last_position + 1 + t) # [3, B·G, 1] or [B·G, 1]
+        scores = model(input_ids=token[:, None], **step_inputs).logits[:, -1]
     return row[:, prompt_ids.shape[1]:]
 
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
-def _next(scores, drawn):
-    "A token a row: drawn, or the likeliest"
-    if not drawn: return scores.argmax(-1)
+def _next_token(scores, sample):
+    "The next token of each row, from scores [rows, vocabulary]: drawn if `sample`, else the likeliest"
+    if not sample: return scores.argmax(-1)
     return torch.multinomial(scores.softmax(-1), 1)[:, 0]
 
 # %% ../nbs/07_shared_prompt.ipynb #nd28450b
-def _warpers(model, config, ids):
-    "The whole configuration, and transformers' own changes to the scores: suppressed tokens, temperature, top-k, …"
-    # Two private methods of GenerationMixin (5.17 to 5.24). If they go, sampling raises and the run goes on the plain way.
+def _config_and_warpers(model, config, ids):
+    """What transformers' `generate` prepares: the complete GenerationConfig, and its changes to the scores.
+
+    The second is a function (ids, scores) → scores: suppressed tokens, temperature, top-k, …"""
+    # Two private methods of GenerationMixin (5.17 to 5.24). If they go, this raises, and prompts are no
+    # longer shared.
     core = _bare(model)
     config, _ = core._prepare_generation_config(config)
-    given = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, device=ids.device)
-    return config, core._get_logits_processor(config, logits_processor=LogitsProcessorList(), **given)
+    lengths = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, device=ids.device)
+    return config, core._get_logits_processor(config, logits_processor=LogitsProcessorList(), **lengths)
 
 # %% ../nbs/07_shared_prompt.ipynb #n12828ae
 class PictureMemory:
-    "Stands before a model's `get_image_features`: while it is on, a frozen tower sees each picture once"
+    """Replaces a model's `get_image_features` (Qwen families): remembers the features of pictures.
+
+    While it is on, a vision tower that does not train computes each picture once; off, it changes nothing."""
     def __init__(self,
         core, # inner model of the Qwen families
         keep_mb: int = 0, # features kept across steps; 0 keeps them for one step
@@ -244,43 +266,50 @@ class PictureMemory:
         self.tower, self.real = core.visual, core.get_image_features
         self.keep = keep_mb * 2**20 # bytes
         self.on = False
-        self.known = {} # key of a picture → its features, then one more for each deepstack level; oldest first
-        self.weights = None # of the tower, as `_same_weights` counts them, when `known` was computed
+        # Key of a picture → its features, then those of each deepstack level (Qwen3-VL); least recently used
+        # first.
+        self.known = {}
+        self.weights_version = None # a number that changes with the tower's weights, see `_forget_if_trained`
         self.seen = 0 # pictures that the tower has computed
-        self.by_picture = False # whether this release splits deepstack levels by picture
+        self.by_picture = False # whether this release of transformers splits deepstack levels by picture
         self.output_class = None # of what `get_image_features` returns
         core.get_image_features = self
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
-        "Features of all pictures, in order; `seen` counts those that were computed"
-        # A tower that learns must compute where a gradient is wanted, and what it saw in an earlier step is out of date.
+        "Features of all pictures, in order: remembered, or computed by the tower where a picture is new"
+        # A tower that trains must compute where gradients are wanted, and features of an earlier step are out
+        # of date.
         learns_now = self._learns() and (self.keep or torch.is_grad_enabled())
         if not self.on or learns_now: return self.real(pixel_values, image_grid_thw, **kwargs)
-        self._same_weights()
+        self._forget_if_trained()
         pictures = pixel_values.split(image_grid_thw.prod(-1).tolist()) # patches of each
-        keys = [_picture_key(*one) for one in zip(pictures, image_grid_thw)]
-        new = {key: place for place, key in enumerate(keys) if key not in self.known} # each once
+        keys = [_picture_key(pixels, grid) for pixels, grid in zip(pictures, image_grid_thw)]
+        new = {key: place for place, key in enumerate(keys) if key not in self.known} # equal pictures once
         if new:
             places = list(new.values())
-            self._look(list(new), torch.cat([pictures[place] for place in places]), image_grid_thw[places], kwargs)
+            new_pixels = torch.cat([pictures[place] for place in places])
+            self._compute(list(new), new_pixels, image_grid_thw[places], kwargs)
         wanted = []
         for key in keys:
-            self.known[key] = self.known.pop(key) # the latest asked for stand last
+            self.known[key] = self.known.pop(key) # moves to the end: what stands first is forgotten first
             wanted.append(self.known[key])
         features, *levels = zip(*wanted)
-        given = dict(pooler_output=features)
+        output = dict(pooler_output=features)
         if levels: # Qwen3-VL only
-            given["deepstack_features"] = [level if self.by_picture else torch.cat(level) for level in levels]
-        return self.output_class(**given)
+            levels = [level if self.by_picture else torch.cat(level) for level in levels]
+            output["deepstack_features"] = levels
+        return self.output_class(**output)
 
     @torch.no_grad()
-    def _look(self, keys, pixels, grid, kwargs):
-        "Let the tower compute these pictures, and keep copies of what it returns"
+    def _compute(self, keys, pixels, grid, kwargs):
+        "Let the tower compute pictures, and keep copies of their features in `known` under `keys`"
         out = self.real(pixels, grid, **kwargs)
         # transformers 5.24 calls `to_tuple` on it, so it must be the model's own class
         self.output_class = type(out)
         levels = getattr(out, "deepstack_features", None) or []
-        self.by_picture = any(isinstance(level, tuple) for level in levels) # newer releases do
+        # Newer releases return a tuple for each level, with a tensor for each picture; older ones a single
+        # tensor.
+        self.by_picture = any(isinstance(level, tuple) for level in levels)
         if not self.by_picture:
             lengths = [len(features) for features in out.pooler_output]
             levels = [level.split(lengths) for level in levels]
@@ -289,26 +318,31 @@ class PictureMemory:
         self.seen += len(keys)
 
     def _learns(self):
+        "Whether the vision tower is trained"
         return any(p.requires_grad for p in self.tower.parameters())
 
-    def _same_weights(self):
-        "Forget what a tower saw that has changed since: in-place changes count up a parameter's version"
-        now = sum(p._version for p in self.tower.parameters())
-        if now != self.weights:
-            self.known, self.weights = {}, now
+    def _forget_if_trained(self):
+        "Forget all features if the tower's weights have changed since they were computed"
+        # PyTorch counts the in-place changes of each parameter in `_version`; an optimizer's step is one.
+        version = sum(p._version for p in self.tower.parameters())
+        if version != self.weights_version:
+            self.known, self.weights_version = {}, version
 
     def forget(self):
-        "All of it, or the oldest until the rest fits"
+        "Forget the least recently used features until the rest fits into `keep_mb`; with 0 all of them"
         while self.known and (not self.keep or self._bytes() > self.keep):
             self.known.pop(next(iter(self.known)))
 
     def _bytes(self):
-        "What is known takes so many"
+        "Memory that the remembered features take"
         return sum(sum(f.nbytes for f in features) for features in self.known.values())
 
 # %% ../nbs/07_shared_prompt.ipynb #nd03b74d
 def _picture_key(pixels, grid):
-    "Bytes, shape and precision: what decides a frozen tower's answer"
+    """A key under which a picture's features are remembered: equal for pictures that give the same features.
+
+    It holds a hash of the pixels, the grid of patches, and the number types that decide how they are
+    computed."""
     raw = pixels.detach().cpu().contiguous().view(torch.uint8).numpy()
     content = hashlib.blake2b(raw, digest_size=16).digest()
     device = pixels.device.type
@@ -320,16 +354,16 @@ def picture_memory(
     model, # of any family, an adapter on it or not; or None
     keep_mb: int = 0, # features kept across steps
 ): # a PictureMemory, or None where there is no Qwen vision tower
-    "Let a model remember what its frozen tower saw"
+    "Let a model remember the features of pictures, as far as its vision tower is not trained"
     if model is None: return None
     core = _bare(model).model
     if not hasattr(core, "visual"): return None
-    vars(core).pop("get_image_features", None) # an earlier trainer's memory
+    vars(core).pop("get_image_features", None) # remove the memory of an earlier trainer
     return PictureMemory(core, keep_mb)
 
 @contextmanager
 def _remembering(memories, on=True):
-    "Memories on, or off, within the block"
+    "Within the block, `PictureMemory` objects are on (or off); afterwards each is as before"
     was = [m.on for m in memories]
     for m in memories: m.on = on
     try: yield
@@ -341,231 +375,278 @@ def _remembering(memories, on=True):
 def replaced_methods(
     new: dict, # (object, name of its method) → what stands in its place
 ):
-    "Within the block, objects have other methods; afterwards their own again, whatever was raised"
-    # None: the method is that of the object's class, and shows again when the new one is deleted
-    was = {(owner, name): vars(owner).get(name) for owner, name in new}
+    "Within the block, objects have other methods; afterwards their own again, also after an exception"
+    # None: the object has none of its own, so the method of its class shows again when the new one is
+    # deleted.
+    own = {(owner, name): vars(owner).get(name) for owner, name in new}
     for (owner, name), method in new.items(): setattr(owner, name, method)
     try: yield
     finally:
-        for (owner, name), method in was.items():
+        for (owner, name), method in own.items():
             delattr(owner, name)
             if method is not None: setattr(owner, name, method)
 
 # %% ../nbs/07_shared_prompt.ipynb #n3e5cf9a
-def _gated(act, gate, up): return act(gate) * up
+def _gated(act, gate, up):
+    "Product of a gated feed-forward layer: its activation function of `gate`, times `up`"
+    return act(gate) * up
 
 def _thrifty_forward(self, x):
-    "A gated feed-forward that keeps its two projections for the way back, and makes their product again"
+    """Replaces the `forward` of a gated feed-forward layer: the same numbers, less memory until backward.
+
+    It keeps the two projections `gate` and `up`, and computes their product again in backward."""
     gate, up = self.gate_proj(x), self.up_proj(x)
     product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
-    own = product.untyped_storage()._cdata # the storage itself and not where its numbers lie: fake tensors have none
+    # Which storage it is. (The address of its data would not do: fake tensors have none.)
+    product_storage = product.untyped_storage()._cdata
 
-    def keep(tensor):
-        "What autograd keeps of a tensor: of the product, or a view of it, only the shape"
-        return tensor.shape if tensor.untyped_storage()._cdata == own else tensor
+    def pack(tensor):
+        "What autograd keeps of a tensor that `down_proj` needs: of the product only the shape"
+        return tensor.shape if tensor.untyped_storage()._cdata == product_storage else tensor
 
-    def give(kept):
-        "The tensor again, on the way back"
+    def unpack(kept):
+        "The tensor again, in backward"
         return _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
 
-    with saved_tensors_hooks(keep, give): return self.down_proj(product)
+    with saved_tensors_hooks(pack, unpack): return self.down_proj(product)
 
 # %% ../nbs/07_shared_prompt.ipynb #n359ea53
 def _thrifty(model):
-    "Within the block, gated feed-forwards keep less; nothing changes without gradient or under gradient checkpointing"
+    """A context within which a model's gated feed-forward layers keep less memory for backward.
+
+    It changes nothing without gradients, or with gradient checkpointing, which keeps even less."""
     core = _bare(model)
-    new = {}
+    new_forwards = {}
     if torch.is_grad_enabled() and not _recomputes(core):
         for module in core.modules():
             if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-                new[module, "forward"] = MethodType(_thrifty_forward, module)
-    return replaced_methods(new)
+                new_forwards[module, "forward"] = MethodType(_thrifty_forward, module)
+    return replaced_methods(new_forwards)
 
 def _recomputes(core):
-    "Whether transformers' own checkpointing is on: layers are computed again on the way back"
-    # `is_gradient_checkpointing` until transformers 5.24, which warns at the old name; gone in 6
+    "Whether transformers' gradient checkpointing is on: layers are recomputed in backward, to save memory"
+    # transformers 5.24 renamed `is_gradient_checkpointing`; the old name still works, with a warning, and
+    # will go in 6
     new_name = "is_activation_checkpointing"
     return getattr(core, new_name if hasattr(type(core), new_name) else "is_gradient_checkpointing")
 
 # %% ../nbs/07_shared_prompt.ipynb #nfa11bac0
 class SharedPathFailed(RuntimeError):
-    "The shared path raised, on this process or on another; what it was doing is done again the plain way"
+    "Sharing prompts failed, on this process or another; who catches this does the work without sharing"
 
 # %% ../nbs/07_shared_prompt.ipynb #nfa11bac1
 class SharedFallback:
-    "Where the shared path raises, the run goes on the plain way"
+    "Part of `SharedPrompt`: where the shared path raises, the run continues without sharing prompts"
     plain_because = None # why sharing was switched off during the run, in one line
 
     def _attempt(self, stage, shared_path):
-        "What `shared_path()` returns; where it raises on any process, sharing is off and all processes raise SharedPathFailed"
+        """Return `shared_path()`; where it raises, switch sharing off and raise SharedPathFailed.
+
+        If it raises on one process, all processes do so. `stage` names the work in the warning."""
         result, error = None, None
         try: result = shared_path()
-        # the plain way needs more memory, so it is no way out of these two
+        # Without sharing even more memory is needed, so falling back would not help against these two.
         except (torch.OutOfMemoryError, MemoryError): raise
         except Exception as e: error = e
         if self._on_any_process(error is not None):
-            said = f"{type(error).__name__}: {str(error)[:300]}" if error else "an error on another process"
-            self._go_plain(f"{stage} raised {said}", it_was_here=error is not None)
+            cause = f"{type(error).__name__}: {str(error)[:300]}" if error else "an error on another process"
+            self._go_plain(f"{stage} raised {cause}", it_was_here=error is not None)
             raise SharedPathFailed(self.plain_because) from error
         return result
 
     def _on_any_process(self, flag):
-        "Whether `flag` holds on at least one process; all of them must ask at the same place"
+        "Whether `flag` is true on at least one process; all processes must call this at the same point"
         if self.accelerator.num_processes == 1: return flag
         flags = self.accelerator.gather(torch.tensor([float(flag)], device=self.accelerator.device))
         return flags.max().item() > 0
 
-    def _counted(self):
-        "What TRL counts while a batch is made, so that a batch that is begun again is counted once"
+    def _counts(self):
+        """A copy of the numbers that TRL counts while it makes a batch, for `_restore_counts`.
+
+        Where a batch fails and is made again, it would otherwise be counted twice."""
         return deepcopy(self._metrics), self.state.num_input_tokens_seen
 
-    def _take_back(self, counted):
-        "Back to what `_counted` returned"
-        self._metrics, self.state.num_input_tokens_seen = counted
+    def _restore_counts(self, counts):
+        "Set TRL's counted numbers back to those that `_counts` returned"
+        self._metrics, self.state.num_input_tokens_seen = counts
 
     def _go_plain(self, why, it_was_here=False):
-        "Switch sharing off for the rest of the run, and say so: on the first process, and on each that knows the exception"
+        """Switch sharing off for the rest of the run, with a warning.
+
+        The first process prints it, and so does each on which the exception was raised (`it_was_here`)."""
         self.sharing, self.plain_because = False, " ".join(why.split())
         if self.accelerator.is_main_process or it_was_here:
-            warn_loudly(f"shared prompt: {self.plain_because}; this run goes on the plain way, slower but just as exact")
+            warn_loudly(f"shared prompt: {self.plain_because}; this run goes on the plain way, "
+                        "slower but just as exact")
 
 # %% ../nbs/07_shared_prompt.ipynb #n6756c00
 class SharedSampling:
-    "Prompts and pictures prepared once a group, answers from one prefill"
-    def _group_size(self): return self.num_generations if self.model.training else self.num_generations_eval
+    "Part of `SharedPrompt`: tokenizes a prompt and its pictures once a group, and reads it once to sample"
+    def _group_size(self):
+        "Answers to each prompt, G; TRL may have another number for its evaluation"
+        return self.num_generations if self.model.training else self.num_generations_eval
 
     def _tokenize_prompts(self, prompts):
-        "Overrides TRL's (1.16): the prompts of all rows become ids, pictures and tensors; here once a group"
+        """Overrides TRL's (1.16): the prompts of all rows as (ids, pictures, the processor's other tensors).
+
+        Only the first row of each group is tokenized. Its pictures and tensors stand once for the group."""
         if not self.sharing: return super()._tokenize_prompts(prompts)
         G = self._group_size()
-        ids, images, fields = self._attempt("reading the prompts", partial(super()._tokenize_prompts, prompts[::G]))
-        self._fields = {k: fields[k] for k in (*_of_pictures, *_of_tokens) if k in fields}
+        one_a_group = partial(super()._tokenize_prompts, prompts[::G])
+        # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
+        ids, images, fields = self._attempt("reading the prompts", one_a_group)
+        self._fields = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
         ids_of_rows, images_of_rows = [], []
         for row in range(len(prompts)):
             ids_of_rows.append(ids[row // G])
-            if images is not None: # TRL counts pictures by row: a group's stand in its first
+            if images is not None: # TRL counts pictures by row: the first row of a group has them all
                 images_of_rows.append([] if row % G else images[row // G])
         return ids_of_rows, None if images is None else images_of_rows, self._fields
 
     def _generate_and_score_completions(self, inputs):
-        "Overrides TRL's (1.16), which samples, pays and scores a batch; where the shared way fails, it is done again plainly"
-        if not self.sharing: return self._plainly(inputs)
-        for memory in self.pictures: memory.forget()
-        # in training `_prepare_inputs` has counted, and begins the whole batch again
-        counted = None if self.model.training else self._counted()
+        """Overrides TRL's (1.16): sample answers to a batch, compute rewards and log-probs.
+
+        Where sharing prompts fails, the batch is made again without it."""
+        if not self.sharing: return self._without_sharing(inputs)
+        for memory in self.pictures: memory.forget() # features of earlier steps, as far as there is no room
+        # In training `_prepare_inputs` calls this: it has made a copy of the counts, and handles a failure
+        # itself.
+        counts = None if self.model.training else self._counts()
         try:
-            with _standing_in(self, _PicturesOnce):
+            with _processor_replaced(self, _PicturesOnce):
                 return super()._generate_and_score_completions(inputs)
         except SharedPathFailed:
-            if counted is None: raise
-            self._take_back(counted)
-        return self._plainly(inputs)
+            if counts is None: raise
+            self._restore_counts(counts)
+        return self._without_sharing(inputs)
 
-    def _plainly(self, inputs):
-        "As TRL does it, also where rows with and without pictures meet"
-        with _standing_in(self, _FlatPictures): return super()._generate_and_score_completions(inputs)
+    def _without_sharing(self, inputs):
+        """TRL's own `_generate_and_score_completions`.
+
+        Pictures are flattened before the processor: TRL alone fails where only some rows have pictures."""
+        with _processor_replaced(self, _FlatPictures): return super()._generate_and_score_completions(inputs)
 
     def _generate_single_turn(self, prompt_ids, images, fields, *more, **others):
-        "Overrides TRL's (1.16): answers to tokenized prompts; vLLM, where it samples, shares prompts by itself"
+        """Overrides TRL's (1.16): sample an answer to each row; (lists of ids, None for log-probs).
+
+        Where vLLM samples, TRL's own method runs: vLLM shares prompts by itself."""
         G = self._group_size()
-        if self.sharing and images is not None: # `_tokenize_prompts` left them with the first row of each group
+        if self.sharing and images is not None: # only the first row of each group has pictures: now all rows
             images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
         prompts = prompt_ids[::G]
         ids = _left_padded(prompts, self._tokenizer.pad_token_id)
         mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
-        # the Trainer's own, which brings tensors to the device; TRL's would sample again
-        given = Trainer._prepare_inputs(self, dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(fields)))
-        how = dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
+        inputs = dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(fields))
+        # transformers' method, which moves tensors to the device: TRL's of the same name would sample again
+        inputs = Trainer._prepare_inputs(self, inputs)
+        options = dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         with _sampling_model(self) as model:
-            said = self._attempt("sampling", partial(sample_groups, model, **given, **how))
-        return [_until_end(row, self.eos_token_ids) for row in said.tolist()], None
+            answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs, **options))
+        return [_until_end(row, self.eos_token_ids) for row in answer_ids.tolist()], None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
 class SharedTraining:
-    "Micro-batches of whole groups, each prompt read once for their log-probs"
+    "Part of `SharedPrompt`: micro-batches of whole groups (all answers to a prompt), the prompt read once"
     def training_step(self, *args, **kwargs):
-        "Overrides TRL's (1.16): features of pictures are remembered within a step"
+        "Overrides TRL's (1.16): the same, but features of pictures are remembered within a step"
         with _remembering(self.pictures): return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch):
-        "Overrides TRL's (1.16): the micro-batch of this step; sampled anew when all that was sampled has been used"
+        """Overrides TRL's (1.16): the micro-batch for this forward pass, from the latest sampled answers.
+
+        When all of them have been used, new answers are sampled."""
         if not self.sharing or not self.model.training: return super()._prepare_inputs(generation_batch)
-        steps = self.args.steps_per_generation * self.num_iterations # on the same answers
-        if self._step % steps == 0 or self._buffered_inputs is None:
-            counted = self._counted()
+        passes = self.args.steps_per_generation * self.num_iterations # forward passes on the same answers
+        if self._step % passes == 0 or self._buffered_inputs is None:
+            counts = self._counts()
             try: self._buffered_inputs = self._shared_micro_batches(generation_batch)
             except SharedPathFailed:
-                self._take_back(counted)
+                self._restore_counts(counts)
                 return super()._prepare_inputs(generation_batch)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _shared_micro_batches(self, generation_batch):
-        "Answers to a batch of prompts, scored, in micro-batches of whole groups; SharedPathFailed where anything of it fails"
+        "Sample and score answers to a batch, in micro-batches of whole groups; may raise SharedPathFailed"
         batch = self._generate_and_score_completions(generation_batch)
-        self._compare(batch)
-        parts = (batch, self.num_generations, self.args.steps_per_generation)
-        return self._attempt("micro-batches", partial(_micro_batches, *parts))
+        self._compare_once(batch) # with the path that does not share
+        arguments = (batch, self.num_generations, self.args.steps_per_generation)
+        return self._attempt("micro-batches", partial(_micro_batches, *arguments))
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **fields
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None,
+        compute_entropy=False, compute_aux_loss=False, **fields
     ):
-        "Overrides TRL's (1.16): log-probs and entropies [rows, answer], of the policy, its older self or the reference"
+        """Overrides TRL's (1.16): log-probs and entropies of the answers [rows, C], and an auxiliary loss.
+
+        `model` is the policy or the reference; C is `logits_to_keep`; `fields`: picture inputs of all
+        rows."""
         if not self.sharing or compute_aux_loss:
             model = _WithoutEmptyPictures(model)
-            plainly = dict(batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss)
+            options = dict(batch_size=batch_size, compute_entropy=compute_entropy)
+            options |= dict(compute_aux_loss=compute_aux_loss)
             rows = (input_ids, attention_mask, logits_to_keep)
-            return super()._get_per_token_logps_and_entropies(model, *rows, **plainly, **fields)
+            return super()._get_per_token_logps_and_entropies(model, *rows, **options, **fields)
         G, P = self._group_size(), input_ids.shape[1] - logits_to_keep
-        size = max(G, (batch_size or len(input_ids)) // G * G) # whole groups at a time
+        size = max(G, (batch_size or len(input_ids)) // G * G) # rows at a time: whole groups
         parts = []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            pictures = _group_fields(fields, rows, G, P)
-            given = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
-            parts.append(self._attempt("log-probs", partial(self._group_logps, *given)))
+            pictures = _group_fields(fields, rows, G, P) # those of the first row of each group
+            arguments = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
+            # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
+            parts.append(self._attempt("log-probs", partial(self._group_logps, *arguments)))
         logps, entropies = zip(*parts)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _compute_loss(self, model, inputs):
-        "TRL's loss; where the shared path raises in it, this batch and those that wait get their pictures row by row"
+        """Overrides TRL's (1.16), which computes the loss of a micro-batch.
+
+        Where sharing fails in it, pictures are copied to every row, as TRL needs them without sharing: in
+        this micro-batch and in those that are still to come."""
         if not self.sharing: return super()._compute_loss(model, inputs)
         try: return super()._compute_loss(model, inputs)
-        except SharedPathFailed: pass # said already, by `_go_plain`
+        except SharedPathFailed: pass # `_go_plain` has printed a warning
         G = self._group_size()
-        self._buffered_inputs = [copied(waiting, G) for waiting in self._buffered_inputs or []]
+        self._buffered_inputs = [copied(micro_batch, G) for micro_batch in self._buffered_inputs or []]
         return super()._compute_loss(model, copied(inputs, G))
 
     def _group_logps(self, model, ids, mask, fields, C, G):
-        "Log-probs and entropies [rows, C] of whole groups"
+        """Log-probs and entropies [rows, C] of whole groups, each prompt read once.
+
+        ids and mask are [rows, P + C], P tokens of prompt and C of answer; `fields` are the picture inputs of
+        one row for each group of G rows."""
         bare = self.accelerator.unwrap_model(model)
-        with self.accelerator.autocast(), _thrifty(bare):
+        with self.accelerator.autocast(), _thrifty(bare): # `_thrifty`: less memory is kept for backward
             return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
 class SharedCheck:
-    "The first group of a run's first batch goes both ways"
+    "Part of `SharedPrompt`: checks once a run that sharing prompts gives the same numbers as not sharing"
     @torch.no_grad()
-    def _compare(self, batch):
-        "Once a run: one group both ways, dropout off; SharedPathFailed where they differ or the shared path raises"
+    def _compare_once(self, batch):
+        """Compare log-probs with and without sharing, on the first group of a run's first batch, dropout off.
+
+        Raises SharedPathFailed where they differ too much, or where sharing raises."""
         if self._compared: return
         self._compared, G = True, self.num_generations
-        was_training, was_group = self.model.training, self.num_generations_eval
+        was_training, eval_group_size = self.model.training, self.num_generations_eval
         self.model.eval()
-        self.num_generations_eval = G # `_group_size` of a model that does not train
+        self.num_generations_eval = G # what `_group_size` returns in eval mode
         try:
             plain = self._attempt("copying pictures", partial(copied, batch, G))
-            # What a tower that learns saw while answers were sampled, it saw with dropout on: that is not its view now.
+            # Features that are remembered from sampling had dropout if the tower trains: they would differ
+            # here.
             learning = [memory for memory in self.pictures if memory._learns()]
-            with _remembering(learning, False):
+            with _remembering(learning, False): # off
                 gap = self.shared_gap(plain, G)
                 if self.accelerator.num_processes == 1:
-                    self._attempt("gradients", partial(self._way_back, plain, G))
+                    self._attempt("gradients", partial(self._try_backward, plain, G))
         finally:
-            self.num_generations_eval = was_group
+            self.num_generations_eval = eval_group_size
             self.model.train(was_training)
-        # All processes must come to the same end.
+        # The largest of all processes, so that all decide alike.
         gap = self.accelerator.gather(torch.tensor([gap], device=self.accelerator.device)).max().item()
         limit = _tolerance(self.model, self.args)
         if gap > limit:
@@ -573,99 +654,114 @@ class SharedCheck:
             raise SharedPathFailed(self.plain_because)
 
     def _first_group(self, batch, G):
-        "Of the first group of a plain batch: ids and mask [G, P + C], the answers' mask [G, C], and what belongs to its pictures"
+        """The first group of a batch whose pictures are copied to every row (`copied`), as a model's inputs.
+
+        Returns ids and mask [G, P + C], the answers' mask [G, C], and a dict of picture fields."""
         plain = _first_rows(batch, G)
         ids = torch.cat([plain["prompt_ids"], plain["completion_ids"]], 1)
         mask = torch.cat([plain["prompt_mask"], plain["completion_mask"]], 1)
-        fields = {k: plain[k] for k in (*_of_pictures, "num_images", *_of_tokens) if k in plain}
+        fields = {k: plain[k] for k in (*_picture_fields, "num_images", *_token_type_fields) if k in plain}
         return ids, mask, plain["completion_mask"].bool(), fields
 
     def shared_gap(self, batch, G):
-        "Largest difference of a log-prob between the plain path and the shared one, over the first group of a plain batch"
-        ids, mask, seen, fields = self._first_group(batch, G)
-        with _remembering(self.pictures, False):
-            model, C = _WithoutEmptyPictures(self.model), seen.shape[1]
+        """Largest difference of a log-prob with and without sharing, over a batch's first group of G rows.
+
+        The batch has its pictures copied to every row (`copied`)."""
+        ids, mask, is_answer, fields = self._first_group(batch, G) # is_answer: [G, C], False on padding
+        with _remembering(self.pictures, False): # features are computed, not taken from memory
+            model, C = _WithoutEmptyPictures(self.model), is_answer.shape[1]
             # A row at a time, so that this check is not what takes most memory in a run.
-            plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, batch_size=1, **fields)
+            options = dict(batch_size=1) | fields
+            plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
         shared = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
-        return (plain - shared)[seen].abs().max().item() if seen.any() else 0.0
+        return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
 
     def _first_group_logps(self, batch, G):
-        "Log-probs [G, C] of the first group of a plain batch, the shared way"
-        ids, mask, seen, fields = self._first_group(batch, G)
-        C = seen.shape[1]
+        "Log-probs [G, C] of a batch's first group (G answers to one prompt), the prompt read once"
+        ids, mask, is_answer, fields = self._first_group(batch, G) # picture fields: of all G rows
+        C = is_answer.shape[1]
         pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
-        return self._group_logps(self.model, ids, mask, pictures, C, G)[0]
+        logps, _ = self._group_logps(self.model, ids, mask, pictures, C, G)
+        return logps
 
-    def _way_back(self, batch, G):
-        "Take the first group's gradients and throw them away: whether they can be taken shows here, not in the first step"
+    def _try_backward(self, batch, G):
+        "Compute gradients of a batch's first group of G rows and drop them, to see whether backward raises"
         trained = [p for p in self.model.parameters() if p.requires_grad]
         with torch.enable_grad():
             total = self._first_group_logps(batch, G).sum()
             torch.autograd.grad(total, trained, allow_unused=True)
 
 class SharedPrompt(SharedSampling, SharedTraining, SharedCheck, SharedFallback):
-    "Mixin before TRL's GRPOTrainer: each group's prompt and picture are read once, in sampling, scoring and training"
-    sharing, pictures, _compared, _fields = True, (), False, None
+    "Mixin before TRL's GRPOTrainer: reads each group's prompt and pictures once, to sample, score and train"
+    sharing = True
+    pictures = () # a `PictureMemory` for each model
+    _compared = False # whether `_compare_once` has been called
+    _fields = None # what the processor made of the latest prompts' pictures, one prompt's a group
 
 # %% ../nbs/07_shared_prompt.ipynb #n07empty1
 class _WithoutEmptyPictures:
-    "A model as TRL calls it, which gets no fields of pictures where there are no pictures"
+    "Stands in for a model where TRL calls it: drops empty picture fields, which the model could not read"
     def __init__(self, model): self._model = model
     def __getattr__(self, name): return getattr(self._model, name)
     def __call__(self, **inputs):
         empty = [name for name, value in inputs.items() if torch.is_tensor(value) and len(value) == 0]
-        if empty: # kinds of tokens go too: a model that is given them looks for pictures
-            for name in (*empty, *_of_tokens):
+        if empty: # token types, too: a model that gets them expects pictures
+            for name in (*empty, *_token_type_fields):
                 inputs.pop(name, None)
         return self._model(**inputs)
 
 # %% ../nbs/07_shared_prompt.ipynb #n2c2ee7e
 class _PicturesOnce:
-    "Stands in for the processor while TRL scores a batch: what the pictures became is known from tokenizing"
+    """Stands in for the processor while TRL scores a batch.
+
+    It returns what the processor made of the pictures when the prompts were tokenized."""
     def __init__(self, processor, trainer): self._processor, self._trainer = processor, trainer
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, **kwargs):
         if not kwargs.get("images"): return self._processor(*args, **kwargs)
-        fields = _tensors(self._trainer._fields)
-        for kinds in _of_tokens: # TRL wants a row for each answer
-            if kinds in fields: fields[kinds] = fields[kinds].repeat_interleave(self._trainer._group_size(), 0)
+        fields = _tensors(self._trainer._fields) # from `_tokenize_prompts`
+        for name in _token_type_fields: # one row a group there; TRL needs a row for each answer
+            if name in fields: fields[name] = fields[name].repeat_interleave(self._trainer._group_size(), 0)
         return fields
 
 class _FlatPictures:
-    "Stands in for the processor: pictures of all rows in one list, or a list for each row where Gemma's processor wants that"
-    # TRL 1.16 hands over a list for each row, and None where a row has no picture, which transformers refuses
+    """Stands in for the processor: gives it the pictures in the form that it takes.
+
+    TRL 1.16 hands over a list for each row, or None where a row has no picture, and transformers refuses
+    None. Gemma's processor takes a list for each row, the others one list of all pictures."""
     def __init__(self, processor, trainer): self._processor = processor
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, images=None, **kwargs):
         if images is None: return self._processor(*args, **kwargs)
         by_row = [list(row or ()) for row in images]
-        is_gemma = hasattr(self._processor, "boi_token")
+        is_gemma = hasattr(self._processor, "boi_token") # "begin of image": only Gemma's processor has it
         return self._processor(*args, images=by_row if is_gemma else sum(by_row, []), **kwargs)
 
 @contextmanager
-def _standing_in(trainer, kind):
-    "While a batch is made, the trainer's processor has a stand-in of this kind"
-    real, trainer.processing_class = trainer.processing_class, kind(trainer.processing_class, trainer)
+def _processor_replaced(trainer, stand_in):
+    "Within the block, `stand_in(processor, trainer)` takes the place of the trainer's processor"
+    real = trainer.processing_class
+    trainer.processing_class = stand_in(real, trainer)
     try: yield
     finally: trainer.processing_class = real
 
 # %% ../nbs/07_shared_prompt.ipynb #nc84b5e7
 def _left_padded(rows, value):
-    "Lists of unequal length as one tensor, padded on the left"
+    "Lists of unequal length as one tensor [rows, longest], filled up with `value` on the left"
     longest = max(map(len, rows))
     return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows])
 
 def _tensors(fields):
-    "What the processor gave without padding, as tensors"
+    "The processor's picture fields and token types as tensors; without padding it returns some as lists"
     def as_tensor(field):
+        "One field as a tensor"
         if torch.is_tensor(field): return field
-        if isinstance(field[0], list): return _left_padded(field, 0) # kinds of tokens, a list for each prompt
+        if isinstance(field[0], list): return _left_padded(field, 0) # token types, a list for each prompt
         return torch.stack([torch.as_tensor(row) for row in field])
     return {name: as_tensor(field) for name, field in fields.items()}
 
 def _until_end(row, eos):
-    "Tokens up to the first that ends an answer, that one included"
+    "The ids of an answer up to and with the first of `eos`, the ids that end an answer"
     for place, token in enumerate(row):
         if token in eos: return row[:place + 1]
     return row
@@ -673,26 +769,30 @@ def _until_end(row, eos):
 # %% ../nbs/07_shared_prompt.ipynb #n42573c1
 @contextmanager
 def _sampling_model(trainer):
-    "The bare model ready to sample, as TRL prepares it"
+    """Within the block, the trainer's model as TRL (1.16) prepares it to generate.
+
+    It is unwrapped, and each process has all weights."""
     from trl.models import unwrap_model_for_generation
     args, wrapped = trainer.args, trainer.model_wrapped
-    given = dict(gather_deepspeed3_params=args.ds3_gather_for_generation, generation_kwargs=trainer.generation_kwargs)
-    given |= dict(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
-    whole = trainer._dist.summon_full_params(wrapped, recurse=False)
-    with unwrap_model_for_generation(wrapped, trainer.accelerator, **given) as model, whole: yield model
+    options = dict(gather_deepspeed3_params=args.ds3_gather_for_generation)
+    options |= dict(generation_kwargs=trainer.generation_kwargs)
+    options |= dict(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
+    unwrapped = unwrap_model_for_generation(wrapped, trainer.accelerator, **options)
+    all_weights = trainer._dist.summon_full_params(wrapped, recurse=False)
+    with unwrapped as model, all_weights: yield model
 
 # %% ../nbs/07_shared_prompt.ipynb #n53ac7f3
 def split_rows(
     batch: dict, # as TRL scored it: pictures of all rows in one tensor
 ) -> dict: # pictures as a list, an item a row; what is None is left out
-    "A batch whose rows can be chosen"
+    "A batch in a form of which rows can be chosen: pictures become a list with an item for each row"
     from trl.trainer.utils import split_pixel_values_by_grid
     return split_pixel_values_by_grid({k: v for k, v in batch.items() if v is not None})
 
 def join_rows(
     batch: dict, # from `split_rows`
 ) -> dict: # pictures of all rows in one tensor again
-    "Opposite of `split_rows`"
+    "Put a batch that `split_rows` has split together again"
     from trl.trainer.utils import unsplit_pixel_values_by_grid
     return unsplit_pixel_values_by_grid(batch)
 
@@ -700,8 +800,8 @@ def join_rows(
 def take_rows(
     batch: dict, # from `split_rows`
     rows: list, # numbers of rows, in the order that is wanted
-) -> dict: # split, too
-    "Some rows of a batch; what belongs to no row stays as it is"
+) -> dict: # also split
+    "Some rows of a batch, in any order; a number that belongs to the whole batch stays as it is"
     taken = {}
     for name, value in batch.items():
         if isinstance(value, list):
@@ -713,38 +813,43 @@ def take_rows(
     return taken
 
 def _first_rows(batch, n):
-    "The first `n` rows of a batch that is not split, as such a batch"
+    "The first `n` rows of a batch; neither it nor the result is split (see `split_rows`)"
     return join_rows(take_rows(split_rows(batch), list(range(n))))
 
 # %% ../nbs/07_shared_prompt.ipynb #nb9f482a
 def _micro_batches(batch, G, n):
-    "A batch in `n` parts of whole groups, in random order"
+    "A batch in `n` micro-batches of whole groups of G rows; the groups are in random order"
     groups, split = len(batch["advantages"]) // G, split_rows(batch)
-    first = torch.randperm(groups)[:, None] * G # number of each group's first row
-    rows = (first + torch.arange(G)).flatten().tolist()
-    size, parts = len(rows) // n, []
+    first_rows = torch.randperm(groups)[:, None] * G # [groups, 1]: number of each group's first row
+    rows = (first_rows + torch.arange(G)).flatten().tolist()
+    size, micro_batches = len(rows) // n, []
     for start in range(0, n * size, size):
         part = take_rows(split, rows[start:start + size])
-        parts.append(join_rows(part))
-    return parts
+        micro_batches.append(join_rows(part))
+    return micro_batches
 
-def _group_fields(fields, rows, G, P):
-    "Picture fields of the prompts of whole groups, one a group; `rows` is a slice, P the tokens of a prompt"
-    split, of_groups = split_rows(fields), {}
-    for name in _of_pictures:
+def _group_fields(
+    fields, # of B·G rows: pictures, `num_images`, token types
+    rows, # slice of them that holds whole groups
+    G, # rows of a group
+    P, # tokens of a prompt
+):
+    "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
+    split, of_groups = split_rows(fields), {} # split: pictures are lists with a tensor for each row
+    for name in _picture_fields:
         if name in split:
             of_groups[name] = torch.cat(list(split[name][rows][::G]))
-    for name in _of_tokens:
+    for name in _token_type_fields:
         if name in split:
             of_groups[name] = split[name][rows][::G, :P]
-    return {name: field for name, field in of_groups.items() if len(field)} # nothing where no prompt has a picture
+    return {name: field for name, field in of_groups.items() if len(field)}
 
 # %% ../nbs/07_shared_prompt.ipynb #nb060f6c
 def copied(
     batch: dict, # what TRL scored, a group's pictures in its first row
     G: int, # answers to a prompt
 ) -> dict: # the same with the pictures copied to every row
-    "A shared batch as stock TRL would have it"
+    "A batch as TRL has it without sharing: the pictures of a group's first row are copied to all its rows"
     whole = {}
     for name, field in split_rows(batch).items():
         if isinstance(field, list): # pictures, an item a row
@@ -754,24 +859,26 @@ def copied(
 
 # %% ../nbs/07_shared_prompt.ipynb #n9c24380
 def _tolerance(model, args):
-    "Largest difference of a log-prob that is rounding: of float32, or of half precision"
-    exact = next(model.parameters()).dtype == torch.float32 and not (args.bf16 or args.fp16)
-    return 1e-3 if exact else 0.5
+    "Largest difference of a log-prob that rounding explains: in float32 small, in half precision large"
+    is_float32 = next(model.parameters()).dtype == torch.float32 and not (args.bf16 or args.fp16)
+    return 1e-3 if is_float32 else 0.5
 
 # %% ../nbs/07_shared_prompt.ipynb #nfe0e949
 def why_plain(
     trainer, # a GRPOTrainer
 ) -> str | None: # one line, or None where sharing is exact and helps
-    "What keeps a run from sharing prompts"
+    "Why a run cannot share prompts; None if it can"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    rows, G = trainer.args.per_device_train_batch_size, trainer.num_generations
+    rows, G = trainer.args.per_device_train_batch_size, trainer.num_generations # G: answers to a prompt
     attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
     if cannot_share or cannot_cache: return cannot_share or cannot_cache
     if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
     if kind not in tested_families: return f"not tested with {kind}"
-    unknown = "tools environment_factories rollout_func use_transformers_continuous_batching pad_to_multiple_of aux_loss_enabled"
-    for name in unknown.split():
+    # With any of these TRL takes other paths than those that the shared one replaces.
+    untested = ("tools", "environment_factories", "rollout_func", "use_transformers_continuous_batching",
+                "pad_to_multiple_of", "aux_loss_enabled")
+    for name in untested:
         if getattr(trainer, name, None): return f"{name} is set"
 
 # %% ../nbs/07_shared_prompt.ipynb #n9463c6a
@@ -780,77 +887,82 @@ def share_prompts(
     wanted: bool = True, # the setting
     keep_mb: int = 0, # see `PictureMemory`
 ):
-    "Switch sharing on where it is exact and helps; off with one line that says why"
-    why = why_plain(trainer)
+    "Switch sharing on where it is exact and helps; if it is wanted and stays off, print a line that says why"
+    why = why_plain(trainer) # None: nothing is against it
     trainer.sharing = wanted and why is None
     trainer.plain_because = why if wanted else "shared_prompt is false"
     if wanted and why: print(f"shared prompt: off, since {why}")
     if not trainer.sharing: return
     for model in (trainer.model, trainer.ref_model):
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
-    trainer.pictures = [m for m in map(picture_memory, (trainer.model, trainer.ref_model), (keep_mb,) * 2) if m]
+    memories = [picture_memory(model, keep_mb) for model in (trainer.model, trainer.ref_model)]
+    trainer.pictures = [memory for memory in memories if memory] # None: no reference, or not a Qwen model
 
 def sharing_state(
     trainer, # with `SharedPrompt` in its class
 ) -> str: # "on", or "off: " and the reason
-    "For results.json: whether a run shared its prompts to the end"
+    "Whether a run shared its prompts to the end, for results.json"
     return "on" if trainer.sharing else f"off: {trainer.plain_because}"
 
 # %% ../nbs/07_shared_prompt.ipynb #n7a11f0d0
-_now_in_race = dict(race="run_race", RaceSettings="RaceSettings", profiles="profiles", step_memory="step_memory",
-                    where_time_goes="where_time_goes") # name here → name there
+# name here → name in `vlrlbook.race`
+_now_in_race = dict(race="run_race", RaceSettings="RaceSettings", profiles="profiles",
+                    step_memory="step_memory", where_time_goes="where_time_goes")
 
 def __getattr__(name):
-    "The race stands above this module now, in `vlrlbook.race`; its names can still be asked for here"
-    if name not in _now_in_race: raise AttributeError(f"module 'vlrlbook.shared_prompt' has no attribute {name!r}")
+    "Python calls this for a name that is not here: those that have moved to `vlrlbook.race` still work"
+    if name not in _now_in_race:
+        raise AttributeError(f"module 'vlrlbook.shared_prompt' has no attribute {name!r}")
     return getattr(importlib.import_module("vlrlbook.race"), _now_in_race[name])
 
 # %% ../nbs/07_shared_prompt.ipynb #n6d9ec7a
 def shared_hidden(
     backbone, # inner model of any family, after `use_grouped_attention`; an adapter on it or not
-    batch: dict, # input_ids, attention_mask [B·G, T], padded on the right, and picture fields; a group's rows stand together
+    batch: dict, # input_ids, attention_mask [B·G, T] padded on the right, picture fields; rows by group
     num_images: list, # pictures of each row; a group's rows have the same pictures
     G: int, # rows of a group
 ) -> torch.Tensor: # [B·G, T, hidden]
-    "Hidden states of all rows; what a group's rows begin with is read once"
+    "Hidden states of all rows; the tokens with which all rows of a group begin are read once"
     fields = dict(batch)
     ids, mask = fields.pop("input_ids"), fields.pop("attention_mask").bool()
-    # The prompt is what a group's rows have in common, the answers are what follows: [B·G] tokens each.
-    begun = _in_common(ids, mask, G).repeat_interleave(G)
-    rest = mask.sum(1) - begun
-    P, C = begun.max().item(), rest.max().item()
-    prompt, seen = _window(ids, begun - P, P), _up_to(begun, P).flip(1) # padded on the left
-    answers, said = _window(ids, begun, C), _up_to(rest, C)
+    # The prompt is what a group's rows have in common, the answers are what follows. Lengths in tokens [B·G]:
+    prompt_lengths = _common_lengths(ids, mask, G).repeat_interleave(G)
+    answer_lengths = mask.sum(1) - prompt_lengths
+    P, C = prompt_lengths.max().item(), answer_lengths.max().item()
+    # The prompts are padded on the left, the answers on the right.
+    prompt, prompt_mask = _window(ids, prompt_lengths - P, P), _mask_of_first(prompt_lengths, P).flip(1)
+    answers, answer_mask = _window(ids, prompt_lengths, C), _mask_of_first(answer_lengths, C)
     pixel_mask = fields.pop("pixel_mask", None)
     fields = _group_fields(fields | {"num_images": num_images}, slice(None), G, ids.shape[1])
     if pixel_mask is not None: # Aria
         fields["pixel_mask"] = torch.cat(pixel_mask.split(num_images)[::G])
-    for name in _of_tokens:
+    for name in _token_type_fields:
         if name in fields:
-            kinds = _window(fields[name], (begun - P)[::G], P)
-            fields[name] = kinds * seen[::G] # padding is of no kind
-    positions = prompt_positions(backbone, prompt[::G], seen[::G], fields)
+            token_types = _window(fields[name], (prompt_lengths - P)[::G], P)
+            fields[name] = token_types * prompt_mask[::G] # 0, text, on padding
+    positions = prompt_positions(backbone, prompt[::G], prompt_mask[::G], fields)
     core = _bare(backbone)
-    first, given = _prompts_read(core, cache_keyword(backbone), prompt, seen, positions, fields, C, G)
-    rows, _ = answer_rows(prompt, answers, said)
+    name = cache_keyword(backbone)
+    of_prompts, answer_inputs = _read_prompts(core, name, prompt, prompt_mask, positions, fields, C, G)
+    rows, _ = answer_rows(prompt, answers, answer_mask) # the prompt's last token, then the answer
     with cache_under_checkpointing(core):
-        behind = core(input_ids=rows, **given).last_hidden_state # [B·G, C + 1, hidden]
-    hidden = torch.cat([first.repeat_interleave(G, 0), behind], 1) # padded on the left
-    return _window(hidden, P - begun, ids.shape[1])
+        of_answers = core(input_ids=rows, **answer_inputs).last_hidden_state # [B·G, C + 1, hidden]
+    hidden = torch.cat([of_prompts.repeat_interleave(G, 0), of_answers], 1) # padded on the left
+    return _window(hidden, P - prompt_lengths, ids.shape[1]) # as the rows of `batch` stand
 
 # %% ../nbs/07_shared_prompt.ipynb #n8578216
-def _in_common(ids, mask, G):
-    "[B] tokens with which all rows of a group begin"
-    first = ids[::G].repeat_interleave(G, 0) # of each group, beside all of its rows
+def _common_lengths(ids, mask, G):
+    "With how many equal tokens all rows of a group begin: [B], from ids and mask [B·G, T]"
+    first = ids[::G].repeat_interleave(G, 0) # for each row the first row of its group
     same = ((ids == first) & mask).view(-1, G, ids.shape[1]).all(1) # [B, T]
-    return same.long().cumprod(1).sum(1) # up to the first difference
+    return same.long().cumprod(1).sum(1) # `cumprod` is 0 from the first difference on
 
 def _window(rows, begins, length):
-    "[B, length, …] of rows [B, T, …], each from its own begin; what lies outside repeats the edge"
-    places = begins[:, None] + torch.arange(length, device=rows.device)
+    "Cut `length` places out of each row [B, T, …], from its own begin; places outside repeat the row's edge"
+    places = begins[:, None] + torch.arange(length, device=rows.device) # [B, length]
     row_numbers = torch.arange(len(rows), device=rows.device)[:, None]
     return rows[row_numbers, places.clamp(0, rows.shape[1] - 1)]
 
-def _up_to(lengths, width):
-    "[B, width] 1 for the first `lengths` places"
+def _mask_of_first(lengths, width):
+    "A mask [B, width]: in each row 1 on its first places, as many as `lengths` [B] says, then 0"
     return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()

@@ -1,4 +1,4 @@
-"""The settings of a GRPO run in TRL's words, and TRL's log in ours.
+"""A GRPO run's settings as TRL's GRPOConfig, and which columns of TRL's log are kept under which name.
 
 Chapter 05 builds its trainer with them. Read in TRL 1.16 and transformers 5.17 to 5.24. Written by hand, not
 exported from a notebook."""
@@ -30,26 +30,27 @@ logged_as = {
     "completions/mean_length": "length", "completions/clipped_ratio": "cut",
     "clip_ratio/region_mean": "clipped", "learning_rate": "lr", "step_time": "seconds_per_step"}
 
-NEVER = -100.0  # added to the logit of a token that vLLM must not sample
+NEVER = -100.0  # added to the logit of a token that vLLM must not sample: its probability is practically 0
 
 
 def grpo_config(
     settings: GRPOSettings,  # a checked object
-    processor,  # for the markers that must not be sampled
+    processor,  # of the model: it knows the tokens that mark a picture, which must not be sampled
 ):  # trl.GRPOConfig
-    "Our settings in TRL's words; SettingsError for an optimizer or schedule that transformers does not have"
+    "TRL's configuration from ours; SettingsError for an optimizer or a schedule that transformers lacks"
     from trl import GRPOConfig
     s, cuda = settings, torch.cuda.is_available()
     check_transformers_words(s)
     # A group must not be cut in two by a micro-batch, or its prompt would be read twice (chapter 07).
     batch_size, accumulation = whole_groups(s)
     checkpointing = cuda if s.gradient_checkpointing is None else s.gradient_checkpointing
-    # An answer that holds a picture's marker would ask for a picture that is not there.
+    # A sampled token that marks a picture would make the model look for a picture that is not there.
     markers = vision_marker_ids(processor)
     forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
     same = {name: getattr(s, name) for name in same_in_trl}
-    # One turn more than looks are allowed, so that a call too many is told so and may be followed by an answer
-    same |= dict(max_tool_calling_iterations=s.max_looks + 1) if s.max_looks else {}
+    if s.max_looks:
+        # One more than the allowed looks: a call too many is then refused in words, and an answer may follow.
+        same["max_tool_calling_iterations"] = s.max_looks + 1
     return GRPOConfig(
         **same,
         learning_rate=s.lr,
@@ -57,14 +58,15 @@ def grpo_config(
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         save_strategy="steps" if s.save_steps else "no",
-        save_steps=s.save_steps or 500,
-        save_total_limit=2,
+        save_steps=s.save_steps or 500,  # for 0, no checkpoints: transformers' default, then not read
+        save_total_limit=2,  # the two latest checkpoints are kept
         report_to=[] if s.report_to == "none" else [s.report_to],
         disable_tqdm=True,
         bf16=cuda,
         use_cpu=not cuda,
         **{checkpointing_name(GRPOConfig): checkpointing},
-        # processes with pictures would wait here for those without: TRL 1.16 gathers those of its own table
+        # TRL 1.16 gathers the pictures for its own table: a process whose rows have none would not take part,
+        # and the others would wait for it.
         log_multimodal=False,
         vllm_enable_sleep_mode=s.vllm_sleep_level > 0,
         generation_kwargs=forbidden)
@@ -73,11 +75,11 @@ def grpo_config(
 def check_transformers_words(
     settings: GRPOSettings,  # a checked object
 ):
-    "SettingsError, with the nearest, for an optimizer or a schedule that transformers does not have"
+    "Raise SettingsError, with the nearest valid name, where transformers lacks the optimizer or the schedule"
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames
-    for name, known in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
-        value, words = getattr(settings, name), [str(word.value) for word in known]
+    for name, valid_names in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        value, words = getattr(settings, name), [str(valid.value) for valid in valid_names]
         if value not in words:
             raise SettingsError(f"{name} = {value!r}{nearest(value, words)}")
 
@@ -85,8 +87,8 @@ def check_transformers_words(
 def checkpointing_name(
     config_class,  # a dataclass of training arguments
 ) -> str:  # "activation_checkpointing" or "gradient_checkpointing"
-    "Name of the setting that trades computing for memory"
-    # transformers 5.24 renamed it and warns at the old name, which goes in 6
+    "Name that the installed transformers has for gradient checkpointing (recomputing layers to save memory)"
+    # transformers 5.24 renamed it; the old name still works, with a warning, and will go in 6
     names = {f.name for f in fields(config_class)}
     return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
@@ -95,7 +97,7 @@ def end_tokens(
     model,  # with its generation config
     processor,  # of the model
 ) -> set:  # of token ids
-    "Tokens that end an answer; one that stops at the length limit holds none of them"
+    "Tokens that end an answer; an answer that was cut at the length limit ends with none of them"
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
     return {token for token in (*ends, processor.tokenizer.eos_token_id) if token is not None}

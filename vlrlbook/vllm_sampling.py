@@ -1,5 +1,6 @@
-"""What stands between TRL's trainer and vLLM: prompts as vLLM wants them, pictures of the size that training
-sees, a comparison of what both have read, and a watch over the ratio of their probabilities.
+"""Corrections between TRL's trainer and vLLM, which samples for it: prompts in the form that vLLM expects,
+pictures of the size that training uses, a check that both read the same prompt, and a warning where their
+probabilities differ.
 
 Written by hand, not exported from a notebook. Read in TRL 1.16 (vllm_generation.py) and vLLM 0.24."""
 import json
@@ -16,8 +17,9 @@ from .settings import SettingsError
 __all__ = ["ratio_bounds", "unexpanded", "picture_runs", "picture_size", "EnginePrompts", "PicturesForVLLM",
            "RatioWatch"]
 
-# Between sampling and training a probability may differ by rounding. Beyond these bounds the two have read
-# different things, or different weights, and the loss that is multiplied with the ratio means nothing.
+# The ratio is a token's probability in training divided by that in vLLM, on average. It should be 1 but for
+# rounding. Outside of these bounds the two read different prompts or have different weights, and the loss,
+# which is multiplied by the ratio, means nothing.
 ratio_bounds = (0.8, 1.25)
 _logged_ratio = "sampling/importance_sampling_ratio/mean" # TRL's name
 
@@ -26,7 +28,7 @@ def picture_runs(
     ids: list, # tokens of a prompt in which pictures are expanded
     image_token: int, # that stands for a part of a picture
 ) -> list: # how many tokens each picture has
-    "Lengths of the runs of picture tokens"
+    "How many tokens each picture of a prompt takes: the lengths of unbroken runs of the picture token"
     return [len(list(run)) for token, run in groupby(ids) if token == image_token]
 
 
@@ -35,31 +37,37 @@ def unexpanded(
     image_token: int, # that stands for a part of a picture
     pictures: int, # how many there are
 ) -> list: # the same with one token for each picture
-    "A prompt as it was before the processor put a picture's tokens into it: vLLM does that itself"
+    """Undo what the processor did: put one token in the place of each picture's run of tokens.
+
+    vLLM expands pictures itself, so it must get the prompt as it was before. SettingsError where the runs
+    cannot be told apart, so that there are not as many as pictures."""
     runs = picture_runs(ids, image_token)
     if len(runs) != pictures:
         raise SettingsError(f"use_vllm: a prompt has {len(runs)} runs of picture tokens and {pictures} "
                             "pictures; a chat template has to put something between two pictures")
-    out = []
-    for token, run in groupby(ids):
-        out += [token] if token == image_token else list(run)
-    return out
+    prompt = []
+    for token, run in groupby(ids):  # runs of equal tokens
+        prompt += [token] if token == image_token else list(run)
+    return prompt
 
 
 def picture_size(
     processor, # of any family
 ) -> dict: # keyword arguments of its image processor
-    "The pixel budget that training gives a picture, in the words of vLLM's `mm_processor_kwargs`"
+    "The size limits that training gives a picture, as vLLM's argument `mm_processor_kwargs` takes them"
     images = processor.image_processor
     if hasattr(images, "max_image_size"): # Aria
         return dict(max_image_size=images.max_image_size)
-    # Qwen's processors know a shortest and a longest edge, Gemma 3's one height and width; names without a
-    # value are not for vLLM
+    # `size` holds shortest_edge and longest_edge for Qwen, height and width for Gemma 3. The names that a
+    # family does not use are None, and must not be handed to vLLM.
     return dict(size={name: value for name, value in dict(images.size).items() if value is not None})
 
 
 class EnginePrompts:
-    "vLLM's `generate` as TRL calls it, given prompts as vLLM wants them; what it has read is compared"
+    """Replaces vLLM's `generate` where TRL calls it.
+
+    It hands vLLM prompts in which pictures are not expanded, and raises SettingsError where vLLM then reads
+    other tokens than training does."""
 
     def __init__(self,
         generate, # of `vllm.LLM`
@@ -70,67 +78,75 @@ class EnginePrompts:
         self.size = picture_size(processor)
 
     def __call__(self, prompts, *args, **kwargs):
-        # TRL 1.16 hands over dicts with prompt_token_ids and, where there are pictures, multi_modal_data.
-        outputs = self.generate([self._for_vllm(row) for row in prompts], *args, **kwargs)
-        for row, output in zip(prompts, outputs, strict=True):
-            self._compare(row["prompt_token_ids"], list(output.prompt_token_ids))
+        "Answers to `prompts`, dicts with prompt_token_ids and, if there are pictures, multi_modal_data"
+        outputs = self.generate([self._for_vllm(prompt) for prompt in prompts], *args, **kwargs)
+        for prompt, output in zip(prompts, outputs, strict=True):
+            self._check_same_tokens(prompt["prompt_token_ids"], list(output.prompt_token_ids))
         return outputs
 
-    def _for_vllm(self, row):
+    def _for_vllm(self, prompt):
         "A prompt with one token for each picture; a prompt without pictures as it is"
-        pictures = (row.get("multi_modal_data") or {}).get("image")
+        pictures = (prompt.get("multi_modal_data") or {}).get("image")
         if pictures is None:
-            return row
+            return prompt
         count = len(pictures) if isinstance(pictures, list) else 1
-        ids = unexpanded(row["prompt_token_ids"], self.image_token, count)
-        return row | dict(prompt_token_ids=ids, mm_processor_kwargs=self.size)
+        ids = unexpanded(prompt["prompt_token_ids"], self.image_token, count)
+        return prompt | dict(prompt_token_ids=ids, mm_processor_kwargs=self.size)
 
-    def _compare(self, ours, theirs):
-        "Stop where vLLM has read another prompt than training will"
-        if list(ours) == theirs:
+    def _check_same_tokens(self, training_ids, vllm_ids):
+        "Raise SettingsError where vLLM read other tokens of a prompt than training will"
+        if list(training_ids) == vllm_ids:
             return
-        here, there = picture_runs(ours, self.image_token), picture_runs(theirs, self.image_token)
-        # The lengths of picture runs tell most: another pixel budget. Else the texts differ.
-        what = f"picture tokens {here} and {there}"
-        if here == there:
-            what = f"{len(ours)} and {len(theirs)} tokens"
+        of_training = picture_runs(training_ids, self.image_token)  # tokens of each picture
+        of_vllm = picture_runs(vllm_ids, self.image_token)
+        # Mostly a picture has another number of tokens, since its size limits differ. Otherwise the texts
+        # differ.
+        what = f"picture tokens {of_training} and {of_vllm}"
+        if of_training == of_vllm:
+            what = f"{len(training_ids)} and {len(vllm_ids)} tokens"
         raise SettingsError(f"use_vllm: training and vLLM have read one prompt as {what}, so the answers "
                             "belong to another prompt; has the model's directory another processor?")
 
 
 class PicturesForVLLM:
-    """Mixin before TRL's GRPOTrainer, behind whatever samples in its own way: vLLM reads what training reads
+    """Mixin before TRL's GRPOTrainer that makes vLLM read the same prompts and pictures as training.
 
-    TRL 1.16 hands vLLM prompts whose pictures are expanded already, and vLLM expands them once more (16
-    tokens become 31): answers to a broken prompt, which the ratio then weighs with nearly nothing. If a later
-    TRL hands over unexpanded prompts, the comparison stops the first batch, and `EnginePrompts` can go."""
+    It must stand behind any mixin that samples without vLLM. TRL 1.16 hands vLLM prompts whose pictures are
+    expanded already, and vLLM expands them once more (16 tokens become 31), so the answers belong to a broken
+    prompt and get almost no weight in the loss. If a later TRL hands over prompts that are not expanded, the
+    check in `EnginePrompts` stops the first batch, and that class can be removed."""
     vllm_sleep_level = 0
 
     def __init__(self, *args, **kwargs):
+        "Overrides TRL's (1.16): make the trainer, then replace methods of the vLLM engine that it has made"
         with _dtype_of(kwargs.get("model")):
             super().__init__(*args, **kwargs)
         if not self.use_vllm:
             return
         engine = self.vllm_generation
-        if engine.mode == "colocate":
+        if engine.mode == "colocate":  # vLLM in this process, on the same GPU
             engine.llm.generate = EnginePrompts(engine.llm.generate, self.processing_class)
-            # TRL writes level 2, which throws the weights away; 1 keeps them in the machine's memory.
-            engine.llm.sleep = _at_level(engine.llm.sleep, self.vllm_sleep_level)
+            # TRL always asks for level 2, which throws the weights away; 1 keeps them in the machine's
+            # memory.
+            engine.llm.sleep = _sleep_at_level(engine.llm.sleep, self.vllm_sleep_level)
             engine.sync_weights = _and_forget_pictures(engine.sync_weights, engine.llm)
-        else:
-            engine._place_features = _compared(engine._place_features, self.processing_class)
+        else:  # a server, which has expanded the pictures itself: only the numbers of tokens can be checked
+            engine._place_features = _with_picture_check(engine._place_features, self.processing_class)
         self.add_callback(RatioWatch())
 
     def _generate_single_turn(self, prompt_ids, images, *args, **kwargs):
-        "As TRL's; a row without pictures is None to it, where an empty list would be asked for its first one"
+        """Overrides TRL's (1.16): sample an answer to each prompt; `images` has a list of pictures a row.
+
+        TRL takes the first picture of each list, so a row without pictures must be None, not an empty
+        list."""
         if self.use_vllm and images is not None:
             images = [row or None for row in images]
             images = images if any(images) else None
         return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
 
 
-def _at_level(sleep, level):
-    "vLLM's `sleep` at the level of our settings, whatever level it is called with"
+def _sleep_at_level(sleep, level):
+    "vLLM's `sleep` as a function that ignores the level it is called with and uses this one"
     def asleep(*args, **kwargs):
         return sleep(level=level)
     return asleep
@@ -138,9 +154,9 @@ def _at_level(sleep, level):
 
 @contextmanager
 def _dtype_of(model):
-    "While a trainer is made, TRL's engine gets the model's number type"
-    # TRL 1.16 lets vLLM choose, and vLLM 0.24 takes 16 bits for weights of 32: the ratio is then 0.94, not 1.
-    # If a later TRL passes a dtype itself, its own wins over this one.
+    "Within the block, a vLLM engine that TRL makes gets the model's number type, such as float32"
+    # TRL 1.16 lets vLLM choose, and vLLM 0.24 chooses 16 bits for a float32 model: training's probabilities
+    # are then 0.94 times vLLM's on average. If a later TRL passes a dtype itself, its own wins over this one.
     import trl.generation.vllm_generation as generation
     engine = getattr(generation, "LLM", None) # absent without vLLM
     if engine is None or not hasattr(model, "dtype"):
@@ -154,53 +170,62 @@ def _dtype_of(model):
 
 
 def _and_forget_pictures(sync_weights, llm):
-    "TRL's `sync_weights`; afterwards vLLM looks at every picture again, for the tower may have been trained"
+    """TRL's `sync_weights`, which copies weights to vLLM, and then clear vLLM's cache of picture features.
+
+    The vision tower may have been trained, so features that it computed with old weights are wrong."""
     def sync():
         sync_weights()
-        # TRL resets the cache of prompts alone. What the tower saw is kept under the picture's hash.
+        # TRL 1.16 resets only the cache of prompts. Features are kept in another, under the picture's hash.
         llm.llm_engine.engine_core.reset_encoder_cache()
     return sync
 
 
-def _compared(place_features, processor):
-    "TRL's `_place_features` of a server, which must have cut its pictures as training does"
+def _with_picture_check(
+    place_features,  # TRL's method (1.16): says where in a prompt the features of a server's pictures belong
+    processor,  # of the model, as training uses it
+):  # a method that is called in the same way
+    "`place_features` that first raises SettingsError where the server gave a picture more or fewer tokens"
     def place(features, prompt_ids):
-        if features is not None:
-            # of each picture: where its tokens begin in the prompt, and how many they are
-            there = [found["length"] for found in features["mm_placeholders"]["image"]]
-            here = picture_runs(prompt_ids, processor.image_token_id)
-            if there != here:
+        if features is not None:  # None: a prompt without pictures
+            # For each picture vLLM reports where its tokens begin in the prompt, and how many they are.
+            of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
+            of_training = picture_runs(prompt_ids, processor.image_token_id)
+            if of_server != of_training:
                 size = picture_size(processor)
-                raise SettingsError(f"use_vllm: training reads the pictures of a prompt as {here} tokens, "
-                                    f"the server as {there}; start it with "
+                raise SettingsError(f"use_vllm: training reads the pictures of a prompt as {of_training} "
+                                    f"tokens, the server as {of_server}; start it with "
                                     f"--mm-processor-kwargs '{json.dumps(size)}'")
         return place_features(features, prompt_ids)
     return place
 
 
 class RatioWatch(TrainerCallback):
-    "Says loudly where the ratio of training's probabilities to vLLM's is not near 1: at once, and at the end"
+    """Warns where training's probabilities are not near those of vLLM, which sampled the answers.
+
+    It watches the mean ratio of the two that TRL logs: the first step outside of `ratio_bounds` is reported
+    at once, and the whole run's mean at the end."""
 
     def __init__(self):
-        self.ratios, self.said = [], False
+        self.ratios = []  # of the steps so far
+        self.has_warned = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         ratio = (logs or {}).get(_logged_ratio)
         if ratio is None:
             return
         self.ratios.append(ratio)
-        if not self.said and _is_off(ratio):
-            self.said = True
-            self._say(state, f"at step {state.global_step} the ratio", ratio)
+        if not self.has_warned and _is_out_of_bounds(ratio):
+            self.has_warned = True
+            self._warn(state, f"at step {state.global_step} the ratio", ratio)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.ratios:
             mean = math.fsum(self.ratios) / len(self.ratios)
-            if _is_off(mean):
-                self._say(state, "over the whole run the ratio", mean)
+            if _is_out_of_bounds(mean):
+                self._warn(state, "over the whole run the ratio", mean)
 
-    def _say(self, state, when, ratio):
-        "One loud sentence, by the first process"
+    def _warn(self, state, when, ratio):
+        "One loud warning, by the first process only; `when` begins its sentence"
         if state.is_world_process_zero:
             low, high = ratio_bounds
             warn_loudly(f"use_vllm: {when} of training's probabilities to vLLM's is {ratio:.3g}, outside "
@@ -208,7 +233,7 @@ class RatioWatch(TrainerCallback):
                         "thing; column `ratio` of run_log.csv has it step by step")
 
 
-def _is_off(ratio):
-    "Whether a mean ratio lies outside the bounds; a ratio that is no number does"
+def _is_out_of_bounds(ratio):
+    "Whether a mean ratio lies outside of `ratio_bounds`; also True for NaN, which compares as False"
     low, high = ratio_bounds
     return not low <= ratio <= high

@@ -1,6 +1,7 @@
-"""The supervised start of a twin: what a pretrained checkpoint brings along, a twin has to be taught.
+"""The supervised start of a twin, an untrained tiny copy of a model: it learns to answer in the right form.
 
-Chapter 05 says what is taught and why. Written by hand, not exported from a notebook."""
+A pretrained checkpoint can do so already, and without it no reward could teach anything. Chapter 05 says what
+is taught and why. Written by hand, not exported from a notebook."""
 import hashlib
 
 import torch
@@ -17,7 +18,7 @@ from .zoom_turns import encode_turns, teach_calls, turn_labels
 __all__ = ["warm_weights", "warm_start", "lessons", "supervised", "len_of_answers"]
 
 warm_weights = (16, 10, 6, 3, 1, 0.5)  # how often the warm start sees 1, 2, … 6 discs
-PICTURES_A_STEP = 32
+PICTURES_A_STEP = 32  # of the supervised steps
 UNSEEN = -100  # a label that transformers leaves out of the loss
 
 
@@ -28,13 +29,18 @@ def warm_start(
     task: str = "counting",  # counting, vqa, pointing or zoom
     looks: int = 0,  # of task zoom: whether lessons call the tool
 ) -> str:  # directory of a checkpoint
-    "A twin that was taught the form of an answer and a little seeing; made once, then found in the cache"
-    processor = tiny_twin(family)[1]
-    some = zip(*lessons(task, 8, seed + 1, family, looks))
-    shown = [(s.question, said, *map(picture_key, s.images)) for s, said in some]
-    # Whatever changes the result changes the folder's name: lessons, configuration, tokenizer.
+    """A twin (small model with random weights) after a supervised start; made once, then found in the cache.
+
+    It has learned the form of an answer and to see a little, so that some of its answers earn a reward."""
+    _, processor = tiny_twin(family)
+    # Whatever changes the result changes the folder's name: lessons (eight stand for all), configuration,
+    # tokenizer.
+    samples, answers = lessons(task, 8, seed + 1, family, looks)
+    lesson_keys = []
+    for sample, answer in zip(samples, answers):
+        lesson_keys.append((sample.question, answer, *map(picture_key, sample.images)))
     config = twin_config(family, processor.tokenizer).to_json_string()
-    recipe = [steps, seed, shown, config, processor.tokenizer.backend_tokenizer.to_str()]
+    recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
     if task == "zoom":
         # the size in which pictures are shown; in the other tasks they are drawn in that size
         recipe.append(dict(_zoom_eye(family).processor.image_processor.size))
@@ -49,7 +55,7 @@ def warm_start(
     try:
         save_model(model, processor, path)
     except OSError:
-        # another process may have made it meanwhile, and it is as good
+        # Another process may have saved the same twin meanwhile: then that one is used.
         if not path.exists():
             raise
     return str(path)
@@ -61,13 +67,13 @@ def lessons(
     seed: int,  # of the pictures
     family: str = "qwen2_5_vl",  # whose twin, for the scale in which it writes boxes
     looks: int = 0,  # of task zoom: whether some answers call the tool
-) -> tuple:  # samples, what a good model would say to each
-    "What the warm start of a task is taught"
+) -> tuple:  # list of `Sample`, and a good model's answer to each
+    "Questions about drawn pictures, with the answers that the warm start teaches"
     if task == "counting":
         samples = synthetic_counting(n, seed=seed, weights=warm_weights)
         return samples, [s.answer for s in samples]
     if task == "pointing":
-        # as small as the run will show them
+        # pictures as small as those that the run will show
         side = by_task["pointing"]["tiny"]["max_image_size"]
         samples = drawn_for(f"tiny-{family}", side)(n, seed)
         return samples, [answer_form(s.answer) for s in samples]
@@ -78,7 +84,7 @@ def lessons(
 
 
 def _zoom_eye(family):
-    "How the twin of a run sees pictures"
+    "How a twin sees pictures in task `zoom`: an `Eye`, with its processor and the size of the run's preset"
     return Eye.of(f"tiny-{family}", by_task["zoom"]["tiny"]["max_image_size"])
 
 
@@ -90,7 +96,9 @@ def supervised(
     looks: int = 0,  # see `lessons`
     **config,  # see `models.twin_config`
 ):  # model, loss per step
-    "Teach an untrained twin to answer: AdamW, 30 steps of warm-up, linear decay over the second half"
+    """Teach a twin (small model with random weights) to answer, by supervised steps on `lessons`.
+
+    AdamW; the learning rate rises over 30 steps and falls to 0 over the second half."""
     if task == "zoom":
         model, processor = _counting_twin(family, seed)
         lr = 5e-4  # half of the others': it has much to keep
@@ -100,14 +108,17 @@ def supervised(
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     def share_of_lr(step):
+        "What the learning rate is multiplied by: it rises over 30 steps and falls over the second half"
         rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
         return min(1, rising) * min(1, falling)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr)
-    as_batch = _turns(family) if task == "zoom" else _one_turn
-    given = _of_each_step(task, steps, seed + 1, family, looks)
+    # (processor, samples, answers) → batch, labels
+    encode_lessons = _several_turns(family) if task == "zoom" else _one_turn
+    lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
-        batch, labels = as_batch(processor, *next(given))
+        samples, answers = next(lessons_by_step)
+        batch, labels = encode_lessons(processor, samples, answers)
         loss = model(**batch, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -128,44 +139,47 @@ def _counting_twin(family, seed):
     return load_vlm(start, trainable=True, max_image_size=by_task["zoom"]["tiny"]["max_image_size"])
 
 
-def _of_each_step(task, steps, seed, family, looks):
-    "Samples and what is said to them, for one step after the other"
+def _lessons_by_step(task, steps, seed, family, looks):
+    "Yields the lessons of each step: (32 samples, the answer to each)"
     if task == "zoom":
-        # drawn step by step: of pictures of this size thousands would fill the memory
+        # These pictures are large, and those of all steps would fill the memory. So each step draws its own.
         for step in range(steps):
             yield lessons(task, PICTURES_A_STEP, seed + step, family, looks)
         return
-    samples, said = lessons(task, PICTURES_A_STEP * steps, seed, family)
+    samples, answers = lessons(task, PICTURES_A_STEP * steps, seed, family)
     for begin in range(0, PICTURES_A_STEP * steps, PICTURES_A_STEP):
         chosen = slice(begin, begin + PICTURES_A_STEP)
-        yield samples[chosen], said[chosen]
+        yield samples[chosen], answers[chosen]
 
 
-def _one_turn(processor, samples, said):
-    "A batch of answers, and its targets: every token of an answer, nothing before it"
-    batch = encode(processor, samples, said)
-    # Rows are padded on the left, so that all answers end together.
+def _one_turn(processor, samples, answers):
+    "A batch of questions with their answers, and its labels: every token of an answer, nothing before it"
+    batch = encode(processor, samples, answers)
+    # Rows are padded on the left, so an answer is the end of its row.
     labels = batch["input_ids"].clone()
-    for row, length in enumerate(len_of_answers(processor, said)):
+    for row, length in enumerate(len_of_answers(processor, answers)):
         labels[row, :-length] = UNSEEN
     return batch, labels
 
 
-def _turns(family):
-    "The same for answers of several turns: (processor, samples, said) → batch, targets"
+def _several_turns(family):
+    """A function (processor, samples, answers) → batch, labels for task `zoom`.
+
+    Its answers have several turns: the model calls a tool, gets a picture back, and then answers. Labels are
+    the model's own turns."""
     eye = _zoom_eye(family)
-    # The run's own processor, not the twin's: pictures must be taught in the size in which they will be shown.
+    # The processor of the run and not the twin's own: pictures must have the size that the run will show.
     processor = eye.processor
     teach_calls(processor)
-    def as_batch(_, samples, said):
-        batch = encode_turns(processor, samples, said, eye)
+    def as_batch(_, samples, answers):
+        batch = encode_turns(processor, samples, answers, eye)
         return batch, turn_labels(batch["input_ids"], processor)
     return as_batch
 
 
 def len_of_answers(
     processor,  # of the model
-    texts: list,  # what was said
-) -> list:  # tokens of each, the end of turn included
-    "Lengths in tokens"
+    texts: list,  # answers
+) -> list:  # tokens of each, that which ends it included
+    "Lengths of answers in tokens"
     return [len(ids) + 1 for ids in processor.tokenizer(texts)["input_ids"]]

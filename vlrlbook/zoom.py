@@ -1,8 +1,8 @@
-"""Task `zoom`: pictures of which some must be looked at twice, the tool that gives the second look, and how a
-card shows both.
+"""Task `zoom`: drawn pictures with details too small to see at first, a tool that enlarges a part, and a
+picture that shows what a model looked at.
 
-How a call is written and how an answer of several turns is kept stands in `readers/turns`; how a model is
-taught to call, asked and trained in `zoom_turns`. No page tells of it yet. Written by hand."""
+How a call is written and how an answer of several turns is kept is in `readers/turns`; how a model is taught
+to call, asked and trained in `zoom_turns`. No page is about it yet. Written by hand."""
 import math
 import random
 from collections import Counter
@@ -34,7 +34,7 @@ def synthetic_zoom(
     small: float = 0.5,  # share of pictures whose discs are small and in one corner
     side: int = full_side,  # pixels of a picture's side; discs grow with it
 ) -> list:  # of `Sample`
-    "Pictures of discs, over the whole picture or small in one corner, with the question how many there are"
+    "Draw pictures of discs, over the whole picture or small and in one corner; each asks how many there are"
     rng, samples = random.Random(seed), []
     for row in range(1, n + 1):
         count = rng.choices(range(1, len(zoom_weights) + 1), weights=zoom_weights)[0]
@@ -44,68 +44,81 @@ def synthetic_zoom(
 
 
 def _in_a_corner(count, rng, side):
-    "A picture whose discs all lie in one corner"
-    corner = side // corner_share
+    "A square picture of `side` pixels, with `count` small discs that all lie in one corner"
+    corner = side // corner_share  # pixels of the corner's side
     left, top = rng.choice((0, side - corner)), rng.choice((0, side - corner))
     image = Image.new("RGB", (side, side), "white")
-    _draw_discs(image, count, rng, (left, top, corner))
+    _draw_discs(image, count, rng, region=(left, top, corner))
     return image
 
 
 def _all_over(count, rng, side):
-    "A picture whose discs lie anywhere, but not all in one corner"
+    "A square picture of `side` pixels, with `count` discs that lie anywhere, but not all in one corner"
     while True:
         image = Image.new("RGB", (side, side), "white")
-        _draw_discs(image, count, rng, (0, 0, side))
-        # a single disc may fall into a corner: then the picture would seem to be one of the other kind
+        _draw_discs(image, count, rng, region=(0, 0, side))
+        # By chance all discs may lie in one corner. The picture would then be of the other kind, so draw
+        # again.
         if _corner_with_all(image) is None:
             return image
 
 
-def _draw_discs(image, count, rng, region):
-    "Discs that do not touch, as chapter 01 draws them in 112 pixels, scaled to a square region"
+def _draw_discs(
+    image,  # changed
+    count,  # discs
+    rng,  # `random.Random`
+    region,  # left, top and side of the square for the discs, in pixels
+):
+    "Draw discs that do not touch each other or the edge of a square region"
     left, top, size = region
-    draw, discs, unit = ImageDraw.Draw(image), [], size / 112
-    # thrown again until it lies free; of so few and so small ones the next throw mostly does
+    draw, discs = ImageDraw.Draw(image), []
+    # Lengths are those of chapter 01, whose pictures have 112 pixels: radius 6 to 10, 1 to the edge, 2
+    # between.
+    unit = size / 112
+    # A disc at a random place may come too near to another: then another place is tried. There are so few
+    # discs that a free place is soon found.
     while len(discs) < count:
         r = rng.uniform(6, 10) * unit
         first, last = r + unit, size - r - unit
         x, y = rng.uniform(first, last), rng.uniform(first, last)
-        if not _is_free((x, y, r), discs, 2 * unit):
+        if _is_too_near((x, y, r), discs, gap=2 * unit):
             continue
         discs.append((x, y, r))
         x, y = left + x, top + y
         draw.ellipse([x - r, y - r, x + r, y + r], fill=rng.choice(disc_colours))
 
 
-def _is_free(disc, others, gap):
-    "Whether a disc, (x, y, radius), keeps a gap to all others"
+def _is_too_near(disc, others, gap):
+    "Whether a disc, (x, y, radius), lies nearer than `gap` to any of the others"
     x, y, r = disc
     for other_x, other_y, other_r in others:
         if math.hypot(x - other_x, y - other_y) <= r + other_r + gap:
-            return False
-    return True
+            return True
+    return False
 
 
 def corner_of(
     sample: Sample,  # from `synthetic_zoom`
 ) -> tuple | None:  # left, top, right, bottom in pixels; None where the discs lie over the whole picture
-    "The corner in which all discs of a picture lie: what a look is needed for"
+    "The corner in which all discs of a picture lie; they are then so small that the model must look closer"
     return _corner_with_all(sample.images[0])
 
 
 def _corner_with_all(image):
-    "The corner that holds everything drawn in a picture"
-    # white is 255 in every channel: what is not white stays when the picture is turned round
-    ink = image.convert("L").point(lambda value: 255 - value).getbbox()
-    if ink is None:
+    """The corner of a picture that holds everything drawn on its white ground: left, top, right, bottom.
+
+    None where the drawing reaches beyond every corner, or there is none."""
+    # `getbbox` encloses what is not 0. White is 255, so the picture is inverted first.
+    drawn = image.convert("L").point(lambda value: 255 - value).getbbox()
+    if drawn is None:
         return None
+    drawn_left, drawn_top, drawn_right, drawn_bottom = drawn
     corner = image.width // corner_share
     places = 0, image.width - corner
     for left, top in product(places, places):
         right, bottom = left + corner, top + corner
-        begins_inside = left <= ink[0] and top <= ink[1]
-        if begins_inside and ink[2] <= right and ink[3] <= bottom:
+        begins_inside = left <= drawn_left and top <= drawn_top
+        if begins_inside and drawn_right <= right and drawn_bottom <= bottom:
             return left, top, right, bottom
     return None
 
@@ -113,7 +126,7 @@ def _corner_with_all(image):
 # The tool
 
 class Eye:
-    "In which size a model sees a picture, and in which scale it writes a coordinate"
+    "How a model sees a picture: in which size, and in which scale it writes coordinates"
 
     def __init__(self,
         processor,  # of the model
@@ -126,7 +139,7 @@ class Eye:
         model: str,  # hub id, directory, or `tiny-` and a family
         max_image_size: int = None,  # pixels squared that a picture may have; None: as its processor says
     ):
-        "The eye of a model by its name"
+        "An `Eye` for the model of this name"
         return cls(*model_scale(model, max_image_size))
 
     def shown(self,
@@ -138,31 +151,33 @@ class Eye:
     def bounds(self,
         picture: Image.Image,  # as the question has it
     ) -> tuple:  # the largest x and the largest y
-        "Where a picture ends, in the model's scale"
+        "Coordinates of a picture's right and lower edge as the model writes them, such as (1000.0, 1000.0)"
         return unit_of(self.scale, self.shown(picture))
 
     def said(self,
         box: tuple,  # left, top, right, bottom in pixels of the picture
         picture: Image.Image,  # as the question has it
     ) -> str:  # such as "zoom(98, 0, 112, 14)"
-        "The call that asks for a part of a picture"
-        numbers = rescaled(box, picture.size, self.bounds(picture))
+        "How the model would write a call of the tool for a part of a picture"
+        numbers = rescaled(box, picture.size, self.bounds(picture))  # from pixels to the model's scale
         digits = 3 if self.scale == "fractions" else 0
-        inside = ", ".join(f"{number:.{digits}f}" for number in numbers)
-        return f"zoom({inside})"
+        arguments = ", ".join(f"{number:.{digits}f}" for number in numbers)
+        return f"zoom({arguments})"
 
     def crop(self,
-        box: tuple,  # x1, y1, x2, y2 in the model's scale, looked at by `Looker`
+        box: tuple,  # x1, y1, x2, y2 in the model's scale; `Looker` has checked them
         picture: Image.Image,  # as the question has it
     ) -> Image.Image:
-        "A part of a picture, from the picture itself and not from what the model saw, scaled up to be seen"
+        """A part of a picture, enlarged so that the model sees it at full size.
+
+        It is cut out of the picture itself, which may be larger than what the model was shown."""
         left, top, right, bottom = rescaled(box, self.bounds(picture), picture.size)
         # whole pixels, rounded outwards
         first = math.floor(left), math.floor(top)
         last = math.ceil(right), math.ceil(bottom)
         part = picture.crop((*first, *last))
-        # A small part would be shown as small as it is. The longer side becomes that of the shown picture;
-        # what is larger is scaled down by the processor, like any picture.
+        # The processor scales large pictures down, but does not enlarge a small part. So its longer side is
+        # made as long as that of the shown picture.
         factor = max(self.shown(picture)) / max(part.size)
         if factor > 1:
             width, height = round(part.width * factor), round(part.height * factor)
@@ -171,7 +186,7 @@ class Eye:
 
 
 class CallRefused(ValueError):
-    "A call that gets words in place of a picture; its text begins with a key of `refusals`"
+    "Raised where a call of the tool gets a message instead of a picture; its text is `kind: why`"
 
     def __init__(self,
         kind: str,  # a key of `refusals`
@@ -181,30 +196,33 @@ class CallRefused(ValueError):
         self.kind = kind
 
 
-LONGEST_SHAPE = 20  # times that one side of a crop may be longer than the other; Qwen's processors refuse 200
+# One side of a crop may be at most so many times longer than the other: well below the 200 at which Qwen's
+# processors raise an error.
+LONGEST_SHAPE = 20
 
 
 class Looker:
-    """The tool of one rollout: it knows the picture, and how many looks are left.
+    """The tool `zoom` for one answer: it holds the picture, and counts calls (looks) and refused calls.
 
     TRL (1.16) makes one for each answer of a step, calls `reset` with the row, and offers every method
-    without an underscore to the model: `zoom` alone."""
+    without an underscore to the model as a tool: that is `zoom` alone."""
 
     def __init__(self,
         eye: Eye,  # of the model
-        most: int,  # looks that are allowed in one answer
+        most: int,  # calls that are allowed in one answer
     ):
         self._eye, self._most = eye, most
         self.reset()
 
     def reset(self, images=None, **row):
-        "Begin a rollout on the first picture of a row"
+        "Begin a new answer, on the first picture of a row; TRL calls it with the row's columns"
         self._picture = images[0].convert("RGB") if images else None
         self._looks, self._refused = 0, Counter()
 
+    # A property, since TRL would offer a method to the model as a tool.
     @property
     def refused(self) -> Counter:  # kind of refusal → how many
-        "What was refused in this rollout; TRL does not offer properties to the model"
+        "How many calls of this answer were refused, by kind"
         return self._refused
 
     def zoom(self, x1: int, y1: int, x2: int, y2: int) -> list:
@@ -223,7 +241,9 @@ class Looker:
         return self._look((x1, y1, x2, y2))
 
     def _look(self, box, fault=""):
-        "A message with the crop as its picture"
+        """Answer a call: a message whose one part is the enlarged picture of `box`, (x1, y1, x2, y2).
+
+        `fault` says why a call could not be read; then `box` is None. Raises CallRefused for any bad call."""
         self._looks += 1
         if fault:
             self._refuse("malformed", fault)
@@ -235,9 +255,9 @@ class Looker:
         return [{"type": "image", "image": self._eye.crop(box, self._picture)}]
 
     def _check(self, box):
-        "Refuse corners that enclose nothing of the picture"
+        "Raise CallRefused where a box lies outside of the picture, or is empty or too thin to be shown"
         x1, y1, x2, y2 = box
-        width, height = self._eye.bounds(self._picture)
+        width, height = self._eye.bounds(self._picture)  # in the model's scale
         ends = width, height, width, height
         for name, value, end in zip(("x1", "y1", "x2", "y2"), box, ends):
             if not 0 <= value <= end:
@@ -251,23 +271,25 @@ class Looker:
             self._refuse("thin", "too thin")
 
     def _refuse(self, kind, why):
-        "Count a refusal and raise it"
+        "Count a refusal by its kind, a key of `refusals`, and raise CallRefused"
         self._refused[kind] += 1
         raise CallRefused(kind, why)
 
 
 def answer_call(
     looker: Looker,  # of the rollout
-    said: str,  # what stands in the call, as it was said
-) -> list:  # parts of a message, the crop its picture
-    "What a call gives; CallRefused, with words for the model, for one that cannot be answered"
-    call = read_call(said)
+    said: str,  # what the model wrote within the call, such as "98, 0, 112, 14"
+) -> list:  # a message of one part, the enlarged picture
+    "Read a call of the tool and answer it; CallRefused, with words for the model, where that is impossible"
+    call = read_call(said)  # `box`, or where it cannot be read `fault`
     return looker._look(call.box, call.fault)
 
 
 # What the warm start of a twin is taught
 
-aimed = 0.5  # share of the lessons' looks at small discs that go to their corner; the others to any
+# Where discs are small, this share of the lessons that look does so at their corner, the others at any
+# corner: where to look is left to GRPO.
+aimed = 0.5
 
 
 def zoom_lessons(
@@ -275,25 +297,27 @@ def zoom_lessons(
     seed: int,  # of the pictures
     eye: Eye,  # of the twin
     looks: int = 1,  # 0: answers without a look
-) -> tuple:  # samples, what would be said to each in the written form of `readers/turns`
-    """The form of a call and of an answer, and a little seeing: half of the lessons look, needed or not.
+) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
+    """Questions with answers that teach a twin how to call the tool and how to answer.
 
-    When a look is worth its price, and where to look, is left to be learned."""
-    samples, rng, said = synthetic_zoom(n, seed), random.Random(seed), []
+    Half of the answers call the tool, whether that is needed or not. When a call is worth its price, and
+    where to look, is left to GRPO."""
+    samples, rng, answers = synthetic_zoom(n, seed), random.Random(seed), []
     for sample in samples:
         if not looks or rng.random() < 0.5:
-            said.append(sample.answer)
+            answers.append(sample.answer)
             continue
         picture, corner = sample.images[0], corner_of(sample)
         if corner is None or rng.random() >= aimed:
             corner = _any_corner(picture, rng)
-        call = eye.said(corner, picture)
-        said.append(written([("assistant", call), ("tool", "<image>"), ("assistant", sample.answer)]))
-    return samples, said
+        call = eye.said(corner, picture)  # such as "zoom(98, 0, 112, 14)"
+        turns = [("assistant", call), ("tool", "<image>"), ("assistant", sample.answer)]
+        answers.append(written(turns))
+    return samples, answers
 
 
 def _any_corner(picture, rng):
-    "One of the four corners of a picture"
+    "One of the four corners of a square picture, at random: left, top, right, bottom in pixels"
     size = picture.width // corner_share
     far = picture.width - size
     left, top = rng.choice((0, far)), rng.choice((0, far))
@@ -311,28 +335,32 @@ def with_looks_drawn(
     answers: list = (),  # texts in the written form of `readers/turns`
     eye: Eye = None,  # of the model; None: the picture alone
 ) -> Sample:  # of task zoom a copy whose picture shows the calls and, beside it, what they gave
-    "A sample as a card shows it: at most three different looks, each framed in its colour"
+    "A sample as a card shows it: the first three different parts that were looked at, framed and enlarged"
     if sample.task != "zoom" or not sample.images or eye is None:
         return sample
-    boxes = {}  # a dict keeps the order of first sight
+    boxes = {}  # used as a set that keeps its order
     for text in answers:
-        given = [look for look in looks_of(text) if look.box and not look.refused]
-        boxes |= {look.box: None for look in given}
-    some = list(boxes)[:len(LOOK_COLOURS)]
-    return replace(sample, images=[_beside(sample.images[0], some, eye)])
+        answered = [look for look in looks_of(text) if look.box and not look.refused]
+        boxes |= {look.box: None for look in answered}
+    first_boxes = list(boxes)[:len(LOOK_COLOURS)]
+    return replace(sample, images=[_with_crops(sample.images[0], first_boxes, eye)])
 
 
-def _beside(picture, boxes, eye):
-    "A picture with frames, and the crops in a column beside it"
+def _with_crops(
+    picture,
+    boxes,  # x1, y1, x2, y2 each, in the model's scale; at most three
+    eye,  # `Eye` of the model
+):  # a wider picture; without boxes the same one
+    "A picture with a coloured frame around each box, and the enlarged boxes in a column beside it"
     picture = picture.convert("RGB")
     if not boxes:
         return picture
-    side = max(1, picture.height // len(LOOK_COLOURS) - GAP)
-    # 4 more, for the frame of the crop
+    side = max(1, picture.height // len(LOOK_COLOURS) - GAP)  # of a crop in the column
+    # 4 pixels more, so that the frame of a crop is not cut off
     whole = Image.new("RGB", (picture.width + GAP + side + 4, picture.height), "white")
     whole.paste(picture)
     draw = ImageDraw.Draw(whole)
-    line = max(2, picture.width // 150)
+    line = max(2, picture.width // 150)  # pixels of a frame's width
     for number, (box, colour) in enumerate(zip(boxes, LOOK_COLOURS)):
         left, top, right, bottom = rescaled(box, eye.bounds(picture), picture.size)
         draw.rectangle([left, top, right - 1, bottom - 1], outline=colour, width=line)

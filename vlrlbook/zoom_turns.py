@@ -1,14 +1,15 @@
-"""Conversations with the tool `zoom`: how a model is taught to call, how it is asked, how TRL trains it.
+"""Conversations with the tool `zoom`: how a processor writes and reads calls, how a model is asked, how TRL
+trains it.
 
 Read in TRL 1.16 (grpo_trainer.py, chat_template_utils.py) and transformers 5.17. What TRL's tool loop cannot
-do by itself, and what stands here for it:
+do by itself, and what is done here instead:
 
-- It wants a chat template that writes calls (`supports_tool_calling`). The twin's and those of Qwen2-VL and
+- It needs a chat template that writes calls (`supports_tool_calling`). The twin's and those of Qwen2-VL and
   Qwen2.5-VL do not: they get one that does.
-- `parse_response` turns a call that cannot be read into plain text, so that the model is told nothing. Here a
-  call is handed over as it was said, and read by `readers/turns`: what is wrong becomes a message.
-- For Gemma 3 it looks for picture tokens by Qwen's names, so that a second picture would not be seen as one;
-  of Aria's pictures it keeps no masks. Both are refused.
+- `parse_response` turns a call that cannot be read into plain text, so that the model gets no message. Here a
+  call is handed over as it was written, and read by `readers/turns`: what is wrong becomes a message.
+- For Gemma 3 it looks for picture tokens by Qwen's names and so would not find a second picture; of Aria's
+  pictures it keeps no masks. Both families are refused.
 
 Written by hand."""
 import re
@@ -32,15 +33,17 @@ looking_families = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 # How calls are written
 
-# The twin's own: short, since its tokenizer would spell JSON letter by letter. TRL hands `said` over as it
-# is; other names are there for TRL's test whether a template writes calls at all.
+# The twin's own form, zoom(…): short, since its tokenizer would spell JSON letter by letter. Our calls have
+# one argument, `said`, which holds what the model wrote; arguments of other names are written for TRL's test
+# whether a template writes calls at all.
 _plain_calls = """{% for c in m.tool_calls or [] %}{{ c.function.name }}(\
 {% for k, v in c.function.arguments.items() %}\
 {% if k != 'said' %}{{ k }}={% endif %}{{ v }}{% if not loop.last %}, {% endif %}\
 {% endfor %}){% endfor %}"""
 _twin_template = chat_template.replace("<|im_end|>", _plain_calls + "<|im_end|>")
 
-# Qwen2.5's, which was trained on text with tools, for Qwen2-VL and Qwen2.5-VL, whose template knows none.
+# The form of Qwen2.5, a text model that was trained with tools. Qwen2-VL and Qwen2.5-VL, which are built on
+# it or on its predecessor, have a template without tools and get this one.
 _tagged_template = """{% macro say(content) %}{% if content is string %}{{ content }}{% else %}\
 {% for p in content or [] %}{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
 {% elif p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endif %}{% endmacro %}\
@@ -73,26 +76,31 @@ XML tags:
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-# Where a call begins and ends: in the twin's form, and in that of the families' checkpoints.
+# Style → text with which a call begins, regular expression for its end. Twins write "plain", checkpoints
+# "tagged".
 _marks = {"plain": ("zoom(", r"\)"), "tagged": ("<tool_call>", r"</tool_call>")}
 
 
 def teach_calls(
     processor,  # of a Qwen family; changed
-) -> str:  # plain, as twins call, or tagged
-    "Give a processor the words for calls; asking twice changes nothing"
+) -> str:  # plain, as twins write calls, or tagged: a key of `_marks`
+    """Let a processor write calls of the tool (by its chat template) and TRL read them (response template).
+
+    A second call changes nothing."""
     style = _style(processor)
     if processor.chat_template == chat_template:
         processor.chat_template = _twin_template
     elif style == "tagged" and "tool_call" not in processor.chat_template:
         processor.chat_template = _tagged_template
     begins, ends = _marks[style]
-    # A call that does not end reaches to the end of the answer, and is read like any: as malformed.
+    # A call without an end reaches to the end of the answer. It is handed over like any other, and refused as
+    # malformed when it is read.
     function = {"name": "zoom", "arguments": {"said": "{content}"}}
     call = {"open": begins, "close_pattern": ends + r"\s*", "repeats": True, "content": "text",
             "transform": {"type": "function", "function": function}}
     words = {"close_pattern": r"<\|im_end\|>\s*", "content": "text"}
-    # TRL reads answers by it, and where it is set does not look for the template among those that it knows
+    # TRL 1.16 splits an answer into text and calls by this. Where it is set, TRL does not search its own list
+    # for the chat template, in which ours is missing.
     processor.tokenizer.response_template = {
         "defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n",
         "fields": {"tool_calls": call, "content": words}}
@@ -100,7 +108,7 @@ def teach_calls(
 
 
 def _style(processor):
-    "Which marks a processor's model calls with: those of the twins, told by their template, or tags"
+    "In which style a processor's model writes calls: plain for twins, known by their template, else tagged"
     return "plain" if processor.chat_template in (chat_template, _twin_template) else "tagged"
 
 
@@ -108,7 +116,9 @@ def eye_of(
     model,  # of a Qwen family, with an adapter or not
     processor,  # of the model
 ) -> Eye:
-    "In which size and scale a loaded model sees; SettingsError where its family cannot look twice"
+    """The `Eye` of a loaded model: in which size it sees pictures, in which scale it writes coordinates.
+
+    SettingsError where its family cannot be trained with the tool."""
     family = model.config.model_type
     if family not in looking_families:
         raise SettingsError(
@@ -120,49 +130,61 @@ def eye_of(
 def eye_for(
     settings,  # `GRPOSettings`, checked
 ) -> Eye | None:
-    "The eye of a run's model; None where it does not look twice"
+    "The `Eye` of the model that a run trains; None where the run has no tool to look with"
     if settings.task != "zoom" or not settings.max_looks:
         return None
     return Eye.of(settings.model, settings.max_image_size)
 
 
 def _split_calls(text, style):
-    "What a turn says beside its calls, and what stands in each call"
+    "Split a turn of the model into its words, and a list of the text within each call"
     begins, ends = _marks[style]
+    # a call without an end goes to the end of the text
     call = re.compile(f"{re.escape(begins)}(.*?)(?:{ends}|$)", re.DOTALL)
-    return call.sub("", text).strip(), [said.strip() for said in call.findall(text)]
+    contents = [content.strip() for content in call.findall(text)]
+    return call.sub("", text).strip(), contents
 
 
-def _spoken(words, calls):
-    "A turn of the model in the written form: its words, then its calls, numbers in one form"
+def _written_turn(words, calls):
+    """A turn of the model in the written form of `readers/turns`: its words, then a line zoom(…) a call.
+
+    `calls` holds the text within each call. The numbers of a call that can be read are written as x1, y1, x2,
+    y2, whatever form the model used."""
     parts = [words] if words else []
-    for said in calls:
-        box = read_call(said).box
-        # a bracket inside would end the call where it is read again
-        inside = ", ".join(map(str, box)) if box else re.sub(r"[()]|<\|.*?\|>", "", said)
-        parts.append(f"zoom({inside})")
+    for content in calls:
+        box = read_call(content).box
+        if box:
+            arguments = ", ".join(map(str, box))
+        else:
+            # Without brackets, which would end the call too early when it is read again, and special tokens.
+            arguments = re.sub(r"[()]|<\|.*?\|>", "", content)
+        parts.append(f"zoom({arguments})")
     return "\n".join(parts)
 
 
 # A conversation as text, and as tensors
 
-def _opened(processor, sample):
-    "The conversation up to where the model speaks; some templates describe the tool in it"
-    tool = Looker(None, 0).zoom
+def _opening_text(processor, sample):
+    "The conversation as text up to where the model must answer; some chat templates describe the tool in it"
+    tool = Looker(None, 0).zoom  # for its signature and docstring alone, so without eye and looks
     return processor.apply_chat_template(to_messages(sample), tools=[tool], add_generation_prompt=True)
 
 
-def _told(processor, parts):
-    "What stands between two turns of the model when a tool has told `parts`, behind the first one's end"
+def _tool_turn(processor, parts):
+    """A tool's turn as text, up to where the model must speak again.
+
+    It follows the end token of the model's turn. `parts` is the content of the tool's message: a list of
+    {"type": "image"} or {"type": "text", "text": …}. A chat template writes only whole conversations, so this
+    is the end of one that has the turn, cut off where one without it ends. TRL does the same
+    (`_get_tool_suffix_ids`, 1.16)."""
     call = {"type": "function", "function": {"name": "zoom", "arguments": {"said": ""}}}
-    talk = [{"role": "user", "content": [{"type": "text", "text": "."}]},
-            {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
+    conversation = [{"role": "user", "content": [{"type": "text", "text": "."}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
     end = processor.tokenizer.eos_token
-    before = processor.apply_chat_template(talk)
-    talk.append({"role": "tool", "name": "zoom", "content": parts})
-    whole = processor.apply_chat_template(talk, add_generation_prompt=True)
-    # as TRL does it (`_get_tool_suffix_ids`): behind the last end of a turn, which the model itself has said
-    place = before.rindex(end) + len(end)
+    before = processor.apply_chat_template(conversation)
+    conversation.append({"role": "tool", "name": "zoom", "content": parts})
+    whole = processor.apply_chat_template(conversation, add_generation_prompt=True)
+    place = before.rindex(end) + len(end)  # what follows the end token belongs to the next turn
     return whole[place:]
 
 
@@ -172,28 +194,33 @@ def encode_turns(
     texts: list,  # answers in the written form of `readers/turns`
     eye: Eye,  # of the model
 ):  # processor's batch of tensors, padded on the left; rows in the order of `samples`
-    "Whole conversations: question, call, crop, answer. The crops are cut again from the question's picture"
-    rows, pictures = [], []
+    """Encode whole conversations: question, calls of the tool, what it returned, answer.
+
+    The written form holds no pictures, so what the tool returned is cut out of the question's picture
+    again."""
+    conversations, pictures = [], []  # a text for each sample; a list of pictures for each
     for sample, text in zip(samples, texts, strict=True):
-        row, seen, looks = _opened(processor, sample), list(sample.images), iter(looks_of(text))
+        conversation, own_pictures = _opening_text(processor, sample), list(sample.images)
+        looks = iter(looks_of(text))  # the calls in order; each has a turn of the tool
         for role, part in turns_of(text):
             if role == "assistant":
-                row += part + processor.tokenizer.eos_token
+                conversation += part + processor.tokenizer.eos_token
                 continue
             look, content = next(looks), [{"type": "text", "text": part}]
             if not look.refused:
-                seen.append(eye.crop(look.box, sample.images[0].convert("RGB")))
+                own_pictures.append(eye.crop(look.box, sample.images[0].convert("RGB")))
                 content = [{"type": "image"}]
-            row += _told(processor, content)
-        rows.append(row)
-        pictures.append(seen)
-    return _as_batch(processor, rows, pictures)
+            conversation += _tool_turn(processor, content)
+        conversations.append(conversation)
+        pictures.append(own_pictures)
+    return _as_batch(processor, conversations, pictures)
 
 
-def _as_batch(processor, rows, pictures):
-    "Rendered conversations and a list of pictures for each, as one padded batch"
-    given = pictures if any(pictures) else None
-    return processor(text=rows, images=given, return_tensors="pt", padding=True, padding_side="left")
+def _as_batch(processor, conversations, pictures):
+    "Conversations as text, with a list of pictures for each, as one batch of tensors, padded on the left"
+    images = pictures if any(pictures) else None
+    return processor(
+        text=conversations, images=images, return_tensors="pt", padding=True, padding_side="left")
 
 
 UNSEEN = -100  # a label that transformers leaves out of the loss
@@ -202,20 +229,21 @@ UNSEEN = -100  # a label that transformers leaves out of the loss
 def turn_labels(
     input_ids: torch.Tensor,  # [rows, T] of whole conversations
     processor,  # of the model
-) -> torch.Tensor:  # [rows, T], -100 for all that the model has not said itself
-    "The model's own turns as targets, each with its end; the question and what the tool told are none"
+) -> torch.Tensor:  # [rows, T], -100 for all that the model has not written itself
+    "Labels for supervised training: the model's own turns with their end tokens, not question or tool"
     tokenizer = processor.tokenizer
-    head = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
+    # The tokens with which the chat template begins each turn of the model.
+    turn_begin = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
     labels = torch.full_like(input_ids, UNSEEN)
     for row, ids in enumerate(input_ids.tolist()):
-        speaking, place = False, 0
+        in_model_turn, place = False, 0
         while place < len(ids):
-            if not speaking and ids[place:place + len(head)] == head:
-                speaking, place = True, place + len(head)
+            if not in_model_turn and ids[place:place + len(turn_begin)] == turn_begin:
+                in_model_turn, place = True, place + len(turn_begin)
                 continue
-            if speaking:
+            if in_model_turn:
                 labels[row, place] = ids[place]
-                speaking = ids[place] != tokenizer.eos_token_id
+                in_model_turn = ids[place] != tokenizer.eos_token_id
             place += 1
     return labels
 
@@ -223,75 +251,84 @@ def turn_labels(
 # Asking
 
 def converse(
-    say,  # (batch of tensors, n) → n texts for each row, one after the other
+    say,  # the model: (batch of tensors, n) → n texts for each row, those of one row next to each other
     processor,  # of a Qwen family
     samples: list,  # of `Sample`
     n: int,  # answers to each
     looks: int,  # calls that are allowed in one answer
     eye: Eye,  # of the model
 ) -> list:  # n texts for each sample, in the written form of `readers/turns`
-    "Answers with looks: whoever calls is given the crop and asked again, as TRL's loop does it in training"
+    """Sample answers of a model that may call the tool `zoom`.
+
+    Where a turn holds calls, the model gets the enlarged pictures and is asked again, as TRL's loop does in
+    training."""
     style = teach_calls(processor)
-    opened = [_opened(processor, sample) for sample in samples]
-    first = say(_as_batch(processor, opened, [sample.images for sample in samples]), n)
-    rows = []
-    for place, text in enumerate(first):
-        sample = samples[place // n]
-        rows.append(_Row(opened[place // n], sample, Looker(eye, looks)))
-        rows[-1].hear(text, style)
-    # One turn more than looks are allowed: a call too many is told so, too, and may then be an answer.
+    openings = [_opening_text(processor, sample) for sample in samples]
+    first_turns = say(_as_batch(processor, openings, [sample.images for sample in samples]), n)
+    conversations = []
+    for place, text in enumerate(first_turns):
+        number = place // n  # of the sample
+        conversation = _Conversation(openings[number], samples[number], Looker(eye, looks))
+        conversation.add_model_turn(text, style)
+        conversations.append(conversation)
+    # One turn more than calls are allowed: a call too many is refused in words, and an answer may follow.
     for _ in range(looks + 1):
-        asking = [row for row in rows if row.calls]
-        if not asking:
+        calling = [conversation for conversation in conversations if conversation.calls]
+        if not calling:
             break
-        for row in asking:
-            row.look(processor)
-        batch = _as_batch(processor, [row.text for row in asking], [row.pictures for row in asking])
-        for row, text in zip(asking, say(batch, 1), strict=True):
-            row.hear(text, style)
-    answers = [written(row.turns) for row in rows]
+        for conversation in calling:
+            conversation.answer_calls(processor)
+        texts, pictures = zip(*[(conversation.text, conversation.pictures) for conversation in calling])
+        batch = _as_batch(processor, list(texts), list(pictures))
+        for conversation, text in zip(calling, say(batch, 1), strict=True):
+            conversation.add_model_turn(text, style)
+    answers = [written(conversation.turns) for conversation in conversations]
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
 
 
-class _Row:
-    "One conversation as it grows"
+class _Conversation:
+    "One conversation as it grows: `text` and `pictures` for the next prompt, `turns` for the written form"
 
     def __init__(self, text, sample, looker):
         self.text, self.pictures, self.looker = text, list(sample.images), looker
         looker.reset(images=sample.images)
-        self.turns, self.calls, self.heard = [], [], ""
+        self.turns = []  # (role, text), without the question
+        self.calls = []  # text within each call of the model's last turn
+        self.last_turn = ""  # of the model, as it was generated
 
-    def hear(self, text, style):
-        "The model's turn"
-        self.heard = text
+    def add_model_turn(self, text, style):
+        "Take what the model generated; `calls` then holds the calls in it, none where it is an answer"
+        self.last_turn = text
         words, self.calls = _split_calls(text, style)
-        self.turns.append(("assistant", _spoken(words, self.calls)))
+        self.turns.append(("assistant", _written_turn(words, self.calls)))
 
-    def look(self, processor):
-        "Answer the calls of the last turn"
-        self.text += self.heard + processor.tokenizer.eos_token
-        told = []
+    def answer_calls(self, processor):
+        "Run the calls of the model's last turn, and append that turn and the tool's to the next prompt"
+        end = processor.tokenizer.eos_token
+        self.text += self.last_turn + end
+        tool_turns = []
         for said in self.calls:
             content, crops = _result_of(self.looker, said)
             self.pictures += crops
-            told.append(content)
+            tool_turns.append(_tool_turn(processor, content))
             self.turns.append(("tool", "<image>" if crops else content[0]["text"]))
-        # several calls of one turn are answered together, then the model speaks
-        parts = [_told(processor, content) for content in told]
-        opening = _told(processor, []).rpartition(processor.tokenizer.eos_token)[2]
-        for part in parts[:-1]:
-            self.text += part.removesuffix(opening)
-        self.text += parts[-1]
+        # Each tool's turn ends with the opening of the model's next one, which only the last one may keep.
+        *_, model_opening = _tool_turn(processor, []).rpartition(end)
+        for tool_turn in tool_turns[:-1]:
+            self.text += tool_turn.removesuffix(model_opening)
+        self.text += tool_turns[-1]
 
 
 def _result_of(looker, said):
-    "What a tool tells as parts of a message, and its pictures; a refusal in TRL's words"
+    """Answer a call: (the content of the tool's message, the pictures that belong into it).
+
+    A refused call gives a text, in the form in which TRL writes an exception, and no picture."""
     try:
-        content = answer_call(looker, said)
+        parts = answer_call(looker, said)
     except CallRefused as refused:
-        # `_tool_call_loop` writes an exception so (TRL 1.16)
+        # TRL 1.16 (`_tool_call_loop`) writes an exception in this form.
         return [{"type": "text", "text": str({"error": str(refused)})}], []
-    return [{"type": "image"}], [part["image"] for part in content]
+    return [{"type": "image"}], [part["image"] for part in parts]
 
 
 # TRL
@@ -299,9 +336,9 @@ def _result_of(looker, said):
 def look_options(
     settings,  # `GRPOSettings`, checked
     model,  # the policy
-    processor,  # of the model; gets the words for calls
-) -> dict:  # for `GRPOTrainer`; empty where the task has no tool
-    "The tool of a run, one for each answer"
+    processor,  # of the model; changed by `teach_calls`
+) -> dict:  # keyword arguments for `GRPOTrainer`; empty where the run has no tool
+    "What makes TRL offer the tool `zoom` to the model: a factory that makes a `Looker` for each answer"
     if not settings.max_looks:
         return {}
     eye = eye_of(model, processor)
@@ -310,12 +347,14 @@ def look_options(
 
 
 class LookTwice:
-    "Mixin before TRL's GRPOTrainer: calls are read by our grammar, and refusals are counted by kind"
+    "Mixin before TRL's GRPOTrainer: `readers/turns` reads the model's calls, and refusals are logged by kind"
 
     def _tool_call_loop(self, *args, **kwargs):
-        # TRL 1.16 looks a call's name up in these dictionaries, made anew for each batch, and calls what it
-        # finds with the arguments that `parse_response` gave: here `said` alone. If TRL stops asking here,
-        # every call is refused with a TypeError about `said`.
+        """Overrides TRL's (1.16), which runs the tools that answers call and lets the model go on.
+
+        TRL finds a tool by its name in `_sync_tool_dicts`, a dictionary for each answer of a batch, and calls
+        it with the arguments that `parse_response` gave: here `said` alone, the text within the call. If TRL
+        no longer calls this, every call is refused with a TypeError about `said`."""
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(*args, **kwargs)
         mode = "train" if self.model.training else "eval"
@@ -327,8 +366,8 @@ class LookTwice:
 
 def with_turns(
     rewarded,  # from `rewards.for_trl`
-):  # the same for answers of several turns
-    "A reward for TRL that is handed each answer in the written form of `readers/turns`"
+):  # a function that TRL calls in the same way
+    "A reward for answers of several turns: it gets each as one text, in the written form of `readers/turns`"
     def of_turns(prompts, completions, **columns):
         texts = [of_messages(completion) for completion in completions]
         return rewarded(prompts=prompts, completions=texts, **columns)
@@ -339,7 +378,7 @@ def with_turns(
 def of_messages(
     messages: list | str,  # TRL's completion: turns of the model and of the tool
 ) -> str:  # the written form
-    "TRL's messages as one text"
+    "An answer of several turns, as TRL keeps it, as one text in the written form of `readers/turns`"
     if isinstance(messages, str):
         return messages
     turns = []
@@ -348,6 +387,7 @@ def of_messages(
         if message["role"] == "tool":
             turns.append(("tool", content if isinstance(content, str) else "<image>"))
             continue
+        # `said` is the text within a call: see `teach_calls`
         calls = [call["function"]["arguments"].get("said", "") for call in message.get("tool_calls") or []]
-        turns.append(("assistant", _spoken(content.strip(), calls)))
+        turns.append(("assistant", _written_turn(content.strip(), calls)))
     return written(turns)
