@@ -74,7 +74,7 @@ def questions(
         ("beats_one_answer", "Better than one answer to everything?", _above, [after, majority]),
         ("needs_picture", "Does it need its picture?", _below, [shuffled, after]),
         ("learned_to_see", "Did it learn to see, not only what is common?", _rose, [seeing_gain_metric]),
-        ("no_group_paid", "Did no group pay for the gain of others?", _no_losers, [losers]),
+        ("no_group_paid", "Did every group keep its accuracy?", _no_losers, [losers]),
     ]
     answered = []
     for name, question, judge, needed_metrics in questions_to_ask:
