@@ -233,7 +233,10 @@ def check_columns(
         message = f"there is no such column{question}; columns there: {', '.join(features)}"
         raise DataError("aloha.label", message, entry=label)
 
-def _did_you_mean(name, possible):
+def _did_you_mean(
+    name, # what was written, and does not exist
+    possible, # all names that exist
+):
     """`: did you mean 'x'?` with the nearest possible name, or "" if none is near.
 
     `nearest` lists all names if none is near; the messages of `check_columns` list them anyway."""
@@ -293,7 +296,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.labels = read.bins # -1 without a label
         self.kinds = read.kinds # how the label was read: vector, zero, integer, success, progress or missing
         self.num_classes = read.num_classes
-        self.told = read.told # a sentence: as what the label column was read
+        self.told = read.told # a sentence that says how the label column was read
         self.targets = read.targets # progress as a number, if it is learnt so; else None
         self.labelled = bool(label)
 
@@ -369,7 +372,11 @@ class AlohaFrames(torch.utils.data.Dataset):
             earlier.append(int(film_rows[nearest_frame]))
         return earlier
 
-    def _picture(self, array, camera, row):
+    def _picture(self,
+        array, # a frame, as `to_picture` takes it
+        camera, # its camera, for the error message
+        row, # its number among all frames, for the error message
+    ):
         "One camera's frame as a picture; the error of a wrong array says camera, film and frame"
         try:
             return to_picture(array)
@@ -377,7 +384,10 @@ class AlohaFrames(torch.utils.data.Dataset):
             message = f"film {int(self.episodes[row])}, frame {int(self.moments[row])}: {error.message}"
             raise DataError(error.code, message, entry=camera) from error
 
-    def _video_frames(self, camera, rows):
+    def _video_frames(self,
+        camera, # name of a camera that is stored as videos
+        rows, # numbers of frames among all frames of the data set
+    ):
         "A list with the frame of each row from one camera's videos; films of a small set are decoded once"
         frames = {} # row → frame
         for episode in {int(self.episodes[row]) for row in rows}:
@@ -394,12 +404,17 @@ class AlohaFrames(torch.utils.data.Dataset):
         "All frames of one film as {row: frame}; decoded at the first call, then kept in `self.films`"
         key = camera, episode
         if key not in self.films:
+            # `episodes` has the film's number of every frame of the data set.
             rows = np.flatnonzero(self.episodes == episode)
             frames = self._decode(camera, episode, rows)
             self.films[key] = dict(zip(rows.tolist(), frames))
         return self.films[key]
 
-    def _decode(self, camera, episode, rows):
+    def _decode(self,
+        camera, # name of a camera that is stored as videos
+        episode, # number of the film
+        rows, # numbers of the wanted frames among all frames of the data set
+    ):
         "Decode the frames of one film at these rows, sorted by time: a tensor [rows, 3, H, W]"
         data, meta = self.data, self.data.meta
         path = data.root / meta.get_video_file_path(episode, camera)
@@ -431,7 +446,7 @@ def open_frames(
     training: bool = False, # then labels must be there, and `zero_labels` counts
     moments: list = None, # earlier ones that are shown; None: those of the settings
 ) -> AlohaFrames:
-    "All frames of the settings' data set; the first process of a run prints as what the labels were read"
+    "All frames of the settings' data set; the first process of a run prints how the labels were read"
     s, data = settings, open_data(settings)
     # A trained classifier may judge films that have no label column. But a column that somebody has named,
     # other than the default, must exist: `AlohaFrames` raises if it does not.
@@ -475,9 +490,10 @@ def reading_speeds(
     # Three batches of 32, from the first 192 frames: more of a large data set would only take longer.
     order = np.random.default_rng(0).permutation(min(192, len(frames)))
     batches = order[:96].reshape(3, 32)
-    plain = frames_per_second(frames.data.__getitem__, n)
+    plain = frames_per_second(frames.data.__getitem__, n) # `data` is LeRobot's data set
     one_by_one = frames_per_second(frames.__getitem__, n)
-    batches_a_second = frames_per_second(lambda i: frames.__getitems__(batches[i]), 3)
+    # Here each call of `read` gives a batch instead of a frame.
+    batches_a_second = frames_per_second(lambda i: frames.__getitems__(batches[i]), n=3)
     return {
         "storage": frames.data.features[frames.cameras[0]]["dtype"],
         "plain indexing": round(plain),
@@ -491,6 +507,7 @@ def analyze(
 ) -> Table: # what, value
     "A table of what a data set holds, with a warning for what would spoil training on it"
     lengths = np.array(list(Counter(frames.episodes.tolist()).values())) # frames of each film
+    # How often labels were read as a vector, as zeros and so on.
     kinds, features = Counter(frames.kinds.tolist()), frames.data.features
     # The other kinds, integer, success and progress, are labels of one number.
     numbers = len(frames.labels) - kinds["zero"] - kinds["vector"] - kinds["missing"]
@@ -535,7 +552,9 @@ def about_set(
     value = info.get(name) if isinstance(info, dict) else getattr(info, name, None)
     return str(value) if value else "not said"
 
-def _warnings(frames):
+def _warnings(
+    frames, # `AlohaFrames`; its `labels`, `kinds` and `episodes` have an entry for each frame
+):
     "Yields a sentence for everything in a data set that would spoil a classifier"
     if not frames.labelled:
         yield "there are no labels: mode predict can write some, training cannot start"
@@ -577,6 +596,7 @@ class AlohaCollator:
         self.processor, self.side = processor, side
 
     def __call__(self, items):
+        "The encodings of items of `AlohaFrames`, padded to one length, with labels if the items have some"
         from qwen_vl_utils import process_vision_info
         chats = [aloha_messages(item["images"], item["text"]) for item in items]
         texts = [self._chat_text(chat_messages) for chat_messages in chats]
@@ -793,7 +813,7 @@ class _Saved:
         return is_newer_unread or older.exists()
 
 def _saved_by_us(path):
-    "The `_Saved` of a directory that `save_classifier` wrote"
+    "Where the parts of a classifier lie that `save_classifier` wrote, and what was noted down with them"
     description = json.loads((path / "classifier.json").read_text())
     has_adapter = (path / "adapter").exists()
     return _Saved(
@@ -807,7 +827,7 @@ def _saved_by_us(path):
     )
 
 def _saved_by_older_script(path):
-    """The `_Saved` of a directory that the older script wrote, with all files in one folder.
+    """Where the parts of a classifier lie that the older script wrote: all in one folder.
 
     The script noted nothing down: the number of bins is read from the head, and its cameras were fixed."""
     head = next(path / name for name in OLD_HEADS if (path / name).exists())
@@ -844,7 +864,7 @@ def split_films(
     """Split frames in two by film, so that no film has frames on both sides.
 
     Films that reach high bins and films that stay low are on both sides, where there are enough of them."""
-    film_of_row = frames.episodes[frames.rows]
+    film_of_row = frames.episodes[frames.rows] # the film's number of each frame
     films = np.unique(film_of_row)
     if len(films) < 2:
         why = f"{len(films)} film cannot be split, and a split by frames would leak"
@@ -859,7 +879,11 @@ def split_films(
     kept = frames.part(frames.rows[~is_held_out], frames.change)
     return kept, frames.part(frames.rows[is_held_out], frames.change)
 
-def _highest_bin_then_random(frames, seed, film):
+def _highest_bin_then_random(
+    frames, # `AlohaFrames`; its `labels` and `episodes` have an entry for each frame
+    seed, # of the split
+    film, # number of a film
+):
     "Sort key of a film in `split_films`: the highest bin that it reaches, then a random text"
     # A hash of seed and film, not a generator: the text must not depend on which other films there are.
     random_text = hashlib.sha256(f"{seed}:{film}".encode()).hexdigest()
@@ -913,10 +937,10 @@ def jittered(
 
 def shifted(
     images: list, # PIL images
-    pixels: int, # most of a way
+    pixels: int, # largest distance to any side
     generator: torch.Generator = None, # source of chance
 ) -> list: # PIL images of the same sizes
-    """Move each picture by a random way of its own, at most `pixels` to any side.
+    """Move each picture by a random distance of its own, at most `pixels` to any side.
 
     What comes into view repeats the pixels at the picture's edge."""
     # Each picture is padded by `pixels` on every side, then cut out again with its upper left corner at a
@@ -1078,7 +1102,7 @@ def make_trainer(
 ) -> AlohaTrainer: # ready to train
     "The trainer with our collator, figures of the validation films, and early stopping if `patience` is set"
     def validation_figures(evaluated):
-        "The figures of one validation; Trainer logs them with eval_ before each name"
+        "The figures of one evaluation on the frames `val`; Trainer logs them with eval_ before each name"
         probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
         # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
         bins = np.rint(evaluated.label_ids)
@@ -1110,7 +1134,7 @@ def predict_bins(
     frames, # `AlohaFrames`, or a list of items
     batch_size: int = 32, # frames at a time
 ) -> np.ndarray: # [frames, bins] probabilities
-    "Probability of each bin for each frame"
+    "The classifier's probability of each bin, that is, of each class of its labels, for each frame"
     classifier.eval()
     device = classifier.head.weight.device
     loader = torch.utils.data.DataLoader(frames, batch_size, collate_fn=AlohaCollator(processor))
@@ -1156,6 +1180,7 @@ def judge_success(
     last_bin = probabilities.shape[1] - 1
     threshold = 0.5
     if seen is not None:
+        # `rows` are the numbers that the frames of a part have among all frames.
         is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
         # Without a success among the validation frames every F1 is 0, and the threshold stays one half.
         if is_success.any():
@@ -1174,7 +1199,11 @@ def judge_success(
         recall=hits / successes if successes else None,
     )
 
-def _f1_at(scores, is_success, threshold):
+def _f1_at(
+    scores, # [frames] probability of the last bin
+    is_success, # [frames] True where the label is the last bin
+    threshold,
+):
     "F1 of predicting success for all frames whose score is at least `threshold`"
     is_predicted = scores >= threshold
     hits = (is_success & is_predicted).sum()
@@ -1190,7 +1219,8 @@ def progress_errors(
 
     `mae_of_the_mean` is a baseline: the error of always predicting the mean of the training frames."""
     last_bin = probabilities.shape[1] - 1
-    # Targets and expected bins run from 0 to the last bin; divided by it they run from 0 to 1.
+    # Targets and expected bins run from 0 to the last bin; divided by it they run from 0 to 1. `rows` are the
+    # numbers that the frames of a part have among all frames.
     truth = frames.targets[held.rows] / last_bin
     trained_on = frames.targets[train.rows] / last_bin
     expected_bins = probabilities @ np.arange(last_bin + 1)
@@ -1205,6 +1235,7 @@ def check_bins(
     """Raise a DataError if all training frames have the same bin.
 
     A classifier that always predicts this bin would be right, and would have learnt nothing."""
+    # `labels` has the bin of every frame of the data set, `rows` the numbers of the training frames.
     bins = sorted(set(train.labels[train.rows].tolist()))
     if len(bins) < 2:
         only = f"bin {bins[0]}" if bins else "no bin"
@@ -1258,7 +1289,7 @@ def as_it_began(
     """Check that a run goes on from its checkpoint with the settings and labels with which it began.
 
     Without a checkpoint the run begins, and they are written down. A SettingsError names what differs."""
-    # A fingerprint of the training frames and their labels, since the films' folder may have moved.
+    # A fingerprint of the training frames (film, place in it, label), since the films' folder may have moved.
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
     # What the error message advises to do instead of going on: a new run that takes this one's weights.
@@ -1281,7 +1312,7 @@ def train_classifier(
     check_bins(frames, train) # a DataError where there is nothing to learn
     is_first = PartialState().is_main_process
     if is_first:
-        as_it_began(s, checkpoint, frames, train, bins) # a SettingsError where a run goes on otherwise
+        as_it_began(s, checkpoint, frames, train, bins) # writes the settings down, or compares them
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
     classifier, processor = build_classifier(s, bins, weights)
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
@@ -1314,7 +1345,7 @@ def _held_out_metrics(
     name, # which films these are, in words, such as "test films"
 ):
     "A dict of metrics on the held-out frames, such as accuracy and macro-F1, for results.json"
-    rows = held_out.rows
+    rows = held_out.rows # the numbers of the held-out frames among all frames
     labels = frames.labels[rows]
     metrics = classifier_metrics(labels, probabilities, frames.episodes[rows], frames.moments[rows])
     if len(set(labels.tolist())) == 1: # a classifier that always predicts this bin would be right
@@ -1459,6 +1490,7 @@ def chat(
     pictures; any other text by the model. `exit` or Ctrl-C ends the chat."""
     history = [] # messages so far; `_text_answer` adds the question and its answer
     def answer(line):
+        "The answer to one line, as text: by the classifier or by the model"
         if line.startswith("/reward"):
             return _reward_answer(line, classifier, processor, cameras)
         return _text_answer(line, vlm, processor, history, max_new_tokens)
@@ -1486,8 +1518,14 @@ def _terminal_lines():
             return
 
 @torch.no_grad()
-def _text_answer(line, vlm, processor, history, max_new_tokens):
-    "The model's answer to a line of text; both are added to `history`, the messages so far"
+def _text_answer(
+    line, # what the user has written
+    vlm, # a vision-language model, here used for text alone
+    processor, # of the model
+    history, # messages of the chat so far; the line and its answer are added
+    max_new_tokens, # longest answer
+):
+    "The model's answer to a line of text in a chat"
     history.append(_message("user", line))
     text = processor.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
     batch = processor(text=[text], return_tensors="pt").to(vlm.device)
@@ -1504,10 +1542,13 @@ def _message(role, text):
     "A message of a chat, as chat templates take it"
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
-def _reward_answer(line, classifier, processor, cameras):
-    """The predicted bin and all probabilities, in words, for a line `/reward a.png b.png c.png | task`.
-
-    `cameras` is how many pictures the line must name."""
+def _reward_answer(
+    line, # such as "/reward right.png left.png high.png | lift the red cup"
+    classifier, # `AlohaClassifier`, or None
+    processor, # of its model
+    cameras, # how many pictures the line must name
+):
+    "The predicted bin and the probabilities of all bins, in words, for the pictures and the task in a line"
     if classifier is None:
         raise ValueError("there is no trained classifier in ckpt_dir")
     pictures, _, task = line.removeprefix("/reward").partition("|")
@@ -1535,10 +1576,13 @@ def as_reward(
     classifier.requires_grad_(False)
     moments = classifier.moments # earlier moments that a sample shows, each with a picture of every camera
     def reward(completions, samples):
-        "A dict for each answer: overall (0 to 1), expected_bin, bin and confidence"
+        """The rewards of a batch of answers by the loaded classifier.
+
+        A dict for each answer: overall (from 0 to 1), expected_bin, the likeliest bin and its confidence."""
         items = []
         for sample in samples:
-            _check_pictures(sample, cameras, moments) # a DataError where a picture is missing
+            # a DataError where a picture of a camera is missing, at one of the moments that are shown
+            _check_pictures(sample, cameras, moments)
         for sample, completion in zip(samples, completions):
             items.append(dict(images=sample.images, text=f"Task: {_named_task(completion)}"))
         probabilities = predict_bins(classifier, processor, items) # [answers, bins]
@@ -1552,7 +1596,11 @@ def as_reward(
     reward.batched = True # the trainer then calls it once with all answers of a step
     return reward
 
-def _check_pictures(sample, cameras, moments):
+def _check_pictures(
+    sample, # a `Sample` with pictures of a robot
+    cameras, # names of the cameras that the classifier was trained on
+    moments, # earlier moments that it looks at: the word first, and seconds below 0
+):
     "Raise a DataError if a sample does not have one picture for each camera at each moment"
     expected = len(cameras) * (1 + len(moments)) # 1: the present moment
     if len(sample.images) == expected:
@@ -1611,8 +1659,9 @@ class AlohaRewardModel(PreTrainedRewardModel):
         # the classifier and the processor that `from_pretrained` has read already.
         super().__init__(config)
         if loaded is None:
-            given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
-            loaded = build_classifier(read_settings(AlohaSettings, given), config.num_classes)
+            given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full") # no adapter
+            settings = read_settings(AlohaSettings, given) # all others have their defaults
+            loaded = build_classifier(settings, config.num_classes)
         self.classifier, self.processor = loaded
 
     def items(self, batch: dict) -> list:

@@ -129,6 +129,12 @@ class Script:
             last.opening if opening is None else opening))
         return self
 
+    def stay(self,
+        steps: int, # how long, give or take a tenth
+    ): # self
+        "Add a waypoint that is equal to the last one: the gripper stays as it is for about `steps` steps"
+        return self.move(steps)
+
     def wait_until(self,
         step: int, # control step; nothing is added if it lies before the last waypoint
     ): # self
@@ -169,45 +175,49 @@ def _as_action(waypoint):
 
 
 # Plans: what a film is about. Each fills `left` and `right`, the `Script`s of both arms, for a cube that lies
-# at `cube` ([3] metres), and draws its noise from `rng`. `move(steps)` alone keeps a gripper where it is.
+# at `cube` ([3] metres), and draws its noise from `rng`. Numbers of steps are control steps, 50 a second.
 
-def _hand_over(cube, left, right, rng):
+def _hand_over(cube, left: Script, right: Script, rng):
     "Plan of a film: the whole task succeeds; the rewards are 0, 1, 2, then 4"
-    right.pick(cube, RIGHT_DOWN)
+    right.pick(cube, rotation=RIGHT_DOWN)
     _meet(left, right, rng)
 
 
-def _linger_then_hand_over(cube, left, right, rng):
-    "Plan of a film: the right gripper touches the cube on the table for a while, then the task succeeds"
+def _linger_then_hand_over(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right gripper touches the cube on the table for a while, then the task succeeds.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     # A cube that is touched and not lifted has the reward 1, which is rare in other plans.
-    right.pick(cube, RIGHT_DOWN, closed=TOUCHING)
-    right.move(rng.integers(80, 200)) # stays for so many control steps
-    right.move(20, opening=CLOSED)
+    right.pick(cube, rotation=RIGHT_DOWN, closed=TOUCHING)
+    right.stay(rng.integers(80, 200))
+    right.move(steps=20, opening=CLOSED)
     _meet(left, right, rng)
 
 
-def _second_try(cube, left, right, rng):
-    "Plan of a film: the right gripper misses the cube, then picks it and the task succeeds"
+def _second_try(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right gripper misses the cube, then picks it and the task succeeds.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     offset = _offset_of_a_miss(rng) # [3] metres
-    right.pick(cube + offset, RIGHT_DOWN)
-    right.move(20, opening=OPEN)
+    right.pick(cube + offset, rotation=RIGHT_DOWN)
+    right.move(steps=20, opening=OPEN)
     # Up and over to the cube, at twice the usual height: the arm lags behind its target, and lower its open
     # fingers would push the cube away.
-    right.move(60, cube + offset + 2 * ABOVE)
-    right.move(60, cube + 2 * ABOVE)
-    right.move(60, cube + GRASP)
-    right.move(40, opening=CLOSED)
+    right.move(steps=60, place=cube + offset + 2 * ABOVE)
+    right.move(steps=60, place=cube + 2 * ABOVE)
+    right.move(steps=60, place=cube + GRASP)
+    right.move(steps=40, opening=CLOSED)
     _meet(left, right, rng)
 
 
-def _miss(cube, left, right, rng):
+def _miss(cube, left: Script, right: Script, rng):
     "Plan of a film: the right gripper closes beside the cube and lifts nothing"
-    right.pick(cube + _offset_of_a_miss(rng), RIGHT_DOWN)
-    right.move(60, MEETING_PLACE)
-    right.move(60) # stays
+    right.pick(cube + _offset_of_a_miss(rng), rotation=RIGHT_DOWN)
+    right.move(steps=60, place=MEETING_PLACE)
+    right.stay(60)
 
 
-def _squeeze(cube, left, right, rng):
+def _squeeze(cube, left: Script, right: Script, rng):
     "Plan of a film: the right gripper closes on the cube, lets it go and leaves"
     _squeeze_with(right, RIGHT_DOWN, RIGHT_START, cube, rng, shortest=60)
 
@@ -222,13 +232,13 @@ def _squeeze_with(
 ):
     "A gripper closes on the cube for `shortest` to 199 control steps, lets it go and returns to its start"
     # `pick` draws from the same generator. If the time were drawn before it, a seed would give another film.
-    arm.pick(cube, pointing_down, closed=TOUCHING)
-    arm.move(rng.integers(shortest, 200)) # stays for so many control steps
-    arm.move(30, opening=OPEN)
-    arm.move(60, start)
+    arm.pick(cube, rotation=pointing_down, closed=TOUCHING)
+    arm.stay(rng.integers(shortest, 200))
+    arm.move(steps=30, opening=OPEN)
+    arm.move(steps=60, place=start)
 
 
-def _press(cube, left, right, rng):
+def _press(cube, left: Script, right: Script, rng):
     "Plan of a film: the right gripper, closed, presses on the cube from above"
     _press_with(right, RIGHT_DOWN, RIGHT_START, cube, rng)
 
@@ -241,77 +251,87 @@ def _press_with(
     rng, # source of all noise
 ):
     "A closed gripper presses on the cube for 80 to 199 control steps and returns to its start"
-    arm.move(90, cube + ABOVE, pointing_down)
-    arm.move(50, cube + PRESSED)
-    arm.move(rng.integers(80, 200)) # stays for so many control steps
-    arm.move(60, start)
+    arm.move(steps=90, place=cube + ABOVE, rotation=pointing_down)
+    arm.move(steps=50, place=cube + PRESSED)
+    arm.stay(rng.integers(80, 200))
+    arm.move(steps=60, place=start)
 
 
-def _drop(cube, left, right, rng):
-    "Plan of a film: the right arm lifts the cube and drops it on the way to the left one"
-    right.pick(cube, RIGHT_DOWN)
-    right.move(60, MEETING_PLACE)
-    right.move(rng.integers(10, 120)) # holds the cube for so many control steps
-    right.move(10, opening=OPEN)
-    right.move(70) # stays
+def _drop(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right arm lifts the cube and drops it on the way to the left one.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    right.pick(cube, rotation=RIGHT_DOWN)
+    right.move(steps=60, place=MEETING_PLACE)
+    right.stay(rng.integers(10, 120)) # holds the cube for so many control steps
+    right.move(steps=10, opening=OPEN)
+    right.stay(70)
 
 
-def _drop_at_the_meeting(cube, left, right, rng):
-    "Plan of a film: the right gripper opens before the left one has closed, and the cube falls"
-    right.pick(cube, RIGHT_DOWN)
-    right.move(50, MEETING_PLACE)
-    left.move(100, MEETING_PLACE + FURTHER_LEFT, ON_ITS_SIDE, OPEN)
+def _drop_at_the_meeting(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right gripper opens before the left one has closed, and the cube falls.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    right.pick(cube, rotation=RIGHT_DOWN)
+    right.move(steps=50, place=MEETING_PLACE)
+    left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     left.wait_until(right.last_step + 30)
-    right.move(rng.integers(20, 70)) # holds the cube for so many control steps
-    right.move(10, opening=OPEN)
-    right.move(60, MEETING_PLACE - FURTHER_LEFT) # away to the right
-    left.move(60, MEETING_PLACE + TAKING)
-    left.move(30, opening=CLOSED)
+    right.stay(rng.integers(20, 70)) # holds the cube for so many control steps
+    right.move(steps=10, opening=OPEN)
+    right.move(steps=60, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
+    left.move(steps=60, place=MEETING_PLACE + TAKING)
+    left.move(steps=30, opening=CLOSED)
 
 
-def _over_the_table(cube, left, right, rng):
-    "Plan of a film: the right arm sets the cube down in the middle, and the left arm takes it from there"
+def _over_the_table(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right arm sets the cube down in the middle, and the left arm takes it from there.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     middle = np.array([0.02, 0.5, CUBE_HEIGHT])
-    right.pick(cube, RIGHT_DOWN)
-    right.move(50, MEETING_PLACE + [0.05, 0, -0.1])
-    right.move(60, middle + [0, 0, 0.005]) # half a centimetre above where it will lie
-    right.move(30) # stays, because the arm lags behind its target
-    right.move(20, opening=OPEN)
-    right.move(40, middle + [0.1, 0, 0.12])
+    right.pick(cube, rotation=RIGHT_DOWN)
+    right.move(steps=50, place=MEETING_PLACE + [0.05, 0, -0.1])
+    right.move(steps=60, place=middle + [0, 0, 0.005]) # half a centimetre above where it will lie
+    right.stay(30) # because the arm lags behind its target
+    right.move(steps=20, opening=OPEN)
+    right.move(steps=40, place=middle + [0.1, 0, 0.12])
     # The left arm swings out while the right one leaves.
     left.wait_until(right.last_step - 60)
-    left.pick(middle, LEFT_DOWN)
-    left.move(rng.integers(5, 90)) # stays closed on the table: moments of the rare reward 3
-    left.move(50, MEETING_PLACE)
-    left.move(40)
+    left.pick(middle, rotation=LEFT_DOWN)
+    left.stay(rng.integers(5, 90)) # holds the cube on the table: moments of the rare reward 3
+    left.move(steps=50, place=MEETING_PLACE)
+    left.stay(40)
 
 
-def _left_takes(cube, left, right, rng):
-    "Plan of a film: the left arm takes the cube from the table; the rewards are 0, 3, then 4"
-    left.pick(cube, LEFT_DOWN)
-    left.move(rng.integers(5, 90)) # stays closed on the table: moments of the rare reward 3
-    left.move(60, MEETING_PLACE)
-    left.move(100) # stays
+def _left_takes(cube, left: Script, right: Script, rng):
+    """Plan of a film: the left arm takes the cube from the table; the rewards are 0, 3, then 4.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    left.pick(cube, rotation=LEFT_DOWN)
+    left.stay(rng.integers(5, 90)) # holds the cube on the table: moments of the rare reward 3
+    left.move(steps=60, place=MEETING_PLACE)
+    left.stay(100)
 
 
-def _left_squeezes(cube, left, right, rng):
+def _left_squeezes(cube, left: Script, right: Script, rng):
     "Plan of a film: the left gripper closes on the cube on the table, lets it go and leaves"
     _squeeze_with(left, LEFT_DOWN, LEFT_START, cube, rng, shortest=80)
 
 
-def _left_presses(cube, left, right, rng):
+def _left_presses(cube, left: Script, right: Script, rng):
     "Plan of a film: the left gripper, closed, presses on the cube from above"
     _press_with(left, LEFT_DOWN, LEFT_START, cube, rng)
 
 
-def _left_drops(cube, left, right, rng):
-    "Plan of a film: the left arm lifts the cube and drops it"
-    left.pick(cube, LEFT_DOWN)
-    left.move(rng.integers(20, 100)) # stays closed on the table for so many control steps
-    left.move(60, MEETING_PLACE)
-    left.move(rng.integers(20, 90)) # holds the cube for so many control steps
-    left.move(10, opening=OPEN)
-    left.move(50) # stays
+def _left_drops(cube, left: Script, right: Script, rng):
+    """Plan of a film: the left arm lifts the cube and drops it.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    left.pick(cube, rotation=LEFT_DOWN)
+    left.stay(rng.integers(20, 100)) # holds the cube on the table for so many control steps
+    left.move(steps=60, place=MEETING_PLACE)
+    left.stay(rng.integers(20, 90)) # holds the cube for so many control steps
+    left.move(steps=10, opening=OPEN)
+    left.stay(50)
 
 
 def _meet(
@@ -320,20 +340,20 @@ def _meet(
     rng, # source of all noise
 ):
     "The right gripper brings the cube to the meeting place, the left one takes it and goes away with it"
-    right.move(50, MEETING_PLACE)
-    left.move(100, MEETING_PLACE + FURTHER_LEFT, ON_ITS_SIDE, OPEN)
+    right.move(steps=50, place=MEETING_PLACE)
+    left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     # The right arm lags behind its script, so the left one waits until the cube hangs still.
     left.wait_until(right.last_step + int(rng.integers(20, 60)))
-    left.move(40, MEETING_PLACE + TAKING)
-    left.move(20) # stays, because this arm lags behind its script, too
-    left.move(30, opening=CLOSED)
+    left.move(steps=40, place=MEETING_PLACE + TAKING)
+    left.stay(20) # because this arm lags behind its script, too
+    left.move(steps=30, opening=CLOSED)
     # Both hold the cube for a moment: if the right gripper opened earlier, the cube would fall.
     right.wait_until(left.last_step + 15)
-    right.move(20, opening=OPEN)
-    right.move(40, MEETING_PLACE - FURTHER_LEFT) # away to the right
+    right.move(steps=20, opening=OPEN)
+    right.move(steps=40, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
     left.wait_until(right.last_step)
-    left.move(50, MEETING_PLACE + FURTHER_LEFT)
-    left.move(60)
+    left.move(steps=50, place=MEETING_PLACE + FURTHER_LEFT)
+    left.stay(60)
 
 
 def _offset_of_a_miss(rng):
@@ -467,19 +487,20 @@ def record_film(
 ) -> list: # a dict per moment: views, joints, action [16], reward
     "Record one film: write the scripts of both arms as the plan says, then let the simulator follow them"
     rng = np.random.default_rng(seed)
-    # Where the cube may lie: the smallest (x, y) and the largest.
+    # Where the cube may lie, which depends on the arm that takes it: the smallest (x, y) and the largest.
     low, high = (CUBE_OF_LEFT if plan in LEFT_PLANS else CUBE_OF_RIGHT).T
     cube = np.array([*rng.uniform(low, high), CUBE_HEIGHT])
     # The cube's place and all noise come from one generator, in a fixed order, so that the seed alone gives
     # the same film again.
     left, right = Script(LEFT_START, rng), Script(RIGHT_START, rng)
-    plans[plan](cube, left, right, rng)
+    plans[plan](cube, left, right, rng) # adds the waypoints of this plan to both scripts
     simulator.start(cube)
     moments, moment_steps = [], [] # the frames of the film, and the control step of each
     rewards = [] # of every control step
     for step in range(max(left.last_step, right.last_step)):
         action = np.concatenate([left.target(step), right.target(step)])
-        rewards.append(simulator.step(action))
+        rewards.append(simulator.step(action)) # 0 to 4
+        # Every MOMENT_STEPS-th step is a frame, without those at the beginning, when the arms only swing out.
         if step >= FIRST_STEP and step % MOMENT_STEPS == 0:
             moment_steps.append(step)
             observation = dict(views=simulator.views(), joints=simulator.joints())
@@ -534,10 +555,13 @@ def make_films(
     return LeRobotDataset(name, root=root, video_backend="pyav")
 
 
-def _add_film(data, moments):
+def _add_film(
+    data, # LeRobotDataset
+    moments, # from `record_film`: a dict for each frame
+):
     "Add one film to a LeRobot data set; returns its rewards as digits, one for each moment"
     for moment in moments:
-        data.add_frame(_row(moment))
+        data.add_frame(_row(moment)) # a dict of all columns
     data.save_episode() # an episode is LeRobot's word for a film
     return "".join(str(moment["reward"]) for moment in moments)
 
@@ -563,18 +587,23 @@ def _turns(only):
     return names
 
 
-def _columns(size, videos):
+def _columns(
+    size, # pixels a side of the pictures
+    videos, # True: pictures are stored as videos
+):
     "The columns of the data set as {name: dtype, shape and names}, as LeRobot wants them described"
     dtype, axes = "video" if videos else "image", ["height", "width", "channels"]
     camera = dict(dtype=dtype, shape=(size, size, 3), names=axes)
     columns = {name: dict(camera) for name in aloha_cameras}
     columns["observation.state"] = dict(dtype="float32", shape=(JOINTS,), names=None)
     columns["action"] = dict(dtype="float32", shape=(ACTION,), names=None)
-    columns["reward_bins"] = dict(dtype="float32", shape=(REWARDS,), names=None)
+    columns["reward_bins"] = dict(dtype="float32", shape=(REWARDS,), names=None) # one-hot
     return columns
 
 
-def _row(moment):
+def _row(
+    moment, # from `record_film`: {views, joints, action, reward}
+):
     """A moment as a row of the data set, a dict of all its columns.
 
     The reward becomes a one-hot vector, because the real data set has such labels."""

@@ -36,7 +36,10 @@ def plot_analysis(
     return fig
 
 
-def _draw_bins(ax, frames):
+def _draw_bins(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `labels` and `kinds` have an entry for each frame
+):
     "A bar for each bin with the number of its frames; orange: frames that are in bin 0 only by default"
     bins = range(frames.num_classes)
     ax.bar(bins, bin_counts(frames.labels, frames.num_classes), color=blue, label="labelled")
@@ -48,7 +51,10 @@ def _draw_bins(ax, frames):
     ax.set(xlabel="bin", ylabel="frames", title=title, xticks=bins)
 
 
-def _draw_lengths(ax, frames):
+def _draw_lengths(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `episodes` has the film's number of each frame
+):
     "A histogram of the number of frames in a film"
     lengths = list(Counter(frames.episodes.tolist()).values())  # frames in each film
     low, high = min(lengths), max(lengths)
@@ -64,7 +70,10 @@ def _draw_lengths(ax, frames):
     ax.set_xlim(0, high * 1.1)
 
 
-def _draw_tasks(ax, frames):
+def _draw_tasks(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `tasks` has the task of each frame, in words
+):
     "A bar for each of the nine commonest tasks with the number of its frames"
     commonest = Counter(frames.tasks).most_common(9)[::-1]  # reversed: barh draws the first one at the bottom
     names = [task[:34] for task, _ in commonest]  # as many characters as there is room for
@@ -75,7 +84,10 @@ def _draw_tasks(ax, frames):
     ax.set_title(f"tasks (n = {len(different_tasks)})")
 
 
-def _draw_course(ax, frames):
+def _draw_course(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `episodes`, `moments` and `labels` have an entry for each frame
+):
     "A line for each film: its bin at each moment, coloured by how the film ends"
     films = np.unique(frames.episodes)[:most_courses]
     ends = Counter()  # (how films end in words, colour) → number of films
@@ -96,7 +108,10 @@ def _draw_course(ax, frames):
     ax.set_title(f"bins through the films (n = {len(films)})")
 
 
-def _end_of(bins, last_bin):
+def _end_of(
+    bins,  # of the film's frames, in the order of time
+    last_bin,  # the highest bin that there is: success
+):
     "How a film with these bins ends, as (words for the legend, colour)"
     if bins[-1] == last_bin:
         return "ends in the last bin", blue
@@ -132,7 +147,11 @@ def _draw_loss(ax, log):
     ax.set_title(f"loss (n = {len(losses)} rows)")
 
 
-def _draw_validation(ax, log, labels):
+def _draw_validation(
+    ax,  # matplotlib axes
+    log,  # `RunLog` of a classifier's run
+    labels,  # bins of the validation frames, or None
+):
     """Accuracy and macro-F1 on the validation films.
 
     A dashed line shows the accuracy of always predicting the commonest bin."""

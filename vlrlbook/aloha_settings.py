@@ -181,11 +181,12 @@ class AlohaSettings(Settings):
 
         A variable that is empty or holds the word None counts as not set."""
         values = {}
-        for name, variable in environment.items():
+        for name, variable in environment.items():  # such as "lr", "LR"
             text = os.environ.get(variable, "").strip()
             # A setting that was given as a parameter wins over its variable, which is then ignored.
             if text and text.lower() != "none" and getattr(self, name) is None:
-                values[name] = as_type(variable, text, type(self).__annotations__[name])
+                field_type = type(self).__annotations__[name]
+                values[name] = as_type(variable, text, field_type)  # a SettingsError that names the variable
         return values
 
     def filled_in(self):

@@ -94,10 +94,15 @@ def read_label(
     return int(numbers.argmax()), "vector"
 
 
-def _as_table(values, episodes, moments, column):
+def _as_table(
+    values, # the label column: a vector or a number for each frame
+    episodes, # [frames] the film of each frame
+    moments, # [frames] its place in the film
+    column, # name of the column
+):
     """The labels of all frames as one array [frames, numbers of a label].
 
-    A vector of another length, NaN and None are a DataError that names film (episode) and frame (moment)."""
+    A vector of another length, NaN and None are a DataError that names film and frame."""
     # float makes NaN of None; atleast_1d makes a vector of a single number.
     rows = [np.atleast_1d(np.asarray(value, dtype=float)) for value in values]
     width = rows[0].size if rows else 1
@@ -200,11 +205,14 @@ def _reading_of(low, high, are_whole):
     return "progress"
 
 
-def _in_words(column, bins, kinds, num_classes, meaning):
-    """A sentence for users about a label column.
-
-    It says how the column was read (`meaning`), how many frames are in each bin, and how many are in bin 0
-    only because their label is a vector of zeros."""
+def _in_words(
+    column, # name of the label column
+    bins, # [frames]
+    kinds, # [frames] how each label was read; "zero" is a vector of zeros
+    num_classes, # number of bins
+    meaning, # how the column was read, in words
+):
+    "A sentence for users about a label column: how it was read, and how many frames are in each bin"
     counts = ", ".join(str(n) for n in np.bincount(bins, minlength=num_classes))
     sentence = f"label {column}: {meaning}; frames in each bin: {counts}"
     all_zero = int((kinds == "zero").sum())

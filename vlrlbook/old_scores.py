@@ -115,7 +115,7 @@ def _load_tensors(file):
 
     A file that holds more than tensors and plain data is a DataError."""
     try:
-        # With weights_only torch's unpickler makes tensors and the types allowed here, and refuses all else.
+        # With weights_only torch's unpickler makes tensors and the types in HARMLESS, and refuses all else.
         # So a file from a stranger can be opened.
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(file, map_location="cpu", weights_only=True)

@@ -38,7 +38,7 @@ def judge_template(
         return None
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import SandboxedEnvironment
-    text = _template_text(written) # reads the file, if `written` is the name of one
+    text = _template_text(written)  # reads the file, if `written` is the name of one
     try:
         names = meta.find_undeclared_variables(SandboxedEnvironment().parse(text))
     except TemplateSyntaxError as error:
