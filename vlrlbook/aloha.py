@@ -333,7 +333,7 @@ class AlohaFrames(torch.utils.data.Dataset):
 
     def _frames_at(self, rows):
         "Read the frames of all cameras at these rows, each once; returns {camera: {row: frame}}"
-        stored = self.pictures[rows] if self.pictures else {} # camera without videos → its frames
+        stored = self.pictures[rows] if self.pictures else {} # camera whose frames are pictures → its frames
         frames_of = {}
         for camera in self.cameras:
             frames = stored[camera] if camera in stored else self._video_frames(camera, rows)
@@ -876,6 +876,7 @@ def split_films(
     places = [int((i + 0.5) * len(ordered_films) / count) for i in range(count)]
     held_out_films = [ordered_films[place] for place in places]
     is_held_out = np.isin(film_of_row, held_out_films)
+    # `change` is the augmentation, which both sides keep.
     kept = frames.part(frames.rows[~is_held_out], frames.change)
     return kept, frames.part(frames.rows[is_held_out], frames.change)
 
@@ -1294,6 +1295,7 @@ def as_it_began(
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
     # What the error message advises to do instead of going on: a new run that takes this one's weights.
     weights_by = "adapter and head take its weights"
+    # `may_differ` holds the names of settings that need not be the same, such as max_steps.
     same_run(settings, checkpoint, free=may_differ, weights_by=weights_by, bins=bins,
              frames_to_learn=fingerprint)
 
