@@ -58,7 +58,7 @@ from lerobot.rewards.pretrained import PreTrainedRewardModel
 from .aloha_settings import DRAWN, DRAWN_FILMS, OLD_HEADS, SIMULATED
 from .aloha_settings import environment, is_classifier, presets, video_backends
 
-# read here first, and still to be had here
+# These names were defined in this module once; whoever imports them from here still can.
 _all_ = ["DRAWN", "DRAWN_FILMS", "OLD_HEADS", "SIMULATED", "AlohaSettings", "environment", "is_classifier",
          "presets", "video_backends", "plot_analysis", "plot_training", "plot_confusion", "judged_film"]
 
@@ -69,9 +69,11 @@ from .aloha_settings import AlohaSettings
 @cache
 def video_backend(
 ) -> str: # torchcodec or pyav
-    "torchcodec where its FFmpeg libraries load, else PyAV, without LeRobot's page of warnings"
+    """The library that decodes films: torchcodec where it can be imported, else PyAV.
+
+    LeRobot chooses alike, but prints a page of warnings where torchcodec lacks its FFmpeg libraries."""
     try:
-        import torchcodec.decoders
+        import torchcodec.decoders # raises where it cannot be used
     except (ImportError, OSError, RuntimeError): # not installed, or without FFmpeg libraries that fit
         return "pyav"
     return "torchcodec"
@@ -81,22 +83,26 @@ def open_lerobot(
     root: str | Path = None, # its folder; None: LeRobot's cache, downloaded if need be
     **options, # LeRobot's: episodes, revision, tolerance_s, video_backend
 ): # LeRobotDataset
-    "A LeRobot data set from a local folder; nothing is downloaded when `HF_HUB_OFFLINE` is set"
-    is_there = root and Path(root, "meta", "info.json").exists()
-    # LeRobot would go to the hub for what is not in the folder, and fail there with a page about networks.
-    if root and not is_there and os.environ.get("HF_HUB_OFFLINE"):
+    """Open a LeRobot data set: from the folder `root`, or from LeRobot's cache.
+
+    Nothing is downloaded when `HF_HUB_OFFLINE` is set. A format that this LeRobot does not read is a
+    DataError that says how to convert it."""
+    is_in_folder = root and Path(root, "meta", "info.json").exists()
+    # LeRobot would look on the hub for what is not in the folder, and fail with a page of network errors.
+    if root and not is_in_folder and os.environ.get("HF_HUB_OFFLINE"):
         message = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
         raise DataError("aloha.root", message, entry=str(root))
-    if is_there:
-        check_format(repo_id, root)
-    # None means that nothing was asked for: LeRobot's own default then
+    if is_in_folder:
+        check_format(repo_id, root) # a DataError where this LeRobot does not read the format
+    # An option that is None is left out, so that LeRobot takes its own default.
     options = {name: value for name, value in options.items() if value is not None}
     options["video_backend"] = options.get("video_backend") or video_backend()
     try:
         return LeRobotDataset(repo_id, root=root, **options)
     except CompatibilityError as error:
-        # of a data set on the hub, whose version only LeRobot knows; its message fills a page
-        advice = conversion_command(repo_id)
+        # Only a data set on the hub comes here, since `check_format` has looked at a folder's. LeRobot's own
+        # message fills a page, so a shorter one takes its place.
+        advice = conversion_command(repo_id) # "convert it: python -m …"
         message = f"its format is older than LeRobot {version('lerobot')} reads; {advice}"
         raise DataError("aloha.format", message, entry=repo_id) from error
 
@@ -104,19 +110,22 @@ def conversion_command(
     repo_id: str, # name of the data set
     root: str | Path = None, # its folder; None: it lies on the hub
 ) -> str:
-    """How a data set of format v2.1 becomes one of v3.0.
+    """Advice for an error message: the command that converts a data set from format v2.1 to v3.0.
 
-    LeRobot's script works in place and keeps the old one as <folder>_old."""
-    where = f" --root={shlex.quote(str(root))} --push-to-hub=false" if root else ""
-    return f"convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id={repo_id}{where}"
+    LeRobot's script works in place and keeps the old data set as <folder>_old."""
+    folder_options = f" --root={shlex.quote(str(root))} --push-to-hub=false" if root else ""
+    script = "lerobot.scripts.convert_dataset_v21_to_v30"
+    return f"convert it: python -m {script} --repo-id={repo_id}{folder_options}"
 
-FORMAT = "v3" # of LeRobot's data sets, what 0.6 reads and writes
+FORMAT = "v3" # major version of the data set format that LeRobot 0.6 reads and writes
 
 def check_format(
     repo_id: str, # name of the data set
     root: str | Path, # its folder
 ):
-    "Refuse a folder whose format this LeRobot does not read, in one line that says how to convert it"
+    """Raise a DataError if this LeRobot does not read the format of a data set's folder.
+
+    The message is one line and says how to convert it."""
     try:
         info = json.loads(Path(root, "meta", "info.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -126,7 +135,7 @@ def check_format(
         return
     if codebase.startswith("v2.1"):
         advice = conversion_command(repo_id, root)
-    elif re.match(r"v[12]\b", codebase):
+    elif re.match(r"v[12]\b", codebase): # older than v2.1, such as v1.6
         advice = "its script converts from v2.1 only, so bring it there with an older LeRobot first"
     else:
         advice = "a newer LeRobot may read it"
@@ -137,7 +146,9 @@ def check_format(
 def drawn_data(
     settings: AlohaSettings, # episodes, frames and seed
 ) -> Path: # folder of a LeRobot data set
-    "The drawn films of these settings, in `output_dir`; drawn once, by one process"
+    """Draw synthetic films as the settings say, and return the folder of the data set in `output_dir`.
+
+    They are drawn once, by one process; a folder that exists already is used again."""
     s = settings
     root = Path(s.output_dir) / f"drawn-{s.episodes}x{s.frames}-seed{s.seed}"
     # The other processes of a run wait here until the first has drawn.
@@ -145,11 +156,12 @@ def drawn_data(
         if root.exists():
             return root
         try:
-            # LeRobot makes its folder itself and refuses one that is there: hence a part of the hidden one.
-            with new_folder(root, existing="none", manifest=False, part="set") as aside:
-                synthetic_aloha(aside / "set", s.episodes, s.frames, seed=s.seed)
+            # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside
+            # the hidden folder, and `new_folder` renames that part to `root` at the end.
+            with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
+                synthetic_aloha(hidden_folder / "set", s.episodes, s.frames, seed=s.seed)
         except FileExistsError:
-            # Another run with the same output_dir was quicker. Its films are the same.
+            # Another run with the same output_dir has finished first. Its films are the same.
             if not root.exists():
                 raise
     return root
@@ -157,16 +169,19 @@ def drawn_data(
 def open_data(
     settings: AlohaSettings, # repo_id, data and, for the drawn set, episodes, frames, seed
 ): # LeRobotDataset
-    "The data set that the settings name; two of them come with this book or are drawn by it"
+    """Open the data set that the settings name.
+
+    Two names need no download: the films of DRAWN are drawn here, those of SIMULATED come with this book."""
     s, root = settings, settings.data
     if not root and s.repo_id == DRAWN:
         root = drawn_data(s)
     if not root and s.repo_id == SIMULATED:
         root = book_file("films/aloha_transfer_cube/meta/info.json").parent.parent
     films = s.chosen_films() # numbers, sorted; None: all
-    info = root and Path(root, "meta", "info.json")
-    if films and info and info.exists():
-        total = json.loads(info.read_text())["total_episodes"]
+    info_file = root and Path(root, "meta", "info.json")
+    # Of a data set in a folder it is known how many films there are, before anything is loaded.
+    if films and info_file and info_file.exists():
+        total = json.loads(info_file.read_text())["total_episodes"]
         if films[-1] >= total:
             raise SettingsError(f"episodes: film {films[-1]}, but there are films 0 to {total - 1}")
     return open_lerobot(s.repo_id, root, episodes=films, revision=s.revision, tolerance_s=s.tolerance_s,
@@ -176,7 +191,9 @@ def open_data(
 def to_picture(
     array, # [C, H, W], [H, W, C] or [T, C, H, W] of bytes, or of floats in [0, 1]; or a PIL image
 ) -> Image.Image: # RGB
-    "One camera's frame as a picture; of several moments the first"
+    """One camera's frame as an RGB picture; of an array with several moments [T, C, H, W] the first one.
+
+    An array of another shape, or floats outside of 0 to 1, are a DataError."""
     if isinstance(array, Image.Image):
         return to_rgb(array)
     pixels = torch.as_tensor(array)
@@ -189,11 +206,12 @@ def to_picture(
         pixels = pixels.permute(1, 2, 0) # PIL wants the channels last
     if pixels.is_floating_point():
         low, high = float(pixels.min()), float(pixels.max())
-        # Resizing leaves values such as 1.0000002: what is a thousandth outside still counts as from 0 to 1.
-        # `not`, since NaN is neither inside nor below nor above.
+        # Resizing leaves values such as 1.0000002, so a thousandth outside of 0 to 1 is accepted. NaN is
+        # refused too: it makes both comparisons false.
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise DataError("aloha.picture", f"floats from {low:.7g} to {high:.7g}, expected 0 to 1")
-        pixels = (pixels.clamp(0, 1) * 255).round() # cutting off would change half of all levels in float16
+        # Rounded, since in float16 half of the levels would come out one too low if they were cut off.
+        pixels = (pixels.clamp(0, 1) * 255).round()
     return Image.fromarray(pixels.to(torch.uint8).numpy())
 
 # %% ../nbs/04_aloha.ipynb #na33335c
@@ -202,30 +220,38 @@ def check_columns(
     cameras: list, # names that are wanted
     label: str = None, # column that is wanted; None: none
 ):
-    "Stop when a camera or the label is missing, and say which there are"
-    there = [name for name, feature in features.items() if feature["dtype"] in ("image", "video")]
+    "Raise a DataError if a camera or the label is missing in a data set, and list those that it has"
+    all_cameras = [name for name, feature in features.items() if feature["dtype"] in ("image", "video")]
     for camera in cameras:
-        if camera not in there:
-            listed = ", ".join(there) or "none"
-            message = f"there is no such camera{_closest(camera, there)}; cameras there: {listed}"
+        if camera not in all_cameras:
+            listed = ", ".join(all_cameras) or "none"
+            # _did_you_mean: ": did you mean 'cam_high'?", or nothing
+            message = f"there is no such camera{_did_you_mean(camera, all_cameras)}; cameras there: {listed}"
             raise DataError("aloha.camera", message, entry=camera)
     if label and label not in features:
-        closest = _closest(label, list(features))
-        message = f"there is no such column{closest}; columns there: {', '.join(features)}"
+        question = _did_you_mean(label, list(features))
+        message = f"there is no such column{question}; columns there: {', '.join(features)}"
         raise DataError("aloha.label", message, entry=label)
 
-def _closest(name, possible):
-    "The nearest possible name as a question, or nothing: here all of them are listed behind it"
+def _did_you_mean(
+    name, # what was written, and does not exist
+    possible, # all names that exist
+):
+    """`: did you mean 'x'?` with the nearest possible name, or "" if none is near.
+
+    `nearest` lists all names if none is near; the messages of `check_columns` list them anyway."""
     text = nearest(name, possible)
     return text if "did you mean" in text else ""
 
 # %% ../nbs/04_aloha.ipynb #c026
-MOST_KEPT_MB = 512 # of decoded videos
+# `AlohaFrames` keeps decoded videos in memory up to this size, which a laptop can spare. Larger data sets are
+# decoded again whenever a frame is read.
+MOST_KEPT_MB = 512
 
 class AlohaFrames(torch.utils.data.Dataset):
     """Frames of a LeRobot data set: `{images, text, label, episode, frame, row}`.
 
-    A row is a place among all frames of the data set; pictures are decoded when a row is read."""
+    A row is a frame's number among all frames of the data set; its pictures are decoded when it is read."""
     def __init__(self,
         data, # LeRobotDataset
         cameras: list = aloha_cameras, # names in order
@@ -236,80 +262,93 @@ class AlohaFrames(torch.utils.data.Dataset):
         num_classes: int = None, # into how many bins progress is cut; None: 5
         moments: list = (), # earlier ones that are shown first: the word first, and seconds below 0
     ):
-        check_columns(data.features, cameras, label)
+        check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
         self.shown_before = list(moments)
-        self._read_columns(label, label_as, num_classes)
-        # The rows that are items, in order: all, or those whose label says something.
+        self._read_columns(label, label_as, num_classes) # sets labels, kinds, episodes, moments and more
+        # The rows that are items of this data set, in order: all, or with zero_labels="drop" those whose
+        # label is not all zeros.
         self.rows = np.arange(len(self.labels))
         if zero_labels != "first":
             self.rows = np.flatnonzero(self.kinds != "zero")
-        self._find_pictures()
+        self._find_pictures() # sets how pictures are read
 
     def _read_columns(self, label, label_as, num_classes):
-        "Everything but pictures, once; each array has an entry for every frame of the data set"
-        wanted = ["index", "episode_index", "frame_index", "task_index", "timestamp"]
-        wanted += [label] if label else []
-        # with_format(None): Python's own values, where LeRobot would make a tensor of each
-        columns = self.data.hf_dataset.with_format(None).select_columns(wanted)[:]
-        self.episodes = np.array(columns["episode_index"]) # its film
-        self.moments = np.array(columns["frame_index"]) # its place in the film
-        self.times = np.array(columns["timestamp"]) # seconds from the film's beginning
-        # counts through the whole data set, also where only some of its films are opened
+        """Read all columns but the pictures, once, into attributes.
+
+        Each array gets an entry for every frame of the data set."""
+        names = ["index", "episode_index", "frame_index", "task_index", "timestamp"]
+        names += [label] if label else []
+        # with_format(None) gives plain Python values; LeRobot's own format makes a tensor of each.
+        columns = self.data.hf_dataset.with_format(None).select_columns(names)[:]
+        self.episodes = np.array(columns["episode_index"]) # the number of the frame's film
+        self.moments = np.array(columns["frame_index"]) # the frame's place in its film, from 0
+        self.times = np.array(columns["timestamp"]) # seconds since the film began
+        # The frame's number in the whole data set, even if only some of its films are opened.
         self.indices = np.array(columns["index"])
         texts = self.data.meta.tasks.index # LeRobot keeps tasks as a table whose index is their text
         self.tasks = [texts[number] for number in columns["task_index"]]
+        films_and_moments = self.episodes, self.moments # for error messages
         if label:
-            read = read_film_labels(columns[label], self.episodes, self.moments, label, label_as, num_classes)
+            read = read_film_labels(columns[label], *films_and_moments, label, label_as, num_classes)
         else:
             read = no_labels(len(self.episodes))
         self.labels = read.bins # -1 without a label
-        self.kinds = read.kinds # how it was read: vector, zero, integer, success, progress or missing
+        self.kinds = read.kinds # how the label was read: vector, zero, integer, success, progress or missing
         self.num_classes = read.num_classes
-        self.told = read.told # in words: what the column was taken for
-        self.targets = read.targets # where progress is learnt as a number; else None
+        self.told = read.told # a sentence that says how the label column was read
+        self.targets = read.targets # progress as a number, if it is learnt so; else None
         self.labelled = bool(label)
 
     def _find_pictures(self):
-        "Which cameras are stored as pictures and which as videos, and whether decoded videos can be kept"
+        """Find out which cameras are stored as pictures and which as videos.
+
+        Also decide whether decoded videos are kept in memory."""
         features = self.data.features
-        stored = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
+        image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
         self.pictures = None # the columns of stored pictures, read row by row
-        if stored:
-            self.pictures = self.data.hf_dataset.with_format(None).select_columns(stored)
-        # A film is decoded whole for one frame of it. So a set that fits into memory is decoded once.
-        filmed = [camera for camera in self.cameras if camera not in stored]
-        frame_bytes = sum(int(np.prod(features[camera]["shape"])) for camera in filmed)
+        if image_cameras:
+            self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
+        # To get one frame, the decoder has to go through the film up to it. So a data set whose decoded
+        # videos fit into memory is decoded only once.
+        video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
+        frame_bytes = sum(int(np.prod(features[camera]["shape"])) for camera in video_cameras)
         decoded_mb = len(self.labels) * frame_bytes / 2**20
         self.keeps_films = decoded_mb <= MOST_KEPT_MB
-        self.films = {} # (camera, film) → {row: frame}, where they are kept
+        self.films = {} # (camera, film number) → {row: frame}; filled only if `keeps_films`
 
     def __len__(self): return len(self.rows)
 
     def __getitem__(self, i): return self.__getitems__([i])[0]
 
     def __getitems__(self, indices):
-        "Items of several places at once, as torch's loader asks for them"
+        "Several items at once; torch's DataLoader calls this with the indices of a batch"
         rows = [int(self.rows[i]) for i in indices]
-        shown = [[*self._earlier(row), row] for row in rows] # of each item the rows whose pictures it shows
-        views = self._views(sorted(set().union(*shown)))
-        items = [self._item(row, places, views) for row, places in zip(rows, shown)]
+        # For each item, the rows whose pictures it shows: those of earlier moments, then its own.
+        rows_shown = [[*self._earlier_rows(row), row] for row in rows]
+        different_rows = sorted(set().union(*rows_shown))
+        frames = self._frames_at(different_rows) # camera → {row: frame}
+        items = [self._item(row, shown, frames) for row, shown in zip(rows, rows_shown)]
         return [self.change(item) for item in items] if self.change else items
 
-    def _views(self, rows):
-        "Camera → {row: frame}, each row read once even if several items show it"
-        stored = self.pictures[rows] if self.pictures else {} # camera → pictures
-        views = {}
+    def _frames_at(self, rows):
+        "Read the frames of all cameras at these rows, each once; returns {camera: {row: frame}}"
+        stored = self.pictures[rows] if self.pictures else {} # camera whose frames are pictures → its frames
+        frames_of = {}
         for camera in self.cameras:
-            frames = stored[camera] if camera in stored else self._filmed(camera, rows)
-            views[camera] = dict(zip(rows, frames))
-        return views
+            frames = stored[camera] if camera in stored else self._video_frames(camera, rows)
+            frames_of[camera] = dict(zip(rows, frames))
+        return frames_of
 
-    def _item(self, row, places, views):
-        "One item: the pictures of all its moments, moment by moment, and what is known of its row"
+    def _item(self,
+        row, # the item's own row
+        rows_shown, # rows whose pictures it shows: those of earlier moments, then its own
+        frames, # camera → {row: frame}
+    ):
+        "One item as a dict: the pictures of all its moments, one moment after the other, task and label"
         images = []
-        for place in places:
-            images += [self._picture(views[camera][place], camera, place) for camera in self.cameras]
+        for shown in rows_shown:
+            images += [self._picture(frames[camera][shown], camera, shown) for camera in self.cameras]
         item = dict(images=images, text=f"Task: {self.tasks[row]}")
         item |= dict(episode=int(self.episodes[row]), frame=int(self.moments[row]), row=row)
         if self.labelled:
@@ -318,58 +357,72 @@ class AlohaFrames(torch.utils.data.Dataset):
             item["target"] = float(self.targets[row])
         return item
 
-    def _earlier(self, row):
-        """Rows of the same film that are shown before this one.
+    def _earlier_rows(self, row):
+        """The rows of earlier frames that an item shows before its own frame, one for each earlier moment.
 
-        Before a film's beginning stands its first frame, as in LeRobot."""
-        if not self.shown_before:
+        A moment before the film's beginning is replaced by the film's first frame, as in LeRobot."""
+        if not self.shown_before: # the earlier moments: the word "first", and seconds below 0
             return []
-        film = np.flatnonzero(self.episodes == self.episodes[row]) # its rows, in the order of time
-        times, earlier = self.times[film], []
+        film_rows = np.flatnonzero(self.episodes == self.episodes[row]) # in the order of time
+        times, earlier = self.times[film_rows], []
         for moment in self.shown_before:
-            wanted = -np.inf if moment == "first" else self.times[row] + moment
-            distances = np.abs(times - max(wanted, times[0]))
-            earlier.append(int(film[distances.argmin()]))
+            wanted_time = -np.inf if moment == "first" else self.times[row] + moment
+            distances = np.abs(times - max(wanted_time, times[0]))
+            nearest_frame = distances.argmin()
+            earlier.append(int(film_rows[nearest_frame]))
         return earlier
 
-    def _picture(self, array, camera, row):
-        "One camera's frame as a picture; what is none is refused by camera, film and frame"
+    def _picture(self,
+        array, # a frame, as `to_picture` takes it
+        camera, # its camera, for the error message
+        row, # its number among all frames, for the error message
+    ):
+        "One camera's frame as a picture; the error of a wrong array says camera, film and frame"
         try:
             return to_picture(array)
         except DataError as error:
             message = f"film {int(self.episodes[row])}, frame {int(self.moments[row])}: {error.message}"
             raise DataError(error.code, message, entry=camera) from error
 
-    def _filmed(self, camera, rows):
-        "Frames of one camera's videos at `rows`; films of a small set are decoded once and kept"
+    def _video_frames(self,
+        camera, # name of a camera that is stored as videos
+        rows, # numbers of frames among all frames of the data set
+    ):
+        "A list with the frame of each row from one camera's videos; films of a small set are decoded once"
         frames = {} # row → frame
         for episode in {int(self.episodes[row]) for row in rows}:
-            here = [row for row in rows if self.episodes[row] == episode]
-            if self.keeps_films:
-                film = self._whole_film(camera, episode)
-                frames |= {row: film[row] for row in here}
+            film_rows = [row for row in rows if self.episodes[row] == episode]
+            if self.keeps_films: # the whole data set fits into memory
+                whole_film = self._whole_film(camera, episode)
+                frames |= {row: whole_film[row] for row in film_rows}
             else:
-                here.sort(key=lambda row: self.times[row]) # a decoder goes forwards
-                frames |= dict(zip(here, self._decoded(camera, episode, here)))
+                film_rows.sort(key=lambda row: self.times[row]) # a decoder reads a film forwards
+                frames |= dict(zip(film_rows, self._decode(camera, episode, film_rows)))
         return [frames[row] for row in rows]
 
     def _whole_film(self, camera, episode):
-        "All frames of one film under their rows, decoded at the first call"
+        "All frames of one film as {row: frame}; decoded at the first call, then kept in `self.films`"
         key = camera, episode
         if key not in self.films:
+            # `episodes` has the film's number of every frame of the data set.
             rows = np.flatnonzero(self.episodes == episode)
-            frames = self._decoded(camera, episode, rows)
+            frames = self._decode(camera, episode, rows)
             self.films[key] = dict(zip(rows.tolist(), frames))
         return self.films[key]
 
-    def _decoded(self, camera, episode, rows):
-        "Frames [rows, 3, H, W] of one film, in the order of their times"
+    def _decode(self,
+        camera, # name of a camera that is stored as videos
+        episode, # number of the film
+        rows, # numbers of the wanted frames among all frames of the data set
+    ):
+        "Decode the frames of one film at these rows, sorted by time: a tensor [rows, 3, H, W]"
         data, meta = self.data, self.data.meta
         path = data.root / meta.get_video_file_path(episode, camera)
-        # Several films lie one after the other in one file; `start` is where this one begins in it.
+        # A video file holds several films, one after the other; this one begins at `start` seconds.
         start = meta.episodes[episode][f"videos/{camera}/from_timestamp"]
         times = [start + float(self.times[row]) for row in rows]
-        # Private: what the data set was opened with. Without it the first that works here does as well.
+        # LeRobot keeps the decoder that the data set was opened with in a private attribute. If a later
+        # version names it otherwise, the first decoder that works here does as well.
         backend = getattr(data, "_video_backend", None) or video_backend()
         try:
             return decode_video_frames(path, times, data.tolerance_s, backend, return_uint8=True)
@@ -379,11 +432,11 @@ class AlohaFrames(torch.utils.data.Dataset):
             raise DataError("aloha.tolerance", message, entry=camera) from error
 
     def part(self,
-        rows, # positions among all frames of the data set
-        change=None, # see above
+        rows, # numbers of frames among all frames of the data set
+        change=None, # applied to each item, for augmentation
     ): # AlohaFrames
-        "The same data, fewer frames"
-        other = copy.copy(self) # shares columns and kept films
+        "The same data set with these rows as its only items"
+        other = copy.copy(self) # a shallow copy: columns and decoded films are shared
         other.rows, other.change = np.asarray(rows), change
         return other
 
@@ -393,16 +446,17 @@ def open_frames(
     training: bool = False, # then labels must be there, and `zero_labels` counts
     moments: list = None, # earlier ones that are shown; None: those of the settings
 ) -> AlohaFrames:
-    "All frames of a data set; what its labels were taken for is said, by the first process of a run"
+    "All frames of the settings' data set; the first process of a run prints how the labels were read"
     s, data = settings, open_data(settings)
-    # Films without labels are what a trained classifier is for. A column that somebody has named must be
-    # there.
+    # A trained classifier may judge films that have no label column. But a column that somebody has named,
+    # other than the default, must exist: `AlohaFrames` raises if it does not.
     unlabelled = not training and s.label not in data.features and s.label == AlohaSettings.label
     frames = AlohaFrames(
         data,
         cameras or s.camera_names,
         label=None if unlabelled else s.label,
-        zero_labels=s.zero_labels if training else "first", # a prediction for every frame
+        # "drop" is for training only: a prediction is wanted for every frame.
+        zero_labels=s.zero_labels if training else "first",
         label_as=s.label_as,
         num_classes=s.num_classes,
         moments=s.earlier_moments() if moments is None else moments,
@@ -417,26 +471,29 @@ def frames_per_second(
     n: int = 64, # frames of a round
     rounds: int = 3, # the fastest counts
 ) -> float: # frames per second
-    "How fast `read` gives frames"
-    seconds = []
+    "How many calls of `read`, each for one frame, a second takes"
+    seconds = [] # of each round
     for _ in range(rounds):
         start = time.perf_counter()
         for i in range(n):
             read(i)
         seconds.append(time.perf_counter() - start)
-    return n / min(seconds) # the fastest round: the others were disturbed by something else
+    return n / min(seconds) # the fastest round: slower ones were disturbed by other processes
 
 def reading_speeds(
     frames: AlohaFrames, # at least 96 of them
     n: int = 48, # frames of a round
 ) -> dict: # storage, and frames per second of three ways to read
-    "Frames per second by plain indexing of the data set, one at a time, and in shuffled batches"
-    # three batches of 32, from the first 192 frames
+    """Frames per second in three ways.
+
+    By LeRobot's own indexing, by ours one frame at a time, and by ours in shuffled batches."""
+    # Three batches of 32, from the first 192 frames: more of a large data set would only take longer.
     order = np.random.default_rng(0).permutation(min(192, len(frames)))
     batches = order[:96].reshape(3, 32)
-    plain = frames_per_second(frames.data.__getitem__, n)
+    plain = frames_per_second(frames.data.__getitem__, n) # `data` is LeRobot's data set
     one_by_one = frames_per_second(frames.__getitem__, n)
-    batches_a_second = frames_per_second(lambda i: frames.__getitems__(batches[i]), 3)
+    # Here each call of `read` gives a batch instead of a frame.
+    batches_a_second = frames_per_second(lambda i: frames.__getitems__(batches[i]), n=3)
     return {
         "storage": frames.data.features[frames.cameras[0]]["dtype"],
         "plain indexing": round(plain),
@@ -448,10 +505,11 @@ def reading_speeds(
 def analyze(
     frames: AlohaFrames, # all frames of a data set
 ) -> Table: # what, value
-    "What is in a data set, and what should be looked at before training on it"
-    lengths = np.array(list(Counter(frames.episodes.tolist()).values()))
+    "A table of what a data set holds, with a warning for what would spoil training on it"
+    lengths = np.array(list(Counter(frames.episodes.tolist()).values())) # frames of each film
+    # How often labels were read as a vector, as zeros and so on.
     kinds, features = Counter(frames.kinds.tolist()), frames.data.features
-    # What is left over was a number: integer, success or progress.
+    # The other kinds, integer, success and progress, are labels of one number.
     numbers = len(frames.labels) - kinds["zero"] - kinds["vector"] - kinds["missing"]
     counts = bin_counts(frames.labels, frames.num_classes)
     info = frames.data.meta.info
@@ -464,7 +522,7 @@ def analyze(
         "frames a second of the recording": frames.data.fps,
         "tasks": len(set(frames.tasks)),
         "bins": frames.num_classes,
-        "label": frames.told.partition("; ")[0], # counts follow, which have a row of their own
+        "label": frames.told.partition("; ")[0], # behind the semicolon stand the counts of the next row
         "frames in each bin": ", ".join(map(str, counts)) or "none",
         "labels that are all zeros": kinds["zero"],
         "labels that are one number": numbers,
@@ -475,10 +533,13 @@ def analyze(
     return Table([dict(what=what, value=value) for what, value in rows.items()])
 
 def _picture_sizes(frames):
-    "Sizes of the pictures of 24 frames, evenly from all films: looking at all would decode the whole set"
-    sizes = {} # a dict, for its keys keep the order in which they came
-    for place in np.linspace(0, len(frames) - 1, min(len(frames), 24)).astype(int):
-        for picture in frames[int(place)]["images"]:
+    """The different sizes of a data set's pictures as a text, such as "640 × 480".
+
+    Only 24 frames are read, evenly spread over the films: to read all would decode the whole data set."""
+    sizes = {} # (width, height) → True; a dict instead of a set, because it keeps the order
+    frame_numbers = np.linspace(0, len(frames) - 1, min(len(frames), 24)).astype(int)
+    for number in frame_numbers:
+        for picture in frames[int(number)]["images"]:
             sizes[picture.size] = True
     return ", ".join(f"{width} × {height}" for width, height in sizes)
 
@@ -486,27 +547,29 @@ def about_set(
     info, # what LeRobot has read from meta/info.json
     name: str, # a key of that file
 ) -> str:
-    "What meta/info.json says of a data set"
-    # a dictionary up to LeRobot 0.5, an object from 0.6 on
+    'The value of one key of meta/info.json as a text; "not said" if it is missing or empty'
+    # LeRobot gives a dictionary up to version 0.5, and an object from 0.6 on.
     value = info.get(name) if isinstance(info, dict) else getattr(info, name, None)
     return str(value) if value else "not said"
 
-def _warnings(frames):
-    "What a set has that spoils a classifier"
+def _warnings(
+    frames, # `AlohaFrames`; its `labels`, `kinds` and `episodes` have an entry for each frame
+):
+    "Yields a sentence for everything in a data set that would spoil a classifier"
     if not frames.labelled:
         yield "there are no labels: mode predict can write some, training cannot start"
         return
-    labels, last = frames.labels, frames.num_classes - 1
-    zeros = int((frames.kinds == "zero").sum())
+    labels, last_bin = frames.labels, frames.num_classes - 1
+    zeros = int((frames.kinds == "zero").sum()) # labels that are vectors of zeros
     if zeros:
         yield f"{zeros} frames count as bin 0 only because their label says nothing"
-    empty = [str(one) for one in range(frames.num_classes) if one not in labels]
-    if empty:
-        yield f"no frame in bin {', '.join(empty)}"
-    highest = [labels[frames.episodes == film].max() for film in np.unique(frames.episodes)]
+    empty_bins = [str(bin_number) for bin_number in range(frames.num_classes) if bin_number not in labels]
+    if empty_bins:
+        yield f"no frame in bin {', '.join(empty_bins)}"
+    highest_bins = [labels[frames.episodes == film].max() for film in np.unique(frames.episodes)]
     if len(set(labels.tolist())) == 1:
         yield "every frame has the same bin: there is nothing to learn"
-    elif min(highest) == last:
+    elif min(highest_bins) == last_bin:
         yield "every film reaches the last bin: there are no failures to learn from"
 
 # %% ../nbs/04_aloha.ipynb #n8d2204e
@@ -517,15 +580,15 @@ def aloha_messages(
     images: list, # PIL images in the order of the cameras
     text: str, # such as "Task: lift the red cup"
 ) -> list: # one user message
-    "The pictures, then the text"
+    "A chat of one user message, as processors take it: all pictures, then the text"
     content = [{"type": "image", "image": image} for image in images]
     content.append({"type": "text", "text": text})
     return [{"role": "user", "content": content}]
 
 class AlohaCollator:
-    """Items as one padded batch of encodings.
+    """Makes one padded batch of encodings from a list of items.
 
-    Where the items have labels, with `labels` [B]: bins, or places between them."""
+    If the items have labels, the batch has `labels` [B]: whole bins, or floats between two bins."""
     def __init__(self,
         processor, # of any family
         side: str = "left", # where the padding goes
@@ -533,52 +596,62 @@ class AlohaCollator:
         self.processor, self.side = processor, side
 
     def __call__(self, items):
+        "The encodings of items of `AlohaFrames`, padded to one length, with labels if the items have some"
         from qwen_vl_utils import process_vision_info
-        messages = [aloha_messages(item["images"], item["text"]) for item in items]
-        texts = [self._text(message) for message in messages]
-        # Qwen's own step between messages and processor: sides become multiples of a patch. Other families'
-        # processors, which may have no patch size, resize what they get anyway.
-        patch = getattr(self.processor.image_processor, "patch_size", 14)
-        pictures, _ = process_vision_info(messages, image_patch_size=patch)
+        chats = [aloha_messages(item["images"], item["text"]) for item in items]
+        texts = [self._chat_text(chat_messages) for chat_messages in chats]
+        # Qwen wants pictures whose sides are multiples of its patch; this function resizes them. Processors
+        # of other families may have no patch size; they resize pictures themselves, so any number will do.
+        patch_size = getattr(self.processor.image_processor, "patch_size", 14)
+        pictures, _videos = process_vision_info(chats, image_patch_size=patch_size)
         pictures = iter(pictures) # of all items, one after the other
-        # Gemma's processor wants a list for each row
-        rows = [list(islice(pictures, len(item["images"]))) for item in items]
-        batch = self.processor(text=texts, images=rows, padding=True, padding_side=self.side,
+        # A list of pictures for each item, since Gemma's processor takes no flat list.
+        pictures_of_items = [list(islice(pictures, len(item["images"]))) for item in items]
+        batch = self.processor(text=texts, images=pictures_of_items, padding=True, padding_side=self.side,
                                return_tensors="pt")
-        batch.pop("num_crops", None) # how often Gemma's processor has cut each picture, which no model takes
+        # Gemma's processor adds how often it has cut each picture; the model has no such argument.
+        batch.pop("num_crops", None)
         if "target" in items[0]: # progress that is learnt as a number
             batch["labels"] = torch.tensor([item["target"] for item in items], dtype=torch.float32)
         elif "label" in items[0]:
             batch["labels"] = torch.tensor([item["label"] for item in items])
         return batch
 
-    def _text(self, message):
-        "The chat template's text, without a turn of the assistant: the head reads the user's last token"
-        return self.processor.apply_chat_template(message, tokenize=False, add_generation_prompt=False)
+    def _chat_text(self, chat_messages):
+        """The messages as the text of the chat template.
+
+        No turn of the assistant is begun, because the classifier's head reads the user's last token."""
+        return self.processor.apply_chat_template(chat_messages, tokenize=False, add_generation_prompt=False)
 
 # %% ../nbs/04_aloha.ipynb #c051
 class AlohaClassifier(BackboneWithHead):
-    "A vision-language model read to its last real token, and a linear head over the bins"
+    """A vision-language model with a linear head over the bins.
+
+    The head reads the model's hidden state at the last real token."""
     def __init__(self,
         vlm, # of any family, with or without a LoRA adapter
         num_classes: int, # bins
         weights=None, # loss weight of each bin
     ):
-        # peft puts a model of its own around; below it stands the one whose `model` is the backbone
-        whole = vlm.get_base_model() if hasattr(vlm, "peft_config") else vlm
-        super().__init__(whole.model, nn.Linear(hidden_size(whole.config), num_classes, device=whole.device))
-        # Past `nn.Module.__setattr__`, so that it is no submodule: it shares its weights with the backbone,
-        # and each of them would be counted and saved twice.
+        # peft wraps the model in one of its own; `get_base_model` unwraps it.
+        unwrapped = vlm.get_base_model() if hasattr(vlm, "peft_config") else vlm
+        head = nn.Linear(hidden_size(unwrapped.config), num_classes, device=unwrapped.device)
+        super().__init__(unwrapped.model, head) # `.model` is the backbone without its vocabulary head
+        # Written around `nn.Module.__setattr__`, which would make it a submodule: it shares its weights with
+        # the backbone, so each of them would be counted and saved twice.
         self.__dict__["vlm"] = vlm
         self.moments = [] # earlier ones that each item shows before its own pictures
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
     def forward(self, labels=None, **encodings):
-        "Logits, and the loss where there are labels: whole numbers are bins, floats places between two"
+        """The logits [B, bins], and the loss if there are labels [B].
+
+        Labels that are whole numbers are bins; floats are places between two bins, such as 1.3."""
         logits = super().forward(**encodings).float() # [B, bins]
         if labels is None:
             return {"logits": logits}
         if labels.is_floating_point():
+            # The target of 1.3 is a distribution: 0.7 for bin 1 and 0.3 for bin 2.
             loss = nn.functional.cross_entropy(logits, two_marks(labels, logits.shape[1]))
         else:
             loss = nn.functional.cross_entropy(logits, labels, self.weights)
@@ -586,20 +659,24 @@ class AlohaClassifier(BackboneWithHead):
 
 def two_marks(
     places: torch.Tensor, # [B] from 0 to bins - 1
-    bins: int, # marks
+    bins: int, # number of marks
 ) -> torch.Tensor: # [B, bins], rows adding up to 1, whose expected bin is the place
-    "A place between two marks as shares of both: 1.3 is seven tenths of mark 1 and three tenths of mark 2"
+    """Targets for a cross-entropy: each place is shared out between the two marks beside it.
+
+    The marks are the whole numbers from 0. 1.3 becomes 0.7 for mark 1, 0.3 for mark 2, and 0 for the rest."""
     marks = torch.arange(bins, device=places.device)
     distances = (places[:, None] - marks).abs() # [B, bins]
-    return (1 - distances).clamp(min=0) # a mark that is one or more away gets nothing
+    return (1 - distances).clamp(min=0) # a mark at a distance of 1 or more gets nothing
 
 def expected_bin(
     probabilities: torch.Tensor, # [B, bins]
 ) -> torch.Tensor: # [B], from 0 to bins - 1
-    "The mean of the bins under their probabilities: finer than the likeliest bin, and it can be a reward"
+    """The mean of the bin numbers, weighted by their probabilities.
+
+    It is finer than the likeliest bin, and can be used as a reward."""
     p = probabilities
-    bins = torch.arange(p.shape[-1], dtype=p.dtype, device=p.device)
-    return p @ bins
+    bin_numbers = torch.arange(p.shape[-1], dtype=p.dtype, device=p.device)
+    return p @ bin_numbers
 
 # %% ../nbs/04_aloha.ipynb #c055
 def build_classifier(
@@ -607,11 +684,11 @@ def build_classifier(
     num_classes: int, # bins
     weights=None, # loss weight of each bin
 ): # classifier, processor
-    """Model, adapter and head as the settings say.
+    """A classifier to be trained, and its processor: model, adapter and head as the settings say.
 
-    Of a full fine-tuning on a GPU the weights are float32 and the products bf16."""
+    In full fine-tuning with dtype auto the weights are float32; on a GPU products are computed in bf16."""
     s, dtype = settings, settings.dtype
-    # In bfloat16 a small step would leave most weights as they are: it has 8 bits to write a number with.
+    # bfloat16 has 8 significant bits: a small optimizer step would be rounded away in most weights.
     if s.dtype == "auto" and s.finetune_mode == "full":
         dtype = "float32"
     vlm, processor = load_vlm(s.model, adapter=s.adapter, dtype=dtype, max_image_size=s.max_image_size,
@@ -619,7 +696,7 @@ def build_classifier(
     if s.finetune_mode == "lora" and not s.adapter:
         vlm = add_lora(vlm, s.lora_r, s.lora_alpha, s.lora_dropout)
     classifier = AlohaClassifier(vlm, num_classes, weights)
-    classifier.moments = s.earlier_moments()
+    classifier.moments = s.earlier_moments() # the word first, and seconds below 0
     if s.head:
         load_head(s.head, classifier.head)
     return classifier, processor
@@ -629,30 +706,31 @@ def load_head(
     path: str | Path, # .safetensors, or a .pt or .bin that holds tensors and nothing else
     head: nn.Linear, # filled in place
 ):
-    "Weights of an existing head; a file that would run code is refused, and so is another shape"
-    saved, wanted = head_tensors(path), head.state_dict()
-    for name, tensor in wanted.items():
+    "Fill `head` with the weights in a file; a DataError if they have another shape, or the file runs code"
+    saved, expected = head_tensors(path), head.state_dict() # name → tensor: weight and bias
+    for name, tensor in expected.items():
         shape = tuple(saved[name].shape) if name in saved else "missing"
         if shape != tuple(tensor.shape):
             message = f"{name} is {shape}, expected {tuple(tensor.shape)}"
             raise DataError("aloha.head", message, entry=Path(path).name)
-    head.load_state_dict({name: saved[name] for name in wanted}) # a file may hold more than the head
+    head.load_state_dict({name: saved[name] for name in expected}) # a file may hold more than the head
 
 def head_tensors(
     path: str | Path, # .safetensors, .pt or .bin
 ) -> dict: # weight, bias
-    "Tensors of a saved head, under their last names"
+    "Tensors of a saved head by the last part of their names: `weight` for `classifier.weight`"
     path = Path(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
         state = load_file(path)
     else:
         try:
+            # weights_only: torch reads tensors, and raises where unpickling would run code
             state = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             message = "holds more than tensors, and loading it could run code"
             raise DataError("aloha.head", message, entry=path.name) from error
-    return {name.rpartition(".")[2]: tensor for name, tensor in state.items()} # weight for classifier.weight
+    return {name.rpartition(".")[2]: tensor for name, tensor in state.items()}
 
 # %% ../nbs/04_aloha.ipynb #c060
 def save_classifier(
@@ -662,22 +740,25 @@ def save_classifier(
     cameras: list = aloha_cameras, # in the order it was trained on
     base: str = None, # name of the model under an adapter
 ):
-    "Adapter or model, processor and head in one directory, committed with a manifest"
+    """Write adapter (or whole model), processor and head into one directory.
+
+    The directory appears at the end, whole and with a manifest of its files."""
     from safetensors.torch import save_file
-    has_adapter = hasattr(classifier.vlm, "peft_config")
+    has_adapter = hasattr(classifier.vlm, "peft_config") # peft sets it on a model with an adapter
     if not has_adapter:
         base = None # the directory holds the whole model
-    about = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
+    description = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
     head = {name: weight.cpu().contiguous() for name, weight in classifier.head.state_dict().items()}
-    with new_folder(path, existing="any") as aside:
-        weights = aside / ("adapter" if has_adapter else "model")
+    with new_folder(path, existing="any") as hidden_folder: # becomes `path` when all is written
+        weights = hidden_folder / ("adapter" if has_adapter else "model")
         classifier.vlm.save_pretrained(weights)
         save_processor(processor, weights)
-        save_file(head, aside / "head.safetensors")
-        # Two descriptions: ours, and the one in which LeRobot looks up the type of a reward model. Moments
-        # stand in ours only: LeRobot's reward models are shown one.
-        write_json(aside / "classifier.json", dict(about, base=base, moments=classifier.moments))
-        write_json(aside / "config.json", dict(type="vlrlbook_aloha", **about, model=base))
+        save_file(head, hidden_folder / "head.safetensors")
+        # Two descriptions: classifier.json for `load_classifier`, and config.json, in which LeRobot looks up
+        # the type of a reward model. Only ours has moments: LeRobot's reward models see one frame.
+        ours = dict(description, base=base, moments=classifier.moments)
+        write_json(hidden_folder / "classifier.json", ours)
+        write_json(hidden_folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
 
 def load_classifier(
     path: str | Path, # directory that `save_classifier` or the older script wrote
@@ -685,20 +766,22 @@ def load_classifier(
     max_image_size: int = None, # pixels squared of a picture; None: as it was trained
     base: str = None, # the model under an adapter; None: the one that was noted down
 ): # classifier, processor, list of cameras
-    "A trained classifier, ready to predict"
+    "A trained classifier that is ready to predict, its processor and its cameras, read from a directory"
     path = Path(path)
     if not is_classifier(path):
         raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
+    # A `_Saved`: where the parts lie, and what was noted down with them.
     saved = _saved_by_us(path) if (path / "classifier.json").exists() else _saved_by_older_script(path)
-    under, has_processor = base or saved.base, saved.has_processor()
+    base_model = base or saved.base
     if not saved.has_adapter:
         vlm, processor = load_vlm(str(saved.weights), adapter=None)
-    elif under:
-        vlm, processor = load_vlm(under, adapter=str(saved.weights))
+    elif base_model:
+        vlm, processor = load_vlm(base_model, adapter=str(saved.weights))
     else:
         message = "the adapter does not say which model it stands on; name it with model"
         raise DataError("aloha.base", message, entry=str(path))
-    if has_processor:
+    # The processor as it was trained, with its size of pictures, takes the place of the base model's.
+    if saved.has_processor():
         processor = type(processor).from_pretrained(saved.weights)
     if max_image_size:
         limit_pixels(processor, max_image_size)
@@ -720,31 +803,49 @@ class _Saved:
     moments: list # earlier ones that are shown
 
     def has_processor(self):
-        "Whether the processor as it was trained, with its size of pictures, lies beside the weights"
-        # transformers writes one file with all settings, older versions wrote one of the pictures' settings.
-        # The newer file of a whole model `load_vlm` has read already.
+        """True if the trained processor lies beside the weights and must still be read from there.
+
+        transformers writes processor_config.json; its older versions wrote preprocessor_config.json."""
         newer, older = self.weights / "processor_config.json", self.weights / "preprocessor_config.json"
-        return self.has_adapter and newer.exists() or older.exists()
+        # With a whole model `load_vlm` has read the newer file already; with an adapter it has read the base
+        # model's.
+        is_newer_unread = self.has_adapter and newer.exists()
+        return is_newer_unread or older.exists()
 
 def _saved_by_us(path):
-    "What `save_classifier` has written"
-    about = json.loads((path / "classifier.json").read_text())
+    "Where the parts of a classifier lie that `save_classifier` wrote, and what was noted down with them"
+    description = json.loads((path / "classifier.json").read_text())
     has_adapter = (path / "adapter").exists()
-    weights = path / ("adapter" if has_adapter else "model")
-    return _Saved(weights, has_adapter, path / "head.safetensors", about["num_classes"], about["cameras"],
-                  about.get("base"), about.get("moments", []))
+    return _Saved(
+        weights=path / ("adapter" if has_adapter else "model"),
+        has_adapter=has_adapter,
+        head=path / "head.safetensors",
+        num_classes=description["num_classes"],
+        cameras=description["cameras"],
+        base=description.get("base"),
+        moments=description.get("moments", []),
+    )
 
 def _saved_by_older_script(path):
-    "Everything in one folder; what the older script did not note down is read from the weights, or was fixed"
+    """Where the parts of a classifier lie that the older script wrote: all in one folder.
+
+    The script noted nothing down: the number of bins is read from the head, and its cameras were fixed."""
     head = next(path / name for name in OLD_HEADS if (path / name).exists())
     has_adapter = (path / "adapter_config.json").exists()
-    base = base_of_adapter(path) if has_adapter else None
-    return _Saved(path, has_adapter, head, head_classes(head), list(aloha_cameras), base, [])
+    return _Saved(
+        weights=path,
+        has_adapter=has_adapter,
+        head=head,
+        num_classes=head_classes(head),
+        cameras=list(aloha_cameras),
+        base=base_of_adapter(path) if has_adapter else None,
+        moments=[], # it showed one frame only
+    )
 
 def base_of_adapter(
     path: str | Path, # directory of a LoRA adapter
 ) -> str | None:
-    "The model that an adapter was trained on, as it says itself"
+    "Name of the model that an adapter was trained on, from its adapter_config.json"
     config = json.loads((Path(path) / "adapter_config.json").read_text())
     return config.get("base_model_name_or_path") or None
 
@@ -760,49 +861,63 @@ def split_films(
     share: float, # of the films that are held out
     seed: int = 0, # same seed, same split
 ): # two `AlohaFrames`: kept, held out
-    "No film on both sides; both sides have films of every reach where there are enough"
-    film_of_row = frames.episodes[frames.rows]
+    """Split frames in two by film, so that no film has frames on both sides.
+
+    Films that reach high bins and films that stay low are on both sides, where there are enough of them."""
+    film_of_row = frames.episodes[frames.rows] # the film's number of each frame
     films = np.unique(film_of_row)
     if len(films) < 2:
         why = f"{len(films)} film cannot be split, and a split by frames would leak"
         raise DataError("aloha.split", f"{why}; set val_share or test_share to 0, or give more films")
-    # By the highest bin that a film reaches, and by chance among equals; then every so many-th is held out.
-    order = sorted(films, key=partial(_reach_then_chance, frames, seed))
+    # Sort the films by the highest bin that they reach, at random among equals. Then hold out films at even
+    # distances in this order, so that low and high ones are among them.
+    ordered_films = sorted(films, key=partial(_highest_bin_then_random, frames, seed))
     count = min(len(films) - 1, max(1, round(share * len(films)))) # at least one film on either side
-    places = [int((i + 0.5) * len(order) / count) for i in range(count)]
-    held = [order[place] for place in places]
-    is_held = np.isin(film_of_row, held)
-    return frames.part(frames.rows[~is_held], frames.change), frames.part(frames.rows[is_held], frames.change)
+    places = [int((i + 0.5) * len(ordered_films) / count) for i in range(count)]
+    held_out_films = [ordered_films[place] for place in places]
+    is_held_out = np.isin(film_of_row, held_out_films)
+    # `change` is the augmentation, which both sides keep.
+    kept = frames.part(frames.rows[~is_held_out], frames.change)
+    return kept, frames.part(frames.rows[is_held_out], frames.change)
 
-def _reach_then_chance(frames, seed, film):
-    "Key of a film in `split_films`: how high it comes, and a number from seed and film alone"
-    # A hash, not a generator: a film's number must not depend on which others there are.
-    chance = hashlib.sha256(f"{seed}:{film}".encode()).hexdigest()
+def _highest_bin_then_random(
+    frames, # `AlohaFrames`; its `labels` and `episodes` have an entry for each frame
+    seed, # of the split
+    film, # number of a film
+):
+    "Sort key of a film in `split_films`: the highest bin that it reaches, then a random text"
+    # A hash of seed and film, not a generator: the text must not depend on which other films there are.
+    random_text = hashlib.sha256(f"{seed}:{film}".encode()).hexdigest()
     its_labels = frames.labels[frames.episodes == film]
-    return its_labels.max(), chance
+    return its_labels.max(), random_text
 
 # %% ../nbs/04_aloha.ipynb #c074
 _swaps = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
 def _swapped(match):
-    "The other word for a match of `re.sub` that is left or right"
+    "For `re.sub`: `right` for a match whose first group is `left`, and the other way round"
     return _swaps[match[1]]
 
 def mirrored(
     item: dict, # from `AlohaFrames`
     cameras: list, # names in the order of its pictures
 ) -> dict | None: # None where left and right cannot be exchanged
-    "The item as a mirror shows it: pictures flipped, left and right cameras exchanged, and so the words"
-    # in names of cameras a word ends at an underscore: cam_left_wrist, but not "leftover"
+    """The item as seen in a mirror, for augmentation.
+
+    Pictures are flipped, left and right cameras are exchanged, and so are the words left and right."""
+    # The camera on the other side of each: cam_right_wrist for cam_left_wrist. `left` must be a word of its
+    # own between underscores, not a part of "leftover".
     partners = [re.sub(r"(?<![a-z])(left|right)(?![a-z])", _swapped, camera) for camera in cameras]
-    has_turns = re.search(r"clockwise", item["text"], re.I) # a mirror changes these too, and no swap tells it
-    if set(partners) != set(cameras) or has_turns:
+    # A mirror turns clockwise into counter-clockwise too, which exchanging two words does not express.
+    has_rotation = re.search(r"clockwise", item["text"], re.I)
+    if set(partners) != set(cameras) or has_rotation:
         return None
     images = []
-    for start in range(0, len(item["images"]), len(cameras)): # of several moments one after the other
+    # The pictures of one moment after those of another, each moment in the order of the cameras.
+    for start in range(0, len(item["images"]), len(cameras)):
         views = item["images"][start:start + len(cameras)]
         flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
-        by_camera = dict(zip(partners, flipped)) # the left wrist, flipped, is what the right one sees
+        by_camera = dict(zip(partners, flipped)) # the left wrist's picture, flipped, is now the right one's
         images += [by_camera[camera] for camera in cameras]
     text = re.sub(r"\b(left|right|Left|Right)\b", _swapped, item["text"])
     return item | dict(images=images, text=text)
@@ -812,8 +927,10 @@ def jittered(
     strength: float, # factors lie within 1 ± strength
     generator: torch.Generator = None, # source of chance
 ) -> list: # PIL images
-    "Brightness, contrast and saturation changed alike in all pictures; hue stays, for tasks name colours"
-    factors = 1 + strength * (2 * torch.rand(3, generator=generator) - 1)
+    """Change brightness, contrast and saturation at random, by the same factors in all pictures.
+
+    The hue stays as it is, because tasks name colours."""
+    factors = 1 + strength * (2 * torch.rand(3, generator=generator) - 1) # one for each kind of change
     changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     for change, factor in zip(changes, factors.tolist()):
         images = [change(image).enhance(factor) for image in images]
@@ -821,104 +938,112 @@ def jittered(
 
 def shifted(
     images: list, # PIL images
-    pixels: int, # most of a way
+    pixels: int, # largest distance to any side
     generator: torch.Generator = None, # source of chance
 ) -> list: # PIL images of the same sizes
-    "Each picture moved by itself, to any side; what comes into view repeats its edge"
-    # Each picture is made `pixels` wider on every side, and cut out again at another corner: (pixels, pixels)
-    # would be where it was.
+    """Move each picture by a random distance of its own, at most `pixels` to any side.
+
+    What comes into view repeats the pixels at the picture's edge."""
+    # Each picture is padded by `pixels` on every side, then cut out again with its upper left corner at a
+    # random place. The corner (pixels, pixels) would leave it unmoved.
     corners = torch.randint(0, 2 * pixels + 1, (len(images), 2), generator=generator).tolist()
     moved = []
-    margins = ((pixels, pixels), (pixels, pixels), (0, 0)) # of height, width and channels
+    padding = ((pixels, pixels), (pixels, pixels), (0, 0)) # of height, width and channels
     for image, (left, top) in zip(images, corners):
-        wider = np.pad(np.asarray(image), margins, mode="edge")
+        padded = np.pad(np.asarray(image), padding, mode="edge")
         right, bottom = left + image.width, top + image.height
-        moved.append(Image.fromarray(wider[top:bottom, left:right]))
+        moved.append(Image.fromarray(padded[top:bottom, left:right]))
     return moved
 
 # %% ../nbs/04_aloha.ipynb #n1de720c
 class Augment(TrainerCallback):
-    """Mirror, colour jitter and shifts, by chance that hangs on seed, epoch and row alone.
+    """Changes an item at random for training: mirror, colour jitter and shifts.
 
-    So a resumed run sees what an unbroken one would, whatever number of processes reads its frames."""
+    What is drawn depends on seed, epoch and row only. So a resumed run sees the same pictures as one that was
+    never interrupted, whatever number of processes reads the frames."""
     def __init__(self,
         settings: AlohaSettings, # flip, colour_jitter, shift, cameras, seed
     ):
         self.settings, self.epoch = settings, 0
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # transformers calls this on every callback. Its epoch is a quotient of steps: 2.9999999 means 3.
+        # transformers calls this on every callback. Its epoch is a float, computed from steps: 2.9999999
+        # means 3.
         self.epoch = int(state.epoch + 1e-6)
 
     def __call__(self, item):
+        "A changed copy of an item of `AlohaFrames`"
         s = self.settings
-        seed = hash((s.seed, self.epoch, item["row"])) % 2**63 # of whole numbers: the same in every process
-        chance = torch.Generator().manual_seed(seed)
-        if torch.rand((), generator=chance) < s.flip:
-            item = mirrored(item, s.camera_names) or item
+        # Python's hash of whole numbers is the same in every process; a seed must lie from 0 to 2**63 - 1.
+        seed = hash((s.seed, self.epoch, item["row"])) % 2**63
+        generator = torch.Generator().manual_seed(seed)
+        if torch.rand((), generator=generator) < s.flip:
+            item = mirrored(item, s.camera_names) or item # None where left and right cannot be exchanged
         images = item["images"]
         if s.colour_jitter:
-            images = jittered(images, s.colour_jitter, chance)
+            images = jittered(images, s.colour_jitter, generator)
         if s.shift:
-            images = shifted(images, s.shift, chance)
+            images = shifted(images, s.shift, generator)
         return item | dict(images=images)
 
 # %% ../nbs/04_aloha.ipynb #c079
 class AlohaTrainer(CommittedCheckpoints, Trainer):
-    """transformers.Trainer whose checkpoints hold the weights that train, and no frozen ones.
+    """transformers.Trainer whose checkpoints hold the weights that are trained, and no frozen ones.
 
     Two of Trainer's methods are overridden, both private, read in transformers 5.17."""
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Trainer takes `**encodings` in our `forward` for a sign that the model divides its loss by the items
-        # of a whole step. Ours is a mean over the batch of one pass, so Trainer must divide it by the passes.
-        # Without this line gradients would be as many times too large as a step has passes.
+        # A model whose `forward` takes `**kwargs`, as ours does, is taken by Trainer for one that divides its
+        # loss by the number of items in a whole optimizer step. Ours divides by the items of one forward
+        # pass, so Trainer must still divide by the number of passes. Without this line a step of 4 passes
+        # would have gradients 4 times too large.
         self.model_accepts_loss_kwargs = False
 
     def _trained_names(self):
-        "Names of the weights that train"
+        "The set of names of the weights that are trained, as the model without its wrappers calls them"
         model = self.accelerator.unwrap_model(self.model)
         return {name for name, weight in model.named_parameters() if weight.requires_grad}
 
     def _save(self, output_dir=None, state_dict=None):
-        # Trainer calls this for the weights of a checkpoint, and of a model that is no PreTrainedModel it
-        # writes all. If it wrote them elsewhere, checkpoints would hold the frozen backbone too: larger, not
-        # wrong.
+        # Trainer calls this to write the weights of a checkpoint. Its own method writes all weights of a
+        # model that is no PreTrainedModel; here only those that are trained are handed to it. If Trainer no
+        # longer calls this, checkpoints hold the frozen backbone too: they are larger, but not wrong.
         trained = self._trained_names()
-        everything = state_dict or self.model.state_dict()
-        kept = {name: tensor for name, tensor in everything.items() if name in trained}
-        super()._save(output_dir, kept)
+        all_weights = state_dict or self.model.state_dict()
+        trained_weights = {name: tensor for name, tensor in all_weights.items() if name in trained}
+        super()._save(output_dir, trained_weights)
 
     def _issue_warnings_after_load(self, load_result):
-        # Trainer loads a checkpoint without asking that all names fit, and tells this method which did not.
-        # As released it warns of every weight that `_save` has left out. Here those are expected, and all
-        # else is an error. If this were not called, a checkpoint of another model would load in part, and
-        # nobody would hear of it.
+        # Trainer loads a checkpoint with strict=False, and calls this with the names that did not fit. Its
+        # own method only warns, also of the frozen weights that `_save` leaves out. Here frozen weights may
+        # be missing, and any other name is an error. If Trainer no longer calls this, a checkpoint of another
+        # model is loaded in part, without a word.
         trained = self._trained_names()
-        wrong = [name for name in load_result.missing_keys if name in trained]
-        wrong += load_result.unexpected_keys
-        if wrong:
-            raise ValueError(f"the checkpoint is of another model: {', '.join(wrong[:3])}")
+        wrong_names = [name for name in load_result.missing_keys if name in trained]
+        wrong_names += load_result.unexpected_keys
+        if wrong_names:
+            raise ValueError(f"the checkpoint is of another model: {', '.join(wrong_names[:3])}")
 
 def class_weights(
     labels: list, # bins of the training frames
     num_classes: int, # bins
 ) -> torch.Tensor: # [bins], mean 1 over the frames
-    "Each bin weighs as if it were as common as the others"
-    counts = np.bincount(labels, minlength=num_classes)
-    is_there = counts > 0 # a bin that no frame has weighs nothing
-    # Frames in each bin, as if all that are there had been as common as the bin itself.
-    as_common = np.maximum(counts, 1) * is_there.sum()
-    weights = np.where(is_there, len(labels) / as_common, 0.0)
+    """Loss weights that make all bins count alike: frames / (bins with frames · frames in the bin).
+
+    A bin without a frame has the weight 0."""
+    counts = np.bincount(labels, minlength=num_classes) # frames in each bin
+    has_frames = counts > 0
+    denominators = np.maximum(counts, 1) * has_frames.sum() # at least 1, so that nothing is divided by 0
+    weights = np.where(has_frames, len(labels) / denominators, 0.0)
     return torch.tensor(weights, dtype=torch.float32)
 
 # %% ../nbs/04_aloha.ipynb #n58bc184
 def training_arguments(
     settings: AlohaSettings, # a checked object
 ) -> TrainingArguments: # for transformers.Trainer
-    "Our settings in the words of transformers"
+    "Our settings as transformers' TrainingArguments"
     s, on_gpu = settings, torch.cuda.is_available()
-    validation = {}
+    validation = {} # without validation films: transformers' defaults, no evaluation
     if s.val_share:
         validation = dict(
             eval_strategy="steps",
@@ -946,13 +1071,14 @@ def training_arguments(
         save_steps=s.eval_steps,
         save_total_limit=2, # the newest and the best
         logging_steps=s.logging_steps,
-        disable_tqdm=True, # our callback shows the bar
-        label_names=["labels"], # or Trainer would evaluate without a loss
+        disable_tqdm=True, # our callback shows the progress bar
+        label_names=["labels"], # without it Trainer would evaluate without a loss
         report_to=[] if s.report_to == "none" else [s.report_to],
-        remove_unused_columns=False, # items are no columns of the model's `forward`: the collator reads them
+        # Trainer would drop what `forward` has no argument for: images and text, which our collator reads.
+        remove_unused_columns=False,
         dataloader_num_workers=s.num_workers,
         dataloader_pin_memory=on_gpu,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=False, # every trained weight gets a gradient: no search for others
         **validation,
     )
 
@@ -975,18 +1101,19 @@ def make_trainer(
     val: AlohaFrames = None, # frames of other films, for validation
     log: RunLog = None, # gets a row per logged step
 ) -> AlohaTrainer: # ready to train
-    "The trainer with our collator, validation by film, and early stopping where it is asked for"
-    def measure(out):
-        "What Trainer logs of a validation, under eval_ and these names"
-        probabilities = torch.tensor(out.predictions).softmax(-1).double().numpy()
-        # where progress is learnt as a number, the nearest mark is the bin
-        bins = np.rint(out.label_ids)
+    "The trainer with our collator, figures of the validation films, and early stopping if `patience` is set"
+    def validation_figures(evaluated):
+        "The figures of one evaluation on the frames `val`; Trainer logs them with eval_ before each name"
+        probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
+        # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
+        bins = np.rint(evaluated.label_ids)
         metrics = classifier_metrics(bins, probabilities, val.episodes[val.rows])
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
-    callbacks = [RunLogCallback(RunLog() if log is None else log, logged_as, "training")]
+    own_log = RunLog() if log is None else log # not `or`: an empty log is false
+    callbacks = [RunLogCallback(own_log, logged_as, "training")]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
-    if train.change: # an `Augment`, which must hear when an epoch begins
+    if train.change: # an `Augment`: as a callback it learns when an epoch begins
         callbacks.append(train.change)
     trainer = AlohaTrainer(
         model=classifier,
@@ -994,7 +1121,7 @@ def make_trainer(
         train_dataset=train,
         eval_dataset=val,
         data_collator=AlohaCollator(processor),
-        compute_metrics=measure if val else None,
+        compute_metrics=validation_figures if val else None,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
@@ -1008,15 +1135,16 @@ def predict_bins(
     frames, # `AlohaFrames`, or a list of items
     batch_size: int = 32, # frames at a time
 ) -> np.ndarray: # [frames, bins] probabilities
-    "Probability of each bin for each frame"
+    "The classifier's probability of each bin, that is, of each class of its labels, for each frame"
     classifier.eval()
     device = classifier.head.weight.device
     loader = torch.utils.data.DataLoader(frames, batch_size, collate_fn=AlohaCollator(processor))
     probabilities = []
-    for batch in progress_bar(loader, desc="bins", leave=False, disable=len(loader) < 8):
+    is_short = len(loader) < 8 # batches: over before a progress bar would help
+    for batch in progress_bar(loader, desc="bins", leave=False, disable=is_short):
         batch.pop("labels", None) # no loss is wanted
         logits = classifier(**batch.to(device))["logits"]
-        # double, so that a row adds up to 1 and a threshold among probabilities is met exactly
+        # Double precision: each row adds up to 1, and a threshold taken from these numbers is met exactly.
         probabilities.append(logits.double().softmax(-1).cpu().numpy())
     return np.concatenate(probabilities)
 
@@ -1024,76 +1152,91 @@ def split_parts(
     frames: AlohaFrames, # all frames
     settings: AlohaSettings, # shares, seed, max_train_samples, augmentation
 ) -> tuple: # training, validation (or None), test (or None)
-    "Training, validation and test frames, no film in two of them"
+    "Split frames into training, validation and test frames, so that no film is in two of them"
     s, test, val = settings, None, None
     if s.test_share:
-        frames, test = split_films(frames, s.test_share, s.seed)
-    if s.val_share: # a share of all films, of which those of the test are gone by now
+        frames, test = split_films(frames, s.test_share, s.seed) # from here on `frames` has no test films
+    if s.val_share:
+        # `val_share` is a share of all films, but `frames` has only 1 - test_share of them left.
         frames, val = split_films(frames, s.val_share / (1 - s.test_share), s.seed)
     rows = frames.rows
     if s.max_train_samples:
         shuffled = np.random.default_rng(s.seed).permutation(rows)
         rows = np.sort(shuffled[:s.max_train_samples])
-    is_changed = s.flip or s.colour_jitter or s.shift
-    return frames.part(rows, Augment(s) if is_changed else None), val, test
+    has_augmentation = s.flip or s.colour_jitter or s.shift
+    augment = Augment(s) if has_augmentation else None # changes each training item at random
+    return frames.part(rows, augment), val, test
 
 def judge_success(
     frames: AlohaFrames, # all of them
     held: AlohaFrames, # those that the run is judged on
-    probabilities: np.ndarray, # theirs, [frames, bins]
-    seen: np.ndarray = None, # those of the validation frames, for the threshold; None: it is one half
+    probabilities: np.ndarray, # of the frames in `held`, [frames, bins]
+    seen: np.ndarray = None, # of the frames in `val`, [frames, bins], for the threshold; None: it is one half
     val: AlohaFrames = None, # the validation frames
-) -> dict: # threshold, precision, recall, n, successes
-    "How well the last bin is told: success is said where its probability is at least the threshold"
-    last = probabilities.shape[1] - 1
+) -> dict: # threshold, precision, recall, n, successes, said (how often success was predicted)
+    """Precision and recall of predicting success, that is, the last bin.
+
+    Success is predicted where the last bin's probability is at least the threshold. The threshold is the one
+    with the best F1 on the validation frames."""
+    last_bin = probabilities.shape[1] - 1
     threshold = 0.5
     if seen is not None:
-        is_success, scores = frames.labels[val.rows] == last, seen[:, last]
-        # The threshold of the best F1, among the probabilities seen; without a success there is none.
+        # `rows` are the numbers that the frames of a part have among all frames.
+        is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
+        # Without a success among the validation frames every F1 is 0, and the threshold stays one half.
         if is_success.any():
-            threshold = max(np.unique(scores).tolist(), key=partial(_f1_at, scores, is_success))
-    is_success = frames.labels[held.rows] == last
-    is_called = probabilities[:, last] >= threshold
-    successes, calls = int(is_success.sum()), int(is_called.sum())
-    hits = int((is_success & is_called).sum())
+            candidates = np.unique(scores).tolist()
+            threshold = max(candidates, key=partial(_f1_at, scores, is_success))
+    is_success = frames.labels[held.rows] == last_bin
+    is_predicted = probabilities[:, last_bin] >= threshold
+    successes, predicted = int(is_success.sum()), int(is_predicted.sum())
+    hits = int((is_success & is_predicted).sum())
     return dict(
         threshold=threshold,
         n=len(is_success),
         successes=successes,
-        said=calls, # how often success was said
-        precision=hits / calls if calls else None,
+        said=predicted,
+        precision=hits / predicted if predicted else None,
         recall=hits / successes if successes else None,
     )
 
-def _f1_at(scores, is_success, threshold):
-    "F1 of calling it a success from a threshold on"
-    is_called = scores >= threshold
-    hits = (is_success & is_called).sum()
-    return 2 * hits / (is_success.sum() + is_called.sum())
+def _f1_at(
+    scores, # [frames] probability of the last bin
+    is_success, # [frames] True where the label is the last bin
+    threshold,
+):
+    "F1 of predicting success for all frames whose score is at least `threshold`"
+    is_predicted = scores >= threshold
+    hits = (is_success & is_predicted).sum()
+    return 2 * hits / (is_success.sum() + is_predicted.sum())
 
 def progress_errors(
     frames: AlohaFrames, # all of them, with `targets`
     train: AlohaFrames, # those that were learnt from
     held: AlohaFrames, # those that the run is judged on
-    probabilities: np.ndarray, # theirs, [frames, bins]
+    probabilities: np.ndarray, # of the frames in `held`, [frames, bins]
 ) -> dict: # mae, mae_of_the_mean, n
-    """How far predicted progress is off on average, from 0 to 1.
+    """Mean absolute error of the predicted progress, which runs from 0 to 1.
 
-    Beside it how far always saying the training films' mean would be."""
-    last = probabilities.shape[1] - 1
-    # Targets run from 0 to the last bin, progress from 0 to 1.
-    truth = frames.targets[held.rows] / last
-    learnt = frames.targets[train.rows] / last
-    predicted = probabilities @ np.arange(last + 1) / last # the expected bin
-    mae = np.abs(predicted - truth).mean()
-    mae_of_the_mean = np.abs(learnt.mean() - truth).mean()
+    `mae_of_the_mean` is a baseline: the error of always predicting the mean of the training frames."""
+    last_bin = probabilities.shape[1] - 1
+    # Targets and expected bins run from 0 to the last bin; divided by it they run from 0 to 1. `rows` are the
+    # numbers that the frames of a part have among all frames.
+    truth = frames.targets[held.rows] / last_bin
+    trained_on = frames.targets[train.rows] / last_bin
+    expected_bins = probabilities @ np.arange(last_bin + 1)
+    mae = np.abs(expected_bins / last_bin - truth).mean()
+    mae_of_the_mean = np.abs(trained_on.mean() - truth).mean()
     return dict(mae=float(mae), mae_of_the_mean=float(mae_of_the_mean), n=len(truth))
 
 def check_bins(
     frames: AlohaFrames, # all of them
     train: AlohaFrames, # those to learn from
 ):
-    "Refuse to train where one bin is left: any classifier would be right there, and none would have learnt"
+    """Raise a DataError if all training frames have the same bin.
+
+    A classifier that always predicts this bin would be right, and would have learnt nothing."""
+    # `labels` has the bin of every frame of the data set, `rows` the numbers of the training frames.
     bins = sorted(set(train.labels[train.rows].tolist()))
     if len(bins) < 2:
         only = f"bin {bins[0]}" if bins else "no bin"
@@ -1107,27 +1250,28 @@ class AlohaRun:
     settings: AlohaSettings # of the run
     classifier: AlohaClassifier # the best by validation
     processor: object # of its model
-    frames: AlohaFrames # all of them
-    test: AlohaFrames # films that only the last table sees
-    probabilities: np.ndarray # of the test frames
+    frames: AlohaFrames # all frames of the data set
+    test: AlohaFrames # frames that the run is judged on: the test films, if there are some
+    probabilities: np.ndarray # of the frames in `test`, [frames, bins]
     log: RunLog # loss, validation
     results: dict # what results.json holds
 
     def __repr__(self):
         r = self.results
-        if r["macro_f1"] is None:
+        if r["macro_f1"] is None: # `_held_out_metrics` leaves it out where all frames have one bin
             f1 = "no macro-F1, since these films hold one bin only,"
         else:
             f1 = f"macro-F1 {r['macro_f1']:.3f}"
         accuracy = f"accuracy {r['accuracy']:.3f}, commonest bin {r['majority_accuracy']:.3f}"
         text = f"{accuracy}, {f1} on {r['n']} frames"
-        if "progress" in r: # learnt as a number, so that is what counts
+        if "progress" in r: # progress was learnt as a number, so its error comes first
             mae, of_the_mean = r["progress"]["mae"], r["progress"]["mae_of_the_mean"]
             text = f"progress off by {mae:.3f} (the mean: {of_the_mean:.3f}), {text}"
+        # measured_on: "test films" or others
         return f"{text} of {r['episodes']} {r['measured_on']}; results in {self.settings.output_dir}"
 
-# Settings that may differ when a run goes on. With any other it would be another run: its films, its weights
-# or its loss would change on the way.
+# Settings that may differ when a run goes on from a checkpoint. Any other would change its films, weights or
+# loss on the way.
 may_differ = {
     "mode", "output_dir", "ckpt_dir", "resume", "questions", "labelled_set", # places, and what else to do
     "max_steps", "epochs", "patience", # how long it goes on
@@ -1143,17 +1287,22 @@ def as_it_began(
     train: AlohaFrames, # those to learn from
     bins: int, # of the head
 ):
-    "Keep the settings and labels of a run that begins; SettingsError where one goes on with others"
-    # The folder of the films may have moved; what counts is which frames are learnt from, and as what.
+    """Check that a run goes on from its checkpoint with the settings and labels with which it began.
+
+    Without a checkpoint the run begins, and they are written down. A SettingsError names what differs."""
+    # A fingerprint of the training frames (film, place in it, label), since the films' folder may have moved.
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
-    learnt = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    by = "adapter and head take its weights" # what the message advises in place of going on
-    same_run(settings, checkpoint, may_differ, weights_by=by, bins=bins, frames_to_learn=learnt)
+    fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+    # What the error message advises to do instead of going on: a new run that takes this one's weights.
+    weights_by = "adapter and head take its weights"
+    # `may_differ` holds the names of settings that need not be the same, such as max_steps.
+    same_run(settings, checkpoint, free=may_differ, weights_by=weights_by, bins=bins,
+             frames_to_learn=fingerprint)
 
 def train_classifier(
     settings: AlohaSettings, # a checked object
 ) -> AlohaRun: # every process gets one; files are written by the first
-    "The whole training job"
+    "Read the data, train a classifier, judge it on held-out films and save it with its results"
     s, start = settings, time.time()
     set_seed(s.seed)
     checkpoint = find_checkpoint(s.output_dir, s.resume) # None: from the beginning
@@ -1161,11 +1310,11 @@ def train_classifier(
     bins = s.num_classes or frames.num_classes
     if frames.labels.max() >= bins:
         raise SettingsError(f"num_classes = {bins}, but there are labels up to bin {frames.labels.max()}")
-    train, val, test = split_parts(frames, s)
-    check_bins(frames, train)
+    train, val, test = split_parts(frames, s) # `val` and `test` may be None
+    check_bins(frames, train) # a DataError where there is nothing to learn
     is_first = PartialState().is_main_process
     if is_first:
-        as_it_began(s, checkpoint, frames, train, bins)
+        as_it_began(s, checkpoint, frames, train, bins) # writes the settings down, or compares them
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
     classifier, processor = build_classifier(s, bins, weights)
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
@@ -1175,31 +1324,37 @@ def train_classifier(
     facts = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
     facts |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
     facts |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
-    held = test or val or train
-    probabilities = predict_bins(classifier, processor, held, s.batch_size)
-    seen = predict_bins(classifier, processor, val, s.batch_size) if val else None
-    metrics = _judged(frames, train, held, probabilities, held_name(test, val))
-    metrics["success"] = judge_success(frames, held, probabilities, seen, val)
-    if frames.targets is not None:
-        metrics["progress"] = progress_errors(frames, train, held, probabilities)
+    held_out = test or val or train # the frames that the run is judged on
+    probabilities = predict_bins(classifier, processor, held_out, s.batch_size)
+    val_probabilities = predict_bins(classifier, processor, val, s.batch_size) if val else None
+    metrics = _held_out_metrics(frames, held_out, probabilities, held_name(test, val))
+    metrics["success"] = judge_success(frames, held_out, probabilities, val_probabilities, val)
+    if frames.targets is not None: # progress was learnt as a number
+        metrics["progress"] = progress_errors(frames, train, held_out, probabilities)
     results = dict(settings=asdict(s), processes=PartialState().num_processes, **metrics, **facts,
                    seconds=time.time() - start, peak_memory_mb=peak_memory_mb(), **run_facts())
     results["versions"]["lerobot"] = version("lerobot")
-    run = AlohaRun(s, classifier, processor, frames, held, probabilities, log, results)
+    run = AlohaRun(s, classifier, processor, frames, held_out, probabilities, log, results)
     if is_first:
         save_run(run)
-    PartialState().wait_for_everyone() # nobody may load what the first process is still writing
+    PartialState().wait_for_everyone() # no process may load what the first one is still writing
     return run
 
-def _judged(frames, train, held, probabilities, name):
-    "Metrics of the likeliest bins on the held-out frames; `name` says in words which films these are"
-    labels = frames.labels[held.rows]
-    metrics = classifier_metrics(labels, probabilities, frames.episodes[held.rows], frames.moments[held.rows])
-    if len(set(labels.tolist())) == 1: # right by never having seen anything else
+def _held_out_metrics(
+    frames, # all frames of the data set
+    held_out, # those that the run is judged on
+    probabilities, # of the held-out frames, [frames, bins]
+    name, # which films these are, in words, such as "test films"
+):
+    "A dict of metrics on the held-out frames, such as accuracy and macro-F1, for results.json"
+    rows = held_out.rows # the numbers of the held-out frames among all frames
+    labels = frames.labels[rows]
+    metrics = classifier_metrics(labels, probabilities, frames.episodes[rows], frames.moments[rows])
+    if len(set(labels.tolist())) == 1: # a classifier that always predicts this bin would be right
         print(f"the {name} hold one bin only: their accuracy and macro-F1 say nothing")
         metrics["macro_f1"] = None
     metrics["measured_on"] = name
-    metrics.pop("expected_bin") # one for each frame: predictions.jsonl holds them
+    metrics.pop("expected_bin") # a number for each frame, which predictions.jsonl holds
     return metrics
 
 # %% ../nbs/04_aloha.ipynb #n35cdd60
@@ -1207,7 +1362,7 @@ def held_name(
     test, # test frames, or None
     val, # validation frames, or None
 ) -> str:
-    "Which films a run is judged on"
+    "In words, which films a run is judged on: test films, else validation films, else training films"
     if test:
         return "test films"
     return "validation films" if val else "training films"
@@ -1215,35 +1370,37 @@ def held_name(
 def save_run(
     run: AlohaRun, # finished
 ):
-    "The classifier into `ckpt_dir`; predictions and numbers into `output_dir`"
-    s, out = run.settings, Path(run.settings.output_dir)
+    "Write the classifier into `ckpt_dir`, and predictions.jsonl and results.json into `output_dir`"
+    s, folder = run.settings, Path(run.settings.output_dir)
     save_classifier(run.classifier, run.processor, s.ckpt_dir, s.camera_names, base=s.model)
     rows = prediction_rows(run.test, run.probabilities)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_whole(out / "predictions.jsonl", "".join(lines))
-    write_json(out / "results.json", run.results)
+    write_whole(folder / "predictions.jsonl", "".join(lines))
+    write_json(folder / "results.json", run.results)
 
 def prediction_rows(
     frames: AlohaFrames, # that were predicted
     probabilities: np.ndarray, # [frames, bins]
 ) -> list: # a dictionary per frame
-    "What is known and what is predicted of each frame, and the probability of each bin"
-    expected = expected_bin(torch.tensor(probabilities)).tolist()
-    last, rows = probabilities.shape[1] - 1, []
-    for place, of_bins, mean in zip(frames.rows, probabilities, expected):
+    "For each frame its film, label and predicted bin, and the probability of each bin as p0, p1 and so on"
+    expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
+    last_bin, rows = probabilities.shape[1] - 1, []
+    # `i` is the frame's number in the columns of `frames`, which have an entry for every frame.
+    for i, of_bins, expected in zip(frames.rows, probabilities, expected_bins):
         row = dict(
-            index=int(frames.indices[place]), # through the whole data set, as LeRobot counts
-            episode_index=int(frames.episodes[place]),
-            frame_index=int(frames.moments[place]),
-            task=frames.tasks[place],
-            label=int(frames.labels[place]) if frames.labelled else None,
-            label_kind=str(frames.kinds[place]),
+            index=int(frames.indices[i]), # the frame's number in the whole data set, as LeRobot counts
+            episode_index=int(frames.episodes[i]),
+            frame_index=int(frames.moments[i]),
+            task=frames.tasks[i],
+            label=int(frames.labels[i]) if frames.labelled else None,
+            label_kind=str(frames.kinds[i]),
             predicted=int(of_bins.argmax()),
-            expected=round(mean, 4),
-            progress_sparse=round(mean / last, 4), # from 0 to 1; LeRobot's SARM names it so in its files
+            expected=round(expected, 4),
+            # from 0 to 1; named as LeRobot's reward model SARM names it in its files
+            progress_sparse=round(expected / last_bin, 4),
         )
-        if frames.targets is not None:
-            row["progress"] = round(float(frames.targets[place]) / last, 4)
+        if frames.targets is not None: # progress that was learnt as a number
+            row["progress"] = round(float(frames.targets[i]) / last_bin, 4)
         row |= {f"p{bin_number}": round(float(p), 5) for bin_number, p in enumerate(of_bins)}
         rows.append(row)
     return rows
@@ -1261,20 +1418,23 @@ from .aloha_plots import judged_film
 def predict_dataset(
     settings: AlohaSettings, # data, ckpt_dir, output_dir, batch_size
 ) -> Path: # the parquet file, one that was not there before
-    "Bins of every frame of a data set, labelled or not, as a file in `output_dir`"
+    """Predict the bin of every frame of a data set, labelled or not, and write them into a new parquet file.
+
+    With `labelled_set` a copy of the data set gets them as columns, too."""
     import pandas as pd
     s = settings
-    # `named` holds what somebody has written: a preset's model must not take the place of the adapter's own
+    # `named` holds the settings that somebody has written. A model that only a preset has chosen must not
+    # replace the base model that the adapter was trained on.
     base = s.model if "model" in s.named else None
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=base)
     frames = open_frames(s, cameras, moments=classifier.moments)
     probabilities = predict_bins(classifier, processor, frames, s.batch_size)
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
-    rows["label"] = rows["label"].astype("Int64") # whole numbers, and empty where there is no label
+    rows["label"] = rows["label"].astype("Int64") # pandas' integers that may be missing
     stem = f"{Path(frames.data.root).name}-{Path(s.ckpt_dir).name}-bins"
     path = free_path(Path(s.output_dir), stem, ".parquet")
-    with new_file(path) as aside:
-        rows.to_parquet(aside, index=False)
+    with new_file(path) as hidden_file: # becomes `path` when it is whole
+        rows.to_parquet(hidden_file, index=False)
     if s.labelled_set:
         write_columns(frames.data, rows, s.labelled_set)
     return path
@@ -1284,11 +1444,11 @@ def write_columns(
     rows, # DataFrame of `prediction_rows`, one for each frame of `data`
     folder: str | Path, # new folder
 ): # LeRobotDataset
-    "A copy of a data set with two more columns: `predicted_reward` from 0 to 1, and `predicted_bin`"
+    "Write a copy of a data set with two more columns: `predicted_reward` from 0 to 1, and `predicted_bin`"
     from lerobot.datasets.dataset_tools import add_features
-    rewards = rows["progress_sparse"].to_numpy(np.float32)
+    rewards = rows["progress_sparse"].to_numpy(np.float32) # the expected bin over the last bin
     bins = rows["predicted"].to_numpy(np.int64)
-    # As LeRobot wants it: (values, what to note down of the column)
+    # LeRobot wants (values, description) for each column.
     columns = {
         "predicted_reward": (rewards, dict(shape=(1,), names=None, dtype="float32")),
         "predicted_bin": (bins, dict(shape=(1,), names=None, dtype="int64")),
@@ -1297,9 +1457,10 @@ def write_columns(
         if name in data.features:
             raise DataError("aloha.column", "the data set has such a column already", entry=name)
     repo_id = f"local/{Path(folder).name}"
-    # LeRobot makes its folder itself and refuses one that is there: hence a part of the hidden folder.
-    with new_folder(folder, existing="none", manifest=False, part="set") as aside:
-        add_features(data, columns, output_dir=aside / "set", repo_id=repo_id)
+    # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside the hidden
+    # folder, and `new_folder` renames that part to `folder` at the end.
+    with new_folder(folder, existing="none", manifest=False, part="set") as hidden_folder:
+        add_features(data, columns, output_dir=hidden_folder / "set", repo_id=repo_id)
     return open_lerobot(repo_id, folder)
 
 def free_path(
@@ -1307,7 +1468,7 @@ def free_path(
     stem: str, # how the name begins
     ending: str, # such as .parquet
 ) -> Path: # stem.ending, or stem-2.ending and so on
-    "A name that no file has"
+    "A path in `folder` at which there is no file yet, with a number in its name if need be"
     folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{stem}{ending}", 1
     while path.exists():
@@ -1325,30 +1486,33 @@ def chat(
     max_new_tokens: int = 128, # longest answer in text
     cameras: int = 3, # pictures that `/reward` takes
 ):
-    """Text is answered by the model, `/reward right.png left.png high.png | task` by the bins.
+    """Answer lines one after another until there are none left.
 
-    `exit` or Ctrl-C ends the talk."""
-    history = [] # messages of the talk in text so far; `_text_line` adds to it
+    A line `/reward right.png left.png high.png | task` is answered by the classifier, with the bin of these
+    pictures; any other text by the model. `exit` or Ctrl-C ends the chat."""
+    history = [] # messages so far; `_text_answer` adds the question and its answer
     def answer(line):
+        "The answer to one line, as text: by the classifier or by the model"
         if line.startswith("/reward"):
-            return _reward_line(line, classifier, processor, cameras)
-        return _text_line(line, vlm, processor, history, max_new_tokens)
+            return _reward_answer(line, classifier, processor, cameras)
+        return _text_answer(line, vlm, processor, history, max_new_tokens)
+    source = _terminal_lines() if lines is None else lines
     try:
-        for line in map(str.strip, _typed() if lines is None else lines):
+        for line in map(str.strip, source):
             if line.lower() in ("/quit", "/exit", "quit", "exit"):
                 break
             if not line or line.startswith("#"): # a file of lines may have comments
                 continue
             try:
                 say(answer(line))
-            except (OSError, ValueError) as error: # a picture that is not there; the talk goes on
+            except (OSError, ValueError) as error: # such as a picture that does not exist; the chat goes on
                 say(f"cannot: {error}")
     except KeyboardInterrupt:
         say("")
 
 # %% ../nbs/04_aloha.ipynb #nbe6fd6b
-def _typed():
-    "Lines from the terminal until its end"
+def _terminal_lines():
+    "Yields what is typed at the terminal, line by line, until the end of input (Ctrl-D)"
     while True:
         try:
             yield input("> ")
@@ -1356,66 +1520,91 @@ def _typed():
             return
 
 @torch.no_grad()
-def _text_line(line, vlm, processor, history, max_new_tokens):
-    "One turn of a talk in text"
+def _text_answer(
+    line, # what the user has written
+    vlm, # a vision-language model, here used for text alone
+    processor, # of the model
+    history, # messages of the chat so far; the line and its answer are added
+    max_new_tokens, # longest answer
+):
+    "The model's answer to a line of text in a chat"
     history.append(_message("user", line))
     text = processor.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
     batch = processor(text=[text], return_tensors="pt").to(vlm.device)
-    # An untrained model may say tokens that mark a picture, and there is none behind them.
+    # An untrained model may generate tokens that stand for a picture. They are suppressed, because there is
+    # no such picture.
     out = vlm.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens,
                        suppress_tokens=vision_marker_ids(processor))
-    new_tokens = out[0, batch["input_ids"].shape[1]:] # behind the prompt
-    answer = processor.tokenizer.decode(new_tokens, skip_special_tokens=True).strip()
+    prompt_length = batch["input_ids"].shape[1]
+    answer = processor.tokenizer.decode(out[0, prompt_length:], skip_special_tokens=True).strip()
     history.append(_message("assistant", answer))
     return answer
 
 def _message(role, text):
-    "A turn of a talk, as chat templates take it"
+    "A message of a chat, as chat templates take it"
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
-def _reward_line(line, classifier, processor, cameras):
-    "Pictures and a task → bins in words"
+def _reward_answer(
+    line, # such as "/reward right.png left.png high.png | lift the red cup"
+    classifier, # `AlohaClassifier`, or None
+    processor, # of its model
+    cameras, # how many pictures the line must name
+):
+    "The predicted bin and the probabilities of all bins, in words, for the pictures and the task in a line"
     if classifier is None:
         raise ValueError("there is no trained classifier in ckpt_dir")
     pictures, _, task = line.removeprefix("/reward").partition("|")
-    names = shlex.split(pictures) # a name with blanks may stand in quotes
-    if len(names) != cameras or not task.strip():
+    file_names = shlex.split(pictures) # as in a shell: a name with spaces may stand in quotes
+    if len(file_names) != cameras or not task.strip():
         wanted = f"/reward and {cameras} picture files in the order of the cameras"
         raise ValueError(f"expected {wanted}, then | and the task")
-    images = [open_picture(Path(name).read_bytes()) for name in names]
+    images = [open_picture(Path(name).read_bytes()) for name in file_names]
     item = dict(images=images, text=f"Task: {task.strip()}")
-    of_bins = predict_bins(classifier, processor, [item])[0]
-    shown, mean = " ".join(f"{p:.2f}" for p in of_bins), expected_bin(torch.tensor(of_bins))
-    return f"bin {of_bins.argmax()} of 0 to {len(of_bins) - 1}, expected {mean:.2f}; probabilities {shown}"
+    probabilities = predict_bins(classifier, processor, [item])[0]
+    listed, expected = " ".join(f"{p:.2f}" for p in probabilities), expected_bin(torch.tensor(probabilities))
+    likeliest, last_bin = probabilities.argmax(), len(probabilities) - 1
+    return f"bin {likeliest} of 0 to {last_bin}, expected {expected:.2f}; probabilities {listed}"
 
 # %% ../nbs/04_aloha.ipynb #c106
 def as_reward(
     path: str | Path, # directory of a saved classifier
     device: str = None, # where it runs; None: the GPU where there is one
 ): # reward(completions, samples) → parts of each
-    "A frozen classifier as a batched reward: the completion is read as the task that the pictures show"
+    """A frozen classifier as a reward function for answers of a policy.
+
+    A sample shows pictures of a robot, and the policy's answer names the task. The reward, from 0 to 1, is
+    how far the classifier finds this task done in the pictures."""
     classifier, processor, cameras = load_classifier(path, device)
     classifier.requires_grad_(False)
-    moments = classifier.moments # earlier ones, each with a picture of every camera
+    moments = classifier.moments # earlier moments that a sample shows, each with a picture of every camera
     def reward(completions, samples):
+        """The rewards of a batch of answers by the loaded classifier.
+
+        A dict for each answer: overall (from 0 to 1), expected_bin, the likeliest bin and its confidence."""
         items = []
         for sample in samples:
+            # a DataError where a picture of a camera is missing, at one of the moments that are shown
             _check_pictures(sample, cameras, moments)
         for sample, completion in zip(samples, completions):
             items.append(dict(images=sample.images, text=f"Task: {_named_task(completion)}"))
-        table = predict_bins(classifier, processor, items)
-        expected, last = expected_bin(torch.tensor(table)).tolist(), table.shape[1] - 1
-        parts = []
-        for mean, of_bins in zip(expected, table):
-            sure = dict(bin=float(of_bins.argmax()), confidence=float(of_bins.max()))
-            parts.append(dict(overall=mean / last, expected_bin=mean, **sure))
-        return parts
-    reward.batched = True # chapter 02's word for a reward that takes all answers of a step at once
+        probabilities = predict_bins(classifier, processor, items) # [answers, bins]
+        expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
+        last_bin = probabilities.shape[1] - 1
+        rewards = []
+        for expected, of_bins in zip(expected_bins, probabilities):
+            likeliest = dict(bin=float(of_bins.argmax()), confidence=float(of_bins.max()))
+            rewards.append(dict(overall=expected / last_bin, expected_bin=expected, **likeliest))
+        return rewards
+    reward.batched = True # the trainer then calls it once with all answers of a step
     return reward
 
-def _check_pictures(sample, cameras, moments):
-    "DataError where a sample has not one picture for each camera at each moment"
-    expected = len(cameras) * (1 + len(moments))
+def _check_pictures(
+    sample, # a `Sample` with pictures of a robot
+    cameras, # names of the cameras that the classifier was trained on
+    moments, # earlier moments that it looks at: the word first, and seconds below 0
+):
+    "Raise a DataError if a sample does not have one picture for each camera at each moment"
+    expected = len(cameras) * (1 + len(moments)) # 1: the present moment
     if len(sample.images) == expected:
         return
     message = f"{len(sample.images)} pictures, expected {expected}: {', '.join(cameras)}"
@@ -1424,18 +1613,21 @@ def _check_pictures(sample, cameras, moments):
     raise DataError("aloha.cameras", message, row=sample.row)
 
 def _named_task(completion):
-    "The task that an answer names, in at most 400 characters, and without marks that stand for pictures"
-    text = answer_text(completion) or completion # what stands in answer tags, else all of it
-    text = re.sub(r"^\s*task:\s*", "", text, flags=re.I).strip()[:400]
-    # <|image_pad|> and the like: a processor would look for a picture behind each.
-    return re.sub(r"<\|[^|<>]{1,40}\|>|<image>", " ", text)
+    """The task that an answer names, without marks that stand for pictures.
+
+    It is cut at 400 characters, far more than a task takes, so that no answer makes the batch long."""
+    text = answer_text(completion) or completion # the text between answer tags, else the whole answer
+    without_heading = re.sub(r"^\s*task:\s*", "", text, flags=re.I)
+    task = without_heading.strip()[:400]
+    # Control tokens such as <|image_pad|>: the processor would look for a picture for each.
+    return re.sub(r"<\|[^|<>]{1,40}\|>|<image>", " ", task)
 
 # %% ../nbs/04_aloha.ipynb #c109
 RewardModelConfig.get_known_choices().pop("vlrlbook_aloha", None) # so that this cell may be run again
 
-# LeRobot goes by names: for this type it looks in this module for `AlohaRewardModel` (the configuration's
-# name with another ending) and `make_vlrlbook_aloha_pre_post_processors`. Read in LeRobot 0.6.1's
-# rewards/factory.py.
+# LeRobot finds classes and functions by name: for the type vlrlbook_aloha it looks in this module for
+# `AlohaRewardModel` (`AlohaConfig` with another ending) and for `make_vlrlbook_aloha_pre_post_processors`.
+# Read in LeRobot 0.6.1's rewards/factory.py.
 @RewardModelConfig.register_subclass("vlrlbook_aloha")
 @dataclass
 class AlohaConfig(RewardModelConfig):
@@ -1443,37 +1635,39 @@ class AlohaConfig(RewardModelConfig):
     cameras: list[str] = field(default_factory=lambda: list(aloha_cameras)) # in order
     num_classes: int = 5 # bins
     label: str = "reward_bins" # column of the bins, for training by LeRobot
-    label_as: str = "auto" # what plain numbers in it are: integer, success or progress; vectors need no word
+    label_as: str = "auto" # what single numbers in it mean: integer, success or progress; auto is for vectors
     model: str | None = None # base model of a fresh classifier, or of an adapter
     learning_rate: float = 1e-4 # when LeRobot trains it
 
     def get_optimizer_preset(self):
-        # RewardModelConfig's, read in LeRobot 0.6.1: None there, which says that a model is not to be
-        # trained. `lerobot-train` asks this while it goes by presets. If it no longer did, an optimizer would
-        # have to be named.
+        # Overrides RewardModelConfig's, read in LeRobot 0.6.1, which returns None: the model cannot be
+        # trained. `lerobot-train` calls this for its default optimizer. If it no longer does, its users must
+        # name an optimizer themselves.
         return AdamWConfig(lr=self.learning_rate, weight_decay=0.01, grad_clip_norm=1.0)
 
-# LeRobot's loader of plugins imports this module and then all that is in its `__path__`, as of a folder.
+# LeRobot's plugin loader imports this module, then every module in the folders of its `__path__`. There are
+# none, but the attribute must exist.
 __path__ = []
 
 # %% ../nbs/04_aloha.ipynb #n1fc12cd
 class AlohaRewardModel(PreTrainedRewardModel):
-    """Our classifier as LeRobot's reward model: the reward is the expected bin over the last one.
+    """Our classifier as a reward model of LeRobot: the reward is the expected bin divided by the last bin.
 
     Five of PreTrainedRewardModel's methods are overridden, read in LeRobot 0.6.1."""
     config_class, name = AlohaConfig, "vlrlbook_aloha"
 
     def __init__(self, config, loaded=None, **kwargs):
-        # LeRobot's keeps the configuration and makes no weights. `loaded` is ours: a classifier and a
-        # processor that `from_pretrained` has read already.
+        # LeRobot's own method keeps the configuration and makes no weights. `loaded` is an argument of ours:
+        # the classifier and the processor that `from_pretrained` has read already.
         super().__init__(config)
         if loaded is None:
-            fresh = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full")
-            loaded = build_classifier(read_settings(AlohaSettings, fresh), config.num_classes)
+            given = dict(model=config.model or "tiny-qwen3_vl", finetune_mode="full") # no adapter
+            settings = read_settings(AlohaSettings, given) # all others have their defaults
+            loaded = build_classifier(settings, config.num_classes)
         self.classifier, self.processor = loaded
 
     def items(self, batch: dict) -> list:
-        "LeRobot's batch of tensors as our items"
+        "LeRobot's batch of tensors as a list of our items, dicts of `images` and `text`"
         tasks = [batch["task"]] if isinstance(batch["task"], str) else batch["task"]
         items = []
         for i, task in enumerate(tasks):
@@ -1482,60 +1676,64 @@ class AlohaRewardModel(PreTrainedRewardModel):
         return items
 
     def compute_reward(self, batch):
-        # Abstract in LeRobot, which calls it wherever it wants rewards of frames: [B], here from 0 to 1.
+        # Abstract in LeRobot, which calls it for the rewards of a batch of frames: [B], here from 0 to 1.
         probabilities = predict_bins(self.classifier, self.processor, self.items(batch))
         expected = expected_bin(torch.tensor(probabilities))
         return (expected / (self.config.num_classes - 1)).float().to(self.config.device)
 
     def forward(self, batch):
-        # LeRobot's raises. That a class has one of its own tells `lerobot-train` that it can be trained; it
-        # takes the loss and a dict of numbers for its log.
+        # LeRobot's own method raises; a class that has one can be trained by `lerobot-train`. It returns the
+        # loss, and a dict of numbers for LeRobot's log.
         device = self.classifier.head.weight.device
-        column = batch[self.config.label]
-        labels = torch.tensor(self.labels_of(column))
+        label_column = batch[self.config.label]
+        labels = torch.tensor(self.labels_of(label_column))
         collate = AlohaCollator(self.processor)
         encodings = collate(self.items(batch)).to(device)
         out = self.classifier(labels=labels.to(device), **encodings)
-        is_right = out["logits"].argmax(-1).cpu() == labels.round()
+        is_right = out["logits"].argmax(-1).cpu() == labels.round() # the nearest bin of a place between two
         return out["loss"], {"accuracy": float(is_right.float().mean())}
 
     def bins_of(self, values) -> list:
-        "The bin of each row of LeRobot's batch"
+        "The bin of each row in the label column of a batch of LeRobot"
         return self.read(values).bins.tolist()
 
     def labels_of(self, values) -> list:
-        "What each row of LeRobot's batch trains on: its bin, or its place between two"
+        "What each row of a batch of LeRobot is trained on: its bin, or a float between two bins"
         labels = self.read(values)
         return labels.bins.tolist() if labels.targets is None else labels.targets.tolist()
 
     def read(self, values):
-        "The label column of LeRobot's batch as `FilmLabels`"
+        "The label column of a batch of LeRobot, a tensor [B] or [B, bins], as `FilmLabels`"
         rows = values.cpu().float().numpy().reshape(len(values), -1)
         column, label_as = self.config.label, self.config.label_as
         if rows.shape[1] == 1 and label_as == "auto":
-            # Here one batch is seen at a time. Whether its numbers are bins or successes only the whole
-            # column tells.
+            # To find out whether numbers are bins, successes or progress takes the whole column, and here
+            # there is only one batch of it.
             message = "plain numbers; say what they are by label_as = integer, success or progress"
             raise DataError("aloha.label", message, entry=column)
-        nowhere = np.arange(len(rows)) # film and frame, for messages: a batch does not say them
-        return read_film_labels(rows, nowhere, nowhere, column, label_as, self.config.num_classes)
+        # Error messages name the film and the frame of a label. A batch does not tell them, so the number of
+        # the row in the batch stands for both.
+        row_numbers = np.arange(len(rows))
+        return read_film_labels(rows, row_numbers, row_numbers, column, label_as, self.config.num_classes)
 
     def _save_pretrained(self, save_directory):
-        # LeRobot's `save_pretrained` makes the folder and calls this; as released it writes config.json and
-        # one file of weights. Ours writes what `load_classifier` reads, and over its config.json LeRobot's,
-        # which says the type as well. If it were not called, `from_pretrained` would find no classifier.json.
+        # LeRobot's `save_pretrained` makes the folder and calls this. Its own method writes config.json and
+        # one file of weights; this one writes what `load_classifier` reads. If LeRobot no longer calls it,
+        # `from_pretrained` finds no classifier.json.
         with tempfile.TemporaryDirectory() as folder:
-            saved = Path(folder) / "saved" # `save_classifier` wants a folder that it may replace as a whole
+            # `save_classifier` replaces its folder as a whole; LeRobot may have files in `save_directory`.
+            saved = Path(folder) / "saved"
             save_classifier(self.classifier, self.processor, saved, self.config.cameras, self.config.model)
             shutil.copytree(saved, save_directory, dirs_exist_ok=True)
+        # LeRobot's config.json takes the place of ours: it holds the type of the model, too.
         self.config._save_pretrained(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path, *, config=None, **kwargs):
-        # As released it makes a model from the configuration and fills it from one file of weights, which our
-        # folders do not have. If LeRobot loaded in another way, it would look for model.safetensors there.
+        # LeRobot's own method makes a model from the configuration and fills it from model.safetensors, a
+        # file that our folders do not have. If LeRobot no longer calls this, it looks for that file in vain.
         config = config or RewardModelConfig.from_pretrained(pretrained_name_or_path)
-        classifier, processor, _ = load_classifier(pretrained_name_or_path, config.device)
+        classifier, processor, _cameras = load_classifier(pretrained_name_or_path, config.device)
         if classifier.moments:
             message = f"looks at {classifier.moments} too, and LeRobot's reward models are shown one moment"
             raise DataError("aloha.moments", message, entry=str(pretrained_name_or_path))
@@ -1545,22 +1743,25 @@ def make_vlrlbook_aloha_pre_post_processors(
     config: AlohaConfig, # for its device
     dataset_stats=None, # LeRobot offers them; our processor needs none
 ): # two of LeRobot's pipelines
-    "LeRobot asks for these by name: pictures stay as they are, Qwen's own processor does the rest"
+    """The steps before and after the model, a function that LeRobot finds by its name.
+
+    Both pipelines are empty: pictures stay as they are, and the classifier's own processor encodes them."""
     return _empty_pipeline("policy_preprocessor"), _empty_pipeline("policy_postprocessor")
 
 def _empty_pipeline(name):
-    "A pipeline of LeRobot without steps; `name` is that of the file which LeRobot writes it into"
-    return PolicyProcessorPipeline(steps=[], name=name, to_transition=_same, to_output=_same)
+    "A pipeline of LeRobot that does nothing; LeRobot saves it in a file of this name"
+    # By default LeRobot converts the batch before and after the steps, and loses the label on the way.
+    return PolicyProcessorPipeline(steps=[], name=name, to_transition=_unchanged, to_output=_unchanged)
 
-def _same(batch):
-    "The batch as it is: LeRobot's default would drop the label"
+def _unchanged(batch):
+    "The batch as it is"
     return batch
 
 # %% ../nbs/04_aloha.ipynb #c113
 def run_aloha(
     settings: AlohaSettings, # `mode` says what to do
 ): # what the mode makes: a run, a table, a file, or nothing
-    "Train, analyze, predict or chat, as the settings say"
+    "Train, analyze, predict or chat, as `settings.mode` says"
     s = settings
     if s.mode == "train":
         return train_classifier(s)
@@ -1568,33 +1769,36 @@ def run_aloha(
         return predict_dataset(s)
     if s.mode == "analyze":
         return _analyzed(s)
-    classifier, vlm, processor, cameras = talkers(s)
+    classifier, vlm, processor, cameras = talkers(s) # the classifier is None where none was trained
     lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
+    # Of each moment that the classifier looks at, `/reward` takes a picture of every camera.
     moments = 1 + len(classifier.moments) if classifier else 1
     chat(vlm, processor, classifier, lines, cameras=len(cameras) * moments)
 
 def _analyzed(settings):
-    "The table of `analyze`, which is kept in `output_dir` together with its figure"
-    frames, out = open_frames(settings), Path(settings.output_dir)
+    "The table of `analyze`; it is also written into `output_dir`, together with a figure"
+    frames, folder = open_frames(settings), Path(settings.output_dir)
     table = analyze(frames)
-    out.mkdir(parents=True, exist_ok=True)
-    plot_analysis(frames).savefig(out / "analysis.png", dpi=110, facecolor="white")
-    write_json(out / "analysis.json", {row["what"]: row["value"] for row in table.rows})
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_analysis(frames).savefig(folder / "analysis.png", dpi=110, facecolor="white")
+    write_json(folder / "analysis.json", {row["what"]: row["value"] for row in table.rows})
     return table
 
 def talkers(
     settings: AlohaSettings, # model, ckpt_dir
 ): # classifier (or None), whole model, processor, cameras
-    """Who answers in a chat, and it is said which.
+    """Load the models that answer in a chat, and print which ones they are.
 
-    The classifier in `ckpt_dir` with its own model, else the model alone."""
+    They are the classifier in `ckpt_dir` and the model under it; without a classifier, `model` alone."""
     s = settings
     if not is_classifier(s.ckpt_dir):
-        # to standard error, so that answers alone can be piped on
+        # Printed to standard error, so that standard output holds answers only.
         missing = f"there is no classifier in {s.ckpt_dir}, so /reward has none to ask"
         print(f"{s.model} answers, as it is; {missing}", file=sys.stderr)
         vlm, processor = load_vlm(s.model, max_image_size=s.max_image_size)
         return None, vlm, processor, s.camera_names
+    # `named` holds the settings that somebody has written. A model that only a preset has chosen must not
+    # replace the base model that the adapter was trained on.
     base = s.model if "model" in s.named else None
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=base)
     print(f"the model of {s.ckpt_dir} answers, and its classifier behind /reward", file=sys.stderr)

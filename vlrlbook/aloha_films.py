@@ -20,28 +20,32 @@ from .settings import SettingsError, nearest
 
 __all__ = ["TASK", "Waypoint", "Script", "plans", "Simulator", "moment_labels", "record_film", "make_films"]
 
-# The background never moves. A whole picture now and then, and differences between, take 17 KB a film of 15
-# frames and three cameras; LeRobot's own 2 and 30 take 29 KB.
-WHOLE_EVERY = 16 # frames
-QUALITY = 32 # AV1's: lower is better and larger
+# How videos are encoded. The background never moves, so most frames are kept as differences to the one
+# before. A film of 15 frames and three cameras takes 17 KB with these two numbers, and 29 KB with LeRobot's
+# own, 2 and 30.
+WHOLE_EVERY = 16 # frames from one that is kept as a whole picture to the next
+QUALITY = 32 # AV1's crf: lower is better, and makes larger files
 SMALLEST = 32 # pixels a side: smaller pictures do not show the cube
-MOST_FILMS = 1_000_003 # of one seed
+# Film f of a data set with seed s is drawn from the seed s · SEED_STRIDE + f. So two data sets with different
+# seeds have no film in common, as long as neither has more films than this.
+SEED_STRIDE = 1_000_003
 
 TASK = "hand the red cube from the right arm to the left arm"
-# The simulator's own rewards: 0 nothing, 1 the right finger touches the cube, 2 and it is off the table,
-# 3 the left finger touches it, 4 and it is off the table.
+# How many rewards the simulator has. 0: nothing; 1: the right finger touches the cube; 2: it does, and the
+# cube is off the table; 3: the left finger touches the cube; 4: it does, and the cube is off the table.
 REWARDS = 5
 
 # The simulator's cameras in the order of `data.aloha_cameras`: right wrist, left wrist, from above.
 CAMERAS = ("right_wrist", "left_wrist", "top")
-# The camera above shows 78 degrees, of which the table fills half. At 96 pixels the cube would be 4 wide.
+# Angle of view of the camera above. gym-aloha's own 78 degrees show twice the width of the table, and at 96
+# pixels the cube would be 4 pixels wide.
 TOP_DEGREES = 58.0
 
 CONTROL_STEPS_A_SECOND = 50 # gym_aloha.constants.DT
 MOMENT_STEPS = 25 # control steps between two frames of a film: two frames a second
 FIRST_STEP = 125 # of a film: before it the arms only swing out, and every label would be 0
-# Contacts come and go from step to step while a finger holds the cube. So the label of a moment is the
-# commonest reward of this many steps around it.
+# While a finger holds the cube, the simulator loses the contact for single steps. So the label of a moment is
+# the commonest reward of this many steps around it.
 LABEL_STEPS = 7
 
 # Places in metres, in the simulator's world: x to the right, y away from the viewer, z up.
@@ -49,15 +53,19 @@ RIGHT_START = np.array([0.31718881, 0.49999888, 0.29525084])
 LEFT_START = np.array([-0.31718881, 0.5, 0.29525084])
 MEETING_PLACE = np.array([0.0, 0.5, 0.25])
 CUBE_HEIGHT = 0.02 # of its middle, when it lies on the table
-FURTHER_LEFT = np.array([-0.12, 0, -0.02]) # of the meeting place, where the left gripper waits
-TAKING = np.array([0.02, 0, -0.02]) # of the meeting place, where the left gripper closes
+# Offsets, in metres: added to the meeting place
+FURTHER_LEFT = np.array([-0.12, 0, -0.02]) # where the left gripper waits
+TAKING = np.array([0.02, 0, -0.02]) # where the left gripper closes
+# and added to the middle of the cube.
 ABOVE = np.array([0, 0, 0.08]) # where a gripper waits before it goes down
-GRASP = np.array([0, 0, -0.015]) # where it closes, measured from the middle of the cube
-PRESSED = np.array([0, 0, -0.005]) # where closed fingers press on it, measured from its middle
+GRASP = np.array([0, 0, -0.015]) # where a gripper closes
+PRESSED = np.array([0, 0, -0.005]) # where closed fingers press on the cube
+# How far a gripper is open.
 OPEN, CLOSED = 1.0, 0.0
-TOUCHING = 0.16 # the fingers touch the cube and mostly do not lift it
+TOUCHING = 0.16 # the fingers touch the cube, and mostly are too loose to lift it
 
-# The body's 23 joint positions: 8 of each arm (6 joints, 2 fingers), then the cube's place and rotation.
+# Where the cube's numbers stand among MuJoCo's 23 joint positions: 8 of each arm (6 joints, 2 fingers) come
+# first, then the cube's place and its rotation.
 CUBE_PLACE, CUBE_ROTATION = slice(16, 19), slice(19, 23)
 JOINTS = 14 # of both arms, a gripper counting as one
 ACTION = 16 # of both grippers: place 3, rotation 4, opening 1
@@ -69,12 +77,12 @@ def turned(
     axis: tuple, # of length 1
     degrees: float, # counter-clockwise, seen against the axis
 ) -> np.ndarray: # [4], w x y z
-    "A rotation as a quaternion"
-    half = np.radians(degrees) / 2
-    return np.concatenate([[np.cos(half)], np.sin(half) * np.array(axis, float)])
+    "The quaternion of a rotation around an axis"
+    half_angle = np.radians(degrees) / 2
+    return np.concatenate([[np.cos(half_angle)], np.sin(half_angle) * np.array(axis, float)])
 
 
-LEVEL = np.array([1.0, 0, 0, 0])
+LEVEL = np.array([1.0, 0, 0, 0]) # not turned
 RIGHT_DOWN = turned((0, 1, 0), -60) # the right gripper tilted to pick from the table
 LEFT_DOWN = turned((0, 1, 0), 60)
 ON_ITS_SIDE = turned((1, 0, 0), 90) # the left gripper, so that its fingers fit between the right one's
@@ -82,7 +90,7 @@ ON_ITS_SIDE = turned((1, 0, 0), 90) # the left gripper, so that its fingers fit 
 
 @dataclass
 class Waypoint:
-    "What a gripper shall be at a control step"
+    "Where a gripper shall be at a control step, how it is turned and how far it is open"
     step: int # control steps since the film began
     place: np.ndarray # [3] metres
     rotation: np.ndarray # [4] quaternion
@@ -108,23 +116,29 @@ class Script:
         rotation: np.ndarray = None, # None: as it is
         opening: float = None, # None: as it is
     ): # self
-        "Add a waypoint"
+        "Add a waypoint: from the last one the gripper takes about `steps` control steps to it"
         last = self.points[-1]
-        # Only a new place trembles: a gripper that stays does not drift off the cube.
+        # Noise is added to a new place only: a gripper that stays shall not drift off the cube.
         if place is not None:
             place = place + self.rng.normal(0, self.tremble, 3)
-        took = max(1, round(steps * self.rng.uniform(0.9, 1.1)))
+        duration = max(1, round(steps * self.rng.uniform(0.9, 1.1)))
         self.points.append(Waypoint(
-            last.step + took,
+            last.step + duration,
             last.place if place is None else place,
             last.rotation if rotation is None else rotation,
             last.opening if opening is None else opening))
         return self
 
-    def wait_until(self,
-        step: int, # nothing is added where it lies in the past
+    def stay(self,
+        steps: int, # how long, give or take a tenth
     ): # self
-        "Stay as it is"
+        "Add a waypoint that is equal to the last one: the gripper stays as it is for about `steps` steps"
+        return self.move(steps)
+
+    def wait_until(self,
+        step: int, # control step; nothing is added if it lies before the last waypoint
+    ): # self
+        "Add a waypoint at `step` that is equal to the last one, so that the gripper stays as it is"
         last = self.points[-1]
         if step > last.step:
             self.points.append(Waypoint(step, last.place, last.rotation, last.opening))
@@ -135,7 +149,9 @@ class Script:
         rotation: np.ndarray, # of the tilted gripper
         closed: float = CLOSED, # how far it closes
     ): # self
-        "Open above the cube, go down, close; about 170 steps, because the arm lags behind its target"
+        """Add three waypoints: open above the cube, go down, close.
+
+        They take about 170 steps; in fewer the arm, which lags behind its target, would not get there."""
         self.move(90, cube + ABOVE, rotation, OPEN)
         self.move(40, cube + GRASP)
         return self.move(40, opening=closed)
@@ -143,172 +159,207 @@ class Script:
     def target(self,
         step: int, # control step
     ) -> np.ndarray: # [8] place, rotation, opening
-        "Where the gripper shall be"
+        """Where the gripper shall be at a control step, as the simulator's action takes it.
+
+        Between two waypoints it is interpolated linearly; after the last one the gripper stays there."""
         for before, after in zip(self.points, self.points[1:]):
             if step <= after.step:
-                share = (step - before.step) / (after.step - before.step)
-                return _numbers(before) * (1 - share) + _numbers(after) * share
-        return _numbers(self.points[-1])
+                share = (step - before.step) / (after.step - before.step) # 0 at `before`, 1 at `after`
+                return _as_action(before) * (1 - share) + _as_action(after) * share
+        return _as_action(self.points[-1])
 
 
-def _numbers(point):
-    "A waypoint as the 8 numbers of an action"
-    # the order that the simulator takes: where, turned how, how far open
-    return np.concatenate([point.place, point.rotation, [point.opening]])
+def _as_action(waypoint):
+    "The 8 numbers of an action for one gripper, in the simulator's order: place, rotation, opening"
+    return np.concatenate([waypoint.place, waypoint.rotation, [waypoint.opening]])
 
 
-# Plans: what a film is about. Each writes the scripts of both arms for a cube that lies at `cube`.
+# Plans: what a film is about. Each fills `left` and `right`, the `Script`s of both arms, for a cube that lies
+# at `cube` ([3] metres), and draws its noise from `rng`. Numbers of steps are control steps, 50 a second.
 
-def _hand_over(cube, left, right, rng):
-    "The task itself: 0, 1, 2, then 4"
-    right.pick(cube, RIGHT_DOWN)
+def _hand_over(cube, left: Script, right: Script, rng):
+    "Plan of a film: the whole task succeeds; the rewards are 0, 1, 2, then 4"
+    right.pick(cube, rotation=RIGHT_DOWN)
     _meet(left, right, rng)
 
 
-def _linger_then_hand_over(cube, left, right, rng):
-    "The right gripper holds the cube on the table for a while"
-    # Touched and not lifted: many moments of the rare reward 1.
-    right.pick(cube, RIGHT_DOWN, closed=TOUCHING)
-    right.move(rng.integers(80, 200))
-    right.move(20, opening=CLOSED)
+def _linger_then_hand_over(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right gripper touches the cube on the table for a while, then the task succeeds.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    # A cube that is touched and not lifted has the reward 1, which is rare in other plans.
+    right.pick(cube, rotation=RIGHT_DOWN, closed=TOUCHING)
+    right.stay(rng.integers(80, 200))
+    right.move(steps=20, opening=CLOSED)
     _meet(left, right, rng)
 
 
-def _second_try(cube, left, right, rng):
-    "A miss, then the task itself"
-    off = _beside(rng)
-    right.pick(cube + off, RIGHT_DOWN)
-    right.move(20, opening=OPEN)
-    # High enough that the open fingers do not push the cube away: the arm lags behind its target.
-    right.move(60, cube + off + 2 * ABOVE)
-    right.move(60, cube + 2 * ABOVE)
-    right.move(60, cube + GRASP)
-    right.move(40, opening=CLOSED)
+def _second_try(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right gripper misses the cube, then picks it and the task succeeds.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    offset = _offset_of_a_miss(rng) # [3] metres
+    right.pick(cube + offset, rotation=RIGHT_DOWN)
+    right.move(steps=20, opening=OPEN)
+    # Up and over to the cube, at twice the usual height: the arm lags behind its target, and lower its open
+    # fingers would push the cube away.
+    right.move(steps=60, place=cube + offset + 2 * ABOVE)
+    right.move(steps=60, place=cube + 2 * ABOVE)
+    right.move(steps=60, place=cube + GRASP)
+    right.move(steps=40, opening=CLOSED)
     _meet(left, right, rng)
 
 
-def _miss(cube, left, right, rng):
-    "The right gripper closes beside the cube and lifts nothing"
-    right.pick(cube + _beside(rng), RIGHT_DOWN)
-    right.move(60, MEETING_PLACE)
-    right.move(60)
+def _miss(cube, left: Script, right: Script, rng):
+    "Plan of a film: the right gripper closes beside the cube and lifts nothing"
+    right.pick(cube + _offset_of_a_miss(rng), rotation=RIGHT_DOWN)
+    right.move(steps=60, place=MEETING_PLACE)
+    right.stay(60)
 
 
-def _squeeze(cube, left, right, rng):
-    "The right gripper closes on the cube, lets it go and leaves"
-    _squeeze_with(right, RIGHT_DOWN, RIGHT_START, cube, rng, least=60)
+def _squeeze(cube, left: Script, right: Script, rng):
+    "Plan of a film: the right gripper closes on the cube, lets it go and leaves"
+    _squeeze_with(right, RIGHT_DOWN, RIGHT_START, cube, rng, shortest=60)
 
 
-def _squeeze_with(arm, pointing_down, start, cube, rng, least):
-    "A gripper closes on the cube for `least` to 199 control steps, lets it go and returns to its start"
-    # The time is drawn here and not before: the arm draws its tremble from the same generator.
-    arm.pick(cube, pointing_down, closed=TOUCHING)
-    arm.move(rng.integers(least, 200))
-    arm.move(30, opening=OPEN)
-    arm.move(60, start)
+def _squeeze_with(
+    arm, # `Script` of one gripper
+    pointing_down, # [4] quaternion that turns this gripper towards the table
+    start, # [3] metres, where the gripper begins and ends
+    cube, # [3] metres
+    rng, # source of all noise
+    shortest, # fewest control steps for which the gripper stays closed
+):
+    "A gripper closes on the cube for `shortest` to 199 control steps, lets it go and returns to its start"
+    # `pick` draws from the same generator. If the time were drawn before it, a seed would give another film.
+    arm.pick(cube, rotation=pointing_down, closed=TOUCHING)
+    arm.stay(rng.integers(shortest, 200))
+    arm.move(steps=30, opening=OPEN)
+    arm.move(steps=60, place=start)
 
 
-def _press(cube, left, right, rng):
-    "The right gripper, closed, presses on the cube from above"
+def _press(cube, left: Script, right: Script, rng):
+    "Plan of a film: the right gripper, closed, presses on the cube from above"
     _press_with(right, RIGHT_DOWN, RIGHT_START, cube, rng)
 
 
-def _press_with(arm, pointing_down, start, cube, rng):
+def _press_with(
+    arm, # `Script` of one gripper
+    pointing_down, # [4] quaternion that turns this gripper towards the table
+    start, # [3] metres, where the gripper begins and ends
+    cube, # [3] metres
+    rng, # source of all noise
+):
     "A closed gripper presses on the cube for 80 to 199 control steps and returns to its start"
-    arm.move(90, cube + ABOVE, pointing_down)
-    arm.move(50, cube + PRESSED)
-    arm.move(rng.integers(80, 200))
-    arm.move(60, start)
+    arm.move(steps=90, place=cube + ABOVE, rotation=pointing_down)
+    arm.move(steps=50, place=cube + PRESSED)
+    arm.stay(rng.integers(80, 200))
+    arm.move(steps=60, place=start)
 
 
-def _drop(cube, left, right, rng):
-    "Lifted, and dropped on the way"
-    right.pick(cube, RIGHT_DOWN)
-    right.move(60, MEETING_PLACE)
-    right.move(rng.integers(10, 120))
-    right.move(10, opening=OPEN)
-    right.move(70)
+def _drop(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right arm lifts the cube and drops it on the way to the left one.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    right.pick(cube, rotation=RIGHT_DOWN)
+    right.move(steps=60, place=MEETING_PLACE)
+    right.stay(rng.integers(10, 120)) # holds the cube for so many control steps
+    right.move(steps=10, opening=OPEN)
+    right.stay(70)
 
 
-def _drop_at_the_meeting(cube, left, right, rng):
-    "The right gripper opens before the left one has closed"
-    right.pick(cube, RIGHT_DOWN)
-    right.move(50, MEETING_PLACE)
-    left.move(100, MEETING_PLACE + FURTHER_LEFT, ON_ITS_SIDE, OPEN)
+def _drop_at_the_meeting(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right gripper opens before the left one has closed, and the cube falls.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    right.pick(cube, rotation=RIGHT_DOWN)
+    right.move(steps=50, place=MEETING_PLACE)
+    left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     left.wait_until(right.last_step + 30)
-    right.move(rng.integers(20, 70))
-    right.move(10, opening=OPEN)
-    right.move(60, MEETING_PLACE - FURTHER_LEFT)
-    left.move(60, MEETING_PLACE + TAKING)
-    left.move(30, opening=CLOSED)
+    right.stay(rng.integers(20, 70)) # holds the cube for so many control steps
+    right.move(steps=10, opening=OPEN)
+    right.move(steps=60, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
+    left.move(steps=60, place=MEETING_PLACE + TAKING)
+    left.move(steps=30, opening=CLOSED)
 
 
-def _over_the_table(cube, left, right, rng):
-    "The right arm carries the cube to the middle and sets it down; the left arm takes it from there"
+def _over_the_table(cube, left: Script, right: Script, rng):
+    """Plan of a film: the right arm sets the cube down in the middle, and the left arm takes it from there.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     middle = np.array([0.02, 0.5, CUBE_HEIGHT])
-    right.pick(cube, RIGHT_DOWN)
-    right.move(50, MEETING_PLACE + [0.05, 0, -0.1])
-    right.move(60, middle + [0, 0, 0.005])
-    right.move(30)
-    right.move(20, opening=OPEN)
-    right.move(40, middle + [0.1, 0, 0.12])
+    right.pick(cube, rotation=RIGHT_DOWN)
+    right.move(steps=50, place=MEETING_PLACE + [0.05, 0, -0.1])
+    right.move(steps=60, place=middle + [0, 0, 0.005]) # half a centimetre above where it will lie
+    right.stay(30) # because the arm lags behind its target
+    right.move(steps=20, opening=OPEN)
+    right.move(steps=40, place=middle + [0.1, 0, 0.12])
     # The left arm swings out while the right one leaves.
     left.wait_until(right.last_step - 60)
-    left.pick(middle, LEFT_DOWN)
-    left.move(rng.integers(5, 90))
-    left.move(50, MEETING_PLACE)
-    left.move(40)
+    left.pick(middle, rotation=LEFT_DOWN)
+    left.stay(rng.integers(5, 90)) # holds the cube on the table: moments of the rare reward 3
+    left.move(steps=50, place=MEETING_PLACE)
+    left.stay(40)
 
 
-def _left_takes(cube, left, right, rng):
-    "The left arm takes the cube from the table: 3, then 4"
-    left.pick(cube, LEFT_DOWN)
-    left.move(rng.integers(5, 90))
-    left.move(60, MEETING_PLACE)
-    left.move(100)
+def _left_takes(cube, left: Script, right: Script, rng):
+    """Plan of a film: the left arm takes the cube from the table; the rewards are 0, 3, then 4.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    left.pick(cube, rotation=LEFT_DOWN)
+    left.stay(rng.integers(5, 90)) # holds the cube on the table: moments of the rare reward 3
+    left.move(steps=60, place=MEETING_PLACE)
+    left.stay(100)
 
 
-def _left_squeezes(cube, left, right, rng):
-    "The left gripper closes on the cube on the table, lets it go and leaves"
-    _squeeze_with(left, LEFT_DOWN, LEFT_START, cube, rng, least=80)
+def _left_squeezes(cube, left: Script, right: Script, rng):
+    "Plan of a film: the left gripper closes on the cube on the table, lets it go and leaves"
+    _squeeze_with(left, LEFT_DOWN, LEFT_START, cube, rng, shortest=80)
 
 
-def _left_presses(cube, left, right, rng):
-    "The left gripper, closed, presses on the cube from above"
+def _left_presses(cube, left: Script, right: Script, rng):
+    "Plan of a film: the left gripper, closed, presses on the cube from above"
     _press_with(left, LEFT_DOWN, LEFT_START, cube, rng)
 
 
-def _left_drops(cube, left, right, rng):
-    "The left arm lifts the cube and drops it"
-    left.pick(cube, LEFT_DOWN)
-    left.move(rng.integers(20, 100))
-    left.move(60, MEETING_PLACE)
-    left.move(rng.integers(20, 90))
-    left.move(10, opening=OPEN)
-    left.move(50)
+def _left_drops(cube, left: Script, right: Script, rng):
+    """Plan of a film: the left arm lifts the cube and drops it.
+
+    `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
+    left.pick(cube, rotation=LEFT_DOWN)
+    left.stay(rng.integers(20, 100)) # holds the cube on the table for so many control steps
+    left.move(steps=60, place=MEETING_PLACE)
+    left.stay(rng.integers(20, 90)) # holds the cube for so many control steps
+    left.move(steps=10, opening=OPEN)
+    left.stay(50)
 
 
-def _meet(left, right, rng):
+def _meet(
+    left, # `Script` of the left gripper, which has no cube yet
+    right, # `Script` of the right gripper, which holds the cube
+    rng, # source of all noise
+):
     "The right gripper brings the cube to the meeting place, the left one takes it and goes away with it"
-    right.move(50, MEETING_PLACE)
-    left.move(100, MEETING_PLACE + FURTHER_LEFT, ON_ITS_SIDE, OPEN)
-    # The right arm lags behind its script: the left one comes when the cube hangs still.
+    right.move(steps=50, place=MEETING_PLACE)
+    left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
+    # The right arm lags behind its script, so the left one waits until the cube hangs still.
     left.wait_until(right.last_step + int(rng.integers(20, 60)))
-    left.move(40, MEETING_PLACE + TAKING)
-    left.move(20)
-    left.move(30, opening=CLOSED)
-    # Both hold the cube for a moment: opened earlier, the right gripper would drop it.
+    left.move(steps=40, place=MEETING_PLACE + TAKING)
+    left.stay(20) # because this arm lags behind its script, too
+    left.move(steps=30, opening=CLOSED)
+    # Both hold the cube for a moment: if the right gripper opened earlier, the cube would fall.
     right.wait_until(left.last_step + 15)
-    right.move(20, opening=OPEN)
-    right.move(40, MEETING_PLACE - FURTHER_LEFT)
+    right.move(steps=20, opening=OPEN)
+    right.move(steps=40, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
     left.wait_until(right.last_step)
-    left.move(50, MEETING_PLACE + FURTHER_LEFT)
-    left.move(60)
+    left.move(steps=50, place=MEETING_PLACE + FURTHER_LEFT)
+    left.stay(60)
 
 
-def _beside(rng):
-    "How far a gripper is off that misses: 5 to 7 cm to a side, too far for a finger to touch the cube"
-    return np.array([0, rng.choice([-1, 1]) * rng.uniform(0.05, 0.07), 0])
+def _offset_of_a_miss(rng):
+    "A random offset [3] in metres from the cube: 5 to 7 cm in y, so that no finger touches the cube"
+    side = rng.choice([-1, 1])
+    return np.array([0, side * rng.uniform(0.05, 0.07), 0])
 
 
 plans = {
@@ -343,11 +394,11 @@ CUBE_OF_LEFT = np.array([[-0.08, 0.1], [0.42, 0.58]])
 # The simulator
 
 class Simulator:
-    "MuJoCo with both arms and the cube, moved by its grippers' places"
+    "MuJoCo with both arms and the cube; an action says where the two grippers shall be"
     def __init__(self,
         size: int = 96, # pixels a side of the pictures
     ):
-        # dm_control chooses its renderer when it is first imported. Without a screen only EGL or OSMesa draw.
+        # dm_control chooses its renderer when it is first imported. Without a screen only EGL or OSMesa work.
         if not os.environ.get("DISPLAY"):
             os.environ.setdefault("MUJOCO_GL", "egl")
         try:
@@ -356,48 +407,50 @@ class Simulator:
             from gym_aloha.constants import ASSETS_DIR, DT
             from gym_aloha.tasks.sim_end_effector import TransferCubeEndEffectorTask
         except ImportError as error:
-            told = 'the simulator is not installed: pip install "vlrlbook[films]"'
-            raise ImportError(f"{told} ({error})") from error
+            problem = 'the simulator is not installed: pip install "vlrlbook[films]"'
+            raise ImportError(f"{problem} ({error})") from error
         self.size = size
-        world = str(Path(ASSETS_DIR) / "bimanual_viperx_end_effector_transfer_cube.xml")
+        world_file = str(Path(ASSETS_DIR) / "bimanual_viperx_end_effector_transfer_cube.xml")
         task = TransferCubeEndEffectorTask(random=0)
-        # TransferCubeEndEffectorTask.get_observation, read in gym-aloha 0.1.5, draws three pictures of
-        # 480 × 640 at each control step. We draw our own, and only at the moments that are kept. If it were
-        # renamed, films would take fifty times as long and be the same.
+        # TransferCubeEndEffectorTask.get_observation, read in gym-aloha 0.1.5, renders three pictures of
+        # 480 × 640 at each control step. `views` renders its own, only at the moments that are kept. If the
+        # method is renamed, films stay the same and take fifty times as long.
         task.get_observation = _no_observation
         # A film ends when its scripts do, so the environment's own limit must never be reached.
-        forever = float("inf")
-        physics = mujoco.Physics.from_xml_path(world)
-        self.environment = control.Environment(physics, task, forever, control_timestep=DT)
+        no_limit = float("inf")
+        physics = mujoco.Physics.from_xml_path(world_file)
+        self.environment = control.Environment(physics, task, time_limit=no_limit, control_timestep=DT)
         self.task = task
 
     @property
-    def physics(self): return self.environment.physics
+    def physics(self): return self.environment.physics # the state of MuJoCo's world
 
     def start(self,
         cube: np.ndarray, # [3] where it lies
     ):
-        "Arms at rest, the cube where it is wanted"
+        "Begin a film: put the arms into their resting position, and the cube where it is wanted"
         self.environment.reset()
         physics = self.physics
-        physics.data.qpos[CUBE_PLACE] = cube
+        physics.data.qpos[CUBE_PLACE] = cube # qpos: all joint positions
         physics.data.qpos[CUBE_ROTATION] = LEVEL
-        # Red crosses mark where the grippers shall go. A robot's camera sees no such thing.
+        # The simulator draws red crosses where the grippers shall go, which no real camera would see. Their
+        # opacity is set to 0.
         physics.model.site_rgba[:, 3] = 0
+        # the angle of view, in degrees
         physics.model.cam_fovy[physics.model.name2id("top", "camera")] = TOP_DEGREES
 
     def step(self,
         action: np.ndarray, # [16] left gripper's place, rotation, opening, then the right one's
     ) -> int: # 0 to 4
-        "One control step of a fiftieth of a second, and its reward"
+        "Move the grippers for one control step, a fiftieth of a second, and return its reward"
         return int(self.environment.step(action).reward)
 
     def views(self) -> list: # an array [size, size, 3] of bytes for each camera
-        "What the three cameras see"
-        # Shadows take five sixths of the drawing time, and the software renderer of a machine without a GPU
-        # draws them with ragged edges.
-        look = dict(height=self.size, width=self.size, render_flag_overrides={"shadow": False})
-        return [self.physics.render(camera_id=camera, **look) for camera in CAMERAS]
+        "Pictures of the three cameras at this moment"
+        # Without shadows: they take five sixths of the rendering time, and the software renderer of a machine
+        # without a GPU draws them with ragged edges.
+        options = dict(height=self.size, width=self.size, render_flag_overrides={"shadow": False})
+        return [self.physics.render(camera_id=camera, **options) for camera in CAMERAS]
 
     def joints(self) -> np.ndarray: # [14] float32
         "Joint positions of both arms, as gym-aloha gives them"
@@ -405,7 +458,7 @@ class Simulator:
 
 
 def _no_observation(physics):
-    "In place of the task's own observation"
+    "An empty observation, in place of the task's own method, which would render pictures at every step"
     return {}
 
 
@@ -413,13 +466,17 @@ def moment_labels(
     rewards: list, # of every control step
     steps: list, # of the moments
 ) -> list: # a reward for each moment
-    "The commonest reward around each moment, the higher one of equals"
+    """The label of each moment: the commonest reward of the LABEL_STEPS control steps around it.
+
+    Single steps would not do, because the simulator loses contacts for a step or two."""
     labels = []
+    half = LABEL_STEPS // 2
     for step in steps:
-        around = rewards[max(0, step - LABEL_STEPS // 2):step + LABEL_STEPS // 2 + 1]
-        counts = np.bincount(around, minlength=REWARDS)
-        # The higher of two equals: a contact that is lost for some steps is still a contact.
-        labels.append(int(np.flatnonzero(counts == counts.max())[-1]))
+        around = rewards[max(0, step - half):step + half + 1]
+        counts = np.bincount(around, minlength=REWARDS) # how often each reward is among them
+        commonest = np.flatnonzero(counts == counts.max())
+        # The highest of equally common ones: a contact that is lost for some steps is still a contact.
+        labels.append(int(commonest[-1]))
     return labels
 
 
@@ -428,23 +485,27 @@ def record_film(
     plan: str, # a key of `plans`
     seed: int, # of the cube's place and the noise
 ) -> list: # a dict per moment: views, joints, action [16], reward
-    "One film from its script"
+    "Record one film: write the scripts of both arms as the plan says, then let the simulator follow them"
     rng = np.random.default_rng(seed)
+    # Where the cube may lie, which depends on the arm that takes it: the smallest (x, y) and the largest.
     low, high = (CUBE_OF_LEFT if plan in LEFT_PLANS else CUBE_OF_RIGHT).T
     cube = np.array([*rng.uniform(low, high), CUBE_HEIGHT])
-    # One generator for the cube and all noise, in a fixed order: the seed alone gives the film again.
+    # The cube's place and all noise come from one generator, in a fixed order, so that the seed alone gives
+    # the same film again.
     left, right = Script(LEFT_START, rng), Script(RIGHT_START, rng)
-    plans[plan](cube, left, right, rng)
+    plans[plan](cube, left, right, rng) # adds the waypoints of this plan to both scripts
     simulator.start(cube)
-    moments, steps, rewards = [], [], []
+    moments, moment_steps = [], [] # the frames of the film, and the control step of each
+    rewards = [] # of every control step
     for step in range(max(left.last_step, right.last_step)):
         action = np.concatenate([left.target(step), right.target(step)])
-        rewards.append(simulator.step(action))
+        rewards.append(simulator.step(action)) # 0 to 4
+        # Every MOMENT_STEPS-th step is a frame, without those at the beginning, when the arms only swing out.
         if step >= FIRST_STEP and step % MOMENT_STEPS == 0:
-            steps.append(step)
-            seen = dict(views=simulator.views(), joints=simulator.joints())
-            moments.append(seen | dict(action=action.astype(np.float32)))
-    for moment, reward in zip(moments, moment_labels(rewards, steps)):
+            moment_steps.append(step)
+            observation = dict(views=simulator.views(), joints=simulator.joints())
+            moments.append(observation | dict(action=action.astype(np.float32)))
+    for moment, reward in zip(moments, moment_labels(rewards, moment_steps)):
         moment["reward"] = reward
     return moments
 
@@ -460,7 +521,9 @@ def make_films(
     only: str = None, # names of plans with commas between; None takes all
     say=None, # gets a line of text after each film; None: silent
 ): # LeRobotDataset
-    "Films of the simulator in LeRobot's format, laid out as `lerobot/realworld_aloha_success_bhc` is"
+    """Record films of the simulator as a new data set in LeRobot's format.
+
+    Its columns are those of the real data set `lerobot/realworld_aloha_success_bhc`."""
     try:
         from lerobot.configs.video import RGBEncoderConfig
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -469,38 +532,42 @@ def make_films(
     if films < 1 or size < SMALLEST:
         wanted = f"at least 1 film, and {SMALLEST} pixels a side"
         raise SettingsError(f"films = {films}, size = {size}: expected {wanted}")
-    root, turns = Path(root), _turns(only)
-    simulator, started, kept = Simulator(size), time.time(), []
+    root, turns = Path(root), _turns(only) # names of plans, in the order in which films take them
+    simulator, started, descriptions = Simulator(size), time.time(), []
     name = f"local/{root.name}"
-    # LeRobot makes its folder itself and refuses one that is there: hence a part of the hidden folder.
-    with new_folder(root, existing="none", manifest=False, part="set") as aside:
-        made = LeRobotDataset.create(
+    # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside the hidden
+    # folder, and `new_folder` renames that part to `root` at the end.
+    with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
+        data = LeRobotDataset.create(
             name, fps=CONTROL_STEPS_A_SECOND // MOMENT_STEPS, features=_columns(size, videos),
-            root=aside / "set", robot_type="aloha", use_videos=videos, video_backend="pyav",
+            root=hidden_folder / "set", robot_type="aloha", use_videos=videos, video_backend="pyav",
             rgb_encoder=RGBEncoderConfig(g=WHOLE_EVERY, crf=QUALITY) if videos else None)
         for film in range(films):
             plan = turns[film % len(turns)]
-            # Films of different seeds are different ones, however many there are.
-            moments = record_film(simulator, plan, seed=seed * MOST_FILMS + film)
-            rewards = _add_film(made, moments)
-            kept.append(dict(plan=plan, rewards=rewards))
+            # The stride keeps the films of two seeds apart.
+            moments = record_film(simulator, plan, seed=seed * SEED_STRIDE + film)
+            rewards = _add_film(data, moments) # a digit for each moment, such as "001122"
+            descriptions.append(dict(plan=plan, rewards=rewards))
             if say:
                 say(f"{film + 1}/{films} {plan:<22} {rewards}  {time.time() - started:.0f} s")
-        made.finalize()
-        _describe(aside / "set", dict(seed=seed, size=size, films=kept))
+        data.finalize()
+        _describe(hidden_folder / "set", dict(seed=seed, size=size, films=descriptions)) # films.json
     return LeRobotDataset(name, root=root, video_backend="pyav")
 
 
-def _add_film(data, moments):
-    "One film into the data set; returns its rewards as a text of digits"
+def _add_film(
+    data, # LeRobotDataset
+    moments, # from `record_film`: a dict for each frame
+):
+    "Add one film to a LeRobot data set; returns its rewards as digits, one for each moment"
     for moment in moments:
-        data.add_frame(_row(moment))
+        data.add_frame(_row(moment)) # a dict of all columns
     data.save_episode() # an episode is LeRobot's word for a film
     return "".join(str(moment["reward"]) for moment in moments)
 
 
 def _describe(folder, about):
-    "films.json: how each film was made, and with which versions"
+    "Write films.json: `about`, which says how each film was made, and the versions of the libraries"
     versions = {}
     for library in ("gym-aloha", "mujoco", "lerobot"):
         versions[library] = importlib.metadata.version(library)
@@ -508,30 +575,40 @@ def _describe(folder, about):
 
 
 def _turns(only):
-    "The order of the plans; a name that is none is refused with the nearest one"
+    """The plans in the order in which films take them: those named in `only`, else TURNS.
+
+    `only` holds names with commas between; a name that is no plan is a SettingsError."""
     if not only:
         return TURNS
-    wanted = [name.strip() for name in only.split(",")]
-    for name in wanted:
+    names = [name.strip() for name in only.split(",")]
+    for name in names:
         if name not in plans:
             raise SettingsError(f"only = {name!r}{nearest(name, list(plans))}")
-    return wanted
+    return names
 
 
-def _columns(size, videos):
-    "What LeRobot must know of each column"
-    kind, axes = "video" if videos else "image", ["height", "width", "channels"]
-    camera = dict(dtype=kind, shape=(size, size, 3), names=axes)
+def _columns(
+    size, # pixels a side of the pictures
+    videos, # True: pictures are stored as videos
+):
+    "The columns of the data set as {name: dtype, shape and names}, as LeRobot wants them described"
+    dtype, axes = "video" if videos else "image", ["height", "width", "channels"]
+    camera = dict(dtype=dtype, shape=(size, size, 3), names=axes)
     columns = {name: dict(camera) for name in aloha_cameras}
     columns["observation.state"] = dict(dtype="float32", shape=(JOINTS,), names=None)
     columns["action"] = dict(dtype="float32", shape=(ACTION,), names=None)
-    columns["reward_bins"] = dict(dtype="float32", shape=(REWARDS,), names=None)
+    columns["reward_bins"] = dict(dtype="float32", shape=(REWARDS,), names=None) # one-hot
     return columns
 
 
-def _row(moment):
-    "A moment as a row of the data set; its label one-hot, as the real set has it"
+def _row(
+    moment, # from `record_film`: {views, joints, action, reward}
+):
+    """A moment as a row of the data set, a dict of all its columns.
+
+    The reward becomes a one-hot vector, because the real data set has such labels."""
     row = dict(zip(aloha_cameras, moment["views"]))
     row["observation.state"], row["action"] = moment["joints"], moment["action"]
-    row["reward_bins"] = np.eye(REWARDS, dtype=np.float32)[moment["reward"]]
+    one_hot_vectors = np.eye(REWARDS, dtype=np.float32) # row r belongs to the reward r
+    row["reward_bins"] = one_hot_vectors[moment["reward"]]
     return row | dict(task=TASK)

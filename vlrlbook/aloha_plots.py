@@ -21,37 +21,44 @@ _dots = dict(color=orange, ms=5, mec="black", mew=0.6)  # what was measured now 
 
 # A data set
 
-most_courses = 60  # films whose bins are drawn as lines; more would be one grey area
+most_courses = 60  # at most so many films are drawn as lines; more lines would be one grey area
 
 
 def plot_analysis(
     frames,  # `AlohaFrames`, all of a data set
 ):  # matplotlib figure
-    "Bins, lengths, tasks, and how the bins run through the films"
+    "Four panels of a data set: frames in each bin, lengths of films, tasks, and each film's bins over time"
     fig, axes = figure(9, 4.8, nrows=2, ncols=2)
-    for draw, ax in zip((_draw_bins, _draw_lengths, _draw_tasks, _draw_course), axes.flat):
-        draw(ax, frames)
+    panels = (_draw_bins, _draw_lengths, _draw_tasks, _draw_course)
+    for draw_panel, ax in zip(panels, axes.flat):
+        draw_panel(ax, frames)
         ax.title.set_fontsize(9)
     return fig
 
 
-def _draw_bins(ax, frames):
-    "Frames in each bin; orange: bin 0 only because the label says nothing"
+def _draw_bins(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `labels` and `kinds` have an entry for each frame
+):
+    "A bar for each bin with the number of its frames; orange: frames that are in bin 0 only by default"
     bins = range(frames.num_classes)
     ax.bar(bins, bin_counts(frames.labels, frames.num_classes), color=blue, label="labelled")
-    silent = (frames.kinds == "zero").sum()
-    if silent:
-        ax.bar([0], [silent], color=orange, label="bin 0 by default")
+    all_zero_labels = (frames.kinds == "zero").sum()  # vectors of zeros name no bin, and count as bin 0
+    if all_zero_labels:
+        ax.bar([0], [all_zero_labels], color=orange, label="bin 0 by default")
         ax.legend(**_legend)
     title = f"frames in each bin (n = {len(frames.labels)})"
     ax.set(xlabel="bin", ylabel="frames", title=title, xticks=bins)
 
 
-def _draw_lengths(ax, frames):
-    "How long the films are"
-    lengths = list(Counter(frames.episodes.tolist()).values())
+def _draw_lengths(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `episodes` has the film's number of each frame
+):
+    "A histogram of the number of frames in a film"
+    lengths = list(Counter(frames.episodes.tolist()).values())  # frames in each film
     low, high = min(lengths), max(lengths)
-    # A bar for each length, its middle at the number; at most 20 bars.
+    # A bar for each length, with its middle at that number; at most 20 bars, so that they stay readable.
     bars = min(20, high - low + 1)
     edges = np.linspace(low - 0.5, high + 0.5, bars + 1)
     ax.hist(lengths, bins=edges, color=blue)
@@ -63,40 +70,52 @@ def _draw_lengths(ax, frames):
     ax.set_xlim(0, high * 1.1)
 
 
-def _draw_tasks(ax, frames):
-    "The nine commonest tasks"
-    commonest = Counter(frames.tasks).most_common(9)[::-1]  # barh begins at the bottom
-    names = [task[:34] for task, _ in commonest]
+def _draw_tasks(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `tasks` has the task of each frame, in words
+):
+    "A bar for each of the nine commonest tasks with the number of its frames"
+    commonest = Counter(frames.tasks).most_common(9)[::-1]  # reversed: barh draws the first one at the bottom
+    names = [task[:34] for task, _ in commonest]  # as many characters as there is room for
     counts = [count for _, count in commonest]
     ax.barh(names, counts, color=blue)
     ax.set_xlabel("frames")
-    different = set(frames.tasks)
-    ax.set_title(f"tasks (n = {len(different)})")
+    different_tasks = set(frames.tasks)
+    ax.set_title(f"tasks (n = {len(different_tasks)})")
 
 
-def _draw_course(ax, frames):
-    "A line for each film, coloured by how it ends"
-    films, ends = np.unique(frames.episodes)[:most_courses], Counter()
-    for film in films if frames.labelled else ():  # there is no course without labels
-        here = frames.episodes == film
-        bins = frames.labels[here]
-        end, colour = _end_of(bins, frames.num_classes - 1)
+def _draw_course(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`; `episodes`, `moments` and `labels` have an entry for each frame
+):
+    "A line for each film: its bin at each moment, coloured by how the film ends"
+    films = np.unique(frames.episodes)[:most_courses]
+    ends = Counter()  # (how films end in words, colour) → number of films
+    for film in films if frames.labelled else ():  # without labels there are no lines to draw
+        is_its_frame = frames.episodes == film
+        bins = frames.labels[is_its_frame]
+        end, colour = _end_of(bins, last_bin=frames.num_classes - 1)
         ends[end, colour] += 1
-        # Films are drawn a little above or below their bins, or all would lie on one line.
-        height = 0.3 * (film % 11 / 11 - 0.5)
-        ax.plot(frames.moments[here], bins + height, color=colour, alpha=0.4, lw=1)
+        # A film is drawn a little above or below its bins, at one of 11 heights, or all films would lie on
+        # the same line.
+        offset = 0.3 * (film % 11 / 11 - 0.5)
+        ax.plot(frames.moments[is_its_frame], bins + offset, color=colour, alpha=0.4, lw=1)
     for (end, colour), count in sorted(ends.items()):
-        ax.plot([], [], color=colour, lw=2, label=f"{end} ({count})")  # for the legend only
+        ax.plot([], [], color=colour, lw=2, label=f"{end} ({count})")  # draws nothing but the legend's line
     if ends:
         ax.legend(loc="upper left", **_legend)
     ax.set(xlabel="moment", ylabel="bin")
     ax.set_title(f"bins through the films (n = {len(films)})")
 
 
-def _end_of(bins, last):
-    "How a film with these bins ends, in words, and the colour of it"
-    if bins[-1] == last:
+def _end_of(
+    bins,  # of the film's frames, in the order of time
+    last_bin,  # the highest bin that there is: success
+):
+    "How a film with these bins ends, as (words for the legend, colour)"
+    if bins[-1] == last_bin:
         return "ends in the last bin", blue
+    # any(): some bin is above 0
     return ("ends lower", orange) if bins.any() else ("never rises", grey)
 
 
@@ -104,13 +123,13 @@ def _end_of(bins, last):
 
 def plot_training(
     log: RunLog,  # of a classifier's run
-    validation: np.ndarray = None,  # labels of the validation frames: their number, a line for the commonest
+    validation: np.ndarray = None,  # labels of the validation frames, for a line to compare with
 ):  # matplotlib figure
-    "Loss of training and validation, and what validation says of the bins"
-    fig, (loss, share) = figure(9, 2.8, ncols=2)
-    _draw_loss(loss, log)
-    _draw_validation(share, log, validation)
-    for ax in (loss, share):
+    "Two panels of a run: the loss in training and validation, and accuracy and macro-F1 in validation"
+    fig, (loss_ax, validation_ax) = figure(9, 2.8, ncols=2)
+    _draw_loss(loss_ax, log)
+    _draw_validation(validation_ax, log, validation)
+    for ax in (loss_ax, validation_ax):
         ax.set_xlabel("step")
         ax.title.set_fontsize(9)
         ax.legend(fontsize=7.5, frameon=False)
@@ -118,25 +137,33 @@ def plot_training(
 
 
 def _draw_loss(ax, log):
-    "Loss of training, faint and smoothed, that of validation as dots"
-    steps, values = log.series("loss")
-    ax.plot(steps, values, color=blue, alpha=0.25, lw=1)
-    ax.plot(steps, smooth(values), color=blue, lw=2, label="training")
-    ax.plot(*log.series("eval/loss"), "o", label="validation", **_dots)
+    "The training loss as a faint line and smoothed, and the validation loss as dots"
+    steps, losses = log.series("loss")
+    ax.plot(steps, losses, color=blue, alpha=0.25, lw=1)
+    ax.plot(steps, smooth(losses), color=blue, lw=2, label="training")
+    validation_steps, validation_losses = log.series("eval/loss")
+    ax.plot(validation_steps, validation_losses, "o", label="validation", **_dots)
     ax.set(ylabel="loss", ylim=(0, None))
-    ax.set_title(f"loss (n = {len(values)} rows)")
+    ax.set_title(f"loss (n = {len(losses)} rows)")
 
 
-def _draw_validation(ax, log, labels):
-    "Accuracy and macro-F1 on the validation films, and what always saying the commonest bin would get"
-    ax.plot(*log.series("accuracy"), "o-", color=blue, ms=5, label="accuracy")
-    ax.plot(*log.series("macro_f1"), "o-", color=orange, ms=5, label="macro_f1")
+def _draw_validation(
+    ax,  # matplotlib axes
+    log,  # `RunLog` of a classifier's run
+    labels,  # bins of the validation frames, or None
+):
+    """Accuracy and macro-F1 on the validation films.
+
+    A dashed line shows the accuracy of always predicting the commonest bin."""
+    for name, colour in (("accuracy", blue), ("macro_f1", orange)):
+        steps, values = log.series(name)
+        ax.plot(steps, values, "o-", color=colour, ms=5, label=name)
     title = "validation films"
     if labels is not None:
         title += f" (n = {len(labels)} frames)"
-        # Accuracy that stays below it has learned nothing.
-        commonest = np.bincount(labels).max() / len(labels)
-        ax.axhline(commonest, label="commonest bin", **_dashed)
+        # A classifier whose accuracy stays below this line has learned nothing.
+        share_of_commonest = np.bincount(labels).max() / len(labels)
+        ax.axhline(share_of_commonest, label="commonest bin", **_dashed)
     ax.set_ylim(0, 1.03)
     ax.set_title(title)
 
@@ -144,21 +171,24 @@ def _draw_validation(ax, log, labels):
 def plot_confusion(
     results: dict,  # with `confusion` and `calibration`
 ):  # matplotlib figure
-    "Counts of true against predicted bins, and whether its confidence comes true"
-    fig, (grid, sure) = figure(9, 3.4, ncols=2)
-    _draw_confusion(grid, np.array(results["confusion"]))
-    _draw_calibration(sure, results["calibration"])
-    for ax in (grid, sure):
+    """Two panels of a classifier's results: the confusion matrix, and the calibration.
+
+    Calibration compares its confidence with the share of frames on which it is right."""
+    fig, (confusion_ax, calibration_ax) = figure(9, 3.4, ncols=2)
+    _draw_confusion(confusion_ax, np.array(results["confusion"]))
+    _draw_calibration(calibration_ax, results["calibration"])
+    for ax in (confusion_ax, calibration_ax):
         ax.title.set_fontsize(9)
     return fig
 
 
 def _draw_confusion(ax, counts):
     "Counts [true bin, predicted bin] as a grid; the colour is the share of the true bin's frames"
-    shares = counts / counts.sum(1, keepdims=True).clip(1)  # a bin without frames stays white
+    frames_of_true_bin = counts.sum(1, keepdims=True)  # [true bin, 1]
+    shares = counts / frames_of_true_bin.clip(1)  # a bin without frames is divided by 1 and stays white
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (true, predicted), count in np.ndenumerate(counts):
-        is_dark = count > counts[true].sum() / 2
+        is_dark = shares[true, predicted] > 0.5  # black digits could not be read there
         style = dict(fontsize=8, color="white" if is_dark else "black")
         ax.text(predicted, true, count, ha="center", va="center", **style)
     bins = range(len(counts))
@@ -167,20 +197,25 @@ def _draw_confusion(ax, counts):
 
 
 def _draw_calibration(ax, calibration):
-    "A dot for each class of confidence at the share that is right; on the dashed line confidence comes true"
-    rows = calibration["bins"]  # of each: confidence and accuracy on average, n frames
+    """A reliability diagram: a dot for each group of frames with about the same confidence.
+
+    A dot stands over its mean confidence at the share of its frames that are right. A classifier whose
+    confidence is true has its dots on the dashed line."""
+    groups = calibration["bins"]  # dicts of confidence and accuracy (means of the group) and n (frames)
     ax.plot([0, 1], [0, 1], **_dashed)
-    confidences = [row["confidence"] for row in rows]
-    accuracies = [row["accuracy"] for row in rows]
-    # A dot's area grows with the root of its frames; with their number the largest would hide the others.
-    roots = [row["n"] ** 0.5 for row in rows]
-    ax.scatter(confidences, accuracies, s=[12 + 12 * root for root in roots], color=blue)
+    confidences = [group["confidence"] for group in groups]
+    accuracies = [group["accuracy"] for group in groups]
+    # A dot's area grows with the square root of n; with n itself the largest dot would hide the others.
+    roots = [group["n"] ** 0.5 for group in groups]
+    areas = [12 + 12 * root for root in roots]
+    ax.scatter(confidences, accuracies, s=areas, color=blue)
     style = dict(textcoords="offset points", fontsize=7, ha="right")
-    for row, root in zip(rows, roots):
-        # In points; further away the larger the dot is.
-        left_of_the_dot = -4 - (3 + 3 * root) ** 0.5, -3
-        place = row["confidence"], row["accuracy"]
-        ax.annotate(f"n = {row['n']}", place, left_of_the_dot, **style)
+    for group, area in zip(groups, areas):
+        # The text ends left of the dot, 4 points from its edge: the radius of the dot is √area / 2.
+        radius = (area / 4) ** 0.5
+        offset = (-4 - radius, -3)
+        place = (group["confidence"], group["accuracy"])
+        ax.annotate(f"n = {group['n']}", place, offset, **style)
     ax.set(xlabel="confidence", ylabel="share right")
     ax.set(xlim=(0, 1.03), ylim=(0, 1.05))
     ax.set_title(f"calibration, mean gap {calibration['ece']:.3f}")
@@ -191,21 +226,21 @@ def judged_film(
     episode: int,  # one of the test films
     moments: int = 10,  # drawn
 ):  # matplotlib figure
-    "One film with true and predicted bins beneath"
-    # Places in `run.test`, whose `rows` are places among all frames; `run.probabilities` has a row for each.
-    places = np.flatnonzero(run.frames.episodes[run.test.rows] == episode)
-    count = min(moments, len(places))
-    evenly = np.linspace(0, len(places) - 1, count).astype(int)
-    chosen = places[evenly]
+    "Some moments of one test film, with the true and the predicted bin beneath each"
+    # Indices of the film's frames among the test frames. `run.test.rows` has the number of each test frame
+    # among all frames, and `run.probabilities` its predicted probabilities.
+    film_indices = np.flatnonzero(run.frames.episodes[run.test.rows] == episode)
+    count = min(moments, len(film_indices))
+    evenly_spread = np.linspace(0, len(film_indices) - 1, count).astype(int)
+    chosen = film_indices[evenly_spread]
     items = run.test.__getitems__(chosen)
-    # such as "right wrist" for observation.images.cam_right_wrist
-    names = [re.sub(r".*cam_", "", camera) for camera in run.frames.cameras]
-    names = [name.replace("_", " ") for name in names]
-    # An item may show earlier moments first; the last pictures are those of the frame itself.
-    cameras = len(names)
-    pictures = [item["images"][-cameras:] for item in items]
+    # "right wrist" for observation.images.cam_right_wrist
+    camera_names = [re.sub(r".*cam_", "", camera) for camera in run.frames.cameras]
+    camera_names = [name.replace("_", " ") for name in camera_names]
+    # An item may have pictures of earlier moments first; the last ones are those of the frame itself.
+    pictures = [item["images"][-len(camera_names):] for item in items]
     labels = [item["label"] for item in items]
     predicted = run.probabilities[chosen].argmax(1)
-    fig = film_strip(pictures, labels, predicted, names)
+    fig = film_strip(pictures, labels, predicted, camera_names)
     fig.suptitle(f"film {episode}: {items[0]['text']}", fontsize=9)
     return fig

@@ -17,13 +17,13 @@ from .settings import Settings, SettingsError, as_type, nearest
 __all__ = ["DRAWN", "DRAWN_FILMS", "SIMULATED", "video_backends", "presets", "environment", "OLD_HEADS",
            "is_classifier", "AlohaSettings"]
 
-DRAWN = "local/synthetic_aloha"  # films that are drawn where they are asked for
-DRAWN_FILMS = 90  # of them, where no other number is given
-SIMULATED = "local/aloha_transfer_cube"  # 96 films of the ALOHA simulator, which travel with this book
+DRAWN = "local/synthetic_aloha"  # name of a data set whose films are drawn when a run asks for them
+DRAWN_FILMS = 90  # how many films are drawn if the setting `episodes` does not say it
+SIMULATED = "local/aloha_transfer_cube"  # 96 films of the ALOHA simulator, which come with this book
 video_backends = ["torchcodec", "pyav"]  # those that LeRobot reads films with
 
-# Size → what stands where nothing was given. The tiny twin is trained whole, on a CPU, in minutes. The size
-# gpu has the defaults of the older script, so that its users get the run that they know.
+# Size → the values of settings that were not given. The tiny twin is trained whole, on a CPU, in minutes. The
+# size gpu has the defaults of the older script, so that its users get the run that they know.
 presets = {
     "tiny": dict(
         model="tiny-qwen3_vl",
@@ -54,7 +54,7 @@ presets = {
     ),
 }
 
-# Setting → variable of the older script. A parameter wins over it.
+# Setting → environment variable from which the older script read it. A parameter wins over the variable.
 environment = {
     "mode": "MODE",
     "model": "QWEN3VL_MODEL",
@@ -76,18 +76,18 @@ OLD_HEADS = ("classifier.safetensors", "classifier.pt", "classifier.bin")
 def is_classifier(
     path: str | Path,  # any directory, or one that is not there
 ) -> bool:
-    "Whether `load_classifier` finds a classifier there: one of ours, or one that the older script has left"
+    "True if `load_classifier` can load this directory: one that it saved, or one of the older script"
     return any((Path(path) / name).exists() for name in ("classifier.json", *OLD_HEADS))
 
 
-# What `AlohaSettings._range_rules` wants of numbers
+# Names of settings for `AlohaSettings._range_rules`: more than 0, at least 0, and from 0 to below 1
 _positive = ("batch_size", "gradient_accumulation_steps", "lr", "epochs", "lora_r", "lora_alpha",
              "eval_steps", "logging_steps", "max_image_size", "max_grad_norm", "frames", "tolerance_s")
 _not_negative = ("seed", "shift", "warmup_steps", "weight_decay", "patience", "num_workers")
 _shares = ("lora_dropout", "val_share", "test_share", "flip", "colour_jitter")
 
-# And `_name_rules` of words
-_words = {
+# Setting → the words that it may have, for `AlohaSettings._name_rules`
+_possible_words = {
     "mode": ["train", "analyze", "chat", "predict"],
     "finetune_mode": ["lora", "full"],
     "zero_labels": ["first", "drop"],
@@ -173,81 +173,87 @@ class AlohaSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def wanted_model(self):
-        "What `model` or its environment variable says"
+        "The model that `model` or its environment variable names, before a preset fills one in"
         return self.model or self.from_environment().get("model")
 
     def from_environment(self) -> dict:  # name → value
-        "What the environment's variables say; the word None in one of them says nothing"
+        """The values of settings that were not given but have an environment variable.
+
+        A variable that is empty or holds the word None counts as not set."""
         values = {}
-        for name, variable in environment.items():
+        for name, variable in environment.items():  # such as "lr", "LR"
             text = os.environ.get(variable, "").strip()
-            # a parameter wins over the variable, which then is not even read
+            # A setting that was given as a parameter wins over its variable, which is then ignored.
             if text and text.lower() != "none" and getattr(self, name) is None:
-                values[name] = as_type(variable, text, type(self).__annotations__[name])
+                field_type = type(self).__annotations__[name]
+                values[name] = as_type(variable, text, field_type)  # a SettingsError that names the variable
         return values
 
     def filled_in(self):
-        "What the environment's variables say, then what `size` decides"
+        """Values for settings that were not given: environment variables first, then the preset of `size`.
+
+        Returns {name: value}. Also sets `self.named`, the names of the settings that somebody has written."""
         defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         variables = self.from_environment()
-        # What was named must be what answers: chat refuses a folder or a model that somebody named and that
-        # is not there, and does without a classifier that only a preset would have.
+        # Chat refuses to start if a model or a classifier that somebody has named does not exist. A
+        # classifier that only a preset names may be missing.
         self.named = {name for name in ("model", "ckpt_dir") if getattr(self, name) or name in variables}
         for name in ("mode", "finetune_mode"):
-            # the older script's shells write TRAIN and LoRA
+            # Users of the older script write TRAIN and LoRA.
             if isinstance(variables.get(name), str):
                 variables[name] = variables[name].lower()
-        # -1 is the older script's word for all
+        # In the older script -1 means all frames; here None does.
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)
         if self.data and Path(self.data, "meta", "info.json").exists():
-            # of somebody's own films, which must not be called by the name of those that the size would take
+            # A user's own films get the name of their folder, not that of the preset's data set.
             defaults["repo_id"] = f"local/{Path(self.data).resolve().name}"
         if not self.data and (self.repo_id or defaults["repo_id"]) == DRAWN:
             defaults["episodes"] = DRAWN_FILMS
         return defaults | variables
 
     def rules(self):
-        "(is broken, what to say) of every rule"
+        "Yields (is broken, error message) for every rule; `Settings.check` raises with those that are broken"
         yield from self._range_rules()
         yield from self._name_rules()
         yield from self._file_rules()
 
     def _range_rules(self):
-        "Numbers on their own"
+        "Yields (is broken, error message) for each rule about the range of a number"
         for name in _positive:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
-        # None takes all frames, and cannot be compared
+        # max_train_samples may be None, which takes all frames and cannot be compared with 0.
         limits = () if self.max_train_samples is None else ("max_train_samples",)
         for name in (*_not_negative, *limits):
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
         for name in _shares:
             yield not 0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)}: expected 0 up to 1"
-        held = self.val_share + self.test_share
-        yield held >= 0.9, f"val_share + test_share = {held:g}: too little is left to train on"
+        held_out = self.val_share + self.test_share  # share of the films
+        yield held_out >= 0.9, f"val_share + test_share = {held_out:g}: too little is left to train on"
         is_drawn = not self.data and self.repo_id == DRAWN
-        has_frames = self.frames != type(self).frames  # another number than the default
-        yield has_frames and not is_drawn, f"frames = {self.frames}: of drawn films only (repo_id {DRAWN})"
+        sets_frames = self.frames != type(self).frames  # another number than the default
+        yield sets_frames and not is_drawn, f"frames = {self.frames}: of drawn films only (repo_id {DRAWN})"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by epochs"
-        too_few = self.num_classes is not None and self.num_classes < 2
-        yield too_few, f"num_classes = {self.num_classes}: expected 2 or more"
-        blind = bool(self.patience) and not self.val_share
-        yield blind, "patience with val_share 0: early stopping needs films to look at"
-        # These two read a text, and raise where they cannot: here a rule among the others.
-        for read in (self.chosen_films, self.earlier_moments):
+        has_too_few = self.num_classes is not None and self.num_classes < 2
+        yield has_too_few, f"num_classes = {self.num_classes}: expected 2 or more"
+        stops_without_validation = bool(self.patience) and not self.val_share
+        yield stops_without_validation, "patience with val_share 0: early stopping needs films to look at"
+        # These two methods parse a text and raise if it is wrong; here that is one broken rule among others.
+        for parse in (self.chosen_films, self.earlier_moments):
             try:
-                read()
+                parse()
             except SettingsError as error:
                 yield True, str(error)
-        weighs_places = self.class_weights and self.label_as == "regress"
-        yield weighs_places, ("class_weights with label_as regress: "
-                              "a place between two marks is of no class that could be weighed")
+        weighs_numbers = self.class_weights and self.label_as == "regress"  # progress learnt as a number
+        yield weighs_numbers, ("class_weights with label_as regress: "
+                               "a place between two marks is of no class that could be weighed")
 
     def _name_rules(self):
-        "Words of which there are a few"
-        for name, possible in _words.items():
+        "Yields (is broken, error message) for each setting that must be one of a few words"
+        for name, possible in _possible_words.items():
             word = getattr(self, name)
+            # nearest: ": did you mean …?", or a list of the possible words
             yield word not in possible, f"{name} = {word!r}{nearest(word, possible)}"
         backend = self.video_backend
         yield backend not in (None, *video_backends), (
@@ -256,25 +262,27 @@ class AlohaSettings(Settings):
         yield is_missing, "report_to = 'tensorboard': it is not installed (pip install tensorboard)"
 
     def _file_rules(self):
-        "Folders that must be there before anything is loaded"
+        "Yields (is broken, error message) for each rule about folders that must exist, or must not"
         is_taken = bool(self.labelled_set) and Path(self.labelled_set or "").exists()
         yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
-        is_part = bool(self.labelled_set) and bool(self.data) and self.episodes is not None
-        yield is_part, "labelled_set with episodes: a copy holds all films, so all must be judged"
-        is_strange = bool(self.data) and not Path(self.data or "", "meta", "info.json").exists()
-        # a revision is only of a data set on the hub, which `data` then shall keep
-        wanted_here = self.size == "tiny" and not self.revision
-        yield is_strange and wanted_here, (
+        copies_a_part = bool(self.labelled_set) and bool(self.data) and self.episodes is not None
+        yield copies_a_part, "labelled_set with episodes: a copy holds all films, so all must be judged"
+        is_no_data_set = bool(self.data) and not Path(self.data or "", "meta", "info.json").exists()
+        # With size gpu or a revision, `data` may be an empty folder: the data set is downloaded into it.
+        must_exist = self.size == "tiny" and not self.revision
+        yield is_no_data_set and must_exist, (
             f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
-        is_trained = is_classifier(self.ckpt_dir)
+        has_classifier = is_classifier(self.ckpt_dir)
         missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
-        yield self.mode == "predict" and not is_trained, f"mode = 'predict': {missing}; train one first"
-        was_named = "ckpt_dir" in self.named
-        yield self.mode == "chat" and was_named and not is_trained, (
+        yield self.mode == "predict" and not has_classifier, f"mode = 'predict': {missing}; train one first"
+        was_named = "ckpt_dir" in self.named  # by somebody, not by a preset
+        yield self.mode == "chat" and was_named and not has_classifier, (
             f"mode = 'chat': {missing}; leave it out to talk with the model alone")
 
     def chosen_films(self) -> list | None:  # numbers of films; None: all, or films that are drawn
-        "What `episodes` says: films of a data set, as [0,2,5] or 0-2; a lone number is how many are drawn"
+        """The numbers of the films that `episodes` names, such as [0,2,5] or 0-2.
+
+        If films are drawn, `episodes` is how many: then it is made an int, and None is returned."""
         if self.episodes is None:
             return None
         text = str(self.episodes).strip()
@@ -284,42 +292,47 @@ class AlohaSettings(Settings):
                 raise SettingsError(f"episodes = {self.episodes!r}: expected how many films to draw")
             self.episodes = int(text)
             return None
+        # A single number could mean that film, or so many films: the user has to say which.
         if text.isdigit():
             n = int(text)
             raise SettingsError(f"episodes = {n}: of a data set it names films, as LeRobot's does; "
                                 f"[{n}] for that film, 0-{max(n - 1, 0)} for the first {n}")
         films = []
         for part in text.strip("[]()").split(","):
-            ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)  # 3, or 3-5
-            if not ends:
+            first_and_last = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)  # 3, or 3-5
+            if not first_and_last:
                 wanted = "expected numbers of films, such as [0,2,5] or 0-9"
                 raise SettingsError(f"episodes = {self.episodes!r}: {wanted}")
-            first, last = int(ends[1]), int(ends[2] or ends[1])
+            first = int(first_and_last[1])
+            last = int(first_and_last[2] or first)
             films += range(first, last + 1)
         return sorted(set(films))
 
     def earlier_moments(self) -> list:  # the word first, and seconds below 0, in the order they are shown
-        "What `moments` says"
+        """Earlier moments to show before each frame: the setting `moments`, such as first,-2,-1, as a list.
+
+        The word first is the film's first frame; a number is seconds before the frame."""
         earlier = []
         for word in str(self.moments or "").strip("[] ").split(","):
             word = word.strip(" '\"")
             if word in ("", "0", "0.0", "now"):
-                continue  # the frame itself is always shown, last
-            earlier.append(word if word == "first" else self._seconds(word))
+                continue  # the present frame is always shown, so that it need not be named
+            earlier.append(word if word == "first" else self._seconds_before(word))
         return earlier
 
-    def _seconds(self, word):
-        "One of `moments` as seconds below 0"
+    def _seconds_before(self, word):
+        "A word of `moments` as seconds, a float below 0; anything else is a SettingsError"
         try:
             seconds = float(word)
         except ValueError:
-            seconds = 1.0  # no number: refused like one that lies in the future
-        if not -1e6 < seconds < 0:  # NaN is refused as well
+            seconds = 1.0  # any number above 0, which is refused below with the same message
+        # NaN makes the comparison false, and is refused, too. A million seconds are longer than any film.
+        if not -1e6 < seconds < 0:
             wanted = "expected first, and seconds below 0 such as -1.5"
             raise SettingsError(f"moments = {self.moments!r}: {wanted}")
         return seconds
 
     @property
     def camera_names(self) -> list:
-        "The cameras in order"
+        "The names in `cameras`, a text with commas between them, as a list"
         return [camera.strip() for camera in self.cameras.split(",")]

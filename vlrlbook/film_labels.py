@@ -15,14 +15,14 @@ from .settings import nearest
 
 __all__ = ["readings", "FilmLabels", "no_labels", "read_film_labels", "read_label", "bin_counts"]
 
-# What a column can be taken for; auto looks at its values.
+# How a label column can be read; auto decides by its values.
 readings = ["auto", "vector", "integer", "success", "progress", "regress"]
 
-NO_BIN = -1 # of a frame without a label
+NO_BIN = -1 # stands for the bin of a frame without a label
 PROGRESS_BINS = 5 # as the real set `realworld_aloha_success_bhc` has
-# Resizing, averaging and float16 leave values that are this much outside of [0, 1].
-SLACK = 1e-3
-# A column of whole numbers up to here may be bins; beyond, it is rather a counter, such as `frame_index`.
+# Progress may lie this much outside of [0, 1], as resizing, averaging and float16 leave it.
+PROGRESS_TOLERANCE = 1e-3
+# Whole numbers below this may be bins. A column with larger ones is rather a counter, such as `frame_index`.
 MOST_BINS = 100
 
 
@@ -32,15 +32,19 @@ class FilmLabels:
     bins: np.ndarray # [frames] the bin of each; -1 where the data set has no labels
     kinds: np.ndarray # [frames] how each was read: vector, zero, integer, success, progress or missing
     num_classes: int # bins that the column can name; 0 where there are no labels
-    told: str # in words: what the column was taken for, frames in each bin, frames that say nothing
+    told: str # a sentence for users: how the column was read, frames in each bin, frames that say nothing
     targets: np.ndarray | None = None # [frames] progress learnt as a number: from 0 to num_classes - 1
 
 
 def no_labels(
     frames: int, # of the data set
 ) -> FilmLabels:
-    "Of a data set that nobody has labelled"
-    return FilmLabels(np.full(frames, NO_BIN), np.full(frames, "missing"), 0, "the films have no labels")
+    "The `FilmLabels` of a data set without a label column: every frame has the bin -1"
+    return FilmLabels(
+        bins=np.full(frames, NO_BIN),
+        kinds=np.full(frames, "missing"),
+        num_classes=0,
+        told="the films have no labels")
 
 
 def read_film_labels(
@@ -51,73 +55,96 @@ def read_film_labels(
     label_as: str = "auto", # one of `readings`
     progress_bins: int = None, # into how many progress is cut; None: 5
 ) -> FilmLabels:
-    "A bin for each frame; a label that is no number stops with its film and frame"
+    """Read a bin for each frame from the label column of a data set.
+
+    A label that is no number is a DataError that names its film and frame."""
     if label_as not in readings:
         raise DataError("aloha.label", f"label_as = {label_as!r}{nearest(label_as, readings)}")
-    table = _as_table(values, episodes, moments, column)
-    # One number to a frame may mean several things; a vector is bins whatever it holds.
-    if table.shape[1] > 1:
+    table = _as_table(values, episodes, moments, column) # [frames, numbers of a label]
+    width = table.shape[1]
+    # Vectors always hold a number for each bin. What single numbers mean depends on the whole column.
+    if width > 1:
         if label_as not in ("auto", "vector"):
-            told = f"vectors of {table.shape[1]} numbers, which cannot be read as {label_as}"
-            raise DataError("aloha.label", told, entry=column)
-        found = _from_vectors(table)
+            message = f"vectors of {width} numbers, which cannot be read as {label_as}"
+            raise DataError("aloha.label", message, entry=column)
+        bins, kinds, num_classes, meaning = _from_vectors(table)
     else:
-        found = _from_numbers(table[:, 0], column, label_as, progress_bins or PROGRESS_BINS)
-    bins, kinds, num_classes, meaning = found
-    targets = _places(table[:, 0], num_classes) if label_as == "regress" else None
-    return FilmLabels(bins, kinds, num_classes, _in_words(column, bins, kinds, num_classes, meaning), targets)
+        bins, kinds, num_classes, meaning = _from_numbers(
+            table[:, 0], column, label_as, progress_bins or PROGRESS_BINS)
+    # Progress that is learnt as a number: from 0 to num_classes - 1.
+    targets = _scaled_progress(table[:, 0], num_classes) if label_as == "regress" else None
+    told = _in_words(column, bins, kinds, num_classes, meaning)
+    return FilmLabels(bins, kinds, num_classes, told, targets)
 
 
 def read_label(
     value, # what the label column holds in one row: a vector, a list or a number
-) -> tuple: # bin, then "vector", "zero" or "scalar"
-    "The bin of one row by itself: the largest entry of a vector; bin 0, and its reason, where there is none"
-    x = np.asarray(value, float)
-    if not np.isfinite(x).all():
+) -> tuple: # bin, and how it was read: "vector", "zero" or "scalar"
+    """The bin of one label, read without the rest of its column.
+
+    It is the place of a vector's largest entry. A vector of zeros and a single number get the bin 0."""
+    numbers = np.asarray(value, float)
+    if not np.isfinite(numbers).all():
         raise DataError("aloha.label", f"{value!r}, expected numbers")
-    if x.size < 2:
-        # one number alone: bin, success or progress, which only the whole column could tell
+    if numbers.size < 2:
+        # A single number may be a bin, a success or progress; only the whole column could tell which.
         return 0, "scalar"
-    if not x.any():
+    if not numbers.any():
         return 0, "zero"
-    return int(x.argmax()), "vector"
+    return int(numbers.argmax()), "vector"
 
 
-def _as_table(values, episodes, moments, column):
-    "[frames, numbers of a label]; a vector of another length, NaN and None are refused by film and frame"
-    # None becomes NaN, and a number a vector of one.
+def _as_table(
+    values, # the label column: a vector or a number for each frame
+    episodes, # [frames] the film of each frame
+    moments, # [frames] its place in the film
+    column, # name of the column
+):
+    """The labels of all frames as one array [frames, numbers of a label].
+
+    A vector of another length, NaN and None are a DataError that names film and frame."""
+    # float makes NaN of None; atleast_1d makes a vector of a single number.
     rows = [np.atleast_1d(np.asarray(value, dtype=float)) for value in values]
     width = rows[0].size if rows else 1
     for row, episode, moment in zip(rows, episodes, moments):
         where = f"film {int(episode)}, frame {int(moment)}"
         if row.size != width:
-            told = f"{where}: {row.size} numbers, expected {width} as in the first frame"
-            raise DataError("aloha.label", told, entry=column)
+            message = f"{where}: {row.size} numbers, expected {width} as in the first frame"
+            raise DataError("aloha.label", message, entry=column)
         if not np.isfinite(row).all():
             raise DataError("aloha.label", f"{where}: {row.tolist()}, expected numbers", entry=column)
     return np.stack([row.ravel() for row in rows]) if rows else np.zeros((0, width))
 
 
 def _from_vectors(table):
-    "The largest entry of each row; an all-zero row counts as bin 0"
-    empty = ~table.any(axis=1)
-    kinds = np.where(empty, "zero", "vector")
-    # one-hot: a single entry that is not 0, and it is 1
-    single = np.count_nonzero(table, axis=1) == 1
-    one_hot = single & (table.max(axis=1) == 1)
+    """Bins of a table [frames, bins] of vectors: the place of each row's largest entry, 0 for a row of zeros.
+
+    Returns (bins, kinds, number of bins, how the vectors were read in words)."""
+    is_zero = ~table.any(axis=1)
+    kinds = np.where(is_zero, "zero", "vector")
+    # A one-hot vector has a single entry that is not 0, and this entry is 1.
+    has_single_entry = np.count_nonzero(table, axis=1) == 1
+    is_one_hot = has_single_entry & (table.max(axis=1) == 1)
     width = table.shape[1]
     meaning = f"one-hot vectors of {width} bins"
-    if not (one_hot | empty).all():
+    if not (is_one_hot | is_zero).all():
         meaning = f"vectors of {width} numbers, the largest of which is the bin"
     return table.argmax(axis=1), kinds, width, meaning
 
 
-def _from_numbers(numbers, column, label_as, progress_bins):
-    "A bin for each number, by what all of them together look like"
+def _from_numbers(
+    numbers, # [frames] the label column
+    column, # its name, for messages
+    label_as, # one of `readings`
+    progress_bins, # into how many bins progress is cut
+):
+    """Bins of a column of single numbers, read as `label_as` says; auto decides by the whole column.
+
+    Returns (bins, kinds, number of bins, how the numbers were read in words)."""
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
-    whole = bool((numbers == np.round(numbers)).all())
-    reading = _reading_of(low, high, whole) if label_as == "auto" else label_as
-    _check_range(low, high, whole, column, reading, label_as)
+    are_whole = bool((numbers == np.round(numbers)).all())
+    reading = _reading_of(low, high, are_whole) if label_as == "auto" else label_as
+    _check_range(low, high, are_whole, column, reading, label_as) # a DataError where they cannot be read so
     kinds = np.full(len(numbers), reading)
     if reading == "success":
         return numbers.astype(int), kinds, 2, "0 and 1, taken as failure (bin 0) and success (bin 1)"
@@ -125,62 +152,78 @@ def _from_numbers(numbers, column, label_as, progress_bins):
         meaning = f"whole numbers from {low:g} to {high:g}, taken as bins"
         return numbers.astype(int), kinds, max(2, int(high) + 1), meaning
     if reading == "regress":
-        # The bin is the nearest of the marks 0, 1/4, … 1; what is learnt is the place between two of them.
+        # Progress is learnt as a number. Its bin, for metrics, is the nearest mark: with 5 marks, which lie
+        # at 0, 1/4, 1/2, 3/4 and 1, progress 0.3 belongs to mark 1.
         meaning = f"numbers from {low:.3g} to {high:.3g}, learnt as progress between {progress_bins} marks"
-        return np.rint(_places(numbers, progress_bins)).astype(int), kinds, progress_bins, meaning
-    # The end, 1.0, belongs to the last bin.
+        bins = np.rint(_scaled_progress(numbers, progress_bins)).astype(int)
+        return bins, kinds, progress_bins, meaning
+    # Progress is cut into bins of equal width. Clipped, since 1.0 belongs to the last bin.
     bins = np.clip((numbers * progress_bins).astype(int), 0, progress_bins - 1)
     meaning = f"numbers from {low:.3g} to {high:.3g}, taken as progress and cut into {progress_bins} bins"
     return bins, kinds, progress_bins, meaning
 
 
-def _places(progress, marks):
-    "Progress from 0 to 1 as a place from the first mark, 0, to the last"
+def _scaled_progress(progress, marks):
+    "Progress from 0 to 1 as a number from 0, the first mark, to marks - 1, the last one"
     return np.clip(progress, 0, 1) * (marks - 1)
 
 
-def _check_range(low, high, whole, column, reading, label_as):
-    "Refuse numbers that cannot be what they are to be read as"
+def _check_range(
+    low, # smallest number of the column
+    high, # largest number
+    are_whole, # True if all numbers are whole
+    column, # its name, for the message
+    reading, # how the numbers are going to be read: success, integer, progress, regress or vector
+    label_as, # what the user asked for; auto: nothing
+):
+    "Raise a DataError if the numbers of a label column cannot be read as `reading`"
     if reading == "success":
-        fits = whole and 0 <= low and high <= 1
+        fits = are_whole and 0 <= low and high <= 1
     elif reading == "integer":
-        fits = whole and 0 <= low and high < MOST_BINS
+        fits = are_whole and 0 <= low and high < MOST_BINS
     else:
-        fits = reading in ("progress", "regress") and -SLACK <= low and high <= 1 + SLACK
+        in_range = -PROGRESS_TOLERANCE <= low and high <= 1 + PROGRESS_TOLERANCE
+        fits = reading in ("progress", "regress") and in_range
     if fits:
         return
-    # Without a word of the user's, the message names what could have been read.
-    wanted = f"expected {reading}"
+    expected = f"expected {reading}"
     if label_as == "auto":
-        wanted = f"expected whole numbers from 0 to {MOST_BINS - 1}, or progress from 0 to 1"
+        # The user asked for no reading, so the message names those that are possible.
+        expected = f"expected whole numbers from 0 to {MOST_BINS - 1}, or progress from 0 to 1"
     if label_as == "vector":
-        wanted = "expected a vector of bins in each frame"
-    raise DataError("aloha.label", f"numbers from {low:g} to {high:g}, {wanted}", entry=column)
+        expected = "expected a vector of bins in each frame"
+    raise DataError("aloha.label", f"numbers from {low:g} to {high:g}, {expected}", entry=column)
 
 
-def _reading_of(low, high, whole):
-    "What a column of numbers is, by its range"
-    # The narrowest first: 0 and 1 alone are whole numbers and progress as well.
-    if whole and 0 <= low and high <= 1:
+def _reading_of(low, high, are_whole):
+    "How a column of single numbers is read, decided by its range: as success, integer or progress"
+    # The narrowest reading first: a column of 0 and 1 could be bins or progress, too.
+    if are_whole and 0 <= low and high <= 1:
         return "success"
-    if whole:
+    if are_whole:
         return "integer"
     return "progress"
 
 
-def _in_words(column, bins, kinds, num_classes, meaning):
-    "One line for every mode: meaning, frames in each bin, and how many are bin 0 because they say nothing"
+def _in_words(
+    column, # name of the label column
+    bins, # [frames]
+    kinds, # [frames] how each label was read; "zero" is a vector of zeros
+    num_classes, # number of bins
+    meaning, # how the column was read, in words
+):
+    "A sentence for users about a label column: how it was read, and how many frames are in each bin"
     counts = ", ".join(str(n) for n in np.bincount(bins, minlength=num_classes))
-    told = f"label {column}: {meaning}; frames in each bin: {counts}"
-    empty = int((kinds == "zero").sum())
-    if empty:
-        told += f"; {empty} of {len(bins)} frames have an all-zero vector and count as bin 0"
-    return told
+    sentence = f"label {column}: {meaning}; frames in each bin: {counts}"
+    all_zero = int((kinds == "zero").sum())
+    if all_zero:
+        sentence += f"; {all_zero} of {len(bins)} frames have an all-zero vector and count as bin 0"
+    return sentence
 
 
 def bin_counts(
     bins: np.ndarray,  # of all frames; below 0 where a frame has no label
     num_classes: int,  # bins that there are
 ) -> np.ndarray:  # [num_classes] frames in each bin
-    "How many frames have which bin; frames without a label are in none"
+    "How many frames are in each bin; frames without a label are not counted"
     return np.bincount(bins[bins >= 0], minlength=num_classes)

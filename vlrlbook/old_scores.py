@@ -17,155 +17,181 @@ from .archive import DataError
 __all__ = ["OldCheckpoint", "is_old_checkpoint", "read_old_checkpoint", "backbone_weights"]
 
 ENDINGS = (".pt", ".pth", ".bin")
-# Under which of these keys scripts keep the weights, beside optimizer and epoch.
+# A checkpoint is a dict. Scripts keep the weights under one of these keys,
 STATE_KEYS = ("model_state_dict", "state_dict", "model", "module")
+# and their settings under one of these.
 SETTINGS_KEYS = ("config", "args", "hparams", "model_config")
 
-# Plain data that training scripts keep beside their weights: to load these runs none of their code.
+# Types of plain data that training scripts keep beside their weights. Unpickling them runs no script's code.
 HARMLESS = [argparse.Namespace, np.dtype, np.ndarray, type(np.dtype("float64")), type(np.dtype("float32")),
             type(np.dtype("int64")), np.float64(0).__reduce__()[0]]
 
 
 @dataclass
 class OldCheckpoint:
-    "What was found in the file"
+    "What `read_old_checkpoint` has read from a file of the older script"
     name: str # of the file, for messages
-    weights: dict # name in the file → tensor, the head's left out
-    head: dict # 0.weight, 0.bias, 2.weight, 2.bias, as chapter 03's head calls them
-    settings: dict # what the script kept of its own settings; empty where it kept none
+    weights: dict # name in the file → tensor, without the head's
+    head: dict # name → tensor: 0.weight, 0.bias, 2.weight and 2.bias, as chapter 03's head calls them
+    settings: dict # the script's own settings; empty if it saved none
 
 
 def is_old_checkpoint(
     path: str | Path, # file or folder
 ) -> bool:
-    "Whether this is a file of the older script, or a folder that holds a single one and no model of ours"
-    return _file_of(path) is not None
+    "True for a checkpoint file of the older script, or a folder with a single one and no model of ours"
+    return _checkpoint_file(path) is not None
 
 
 def read_old_checkpoint(
     path: str | Path, # a .pt, .pth or .bin file, or a folder with one
 ) -> OldCheckpoint:
-    "Weights and settings of a checkpoint; one that would run code, or has no head of two layers, is refused"
-    file = _file_of(path)
+    """Read weights and settings of a checkpoint of the older script.
+
+    A DataError for a file that would run code, or whose score head does not have two layers."""
+    file = _checkpoint_file(path)
     if file is None:
         raise DataError("reward_model.checkpoint", "no .pt file there", entry=str(path))
-    kept = _load_tensors(file)
-    state = _state_of(kept, file)
+    contents = _load_tensors(file) # mostly a dict with weights, optimizer, settings and more
+    state = _state_of(contents, file) # name → tensor
     for name in state:
         if "lora_" in name:
-            told = "holds a LoRA adapter beside its base; merge it (merge_and_unload) and save again"
-            raise DataError("reward_model.checkpoint", told, entry=file.name)
-    prefix, head = _head_of(state, file) # such as "reward_head.", whichever name the script gave it
-    rest = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-    return OldCheckpoint(file.name, rest, head, _settings_of(kept))
+            message = "holds a LoRA adapter beside its base; merge it (merge_and_unload) and save again"
+            raise DataError("reward_model.checkpoint", message, entry=file.name)
+    prefix, head = _head_of(state, file) # prefix: how the names of the head begin, such as "reward_head."
+    weights = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    return OldCheckpoint(file.name, weights, head, _settings_of(contents))
 
 
 def backbone_weights(
     checkpoint: OldCheckpoint, # read
     wanted: dict, # state dict of the backbone that they are for
-) -> dict: # the same names, tensors of the checkpoint
-    "Its weights under the backbone's own names; one that is missing or of another shape is an error"
-    # Both sides' names are brought to one form: transformers has renamed these layers since then.
-    found = {_canonical(name): tensor for name, tensor in checkpoint.weights.items()}
-    fitting, wrong = {}, []
+) -> dict: # the names of `wanted`, with the tensors of the checkpoint
+    """The checkpoint's weights under the names that the backbone uses.
+
+    A DataError if a weight is missing or has another shape."""
+    # transformers has renamed these layers since then, so names are compared in a common form.
+    old_tensors = {_common_name(name): tensor for name, tensor in checkpoint.weights.items()}
+    fitting, problems = {}, []
     for name, tensor in wanted.items():
-        theirs = found.get(_canonical(name))
-        if theirs is None:
-            wrong.append(f"no {name}")
-        elif theirs.shape != tensor.shape:
-            wrong.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(tensor.shape)}")
+        old = old_tensors.get(_common_name(name))
+        if old is None:
+            problems.append(f"no {name}")
+        elif old.shape != tensor.shape:
+            problems.append(f"{name} is {tuple(old.shape)}, expected {tuple(tensor.shape)}")
         else:
-            fitting[name] = theirs.to(tensor.dtype)
-    if wrong:
-        told = f"is of another model: {len(wrong)} of {len(wanted)} weights do not fit; first: {wrong[0]}"
-        raise DataError("reward_model.checkpoint", told, entry=checkpoint.name)
+            fitting[name] = old.to(tensor.dtype)
+    if problems:
+        count = f"{len(problems)} of {len(wanted)} weights do not fit"
+        message = f"is of another model: {count}; first: {problems[0]}"
+        raise DataError("reward_model.checkpoint", message, entry=checkpoint.name)
     return fitting
 
 
-def _file_of(path):
-    "The one file of a path, or None"
+def _checkpoint_file(path):
+    """The older script's checkpoint file that `path` means, or None if there is none.
+
+    `path` is the file itself, or a folder that holds one such file and no model of ours."""
     if not path:
         return None
     path = Path(path)
     if path.is_file():
         return path if path.suffix in ENDINGS else None
-    if not path.is_dir() or (path / "reward_model.json").exists():
+    if not path.is_dir():
         return None
-    # transformers' own checkpoints hold files of these endings too, beside a safetensors file
+    # a model that `VLRewardModel` has saved
+    if (path / "reward_model.json").exists():
+        return None
+    # A checkpoint of transformers holds files with these endings, too, but it also has a safetensors file.
     if any(path.glob("*.safetensors")):
         return None
     files = [file for file in sorted(path.iterdir()) if file.suffix in ENDINGS]
-    # of several nobody can tell which is meant: the user has to name the file
+    # If there are several, the user has to name the file.
     return files[0] if len(files) == 1 else None
 
 
 def _load_tensors(file):
-    "What the file holds, read without running anything of it"
+    """The contents of a .pt file, read so that no code in it can run.
+
+    A file that holds more than tensors and plain data is a DataError."""
     try:
-        # weights_only: torch's own unpickler, which makes tensors and what is on its list, and calls nothing
-        # else. So neither does a file from a stranger.
+        # With weights_only torch's unpickler makes tensors and the types in HARMLESS, and refuses all else.
+        # So a file from a stranger can be opened.
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        first = str(error).splitlines()[0][:160]
-        told = f"cannot be read as tensors, and anything more could run code ({first})"
-        raise DataError("reward_model.checkpoint", told, entry=file.name) from error
+        first_line = str(error).splitlines()[0][:160]
+        message = f"cannot be read as tensors, and anything more could run code ({first_line})"
+        raise DataError("reward_model.checkpoint", message, entry=file.name) from error
 
 
-def _state_of(kept, file):
-    "The weights by name, without the prefix of a model that was spread over several GPUs"
-    state = kept # some scripts save the weights alone, without a dict around them
+def _state_of(contents, file):
+    "The weights in a checkpoint's contents as {name: tensor}; a DataError if there are none"
+    state = contents # some scripts save only the weights, without a dict around them
     for key in STATE_KEYS:
-        if isinstance(kept, dict) and isinstance(kept.get(key), dict):
-            state = kept[key]
+        if isinstance(contents, dict) and isinstance(contents.get(key), dict):
+            state = contents[key]
             break
     tensors = {}
-    if isinstance(state, dict):
-        tensors = {str(k).removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    items = state.items() if isinstance(state, dict) else ()
+    for name, value in items:
+        if isinstance(value, torch.Tensor):
+            # DataParallel, for several GPUs, puts "module." before each name.
+            tensors[str(name).removeprefix("module.")] = value
     if not tensors:
         raise DataError("reward_model.checkpoint", "there are no weights in it", entry=file.name)
     return tensors
 
 
 def _head_of(state, file):
-    "(prefix of the head's names, its two layers as 0 and 2): the layers end in the only weight of one row"
+    """Find the score head among the weights of a checkpoint ({name: tensor}).
+
+    Returns (prefix, head): how the head's names begin, such as "reward_head.", and its tensors under the
+    names that chapter 03's head uses. The head is found by its last layer, the only one with a single
+    output."""
+    # names of layers in a Sequential, such as reward_head.3.weight
     numbered = [name for name in state if re.search(r"\.\d+\.weight$", name)]
-    # a score is one number, so the last layer's weight is [1, hidden]
-    last = [name for name in numbered if state[name].ndim == 2 and len(state[name]) == 1]
-    if len(last) != 1:
-        told = f"{len(last)} layers with a single output, expected the one at the end of a score head"
-        raise DataError("reward_model.checkpoint", told, entry=file.name)
-    prefix = re.sub(r"\d+\.weight$", "", last[0])
-    # Between the layers stand an activation and maybe a dropout, so the second one's number varies.
-    numbers = sorted({int(n[len(prefix):].split(".")[0]) for n in state if n.startswith(prefix)})
+    # A score is one number, so the weight of the last layer has the shape [1, hidden].
+    last_layers = [name for name in numbered if state[name].ndim == 2 and len(state[name]) == 1]
+    if len(last_layers) != 1:
+        expected = "expected the one at the end of a score head"
+        message = f"{len(last_layers)} layers with a single output, {expected}"
+        raise DataError("reward_model.checkpoint", message, entry=file.name)
+    prefix = re.sub(r"\d+\.weight$", "", last_layers[0])
+    in_head = [name.removeprefix(prefix) for name in state if name.startswith(prefix)] # such as 3.weight
+    # An activation and maybe a dropout stand between the two layers, so the second one's number varies.
+    numbers = sorted({int(name.split(".")[0]) for name in in_head})
     if len(numbers) != 2:
-        told = f"a head of {len(numbers)} layers ({prefix}…), expected two"
-        raise DataError("reward_model.checkpoint", told, entry=file.name)
+        message = f"a head of {len(numbers)} layers ({prefix}…), expected two"
+        raise DataError("reward_model.checkpoint", message, entry=file.name)
     head = {} # chapter 03's head has its layers at 0 and 2 of a Sequential
-    for ours, theirs in zip((0, 2), numbers):
+    for our_number, old_number in zip((0, 2), numbers):
         for part in ("weight", "bias"):
-            name = f"{prefix}{theirs}.{part}"
+            name = f"{prefix}{old_number}.{part}"
             if name not in state:
                 raise DataError("reward_model.checkpoint", f"no {name}", entry=file.name)
-            head[f"{ours}.{part}"] = state[name]
+            head[f"{our_number}.{part}"] = state[name]
     return prefix, head
 
 
-def _settings_of(kept):
-    "The script's own settings as a dict, where it kept them"
+def _settings_of(contents):
+    "The script's own settings as a dict; empty if the checkpoint's contents hold none"
     for key in SETTINGS_KEYS:
-        found = kept.get(key) if isinstance(kept, dict) else None
-        if isinstance(found, argparse.Namespace):
-            return vars(found)
-        if isinstance(found, dict):
-            return found
+        settings = contents.get(key) if isinstance(contents, dict) else None
+        if isinstance(settings, argparse.Namespace):
+            return vars(settings)
+        if isinstance(settings, dict):
+            return settings
     return {}
 
 
-def _canonical(name):
-    "One name for a weight, whichever version of transformers or wrapper has written it"
-    # The tower's own layers are called `visual.` everywhere, the wrappers before them differ.
+def _common_name(name):
+    """A name for a weight that is the same in all versions of transformers.
+
+    Versions differ in what they put before it: model.layers.0…, language_model.layers.0… and so on."""
+    # The names inside the vision tower begin with `visual.` everywhere.
     if "visual." in name:
         return name[name.index("visual."):]
-    text = re.search(r"(layers\.\d+\..*|embed_tokens\.weight|(?<![\w])norm\.weight)$", name)
-    return f"language_model.{text[1]}" if text else name
+    # What is left is the language model: its layers, its embedding or its last norm.
+    inner_name = re.search(r"(layers\.\d+\..*|embed_tokens\.weight|(?<![\w])norm\.weight)$", name)
+    return f"language_model.{inner_name[1]}" if inner_name else name

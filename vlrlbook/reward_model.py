@@ -51,13 +51,13 @@ _all_ = ["presets", "judge_template", "RewardModelSettings"]
 def pictures_of(
     image,  # path, bytes, PIL image, a list of these, or None
 ) -> list:  # RGB pictures
-    "Pictures decoded whole"
+    "The pictures of a row as a list of RGB images, decoded; an empty list for None"
     if image is None:
         return []
     if isinstance(image, list):
         pictures = []
-        for one in image:
-            pictures += pictures_of(one)
+        for single_image in image:
+            pictures += pictures_of(single_image)
         return pictures
     if isinstance(image, Image.Image):
         return [to_rgb(image)]
@@ -68,24 +68,26 @@ def pictures_of(
 def row_sample(
     row: dict,  # a checked preference row
 ) -> Sample:  # its truth is the answer that ranks best
-    "Question, pictures and earlier turns of a preference row"
-    # Ranks begin at 0 for the best answer; of several best ones the first stands for all.
-    best = _lowest(row["human_ranking"])
+    "Question, pictures and earlier turns of a preference row as a `Sample`"
+    # Rank 0 is the best; of several best answers the first is taken.
+    best = _index_of_lowest(row["human_ranking"])
     truth, pictures = row["response"][best], pictures_of(row["image"])
-    return Sample(row["query"], truth, pictures, "preference", turns=row.get("turns") or [])
+    turns = row.get("turns") or []
+    return Sample(row["query"], answer=truth, images=pictures, task="preference", turns=turns)
 
-def _lowest(values):
-    "Place of the smallest value, the first of equals"
+def _index_of_lowest(values):
+    "Index of the smallest value, the first of equal ones"
     return min(range(len(values)), key=values.__getitem__)
 
 def check_query(
     query: str,  # of a preference row
     number: int = None,  # its line, for the message
 ):
-    "Refuse a question with a processor's own picture tokens: it was expanded before it came here"
+    """Raise a DataError if a question holds picture tokens of a processor, such as <|image_pad|>.
+
+    A processor has prepared such a text already; the pictures that its tokens stand for are not with it."""
     for mark in vision_marks:
         if mark in query:
-            # The tokens stand for pictures that did not come along, so the question cannot be answered.
             expected = "expected <image> for a picture, or nothing"
             message = f"query holds {mark}, which a processor puts in; {expected}"
             raise DataError("preference.query", message, row=number)
@@ -98,12 +100,14 @@ def read_pair_rows(
     keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
     tell=None,  # called with the gate's report, such as `print`
 ) -> tuple:  # checked rows, list of {row, code, message, entry}
-    "Preference rows with `margin` and `group` where the file has them; all their pictures can be decoded"
-    kept, report = read_preference_file(path, image_dir, keys, skip_bad)
+    """Read and check the preference rows of a file; all their pictures can be decoded.
+
+    Each row is a dict, with `margin` and `group` None where the file has none."""
+    numbered_rows, report = read_preference_file(path, image_dir, keys, skip_bad)
     if tell:
         tell(report)
     rows = []
-    for _, row in kept:  # (number in the file, `rows.preferences.PreferenceRow`)
+    for _number, row in numbered_rows:  # (its number in the file, `rows.preferences.PreferenceRow`)
         rows.append(preference_fields(row) | dict(margin=row.margin, group=row.group))
     return rows, report.skipped
 
@@ -116,20 +120,26 @@ def pairwise_loss(
     form: str = "bt",  # bt or hinge; the hinge knows no shares
     centring: float = 0.0,  # weight of the square of the sum of both scores
 ) -> torch.Tensor:  # [B]
-    "Loss of each pair: Bradley-Terry or hinge, with or without a margin"
-    between = first - second
-    gap = between * (2 * preference - 1)  # score of the better less score of the worse
-    shared = (preference > 0) & (preference < 1)  # a tie, or people who disagree
+    """Loss of each pair: Bradley-Terry or hinge, with or without a margin.
+
+    A tie, and a pair about which people disagree, get a loss of their own."""
+    difference = first - second
+    gap = difference * (2 * preference - 1)  # score of the better less score of the worse
+    is_undecided = (preference > 0) & (preference < 1)  # a tie, or people who disagree
     if form == "bt":
-        # cross-entropy with the share as target: least where sigmoid(gap) is that share, at 0 for a tie
-        loss = -logsigmoid(gap - margin)
-        split = -(preference * logsigmoid(between) + (1 - preference) * logsigmoid(-between))
+        decided_loss = -logsigmoid(gap - margin)
+        # Cross-entropy with the share of people as target. It is least where sigmoid(difference) equals the
+        # share; for a tie that is a difference of 0.
+        undecided_loss = -(preference * logsigmoid(difference) + (1 - preference) * logsigmoid(-difference))
     elif form == "hinge":
-        loss = relu(margin - gap)
-        split = relu(between.abs() - margin)
+        decided_loss = relu(margin - gap)
+        # A tie costs something only if the scores differ by more than the margin.
+        undecided_loss = relu(difference.abs() - margin)
     else:
         raise ValueError(f"form = {form!r}{nearest(form, ['bt', 'hinge'])}")
-    return torch.where(shared, split, loss) + centring * (first + second) ** 2
+    loss = torch.where(is_undecided, undecided_loss, decided_loss)
+    # A number added to all scores changes no difference; the last term keeps scores around 0.
+    return loss + centring * (first + second) ** 2
 
 # %% ../nbs/03_reward_model.ipynb #c028
 def squash(
@@ -137,9 +147,9 @@ def squash(
     low: float = -5.0,  # lowest score
     high: float = 5.0,  # highest score
 ) -> torch.Tensor:  # between low and high, slope 1 in the middle
-    "Numbers pressed into a range smoothly, so that a gradient is left everywhere"
-    middle, half = (low + high) / 2, (high - low) / 2
-    return middle + half * torch.tanh((raw - middle) / half)
+    "Squash numbers into a range by tanh; unlike clamping, this leaves a gradient everywhere"
+    middle, half_width = (low + high) / 2, (high - low) / 2
+    return middle + half_width * torch.tanh((raw - middle) / half_width)
 
 # %% ../nbs/03_reward_model.ipynb #n6a82736
 activations = {"silu": torch.nn.SiLU, "tanh": torch.nn.Tanh, "none": torch.nn.Identity}
@@ -148,11 +158,11 @@ def score_head(
     width: int,  # of the backbone's hidden state
     activation: str = "silu",  # a key of `activations`
 ) -> torch.nn.Sequential:  # [B, width] → [B, 1]
-    "Two layers that begin near 0, so that nothing is preferred at the start"
+    "A new score head of two layers; its first scores are near 0, so that no answer is preferred at the start"
     inner, outer = torch.nn.Linear(width, width), torch.nn.Linear(width, 1)
-    torch.nn.init.normal_(outer.weight, std=0.02)
+    torch.nn.init.normal_(outer.weight, std=0.02)  # small: as language models begin
     torch.nn.init.zeros_(outer.bias)
-    # Saved heads name their layers by these places: 0.weight, 2.weight.
+    # The order must stay: saved heads name their weights by it, 0.weight and 2.weight.
     return torch.nn.Sequential(inner, activations[activation](), outer)
 
 # %% ../nbs/03_reward_model.ipynb #c033
@@ -163,24 +173,24 @@ def encode_answers(
     side: str = "right",  # where the padding goes; no score depends on it
     template: str = None,  # jinja around each question, with {{ content }}; None: nothing
 ):  # batch of tensors
-    "Question, picture and answer as a batch: a row per answer, in order"
+    "Encode questions, pictures and answers as one padded batch with a row for each answer, in their order"
     if template:
-        rendered = _judge_prompt(template)
-        samples = [replace(s, question=rendered(content=s.question)) for s in samples]
-    texts = [as_text(processor, answer) for answer in answers]
+        fill_in = _template_function(template)
+        samples = [replace(s, question=fill_in(content=s.question)) for s in samples]
+    texts = [as_text(processor, answer) for answer in answers]  # without picture markers and control tokens
     return encode(processor, samples, texts, side=side)
 
 @cache
-def _judge_prompt(template):
-    "The function that puts a question into a template: `rendered(content=question)`"
-    # A model's folder, and with it the template, may be a stranger's; hence the sandbox.
+def _template_function(template):
+    "The function that puts a question into a jinja template: call it with content=question"
+    # Sandboxed, because the template of a downloaded model was written by strangers.
     from jinja2.sandbox import SandboxedEnvironment
     return SandboxedEnvironment().from_string(template).render
 
 def without_marks(
     text: str,  # a completion
 ) -> str:  # text only
-    "An answer without picture markers, for which there would be no picture"
+    "An answer without picture markers: a processor would look for a picture for each of them"
     for mark in vision_marks:
         text = text.replace(mark, "")
     return text
@@ -189,10 +199,12 @@ def as_text(
     processor,  # of any family
     answer: str,  # what somebody, or a model, has written
 ) -> str:  # text in which the tokenizer finds no control token
-    "An answer as plain text: picture markers gone, control tokens such as `<|im_end|>` broken up"
+    """An answer in which the tokenizer finds nothing but text.
+
+    Picture markers are taken out, and control tokens such as `<|im_end|>` are broken up by a space."""
     text = without_marks(answer)
     for token in control_tokens(processor):
-        # A space behind the first character leaves it to be read, by people and as plain tokens.
+        # "< |im_end|>" can still be read, but the tokenizer no longer makes one control token of it.
         if token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
@@ -200,24 +212,26 @@ def as_text(
 def control_tokens(
     processor,  # of any family
 ) -> list:  # texts, the longest first
-    "What the tokenizer takes for one token of control instead of text"
+    "The texts that the tokenizer reads as one control token, such as `<|im_end|>`; not the picture markers"
     tokenizer = processor.tokenizer
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     texts = {*added, *tokenizer.all_special_tokens} - set(vision_marks)
-    # a twin's word-level vocabulary has <unk> and the like, of one character at least two can be broken
+    # `as_text` breaks these texts up by a space, which takes two characters.
     breakable = [text for text in texts if len(text) > 1]
     # The longest first: a short token may stand inside a longer one.
     return sorted(breakable, key=len, reverse=True)
 
-def _rows_a_sample(samples):
-    "How many rows after one another ask the same, if it is the same number throughout; else 1"
-    # By identity: `row_sample` is called once a row, and its result stands there for each of its answers.
-    lengths = {len(list(equal)) for _, equal in groupby(samples, key=id)}
+def _answers_per_question(samples):
+    """How many neighbours in the list are the same question, if this number is the same throughout; else 1.
+
+    Then the model can read each question once for all its answers."""
+    # Compared by identity: all answers to a question share one `Sample` object.
+    lengths = {len(list(same)) for _, same in groupby(samples, key=id)}
     return lengths.pop() if len(lengths) == 1 else 1
 
 # %% ../nbs/03_reward_model.ipynb #n4c4ebc8
 class VLRewardModel(BackboneWithHead):
-    "A vision-language backbone with a score head: picture, question, answer → a score in a range"
+    "A vision-language backbone with a score head: it gives an answer to a question and pictures a score"
     def __init__(self,
         backbone,  # inner model of any family, or a peft model around it
         processor,  # of the backbone
@@ -226,14 +240,15 @@ class VLRewardModel(BackboneWithHead):
         activation: str = "silu",  # between the head's layers
         base: str = "",  # what the backbone was loaded from; a LoRA adapter needs it again
         prompt_template: str = None,  # jinja around each question, as it was trained
-        calibration: dict = None,  # {temperature, pairs} of its chances; None: never held against anything
+        calibration: dict = None,  # from `calibrate`: {temperature, pairs}; None: scores were not calibrated
     ):
         device = next(backbone.parameters()).device
         super().__init__(backbone, score_head(hidden_size(backbone.config), activation).to(device))
-        # Whether answers to one question share the reading of it, as in chapter 07: where attention is sdpa.
+        # True if a question can be read once for all its answers, as in chapter 07. That needs attention to
+        # be sdpa; this call also prepares the backbone for it.
         self.shares = share_attention(backbone)
         self.processor = processor
-        # What reward_model.json holds beside the weights: the arguments with which it is built again.
+        # The contents of reward_model.json: the arguments with which a saved model is built again.
         self.facts = dict(
             score_min=score_min, score_max=score_max, activation=activation, base=base,
             prompt_template=prompt_template, calibration=calibration)
@@ -244,54 +259,73 @@ class VLRewardModel(BackboneWithHead):
 
     @property
     def temperature(self):
-        "What score gaps are divided by before their sigmoid is a chance; 1 where none was fitted"
-        return (self.facts["calibration"] or dict(temperature=1.0))["temperature"]
+        """What the difference of two scores is divided by, so that its sigmoid is a calibrated probability.
+
+        1 if none was fitted."""
+        calibration = self.facts["calibration"]
+        return calibration["temperature"] if calibration else 1.0
 
     def forward(self,
         attention_mask,  # [B, T]
-        labels=None,  # [B, T] tokens to be said, −100 elsewhere; None: nothing is said
+        labels=None,  # [B, T] tokens of answers that are learnt as text, −100 elsewhere; None: no such loss
         num_images=None,  # pictures of each row; needed where G > 1
-        G=1,  # rows after one another that ask the same
+        G=1,  # how many neighbouring rows have the same question
         **encodings,  # input_ids and picture fields, as the family's processor makes them
-    ):  # scores [B]; with `labels` also the loss of saying them
-        "Score of each row at its last real token"
+    ):  # scores [B]; with `labels` also the language model's loss on them
+        "The score of each row, read at its last real token"
         batch = dict(encodings, attention_mask=attention_mask)
         hidden = None  # [B, T, hidden]
         if G > 1 and self.shares:
-            hidden = self._shared(batch, num_images, G)
+            # The question is read once for its G answers; None if that is not possible.
+            hidden = self._shared_hidden(batch, num_images, G)
         if hidden is None:
             hidden = self.backbone(**batch).last_hidden_state
         rows = torch.arange(len(hidden), device=hidden.device)
-        last = hidden[rows, last_real_token(attention_mask)]  # [B, hidden]
-        # The head may be float32 above a bfloat16 backbone; scores are float32 always.
+        last_indices = last_real_token(attention_mask)  # [B] where each row ends, before its padding
+        last = hidden[rows, last_indices]  # [B, hidden]
+        # The head may be float32 while the backbone is bfloat16. Scores are always float32.
         raw = self.head(last.to(self.head[0].weight.dtype))[:, 0].float()
         scores = squash(raw, self.facts["score_min"], self.facts["score_max"])
         if labels is None:
             return scores
-        return scores, self._spoken(hidden, labels)
+        return scores, self._language_loss(hidden, labels)
 
-    def _shared(self, batch, num_images, G):
-        "Hidden states with the question read once for G answers; None where that raises"
+    def _shared_hidden(self,
+        batch,  # encodings of B rows, as `forward` gets them
+        num_images,  # pictures of each row
+        G,  # how many neighbouring rows have the same question
+    ):
+        """Hidden states [B, T, hidden] with each question read once for its G answers.
+
+        None if that raises; the caller then reads row by row."""
         try:
             return shared_hidden(self.backbone, batch, num_images, G)
         except (torch.OutOfMemoryError, MemoryError):
-            raise  # row by row takes more memory
+            raise  # reading row by row would take even more memory
         except Exception as error:
-            # A newer library may have moved what chapter 07 leans on: slower is better than not at all, and
-            # the next batches need not try again.
+            # A newer library may have changed what shared reading is built on. Slower training is better than
+            # none, and the next batches do not try again.
             self.shares = False
             problem = f"{type(error).__name__}: {str(error)[:300]}"
             warn_loudly(f"shared prompt: {problem}; pairs are read row by row from here on")
+            return None
 
-    def _spoken(self, hidden, labels):
-        "Cross-entropy of `labels`, through the tied embedding as vocabulary head"
-        # Hidden state t says token t + 1. Rows without a label, those of worse answers, make no logits.
-        wanted = labels[:, 1:]
-        rows = (wanted != -100).any(1)
+    def _language_loss(self,
+        hidden,  # [B, T, hidden] states of the backbone
+        labels,  # [B, T] tokens that are learnt, −100 elsewhere
+    ):
+        """Mean cross-entropy of the tokens in `labels`.
+
+        A reward model has no vocabulary head; the input embedding takes its place, since both are tied."""
+        # The hidden state of token t predicts token t + 1.
+        next_tokens = labels[:, 1:]
+        # Rows without labels, those of worse answers, need no logits.
+        has_labels = (next_tokens != -100).any(1)
         embedding = self.backbone.get_input_embeddings().weight
-        logits = linear(hidden[rows, :-1], embedding).flatten(0, 1)  # [rows · (T − 1), vocabulary]
-        total = cross_entropy(logits.float(), wanted[rows].flatten(), ignore_index=-100, reduction="sum")
-        return total / (labels != -100).sum().clamp(min=1)
+        logits = linear(hidden[has_labels, :-1], embedding).flatten(0, 1)  # [rows · (T − 1), vocabulary]
+        targets = next_tokens[has_labels].flatten()
+        total = cross_entropy(logits.float(), targets, ignore_index=-100, reduction="sum")
+        return total / (labels != -100).sum().clamp(min=1)  # at least 1: there may be no label at all
 
     @torch.no_grad()
     def score_many(self,
@@ -299,15 +333,16 @@ class VLRewardModel(BackboneWithHead):
         answers: list,  # texts
         batch_size: int = 16,  # answers at a time
     ) -> list:  # a float each
-        "Scores of any number of answers; no score depends on its neighbours"
+        "Scores of any number of answers, in batches; a score does not depend on the rest of its batch"
         was_training, scores = self.training, []
         self.eval()  # without dropout
         for i in range(0, len(answers), batch_size):
             chunk, texts = samples[i:i + batch_size], answers[i:i + batch_size]
             batch = encode_answers(self.processor, chunk, texts, template=self.facts["prompt_template"])
             num_images = [len(sample.images) for sample in chunk]
-            scored = self(**batch.to(self.device), num_images=num_images, G=_rows_a_sample(chunk))
-            scores += scored.tolist()
+            G = _answers_per_question(chunk)  # answers for which a question is read only once
+            batch_scores = self(**batch.to(self.device), num_images=num_images, G=G)
+            scores += batch_scores.tolist()
         self.train(was_training)
         return scores
 
@@ -318,16 +353,17 @@ class VLRewardModel(BackboneWithHead):
         turns: list = (),  # (role, text) of what was said before the question
     ) -> list:  # a float each
         "Scores of several answers to one question"
-        sample = Sample(query, "", pictures_of(image), "preference", turns=list(turns))
+        pictures = pictures_of(image)
+        sample = Sample(query, answer="", images=pictures, task="preference", turns=list(turns))
         return self.score_many([sample] * len(answers), answers)
 
     def write(self,
         folder: str | Path,  # its files are put there
     ):
-        "Backbone or adapter, head, score range and processor as files"
+        "Write the backbone or its adapter, the head, `facts` and the processor as files into a folder"
         from safetensors.torch import save_file
         self.backbone.save_pretrained(folder)
-        # safetensors refuses a tensor that is a view with gaps.
+        # safetensors refuses tensors that are not contiguous in memory.
         head = {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}
         save_file(head, Path(folder) / "head.safetensors")
         write_json(Path(folder) / "reward_model.json", self.facts)
@@ -336,9 +372,9 @@ class VLRewardModel(BackboneWithHead):
     def save_pretrained(self,
         path: str | Path,  # directory to write, must not exist
     ):
-        "One directory with everything, there whole or not at all"
-        with new_folder(path, existing="none") as aside:
-            self.write(aside)
+        "Save everything in one new directory; if something fails, there is no directory"
+        with new_folder(path, existing="none") as hidden_folder:  # becomes `path` when it is complete
+            self.write(hidden_folder)
 
     @classmethod
     def from_pretrained(cls,
@@ -348,44 +384,44 @@ class VLRewardModel(BackboneWithHead):
         attention: str = "auto",  # see `models.pick_attention`; of a base under an adapter
         base: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
     ) -> "VLRewardModel":  # the same scores as before
-        "A saved reward model with its processor"
+        "Load a saved reward model, with its processor, from a directory or from a file of the older script"
         path = Path(path)
         if is_old_checkpoint(path):
-            return _from_old(cls, path, device, attention, base)
-        about = path / "reward_model.json"
-        if not about.is_file():
+            return _from_old_checkpoint(cls, path, device, attention, base)
+        facts_file = path / "reward_model.json"
+        if not facts_file.is_file():
             raise FileNotFoundError(f"{path}: no reward_model.json there, so this is no reward model")
-        facts = json.loads(about.read_text())
+        facts = json.loads(facts_file.read_text())  # arguments of `__init__`
         if (path / "adapter_config.json").exists():
-            backbone, processor = _with_adapter(path, base or facts["base"], trainable, attention)
+            backbone, processor = _load_with_adapter(path, base or facts["base"], trainable, attention)
         else:
-            backbone, processor = _plain(path)
+            backbone, processor = _load_whole_backbone(path)
         model = cls(backbone, processor, **facts)
-        model.head.load_state_dict(_head(path))
-        return model.to(_device(device)).eval()
+        model.head.load_state_dict(_head_weights(path))
+        return model.to(_device_or_default(device)).eval()
 
     def load_weights(self,
         path: str | Path,  # a directory of the same kind, or an older script's .pt file
     ):
-        "Take the weights in `path` into this very model"
+        "Replace the weights of this model, backbone or adapter and head, by those saved in `path`"
         if is_old_checkpoint(path):
-            if hasattr(self.backbone, "peft_config"):  # there is an adapter on it
+            if hasattr(self.backbone, "peft_config"):  # peft sets it on a model with an adapter
                 problem = "an older script's file holds all weights; set use_lora to false"
                 raise SettingsError(f"resume = {str(path)!r}: {problem}")
-            return _take_old(self, read_old_checkpoint(path))
+            return _copy_old_weights(self, read_old_checkpoint(path))
         if (Path(path) / "adapter_config.json").exists():
             from peft import load_peft_weights, set_peft_model_state_dict
             set_peft_model_state_dict(self.backbone, load_peft_weights(str(path), device="cpu"))
         else:
-            backbone, _ = _plain(path)
+            backbone, _processor = _load_whole_backbone(path)
             self.backbone.load_state_dict(backbone.state_dict())
-        self.head.load_state_dict(_head(path))
+        self.head.load_state_dict(_head_weights(path))
 
 # %% ../nbs/03_reward_model.ipynb #c040
 def pairs_of(
     rows: list,  # checked preference rows
 ) -> list:  # of {row, first, second, preference, margin}
-    "All pairs of all rows"
+    "All pairs of answers of all rows, as dicts: both answers' texts, which one is preferred, and the margin"
     pairs = []
     for row in rows:
         for first, second, preference in preference_pairs(row):
@@ -398,76 +434,99 @@ def encode_pairs(
     processor,  # of any family
     pairs: list,  # from `pairs_of`
     margin: float = 0.0,  # for pairs without one of their own
-    say: bool = False,  # labels for the better answers too
+    say: bool = False,  # also give the tokens of the better answers as labels, for a language model's loss
     template: str = None,  # jinja around each question
 ) -> dict:  # encodings: arguments of the model for 2 B rows; preference [B], margin [B]
-    "A batch of pairs, the two answers of a pair in neighbouring rows"
-    samples, answers, wanted, margins = [], [], [], []
+    "A batch of B pairs for `PairTrainer`; the two answers of a pair are neighbouring rows"
+    samples, answers, is_learnt, margins = [], [], [], []
     for pair in pairs:
-        # One sample for both rows, so that its pictures are opened once.
+        # The same sample for both rows, so that its pictures are opened only once.
         samples += [row_sample(pair["row"])] * 2
         answers += [pair["first"], pair["second"]]
-        # Only an answer that is preferred is to be said; of a tie neither.
-        wanted += [pair["preference"] > 0.5, pair["preference"] < 0.5]
-        margins.append(float(margin if pair["margin"] is None else pair["margin"]))
+        # Only the preferred answer is learnt as text; of a tie neither.
+        is_learnt += [pair["preference"] > 0.5, pair["preference"] < 0.5]
+        own_margin = pair["margin"]
+        margins.append(float(margin if own_margin is None else own_margin))
     encodings = encode_answers(processor, samples, answers, template=template)
-    batch = dict(encodings, num_images=[len(sample.images) for sample in samples], G=2)
+    num_images = [len(sample.images) for sample in samples]
+    batch = dict(encodings, num_images=num_images, G=2)  # G: rows that share a question
     if say:
-        batch["labels"] = _labels(processor, batch, answers, wanted)
+        batch["labels"] = _label_tokens(processor, batch, answers, is_learnt)
     preference = torch.tensor([pair["preference"] for pair in pairs])
     return dict(encodings=batch, preference=preference, margin=torch.tensor(margins))
 
 # %% ../nbs/03_reward_model.ipynb #n13130b1
-def _labels(processor, batch, answers, wanted):
-    "Tokens of the wanted answers, −100 elsewhere; rows are padded on the right"
+def _label_tokens(
+    processor,  # of any family
+    batch,  # encodings with input_ids [B, T], padded on the right
+    answers,  # text of each row's answer
+    is_learnt,  # True for each row whose answer is learnt as text
+):
+    "Labels [B, T] for a language model's loss: the tokens of the answers that are learnt, −100 elsewhere"
     input_ids = batch["input_ids"]
-    labels = torch.full_like(input_ids, -100)
+    labels = torch.full_like(input_ids, -100)  # which cross_entropy ignores
     ends = last_real_token(batch["attention_mask"]) + 1
     for i, end in enumerate(ends.tolist()):
-        if not wanted[i]:
+        if not is_learnt[i]:
             continue
-        # A row ends in its answer and the token that ends a turn, which is to be said too.
+        # A row ends in its answer and the end-of-turn token, which is learnt, too. So counting the tokens of
+        # both from the row's end gives the place where the answer begins.
         answer = as_text(processor, answers[i]) + processor.tokenizer.eos_token
         begin = end - len(processor.tokenizer(answer)["input_ids"])
         labels[i, begin:end] = input_ids[i, begin:end]
     return labels
 
 # %% ../nbs/03_reward_model.ipynb #c046
-def _device(wanted):
-    "The device that was asked for; else the GPU if there is one"
-    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+def _device_or_default(device):
+    "`device`, or, if it is None, the GPU if there is one, else the CPU"
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
-def _plain(path):
-    "Backbone and processor of a directory that holds all weights"
+def _load_whole_backbone(path):
+    "Backbone and processor of a directory that holds all weights, not only an adapter"
     from transformers import AutoModel, AutoProcessor
     return AutoModel.from_pretrained(path, dtype="auto"), AutoProcessor.from_pretrained(path)
 
-def _with_adapter(path, base, trainable, attention):
-    "Backbone of `base` with the adapter in `path`, and the processor in `path`"
+def _load_with_adapter(
+    path,  # directory of the adapter and the processor
+    base,  # name or directory of the model under the adapter
+    trainable,  # True: the adapter will be trained further
+    attention,  # see `models.pick_attention`
+):
+    "The backbone of `base` with the adapter in `path` on it, and the processor in `path`"
     from peft import PeftModel
     from transformers import AutoProcessor
-    model, _ = load_vlm(base, attention=attention)
+    vlm, _base_processor = load_vlm(base, attention=attention)
     # `.model` is the backbone without vocabulary head, on which the adapter was trained.
-    backbone = PeftModel.from_pretrained(model.model, path, is_trainable=trainable)
+    backbone = PeftModel.from_pretrained(vlm.model, path, is_trainable=trainable)
     return backbone, AutoProcessor.from_pretrained(path)
 
-def _from_old(cls, path, device, attention, base):
-    "A reward model from an older script's file, on the base that it was trained from"
+def _from_old_checkpoint(
+    cls,  # `VLRewardModel`
+    path,  # a file of the older script, or a folder with one
+    device,  # None: the GPU if there is one
+    attention,  # see `models.pick_attention`
+    base,  # the model that it was trained from, whose architecture and processor are taken
+):
+    "A reward model with the weights in a file of the reward system's older script"
     if not base:
         name_it = "name it with base_model"
         message = f"an older script's file does not say which model it was trained from; {name_it}"
         raise DataError("reward_model.base", message, entry=path.name)
     old = read_old_checkpoint(path)
     vlm, processor = load_vlm(base, dtype="float32", attention=attention)
-    # What the script did not keep is as `VLRewardModel` has it.
+    # Where the script saved no such setting, the default of `VLRewardModel` is taken.
     names = ("score_min", "score_max", "activation")
     facts = {name: old.settings[name] for name in names if name in old.settings}
     model = cls(vlm.model, processor, **facts, base=base)
-    _take_old(model, old)
-    return model.to(_device(device)).eval()
+    _copy_old_weights(model, old)
+    return model.to(_device_or_default(device)).eval()
 
-def _take_old(model, old):
-    "Weights of an `old_scores.OldCheckpoint` into a model of the same shape"
+def _copy_old_weights(
+    model,  # `VLRewardModel`
+    old,  # `old_scores.OldCheckpoint`
+):
+    "Copy the weights of a checkpoint of the older script into a model; a DataError if they do not fit"
+    # backbone_weights: the old weights under the names of our backbone
     model.backbone.load_state_dict(backbone_weights(old, model.backbone.state_dict()))
     shapes = {name: tuple(tensor.shape) for name, tensor in old.head.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.head.state_dict().items()}
@@ -476,8 +535,8 @@ def _take_old(model, old):
         raise DataError("reward_model.checkpoint", message, entry=old.name)
     model.head.load_state_dict(old.head)
 
-def _head(path):
-    "Weights of the head by name, as `VLRewardModel.write` put them there"
+def _head_weights(path):
+    "Weights of the score head by name, from the directory of a saved reward model"
     from safetensors.torch import load_file
     return load_file(Path(path) / "head.safetensors")
 
@@ -485,76 +544,94 @@ def _head(path):
 def load_rows(
     settings: RewardModelSettings,  # a checked object
 ) -> tuple:  # train, eval and test rows, list of skipped ones
-    "Rows to learn from, to stop by and to judge by, permuted; no common picture unless files say otherwise"
+    """The rows to train on, to decide when to stop, and to judge the final model by.
+
+    Without `train_data` they are drawn. Rows that are held out have no picture in common with the others. The
+    answers of each row are in random order."""
     s = settings
     if not s.train_data:
-        # Far from any seed that a run is given, so that every run is judged by the same drawn rows.
+        # Far from any seed that a run is given, so that no run is trained on these rows, and all runs are
+        # judged by the same ones.
         eval_seed = 2**20
-        train = _drawn(s.drawn_rows, s.seed)
-        return train, _drawn(s.eval_rows, eval_seed), _drawn(s.eval_rows, eval_seed + 1), []
-    train, skipped = read_pair_rows(s.train_data, s.image_dir, s.skip_bad_rows, s.keys, print)
-    sides = []  # evaluation and test rows
-    for what, path in (("evaluation", s.eval_data), ("test", s.test_data)):
+        train = _drawn_rows(s.drawn_rows, s.seed)
+        evaluation = _drawn_rows(s.eval_rows, eval_seed)
+        return train, evaluation, _drawn_rows(s.eval_rows, eval_seed + 1), []
+    train, skipped = read_pair_rows(s.train_data, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
+    held_out = []  # evaluation rows, then test rows
+    for purpose, path in (("evaluation", s.eval_data), ("test", s.test_data)):
         if path:
-            # a file that somebody has named is judged whole
-            rows, missed = read_pair_rows(path, s.image_dir, s.skip_bad_rows, s.keys, print)
-            skipped += missed
+            # Of a file that somebody has named all rows are used.
+            rows, also_skipped = read_pair_rows(path, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
+            skipped += also_skipped
             most = len(rows)
         else:
+            # `split_rows_by_picture` tells pictures apart by the field `images`.
             named = [row | dict(images=_picture_names(row)) for row in train]
-            train, rows = split_rows_by_picture(named, 0.1, s.seed)
+            train, rows = split_rows_by_picture(named, 0.1, s.seed)  # a tenth of the pictures
             most = s.eval_rows
             if len(rows) > most:
-                warn_loudly(f"{what}: {most} of {len(rows)} rows that were held out (eval_rows)")
-        sides.append(permuted(rows, s.seed + 1)[:most])
+                warn_loudly(f"{purpose}: {most} of {len(rows)} rows that were held out (eval_rows)")
+        held_out.append(permuted(rows, s.seed + 1)[:most])  # the answers of each row in random order
     if s.loss_type == "hinge":
-        _refuse_shares(train)
-    return permuted(teaching_rows(train), s.seed), *sides, skipped
+        _refuse_shares(train)  # a SettingsError where people disagree
+    return permuted(teaching_rows(train), s.seed), *held_out, skipped
 
 def _refuse_shares(rows):
-    "SettingsError where people disagree about a pair: a hinge knows no shares"
+    """Raise a SettingsError if people disagree about a pair of answers.
+
+    The hinge loss cannot learn from the share of people who prefer an answer."""
     for pair in pairs_of(rows):
-        if pair["preference"] not in (0, 0.5, 1):
+        is_agreed = pair["preference"] in (0, 0.5, 1)  # all prefer the same answer, or there is a tie
+        if not is_agreed:
             problem = "votes of several people have no such loss; bt trains on their shares"
             raise SettingsError(f"loss_type = 'hinge': {problem}")
 
 def teaching_rows(
     rows: list,  # checked preference rows
 ) -> list:  # those from which something can be learnt
-    "Rows to train on: without those of equal answers; rows that prefer nothing anywhere are refused"
-    if not any(map(_prefers, rows)):
+    """The rows without those whose answers are all the same text.
+
+    A DataError if no row, or none of those that are left, prefers an answer."""
+    if not any(map(_has_preference, rows)):
         equal = f"in all {len(rows)} rows the ranks are equal"
         message = f"no pair with a preference: {equal}, so there is nothing to learn"
         raise DataError("preference.ties", message)
-    # The same text twice gets the same score twice: whatever is preferred there can only add noise.
+    # Equal texts get equal scores, so a preference between them cannot be learnt and only adds noise.
     different = [row for row in rows if len(set(row["response"])) > 1]
     if len(different) < len(rows):
         count = len(rows) - len(different)
         warn_loudly(f"{count} of {len(rows)} rows hold the same answer twice and are not trained on")
-    if not any(map(_prefers, different)):
+    if not any(map(_has_preference, different)):
         message = "every row that prefers an answer prefers it to the same text"
         raise DataError("preference.equal", message)
     return different
 
-def _prefers(row):
-    "Whether a row ranks any answer above another"
+def _has_preference(row):
+    "True if a row ranks any answer above another"
     return len(set(row["human_ranking"])) > 1
 
-def _drawn(n, seed):
-    "Drawn rows, grouped by how far the wrong count is off"
+def _drawn_rows(
+    n,  # how many rows
+    seed,  # same seed, same rows
+):
+    """Synthetic preference rows about counting discs.
+
+    The field `group` says how far the counts in the two answers are apart, such as "2 apart"."""
     rows = []
     for row in synthetic_preferences(n, seed=seed):
-        one, other = map(read_count, row["response"][:2])
-        rows.append(row | dict(group=f"{abs(one - other)} apart"))
+        # read_count: the number in an answer such as "There are 3 discs."
+        first_count, second_count = map(read_count, row["response"][:2])
+        rows.append(row | dict(group=f"{abs(first_count - second_count)} apart"))
     return rows
 
 def _picture_names(row):
-    "What identifies a row's pictures: the bytes or the path of each"
+    "A name for each picture of a row, equal for equal pictures: its path, or a hash of its bytes"
     image = row["image"]
     if image is None:
         return []
     names = []
-    for picture in image if isinstance(image, list) else [image]:
+    pictures = image if isinstance(image, list) else [image]
+    for picture in pictures:
         is_bytes = isinstance(picture, bytes)
         names.append(hashlib.sha256(picture).hexdigest()[:16] if is_bytes else picture)
     return names
@@ -563,45 +640,50 @@ def _picture_names(row):
 def load_model(
     settings: RewardModelSettings,  # a checked object
 ) -> VLRewardModel:  # ready to train
-    "A backbone with a fresh head, or a saved reward model to go on with"
+    "The model to train: a saved reward model, if `settings.model` is one, else a base with a new head"
     s, path = settings, Path(settings.model)
     template = judge_template(s.prompt_template)
     if (path / "reward_model.json").exists():
         model = VLRewardModel.from_pretrained(path, trainable=True, attention=s.attention)
-        # what trains on gives other gaps, which the old temperature is not for
+        # Training changes the scores, so that the temperature fitted to the old ones no longer holds.
         model.facts["calibration"] = None
         model.facts["prompt_template"] = template or model.facts["prompt_template"]
         return model
-    vlm, processor = _vlm(s)
-    # The loss of saying goes through the embedding, since the vocabulary head is left behind.
-    tied = getattr(vlm.config, "tie_word_embeddings", False)
-    if s.lm_weight and not tied:
+    vlm, processor = _load_base(s)
+    # A reward model keeps no vocabulary head. Its language loss takes the input embedding instead, which is
+    # the same weight only if both are tied.
+    is_tied = getattr(vlm.config, "tie_word_embeddings", False)
+    if s.lm_weight and not is_tied:
         problem = f"{s.model} has a vocabulary head of its own, which a reward model does not keep"
         raise SettingsError(f"lm_weight = {s.lm_weight}: {problem}; set lm_weight to 0")
-    # The new weights are drawn from the run's seed, and nothing else that is drawn moves by it.
+    # The new weights are drawn from the run's seed. fork_rng restores torch's generator afterwards, so that
+    # later random numbers do not depend on how many were drawn here.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
-        backbone = _lora(vlm.model, s) if s.use_lora else vlm.model
+        backbone = _with_lora(vlm.model, s) if s.use_lora else vlm.model
         return VLRewardModel(backbone, processor, s.score_min, s.score_max, s.activation,
                              base=s.model, prompt_template=template)
 
 # %% ../nbs/03_reward_model.ipynb #n55ba97e
-def _vlm(s):
-    "The vision-language model and its processor: a twin of the run's seed, or a checkpoint"
-    # An adapter needs its base again, and `load_vlm` makes a twin of seed 0 whenever it is asked.
+def _load_base(settings):
+    "The vision-language model that the settings name, and its processor"
+    s = settings
+    # A tiny twin has random weights, drawn from the run's seed. Not under an adapter, which must find the
+    # same base when it is loaded again: `load_vlm` below always draws a twin from seed 0.
     if s.model.startswith("tiny-") and not s.use_lora:
         vlm, processor = tiny_twin(s.model.removeprefix("tiny-"), s.seed)
         limit_pixels(processor, s.max_image_size)
         return vlm, processor
-    # Weights that train are float32; under an adapter they stay as they were saved.
+    # Weights that are trained must be float32; frozen ones, under an adapter, stay as they were saved.
     dtype = "auto" if s.use_lora else "float32"
     return load_vlm(s.model, dtype=dtype, attention=s.attention, max_image_size=s.max_image_size)
 
-def _lora(backbone, s):
-    "A LoRA adapter on the language model inside `backbone`"
+def _with_lora(backbone, settings):
+    "`backbone` with a new LoRA adapter on its language model, of the rank and scale in the settings"
     from peft import get_peft_model
+    s = settings
     config = lora_config(backbone, s.lora_r, s.lora_alpha, s.lora_dropout)
-    # With a task type peft takes a wrapper for models that generate, which a backbone cannot.
+    # For the task type CAUSAL_LM peft makes a wrapper that calls `generate`, which a backbone does not have.
     config.task_type = None
     return get_peft_model(backbone, config)
 
@@ -609,14 +691,17 @@ def _lora(backbone, s):
 def plain_baselines(
     rows: list,  # checked preference rows
 ) -> dict:  # always_first, longer: accuracy over all pairs that are no ties
-    "What place and length alone would earn; equal lengths count half"
+    """Accuracies of two judges that read nothing: one always prefers the first answer, one the longer.
+
+    Two answers of equal length count as half right."""
     pairs = [pair for pair in pairs_of(rows) if pair["preference"] != 0.5]
-    always_first = longer = 0.0
+    always_first = longer = 0.0  # how often each judge is right
     for pair in pairs:
         first_is_better = float(pair["preference"] > 0.5)
         always_first += first_is_better
+        # 1 if both agree, 0 if not, 0.5 for equal lengths
         longer += 1 - abs(_first_is_longer(pair) - first_is_better)
-    n = max(1, len(pairs))
+    n = max(1, len(pairs))  # at least 1, so that nothing is divided by 0
     return dict(always_first=always_first / n, longer=longer / n)
 
 def _first_is_longer(pair):
@@ -633,16 +718,20 @@ def score_rows(
 ) -> list:  # a list of scores per row
     "Scores of all answers of all rows, each picture opened once"
     scores = []
-    step = max(1, batch_size // 2)  # rows at a time: a row has two answers or more
-    for i in progress_bar(range(0, len(rows), step), desc="scoring", disable=not progress, leave=False):
+    # Few rows at a time, so that few pictures are in memory at once. A row has two answers or more, so these
+    # rows fill a batch.
+    step = max(1, batch_size // 2)
+    starts = range(0, len(rows), step)
+    for i in progress_bar(starts, desc="scoring", disable=not progress, leave=False):
         chunk = rows[i:i + step]
         samples, answers = [], []
         for row in chunk:
             samples += [row_sample(row)] * len(row["response"])
             answers += row["response"]
-        in_order = iter(model.score_many(samples, answers, batch_size))
+        # The scores of all answers of the chunk, one after the other, are dealt out to its rows.
+        scores_in_order = iter(model.score_many(samples, answers, batch_size))
         for row in chunk:
-            scores.append([next(in_order) for _ in row["response"]])
+            scores.append([next(scores_in_order) for _ in row["response"]])
     return scores
 
 # %% ../nbs/03_reward_model.ipynb #n85f6dc2
@@ -650,49 +739,51 @@ def pair_report(
     rows: list,  # checked preference rows
     scores: list,  # a list of scores per row
     backwards: list = None,  # scores of the rows with their answers reversed
-) -> dict:  # of `evaluation.pair_metrics`, with baselines and swap_consistency
-    "Everything that is reported of a judge; ties between answers are left out"
-    places = _better_and_worse(rows)
-    better, worse, lengths, groups, turned = [], [], [], [], []
-    for n, i, j in places:  # row n, whose answer i is better than its answer j
+) -> dict:  # of `metrics.pair_metrics`, with baselines and swap_consistency
+    "All figures that are reported of a judge, over all pairs of answers that are no ties"
+    pairs = _better_and_worse(rows)
+    better, worse, lengths, groups, reversed_scores = [], [], [], [], []
+    for n, i, j in pairs:  # in row n, answer i is better than answer j
         better.append(scores[n][i])
         worse.append(scores[n][j])
         answers = rows[n]["response"]
         lengths.append((len(answers[i]), len(answers[j])))
         groups.append(rows[n].get("group") or "all")
         if backwards:
-            # Answer i stands at place -1 - i of the reversed row; the worse answer's score comes first here,
-            # as `swap_consistency` takes the second telling of a pair.
-            turned.append((backwards[n][-1 - j], backwards[n][-1 - i]))
-    # several pairs of a row are no independent pairs
-    clusters = [n for n, _, _ in places] if len(places) > len(rows) else None
-    report = pair_metrics(better, worse, groups, lengths, clusters=clusters)
+            # In the reversed row answer i stands at -1 - i. `swap_consistency` wants the two scores in the
+            # order of the reversed row, the worse answer's first.
+            reversed_scores.append((backwards[n][-1 - j], backwards[n][-1 - i]))
+    # Pairs of the same row are not independent; the confidence interval has to know which belong together.
+    row_numbers = [n for n, _, _ in pairs] if len(pairs) > len(rows) else None
+    report = pair_metrics(better, worse, groups, lengths, clusters=row_numbers)
     if backwards:
-        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), turned)
+        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), reversed_scores)
     return report | dict(baselines=plain_baselines(rows))
 
 def _better_and_worse(rows):
-    "(row number, place of the better answer, place of the worse) of every pair that is no tie"
-    places = []
+    """All pairs of answers that are no ties, over all rows.
+
+    A list of (row number, index of the better answer in its row, index of the worse one)."""
+    pairs = []
     for n, row in enumerate(rows):
-        ranks = row["human_ranking"]
+        ranks = row["human_ranking"]  # 0 is the best
         for i, j in combinations(range(len(row["response"])), 2):
             if ranks[i] < ranks[j]:
-                places.append((n, i, j))
+                pairs.append((n, i, j))
             elif ranks[i] > ranks[j]:
-                places.append((n, j, i))
-    return places
+                pairs.append((n, j, i))
+    return pairs
 
 # %% ../nbs/03_reward_model.ipynb #n24ca02
 def preferred_pairs(
     rows: list,  # checked preference rows
     scores: list,  # a list of scores per row
 ) -> tuple:  # gaps (score of the first less score of the second), how far the first was preferred
-    "Gap and preference of every pair, ties among them"
+    "Score gap and preference of every pair of answers of all rows, ties included, as two lists"
     gaps, preferred = [], []
-    for row, own in zip(rows, scores):
-        # `preference_pairs` goes through a row's answers in the same order.
-        gaps += [first - second for first, second in combinations(own, 2)]
+    for row, row_scores in zip(rows, scores):
+        gaps += [first - second for first, second in combinations(row_scores, 2)]
+        # `preference_pairs` takes a row's pairs in the same order as `combinations`.
         preferred += [preference for _, _, preference in preference_pairs(row)]
     return gaps, preferred
 
@@ -701,7 +792,9 @@ def calibrate(
     rows: list,  # that it did not learn from
     batch_size: int = 16,  # answers at a time
 ) -> dict | None:  # temperature, pairs; None where the pairs go against the scores, or there are none
-    "Fit the temperature of the model's chances, and keep it with the model"
+    """Fit the temperature with which the model's scores become probabilities, and keep it with the model.
+
+    A score gap divided by the temperature, put into a sigmoid, is the chance that an answer is preferred."""
     gaps, preferred = preferred_pairs(rows, score_rows(model, rows, batch_size))
     temperature = pair_temperature(gaps, preferred)
     fitted = None if temperature is None else dict(temperature=temperature, pairs=len(gaps))
@@ -710,37 +803,46 @@ def calibrate(
 
 def chances_of(
     scores: list,  # of answers to one question
-    calibration: dict = None,  # of the model
+    calibration: dict = None,  # {temperature, pairs}, from `calibrate`; None: the temperature is 1
 ) -> list:  # a float each, together 1
-    "The chance that each answer would be picked among all: Bradley-Terry, over more than two Luce's rule"
+    """The probability that each answer would be picked as the best of all.
+
+    A softmax of the scores: for two answers the Bradley-Terry model, for more Luce's choice rule."""
     temperature = calibration["temperature"] if calibration else 1.0
     return (torch.tensor(scores, dtype=torch.float64) / temperature).softmax(0).tolist()
 
 def chances_report(
     rows: list,  # checked preference rows, none of them used to fit the temperature
     scores: list,  # a list of scores per row
-    calibration: dict = None,  # of the model
+    calibration: dict = None,  # {temperature, pairs}, from `calibrate`; None: none was fitted
 ) -> dict:  # fitted: the calibration; before, after: of `metrics.pair_reliability`, without and with it
-    "Whether the chances come true, as the scores say them and with the temperature, if one was fitted"
-    gaps, preferred = preferred_pairs(rows, scores)
+    "How well the predicted chances agree with what people preferred, without and with the fitted temperature"
+    gaps, preferred = preferred_pairs(rows, scores)  # of each pair: score difference, and who was preferred
+    before = pair_reliability(gaps, preferred)
     after = pair_reliability(gaps, preferred, calibration["temperature"]) if calibration else None
-    return dict(fitted=calibration, before=pair_reliability(gaps, preferred), after=after)
+    return dict(fitted=calibration, before=before, after=after)
 
-def _chances_line(chances):
-    "The report's line about chances"
+def _chances_line(
+    chances,  # from `chances_report`: {fitted, before, after}
+):
+    """A row of `report_table` about calibration.
+
+    Its figure is the expected calibration error (ece): how far the predicted chances and the shares of pairs
+    that came true are apart on average."""
     before, after, fitted = chances["before"], chances["after"], chances["fitted"]
-    # ece: the mean distance between the chance that was given and the share that came true.
-    how, value = "not calibrated", f"{before['ece']:.3f}"
+    method, value = "not calibrated", f"{before['ece']:.3f}"
     if after is not None:
-        how = f"temperature {fitted['temperature']:.2f} of {fitted['pairs']} other pairs"
+        method = f"temperature {fitted['temperature']:.2f} of {fitted['pairs']} other pairs"
         value = f"{after['ece']:.3f} (without: {value})"
-    return dict(what=f"chances, {how}: mean gap to what came", value=value, n=before["n"], ci95="")
+    return dict(what=f"chances, {method}: mean gap to what came", value=value, n=before["n"], ci95="")
 
 # %% ../nbs/03_reward_model.ipynb #n24ca03
 def plot_reliability(
     chances: dict,  # from `chances_report`
 ):  # matplotlib figure
-    "How often the likelier answer was preferred, over the chance given to it; larger dots are of more pairs"
+    """A reliability diagram: how often the likelier answer was preferred, over the predicted chance of it.
+
+    A dot is a group of pairs with about the same chance; a larger dot is of more pairs."""
     fig, ax = figure(4.2, 3.4, nrows=1)
     ax.plot([0.5, 1], [0.5, 1], color="#8a8a8a", lw=1, ls="--", label="as it should be")
     for name, colour in (("before", "#D55E00"), ("after", "#0072B2")):
@@ -749,13 +851,14 @@ def plot_reliability(
             continue
         figures = f"mean gap {reliability['ece']:.3f}, log loss {reliability['log_loss']:.3f}"
         label = f"temperature {reliability['temperature']:.2f}: {figures}"
-        bins = reliability["bins"]  # of pairs with about the same chance
-        given = [one["confidence"] for one in bins]
-        came = [one["accuracy"] for one in bins]
-        # A dot's area grows with the root of its pairs, or the fullest bin would hide the others.
-        areas = [12 + 12 * one["n"] ** 0.5 for one in bins]
-        ax.scatter(given, came, areas, color=colour, alpha=0.7, label=label)
+        groups = reliability["bins"]  # dicts of confidence and accuracy (means of the group) and n (pairs)
+        chances_given = [group["confidence"] for group in groups]
+        shares_preferred = [group["accuracy"] for group in groups]
+        # A dot's area grows with the square root of n; with n itself the largest dot would hide the others.
+        areas = [12 + 12 * group["n"] ** 0.5 for group in groups]
+        ax.scatter(chances_given, shares_preferred, areas, color=colour, alpha=0.7, label=label)
     ax.set(xlabel="chance of the likelier answer", ylabel="share of pairs that preferred it")
+    # The likelier of two answers has a chance of at least one half.
     ax.set(xlim=(0.48, 1.02), ylim=(0, 1.05), title=f"n = {chances['before']['n']} pairs")
     ax.legend(fontsize=7, frameon=False, loc="lower right")
     return fig
@@ -764,23 +867,23 @@ def plot_reliability(
 def reversed_rows(
     rows: list,  # checked preference rows
 ) -> list:  # answers and ranks back to front
-    "The same rows, told the other way round"
-    turned = []
+    "The same rows with their answers in reverse order, to see whether a judge depends on the order"
+    reversed_order = []
     for row in rows:
         # the fields of a row that hold a value for each answer
         fields = [name for name in ("response", "human_ranking", "votes") if name in row]
-        turned.append(row | {name: row[name][::-1] for name in fields})
-    return turned
+        reversed_order.append(row | {name: row[name][::-1] for name in fields})
+    return reversed_order
 
 def blanked(
     rows: list,  # checked preference rows
 ) -> list:  # the same with white pictures
-    "Rows whose pictures show nothing: what can still be guessed?"
-    blank = []
+    "The same rows with white pictures of the same size, to see what a judge can guess from the text alone"
+    blank_rows = []
     for row in rows:
-        white = [Image.new("RGB", picture.size, "white") for picture in pictures_of(row["image"])]
-        blank.append(row | dict(image=white))
-    return blank
+        white_pictures = [Image.new("RGB", picture.size, "white") for picture in pictures_of(row["image"])]
+        blank_rows.append(row | dict(image=white_pictures))
+    return blank_rows
 
 # %% ../nbs/03_reward_model.ipynb #n9f4252a
 def judge_rows(
@@ -788,47 +891,57 @@ def judge_rows(
     rows: list,  # checked preference rows
     batch_size: int = 16,  # answers at a time
 ) -> tuple:  # a list of scores per row, the report
-    "Scores, and the report with its chances and its controls: told backwards, and with blank pictures"
+    """Score all answers, and report how good the scores are.
+
+    Two controls are in the report: the answers in reverse order, and white pictures."""
     scores = score_rows(model, rows, batch_size)
-    report = pair_report(rows, scores, score_rows(model, reversed_rows(rows), batch_size))
+    backwards = score_rows(model, reversed_rows(rows), batch_size)
+    report = pair_report(rows, scores, backwards)
     report["chances"] = chances_report(rows, scores, model.facts["calibration"])
-    of_blank = pair_report(rows, score_rows(model, blanked(rows), batch_size))
-    report["baselines"]["blanked"] = of_blank["pair_accuracy"]
+    scores_of_blank = score_rows(model, blanked(rows), batch_size)
+    report["baselines"]["blanked"] = pair_report(rows, scores_of_blank)["pair_accuracy"]
     return scores, report
 
 def report_table(
     report: dict,  # from `pair_report`
 ) -> list:  # rows for `core.Table`
-    "A report's figures, by group too; without a pair that prefers anything there is no accuracy"
-    n, groups, base = report["n"], report["by_group"], report["baselines"]
-    if not n:
+    "A report as a table: accuracy (also by group), baselines, controls, and the influence of length"
+    n, groups, baselines = report["n"], report["by_group"], report["baselines"]
+    if not n:  # every pair is a tie
         return [dict(what="pairs with a preference", value="none, so there is no accuracy", n=0, ci95="")]
-    rows = [_line("pair accuracy", report["pair_accuracy"], n, report["ci95"])]
+    rows = [_table_line("pair accuracy", report["pair_accuracy"], n, report["ci95"])]
     if len(groups) > 1:
         for name, group in sorted(groups.items()):
-            rows.append(_line(f"in group {name!r}", group["accuracy"], group["n"], group["ci95"]))
-    rows.append(_line("mean over groups (macro)", report["macro"], len(groups)))
-    rows.append(_line("baseline: always the first", base["always_first"], n))
-    rows.append(_line("baseline: the longer one", base["longer"], n))
-    # Not every report was made with its controls: `score_file` leaves the blank pictures out.
-    if "blanked" in base:
-        rows.append(_line("control: pictures blanked", base["blanked"], n))
+            rows.append(_table_line(f"in group {name!r}", group["accuracy"], group["n"], group["ci95"]))
+    rows.append(_table_line("mean over groups (macro)", report["macro"], len(groups)))
+    rows.append(_table_line("baseline: always the first", baselines["always_first"], n))
+    rows.append(_table_line("baseline: the longer one", baselines["longer"], n))
+    # `judge_rows` also scores white pictures; the report of `score_file` does not have them.
+    if "blanked" in baselines:
+        rows.append(_table_line("control: pictures blanked", baselines["blanked"], n))
     if report.get("chances"):
         rows.append(_chances_line(report["chances"]))
     swapped, by_length = report.get("swap_consistency"), report["length_bias"]
     if swapped:
-        rows.append(_line("same winner when told backwards", swapped["consistent"], n, swapped["ci95"]))
-    unequal = "of unequal lengths:"
-    rows.append(_line(f"{unequal} the longer is preferred", by_length["prefers_longer"], by_length["n"]))
-    correlation = by_length["rank_correlation"]
-    rows.append(_line(f"{unequal} rank correlation of both gaps", correlation, by_length["n"]))
-    rows.append(_line("mean margin", report["margin_mean"], n))
+        rows.append(_table_line("same winner when told backwards", swapped["consistent"], n, swapped["ci95"]))
+    # Of the pairs whose answers have different lengths.
+    unequal, unequal_n = "of unequal lengths:", by_length["n"]
+    rows.append(_table_line(f"{unequal} the longer is preferred", by_length["prefers_longer"], unequal_n))
+    correlation = by_length["rank_correlation"]  # of the gap in length with the gap in score
+    rows.append(_table_line(f"{unequal} rank correlation of both gaps", correlation, unequal_n))
+    rows.append(_table_line("mean margin", report["margin_mean"], n))
     return rows
 
-def _line(what, value, n="", ci=None):
-    "A line of `report_table`: a number, of how many, and its interval where there is one"
+def _table_line(
+    what,  # what the figure is
+    value,  # a number, or None
+    n="",  # of how many pairs, or groups
+    interval=None,  # (low, high) of the 95 % confidence interval
+):
+    "A row of `report_table` as a dict of texts"
     shown = "" if value is None else f"{value:.3f}"
-    return dict(what=what, value=shown, n=n, ci95=f"{ci[0]:.3f} to {ci[1]:.3f}" if ci else "")
+    ci95 = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    return dict(what=what, value=shown, n=n, ci95=ci95)
 
 # %% ../nbs/03_reward_model.ipynb #c061
 class PairTrainer(CommittedCheckpoints, Trainer):
@@ -841,68 +954,81 @@ class PairTrainer(CommittedCheckpoints, Trainer):
     ):
         super().__init__(**kwargs)
         self.settings = settings
-        self.seen = []  # figures of the training batches since the last logged step
-        # Trainer makes this true where `forward` takes **kwargs, and leaves it to such a model to divide by
-        # the accumulated batches; ours does not. If Trainer reads another attribute, losses are summed.
+        self.batch_figures = []  # a dict of each training batch since the last row of the log
+        # Trainer sets this to true if `forward` takes **kwargs, as ours does, and then does not divide the
+        # loss by the number of accumulated batches: such a model is expected to do it, and ours does not. If
+        # Trainer reads another attribute one day, the losses of these batches are summed.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # Trainer passes a batch to the model and takes its first output for the loss. Ours is a batch of
-        # `encode_pairs`, and the loss is made here. If Trainer stops asking, the first step fails: the model
-        # gets no attention_mask.
+        # Trainer's own method calls the model with the batch and takes its first output for the loss. Here a
+        # batch comes from `encode_pairs`, and the loss is computed from its scores. If Trainer no longer
+        # calls this, the first step fails: the model gets no attention_mask.
         out, s = model(**inputs["encodings"]), self.settings
-        scores, spoken = out if isinstance(out, tuple) else (out, None)
-        first, second = scores.view(-1, 2).unbind(1)  # a pair's two rows stand together
+        # With labels the model also returns the language model's loss on the better answers.
+        scores, language_loss = out if isinstance(out, tuple) else (out, None)
+        first, second = scores.view(-1, 2).unbind(1)  # the two rows of a pair are neighbours
         preference = inputs["preference"]
         margin = inputs["margin"] if s.use_margin_loss else 0.0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()
         if model.training:
-            self._note(first, second, preference, loss, spoken)
-        # An evaluation's loss is that of the pairs alone, so that it can be compared between weights.
-        if spoken is not None and model.training:
-            loss = loss + s.lm_weight * spoken
+            self._keep_figures(first, second, preference, loss, language_loss)
+        # The loss of an evaluation is that of the pairs alone, so that runs with different lm_weight can be
+        # compared.
+        if language_loss is not None and model.training:
+            loss = loss + s.lm_weight * language_loss
         return (loss, torch.stack([first, second], 1)) if return_outputs else loss
 
-    def _note(self, first, second, preference, loss, spoken):
-        "Figures of a training batch, averaged in `log`"
-        figures = pair_figures(first.detach(), second.detach(), preference) | dict(pair_loss=loss.item())
-        if spoken is not None:
-            figures["lm_loss"] = spoken.item()
-        self.seen.append(figures)
+    def _keep_figures(self,
+        first,  # [B] scores of the first answers
+        second,  # [B] scores of the second answers
+        preference,  # [B] 1 first better, 0 second better, 0.5 a tie; else the share who say first
+        loss,  # mean loss of the pairs
+        language_loss,  # of the better answers as text; None: they are not learnt so
+    ):
+        "Keep accuracy, margin and losses of a training batch; `log` writes their means"
+        figures = pair_figures(first.detach(), second.detach(), preference)
+        figures["pair_loss"] = loss.item()
+        if language_loss is not None:
+            figures["lm_loss"] = language_loss.item()
+        self.batch_figures.append(figures)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        # Trainer looks for `labels` at the top of a batch, finds none in ours, and would call the model with
-        # the batch as it is. What is returned reaches `compute_metrics` as losses, predictions and label_ids.
-        # If Trainer stops asking, the first evaluation fails.
+        # Trainer's own method looks for `labels` at the top of a batch, finds none in ours, and would call
+        # the model with the whole batch. What is returned here reaches `compute_metrics` as losses,
+        # predictions and label_ids. If Trainer no longer calls this, the first evaluation fails.
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach(), scores, inputs["preference"]
 
     def log(self, logs, start_time=None):
-        # Trainer hands every row of its log to this method; a row of training has `loss`, that of an
-        # evaluation `eval_loss`. The means over the batches since the last row are put in. If Trainer stops
-        # asking, run_log.csv lacks these columns.
-        if "loss" in logs and self.seen:
-            for name in self.seen[0]:
-                logs[name] = mean_of(figures[name] for figures in self.seen)
-            self.seen = []
+        # Trainer calls this with every row of its log; a row of training has `loss`, one of an evaluation
+        # `eval_loss`. To rows of training the means over the batches since the last row are added. If Trainer
+        # no longer calls this, run_log.csv lacks these columns.
+        if "loss" in logs and self.batch_figures:
+            for name in self.batch_figures[0]:
+                logs[name] = mean_of(figures[name] for figures in self.batch_figures)
+            self.batch_figures = []
         super().log(logs, start_time)
 
     def _save(self, output_dir=None, state_dict=None):
-        # Trainer would write the state dict alone, since our model is no PreTrainedModel. If it stops asking,
-        # a checkpoint has no reward_model.json, and `from_pretrained` refuses it.
+        # Trainer's own method would only write the state dict, because our model is no PreTrainedModel. If
+        # Trainer no longer calls this, a checkpoint has no reward_model.json, and `from_pretrained` refuses
+        # it.
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         self.accelerator.unwrap_model(self.model).write(output_dir)
 
     def _load_from_checkpoint(self, checkpoint, model=None):
-        # Trainer would find model.safetensors, whose names are those of the backbone alone, load none of them
-        # and only warn. If it stops asking, a run goes on with the weights that it once began with.
+        # Trainer's own method would read model.safetensors into the whole model. Its names are those of the
+        # backbone alone, so nothing would fit, and Trainer only warns. If Trainer no longer calls this, a
+        # resumed run goes on with the weights with which it once began.
         self.accelerator.unwrap_model(self.model).load_weights(checkpoint)
 
     def _load_best_model(self):
-        # As in `_load_from_checkpoint`, at the end of training. If Trainer stops asking, a run ends with its
-        # last weights instead of its best ones.
+        # Trainer calls this at the end of training. Its own method could not load our checkpoints: the names
+        # in model.safetensors are those of the backbone alone. If Trainer no longer calls this, a run ends
+        # with its last weights instead of its best ones.
         self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
 
 # %% ../nbs/03_reward_model.ipynb #n988f11f
@@ -911,13 +1037,15 @@ def pair_figures(
     second: torch.Tensor,  # [B] scores
     preference: torch.Tensor,  # [B] 1, 0, 0.5, or the share of people who say first
 ) -> dict:  # pair_accuracy, margin; ties left out, equal scores count half
-    "What a batch of scores is worth"
-    better = (2 * preference - 1).sign()  # 1: the first, −1: the second, 0: a tie
-    gap = ((first - second) * better)[preference != 0.5]
+    """How often the better answer of a pair has the higher score, and by how much on average.
+
+    Ties are left out. If all pairs are ties, the accuracy is 0.5, that of guessing."""
+    sign = (2 * preference - 1).sign()  # 1: the first is better, −1: the second, 0: a tie
+    gap = ((first - second) * sign)[preference != 0.5]  # score of the better less score of the worse
     if not len(gap):
         return dict(pair_accuracy=0.5, margin=0.0)
-    won = (gap.sign() + 1) / 2  # 1, 0.5 or 0
-    return dict(pair_accuracy=float(won.mean()), margin=float(gap.mean()))
+    is_right = (gap.sign() + 1) / 2  # 1; 0; or 0.5 for equal scores
+    return dict(pair_accuracy=float(is_right.mean()), margin=float(gap.mean()))
 
 # %% ../nbs/03_reward_model.ipynb #c063
 _same_names = ("loss", "pair_accuracy", "pair_loss", "lm_loss", "margin", "grad_norm")
@@ -930,17 +1058,18 @@ logged_as = {  # the trainer's name → ours
 
 # %% ../nbs/03_reward_model.ipynb #na17283d
 class SampleLog(TrainerCallback):
-    "After each evaluation, the scores of the same few rows as lines of samples.jsonl"
+    "Writes the scores of the same few rows as lines of samples.jsonl after each evaluation"
     def __init__(self, rows, path):
         self.rows, self.path = rows, Path(path)
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
+        # transformers calls this on every callback after each evaluation, in every process.
         if not state.is_world_process_zero or not self.rows:
             return
-        kept = ("id", "query", "response", "human_ranking")
         with open(self.path, "a", encoding="utf-8") as file:
             for row, scores in zip(self.rows, score_rows(model, self.rows)):
-                line = dict(step=state.global_step, **{name: row[name] for name in kept}, scores=scores)
+                fields = {name: row[name] for name in ("id", "query", "response", "human_ranking")}
+                line = dict(step=state.global_step, **fields, scores=scores)
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 # %% ../nbs/03_reward_model.ipynb #n3c6bfb9
@@ -948,16 +1077,18 @@ def training_arguments(
     settings: RewardModelSettings,  # a checked object
     run_dir: str | Path,  # where checkpoints go
 ) -> TrainingArguments:  # of transformers
-    "`settings` in transformers' words: an evaluation and a checkpoint each epoch, the best one kept"
+    """`settings` as transformers' TrainingArguments.
+
+    Each epoch ends with an evaluation and a checkpoint; at the end the best checkpoint is loaded."""
     s, gpu = settings, torch.cuda.is_available()
-    # transformers 5.17's WandbCallback takes the project from this variable, and no argument for it
+    # transformers 5.17's WandbCallback reads the project from this variable only; no argument names it.
     if s.wandb_project:
         os.environ["WANDB_PROJECT"] = s.wandb_project
     return TrainingArguments(
         output_dir=str(run_dir), run_name=Path(run_dir).name,
         learning_rate=s.lr, num_train_epochs=s.num_epochs, seed=s.seed,
         per_device_train_batch_size=s.batch_size,
-        # Batches are of pairs here, and eval_batch_size counts answers.
+        # Trainer counts pairs, and eval_batch_size counts answers, two in each pair.
         per_device_eval_batch_size=max(1, s.eval_batch_size // 2),
         gradient_accumulation_steps=s.gradient_accumulation_steps,
         weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
@@ -968,7 +1099,7 @@ def training_arguments(
         load_best_model_at_end=True, metric_for_best_model="pair_accuracy", greater_is_better=True,
         bf16=s.bf16 and gpu, use_cpu=not gpu,
         dataloader_num_workers=s.num_workers, dataloader_pin_memory=gpu,
-        # Otherwise Trainer drops every field of a pair that is no argument of the model's `forward`.
+        # Trainer would drop every field of a pair that is no argument of the model's `forward`.
         remove_unused_columns=False,
         logging_steps=s.logging_steps, report_to=s.report_to, disable_tqdm=True)
 
@@ -981,23 +1112,26 @@ def make_trainer(
     run_dir: str | Path,  # of this run
     log: RunLog,  # gets a row per logged step
 ) -> PairTrainer:  # call its `train`
-    "The trainer with everything that `settings` asks for"
+    "The trainer of pairs, with its logs, early stopping and the function that makes batches"
     s = settings
-    samples = SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")
-    callbacks = [RunLogCallback(log, logged_as, "reward model"), samples]
+    sample_log = SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")
+    callbacks = [RunLogCallback(log, logged_as, "reward model"), sample_log]
     if s.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
-    as_batch = partial(encode_pairs, model.processor, margin=s.margin, say=s.lm_weight > 0,
-                       template=model.facts["prompt_template"])
+    has_language_loss = s.lm_weight > 0
+    make_batch = partial(encode_pairs, model.processor, margin=s.margin, say=has_language_loss,
+                         template=model.facts["prompt_template"])
     trainer = PairTrainer(
-        s, model=model, args=training_arguments(s, run_dir), data_collator=as_batch,
+        s, model=model, args=training_arguments(s, run_dir), data_collator=make_batch,
         train_dataset=pairs_of(train), eval_dataset=pairs_of(held),
         compute_metrics=_evaluation_figures, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)  # it prints every row that our callback keeps
     return trainer
 
 def _evaluation_figures(evaluated):
-    "`pair_figures` of what `PairTrainer.prediction_step` gave, over all batches"
+    """Accuracy and margin over all pairs of an evaluation, for transformers' `compute_metrics`.
+
+    `predictions` holds the scores of both answers of each pair, [pairs, 2], `label_ids` the preferences."""
     first, second = torch.tensor(evaluated.predictions).unbind(1)
     return pair_figures(first, second, torch.tensor(evaluated.label_ids))
 
@@ -1007,86 +1141,101 @@ def start_run(
     train: list = (),  # rows to learn from
     held: list = (),  # rows to stop by
 ) -> tuple:  # directory of the run, checkpoint to go on from or None, checkpoint to take weights from or None
-    """A new directory, or the one of the run that is resumed; the same one in every process.
+    """Find out where a run begins or goes on: a new directory, or that of the run that is resumed.
 
-    A SettingsError where a run would go on with other settings or rows than it began with."""
+    All processes get the same result. A SettingsError if a run would go on with other settings or rows than
+    it began with."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
     processes = PartialState(cpu=not torch.cuda.is_available())
-    # The directory's name holds the time, so one process makes it and tells the others.
-    start = [_start(settings, train, held) if processes.is_main_process else None]
+    # The directory's name holds the time, so the first process makes it and sends the result to the others.
+    start = [_start_in_one_process(settings, train, held) if processes.is_main_process else None]
     return broadcast_object_list(start)[0] if processes.num_processes > 1 else start[0]
 
-# Settings that may be others when a run goes on: where things lie, how long it runs, what is looked at.
+# Settings that may differ when a run goes on from a checkpoint: where files lie, how long the run is, and
+# what is written down about it.
 may_differ = {
     "output_dir", "experiment_name", "resume", "load_weights_only", "num_epochs", "early_stopping_patience",
     "train_data", "eval_data", "test_data", "image_dir", "keys", "skip_bad_rows", "prompt_template",
     "eval_batch_size", "attention", "num_workers", "save_total_limit", "logging_steps", "log_samples",
     "report_to", "wandb_project"}
 
-def _start(s, train, held):
-    "`start_run` in one process"
-    # Files may have moved since a run began; what counts is the rows that were read from them.
+def _start_in_one_process(
+    settings,  # `RewardModelSettings`
+    train,  # rows to learn from
+    held,  # rows that decide when to stop
+):
+    """Find the run's directory, the checkpoint to go on from, and the one to take weights from.
+
+    The settings of a new run are written down; a run goes on only with the settings with which it began."""
+    s = settings
+    # Compared beside the settings: the rows themselves, since their files may have moved, and the template.
     contents = {}
     if s.train_data:
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     contents["template"] = judge_template(s.prompt_template)
-    # `began(None, folder=...)` keeps how a run begins, `began(checkpoint)` refuses to go on otherwise.
-    began = partial(same_run, s, free=may_differ,
-                    weights_by="load_weights_only = true takes its weights into one", **contents)
+    # Without a checkpoint this writes the settings down; with one it raises if they differ from those
+    # written down. `weights_by` is advice for the error message.
+    write_or_compare = partial(same_run, s, free=may_differ,
+                               weights_by="load_weights_only = true takes its weights into one", **contents)
     weights = None
     if is_old_checkpoint(s.resume):
-        weights = s.resume  # which begin a new run
+        weights = s.resume  # a new run begins with them
     elif s.resume.lower() not in ("", "false"):
         folder = _latest_run(s) if s.resume.lower() == "true" else s.output_dir
         checkpoint = find_checkpoint(folder, s.resume)
         if not s.load_weights_only:
-            began(checkpoint)
+            write_or_compare(checkpoint)
             return Path(checkpoint).parent, checkpoint, None
         weights = checkpoint
-    run = _new_run(s)
-    began(None, folder=run)
-    return run, None, weights
+    run_dir = _new_run_dir(s)
+    write_or_compare(None, folder=run_dir)
+    return run_dir, None, weights
 
-def _new_run(s):
-    "A new directory below `output_dir`; of two runs in one second the later gets a number"
-    name, n = f"{s.experiment_name}_{datetime.now():%Y%m%d-%H%M%S}", 1
-    run = Path(s.output_dir) / name
-    while run.exists():
+def _new_run_dir(settings):
+    "Make a directory in `output_dir`, named by experiment and time, with a number if the name is taken"
+    name, n = f"{settings.experiment_name}_{datetime.now():%Y%m%d-%H%M%S}", 1
+    run_dir = Path(settings.output_dir) / name
+    while run_dir.exists():
         n += 1
-        run = Path(s.output_dir) / f"{name}-{n}"
-    run.mkdir(parents=True)
-    return run
+        run_dir = Path(settings.output_dir) / f"{name}-{n}"
+    run_dir.mkdir(parents=True)
+    return run_dir
 
 def rows_fingerprint(
     rows: list,  # checked preference rows, in their order
 ) -> str:  # 16 characters, equal for equal rows
-    "What tells two sets of rows apart: questions, answers, ranks and margins"
-    # Pictures are left out: they lie where the rows say, and are too large to be read once more.
+    """A hash of questions, answers, ranks and margins, to tell whether two sets of rows are the same.
+
+    Pictures are left out, because to read them all again would take too long."""
     contents = [[row["query"], row["response"], row["human_ranking"], row.get("margin")] for row in rows]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 # %% ../nbs/03_reward_model.ipynb #n221a675
-def _latest_run(s):
-    "The newest run of this experiment that has a checkpoint"
+def _latest_run(settings):
+    "The directory of this experiment's newest run that has a checkpoint"
+    s = settings
     prefix = f"{s.experiment_name}_"
-    runs = []
+    run_dirs = []
     for path in Path(s.output_dir).glob(f"{prefix}*"):
-        # Behind the experiment's name stands a time, or it is another experiment that begins alike.
-        is_ours = re.fullmatch(r"\d{8}-\d{6}(-\d+)?", path.name[len(prefix):])
-        if is_ours and any(path.glob("checkpoint-*")):
-            runs.append(path)
-    if not runs:
+        # The experiment's name must be followed by a time, such as 20260131-235959. If it is not, the
+        # directory belongs to another experiment whose name begins with the same letters.
+        is_own_run = re.fullmatch(r"\d{8}-\d{6}(-\d+)?", path.name[len(prefix):])
+        if is_own_run and any(path.glob("checkpoint-*")):
+            run_dirs.append(path)
+    if not run_dirs:
         raise SettingsError(f"resume: no run of {s.experiment_name!r} with a checkpoint in {s.output_dir}")
-    return max(runs)
+    return max(run_dirs)  # the last in the alphabet is the latest in time
 
 # %% ../nbs/03_reward_model.ipynb #c067
 def plot_training(
     log: RunLog,  # with the columns of `logged_as`
 ):  # matplotlib figure
-    "Losses, pair accuracy, margin, gradient: raw faint, smoothed strong, evaluation as dots"
+    """Four panels of a run: losses, pair accuracy, margin and gradient over the steps.
+
+    Values of training are a faint line and a smoothed one; those of evaluations are dots."""
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    panels = (
+    panels = (  # (title, columns of the log)
         ("losses", ("pair_loss", "lm_loss")),
         ("pair accuracy", ("pair_accuracy",)),
         ("score of the better less the worse", ("margin",)),
@@ -1096,11 +1245,12 @@ def plot_training(
             steps, values = log.series(name)
             ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
             ax.plot(steps, smooth(values), color=colour, lw=2, label=name)
-            ax.plot(*log.series(f"eval/{name}"), "o", color=colour, ms=5, mec="black", mew=0.6)
-        n = len(log.series(names[0])[0])
-        ax.set_title(f"{title} (n = {n} rows)", fontsize=9, loc="left")
+            eval_steps, eval_values = log.series(f"eval/{name}")
+            ax.plot(eval_steps, eval_values, "o", color=colour, ms=5, mec="black", mew=0.6)
+        steps, _values = log.series(names[0])
+        ax.set_title(f"{title} (n = {len(steps)} rows)", fontsize=9, loc="left")
         ax.legend(fontsize=7.5, frameon=False)
-    axes[0, 0].set_ylim(0, 1.5)  # the first captions cost more than any later one
+    axes[0, 0].set_ylim(0, 1.5)  # the first language losses, which are much higher, are cut off
     for ax in axes[1]:
         ax.set_xlabel("step", fontsize=8)
     return fig
@@ -1110,20 +1260,23 @@ def margins(
     rows: list,  # checked preference rows
     scores: list,  # a list of scores per row
 ) -> list:  # (score of the better less score of the worse, row number)
-    "The margin of every pair that is no tie"
-    return [(scores[n][i] - scores[n][j], n) for n, i, j in _better_and_worse(rows)]
+    "The margin of every pair that is no tie, with the number of its row"
+    pairs = _better_and_worse(rows)  # (row number, index of the better answer, index of the worse one)
+    return [(scores[n][better] - scores[n][worse], n) for n, better, worse in pairs]
 
 # %% ../nbs/03_reward_model.ipynb #n0cdd670
 def margin_histogram(
     **sets,  # name = list of margins
 ):  # matplotlib figure
-    "Margins before and after, or of several models; left of 0 is wrong"
+    """Histograms of up to three lists of margins, such as those before and after training.
+
+    A pair with a margin below 0 is judged wrongly."""
     fig, ax = figure(6.4, 2.8, nrows=1)
     largest = [max((abs(margin) for margin in values), default=0.0) for values in sets.values()]
-    reach = max(largest, default=0.0) or 1.0  # rows of ties only have no margins
+    reach = max(largest, default=0.0) or 1.0  # if all pairs are ties, there are no margins at all
     for (name, values), colour in zip(sets.items(), ("#8a8a8a", "#0072B2", "#D55E00")):
         label = f"{name} (n = {len(values)})"
-        # One range for all, so that bars of two models stand at the same places.
+        # The same range for all, so that the bars of two models stand at the same places.
         ax.hist(values, bins=40, range=(-reach, reach), color=colour, alpha=0.6, label=label)
     ax.axvline(0, color="black", lw=1)
     ax.set(xlabel="score of the better less score of the worse", ylabel="pairs")
@@ -1136,13 +1289,13 @@ def worst_cards(
     scores: list,  # a list of scores per row
     most: int = 3,  # cards
 ) -> list:  # of `RolloutGroup`
-    "The pairs that were judged most wrongly, as cards"
+    "Cards of the rows with the lowest margins, which were judged most wrongly"
     cards = []
-    for margin, n in sorted(margins(rows, scores))[:most]:
+    for margin, n in sorted(margins(rows, scores))[:most]:  # n: the number of the row
         row, mean = rows[n], mean_of(scores[n])
         rollouts = []
         for text, rank, score in zip(row["response"], row["human_ranking"], scores[n]):
-            rollouts.append(Rollout(text, dict(rank=rank, score=score), score - mean))
+            rollouts.append(Rollout(text, dict(rank=rank, score=score), advantage=score - mean))
         card = RolloutGroup(row_sample(row), rollouts, title=f"margin {margin:+.2f}", bars="score less mean")
         cards.append(card)
     return cards
@@ -1153,19 +1306,19 @@ def finish_run(
     model: VLRewardModel,  # with its best weights
     run_dir: Path,  # of this run
     rows: list,  # test rows
-    scores: list,  # theirs
+    scores: list,  # of the test rows: a list of scores per row
     report: dict,  # from `pair_report`
     **facts,  # such as seconds
 ) -> dict:  # what results.json holds
-    "Model, predictions.jsonl and results.json into the run's directory"
-    # the model of an earlier finish stays until this one is whole
-    with new_folder(run_dir / "model", existing="any") as aside:
-        model.write(aside)
+    "Write the model, predictions.jsonl and results.json into the run's directory; returns the results"
+    # A model that is there already is replaced at the end, when the new one is complete.
+    with new_folder(run_dir / "model", existing="any") as hidden_folder:
+        model.write(hidden_folder)
     write_scores(run_dir / "predictions.jsonl", rows, scores, model.facts["calibration"])
     places = dict(run_dir=str(run_dir), model=str(run_dir / "model"))
     machine = dict(peak_memory_mb=peak_memory_mb(), **run_facts())
     results = dict(settings=asdict(settings), **places, **report, **facts, **machine)
-    # Beside all runs too, where a script finds the last one without knowing its name.
+    # Also into output_dir, where a script finds the results of the last run without knowing its name.
     for folder in (run_dir, Path(settings.output_dir)):
         write_json(folder / "results.json", results)
     return results
@@ -1176,13 +1329,15 @@ def write_scores(
     scores: list,  # a list per row
     calibration: dict = None,  # of the model's chances; without one, `calibrated` is false in each line
 ):
-    "A line per row: its answers, ranks, scores, the chance of each, and which answer won"
+    "Write a line of JSON for each row: answers, ranks, scores, chances, and the index of the best answer"
     lines = []
-    for row, own in zip(rows, scores):
+    for row, row_scores in zip(rows, scores):
         fields = ("id", "query", "turns", "response", "human_ranking", "votes")
         line = {name: row[name] for name in fields if name in row}
-        line |= dict(scores=own, chances=chances_of(own, calibration), calibrated=bool(calibration))
-        line["best"] = max(range(len(own)), key=own.__getitem__)  # the first of equals
+        chances = chances_of(row_scores, calibration)  # the probability that each answer is picked
+        line |= dict(scores=row_scores, chances=chances, calibrated=bool(calibration))
+        # the highest score, the first of equal ones
+        line["best"] = max(range(len(row_scores)), key=row_scores.__getitem__)
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_whole(path, "".join(lines))
 
@@ -1190,34 +1345,35 @@ def write_scores(
 def train_reward_model(
     settings: RewardModelSettings,  # a checked object
 ) -> dict:  # what results.json holds; empty in every process but the first
-    "The whole run of this chapter, as the console command starts it, on one device or several"
+    "Train, calibrate, judge and save a reward model, on one device or several"
     started = time.time()
     set_seed(settings.seed)
-    train, held, test, skipped = load_rows(settings)
+    train, held_out, test, skipped = load_rows(settings)
     model = load_model(settings)
-    run_dir, checkpoint, weights = start_run(settings, train, held)
+    # checkpoint: where a resumed run goes on, or None; weights: what a new run begins with, or None
+    run_dir, checkpoint, weights = start_run(settings, train, held_out)
     if weights:
         model.load_weights(weights)
     log = resume_log(run_dir / "run_log.csv", checkpoint)
-    trainer = make_trainer(settings, model, train, held, run_dir, log)
-    first = trainer.is_world_process_zero()
-    # Trainer loads the checkpoint's weights in `train`, so these scores are of the start in any case.
-    before = score_rows(model, test, settings.eval_batch_size) if first else None
+    trainer = make_trainer(settings, model, train, held_out, run_dir, log)
+    is_first_process = trainer.is_world_process_zero()
+    # Scores before training. A resumed run has them, too: only `train` loads the checkpoint's weights.
+    untrained_scores = score_rows(model, test, settings.eval_batch_size) if is_first_process else None
     trainer.train(resume_from_checkpoint=checkpoint)
-    if not first:
+    if not is_first_process:
         return {}
-    calibrate(model, held, settings.eval_batch_size)
+    calibrate(model, held_out, settings.eval_batch_size)
     scores, report = judge_rows(model, test, settings.eval_batch_size)
-    report["baselines"]["untrained"] = pair_report(test, before)["pair_accuracy"]
+    report["baselines"]["untrained"] = pair_report(test, untrained_scores)["pair_accuracy"]
     return finish_run(settings, model, run_dir, test, scores, report, skipped=skipped,
                       **training_facts(trainer), seconds=time.time() - started)
 
 def training_facts(
     trainer: PairTrainer,  # after training
 ) -> dict:  # steps, epochs, best_step, pairs_per_second
-    "How far a run came and how fast, evaluations included"
+    "How many steps and epochs a run has made, and how many pairs a second, its evaluations included"
     state = trainer.state
-    # Trainer writes its speed into the last row of each `train`; a run that went on has several.
+    # Trainer logs its speed at the end of each call of `train`; a resumed run has several such rows.
     name = "train_samples_per_second"
     speeds = [row[name] for row in state.log_history if name in row]
     return dict(
@@ -1239,24 +1395,25 @@ def score_file(
     keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
     base_model: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
 ) -> dict:  # path, report, skipped, pairs_per_second
-    "Scores of all rows of a file, in a file that did not exist, and the report over them"
-    wanted = Path(output_dir)
-    is_file = wanted.suffix in (".jsonl", ".json")
-    if is_file and wanted.exists():
+    "Score all rows of a file with a saved reward model, write the scores into a new file, and report on them"
+    output = Path(output_dir)
+    is_file = output.suffix in (".jsonl", ".json")
+    if is_file and output.exists():
         raise DataError("preference.output", "is there already, and is not written over", entry=output_dir)
-    rows, skipped = read_pair_rows(data, image_dir, skip_bad_rows, keys, print)
+    rows, skipped = read_pair_rows(data, image_dir, skip_bad_rows, keys, tell=print)
     judge = VLRewardModel.from_pretrained(model, device, base=base_model)
-    rows = permuted(rows, seed)
+    rows = permuted(rows, seed)  # the answers of each row in random order
     start = time.perf_counter()
     scores = score_rows(judge, rows, batch_size, progress=True)
-    speed = len(pairs_of(rows)) / (time.perf_counter() - start)
+    pairs_per_second = len(pairs_of(rows)) / (time.perf_counter() - start)
     stem = f"{_model_name(model)}_{Path(data).stem}_{datetime.now():%Y%m%d-%H%M%S}"
-    path = wanted if is_file else _new_file(wanted, stem)
-    # The scores come to the disk before the rows are scored once more, backwards, for the report.
+    path = output if is_file else _new_file(output, stem)
+    # The scores are written before all rows are scored again for the report, which takes as long.
     write_scores(path, rows, scores, judge.facts["calibration"])
-    report = pair_report(rows, scores, score_rows(judge, reversed_rows(rows), batch_size))
+    backwards = score_rows(judge, reversed_rows(rows), batch_size)
+    report = pair_report(rows, scores, backwards)
     report["chances"] = chances_report(rows, scores, judge.facts["calibration"])
-    return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=speed)
+    return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=pairs_per_second)
 
 # %% ../nbs/03_reward_model.ipynb #n704d400
 def rank_answers(
@@ -1271,30 +1428,34 @@ def rank_answers(
         judge = VLRewardModel.from_pretrained(judge)
     if not answers:
         raise ValueError("there are no answers to rank")
-    for text in (*(text for _, text in turns), query):
-        check_query(text)
+    earlier_texts = [text for _role, text in turns]
+    for text in (*earlier_texts, query):
+        check_query(text)  # a DataError where it holds a processor's picture tokens
     scores = judge.score(image, query, answers, turns)
     chances = chances_of(scores, judge.facts["calibration"])
-    best_first = sorted(range(len(answers)), key=scores.__getitem__, reverse=True)
+    best_first = sorted(range(len(answers)), key=scores.__getitem__, reverse=True)  # indices of answers
     ranked = []
     for place, i in enumerate(best_first, 1):
         ranked.append(dict(place=place, answer=answers[i], score=scores[i], chance=chances[i]))
     return ranked
 
 def _model_name(model):
-    "Name of a model's directory; of a run's `model` the run's name"
+    """A name for a model in file names: the name of its directory, or of its file without the ending.
+
+    A run keeps its model in the directory `model`; then the name is that of the run."""
     path = Path(model).resolve()
     if path.name == "model":
         return path.parent.name
     return path.stem if path.is_file() else path.name
 
 def _new_file(folder, stem):
-    "A file that this call alone has made"
+    "Make a new empty .jsonl file in `folder`, with a number behind `stem` if need be, and return its path"
     folder.mkdir(parents=True, exist_ok=True)
     for n in range(1, 10**6):
-        path = folder / f"{stem}{'' if n == 1 else f'-{n}'}.jsonl"
+        number = "" if n == 1 else f"-{n}"
+        path = folder / f"{stem}{number}.jsonl"
         try:
-            # "x" makes the file or raises, in one step: no other command can come between.
+            # "x" makes the file or raises in one step, so that two commands never take the same name.
             path.open("x").close()
         except FileExistsError:
             continue
@@ -1309,6 +1470,7 @@ def ixc_row(
     better, worse = row["conversations_a"], row["conversations_b"]
     # Both conversations begin with the same question; their last turns are the two answers.
     answers = [better[-1]["value"], worse[-1]["value"]]
+    # In the ranking 0 is the better answer.
     fields = dict(query=better[0]["value"], image=str(image), response=answers, human_ranking=[0, 1])
     return preference_row(dict(id=row["id"], **fields))
 
@@ -1319,39 +1481,44 @@ def as_reward(
     batch_size: int = 64,  # answers at a time
     longest: int = 4000,  # characters of an answer that are read: its last ones, since they hold the answer
 ):  # (completions, samples) → list of {overall, score}; its `batched` is True
-    """A trained reward model as a reward: `score` in its own range, `overall` from 0 to 1.
+    """A trained reward model as a reward function: `score` in its own range, `overall` from 0 to 1.
 
-    One folder is loaded once while it is in use."""
-    model = _payer(Path(path), device)
+    The model is loaded only once, even if several rewards are made from the same folder."""
+    model = _frozen_model(Path(path), device)
     low, high = model.facts["score_min"], model.facts["score_max"]
-    warned = False  # once for each reward, not once for each batch
+    warned = False  # the warning comes once for each reward, not once for each batch
     def rewarded(completions, samples):
+        """The rewards of a batch of answers by the loaded reward model.
+
+        A dict for each answer: its score, from `low` to `high`, and overall, the same from 0 to 1."""
         nonlocal warned
-        long = sum(len(text) > longest for text in completions)
-        if long and not warned:
+        long_answers = sum(len(text) > longest for text in completions)
+        if long_answers and not warned:
             warned = True
-            read = f"answers of more than {longest} characters are read from their end"
-            warn_loudly(f"reward model: {read}; {long} here")
+            problem = f"answers of more than {longest} characters are read from their end"
+            warn_loudly(f"reward model: {problem}; {long_answers} here")
         ends = [text[-longest:] for text in completions]
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
-    # `batched`: it wants many answers at once, with their samples. `model` is for who wants to look at it.
-    rewarded.batched, rewarded.model = True, model
+    rewarded.batched = True  # the trainer then calls it with many answers at once, and with their samples
+    rewarded.model = model  # for a caller that wants to look at the model
     return rewarded
 
-# A run asks for its reward several times, and a judge may be as large as the policy. Weakly held: once nobody
-# uses a judge any more, its memory is free.
-_payers = WeakValueDictionary()  # (folder, device, state of its files) → model
+# The models of `as_reward` that are in use. A run makes its reward several times, and the model may be as
+# large as the policy. The references are weak: when no reward uses a model any more, its memory is freed.
+_models_in_use = WeakValueDictionary()  # (folder, device, state of its files) → model
 
-def _payer(path, device):
-    "The frozen model of a folder; the one that somebody holds already, if its files are still the same"
+def _frozen_model(path, device):
+    """The reward model in a folder, with frozen weights.
+
+    A model that was loaded before and is still in use is returned again, if its files are unchanged."""
     files = []
     for file in sorted(path.glob("*")):
-        state = file.stat()
-        files.append((file.name, state.st_mtime_ns, state.st_size))
+        stat = file.stat()
+        files.append((file.name, stat.st_mtime_ns, stat.st_size))
     key = (str(path.resolve()), device, tuple(files))
-    model = _payers.get(key)
+    model = _models_in_use.get(key)
     if model is None:
         model = VLRewardModel.from_pretrained(path, device).eval().requires_grad_(False)
-        _payers[key] = model
+        _models_in_use[key] = model
     return model

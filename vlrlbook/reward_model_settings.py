@@ -13,7 +13,7 @@ from .settings import Settings, SettingsError, nearest
 
 __all__ = ["presets", "activation_names", "judge_template", "RewardModelSettings"]
 
-# Chapter 03 holds a layer for each of them.
+# The activations that a score head can have; chapter 03 has torch's layer for each of them.
 activation_names = ("silu", "tanh", "none")
 
 presets = {
@@ -31,19 +31,21 @@ presets = {
 def judge_template(
     written: str | None,  # file of a template, or the template itself
 ) -> str | None:
-    "A judge's prompt in jinja, checked: the question must be in it, once, and no picture of its own"
+    """The template of a judge's prompt, written in jinja; None if there is none.
+
+    A SettingsError if it has another variable than {{ content }}, the question, or holds a picture's mark."""
     if not written:
         return None
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import SandboxedEnvironment
-    text = _template_text(written)
+    text = _template_text(written)  # reads the file, if `written` is the name of one
     try:
         names = meta.find_undeclared_variables(SandboxedEnvironment().parse(text))
     except TemplateSyntaxError as error:
         message = f"prompt_template, line {error.lineno}: {error.message}"
         raise SettingsError(message) from error
     if names != {"content"}:
-        # A text without a brace was meant as a file's name, and there is no such file.
+        # A text without a brace was probably meant as the name of a file, which does not exist.
         if "{" in text:
             problem = f"found {', '.join(sorted(names)) or 'no name'}"
         else:
@@ -56,8 +58,9 @@ def judge_template(
 
 
 def _template_text(written):
-    "The template: what the file holds, if there is one of that name"
-    # A text with braces is no file's name, and a whole template may be too long to be asked for as one.
+    "The text of a template: what the file of the name `written` holds, or `written` itself"
+    # A text with a brace is the template itself. It is not looked up as a file, because the operating system
+    # raises for a name that is as long as a whole template.
     if "{" in written or not Path(written).is_file():
         return written
     return Path(written).read_text(encoding="utf-8")
@@ -143,7 +146,8 @@ class RewardModelSettings(Settings):
         "patience": "early_stopping_patience",
         "project": "wandb_project",
     }
-    # The reward system's words for the same things: name → (setting, {what is written: its value}).
+    # Settings of the reward system that have other values than ours. Its use_wandb = true becomes our
+    # report_to = "wandb". Its name → (our setting, {its value as a text in lower case: our value}).
     stand_ins: ClassVar[dict] = {
         "use_flash_attention": ("attention", {"true": "flash_attention_2", "false": "auto"}),
         "use_flash_attn": ("attention", {"true": "flash_attention_2", "false": "auto"}),
@@ -154,7 +158,7 @@ class RewardModelSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def rules(self):
-        "(is wrong, what to say) of every rule; `Settings.check` raises with all that are wrong"
+        "Yields (is broken, error message) for every rule; `Settings.check` raises with those that are broken"
         yield from self._range_rules()
         yield from self._name_rules()
         yield from self._file_rules()
@@ -164,7 +168,7 @@ class RewardModelSettings(Settings):
             yield True, str(error)
 
     def _range_rules(self):
-        "Numbers on their own, and the margin beside the range of scores"
+        "Yields (is broken, error message) for each rule about the range of a number, and about the margin"
         positive = (
             "lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_grad_norm", "margin",
             "lora_r", "lora_alpha", "max_image_size", "save_total_limit", "drawn_rows", "eval_rows",
@@ -183,42 +187,45 @@ class RewardModelSettings(Settings):
             yield not 0 <= value < 1, f"{name} = {value}: expected 0 up to 1"
         low, high = self.score_min, self.score_max
         yield low >= high, f"score_min = {low} is not below score_max = {high}"
-        # Two equal scores have no gap, and a hinge at 0 costs nothing there: a run would learn nothing.
-        without_gap = self.loss_type == "hinge" and not self.use_margin_loss
+        # Without a margin the hinge loss is 0 for two equal scores, so that a run would learn nothing.
+        is_hinge_without_margin = self.loss_type == "hinge" and not self.use_margin_loss
         message = "without a margin it is satisfied by equal scores"
-        yield without_gap, f"loss_type hinge needs use_margin_loss: {message}"
-        # Scores are squashed into their range, so a gap as wide as the range is never reached.
-        too_wide = self.use_margin_loss and self.margin >= high - low
-        yield too_wide, f"margin = {self.margin}: no two scores between {low} and {high} are that far apart"
+        yield is_hinge_without_margin, f"loss_type hinge needs use_margin_loss: {message}"
+        # Scores are squashed into their range, so two scores never lie as far apart as the range is wide.
+        is_too_wide = self.use_margin_loss and self.margin >= high - low
+        too_wide = f"no two scores between {low} and {high} are that far apart"
+        yield is_too_wide, f"margin = {self.margin}: {too_wide}"
 
     def _name_rules(self):
-        "Words of which there are a few"
-        words_of = {
+        "Yields (is broken, error message) for each rule about a word or a name"
+        possible_words = {
             "loss_type": ["bt", "hinge"],
             "activation": list(activation_names),
             "report_to": ["none", "tensorboard", "wandb"],
         }
-        for name, words in words_of.items():
-            value = getattr(self, name)
-            yield value not in words, f"{name} = {value!r}{nearest(value, words)}"
-        missing = self.report_to != "none" and not importlib.util.find_spec(self.report_to)
-        yield missing, f"report_to = {self.report_to!r}: it is not installed (pip install {self.report_to})"
-        # A name with a slash in it would put the run's directory elsewhere.
-        plain = self.experiment_name and Path(self.experiment_name).name == self.experiment_name
-        yield not plain, f"experiment_name = {self.experiment_name!r}: expected a plain name"
+        for name, possible in possible_words.items():
+            word = getattr(self, name)
+            # nearest: ": did you mean …?", or a list of the possible words
+            yield word not in possible, f"{name} = {word!r}{nearest(word, possible)}"
+        library = self.report_to
+        is_missing = library != "none" and not importlib.util.find_spec(library)
+        yield is_missing, f"report_to = {library!r}: it is not installed (pip install {library})"
+        # It becomes the name of the run's directory: with a slash in it, that would lie elsewhere.
+        is_plain = self.experiment_name and Path(self.experiment_name).name == self.experiment_name
+        yield not is_plain, f"experiment_name = {self.experiment_name!r}: expected a plain name"
 
     def _file_rules(self):
-        "Files that must be there before anything is loaded"
+        "Yields (is broken, error message) for each rule about files, checked before anything is loaded"
         for name in ("train_data", "eval_data", "test_data"):
             path = getattr(self, name)
-            missing = bool(path) and not Path(path).is_file()
-            yield missing, f"{name} = {path!r}: no such file"
-        missing = bool(self.image_dir) and not Path(self.image_dir).is_dir()
-        yield missing, f"image_dir = {self.image_dir!r}: no such directory"
-        fresh = self.resume.lower() in ("", "false")
+            is_missing = bool(path) and not Path(path).is_file()
+            yield is_missing, f"{name} = {path!r}: no such file"
+        is_missing = bool(self.image_dir) and not Path(self.image_dir).is_dir()
+        yield is_missing, f"image_dir = {self.image_dir!r}: no such directory"
+        is_new_run = self.resume.lower() in ("", "false")
         message = "load_weights_only without resume: there is nothing to load from"
-        yield self.load_weights_only and fresh, message
-        # An older script's file holds no state of our optimizer, so a run cannot go on from it.
-        other_trainer = is_old_checkpoint(self.resume) and not self.load_weights_only
+        yield self.load_weights_only and is_new_run, message
+        # A file of the older script does not hold the state of our optimizer, so no run can go on from it.
+        goes_on_from_old = is_old_checkpoint(self.resume) and not self.load_weights_only
         only_weights = "of another trainer only weights can be taken (load_weights_only)"
-        yield other_trainer, f"resume = {self.resume!r}: an older script's file; {only_weights}"
+        yield goes_on_from_old, f"resume = {self.resume!r}: an older script's file; {only_weights}"
