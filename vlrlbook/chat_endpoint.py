@@ -144,7 +144,7 @@ def address_problem(
 
 
 def is_on_this_machine(
-    address: str,  # without an `address_problem`
+    address: str,  # one in which `address_problem` finds nothing
 ) -> bool:
     "Whether an address is this machine's own, so that nothing leaves it"
     host = urlsplit(address).hostname

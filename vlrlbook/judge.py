@@ -167,7 +167,7 @@ def check_template(
 
 
 def fill_template(
-    template: str,  # that `check_template` finds nothing in
+    template: str,  # one that `check_template` accepts
     **values: str,  # a text for each of `template_fields`
 ) -> str:
     "Fill in the fields of a template in one pass, so that a brace inside a value stays text"
@@ -248,7 +248,7 @@ def read_grade_form(
                             "word, as in Score: 0..10")
     word = match["word"] or ""
     if match["yes"]:
-        return Grade(word)
+        return Grade(word, is_yes_no=True)
     low, high = float(match["low"]), float(match["high"])
     if low >= high:
         raise SettingsError(f"grade = {text!r}: the range ends at {high:g}, which is not above {low:g}")
@@ -304,6 +304,7 @@ class _LocalModel:
     "A model that is loaded here and stays as it is"
 
     def __init__(self, settings):
+        "Load the model that the `JudgeSettings` name, for judging only"
         # Imported only here, since these need torch: a judge behind an endpoint needs none.
         from .models import load_vlm
         from .trl_words import end_tokens
@@ -346,6 +347,7 @@ class _RemoteModel:
     "A model behind a chat endpoint, asked by several threads"
 
     def __init__(self, settings):
+        "Prepare the endpoint that the `JudgeSettings` name; nothing is sent yet"
         self.settings = settings
         key = os.environ[settings.key_from] if settings.key_from else None
         self.endpoint = Endpoint(settings.endpoint, settings.model, timeout=settings.timeout,
@@ -385,6 +387,7 @@ class Judge:
         settings: JudgeSettings,  # checked
         name: str = "judge",  # for messages
     ):
+        "Load the model, or prepare the endpoint, that the settings name"
         self.settings, self.name = settings, name
         self.grade = read_grade_form(settings.grade)
         self.speaker = _RemoteModel(settings) if settings.endpoint else _LocalModel(settings)
@@ -422,7 +425,7 @@ class Judge:
             for key in list(self.known)[:number]:
                 del self.known[key]
 
-    def cost(self) -> dict:  # judgements, seconds and tokens of each; tokens None where nobody says them
+    def cost(self) -> dict:  # judgements, seconds, prompt_tokens, completion_tokens (None: not reported)
         "Average seconds and tokens of a judgement; judgements that came from memory are not counted"
         judgements = self.facts["judgements"]
         averages = dict(judgements=judgements)
@@ -436,7 +439,7 @@ class Judge:
         longest = self.settings.longest
         if len(completion) > longest:
             self._warn_once("long", f"answers of more than {longest} characters are shown from their end")
-        truths = " or ".join(accepted_answers(sample.answer))
+        truths = " or ".join(accepted_answers(sample.answer))  # a sample may accept several answers
         # The texts for the fields of the template.
         fields = dict(
             question=_question_shown(sample), answer=as_shown(truths),

@@ -73,6 +73,7 @@ class StageCards:
     def __init__(self,
         kept: dict,  # what pictures.json of a run holds: pictures, stages
     ):
+        "Keep the pictures and the stages; a run without pictures gives an empty table"
         self.pictures = kept.get("pictures", [])  # dicts with image (data URL), question, answer (the truth)
         # Dicts with when (first, middle, last), step, and the model's answers: `greedy` and `sampled` hold a
         # list of texts for each picture, `greedy` a list of one.
@@ -80,13 +81,14 @@ class StageCards:
 
     def said(self,
         stage: dict,  # one of `stages`
-        place: int,  # of the picture
+        place: int,  # index of the picture in `pictures`
     ) -> str:  # best guess, then samples, equal ones counted
         "The model's answers to a picture at a stage, on one line"
         best_guess = stage["greedy"][place][0]
         return f"{best_guess} · sampled: {merged(stage['sampled'][place])}"
 
     def __repr__(self):
+        "Lines of text: each picture's question and truth, then the answers at each stage"
         lines = []
         for place, picture in enumerate(self.pictures):
             lines.append(f"{picture['question'].strip()} (truth: {picture['answer']})")
@@ -96,12 +98,13 @@ class StageCards:
         return "\n".join(lines)
 
     def _repr_html_(self):
+        "An HTML table, as notebooks show it: a row for each picture, a column for each stage"
         heads = ["picture", "truth"]
         for stage in self.stages:
             heads.append(f"{stage_words[stage['when']]}<br>step {stage['step']}")
         rows = []
         for place, picture in enumerate(self.pictures):
-            cells = [_image(picture["image"], 72), _text(picture["answer"])]
+            cells = [_image(picture["image"], width=72), _text(picture["answer"])]
             for stage in self.stages:
                 # The best guess in bold; below it a line for each different sample, such as "7 × red".
                 best_guess = _text(stage["greedy"][place][0])
@@ -128,21 +131,25 @@ def _text(value, most=160):
     return escape(line) or "(nothing)"
 
 
-def _image(url, side):
-    "An <img> of a picture that is embedded in the page; any other URL is left out, as it would be fetched"
+def _image(url, width):
+    """An <img> of a picture that the page itself holds, as a data URL of a PNG; `width` in pixels
+
+    Any other URL is left out: a browser would fetch it, or it might hold a script."""
     if not url or not url.startswith("data:image/png;base64,"):
         return "(no picture)"
-    return f'<img src="{escape(url)}" alt="picture" width="{side}">'
+    return f'<img src="{escape(url)}" alt="picture" width="{width}">'
 
 
 def _row(cells, tag="td"):
-    "A row of an HTML table; `cells` are HTML, so they must be escaped before"
+    "A row of an HTML table; `cells` are HTML, so texts in them must have been escaped before"
     inside = "".join(f"<{tag}>{cell}</{tag}>" for cell in cells)
     return f"<tr>{inside}</tr>"
 
 
 def _table(heads, rows):
-    "An HTML table; all texts are HTML, so they must be escaped before. Empty text if there is no row"
+    """An HTML table of `rows` (lists of cells) under the titles `heads`; an empty text if there is no row
+
+    All cells are HTML, so texts in them must have been escaped before."""
     if not rows:
         return ""
     head = _row(heads, "th")
@@ -279,16 +286,18 @@ def _flips(kept):
     cards = []
     for flip in kept.get("flips", []):
         kind = "became right" if flip["became_right"] else "became wrong"
+        # As HTML, each at most 60 characters
         before, after, truth = (_text(flip[name], 60) for name in ("before", "after", "answer"))
         words = f"<b>{kind}</b><br>{before} → {after}<br>truth: {truth}"
-        cards.append(f"<figure>{_image(flip['image'], 84)}<figcaption>{words}</figcaption></figure>")
+        image = _image(flip["image"], width=84)
+        cards.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
 def _questions(verdict):
     "An HTML table of the questions that a verdict answers, each with its answer and the numbers behind it"
     rows = []
-    for entry in verdict["questions"]:
+    for entry in verdict["questions"]:  # `_text` escapes a text for HTML
         rows.append([_text(entry["question"]), f"<b>{_text(entry['answer'])}</b>", _text(entry["detail"])])
     return _table(["question", "answer", "numbers"], rows)
 

@@ -271,7 +271,7 @@ def engine_settings(
     given: dict, # nested, dotted or short names → values
     version: str = "0.3.2", # 0.3.2, current or verl
     where: str = "settings", # begins each message
-    house: bool = True, # lay our values under them; false: the engine's defaults alone
+    house: bool = True, # where nothing is given, this book's values; false: the engine's defaults
 ) -> EngineSettings:
     """Check settings against the keys, types, ranges and rules of a version, and add all other values
 
@@ -279,6 +279,7 @@ def engine_settings(
     what a written setting asks of others, what was written."""
     table = known_keys(version)
     written, faults = _checked_keys(given, version) # dotted key → value; messages
+    # The engine sets the keys of kind "auto" itself.
     values = {key: about.default for key, about in table.items() if about.kind != "auto"}
     if house:
         values |= _house_of(version)
@@ -320,8 +321,9 @@ def _checked_keys(given, version):
 def _plus_faults(name, table):
     """Check a key that is written with a +, which tells Hydra to add it: a list of one message, or none
 
-    Hydra refuses + for a key that its config has; ++ adds a key or sets it."""
+    Hydra refuses + for a key that its config has; ++ adds a key or sets it. `table`: key → `Key`."""
     bare = name.lstrip("+")
+    # An unlisted key is in our table, but not in the config that Hydra reads.
     if bare in table and bare not in unlisted_in_verl and not name.startswith("++"):
         return [f"{name}: verl knows {bare}, so that Hydra would refuse to add it; write it without the +"]
     return []
@@ -364,12 +366,14 @@ def _implied_values(written, version):
 
 # %% ../../nbs/09a_config.ipynb #nf1bbff6
 def _checked_value(key, value, about):
-    "Convert a value to the type of its key (`about` is the `Key`); SettingsError where it does not fit"
+    """Convert a value to the type of its key; SettingsError if type, range or word is wrong
+
+    `about`: the `Key`, with kind (name of a type), limits and choices."""
     if value is None and about.optional:
         return None
     if about.kind == "any":
         return value
-    kind = _key_kinds[about.kind]
+    kind = _key_kinds[about.kind] # the type of that name
     # YAML reads a name such as 2024 as a number.
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
@@ -386,7 +390,7 @@ def _checked_value(key, value, about):
     return value
 
 def _check_range(key, value, about):
-    "Raise SettingsError for a number outside the limits of its key; `about` is the `Key`"
+    "Raise SettingsError for a number outside the limits of its key; `about`: the `Key`, with low and high"
     if about.low is not None and value < about.low:
         raise SettingsError(f"{key} = {value}: expected {about.low:g} or more")
     if about.high is not None and value > about.high:
@@ -451,6 +455,7 @@ def _engine_rules(values, version):
     world = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"]
     yield from _group_rules(v, world)
     yield from _length_rules(v)
+    # With online filtering a group is kept only if its mean reward lies between these two.
     low, high = v["algorithm.filter_low"], v["algorithm.filter_high"]
     yield low >= high, f"algorithm.filter_low = {low}: not below algorithm.filter_high = {high}"
     yield from _sharding_rule(v, world)
@@ -465,10 +470,11 @@ def _group_rules(v, world):
     """Yield (is wrong, message): rules of a group's size, and of the GPUs that hold one copy of the sampler
 
     `v`: dotted key → value; `world`: number of all GPUs."""
-    n, estimator = v["worker.rollout.n"], v["algorithm.adv_estimator"]
+    n = v["worker.rollout.n"] # answers to each prompt: a group
+    estimator = v["algorithm.adv_estimator"] # of the advantage
     yield (estimator in _group_estimators and n < 2,
            f"worker.rollout.n = {n}: {estimator} compares the answers of a group, so it needs 2 or more")
-    parallel = v["worker.rollout.tensor_parallel_size"]
+    parallel = v["worker.rollout.tensor_parallel_size"] # GPUs among which one copy of the sampler is cut
     yield (world % parallel != 0,
            f"worker.rollout.tensor_parallel_size = {parallel}: "
            f"{world} GPUs cannot be parted into groups of {parallel}")
@@ -508,6 +514,7 @@ def _batch_rules(v, role, world):
     yield (rollout % batch != 0,
            f"data.rollout_batch_size = {rollout}: no multiple of {worker}.global_batch_size = {batch}; "
            f"nearest: {nearest_multiple}")
+    # Answers in one forward pass, which computes the log-probabilities (or the critic's values) of samples.
     experience = v[f"{worker}.micro_batch_size_per_device_for_experience"]
     yield (rollout * n % experience != 0,
            f"data.rollout_batch_size × worker.rollout.n = {rollout * n} answers: "
@@ -591,11 +598,12 @@ def read_engine_yaml(
 def _strict_loader():
     "A subclass of PyYAML's SafeLoader that raises YAMLError for a key that stands twice in a mapping"
     import yaml
-    class StrictLoader(yaml.SafeLoader): # of its own, as a constructor is added to a whole class
+    class StrictLoader(yaml.SafeLoader): # a class of our own, so that SafeLoader itself stays as it is
         pass
     # Stands in for PyYAML's own constructor of mappings (read in 6.0, constructor.py), which keeps the last
     # of two equal keys without a word. `node.value` is a list of (key node, value node).
     def construct_mapping(loader, node):
+        "Make a dict of a mapping's node; YAMLError if a key stands twice"
         keys = [loader.construct_object(key) for key, _ in node.value]
         counts = Counter(str(key) for key in keys)
         for key, count in counts.items():

@@ -68,7 +68,7 @@ def _compiled(text):
 
 # %% ../../nbs/09b_export.ipynb #n1ef84e9
 def reward_file(
-    reward, # as `rewards.load_reward` takes it, or a function of a module
+    reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     engine: str = "easyr1", # easyr1 (both versions) or verl
 ) -> str: # Python source
     """The source of a reward file for an engine: a Python file that defines `compute_score`
@@ -112,7 +112,8 @@ compute_score = {adapter}(reward)
 def _reward_expression(function, statements, spec):
     """A Python expression for a reward: the function's name, or `mix(…)` for a weighted sum
 
-    What the expression needs is added to `statements`; `spec`: the reward as it was given, for messages."""
+    `statements` (`_Statements`) collects the source of all that the expression needs; `spec`: the reward as
+    it was given, for messages."""
     if getattr(function, "batched", False): # a trained reward model or a judge
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
@@ -200,7 +201,7 @@ def _top_level(module):
     source = inspect.getsource(importlib.import_module(module))
     statements = ast.parse(source).body
     defined_by = {}
-    for number, node in enumerate(statements):
+    for number, node in enumerate(statements): # a statement may define several names, as an import does
         defined_by |= dict.fromkeys(_names_defined(node), number)
     return source.splitlines(), statements, defined_by
 
@@ -298,7 +299,7 @@ def ask_reward_file(
 # %% ../../nbs/09b_export.ipynb #n74be676
 def export_easyr1(
     dataset, # a data set or samples of chapter 01, a file of VQA rows in any form, or a counting ZIP
-    reward, # as `reward_file` takes it
+    reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     settings: dict, # nested, dotted or short names → values, over our own
     out_dir: str | Path, # new or empty
     version: str = "0.3.2", # 0.3.2 or current
@@ -315,7 +316,8 @@ def export_easyr1(
     checked = _export_settings(settings, version) # `EngineSettings`
     source = reward_file(reward)
     reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell)
-    train, held_out, template = _both_parts(dataset, val, reading, template, checked.values["data.seed"])
+    seed = checked.values["data.seed"]
+    train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed)
     name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
         train_count = _write_rows(train, folder / "train.jsonl", template)
@@ -377,11 +379,12 @@ def _check_enough(rows, batch, key):
                             "so there would be no whole batch")
 
 # %% ../../nbs/09b_export.ipynb #n6273119
-def _both_parts(dataset, val, reading, template, seed):
+def _train_and_held_out(dataset, val, reading, template, seed):
     """(training rows, held-out rows, template around the questions of both)
 
-    `dataset` and `val` as `_as_dataset` takes them; without `val` a tenth of the pictures is held out.
-    Without `template` VQA rows get the VQA prompt, and others the question alone."""
+    `dataset` and `val`: files, lists of samples or data sets; `reading`: how files are read (`_Reading`).
+    Without `val` a tenth of the pictures is held out. Without `template` VQA rows get the VQA prompt, and
+    others the question alone."""
     train = _as_dataset(dataset, reading)
     if val is None:
         train, held_out = split_by_picture(train, 0.1, seed)
@@ -573,8 +576,8 @@ A run that was stopped goes on from its newest checkpoint when it is started aga
 def _readme(checked, engine, reward, counts, files):
     """README.md of an export, for whoever starts the run
 
-    `checked`: the `EngineSettings`; `engine`: with its version; `counts`: [training rows, held-out rows];
-    `files`: rows of a Markdown table that explain the files."""
+    `checked`: `EngineSettings`, which takes short names of keys; `engine`: with its version;
+    `counts`: [training rows, held-out rows]; `files`: rows of a Markdown table that explain the files."""
     model = checked["actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"]
     train_count, held_out_count = counts
     return _readme_text.format(
@@ -583,8 +586,8 @@ def _readme(checked, engine, reward, counts, files):
 
 # %% ../../nbs/09b_export.ipynb #ne34ea9e
 def export_verl(
-    dataset, # as in `export_easyr1`
-    reward, # as `reward_file` takes it
+    dataset, # a data set or samples of chapter 01, a file of VQA rows in any form, or a counting ZIP
+    reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     settings: dict, # nested, dotted or short names of verl → values, over our own
     out_dir: str | Path, # new or empty
     val=None, # rows to measure on; None: a tenth of the pictures is held out
@@ -599,7 +602,7 @@ def export_verl(
     source = reward_file(reward, "verl")
     # verl shuffles with a seed of its own; this one only decides which pictures are held out.
     reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell)
-    train, held_out, template = _both_parts(dataset, val, reading, template, seed=1)
+    train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed=1)
     name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
         train_count = _write_parquet(train, folder / "train.parquet", template, "train")
@@ -617,7 +620,9 @@ def export_verl(
 
 # %% ../../nbs/09b_export.ipynb #n4fdd8df
 def _verl_launcher(checked):
-    "The text of train.sh for verl, with an override for every setting that differs from verl's default"
+    """The text of train.sh for verl, with an override for every setting that differs from verl's default
+
+    `checked`: `EngineSettings`, which takes short names of keys."""
     checkpoints = checked["default_local_dir"]
     if not checkpoints:
         checkpoints = f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"
@@ -628,8 +633,10 @@ def _verl_launcher(checked):
 
 # %% ../../nbs/09b_export.ipynb #ndd81ae2
 def _settings_to_keep(checked):
-    "Settings for export.json: those that this book explains and those that were written, not verl's thousand"
-    table = known_keys("verl")
+    """Settings for export.json: those that this book explains and those that were written
+
+    verl's other settings, about a thousand, keep its defaults. `checked`: `EngineSettings`."""
+    table = known_keys("verl") # a key that this book does not explain has no meaning
     explained = {key: value for key, value in checked.values.items() if key in table and table[key].meaning}
     return explained | checked.given
 

@@ -119,10 +119,13 @@ def _count_resized(before, after):
 class _RowContext:
     "What `check_row` needs to know of a run: settings, template, processor, sizes of pictures; one a process"
     def __init__(self, settings, folder, engine, processor):
+        """Take from checked `EngineSettings` what checking rows needs; SettingsError for a bad template
+
+        `folder`: of the export, where relative paths begin; `engine`: easyr1 or verl."""
         values = settings.values
         self.engine, self.processor, self.folder = engine, processor, Path(folder)
-        self.longest = values["data.max_prompt_length"]
-        self.filters = values["data.filter_overlong_prompts"]
+        self.longest = values["data.max_prompt_length"] # tokens
+        self.filters = values["data.filter_overlong_prompts"] # whether too long rows are left out, or cut
         # verl has no keys for a template file, a picture folder and pixel limits; then these are None.
         self.min_pixels = values.get("data.min_pixels")
         self.max_pixels = values.get("data.max_pixels")
@@ -131,8 +134,8 @@ class _RowContext:
         self.prompt_key = values.get("data.prompt_key", "prompt")
         self.answer_key = values.get("data.answer_key", "answer")
         self.image_key = values.get("data.image_key", "images")
-        jinja = values.get("data.format_prompt")
-        self.template = (self.folder / jinja).read_text(encoding="utf-8") if jinja else None
+        template_file = values.get("data.format_prompt")
+        self.template = (self.folder / template_file).read_text(encoding="utf-8") if template_file else None
         rendered_prompt("", self.template) # raises for a bad template here, once and not for every row
         self.measured = {} # picture's path → what `_measure_picture` returns, so that each file is read once
 
@@ -162,7 +165,7 @@ class _RowContext:
 def _row_fields(look, row):
     """((prompt, answer, pictures), problems) of a row; the first is None if the row has no usable prompt
 
-    `look`: `_RowContext`, which holds the names of the columns; problems: a list of (code, message)."""
+    `look`: `_RowContext`, with engine and names of the columns; problems: a list of (code, message)."""
     if isinstance(row, ValueError): # what `_read_rows` yields for a line that is no JSON
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
@@ -380,6 +383,7 @@ def _usable_rows(settings, folder, tally):
 class _Tally:
     "What a dry run remembers of all rows: counts, lengths, answers, pictures"
     def __init__(self, problems):
+        "Start with all counts at zero; problems of rows will be added to the list `problems`"
         self.problems = problems # the list of the dry run, to which those of rows are added
         self.rows = {} # file → number of rows
         self.tokens = array.array("i") # length of each prompt; an array takes four bytes for each
@@ -460,6 +464,7 @@ def _missing_files(settings, folder, engine):
     if engine == "easyr1" and "@" in str(folder.resolve()):
         message = "its path holds an @, where EasyR1 cuts off the name of a split"
         problems.append(_problem("the folder", "file.at", message))
+    # Key of a setting, the file or folder that it names, code of the problem if that does not exist
     for key, name, code in _named_files(values, engine):
         if not name:
             problems.append(_problem(key, code, "is not set"))
@@ -526,7 +531,7 @@ def _processor_of(settings, folder, problems):
     "Load the processor of the model; if that fails, add a problem to the list and return None"
     from transformers import AutoProcessor
     try:
-        return AutoProcessor.from_pretrained(_model_of(settings, folder))
+        return AutoProcessor.from_pretrained(_model_of(settings, folder)) # a directory or a hub id
     except (OSError, ValueError) as e:
         why = " ".join(str(e).split())[:120]
         message = f"its processor cannot be loaded here, so nothing was counted ({why})"
@@ -624,13 +629,13 @@ def _workers(look, processes):
     `submit` returns a function without arguments that waits for the batch's results and returns them. `look`:
     the `_RowContext` of the rows."""
     if processes == 1:
-        _set_look(look)
+        _set_look(look) # where `_check_batch` finds it
         yield _submit_here
         return
     # Forked where the system can, so that the processes share the processor that is loaded already.
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
     with ProcessPoolExecutor(processes, context, initializer=_set_look, initargs=(look,)) as pool:
-        yield lambda batch: pool.submit(_check_batch, batch).result
+        yield lambda batch: pool.submit(_check_batch, batch).result # a method that waits for the results
 
 def _submit_here(batch):
     "Check a batch in this process at once, and return a function that returns the results, as `submit` must"
@@ -670,7 +675,7 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
         results = ask_reward_file(folder / path, cases, name, engine, kwargs=_reward_kwargs(settings.values),
                                   reward_type=settings.values.get("worker.reward.reward_type"))
     except SettingsError as e:
-        problems.append(_problem(path, "reward.file", f"{e}{_called_as(settings.values)}"))
+        problems.append(_problem(path, "reward.file", f"{e}{_reward_type_hint(settings.values)}"))
         return {}
     key = "score" if engine == "verl" else "overall" # under which a reward's dict holds what is paid
     earned = [] # for each truth: number of its rows, reward of the truth, reward of the wrong answer
@@ -693,7 +698,7 @@ def _reward_kwargs(values):
     names = ("worker.reward.reward_function_kwargs", "reward.custom_reward_function.reward_kwargs")
     return next((values[name] for name in names if values.get(name)), {})
 
-def _called_as(values):
+def _reward_type_hint(values):
     """The end of a message about a reward file: whether EasyR1 would call it with one answer or with all
 
     Empty where the settings have no such key: only EasyR1 0.3.2 has it."""
@@ -832,10 +837,11 @@ def _update_memory(values, easyr1, config, count):
 
     `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `count`: of parameters."""
     text_config = config.get_text_config() # of the language model
+    # Rank of the LoRA adapter; 0: all weights train.
     rank = values.get("worker.actor.model.lora.rank") or values.get("actor_rollout_ref.model.lora_rank") or 0
     trained = parameter_count(config, rank) / count if rank else 1.0 # share of the parameters
     gpus = values["trainer.n_gpus_per_node"] * values["trainer.nnodes"]
-    bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16"
+    bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16" # a key of EasyR1 alone
     return memory_gb(
         count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
         width=text_config.hidden_size, gpus=gpus, tokens=_update_tokens(values, easyr1), bits16=bits16,

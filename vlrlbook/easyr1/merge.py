@@ -22,15 +22,15 @@ from ..settings import SettingsError, nearest
 class Wanted:
     """The tensors that a model has according to its config
 
-    A tensor may have two names: "in today's class", in the state dict of the installed transformers, and "in
+    A tensor may have two names: "in the model", in the state dict of the installed transformers, and "in
     files", in safetensors files, where the names of older versions live on."""
-    shapes: dict # name in today's class → shape
-    hub: dict # name in today's class → name in files
+    shapes: dict # name in the model → shape
+    hub: dict # name in the model → name in files
     tied: dict # name → the name whose numbers it shares
     computed: frozenset = frozenset() # last words of buffers that the model makes itself, such as inv_freq
 
     def find(self, key):
-        "Translate a tensor's name in files, or in today's class, into the latter; None if no tensor has it"
+        "Translate a tensor's name in files, or in the model, into the latter; None if no tensor has it"
         if key in self.shapes:
             return key
         return self._names_by_file_name().get(key)
@@ -40,7 +40,7 @@ class Wanted:
         return self.find(key) is None and key.rpartition(".")[2] in self.computed
 
     def _names_by_file_name(self):
-        "Name in files → name in today's class"
+        "Name in files → name in the model"
         return {in_files: in_class for in_class, in_files in self.hub.items()}
 
     def twins(self, name):
@@ -100,8 +100,8 @@ def _architectures(config):
 # %% ../../nbs/09e_merge.ipynb #ndbdb06e
 def fit_keys(
     found: dict, # key → its shape; None where the shape is not known before the tensor is put together
-    wanted: Wanted, # from the config
-) -> dict: # key → name in today's class
+    wanted: Wanted, # the model's tensors according to its config
+) -> dict: # key → name in the model
     "Match the tensors of shards with those of the config; one ShardError lists all that do not fit"
     names = {key: wanted.find(key) for key in found if not wanted.is_computed(key)}
     misfits = []
@@ -166,11 +166,12 @@ _other_additions = (".lora_", "modules_to_save", "original_module")
 
 # %% ../../nbs/09e_merge.ipynb #nd404f2d
 def part_lora(
-    shards: Shards, # of any model
+    shards: Shards, # of a model with or without a LoRA adapter
     lora_alpha: float = None, # wins over what is written beside the shards
 ) -> tuple: # base: key without peft's additions → key; `Lora` or None
     "Tell the frozen base from the LoRA adapter in shards, by the keys of the tensors"
-    factors, base, adapters = {}, {}, set() # `factors` as in `Lora`; names of adapters
+    factors = {} # module's name → {"A": key, "B": key}
+    base, adapters = {}, set() # key without peft's additions → key; names of adapters
     for key in shards.pieces:
         match = _factor.fullmatch(key)
         if match:
@@ -197,7 +198,8 @@ def part_lora(
 def _lora_config(shards, factors, lora_alpha):
     """The adapter's config: what the trainer has written beside the shards, over what the shapes tell
 
-    `factors` as in `Lora`. ShardError if alpha is not known, or a rank does not fit the shapes."""
+    `factors`: module's name → {"A": key, "B": key}. ShardError if alpha is not known, or a rank does not fit
+    the shapes."""
     any_key_of_a = next(iter(factors.values()))["A"]
     rank = shards.shape(any_key_of_a)[0] # A is rank × inputs
     config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors),
@@ -217,7 +219,9 @@ def _lora_config(shards, factors, lora_alpha):
     return config
 
 def _check_ranks_of(shards, factors, config):
-    "Raise ShardError if factors of an adapter have another rank than its config says; `factors` as in `Lora`"
+    """Raise ShardError if the factors of an adapter have another rank than its config says
+
+    `factors`: module's name → {"A": key, "B": key}; a `rank_pattern` may give modules ranks of their own."""
     for module, keys in factors.items():
         rank = _pattern(config.get("rank_pattern"), module, config["r"])
         rows_of_a, columns_of_b = shards.shape(keys["A"])[0], shards.shape(keys["B"])[1]
@@ -312,9 +316,9 @@ def _parts_of_size(sources, most_bytes):
 # %% ../../nbs/09e_merge.ipynb #nd8974fa
 def model_sources(
     shards: Shards, # of a model or of a model with an adapter
-    wanted: Wanted, # from the config
+    wanted: Wanted, # the model's tensors according to its config
     dtype: str = None, # number type of all floating tensors; None keeps each one's own
-    lora_alpha: float = None, # see `part_lora`
+    lora_alpha: float = None, # wins over the alpha that is written beside the shards
 ) -> dict: # name in files → `Source`
     """A `Source` for every tensor of the merged model, with LoRA updates added
 
@@ -324,7 +328,7 @@ def model_sources(
         raise ShardError(f"{shards.folder}: the shards hold an adapter and no base; take lora='adapter', "
                          "then merge-lora with the base that was trained")
     fitted = fit_keys(_sure_shapes(shards, base), wanted) # key without peft's additions → name
-    # Name in today's class → key in the shards
+    # Name in the model → key in the shards
     keys = {name: base[bare_key] for bare_key, name in fitted.items()}
     updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → module with its LoRA factors
     if lora:
@@ -343,10 +347,10 @@ def model_sources(
     return sources
 
 def _updates(factors, wanted):
-    """Which weights an adapter changes: name of the weight in today's class → adapter's name of its module
+    """The weights that an adapter changes: name of the weight in the model → adapter's name of its module
 
-    `factors` as in `Lora`. A module that the model does not have stands under None, which `_check_updates`
-    reports."""
+    `factors`: adapter's name of a module → keys of its factors. `wanted.find` returns None for a module that
+    the model does not have; `_check_updates` reports it."""
     return {wanted.find(f"{module}.weight"): module for module in factors}
 
 # %% ../../nbs/09e_merge.ipynb #n44afe44
@@ -386,6 +390,7 @@ def _check_tied(shards, keys, name, tied_to):
     """Raise ShardError if the shards hold different numbers for two tensors that must share them
 
     The config ties `name` to `tied_to`; `keys`: name → key in the shards. Compared rank by rank."""
+    # For each rank a `Piece`, whose numbers `stored.read()` reads from the rank's file.
     for own_piece, other_piece in zip(shards.pieces[keys[name]], shards.pieces[keys[tied_to]]):
         if not same_bytes(own_piece.stored.read(), other_piece.stored.read()):
             raise ShardError(f"config.json ties {name!r} to {tied_to!r}, "
@@ -401,6 +406,7 @@ def _source(shards, key, shape, dtype, lora, module):
     is_float = "float" in stored_dtype # integers keep their type
     target_dtype = dtype if dtype and is_float else stored_dtype
     def load():
+        "Make the tensor, when it is to be written"
         tensor = assemble(shards.pieces[key], shape, key)
         if module:
             update = _lora_update(shards, lora, module)
@@ -432,17 +438,18 @@ def _converted(tensor, dtype, key):
 # %% ../../nbs/09e_merge.ipynb #n522dcc8
 def adapter_sources(
     shards: Shards, # of a peft model
-    wanted: Wanted, # from the config
-    dtype: str = None, # see `model_sources`
-    lora_alpha: float = None, # see `part_lora`
+    wanted: Wanted, # the model's tensors according to its config
+    dtype: str = None, # number type of all floating tensors; None keeps each one's own
+    lora_alpha: float = None, # wins over the alpha that is written beside the shards
 ) -> tuple: # name in the file → `Source`; adapter_config.json
     "A `Source` for each factor of the adapter, under the names that peft gives them in files; and its config"
     base, lora = part_lora(shards, lora_alpha)
     if base: # with verl's save_lora_only there is none
+        # Only to check that the shards fit the config; raises ShardError.
         fit_keys(_sure_shapes(shards, base), wanted)
     updates = _updates(lora.factors, wanted)
     # Checked with an empty config, as adapters that cannot be merged (DoRA) can be written all the same.
-    _check_updates(shards, wanted, Lora({}, lora.factors), updates)
+    _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     sources = {}
     for name, module in updates.items():
         layer = name.removesuffix(".weight")
@@ -562,8 +569,9 @@ def _describe_model(path, dtype):
 def _check_equal(sources, reference, wanted):
     """Compare the merged tensors with those of another model directory; return how many are equal
 
-    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`."""
-    theirs = _tensors_of(reference, wanted) # name in today's class → (file, name in the file)
+    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`;
+    `wanted.find` translates a name in files into the name in the model."""
+    theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
     ours = {wanted.find(name) or name: source for name, source in sources.items()}
     differences = []
     for name in theirs:
@@ -583,7 +591,7 @@ def _check_equal(sources, reference, wanted):
     return len(ours)
 
 def _tensors_of(folder, wanted):
-    """Where the tensors of a model directory are: name in today's class → (file, name in the file)
+    """Where the tensors of a model directory are: name in the model → (file, name in the file)
 
     A tensor that the model does not have keeps its name in the file."""
     from safetensors import safe_open

@@ -28,6 +28,7 @@ class _Stages:
     A stage has a key, a hash of all that its result depends on. A stage that was done under the same key is
     not repeated; one that was stopped goes on."""
     def __init__(self, settings):
+        "Read what earlier runs into the same folder have done; remove what a killed run left unfinished"
         self.settings = settings
         self.home = Path(settings.output_dir)
         self.path = self.home / "stages.json"
@@ -166,7 +167,9 @@ def _writes_a_model(settings, base):
     return Path(base).is_dir() and bool(only_for_transformers_5(base))
 
 def _merge_stage(settings, base, folder):
-    "Write the model to train: the base with its adapter merged, or in the form of transformers 4, or nothing"
+    """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
+
+    If the base can be used as it is, nothing is written."""
     if not _writes_a_model(settings, base):
         return dict(nothing="to merge")
     if settings.lora_model:
@@ -262,7 +265,8 @@ _run_files = ("*.csv", "results.json") # files in a training run's folder that a
 def _merge_shards_stage(settings, model, train, folder):
     """Write the trained model as one plain model directory
 
-    `train`: the folder of the stage before, with EasyR1's shards, chapter 05's adapter, or a whole model."""
+    `train`: the folder of the stage before, with EasyR1's shards, chapter 05's adapter, or a whole model;
+    `model`: what training started from. Returns a few facts for the final table."""
     if settings.engine == "easyr1":
         # EasyR1 writes a folder for each checkpoint, with the trained model under `actor`.
         actor = train / f"global_step_{newest_step(train)}" / "actor"
@@ -270,7 +274,7 @@ def _merge_shards_stage(settings, model, train, folder):
         return dict(tensors=report["tensors"], ranks=report["ranks"])
     if (train / "adapter_config.json").exists():
         from vlrlbook.models import merge_lora
-        merge_lora(model, str(train), str(folder))
+        merge_lora(model, str(train), str(folder)) # writes base and adapter as one model into `folder`
         return dict(folded="the adapter")
     from vlrlbook.models import base_files
     # Config and tokenizer are copied from the base: those that training has saved are in the form of the

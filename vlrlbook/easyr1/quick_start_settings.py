@@ -69,6 +69,7 @@ def _has_easyr1():
     "Whether the python3 on the PATH, which train.sh starts, finds EasyR1's package (its name is verl)"
     if shutil.which("python3") is None:
         return False
-    # Another interpreter is asked, since EasyR1 cannot be installed in this book's environment.
+    # Another interpreter is asked, since EasyR1 cannot be installed in this book's environment. It exits with
+    # status 0 if it finds the package.
     program = "import importlib.util, sys; sys.exit(importlib.util.find_spec('verl') is None)"
     return subprocess.run(["python3", "-c", program]).returncode == 0

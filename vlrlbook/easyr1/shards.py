@@ -41,7 +41,7 @@ def shard_model(
         processes.append(process)
     for process in processes:
         process.join(120) # seconds; a tiny model takes a few
-    # A rank that failed leaves the others waiting at their barrier for ever.
+    # Those that still run wait for ever, for a rank that has failed.
     for process in processes:
         process.kill()
     (folder / _meeting_file).unlink(missing_ok=True)
@@ -139,9 +139,9 @@ def shard_box(
 def draw_shards(
     ax, # matplotlib axes
     shape: tuple, # of the whole tensor, one or two dimensions
-    placements: tuple, # see `shard_box`
+    placements: tuple, # for each mesh dimension the tensor dimension that it cuts, or None for copies
     mesh, # array of rank numbers, a dimension per placement
-    title: str = "", # above
+    title: str = "", # of the drawing
 ):
     "Draw a tensor as a rectangle of coloured parts; each part names the ranks that hold it"
     holders = _ranks_by_part(shape, placements, np.asarray(mesh)) # borders of a part → ranks
@@ -286,7 +286,7 @@ class _StandIn:
         pass # unpickling does not always call this, so `__new__` keeps the arguments
 
     def __setstate__(self, state):
-        # pickle calls this with the object's fields: a dict, or a pair of dicts if the class has slots.
+        "Called by pickle with the object's fields: a dict, or a pair of dicts if the class has slots"
         dicts = state if isinstance(state, tuple) else (state,)
         for fields in dicts:
             if isinstance(fields, dict):
@@ -475,7 +475,7 @@ class Piece:
     rank: int # number of the process
     stored: Stored # its numbers
     shape: tuple = None # of the whole; None: the piece is a plain tensor, which does not say
-    placements: tuple = () # see `shard_box`
+    placements: tuple = () # for each mesh dimension the tensor dimension that it cuts, or None for copies
     mesh: np.ndarray = None # rank numbers, a dimension per placement
     names: tuple = () # of the mesh dimensions
 
@@ -496,7 +496,7 @@ class Piece:
 def _piece(key, value, rank, path):
     """Make a `Piece` of what the file of a rank holds under a key; ShardError for what is no tensor
 
-    `value`: a `Stored` for a plain tensor, or the stand-in for a DTensor."""
+    `value`: a `Stored` for a plain tensor; a DTensor is an object with its fields and without its code."""
     if isinstance(value, Stored):
         return Piece(rank, value)
     kind = type(value).__name__
@@ -517,7 +517,7 @@ def _piece(key, value, rank, path):
 def _check_rank(key, device_mesh, mesh, rank, path):
     """Raise ShardError if a file was not written by the rank that its name says
 
-    `device_mesh`: the stand-in for torch's DeviceMesh; `mesh`: its rank numbers as an array."""
+    `device_mesh`: a DeviceMesh as it was unpickled, without its code; `mesh`: its rank numbers, an array."""
     if not (mesh == rank).any():
         raise ShardError(f"{path.name}: the mesh of {key} holds ranks {mesh.ravel().tolist()}, not {rank}")
     # The place in the mesh of the process that saved the file.
@@ -532,8 +532,8 @@ def _check_rank(key, device_mesh, mesh, rank, path):
 def _cut_dimension(key, placement, path):
     """The tensor dimension that a placement cuts, or None if the ranks hold copies
 
-    `placement`: the stand-in for a placement of a DTensor. ShardError for any other placement than Shard and
-    Replicate."""
+    `placement`: of a DTensor, as it was unpickled: an object whose class has only the right name. ShardError
+    for any other placement than Shard and Replicate."""
     kind = type(placement).__name__
     if kind == "Replicate":
         return None
@@ -548,7 +548,8 @@ def _cut_dimension(key, placement, path):
 def _mesh_ranks(device_mesh):
     """Rank numbers of a device mesh as an array, a dimension for each mesh dimension
 
-    `device_mesh`: the stand-in for torch's DeviceMesh, whose fields changed between torch 2.6 and 2.11."""
+    `device_mesh`: a DeviceMesh as it was unpickled: its fields without its code, tensors as `Stored`, whose
+    `read()` reads them. The fields changed between torch 2.6 and 2.11."""
     # 2.11 (read in its device_mesh.py) keeps all ranks in a row, and a layout: shape and strides over them.
     if hasattr(device_mesh, "_layout"):
         ranks = device_mesh._rank_map.read().numpy()
@@ -564,7 +565,7 @@ def _as_tuple(value):
     return value if isinstance(value, tuple) else (value,)
 
 def _mesh_names(device_mesh):
-    "Names of the mesh dimensions, such as ('ddp', 'fsdp'); () if they have none"
+    "Names of the dimensions of an unpickled DeviceMesh, such as ('ddp', 'fsdp'); () if they have none"
     # Newer versions of torch keep them in a field with an underscore.
     for attribute in ("_mesh_dim_names", "mesh_dim_names"):
         names = getattr(device_mesh, attribute, None)
@@ -595,6 +596,7 @@ class Shards:
         return self.pieces[key][0].stored.dtype
 
     def _repr_markdown_(self):
+        "A table for notebooks: a row for all tensors that are cut in the same way"
         groups = {} # (mesh, placement, number type) → how many numbers each of its tensors holds
         for key, pieces in self.pieces.items():
             first = pieces[0]
@@ -606,7 +608,7 @@ class Shards:
 
 # %% ../../nbs/09d_shards.ipynb #n3f6959a
 def cut_words(
-    placements: tuple, # see `shard_box`
+    placements: tuple, # for each mesh dimension the tensor dimension that it cuts, or None for copies
 ) -> str: # for a table
     "Placements in words, such as `copies, cut along 0`"
     words = ["copies" if dim is None else f"cut along {dim}" for dim in placements]
@@ -696,7 +698,7 @@ def _check_pieces(key, pieces, files):
     `pieces`: the `Piece` of each rank under this key; `files`: the file of each rank."""
     first = pieces[0]
     for piece, path in zip(pieces, files):
-        if piece.layout != first.layout:
+        if piece.layout != first.layout: # shape of the whole, placements, shape of the mesh
             own, others = _layout_words(piece), _layout_words(first)
             raise ShardError(f"{path.name}: {key} is {own} here, {others} on rank 0")
         dtype = piece.stored.dtype
