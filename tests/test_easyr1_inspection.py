@@ -127,6 +127,17 @@ def test_memory_and_steps(export, processor):
     assert one["Adam"] == pytest.approx(30.0) and four["Adam"] == pytest.approx(7.5) and one["logits"] == four["logits"]
 
 
+def test_a_reward_file_without_a_function_is_found(tmp_path):
+    "EasyR1 calls `main` then; the path must stay as it is written"
+    for name in ("rows.jsonl", "reward.py"): (tmp_path / name).touch()
+    (tmp_path / "c.yaml").write_text(
+        "data: {train_files: rows.jsonl, val_files: rows.jsonl, rollout_batch_size: 8}\n"
+        "worker: {actor: {model: {model_path: ./model}, global_batch_size: 8}, "
+        "rollout: {n: 16, tensor_parallel_size: 1}, reward: {reward_function: reward.py}}\n")
+    problems = dry_run(tmp_path / "c.yaml", progress=False).problems
+    assert [p["file"] for p in problems if p["code"] in ("file.missing", "model.missing")] == ["worker.actor.model.model_path"]
+
+
 def test_memory_stays_flat(tmp_path, processor):
     "Rows are looked at and forgotten: eight times the rows, no more memory than noise"
     def held(n):

@@ -15,14 +15,15 @@ from urllib.parse import urlsplit
 
 __all__ = ["EndpointError", "Reply", "Endpoint", "address_problem", "is_on_this_machine", "data_url"]
 
-TRIED_AGAIN = {408, 429}  # statuses that may pass, beside all from 500 on
+# HTTP statuses after which a request is sent again: time-out, too many requests; also all from 500 on.
+TRIED_AGAIN = {408, 429}
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the endpoint asks for
-LARGEST_REPLY = 4 * 2**20  # bytes that are read: a reply of a few words is far below
-TOLD = 200  # characters of a reply that an error repeats
+LARGEST_REPLY = 4 * 2**20  # bytes that are read of a reply; one of a few words is far smaller
+LONGEST_QUOTE = 200  # characters of a reply that an error message repeats
 
 
 class EndpointError(RuntimeError):
-    "An endpoint that does not answer as it should: which one, what was expected, what came"
+    "An endpoint does not answer as it should; the message says which one, what was expected and what came"
 
 
 @dataclass
@@ -55,75 +56,84 @@ class Endpoint:
         images: list = (),  # PIL images, which come before the text
         **options,  # max_tokens, temperature, seed, …: as the endpoint takes them
     ) -> Reply:
-        "What the model says to one message; EndpointError when it says nothing that can be used"
+        """Send one message and return the model's reply; repeat a request that fails for a passing reason
+
+        Raises EndpointError after the last try, or at once for a failure that would come again."""
         body = dict(model=self.model, messages=[_message(text, images)], stream=False) | options
         content = json.dumps(body).encode()
-        for number in range(1, self.retries + 2):
-            status, came, asked_wait = self._once(content)
+        for tries in range(1, self.retries + 2):
+            # HTTP status (None: no reply came), text of the reply, seconds that the endpoint wants us to wait
+            status, reply_text, requested_wait = self._send(content)
             if status == 200:
-                return self._reply(came, number)
-            may_pass = status is None or status in TRIED_AGAIN or status >= 500
-            if not may_pass or number > self.retries:
+                return self._reply(reply_text, tries)
+            is_passing = status is None or status in TRIED_AGAIN or status >= 500
+            if not is_passing or tries > self.retries:
                 break
-            # Twice as long each time, so that a server that starts, or is full, is not kept from it.
-            wait = max(self.first_wait * 2 ** (number - 1), asked_wait)
+            # Twice as long each time, so that a server that starts, or is overloaded, has time to recover.
+            wait = max(self.first_wait * 2 ** (tries - 1), requested_wait)
             time.sleep(min(wait, LONGEST_WAIT))
-        what = came if status is None else f"status {status}: {came}"
-        times = "once" if number == 1 else f"{number} times"
-        raise self._error(f"{what} (asked {times})")
+        problem = reply_text if status is None else f"status {status}: {reply_text}"
+        times = "once" if tries == 1 else f"{tries} times"
+        raise self._error(f"{problem} (asked {times})")
 
     @property
     def patience(self) -> float:
-        "Seconds that one question may take at most before it has failed"
+        "The most seconds that `ask` takes before it gives up: every try times out, plus the waits between"
         waits = [min(self.first_wait * 2**n, LONGEST_WAIT) for n in range(self.retries)]
         return (self.retries + 1) * self.timeout + sum(waits)
 
-    def _once(self, content):
-        "Status, text and the seconds that the endpoint wants to wait; status None where no reply came"
+    def _send(self, content):
+        """Send a request once: (HTTP status, text of the reply, seconds that the endpoint wants us to wait)
+
+        Where no reply came, the status is None and the text says why."""
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, content, headers)
         try:
             with _opener.open(request, timeout=self.timeout) as response:
-                return response.status, _whole(response), 0.0
-        except urllib.error.HTTPError as error:
+                return response.status, _read_text(response), 0.0
+        except urllib.error.HTTPError as error:  # a status other than 2xx
             with error:
-                said = error.read(LARGEST_REPLY).decode(errors="replace")
-            return error.code, _one_line(said), _seconds(error.headers.get("Retry-After"))
+                reply_text = error.read(LARGEST_REPLY).decode(errors="replace")
+            requested_wait = _seconds(error.headers.get("Retry-After"))
+            return error.code, _one_line(reply_text), requested_wait
         except (OSError, http.client.HTTPException) as error:
-            # URLError and TimeoutError are kinds of OSError; a connection that breaks off within a reply is an
-            # HTTPException.
-            reason = getattr(error, "reason", error)
-            said = str(reason) or type(reason).__name__
-            return None, _one_line(f"no reply: {said}"), 0.0
+            # URLError and TimeoutError are kinds of OSError; a connection that breaks off within a reply is
+            # an HTTPException.
+            reason = getattr(error, "reason", error)  # a URLError holds the real error as its reason
+            words = str(reason) or type(reason).__name__
+            return None, _one_line(f"no reply: {words}"), 0.0
 
-    def _reply(self, came, tries):
-        "The reply in the JSON text of a chat completion"
+    def _reply(self, reply_text, tries):
+        "Make a `Reply` of the JSON text of a chat completion; EndpointError if the text is anything else"
         try:
-            found = json.loads(came)
-            choice = found["choices"][0]
+            completion = json.loads(reply_text)
+            choice = completion["choices"][0]
             text = choice["message"]["content"]
         except (ValueError, TypeError, LookupError):
-            raise self._error(_one_line(came) or "nothing") from None
+            raise self._error(_one_line(reply_text) or "nothing") from None
         if not isinstance(text, str):
             raise self._error(f"content {_one_line(json.dumps(text))}")
-        usage = found.get("usage") or {}
-        return Reply(text, choice.get("finish_reason") in ("stop", None), _count(usage.get("prompt_tokens")),
-                     _count(usage.get("completion_tokens")), tries)
+        # "length" or "content_filter" mean that the reply was cut. Some servers leave the reason out: then
+        # the reply counts as whole.
+        is_whole = choice.get("finish_reason") in ("stop", None)
+        usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
+        return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),
+                     completion_tokens=_count(usage.get("completion_tokens")), tries=tries)
 
-    def _error(self, what):
-        "What to say of an endpoint that cannot be used"
-        return EndpointError(f"{self.url}: expected a chat completion, came {what}")
+    def _error(self, problem):
+        "The EndpointError that says what came from this endpoint instead of a chat completion"
+        return EndpointError(f"{self.url}: expected a chat completion, came {problem}")
 
 
 def address_problem(
     address: str,  # such as http://localhost:8000/v1
 ) -> str | None:  # what is wrong with it
-    "Why an address cannot be that of an endpoint"
+    "Say why an address cannot be that of an endpoint; None if nothing is wrong with it"
     try:
         parts = urlsplit(address)
-        parts.port  # read on purpose: a port that is no number raises
+        parts.port  # a property that raises ValueError for a port that is no number
     except ValueError as error:
         return str(error)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -134,7 +144,7 @@ def address_problem(
 
 
 def is_on_this_machine(
-    address: str,  # without an `address_problem`
+    address: str,  # one in which `address_problem` finds nothing
 ) -> bool:
     "Whether an address is this machine's own, so that nothing leaves it"
     host = urlsplit(address).hostname
@@ -142,7 +152,7 @@ def is_on_this_machine(
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may be anybody's
+    except ValueError:  # a name and not a number: it may lead to any machine
         return False
 
 
@@ -150,33 +160,35 @@ def data_url(
     image,  # PIL image
     max_size: int = None,  # pixels squared that it has at most; None: as it is
 ) -> str:  # data:image/png;base64,…
-    "A picture as text, as chat endpoints take it"
-    small = image.convert("RGB")
-    shrink = max_size / math.sqrt(small.width * small.height) if max_size else 1
-    if shrink < 1:
-        small = small.resize([max(1, int(side * shrink)) for side in small.size])
+    "A picture as a data URL (its PNG bytes in base64), the form in which chat endpoints take pictures"
+    rgb = image.convert("RGB")
+    if max_size:
+        # Both sides by the same factor, until the area is at most max_size². Pictures are never enlarged.
+        factor = max_size / math.sqrt(rgb.width * rgb.height)
+        if factor < 1:
+            rgb = rgb.resize([max(1, int(side * factor)) for side in rgb.size])
     buffer = io.BytesIO()
-    small.save(buffer, "PNG")
+    rgb.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    "Leaves a redirect as it is: an error with its status"
-    # Overrides `redirect_request` of urllib (read in Python 3.11 to 3.14), which makes the next request. A
-    # redirect would carry pictures to a place that nobody wrote down. If the method were renamed, redirects
-    # would be followed; a test asks for one.
+    "Does not follow a redirect: urllib then raises HTTPError with the redirect's status"
+    # Overrides `redirect_request` of urllib (read in Python 3.11 to 3.14), which returns the request to the
+    # new address, or None to follow none. A redirect could send pictures to an address that no setting names.
+    # If the method were renamed, redirects would be followed; a test asks for one.
     def redirect_request(self, *request):
         return None
 
 
-# No proxy either: a proxy of the environment would be asked for addresses of this machine too.
+# {}: no proxy. One from the environment (http_proxy) would get requests to this machine's own addresses, too.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
 
 
 def _message(text, images):
-    "One turn of the user, pictures first; a text alone stays a text, which servers of text models want"
+    "One message of the user: pictures (PIL images or data URLs) first, then the text"
     if not images:
-        return dict(role="user", content=text)
+        return dict(role="user", content=text)  # servers of models without pictures take only a plain text
     parts = []
     for image in images:
         url = image if isinstance(image, str) else data_url(image)
@@ -184,24 +196,25 @@ def _message(text, images):
     return dict(role="user", content=[*parts, dict(type="text", text=text)])
 
 
-def _whole(response):
-    "Text of a reply; IncompleteRead where the connection broke off before its announced end"
+def _read_text(response):
+    "The text of a response; IncompleteRead if the connection broke off before the announced length"
     content = response.read(LARGEST_REPLY)
     announced = response.headers.get("Content-Length", "")
-    # With a bound `read` is content with less than was announced.
+    # Given a limit, `read` does not raise for a reply that is too short, so the length is compared here.
     if announced.isdecimal() and len(content) < min(int(announced), LARGEST_REPLY):
         raise http.client.IncompleteRead(content)
     return content.decode(errors="replace")
 
 
 def _one_line(text):
-    "The beginning of a text on one line, for an error"
-    line = " ".join(text[:10 * TOLD].split())
-    return line if len(line) <= TOLD else f"{line[:TOLD]}…"
+    "The beginning of a text on one line, for an error message"
+    beginning = text[:10 * LONGEST_QUOTE]  # more than enough, even if most of it is blanks
+    line = " ".join(beginning.split())
+    return line if len(line) <= LONGEST_QUOTE else f"{line[:LONGEST_QUOTE]}…"
 
 
 def _seconds(text):
-    "Seconds of a Retry-After header; 0 where there is none, or a date"
+    "Seconds of a Retry-After header; 0 if the header is missing (None), negative or a date"
     try:
         seconds = float(text)
     except (TypeError, ValueError):
@@ -210,5 +223,6 @@ def _seconds(text):
 
 
 def _count(value):
-    "A number of tokens, or None for anything else"
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    "`value` if it can be a number of tokens (an int from 0 on), else None: a server may send anything"
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if is_count else None

@@ -19,11 +19,11 @@ __all__ = ["outcome_colours", "curve_words", "StageCards", "stage_table", "chang
 
 report_name = "report.html"
 stage_words = {"first": "before training", "middle": "in the middle", "last": "at the end"}
-# Where files lie, who may read them and how a run was continued tells a reader nothing about what came of it.
-_private = ("size", "data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id", "report_to",
+# Settings that the report leaves out: paths, permissions and how a run was continued explain no result.
+_left_out = ("size", "data", "image_dir", "output_dir", "resume", "adapter", "hub_model_id", "report_to",
             "vllm_server_base_url")
-# The outcome stands beside its colour as a word, for who cannot tell the colours apart.
-_green, _amber, _red, _plain = "#009E73", "#B8860B", "#C0392B", "#666666"
+# The report shows the outcome as a word, too, for readers who cannot tell the colours apart.
+_green, _amber, _red, _grey = "#009E73", "#B8860B", "#C0392B", "#666666"
 outcome_colours = {
     "better": _green,
     "surer": _amber,
@@ -35,7 +35,7 @@ outcome_colours = {
     "collapsed": _red,
     "one truth": _amber,
     "too few pictures": _amber,
-    "not measured": _plain,
+    "not measured": _grey,
 }
 
 
@@ -44,25 +44,25 @@ outcome_colours = {
 def curve_words(
     log: RunLog,  # with its `baselines`, where they are known
 ) -> str:  # sentences
-    "What the reward's curve of a run says, in numbers of that run"
-    steps, rewards = log.series("reward")
+    "Describe the curve of a run's reward in words: its beginning and end, the blind baseline, silent groups"
+    steps, rewards = log.series("reward")  # the steps at which it was logged, and its values there
     if not rewards:
         return "No step was logged."
-    # One logged step is a few prompts, so either end is a mean over a fifth of the rows.
-    share = max(1, len(rewards) // 5)
-    begin, end = sum(rewards[:share]) / share, sum(rewards[-share:]) / share
-    span = f"means over {share} of {len(rewards)} logged rows, steps {steps[0]:.0f} to {steps[-1]:.0f}"
-    words = [f"The reward was {begin:.2f} at first and {end:.2f} at last ({span})"]
-    blind = log.baselines.get("blind_reward")
+    # One logged step holds few prompts, so its reward is noisy: beginning and end are means over a fifth.
+    window = max(1, len(rewards) // 5)
+    begin, end = sum(rewards[:window]) / window, sum(rewards[-window:]) / window
+    span = f"means over {window} of {len(rewards)} logged rows, steps {steps[0]:.0f} to {steps[-1]:.0f}"
+    clauses = [f"The reward was {begin:.2f} at first and {end:.2f} at last ({span})"]
+    blind = log.baselines.get("blind_reward")  # what the best answer earns that ignores the picture
     if blind is not None:
         where = "above" if end > blind else "not above"
-        words.append(f"that is {where} what the best answer without a picture earns, {blind:.2f}")
-    silent = log.series("silent")[1]
-    if silent:
-        last = sum(silent[-share:]) / min(share, len(silent))
-        words.append(f"at last all answers of a group earned the same in {100 * last:.0f} % of the groups, "
-                     "which teach nothing (silent groups)")
-    return "; ".join(words) + "."
+        clauses.append(f"that is {where} what the best answer without a picture earns, {blind:.2f}")
+    _, silent_shares = log.series("silent")  # shares of the groups whose answers all earned the same
+    if silent_shares:
+        last = sum(silent_shares[-window:]) / min(window, len(silent_shares))
+        clauses.append(f"at last all answers of a group earned the same in {100 * last:.0f} % of the groups, "
+                       "which teach nothing (silent groups)")
+    return "; ".join(clauses) + "."
 
 
 # The same pictures at three stages
@@ -73,16 +73,22 @@ class StageCards:
     def __init__(self,
         kept: dict,  # what pictures.json of a run holds: pictures, stages
     ):
-        self.pictures, self.stages = kept.get("pictures", []), kept.get("stages", [])
+        "Keep the pictures and the stages; a run without pictures gives an empty table"
+        self.pictures = kept.get("pictures", [])  # dicts with image (data URL), question, answer (the truth)
+        # Dicts with when (first, middle, last), step, and the model's answers: `greedy` and `sampled` hold a
+        # list of texts for each picture, `greedy` a list of one.
+        self.stages = kept.get("stages", [])
 
     def said(self,
         stage: dict,  # one of `stages`
-        place: int,  # of the picture
+        place: int,  # index of the picture in `pictures`
     ) -> str:  # best guess, then samples, equal ones counted
-        "What was said to a picture at a stage"
-        return f"{stage['greedy'][place][0]} · sampled: {merged(stage['sampled'][place])}"
+        "The model's answers to a picture at a stage, on one line"
+        best_guess = stage["greedy"][place][0]
+        return f"{best_guess} · sampled: {merged(stage['sampled'][place])}"
 
     def __repr__(self):
+        "Lines of text: each picture's question and truth, then the answers at each stage"
         lines = []
         for place, picture in enumerate(self.pictures):
             lines.append(f"{picture['question'].strip()} (truth: {picture['answer']})")
@@ -92,17 +98,18 @@ class StageCards:
         return "\n".join(lines)
 
     def _repr_html_(self):
+        "An HTML table, as notebooks show it: a row for each picture, a column for each stage"
         heads = ["picture", "truth"]
         for stage in self.stages:
             heads.append(f"{stage_words[stage['when']]}<br>step {stage['step']}")
         rows = []
         for place, picture in enumerate(self.pictures):
-            cells = [_image(picture["image"], 72), _text(picture["answer"])]
+            cells = [_image(picture["image"], width=72), _text(picture["answer"])]
             for stage in self.stages:
-                # The best guess in bold, below it the samples, equal ones merged.
-                best = _text(stage["greedy"][place][0])
-                sampled = [_text(line) for line in counted(stage["sampled"][place])]
-                cells.append("<br>".join([f"<b>{best}</b>", *sampled]))
+                # The best guess in bold; below it a line for each different sample, such as "7 × red".
+                best_guess = _text(stage["greedy"][place][0])
+                samples = [_text(line) for line in counted(stage["sampled"][place])]
+                cells.append("<br>".join([f"<b>{best_guess}</b>", *samples]))
             rows.append(cells)
         return _table(heads, rows)
 
@@ -110,35 +117,39 @@ class StageCards:
 def stage_table(
     path: str | Path,  # pictures.json of a run
 ) -> StageCards:
-    "The same pictures at three stages, from what a run kept"
+    "Read a run's pictures.json as a table: the same pictures at three stages of training"
     return StageCards(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 # Pieces of HTML
 
 def _text(value, most=160):
-    "Anybody's text made harmless, on one line of at most so many characters"
+    "A text escaped for HTML, on one line, cut after `most` characters; the text may come from anybody"
     line = " ".join(str(value).split())
     if len(line) > most:
         line = line[: most - 1] + "…"
     return escape(line) or "(nothing)"
 
 
-def _image(url, side):
-    "A picture that stands in the file; only a PNG of our own making is let through"
+def _image(url, width):
+    """An <img> of a picture that the page itself holds, as a data URL of a PNG; `width` in pixels
+
+    Any other URL is left out: a browser would fetch it, or it might hold a script."""
     if not url or not url.startswith("data:image/png;base64,"):
         return "(no picture)"
-    return f'<img src="{escape(url)}" alt="picture" width="{side}">'
+    return f'<img src="{escape(url)}" alt="picture" width="{width}">'
 
 
 def _row(cells, tag="td"):
-    "A row of a table; its cells are HTML already"
+    "A row of an HTML table; `cells` are HTML, so texts in them must have been escaped before"
     inside = "".join(f"<{tag}>{cell}</{tag}>" for cell in cells)
     return f"<tr>{inside}</tr>"
 
 
 def _table(heads, rows):
-    "A table of texts that are HTML already; nothing without a row"
+    """An HTML table of `rows` (lists of cells) under the titles `heads`; an empty text if there is no row
+
+    All cells are HTML, so texts in them must have been escaped before."""
     if not rows:
         return ""
     head = _row(heads, "th")
@@ -147,7 +158,7 @@ def _table(heads, rows):
 
 
 def _section(title, body):
-    "A headed part of the report; nothing where there is nothing to show"
+    "A part of the report under a heading; empty text if `body` is empty"
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
@@ -157,87 +168,105 @@ def changed_settings(
     settings: dict,  # of results.json
 ) -> dict:  # name → value
     "The settings of a run that differ from the defaults of its size and task"
-    same = {name: settings[name] for name in ("size", "task") if settings.get(name)}
+    # Size and task decide which defaults hold.
+    size_and_task = {name: settings[name] for name in ("size", "task") if settings.get(name)}
     try:
-        defaults = asdict(read_settings(GRPOSettings, same))
+        defaults = asdict(read_settings(GRPOSettings, size_and_task))
     except SettingsError:
-        return {}  # a run of another chapter, or of a later version, has its own defaults
-    found = {}
+        return {}  # a run of another chapter, or of a later version, has other defaults
+    changed = {}
     for name, value in settings.items():
-        if name in defaults and name not in _private and value != defaults[name]:
-            found[name] = value
-    return found
+        if name in defaults and name not in _left_out and value != defaults[name]:
+            changed[name] = value
+    return changed
 
 
-def _what_it_was(results, kept):
-    "Question, data, reward and settings, as a list"
+def _about_run(results, kept):
+    """Question, data, model, reward and settings of a run, as an HTML list
+
+    `results` is the content of results.json, `kept` that of pictures.json."""
     settings = results.get("settings") or {}
-    items = []
+    items = []  # (name, HTML)
     pictures = kept.get("pictures", [])
     if pictures:
+        # The question of the first picture is an example: a data set may ask something else of each picture.
         question = pictures[0]["question"].replace("<image>", "").strip()
-        # One question stands for all: a set may ask something else of each picture.
         answer = _text(pictures[0]["answer"], 60)
         items.append(("Question", f"“{_text(question)}”, for instance; a true answer is “{answer}”"))
-    data = Path(settings["data"]).name if settings.get("data") else "drawn pictures"
-    data = _text(data)
-    if results.get("after"):
-        held_out = results["after"]["greedy"]["n"]
-        data = f"{data}; measured on {held_out} held-out rows that were never trained on"
-    items.append(("Data", data))
-    # A model may be a directory, whose place on the machine is nobody's business.
+    items.append(("Data", _data_words(settings, results)))
+    # Of a path only the last part: a report is sent to people who need not know the machine's directories.
     if settings.get("model"):
         items.append(("Model", _text(Path(settings["model"]).name)))
     if settings.get("reward"):
         items.append(("Reward", _text(reward_without_paths(settings["reward"]))))
-    for judge in results.get("judges") or []:
+    for judge in results.get("judges") or []:  # models that took part in the reward
         accuracy = judge.get("pair_accuracy")
-        known = f", pair accuracy {accuracy:.3f} by its own run" if accuracy is not None else ""
-        items.append(("Who paid", _text(f"{judge['name']} ({judge['kind']}{known})")))
+        quality = f", pair accuracy {accuracy:.3f} by its own run" if accuracy is not None else ""
+        items.append(("Who paid", _text(f"{judge['name']} ({judge['kind']}{quality})")))
     changed = changed_settings(settings)
     if "reward" in changed:
         changed["reward"] = reward_without_paths(changed["reward"])
-    told = ", ".join(f"{name} = {value}" for name, value in changed.items())
-    items.append(("Settings that differ from the defaults", _text(told, 600) if changed else "none"))
-    lines = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in items)
+    changed_words = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    items.append(("Settings that differ from the defaults", _text(changed_words, 600) if changed else "none"))
+    lines = "".join(f"<dt>{name}</dt><dd>{html}</dd>" for name, html in items)
     return f"<dl>{lines}</dl>"
 
 
+def _data_words(settings, results):
+    "The name of a run's data and how many held-out rows it was measured on, as HTML"
+    name = "drawn pictures"  # without a data set the chapter draws its own
+    if settings.get("data"):
+        name = Path(settings["data"]).name
+    words = _text(name)
+    if results.get("after"):
+        held_out = results["after"]["greedy"]["n"]
+        words += f"; measured on {held_out} held-out rows that were never trained on"
+    return words
+
+
 def _comparison(results):
-    "Before, after and gain with its interval, of each way of asking"
+    """An HTML table of the measures before and after training, with the gain and its interval
+
+    A row for each way of asking (greedy, sampled, …) and each measure."""
     measures = dict(exact_accuracy="right", verbatim_accuracy="to the letter", mean_reward="mean reward")
     rows = []
-    for how, gained in (results.get("gain") or {}).items():
-        before, after = results["before"][how], results["after"][how]
-        for name, words in measures.items():
-            if name not in gained or before.get(name) is None:
+    gains = results.get("gain") or {}  # way of asking → measure → after minus before
+    for way, gain in gains.items():
+        before, after = results["before"][way], results["after"][way]
+        for measure, words in measures.items():
+            if measure not in gain or before.get(measure) is None:
                 continue
-            low, high = gained[f"{name}_ci95"]
-            # JSON knows no nan: an interval that could not be made, as of one picture, is read back as None.
+            low, high = gain[f"{measure}_ci95"]
+            # JSON has no NaN: an interval that could not be computed, as for one picture, is read as None.
             interval = "none" if low is None else f"{low:+.3f} to {high:+.3f}"
-            made = gained.get(f"{name}_interval", "normal")  # runs before it was kept had no other
-            way = "best guess" if how == "greedy" else how
-            change = f"<b>{gained[name]:+.3f}</b>"
-            values = [f"{before[name]:.3f}", f"{after[name]:.3f}", change, f"{interval} ({_text(made)})"]
-            rows.append([way, words, *values])
+            # The method of the interval; older runs did not keep it, and knew the normal one alone.
+            method = gain.get(f"{measure}_interval", "normal")
+            way_words = "best guess" if way == "greedy" else way
+            rows.append([way_words, words, f"{before[measure]:.3f}", f"{after[measure]:.3f}",
+                         f"<b>{gain[measure]:+.3f}</b>", f"{interval} ({_text(method)})"])
     return _table(["asked", "measure", "before", "after", "gain", "95 % interval"], rows)
 
 
 def _curves(folder, results):
-    "Reward and share right over the steps, with what needs no picture as lines, as a picture inside the file"
+    """A chart of reward and share of right answers over the steps, embedded as a PNG, and its words
+
+    Horizontal lines show the baselines: what can be reached without looking at the picture. Empty text where
+    no reward was logged."""
     path = folder / "run_log.csv"
     log = RunLog.read(path) if path.exists() else RunLog()
     log.baselines = results.get("baselines") or {}
-    if not log.series("reward")[0]:
+    _, rewards = log.series("reward")
+    if not rewards:
         return ""
-    # Of a sum of rewards the part's name begins with the rule's.
+    # Beside the reward the first of its parts that says whether an answer is right. In a sum of rewards a
+    # part's name is prefixed with that of its reward, so only the end is compared.
     parts = [name for name in log.columns if name.startswith("part/")]
-    names = ["reward"] + [name for name in parts if name.endswith(("exact", "accuracy"))][:1]
-    fig, ax = figure(5.4, 3.2, nrows=1)
-    # Raw values faint, smoothed ones strong, as in every chart of the book.
+    right_parts = [name for name in parts if name.endswith(("exact", "accuracy"))]
+    names = ["reward"] + right_parts[:1]
+    fig, ax = figure(5.4, 3.2, nrows=1)  # inches
     for name, colour in zip(names, (blue, green)):
         steps, values = log.series(name)
-        ax.plot(steps, values, color=colour, alpha=0.25, lw=1)
+        ax.plot(steps, values, color=colour, alpha=0.25, lw=1)  # raw values faint, smoothed ones strong
         ax.plot(steps, smooth(values), color=colour, lw=2, label=name.removeprefix("part/"))
     words = dict(majority="right: one answer to all", blind_reward="reward: best answer without a picture")
     for (name, value), dashes in zip(log.baselines.items(), (":", "--")):
@@ -251,28 +280,31 @@ def _curves(folder, results):
 
 
 def _flips(kept):
-    "Pictures that became right and that became wrong"
-    cards = []  # both kinds, or the report would show what went well and nothing else
+    """Cards of the pictures whose answer became right and of those whose answer became wrong, as HTML
+
+    `kept` is the content of pictures.json. Both kinds are shown, so that the report shows losses, too."""
+    cards = []
     for flip in kept.get("flips", []):
         kind = "became right" if flip["became_right"] else "became wrong"
+        # As HTML, each at most 60 characters
         before, after, truth = (_text(flip[name], 60) for name in ("before", "after", "answer"))
         words = f"<b>{kind}</b><br>{before} → {after}<br>truth: {truth}"
-        cards.append(f"<figure>{_image(flip['image'], 84)}<figcaption>{words}</figcaption></figure>")
+        image = _image(flip["image"], width=84)
+        cards.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _questions(found):
-    "Each question with its answer and the numbers behind it"
-    # In the verdict's own order: what a reader wants to know first stands first.
+def _questions(verdict):
+    "An HTML table of the questions that a verdict answers, each with its answer and the numbers behind it"
     rows = []
-    for q in found["questions"]:
-        rows.append([_text(q["question"]), f"<b>{_text(q['answer'])}</b>", _text(q["detail"])])
+    for entry in verdict["questions"]:  # `_text` escapes a text for HTML
+        rows.append([_text(entry["question"]), f"<b>{_text(entry['answer'])}</b>", _text(entry["detail"])])
     return _table(["question", "answer", "numbers"], rows)
 
 
 def _cost(results):
-    "What the run took, and on what"
-    facts = []  # an older run may lack any of them
+    "Time, memory, device and versions of a run, as a paragraph of HTML; older runs lack some of them"
+    facts = []
     if results.get("seconds"):
         facts.append(f"{results['seconds'] / 60:.1f} minutes")
     if results.get("peak_memory_mb"):
@@ -302,6 +334,17 @@ dt { color: #555 } dd { margin: 0 } p { margin: .3rem 0; font-size: .9rem } img 
 """
 
 
+def _title(results):
+    "The title of a report, such as `model, task after training on data`; `results` is that of results.json"
+    settings = results.get("settings") or {}
+    title = f"{settings.get('task') or results.get('task') or 'a run'} after training"
+    if settings.get("data"):
+        title += f" on {Path(settings['data']).name}"
+    if settings.get("model"):
+        title = f"{Path(settings['model']).name}, {title}"
+    return title
+
+
 def report_html(
     folder: str | Path,  # of a finished run, or of a job's result
 ) -> str:  # a whole page
@@ -310,33 +353,28 @@ def report_html(
     if not (folder / "results.json").exists():
         raise SettingsError(f"{folder.name}: no results.json there, so this is no finished run")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    # Runs before the file was written, and those that were not measured, kept no pictures.
+    # Older runs, and runs that were not measured, have no pictures.json.
     pictures = folder / "pictures.json"
     kept = json.loads(pictures.read_text(encoding="utf-8")) if pictures.exists() else {}
-    found = read_verdict(folder)
-    settings = results.get("settings") or {}
-    title = f"{settings.get('task') or results.get('task') or 'a run'} after training"
-    if settings.get("data"):
-        title += f" on {Path(settings['data']).name}"
-    if settings.get("model"):
-        title = f"{Path(settings['model']).name}, {title}"
-    outcome = found["outcome"]
-    said = outcomes.get(outcome, "")
-    colour = outcome_colours.get(outcome, _plain)
+    verdict = read_verdict(folder)  # outcome (a word), sentence, questions
+    title = _title(results)
+    outcome = verdict["outcome"]
+    meaning = outcomes.get(outcome, "")
+    colour = outcome_colours.get(outcome, _grey)
     stages = StageCards(kept)
-    # The verdict stands first: a reader of one line should know what came of it.
+    # The verdict stands first: who reads one line only should know the result.
     body = [
         f"<h1>{_text(title)}</h1>",
-        f'<div class="verdict" style="border-color: {colour}">{escape(found["sentence"])}'
-        f"<br><small><b>{_text(outcome)}</b>: {_text(said)}</small></div>",
-        _what_it_was(results, kept),
+        f'<div class="verdict" style="border-color: {colour}">{escape(verdict["sentence"])}'
+        f"<br><small><b>{_text(outcome)}</b>: {_text(meaning)}</small></div>",
+        _about_run(results, kept),
         '<div class="two">',
         _section("Before and after, on the same held-out pictures", _comparison(results)),
         _section("While it learned", _curves(folder, results)),
         _section("The same pictures at three stages", stages._repr_html_() if stages.stages else ""),
         _section("Pictures whose answer changed", _flips(kept)),
         "</div>",
-        _section("What a gain must survive", _questions(found)),
+        _section("What a gain must survive", _questions(verdict)),
         _section("Cost", _cost(results)),
     ]
     head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{_style}</style>'

@@ -57,65 +57,75 @@ class Key:
 def key_table(
     version: str, # 0.3.2 or current (EasyR1), or verl
 ) -> dict: # dotted key → `Key`
-    "All keys that a version knows"
+    "The keys of a version that this book explains, with types, limits and meaning; of EasyR1 these are all"
     known = [*versions, "verl"]
     if version not in known:
         raise SettingsError(f"version = {version!r}{nearest(str(version), known)}")
-    # One file holds both versions of EasyR1, a column for the defaults of each.
-    file, column = "logs/09_keys.csv", version
+    # One file holds both versions of EasyR1, each with a column of defaults that is named like the version.
+    file, default_column = "logs/09_keys.csv", version
     if version == "verl":
-        file, column = "logs/09_verl_keys.csv", "default"
+        file, default_column = "logs/09_verl_keys.csv", "default"
     table = {}
     with open(book_file(file), newline="", encoding="utf-8") as f:
         for row in csv.DictReader(f):
-            if row[column] != "absent": # the mark of a key that this version does not have
-                table[row["key"]] = _read_key(row, row[column], version)
+            default = row[default_column]
+            if default != "absent": # the mark of a key that this version does not have
+                table[row["key"]] = _read_key(row, default, version)
     return table
 
 @cache
 def known_keys(
     version: str, # 0.3.2 or current (EasyR1), or verl
 ) -> dict: # dotted key → `Key`
-    "All keys that a version takes: those that we explain, and of verl whatever its release lists besides"
+    "All keys that a version takes: the explained ones, and of verl also the rest that its release lists"
     explained = key_table(version)
-    return explained | _release_keys(explained) if version == "verl" else explained
+    if version == "verl":
+        return explained | _release_keys(explained)
+    return explained
 
-# Listed by verl's config under the older section, with no place in the newer one.
+# Keys that verl's config lists in the old section `reward_model`, and that verl reads nowhere any more.
 _unread_in_verl = ("reward_model.model.external_lib", "reward_model.model.trust_remote_code")
 
 def verl_name(
     key: str, # dotted key of verl, an older name or today's; Hydra's + may stand before it
 ) -> str: # the key under which verl's release reads it
-    "Today's name of a key of verl"
-    plus = "+" * (len(key) - len(key.lstrip("+")))
+    "Translate an older name of a key of verl into today's; any other key stays as it is"
     bare = key.lstrip("+")
+    plus = key[:len(key) - len(bare)] # "", "+" or "++": Hydra's marks for a key to be added
     for older, newer in moved_in_verl.items():
         if bare == older or bare.startswith(f"{older}."):
             return plus + newer + bare.removeprefix(older)
     return key
 
 def _release_keys(explained):
-    "What verl's release knows besides the keys that we explain; by its defaults alone, so with fewer checks"
-    read_at = "verl/trainer/ppo/reward.py"
-    found = {key: Key("dict", True, None, [], None, None, "", read_at) for key in unlisted_in_verl}
+    """Keys that verl's release lists and `explained` (key → `Key`) does not hold
+
+    Only their defaults are known, so they are checked less: no choices, no limits, no meaning."""
+    read_at = "verl/trainer/ppo/reward.py" # where verl asks for the unlisted keys
+    found = {key: _unexplained_key("dict", None, read_at) for key in unlisted_in_verl}
     with open(book_file("logs/09_verl_release_keys.csv"), newline="", encoding="utf-8") as f:
         for row in csv.DictReader(f):
             is_old_name = verl_name(row["key"]) != row["key"]
             if row["key"] not in explained and not is_old_name and row["key"] not in _unread_in_verl:
-                # A text may be a word of several types, and a key of null shows none.
+                # The types are those of the defaults. Where the default is a text, other types may do, too.
                 kind = "any" if row["type"] == "str" else row["type"]
                 default = json.loads(row["default"])
-                found[row["key"]] = Key(kind, True, default, [], None, None, "", row["read_at"])
+                found[row["key"]] = _unexplained_key(kind, default, row["read_at"])
     return found
+
+def _unexplained_key(kind, default, read_at, meaning=""):
+    "A `Key` of which only type and default are known: it may be null, and has neither choices nor limits"
+    return Key(kind=kind, optional=True, default=default, choices=[], low=None, high=None,
+               meaning=meaning, read_at=read_at)
 
 # %% ../../nbs/09a_config.ipynb #n409af59
 def _read_key(row, default, version):
-    "A `Key` from a row of the table and the version's default, which is JSON, a bare text, or null"
+    "A `Key` from a row of the CSV table and the version's default as it is written there"
     kind = row["type"].rstrip("?") # a question mark: may be null
-    value = default
+    value = default # a text is written without quotes
     if default == "null":
         value = None
-    elif kind not in ("str", "auto"):
+    elif kind not in ("str", "auto"): # anything else is written as JSON
         value = json.loads(default)
     return Key(
         kind=kind, optional=row["type"].endswith("?"), default=value,
@@ -123,12 +133,14 @@ def _read_key(row, default, version):
         low=_number(row["low"]), high=_number(row["high"]), meaning=row["meaning"], read_at=row["read_at"])
 
 def _choices_of(text, version):
-    "Words that a key takes in a version; `file@current` is one that only the current version takes"
+    """Words that a key takes in a version, from the table's column of choices
+
+    They are parted by blanks; `file@current` is a word that only the version `current` takes."""
     words = [word.partition("@") for word in text.split()]
-    return [word for word, _, alone in words if not alone or alone == version]
+    return [word for word, _, only_version in words if only_version in ("", version)]
 
 def _number(text):
-    "A limit from its column; None where there is none"
+    "A limit of a key as a float; None if its column is empty"
     return float(text) if text else None
 
 # %% ../../nbs/09a_config.ipynb #n2e3532f
@@ -172,16 +184,19 @@ house_verl = {
 def short_names(
     version: str, # 0.3.2, current or verl
 ) -> dict: # short name → dotted key
-    "Last words that only one key has, the critic's and the reference's left out: `lr`, `model_path`, `n`, …"
+    """Short names of keys: `lr`, `model_path`, `n`, …
+
+    A key's last word is its short name if no other key ends with that word."""
     keys_of = {} # last word → keys that end with it
     for key, about in key_table(version).items():
-        # The critic and the reference repeat the actor's words; whoever writes `lr` means the actor's.
+        # The critic's and the reference model's keys repeat the actor's words; `lr` means the actor's.
         is_other_role = ".critic." in key or ".ref." in key or key.startswith("critic")
-        # Of verl's thousand keys only those that we explain have short names: more would make none unique.
+        # Only explained keys, as among verl's thousand keys hardly a last word is unique. `auto`: the engine
+        # sets the key itself.
         if about.kind != "auto" and about.meaning and not is_other_role:
             keys_of.setdefault(_last_word(key), []).append(key)
     names = {word: keys[0] for word, keys in keys_of.items() if len(keys) == 1}
-    # `rank` and `alpha` alone would not say of what.
+    # `rank` and `alpha` do not say of what, so LoRA's get the names `lora_rank` and `lora_alpha`, too.
     for word in ("rank", "alpha"):
         key = f"worker.actor.model.lora.{word}"
         if key in keys_of.get(word, []):
@@ -189,11 +204,11 @@ def short_names(
     return names
 
 def _last_word(key):
-    "`lr` of `worker.actor.optim.lr`"
+    "The last word of a dotted key: `lr` of `worker.actor.optim.lr`"
     return key.rpartition(".")[2]
 
 def _section(key):
-    "`worker.actor.optim` of `worker.actor.optim.lr`"
+    "A dotted key without its last word: `worker.actor.optim` of `worker.actor.optim.lr`"
     return key.rpartition(".")[0]
 
 # %% ../../nbs/09a_config.ipynb #n00fa0cf
@@ -209,17 +224,18 @@ class EngineSettings:
         return self.values[full_name]
 
     def nested(self) -> dict:
-        "As the engine's YAML has it; the critic is left out where nothing uses one"
+        "The values as nested dicts, as in the engine's YAML; without the critic's where no critic is trained"
+        # Of the advantage estimators only GAE needs a critic.
         uses_critic = self.values.get("algorithm.adv_estimator") == "gae"
         out = {}
         for key, value in self.values.items():
             if ".critic." in key and not uses_critic:
                 continue
             *sections, last = key.split(".")
-            place = out
+            innermost = out
             for section in sections:
-                place = place.setdefault(section, {})
-            place[last] = value
+                innermost = innermost.setdefault(section, {})
+            innermost[last] = value
         return out
 
     def yaml(self) -> str:
@@ -228,16 +244,21 @@ class EngineSettings:
         return yaml.safe_dump(self.nested(), sort_keys=False, allow_unicode=True, width=1000)
 
     def explain(self, everything: bool = False) -> Table:
-        "Key by key: value, the engine's default, meaning; all keys, or those that differ or were written"
+        """A table of keys with value, the engine's default, who set the value, and meaning
+
+        It holds the keys that were written or differ from the engine's default, or all with `everything`."""
         table = known_keys(self.version)
         rows = []
         for key, value in self.values.items():
-            about = table.get(key) or Key("any", True, None, [], None, None, "added for Hydra", "")
-            written = key in self.given
+            # A key that the table does not have was written with a +, so that Hydra adds it.
+            about = table.get(key) or _unexplained_key("any", None, read_at="", meaning="added for Hydra")
+            was_written = key in self.given
             differs = value != about.default
-            if not (everything or written or differs):
+            if not (everything or was_written or differs):
                 continue
-            by = "you" if written else "this book" if differs else "default"
+            by = "this book" if differs else "default"
+            if was_written:
+                by = "you"
             rows.append(dict(key=f"`{key}`", value=f"`{json.dumps(value)}`",
                              default=f"`{json.dumps(about.default)}`", by=by, meaning=about.meaning))
         return Table(rows)
@@ -250,59 +271,71 @@ def engine_settings(
     given: dict, # nested, dotted or short names → values
     version: str = "0.3.2", # 0.3.2, current or verl
     where: str = "settings", # begins each message
-    house: bool = True, # lay our values under them; false: the engine's defaults alone
+    house: bool = True, # where nothing is given, this book's values; false: the engine's defaults
 ) -> EngineSettings:
-    "Settings checked against the version's keys, types, ranges and rules; all faults in one message"
+    """Check settings against the keys, types, ranges and rules of a version, and add all other values
+
+    All faults are reported in one SettingsError. Later layers win: the engine's defaults, this book's values,
+    what a written setting asks of others, what was written."""
     table = known_keys(version)
-    written, wrong = _checked_keys(given, version)
+    written, faults = _checked_keys(given, version) # dotted key → value; messages
+    # The engine sets the keys of kind "auto" itself.
     values = {key: about.default for key, about in table.items() if about.kind != "auto"}
     if house:
         values |= _house_of(version)
-    values |= _follows(written, version)
+    values |= _implied_values(written, version)
     values |= written
-    # The rules between keys only where each key is right by itself: one mistake makes one message.
-    if not wrong:
-        wrong = [message for is_wrong, message in _engine_rules(values, version) if is_wrong]
-    if wrong:
-        raise SettingsError(f"{where}: {'; '.join(wrong)}")
+    # The rules between keys are checked only if each key is right by itself, or one mistake would be reported
+    # several times.
+    if not faults:
+        faults = [message for is_wrong, message in _engine_rules(values, version) if is_wrong]
+    if faults:
+        raise SettingsError(f"{where}: {'; '.join(faults)}")
     return EngineSettings(version, values, written)
 
 def _checked_keys(given, version):
-    "(dotted key → checked value, faults) of settings as they were given"
+    """Check each setting of `given` by itself: (dotted key → checked value, list of messages of faults)
+
+    The names in `given` may be nested, dotted or short."""
     table, full_names = known_keys(version), short_names(version)
-    written, wrong = {}, []
+    written, faults = {}, []
     for name, value in _flattened(given, table).items():
         key = full_names.get(name, name)
         if version == "verl":
             key = verl_name(key)
-        if key.startswith("+") and version == "verl":
+        if key.startswith("+") and version == "verl": # Hydra adds a key that the config does not have
             written[key] = value
-            wrong += _wrong_plus(key, table)
-        elif key not in table or table[key].kind == "auto":
-            wrong.append(_unknown(name, key, version))
+            faults += _plus_faults(key, table)
+        elif key not in table or table[key].kind == "auto": # auto: the engine sets it itself
+            faults.append(_why_not_a_key(name, key, version))
         elif key in written:
-            wrong.append(f"{key} is given twice (as {name} too)")
+            faults.append(f"{key} is given twice (as {name} too)")
         else:
             try:
                 written[key] = _checked_value(key, value, table[key])
             except SettingsError as e:
-                wrong.append(str(e))
-    return written, wrong
+                faults.append(str(e))
+    return written, faults
 
 # %% ../../nbs/09a_config.ipynb #n655c306
-def _wrong_plus(name, table):
-    "What is wrong with a key that Hydra is to add: a list of one sentence, or of none"
+def _plus_faults(name, table):
+    """Check a key that is written with a +, which tells Hydra to add it: a list of one message, or none
+
+    Hydra refuses + for a key that its config has; ++ adds a key or sets it. `table`: key → `Key`."""
     bare = name.lstrip("+")
+    # An unlisted key is in our table, but not in the config that Hydra reads.
     if bare in table and bare not in unlisted_in_verl and not name.startswith("++"):
         return [f"{name}: verl knows {bare}, so that Hydra would refuse to add it; write it without the +"]
     return []
 
 def _flattened(given, table, prefix=""):
-    "Nested dicts as dotted keys; a key that holds a dict itself is left whole"
+    """Turn nested dicts into one dict of dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`
+
+    A dict is kept as a value where `table` (key → `Key`) says that the key takes a dict."""
     out = {}
     for name, value in given.items():
         key = f"{prefix}{name}"
-        about = table.get(key) or table.get(verl_name(key)) # an older name takes what today's does
+        about = table.get(key) or table.get(verl_name(key)) # verl's keys may be written by their older names
         takes_dict = about is not None and about.kind == "dict"
         if isinstance(value, dict) and not takes_dict:
             out |= _flattened(value, table, f"{key}.")
@@ -312,16 +345,19 @@ def _flattened(given, table, prefix=""):
 
 # %% ../../nbs/09a_config.ipynb #n8fcca49
 def _house_of(version):
-    "Our values for a version"
+    "This book's values for a version, where they differ from the engine's defaults"
     if version == "verl":
         return dict(house_verl)
     values = dict(house_values)
-    if version == "0.3.2": # the current version reads REWARD_TYPE in the reward file
+    if version == "0.3.2": # the current version has no such key: it reads REWARD_TYPE in the reward file
         values["worker.reward.reward_type"] = "batch"
     return values
 
-def _follows(written, version):
-    "What one setting asks of others: verl's LoRA wants its weights loaded by layer, and no vision layers"
+def _implied_values(written, version):
+    """Values that follow from a written setting: LoRA with verl needs three others
+
+    vLLM starts with the base's own weights, they are gathered layer by layer, and the vision layers get no
+    adapter."""
     if version != "verl" or not written.get("actor_rollout_ref.model.lora_rank"):
         return {}
     return {"actor_rollout_ref.rollout.load_format": "safetensors",
@@ -330,35 +366,38 @@ def _follows(written, version):
 
 # %% ../../nbs/09a_config.ipynb #nf1bbff6
 def _checked_value(key, value, about):
-    "`value` in the key's type and range"
+    """Convert a value to the type of its key; SettingsError if type, range or word is wrong
+
+    `about`: the `Key`, with kind (name of a type), limits and choices."""
     if value is None and about.optional:
         return None
     if about.kind == "any":
         return value
-    kind = _key_kinds[about.kind]
-    # A name such as 2024 is a number to YAML.
+    kind = _key_kinds[about.kind] # the type of that name
+    # YAML reads a name such as 2024 as a number.
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
-    value = as_type(key, value, kind | None if about.optional else kind)
+    value = as_type(key, value, kind | None if about.optional else kind) # "5e-5" becomes a float
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
     if kind in (int, float):
         _check_range(key, value, about)
     if about.choices:
-        for choice in value if kind is list else [value]:
-            if str(choice).lower() not in about.choices: # `True` is written `true` in the table
-                raise SettingsError(f"{key} = {choice!r}{nearest(str(choice), about.choices)}")
+        words = value if kind is list else [value]
+        for word in words:
+            if str(word).lower() not in about.choices: # `True` is written `true` in the table
+                raise SettingsError(f"{key} = {word!r}{nearest(str(word), about.choices)}")
     return value
 
 def _check_range(key, value, about):
-    "Stop where a number is beyond its key's limits"
+    "Raise SettingsError for a number outside the limits of its key; `about`: the `Key`, with low and high"
     if about.low is not None and value < about.low:
         raise SettingsError(f"{key} = {value}: expected {about.low:g} or more")
     if about.high is not None and value > about.high:
         raise SettingsError(f"{key} = {value}: expected {about.high:g} or less")
 
 # %% ../../nbs/09a_config.ipynb #n9848972
-# Beginning of a key of the one version → what the other has instead of it.
+# Beginning of a key that one version of EasyR1 has and another lacks → what the other has instead.
 _instead = {
     "worker.reward.reward_type": "the current version reads REWARD_TYPE in the reward file",
     "worker.actor.optim.warmup_style": "the current version calls it worker.actor.optim.lr_scheduler_type",
@@ -366,51 +405,57 @@ _instead = {
     "worker.actor.model.lora":
         "0.3.2 has no LoRA: merge an adapter first (vlrlbook merge-lora) and train all weights"}
 
-def _unknown(name, key, version):
-    "Why a key cannot be set: the engine sets it, it is another version's, it is a section, or it is misspelt"
+def _why_not_a_key(name, key, version):
+    """The message for a name that cannot be set; `key` is the full name that `name` may be short for
+
+    The engine sets the key itself, another version has it, it is a section, or it is misspelt."""
     table = known_keys(version)
-    if key in table:
+    if key in table: # the engine sets it; the meaning in the table says so
         return f"{key} cannot be set: {table[key].meaning}"
-    elsewhere = _of_another_version(name, version)
-    if elsewhere:
-        return elsewhere
+    version_message = _of_another_version(name, version)
+    if version_message:
+        return version_message
     if any(known.startswith(f"{key}.") for known in table):
         return f"{key} is a section, not a key"
     close = difflib.get_close_matches(name, [*table, *short_names(version)], n=1, cutoff=0.75)
     if close:
         return f"there is no {name!r}: did you mean {close[0]!r}?"
-    # Nothing is near: say what there is in the same section, or which sections there are.
-    beside = [known for known in table if _section(known) == _section(key)]
+    # No key is near: list the keys of the same section, or the sections if there is no such section.
+    same_section = [known for known in table if _section(known) == _section(key)]
     top_sections = sorted({known.split(".")[0] for known in table})
-    return f"there is no {name!r}{nearest(name, beside or top_sections)}"
+    return f"there is no {name!r}{nearest(name, same_section or top_sections)}"
 
 def _of_another_version(name, version):
-    "What to say of a name that another version knows, and what is there instead; None if none knows it"
+    "The message for a name that another version has, with what this one has instead; None if none has it"
     for other in ("0.3.2", "current", "verl"):
-        theirs = short_names(other).get(name, name)
-        if other == version or theirs not in known_keys(other):
+        other_key = short_names(other).get(name, name)
+        if other == version or other_key not in known_keys(other):
             continue
-        why = ""
-        if version != "verl":
-            hints = [hint for beginning, hint in _instead.items() if theirs.startswith(beginning)]
-            why = f": {hints[0]}" if hints else ""
-        return f"{theirs} is a key of {_engine_name(other)}, and this is {_engine_name(version)}{why}"
+        hint = ""
+        if version != "verl": # the hints are about the two versions of EasyR1
+            hints = [words for beginning, words in _instead.items() if other_key.startswith(beginning)]
+            hint = f": {hints[0]}" if hints else ""
+        return f"{other_key} is a key of {_engine_name(other)}, and this is {_engine_name(version)}{hint}"
     return None
 
 def _engine_name(version):
-    "A version as it is called in messages"
+    "Engine and version in words for a message, such as `EasyR1 0.3.2`"
     return "verl" if version == "verl" else f"EasyR1 {version}"
 
 # %% ../../nbs/09a_config.ipynb #nb928ee0
 def _engine_rules(values, version):
-    "(is wrong, what to say) of every rule between keys"
+    """Yield (is wrong, message) for every rule between the settings of an engine
+
+    `values` holds a value for each dotted key. A message is shown only where its rule is broken."""
     if version == "verl":
         yield from _verl_rules(values)
         return
     v = values
+    # "world" is torch.distributed's word: the number of all processes, one a GPU.
     world = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"]
     yield from _group_rules(v, world)
     yield from _length_rules(v)
+    # With online filtering a group is kept only if its mean reward lies between these two.
     low, high = v["algorithm.filter_low"], v["algorithm.filter_high"]
     yield low >= high, f"algorithm.filter_low = {low}: not below algorithm.filter_high = {high}"
     yield from _sharding_rule(v, world)
@@ -422,73 +467,82 @@ def _engine_rules(values, version):
         yield from _batch_rules(v, "critic", world)
 
 def _group_rules(v, world):
-    "Rules of the answers of a group, and of the GPUs that hold one copy of the sampler"
-    n, estimator = v["worker.rollout.n"], v["algorithm.adv_estimator"]
+    """Yield (is wrong, message): rules of a group's size, and of the GPUs that hold one copy of the sampler
+
+    `v`: dotted key → value; `world`: number of all GPUs."""
+    n = v["worker.rollout.n"] # answers to each prompt: a group
+    estimator = v["algorithm.adv_estimator"] # of the advantage
     yield (estimator in _group_estimators and n < 2,
            f"worker.rollout.n = {n}: {estimator} compares the answers of a group, so it needs 2 or more")
-    parallel = v["worker.rollout.tensor_parallel_size"]
+    parallel = v["worker.rollout.tensor_parallel_size"] # GPUs among which one copy of the sampler is cut
     yield (world % parallel != 0,
            f"worker.rollout.tensor_parallel_size = {parallel}: "
            f"{world} GPUs cannot be parted into groups of {parallel}")
 
-# Whose advantage is an answer's reward beside those of its group.
+# Estimators of the advantage that compare an answer's reward with the rewards of its group.
 _group_estimators = ("grpo", "grpo_passk", "rloo", "grpo_vectorized", "rloo_vectorized", "gdpo", "opo", "gpg")
 
 def _length_rules(v):
-    "Rules of tokens and pixels"
-    whole = v["data.max_prompt_length"] + v["data.max_response_length"]
-    why = f"less than data.max_prompt_length + data.max_response_length = {whole}"
-    budget = v["worker.rollout.max_num_batched_tokens"]
-    yield budget < whole, f"worker.rollout.max_num_batched_tokens = {budget}: {why}"
-    longest = v["worker.rollout.max_model_len"]
-    yield longest is not None and longest < whole, f"worker.rollout.max_model_len = {longest}: {why}"
+    "Yield (is wrong, message): rules of lengths in tokens and of picture sizes; `v`: dotted key → value"
+    needed = v["data.max_prompt_length"] + v["data.max_response_length"]
+    too_few = f"less than data.max_prompt_length + data.max_response_length = {needed}"
+    budget = v["worker.rollout.max_num_batched_tokens"] # tokens that vLLM computes in one step
+    yield budget < needed, f"worker.rollout.max_num_batched_tokens = {budget}: {too_few}"
+    longest = v["worker.rollout.max_model_len"] # tokens of a sequence in vLLM; None: by the model's config
+    yield longest is not None and longest < needed, f"worker.rollout.max_model_len = {longest}: {too_few}"
     low, high = v["data.min_pixels"], v["data.max_pixels"]
     yield (low is not None and high is not None and low > high,
            f"data.min_pixels = {low}: more than data.max_pixels = {high}")
 
 def _sharding_rule(v, world):
-    "The rule of a mesh of copies and cuts; -1 and 0 cut over all GPUs"
+    """Yield (is wrong, message): the GPUs must part into groups of `fsdp_size`, each with a whole model
+
+    -1 and 0 mean one group of all GPUs. `v`: dotted key → value; `world`: number of all GPUs."""
     size = v["worker.actor.fsdp.fsdp_size"]
     yield (0 < size < world and world % size != 0,
            f"worker.actor.fsdp.fsdp_size = {size}: {world} GPUs cannot be parted into groups of {size}")
 
 # %% ../../nbs/09a_config.ipynb #nbb8441a
 def _batch_rules(v, role, world):
-    "Batches of the actor or the critic that must divide one another"
+    """Yield (is wrong, message): rules of the batches of one role, which must divide one another
+
+    `v`: dotted key → value; `role`: actor or critic; `world`: number of all GPUs."""
     worker, n = f"worker.{role}", v["worker.rollout.n"]
-    batch = v[f"{worker}.global_batch_size"]
-    rollout = v["data.rollout_batch_size"]
+    batch = v[f"{worker}.global_batch_size"] # prompts of one optimizer update
+    rollout = v["data.rollout_batch_size"] # prompts of one step, to each of which n answers are sampled
     nearest_multiple = max(1, round(rollout / batch)) * batch
     yield (rollout % batch != 0,
            f"data.rollout_batch_size = {rollout}: no multiple of {worker}.global_batch_size = {batch}; "
            f"nearest: {nearest_multiple}")
+    # Answers in one forward pass, which computes the log-probabilities (or the critic's values) of samples.
     experience = v[f"{worker}.micro_batch_size_per_device_for_experience"]
     yield (rollout * n % experience != 0,
            f"data.rollout_batch_size × worker.rollout.n = {rollout * n} answers: "
            f"no multiple of {worker}.micro_batch_size_per_device_for_experience = {experience}")
-    # Ulysses cuts a sequence over several GPUs, which then share one answer.
+    # Ulysses (sequence parallelism) cuts each answer over several GPUs.
     ulysses = v[f"{worker}.ulysses_size"]
     yield (world % ulysses != 0,
            f"{worker}.ulysses_size = {ulysses}: {world} GPUs cannot be parted into groups of {ulysses}")
-    groups = max(1, world // ulysses)
+    groups = max(1, world // ulysses) # of GPUs; the GPUs of a group work on the same answer
     answers = batch * n
     yield (answers % groups != 0,
            f"{worker}.global_batch_size × worker.rollout.n = {answers} answers "
            f"cannot be shared evenly by {groups} GPUs")
-    each, update = answers // groups, v[f"{worker}.micro_batch_size_per_device_for_update"]
-    yield (each % update != 0,
-           f"{each} answers a GPU ({worker}.global_batch_size × worker.rollout.n / {groups}): "
-           f"no multiple of {worker}.micro_batch_size_per_device_for_update = {update}")
+    answers_each = answers // groups
+    micro_batch = v[f"{worker}.micro_batch_size_per_device_for_update"] # answers in one backward pass
+    yield (answers_each % micro_batch != 0,
+           f"{answers_each} answers a GPU ({worker}.global_batch_size × worker.rollout.n / {groups}): "
+           f"no multiple of {worker}.micro_batch_size_per_device_for_update = {micro_batch}")
     # FSDP's own CPU offload cannot add up the gradients of several micro-batches; EasyR1's offload can.
-    yield (v[f"{worker}.fsdp.enable_cpu_offload"] and each != update,
-           f"{worker}.fsdp.enable_cpu_offload: not with several micro-batches ({each} answers a GPU, "
-           f"{update} at a time); {worker}.offload.offload_params does the same")
+    yield (v[f"{worker}.fsdp.enable_cpu_offload"] and answers_each != micro_batch,
+           f"{worker}.fsdp.enable_cpu_offload: not with several micro-batches ({answers_each} answers a GPU, "
+           f"{micro_batch} at a time); {worker}.offload.offload_params does the same")
 
 # %% ../../nbs/09a_config.ipynb #nc5698be
 def _verl_rules(v):
-    "(is wrong, what to say) of every rule between verl's keys"
+    "Yield (is wrong, message) for every rule between verl's settings; `v`: dotted key → value"
     actor, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
-    world = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"]
+    world = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"] # number of all GPUs
     n = v[rollout + "n"]
     yield (v["algorithm.adv_estimator"] in _group_estimators and n < 2,
            f"{rollout}n = {n}: a group needs 2 answers or more")
@@ -496,25 +550,26 @@ def _verl_rules(v):
     yield (world % parallel != 0,
            f"{rollout}tensor_model_parallel_size = {parallel}: "
            f"{world} GPUs cannot be parted into groups of {parallel}")
+    # Prompts of one step, and of one optimizer update; each prompt has n answers.
     batch, mini = v["data.train_batch_size"], v[actor + "ppo_mini_batch_size"]
     yield batch < mini, f"data.train_batch_size = {batch}: less than {actor}ppo_mini_batch_size = {mini}"
     yield (batch * n % world != 0,
            f"data.train_batch_size × {rollout}n = {batch * n} answers "
            f"cannot be shared evenly by {world} GPUs")
-    each, micro = mini * n // world, v[actor + "ppo_micro_batch_size_per_gpu"]
-    # Without a size of micro-batches verl fills them by tokens.
-    yield (bool(micro) and (each == 0 or each % micro != 0),
-           f"{each} answers a GPU ({actor}ppo_mini_batch_size × {rollout}n / {world}): "
+    answers_each = mini * n // world
+    micro = v[actor + "ppo_micro_batch_size_per_gpu"] # null: verl fills micro-batches by tokens
+    yield (bool(micro) and (answers_each == 0 or answers_each % micro != 0),
+           f"{answers_each} answers a GPU ({actor}ppo_mini_batch_size × {rollout}n / {world}): "
            f"no multiple of {actor}ppo_micro_batch_size_per_gpu = {micro}")
-    whole = v["data.max_prompt_length"] + v["data.max_response_length"]
-    budget = v[rollout + "max_num_batched_tokens"]
-    # With chunked prefill a long prompt is read in pieces that fit.
-    yield (not v[rollout + "enable_chunked_prefill"] and budget < whole,
+    needed = v["data.max_prompt_length"] + v["data.max_response_length"]
+    budget = v[rollout + "max_num_batched_tokens"] # tokens that vLLM computes in one step
+    # With chunked prefill a long prompt is computed in several steps.
+    yield (not v[rollout + "enable_chunked_prefill"] and budget < needed,
            f"{rollout}max_num_batched_tokens = {budget}: "
-           f"less than data.max_prompt_length + data.max_response_length = {whole}")
-    form = v[rollout + "load_format"]
-    yield (v["actor_rollout_ref.model.lora_rank"] > 0 and form != "safetensors",
-           f"{rollout}load_format = {form!r}: "
+           f"less than data.max_prompt_length + data.max_response_length = {needed}")
+    load_format = v[rollout + "load_format"]
+    yield (v["actor_rollout_ref.model.lora_rank"] > 0 and load_format != "safetensors",
+           f"{rollout}load_format = {load_format!r}: "
            "with LoRA the sampler needs the base's own weights, safetensors")
 
 # %% ../../nbs/09a_config.ipynb #n12c4bfe
@@ -523,46 +578,48 @@ def read_engine_yaml(
     version: str = "0.3.2", # 0.3.2 or current
     overrides: list = (), # a.b=c, as EasyR1's command line takes them; they win
 ) -> EngineSettings: # over the engine's defaults, not ours
-    "A config file as EasyR1 would read it, checked"
+    "Read a config file as EasyR1 would, and check it; SettingsError for what EasyR1 would stop at"
     import yaml
     name = Path(path).name
     try:
         text = Path(path).read_text(encoding="utf-8")
-        found = yaml.load(text, _strict_loader())
+        sections = yaml.load(text, _strict_loader()) # refuses a key that stands twice
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        why = " ".join(str(e).split())[:200]
+        why = " ".join(str(e).split())[:200] # PyYAML's messages have several lines
         raise SettingsError(f"{name}: cannot be read ({why})") from e
-    if not isinstance(found, dict):
-        raise SettingsError(f"{name}: expected sections with keys, found {type(found).__name__}")
-    given = _flattened(found, known_keys(version))
+    if not isinstance(sections, dict):
+        raise SettingsError(f"{name}: expected sections with keys, found {type(sections).__name__}")
+    given = _flattened(sections, known_keys(version))
     given |= parse_overrides(overrides, version)
     return engine_settings(given, version, name, house=False)
 
 # %% ../../nbs/09a_config.ipynb #n3701ccb
 @cache
 def _strict_loader():
-    "PyYAML's safe loader that refuses a key that stands twice"
+    "A subclass of PyYAML's SafeLoader that raises YAMLError for a key that stands twice in a mapping"
     import yaml
-    class Strict(yaml.SafeLoader):
+    class StrictLoader(yaml.SafeLoader): # a class of our own, so that SafeLoader itself stays as it is
         pass
-    # PyYAML's own constructor of mappings (read in 6.0, constructor.py) keeps the last of two equal keys.
-    def mapping(loader, node):
+    # Stands in for PyYAML's own constructor of mappings (read in 6.0, constructor.py), which keeps the last
+    # of two equal keys without a word. `node.value` is a list of (key node, value node).
+    def construct_mapping(loader, node):
+        "Make a dict of a mapping's node; YAMLError if a key stands twice"
         keys = [loader.construct_object(key) for key, _ in node.value]
-        counted = Counter(str(key) for key in keys)
-        for key, count in counted.items():
+        counts = Counter(str(key) for key in keys)
+        for key, count in counts.items():
             if count > 1:
                 raise yaml.YAMLError(f"the key {key!r} stands twice{node.start_mark}")
         values = [loader.construct_object(value, deep=True) for _, value in node.value]
         return dict(zip(keys, values))
-    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return Strict
+    StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct_mapping)
+    return StrictLoader
 
 # %% ../../nbs/09a_config.ipynb #nba71fc5
 def parse_overrides(
     words: list, # of a.b=c
     version: str = "0.3.2", # decides what short names mean; None: names stay as they are written
 ) -> dict: # dotted key → value
-    "Dotted overrides; values are read as YAML"
+    "Read words such as `worker.rollout.n=4` as settings; the values are read as YAML"
     import yaml
     full_names = short_names(version) if version else {}
     out = {}
@@ -570,14 +627,16 @@ def parse_overrides(
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise SettingsError(f"{word!r}: expected name=value")
+        # Chapter 05 has this setting; an export has no place for it.
         if name.replace("-", "_").lstrip("_") == "system_prompt":
-            raise SettingsError("system_prompt: an export has one message of the user and no turn of the system; a column "
-                                "system of the rows is put in front of their questions")
+            raise SettingsError("system_prompt: an export has one message of the user and no turn "
+                                "of the system; a column system of the rows is put in front of their "
+                                "questions")
         key = full_names.get(name, name)
         if version == "verl":
             key = verl_name(key)
         try:
-            # YAML reads nothing as null; `a=` is meant as an empty text.
+            # `a=` means an empty text; YAML would read it as null.
             out[key] = yaml.safe_load(value) if value else ""
         except yaml.YAMLError as e:
             raise SettingsError(f"{word!r}: the value is no YAML") from e

@@ -26,11 +26,12 @@ def easyr1_messages(
     prompt: str, # a row's question, `<image>` where a picture stands
     template: str | None, # content of the jinja file; None: the question alone
 ) -> list: # one user message with image and text parts
-    "The conversation that EasyR1 makes of a row that has pictures"
+    "The conversation that EasyR1 makes of a row that has pictures: each `<image>` becomes a part of its own"
     parts = []
-    # Cut after rendering, as EasyR1 does: a mark in the template is a mark like any other.
-    for i, text in enumerate(rendered_prompt(prompt, template).split("<image>")):
-        if i > 0: # a mark stood before this text
+    # As in EasyR1 the prompt is split after rendering, so that a mark in the template counts, too.
+    texts = rendered_prompt(prompt, template).split("<image>")
+    for i, text in enumerate(texts):
+        if i > 0: # a mark stood before each text but the first
             parts.append({"type": "image"})
         if text:
             parts.append({"type": "text", "text": text})
@@ -41,21 +42,25 @@ def rendered_prompt(
     prompt: str, # a row's question
     template: str | None, # content of the jinja file; None: the question alone
 ) -> str: # the template around the question
-    "The prompt that EasyR1 makes of a question"
+    "The prompt that EasyR1 makes of a question: the template with the question put in for `content`"
     if not template:
         return prompt
-    return _compiled(template.strip()).render(content=prompt) # stripped first, as EasyR1 does
+    compiled = _compiled(template.strip()) # EasyR1 strips it, too
+    return compiled.render(content=prompt)
 
 @cache
 def _compiled(text):
-    "A jinja template, compiled once however many rows there are; SettingsError for one that is no jinja"
+    """Compile a jinja template; cached, so that it is compiled once and not for every row
+
+    Raises SettingsError for a text that is no jinja, or that does not use the question (`content`)."""
     from jinja2 import Environment, Template, TemplateSyntaxError, meta
     try:
         names = meta.find_undeclared_variables(Environment().parse(text))
         template = Template(text)
     except TemplateSyntaxError as e:
         raise SettingsError(f"prompt.jinja, line {e.lineno}: {e.message}") from e
-    if "content" not in names: # jinja renders a name that it does not know as nothing
+    # jinja renders an unknown variable as an empty text, so a misspelt `content` would pass unnoticed.
+    if "content" not in names:
         used = ", ".join(sorted(names)) or "none"
         raise SettingsError("prompt.jinja: the question would not be in the prompt: the engine gives the "
                             f"template `content` alone, and its variables are: {used}")
@@ -63,27 +68,31 @@ def _compiled(text):
 
 # %% ../../nbs/09b_export.ipynb #n1ef84e9
 def reward_file(
-    reward, # as `rewards.load_reward` takes it, or a function of a module
+    reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     engine: str = "easyr1", # easyr1 (both versions) or verl
 ) -> str: # Python source
-    "A file with `compute_score` that needs Python 3.9 and nothing else, cut out of the reward's own source"
+    """The source of a reward file for an engine: a Python file that defines `compute_score`
+
+    The reward's function and all that it uses are copied out of their modules, so that the file needs Python
+    3.9 or later and nothing else."""
     if engine not in _adapters:
         raise SettingsError(f"engine = {engine!r}{nearest(engine, list(_adapters))}")
     is_named = isinstance(reward, str)
-    rule = load_reward(reward) if is_named else reward
-    statements = _Statements()
-    expression = _expression(rule, statements, reward)
-    statements.need("vlrlbook.rewards", [_adapters[engine]])
-    name = reward if is_named else rule.__name__
+    function = load_reward(reward) if is_named else reward
+    statements = _Statements() # collects the source of what the file needs
+    expression = _reward_expression(function, statements, reward) # Python for the reward itself
+    adapter = _adapters[engine] # the function that turns a reward into this engine's `compute_score`
+    statements.need("vlrlbook.rewards", [adapter])
+    name = reward if is_named else function.__name__
     source = _reward_text.format(
-        name=name.replace("\\", " ").replace('"', "'"), # it stands inside a text in the file
+        name=name.replace("\\", " ").replace('"', "'"), # it stands between double quotes in the file
         imports="\n".join(sorted(statements.imports)), body=statements.body(),
-        made=expression, adapter=_adapters[engine])
+        made=expression, adapter=adapter)
     ast.parse(source, feature_version=(3, 9)) # the oldest Python that EasyR1 runs on
     return source
 
 # %% ../../nbs/09b_export.ipynb #nf65d586
-# engine → function of chapter 02 that speaks its dialect
+# engine → function of chapter 02 that turns a reward into this engine's `compute_score`
 _adapters = {"easyr1": "for_easyr1", "verl": "for_verl"}
 _reward_text = '''"The reward {name}, with all it needs; made by vlrlbook from its own source, where changes belong"
 from __future__ import annotations
@@ -100,72 +109,84 @@ compute_score = {adapter}(reward)
 '''
 
 # %% ../../nbs/09b_export.ipynb #nfd0cd6b
-def _expression(rule, statements, spec):
-    "Python that makes `rule` again: a function's name, or a `mix`; what it needs goes to `statements`"
-    if getattr(rule, "batched", False):
+def _reward_expression(function, statements, spec):
+    """A Python expression for a reward: the function's name, or `mix(…)` for a weighted sum
+
+    `statements` (`_Statements`) collects the source of all that the expression needs; `spec`: the reward as
+    it was given, for messages."""
+    if getattr(function, "batched", False): # a trained reward model or a judge
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
-    qualified = getattr(rule, "__qualname__", "")
-    if qualified == "mix.<locals>.mixed": # a closure of chapter 02's `mix`, which remembers what it sums
-        held = inspect.getclosurevars(rule).nonlocals
+    qualified_name = getattr(function, "__qualname__", "")
+    if qualified_name == "mix.<locals>.mixed": # the function that chapter 02's `mix` returns
+        variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights by name
         statements.need("vlrlbook.rewards", ["mix"])
         pairs = []
-        for name, part in held["rewards"].items():
-            weight = held["weights"][name]
-            pairs.append(f"{name!r}: ({_expression(part, statements, spec)}, {weight!r})")
+        for name, part in variables["rewards"].items():
+            weight = variables["weights"][name]
+            pairs.append(f"{name!r}: ({_reward_expression(part, statements, spec)}, {weight!r})")
         return "mix(**{" + ", ".join(pairs) + "})"
-    # `<locals>` or `<lambda>` in the name: no statement at the top of a module defines it.
-    if not inspect.isfunction(rule) or "<" in qualified or rule.__module__ == "__main__":
+    # `<locals>` or `<lambda>` in its name: the function is not defined at the top of a module.
+    if not inspect.isfunction(function) or "<" in qualified_name or function.__module__ == "__main__":
         raise SettingsError(f"reward {spec!r}: only a function at the top of a module has a source "
                             "that can be cut out; put it into a file of its own")
-    statements.need(rule.__module__, [rule.__name__])
-    return rule.__name__
+    statements.need(function.__module__, [function.__name__])
+    return function.__name__
 
 # %% ../../nbs/09b_export.ipynb #n3b72d00
 class _Statements:
-    "Top-level statements of modules, gathered by name with all that they use"
+    "Collects top-level statements of modules by the names that they define, with all that they use in turn"
     def __init__(self):
         self.kept = {} # (module, number of the statement in it) → source
-        self.imports = set() # lines, of modules that are not this package's
-        self.owner = {} # name → module that it was cut out of
+        self.imports = set() # import lines of modules outside this package
+        self.owner = {} # name → module that its statement was copied from
 
     def need(self, module, names):
-        "Gather `names` of `module`, and the names that these use, until nothing is missing"
+        "Collect the statements of `module` that define `names`, and those that these use, and so on"
+        # Source lines, syntax trees of the statements, name → number of the statement that defines it
         lines, statements, defined_by = _top_level(module)
         for name in names:
             number = defined_by.get(name)
-            if number is None or (module, number) in self.kept: # a builtin, or here already
+            if number is None or (module, number) in self.kept: # a builtin, or collected already
                 continue
             node = statements[number]
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                self._bring(module, node, name)
+                self._add_import(module, node, name)
                 continue
             owner = self.owner.setdefault(name, module)
             if owner != module:
                 raise SettingsError(
                     f"two different {name!r} would stand in the file: of {owner} and of {module}")
             self.kept[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
-            self.need(module, sorted(_used_names(node) & set(defined_by)))
+            used_here = _used_names(node) & set(defined_by)
+            self.need(module, sorted(used_here))
 
-    def _bring(self, module, node, name):
-        "Copy an import, or cut out what it imports: the cluster may not have this package"
-        alias = next(found for found in node.names if _bound_name(found) == name)
+    def _add_import(self, module, node, name):
+        """Add what an import statement of `module` (its syntax tree `node`) binds to `name`
+
+        An import from another package is copied as a line. What comes from this package is copied as source,
+        since the cluster may not have the package."""
+        alias = next(alias for alias in node.names if _bound_name(alias) == name)
         words = alias.name
         if alias.asname:
             words += f" as {alias.asname}"
         if isinstance(node, ast.Import):
             self.imports.add(f"import {words}")
             return
-        home = _imported_module(node, module)
-        if home.split(".")[0] != "vlrlbook" and not node.level:
-            self.imports.add(f"from {home} import {words}")
+        source_module = _imported_module(node, module)
+        is_relative = bool(node.level) # number of leading dots
+        if source_module.split(".")[0] != "vlrlbook" and not is_relative:
+            self.imports.add(f"from {source_module} import {words}")
             return
         if alias.asname:
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
-        self.need(home, [name])
+        self.need(source_module, [name])
 
     def body(self):
-        "The statements, each module's in its own order, those of a module that is leaned on first"
+        """The source of all collected statements, those of each module in the module's own order
+
+        A module comes before those that use its names: its names were asked for later, so the order in which
+        modules were asked for is reversed."""
         modules = list(dict.fromkeys(module for module, _ in self.kept))
         texts = []
         for module in reversed(modules):
@@ -176,21 +197,22 @@ class _Statements:
 # %% ../../nbs/09b_export.ipynb #n6d1568b
 @cache
 def _top_level(module):
-    "Lines of a module's source, its statements, and name → number of the statement that defines it"
+    "(source lines of a module, syntax trees of its statements, name → number of its statement)"
     source = inspect.getsource(importlib.import_module(module))
     statements = ast.parse(source).body
     defined_by = {}
-    for number, node in enumerate(statements):
+    for number, node in enumerate(statements): # a statement may define several names, as an import does
         defined_by |= dict.fromkeys(_names_defined(node), number)
     return source.splitlines(), statements, defined_by
 
 def _names_defined(node):
-    "Names that a statement at the top of a module defines"
+    "Names that a statement at the top of a module defines; `node` is its syntax tree"
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return [_bound_name(alias) for alias in node.names]
-    names = [found for found in ast.walk(node) if isinstance(found, ast.Name)]
+    # An assignment, or a block such as `if` or `try` with assignments in it: Store marks a name that is set.
+    names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
     return [name.id for name in names if isinstance(name.ctx, ast.Store)]
 
 def _bound_name(alias):
@@ -198,7 +220,7 @@ def _bound_name(alias):
     return alias.asname or alias.name.split(".")[0]
 
 def _imported_module(node, module):
-    "The full name of the module that a `from … import` of `module` names"
+    "The full name of the module that a `from … import` statement (its syntax tree `node`) in `module` names"
     if not node.level:
         return node.module
     relative = "." * node.level + (node.module or "")
@@ -207,47 +229,50 @@ def _imported_module(node, module):
 
 # %% ../../nbs/09b_export.ipynb #nfbea0c1
 def _used_names(node):
-    "Names that a statement reads; annotations are left out, since the file never evaluates them"
-    found, todo = set(), [node]
-    while todo:
-        part = todo.pop()
+    """All names in a statement (its syntax tree `node`), those in annotations left out
+
+    The reward file never evaluates annotations, so what they name need not be copied into it."""
+    names, to_visit = set(), [node]
+    while to_visit:
+        part = to_visit.pop()
         if isinstance(part, ast.Name):
-            found.add(part.id)
+            names.add(part.id)
         annotations = (getattr(part, "annotation", None), getattr(part, "returns", None))
         for child in ast.iter_child_nodes(part):
             if not any(child is annotation for annotation in annotations):
-                todo.append(child)
-    return found
+                to_visit.append(child)
+    return names
 
 # %% ../../nbs/09b_export.ipynb #na94a296
-# What the interpreter runs that asks a reward file: it is told path, function and engine, reads a case as
-# JSON from each line, and answers with a line. This package cannot be imported, as on a cluster without it.
+# A program that calls a reward file as an engine does. It gets path, function and engine as arguments, reads
+# a case as JSON from each line of its input, and prints a line of JSON for each. This package cannot be
+# imported in it, as on a cluster without it. What the reward file prints goes to stderr, not to the replies.
 _asker = '''
 import importlib.util, json, sys
-class Closed:
+class NoVlrlbook:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "vlrlbook":
             raise ImportError("there is no vlrlbook on the cluster")
-sys.meta_path.insert(0, Closed())
+sys.meta_path.insert(0, NoVlrlbook())
 path, name, engine, kwargs, reward_type = sys.argv[1:6]
 kwargs = json.loads(kwargs)
 spec = importlib.util.spec_from_file_location("custom_reward_fn", path)
 module = importlib.util.module_from_spec(spec)
 sys.modules["custom_reward_fn"] = module
-said, sys.stdout = sys.stdout, sys.stderr
+replies, sys.stdout = sys.stdout, sys.stderr
 spec.loader.exec_module(module)
 score = getattr(module, name)
 for line in sys.stdin:
     case = json.loads(line)
     texts, truth = case["texts"], case["truth"]
     if engine == "verl":
-        known = dict(data_source="vlrlbook", ground_truth=truth, extra_info=None)
-        out = [score(solution_str=text, **known, **kwargs) for text in texts]
+        row = dict(data_source="vlrlbook", ground_truth=truth, extra_info=None)
+        out = [score(solution_str=text, **row, **kwargs) for text in texts]
     else:
         inputs = [dict(response=t, response_length=max(1, len(t)), ground_truth=truth) for t in texts]
         in_batches = (reward_type or getattr(module, "REWARD_TYPE", "batch")) == "batch"
-        out = score(inputs, **kwargs) if in_batches else [score(one, **kwargs) for one in inputs]
-    print(json.dumps(out), file=said)
+        out = score(inputs, **kwargs) if in_batches else [score(answer, **kwargs) for answer in inputs]
+    print(json.dumps(out), file=replies)
 '''
 
 # %% ../../nbs/09b_export.ipynb #ncb22804
@@ -260,21 +285,21 @@ def ask_reward_file(
     kwargs: dict = None, # keyword arguments that the settings give the function
     reward_type: str = None, # of EasyR1's settings: batch or sequential; None: what the file says itself
 ) -> list: # a list of dicts per case
-    "What a reward file says, asked as the engine asks it, in an interpreter of its own without vlrlbook"
+    "Call a reward file as the engine does, in a Python process of its own that cannot import vlrlbook"
     lines = [json.dumps(dict(texts=texts, truth=truth)) + "\n" for texts, truth in cases]
-    # -I: neither the reader's PYTHONPATH nor this folder is looked into; -B: no __pycache__ beside the file.
-    told = [json.dumps(kwargs or {}), reward_type or ""]
-    command = [python, "-IB", "-c", _asker, str(path), name, engine, *told]
+    # -I: Python ignores PYTHONPATH and the current folder; -B: it writes no __pycache__ beside the file.
+    arguments = [str(path), name, engine, json.dumps(kwargs or {}), reward_type or ""]
+    command = [python, "-IB", "-c", _asker, *arguments]
     done = subprocess.run(command, input="".join(lines), capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no message"]
-        raise SettingsError(f"{Path(path).name}: {said[-1][:300]}") # a traceback's last line
+        error_lines = done.stderr.strip().splitlines() or ["no message"]
+        raise SettingsError(f"{Path(path).name}: {error_lines[-1][:300]}") # a traceback's last line
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 # %% ../../nbs/09b_export.ipynb #n74be676
 def export_easyr1(
     dataset, # a data set or samples of chapter 01, a file of VQA rows in any form, or a counting ZIP
-    reward, # as `reward_file` takes it
+    reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     settings: dict, # nested, dotted or short names → values, over our own
     out_dir: str | Path, # new or empty
     version: str = "0.3.2", # 0.3.2 or current
@@ -288,15 +313,16 @@ def export_easyr1(
     "Write a directory for EasyR1 to run unchanged: rows, pictures, template, reward, config and launcher"
     if version not in versions:
         raise SettingsError(f"version = {version!r}{nearest(str(version), list(versions))}")
-    checked = _export_settings(settings, version)
+    checked = _export_settings(settings, version) # `EngineSettings`
     source = reward_file(reward)
     reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell)
-    train, held, template = _both_parts(dataset, val, reading, template, checked.values["data.seed"])
+    seed = checked.values["data.seed"]
+    train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed)
     name = _reward_name(reward)
-    with new_folder(out_dir) as folder:
-        counts = [_write_rows(train, folder / "train.jsonl", template),
-                  _write_rows(held, folder / "val.jsonl", template)]
-        _check_enough(counts[0], checked.values["data.rollout_batch_size"], "data.rollout_batch_size")
+    with new_folder(out_dir) as folder: # appears under its name only when it is complete
+        train_count = _write_rows(train, folder / "train.jsonl", template)
+        counts = [train_count, _write_rows(held_out, folder / "val.jsonl", template)]
+        _check_enough(train_count, checked.values["data.rollout_batch_size"], "data.rollout_batch_size")
         launcher = _train_text.format(
             version=version, gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"])
         write_whole(folder / "prompt.jinja", template)
@@ -313,27 +339,27 @@ def _reward_name(reward):
     return reward if isinstance(reward, str) else reward.__name__
 
 def _made_by():
-    "This package's version, for export.json"
+    "The version of this package, which export.json keeps under `made_by`"
     return run_facts()["versions"]["vlrlbook"]
 
 def _write_launcher(folder, text):
-    "train.sh, which may be started by its name alone"
+    "Write train.sh into the folder and make it executable"
     write_whole(folder / "train.sh", text)
     (folder / "train.sh").chmod(0o755)
 
 # %% ../../nbs/09b_export.ipynb #n36e41e6
 def _export_settings(settings, version):
-    "Settings of an export; the names of its own files are not to be set"
+    "Check the settings of an export; SettingsError for keys that name files which the export itself writes"
     checked = engine_settings(settings, version)
     wrong = [key for key in export_keys(version) if key in checked.given]
     if wrong:
         raise SettingsError(f"{', '.join(wrong)}: an export writes these files itself")
-    if version != "verl": # whose pictures travel inside the rows
+    if version != "verl": # verl's rows hold the pictures themselves
         checked.values["data.image_dir"] = _image_folder
     return checked
 
 # %% ../../nbs/09b_export.ipynb #nf9d00bd
-_image_folder = "images" # of an export for EasyR1, where the names of its rows' pictures begin
+_image_folder = "images" # in an export for EasyR1: the rows name their pictures relative to it
 
 def export_keys(
     version: str, # 0.3.2, current or verl
@@ -346,47 +372,53 @@ def export_keys(
 
 # %% ../../nbs/09b_export.ipynb #ndd2d1cb
 def _check_enough(rows, batch, key):
-    "Stop where a batch needs more rows than there are"
+    "Raise SettingsError if the training rows do not fill one batch; `key` is the setting of the batch size"
     # The engine drops the last incomplete batch, and stops if that was the only one.
     if rows < batch:
         raise SettingsError(f"{key} = {batch}: more than the {rows} training rows, "
                             "so there would be no whole batch")
 
 # %% ../../nbs/09b_export.ipynb #n6273119
-def _both_parts(dataset, val, reading, template, seed):
-    "Training rows, held-out rows, and the template around both"
+def _train_and_held_out(dataset, val, reading, template, seed):
+    """(training rows, held-out rows, template around the questions of both)
+
+    `dataset` and `val`: files, lists of samples or data sets; `reading`: how files are read (`_Reading`).
+    Without `val` a tenth of the pictures is held out. Without `template` VQA rows get the VQA prompt, and
+    others the question alone."""
     train = _as_dataset(dataset, reading)
     if val is None:
-        train, held = split_by_picture(train, 0.1, seed)
+        train, held_out = split_by_picture(train, 0.1, seed)
     else:
-        held = _as_dataset(val, reading)
-    is_vqa = {task == "vqa" for task in [*train["task"], *held["task"]]}
-    if template is None and len(is_vqa) == 2:
+        held_out = _as_dataset(val, reading)
+    are_vqa = {task == "vqa" for task in [*train["task"], *held_out["task"]]} # {True}, {False} or both
+    if template is None and len(are_vqa) == 2:
         raise SettingsError("one template stands around all rows, and some are VQA rows and some are not: "
                             "give `template`")
     if not template:
-        template = vqa_template if is_vqa == {True} else _bare_template
-    return train, held, template
+        template = vqa_template if are_vqa == {True} else _bare_template
+    return train, held_out, template
 
 _bare_template = "{{ content | trim }}" # the question alone
 
 @dataclass
 class _Reading:
     "How files of rows are read for an export"
-    reward: object # whose truths they hold: a text as `load_reward` takes it, or a function
+    reward: object # under which the rows' truths are tried: a text as `load_reward` takes it, or a function
     image_dir: str | Path = None # where picture paths begin; None: beside the file
     keys: str | dict = None # which column holds what
     skip_bad_rows: bool = False # leave bad rows out instead of stopping at the first
     tell: object = None # called with the report of each file
 
 def _as_dataset(rows, reading):
-    "A data set of chapter 01 from a file of rows, a counting ZIP, samples, or a data set"
+    "A data set of chapter 01 from the path of a file or a counting ZIP, a list of samples, or a data set"
     if isinstance(rows, (str, Path)):
-        return _of_file(Path(rows), reading)
+        return _read_file(Path(rows), reading)
     return to_dataset(rows) if isinstance(rows, list) else rows
 
-def _of_file(path, reading):
-    "The usable rows of a file, by the same gate as in training; the truths are tried under the reward"
+def _read_file(path, reading):
+    """Read the usable rows of a file (`reading` is a `_Reading`), checked as for training
+
+    A row whose truth no answer can earn under the reward is a bad row, too."""
     if path.suffix.lower() == ".zip" or path.is_dir(): # a folder is what was unpacked from one
         dataset, report = unpacked_counting_zip(path)
     else:
@@ -397,16 +429,17 @@ def _of_file(path, reading):
         reading.tell(report)
     return dataset
 
-
 # %% ../../nbs/09b_export.ipynb #n2915371
 def _easyr1_rows(dataset, template):
-    "Rows as (number, bare question with its marks, answer, undecoded pictures), checked"
+    """Yield (number of the row, question without instructions, answer, list of pictures) of each row, checked
+
+    The question holds an `<image>` for each picture. A picture is a dict with `path` or `bytes`."""
     instructions = rendered_prompt("", vqa_template)
     for row in _undecoded(dataset):
-        # `load_vqa` renders the template already, and it must not stand there twice.
+        # VQA questions come with the instructions, which the template will add again.
         question = row["question"].removesuffix(instructions)
         pictures, number = row["images"], row["row"]
-        if "<image>" not in question:
+        if "<image>" not in question: # then the pictures stand before it
             question = "<image>" * len(pictures) + question
         marks = rendered_prompt(question, template).count("<image>")
         if marks != len(pictures):
@@ -417,42 +450,47 @@ def _easyr1_rows(dataset, template):
         yield number, question, row["answer"], pictures
 
 def _undecoded(dataset):
-    "Rows of a data set as dicts, pictures as paths or bytes"
-    # As Arrow: in its usual format the data set would decode each picture of each row.
+    "Yield the rows of a data set as dicts; a picture is a dict with `path` or `bytes`, and is not decoded"
+    # Read in the Arrow format, since in its usual format the data set would decode every picture.
     for batch in dataset.with_format("arrow").iter(_batch_rows):
         yield from batch.to_pylist()
 
-_batch_rows = 64 # read, and written to parquet, together
+_batch_rows = 64 # rows that are read, or written to parquet, together: few enough for their pictures' bytes
 
 # %% ../../nbs/09b_export.ipynb #n2411be4
 def _picture_file(picture, number):
-    "(bytes, suffix) of a picture as it is, or as a PNG of what it means"
+    """(bytes of a picture file, its suffix) for a picture that is a dict with `path` or `bytes`
+
+    A plain JPEG or PNG is kept byte for byte. Any other (turned by EXIF, transparent, another format) is
+    decoded to an upright RGB picture and written as PNG. `number`: of the row, for messages."""
     try:
         data = picture["bytes"] or Path(picture["path"]).read_bytes()
-        image, plain_format = decode_picture(data)
+        image, plain_format = decode_picture(data) # the format is None unless it is a plain JPEG or PNG
     except OSError as e:
         message = f"cannot be read ({type(e).__name__})"
         raise DataError("image.missing", message, row=number, entry=str(picture["path"])) from e
     except DataError as e:
-        raise DataError(e.code, e.message, row=number, entry=e.entry) from e # which row, it cannot know
-    if plain_format: # a plain reader sees what is meant, so the bytes stay as they are
+        raise DataError(e.code, e.message, row=number, entry=e.entry) from e # now with the row's number
+    if plain_format:
         return data, "jpg" if plain_format == "JPEG" else "png"
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1) # ten thousand pictures take their time
+    image.save(buffer, "PNG", compress_level=1) # the fastest: there may be ten thousand pictures
     return buffer.getvalue(), "png"
 
 # %% ../../nbs/09b_export.ipynb #ndf7095b
 def _write_rows(dataset, path, template):
-    "JSONL of a part, and its pictures under the hash of their bytes, each once; how many rows"
+    """Write the rows of a data set as JSONL, and their pictures into `images/` beside it; return their number
+
+    A picture is named by the hash of its bytes, so that equal ones are stored once."""
     folder = path.parent / _image_folder
     folder.mkdir(exist_ok=True)
-    stored = {} # path of a picture → its name here: a path is read once
+    stored = {} # path of a picture → its name in the export, so that each file is read once
     rows = 0
     with open(path, "w", encoding="utf-8") as f:
         for number, question, answer, pictures in _easyr1_rows(dataset, template):
             names = []
             for picture in pictures:
-                if picture["bytes"]: # then its path, if it has one, says nothing
+                if picture["bytes"]: # then `path` is only the name of the file that it came from, if anything
                     names.append(_store(picture, number, folder))
                     continue
                 source = picture["path"]
@@ -465,10 +503,10 @@ def _write_rows(dataset, path, template):
     return rows
 
 # %% ../../nbs/09b_export.ipynb #n3d51eb9
-_hash_digits = 20 # of a picture's SHA-256 in its name: enough for any number of pictures
+_hash_digits = 20 # of a picture's SHA-256 in its name: 80 bits, so that no two pictures get the same name
 
 def _store(picture, number, folder):
-    "Write one picture under its hash; its name"
+    "Write one picture into the folder under the hash of its bytes; return the file's name"
     data, suffix = _picture_file(picture, number)
     digest = hashlib.sha256(data).hexdigest()[:_hash_digits]
     path = folder / f"{digest}.{suffix}"
@@ -536,17 +574,20 @@ A run that was stopped goes on from its newest checkpoint when it is started aga
 
 # %% ../../nbs/09b_export.ipynb #nd3ace95
 def _readme(checked, engine, reward, counts, files):
-    "The page for whoever starts the run"
+    """README.md of an export, for whoever starts the run
+
+    `checked`: `EngineSettings`, which takes short names of keys; `engine`: with its version;
+    `counts`: [training rows, held-out rows]; `files`: rows of a Markdown table that explain the files."""
     model = checked["actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"]
-    train, held = counts
+    train_count, held_out_count = counts
     return _readme_text.format(
-        engine=engine, train=train, val=held, reward=reward, files=files, model=model,
+        engine=engine, train=train_count, val=held_out_count, reward=reward, files=files, model=model,
         checkpoints=f"checkpoints/{checked['project_name']}/{checked['experiment_name']}")
 
 # %% ../../nbs/09b_export.ipynb #ne34ea9e
 def export_verl(
-    dataset, # as in `export_easyr1`
-    reward, # as `reward_file` takes it
+    dataset, # a data set or samples of chapter 01, a file of VQA rows in any form, or a counting ZIP
+    reward, # a rule's name, module:function, a weighted sum as a text, or a function of a module
     settings: dict, # nested, dotted or short names of verl → values, over our own
     out_dir: str | Path, # new or empty
     val=None, # rows to measure on; None: a tenth of the pictures is held out
@@ -557,86 +598,93 @@ def export_verl(
     template: str = None, # jinja with `content`; None: the VQA prompt for VQA rows, else the question alone
 ) -> Path: # the directory
     "Write a directory that verl runs: parquet files that hold their pictures, reward, launcher, README.md"
-    checked = _export_settings(settings, "verl")
+    checked = _export_settings(settings, "verl") # `EngineSettings`
     source = reward_file(reward, "verl")
     # verl shuffles with a seed of its own; this one only decides which pictures are held out.
     reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell)
-    train, held, template = _both_parts(dataset, val, reading, template, seed=1)
+    train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed=1)
     name = _reward_name(reward)
-    with new_folder(out_dir) as folder:
-        counts = [_write_parquet(train, folder / "train.parquet", template, "train"),
-                  _write_parquet(held, folder / "val.parquet", template, "val")]
-        _check_enough(counts[0], checked.values["data.train_batch_size"], "data.train_batch_size")
+    with new_folder(out_dir) as folder: # appears under its name only when it is complete
+        train_count = _write_parquet(train, folder / "train.parquet", template, "train")
+        counts = [train_count, _write_parquet(held_out, folder / "val.parquet", template, "val")]
+        _check_enough(train_count, checked.values["data.train_batch_size"], "data.train_batch_size")
         write_whole(folder / "reward.py", source)
         _write_launcher(folder, _verl_launcher(checked))
         write_whole(folder / "README.md", _readme(checked, f"verl {verl_release}", name, counts, _verl_files))
         lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
-        # The settings too: there is no YAML from which a dry run could read them.
-        about = dict(engine="verl", version="verl", written_for=f"verl {verl_release}", reward=name, rows=counts,
-                     settings=_of_the_run(checked),
-                     lora=lora, made_by=_made_by())
+        # With the settings, since a dry run has no YAML from which it could read them.
+        about = dict(engine="verl", version="verl", written_for=f"verl {verl_release}", reward=name,
+                     rows=counts, settings=_settings_to_keep(checked), lora=lora, made_by=_made_by())
         write_json(folder / "export.json", about)
     return Path(out_dir)
 
 # %% ../../nbs/09b_export.ipynb #n4fdd8df
 def _verl_launcher(checked):
-    "train.sh with every override"
+    """The text of train.sh for verl, with an override for every setting that differs from verl's default
+
+    `checked`: `EngineSettings`, which takes short names of keys."""
     checkpoints = checked["default_local_dir"]
     if not checkpoints:
         checkpoints = f"./checkpoints/{checked['project_name']}/{checked['experiment_name']}"
     overrides = [f"  {shlex.quote(word)}" for word in verl_overrides(checked)]
     return _verl_text.format(
-        gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], checkpoints=_from_here(checkpoints),
-        model=_from_here(checked["actor_rollout_ref.model.path"]), overrides="\n".join(overrides))
+        gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"], checkpoints=_bash_path(checkpoints),
+        model=_bash_path(checked["actor_rollout_ref.model.path"]), overrides="\n".join(overrides))
 
 # %% ../../nbs/09b_export.ipynb #ndd81ae2
-def _of_the_run(checked):
-    "Settings for export.json: what we explain, and what was written; verl's other defaults are verl's to know"
-    table = known_keys("verl")
+def _settings_to_keep(checked):
+    """Settings for export.json: those that this book explains and those that were written
+
+    verl's other settings, about a thousand, keep its defaults. `checked`: `EngineSettings`."""
+    table = known_keys("verl") # a key that this book does not explain has no meaning
     explained = {key: value for key, value in checked.values.items() if key in table and table[key].meaning}
     return explained | checked.given
 
-# What train.sh writes out itself, since it depends on where the directory is or on the environment.
-_from_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_files", "data.val_files",
+# Keys that the text of train.sh sets itself, since they depend on its folder or on environment variables.
+_set_by_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_files", "data.val_files",
                   "reward.custom_reward_function.path", "actor_rollout_ref.model.path",
                   "trainer.default_local_dir")
 
 def verl_overrides(
     settings: EngineSettings, # of verl
 ) -> list: # words a.b=c
-    "What differs from verl's own defaults or was written, as Hydra reads it; LoRA's rank and alpha always"
+    """The overrides of train.sh: what was written or differs from verl's default, in Hydra's syntax
+
+    A run with LoRA always gets rank and alpha, since without alpha it could not be merged later."""
     table = known_keys("verl")
     always = set(settings.given)
-    if settings["lora_rank"] > 0: # a run whose alpha nobody wrote down cannot be merged later
+    if settings["lora_rank"] > 0:
         always |= {"actor_rollout_ref.model.lora_rank", "actor_rollout_ref.model.lora_alpha"}
     words = []
     for key, value in settings.values.items():
-        if key in _from_launcher:
+        if key in _set_by_launcher:
             continue
         if key in always or value != table[key].default:
-            plus = "+" if key in unlisted_in_verl else ""
-            words.append(f"{plus}{key}={_hydra(value)}")
+            plus = "+" if key in unlisted_in_verl else "" # Hydra's mark for a key that the config lacks
+            words.append(f"{plus}{key}={_hydra_value(value)}")
     return words
 
 # %% ../../nbs/09b_export.ipynb #n9443690
-def _from_here(path):
-    "A path as the launcher writes it between double quotes, a relative one from its own folder"
-    quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # what bash would read between the quotes
-    if path.startswith(("./", "../")): # absolute, for Ray's workers stand elsewhere
+def _bash_path(path):
+    """A path escaped for double quotes in bash; one that begins with ./ or ../ is made absolute by $PWD
+
+    train.sh runs in its own folder, but Ray's workers have other working directories."""
+    quoted = re.sub(r'(["$`\\])', r"\\\1", path.removeprefix("./")) # a backslash before " $ ` and backslash
+    if path.startswith(("./", "../")):
         return "$PWD/" + quoted
     return quoted
 
 # %% ../../nbs/09b_export.ipynb #n90da575
 _bare_in_hydra = re.compile(r"[\w./+*@?|%-]*") # needs no quotes in Hydra's grammar of overrides
 
-def _hydra(value):
-    "A value as Hydra's command line reads it"
+def _hydra_value(value):
+    "A value in Hydra's syntax of overrides: `null`, `true`, `[a,b]`, `{a:1}`, a bare or a quoted text"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, list):
-        return "[" + ",".join(map(_hydra, value)) + "]"
+        return "[" + ",".join(map(_hydra_value, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{name}:{_hydra(part)}" for name, part in value.items()) + "}"
+        return "{" + ",".join(f"{name}:{_hydra_value(part)}" for name, part in value.items()) + "}"
     text = str(value)
     if _bare_in_hydra.fullmatch(text):
         return text
@@ -644,14 +692,16 @@ def _hydra(value):
 
 # %% ../../nbs/09b_export.ipynb #n3c17b1a
 def _write_parquet(dataset, path, template, split):
-    "Rows with their pictures, a batch in memory at a time; how many"
+    """Write the rows of a data set with their pictures as parquet for verl; return how many rows
+
+    Only a batch is in memory at a time. `split`: train or val, which each row names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     schema = _verl_schema()
-    rows, batch = 0, []
+    rows, batch = 0, [] # rows that were written or wait in the batch
     with pq.ParquetWriter(path, schema) as writer:
         for number, question, answer, pictures in _easyr1_rows(dataset, template):
-            batch.append(_verl_row(number, question, answer, pictures, template, split, rows))
+            batch.append(_verl_row(number, question, answer, pictures, template, split, index=rows))
             rows += 1
             if len(batch) == _batch_rows:
                 writer.write_table(pa.Table.from_pylist(batch, schema))
@@ -661,8 +711,13 @@ def _write_parquet(dataset, path, template, split):
     return rows
 
 def _verl_row(number, question, answer, pictures, template, split, index):
-    "One row in verl's form"
-    images = [dict(bytes=_picture_file(picture, number)[0], path=None) for picture in pictures]
+    """One row as verl's data set expects it: the whole prompt and the pictures' bytes
+
+    `number`: of the row in its source, for messages; `index`: its place in the file, from 0."""
+    images = []
+    for picture in pictures:
+        data, _ = _picture_file(picture, number)
+        images.append(dict(bytes=data, path=None))
     prompt = [dict(role="user", content=rendered_prompt(question, template))]
     return dict(
         data_source="vlrlbook", prompt=prompt,
@@ -671,7 +726,9 @@ def _verl_row(number, question, answer, pictures, template, split, index):
         extra_info=dict(split=split, index=index))
 
 def _verl_schema():
-    "Columns of a parquet file of verl; a guess from rows without pictures would call their column empty"
+    """Names and types of the columns of a parquet file for verl
+
+    Written down, since pyarrow's guess from a batch without any picture would have no type for `images`."""
     import pyarrow as pa
     text = pa.string()
     turn = pa.struct([("role", text), ("content", text)])

@@ -26,9 +26,9 @@ def easyr1_size(
     min_pixels: int | None, # smaller pictures are enlarged
     max_pixels: int | None, # larger ones are shrunk
 ) -> tuple: # width, height
-    "Size of a picture after EasyR1's own resizing, before the processor's"
+    "Size of a picture after EasyR1's own resizing; the model's processor resizes it again"
     width, height = size
-    # First shrunk, then enlarged, each time with cut-off fractions, as in EasyR1's verl/utils/dataset.py.
+    # As in EasyR1's verl/utils/dataset.py: first the upper limit, then the lower one, sides rounded down.
     if max_pixels is not None and width * height > max_pixels:
         width, height = _scaled(width, height, max_pixels)
     if min_pixels is not None and width * height < min_pixels:
@@ -36,7 +36,7 @@ def easyr1_size(
     return width, height
 
 def _scaled(width, height, pixels):
-    "A size of about so many pixels, in the same proportions"
+    "Scale both sides by the same factor, so that the area is about `pixels`: (width, height), rounded down"
     factor = math.sqrt(pixels / (width * height))
     return int(width * factor), int(height * factor)
 
@@ -44,28 +44,25 @@ def _scaled(width, height, pixels):
 def check_row(
     row: dict, # as it stands in the file
     number: int, # its line, from 1
-    look, # `_Look`: settings, template, processor
+    look, # `_RowContext`: settings, template, processor
 ) -> dict: # tokens, image_tokens, pictures, resized, answer, problems [(code, message)]
-    "One row, checked as EasyR1 would read it"
-    problems = []
-    found = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
-                 shown=(), problems=problems)
-    fields, wrong = _fields(look, row)
-    problems += wrong
+    """Check one row as EasyR1 would read it, and count its tokens
+
+    Where a problem makes counting impossible, the tokens stay 0."""
+    problems = [] # (code, message)
+    result = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
+                  shown=(), problems=problems)
+    fields, field_problems = _row_fields(look, row)
+    problems += field_problems
     if fields is None:
-        return found
-    prompt, found["answer"], images = fields
-    found["shown"] = [_picture_name(image) for image in images]
-    # verl's rows hold the prompt written out; EasyR1 puts the template around it when the row is read.
+        return result
+    prompt, result["answer"], images = fields
+    result["shown"] = [_picture_name(image) for image in images]
+    # verl's rows hold the finished prompt; EasyR1 puts the template around it when it reads the row.
     text = prompt if look.engine == "verl" else rendered_prompt(prompt, look.template)
     marks = text.count("<image>")
-    if marks != len(images):
-        message = f"{marks} <image> marks after the template but {len(images)} pictures"
-        problems.append(("row.images", message))
-    if look.most_images and len(images) > look.most_images:
-        message = f"{len(images)} pictures, worker.rollout.limit_images = {look.most_images}: vLLM would refuse it"
-        problems.append(("row.limit", message))
-    sizes = []
+    problems += _picture_count_problems(marks, len(images), look.most_images)
+    sizes = [] # (width, height) of the pictures that can be decoded
     for image in images:
         size, problem = look.size_of(image)
         if problem:
@@ -73,26 +70,44 @@ def check_row(
         else:
             sizes.append(size)
     scaled = [easyr1_size(size, look.min_pixels, look.max_pixels) for size in sizes]
-    found["pictures"] = len(sizes)
-    found["resized"] = _count_resized(sizes, scaled)
-    if problems: # a row without one of its pictures has no length
-        return found
-    found["image_tokens"] = sum(picture_tokens(look.processor, size) for size in scaled)
-    found["tokens"] = look.text_tokens(text) + found["image_tokens"] - marks
-    if found["tokens"] > look.longest:
+    result["pictures"] = len(sizes)
+    result["resized"] = _count_resized(sizes, scaled) # (enlarged, shrunk)
+    if problems: # the length is unknown, for example because a picture is missing
+        return result
+    result["image_tokens"] = sum(picture_tokens(look.processor, size) for size in scaled)
+    # Each mark is one token of the text, in whose place the tokens of its picture come.
+    result["tokens"] = look.text_tokens(text) - marks + result["image_tokens"]
+    if result["tokens"] > look.longest:
         fate = "leaves the row out" if look.filters else "cuts the prompt on the right"
-        message = f"{found['tokens']} tokens, at most {look.longest}; EasyR1 {fate}"
+        message = f"{result['tokens']} tokens, at most {look.longest}; EasyR1 {fate}"
         problems.append(("prompt.length", message))
-    return found
+    return result
+
+def _picture_count_problems(marks, pictures, most_pictures):
+    """Problems [(code, message)] of the number of pictures in a row
+
+    `marks`: how many `<image>` the prompt has; `most_pictures`: what vLLM accepts for a prompt, 0 or None for
+    any number."""
+    problems = []
+    if marks != pictures:
+        message = f"{marks} <image> marks after the template but {pictures} pictures"
+        problems.append(("row.images", message))
+    if most_pictures and pictures > most_pictures:
+        message = (f"{pictures} pictures, worker.rollout.limit_images = {most_pictures}: "
+                   "vLLM would refuse it")
+        problems.append(("row.limit", message))
+    return problems
 
 def _picture_name(image):
-    "What tells a picture from others: its name, which an export makes of its bytes, or a hash of its bytes"
+    """A text that is equal for equal pictures of an export: the file's name, or a hash of the bytes
+
+    An export names files by their content. `image`: a path, bytes, or a dict with `bytes` or `path`."""
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
     return hashlib.sha1(image).hexdigest() if isinstance(image, bytes) else str(image)
 
 def _count_resized(before, after):
-    "How many pictures were enlarged, and how many shrunk"
+    "(how many pictures were enlarged, how many shrunk), from their sizes before and after, in the same order"
     enlarged = shrunk = 0
     for (old_width, old_height), (width, height) in zip(before, after):
         old_area, area = old_width * old_height, width * height
@@ -101,61 +116,68 @@ def _count_resized(before, after):
     return enlarged, shrunk
 
 # %% ../../nbs/09c_inspection.ipynb #n4558ddb
-class _Look:
-    "What is needed to look at rows, made once a process"
+class _RowContext:
+    "What `check_row` needs to know of a run: settings, template, processor, sizes of pictures; one a process"
     def __init__(self, settings, folder, engine, processor):
+        """Take from checked `EngineSettings` what checking rows needs; SettingsError for a bad template
+
+        `folder`: of the export, where relative paths begin; `engine`: easyr1 or verl."""
         values = settings.values
         self.engine, self.processor, self.folder = engine, processor, Path(folder)
-        self.longest = values["data.max_prompt_length"]
-        self.filters = values["data.filter_overlong_prompts"]
-        # verl has no key for these: it has no template file, no picture folder and no pixel limits.
+        self.longest = values["data.max_prompt_length"] # tokens
+        self.filters = values["data.filter_overlong_prompts"] # whether too long rows are left out, or cut
+        # verl has no keys for a template file, a picture folder and pixel limits; then these are None.
         self.min_pixels = values.get("data.min_pixels")
         self.max_pixels = values.get("data.max_pixels")
         self.image_dir = values.get("data.image_dir")
-        self.most_images = values.get("worker.rollout.limit_images") # 0 and null: any number
+        self.most_images = values.get("worker.rollout.limit_images") # of a prompt; 0 and null: any number
         self.prompt_key = values.get("data.prompt_key", "prompt")
         self.answer_key = values.get("data.answer_key", "answer")
         self.image_key = values.get("data.image_key", "images")
-        jinja = values.get("data.format_prompt")
-        self.template = (self.folder / jinja).read_text(encoding="utf-8") if jinja else None
-        rendered_prompt("", self.template) # what is wrong with it is told once, not for every row
-        self.measured = {} # picture's name → (size, problem): each file is read once
+        template_file = values.get("data.format_prompt")
+        self.template = (self.folder / template_file).read_text(encoding="utf-8") if template_file else None
+        rendered_prompt("", self.template) # raises for a bad template here, once and not for every row
+        self.measured = {} # picture's path → what `_measure_picture` returns, so that each file is read once
 
     def text_tokens(self, text):
-        "Tokens of the chat template around a text, a mark being one"
-        messages = easyr1_messages(text, None)
+        "Number of tokens of a prompt in the model's chat template; an `<image>` counts as one token"
+        messages = easyr1_messages(text, None) # None: the text has its template already
         rendered = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return len(self.processor.tokenizer(rendered)["input_ids"])
 
     def size_of(self, image):
-        "(size of a picture that decodes, None), or (None, problem)"
+        """((width, height), None) of a picture that can be decoded, else (None, (code, message))
+
+        `image`: as a row holds it: a dict with `bytes`, bytes, or a path in the picture folder."""
         if isinstance(image, dict):
-            return _measured(lambda: image["bytes"])
+            return _measure_picture(lambda: image["bytes"])
         if not isinstance(image, str):
-            return _measured(lambda: image)
+            return _measure_picture(lambda: image)
         if image not in self.measured:
             path = self.folder / (self.image_dir or "") / image
             if path.is_file():
-                self.measured[image] = _measured(path.read_bytes)
+                self.measured[image] = _measure_picture(path.read_bytes)
             else:
                 self.measured[image] = (None, ("image.missing", f"no such picture: {image[:120]}"))
         return self.measured[image]
 
 # %% ../../nbs/09c_inspection.ipynb #n2fe4d38
-def _fields(look, row):
-    "(prompt, answer, pictures) of a row, or None if there is nothing to go on with; and a list of problems"
-    if isinstance(row, ValueError): # what `_numbered` gives for a line that is no JSON
+def _row_fields(look, row):
+    """((prompt, answer, pictures), problems) of a row; the first is None if the row has no usable prompt
+
+    `look`: `_RowContext`, with engine and names of the columns; problems: a list of (code, message)."""
+    if isinstance(row, ValueError): # what `_read_rows` yields for a line that is no JSON
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
         return None, [("row.json", f"a {type(row).__name__}, expected an object")]
     prompt, answer = row.get(look.prompt_key), row.get(look.answer_key)
     if look.engine == "verl":
         answer = (row.get("reward_model") or {}).get("ground_truth")
-        if isinstance(prompt, list): # turns of a conversation
+        if isinstance(prompt, list): # turns of a conversation, each with role and content
             prompt = "".join(turn["content"] for turn in prompt)
     if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
-        there = ", ".join(map(str, row))[:80]
-        return None, [("row.prompt", f"no text under {look.prompt_key!r}; the row has {there}")]
+        columns = ", ".join(map(str, row))[:80]
+        return None, [("row.prompt", f"no text under {look.prompt_key!r}; the row has {columns}")]
     problems = []
     if not isinstance(answer, str) or not answer.strip():
         problems.append(("row.answer", f"{answer!r} under {look.answer_key!r}, expected text"))
@@ -170,21 +192,23 @@ def _fields(look, row):
     return (prompt, answer, images), problems
 
 # %% ../../nbs/09c_inspection.ipynb #na80924c
-_longest_strip = 150 # times as long as wide; Qwen's own resizing stops at 200
+_most_elongated = 150 # long side / short side; Qwen's own resizing raises an error above 200
 
-def _measured(read):
-    "((width, height), None) of the picture whose bytes `read` gives, or (None, problem)"
+def _measure_picture(read):
+    """((width, height), None) of a picture, or (None, (code, message)) if it cannot be used
+
+    `read`: a function without arguments that returns the picture's bytes."""
     from PIL import Image
     try:
-        # Closed at once: Pillow's pictures would wait for the garbage collector.
+        # Closed at once, so that thousands of pictures do not wait for the garbage collector.
         with closing(Image.open(io.BytesIO(read()))) as image:
-            if image.mode.startswith(("I", "F")):
+            if image.mode.startswith(("I", "F")): # 16 or 32 bits a pixel
                 return None, ("image.mode", f"{image.mode}: EasyR1's plain conversion would clip it")
-            if min(image.size) * _longest_strip < max(image.size):
+            if min(image.size) * _most_elongated < max(image.size):
                 return None, ("image.shape", f"{image.width} × {image.height} pixels")
-            image.load() # a file that is cut off still tells its size
+            image.load() # decodes it: the header of a file that is cut off would still tell a size
             return image.size, None
-    # Pillow's decoders raise what they like; whatever it is, the picture cannot be used.
+    # Pillow's decoders raise many kinds of errors; whatever it is, the picture cannot be used.
     except Exception as e:
         return None, ("image.decode", f"cannot be decoded ({type(e).__name__})")
 
@@ -210,19 +234,19 @@ class DryRun:
         return not self.problems
 
     def table(self) -> Table:
-        "The figures"
-        return _figures(self)
+        "What was counted: rows, problems, tokens, pictures, reward, steps and memory"
+        return _counts_table(self)
 
     def problem_table(self, most: int = 20) -> Table:
         "The first problems, with file and row, and how many of each kind"
         if not self.problems:
             return Table([], "no problem")
-        counted = Counter(problem["code"] for problem in self.problems)
-        kinds = ", ".join(f"{code} {count}" for code, count in counted.most_common())
+        counts = Counter(problem["code"] for problem in self.problems)
+        kinds = ", ".join(f"{code} {count}" for code, count in counts.most_common())
         return Table(self.problems[:most], f"{len(self.problems)} problems: {kinds}")
 
     def histogram(self):
-        "Prompt lengths against the limit"
+        "A matplotlib figure of the prompts' lengths, with a line at the limit"
         return _histogram(self)
 
     def _repr_markdown_(self):
@@ -232,16 +256,16 @@ class DryRun:
         return "\n\n".join(repr(table) for table in self._tables())
 
     def _tables(self):
-        "The figures, and the problems if there are any"
+        "The table of counts, and that of the problems if there are any"
         tables = [self.table()]
         if self.problems:
             tables.append(self.problem_table())
         return tables
 
 # %% ../../nbs/09c_inspection.ipynb #nee23025
-def _figures(run):
-    "What a dry run counted, as a table"
-    tokens = sorted(run.tokens) or [0]
+def _counts_table(run):
+    "What a `DryRun` counted, as a `Table` of two columns"
+    tokens = sorted(run.tokens) or [0] # of each prompt
     middle, longest = tokens[len(tokens) // 2], tokens[-1]
     enlarged, shrunk, pictures = run.resized
     lines = {f"rows in {name}": count for name, count in run.rows.items()}
@@ -258,16 +282,17 @@ def _figures(run):
 
 # %% ../../nbs/09c_inspection.ipynb #nafa91f2
 def _histogram(run):
-    "Prompt lengths against the limit"
-    fig, ax = figure(7, 2.4, nrows=1)
+    "A histogram of a `DryRun`'s prompt lengths, with a line at the limit and marks for the prompts beyond it"
+    fig, ax = figure(7, 2.4, nrows=1) # inches
     top = max(run.longest, max(run.tokens, default=0))
-    borders = [top * i / 60 for i in range(62)] # one bar behind the top, so that the longest has its own
+    # 60 bars up to the top, and one more, since a prompt of just that length falls into the bar behind it.
+    borders = [top * i / 60 for i in range(62)]
     ax.hist(run.tokens, bins=borders, color=blue)
     ax.axvline(run.longest, color=orange, lw=2, label=f"max_prompt_length = {run.longest}")
-    over = [tokens for tokens in run.tokens if tokens > run.longest]
-    if over: # marked one by one: among ten thousand a single row has no height
-        label = f"beyond it: {len(over)}"
-        ax.plot(over, [0] * len(over), "v", color=orange, ms=7, clip_on=False, label=label)
+    too_long = [tokens for tokens in run.tokens if tokens > run.longest]
+    if too_long: # each gets a triangle: the bar of a single row among ten thousand cannot be seen
+        label = f"beyond it: {len(too_long)}"
+        ax.plot(too_long, [0] * len(too_long), "v", color=orange, ms=7, clip_on=False, label=label)
     ax.set(xlabel="tokens of the prompt, pictures included", ylabel="rows",
            title=f"{run.folder} (n = {len(run.tokens)})")
     ax.legend(fontsize=8, frameon=False)
@@ -284,208 +309,229 @@ def dry_run(
     gpu_gb: float = 80.0, # memory of one GPU
     progress: bool = True, # show a bar
 ) -> DryRun: # problems are listed, not raised
-    "Look through a run before it costs anything: keys, files, prompts, pictures, reward, memory, steps"
+    """Check a run before it costs anything: keys, files, prompts, pictures, reward, memory, steps
+
+    Rows, reward and memory are checked only if the files, the processor and the template can be used."""
     started = time.perf_counter()
-    folder, about, settings = _what_to_run(Path(path), version, list(overrides))
-    engine = about["engine"]
-    problems = _missing_files(settings, folder, engine)
-    seen = _Seen(problems)
-    result = DryRun(folder.name, seen.rows, problems, [], 0, settings["max_prompt_length"], (0, 0, 0), {}, [],
-                    0.0, 0.0)
+    folder, engine, settings = _what_to_run(Path(path), version, list(overrides))
+    problems = _missing_files(settings, folder, engine) # this list grows below
+    tally = _Tally(problems)
+    result = DryRun(
+        folder=folder.name, rows=tally.rows, problems=problems, tokens=[], image_tokens=0,
+        longest=settings["max_prompt_length"], resized=(0, 0, 0), reward={}, cost=[], seconds=0.0,
+        per_second=0.0)
     can_look = not any(problem["code"] in ("file.missing", "data.hub") for problem in problems)
     if can_look and processor is None:
-        processor = _processor_of(settings, folder, problems)
+        processor = _processor_of(settings, folder, problems) # None, and a problem, if it cannot be loaded
         can_look = processor is not None
     if can_look:
         try:
-            look = _Look(settings, folder, engine, processor)
+            look = _RowContext(settings, folder, engine, processor)
         except SettingsError as e: # a template that is no jinja
             problems.append(_problem(settings.values["data.format_prompt"], "prompt.template", str(e)))
             can_look = False
     if can_look:
-        _look_at_rows(look, settings, seen, result, processes, progress)
-        result.reward = _check_reward_file(settings, folder, engine, seen.truths, full_marks, problems)
-        config = _config_of(settings, folder)
-        usable = _usable_rows(settings, folder, seen)
+        _check_and_count_rows(look, settings, tally, result, processes, progress)
+        result.reward = _check_reward_file(settings, folder, engine, tally.truths, full_marks, problems)
+        config = _config_of(settings, folder) # None if it cannot be read
+        usable = _usable_rows(settings, folder, tally)
         result.cost = _cost_of(settings, engine, config, usable, gpu_gb, problems)
     result.seconds = time.perf_counter() - started
     return result
 
-def _look_at_rows(look, settings, seen, result, processes, progress):
-    "Look at all rows of all files, and write what was counted into the result"
+def _check_and_count_rows(look, settings, tally, result, processes, progress):
+    """Check all rows of all files and fill in the counts of `result`, a `DryRun`
+
+    `look`: `_RowContext`; `tally`: `_Tally`, which sums up over the rows and collects the problems."""
     files = _row_files(look.folder, settings["train_files"]) + _row_files(look.folder, settings["val_files"])
-    begun = time.perf_counter()
-    for found in _looked_at(files, look, processes, progress, seen.rows):
-        seen.add(found)
-    _check_held_rows(look, settings, seen)
-    seconds = max(1e-9, time.perf_counter() - begun)
-    result.tokens = list(seen.tokens)
-    result.image_tokens = seen.most_image_tokens
-    result.resized = tuple(seen.pictures)
-    result.per_second = sum(seen.rows.values()) / seconds
+    started = time.perf_counter()
+    for row_result in _check_rows(files, look, processes, progress, tally.rows):
+        tally.add(row_result)
+    _check_held_out_rows(look, settings, tally)
+    seconds = max(1e-9, time.perf_counter() - started) # not 0, by which is divided
+    result.tokens = list(tally.tokens)
+    result.image_tokens = tally.most_image_tokens
+    result.resized = tuple(tally.pictures)
+    result.per_second = sum(tally.rows.values()) / seconds
 
-def _check_held_rows(look, settings, seen):
-    "Add a problem where there is nothing to measure on, and where pictures to measure on are learned from"
-    learned = set()
+def _check_held_out_rows(look, settings, tally):
+    "Add a problem if there are no held-out rows, or if their pictures stand in the training rows, too"
+    train_pictures = set()
     for name in _row_files(look.folder, settings["train_files"]):
-        learned |= seen.shown.get(name, {}).keys()
-    held_files = _row_files(look.folder, settings["val_files"])
-    if not sum(seen.rows[name] for name in held_files):
-        seen.problems.append(_problem(held_files[0] if held_files else "data", "rows.none", "no rows to measure on"))
-    for name in held_files:
-        pictures = seen.shown.get(name, {})
-        known = [number for picture, number in pictures.items() if picture in learned]
-        if known:
-            message = f"{len(known)} of its {len(pictures)} pictures stand in the training rows too"
-            seen.problems.append(dict(file=name, row=min(known), code="split.leak", message=message))
+        train_pictures |= tally.shown.get(name, {}).keys()
+    held_out_files = _row_files(look.folder, settings["val_files"])
+    if not sum(tally.rows[name] for name in held_out_files):
+        file = held_out_files[0] if held_out_files else "data"
+        tally.problems.append(_problem(file, "rows.none", "no rows to measure on"))
+    for name in held_out_files:
+        first_rows = tally.shown.get(name, {}) # picture → number of the first row that shows it
+        leaked = [number for picture, number in first_rows.items() if picture in train_pictures]
+        if leaked:
+            message = f"{len(leaked)} of its {len(first_rows)} pictures stand in the training rows too"
+            tally.problems.append(dict(file=name, row=min(leaked), code="split.leak", message=message))
 
-def _usable_rows(settings, folder, seen):
-    "Training rows that the engine does not leave out"
+def _usable_rows(settings, folder, tally):
+    "How many training rows the engine keeps; it may be set to leave out those with too long a prompt"
     files = _row_files(folder, settings["train_files"])
-    rows = sum(seen.rows[name] for name in files)
+    rows = sum(tally.rows[name] for name in files)
     if settings["filter_overlong_prompts"]:
-        too_long = [problem for problem in seen.problems if problem["code"] == "prompt.length"]
+        too_long = [problem for problem in tally.problems if problem["code"] == "prompt.length"]
         rows -= sum(problem["file"] in files for problem in too_long)
     return rows
 
 # %% ../../nbs/09c_inspection.ipynb #n4f4aa84
-class _Seen:
-    "What stays of the rows that were looked at"
+class _Tally:
+    "What a dry run remembers of all rows: counts, lengths, answers, pictures"
     def __init__(self, problems):
-        self.problems = problems # the list of the dry run, which grows
-        self.rows = {} # file → rows
-        self.tokens = array.array("i") # four bytes for each length
-        self.truths = {} # answer → where it stands: (file, row)
+        "Start with all counts at zero; problems of rows will be added to the list `problems`"
+        self.problems = problems # the list of the dry run, to which those of rows are added
+        self.rows = {} # file → number of rows
+        self.tokens = array.array("i") # length of each prompt; an array takes four bytes for each
+        self.truths = {} # answer → list of (file, row number) where it is the true answer
         self.pictures = [0, 0, 0] # enlarged, shrunk, all
-        self.most_image_tokens = 0
-        self.shown = {} # file → picture → the first row that shows it
+        self.most_image_tokens = 0 # of one prompt
+        self.shown = {} # file → picture's name → number of the first row that shows it
 
-    def add(self, found):
-        "Count one row"
-        file, number = found["file"], found["number"]
-        for picture in found["shown"]:
+    def add(self, row_result):
+        "Add what `check_row` returned for a row, with the file's name under `file`"
+        file, number = row_result["file"], row_result["number"]
+        for picture in row_result["shown"]:
             self.shown.setdefault(file, {}).setdefault(picture, number)
-        for code, message in found["problems"]:
+        for code, message in row_result["problems"]:
             self.problems.append(dict(file=file, row=number, code=code, message=message))
-        if found["tokens"]:
-            self.tokens.append(found["tokens"])
-        self.most_image_tokens = max(self.most_image_tokens, found["image_tokens"])
-        for i, count in enumerate((*found["resized"], found["pictures"])):
+        if row_result["tokens"]: # 0: they could not be counted
+            self.tokens.append(row_result["tokens"])
+        self.most_image_tokens = max(self.most_image_tokens, row_result["image_tokens"])
+        enlarged, shrunk = row_result["resized"]
+        for i, count in enumerate((enlarged, shrunk, row_result["pictures"])):
             self.pictures[i] += count
-        answer = found["answer"]
+        answer = row_result["answer"]
         if isinstance(answer, str) and answer.strip():
             self.truths.setdefault(answer, []).append((file, number))
 
 # %% ../../nbs/09c_inspection.ipynb #n7d7df37
 def _what_to_run(path, version, overrides):
-    "Folder, what the export says of itself, and its settings"
+    """(folder, engine, `EngineSettings`) of the run at a path: an exported directory, or an EasyR1 YAML
+
+    The engine is easyr1 or verl."""
     if path.is_file():
-        about = dict(engine="easyr1", version=version or "0.3.2")
-        settings = read_engine_yaml(path, about["version"], overrides)
-        return path.parent, about, _seen_from(path.parent, settings)
+        settings = read_engine_yaml(path, version or "0.3.2", overrides)
+        return path.parent, "easyr1", _relative_to(path.parent, settings)
     if not (path / "export.json").is_file():
         raise SettingsError(f"{path.name}: no export.json there; "
                             "give an exported directory, or a YAML of EasyR1")
     about = json.loads((path / "export.json").read_text(encoding="utf-8"))
     if about["engine"] == "easyr1":
         settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
-    else: # verl has no file of settings; the export has written them down
-        named = {verl_name(key): value for key, value in about["settings"].items()} # an older export's are older
-        given = named | parse_overrides(overrides, "verl")
+    else: # verl reads no file of settings, so the export has kept them in export.json
+        # An older export may hold older names of keys.
+        exported = {verl_name(key): value for key, value in about["settings"].items()}
+        given = exported | parse_overrides(overrides, "verl")
         settings = engine_settings(given, "verl", path.name, house=False)
-    return path, about, settings
+    return path, about["engine"], settings
 
 # %% ../../nbs/09c_inspection.ipynb #n6b93fe1
-def _seen_from(folder, settings):
-    "Settings of a YAML whose files begin in the folder where the command is started, as they do for EasyR1"
+def _relative_to(folder, settings):
+    """Change the paths in the settings of a YAML, so that they can be read from the YAML's `folder`
+
+    EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's. A
+    path that does not exist from `folder`, but from the current folder, is made absolute."""
     keys = ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
             "worker.reward.reward_function", "worker.actor.model.model_path")
     for key in keys:
         written = settings.values.get(key)
         if not isinstance(written, str) or not written:
             continue
-        # `rows.jsonl@train` is a file and the name of a split; `reward.py:main` a file and a function.
-        rows, at, _ = written.partition("@") if key.startswith("data.") else (written, "", "")
-        here, colon, function = rows.rpartition(":") if key.endswith("reward_function") else (rows, "", "")
-        here = here or rows
-        if not (folder / here).exists() and Path(here).exists():
-            here = str(Path(here).resolve())
-        if (folder / here).exists():
-            settings.values[key] = here + colon + function
+        path, colon, function = written, "", ""
+        if key.startswith("data."): # `rows.jsonl@train`: a file, and the name of a split
+            path, _, _ = written.partition("@")
+        if key.endswith("reward_function") and ":" in written: # `reward.py:main`: file and function
+            path, colon, function = written.rpartition(":")
+        if not (folder / path).exists() and Path(path).exists():
+            path = str(Path(path).resolve())
+        if (folder / path).exists():
+            settings.values[key] = path + colon + function
     return settings
 
 def _is_on_hub(name):
-    "Whether the name of a data set is one of the hub, such as hiyouga/math12k@train: no file, one slash"
+    "Whether a name looks like a data set of the hub, such as hiyouga/math12k@train: one slash and no suffix"
     bare = name.partition("@")[0]
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", bare) is not None and not Path(bare).suffix
 
 def _missing_files(settings, folder, engine):
-    "Problems: files that the config names and that are not there, and paths that EasyR1 reads otherwise"
+    "Problems (dicts) of files: those that the settings name and that do not exist, and a folder with an @"
     values, problems = settings.values, []
     if engine == "easyr1" and "@" in str(folder.resolve()):
         message = "its path holds an @, where EasyR1 cuts off the name of a split"
         problems.append(_problem("the folder", "file.at", message))
+    # Key of a setting, the file or folder that it names, code of the problem if that does not exist
     for key, name, code in _named_files(values, engine):
         if not name:
             problems.append(_problem(key, code, "is not set"))
-        elif not (folder / Path(name).expanduser()).exists():
-            if key in ("data.train_files", "data.val_files") and _is_on_hub(name):
-                message = f"{name}: a data set of the hub, which cannot be looked at here; nothing was counted"
-                problems.append(_problem(key, "data.hub", message))
-                continue
+            continue
+        if (folder / Path(name).expanduser()).exists():
+            continue
+        if key in ("data.train_files", "data.val_files") and _is_on_hub(name):
+            message = f"{name}: a data set of the hub, which cannot be looked at here; nothing was counted"
+            problems.append(_problem(key, "data.hub", message))
+        else:
             problems.append(_problem(key, code, f"no such file or folder: {name}"))
     return problems
 
 def _problem(file, code, message):
-    "A problem that belongs to no row"
+    "A problem of a file or a setting; a problem of a row has its number under `row`"
     return dict(file=file, row=None, code=code, message=message)
 
 def _named_files(values, engine):
-    "(key, name of a file or folder, code of the problem if it is not there) of all that the config names"
+    """The files and folders that settings name, as a list of (key, name, code)
+
+    The code is that of the problem to be reported if the file or folder does not exist."""
     easyr1 = engine == "easyr1"
     keys = ["data.train_files", "data.val_files"]
-    if easyr1: # which goes on without template or picture folder, after a line that nobody reads
+    if easyr1: # it prints only a warning if the template or the picture folder is missing, and goes on
         keys += ["data.format_prompt", "data.image_dir"]
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
     reward_key = "worker.reward.reward_function" if easyr1 else "reward.custom_reward_function.path"
-    reward, _ = _reward_of(values, engine)
-    named.append((reward_key, reward, "file.missing"))
+    reward_path, _ = _reward_of(values, engine)
+    named.append((reward_key, reward_path, "file.missing"))
     model_key = "worker.actor.model.model_path" if easyr1 else "actor_rollout_ref.model.path"
     if values[model_key].startswith((".", "/", "~")): # anything else may be a hub id
         named.append((model_key, values[model_key], "model.missing"))
     return named
 
 def _reward_of(values, engine):
-    "Path of the reward file, and the name of the function in it"
+    "(path of the reward file, name of the function in it), from the settings"
     if engine == "verl":
         section = "reward.custom_reward_function"
         return values[f"{section}.path"], values[f"{section}.name"]
-    where = values["worker.reward.reward_function"] or ""
-    path, colon, name = where.rpartition(":")
-    return (path, name) if colon else (where, "main") # EasyR1's own default name
+    path_and_name = values["worker.reward.reward_function"] or "" # such as reward.py:compute_score
+    path, colon, name = path_and_name.rpartition(":")
+    if not colon:
+        return path_and_name, "main" # the name that EasyR1 takes then
+    return path, name
 
 # %% ../../nbs/09c_inspection.ipynb #n5cd265c
 def _row_files(folder, name):
-    "The file that a key names, or the files of the folder that it names"
-    place = folder / name
-    if not place.is_dir():
+    "The files of rows that a setting names, relative to `folder`: the one file, or all files of a folder"
+    named = folder / name
+    if not named.is_dir():
         return [name]
-    return [str(path.relative_to(folder)) for path in sorted(place.iterdir()) if path.is_file()]
+    return [str(path.relative_to(folder)) for path in sorted(named.iterdir()) if path.is_file()]
 
 # %% ../../nbs/09c_inspection.ipynb #nfdee861
 def _model_of(settings, folder):
-    "The model's directory as seen from the export, or its hub id"
+    "The model that settings name, for `from_pretrained`: a directory (relative to the export) or a hub id"
     values = settings.values
     name = values.get("worker.actor.model.model_path") or values.get("actor_rollout_ref.model.path")
-    place = folder / name
-    return str(place) if place.exists() else name
+    directory = folder / name
+    return str(directory) if directory.exists() else name
 
 # %% ../../nbs/09c_inspection.ipynb #n001abde
 def _processor_of(settings, folder, problems):
-    "The real processor of the model, or None and a problem"
+    "Load the processor of the model; if that fails, add a problem to the list and return None"
     from transformers import AutoProcessor
     try:
-        return AutoProcessor.from_pretrained(_model_of(settings, folder))
+        return AutoProcessor.from_pretrained(_model_of(settings, folder)) # a directory or a hub id
     except (OSError, ValueError) as e:
         why = " ".join(str(e).split())[:120]
         message = f"its processor cannot be loaded here, so nothing was counted ({why})"
@@ -494,22 +540,24 @@ def _processor_of(settings, folder, problems):
 
 # %% ../../nbs/09c_inspection.ipynb #n9e3d972
 def _config_of(settings, folder):
-    "The model's configuration, or None where it cannot be read"
+    "The model's transformers configuration, or None if it cannot be read"
     from transformers import AutoConfig
     try:
         return AutoConfig.from_pretrained(_model_of(settings, folder))
     except (OSError, ValueError):
-        return None # then memory is called unknown in the table
+        return None # then the table says that the memory is unknown
 
 # %% ../../nbs/09c_inspection.ipynb #n6102e73
 _batch_size = 64 # rows that are read, and handed to a process, together
 
-def _numbered(path):
-    "(number, row) of a JSONL, JSON or parquet file, one by one; a line that is no JSON comes as a ValueError"
+def _read_rows(path):
+    """Yield (number from 1, row) of a JSONL, JSON or parquet file
+
+    For a line that is no JSON the row is a ValueError, so that the caller can report it and go on."""
     if Path(path).suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), 1)
         return
-    with open(path, encoding="utf-8-sig") as f: # with a byte order mark or without
+    with open(path, encoding="utf-8-sig") as f: # utf-8-sig: skips a byte order mark if there is one
         is_one_list = f.read(1) == "["
         f.seek(0)
         if is_one_list:
@@ -520,46 +568,50 @@ def _numbered(path):
                 continue
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError) as e: # the second from thousands of brackets
+            except (ValueError, RecursionError) as e: # RecursionError: thousands of nested brackets
                 row = ValueError(str(e))
             yield number, row
 
 def _parquet_rows(path):
-    "Rows of a parquet file, a batch in memory at a time"
+    "Yield the rows of a parquet file as dicts; only a batch is in memory at a time"
     import pyarrow.parquet as pq
     for batch in pq.ParquetFile(path).iter_batches(_batch_size):
         yield from batch.to_pylist()
 
 # %% ../../nbs/09c_inspection.ipynb #n07e6d57
-def _looked_at(files, look, processes, progress, rows):
-    "What `check_row` found in all rows of all files, in their order; `rows` gets the counts by file"
+def _check_rows(files, look, processes, progress, row_counts):
+    """Yield what `check_row` returns for every row of the files, in their order, with the file's name added
+
+    `row_counts` (file → rows) is filled in. Several processes work; the batches are read here."""
     from tqdm.auto import tqdm
     processes = processes or os.cpu_count()
-    most_waiting = 3 * processes # a faster reader would fill the memory with rows
+    most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
     with tqdm(desc="rows", disable=not progress) as bar, _workers(look, processes) as submit:
-        waiting = deque() # (file, function that gives the results of a batch)
+        waiting = deque() # (file, function that waits for the results of a batch and returns them)
         for name in files:
-            rows[name] = 0
-            for batch in _batched(_numbered(look.folder / name), _batch_size):
-                rows[name] += len(batch)
+            row_counts[name] = 0
+            for batch in _batched(_read_rows(look.folder / name), _batch_size):
+                row_counts[name] += len(batch)
                 waiting.append((name, submit(batch)))
                 while len(waiting) > most_waiting:
-                    yield from _taken(waiting.popleft(), bar)
+                    yield from _batch_results(waiting.popleft(), bar)
         while waiting:
-            yield from _taken(waiting.popleft(), bar)
+            yield from _batch_results(waiting.popleft(), bar)
 
 # %% ../../nbs/09c_inspection.ipynb #nf10ba92
-def _taken(batch, bar):
-    "Results of one batch, once they are there"
-    name, results_of = batch
-    results = results_of()
+def _batch_results(batch, bar):
+    """Wait for the results of one batch and yield them, each with the file's name; move the progress bar on
+
+    `batch`: (file, function that waits for the results and returns them)."""
+    file, wait_for_results = batch
+    results = wait_for_results()
     bar.update(len(results))
-    for found in results:
-        yield found | dict(file=name)
+    for row_result in results:
+        yield row_result | dict(file=file)
 
 def _batched(items, size):
-    "Lists of at most `size` items"
-    # As itertools.batched, which Python 3.11 does not have.
+    "Yield the items in lists of `size`, the last one shorter"
+    # Like itertools.batched, which Python 3.11 does not have.
     batch = []
     for item in items:
         batch.append(item)
@@ -572,113 +624,132 @@ def _batched(items, size):
 # %% ../../nbs/09c_inspection.ipynb #n7c72dc2
 @contextmanager
 def _workers(look, processes):
-    "A function that takes a batch and returns a function that gives its results: here, or in processes"
+    """A context with a function `submit(batch)`, which checks rows in this process or in several others
+
+    `submit` returns a function without arguments that waits for the batch's results and returns them. `look`:
+    the `_RowContext` of the rows."""
     if processes == 1:
-        _set_look(look)
+        _set_look(look) # where `_check_batch` finds it
         yield _submit_here
         return
-    # Forked where that is possible: then they share the processor that is loaded already.
+    # Forked where the system can, so that the processes share the processor that is loaded already.
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
-    with ProcessPoolExecutor(processes, context, _set_look, (look,)) as pool:
-        yield lambda batch: pool.submit(_check_batch, batch).result
+    with ProcessPoolExecutor(processes, context, initializer=_set_look, initargs=(look,)) as pool:
+        yield lambda batch: pool.submit(_check_batch, batch).result # a method that waits for the results
 
 def _submit_here(batch):
-    "A batch looked at in this process, at once"
+    "Check a batch in this process at once, and return a function that returns the results, as `submit` must"
     results = _check_batch(batch)
     return lambda: results
 
 # %% ../../nbs/09c_inspection.ipynb #n4229e6e
 def _set_look(look):
-    "Keep what is needed to look at rows for `_check_batch`, which the pool calls with nothing but a batch"
+    "Keep the `_RowContext` in a global variable of this process, where `_check_batch` finds it"
     global _look
     _look = look
 
 def _check_batch(batch):
-    "What `check_row` finds in each (number, row) of a batch"
+    "Results of `check_row` for a batch, a list of (number, row); `_look` was set when the process started"
     return [check_row(row, number, _look) for number, row in batch]
 
 # %% ../../nbs/09c_inspection.ipynb #ne9f50e8
 def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
-    "Ask the reward file about every truth; problems are added, the means returned"
-    path, name = _reward_of(settings.values, engine)
-    known = list(truths)
-    if not known:
+    """Call the reward file with every truth and a wrong answer to it; return the mean rewards, for a table
+
+    `truths`: answer → list of (file, row number). A truth must earn `full_marks`, and a wrong answer less
+    than the truth; what breaks this is added to `problems`."""
+    path, name = _reward_of(settings.values, engine) # file, function
+    answers = list(truths)
+    if not answers:
         return {}
-    # The wrong answer to a truth is the next one in the file that differs.
-    wrong = [_another(truth, known[i + 1:] + known[:i]) for i, truth in enumerate(known)]
-    cases = []
-    for truth, other in zip(known, wrong):
-        texts = [_tagged(truth), truth, _tagged(other), other, ""]
+    # As the wrong answer to a truth serves the next truth in the file that is another answer.
+    wrong_answers = []
+    for i, truth in enumerate(answers):
+        others = answers[i + 1:] + answers[:i]
+        wrong_answers.append(_different_truth(truth, others))
+    cases = [] # (five texts to be scored, truth)
+    for truth, wrong in zip(answers, wrong_answers):
+        texts = [_tagged(truth), truth, _tagged(wrong), wrong, ""]
         cases.append((texts, truth))
     try:
-        said = ask_reward_file(folder / path, cases, name, engine, kwargs=_reward_kwargs(settings.values),
-                               reward_type=settings.values.get("worker.reward.reward_type"))
+        results = ask_reward_file(folder / path, cases, name, engine, kwargs=_reward_kwargs(settings.values),
+                                  reward_type=settings.values.get("worker.reward.reward_type"))
     except SettingsError as e:
-        problems.append(_problem(path, "reward.file", f"{e}{_called_as(settings.values)}"))
+        problems.append(_problem(path, "reward.file", f"{e}{_reward_type_hint(settings.values)}"))
         return {}
-    key = "score" if engine == "verl" else "overall"
-    counted = [] # for each truth: rows that have it, paid for it, paid for a wrong answer
-    for truth, other, parts in zip(known, wrong, said):
-        paid, wrong_words = _paid(truth, other, parts, key, full_marks)
-        # Told for every row that has this truth: each of those rows will be paid wrongly.
-        for code, message in wrong_words:
+    key = "score" if engine == "verl" else "overall" # under which a reward's dict holds what is paid
+    earned = [] # for each truth: number of its rows, reward of the truth, reward of the wrong answer
+    for truth, wrong, parts in zip(answers, wrong_answers, results):
+        rewards, reward_problems = _compare_rewards(truth, wrong, parts, key, full_marks)
+        # Listed for every row that has this truth, since each of them will be paid wrongly.
+        for code, message in reward_problems:
             problems += [dict(file=file, row=row, code=code, message=message) for file, row in truths[truth]]
-        if paid:
-            counted.append((len(truths[truth]), *paid))
-    count = max(1, sum(rows for rows, _, _ in counted))
-    return {"reward of the truths, mean": math.fsum(rows * best for rows, best, _ in counted) / count,
-            "reward of wrong answers, mean": math.fsum(rows * other for rows, _, other in counted) / count,
-            "different truths asked": len(known)}
+        if rewards:
+            earned.append((len(truths[truth]), *rewards))
+    # The means are over rows, so a truth counts as often as rows have it.
+    count = max(1, sum(rows for rows, _, _ in earned))
+    truth_mean = math.fsum(rows * reward for rows, reward, _ in earned) / count
+    wrong_mean = math.fsum(rows * reward for rows, _, reward in earned) / count
+    return {"reward of the truths, mean": truth_mean, "reward of wrong answers, mean": wrong_mean,
+            "different truths asked": len(answers)}
 
 def _reward_kwargs(values):
-    "Keyword arguments that the settings give the reward function"
+    "Keyword arguments that the settings give the reward function; EasyR1 and verl keep them under other keys"
     names = ("worker.reward.reward_function_kwargs", "reward.custom_reward_function.reward_kwargs")
     return next((values[name] for name in names if values.get(name)), {})
 
-def _called_as(values):
-    "The end of a message about a reward file: how EasyR1 0.3.2 would call it"
-    kind = values.get("worker.reward.reward_type")
-    handed = {"batch": "a list of all answers", "sequential": "one answer at a time"}
-    return f"; worker.reward.reward_type = {kind!r} hands it {handed[kind]}" if kind in handed else ""
+def _reward_type_hint(values):
+    """The end of a message about a reward file: whether EasyR1 would call it with one answer or with all
+
+    Empty where the settings have no such key: only EasyR1 0.3.2 has it."""
+    reward_type = values.get("worker.reward.reward_type")
+    arguments = {"batch": "a list of all answers", "sequential": "one answer at a time"}
+    if reward_type not in arguments:
+        return ""
+    return f"; worker.reward.reward_type = {reward_type!r} hands it {arguments[reward_type]}"
 
 def _tagged(answer):
-    "An answer in the form that the prompt asks for"
+    "An answer between the tags that the VQA prompt asks for"
     return f"<think>.</think><answer>{answer}</answer>"
 
 # %% ../../nbs/09c_inspection.ipynb #na867ad7
-def _paid(truth, other, parts, key, full_marks):
-    """((paid for the truth, paid for the wrong answer), problems); None for the first if the form was wrong
+def _compare_rewards(truth, wrong, parts, key, full_marks):
+    """((reward of the truth, reward of the wrong answer), problems), from the reward's dicts for five texts
 
-    `parts` are the reward's dicts for five texts: the truth with tags and without, the wrong answer `other`
-    with tags and without, and silence."""
-    for found in parts:
-        if not _well_formed(found, key, parts[0]):
+    `parts`: dicts for the truth with tags and without, the answer `wrong` with tags and without, and an empty
+    text; `key`: where a dict holds what is paid. The first is None if a dict has a wrong form; problems is a
+    list of (code, message)."""
+    for part in parts:
+        if not _well_formed(part, key, parts[0]):
             expected = f"expected finite numbers with {key!r}, the same names for every answer"
-            return None, [("reward.form", f"{str(found)[:80]}: {expected}")]
-    scores = [found[key] for found in parts]
-    best, best_wrong, silence = max(scores[:2]), max(scores[2:4]), scores[4]
+            return None, [("reward.form", f"{str(part)[:80]}: {expected}")]
+    scores = [part[key] for part in parts]
+    # Some rewards want the tags and others do not, so the better form counts.
+    truth_score, wrong_score, empty_score = max(scores[:2]), max(scores[2:4]), scores[4]
     problems = []
-    if best < full_marks - 1e-6:
-        message = f"the truth {truth[:40]!r} earns {best:g}, not {full_marks:g}"
+    if truth_score < full_marks - 1e-6: # room for rounding
+        message = f"the truth {truth[:40]!r} earns {truth_score:g}, not {full_marks:g}"
         problems.append(("reward.truth", message))
-    highest = max(best_wrong, silence)
-    if highest >= best:
-        answer = other if best_wrong >= best else ""
-        message = f"{answer[:40]!r} earns {highest:g}, the truth {truth[:40]!r} {best:g}"
+    highest = max(wrong_score, empty_score)
+    if highest >= truth_score:
+        answer = wrong if wrong_score >= truth_score else ""
+        message = f"{answer[:40]!r} earns {highest:g}, the truth {truth[:40]!r} {truth_score:g}"
         problems.append(("reward.wrong", message))
-    return (best, best_wrong), problems
+    return (truth_score, wrong_score), problems
 
 # %% ../../nbs/09c_inspection.ipynb #n51c3ace
-def _another(truth, others):
-    "The first of the other truths that is not the same answer"
-    own = normalise_answer(truth)
+def _different_truth(truth, others):
+    "The first of the other truths that is another answer: `Yes.` and `yes` are the same"
+    normalised = normalise_answer(truth)
     for other in others:
-        if normalise_answer(other) != own:
+        if normalise_answer(other) != normalised:
             return other
-    return "none of these"
+    return "none of these" # a wrong answer, if all truths are the same
 
 def _well_formed(parts, key, first):
-    "Finite numbers under the names that the first answer has"
+    """Whether a reward's dict has the form that the engines need
+
+    That is: finite numbers, one of them under `key`, and the same names as the dict of the first answer."""
     if not isinstance(parts, dict) or key not in parts or set(parts) != set(first):
         return False
     return all(isinstance(value, (int, float)) and math.isfinite(value) for value in parts.values())
@@ -695,107 +766,119 @@ def memory_gb(
     reference: bool = True, # a frozen copy in bfloat16, sharded too, and not kept on the CPU
     trained: float = 1.0, # share of the parameters that train
 ) -> dict: # part → GB on one GPU during the update
-    "Lower bound of one GPU's memory while weights are updated"
-    billions_each = parameters / gpus / 1e9 # of parameters, so times bytes this makes GB
-    number = 2 if bits16 else 4 # bytes of a number that trains
+    "Estimate one GPU's memory while weights are updated, part by part; a lower bound"
+    billions_each = parameters / gpus / 1e9 # billions of parameters on one GPU; times bytes this makes GB
+    trained_bytes = 2 if bits16 else 4 # bytes of a number that trains
+    weight_bytes = 2 if trained < 1 else trained_bytes # with an adapter the base is frozen, in bfloat16
     return {
-        # With an adapter the base is frozen, and then it is kept in bfloat16.
-        "weights": billions_each * (2 if trained < 1 else number),
-        "gradients": billions_each * trained * number,
-        "Adam": billions_each * trained * 2 * number, # two states
-        "reference": billions_each * 2 * reference,
-        # FSDP gathers the layer that computes and the one behind it.
+        "weights": billions_each * weight_bytes,
+        "gradients": billions_each * trained * trained_bytes,
+        "Adam": billions_each * trained * 2 * trained_bytes, # two states for each parameter
+        "reference": billions_each * 2 * reference, # in bfloat16
+        # FSDP holds two whole layers, the one that computes and the next one, in bfloat16.
         "gathered layer": 2 * 2 * parameters / max(1, layers) / 1e9,
-        # With checkpointing the input of each layer is kept, in bfloat16.
+        # With gradient checkpointing only the input of each layer is kept, in bfloat16.
         "activations kept": tokens * width * layers * 2 / 1e9,
         "logits": tokens * vocabulary * 8 / 1e9} # in float32, and their gradient
 
 # %% ../../nbs/09c_inspection.ipynb #n8bcc9d7
 def _cost_of(settings, engine, config, rows, gpu_gb, problems):
-    "Steps, answers and memory as table rows"
+    """Steps, answers and memory of a run as rows of a table, dicts with `what` and `value`
+
+    `rows`: how many usable training rows; `config`: of the model, or None. Problems are added to the list."""
     values, easyr1 = settings.values, engine == "easyr1"
+    # Prompts of one step, and of one optimizer update.
     batch = values["data.rollout_batch_size" if easyr1 else "data.train_batch_size"]
     mini_key = "worker.actor.global_batch_size" if easyr1 else "actor_rollout_ref.actor.ppo_mini_batch_size"
-    most_steps = values["trainer.max_steps" if easyr1 else "trainer.total_training_steps"]
+    max_steps = values["trainer.max_steps" if easyr1 else "trainer.total_training_steps"] # None: by epochs
     # The engine drops the last incomplete batch of each epoch.
-    steps = most_steps or rows // batch * values["trainer.total_epochs"]
+    steps = max_steps or rows // batch * values["trainer.total_epochs"]
     if rows < batch:
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
-    answers = steps * batch * settings["n"]
+    answers = steps * batch * settings["n"] # n answers to each prompt
     cost = {"steps, optimizer updates in each": f"{steps}, {batch // values[mini_key]}",
             "answers sampled in all": f"{answers:,}",
             "rows left over each epoch": rows % batch if rows else 0}
     if config is None:
         cost["memory"] = "unknown: the model's config is not here"
     else:
-        cost |= _memory_of(values, easyr1, config, gpu_gb, problems)
+        cost |= _memory_lines(values, easyr1, config, gpu_gb, problems)
     return [dict(what=what, value=value) for what, value in cost.items()]
 
 # %% ../../nbs/09c_inspection.ipynb #na5ee72e
-def _memory_of(values, easyr1, config, gpu_gb, problems):
-    "What the update needs and what the sampler has left, in words; problems are added"
+def _memory_lines(values, easyr1, config, gpu_gb, problems):
+    """Lines (what → value) of the table about memory: the update's need, and what the sampler's cache gets
+
+    `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `config`: of the model;
+    `gpu_gb`: memory of one GPU. Problems are added to the list."""
     count = parameter_count(config)
-    parts = _update_memory(values, easyr1, config, count)
-    update = sum(parts.values())
-    if update > gpu_gb:
-        most_of_it = ", ".join(f"{name} {size:.0f}" for name, size in parts.items() if size >= 1)
-        message = f"the update needs at least {update:.0f} GB a GPU, there are {gpu_gb:g}: {most_of_it}"
+    parts = _update_memory(values, easyr1, config, count) # part → GB on one GPU
+    update_gb = sum(parts.values())
+    if update_gb > gpu_gb:
+        large_parts = ", ".join(f"{name} {size:.0f}" for name, size in parts.items() if size >= 1)
+        message = f"the update needs at least {update_gb:.0f} GB a GPU, there are {gpu_gb:g}: {large_parts}"
         problems.append(_problem("config", "memory.update", message))
     rollout = "worker.rollout." if easyr1 else "actor_rollout_ref.rollout."
     parallel = values[rollout + ("tensor_parallel_size" if easyr1 else "tensor_model_parallel_size")]
-    weights = 2 * count / parallel / 1e9 # in bfloat16, cut by tensor parallelism alone
-    sampler_share = values[rollout + "gpu_memory_utilization"] * gpu_gb
-    if weights >= sampler_share:
-        message = (f"the sampler's weights, {weights:.0f} GB, "
-                   f"do not fit into its share of {sampler_share:.0f} GB a GPU")
+    weights_gb = 2 * count / parallel / 1e9 # vLLM's own copy in bfloat16, cut by tensor parallelism alone
+    sampler_gb = values[rollout + "gpu_memory_utilization"] * gpu_gb # what vLLM may take of a GPU
+    if weights_gb >= sampler_gb:
+        message = (f"the sampler's weights, {weights_gb:.0f} GB, "
+                   f"do not fit into its share of {sampler_gb:.0f} GB a GPU")
         problems.append(_problem("config", "memory.sampling", message))
     biggest = max(parts, key=parts.get)
     return {"parameters": f"{count:,}",
-            f"GB of a GPU in the update, at least (most of it: {biggest})": f"{update:.1f} of {gpu_gb:g}",
-            "GB of a GPU left for the sampler's cache": f"{sampler_share - weights:.1f}"}
+            f"GB of a GPU in the update, at least (most of it: {biggest})": f"{update_gb:.1f} of {gpu_gb:g}",
+            "GB of a GPU left for the sampler's cache": f"{sampler_gb - weights_gb:.1f}"}
 
 def _update_memory(values, easyr1, config, count):
-    "`memory_gb` of a run whose model has `count` parameters"
-    text = config.get_text_config()
+    """What `memory_gb` estimates for a run: part → GB on one GPU
+
+    `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `count`: of parameters."""
+    text_config = config.get_text_config() # of the language model
+    # Rank of the LoRA adapter; 0: all weights train.
     rank = values.get("worker.actor.model.lora.rank") or values.get("actor_rollout_ref.model.lora_rank") or 0
-    trained = parameter_count(config, rank) / count if rank else 1.0
+    trained = parameter_count(config, rank) / count if rank else 1.0 # share of the parameters
     gpus = values["trainer.n_gpus_per_node"] * values["trainer.nnodes"]
-    bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16"
-    return memory_gb(count, text.vocab_size, text.num_hidden_layers, text.hidden_size, gpus,
-                     _update_tokens(values, easyr1), bits16, _reference_stays(values, easyr1), trained)
+    bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16" # a key of EasyR1 alone
+    return memory_gb(
+        count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
+        width=text_config.hidden_size, gpus=gpus, tokens=_update_tokens(values, easyr1), bits16=bits16,
+        reference=_keeps_reference(values, easyr1), trained=trained)
 
 # %% ../../nbs/09c_inspection.ipynb #n5fb6aee
 def _update_tokens(values, easyr1):
-    "Tokens of a micro-batch of the update"
+    "The most tokens of a micro-batch of the update, from the settings of EasyR1 or verl"
     key = "worker.actor.micro_batch_size_per_device_for_update"
     if not easyr1:
         key = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
-    answers = values[key] or 1 # verl's may be null
+    answers = values[key] or 1 # verl's may be null; then at least one answer is in a micro-batch
     return answers * (values["data.max_prompt_length"] + values["data.max_response_length"])
 
-def _reference_stays(values, easyr1):
-    "Whether a frozen copy of the model stays on the GPU"
+def _keeps_reference(values, easyr1):
+    "Whether the reference model, a frozen copy for the KL term, stays on the GPU during the update"
     key = "worker.ref.fsdp.enable_cpu_offload"
     if not easyr1:
         key = "actor_rollout_ref.ref.fsdp_config.param_offload"
     waits_on_cpu = values[key]
-    return not waits_on_cpu and not values.get("algorithm.disable_kl") # without the KL there is no copy
+    has_no_reference = values.get("algorithm.disable_kl")
+    return not waits_on_cpu and not has_no_reference
 
 # %% ../../nbs/09c_inspection.ipynb #nd4ad546
 def parameter_count(
     config, # of a transformers model
     rank: int = 0, # of an adapter on all linear layers of the language model; then only its own are counted
 ) -> int: # all weights, tied ones once
-    "Parameters that a configuration makes, without making them"
+    "How many parameters a model of this configuration has; no weights are made for that"
     import torch
     from transformers import AutoModelForImageTextToText
-    with torch.device("meta"): # names and shapes, and no memory
+    with torch.device("meta"): # tensors with shapes, but without numbers
         model = AutoModelForImageTextToText.from_config(config)
     if not rank:
         return sum(parameter.numel() for parameter in model.parameters())
     count = 0
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and "language_model" in name:
-            count += rank * (module.in_features + module.out_features) # A and B
+            count += rank * (module.in_features + module.out_features) # A: rank × in, B: out × rank
     return count

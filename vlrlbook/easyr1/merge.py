@@ -20,66 +20,70 @@ from ..settings import SettingsError, nearest
 # %% ../../nbs/09e_merge.ipynb #n3cc117f
 @dataclass
 class Wanted:
-    "What the model of a config is made of"
-    shapes: dict # name in today's class → shape
-    hub: dict # name in today's class → name in files
+    """The tensors that a model has according to its config
+
+    A tensor may have two names: "in the model", in the state dict of the installed transformers, and "in
+    files", in safetensors files, where the names of older versions live on."""
+    shapes: dict # name in the model → shape
+    hub: dict # name in the model → name in files
     tied: dict # name → the name whose numbers it shares
     computed: frozenset = frozenset() # last words of buffers that the model makes itself, such as inv_freq
 
     def find(self, key):
-        "The name in today's class of a key in either dialect, or None"
+        "Translate a tensor's name in files, or in the model, into the latter; None if no tensor has it"
         if key in self.shapes:
             return key
-        return self._own_names().get(key)
+        return self._names_by_file_name().get(key)
 
     def is_computed(self, key):
-        "Whether a key names a buffer that the model computes from its config, and no file needs to hold"
+        "Whether a key names a buffer that the model computes from its config, so that no file must hold it"
         return self.find(key) is None and key.rpartition(".")[2] in self.computed
 
-    def _own_names(self):
-        "Name in files → name in today's class"
-        return {in_files: own for own, in_files in self.hub.items()}
+    def _names_by_file_name(self):
+        "Name in files → name in the model"
+        return {in_files: in_class for in_class, in_files in self.hub.items()}
 
     def twins(self, name):
         "The names of all tensors that hold the numbers of the one called `name`, its own among them"
-        found = {name}
+        names = {name}
         if name in self.tied:
-            found.add(self.tied[name])
-        found.update(other for other, source in self.tied.items() if source == name)
-        return found
+            names.add(self.tied[name])
+        names.update(other for other, source in self.tied.items() if source == name)
+        return names
 
 # %% ../../nbs/09e_merge.ipynb #n37d1ee9
 def wanted_tensors(
     folder: str | Path, # with config.json
 ) -> Wanted: # names and shapes
-    "Names and shapes of a model, from its config alone"
+    "Names and shapes of a model's tensors, from its config alone: no weights are read or made"
     import torch
-    # Not a public name (read in transformers 5.17): it turns a state dict's names into those of the hub's
-    # files, as save_pretrained does. The tests compare with what save_pretrained writes.
+    # `revert_weight_conversion` turns the names of a state dict into those in files, as save_pretrained does.
+    # It is not public (read in transformers 5.17); the tests compare with what save_pretrained writes.
     from transformers.core_model_loading import revert_weight_conversion
     model_class, config = _class_of(folder)
-    with torch.device("meta"): # names and shapes, and no memory
+    with torch.device("meta"): # tensors with shapes, but without numbers
         model = model_class(config)
     state = model.state_dict()
-    # The conversion changes names and leaves the tensors, so a tensor's identity leads from one to the other.
-    own_names = {id(tensor): name for name, tensor in state.items()}
+    # The conversion renames tensors and keeps the objects, so their ids connect the new names with the old.
+    name_of_id = {id(tensor): name for name, tensor in state.items()}
     hub = {name: name for name in state}
     for in_files, tensor in revert_weight_conversion(model, dict(state)).items():
-        if id(tensor) in own_names:
-            hub[own_names[id(tensor)]] = in_files
+        if id(tensor) in name_of_id: # not one that the conversion has put together from others
+            hub[name_of_id[id(tensor)]] = in_files
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    # Buffers outside the state dict, by their last words: the model computes them itself.
     computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
-    return Wanted(shapes, hub, dict(model.all_tied_weights_keys), frozenset(computed))
+    return Wanted(shapes, hub, tied=dict(model.all_tied_weights_keys), computed=frozenset(computed))
 
 def _class_of(folder):
-    "The class of transformers that a config names, and the config"
+    "(class of transformers that the config.json of a folder names, the config)"
     import transformers
     if not (Path(folder) / "config.json").exists():
         raise FileNotFoundError(f"{folder}: no config.json there; "
                                 "EasyR1 and verl save one in huggingface/ beside the shards")
     config = transformers.AutoConfig.from_pretrained(folder)
-    stored = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    name = next(iter(_architectures(stored)), "none")
+    content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    name = next(iter(_architectures(content)), "none")
     if hasattr(transformers, name):
         return getattr(transformers, name), config
     hint = ""
@@ -89,99 +93,102 @@ def _class_of(folder):
     raise ShardError(f"config.json: architecture {name!r} is not one of transformers{hint}")
 
 def _architectures(config):
-    "Names of a model's class, from the content of its config.json"
-    # transformers 4.57, when a config alone is saved (as EasyR1 does), writes them into the text part only.
+    "The list of class names in the content of a config.json (a dict); [] if there is none"
+    # When a config alone is saved, as EasyR1 does, transformers 4.57 writes them into its text part only.
     return config.get("architectures") or (config.get("text_config") or {}).get("architectures") or []
-
 
 # %% ../../nbs/09e_merge.ipynb #ndbdb06e
 def fit_keys(
     found: dict, # key → its shape; None where the shape is not known before the tensor is put together
-    wanted: Wanted, # from the config
-) -> dict: # key → name in today's class
-    "Match what the shards hold with what the config wants; all that does not fit in one message"
+    wanted: Wanted, # the model's tensors according to its config
+) -> dict: # key → name in the model
+    "Match the tensors of shards with those of the config; one ShardError lists all that do not fit"
     names = {key: wanted.find(key) for key in found if not wanted.is_computed(key)}
-    wrong = []
+    misfits = []
     for key, name in names.items():
         if name is None:
-            # The nearest name takes a while to find among hundreds, and only six misfits are told.
-            hint = _closest(key, wanted) if len(wrong) < _most_told else ""
-            wrong.append(f"unexpected {key!r}{hint}")
+            # A hint takes time among hundreds of names, so only misfits that will be shown get one.
+            hint = _closest(key, wanted) if len(misfits) < _most_shown else ""
+            misfits.append(f"unexpected {key!r}{hint}")
         elif found[key] is not None and tuple(found[key]) != wanted.shapes[name]:
             shapes = f"has shape {list(found[key])}, the config wants {list(wanted.shapes[name])}"
-            wrong.append(f"{key!r} {shapes}")
-    held = set(names.values())
+            misfits.append(f"{key!r} {shapes}")
+    names_found = set(names.values())
     for name in wanted.shapes:
-        if not wanted.twins(name) & held: # of tied tensors one is enough
-            wrong.append(f"missing {name!r}")
-    if wrong:
-        raise ShardError(f"{len(wrong)} misfits between shards and config.json: {_first_of(wrong)}")
+        if not wanted.twins(name) & names_found: # of tensors that share their numbers one is enough
+            misfits.append(f"missing {name!r}")
+    if misfits:
+        raise ShardError(f"{len(misfits)} misfits between shards and config.json: {_join_first(misfits)}")
     return names
 
 # %% ../../nbs/09e_merge.ipynb #n6c3c345
-_most_told = 6 # faults of one kind in a message; a wrong config makes hundreds
+_most_shown = 6 # faults in a message; a wrong config makes hundreds
 
-def _first_of(faults):
-    "The first faults of a list, and a sign where there are more"
-    more = "; …" if len(faults) > _most_told else ""
-    return "; ".join(faults[:_most_told]) + more
+def _join_first(faults):
+    "The first faults of a list (texts) joined by semicolons, and … if there are more"
+    more = "; …" if len(faults) > _most_shown else ""
+    return "; ".join(faults[:_most_shown]) + more
 
 def _closest(key, wanted):
-    "The end of an error message: the nearest name in either dialect, if one is near"
+    "The end of an error message: `: did you mean …?` with the nearest tensor name, or an empty text"
     hint = nearest(key, [*wanted.shapes, *wanted.hub.values()])
-    # Without a near name the hint would list all names of the model.
+    # If no name is near, `nearest` lists all names of the model, which are too many here.
     return hint if hint.startswith(": did you mean") else ""
 
 # %% ../../nbs/09e_merge.ipynb #nc861eb4
 @dataclass
 class Lora:
-    "What shards of a peft model hold besides the base"
+    "The LoRA adapter in the shards of a peft model"
     config: dict # adapter_config.json, with the true alpha
-    factors: dict # module → its keys A and B
+    factors: dict # module's name → {"A": key, "B": key}, the keys of its two factors in the shards
 
     def scale(self, module):
-        "What B·A is multiplied with: alpha / r, or alpha / √r in a rank-stabilised adapter"
+        "The factor of B·A for a module: alpha / rank, or alpha / √rank in a rank-stabilised adapter (rsLoRA)"
         alpha = _pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         rank = _pattern(self.config.get("rank_pattern"), module, self.config["r"])
         return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
 
 # %% ../../nbs/09e_merge.ipynb #nbf477f5
 def _pattern(patterns, module, default):
-    "The value of the first pattern that fits a module's name, else the default; as peft reads its patterns"
+    """The value for a module in peft's `alpha_pattern` or `rank_pattern`, else the default
+
+    `patterns`: regular expression → value, or None; the first one that fits the module's name counts."""
     for pattern, value in (patterns or {}).items():
-        # peft lets a pattern stand for the whole name or for its end, behind a dot.
+        # As in peft a pattern must fit the whole name, or its end behind a dot.
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             return value
     return default
 
-# A factor's key in a peft model: module, A or B, and the adapter's name, which files of an adapter leave out.
+# The key of a LoRA factor in a peft model; groups: module, A or B, the adapter's name (which may be missing).
 _factor = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.(?:(\w+)\.)?weight")
-# What else peft puts into keys; none of it can be added to a weight.
+# Words in the keys of peft's other additions to a model; none of these can be added to a weight.
 _other_additions = (".lora_", "modules_to_save", "original_module")
 
 # %% ../../nbs/09e_merge.ipynb #nd404f2d
 def part_lora(
-    shards: Shards, # of any model
+    shards: Shards, # of a model with or without a LoRA adapter
     lora_alpha: float = None, # wins over what is written beside the shards
 ) -> tuple: # base: key without peft's additions → key; `Lora` or None
-    "Frozen base and adapter, told apart by their keys"
-    factors, base, adapters = {}, {}, set()
+    "Tell the frozen base from the LoRA adapter in shards, by the keys of the tensors"
+    factors = {} # module's name → {"A": key, "B": key}
+    base, adapters = {}, set() # key without peft's additions → key; names of adapters
     for key in shards.pieces:
-        named = _factor.fullmatch(key)
-        if named:
-            module, factor, adapter = named.groups()
+        match = _factor.fullmatch(key)
+        if match:
+            module, factor, adapter = match.groups()
             factors.setdefault(module, {})[factor] = key
             adapters.add(adapter)
         elif any(word in key for word in _other_additions):
             raise ShardError(f"{key}: only LoRA's A and B of linear layers can be merged")
         else:
-            bare = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            base[bare] = key
+            # peft wraps the model, and each layer that gets an adapter.
+            bare_key = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            base[bare_key] = key
     if not factors:
         return base, None
-    lone = sorted(module for module, keys in factors.items() if len(keys) < 2)
-    if lone:
-        raise ShardError(f"{lone[0]}: only one of LoRA's two factors")
+    incomplete = sorted(module for module, keys in factors.items() if len(keys) < 2)
+    if incomplete:
+        raise ShardError(f"{incomplete[0]}: only one of LoRA's two factors")
     if len(adapters) > 1:
         names = ", ".join(map(str, sorted(adapters)))
         raise ShardError(f"several adapters in one checkpoint: {names}")
@@ -189,26 +196,32 @@ def part_lora(
 
 # %% ../../nbs/09e_merge.ipynb #ne1fb7aa
 def _lora_config(shards, factors, lora_alpha):
-    "adapter_config.json as the trainer left it, or made from rank and alpha; checked against the shapes"
-    any_factor = next(iter(factors.values()))["A"]
+    """The adapter's config: what the trainer has written beside the shards, over what the shapes tell
+
+    `factors`: module's name → {"A": key, "B": key}. ShardError if alpha is not known, or a rank does not fit
+    the shapes."""
+    any_key_of_a = next(iter(factors.values()))["A"]
+    rank = shards.shape(any_key_of_a)[0] # A is rank × inputs
     config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors),
-                  r=shards.shape(any_factor)[0])
-    # Trainers leave the one or the other; where both are there, the adapter's own file wins.
-    beside = ["lora_train_meta.json", "lora_adapter/adapter_config.json"]
-    for name in beside:
+                  r=rank)
+    # A trainer writes one of these files; if both exist, the second one wins.
+    files = ["lora_train_meta.json", "lora_adapter/adapter_config.json"]
+    for name in files:
         path = shards.folder / name
         if path.exists():
             config |= json.loads(path.read_text())
     if lora_alpha is not None:
         config["lora_alpha"] = lora_alpha
-    if not config.get("lora_alpha"): # verl's own merger writes 0 where it does not know
+    if not config.get("lora_alpha"): # missing, or 0, which verl's own merger writes for an unknown alpha
         raise ShardError(f"{shards.folder}: LoRA shards, but their alpha is not known: "
-                         f"neither {' nor '.join(beside)} holds one; give lora_alpha")
+                         f"neither {' nor '.join(files)} holds one; give lora_alpha")
     _check_ranks_of(shards, factors, config)
     return config
 
 def _check_ranks_of(shards, factors, config):
-    "Stop where an adapter's factors have another rank than its config says"
+    """Raise ShardError if the factors of an adapter have another rank than its config says
+
+    `factors`: module's name → {"A": key, "B": key}; a `rank_pattern` may give modules ranks of their own."""
     for module, keys in factors.items():
         rank = _pattern(config.get("rank_pattern"), module, config["r"])
         rows_of_a, columns_of_b = shards.shape(keys["A"])[0], shards.shape(keys["B"])[1]
@@ -219,14 +232,14 @@ def _check_ranks_of(shards, factors, config):
 # %% ../../nbs/09e_merge.ipynb #n5c8c359
 @dataclass
 class Source:
-    "A tensor that can be made when its turn comes"
-    dtype: str # torch's name
+    "A tensor that is made only when it is to be written: until then number type and shape are enough"
+    dtype: str # torch's name of the result's number type
     shape: tuple # of the result
-    load: callable # makes it
+    load: callable # without arguments; makes the tensor
 
     @property
     def bytes(self):
-        "Bytes of its numbers"
+        "How many bytes the tensor's numbers take"
         _, bytes_each = number_types[self.dtype]
         return prod(self.shape) * bytes_each
 
@@ -236,32 +249,33 @@ def write_safetensors(
     sources: dict, # name → `Source`
     done = lambda name: None, # called after each tensor
 ):
-    "A safetensors file of any size, with one tensor in memory at a time"
+    "Write a safetensors file of any size, with only one tensor in memory at a time"
     import torch
-    head = _safetensors_head(sources)
+    header = _safetensors_header(sources)
     with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(head)))
-        f.write(head)
+        # The format: length of the header as 8 bytes, little-endian; the header; the numbers of all tensors.
+        f.write(struct.pack("<Q", len(header)))
+        f.write(header)
         for name, source in sources.items():
             flat = source.load().contiguous().view(-1)
             f.write(memoryview(flat.view(torch.uint8).numpy())) # the tensor's own memory: nothing is copied
             done(name)
 
 # %% ../../nbs/09e_merge.ipynb #ne138073
-_head_alignment = 8 # bytes; the safetensors library pads to it
+_header_alignment = 8 # bytes; the safetensors library pads the header to a multiple of it
 
-def _safetensors_head(sources):
-    "The table at the beginning of a safetensors file, as bytes: number type, shape and place of every tensor"
-    # As save_pretrained writes it; transformers has refused files without this entry.
+def _safetensors_header(sources):
+    "The header of a safetensors file, JSON as bytes: number type, shape and place of every tensor"
+    # save_pretrained writes this entry, too; some versions of transformers have refused files without it.
     table = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, source in sources.items():
         begin, end = end, end + source.bytes
         type_name, _ = number_types[source.dtype]
         table[name] = dict(dtype=type_name, shape=list(source.shape), data_offsets=[begin, end])
-    head = json.dumps(table, separators=(",", ":")).encode()
-    missing = -len(head) % _head_alignment
-    return head + b" " * missing
+    header = json.dumps(table, separators=(",", ":")).encode()
+    padding = -len(header) % _header_alignment
+    return header + b" " * padding
 
 # %% ../../nbs/09e_merge.ipynb #n56c8739
 def write_weights(
@@ -270,16 +284,16 @@ def write_weights(
     max_shard_gb: float = 5.0, # largest file, unless one tensor is larger
     stem: str = "model", # of the file names
 ) -> int: # files
-    "model.safetensors, or numbered files and their index"
+    "Write tensors as `model.safetensors`, or as numbered files with an index; return the number of files"
     from tqdm.auto import tqdm
-    parts = _parts_of_size(sources, max_shard_gb * 1e9)
+    parts = _parts_of_size(sources, max_shard_gb * 1e9) # a dict of sources for each file
     count = len(parts)
     total = sum(source.bytes for source in sources.values())
-    weight_map = {}
-    with tqdm(total=len(sources), desc="merging", disable=total < 1e9) as bar:
+    weight_map = {} # tensor's name → file, for the index
+    with tqdm(total=len(sources), desc="merging", disable=total < 1e9) as bar: # no bar below 1 GB
         for i, part in enumerate(parts, 1):
             name = f"{stem}.safetensors" if count == 1 else f"{stem}-{i:05}-of-{count:05}.safetensors"
-            write_safetensors(Path(folder) / name, part, lambda tensor: bar.update())
+            write_safetensors(Path(folder) / name, part, done=lambda tensor: bar.update())
             weight_map |= dict.fromkeys(part, name)
     if count > 1:
         index = dict(metadata=dict(total_size=total), weight_map=weight_map)
@@ -287,8 +301,10 @@ def write_weights(
     return count
 
 def _parts_of_size(sources, most_bytes):
-    "Sources in their order, as one dict for each file; a file holds at most so many bytes, or one tensor"
-    parts, size = [{}], 0
+    """Divide sources (name → `Source`) among files in their order: a list with a dict for each file
+
+    A file holds at most `most_bytes`, unless a single tensor has more."""
+    parts, size = [{}], 0 # `size`: bytes in the last part
     for name, source in sources.items():
         if parts[-1] and size + source.bytes > most_bytes:
             parts.append({})
@@ -300,50 +316,63 @@ def _parts_of_size(sources, most_bytes):
 # %% ../../nbs/09e_merge.ipynb #nd8974fa
 def model_sources(
     shards: Shards, # of a model or of a model with an adapter
-    wanted: Wanted, # from the config
+    wanted: Wanted, # the model's tensors according to its config
     dtype: str = None, # number type of all floating tensors; None keeps each one's own
-    lora_alpha: float = None, # see `part_lora`
+    lora_alpha: float = None, # wins over the alpha that is written beside the shards
 ) -> dict: # name in files → `Source`
-    "Every tensor of the merged model, tied ones once"
-    base, lora = part_lora(shards, lora_alpha)
+    """A `Source` for every tensor of the merged model, with LoRA updates added
+
+    Of tied tensors, which share their numbers, only one is written."""
+    base, lora = part_lora(shards, lora_alpha) # base: key without peft's additions → key; `Lora` or None
     if not base: # verl's save_lora_only leaves the base out
         raise ShardError(f"{shards.folder}: the shards hold an adapter and no base; take lora='adapter', "
                          "then merge-lora with the base that was trained")
-    fitted = fit_keys(_sure_shapes(shards, base), wanted)
-    keys = {name: base[bare] for bare, name in fitted.items()} # name in today's class → key in the shards
-    updates = _updates(lora.factors if lora else {}, wanted)
+    fitted = fit_keys(_sure_shapes(shards, base), wanted) # key without peft's additions → name
+    # Name in the model → key in the shards
+    keys = {name: base[bare_key] for bare_key, name in fitted.items()}
+    updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → module with its LoRA factors
     if lora:
         _check_updates(shards, wanted, lora, updates)
     sources = {}
     for name, shape in wanted.shapes.items():
-        other = wanted.tied.get(name)
-        if other is not None: # its numbers are written under the other name
-            if name in keys and other in keys:
-                _check_tied(shards, keys, name, other)
+        tied_to = wanted.tied.get(name)
+        if tied_to is not None: # its numbers are written under that name
+            if name in keys and tied_to in keys:
+                _check_tied(shards, keys, name, tied_to)
             continue
-        # The shards may hold a tied tensor under either of its names.
-        key = next(keys[known] for known in (name, *sorted(wanted.twins(name))) if known in keys)
+        # The shards may hold a tied tensor under any of its names.
+        possible_names = (name, *sorted(wanted.twins(name)))
+        key = next(keys[possible] for possible in possible_names if possible in keys)
         sources[wanted.hub[name]] = _source(shards, key, shape, dtype, lora, updates.get(name))
     return sources
 
 def _updates(factors, wanted):
-    "Name of a weight in today's class → the adapter's name of its layer; None → a layer that is not there"
+    """The weights that an adapter changes: name of the weight in the model → adapter's name of its module
+
+    `factors`: adapter's name of a module → keys of its factors. `wanted.find` returns None for a module that
+    the model does not have; `_check_updates` reports it."""
     return {wanted.find(f"{module}.weight"): module for module in factors}
 
 # %% ../../nbs/09e_merge.ipynb #n44afe44
 def _sure_shapes(shards, base):
-    "Shapes that do not depend on the config; None for plain tensors of several ranks, whole or parts"
+    """Shapes of whole tensors as far as the shards tell them: key without peft's additions → shape or None
+
+    A plain tensor that several ranks hold may be whole on each, or cut into parts: None. `base`: key without
+    peft's additions → key in the shards."""
     shapes = {}
-    for name, key in base.items():
+    for bare_key, key in base.items():
         is_plain = shards.pieces[key][0].shape is None
-        unsure = is_plain and shards.world_size > 1
-        shapes[name] = None if unsure else shards.shape(key)
+        is_unsure = is_plain and shards.world_size > 1
+        shapes[bare_key] = None if is_unsure else shards.shape(key)
     return shapes
 
 # %% ../../nbs/09e_merge.ipynb #n3253d77
 def _check_updates(shards, wanted, lora, updates):
-    "Stop unless every pair of factors belongs to a layer of its shape"
-    # Both change what is added to the weight; B·A alone would be wrong.
+    """Raise ShardError unless every pair of LoRA factors can be added to a weight of the model
+
+    `updates`: name of the weight → the adapter's name of its module; the name is None for a module that the
+    model does not have."""
+    # With these options more than B·A is added to a weight, or its transpose.
     if lora.config.get("use_dora") or lora.config.get("fan_in_fan_out"):
         raise ShardError("adapter_config.json: use_dora and fan_in_fan_out cannot be merged; "
                          "take lora='adapter'")
@@ -352,42 +381,50 @@ def _check_updates(shards, wanted, lora, updates):
             hint = _closest(f"{module}.weight", wanted)
             raise ShardError(f"{module}: an adapter for a layer that the config does not have{hint}")
         keys = lora.factors[module]
-        shape = (shards.shape(keys["B"])[0], shards.shape(keys["A"])[1])
+        shape = (shards.shape(keys["B"])[0], shards.shape(keys["A"])[1]) # of B·A
         if shape != wanted.shapes[name]:
             raise ShardError(f"{module}: factors for {list(shape)}, the layer is {list(wanted.shapes[name])}")
 
 # %% ../../nbs/09e_merge.ipynb #n4bf0964
-def _check_tied(shards, keys, name, other):
-    "Stop where the config ties two tensors and the shards hold different numbers"
-    for own, shared in zip(shards.pieces[keys[name]], shards.pieces[keys[other]]):
-        if not same_bytes(own.stored.read(), shared.stored.read()):
-            raise ShardError(f"config.json ties {name!r} to {other!r}, "
-                             f"but rank {own.rank} holds different numbers for them; "
+def _check_tied(shards, keys, name, tied_to):
+    """Raise ShardError if the shards hold different numbers for two tensors that must share them
+
+    The config ties `name` to `tied_to`; `keys`: name → key in the shards. Compared rank by rank."""
+    # For each rank a `Piece`, whose numbers `stored.read()` reads from the rank's file.
+    for own_piece, other_piece in zip(shards.pieces[keys[name]], shards.pieces[keys[tied_to]]):
+        if not same_bytes(own_piece.stored.read(), other_piece.stored.read()):
+            raise ShardError(f"config.json ties {name!r} to {tied_to!r}, "
+                             f"but rank {own_piece.rank} holds different numbers for them; "
                              "with tie_word_embeddings false both are kept")
 
 # %% ../../nbs/09e_merge.ipynb #nfb1055b
 def _source(shards, key, shape, dtype, lora, module):
-    "How one tensor of the model is made; `module`: the adapter's layer whose update is added, or None"
-    own = shards.dtype(key)
-    target = dtype if dtype and "float" in own else own # integers stay what they are
-    def load():
-        whole = assemble(shards.pieces[key], shape, key)
-        if module:
-            update = _update(shards, lora, module)
-            # Rounded once, after the sum.
-            whole = (whole.float() + update).to(whole.dtype)
-        return _converted(whole, target, key)
-    return Source(target, shape, load)
+    """The `Source` of one tensor of the model: put together from shards, updated by LoRA, converted
 
-def _update(shards, lora, module):
-    "What an adapter adds to a layer's weight, in float32: B·A times its scale"
-    a, b = (assemble(shards.pieces[key], shards.shape(key), key)
-            for key in (lora.factors[module]["A"], lora.factors[module]["B"]))
+    `module`: the adapter's name of the module whose update is added, or None for a tensor without one."""
+    stored_dtype = shards.dtype(key)
+    is_float = "float" in stored_dtype # integers keep their type
+    target_dtype = dtype if dtype and is_float else stored_dtype
+    def load():
+        "Make the tensor, when it is to be written"
+        tensor = assemble(shards.pieces[key], shape, key)
+        if module:
+            update = _lora_update(shards, lora, module)
+            # Added in float32 and then rounded once.
+            tensor = (tensor.float() + update).to(tensor.dtype)
+        return _converted(tensor, target_dtype, key)
+    return Source(target_dtype, shape, load)
+
+def _lora_update(shards, lora, module):
+    "What a LoRA adapter adds to a module's weight, in float32: B·A times the scale"
+    keys = lora.factors[module]
+    a = assemble(shards.pieces[keys["A"]], shards.shape(keys["A"]), keys["A"])
+    b = assemble(shards.pieces[keys["B"]], shards.shape(keys["B"]), keys["B"])
     return (b.float() @ a.float()) * lora.scale(module)
 
 # %% ../../nbs/09e_merge.ipynb #nb7162f9
 def _converted(tensor, dtype, key):
-    "The tensor as another number type; numbers that it cannot hold are an error"
+    "Convert a tensor to another number type; ShardError if a number becomes infinite by that"
     import torch
     target = getattr(torch, dtype)
     if tensor.dtype == target:
@@ -401,23 +438,24 @@ def _converted(tensor, dtype, key):
 # %% ../../nbs/09e_merge.ipynb #n522dcc8
 def adapter_sources(
     shards: Shards, # of a peft model
-    wanted: Wanted, # from the config
-    dtype: str = None, # see `model_sources`
-    lora_alpha: float = None, # see `part_lora`
+    wanted: Wanted, # the model's tensors according to its config
+    dtype: str = None, # number type of all floating tensors; None keeps each one's own
+    lora_alpha: float = None, # wins over the alpha that is written beside the shards
 ) -> tuple: # name in the file → `Source`; adapter_config.json
-    "The adapter alone, under the names that peft writes"
+    "A `Source` for each factor of the adapter, under the names that peft gives them in files; and its config"
     base, lora = part_lora(shards, lora_alpha)
-    if base: # verl's save_lora_only leaves it out
+    if base: # with verl's save_lora_only there is none
+        # Only to check that the shards fit the config; raises ShardError.
         fit_keys(_sure_shapes(shards, base), wanted)
     updates = _updates(lora.factors, wanted)
-    # Without the config: what cannot be merged can still be written as an adapter.
-    _check_updates(shards, wanted, Lora({}, lora.factors), updates)
+    # Checked with an empty config, as adapters that cannot be merged (DoRA) can be written all the same.
+    _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     sources = {}
     for name, module in updates.items():
         layer = name.removesuffix(".weight")
         for factor in ("A", "B"):
             key = lora.factors[module][factor]
-            source = _source(shards, key, shards.shape(key), dtype, None, None)
+            source = _source(shards, key, shards.shape(key), dtype, lora=None, module=None)
             sources[f"base_model.model.{layer}.lora_{factor}.weight"] = source
     return sources, lora.config
 
@@ -431,11 +469,11 @@ def merge_shards(
     lora_alpha: float = None, # where no file beside the shards holds it
     max_shard_gb: float = 5.0, # largest weight file
 ) -> dict: # what was found and done
-    "FSDP shards of EasyR1 or verl as one model directory, with one tensor in memory at a time"
+    "Merge the FSDP shards of EasyR1 or verl into one model directory, with one tensor in memory at a time"
     _check_arguments(output_dir, dtype, test, lora)
     shards = read_shards(local_dir)
-    described = Path(local_dir) / "huggingface"
-    wanted = wanted_tensors(described)
+    description_folder = Path(local_dir) / "huggingface" # configs and tokenizer, which rank 0 has saved
+    wanted = wanted_tensors(description_folder)
     adapter_alone = lora == "adapter"
     if adapter_alone and not any(map(_factor.fullmatch, shards.pieces)):
         raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
@@ -444,16 +482,18 @@ def merge_shards(
     else:
         sources, config = model_sources(shards, wanted, dtype, lora_alpha), None
     report = _report(shards, sources, "adapter" if adapter_alone else "model")
-    if not any(described.glob("tokenizer*")): # EasyR1 goes on when saving it fails
+    if not any(description_folder.glob("tokenizer*")): # EasyR1 goes on if it cannot save the tokenizer
         report["lacks"] = "tokenizer: take the base model's"
     if test:
         report["equal_to_reference"] = _check_equal(sources, Path(test), wanted)
     if output_dir:
-        report["files"] = _write_model(sources, config, described, Path(output_dir), report, max_shard_gb)
+        report["files"] = _write_model(
+            sources, config, description_folder, Path(output_dir), report, max_shard_gb)
     return report
 
 def _report(shards, sources, kind):
-    "What a merge has found before it writes anything"
+    "Facts about the shards and what will be written; `kind`: model or adapter"
+    # The names of the mesh dimensions, from the first tensor that has a mesh: plain tensors have none.
     mesh_names = next((pieces[0].names for pieces in shards.pieces.values() if pieces[0].names), ("none",))
     size = sum(source.bytes for source in sources.values())
     return dict(ranks=shards.world_size, mesh=", ".join(mesh_names), kind=kind, tensors=len(sources),
@@ -461,7 +501,7 @@ def _report(shards, sources, kind):
 
 # %% ../../nbs/09e_merge.ipynb #n2c66895
 def _check_arguments(output_dir, dtype, test, lora):
-    "Stop before anything is read"
+    "Check the arguments of `merge_shards` before anything is read; SettingsError or FileExistsError"
     if not output_dir and not test:
         raise SettingsError("give output_dir, test, or both")
     dtypes, forms = ["float32", "bfloat16", "float16"], ["merge", "adapter"]
@@ -475,98 +515,111 @@ def _check_arguments(output_dir, dtype, test, lora):
 
 # %% ../../nbs/09e_merge.ipynb #n2215918
 def _main_dtype(sources):
-    "The number type of most bytes"
-    sizes = {}
+    "torch's name of the number type in which most bytes of the sources are stored"
+    sizes = {} # number type → bytes
     for source in sources.values():
         sizes[source.dtype] = sizes.get(source.dtype, 0) + source.bytes
     return max(sizes, key=sizes.get)
 
 # %% ../../nbs/09e_merge.ipynb #n3b84140
-def _write_model(sources, config, described, output_dir, report, max_shard_gb):
-    "Write weights and descriptions as one folder, whole or not at all; `config`: of an adapter, or None"
+def _write_model(sources, config, description_folder, output_dir, report, max_shard_gb):
+    """Write weights, configs and tokenizer as one folder; return the number of weight files
+
+    The folder appears only when it is complete. `config`: adapter_config.json if only an adapter is written,
+    else None; `report`: facts from `_report`, such as megabytes and dtype."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    need = report["megabytes"] * 1e6
+    needed = report["megabytes"] * 1e6
     free = shutil.disk_usage(output_dir.parent).free
-    if need > free:
-        raise OSError(f"{output_dir}: needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+    if needed > free:
+        raise OSError(f"{output_dir}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
     stem = "model" if config is None else "adapter_model"
-    with new_folder(output_dir) as aside:
-        files = write_weights(aside, sources, max_shard_gb, stem)
-        _describe(described, aside, config, report["dtype"])
-    return files
+    with new_folder(output_dir) as folder: # a temporary folder that is renamed at the end
+        file_count = write_weights(folder, sources, max_shard_gb, stem)
+        _describe(description_folder, folder, config, report["dtype"])
+    return file_count
 
 # %% ../../nbs/09e_merge.ipynb #n0bdd21a
-# Not copied from the folder of descriptions: weights, which verl can be told to save there, and what
-# describes those files.
+# Files that are not copied from `huggingface/`: weights, which verl may have saved there, and their indexes.
 _not_descriptions = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json", "manifest.json")
 
-def _describe(described, folder, config, dtype):
-    "Tokenizer, processor and configs beside the weights; a config says the number type that the weights have"
-    shutil.copytree(described, folder, dirs_exist_ok=True, ignore=_not_descriptions)
+def _describe(description_folder, folder, config, dtype):
+    """Copy tokenizer, processor and configs beside the weights, with the number type that the weights have
+
+    `config`: adapter_config.json if only an adapter is written, else None; `dtype`: torch's name."""
+    shutil.copytree(description_folder, folder, dirs_exist_ok=True, ignore=_not_descriptions)
     if config is None:
         _describe_model(folder / "config.json", dtype)
         return
-    # With a model's config beside it an adapter would be taken for a model whose weights are missing.
+    # If a model's config.json stood beside an adapter, libraries would look for the model's weights there.
     for name in ("config.json", "generation_config.json"):
         (folder / name).unlink(missing_ok=True)
     write_json(folder / "adapter_config.json", config | dict(inference_mode=True))
 
 # %% ../../nbs/09e_merge.ipynb #n926a43b
 def _describe_model(path, dtype):
-    "Have a config.json say the number type and the class of the weights; as it is, byte for byte, where it does"
+    "Correct number type and class names in a config.json; the file is not touched if they are right"
     config = json.loads(path.read_text(encoding="utf-8"))
-    right = config_with_dtype(config, dtype)
-    if not config.get("architectures"): # vLLM looks for them at the top
-        right["architectures"] = _architectures(config)
-    if right != config:
-        write_json(path, right)
+    corrected = config_with_dtype(config, dtype)
+    if not config.get("architectures"): # they may stand in the text part, but vLLM looks for them at the top
+        corrected["architectures"] = _architectures(config)
+    if corrected != config:
+        write_json(path, corrected)
 
 # %% ../../nbs/09e_merge.ipynb #n1215651
 def _check_equal(sources, reference, wanted):
-    "How many tensors equal those of a directory; the first that do not are named in one error"
-    theirs = _tensors_of(reference, wanted)
+    """Compare the merged tensors with those of another model directory; return how many are equal
+
+    One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`;
+    `wanted.find` translates a name in files into the name in the model."""
+    theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
     ours = {wanted.find(name) or name: source for name, source in sources.items()}
-    wrong = []
+    differences = []
     for name in theirs:
-        # A tied tensor may stand in the reference under both of its names.
+        # The reference may hold a tied tensor under both of its names, of which we write one.
         if name not in ours and wanted.tied.get(name) not in ours:
-            wrong.append(f"{name!r} is only in the reference")
+            differences.append(f"{name!r} is only in the reference")
     for name, source in ours.items():
         difference = "is not in the reference"
         if name in theirs:
-            difference = _difference(source, *theirs[name])
+            path, name_in_file = theirs[name]
+            difference = _difference(source, path, name_in_file) # None if the tensors are equal
         if difference:
-            wrong.append(f"{name!r} {difference}")
-    if wrong:
-        raise ShardError(f"{len(wrong)} of {len(ours)} tensors differ from {reference}: {_first_of(wrong)}")
+            differences.append(f"{name!r} {difference}")
+    if differences:
+        raise ShardError(f"{len(differences)} of {len(ours)} tensors differ from {reference}: "
+                         f"{_join_first(differences)}")
     return len(ours)
 
 def _tensors_of(folder, wanted):
-    "Where the tensors of a model directory are: name in today's class → (file, name in the file)"
+    """Where the tensors of a model directory are: name in the model → (file, name in the file)
+
+    A tensor that the model does not have keeps its name in the file."""
     from safetensors import safe_open
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder}: no safetensors there to compare with")
-    found = {}
+    places = {}
     for path in files:
         with safe_open(path, "pt") as f:
             names = list(f.keys())
         for name in names:
-            found[wanted.find(name) or name] = (path, name)
-    return found
+            places[wanted.find(name) or name] = (path, name)
+    return places
 
 # %% ../../nbs/09e_merge.ipynb #n6e76fe5
 def _difference(source, path, name):
-    "How a tensor differs from the reference's, in the narrower of both number types; None if not at all"
+    """How the tensor of a `Source` differs from one in a safetensors file, in words; None if they are equal
+
+    Both are compared in the narrower of their number types, so that a mere conversion makes no difference."""
     from safetensors import safe_open
     with safe_open(path, "pt") as f:
         theirs = f.get_tensor(name)
     if tuple(theirs.shape) != tuple(source.shape):
         return f"has shape {list(source.shape)}, the reference's {list(theirs.shape)}"
     ours = source.load()
-    narrow = min(ours.dtype, theirs.dtype, key=lambda dtype: dtype.itemsize)
-    unlike = ours.to(narrow) != theirs.to(narrow)
-    if not unlike.any():
+    narrower = min(ours.dtype, theirs.dtype, key=lambda dtype: dtype.itemsize)
+    differs = ours.to(narrower) != theirs.to(narrower)
+    if not differs.any():
         return None
     largest = (ours.double() - theirs.double()).abs().max().item()
-    return f"differs in {int(unlike.sum())} of {unlike.numel()} numbers, by up to {largest:.3g}"
+    return f"differs in {int(differs.sum())} of {differs.numel()} numbers, by up to {largest:.3g}"

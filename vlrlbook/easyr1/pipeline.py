@@ -23,51 +23,60 @@ from ..settings import SettingsError, read_settings
 
 # %% ../../nbs/09f_pipeline.ipynb #n75cdc0e
 class _Stages:
-    "The stages of a quick start, and what `stages.json` knows of them from earlier runs"
+    """Runs the stages of a quick start, and remembers in `stages.json` which of them are done
+
+    A stage has a key, a hash of all that its result depends on. A stage that was done under the same key is
+    not repeated; one that was stopped goes on."""
     def __init__(self, settings):
+        "Read what earlier runs into the same folder have done; remove what a killed run left unfinished"
         self.settings = settings
         self.home = Path(settings.output_dir)
         self.path = self.home / "stages.json"
-        self.key = "" # of the stage before: each key holds all keys before it
-        self.lines = [] # of the closing table
+        self.key = "" # of the latest stage; it goes into the key of the next one
+        self.lines = [] # dicts, a row of the final table for each stage
         for stage in stages:
-            remove_leftovers(self.folder(stage)) # what a killed run was writing
-        self.known = {}
+            remove_leftovers(self.folder(stage)) # temporary folders of a run that was killed
+        self.states = {} # stage → dict(key, done, result)
         if self.path.exists():
-            self.known = json.loads(self.path.read_text(encoding="utf-8"))
+            self.states = json.loads(self.path.read_text(encoding="utf-8"))
 
     def folder(self, stage):
-        "Where a stage writes"
+        "The folder into which a stage writes"
         return self.home / _folder_names.get(stage, stage)
 
     def do(self, stage, depends_on, work, is_whole):
-        "Do a stage, go on with it, or leave it alone; it depends on the stages before it and on `depends_on`"
-        known_by = json.dumps([self.key, stage, depends_on], sort_keys=True)
-        digest = hashlib.sha256(known_by.encode())
+        """Run a stage unless it is skipped or was done before; return its result, a dict of a few facts
+
+        `depends_on`: settings (JSON values) on which the result depends, besides the stages before it;
+        `work(folder)`: does the stage, or goes on with it, and returns the result; `is_whole(folder)`:
+        whether the folder still holds all that a finished stage leaves."""
+        key_source = json.dumps([self.key, stage, depends_on], sort_keys=True)
+        digest = hashlib.sha256(key_source.encode())
         self.key = digest.hexdigest()[:16]
         folder = self.folder(stage)
         if stage in self.settings.skipped:
             return self._report(stage, "skipped", 0.0, {})
-        known = self.known.get(stage, {})
-        same_key = known.get("key") == self.key
-        if same_key and known.get("done") and is_whole(folder):
-            return self._report(stage, "done before", 0.0, known["result"])
-        # What the same key has begun is gone on with; what another key has made is not this stage's.
+        state = self.states.get(stage, {})
+        same_key = state.get("key") == self.key
+        if same_key and state.get("done") and is_whole(folder):
+            return self._report(stage, "done before", 0.0, state["result"])
+        # A folder that was begun under the same key is continued. One of another key was made with other
+        # settings, so it is moved out of the way.
         if folder.exists() and not same_key:
             self._move_aside(folder)
-        begun = time.perf_counter()
-        self._keep(stage, dict(key=self.key, done=False))
+        started = time.perf_counter()
+        self._save_state(stage, dict(key=self.key, done=False))
         result = work(folder)
-        self._keep(stage, dict(key=self.key, done=True, result=result))
-        return self._report(stage, "done", time.perf_counter() - begun, result)
+        self._save_state(stage, dict(key=self.key, done=True, result=result))
+        return self._report(stage, "done", time.perf_counter() - started, result)
 
-    def _keep(self, stage, state):
-        "Write down how far a stage is, before anything can stop us"
-        self.known[stage] = state
-        write_json(self.path, self.known)
+    def _save_state(self, stage, state):
+        "Write the state of a stage into stages.json at once, since the run may be stopped at any time"
+        self.states[stage] = state
+        write_json(self.path, self.states)
 
     def _report(self, stage, what, seconds, result):
-        "Print a stage's line, keep it for the table, and give its result back"
+        "Print a line about a stage, add a row to the final table, and return the stage's result"
         words = ", ".join(f"{name} {value}" for name, value in result.items())
         line = dict(stage=stage.replace("_", " "), what=what, seconds=round(seconds, 1), result=words)
         self.lines.append(line)
@@ -76,27 +85,31 @@ class _Stages:
         return result
 
     def _move_aside(self, folder):
-        "Move what another key has made into the first `earlier-N` that has room for it; nothing is deleted"
+        "Move a stage's folder of an earlier run into `earlier-1`, or the next number that is free"
         number = 1
         while (self.home / f"earlier-{number}" / folder.name).exists():
             number += 1
-        place = self.home / f"earlier-{number}"
-        place.mkdir(exist_ok=True)
-        os.rename(folder, place / folder.name)
+        target = self.home / f"earlier-{number}"
+        target.mkdir(exist_ok=True)
+        os.rename(folder, target / folder.name)
 
-# Folders that say what is in them; the other stages write into a folder of their own name.
+# Stages whose folder is named by its content; the others write into a folder with the name of the stage.
 _folder_names = {"merge": "model", "merge_shards": "trained", "evaluate": "evaluation"}
 
 # %% ../../nbs/09f_pipeline.ipynb #nbbd2bfc
 def quick_start(
     settings: QuickStartSettings, # a checked object
 ) -> dict: # stages and results, as results.json has them
-    "Merge, export, dry run, train, merge shards, evaluate: each stage resumable and skippable"
+    """Run the quick start: merge, export, dry run, train, merge shards, evaluate
+
+    A stage that was done before with the same settings is not repeated; one that was stopped goes on."""
     s, run = settings, _Stages(settings)
+    # Folders of earlier stages that later ones read.
     export = run.folder("export")
     train = run.folder("train")
     trained = run.folder("merge_shards")
 
+    # `run.do` gets what a stage depends on, its work, and a check that its folder is still complete.
     base = s.base_model or _warm_base()
     depends_on = [base, s.lora_model]
     merged = run.do("merge", depends_on,
@@ -104,13 +117,13 @@ def quick_start(
                     lambda folder: not _writes_a_model(s, base) or _is_committed(folder))
     model = str(run.folder("merge")) if merged.get("written") else base
 
-    # A file of rows counts by its bytes: an edited one is another, a touched one is not.
-    rows = None if s.data is None else sha256_of(s.data)
-    depends_on = [rows, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
+    # Of a file of rows the bytes count, not the date: only an edited file makes the export run again.
+    rows_hash = None if s.data is None else sha256_of(s.data)
+    depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), _is_committed)
-    run.do("dry_run", [], lambda folder: _dry_stage(s, export, folder), _has_results)
+    run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), _has_results)
 
-    # Chapter 05 leaves an adapter or a model, EasyR1 shards; the stage behind training tells them apart.
+    # Chapter 05 leaves an adapter or a model, EasyR1 leaves shards; "merge_shards" turns each into a model.
     depends_on = [s.engine, s.max_steps, s.training, s.size, s.seed]
     run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), _is_trained)
     run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder), _is_committed)
@@ -127,30 +140,36 @@ def quick_start(
 _finished_file = "finished" # in the folder of a training run of EasyR1, once it has ended well
 
 def _is_committed(folder):
-    "Whether a folder is as it was when it was committed"
-    return damage(folder) is None
+    "Whether a folder that `new_folder` wrote is complete and unchanged, by its manifest"
+    return damage(folder) is None # the first fault, or None
 
 def _has_results(folder):
-    "Whether a stage has come to its last line, which writes its results"
+    "Whether a stage has come to its end, where it writes results.json"
     return (folder / "results.json").exists()
 
 def _is_trained(folder):
-    "Whether training has ended, by either engine"
+    "Whether training has ended: chapter 05 leaves results.json, EasyR1 gets the file `finished`"
     return _has_results(folder) or (folder / _finished_file).exists()
 
 # %% ../../nbs/09f_pipeline.ipynb #n422c68b
 def _warm_base():
-    "The directory that a tiny quick start begins from: chapter 05's warm start for VQA, made once and kept"
+    "The directory of the tiny model to start from: chapter 05's warm start for VQA, made once and kept"
     from vlrlbook.grpo import warm_start
-    return warm_start("qwen2_5_vl", 400, task="vqa")
+    return warm_start("qwen2_5_vl", 400, task="vqa") # 400 steps of supervised training
 
 # %% ../../nbs/09f_pipeline.ipynb #n7e635a2
 def _writes_a_model(settings, base):
-    "Whether the run begins from another directory than its base: a merged one, or one that EasyR1 can read"
-    return bool(settings.lora_model) or (Path(base).is_dir() and bool(only_for_transformers_5(base)))
+    """Whether the stage "merge" writes a model: an adapter is to be merged, or EasyR1 cannot read the base
+
+    EasyR1 runs on transformers 4; `only_for_transformers_5` lists what that cannot read in a directory."""
+    if settings.lora_model:
+        return True
+    return Path(base).is_dir() and bool(only_for_transformers_5(base))
 
 def _merge_stage(settings, base, folder):
-    "The adapter folded into its base; without an adapter nothing is written, unless transformers 4 could not read it"
+    """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
+
+    If the base can be used as it is, nothing is written."""
     if not _writes_a_model(settings, base):
         return dict(nothing="to merge")
     if settings.lora_model:
@@ -158,59 +177,61 @@ def _merge_stage(settings, base, folder):
         merge_lora(base, settings.lora_model, str(folder), transformers_4=True)
     else:
         export_for_transformers_4(base, folder)
-    return dict(written=folder.name)
+    return dict(written=folder.name) # by which `quick_start` knows that there is a model in the folder
 
 # %% ../../nbs/09f_pipeline.ipynb #nb169b63
 def _export_stage(settings, model, folder):
-    "The directory for EasyR1; the TRL engine reads its rows too"
+    "Export rows, reward and settings for EasyR1; the engine trl reads the exported rows, too"
     from vlrlbook.data import synthetic_vqa
     path = model
-    if Path(model).exists(): # no hub id; relative, so that the run's folder can be moved as a whole
+    if Path(model).exists(): # not a hub id; a relative path, so that the run's folder can be moved as a whole
         path = os.path.relpath(model, folder)
-    own = {"worker.actor.model.model_path": path, "data.seed": settings.seed}
+    defaults = {"worker.actor.model.model_path": path, "data.seed": settings.seed} # overrides win
     rows = settings.data or synthetic_vqa(settings.drawn, seed=settings.seed)
-    values = own | parse_overrides(shlex.split(settings.overrides), settings.version)
+    values = defaults | parse_overrides(shlex.split(settings.overrides), settings.version)
     export_easyr1(rows, settings.reward, values, folder, settings.version, image_dir=settings.image_dir)
     about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    train_rows, held_rows = about["rows"]
-    return dict(rows=f"{train_rows} and {held_rows}")
+    train_count, held_out_count = about["rows"]
+    return dict(rows=f"{train_count} and {held_out_count}")
 
 # %% ../../nbs/09f_pipeline.ipynb #n456b35d
-def _dry_stage(settings, export, folder):
-    "Stop before training if anything stands against it"
-    # Chapter 05 trains an adapter, or on a CPU: the estimate of EasyR1's memory says nothing about it.
+def _dry_run_stage(settings, export, folder):
+    "Check the export before training; SettingsError with a table if there are problems"
+    # The estimate is of EasyR1's memory. Chapter 05 needs far less (it trains an adapter, or on a CPU), so
+    # for trl the limit is out of reach.
     gpu_gb = 1e9 if settings.engine == "trl" else 80.0
-    found = dry_run(export, gpu_gb=gpu_gb, progress=False)
-    if not found.ok:
-        raise SettingsError(f"the dry run found {len(found.problems)} problems; "
-                            f"`skip` dry_run goes on all the same\n{found.problem_table()}")
-    longest = max(found.tokens)
-    results = dict(rows=found.rows, reward=found.reward, longest=longest, seconds=found.seconds)
+    report = dry_run(export, gpu_gb=gpu_gb, progress=False)
+    if not report.ok:
+        raise SettingsError(f"the dry run found {len(report.problems)} problems; "
+                            f"`skip` dry_run goes on all the same\n{report.problem_table()}")
+    longest = max(report.tokens)
+    results = dict(rows=report.rows, reward=report.reward, longest=longest, seconds=report.seconds)
     write_json(folder / "results.json", results)
     return dict(problems=0, longest_prompt=longest)
 
 # %% ../../nbs/09f_pipeline.ipynb #na1fe6e9
 def _train_stage(settings, model, export, folder):
-    "Chapter 05 on the exported rows, or EasyR1 on the exported directory"
+    "Train on the exported rows: by chapter 05 in this process, or by EasyR1; goes on where it was stopped"
     if settings.engine == "easyr1":
         return _train_easyr1(settings, model, export, folder)
     from vlrlbook.grpo import GRPOSettings, run
-    begun = any(folder.glob("checkpoint-*"))
-    given = dict(
+    has_checkpoint = any(folder.glob("checkpoint-*"))
+    values = dict(
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,
-        seed=settings.seed, save_steps=10, resume="true" if begun else "")
+        seed=settings.seed, resume="true" if has_checkpoint else "",
+        save_steps=10) # a stopped run loses at most so many steps
     if settings.max_steps:
-        given["max_steps"] = settings.max_steps
-    # These are chapter 05's names: `lr` is `lr`, and not EasyR1's key of that short name.
-    given |= parse_overrides(shlex.split(settings.training), version=None)
-    found = run(read_settings(GRPOSettings, given, "training"))
-    return dict(steps=found["steps"], seconds=round(found["seconds"]))
+        values["max_steps"] = settings.max_steps
+    # version=None: these are chapter 05's settings, so `lr` must not be taken for EasyR1's short name.
+    values |= parse_overrides(shlex.split(settings.training), version=None)
+    results = run(read_settings(GRPOSettings, values, "training"))
+    return dict(steps=results["steps"], seconds=round(results["seconds"]))
 
 # %% ../../nbs/09f_pipeline.ipynb #n09aba69
 def _train_easyr1(settings, model, export, folder):
-    "EasyR1 itself; it finds its own newest checkpoint when it is started again"
-    # Absolute paths: train.sh goes to its own directory, and Ray's workers stand elsewhere.
+    "Run the export's train.sh, which starts EasyR1; started again, EasyR1 goes on from its newest checkpoint"
+    # Absolute paths, since train.sh changes to its own directory, and Ray's workers have others.
     words = [f"trainer.save_checkpoint_path={folder.resolve()}"]
     if Path(model).exists():
         words.append(f"worker.actor.model.model_path={Path(model).resolve()}")
@@ -222,14 +243,14 @@ def _train_easyr1(settings, model, export, folder):
         raise SettingsError(f"EasyR1 stopped with exit status {done.returncode}; "
                             "started again, it goes on from its newest checkpoint")
     step = newest_step(folder)
-    (folder / _finished_file).touch()
+    (folder / _finished_file).touch() # by which `_is_trained` knows
     return dict(step=step)
 
 # %% ../../nbs/09f_pipeline.ipynb #nead948f
 def newest_step(
     folder: str | Path, # where EasyR1 writes its checkpoints
 ) -> int: # N of the newest global_step_N
-    "The newest checkpoint that has an actor in it"
+    "The number of the newest checkpoint that holds an actor (the trained model); SettingsError if none does"
     steps = []
     for actor in Path(folder).glob("global_step_*/actor"):
         number = actor.parent.name.rpartition("_")[2]
@@ -239,46 +260,52 @@ def newest_step(
     return max(steps)
 
 # %% ../../nbs/09f_pipeline.ipynb #n389f0d7
-_of_training = ("*.csv", "results.json") # in a run's folder, and no part of the model
+_run_files = ("*.csv", "results.json") # files in a training run's folder that are no part of the model
 
 def _merge_shards_stage(settings, model, train, folder):
-    "One plain model directory: from EasyR1's shards, from an adapter, or from a model that was trained whole"
+    """Write the trained model as one plain model directory
+
+    `train`: the folder of the stage before, with EasyR1's shards, chapter 05's adapter, or a whole model;
+    `model`: what training started from. Returns a few facts for the final table."""
     if settings.engine == "easyr1":
-        # The layout is EasyR1's: checkpoints by step, the trained model under `actor`.
+        # EasyR1 writes a folder for each checkpoint, with the trained model under `actor`.
         actor = train / f"global_step_{newest_step(train)}" / "actor"
         report = merge_shards(str(actor), str(folder))
         return dict(tensors=report["tensors"], ranks=report["ranks"])
     if (train / "adapter_config.json").exists():
         from vlrlbook.models import merge_lora
-        merge_lora(model, str(train), str(folder))
+        merge_lora(model, str(train), str(folder)) # writes base and adapter as one model into `folder`
         return dict(folded="the adapter")
     from vlrlbook.models import base_files
-    # What training has saved has this release's words for config and tokenizer; the base has its own.
-    described = base_files(model) or train
-    with new_folder(folder) as aside:
-        copy_descriptions(described, aside, leave=_of_training)
+    # Config and tokenizer are copied from the base: those that training has saved are in the form of the
+    # installed transformers, which other versions may not read.
+    description_folder = base_files(model) or train # None for a model without files
+    with new_folder(folder) as new: # a temporary folder that is renamed at the end
+        copy_descriptions(description_folder, new, leave=_run_files)
         for path in sorted([*train.glob("*.safetensors"), *train.glob("*.safetensors.index.json")]):
-            shutil.copyfile(path, aside / path.name)
-        config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
-        right = config_with_dtype(config, stored_dtype(train))
-        if right != config:
-            write_json(aside / "config.json", right)
+            shutil.copyfile(path, new / path.name)
+        config = json.loads((new / "config.json").read_text(encoding="utf-8"))
+        corrected = config_with_dtype(config, stored_dtype(train)) # the number type of the trained weights
+        if corrected != config:
+            write_json(new / "config.json", corrected)
     return dict(copied="the whole model")
 
 # %% ../../nbs/09f_pipeline.ipynb #nc854c5f
 def _evaluate_stage(settings, model, trained, export, folder):
-    "Chapter 06 on the held-out rows, before and after"
+    """Evaluate the model on the held-out rows before and after training, by chapter 06
+
+    Returns the accuracies as texts, for the final table."""
     from vlrlbook.evaluation import EvaluationSettings, evaluate
-    given = dict(
+    values = dict(
         size=settings.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"),
         split="all", task="vqa", eval_samples=settings.eval_samples, output_dir=str(folder),
         controls=False, resume=True)
-    if trained.exists(): # not where the stages of training were skipped
-        given["adapter"] = str(trained)
-    found = evaluate(read_settings(EvaluationSettings, given, "evaluation"))
-    shown = {}
-    for metric in found["metrics"]:
-        greedily = metric["column"] in ("before_greedy", "after_greedy") # as people use a model
-        if greedily and "accuracy" in metric["mark"]:
-            shown[metric["name"]] = f"{metric['value']:.3f} (n = {metric['n']})"
-    return shown
+    if trained.exists(): # it is missing if training was skipped; then there is no "after"
+        values["adapter"] = str(trained)
+    results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
+    accuracies = {}
+    for metric in results["metrics"]:
+        is_greedy = metric["column"] in ("before_greedy", "after_greedy") # without sampling, as in use
+        if is_greedy and "accuracy" in metric["mark"]:
+            accuracies[metric["name"]] = f"{metric['value']:.3f} (n = {metric['n']})"
+    return accuracies

@@ -43,14 +43,16 @@ class QuickStartSettings(Settings):
         "gpu": dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)}
 
     def rules(self):
-        "Words of which there are a few, then what must be there"
+        """Yield (is wrong, message) for every rule; the message is shown only where its rule is broken
+
+        `must_be` raises at once for a setting that is none of a few words."""
         self.must_be("engine", ("trl", "easyr1"))
         self.must_be("version", versions)
         for name in self.skipped:
             hint = nearest(name, list(stages))
             yield name not in stages, f"skip: there is no stage {name!r}{hint}"
         yield bool(self.data) and not Path(self.data or "").is_file(), f"data = {self.data!r}: no such file"
-        # Asked last: it starts a process.
+        # Checked last, since `_has_easyr1` starts a process.
         trains_there = self.engine == "easyr1" and "train" not in self.skipped
         yield trains_there and not _has_easyr1(), (
             "engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "
@@ -59,14 +61,15 @@ class QuickStartSettings(Settings):
 
     @property
     def skipped(self) -> list:
-        "Names of the stages to leave out"
+        "Names of the stages to leave out, from the text of `skip`; dry-run may stand for dry_run"
         names = [word.strip() for word in self.skip.split(",")]
         return [name.replace("-", "_") for name in names if name]
 
 def _has_easyr1():
-    "Whether the python3 that train.sh starts finds EasyR1's package, which is called verl"
+    "Whether the python3 on the PATH, which train.sh starts, finds EasyR1's package (its name is verl)"
     if shutil.which("python3") is None:
         return False
-    # Asked of another interpreter: EasyR1 cannot share this book's environment.
-    ask = "import importlib.util, sys; sys.exit(importlib.util.find_spec('verl') is None)"
-    return subprocess.run(["python3", "-c", ask]).returncode == 0
+    # Another interpreter is asked, since EasyR1 cannot be installed in this book's environment. It exits with
+    # status 0 if it finds the package.
+    program = "import importlib.util, sys; sys.exit(importlib.util.find_spec('verl') is None)"
+    return subprocess.run(["python3", "-c", program]).returncode == 0

@@ -25,7 +25,9 @@ def shard_model(
     replicas: int = 1, # copies of the sharded model: more than one gives the mesh (ddp, fsdp)
     engine: str = "fsdp2", # fsdp2 (`fully_shard`) or fsdp1 (`FullyShardedDataParallel`)
 ) -> Path: # the folder
-    "Write a model as EasyR1 and verl leave it: real processes over gloo on the CPU, one file a rank"
+    """Write a model as EasyR1 and verl leave it after training, for tests and examples: one file a rank
+
+    As many processes as ranks shard it with FSDP; they run on the CPU and talk by gloo."""
     import torch.multiprocessing as mp
     folder = Path(folder)
     folder.mkdir(parents=True)
@@ -38,8 +40,8 @@ def shard_model(
         process.start()
         processes.append(process)
     for process in processes:
-        process.join(120)
-    # A rank that failed leaves the others waiting at their barrier for ever.
+        process.join(120) # seconds; a tiny model takes a few
+    # Those that still run wait for ever, for a rank that has failed.
     for process in processes:
         process.kill()
     (folder / _meeting_file).unlink(missing_ok=True)
@@ -50,10 +52,10 @@ def shard_model(
     return folder
 
 # %% ../../nbs/09d_shards.ipynb #nc05fc49
-_meeting_file = ".meeting" # in the folder of the shards: through it gloo's processes find one another
+_meeting_file = ".meeting" # in the folder of the shards: through this file gloo's processes find one another
 
 def _save_rank(model, folder, rank, world_size, replicas, engine):
-    "The work of one process: join the others, shard the model with them, save the part of this rank"
+    "One process of `shard_model`: join the others, shard the model with them, save the part of this rank"
     import torch
     import torch.distributed as dist
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -68,11 +70,13 @@ def _save_rank(model, folder, rank, world_size, replicas, engine):
 
 # %% ../../nbs/09d_shards.ipynb #n11c762e
 def _fsdp(model, world_size, replicas, engine):
-    "The model wrapped by FSDP 1 or FSDP 2, one unit of sharding for each decoder layer"
+    """Shard the model by FSDP 1 or FSDP 2, in a process that has joined the others
+
+    With `replicas` above 1 the ranks form a mesh: (replicas, ranks that share one copy)."""
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-    # The names of the mesh dimensions are those that EasyR1 and verl give them.
+    # EasyR1 and verl give the mesh dimensions these names, too.
     shape, names = (world_size,), ("fsdp",)
     strategy = ShardingStrategy.FULL_SHARD
     if replicas > 1:
@@ -80,7 +84,7 @@ def _fsdp(model, world_size, replicas, engine):
         strategy = ShardingStrategy.HYBRID_SHARD
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
     if engine == "fsdp2":
-        for layer in _decoder_layers(model):
+        for layer in _decoder_layers(model): # each layer is gathered and freed by itself
             fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh)
     return FullyShardedDataParallel(model, device_mesh=mesh, device_id=torch.device("cpu"),
@@ -88,22 +92,24 @@ def _fsdp(model, world_size, replicas, engine):
 
 # %% ../../nbs/09d_shards.ipynb #n2b22ee5
 def _decoder_layers(model):
-    "The decoder layers of the language model, found by their names"
+    "The decoder layers of the language model, found by their names (`…language_model.layers.7`)"
     name_of_layer = re.compile(r"language_model\.layers\.\d+$")
     return [module for name, module in model.named_modules() if name_of_layer.search(name)]
 
 # %% ../../nbs/09d_shards.ipynb #na87e334
 def _save_descriptions(model, processor, folder):
-    "Save what rank 0 adds: config, generation config, tokenizer; and the configuration of an adapter"
+    """Save the files that rank 0 writes besides its weights: configs and processor, and an adapter's config
+
+    They go into `huggingface/` and `lora_adapter/`, as with EasyR1 and verl."""
     from vlrlbook.models import save_processor
     is_adapted = hasattr(model, "get_base_model")
-    core = model.get_base_model() if is_adapted else model
-    described = folder / "huggingface"
-    # A model that was made from a config, not loaded, does not say yet which class it is.
-    core.config.architectures = [type(core).__name__]
-    core.config.save_pretrained(described)
-    core.generation_config.save_pretrained(described)
-    save_processor(processor, described)
+    base_model = model.get_base_model() if is_adapted else model
+    description_folder = folder / "huggingface"
+    # In the config of a model that was made and not loaded, the name of its class is still missing.
+    base_model.config.architectures = [type(base_model).__name__]
+    base_model.config.save_pretrained(description_folder)
+    base_model.generation_config.save_pretrained(description_folder)
+    save_processor(processor, description_folder)
     if is_adapted:
         model.peft_config["default"].save_pretrained(folder / "lora_adapter")
 
@@ -114,65 +120,73 @@ def shard_box(
     mesh_shape: tuple, # processes along each mesh dimension
     place: tuple, # where one process stands in the mesh
 ) -> tuple: # a slice per tensor dimension
-    "The part of a tensor that one process holds, uneven and empty parts included"
-    box = [(0, size) for size in shape]
+    """The part of a tensor that one process holds, as a slice for each tensor dimension
+
+    Where a dimension cannot be cut evenly, the last processes get less, or an empty part."""
+    box = [(0, size) for size in shape] # (first, behind the last) along each tensor dimension
+    # Each mesh dimension cuts what the mesh dimensions before it have left.
     for dim, parts, index in zip(placements, mesh_shape, place):
-        if dim is None:
+        if dim is None: # along this mesh dimension the processes hold copies
             continue
         begin, end = box[dim]
         rows_each = -(-(end - begin) // parts) # rounded up, as torch.chunk does
-        # The last ranks get fewer rows or none, so neither border may lie behind the end.
-        first = min(begin + index * rows_each, end)
-        behind = min(first + rows_each, end)
-        box[dim] = (first, behind)
+        new_begin = min(begin + index * rows_each, end)
+        new_end = min(new_begin + rows_each, end)
+        box[dim] = (new_begin, new_end)
     return tuple(slice(begin, end) for begin, end in box)
 
 # %% ../../nbs/09d_shards.ipynb #n1a5bdf7
 def draw_shards(
     ax, # matplotlib axes
     shape: tuple, # of the whole tensor, one or two dimensions
-    placements: tuple, # see `shard_box`
+    placements: tuple, # for each mesh dimension the tensor dimension that it cuts, or None for copies
     mesh, # array of rank numbers, a dimension per placement
-    title: str = "", # above
+    title: str = "", # of the drawing
 ):
-    "A tensor as a rectangle, cut and coloured by the ranks that hold it"
-    holders = _ranks_by_box(shape, placements, np.asarray(mesh))
-    drawn = {box: ranks for box, ranks in holders.items() if _numbers_in(box)}
-    for i, (box, ranks) in enumerate(drawn.items()):
+    "Draw a tensor as a rectangle of coloured parts; each part names the ranks that hold it"
+    holders = _ranks_by_part(shape, placements, np.asarray(mesh)) # borders of a part → ranks
+    filled_parts = {borders: ranks for borders, ranks in holders.items() if _numbers_in(borders)}
+    for i, (borders, ranks) in enumerate(filled_parts.items()):
         colour = [blue, orange, green, purple][i % 4]
-        _draw_part(ax, box, ranks, colour, shape[0], len(drawn))
-    without = [ranks for box, ranks in holders.items() if box not in drawn]
-    if without:
-        names = ", ".join(str(rank) for rank in sorted(sum(without, [])))
+        _draw_part(ax, borders, ranks, colour, height=shape[0], parts=len(filled_parts))
+    idle_ranks = [] # those whose part is empty
+    for borders, ranks in holders.items():
+        if borders not in filled_parts:
+            idle_ranks += ranks
+    if idle_ranks:
+        names = ", ".join(str(rank) for rank in sorted(idle_ranks))
         title += f"\nnothing on rank {names}"
     width = shape[1] if len(shape) == 2 else 1
     ax.set(xlim=(0, width), ylim=(shape[0], 0), xticks=[], yticks=[0, shape[0]])
     ax.set_title(title, fontsize=8)
 
-def _ranks_by_box(shape, placements, mesh):
-    "Which ranks hold which part of a tensor: borders of the part → rank numbers"
+def _ranks_by_part(shape, placements, mesh):
+    "Which ranks hold which part of a tensor: borders of the part, ((begin, end), …) → list of rank numbers"
     holders = {}
     for place in np.ndindex(mesh.shape):
         borders = _borders(shard_box(shape, placements, mesh.shape, place))
         holders.setdefault(borders, []).append(int(mesh[place]))
     return holders
 
-def _draw_part(ax, box, ranks, colour, height, parts):
-    "One part of a tensor of `height` rows and `parts` parts, with its ranks and its size written into it"
+def _draw_part(ax, borders, ranks, colour, height, parts):
+    """Draw one part of a tensor as a rectangle, with its ranks and its size written into it
+
+    `borders`: ((begin, end), …) along each dimension; the tensor has `height` rows and `parts` parts."""
     from matplotlib.patches import Rectangle
-    y0, y1 = box[0]
-    x0, x1 = box[1] if len(box) == 2 else (0, 1)
+    y0, y1 = borders[0]
+    x0, x1 = borders[1] if len(borders) == 2 else (0, 1)
     rectangle = Rectangle(
         (x0, y0), x1 - x0, y1 - y0, facecolor=colour, alpha=0.45, edgecolor="white", linewidth=2)
     ax.add_patch(rectangle)
-    is_narrow = (y1 - y0) > 0.6 * height and parts > 2 # columns: the words only fit when turned
+    # A part over (nearly) the whole height is a column; among more than two it is narrow: its text is turned.
+    is_narrow = (y1 - y0) > 0.6 * height and parts > 2
     words = f"rank {' and '.join(map(str, ranks))}\n{y1 - y0} × {x1 - x0}"
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     ax.text(x, y, words, ha="center", va="center", fontsize=7, rotation=90 * is_narrow)
 
 # %% ../../nbs/09d_shards.ipynb #n314b591
 def _borders(box):
-    "The first and the last border of each slice, as tuples of numbers"
+    "((begin, end), …) of a tuple of slices; slices themselves cannot be a dict's keys before Python 3.12"
     return tuple((part.start, part.stop) for part in box)
 
 def _numbers_in(borders):
@@ -181,7 +195,7 @@ def _numbers_in(borders):
 
 # %% ../../nbs/09d_shards.ipynb #n0e54e79
 class ShardError(ValueError):
-    "A checkpoint whose shards cannot become one model"
+    "The shards of a checkpoint cannot be read, or cannot become one model"
 
 # torch's name of a number type → (its name in a safetensors file, bytes of a number)
 number_types = {
@@ -192,59 +206,62 @@ number_types = {
 # %% ../../nbs/09d_shards.ipynb #n4a1cae9
 @dataclass
 class Stored:
-    "A tensor in a file; nothing is read until `read`"
+    "A tensor in a file that torch.save wrote; its numbers are read from the file only by `read`"
     path: Path # file of one rank
-    record: tuple # of its storage: first byte, bytes, checksum (0: none was written)
+    record: tuple # where its storage lies in the file: first byte, bytes, checksum (0: none was written)
     dtype: str # torch's name of the number type
     shape: tuple # of this part
     stride: tuple # steps in elements
-    offset: int # elements before its first
+    offset: int # elements of the storage before the tensor's first
 
     @property
     def plain(self) -> bool:
-        "Whether the elements stand one after the other"
-        if not prod(self.shape):
+        "Whether the tensor is contiguous: its elements stand one after the other in the storage"
+        if not prod(self.shape): # no elements
             return True
-        expected = 1
+        expected = 1 # step of the last dimension; each one before it steps over all behind it
         for size, step in zip(reversed(self.shape), reversed(self.stride)):
-            # The step of a dimension of one element is never taken, and torch leaves any number there.
+            # In a dimension of one element no step is ever taken, and torch may leave any number there.
             if size != 1 and step != expected:
                 return False
             expected *= size
         return True
 
     def read(self, out=None):
-        "The tensor; directly into `out` where both are in one piece"
+        "Read the tensor, into the tensor `out` if one is given, and return it"
         import torch
         dtype = getattr(torch, self.dtype)
         first_byte = self.offset * dtype.itemsize
-        if out is not None and self.plain and out.is_contiguous():
+        if out is not None and self.plain and out.is_contiguous(): # without a copy in between
             _fill(out.view(-1), self.path, self.record, first_byte)
             return out
         if self.plain:
             span = prod(self.shape)
-        else: # from the first element to the last, with what stands between them
+        else: # from the first element to the last, with the foreign ones between them
             span = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
         flat = torch.empty(span, dtype=dtype)
         _fill(flat, self.path, self.record, first_byte)
-        whole = flat.view(self.shape) if self.plain else flat.as_strided(self.shape, self.stride)
-        return whole if out is None else out.copy_(whole)
+        tensor = flat.view(self.shape) if self.plain else flat.as_strided(self.shape, self.stride)
+        return tensor if out is None else out.copy_(tensor)
 
 # %% ../../nbs/09d_shards.ipynb #n8b64cf6
 def _fill(flat, path, record, skipped):
-    "Read bytes of a record, `skipped` bytes behind its first, into a flat tensor"
+    """Fill a flat tensor with bytes of a file; ShardError where they are missing or damaged
+
+    `record`: (first byte, bytes, checksum) of a storage in the file; `skipped`: bytes of the storage before
+    those that are read."""
     import torch
     if not flat.numel():
         return
     first_byte, size, checksum = record
-    room = memoryview(flat.view(torch.uint8).numpy()) # the tensor's own memory: nothing is copied
+    memory = memoryview(flat.view(torch.uint8).numpy()) # the tensor's own memory: nothing is copied
     with open(path, "rb") as f:
         f.seek(first_byte + skipped)
-        if f.readinto(room) != len(room):
+        if f.readinto(memory) != len(memory):
             raise ShardError(f"{path.name}: cut off within its numbers")
-    # The checksum is of the whole record, so it says nothing about a part of one.
-    is_whole = len(room) == size
-    if checksum and is_whole and zlib.crc32(room) != checksum:
+    # The checksum is that of the whole storage, so a part of it cannot be checked.
+    is_whole = len(memory) == size
+    if checksum and is_whole and zlib.crc32(memory) != checksum:
         where = f"bytes {first_byte} to {first_byte + size}"
         raise ShardError(f"{path.name}: damaged: {where} are not those that torch.save wrote")
 
@@ -256,30 +273,35 @@ def _fill(flat, path, record, skipped):
 #   took twice the time, and calls a file damaged to which torch was told to write no checksums;
 # - it knows pickle protocol 2 only, and does not say what a file of another protocol asks for;
 # - it refuses a ShardedTensor without saying under which key it stands.
-class _Named:
-    "Stand-in for an object of torch.distributed: it keeps what it was given and its fields, and runs nothing"
+class _StandIn:
+    """Takes the place of an object of torch.distributed, such as a DTensor, while a shard is unpickled
+
+    It keeps the object's arguments (`args`) and fields, and runs none of its code."""
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         self.args = args
         return self
 
     def __init__(self, *args, **kwargs):
-        pass # all is kept in `__new__`: unpickling does not always call this
+        pass # unpickling does not always call this, so `__new__` keeps the arguments
 
     def __setstate__(self, state):
-        # With slots the state is a pair of dicts, else it is one dict.
-        for fields in state if isinstance(state, tuple) else (state,):
+        "Called by pickle with the object's fields: a dict, or a pair of dicts if the class has slots"
+        dicts = state if isinstance(state, tuple) else (state,)
+        for fields in dicts:
             if isinstance(fields, dict):
                 self.__dict__.update(fields)
 
 def _named_class(name):
-    "A stand-in class that bears the name of the class for which it stands"
-    return type(name, (_Named,), {})
+    "A subclass of `_StandIn` with the name of the class whose place it takes"
+    return type(name, (_StandIn,), {})
 
 # %% ../../nbs/09d_shards.ipynb #n51d2dca
 def _rebuild_stored(storage, offset, size, stride, *rest):
-    "Stands in for torch._utils._rebuild_tensor_v2 and _v3: the facts about a tensor, without its numbers"
-    dtype, path, record = storage
+    """Called by the unpickler in place of torch._utils._rebuild_tensor_v2 and _v3: returns a `Stored`
+
+    So only the facts about a tensor are kept, and its numbers are not read."""
+    dtype, path, record = storage # what `_Contents.persistent_load` returned
     # _v3, for number types without a storage class of their own, names the type in its last argument.
     if rest and isinstance(rest[-1], str):
         dtype = rest[-1]
@@ -287,31 +309,33 @@ def _rebuild_stored(storage, offset, size, stride, *rest):
 
 # %% ../../nbs/09d_shards.ipynb #n98cf629
 def _rebuild_subclass(function, kind, args, state):
-    "Stands in for torch._tensor._rebuild_from_type_v2, which makes a tensor and then sets its attributes"
-    made = function(*args)
-    if isinstance(made, _Named):
-        made.__setstate__(state)
-    return made
+    """Called by the unpickler in place of torch._tensor._rebuild_from_type_v2
+
+    It makes a tensor by `function` and then sets its attributes; here `function` may be a stand-in."""
+    tensor = function(*args)
+    if isinstance(tensor, _StandIn):
+        tensor.__setstate__(state)
+    return tensor
 
 def _rebuild_wrapper(kind, *args):
-    "Stands in for torch._utils._rebuild_wrapper_subclass, which makes a DTensor"
+    "Called by the unpickler in place of torch._utils._rebuild_wrapper_subclass, which makes a DTensor"
     return kind(*args)
 
 def _rebuild_parameter(data, *rest):
-    "Stands in for torch._utils._rebuild_parameter: the tensor inside the parameter"
+    "Called by the unpickler in place of torch._utils._rebuild_parameter: returns the parameter's tensor"
     return data
 
 def _attribute_class(owner, name):
-    "Stands in for getattr, by which a pickle names a class inside another one"
+    "Called by the unpickler in place of getattr, by which a pickle names a class inside another class"
     return _named_class(name)
 
 def _keep_arguments(*args):
-    "Stands in for torch.device: its arguments, which nobody asks for"
+    "Called by the unpickler in place of torch.device: returns the arguments, which nothing uses"
     return args
 
 # %% ../../nbs/09d_shards.ipynb #ndc7fa14
 class _Ordered(dict):
-    "An OrderedDict as a state dict is one: with attributes beside its keys"
+    "In place of OrderedDict: a state dict has attributes besides its keys, which a plain dict cannot have"
 
 # %% ../../nbs/09d_shards.ipynb #ne6fab7f
 # torch's storage classes → number type
@@ -320,7 +344,7 @@ _storages = {
     "DoubleStorage": "float64", "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16",
     "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool", "UntypedStorage": "uint8"}
 
-# everything else that a shard may ask for → what stands in for it
+# everything else that a shard's pickle may name → what takes its place
 _rebuilt = {
     "torch._utils._rebuild_tensor_v2": _rebuild_stored,
     "torch._utils._rebuild_tensor_v3": _rebuild_stored,
@@ -340,25 +364,29 @@ _number_type = re.compile(r"(bfloat|float|int|uint|bool|complex)\w*") # torch.fl
 
 # %% ../../nbs/09d_shards.ipynb #n685e603
 class _Contents(pickle.Unpickler):
-    "Reads the pickle of a shard, its table of contents, and runs nothing that the pickle names"
+    """Unpickler for the table of contents of a shard: tensors become `Stored`, DTensors stand-ins
+
+    It runs nothing that the pickle names, so a file from a stranger can be read."""
     def __init__(self, file, path, records):
         super().__init__(file)
         self.path = path
         self.records = records # number of a storage, as text → its record
 
     def persistent_load(self, entry):
-        "A storage, as torch.save writes it: ('storage', number type, number, device, elements)"
+        """Called by pickle for each storage; returns (number type, file, record) for `_rebuild_stored`
+
+        `entry`, as torch.save writes it: ('storage', number type, the storage's number, device, elements)."""
         _, dtype, number, *_ = entry
         return dtype, self.path, self.records[number]
 
     def find_class(self, module, name):
-        "What stands in for `module.name`; anything that no tensor needs is an error"
+        "Called by pickle for each name: returns what takes its place; ShardError for what no tensor needs"
         full_name = f"{module}.{name}"
         if full_name in _rebuilt:
             return _rebuilt[full_name]
-        if module in ("torch", "torch.storage") and name in _storages:
+        if module in ("torch", "torch.storage") and name in _storages: # FloatStorage and the like
             return _storages[name]
-        if module == "torch" and _number_type.fullmatch(name):
+        if module == "torch" and _number_type.fullmatch(name): # torch.float32 and the like
             return name
         if module.startswith("torch.distributed."):
             return _named_class(name)
@@ -369,7 +397,7 @@ class _Contents(pickle.Unpickler):
 def read_contents(
     path: str | Path, # a file that torch.save wrote
 ) -> dict: # key → `Stored`, or a stand-in for a DTensor
-    "What a shard holds, without its numbers"
+    "Read the table of contents of a shard, without the tensors' numbers; ShardError for a damaged file"
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -378,36 +406,39 @@ def read_contents(
     except ShardError:
         raise
     except OSError as e:
-        if e.filename: # the file cannot be opened at all, which is another kind of trouble
+        if e.filename: # the file could not be opened: it is missing, or may not be read
             raise
         raise ShardError(f"{path.name}: cannot be read ({e})") from e
     except _unreadable as e:
         why = f"{type(e).__name__}: {e}"
         raise ShardError(f"{path.name}: cut off, damaged, or not written by torch.save ({why})") from e
 
-# What damaged bytes make zipfile and pickle raise; found by changing every byte of a shard in turn.
+# Errors that zipfile and pickle raise for damaged bytes; found by changing every byte of a shard in turn.
 _unreadable = (
     zipfile.BadZipFile, pickle.UnpicklingError, EOFError, LookupError, StopIteration, struct.error,
     ValueError, TypeError, AttributeError, NotImplementedError, OverflowError)
 
 # %% ../../nbs/09d_shards.ipynb #n7576d5c
 def _contents(records, path):
-    "The state dict of an archive, from its pickle; `records` are those of all entries by their names"
-    # The entries stand in a folder that bears the name under which the file was saved first.
+    """The state dict of a file that torch.save wrote: key → `Stored` or stand-in
+
+    Such a file is a ZIP archive; `records`: name of an entry → (first byte, bytes, checksum). The entry
+    data.pkl is the table of contents, and data/0, data/1, … hold the numbers."""
+    # The entries stand in a folder that is named like the file when it was saved.
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
     byte_order = records.get(f"{folder}byteorder")
     if byte_order and _bytes(path, byte_order) != b"little":
         raise ShardError(f"{path.name}: written on a big-endian machine")
-    storages = {}
+    storages = {} # number of a storage, as text → record
     for name, record in records.items():
         if name.startswith(f"{folder}data/"):
             storages[name.removeprefix(f"{folder}data/")] = record
     pickled = io.BytesIO(_bytes(path, records[pickle_name]))
-    found = _Contents(pickled, path, storages).load()
-    if not isinstance(found, dict):
-        raise ShardError(f"{path.name}: holds a {type(found).__name__}, not a state dict")
-    return found
+    contents = _Contents(pickled, path, storages).load()
+    if not isinstance(contents, dict):
+        raise ShardError(f"{path.name}: holds a {type(contents).__name__}, not a state dict")
+    return contents
 
 # %% ../../nbs/09d_shards.ipynb #n7b8b013
 # A local header of the ZIP format: 30 bytes, the last four of them the lengths of the name and of the extra
@@ -416,9 +447,9 @@ _zip_header_size = 30
 _zip_lengths_at = 26
 
 def _record(path, entry):
-    "(first byte, bytes, checksum) of an entry of a ZIP file"
-    # The central table, which zipfile has read, does not say how long the entry's own extra field is: torch
-    # pads with it, so that numbers begin at a multiple of 64 bytes.
+    "Where the content of an entry (a `ZipInfo`) lies in a ZIP file: (first byte, bytes, checksum)"
+    # The content follows the entry's local header, whose length zipfile does not tell: torch pads its extra
+    # field, so that numbers begin at a multiple of 64 bytes.
     with open(path, "rb") as f:
         f.seek(entry.header_offset + _zip_lengths_at)
         name_length, extra_length = struct.unpack("<HH", f.read(4))
@@ -427,12 +458,12 @@ def _record(path, entry):
 
 # %% ../../nbs/09d_shards.ipynb #n75d182b
 def _bytes(path, record):
-    "The content of a small record, compared with its checksum"
+    "Read a small entry of a ZIP file whole, and check it; `record`: (first byte, bytes, checksum)"
     first_byte, size, checksum = record
     with open(path, "rb") as f:
         f.seek(first_byte)
         content = f.read(size)
-    # torch can be told to write no checksums, and then writes 0.
+    # torch writes 0 where it was told to compute no checksums.
     if checksum and zlib.crc32(content) != checksum:
         raise zipfile.BadZipFile("wrong checksum")
     return content
@@ -440,61 +471,69 @@ def _bytes(path, record):
 # %% ../../nbs/09d_shards.ipynb #nc065a85
 @dataclass
 class Piece:
-    "What one rank holds of one tensor"
+    "What one rank holds of one tensor: the numbers, and their place in the whole"
     rank: int # number of the process
     stored: Stored # its numbers
-    shape: tuple = None # of the whole; None: the piece is plain and does not say
-    placements: tuple = () # see `shard_box`
+    shape: tuple = None # of the whole; None: the piece is a plain tensor, which does not say
+    placements: tuple = () # for each mesh dimension the tensor dimension that it cuts, or None for copies
     mesh: np.ndarray = None # rank numbers, a dimension per placement
     names: tuple = () # of the mesh dimensions
 
     @property
     def layout(self):
-        "What must be the same on all ranks: shape of the whole, cuts, shape of the mesh"
+        "(shape of the whole, placements, shape of the mesh), which must be the same on all ranks"
         mesh_shape = None if self.mesh is None else self.mesh.shape
         return self.shape, self.placements, mesh_shape
 
     @property
     def box(self):
-        "Slices of the whole that this piece fills"
-        where = np.argwhere(self.mesh == self.rank)[0]
-        place = tuple(int(index) for index in where)
+        "The place of this piece in the whole, as a slice for each dimension"
+        indices = np.argwhere(self.mesh == self.rank)[0] # where this rank stands in the mesh
+        place = tuple(int(index) for index in indices)
         return shard_box(self.shape, self.placements, self.mesh.shape, place)
 
 # %% ../../nbs/09d_shards.ipynb #nb9b5e20
 def _piece(key, value, rank, path):
-    "A `Piece` from what the file of a rank holds under a key"
+    """Make a `Piece` of what the file of a rank holds under a key; ShardError for what is no tensor
+
+    `value`: a `Stored` for a plain tensor; a DTensor is an object with its fields and without its code."""
     if isinstance(value, Stored):
         return Piece(rank, value)
     kind = type(value).__name__
     if kind == "ShardedTensor":
         raise ShardError(f"{path.name}: {key} is a ShardedTensor, the old form that FSDP writes "
                          "without a device mesh; save it with one")
-    if not hasattr(value, "_spec"): # which every DTensor has
+    if not hasattr(value, "_spec"): # every DTensor has this field: its mesh and placements
         raise ShardError(f"{path.name}: {key} is a {kind}, not a tensor")
     spec = value._spec
-    mesh = _mesh(spec.mesh)
+    mesh = _mesh_ranks(spec.mesh) # array of rank numbers
     _check_rank(key, spec.mesh, mesh, rank, path)
-    placements = tuple(_cut(key, placement, path) for placement in spec.placements)
+    placements = tuple(_cut_dimension(key, placement, path) for placement in spec.placements)
     # torch's TensorMeta is a named tuple whose first field is the shape of the whole.
     shape = tuple(spec.tensor_meta.args[0])
-    return Piece(rank, value._local_tensor, shape, placements, mesh, _mesh_names(spec.mesh))
+    return Piece(rank, stored=value._local_tensor, shape=shape, placements=placements, mesh=mesh,
+                 names=_mesh_names(spec.mesh))
 
-def _check_rank(key, described, mesh, rank, path):
-    "Stop where a file was not written by the rank that its name says"
+def _check_rank(key, device_mesh, mesh, rank, path):
+    """Raise ShardError if a file was not written by the rank that its name says
+
+    `device_mesh`: a DeviceMesh as it was unpickled, without its code; `mesh`: its rank numbers, an array."""
     if not (mesh == rank).any():
         raise ShardError(f"{path.name}: the mesh of {key} holds ranks {mesh.ravel().tolist()}, not {rank}")
-    # Where the process that saved the file stood in the mesh.
-    coordinates = getattr(described, "_coordinate_on_dim", None)
-    if not coordinates:
+    # The place in the mesh of the process that saved the file.
+    coordinates = getattr(device_mesh, "_coordinate_on_dim", None)
+    if not coordinates: # not every version of torch stores it
         return
     writer = mesh[tuple(coordinates)]
     if writer != rank:
         raise ShardError(f"{path.name}: was written by rank {writer}")
 
 # %% ../../nbs/09d_shards.ipynb #n665e906
-def _cut(key, placement, path):
-    "The tensor dimension that a placement cuts, None for copies; any other placement is an error"
+def _cut_dimension(key, placement, path):
+    """The tensor dimension that a placement cuts, or None if the ranks hold copies
+
+    `placement`: of a DTensor, as it was unpickled: an object whose class has only the right name. ShardError
+    for any other placement than Shard and Replicate."""
     kind = type(placement).__name__
     if kind == "Replicate":
         return None
@@ -506,26 +545,30 @@ def _cut(key, placement, path):
     raise ShardError(f"{path.name}: {key} has placement {kind}: {why}")
 
 # %% ../../nbs/09d_shards.ipynb #n03dac89
-def _mesh(mesh):
-    "Rank numbers of a device mesh, as torch 2.11 or an older one stores them"
-    # 2.11 (read in its device_mesh.py) keeps all ranks in a row, and a layout with steps through them.
-    if hasattr(mesh, "_layout"):
-        ranks = mesh._rank_map.read().numpy()
-        shape = _as_tuple(mesh._layout.shape)
-        steps = [step * ranks.itemsize for step in _as_tuple(mesh._layout.stride)]
-        return np.lib.stride_tricks.as_strided(ranks, shape, steps).copy()
-    # 2.6, which EasyR1 0.3.2 runs on, keeps the ranks themselves under `mesh`.
-    stored = mesh.mesh if hasattr(mesh, "mesh") else mesh._mesh
+def _mesh_ranks(device_mesh):
+    """Rank numbers of a device mesh as an array, a dimension for each mesh dimension
+
+    `device_mesh`: a DeviceMesh as it was unpickled: its fields without its code, tensors as `Stored`, whose
+    `read()` reads them. The fields changed between torch 2.6 and 2.11."""
+    # 2.11 (read in its device_mesh.py) keeps all ranks in a row, and a layout: shape and strides over them.
+    if hasattr(device_mesh, "_layout"):
+        ranks = device_mesh._rank_map.read().numpy()
+        shape = _as_tuple(device_mesh._layout.shape)
+        byte_strides = [stride * ranks.itemsize for stride in _as_tuple(device_mesh._layout.stride)]
+        return np.lib.stride_tricks.as_strided(ranks, shape, byte_strides).copy()
+    # 2.6, which EasyR1 0.3.2 runs on, keeps the array itself under `mesh`, others under `_mesh`.
+    stored = device_mesh.mesh if hasattr(device_mesh, "mesh") else device_mesh._mesh
     return stored.read().numpy()
 
 def _as_tuple(value):
-    "A layout of one dimension has a number where others have a tuple"
+    "`value` as a tuple: the layout of a mesh of one dimension has a number where others have a tuple"
     return value if isinstance(value, tuple) else (value,)
 
-def _mesh_names(mesh):
-    "Names of the mesh dimensions, which bear an underscore in newer versions of torch"
+def _mesh_names(device_mesh):
+    "Names of the dimensions of an unpickled DeviceMesh, such as ('ddp', 'fsdp'); () if they have none"
+    # Newer versions of torch keep them in a field with an underscore.
     for attribute in ("_mesh_dim_names", "mesh_dim_names"):
-        names = getattr(mesh, attribute, None)
+        names = getattr(device_mesh, attribute, None)
         if names:
             return tuple(names)
     return ()
@@ -545,7 +588,7 @@ class Shards:
 
     def shape(self, key):
         "Shape of a whole tensor; of a plain one, that of rank 0's piece"
-        first = self.pieces[key][0]
+        first = self.pieces[key][0] # of rank 0
         return first.shape or first.stored.shape
 
     def dtype(self, key):
@@ -553,20 +596,21 @@ class Shards:
         return self.pieces[key][0].stored.dtype
 
     def _repr_markdown_(self):
-        groups = {}
+        "A table for notebooks: a row for all tensors that are cut in the same way"
+        groups = {} # (mesh, placement, number type) → how many numbers each of its tensors holds
         for key, pieces in self.pieces.items():
             first = pieces[0]
-            kind = (", ".join(first.names) or "none", cut_words(first.placements), self.dtype(key))
-            groups.setdefault(kind, []).append(prod(self.shape(key)))
+            group = (", ".join(first.names) or "none", cut_words(first.placements), self.dtype(key))
+            groups.setdefault(group, []).append(prod(self.shape(key)))
         rows = [dict(mesh=mesh, placement=placement, dtype=dtype, tensors=len(sizes), numbers=sum(sizes))
                 for (mesh, placement, dtype), sizes in groups.items()]
         return Table(rows, f"{self.world_size} ranks")._repr_markdown_()
 
 # %% ../../nbs/09d_shards.ipynb #n3f6959a
 def cut_words(
-    placements: tuple, # see `shard_box`
+    placements: tuple, # for each mesh dimension the tensor dimension that it cuts, or None for copies
 ) -> str: # for a table
-    "Placements in words"
+    "Placements in words, such as `copies, cut along 0`"
     words = ["copies" if dim is None else f"cut along {dim}" for dim in placements]
     return ", ".join(words) or "plain"
 
@@ -574,54 +618,54 @@ def cut_words(
 def read_shards(
     local_dir: str | Path, # `global_step_X/actor`
 ) -> Shards: # checked, without any numbers
-    "The table of contents of all ranks of a checkpoint"
+    "Read the tables of contents of all ranks of a checkpoint, and check that they fit together"
     folder = Path(local_dir)
     files = _rank_files(folder)
-    by_rank = []
+    by_rank = [] # for each rank: key → `Piece`
     for rank, path in enumerate(files):
-        held = read_contents(path)
-        by_rank.append({_bare(key): _piece(key, value, rank, path) for key, value in held.items()})
+        contents = read_contents(path)
+        by_rank.append({_bare_key(key): _piece(key, value, rank, path) for key, value in contents.items()})
     _check_same_keys(by_rank, files)
     keys = by_rank[0]
     if not keys:
         raise ShardError(f"{files[0].name}: holds no tensors")
-    shards = Shards(folder, {key: [held[key] for held in by_rank] for key in keys})
+    shards = Shards(folder, {key: [pieces[key] for pieces in by_rank] for key in keys})
     for key, pieces in shards.pieces.items():
-        _agree(key, pieces, files)
+        _check_pieces(key, pieces, files)
     return shards
 
 def _check_same_keys(by_rank, files):
-    "Stop where a rank has a key that rank 0 has not, or the other way round"
-    first = by_rank[0].keys()
-    for held, path in zip(by_rank, files):
-        odd = sorted(held.keys() ^ first)
-        if odd:
-            where = "here but not in" if odd[0] in held else "missing; it is in"
-            raise ShardError(f"{path.name}: {odd[0]!r} is {where} rank 0")
+    "Raise ShardError if a rank has other keys than rank 0; `by_rank`: a dict by key for each rank"
+    first_keys = by_rank[0].keys()
+    for pieces, path in zip(by_rank, files):
+        different = sorted(pieces.keys() ^ first_keys) # in one of the two and not in the other
+        if different:
+            where = "here but not in" if different[0] in pieces else "missing; it is in"
+            raise ShardError(f"{path.name}: {different[0]!r} is {where} rank 0")
 
 # %% ../../nbs/09d_shards.ipynb #n1ffb08a
 _rank_file = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt") # as EasyR1 and verl name them
 
 def _rank_files(folder):
-    "Files of rank 0, 1, …, all of one world size"
+    "The files of rank 0, 1, … in this order; error unless there is one for each rank of a single world size"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such directory")
-    found = {} # (world size, rank) → file
+    files = {} # (world size, rank) → file
     for path in folder.iterdir():
-        if named := _rank_file.fullmatch(path.name):
-            found[int(named[1]), int(named[2])] = path
-    sizes = sorted({size for size, _ in found})
+        if match := _rank_file.fullmatch(path.name):
+            files[int(match[1]), int(match[2])] = path
+    sizes = sorted({size for size, _ in files})
     if not sizes:
-        raise FileNotFoundError(f"{folder}: no model_world_size_W_rank_R.pt there{_elsewhere(folder)}")
+        raise FileNotFoundError(f"{folder}: no model_world_size_W_rank_R.pt there{_subfolder_hint(folder)}")
     if len(sizes) > 1:
         words = " and ".join(map(str, sizes))
         raise ShardError(f"{folder}: shards of two runs, of world sizes {words}; keep one")
     world_size = sizes[0]
-    _check_ranks(folder, world_size, {rank for _, rank in found})
-    return [found[world_size, rank] for rank in range(world_size)]
+    _check_ranks(folder, world_size, {rank for _, rank in files})
+    return [files[world_size, rank] for rank in range(world_size)]
 
 def _check_ranks(folder, world_size, ranks):
-    "Stop unless there is a file of every rank and of no other"
+    "Raise ShardError unless `ranks`, those with a file, are all from 0 to world_size - 1 and no other"
     missing = [rank for rank in range(world_size) if rank not in ranks]
     if missing:
         names = ", ".join(f"model_world_size_{world_size}_rank_{rank}.pt" for rank in missing[:4])
@@ -633,56 +677,58 @@ def _check_ranks(folder, world_size, ranks):
                          f"ranks of world size {world_size} end at {world_size - 1}")
 
 # %% ../../nbs/09d_shards.ipynb #n9fd8594
-def _elsewhere(folder):
-    "The end of an error message: where the shards are, if a parent of their folder was given"
-    found = folder.glob("**/model_world_size_*_rank_0.pt")
-    below = sorted({path.parent.relative_to(folder).as_posix() for path in found})
-    return f": did you mean {below[-1]!r} in it?" if below else ""
+def _subfolder_hint(folder):
+    "The end of an error message: the subfolder that holds shards, or an empty text if there is none"
+    first_files = folder.glob("**/model_world_size_*_rank_0.pt")
+    subfolders = sorted({path.parent.relative_to(folder).as_posix() for path in first_files})
+    return f": did you mean {subfolders[-1]!r} in it?" if subfolders else ""
 
 # %% ../../nbs/09d_shards.ipynb #n740c828
-# Put before the names of what they wrap by FSDP 1, by activation checkpointing and by torch.compile.
+# Words that FSDP 1, activation checkpointing and torch.compile add to the names of modules that they wrap.
 _wrapper_words = re.compile(r"(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 
-def _bare(key):
-    "A key without the words that wrappers add to it"
+def _bare_key(key):
+    "A tensor's key without the words that wrappers such as FSDP have added to it"
     return _wrapper_words.sub("", key)
 
 # %% ../../nbs/09d_shards.ipynb #ned2b029
-def _agree(key, pieces, files):
-    "Stop where ranks describe a tensor in different ways, or its parts do not fill it"
+def _check_pieces(key, pieces, files):
+    """Raise ShardError if the ranks describe a tensor in different ways, or its parts do not fill it
+
+    `pieces`: the `Piece` of each rank under this key; `files`: the file of each rank."""
     first = pieces[0]
     for piece, path in zip(pieces, files):
-        if piece.layout != first.layout:
-            here, there = _layout_words(piece), _layout_words(first)
-            raise ShardError(f"{path.name}: {key} is {here} here, {there} on rank 0")
+        if piece.layout != first.layout: # shape of the whole, placements, shape of the mesh
+            own, others = _layout_words(piece), _layout_words(first)
+            raise ShardError(f"{path.name}: {key} is {own} here, {others} on rank 0")
         dtype = piece.stored.dtype
         if dtype not in number_types:
             raise ShardError(f"{path.name}: {key} is {dtype}, which is no number type of weights")
         if dtype != first.stored.dtype:
             raise ShardError(f"{path.name}: {key} is {dtype} here, {first.stored.dtype} on rank 0")
-        if piece.shape is not None:
+        if piece.shape is not None: # not a plain tensor
             _check_part_size(key, piece, path)
-    if first.shape is not None and _filled(pieces) != prod(first.shape):
+    if first.shape is not None and _filled_numbers(pieces) != prod(first.shape):
         raise ShardError(f"{key}: the parts of {len(pieces)} ranks do not fill {list(first.shape)}")
 
 def _check_part_size(key, piece, path):
-    "Stop where a part has another size than its place in the whole"
-    place = tuple(part.stop - part.start for part in piece.box)
-    found = piece.stored.shape
-    # Two empty parts may have different shapes: there is nothing to put anywhere.
-    both_empty = not prod(place) and not prod(found)
-    if found != place and not both_empty:
-        raise ShardError(f"{path.name}: {key} has a part of {list(found)}, its place is {list(place)}")
+    "Raise ShardError if the numbers of a `Piece` have another shape than its place in the whole tensor"
+    expected = tuple(part.stop - part.start for part in piece.box)
+    stored = piece.stored.shape
+    # Shapes without any number may differ: (0, 3) and (2, 0) are both empty.
+    both_empty = not prod(expected) and not prod(stored)
+    if stored != expected and not both_empty:
+        raise ShardError(f"{path.name}: {key} has a part of {list(stored)}, its place is {list(expected)}")
 
 # %% ../../nbs/09d_shards.ipynb #n29206d7
 def _layout_words(piece):
-    "How a piece says that its tensor is cut, for an error message"
+    "Shape, placements and mesh of a `Piece` in words, for an error message"
     if piece.shape is None:
         return "plain"
     return f"{list(piece.shape)}, {cut_words(piece.placements)}, mesh {list(piece.mesh.shape)}"
 
-def _filled(pieces):
-    "How many numbers the places of the pieces hold, each place counted once"
+def _filled_numbers(pieces):
+    "How many numbers of the whole tensor the pieces cover; copies of the same part count once"
     places = {_borders(piece.box) for piece in pieces}
     return sum(_numbers_in(place) for place in places)
 
@@ -692,39 +738,41 @@ def assemble(
     shape: tuple, # that the model wants; decides what plain tensors are
     key: str = "tensor", # for messages
 ): # tensor
-    "One tensor from its pieces; parts that several ranks hold must be equal"
+    "Put a tensor together from its pieces; ShardError if ranks hold different copies of the same part"
     import torch
     whole = torch.empty(shape, dtype=getattr(torch, pieces[0].stored.dtype))
-    first_holder = {} # borders of a place → rank whose part was put there
+    first_rank = {} # borders of a part → first rank that holds it, whose numbers are taken
     for piece, box in zip(pieces, _boxes(pieces, shape, key)):
-        place = _borders(box)
-        if not _numbers_in(place):
+        borders = _borders(box) # of slices, which cannot be keys before Python 3.12
+        if not _numbers_in(borders): # an empty part
             continue
-        if place not in first_holder:
-            piece.stored.read(whole[box]) # straight into its place
-            first_holder[place] = piece.rank
+        if borders not in first_rank:
+            piece.stored.read(out=whole[box]) # straight into its place
+            first_rank[borders] = piece.rank
         elif not same_bytes(piece.stored.read(), whole[box]):
-            raise ShardError(f"{key}: rank {piece.rank} and rank {first_holder[place]} "
+            raise ShardError(f"{key}: rank {piece.rank} and rank {first_rank[borders]} "
                              "should hold the same numbers and do not")
     return whole
 
 # %% ../../nbs/09d_shards.ipynb #nd49f11d
 def _boxes(pieces, shape, key):
-    "The place of every piece; plain ones are whole on each rank, or follow one another along dimension 0"
-    if pieces[0].shape is not None:
+    """The place of every piece in a tensor of this shape, each as a tuple of slices
+
+    Plain tensors do not say their place. If each has the whole shape, they are copies; if together they have
+    as many rows as the whole, they follow one another along dimension 0 by rank. Else ShardError."""
+    if pieces[0].shape is not None: # DTensors, which say it
         return [piece.box for piece in pieces]
-    shapes = [piece.stored.shape for piece in pieces]
-    everything = tuple(slice(0, size) for size in shape)
-    if all(found == tuple(shape) for found in shapes):
-        return [everything] * len(pieces)
-    # Parts: together as long as the whole, and like it in all other dimensions.
-    rows = [found[0] if found else 0 for found in shapes]
-    others_fit = all(found[1:] == tuple(shape[1:]) for found in shapes)
-    if shape and others_fit and sum(rows) == shape[0]:
-        ends = np.cumsum(rows).tolist()
-        return [(slice(end - n, end), *everything[1:]) for end, n in zip(ends, rows)]
-    found = ", ".join(str(list(found)) for found in shapes)
-    raise ShardError(f"{key}: plain tensors of {found} are neither whole nor parts of {list(shape)}")
+    stored_shapes = [piece.stored.shape for piece in pieces]
+    whole = tuple(slice(0, size) for size in shape)
+    if all(stored == tuple(shape) for stored in stored_shapes):
+        return [whole] * len(pieces)
+    row_counts = [stored[0] if stored else 0 for stored in stored_shapes]
+    others_fit = all(stored[1:] == tuple(shape[1:]) for stored in stored_shapes)
+    if shape and others_fit and sum(row_counts) == shape[0]:
+        ends = np.cumsum(row_counts).tolist()
+        return [(slice(end - rows, end), *whole[1:]) for end, rows in zip(ends, row_counts)]
+    shape_words = ", ".join(str(list(stored)) for stored in stored_shapes)
+    raise ShardError(f"{key}: plain tensors of {shape_words} are neither whole nor parts of {list(shape)}")
 
 # %% ../../nbs/09d_shards.ipynb #n6a36a8f
 def same_bytes(
