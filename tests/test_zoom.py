@@ -107,13 +107,14 @@ def test_crops_and_their_sizes():
     said = looking.said(corner_of(sample), picture)
     box = read_call(said.removeprefix("zoom(").removesuffix(")")).box
     crop = looking.crop(box, picture)
-    # 14 shown pixels are 56 of the picture, as many as the whole picture is shown in
-    assert box[2] - box[0] == box[3] - box[1] == 14 and crop.size == (56, 56)
+    # 14 shown pixels are 112 of the picture: a part that is larger than what is shown is not made larger
+    assert box[2] - box[0] == box[3] - box[1] == 14 and crop.size == (112, 112)
     assert crop.convert("L").getextrema()[0] < 200
     assert looking.crop((0, 0, 56, 56), picture).size == picture.size  # larger than shown: the processor's business
-    assert looking.crop((0, 0, 28, 7), picture).size == (112, 28) and looking.crop((0, 0, 7, 7), picture).size == (56, 56)
+    assert looking.crop((0, 0, 28, 7), picture).size == (224, 56) and looking.crop((0, 0, 7, 7), picture).size == (56, 56)
+    assert looking.crop((0, 0, 3.5, 3.5), picture).size == (56, 56)  # 28 pixels, enlarged to what is shown
     thousandths = Eye.of("tiny-qwen3_vl", 64)
-    assert thousandths.bounds(picture) == (1000, 1000) and thousandths.said((168, 0, 224, 56), picture) == "zoom(750, 0, 1000, 250)"
+    assert thousandths.bounds(picture) == (1000, 1000) and thousandths.said((336, 0, 448, 112), picture) == "zoom(750, 0, 1000, 250)"
 
 
 @pytest.mark.parametrize("said, kind", [
@@ -181,7 +182,7 @@ def test_templates_of_checkpoints_without_tools_get_qwen_s_own_words():
 
 
 def test_lessons_teach_the_model_s_own_words_alone():
-    looking = eye()
+    looking = eye(112)
     samples, said = zoom_lessons(12, 0, looking)
     looked = [bool(looks_of(text)) for text in said]
     assert 2 <= sum(looked) <= 10 and all(last_turn(t) == s.answer for s, t in zip(samples, said))
@@ -192,10 +193,17 @@ def test_lessons_teach_the_model_s_own_words_alone():
     batch = encode_turns(processor, samples, said, looking)
     labels = turn_labels(batch["input_ids"], processor)
     pictures = (batch["input_ids"] == image_token(processor)).sum(1).tolist()
-    assert pictures == [8 if look else 4 for look in looked] and len(batch["image_grid_thw"]) == 12 + sum(looked)
+    assert pictures == [32 if look else 16 for look in looked] and len(batch["image_grid_thw"]) == 12 + sum(looked)
     for row, text in enumerate(said):
         own = [part + "<|im_end|>" for role, part in turns_of(text) if role == "assistant"]
         assert processor.tokenizer.decode(labels[row][labels[row] >= 0]) == "".join(own)
+
+
+def test_the_first_lessons_teach_where_to_look_and_nothing_else():
+    samples, said = zoom_lessons(20, 4, eye(112), aiming=True)
+    assert all(corner_of(sample) for sample in samples) and all(looks_of(text) for text in said)
+    aimed = [eye(112).said(corner_of(sample), sample.images[0]) in text for sample, text in zip(samples, said)]
+    assert sum(aimed) >= 16  # 19 of 20 are meant to
 
 
 def test_pictures_are_taught_in_the_size_in_which_a_run_shows_them(monkeypatch):
@@ -203,6 +211,8 @@ def test_pictures_are_taught_in_the_size_in_which_a_run_shows_them(monkeypatch):
     from vlrlbook import warm_twins
     seen, real = [], warm_twins.encode_turns
     monkeypatch.setattr(warm_twins, "encode_turns", lambda *given: seen.append(real(*given)) or seen[-1])
+    # what it begins with takes a minute, and is none of this test's business
+    monkeypatch.setattr(warm_twins, "_counting_start", lambda family, seed: warm_twins.warm_start(family, 1, seed))
     warm_twins.supervised("qwen2_5_vl", 1, 0, "zoom", 1)
     run = Eye.of("tiny-qwen2_5_vl", settings().max_image_size)
     tokens = [int(grid.prod()) // 4 for grid in seen[0]["image_grid_thw"]]
@@ -371,14 +381,14 @@ def test_what_an_answer_earns():
 def test_cards_show_both_pictures():
     sample, looking = synthetic_zoom(1, 3, small=1.0)[0], eye()
     drawn = with_looks_drawn(sample, [LOOKED, REFUSED, "A photo of 1 disc"], looking).images[0]
-    assert drawn.height == 224 and drawn.width > 224 + 50 and sample.images[0].size == (224, 224)
-    assert with_looks_drawn(sample, ["A photo of 1 disc"], looking).images[0].size == (224, 224)
+    assert drawn.height == full_side and drawn.width > full_side + 50 and sample.images[0].size == (full_side, full_side)
+    assert with_looks_drawn(sample, ["A photo of 1 disc"], looking).images[0].size == (full_side, full_side)
     recorder = Recorder(2, eye=looking)
     from types import SimpleNamespace
     state = SimpleNamespace(global_step=0, max_steps=2)
     recorder([LOOKED, "A photo of 1 disc"], [dict(overall=1.0), dict(overall=0.0)], [sample] * 2, state)
     group = recorder.kept["1 first"]
-    assert group.rollouts[0].text == on_one_line(LOOKED) and group.sample.images[0].width > 224 and group._repr_png_()
+    assert group.rollouts[0].text == on_one_line(LOOKED) and group.sample.images[0].width > full_side and group._repr_png_()
 
 
 # What is refused

@@ -442,7 +442,7 @@ by_task = {
     "zoom": {
         # A first guess that no finished run stands behind yet. A call, the crop's tokens and the answer are
         # counted together as one answer's length.
-        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=200, max_steps=150, max_looks=1,
+        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=300, max_steps=150, max_looks=1,
                      lora_alpha=1024, lora_vision=True, max_image_size=112, eval_samples=200, eval_batch_size=50),
         "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1)}}
 
@@ -538,7 +538,7 @@ class GRPOSettings(Settings):
     eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (held_out in
     #   run_log.csv); 0 looks before and after
     warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400,
-    #   pointing 180, zoom 200)
+    #   pointing 180, zoom 300)
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
     keep_completions: bool = False # Every answer of the run with its reward as a row of completions.jsonl

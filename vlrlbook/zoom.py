@@ -17,7 +17,7 @@ from .geometry import rescaled, unit_of
 from .pointing import model_scale, shown_size
 from .readers.turns import looks_of, read_call, written
 
-__all__ = ["zoom_weights", "full_side", "corner_share", "synthetic_zoom", "corner_of", "Eye",
+__all__ = ["zoom_weights", "card_grey", "full_side", "corner_share", "synthetic_zoom", "corner_of", "Eye",
            "CallRefused", "Looker", "answer_call", "zoom_lessons", "with_looks_drawn"]
 
 
@@ -26,6 +26,7 @@ __all__ = ["zoom_weights", "full_side", "corner_share", "synthetic_zoom", "corne
 full_side = 448  # pixels of a drawn picture's side: four times what the twin is shown
 corner_share = 4  # a corner is this part of the side: 112 of 448 pixels, which the twin sees in 28
 zoom_weights = (1, 1, 1)  # how often 1, 2, … discs are drawn
+card_grey = (205, 205, 205)  # red, green, blue of the card under small discs
 
 
 def synthetic_zoom(
@@ -44,10 +45,13 @@ def synthetic_zoom(
 
 
 def _in_a_corner(count, rng, side):
-    "A square picture of `side` pixels, with `count` small discs that all lie in one corner"
+    "A square picture of `side` pixels, with `count` small discs on a grey card that fills one corner"
     corner = side // corner_share  # pixels of the corner's side
     left, top = rng.choice((0, side - corner)), rng.choice((0, side - corner))
     image = Image.new("RGB", (side, side), "white")
+    # The card is seen at once, in a picture that was made small too; the discs on it are not.
+    right, bottom = left + corner - 1, top + corner - 1
+    ImageDraw.Draw(image).rectangle([left, top, right, bottom], fill=card_grey)
     _draw_discs(image, count, rng, region=(left, top, corner))
     return image
 
@@ -288,8 +292,8 @@ def answer_call(
 # What the warm start of a twin is taught
 
 # Where discs are small, this share of the lessons that look does so at their corner, the others at any
-# corner: where to look is left to GRPO.
-aimed = 0.5
+# corner.
+aimed = 0.95
 
 
 def zoom_lessons(
@@ -297,14 +301,17 @@ def zoom_lessons(
     seed: int,  # of the pictures
     eye: Eye,  # of the twin
     looks: int = 1,  # 0: answers without a look
+    aiming: bool = False,  # small discs alone, each looked at: a twin learns nothing else so slowly as where to look
 ) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
-    """Questions with answers that teach a twin how to call the tool and how to answer.
+    """Questions with answers that teach a twin how to call the tool, where to look, and how to answer.
 
-    Half of the answers call the tool, whether that is needed or not. When a call is worth its price, and
-    where to look, is left to GRPO."""
-    samples, rng, answers = synthetic_zoom(n, seed), random.Random(seed), []
+    Without `aiming` half of the answers call the tool, whether that is needed or not. When a call is worth
+    its price is left to GRPO."""
+    samples = synthetic_zoom(n, seed, small=1.0 if aiming else 0.5)
+    share_that_looks = 1.0 if aiming else 0.5
+    rng, answers = random.Random(seed), []
     for sample in samples:
-        if not looks or rng.random() < 0.5:
+        if not looks or rng.random() >= share_that_looks:
             answers.append(sample.answer)
             continue
         picture, corner = sample.images[0], corner_of(sample)
