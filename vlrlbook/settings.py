@@ -436,7 +436,7 @@ by_task = {
     "pointing": {
         # Small pictures, of 2 x 2 image tokens, since the long answers already take most of a run's time. Chosen
         # by runs of one seed (nbs/logs/05_pointing_search.csv): of 120 supervised steps no run recovered.
-        "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=180, max_steps=400, lr=1e-4,
+        "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=180, max_steps=600, lr=1e-4,
                      lora_vision=True, max_image_size=56, eval_samples=200, eval_batch_size=100),
         "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)},
     "zoom": {
@@ -468,7 +468,7 @@ class GRPOSettings(Settings):
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5; tiny pointing 1e-4)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
-    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 400, zoom 150)
+    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 600, zoom 150)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
