@@ -82,7 +82,7 @@ class DataError(ValueError):
         if row:
             places.append(f"row {row}")
         if entry:
-            places.append(repr(entry[:200]))
+            places.append(repr(entry[:200]))  # a hostile name may be very long
         where = ", ".join(places) + ": " if places else ""
         super().__init__(f"{code}: {where}{message}")
 

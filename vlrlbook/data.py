@@ -1019,6 +1019,7 @@ def _check_row(
         message = f"a picture cannot be decoded ({type(row).__name__})"
         return _CheckedRow([("image.decode", message)])
     images, problems = row["images"], []
+    # Pictures with more than 8 bits a channel are read, but wrongly.
     other_modes = {image.mode for image in images} - _eight_bit_modes
     if other_modes:
         mode = other_modes.pop()
@@ -1029,6 +1030,7 @@ def _check_row(
         text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
     except DataError as error: # not as many marks as pictures
         return _CheckedRow([*problems, (error.code, error.message)])
+    # The tokens of all its pictures, and why the processor does not take one of them, or None.
     image_tokens, fault = _tokens_of(processor, images)
     if fault:
         return _CheckedRow([*problems, ("image.shape", fault)])

@@ -129,7 +129,7 @@ _picture_marks = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0"
 
 def _from_base64(text):
     "The bytes of a picture that a text holds in base64; None if the text is something else, such as a path"
-    if len(text) < _shortest_base64:
+    if len(text) < _shortest_base64:  # no picture is so small
         return None
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
@@ -261,7 +261,7 @@ def as_meant(
     picture: str | bytes,  # path or encoded picture
 ) -> bytes:  # PNG, RGB
     "Convert a picture to an upright RGB PNG: transparency on white, greys of more than 8 bits scaled to 8"
-    image, _ = decode_picture(_encoded(picture))
+    image, _ = decode_picture(_encoded(picture))  # upright and RGB
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

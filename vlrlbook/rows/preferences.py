@@ -235,7 +235,8 @@ def _check_votes(columns, ranks, votes):
 def _pair(columns):
     """Read a row with a chosen and a rejected answer.
 
-    Returns its `_Question`, [chosen, rejected], their ranks [0, 1] (0 is better) and their votes or None."""
+    Returns its `_Question` (text, pictures, earlier turns), [chosen, rejected], their ranks
+    [0, 1], of which 0 is the better, and their votes or None."""
     rejected_name = columns.name_of("rejected")  # of the column, which has other names in some data sets
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
     prompt_turns = _prompt_turns(columns)  # of the prompt's own column; empty if that holds a plain text
