@@ -255,11 +255,13 @@ def _best_answer(row):
 def _add_rank_notes(kept, report):
     "Note in the report how many kept rows are ties, have votes, repeat or contradict other rows, and so on"
     ties = sum(len(set(row.human_ranking)) == 1 for _, row in kept)
+    # rows in which two answers are the same text
     equal = sum(len({text.strip() for text in row.response}) < len(row.response) for _, row in kept)
     best = {}  # (question, turns, pictures, set of answers) → best answer in each such row, None for a tie
     for _, row in kept:
         key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
         best.setdefault(key, []).append(_best_answer(row))
+    # A row counts as a repeat if an earlier one has the same question, answers and best answer.
     repeats = sum(len(group) - len(set(group)) for group in best.values())
     contradicted = sum(len(group) for group in best.values() if len(set(group) - {None}) > 1)
     voted = sum(row.votes is not None for _, row in kept)
