@@ -37,7 +37,7 @@ counting_columns = ("images_path", "question", "answer")  # header of main.csv
 
 # What an archive may hold. Bytes where nothing else is said.
 limits = dict(
-    entries=20_000,  # files in the archive
+    entries=20_000,  # number of files in the archive
     rows=100_000,  # rows of main.csv
     picture_bytes=32 << 20,  # of one encoded picture
     picture_pixels=50_000_000,  # of one decoded picture: 150 MB as RGB
@@ -57,20 +57,22 @@ zip_faults = (
     NotImplementedError, RuntimeError, ValueError, UnicodeError, MemoryError, KeyError, IndexError,
     OverflowError)
 
-_picture_formats = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # each format of Pillow is code that strangers reach
+# Formats that are decoded. Few, since each of Pillow's decoders is code that a hostile file could attack.
+_picture_formats = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _always_unpacked = 512 << 20  # bytes that any archive may unpack to, however well it is packed
 _written_at_once = 1 << 20  # bytes between two looks at the free space
-_rows_at_a_time = 64  # pictures that are in memory together
+_rows_at_a_time = 64  # so many encoded pictures are in memory together: at most 64 times 32 MiB
 _exif_orientation = 0x0112  # tag of how a camera was held; 1 is upright
+_most_listed = 20  # skipped rows that a report prints; all of them stand in its `skipped`
 
 
 # What is said about a file
 
 class DataError(ValueError):
-    "A fault in someone's data: a stable `code`, a message, and where it is"
+    "An error in a user's data: a stable `code` for programs, a message for people, and where it is"
 
     def __init__(self,
-        code: str,  # for programs, such as csv.columns
+        code: str,  # for programs, such as csv.columns; codes do not change between versions
         message: str,  # for people: what was found and what was expected
         row: int = None,  # line of the table, the header being line 1
         entry: str = None,  # name inside the archive
@@ -80,26 +82,30 @@ class DataError(ValueError):
         if row:
             places.append(f"row {row}")
         if entry:
-            places.append(repr(entry[:200]))
+            places.append(repr(entry[:200]))  # a hostile name may be very long
         where = ", ".join(places) + ": " if places else ""
         super().__init__(f"{code}: {where}{message}")
 
 
 @dataclass
 class Report:
-    "What a reader kept and what it left out"
+    "Which rows of a counting ZIP were kept and which were left out"
     csv_rows: int = 0  # rows of main.csv
     valid_images: int = 0  # rows kept
     skipped: list = field(default_factory=list)  # a dict of row, image, code, message for each row left out
-    notes: list = field(default_factory=list)  # [what had to be overlooked, in how many rows]
+    notes: list = field(default_factory=list)  # of [sentence, number of rows that it is true of]
 
     def _repr_markdown_(self):
+        "The counts on one line, then the first skipped rows and all notes, one on a line"
         lines = [f"{self.csv_rows} rows, {self.valid_images} kept, {len(self.skipped)} skipped"]
-        for s in self.skipped[:20]:
-            lines.append(f"- row {s['row']}, `{s['image'][:80]}`: {s['code']}, {s['message']}")
-        if len(self.skipped) > 20:
-            lines.append(f"- and {len(self.skipped) - 20} more")
-        lines += [f"- {count} row{'s' * (count != 1)}: {note}" for note, count in self.notes]
+        for skipped in self.skipped[:_most_listed]:
+            image, fault = skipped["image"][:80], f"{skipped['code']}, {skipped['message']}"
+            lines.append(f"- row {skipped['row']}, `{image}`: {fault}")
+        if len(self.skipped) > _most_listed:
+            lines.append(f"- and {len(self.skipped) - _most_listed} more")
+        for note, count in self.notes:
+            plural = "" if count == 1 else "s"
+            lines.append(f"- {count} row{plural}: {note}")
         return "\n".join(lines)
 
     __repr__ = _repr_markdown_
@@ -113,20 +119,21 @@ def unpack_counting_zip(
     strict: bool = False,  # refuse the whole archive for one bad row
     reserve: int = 0,  # bytes of the disk that must stay free
 ) -> Report:
-    "Check a counting ZIP and keep its good rows; `DataError` says why an archive is refused"
+    "Check a counting ZIP and write its good rows into a folder; `DataError` says why an archive is refused"
     path, folder = Path(path), Path(folder)
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive_entries(archive, path.stat().st_size)
+            packed_bytes = path.stat().st_size
+            entries = archive_entries(archive, packed_bytes)  # name → ZipInfo
             check_layout(path, archive)
             entries, top = _without_top_folder(entries)
             rows = counting_table(_table_text(archive, entries))
-            store = _PictureStore(folder, most_unpacked(path.stat().st_size), reserve)
+            store = _PictureStore(folder, most_unpacked(packed_bytes), reserve)
             return _keep_rows(archive, _Names(entries, top), rows, store, strict)
     except DataError:
         raise
     except zip_faults as fault:
-        # A full disk is not the owner's fault: the archive may be good.
+        # If the disk is full, the archive may still be good, so it is not called broken.
         if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError("storage.full", "no space is left on the disk that it is unpacked to") from fault
         raise DataError("zip.broken", f"not a readable ZIP ({type(fault).__name__})") from fault
@@ -134,43 +141,52 @@ def unpack_counting_zip(
 
 def archive_entries(
     archive: zipfile.ZipFile,  # opened
-    packed: int,  # its size in bytes
+    packed: int,  # size of the archive file in bytes
 ) -> dict:  # name, as `readable_name` gives it -> ZipInfo of every file
-    "The files of an archive by name, from its directory alone; the first hostile one is an error"
+    """The files of an archive by name, from its directory: nothing is unpacked.
+
+    Raises `DataError` for too many files, too much data, a name that stands twice, or a hostile entry."""
     infos = [info for info in archive.infolist() if not info.is_dir()]
     if len(infos) > limits["entries"]:
         raise DataError("zip.entries", f"{len(infos)} entries, at most {limits['entries']}")
     if sum(info.file_size for info in infos) > most_unpacked(packed):
         raise DataError("zip.size", "unpacks to too much")
-    entries, seen = {}, set()
+    entries, folded_names = {}, set()
     for info in infos:
         for code, message in name_faults(info):
             raise DataError(code, message, entry=info.filename)
         name = readable_name(info)
-        if folded_name(name) in seen:
+        # Names are compared as Windows and macOS do: without case, accents in one form.
+        folded = folded_name(name)
+        if folded in folded_names:
             message = "the same name twice, for a file system that ignores case or accents' forms"
             raise DataError("zip.duplicate", message, entry=name)
-        seen.add(folded_name(name))
+        folded_names.add(folded)
         entries[name] = info
     return entries
 
 
 def most_unpacked(
-    packed: int,  # bytes of an archive
+    packed: int,  # size of the archive file in bytes
 ) -> int:
-    "Bytes that an archive may unpack to, and that may be written of it"
-    # A bomb packs a thousand to one, photographs hardly at all. Small sets may pack well: drawn discs do.
+    """How many bytes an archive may unpack to: a limit against ZIP bombs.
+
+    It is also the limit on what may be written of the archive."""
+    # A bomb packs a thousand to one and photographs hardly at all, so `ratio` to one is the limit. Up to
+    # `_always_unpacked` no ratio is asked for, since small sets of drawn pictures pack very well, too.
     return min(limits["unpacked"], max(_always_unpacked, limits["ratio"] * packed))
 
 
 def folded_name(
     name: str,  # of a file
 ) -> str:
-    "A name as it is compared where case and the form of accents (macOS writes NFD) do not matter"
+    """A file's name in the form in which names are compared, without case.
+
+    An accent may be a character of its own (NFD, on macOS) or part of its letter (NFC): both become NFC."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-# Encodings in which tools write names without saying so. The format says cp437, which hardly anybody means.
+# Encodings of names without the flag for UTF-8: the format says cp437, but tools write that of their system.
 _name_encodings = ("utf-8", "gbk", "shift_jis", "euc_jp", "cp949", "big5", "cp437", "cp850", "cp1252",
                    "cp1251", "cp866")
 
@@ -178,73 +194,85 @@ _name_encodings = ("utf-8", "gbk", "shift_jis", "euc_jp", "cp949", "big5", "cp43
 def readable_name(
     info: zipfile.ZipInfo,  # one entry of the directory
 ) -> str:
-    "The name of an entry as its maker most likely meant it: UTF-8, or GBK from a Chinese Windows"
+    """The name of an entry, decoded as its maker most likely meant it.
+
+    If the archive does not say that a name is UTF-8, `zipfile` decodes it as cp437. Most often it is UTF-8
+    nevertheless, or GBK from a Chinese Windows; these two are tried."""
     name = info.orig_filename  # `filename` is cut at a NUL
     if info.flag_bits & _name_is_utf8 or name.isascii():
         return name
-    raw = name.encode("cp437", "surrogateescape")
+    name_bytes = name.encode("cp437", "surrogateescape")  # as they stand in the file
     for encoding in ("utf-8", "gbk"):
         try:
-            return raw.decode(encoding)
+            return name_bytes.decode(encoding)
         except UnicodeDecodeError:
             continue
     return name
 
 
 def _other_names(info, name):
-    "What the name of an entry is in other encodings, where the archive does not say in which it stands"
+    """The set of names, other than `name`, that an entry would have in the encodings that ZIP tools use.
+
+    Empty if the encoding is known. Such a name may be the one by which the table means the entry."""
     if info.flag_bits & _name_is_utf8 or info.orig_filename.isascii():
         return set()
-    raw, found = info.orig_filename.encode("cp437", "surrogateescape"), set()
+    # `zipfile` has decoded the name as cp437; these are the bytes as they stand in the file.
+    name_bytes = info.orig_filename.encode("cp437", "surrogateescape")
+    other_names = set()
     for encoding in _name_encodings:
         try:
-            found.add(raw.decode(encoding))
+            other_names.add(name_bytes.decode(encoding))
         except UnicodeDecodeError:
             continue
-    return found - {name}
+    return other_names - {name}
 
 
 def name_faults(
     info: zipfile.ZipInfo,  # one entry of the directory
 ) -> list:  # of (code, message); empty for a harmless entry
-    "What is hostile or unreadable about one entry, by what the directory says of it"
-    name, found = readable_name(info), []
+    "What is hostile or unreadable about one entry, as far as the archive's directory tells"
+    name, faults = readable_name(info), []
     parts = PurePosixPath(name).parts or ("",)
-    # A colon names a drive on Windows, a backslash is a folder there. What opens here should open everywhere,
-    # and what is refused should be refused everywhere.
+    # On Windows a colon names a drive and a backslash begins a folder. Both are refused on every system, so
+    # that an archive is good everywhere or nowhere.
     leads_out = name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]
     if leads_out or any(ord(character) < 32 for character in name):
-        found.append(("zip.path", "a name that leads out of the archive"))
-    if stat.S_ISLNK(info.external_attr >> 16):  # Unix keeps the file's mode in the upper half
-        found.append(("zip.link", "a symbolic link"))
+        faults.append(("zip.path", "a name that leads out of the archive"))
+    if stat.S_ISLNK(info.external_attr >> 16):  # its upper 16 bits hold the file's mode on Unix
+        faults.append(("zip.link", "a symbolic link"))
     if PurePosixPath(name).suffix.lower() in foreign:
-        found.append(("zip.content", "an archive, a program or a pickle has no place among pictures"))
-    if info.flag_bits & 1:
-        found.append(("zip.encrypted", "an encrypted entry"))
+        faults.append(("zip.content", "an archive, a program or a pickle has no place among pictures"))
+    if info.flag_bits & _is_encrypted:
+        faults.append(("zip.encrypted", "an encrypted entry"))
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        found.append(("zip.method", f"compression method {info.compress_type}"))
-    return found
+        faults.append(("zip.method", f"compression method {info.compress_type}"))
+    return faults
 
 
-# How the bytes of a ZIP lie (APPNOTE.TXT 6.3.10): headers, each with its data, then directory and end record
-_local_header = struct.Struct("<4s5H3I2H")
-_local_mark, _end_mark = b"PK\3\4", b"PK\5\6"
+# The layout of a ZIP (APPNOTE.TXT 6.3.10): for each entry a local header, which ends with its name, and its
+# data; then the directory, which repeats all headers; then the end record.
+_local_header = struct.Struct("<4s5H3I2H")  # its fields are named in `_checked_header`
+_local_mark, _end_mark = b"PK\3\4", b"PK\5\6"  # first bytes of a local header and of the end record
+_is_encrypted = 0x1  # flag
 _sizes_follow = 0x8  # flag: checksum and sizes stand behind the data, in a record of at most 24 bytes
 _name_is_utf8 = 0x800  # flag
-_in_zip64_extra = 0xFFFFFFFF  # a size that stands elsewhere
-_longest_descriptor, _end_record = 24, 22  # bytes
+_in_zip64_extra = 0xFFFFFFFF  # in place of a size: it stands in the header's extra field
+_longest_descriptor, _end_record = 24, 22  # bytes: of the record behind the data, and of the end record
 
 
 def check_layout(
-    path: Path,  # the file
+    path: Path,  # the archive's file
     archive: zipfile.ZipFile,  # the same, opened
 ):
-    "Refuse what two programs could read differently: foreign bytes, overlaps, headers unlike the directory"
-    end, gap_allowed = 0, 0
+    """Refuse an archive that two programs could read differently.
+
+    These are archives with bytes that belong to no entry, with entries that overlap, with local headers that
+    differ from the directory, or with a second end record."""
+    end, gap_allowed = 0, 0  # where the entry before ends, and how many bytes may lie behind it
     with open(path, "rb") as file:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             begin = info.header_offset
-            length = _checked_header(file, info)
+            length = _checked_header(file, info)  # bytes of local header and data
             if begin < end:
                 raise DataError("zip.overlap", "overlaps the entry before it", entry=info.filename)
             if begin > end + gap_allowed:
@@ -253,7 +281,7 @@ def check_layout(
             end = begin + length
             gap_allowed = _longest_descriptor if info.flag_bits & _sizes_follow else 0
         file.seek(archive.start_dir)
-        directory = file.read(limits["table_bytes"])
+        directory = file.read(limits["table_bytes"])  # and the end record, which stands behind it
     directory_follows = end <= archive.start_dir <= end + gap_allowed
     # A second end record, or bytes behind the first, let another program find another directory.
     one_end = directory.count(_end_mark) == 1
@@ -263,11 +291,15 @@ def check_layout(
 
 
 def _checked_header(file, info):
-    "Bytes that an entry takes, header included, once its local header says what the directory says"
+    """Length of an entry in bytes, its local header and its data.
+
+    `info` is what the directory says about the entry. If its local header, read from `file`, says anything
+    else, that is a `DataError`."""
     file.seek(info.header_offset)
     fields = _local_header.unpack(file.read(_local_header.size))
     mark, _, flags, method, _, _, checksum, packed, unpacked, name_length, extra_length = fields
     name = file.read(name_length).decode("utf-8" if flags & _name_is_utf8 else "cp437")
+    # Then the sizes are not in this header, and cannot be compared.
     sizes_elsewhere = flags & _sizes_follow or _in_zip64_extra in (packed, unpacked)
     same_sizes = (checksum, packed, unpacked) == (info.CRC, info.compress_size, info.file_size)
     same_rest = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
@@ -278,78 +310,95 @@ def _checked_header(file, info):
 
 # Where things lie
 
-_left_by_systems = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")  # what macOS and Windows add
+_system_files = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")  # which macOS and Windows add
+
+
+def _is_system_file(name):
+    "True for an entry that macOS or Windows has added to an archive"
+    return any(name.startswith(added) or name.endswith(added) for added in _system_files)
 
 
 def _without_top_folder(entries):
-    "Entries by their names below the one folder that holds everything, and that folder (or an empty text)"
+    """Take away the folder that holds everything, if the archive has one.
+
+    Returns the entries (name → ZipInfo) by their names inside that folder, and the folder's name with its
+    slash. If there is no such folder, these are the unchanged entries and an empty text."""
     # Finder, Explorer and `zip -r a.zip folder` all pack the folder itself.
     tables = [name for name in entries if folded_name(PurePosixPath(name).name) == "main.csv"]
     if len(tables) != 1 or tables[0] == "main.csv":
         return entries, ""
     top = tables[0][:-len("main.csv")]
-    inside, outside = {}, []
+    inside = {}
     for name, info in entries.items():
         if name.startswith(top):
             inside[name[len(top):]] = info
-        elif not any(name.startswith(left) or name.endswith(left) for left in _left_by_systems):
-            outside.append(name)
-    if outside:
-        return entries, ""  # then nobody knows what belongs to the table
-    inside["main.csv"] = entries[tables[0]]
+        elif not _is_system_file(name):
+            return entries, ""  # a file outside the folder may belong to the table, too
+    inside["main.csv"] = entries[tables[0]]  # under this name, however its case was written
     return inside, top
 
 
 class _Names:
-    "The files of an archive, found by the names that a table gives them"
+    "The files of an archive, found by the names that its table gives them"
     def __init__(self,
         entries: dict,  # name -> ZipInfo
-        top: str,  # folder that everything lay in, with its slash
+        top: str,  # folder that everything lay in, with its slash; empty if there is none
     ):
         self.entries, self.top = entries, top
-        self.folded = {}  # other forms of a name -> the name; None where two files share one
-        self.stems = {}  # file name without folder and suffix -> names, for hints
+        self.folded = {}  # `folded_name` of a name, in any encoding -> the name; None if two files share it
+        self.stems = {}  # file name without folder and suffix -> names, for `hint`
         for name, info in entries.items():
+            # `_other_names`: the name in other encodings, since a ZIP may not say which one it is in
             for form in {folded_name(name), *map(folded_name, _other_names(info, name))}:
-                self.folded[form] = None if self.folded.get(form, name) != name else name
-            self.stems.setdefault(folded_name(PurePosixPath(name).stem), []).append(name)
+                is_ambiguous = self.folded.get(form, name) != name
+                self.folded[form] = None if is_ambiguous else name
+            stem = folded_name(PurePosixPath(name).stem)
+            self.stems.setdefault(stem, []).append(name)
 
     def find(self,
-        written: str,  # in a row of the table
-    ) -> tuple:  # name of the entry, or None; what had to be overlooked, or None
-        "The entry that a row means, where that is certain: also without its folder or in another case"
-        forms = [written, f"images/{written}"]  # the folder may be left out
-        for form in forms:
+        written: str,  # path of a picture, as a row of the table writes it
+    ) -> tuple:  # (name of the entry or None, note about a difference or None)
+        """The entry that a path in the table means, if only one fits.
+
+        The path may leave out the folder `images`, and may differ in case, accents' form or encoding."""
+        for form in (written, f"images/{written}"):
             if form in self.entries:
                 return form, None
-        plain = written.replace("\\", "/").removeprefix("./")
-        plain = plain[len(self.top):] if self.top and folded_name(plain).startswith(folded_name(self.top)) else plain
-        for form in (plain, f"images/{plain}"):
+        path = written.replace("\\", "/").removeprefix("./")
+        if self.top and folded_name(path).startswith(folded_name(self.top)):
+            path = path[len(self.top):]  # the entries are named without this folder
+        for form in (path, f"images/{path}"):
+            # Names without case, accents in one form, and in any encoding.
             name = self.folded.get(folded_name(form))
             if name is not None:
-                differs = "the picture's name differs in case, accents' form or encoding"
-                return name, None if name == form else differs
+                note = "the picture's name differs in case, accents' form or encoding"
+                return name, None if name == form else note
         return None, None
 
     def hint(self,
-        written: str,  # in a row of the table
-    ) -> str:  # such as "; there is 'images/a.jpeg'", or nothing
-        "The file that has the same name with another suffix or in another folder"
-        same = self.stems.get(folded_name(PurePosixPath(written.replace("\\", "/")).stem), [])
-        return f"; there is {same[0]!r}" if same else ""
+        written: str,  # path of a picture that was not found, as a row of the table writes it
+    ) -> str:  # such as "; there is 'images/a.jpeg'", or an empty text
+        "The end of an error message: a file of the same name with another suffix or in another folder"
+        stem = folded_name(PurePosixPath(written.replace("\\", "/")).stem)
+        same_stem = self.stems.get(stem, [])
+        return f"; there is {same_stem[0]!r}" if same_stem else ""
 
 
 # main.csv
 
 def _table_text(archive, entries):
-    "Text of main.csv, in UTF-8 or, with its mark, UTF-16: the two encodings that spreadsheets write"
+    """Read main.csv as text; `entries` are name → ZipInfo.
+
+    It may be UTF-8 or, if it begins with a byte order mark, UTF-16: spreadsheets write these two."""
     if "main.csv" not in entries:
-        known = list(entries)[:10]
-        raise DataError("csv.missing", "no main.csv at the top of the archive" + nearest("main.csv", known))
+        # ": did you mean …?", or the names of some files that there are
+        hint = nearest("main.csv", list(entries)[:10])
+        raise DataError("csv.missing", f"no main.csv at the top of the archive{hint}")
     if entries["main.csv"].file_size > limits["table_bytes"]:
         raise DataError("csv.size", "main.csv is too large")
     data = archive.read(entries["main.csv"])
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"  # -sig: a byte order mark is dropped
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as fault:
@@ -363,37 +412,40 @@ def _table_text(archive, entries):
 def counting_table(
     text: str,  # of main.csv
 ) -> list:  # of (line number, image path, question, answer), all trimmed; the header is line 1
-    "The rows of a counting table; a table that is not one is a `DataError` with its line"
+    "Read the rows of main.csv; whatever is wrong with the table is a `DataError`"
+    text = _without_separator_line(text)
     # Strict: an unclosed quote would swallow the rest of the file without an error.
-    text = _without_excels_line(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator_of(text), strict=True)
     try:
+        # blank lines are left out
         lines = [(reader.line_num, fields) for fields in reader if any(f.strip() for f in fields)]
     except csv.Error as fault:
         raise DataError("csv.syntax", f"{fault}, perhaps an unclosed quote", row=reader.line_num) from fault
     if not lines:
         raise DataError("csv.empty", "main.csv is empty")
-    header, width = _header(lines)
-    rows = lines[1:]
+    (_, header_fields), *rows = lines  # (line number, fields) each
+    header = _header(header_fields)
     if not rows:
         raise DataError("csv.empty", "main.csv has a header and no rows")
     if len(rows) > limits["rows"]:
         raise DataError("csv.rows", f"{len(rows)} rows, at most {limits['rows']}")
+    width = len(header)
     for number, fields in rows:
-        # A spreadsheet in which a cell beyond the table was touched writes commas behind every row.
+        # Empty fields behind the last column are no error: spreadsheets write a comma for every cell that was
+        # edited once.
         if len(fields) < width or any(field.strip() for field in fields[width:]):
             raise DataError("csv.fields", f"{len(fields)} fields, the header has {width}", row=number)
-    places = [header.index(column) for column in counting_columns]
-    return [(number, *(fields[place].strip() for place in places)) for number, fields in rows]
+    indices = [header.index(column) for column in counting_columns]
+    return [(number, *(fields[i].strip() for i in indices)) for number, fields in rows]
 
 
-def _without_excels_line(text):
-    "The table without `sep=;`, a first line by which Excel says how fields are parted"
+def _without_separator_line(text):
+    "Drop a first line such as `sep=;`, which Excel writes to say which character separates the fields"
     return text.partition("\n")[2] if text.startswith("sep=") else text
 
 
 def _separator_of(text):
-    "A comma; a semicolon or a tab where the header, parted by it, has just the three columns"
+    "The character that separates fields: a semicolon or a tab if so the header has our columns, else a comma"
     header = text.lstrip("\r\n").partition("\n")[0]
     for separator in ";\t":
         names = {_letters_of(name) for name in header.split(separator)}
@@ -402,31 +454,37 @@ def _separator_of(text):
     return ","
 
 
-def _header(lines):
-    "Names of the columns in the contract's spelling, and how many there are up to the last with a name"
-    written = [name.strip() for name in lines[0][1]]
-    width = max((place for place, name in enumerate(written, 1) if name), default=0)
+def _header(fields):
+    """The names of the columns from the fields of the first line, up to the last one that has a name.
+
+    A name such as `Images Path`, which differs from one of `counting_columns` only by case, spaces or
+    underscores, is replaced by it. Raises `DataError` if a column is missing or stands twice."""
+    names = [name.strip() for name in fields]
+    while names and not names[-1]:
+        names.pop()
+    # `_letters_of`: without case, spaces and underscores
     by_letters = {_letters_of(column): column for column in counting_columns}
-    header = [by_letters.get(_letters_of(name), name) for name in written[:width]]
+    header = [by_letters.get(_letters_of(name), name) for name in names]
     _check_header(header)
-    return header, width
+    return header
 
 
 def _letters_of(name):
-    "A column's name without case, spaces and underscores"
+    "A column's name as it is compared: in lower case, without spaces, underscores and punctuation"
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _check_header(header):
-    "The three columns are there, and none stands twice"
+    "Raise `DataError` if one of the three columns is missing or a column stands twice"
     missing = [column for column in counting_columns if column not in header]
     if missing:
+        # A header that is one field was perhaps meant to be separated by one of these.
         separator = next((s for s in ";\t|" if len(header) == 1 and s in header[0]), None)
         hint = f"; fields are parted by {separator!r}, expected a comma" if separator else ""
-        others = [name for name in header if name and name not in counting_columns]
-        near = [name for name in others if _near(name, missing[0])]
-        if near and not separator:
-            hint = f"; did you mean {missing[0]!r} by {near[0]!r}?"
+        other_names = [name for name in header if name and name not in counting_columns]
+        similar = [name for name in other_names if _may_mean(name, missing[0])]
+        if similar and not separator:
+            hint = f"; did you mean {missing[0]!r} by {similar[0]!r}?"
         shown, wanted = ",".join(header)[:200], ",".join(counting_columns)
         message = f"no column {missing[0]!r}; the header is {shown!r}, expected {wanted!r}{hint}"
         raise DataError("csv.columns", message, row=1)
@@ -435,13 +493,13 @@ def _check_header(header):
         raise DataError("csv.columns", "a column stands twice in the header", row=1)
 
 
-def _near(name, wanted):
-    "Whether a column's name may be a slip for `wanted`: alike by letters, or by the word that both hold"
+def _may_mean(name, column):
+    "True if a name in a header may stand for `column`: the spelling is similar, or it holds a word for it"
     words = {"images_path": ("image", "picture", "photo", "file", "path", "img"),
              "question": ("question", "prompt", "query"),
              "answer": ("answer", "label", "count", "truth", "solution")}
-    alike = difflib.get_close_matches(name.casefold(), [wanted], cutoff=0.6)
-    return bool(alike) or any(word in name.casefold() for word in words[wanted])
+    is_similar = difflib.get_close_matches(name.casefold(), [column], cutoff=0.6)
+    return bool(is_similar) or any(word in name.casefold() for word in words[column])
 
 
 # Pictures
@@ -449,14 +507,18 @@ def _near(name, wanted):
 def open_picture(
     data: bytes,  # an encoded picture
 ) -> Image.Image:  # RGB
-    "A stranger's picture, decoded whole; `DataError` says what is wrong with it"
-    return decode_picture(data)[0]
+    "Decode a picture from an untrusted source; `DataError` says what is wrong with it"
+    image, _ = decode_picture(data)
+    return image
 
 
 def decode_picture(
     data: bytes,  # an encoded picture
 ) -> tuple:  # RGB picture; "PNG" or "JPEG" if `data` can be kept as it is, else None
-    "A stranger's picture, decoded whole and upright, and whether its bytes already say just that"
+    """Decode a picture from an untrusted source, turned upright, as RGB.
+
+    The second result says whether a program that reads `data` itself would see this same picture: if so, the
+    bytes can be kept; if it is None, the picture must be encoded anew. `DataError` says what is wrong."""
     if len(data) > limits["picture_bytes"]:
         raise DataError("image.bytes", f"{len(data)} bytes")
     try:
@@ -469,37 +531,40 @@ def decode_picture(
         return to_rgb(ImageOps.exif_transpose(image)), None
     except DataError:
         raise
-    except Exception as fault:  # decoders raise what they like on broken bytes; to the owner it is one fault
+    except Exception as fault:  # Pillow's decoders raise many kinds of errors on broken bytes
         kind = _kind_of(data)
         what = f"{kind}: save it as JPEG or PNG" if kind else f"cannot be decoded ({type(fault).__name__})"
         raise DataError("image.decode", what) from fault
 
 
-# Kinds of files that come in a picture's place and are not read, by how they begin, and what to call them
+# Files that people give in place of a picture and that are not read: their first bytes, and what to call them
 _other_kinds = (
     (b"II*\0", "a TIFF"), (b"MM\0*", "a TIFF"), (b"%PDF", "a PDF"), (b"<svg", "an SVG"), (b"<?xml", "an SVG"),
     (b"<!DOCTYPE", "a web page"), (b"<html", "a web page"), (b"8BPS", "a Photoshop file"),
     (b"\0\0\0\x0cJXL", "a JPEG XL"), (b"\xff\x0a", "a JPEG XL"), (b"\0\0\0\x0cjP", "a JPEG 2000"),
     (b"version https://git-lfs", "a Git LFS pointer, not the picture itself"))
+# Bytes 8 to 12 of an ISO media file (HEIC, AVIF, MP4), which say what it holds, and what to call it
 _iso_brands = {
     b"heic": "a HEIC", b"heix": "a HEIC", b"heim": "a HEIC", b"hevc": "a HEIC", b"mif1": "a HEIC",
     b"msf1": "a HEIC", b"avif": "an AVIF", b"avis": "an AVIF", b"isom": "a video", b"mp42": "a video",
     b"qt  ": "a video"}
-_dicom_mark, _dicom_place = b"DICM", 128  # the mark and where it stands
+_dicom_mark, _dicom_offset = b"DICM", 128  # the mark, and at which byte it stands
 
 
 def _kind_of(data):
-    "What a file is that is no picture that can be read, such as \"a HEIC\"; None where that cannot be told"
-    if data[4:8] == b"ftyp":  # the ISO container: phones' pictures, and films; the brand says which
+    "Name the format of a file that cannot be read, such as \"a HEIC\", by its first bytes; None if unknown"
+    if data[4:8] == b"ftyp":  # an ISO media file: a picture of a phone, or a film
         return _iso_brands.get(data[8:12])
-    if data[_dicom_place:_dicom_place + 4] == _dicom_mark:
+    if data[_dicom_offset:_dicom_offset + 4] == _dicom_mark:
         return "a DICOM"
-    begin = data[:64].lstrip()
-    return next((kind for mark, kind in _other_kinds if begin.startswith(mark)), None)
+    beginning = data[:64].lstrip()
+    return next((kind for mark, kind in _other_kinds if beginning.startswith(mark)), None)
 
 
 def _check_size(image):
-    "Refuse, before decoding, what would take too much memory or what no processor can cut into patches"
+    """Raise `DataError` for a picture that is too large, too long and narrow, or animated.
+
+    Called before the pixels are decoded, so that a picture that is too large takes no memory."""
     size = f"{image.width} × {image.height} pixels"
     short, long = min(image.size), max(image.size)
     if short * long > limits["picture_pixels"]:
@@ -507,26 +572,29 @@ def _check_size(image):
     # Qwen's processor refuses a side 200 times the other, and fails on sides of a few pixels.
     if short < 4 or long > 150 * short:
         raise DataError("image.shape", size)
-    # An MPO is a JPEG with a second picture behind it, such as phones write: its first one is the photograph.
+    # Phones write MPO files, JPEGs with a second picture behind the first. The first is the photograph, so
+    # these are no animations.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise DataError("image.animated", f"{image.n_frames} frames")
 
 
 def _is_plain(image):
-    "Is this RGB in PNG or JPEG, opaque and upright, so that its bytes may be kept as they are?"
-    opaque_rgb = image.mode == "RGB" and "transparency" not in image.info
-    return opaque_rgb and image.format in ("PNG", "JPEG") and image.getexif().get(_exif_orientation, 1) == 1
+    "True if a picture is an opaque, upright RGB in PNG or JPEG, so that its bytes may be kept as they are"
+    is_opaque_rgb = image.mode == "RGB" and "transparency" not in image.info
+    if not is_opaque_rgb or image.format not in ("PNG", "JPEG"):
+        return False
+    return image.getexif().get(_exif_orientation, 1) == 1  # 1: upright
 
 
 def to_rgb(
     image: Image.Image,  # any mode
 ) -> Image.Image:  # RGB
-    "RGB without loss of range: deep greys scaled by the bits they use, transparency on white"
-    if image.mode.startswith("I") or image.mode == "F":
-        brightest = image.getextrema()[1]
+    "Convert a picture to RGB: greys of more than 8 bits are scaled to 8, transparency is put on white"
+    if image.mode.startswith("I") or image.mode == "F":  # greys as integers of 16 or 32 bits, or as floats
+        _, brightest = image.getextrema()
         if brightest > 255:
-            # Pillow's own convert("L") cuts off at 255, which turns a radiologist's picture white. How many
-            # bits a scanner used, 10, 12, 14 or 16, is nowhere said: as few as the brightest pixel needs.
+            # Pillow's own convert("L") cuts off at 255, which turns most of an X-ray white. The file does not
+            # say whether its scanner used 10, 12, 14 or 16 bits: taken are those of the brightest pixel.
             bits = min(16, int(brightest).bit_length())
             divisor = (2**bits - 1) / 255
             image = image.point(lambda value: value / divisor)
@@ -547,39 +615,51 @@ _control_tokens = re.compile(
 
 def control_token(
     text: str,  # of a question
-) -> str | None:  # the first one; None where there is none
-    "A control token of the models' tokenizers that stands in a text"
-    found = _control_tokens.search(text)
-    return found[0] if found else None
+) -> str | None:  # the first one; None if there is none
+    "Find a control token in a text, such as <|im_end|>: there it would end a turn, or stand for a picture"
+    match = _control_tokens.search(text)
+    return match[0] if match else None
 
 
-def _keep_rows(archive, names, rows, store, strict):
-    "Verify and write each row's picture; skip and list what cannot be used, or with `strict` refuse it"
-    report, kept, overlooked = Report(csv_rows=len(rows)), [], Counter()
+def _keep_rows(
+    archive,  # `zipfile.ZipFile`
+    names,  # `_Names` of its files
+    rows,  # of main.csv: (line number, image path, question, answer)
+    store,  # `_PictureStore` that writes into the new folder
+    strict,  # refuse the archive for the first bad row instead of leaving such rows out
+):
+    """Write the pictures of the good rows, rows.jsonl and report.json into the store's folder.
+
+    Returns the `Report`, which lists the rows that cannot be used."""
+    report, kept = Report(csv_rows=len(rows)), []
+    notes = Counter()  # sentence about something harmless -> number of rows that it is true of
     if names.top:
-        overlooked[f"everything lay in the folder {names.top[:80]!r} of the archive"] = len(rows)
+        notes[f"everything lay in the folder {names.top[:80]!r} of the archive"] = len(rows)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Some rows at a time, so that memory does not grow with the archive. One thread reads, since
-        # `zipfile` holds one file open; decoding is shared among all.
+        # In batches, so that memory does not grow with the archive. This thread alone reads from it, since
+        # `zipfile` holds one file open; the pool decodes.
         for start in range(0, len(rows), _rows_at_a_time):
-            some = rows[start:start + _rows_at_a_time]
-            wanted = [_or_error(_entry_of_row, names, row, overlooked) for row in some]
-            _keep_new_pictures(archive, store, pool, some, wanted)
-            for (number, image, question, answer), entry in zip(some, wanted):
-                found = entry if isinstance(entry, DataError) else store.known[entry.filename]
-                if not isinstance(found, DataError):
-                    file, key = found
+            batch = rows[start:start + _rows_at_a_time]
+            # of each row: the ZipInfo of its picture, or the `DataError` that it is
+            entries = [_or_error(_entry_of_row, names, row, notes) for row in batch]
+            _keep_new_pictures(archive, store, pool, batch, entries)
+            for (number, image, question, answer), entry in zip(batch, entries):
+                # (file, `picture_key`), or what is wrong with the row or its picture
+                result = entry if isinstance(entry, DataError) else store.results[entry.filename]
+                if not isinstance(result, DataError):
+                    file, key = result
                     kept.append(dict(row=number, file=file, question=question, answer=answer, picture=key))
                 elif strict:
-                    raise DataError(found.code, found.message, row=number, entry=image) from found
+                    raise DataError(result.code, result.message, row=number, entry=image) from result
                 else:
-                    report.skipped.append(dict(row=number, image=image, code=found.code, message=found.message))
+                    skipped = dict(row=number, image=image, code=result.code, message=result.message)
+                    report.skipped.append(skipped)
     if not kept:
-        first = report.skipped[0]["message"]
-        raise DataError("csv.no_valid_row", f"none of {len(rows)} rows can be used; first: {first}")
+        first_message = report.skipped[0]["message"]
+        raise DataError("csv.no_valid_row", f"none of {len(rows)} rows can be used; first: {first_message}")
     report.valid_images = len(kept)
-    _tell_what_else(names, rows, kept, overlooked)
-    report.notes = [list(pair) for pair in overlooked.most_common()]
+    _add_table_notes(names, rows, kept, notes)
+    report.notes = [list(pair) for pair in notes.most_common()]
     store.write("rows.jsonl", _json_lines(kept))
     store.write("report.json", json.dumps(asdict(report), indent=2, ensure_ascii=False).encode())
     return report
@@ -588,46 +668,59 @@ def _keep_rows(archive, names, rows, store, strict):
 _picture_suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
-def _tell_what_else(names, rows, kept, overlooked):
-    "Count pictures that no row names, rows that stand twice, and questions with two different truths"
-    picture_of = {number: names.find(written)[0] for number, written, _, _ in rows}
-    named = set(picture_of.values())
+def _add_table_notes(
+    names,  # `_Names` of the archive's files
+    rows,  # of main.csv: (line number, image path, question, answer)
+    kept,  # the good rows, as dicts of row (the line number), question, answer and more
+    notes,  # Counter, sentence -> number of rows; gets the new notes
+):
+    "Count pictures that no row names, rows that stand twice, and questions with two different answers"
+    name_of_row = {}  # line number → name of the row's picture in the archive, None if there is none
+    for number, image_path, _, _ in rows:
+        name_of_row[number], _ = names.find(image_path)
+    named = set(name_of_row.values())
     unused = [name for name in names.entries if name not in named and _is_picture_name(name)]
     if unused:
-        overlooked[f"pictures that no row names, such as {unused[0][:80]!r}"] = len(unused)
-    answers = {}  # picture as it is named, and question → truths
+        notes[f"pictures that no row names, such as {unused[0][:80]!r}"] = len(unused)
+    answers = {}  # (picture's name, question) → the answers of all rows that ask this
     for row in kept:
-        answers.setdefault((picture_of[row["row"]], row["question"]), []).append(row["answer"])
-    repeated = sum(len(given) - len(set(given)) for given in answers.values())
-    contradicted = sum(len(given) for given in answers.values() if len(set(given)) > 1)
+        key = (name_of_row[row["row"]], row["question"])
+        answers.setdefault(key, []).append(row["answer"])
+    repeated = sum(len(group) - len(set(group)) for group in answers.values())
+    contradicted = sum(len(group) for group in answers.values() if len(set(group)) > 1)
     if repeated:
-        overlooked["picture, question and answer are those of an earlier row"] = repeated
+        notes["picture, question and answer are those of an earlier row"] = repeated
     if contradicted:
-        overlooked["the same question about the same picture has another answer elsewhere"] = contradicted
+        notes["the same question about the same picture has another answer elsewhere"] = contradicted
 
 
 def _is_picture_name(name):
-    "Whether an entry is meant as a picture; what systems add to archives is not"
-    is_left = any(name.startswith(left) or name.endswith(left) for left in _left_by_systems)
-    return not is_left and PurePosixPath(name).suffix.lower() in _picture_suffixes
+    "True if an entry has the name of a picture and is no file that macOS or Windows has added"
+    return not _is_system_file(name) and PurePosixPath(name).suffix.lower() in _picture_suffixes
 
 
 def _json_lines(rows):
     "Rows as UTF-8, one JSON object a line"
-    # A half of a surrogate pair cannot stand in it: the table was read as UTF-8.
+    # `encode` cannot fail on half of a surrogate pair: the texts were decoded from UTF-8 or UTF-16.
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _keep_new_pictures(archive, store, pool, rows, wanted):
-    "Write the pictures of some rows that no row before them has named; read in order, decoded by all"
-    jobs, asked = [], set()
-    for (number, *_), entry in zip(rows, wanted):
-        if isinstance(entry, DataError) or entry.filename in store.known or entry.filename in asked:
+def _keep_new_pictures(
+    archive,  # `zipfile.ZipFile`
+    store,  # `_PictureStore`
+    pool,  # of threads that decode and write
+    rows,  # of main.csv: (line number, image path, question, answer)
+    entries,  # of each row: the ZipInfo of its picture, or the `DataError` that it is
+):
+    "Decode and write those pictures of some rows that are not in the store yet; waits until all are written"
+    jobs, submitted = [], set()
+    for (number, *_), entry in zip(rows, entries):
+        if isinstance(entry, DataError) or entry.filename in store.results or entry.filename in submitted:
             continue
-        asked.add(entry.filename)
+        submitted.add(entry.filename)
         jobs.append(pool.submit(store.keep, entry.filename, number, archive.read(entry)))
     for job in jobs:
-        job.result()  # raises what was no fault of the picture: a full disk, too many bytes
+        job.result()  # raises what ends the whole archive: a full disk, too many bytes
 
 
 def _or_error(function, *arguments):
@@ -638,28 +731,33 @@ def _or_error(function, *arguments):
         return error
 
 
-def _entry_of_row(names, row, overlooked):
-    "Entry of the picture of one row (line number, image path, question, answer), once its texts are good"
-    _, written, question, answer = row
+def _entry_of_row(
+    names,  # `_Names` of the archive's files
+    row,  # (line number, image path, question, answer)
+    notes,  # Counter, sentence -> number of rows; counts a name that differs from the entry's
+):
+    "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
+    _, image_path, question, answer = row
     _check_texts(question, answer)
-    name, note = names.find(written)
-    if name is None and (":" in written or written.startswith(("/", "\\")) or ".." in written):
+    name, note = names.find(image_path)
+    leads_out = ":" in image_path or image_path.startswith(("/", "\\")) or ".." in image_path
+    if name is None and leads_out:
         raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
     if name is None:
-        raise DataError("image.missing", f"not in the archive{names.hint(written)}")
+        raise DataError("image.missing", f"not in the archive{names.hint(image_path)}")
     if note:
-        overlooked[note] += 1
+        notes[note] += 1
     entry = names.entries[name]
     if entry.file_size > limits["picture_bytes"]:
         raise DataError("image.bytes", f"{entry.file_size} bytes")
     return entry
 
 
-_decimal_comma = re.compile(r"(?<![\d,])\d+,\d{1,2}(?![\d,])")
+_decimal_comma = re.compile(r"(?<![\d,])\d+,\d{1,2}(?![\d,])")  # "2,5", but not "2,500" or "1,2,3"
 
 
 def _check_texts(question, answer):
-    "A question and a count, and nothing in the question that training would stumble over"
+    "Raise `DataError` unless a row has a question that a model can be asked and an answer that holds a count"
     if not question or not answer:
         raise DataError("row.empty", "question or answer is empty")
     if question.count("<image>") > 1:
@@ -669,66 +767,69 @@ def _check_texts(question, answer):
     if token:
         raise DataError("row.tokens", f"the question holds {token}, a control token of the models")
     decimal = _decimal_comma.search(answer)
-    if decimal:  # in an answer "1,2" may be counting up; in a truth it is the German two and a half
+    if decimal:  # "2,5" may mean two and a half, as in German, or the two numbers 2 and 5
         raise DataError("row.count", f"{decimal[0]!r} in the answer {answer[:60]!r} is no count, or two")
     if read_count(answer) is None:
         raise DataError("row.count", f"no count in the answer {answer[:60]!r}: no answer could be right")
 
 
 class _PictureStore:
-    "Where an archive's pictures go: each once, however many rows name it, and within the limits on what is written"
+    "Writes an archive's pictures into a folder: each once, however many rows name it, and within two limits"
     def __init__(self,
         folder: Path,  # they are written into it
-        most: int,  # bytes of all of them together
-        reserve: int,  # bytes of the disk that stay free: others write to it too
+        most: int,  # bytes that may be written, all files together
+        reserve: int,  # bytes of the disk that must stay free, for other programs
     ):
         self.folder, self.most, self.reserve = folder, most, reserve
-        self.known = {}  # name of the entry -> (file, `picture_key`), or the DataError that it is
-        self.written = 0
-        self.writing = threading.Lock()
+        self.results = {}  # name of the entry -> (file, `picture_key`), or the DataError that it is
+        self.written = 0  # bytes so far
+        self.writing = threading.Lock()  # held by the thread that writes
 
     def keep(self,
         entry_name: str,  # in the archive
-        number: int,  # of the first row that names it
-        data: bytes,  # as they stand in the archive
+        number: int,  # line of the first row that names it, which becomes the file's name
+        data: bytes,  # the encoded picture
     ):
-        "Decode a picture and write it under a name of our own; a limit that is met ends the whole archive"
+        """Decode a picture, write it and note the result under `entry_name`.
+
+        A bad picture is noted as its `DataError`. One is raised only if `write` exceeds a limit."""
         try:
-            image, plain_format = decode_picture(data)
+            image, reusable_format = decode_picture(data)  # PNG, JPEG, or None: encode it anew
         except DataError as error:
-            self.known[entry_name] = error
+            self.results[entry_name] = error
             return
-        name = f"{number:06d}.{'jpg' if plain_format == 'JPEG' else 'png'}"
-        if not plain_format:
-            # Written is what the picture means, not its bytes; compressed quickly, since it is read often.
+        suffix = "jpg" if reusable_format == "JPEG" else "png"
+        name = f"{number:06d}.{suffix}"
+        if reusable_format is None:
             buffer = io.BytesIO()
-            image.save(buffer, "PNG", compress_level=1)
+            image.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
             data = buffer.getvalue()
         self.write(name, data)
-        self.known[entry_name] = (name, picture_key(image))
+        self.results[entry_name] = (name, picture_key(image))
 
     def write(self,
         name: str,  # of a new file
-        data: bytes,  # all of it
+        data: bytes,  # its whole content
     ):
-        "Write a file, as long as the archive stays within its bytes and the disk keeps its reserve"
-        # One at a time: two that look at the free space together would both find it large enough.
+        "Write a file; `DataError` if the archive then takes too many bytes, or too few stay free on the disk"
+        # One thread at a time: two that look at the free space together would both find it large enough.
         with self.writing, open(f"{self.folder}{os.sep}{name}", "xb", buffering=0) as file:
-            # What is written can be more than what was packed: a picture is decoded and packed anew.
+            # Can be more than the archive unpacks to, since some pictures are encoded anew.
             self.written += len(data)
             if self.written > self.most:
                 raise DataError("zip.size", "its pictures take too much room")
             rest = memoryview(data)
             while rest:
                 piece = rest[:_written_at_once]
-                # Asked before each piece: another archive, or a job, may be writing too.
+                # Checked before each piece, since other processes may be writing to the disk, too.
                 if free_bytes(self.folder) < self.reserve + len(piece):
                     raise DataError("storage.full", "no space is left on the disk that it is unpacked to")
-                rest = rest[file.write(piece):]
+                written = file.write(piece)  # bytes; an unbuffered file may take fewer than it was given
+                rest = rest[written:]
 
 
 def picture_key(
     image: Image.Image,  # RGB
 ) -> str:  # 16 hex digits
-    "Fingerprint of the pixels, by which a run keeps equal pictures on one side of its split"
+    "Hash of a picture's size and pixels, by which a run keeps equal pictures on one side of its split"
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]

@@ -40,27 +40,30 @@ _all_ = ["parquet_rows", "read_rows"]
 disc_colours = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf")
 
 def draw_discs(
-    count: int, # discs
-    rng: random.Random, # source of chance
-    side: int = 112, # pixels
-) -> Image.Image: # RGB, white ground
-    "`count` discs of radius 6 to 10 that do not touch"
+    count: int, # number of discs
+    rng: random.Random, # source of all random choices
+    side: int = 112, # width and height of the picture in pixels
+) -> Image.Image: # RGB, white background
+    "Draw `count` coloured discs, 6 to 10 pixels in radius, that neither touch each other nor the edges"
     image = Image.new("RGB", (side, side), "white")
-    draw, discs = ImageDraw.Draw(image), []
-    # A disc is thrown again until it lies free; of so few and so small ones the next throw mostly does.
+    draw = ImageDraw.Draw(image)
+    discs = [] # (x, y, radius) of every disc that was drawn
+    # Rejection sampling: a random disc that comes too near to an earlier one is dropped, and another one is
+    # tried. With a few small discs most of the picture is free, so few tries are needed.
     while len(discs) < count:
         radius = rng.randint(6, 10)
-        first, last = radius + 1, side - radius - 1 # off the picture's edges
+        first, last = radius + 1, side - radius - 1 # a centre between them keeps the disc off the edges
         x, y = rng.randint(first, last), rng.randint(first, last)
-        if any(_too_near((x, y, radius), other) for other in discs):
+        disc = (x, y, radius)
+        if any(_too_near(disc, earlier) for earlier in discs):
             continue
-        discs.append((x, y, radius))
+        discs.append(disc)
         box = [x - radius, y - radius, x + radius, y + radius]
         draw.ellipse(box, fill=rng.choice(disc_colours))
     return image
 
 def _too_near(disc, other):
-    "Whether two discs, each (x, y, radius), have no more than two pixels between them"
+    "True if two discs, each (x, y, radius), overlap or have a gap of at most two pixels between them"
     x, y, radius = disc
     other_x, other_y, other_radius = other
     distance_squared = (x - other_x) ** 2 + (y - other_y) ** 2
@@ -69,30 +72,34 @@ def _too_near(disc, other):
 # %% ../nbs/01_data.ipynb #ne754f06
 def counting_answer(
     count: int, # how many
-    thing: str = "disc", # singular
+    thing: str = "disc", # what is counted, in the singular
 ) -> str: # such as "A photo of 3 discs"
-    "The sentence that the counting sets use as their answer"
-    return f"A photo of {count} {thing}{'' if count == 1 else 's'}"
+    "The sentence that the counting data sets use as their answer"
+    plural = "" if count == 1 else "s"
+    return f"A photo of {count} {thing}{plural}"
 
 def synthetic_counting(
-    n: int, # samples
+    n: int, # number of samples
     seed: int = 0, # same seed, same pictures
-    weights: tuple = (1, 1, 1, 1, 1, 1), # how often 1, 2, … discs are drawn
+    weights: tuple = (1, 1, 1, 1, 1, 1), # relative frequency of pictures with 1, 2, … discs
 ) -> list: # of `Sample`
-    "Pictures of discs with the question how many there are"
+    "Draw `n` pictures of discs, each with the question how many discs there are and its answer"
     rng, samples = random.Random(seed), []
-    # All counts are drawn before the first picture: in another order the same seed would draw other pictures.
+    # All counts are drawn before the first picture. Keep this order: another one would use the random numbers
+    # differently, and an old seed would give other pictures.
     counts = rng.choices(range(1, len(weights) + 1), weights=weights, k=n)
     for row, count in enumerate(counts, 1):
-        image = draw_discs(count, rng)
-        samples.append(Sample("How many discs are there?", counting_answer(count), [image], "counting", row))
+        image, answer = draw_discs(count, rng), counting_answer(count)
+        samples.append(Sample("How many discs are there?", answer, [image], task="counting", row=row))
     return samples
 
 # %% ../nbs/01_data.ipynb #c009
 def to_messages(
-    sample: Sample, # question and pictures, and the turns before it where there are some
-) -> list: # one user message with image and text parts, behind those of earlier turns
-    "The conversation that puts `sample` to a model; `<image>` marks become pictures"
+    sample: Sample, # its question, its pictures, and the turns that were said before the question
+) -> list: # of messages: those of earlier turns, then the user's question with image and text parts
+    """The messages that put `sample` to a model; each `<image>` mark becomes an image part.
+
+    Raises `DataError` if the texts have some marks, but not as many as there are pictures."""
     texts = [text for _, text in sample.turns] + [sample.question]
     marks, pictures = sum(text.count("<image>") for text in texts), len(sample.images)
     # No marks at all are fine: `_messages` then puts the pictures in front.
@@ -100,21 +107,28 @@ def to_messages(
         raise DataError("row.images", f"{marks} <image> marks but {pictures} pictures", row=sample.row)
     return _messages(sample.question, pictures, sample.turns)
 
-def _messages(question, pictures, turns=()):
-    "The conversation; pictures without marks stand in front, before the first turn of the user"
-    spoken = [*turns, ("user", question)] # (role, text) of each turn
-    if not any("<image>" in text for _, text in spoken):
-        first = next(place for place, (role, _) in enumerate(spoken) if role == "user")
-        spoken[first] = "user", "<image>" * pictures + spoken[first][1]
-    return [{"role": role, "content": _parts(text)} for role, text in spoken]
+def _messages(
+    question, # text of the last turn
+    pictures, # how many there are
+    turns=(), # (role, text) of each turn before the question
+):
+    """Chat messages, each with a role and a list of parts, that end with the user's question.
+
+    If no text has an `<image>` mark, all pictures are put in front of the user's first turn."""
+    all_turns = [*turns, ("user", question)]
+    if not any("<image>" in text for _, text in all_turns):
+        first_user = next(place for place, (role, _) in enumerate(all_turns) if role == "user")
+        _, text = all_turns[first_user]
+        all_turns[first_user] = "user", "<image>" * pictures + text
+    return [{"role": role, "content": _parts(text)} for role, text in all_turns]
 
 def _parts(text):
-    "The texts and pictures of one turn, as chat templates take them: a list of parts, each with its type"
+    "Split the text of one turn at its `<image>` marks into text parts and image parts, for a chat template"
     before, *after_marks = text.split("<image>")
     parts = [{"type": "text", "text": before}]
-    for piece in after_marks:
-        parts += [{"type": "image"}, {"type": "text", "text": piece}]
-    # A mark at the beginning, or two in a row, leave empty texts between them.
+    for text_after_mark in after_marks:
+        parts += [{"type": "image"}, {"type": "text", "text": text_after_mark}]
+    # A mark at the beginning or the end, or two marks in a row, leave empty texts, which are dropped.
     return [part for part in parts if part.get("text") != ""]
 
 # %% ../nbs/01_data.ipynb #c013
@@ -122,13 +136,13 @@ def image_tokens(
     processor, # a Qwen-VL processor
     image: Image.Image, # picture of any size
 ) -> tuple: # rows, columns of the token grid
-    "Token grid that `image` will occupy; its product is the number of tokens"
+    "The grid of tokens that `image` becomes; rows times columns is the number of its tokens"
     image_processor = processor.image_processor
-    # Of one picture: how many patches in time, in height and in width.
-    _, rows, columns = image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
+    # For each picture `image_grid_thw` holds its number of patches in time, height and width.
+    _, patch_rows, patch_columns = image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
     # The model merges a square of patches, `merge_size` on a side, into one token.
     merge = image_processor.merge_size
-    return int(rows) // merge, int(columns) // merge
+    return int(patch_rows) // merge, int(patch_columns) // merge
 
 def draw_grid(
     image: Image.Image, # picture
@@ -138,7 +152,7 @@ def draw_grid(
     fig, ax = figure(3.2, 3.2, nrows=1)
     rows, columns = grid
     ax.imshow(image)
-    # imshow puts the centre of the first pixel at 0, so the picture begins half a pixel before it
+    # imshow puts the centre of the first pixel at 0, so the edge of the picture lies at -0.5.
     for row in range(rows + 1):
         ax.axhline(row * image.height / rows - 0.5, color="black", lw=0.6)
     for column in range(columns + 1):
@@ -150,51 +164,57 @@ def draw_grid(
 def encode(
     processor, # of any family
     samples: list, # of `Sample`
-    answers: list = None, # texts to append, each ended by the end-of-turn token; None: prompts only
-    side: str = "left", # where the padding goes
-): # processor's batch of tensors, rows in the order of `samples`
-    "Samples as one padded batch: chat template, pictures, padding"
+    answers: list = None, # a text for each sample, without the end-of-turn token; None: prompts only
+    side: str = "left", # on which side shorter rows are padded: left or right
+): # the processor's batch of tensors, rows in the order of `samples`
+    "Encode samples, with their answers if given, as one padded batch of tensors for a model"
     texts = [processor.apply_chat_template(to_messages(s), add_generation_prompt=True) for s in samples]
     if answers is not None:
         end_of_turn = processor.tokenizer.eos_token
         texts = [text + answer + end_of_turn for text, answer in zip(texts, answers)]
-    # A list for each row. Where no row has a picture, None: processors refuse a list of empty lists.
+    # The processor takes a list of pictures for each row, or None: it refuses a list of empty lists.
     pictures = [s.images for s in samples]
     pictures = pictures if any(pictures) else None
     batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True, padding_side=side)
-    batch.pop("num_crops", None) # how often Gemma's processor has cut each picture, which no model takes
+    # Gemma's processor adds into how many crops it has cut each picture; no model takes this as an input.
+    batch.pop("num_crops", None)
     return batch
 
 # %% ../nbs/01_data.ipynb #c025
 def to_dataset(
     samples: list, # of `Sample`
 ): # datasets.Dataset with prompt, images, answer, question, task, row
-    "Samples as the data set that TRL trains on; pictures are decoded when a row is read"
+    "Samples as the data set that TRL trains on; its pictures are decoded when a row is read"
     return _dataset(_sample_records(samples))
 
 def _sample_records(samples):
-    "A record for each sample, one by one: encoded pictures of no more than a thousand are held at a time"
+    """Yield one row of a data set, a dict, for each sample.
+
+    A generator saves memory: `_dataset` takes a thousand rows at a time, so few PNGs are held at once."""
     for sample in samples:
         yield _record(sample, [_png(image) for image in sample.images])
 
 # %% ../nbs/01_data.ipynb #n664e206
 def _dataset(records):
-    "Records as a data set, a thousand at a time; they are in its own form, so nothing is encoded again"
+    "Make a data set from an iterable of rows, dicts of `_record`; a thousand at a time, to save memory"
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
-    records, schema, parts = iter(records), _features().arrow_schema, []
-    while some := list(itertools.islice(records, 1000)):
-        parts.append(pa.Table.from_pylist(some, schema=schema))
-    # An empty set still has its columns.
-    table = pa.concat_tables(parts or [schema.empty_table()])
-    # Not `Dataset.from_list`: it would look at every picture once more to encode what is encoded.
+    records, schema, tables = iter(records), _features().arrow_schema, []
+    while batch := list(itertools.islice(records, 1000)):
+        tables.append(pa.Table.from_pylist(batch, schema=schema))
+    # A data set without rows still has its columns.
+    table = pa.concat_tables(tables or [schema.empty_table()])
+    # Not `Dataset.from_list`: it would go through all pictures once more, though they are encoded already.
     return Dataset(InMemoryTable(table))
 
-def _record(sample, pictures):
-    "One row of a data set; `pictures` are dicts of `bytes` and `path`, in place of the sample's own"
+def _record(
+    sample, # a `Sample`; its own `images` are not used
+    pictures, # in their place: dicts of `bytes` and `path`, one of them None, as `datasets` stores pictures
+):
+    "One row of a data set as a dict, in the columns of `_features`"
     return dict(
-        # TRL reads these two, rewards and reports the others.
+        # TRL reads `prompt` and `images`; rewards and reports read the others.
         prompt=_messages(sample.question, len(pictures), sample.turns),
         images=pictures,
         answer=sample.answer,
@@ -204,17 +224,17 @@ def _record(sample, pictures):
     )
 
 def _png(image):
-    "PIL image as the dict that `datasets` stores"
+    "Encode a PIL image as PNG, in the dict of `bytes` and `path` in which `datasets` stores a picture"
     buffer = io.BytesIO()
-    # The lowest compression: a drawn set is written and read once, and time counts for more than memory.
+    # The lowest compression: a drawn picture is written and read once, so speed matters more than size.
     image.save(buffer, "PNG", compress_level=1)
     return {"bytes": buffer.getvalue(), "path": None}
 
 def _features():
-    "Column types of every data set of this book"
+    "Names and types of the columns that every data set of this book has"
     from datasets import Features, Image as Picture, List, Value
     text = Value("string")
-    # Part of a message: arrow gives every part both fields, and a picture's text is then None.
+    # One part of a message. Arrow gives every part both fields, so the text of an image part is None.
     part = {"type": text, "text": text}
     prompt = List({"role": text, "content": List(part)})
     pictures, number = List(Picture()), Value("int64")
@@ -224,18 +244,19 @@ def _features():
 def to_samples(
     dataset, # made by `to_dataset` or a reader
 ) -> list: # of `Sample`
-    "The rows as samples, pictures decoded"
+    "The rows of a data set as samples, with their pictures decoded"
     samples = []
     for row in dataset:
         images = list(map(to_rgb, row["images"]))
         turns = system_turns(row["prompt"])
-        samples.append(Sample(row["question"], row["answer"], images, row["task"], row["row"], turns))
+        sample = Sample(row["question"], row["answer"], images, row["task"], row["row"], turns)
+        samples.append(sample)
     return samples
 
 def system_turns(
-    prompt: list, # messages, as a data set holds them
-) -> list: # (role, text), the turns of a `Sample`
-    "What the system says in a prompt"
+    prompt: list, # messages, as a data set holds them in its column `prompt`
+) -> list: # ("system", text) of each text part of a system message, as `Sample.turns` holds turns
+    "The system messages of a prompt, as turns of a `Sample`"
     turns = []
     for turn in prompt:
         if turn["role"] == "system":
@@ -244,116 +265,134 @@ def system_turns(
 
 def with_system_turn(
     dataset, # made by `to_dataset` or a reader
-    text: str, # what the system says
-    own: set = frozenset(), # numbers of rows that have words of the system already, which stay alone
+    text: str, # of the system message
+    own: set = frozenset(), # numbers of rows that came with a system text of their own; they stay unchanged
 ): # datasets.Dataset
-    "The rows with a turn of the system before the question"
-    turn = {"role": "system", "content": [{"type": "text", "text": text}]}
+    "The data set with a system message in front of every prompt, except in the rows named by `own`"
+    message = {"role": "system", "content": [{"type": "text", "text": text}]}
     prompts = []
-    for row, prompt in zip(dataset["row"], dataset["prompt"]):
-        prompts.append(prompt if row in own else [turn, *prompt])
-    # Only the column of prompts is written anew, so that no picture is touched. It lands at the end of the
-    # columns; `select_columns` gives them back their order.
-    rest, features = dataset.remove_columns("prompt"), dataset.features
-    return rest.add_column("prompt", prompts, feature=features["prompt"]).select_columns(list(features))
+    for row_number, prompt in zip(dataset["row"], dataset["prompt"]):
+        prompts.append(prompt if row_number in own else [message, *prompt])
+    # Only the column `prompt` is replaced, so no picture is decoded. The new column comes last;
+    # `select_columns` then restores the order.
+    features = dataset.features
+    replaced = dataset.remove_columns("prompt").add_column("prompt", prompts, feature=features["prompt"])
+    return replaced.select_columns(list(features))
 
 # %% ../nbs/01_data.ipynb #c052
 def vqa_row(
-    row: dict, # in any of the forms of the table below
-    number: int = None, # its line, for messages
-    image_dir: str | Path = None, # then paths become absolute, and must exist
+    row: dict, # in any known form: flat, a chat, or that of another program
+    number: int = None, # its line in the file, for error messages
+    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
 ) -> dict: # prompt, answer (several accepted: a JSON list), images (paths, or bytes that the row holds)
-    "One row in EasyR1's form; null images make a text-only row, too few or too many marks are an error"
-    read = read_vqa_row(row, number, read_keys(keys)) # a `rows.vqa.VQARow`
-    pictures = read.pictures
+    """Convert one row of any known form into EasyR1's form: prompt, answer and images.
+
+    Images that are null make a row of text only. Raises `DataError`, for example if the question does not
+    have as many `<image>` marks as there are images."""
+    vqa = read_vqa_row(row, number, read_keys(keys)) # a `rows.vqa.VQARow`
+    pictures = vqa.pictures
     if image_dir is not None:
+        # `located` returns the absolute path, or raises `DataError` if there is no such file.
         pictures = [located(picture, image_dir, number) for picture in pictures]
-    return dict(prompt=read.question, answer=read.answer, images=pictures)
+    return dict(prompt=vqa.question, answer=vqa.answer, images=pictures)
 
 # %% ../nbs/01_data.ipynb #naba193b
 def convert_vqa(
     input_jsonl: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
-    output_jsonl: str | Path, # written whole or not at all
-    image_dir: str | Path = None, # then picture paths become absolute, and must exist; None: they stay
-    split: str = None, # picture: a fifth held out; published: VQA-RAD's own; to …_train and …_test
+    output_jsonl: str | Path, # file of EasyR1 rows to write, whole or not at all
+    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
+    split: str = None, # picture: hold a fifth out; published: VQA-RAD's own split; None: one file
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
-    tell=None, # called with the gate's report, such as `print`
-) -> int: # rows written, both files together
-    "Rows of any form → EasyR1 rows; a picture that a row holds itself becomes a file beside the output"
+    tell=None, # called with the `RowReport` of what was read, such as `print`
+) -> int: # rows written, of both files together
+    """Convert a file of rows of any known form into a file of EasyR1's rows.
+
+    With `split` two files are written, named as `output_jsonl` with _train and _test. A picture whose bytes
+    stand in a row is written as a file into a folder beside the output."""
     splits = ["picture", "published"]
     if split not in (None, *splits):
         raise ValueError(f"split = {split!r}{nearest(str(split), splits)}")
     output = Path(output_jsonl)
     if output.resolve() == Path(input_jsonl).resolve():
         raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
-    # Pictures are looked at only where it is said in which folder they lie.
-    absolute = image_dir is not None
-    kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=absolute)
-    if not absolute:
+    # Picture files are searched and opened only if the caller says in which folder they are.
+    open_pictures = image_dir is not None
+    # `kept` is a list of (row number, `VQARow`) without the bad rows, which are listed in `report`.
+    kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=open_pictures)
+    if not open_pictures:
         _note_missing(kept, Path(input_jsonl).parent, report)
-    files = {output: range(len(kept))} # file → places in `kept` of its rows
+    files = {output: range(len(kept))} # output file → indices in `kept` of the rows it gets
     if split:
-        train, test = _sides(split, kept, input_jsonl, image_dir)
-        files = {_beside(output, "train"): train, _beside(output, "test"): test}
-    rows = [_easyr1_row(row, output, absolute) for _, row in kept]
-    for path, places in files.items():
-        lines = [json.dumps(rows[place], ensure_ascii=False) + "\n" for place in places]
+        train, test = _train_and_test(split, kept, input_jsonl, image_dir)
+        files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
+    rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
+    for path, indices in files.items():
+        lines = [json.dumps(rows[i], ensure_ascii=False) + "\n" for i in indices]
         write_whole(path, "".join(lines))
     if tell:
         tell(report)
     return len(kept)
 
-def _beside(output, side):
-    "rows_train.jsonl for rows.jsonl"
-    return output.with_stem(f"{output.stem}_{side}")
+def _with_ending(path, ending):
+    "Add an ending to a file's name: rows.jsonl and \"train\" give rows_train.jsonl"
+    return path.with_stem(f"{path.stem}_{ending}")
 
-def _sides(split, kept, input_jsonl, image_dir):
-    "Places in `kept`, the gate's (number, row), of the training rows and of those that are held out"
+def _train_and_test(split, kept, input_jsonl, image_dir):
+    """Indices of training rows and of test rows in `kept`, a list of (row number, `VQARow`).
+
+    `split` is "picture" (rows that share a picture stay on one side) or "published" (VQA-RAD's own split)."""
     if split == "picture":
         folder = Path(image_dir or Path(input_jsonl).parent)
-        pictures = [[_picture_name(picture, folder) for picture in row.pictures] for _, row in kept]
-        return _split(pictures, 0.2, 0)
-    # The gate has dropped the column that marks VQA-RAD's test rows, so the file is read once more.
-    raw = dict(read_rows(input_jsonl))
-    return _published([raw[number] for number, _ in kept])
+        identities = [] # for each row: what tells its pictures from others
+        for _, row in kept:
+            identities.append([_picture_identity(picture, folder) for picture in row.pictures])
+        return _split(identities, share=0.2, seed=0)
+    # A `VQARow` lacks the column that marks VQA-RAD's test rows, so the file is read again as it is.
+    raw_rows = dict(read_rows(input_jsonl)) # row number → row
+    return _published([raw_rows[number] for number, _ in kept])
 
-def _picture_name(picture, folder):
-    "What identifies a picture: its bytes by their hash or, where there is no such file, its path"
+def _picture_identity(picture, folder):
+    "A text that is equal for equal pictures: the hash of the bytes or, if there is no such file, the path"
     try:
         return picture_content(located(picture, folder))
     except DataError:
         return picture
 
 def _easyr1_row(row, output, absolute):
-    "A row of the gate in EasyR1's form; pictures in bytes go into a folder beside `output`, under their hash"
+    """A `VQARow` as a dict in EasyR1's form: prompt, answer and a list of picture paths.
+
+    Pictures that the row holds as bytes are written into a folder beside `output`. Their paths are made
+    absolute or, if not `absolute`, relative to the folder of `output`."""
     images = []
     for picture in row.pictures:
         if isinstance(picture, bytes):
-            file = _picture_file(picture, output)
+            file = _write_picture(picture, output)
             picture = str(file.resolve()) if absolute else str(file.relative_to(output.parent))
         images.append(picture)
     return dict(prompt=row.question, answer=row.answer, images=images)
 
-def _picture_file(picture, output):
-    "Write the bytes of a picture into the folder of `output`'s pictures; returns the file"
-    # The first bytes tell JPEG and PNG. These two are kept as they are, anything else becomes a PNG.
+def _write_picture(picture, output):
+    "Write the bytes of a picture into a folder beside `output`, under their hash; returns the new file"
+    # JPEG and PNG, known by their first bytes, are kept as they are; any other format becomes a PNG.
     is_jpeg, is_png = picture.startswith(b"\xff\xd8"), picture.startswith(b"\x89PNG")
     data = picture if is_jpeg or is_png else as_meant(picture)
-    name = f"{picture_content(picture)[:32]}.{'jpg' if is_jpeg else 'png'}"
-    file = output.parent / f"{output.stem}_images" / name
-    with new_file(file) as aside:
+    suffix = "jpg" if is_jpeg else "png"
+    file = output.parent / f"{output.stem}_images" / f"{picture_content(picture)[:32]}.{suffix}"
+    with new_file(file) as aside: # a hidden file, renamed to `file` when all is written
         aside.write_bytes(data)
     return file
 
 def _note_missing(kept, folder, report):
-    "Count rows whose picture is not beside the file: without `image_dir` nothing says where they are"
+    """Count the rows with a picture that is not found from `folder`, and add a note to the report.
+
+    `folder` is that of the rows' file. It is only a guess, so a missing picture is no error."""
     missing = 0
     for number, row in kept:
         try:
             for picture in row.pictures:
-                located(picture, folder, number)
+                located(picture, folder, number) # raises `DataError` if there is no such file
         except DataError:
             missing += 1
     if missing:
@@ -372,7 +411,7 @@ Your task:
 def vqa_prompt(
     content: str, # the question, `<image>` marks included
 ) -> str: # what the model is asked
-    "`content` rendered into the VQA prompt"
+    "The prompt for a question: `vqa_template`, which asks for a thought and an answer in tags, filled in"
     from jinja2 import Template
     return Template(vqa_template).render(content=content)
 
@@ -382,26 +421,26 @@ def read_vqa(
     image_dir: str | Path = None, # where picture paths begin; None: beside the file
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
-    task: str = "vqa", # vqa: questions stand in the VQA prompt; counting and pointing: as they are
-): # datasets.Dataset, report of the gate
-    "Rows as a data set, pictures on disk until a row is read, and what was kept and left out"
+    task: str = "vqa", # vqa: each question is put into `vqa_template`; counting and pointing: it is not
+): # datasets.Dataset; `RowReport` of what was kept and left out
+    "Read a file of rows as a data set, whose pictures stay on disk until a row is read, and a report"
     kept, report = read_vqa_file(path, image_dir, keys, skip_bad_rows)
     return vqa_dataset(kept, task), report
 
 def vqa_dataset(
-    kept: list, # (number, row) of the gate, pictures looked at
-    task: str = "vqa", # as for `read_vqa`
+    kept: list, # of (row number, `VQARow`), from `read_vqa_file` or `inspect_vqa` with `look=True`
+    task: str = "vqa", # vqa: each question is put into `vqa_template`; counting and pointing: it is not
 ): # datasets.Dataset
-    "Rows of the gate as a data set"
+    "Make a data set of rows that were read and checked"
     return _dataset(_vqa_records(kept, task))
 
 def _vqa_records(kept, task):
-    "A record for each row of the gate, one by one"
+    "Yield one row of a data set, a dict, for each (row number, `VQARow`) in `kept`"
     for number, row in kept:
         question = vqa_prompt(row.question) if task == "vqa" else row.question
         sample = Sample(question, row.answer, [], task, number)
-        # `needs_white` is what the gate saw in each picture: whether it must be converted.
-        pictures = [_stored(picture, white) for picture, white in zip(row.pictures, row.needs_white)]
+        # `needs_white` says of each picture whether it must be converted, such as one with transparency.
+        pictures = [_stored(picture, convert) for picture, convert in zip(row.pictures, row.needs_white)]
         yield _record(sample, pictures)
 
 def read_task_rows(
@@ -410,21 +449,25 @@ def read_task_rows(
     image_dir: str | Path = None, # where picture paths begin; None: beside the file
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
-): # datasets.Dataset, report
-    "What a run on `task` is trained on and measured by"
+): # datasets.Dataset; the report of what was kept and left out
+    "Read the rows that a run on `task` is trained on or evaluated with"
     is_table = Path(path).suffix.lower() in table_suffixes
     if task != "counting" or is_table:
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
     return unpacked_counting_zip(path)
 
-def _stored(picture, needs_white):
-    "A picture as `datasets` stores it; what a processor would misread as a converted file in the cache"
-    if needs_white:
+def _stored(picture, convert):
+    """A picture, given as a path or bytes, as the dict of `bytes` and `path` in which `datasets` stores it.
+
+    With `convert` it is first written to the cache as an RGB PNG, transparency on white and 16-bit greys
+    scaled to 8, since a processor would misread it as it is."""
+    if convert:
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        # Under the hash of its bytes: the same picture is converted once, whatever set it comes in.
+        # The name is the hash of the bytes, so a picture is converted once, whichever data set it is in.
         file = cache_dir() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
         if not file.exists():
-            with new_file(file, durable=False) as aside: # a cache can be made again after a power cut
+            # Not forced to the disk (`durable`): a cached file can be made again after a power cut.
+            with new_file(file, durable=False) as aside: # a hidden file, renamed when all is written
                 aside.write_bytes(as_meant(data))
         picture = str(file)
     if isinstance(picture, bytes):
@@ -437,38 +480,42 @@ def load_vqa(
     keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
 ): # datasets.Dataset
-    "VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
+    "Read VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
     dataset, _ = read_vqa(path, image_dir, keys, skip_bad_rows)
     return dataset
 
 def with_good_truths(
-    dataset, # rows with their truths
-    reward, # (completion, answer) → parts
-    skip: bool, # leave out rows whose truth cannot be paid, instead of stopping at the first
+    dataset, # rows with their true answers
+    reward, # (completion, answer) → dict of its parts, `overall` among them
+    skip: bool, # leave bad rows out instead of stopping at the first
     report, # of the reader; rows that are left out are added to its `skipped`
 ): # datasets.Dataset
-    """The rows whose truth earns the reward's best.
+    """The rows whose true answer gets the best reward when a model gives it.
 
-    A truth that no answer can earn teaches nothing and spoils the evaluation."""
+    From a row where even the true answer gets no reward nothing can be learned, and it spoils the evaluation.
+    Such a row is a `DataError` or, with `skip`, left out. Rewards that are trained models are not tried."""
     if getattr(reward, "batched", False):
-        return dataset # a trained model's taste is not asked
-    # truth → why no answer can earn it, or None; many rows share a truth, and a reward may be slow
+        return dataset # a trained reward model scores answers by its own judgement, not by the truth
+    # True answer → what is wrong with it, or None. Many rows share an answer, and a reward may be slow.
     faults = {}
-    good = []
-    for place, (row, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
+    good = [] # indices of the rows to keep
+    for index, (row_number, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
         if answer not in faults:
             faults[answer] = check_truth(reward, answer)
         fault = faults[answer]
         if fault is None:
-            good.append(place)
+            good.append(index)
         elif not skip:
-            raise DataError("row.truth", fault, row=row)
+            raise DataError("row.truth", fault, row=row_number)
         else:
-            report.skipped.append(dict(row=row, code="row.truth", message=fault, image="", entry=None))
+            skipped = dict(row=row_number, code="row.truth", message=fault, image="", entry=None)
+            report.skipped.append(skipped)
     if not good:
-        message = f"{faults[dataset['answer'][0]]}; no row has a truth that the reward can pay"
-        raise DataError("row.truth", message, row=dataset["row"][0])
-    # The gate's report has the number of rows to train on; a ZIP's is of what the archive held, and stays.
+        first_answer, first_row = dataset["answer"][0], dataset["row"][0]
+        message = f"{faults[first_answer]}; no row has a truth that the reward can pay"
+        raise DataError("row.truth", message, row=first_row)
+    # The `RowReport` of a table counts in `kept` the rows to train on. The `Report` of a ZIP has no such
+    # field: it counts what the archive holds, which has not changed.
     if len(good) < len(dataset) and hasattr(report, "kept"):
         report.kept = len(good)
     return dataset.select(good)
@@ -477,55 +524,66 @@ def with_good_truths(
 def published_split(
     rows: list, # VQA-RAD's own rows, with phrase_type and image_name
 ): # train rows, test rows, share of test pictures that are also in train
-    "VQA-RAD's published split, and how much of it leaks"
-    train_places, test_places = _published(rows)
-    train, test = [rows[i] for i in train_places], [rows[i] for i in test_places]
+    "Split VQA-RAD's rows as its authors did, and measure which share of the test pictures is trained on"
+    train_indices, test_indices = _published(rows)
+    train, test = [rows[i] for i in train_indices], [rows[i] for i in test_indices]
     train_pictures = {row["image_name"] for row in train}
     test_pictures = {row["image_name"] for row in test}
-    return train, test, len(test_pictures & train_pictures) / max(1, len(test_pictures))
+    leaked_share = len(test_pictures & train_pictures) / max(1, len(test_pictures))
+    return train, test, leaked_share
 
 def _published(rows):
-    "Places of the training and of the test rows of VQA-RAD's own split"
+    "Two lists of indices in `rows`, VQA-RAD's own: its training rows and its test rows"
     train, test = [], []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if "phrase_type" not in row:
             message = "no phrase_type, so this is not VQA-RAD's own file: it has no published split"
-            raise DataError("vqa.split", message, row=place + 1)
-        # The file marks test rows by words such as test_freeform and test_para.
-        side = test if str(row["phrase_type"]).strip().startswith("test") else train
-        side.append(place)
+            raise DataError("vqa.split", message, row=index + 1) # in messages rows count from 1
+        # Test rows are marked by words such as test_freeform and test_para, training rows by others.
+        is_test = str(row["phrase_type"]).strip().startswith("test")
+        side = test if is_test else train
+        side.append(index)
     return train, test
 
 # %% ../nbs/01_data.ipynb #n9b2c8db
 def split_rows_by_picture(
-    rows: list, # with image_name, or images
+    rows: list, # dicts with image_name (a text) or images (a list of paths)
     share: float = 0.2, # of the pictures that are held out
     seed: int = 0, # same seed, same split
 ): # train rows, held-out rows
-    "Rows split so that no picture's name is on both sides"
-    names = []
+    "Split rows so that no picture's name is on both sides"
+    names = [] # for each row: a list of its pictures' names
     for row in rows:
-        # VQA-RAD names one picture, EasyR1's rows have a list of paths, which may be missing.
-        own = row.get("image_name")
-        names.append([own] if own else list(row.get("images") or []))
+        # VQA-RAD's rows name one picture; EasyR1's have a list of paths, or no such column.
+        image_name = row.get("image_name")
+        names.append([image_name] if image_name else list(row.get("images") or []))
     train, held = _split(names, share, seed)
     return [rows[i] for i in train], [rows[i] for i in held]
 
-def _split(pictures, share, seed):
-    "Row numbers of both sides; rows that share a picture, also by way of a third row, stay together"
-    # Union-find. A picture points to another one of its group; the one that points to itself leads it.
+def _split(
+    pictures, # for each row a list of its pictures, as anything that can be compared
+    share, # of the groups that are held out
+    seed, # same seed, same split
+):
+    """Split rows into two lists of row indices, training and held out, so that no picture is in both.
+
+    Rows that share a picture form a group, and so do rows that are linked by a third row. A group stays
+    together."""
+    # Union-find: each picture points to another one of its group, and the leader of the group to itself.
     points_to = {}
     def leader(name):
+        "The picture that stands for the group of `name`; a new name is a group by itself"
         while points_to.setdefault(name, name) != name:
             name = points_to[name]
         return name
-    # A row without pictures is a group of its own.
+    # A row without pictures gets a name of its own, and so is a group by itself.
     names_of_rows = [names or [f"row {i}"] for i, names in enumerate(pictures)]
     for names in names_of_rows:
         for name in names:
             points_to[leader(name)] = leader(names[0]) # the two groups become one
     row_leaders = [leader(names[0]) for names in names_of_rows]
-    groups = sorted(set(row_leaders)) # sorted, for the order of a set differs from process to process
+    # Groups, by the names of their leaders. Sorted, since the order of a set differs from process to process.
+    groups = sorted(set(row_leaders))
     if len(groups) < 2:
         raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
     random.Random(seed).shuffle(groups)
@@ -539,20 +597,21 @@ def _split(pictures, share, seed):
 # %% ../nbs/01_data.ipynb #c065
 def preference_row(
     row: dict, # id, query, image, response [2 or more], human_ranking; or chosen and rejected in a known form
-    number: int = None, # its line, for messages
-    image_dir: str | Path = None, # where picture paths begin; then they must exist
+    number: int = None, # its line in the file, for error messages
+    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
     keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
 ) -> dict: # id, query, image (path, bytes, a list of these, or None), response, human_ranking
-    "One checked preference row"
-    read = read_preference_row(row, number, read_keys(keys)) # a `rows.preferences.PreferenceRow`
+    "Read and check one preference row of any known form, and return it as chapter 03 uses it"
+    preference = read_preference_row(row, number, read_keys(keys)) # a `rows.preferences.PreferenceRow`
     if image_dir is not None:
-        read.pictures = [located(picture, image_dir, number) for picture in read.pictures]
-    return preference_fields(read)
+        # `located` returns the absolute path, or raises `DataError` if there is no such file.
+        preference.pictures = [located(picture, image_dir, number) for picture in preference.pictures]
+    return preference_fields(preference)
 
 def preference_fields(
     row, # `rows.preferences.PreferenceRow`
-) -> dict: # id, query, image, response, human_ranking; votes and turns where the row has some
-    "A row of the gate as chapter 03 takes it: one picture by itself, several as a list"
+) -> dict: # id, query, image, response, human_ranking; votes and turns only if the row has some
+    "A preference row as the dict that chapter 03 uses; `image` is None, one picture, or a list of several"
     image = row.pictures
     if len(image) < 2:
         image = image[0] if image else None
@@ -567,61 +626,70 @@ def preference_fields(
 # %% ../nbs/01_data.ipynb #n455d1e6
 def read_preferences(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet
-    image_dir: str | Path = None, # where picture paths begin; then they must exist
+    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
     keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
-) -> list: # checked rows
-    "Preference rows of a file; the first bad one stops with its number"
+) -> list: # of dicts from `preference_row`
+    "Read and check the preference rows of a file; the first bad row is a `DataError` with its number"
     return [preference_row(row, number, image_dir, keys) for number, row in read_rows(path)]
 
 
 # %% ../nbs/01_data.ipynb #n49c8e5e
 def preference_pairs(
-    row: dict, # checked
-) -> list: # (first, second, preference): 1.0 first better, 0.0 second, 0.5 a tie; of votes the first's share
-    "All pairs of a row's responses"
-    votes = row.get("votes") or [None] * len(row["response"])
+    row: dict, # from `preference_row`
+) -> list: # of (first, second, preference): 1.0 first is better, 0.0 second, 0.5 a tie, else a share of votes
+    "All pairs of a row's responses, each with how far the first is preferred to the second"
+    votes = row.get("votes") or [None] * len(row["response"]) # None: nobody was asked to vote
     ranked = zip(row["response"], row["human_ranking"], votes)
     pairs = []
     for (first, rank, own_votes), (second, other_rank, other_votes) in itertools.combinations(ranked, 2):
         pairs.append((first, second, _preference(rank, own_votes, other_rank, other_votes)))
     return pairs
 
-def _preference(rank, votes, other_rank, other_votes):
-    "How far an answer is preferred to another one: by votes where there are some, else by ranks"
+def _preference(
+    rank, # of a response, 0 is the best
+    votes, # how many preferred it, or which share of the people; None if the row has no votes
+    other_rank, # of another response
+    other_votes, # of the other response
+):
+    """How far a response is preferred to another one: 1.0 fully, 0.0 not at all, 0.5 a tie.
+
+    By the votes if the row has some, else by the ranks."""
     if votes is not None and votes + other_votes > 0:
         return votes / (votes + other_votes)
-    # of a pair for which nobody has voted, votes say nothing
+    # A row has votes, but none for either of these two: then nothing is known about this pair.
     if votes is not None or rank == other_rank:
         return 0.5
-    return float(rank < other_rank) # 0 is the best rank
+    return float(rank < other_rank)
 
 def permuted(
-    rows: list, # checked
+    rows: list, # from `preference_row`
     seed: int = 0, # same seed, same order
-) -> list: # the same rows, responses and ranks shuffled together
-    "Rows whose responses stand in random order, so that a place earns nothing"
-    rng, shuffled = random.Random(seed), []
+) -> list: # the rows as new dicts
+    "Rows with their responses, ranks and votes shuffled together, so that no position is better than others"
+    rng, shuffled_rows = random.Random(seed), []
     for row in rows:
         count = len(row["response"])
         order = rng.sample(range(count), count)
-        changed = {}
+        reordered = {}
         for name in ("response", "human_ranking", "votes"): # the lists with an entry for each response
             if name in row:
-                changed[name] = [row[name][place] for place in order]
-        shuffled.append(row | changed)
-    return shuffled
+                reordered[name] = [row[name][i] for i in order]
+        shuffled_rows.append(row | reordered)
+    return shuffled_rows
 
 # %% ../nbs/01_data.ipynb #c071
 colour_names = ("red", "blue", "green", "orange", "purple", "cyan") # of `disc_colours`
 
 def _scene(rng):
-    "Picture of one to four discs of different colours, and (x, radius) of each colour"
+    """Draw one to four discs of different colours.
+
+    Returns the picture of 112 × 112 pixels, and for each colour's name the (x, radius) of its disc."""
     image = Image.new("RGB", (112, 112), "white")
-    draw, placed = ImageDraw.Draw(image), {}
+    draw, placed = ImageDraw.Draw(image), {} # placed: colour's name → (x, radius)
     # All radii differ, so that one disc is the largest.
     radii, count = rng.sample(range(8, 15), 4), rng.randint(1, 4)
-    # The picture has four quarters, a disc in each at most: 0 and 1 above, 2 and 3 below.
-    middles = (28, 84) # of the quarters, in pixels
+    # So that discs do not touch, each lies in another quarter of the picture: 0 and 1 above, 2 and 3 below.
+    middles = (28, 84) # of the quarters, in pixels from the left or from above
     quarters, colours = rng.sample(range(4), count), rng.sample(range(6), count)
     for quarter, colour in zip(quarters, colours):
         radius = radii[quarter]
@@ -633,61 +701,64 @@ def _scene(rng):
     return image, placed
 
 def synthetic_vqa(
-    n: int, # samples
+    n: int, # number of samples
     seed: int = 0, # same seed, same samples
 ) -> list: # of `Sample`
-    "Questions of four kinds about discs: yes/no (half of each), left or right, a number, a colour"
+    "Draw pictures of discs with questions of four kinds: yes or no, left or right, how many, which colour"
     rng, samples = random.Random(seed), []
     for row in range(1, n + 1):
-        image, placed = _scene(rng)
+        image, placed = _scene(rng) # placed: colour's name → (x, radius) of its disc
         question, answer = _scene_question(placed, row, rng)
         samples.append(Sample(f"<image> {question}", answer, [image], "vqa", row))
     return samples
 
 def _scene_question(placed, row, rng):
-    "Question and answer about the discs of `_scene`; the kinds take turns by the number of the row"
+    """A question about a drawn picture of discs, and its answer; the row's number chooses one of four kinds.
+
+    `placed` says what is in the picture: colour's name → (x, radius) of its disc."""
     colours = list(placed) # in the order in which they were drawn
     kind = ("yes/no", "choice", "number", "colour")[row % 4]
     if kind == "yes/no":
-        is_there = row % 8 < 4 # every second question of this kind, so that "yes" alone earns one half
-        choices = colours if is_there else [name for name in colour_names if name not in colours]
-        colour = rng.choice(choices)
+        is_there = row % 8 < 4 # true for every second of them: always answering "yes" is right half the time
+        absent = [name for name in colour_names if name not in colours]
+        colour = rng.choice(colours if is_there else absent)
         article = "an" if colour == "orange" else "a"
         return f"Is there {article} {colour} disc?", "yes" if is_there else "no"
     if kind == "choice":
         x, _ = placed[colours[0]]
-        return f"Is the {colours[0]} disc on the left or the right?", "left" if x < 56 else "right"
+        side = "left" if x < 56 else "right" # the picture is 112 pixels wide
+        return f"Is the {colours[0]} disc on the left or the right?", side
     if kind == "number":
         return "How many discs are there?", str(len(colours))
-    largest = max(placed, key=lambda colour: placed[colour][1]) # by radius
-    return "What colour is the largest disc?", largest
+    radius_of = {colour: radius for colour, (_, radius) in placed.items()}
+    return "What colour is the largest disc?", max(radius_of, key=radius_of.get)
 
 # %% ../nbs/01_data.ipynb #n19a0c4e2
 def drawn_questions(
-    n: int, # samples
-    seed: int, # of the pictures
+    n: int, # number of samples
+    seed: int, # same seed, same samples
 ) -> list: # of `Sample`
-    "Drawn questions in the VQA prompt, as the VQA system puts them to a model"
-    plain = synthetic_vqa(n, seed=seed)
-    return [replace(sample, question=vqa_prompt(sample.question)) for sample in plain]
+    "The samples of `synthetic_vqa` with their questions in the VQA prompt, as a model is trained on them"
+    samples = synthetic_vqa(n, seed=seed)
+    return [replace(sample, question=vqa_prompt(sample.question)) for sample in samples]
 
 # %% ../nbs/01_data.ipynb #n1289624
 def synthetic_preferences(
-    n: int, # rows
+    n: int, # number of rows
     seed: int = 0, # same seed, same rows
-) -> list: # checked preference rows with the picture as bytes
-    "Two captions of a picture of discs, one with the right count, in random order"
+) -> list: # of dicts from `preference_row`, the picture as bytes
+    "Preference rows about drawn discs: of two captions the one with the right count is better"
     rng, rows = random.Random(seed), []
     for number in range(1, n + 1):
         count = rng.randint(1, 6)
-        wrong = rng.choice([other for other in range(1, 7) if other != count])
+        wrong_count = rng.choice([other for other in range(1, 7) if other != count])
         picture = _png(draw_discs(count, rng))["bytes"]
         row = dict(
             id=number,
             query="<image> How many discs are there?",
             image={"bytes": picture},
-            response=[counting_answer(count), counting_answer(wrong)],
-            human_ranking=[0, 1], # the right one first; shuffled below
+            response=[counting_answer(count), counting_answer(wrong_count)],
+            human_ranking=[0, 1], # 0 is the best; `permuted` shuffles responses and ranks below
         )
         rows.append(preference_row(row, number))
     return permuted(rows, seed)
@@ -701,64 +772,75 @@ aloha_cameras = (
 aloha_tasks = ("lift the {} cup", "pick up the {} cup", "take the {} cup and lift it up")
 
 def aloha_views(
-    progress: float, # 0 start, 1 lifted
-    cup: tuple, # (x, y) of the cup in the high view
-    colour: str, # of the cup, as PIL names it
-    side: int = 96, # pixels
-    other: tuple = None, # (x, y), colour of a second cup that stays where it is
-    light: float = 1.0, # brightness of the room
+    progress: float, # of the episode: 0 at its start, 1 when the cup is lifted
+    cup: tuple, # (x, y) of the cup in the view from above
+    colour: str, # of the cup, a name that PIL knows
+    side: int = 96, # width and height of each view in pixels
+    other: tuple = None, # ((x, y), colour) of a second cup that is not moved
+    light: float = 1.0, # brightness of the room, by which all colours are multiplied
 ) -> list: # PIL images in the order of `aloha_cameras`
-    "Three drawn views of a gripper on its way to a cup: two wrists, and from above"
-    # The first six tenths of the way the gripper comes near, in the rest it lifts.
-    reach = min(1.0, progress / 0.6)
-    lift = max(0.0, (progress - 0.6) / 0.4)
+    "Draw what three cameras see of a gripper that lifts a cup: right wrist, left wrist, and from above"
+    # In the first 60 percent of the progress the gripper comes near, in the rest it lifts the cup.
+    reach = min(1.0, progress / 0.6) # 0 far away, 1 at the cup
+    lift = max(0.0, (progress - 0.6) / 0.4) # 0 on the table, 1 lifted
     high = Image.new("RGB", (side, side), "#e9e4da")
     draw = ImageDraw.Draw(high)
     if other:
         _draw_cup(draw, *other, radius=7)
-    _draw_cup(draw, cup, colour, radius=7 + 6 * lift) # seen from above, what rises grows
-    # From the corner (8, 8) straight to the cup, with an arm from the picture's edge.
+    _draw_cup(draw, cup, colour, radius=7 + 6 * lift) # lifted, it is nearer to the camera above
+    # The gripper, a square, goes from the corner (8, 8) straight to the cup; its arm is a line from the edge.
     x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
     draw.line([0, 0, x, y], fill="#444444", width=4)
     draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
-    right, left = (_wrist(side, reach, lift, colour, hand) for hand in (1, -1))
+    right = _wrist(side, reach, lift, colour, direction=1)
+    left = _wrist(side, reach, lift, colour, direction=-1)
     return [_lit(view, light) for view in (right, left, high)]
 
-def _draw_cup(draw, place, colour, radius):
-    "A cup as the high camera sees it: a disc around `place`"
-    x, y = place
+def _draw_cup(draw, centre, colour, radius):
+    "Draw a cup as the camera above sees it: a disc"
+    x, y = centre
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
 
 def _lit(view, light):
-    "A view with every channel multiplied by the brightness of the room"
+    "A picture with every channel multiplied by `light`, the brightness of the room"
     return view.point(lambda level: min(255, round(level * light)))
 
-def _wrist(side, reach, lift, colour, hand):
-    "What a wrist camera sees: the cup grows as the gripper comes near, and rises when it is lifted"
+def _wrist(
+    side, # width and height of the picture in pixels
+    reach, # 0: the gripper is far from the cup, 1: it holds it
+    lift, # 0: the cup stands on the table, 1: it is lifted
+    colour, # of the cup
+    direction, # from which side of the picture the cup comes: 1 right (right hand), -1 left (left hand)
+):
+    "Draw what a wrist camera sees: the cup grows as the gripper comes near, and rises when it is lifted"
     image = Image.new("RGB", (side, side), "#d7dde0")
     draw = ImageDraw.Draw(image)
     radius = 4 + 20 * reach
-    x = side / 2 + hand * 18 * (1 - reach) # `hand` is 1 for the right one, -1 for the left: from either side
+    x = side / 2 + direction * 18 * (1 - reach)
     y = side * (0.65 - 0.3 * lift)
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
-    # the gripper's own jaw, at the lower edge
+    # The gripper's own jaw is always in view, at the lower edge.
     draw.rectangle([side / 2 - 30, side - 14, side / 2 + 30, side], fill="#444444")
     return image
 
 # %% ../nbs/01_data.ipynb #ndc05c98
 def aloha_episode(
     kind: str, # success, failure or wrong cup
-    frames: int, # moments
-    bins: int, # reward bins
-    rng: random.Random, # source of all that varies
-): # task, a list of (three pictures, progress, bin)
-    "A success lifts the cup that the task names, a failure lets go of it, a wrong cup has bin 0 throughout"
+    frames: int, # length of the episode
+    bins: int, # reward bins: into how many steps progress from 0 to 1 is divided
+    rng: random.Random, # source of all random choices
+): # the task as a text; for each frame (three pictures, progress, reward bin)
+    """Draw one episode of a gripper, a cup that it goes to and a second cup.
+
+    In a success the gripper lifts the cup that the task names. In a failure it loses this cup. With "wrong
+    cup" it lifts the one that the task does not name, so every frame has reward bin 0."""
     colour, other_colour = rng.sample(("red", "blue", "green"), 2)
-    places = rng.sample([(44, 76), (72, 42), (80, 80)], 2)
+    places = rng.sample([(44, 76), (72, 42), (80, 80)], 2) # far enough apart that cups do not touch
     cup, other_cup = [(x + rng.randint(-7, 7), y + rng.randint(-7, 7)) for x, y in places]
-    # The gripper always goes to `cup`; with the wrong cup it is the task that names the other one.
-    named = other_colour if kind == "wrong cup" else colour
-    task = rng.choice(aloha_tasks).format(named)
+    # The gripper always goes to `cup`. For "wrong cup" the task therefore names the other one's colour.
+    named_colour = other_colour if kind == "wrong cup" else colour
+    task = rng.choice(aloha_tasks).format(named_colour)
+    # Episodes differ in speed, in brightness and, if they fail, in how far they come.
     pace, light, peak = rng.uniform(0.7, 1.4), rng.uniform(0.8, 1.1), rng.uniform(0.5, 0.85)
     moments = []
     for frame in range(frames):
@@ -770,17 +852,19 @@ def aloha_episode(
     return task, moments
 
 def _failing(time, peak):
-    "Progress of a film that rises to `peak` in its first six tenths, and then loses the cup"
+    """Progress of a failing episode at a time from 0 to 1.
+
+    It rises to `peak` until 0.6; then the cup is lost, and it falls to a fifth of the peak by the end."""
     rise = min(1.0, time / 0.6)
-    fall = max(0.0, time - 0.6) / 0.5 # by the end to a fifth of the peak
+    fall = max(0.0, time - 0.6) / 0.5 # 0.8 at time 1
     return peak * rise - peak * fall
 
 # %% ../nbs/01_data.ipynb #n1e70b07
 def without_lerobot(
-    who: str, # what needs it
+    who: str, # what needs LeRobot, as the message begins: "the robot's chapter"
     error: ImportError, # what importing it raised
 ) -> str: # one sentence
-    "What to do where LeRobot cannot be imported"
+    "The error message where LeRobot cannot be imported: why not, and what to do"
     if importlib.util.find_spec("lerobot"):
         return f"{who} needs LeRobot, which is installed but cannot be imported: {error}"
     if sys.version_info < (3, 12):
@@ -792,13 +876,13 @@ def without_lerobot(
 def synthetic_aloha(
     root: str | Path, # new folder for the data set
     episodes: int = 12, # successes, failures and wrong cups take turns
-    frames: int = 20, # of each
-    bins: int = 5, # reward bins
+    frames: int = 20, # of each episode
+    bins: int = 5, # reward bins: into how many steps progress from 0 to 1 is divided
     seed: int = 0, # same seed, same pictures
     videos: bool = False, # store films (smaller, lossy) instead of pictures
-    zeros: float = 0.0, # share of frames whose label is lost: all zeros
+    zeros: float = 0.0, # share of frames whose label is made all zeros, as it is in sets with missing labels
 ): # LeRobotDataset, reopened from `root`
-    "Drawn Aloha episodes in LeRobot's own format: three cameras, task, one-hot `reward_bins`"
+    "Write drawn Aloha episodes in LeRobot's format: three cameras, a task and a one-hot column `reward_bins`"
     import datasets
     import numpy as np
     try:
@@ -806,9 +890,9 @@ def synthetic_aloha(
     except ImportError as error:
         raise ImportError(without_lerobot("the robot's chapter", error)) from error
     name, rng = "local/synthetic_aloha", random.Random(seed)
-    columns = _aloha_columns(bins, videos)
-    made = LeRobotDataset.create(name, fps=10, features=columns, root=root, use_videos=videos,
-                                 video_backend="pyav")
+    columns = _aloha_columns(bins, videos) # type and shape of each column
+    writer = LeRobotDataset.create(name, fps=10, features=columns, root=root, use_videos=videos,
+                                   video_backend="pyav")
     datasets.disable_progress_bars() # LeRobot's readers turn them on
     for episode in range(episodes):
         kind = ("success", "failure", "wrong cup")[episode % 3]
@@ -816,21 +900,25 @@ def synthetic_aloha(
         for views, progress, reward_bin in moments:
             has_label = rng.random() >= zeros
             one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label
-            # The one number of a drawn gripper's state is also its action: nothing here learns to act.
+            # LeRobot wants a state and an action. No policy is trained on them: both are just the progress.
             state = np.array([progress], np.float32)
             frame = {"observation.state": state, "action": state, "reward_bins": one_hot, "task": task}
-            made.add_frame(dict(zip(aloha_cameras, map(np.asarray, views))) | frame)
-        made.save_episode()
-    made.finalize() # closes its files; until then they cannot be read
+            pictures = dict(zip(aloha_cameras, map(np.asarray, views))) # camera → array of its picture
+            writer.add_frame(pictures | frame)
+        writer.save_episode()
+    writer.finalize() # closes its files; until then they cannot be read
     return LeRobotDataset(name, root=root, video_backend="pyav")
 
-def _aloha_columns(bins, videos):
-    "What LeRobot must know of each column"
+def _aloha_columns(
+    bins, # length of the label, which is one-hot
+    videos, # store films instead of pictures
+):
+    "Type, shape and axes of each column of a drawn Aloha set, as `LeRobotDataset.create` takes them"
     axes = ["height", "width", "channels"]
     camera = dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=axes)
     progress = dict(dtype="float32", shape=(1,), names=["progress"])
     label = dict(dtype="float32", shape=(bins,), names=None)
-    # A dict of its own for every column: LeRobot writes what it learns of a camera's films into them.
+    # Each column gets a copy: LeRobot adds to a camera's dict what it learns about its films.
     cameras = {name: dict(camera) for name in aloha_cameras}
     return cameras | {"observation.state": progress, "action": dict(progress), "reward_bins": label}
 
@@ -838,9 +926,9 @@ def _aloha_columns(bins, videos):
 def picture_key(
     image: Image.Image, # any picture
 ) -> str: # 16 hex digits
-    "Fingerprint of the pixels, whatever the file they came in"
+    "Hash of a picture's pixels as RGB: equal for equal pictures, whatever file format they came in"
     rgb = image.convert("RGB")
-    # The size belongs to it: the same bytes in rows of another length are another picture.
+    # The size is hashed, too: the same bytes in rows of another length are another picture.
     content = f"{rgb.size}".encode() + rgb.tobytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -848,22 +936,23 @@ def split_by_picture(
     dataset, # made by `to_dataset` or a reader
     share: float = 0.2, # of the pictures that are held out
     seed: int = 0, # same seed, same split
-): # train, held-out datasets
-    "Two data sets without a common picture; the held-out one has at least one row"
+): # training data set, held-out data set; each has at least one row
+    "Split a data set so that no picture is on both sides"
     keys = [list(map(picture_key, images)) for images in dataset["images"]]
-    train, held = _split(keys, share, seed)
-    return dataset.select(train), dataset.select(held)
+    train_indices, held_indices = _split(keys, share, seed)
+    return dataset.select(train_indices), dataset.select(held_indices)
 
 # %% ../nbs/01_data.ipynb #c083
 @dataclass
 class Preflight:
     "What `preflight` measured, and the problems it found"
-    rows: int # training rows
-    image_tokens: int # most that one row's pictures take
-    prompt_tokens: int # longest prompt, pictures included
+    rows: int # number of training rows
+    image_tokens: int # most tokens that the pictures of one row take
+    prompt_tokens: int # length of the longest prompt, tokens of its pictures included
     problems: list # of {row, code, message}
 
     def _repr_markdown_(self):
+        "The measures on one line, then at most 20 problems, one on a line"
         longest = f"longest prompt {self.prompt_tokens} tokens"
         of_pictures = f"at most {self.image_tokens} of pictures in a row"
         lines = [f"{self.rows} rows; {longest}, {of_pictures}; {len(self.problems)} problems"]
@@ -875,29 +964,35 @@ class Preflight:
 
 # %% ../nbs/01_data.ipynb #n33709a9
 def preflight(
-    train, # dataset that will be trained on
+    train, # data set that will be trained on
     processor, # of the model
-    held_out=None, # dataset that must not share a picture with it
-    max_prompt_tokens: int = 4096, # longest prompt that may go in
+    held_out=None, # data set that must not share a picture with `train`
+    max_prompt_tokens: int = 4096, # longest prompt that is no problem
 ) -> Preflight: # problems are listed, not raised
-    "Look through every row before a run: marks, lengths, pictures on both sides"
-    held_pictures = set() # keys of `picture_key`
+    """Check every row before a run, and measure the longest prompt.
+
+    A problem is a picture that cannot be read, a wrong number of `<image>` marks, a prompt that is too long,
+    or a training picture that is held out, too."""
+    held_pictures = set() # `picture_key` of each held-out picture
     if held_out is not None:
         for images in held_out["images"]:
             held_pictures.update(map(picture_key, images))
     problems, image_tokens, prompt_tokens = [], 0, 0
     def note(number, code, message):
         problems.append(dict(row=number, code=code, message=message))
+    # `_rows` yields each row or, if its pictures cannot be decoded, the exception.
     for number, row in zip(train["row"], _rows(train)):
-        looked = _look_at_row(row, number, processor, held_pictures, max_prompt_tokens)
-        for code, message in looked.problems:
+        checked = _check_row(row, number, processor, held_pictures, max_prompt_tokens)
+        for code, message in checked.problems:
             note(number, code, message)
-        image_tokens = max(image_tokens, looked.image_tokens)
-        prompt_tokens = max(prompt_tokens, looked.prompt_tokens)
+        image_tokens = max(image_tokens, checked.image_tokens)
+        prompt_tokens = max(prompt_tokens, checked.prompt_tokens)
     if held_out is not None:
         for number, row in zip(held_out["row"], _rows(held_out)):
-            # it is asked, not trained on: of these it is enough that the processor takes their pictures
-            fault = None if isinstance(row, Exception) else _tokens_of(processor, row["images"])[1]
+            if isinstance(row, Exception):
+                continue
+            # No training on these rows: it is enough that the processor takes their pictures.
+            _, fault = _tokens_of(processor, row["images"])
             if fault:
                 note(number, "image.shape", fault)
     return Preflight(len(train), image_tokens, prompt_tokens, problems)
@@ -906,17 +1001,25 @@ def preflight(
 _eight_bit_modes = {"RGB", "L", "RGBA", "P", "LA", "CMYK", "1"}
 
 @dataclass
-class _Looked:
-    "What `preflight` saw in one training row"
-    problems: list # (code, message)
-    image_tokens: int = 0 # 0 where the row cannot be used, so that nothing was counted
-    prompt_tokens: int = 0 # pictures included
+class _CheckedRow:
+    "What `preflight` found out about one training row"
+    problems: list # of (code, message)
+    image_tokens: int = 0 # tokens of its pictures; 0 if a problem kept them from being counted
+    prompt_tokens: int = 0 # length of its prompt, tokens of its pictures included; 0 if not counted
 
-def _look_at_row(row, number, processor, held_pictures, max_prompt_tokens):
-    "Problems and lengths of one training row, or of what `_rows` gives in its place"
-    if isinstance(row, Exception): # from `_rows`
-        return _Looked([("image.decode", f"a picture cannot be decoded ({type(row).__name__})")])
+def _check_row(
+    row, # a row of a data set, or the exception that reading it raised
+    number, # of the row in its file
+    processor, # of the model
+    held_pictures, # set of `picture_key` of the held-out pictures
+    max_prompt_tokens, # longest prompt that is no problem
+):
+    "Find the problems of one training row and measure its prompt; returns a `_CheckedRow`"
+    if isinstance(row, Exception):
+        message = f"a picture cannot be decoded ({type(row).__name__})"
+        return _CheckedRow([("image.decode", message)])
     images, problems = row["images"], []
+    # Pictures with more than 8 bits a channel are read, but wrongly.
     other_modes = {image.mode for image in images} - _eight_bit_modes
     if other_modes:
         mode = other_modes.pop()
@@ -926,30 +1029,36 @@ def _look_at_row(row, number, processor, held_pictures, max_prompt_tokens):
     try:
         text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
     except DataError as error: # not as many marks as pictures
-        return _Looked([*problems, (error.code, error.message)])
-    pictures, fault = _tokens_of(processor, images)
+        return _CheckedRow([*problems, (error.code, error.message)])
+    # The tokens of all its pictures, and why the processor does not take one of them, or None.
+    image_tokens, fault = _tokens_of(processor, images)
     if fault:
-        return _Looked([*problems, ("image.shape", fault)])
-    length = _prompt_length(processor, text, pictures, len(images))
+        return _CheckedRow([*problems, ("image.shape", fault)])
+    length = _prompt_length(processor, text, image_tokens, len(images))
     if length > max_prompt_tokens:
         problems.append(("prompt.length", f"{length} tokens, at most {max_prompt_tokens}"))
     if not held_pictures.isdisjoint(map(picture_key, images)):
         problems.append(("split.leak", "its picture is in the held-out set too"))
-    return _Looked(problems, pictures, length)
+    return _CheckedRow(problems, image_tokens, length)
 
-def _prompt_length(processor, text, tokens, pictures):
-    "Tokens of a prompt with this text and so many tokens of so many pictures"
+def _prompt_length(
+    processor, # of the model
+    text, # of the prompt, as the chat template writes it
+    image_tokens, # that its pictures become
+    image_count, # how many pictures it has
+):
+    "Length of a prompt in tokens, those of its pictures included"
     tokenizer = processor.tokenizer
-    # Gemma's: empty lines and marks around the tokens of a picture, which count as well. The template writes
-    # `boi_token` where all of it will stand.
-    framed = getattr(processor, "full_image_sequence", None)
-    if framed:
-        return len(tokenizer(text.replace(processor.boi_token, framed))["input_ids"])
-    # The template writes one token for a picture; the processor puts `tokens` in the place of them.
-    return len(tokenizer(text)["input_ids"]) + tokens - pictures
+    # Gemma's processor has `full_image_sequence`: the text that it puts in place of each picture's mark
+    # `boi_token`, with all the picture's tokens and line breaks around them, which are tokens, too.
+    image_text = getattr(processor, "full_image_sequence", None)
+    if image_text:
+        return len(tokenizer(text.replace(processor.boi_token, image_text))["input_ids"])
+    # In the text each picture is one placeholder token, which the processor replaces by the picture's tokens.
+    return len(tokenizer(text)["input_ids"]) - image_count + image_tokens
 
 def _tokens_of(processor, images):
-    "(tokens that the pictures of a row will occupy, None), or (0, why the processor does not take one)"
+    "Count the tokens of a row's pictures; returns (tokens, None), or (0, why one of them cannot be used)"
     tokens = 0
     for image in images:
         try:
@@ -959,35 +1068,35 @@ def _tokens_of(processor, images):
     return tokens, None
 
 def _rows(dataset):
-    "Rows one by one; in place of one that cannot be decoded, what was raised"
-    for place in range(len(dataset)):
+    "Yield each row of a data set or, in place of a row whose pictures cannot be decoded, the exception"
+    for index in range(len(dataset)):
         try:
-            yield dataset[place]
+            yield dataset[index]
         except (OSError, ValueError, SyntaxError) as error: # all that PIL raises for broken files
             yield error
 
 def picture_tokens(
     processor, # of a Qwen-VL model
-    size: tuple, # width, height in pixels
-) -> int: # tokens
-    "Tokens that a picture of this size will occupy, without touching its pixels"
+    size: tuple, # (width, height) in pixels
+) -> int: # number of tokens
+    "How many tokens a picture of this size becomes; its pixels are not needed"
     width, height = size
-    # Private, read in transformers 5.17: tokens of pictures of (height, width). vLLM asks it too.
+    # A private method, read in transformers 5.17; vLLM calls it, too. It takes sizes as (height, width).
     counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
     return counted["num_image_tokens"][0]
 
 # %% ../nbs/01_data.ipynb #c029
 def write_counting_zip(
     samples: list, # of `Sample` with one picture each
-    path: str | Path, # file to write
+    path: str | Path, # ZIP file to write
 ) -> Path: # the same path
-    "`main.csv` and `images/` as the counting service expects them"
+    "Write samples as a ZIP with `main.csv` and a folder `images`, as the counting service expects it"
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(counting_columns)
+    writer.writerow(counting_columns) # images_path, question, answer
     with zipfile.ZipFile(path, "w") as archive:
-        for place, sample in enumerate(samples):
-            name = f"images/{place:05d}.png"
+        for index, sample in enumerate(samples):
+            name = f"images/{index:05d}.png"
             writer.writerow([name, sample.question, sample.answer])
             archive.writestr(name, _png(sample.images[0])["bytes"])
         archive.writestr("main.csv", table.getvalue())
@@ -998,15 +1107,15 @@ def read_counting_zip(
     path: str | Path, # the archive
     out_dir: str | Path, # new folder for the pictures and their table
     strict: bool = False, # refuse the archive for one bad row
-): # datasets.Dataset, Report
-    "A counting ZIP as a data set; pictures are verified and unpacked one by one under generated names"
+): # datasets.Dataset; `Report` of the rows that were kept and left out
+    "Unpack a counting ZIP into a new folder and load it as a data set; every picture is checked on the way"
     path, out_dir = Path(path), Path(out_dir)
     if out_dir.exists():
         raise FileExistsError(f"{out_dir} is there already")
     if not path.is_file():
         raise DataError("zip.missing", f"no such file: {path.name}")
-    # Not durable: many pictures take long to force to the disk, and the archive is still there. The service
-    # keeps nothing but this folder, so it does it itself.
+    # `new_folder` gives a hidden folder that becomes `out_dir` when all is written. Not durable: forcing many
+    # files to the disk takes long, and after a power cut they can be unpacked again.
     with new_folder(out_dir, existing="none", manifest=False, durable=False) as aside:
         report = unpack_counting_zip(path, aside, strict)
     return load_counting(out_dir), report
@@ -1014,25 +1123,28 @@ def read_counting_zip(
 def load_counting(
     folder: str | Path, # written by `read_counting_zip`
 ): # datasets.Dataset
-    "An unpacked counting set; pictures stay on disk until a row is read"
+    "Load an unpacked counting ZIP as a data set; its pictures stay on disk until a row is read"
     folder = Path(folder).resolve()
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
         return _dataset(_counting_records(file, folder))
 
 def _counting_records(lines, folder):
-    "A record for each line of an unpacked set's table, one by one"
+    "Yield one row of a data set, a dict, for each line of an unpacked counting ZIP's table `rows.jsonl`"
     for line in lines:
         row = json.loads(line)
         sample = Sample(row["question"], row["answer"], [], "counting", row["row"])
-        # not `folder / file`: a set has many rows, and joining texts is several times as fast
+        # Not `folder / file`: there may be 100,000 rows, and joining texts is several times as fast.
         path = f"{folder}{os.sep}{row['file']}"
         yield _record(sample, [{"bytes": None, "path": path}])
 
 # %% ../nbs/01_data.ipynb #n19a0c4e1
 def unpacked_counting_zip(
     path: str | Path, # the archive, or a folder that holds one unpacked
-): # datasets.Dataset, Report
-    "A counting ZIP as a data set, unpacked once into the book's cache, under the hash of its bytes"
+): # datasets.Dataset; `Report` of the rows that were kept and left out
+    """A counting ZIP as a data set.
+
+    It is unpacked into the book's cache, in a folder named by the hash of the archive's bytes, so that a
+    second call only reads that folder."""
     folder = Path(path)
     if not folder.is_dir():
         with open(path, "rb") as file:
@@ -1042,6 +1154,7 @@ def unpacked_counting_zip(
             try:
                 return read_counting_zip(path, folder)
             except FileExistsError:
-                pass # another process of the same run was faster, and its folder is whole
+                # Another process of the same run has made it meanwhile. It appears complete, by a rename.
+                pass
     report = json.loads((folder / "report.json").read_text())
     return load_counting(folder), Report(**report)

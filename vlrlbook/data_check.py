@@ -18,14 +18,16 @@ from .settings import SettingsError, nearest
 
 __all__ = ["DataCheck", "check_file"]
 
+# Kind of a file → how its rows are called in the text of a `DataCheck`
 _kinds = {"vqa": "VQA rows", "preferences": "preference rows", "counting": "counting rows",
           "pointing": "pointing rows"}
+_most_numbers = 10  # row numbers that one message lists
 
 
 @dataclass
 class DataCheck:
     "What a file holds, and whether training will take it"
-    report: object  # of the wall or of the gate: what was kept, left out and changed
+    report: object  # `archive.Report` or `rows.gate.RowReport`: what was kept, left out and changed
     kind: str = "vqa"  # vqa, preferences, counting or pointing
     problems: list = field(default_factory=list)  # `DataError`s at which training would stop
 
@@ -35,8 +37,10 @@ class DataCheck:
         return not self.problems
 
     def _repr_markdown_(self):
+        "The report, with the kind of its rows named, and all problems but the first"
+        # The report begins with a number of rows, such as "12 rows, 10 kept": it becomes "12 VQA rows, …".
         lines = [str(self.report).replace(" rows,", f" {_kinds[self.kind]},", 1)]
-        # the first is what a run stops at, and is said as its error
+        # The caller raises or prints the first problem as the error at which training would stop.
         lines += [f"- {problem}" for problem in self.problems[1:]]
         return "\n".join(lines)
 
@@ -48,64 +52,85 @@ def check_file(
     kind: str = "vqa",  # of the rows: vqa, preferences, counting or pointing; a ZIP is always counting
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
     keys: str | dict = None,  # which column holds what, such as "question=problem image=scan"
-    reward: str = None,  # under which truths are tried; None: the task's own
-    skip_bad_rows: bool = False,  # bad rows will be left out in training, too
+    reward: str = None,  # that the true answers must be able to earn; None: the reward of the kind
+    skip_bad_rows: bool = False,  # bad rows will be left out in training, so they are no problem
     strict: bool = False,  # refuse a ZIP for one bad row
     val_data: str | Path = None,  # a file that must not share a picture with this one
-    model: str = None,  # whose processor measures the prompts; None: lengths are not looked at
+    model: str = None,  # whose processor measures the prompts; None: lengths are not checked
 ) -> DataCheck:
-    "Look a file through; only a file that cannot be read at all is an error"
+    """Check a file's rows, pictures, true answers and split as training will, but without training.
+
+    Whatever training would stop at is listed in `problems`. Only a file that cannot be read at all, and
+    arguments that make no sense, raise an error."""
     path = Path(path)
     if kind not in _kinds:
         raise SettingsError(f"kind = {kind!r}{nearest(kind, list(_kinds))}")
-    with tempfile.TemporaryDirectory() as work:  # for what is in an archive
+    with tempfile.TemporaryDirectory() as work:  # archives are unpacked into it
+        # Each of the three returns the new `DataCheck`, the data set that a run would train on, or None, and
+        # the usable rows as (row number, object with `pictures`).
         if _is_archive(path):
             if keys:
-                # taken in silence, it would look as if it had worked
+                # The columns of a ZIP are fixed: if `keys` were ignored, the user would think they were used.
                 raise SettingsError("keys: a counting ZIP has the columns of its contract")
-            found, dataset, rows = _counting(path, reward, strict, Path(work) / "data")
+            check, dataset, rows = _counting(path, reward, strict, Path(work) / "data")
         elif kind == "preferences":
-            found, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
+            check, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
         else:
-            found, dataset, rows = _questions(path, kind, image_dir, keys, reward, skip_bad_rows)
+            check, dataset, rows = _questions(path, kind, image_dir, keys, reward, skip_bad_rows)
         if val_data is not None:
             others = _rows_of(Path(val_data), kind, image_dir, keys, Path(work) / "val")
-            _look_for_leaks(rows, others, Path(val_data).name, found)
+            _look_for_leaks(rows, others, Path(val_data).name, check)
         if dataset is not None:
             if kind == "pointing":
-                _try_boxes(dataset, model, found)
-            _try_split(dataset, found)
+                _try_boxes(dataset, model, check)
+            _try_split(dataset, check)
             if model:
-                _measure(dataset, model, found)
-    return found
+                _measure(dataset, model, check)
+    return check
 
 
 def _is_archive(path):
-    "A counting ZIP, or a folder: what was unpacked from one before, such as a service's upload"
+    "True for a counting ZIP, and for a folder: then it is one that a ZIP was unpacked into, by the service"
     return path.suffix.lower() == ".zip" or path.is_dir()
 
 
-def _look_for_leaks(rows, others, name, found):
-    "A problem if pictures stand in both files"
-    # by the bytes of the pictures: the same photograph often lies in both folders under two names
-    shared = leaks(rows, others)
+def _look_for_leaks(
+    rows,  # of this file: (row number, object with `pictures`)
+    others,  # of the file that is compared, in the same form
+    other_name,  # name of that file
+    check,  # `DataCheck` that gets the problem
+):
+    "Add a problem to `check` if a picture stands in both files"
+    shared = leaks(rows, others)  # numbers of the rows in `rows` whose picture, by its bytes, is in `others`
     if shared:
-        numbers = ", ".join(map(str, shared[:10])) + (" …" if len(shared) > 10 else "")
-        message = f"pictures of {len(shared)} rows stand in {name} too (rows {numbers})"
-        found.problems.append(DataError("split.leak", message))
+        numbers = ", ".join(map(str, shared[:_most_numbers]))
+        if len(shared) > _most_numbers:
+            numbers += " …"
+        message = f"pictures of {len(shared)} rows stand in {other_name} too (rows {numbers})"
+        check.problems.append(DataError("split.leak", message))
 
 
 def _rows_of(path, kind, image_dir, keys, work):
-    "Usable rows of a file that this one is compared with, as (number, row with pictures)"
+    """The usable rows of a file, as (row number, object with `pictures`), to be compared with another file.
+
+    An archive is unpacked into the folder `work`; the other arguments are those of `check_file`."""
     if _is_archive(path):
-        return _unpacked(path, work, strict=False)[2]
-    if kind == "preferences":
-        return inspect_preferences(path, image_dir, keys)[0]
-    return inspect_vqa(path, image_dir, keys)[0]
+        _, _, rows = _unpacked(path, work, strict=False)
+    elif kind == "preferences":
+        rows, _ = inspect_preferences(path, image_dir, keys)
+    else:
+        rows, _ = inspect_vqa(path, image_dir, keys)
+    return rows
 
 
-def _unpacked(path, work, strict):
-    "Folder, report and rows (number, row with its picture) of a counting ZIP, packed or not"
+def _unpacked(
+    path,  # a counting ZIP, or a folder that one was unpacked into
+    work,  # new folder that a ZIP is unpacked into
+    strict,  # refuse a ZIP for one bad row
+):
+    """Unpack a counting ZIP, or find what was unpacked from one.
+
+    Returns the folder, the `Report`, and the rows as (row number, object with `pictures`)."""
     if path.is_dir():
         folder = path
         try:
@@ -118,7 +143,7 @@ def _unpacked(path, work, strict):
     else:
         work.mkdir()
         folder, report = work, unpack_counting_zip(path, work, strict)
-    rows = []  # as the gate gives them, so that two files can be compared
+    rows = []  # in the form of `inspect_vqa`, as far as `leaks` needs it to compare two files
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
@@ -126,74 +151,100 @@ def _unpacked(path, work, strict):
     return folder, report, rows
 
 
-def _counting(path, reward, strict, work):
-    "A counting ZIP, or what was unpacked from one: check, data set, rows with their pictures"
+def _counting(
+    path,  # a counting ZIP, or a folder that one was unpacked into
+    reward,  # name of the reward that the true answers must be able to earn; None: that of counting
+    strict,  # refuse a ZIP for one bad row
+    work,  # new folder that a ZIP is unpacked into
+):
+    """Check the rows of a counting ZIP.
+
+    Returns the `DataCheck`, the data set, and the rows as (row number, object with `pictures`)."""
     folder, report, rows = _unpacked(path, work, strict)
-    found = DataCheck(report, "counting")
+    check = DataCheck(report, "counting")
     dataset = load_counting(folder)
-    # a ZIP's bad rows are always left out, but a truth that another reward cannot pay stops a run
-    _try_truths(dataset, reward or "counting", False, found)
-    return found, dataset, rows
+    # `skip=False`: bad rows of a ZIP were left out already, but an answer that gets nothing from this reward
+    # stops a run.
+    _try_truths(dataset, reward or "counting", skip=False, check=check)
+    return check, dataset, rows
 
 
 def _questions(path, kind, image_dir, keys, reward, skip_bad_rows):
-    "A file of questions: check, data set of the good rows or None, rows of the gate"
+    """Check the rows of a file of questions; the arguments are those of `check_file`.
+
+    Returns the `DataCheck`, the data set of the good rows, None if there is none, and the usable rows as (row
+    number, `VQARow`)."""
     rows, report = inspect_vqa(path, image_dir, keys)
-    found = DataCheck(report, kind)
+    check = DataCheck(report, kind)
     if report.skipped and not skip_bad_rows:
-        found.problems.append(report.refusal())
+        check.problems.append(report.refusal())  # the first bad row as an error
     if not rows:
         if skip_bad_rows:
-            found.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
-        return found, None, rows
-    # what is left when bad rows are skipped is looked at all the same, so that one call tells all there is
+            check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
+        return check, None, rows
+    # The good rows are checked even if bad ones would stop a run, so that one call finds all problems.
     dataset = vqa_dataset(rows, kind)
-    dataset = _try_truths(dataset, reward or kind, skip_bad_rows, found)
-    return found, dataset, rows
+    dataset = _try_truths(dataset, reward or kind, skip_bad_rows, check)
+    return check, dataset, rows
 
 
 def _preferences(path, image_dir, keys, skip_bad_rows):
-    "A file of preferences: check, None, rows of the gate"
+    """Check the rows of a file of preferences; the arguments are those of `check_file`.
+
+    Returns the `DataCheck`, None in place of a data set, since a reward model trains on the rows themselves,
+    and the usable rows as (row number, `PreferenceRow`)."""
     rows, report = inspect_preferences(path, image_dir, keys)
-    found = DataCheck(report, "preferences")
+    check = DataCheck(report, "preferences")
     if report.skipped and not skip_bad_rows:
-        found.problems.append(report.refusal())
+        check.problems.append(report.refusal())  # the first bad row as an error
     if not rows and skip_bad_rows:
-        found.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
-    if rows and all(len(set(row.human_ranking)) == 1 for _, row in rows):
+        check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
+    all_ties = all(len(set(row.human_ranking)) == 1 for _, row in rows)
+    if rows and all_ties:
         message = "no pair has a preference: there is nothing to learn from"
-        found.problems.append(DataError("preference.ties", message))
-    return found, None, rows
+        check.problems.append(DataError("preference.ties", message))
+    return check, None, rows
 
 
-def _try_truths(dataset, reward, skip, found):
-    "The rows whose truths the reward can pay; the first other one is a problem"
+def _try_truths(dataset, reward, skip, check):
+    """The rows whose true answer gets the best score from the reward of this name.
+
+    A row whose answer does not is left out with `skip`. Otherwise it is added to `check` as a problem, and
+    None is returned."""
     try:
-        return with_good_truths(dataset, load_reward(reward), skip, found.report)
+        return with_good_truths(dataset, load_reward(reward), skip, check.report)
     except DataError as error:
-        found.problems.append(error)
+        check.problems.append(error)
         return None
 
 
-def _try_boxes(dataset, model, found):
-    "Boxes must be of their picture and, where a model is named, large enough to be written in its scale"
+def _try_boxes(dataset, model, check):
+    """Add a problem to `check` if a box that a true answer names lies outside its picture.
+
+    With a model also if the box is too small to be written in the coordinates that the model uses."""
     try:
-        in_scale_of(dataset, model) if model else with_good_boxes(dataset)
+        if model:
+            in_scale_of(dataset, model)  # its result, the boxes in those coordinates, is not needed here
+        else:
+            with_good_boxes(dataset)
     except DataError as error:
-        found.problems.append(error)
+        check.problems.append(error)
 
 
-def _try_split(dataset, found):
-    "Training holds a part out by picture: there must be two pictures at least"
+def _try_split(dataset, check):
+    """Add a problem to `check` if there are no two rows without a common picture.
+
+    Training needs one row at least to train on and one to hold out."""
     try:
         split_by_picture(dataset)
     except DataError as error:
-        found.problems.append(error)
+        check.problems.append(error)
 
 
-def _measure(dataset, model, found):
-    "Prompts that are too long for a run, by the model's own processor"
-    from .models import load_processor  # here, since a look without a model needs no torch
-    checked = preflight(dataset, load_processor(model))
-    for problem in checked.problems:
-        found.problems.append(DataError(problem["code"], problem["message"], row=problem["row"]))
+def _measure(dataset, model, check):
+    "Add to `check` what `preflight` finds with the model's processor, such as prompts that are too long"
+    from .models import load_processor  # imported here: without a model no torch is needed
+    result = preflight(dataset, load_processor(model))
+    for problem in result.problems:
+        error = DataError(problem["code"], problem["message"], row=problem["row"])
+        check.problems.append(error)

@@ -13,83 +13,101 @@ from .settings import nearest
 
 __all__ = ["forms", "as_ours", "save_predictions_as"]
 
-_lmms_eval = ("target", "filtered_resps")  # fields of each row of `*_samples_TASK.jsonl`
+_lmms_eval = ("target", "filtered_resps")  # fields that every row of lmms-eval's `*_samples_TASK.jsonl` has
 
 
 def as_ours(
-    row: dict,  # of any predictions file
-) -> dict:  # the same with `answer` and `prediction`, where another program calls them otherwise
-    "A row of lmms-eval in chapter 06's words; any other row as it is"
-    # `answer` beside them: the row is ours, and the two fields are only columns that somebody has added.
+    row: dict,  # of a file of predictions, ours or lmms-eval's
+) -> dict:  # for a row of lmms-eval: the row with question, answer and prediction (a list of texts) added
+    "Give a row of lmms-eval the names of columns that chapter 06 reads; any other row is returned unchanged"
+    # A row with an `answer` is ours, even if a user has added columns with the names of lmms-eval's fields.
     if not set(_lmms_eval) <= set(row) or "answer" in row:
         return row
-    asked = row.get("input")
-    question = asked if isinstance(asked, str) else ""
-    said = _texts(row["filtered_resps"])
-    return row | dict(question=question, answer=row["target"], prediction=said)
+    # `input` is the prompt. It may be missing, or no text, and the scores do not need it.
+    prompt = row.get("input")
+    question = prompt if isinstance(prompt, str) else ""
+    completions = _flat(row["filtered_resps"])
+    return row | dict(question=question, answer=row["target"], prediction=completions)
 
 
-def _texts(responses):
-    "What was said, out of lists in lists: one request's list is flattened there, several requests' are not"
+def _flat(responses):
+    """The texts of `filtered_resps`, a field of lmms-eval, as one list.
+
+    The field is a text, a list of texts, or a list of lists, depending on how many requests the row made."""
     if not isinstance(responses, list):
         return [responses]
     texts = []
-    for one in responses:
-        texts += _texts(one)
+    for part in responses:
+        texts += _flat(part)
     return texts
 
 
 def save_predictions_as(
     form: str,  # lmms-eval or vlmevalkit
-    rows: list,  # of chapter 06, see `evaluation.read_predictions`
-    column: str,  # whose texts are written, such as after_greedy
-    path: str | Path,  # .jsonl; for VLMEvalKit .tsv or .json
+    rows: list,  # dicts of chapter 06, see `evaluation.read_predictions`
+    column: str,  # whose completions are written, such as after_greedy
+    path: str | Path,  # .jsonl for lmms-eval; .tsv or .json for VLMEvalKit
 ) -> int:  # rows written
-    "Write one column of predictions as another program keeps them; DataError where it cannot hold them"
+    "Write one column of predictions in another program's file format; `DataError` if that cannot hold them"
     if form not in forms:
         raise DataError("predictions.form", f"{form!r}{nearest(form, list(forms))}")
-    # what a list stands in is a column of answers; all else tells of the row
+    # Completions of a model are always a list; the other columns of a row are single values.
     columns = [name for name in rows[0] if isinstance(rows[0][name], list)]
     if column not in columns:
         raise DataError("predictions.column", f"{column!r}{nearest(column, columns)}")
-    write_whole(path, forms[form](rows, column, Path(path)))
+    file_text = forms[form](rows, column, Path(path))
+    write_whole(path, file_text)
     return len(rows)
 
 
-def _for_lmms_eval(rows, column, path):
-    "A line of JSON for each row"
+def _for_lmms_eval(
+    rows,  # dicts with row, question, answer and lists of completions
+    column,  # whose completions are written
+    path,  # of the file; only its suffix is used here
+):
+    "The text of an lmms-eval file of samples: a line of JSON for each row"
     if path.suffix != ".jsonl":
         raise DataError("predictions.form", f"{path.name}: lmms-eval's samples are .jsonl")
     lines = []
     for number, row in enumerate(rows):
-        texts = row[column]
-        # There a single answer is a text, and `resps` is left out where it is the same.
+        completions = row[column]
         line = dict(doc_id=number, target=str(row["answer"]), input=row["question"])
-        line["filtered_resps"] = texts[0] if len(texts) == 1 else texts
-        lines.append(json.dumps(line | dict(row=row["row"]), ensure_ascii=False) + "\n")
+        # As lmms-eval writes it: one completion as a text, several as a list. Its other field `resps` is left
+        # out there, too, when it is equal to this one.
+        line["filtered_resps"] = completions[0] if len(completions) == 1 else completions
+        line["row"] = row["row"]  # added by us: the row's number in its own file
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 
-def _for_vlmevalkit(rows, column, path):
-    "A table with index, question, answer and prediction"
+def _for_vlmevalkit(
+    rows,  # dicts with row, question, answer and lists of completions
+    column,  # whose completions are written
+    path,  # of the file; its suffix chooses between the two formats
+):
+    "The text of a VLMEvalKit file of predictions: a table with index, question, answer and prediction"
     several = next((row for row in rows if len(row[column]) != 1), None)
     if several:
-        told = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
-                "place for one: take a greedy column")
-        raise DataError("predictions.column", told, row=several["row"])
-    table = [dict(index=row["row"], question=row["question"], answer=row["answer"], prediction=row[column][0])
-             for row in rows]
+        message = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
+                   "place for one: take a greedy column")
+        raise DataError("predictions.column", message, row=several["row"])
+    table = []
+    for row in rows:
+        prediction = row[column][0]
+        cells = dict(index=row["row"], question=row["question"], answer=row["answer"], prediction=prediction)
+        table.append(cells)
     if path.suffix == ".json":
         return json.dumps(table, indent=4, ensure_ascii=False)
     if path.suffix != ".tsv":
-        told = f"{path.name}: VLMEvalKit reads .tsv and .json (PRED_FORMAT there)"
-        raise DataError("predictions.form", told)
+        message = f"{path.name}: VLMEvalKit reads .tsv and .json (PRED_FORMAT there)"
+        raise DataError("predictions.form", message)
     text = io.StringIO()
-    # every cell in quotation marks, as it writes them itself: an answer may hold tabs and line breaks
+    # Every cell in quotation marks, as VLMEvalKit writes them: an answer may hold tabs and line breaks.
     writer = csv.DictWriter(text, list(table[0]), delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
 
 
-forms = {"lmms-eval": _for_lmms_eval, "vlmevalkit": _for_vlmevalkit}  # name → (rows, column, path) → text
+# Name of a program → function (rows, column, path) → text of a file for it
+forms = {"lmms-eval": _for_lmms_eval, "vlmevalkit": _for_vlmevalkit}

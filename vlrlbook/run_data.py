@@ -13,44 +13,50 @@ from .zoom import synthetic_zoom
 
 __all__ = ["held_out_seed", "frozen_seed", "drawn_apart", "load_data", "cost"]
 
-held_out_seed = 2**20  # of the pictures on which chapter 05 measures a run, where they are drawn
-frozen_seed = 2**21  # of those on which chapter 06 does
-FAR_AWAY = 2**32  # further than any seed that a run is given
-ROWS_WITHOUT_STEPS = 2000  # drawn for a run that counts epochs, not steps
+# Seeds of drawn pictures that are kept apart from training; large, so that no user chooses them by chance.
+held_out_seed = 2**20  # of the held-out pictures on which chapter 05 evaluates a run
+frozen_seed = 2**21  # of the pictures on which chapter 06 evaluates all runs
+SEED_STEP = 2**32  # added to a seed for each new draw; larger than any seed that a user gives
+ROWS_OF_AN_EPOCH = 2000  # drawn if a run counts epochs instead of steps: drawn rows have no natural number
 
 
 def drawn_apart(
     draw,  # (n, seed) → list of `Sample`, such as `synthetic_counting`
-    n: int,  # samples
+    n: int,  # number of samples
     seed: int,  # same seed, same samples
-    others: list,  # of `Sample`, whose pictures must not come
+    others: list,  # of `Sample`, whose pictures must not be drawn
 ) -> list:  # n samples, none with a picture of `others`
-    "Drawn samples for training; one whose picture stands among `others` gives its place to a newly drawn one"
-    # A picture of one disc comes twice by chance, the sooner the longer a run; and a run may be given any
-    # seed, that of the held-out set too. All that do not meet stay as they were drawn.
-    taken = set().union(*map(_keys, others))
+    """Draw samples for training whose pictures are none of `others`, such as the held-out ones.
+
+    A sample that has such a picture is replaced by one that is drawn anew; all others stay as they were."""
+    # It happens: simple pictures, of one disc, repeat by chance, and a user may give the held-out set's seed.
+    taken = set().union(*map(_picture_keys, others))
     samples = draw(n, seed=seed)
-    places, round_number = list(range(n)), 0
+    to_check, attempt = list(range(n)), 0  # indices in `samples`; draws so far
     while True:
-        places = [i for i in places if taken & _keys(samples[i])]
-        if not places:
+        colliding = [i for i in to_check if taken & _picture_keys(samples[i])]
+        if not colliding:
             return samples
-        round_number += 1
-        fresh = draw(len(places), seed=seed + round_number * FAR_AWAY)
-        for i, sample in zip(places, fresh):
+        attempt += 1
+        fresh = draw(len(colliding), seed=seed + attempt * SEED_STEP)
+        for i, sample in zip(colliding, fresh):
             samples[i] = replace(sample, row=samples[i].row)
+        to_check = colliding
 
 
-def _keys(sample):
-    "What tells the pictures of a sample from others"
+def _picture_keys(sample):
+    "The set of hashes of a sample's pictures"
     return set(map(picture_key, sample.images))
 
 
 def load_data(
-    settings: GRPOSettings,  # a checked object
-):  # training and held-out data set, report of what was kept and left out or None
-    "Drawn pictures, or a file split by picture; the reward and every truth under it are tried before a step"
-    # The reward comes first: a name that is wrong should cost no second.
+    settings: GRPOSettings,  # checked
+):  # training data set, held-out data set, report of the file's rows (None if pictures were drawn)
+    """Load the rows of a GRPO run: drawn pictures, or a file that is split by picture.
+
+    The reward is tried on hostile texts first. Of a file every true answer is tried, too. So what would stop
+    the run stops it here, before a model is loaded."""
+    # First the reward: if its name is wrong, the error comes at once.
     reward = load_reward(settings.reward)
     if settings.data is None:
         train, held = _drawn(settings)
@@ -59,8 +65,11 @@ def load_data(
     else:
         train, held, report = _read(settings, reward)
     if settings.system_prompt:
-        own = set(getattr(report, "own_system", ()))  # rows with words of the system already
-        train, held = (with_system_turn(part, settings.system_prompt, own) for part in (train, held))
+        # Rows that came with a system text of their own keep only that. Only a `RowReport` lists such rows;
+        # a ZIP and drawn pictures have none.
+        own = set(getattr(report, "own_system", ()))
+        train = with_system_turn(train, settings.system_prompt, own)
+        held = with_system_turn(held, settings.system_prompt, own)
     if len(train) < settings.prompts_per_step:
         wanted = settings.prompts_per_step
         few = f"{len(train)} training rows are fewer than the {wanted} prompts of a step"
@@ -70,18 +79,21 @@ def load_data(
 
 
 def _drawn(settings):
-    "Training and held-out data set of drawn pictures; no picture is in both, nor in chapter 06's frozen set"
-    draw = _drawing(settings)
+    """Draw the pictures of a run; returns its training data set and its held-out data set.
+
+    No training picture is held out, or belongs to the frozen set on which chapter 06 evaluates."""
+    draw = _drawing_function(settings)  # (n, seed) → list of `Sample`
     steps = settings.max_steps
-    n = steps * settings.prompts_per_step if steps > 0 else ROWS_WITHOUT_STEPS
+    # Without a number of steps (-1) the run takes a number of epochs over as many rows as are drawn here.
+    n = steps * settings.prompts_per_step if steps > 0 else ROWS_OF_AN_EPOCH
     held_out = draw(settings.eval_samples, seed=held_out_seed)
     frozen = draw(settings.eval_samples, seed=frozen_seed)
     train = drawn_apart(draw, n, settings.seed, held_out + frozen)
     return to_dataset(train), to_dataset(held_out)
 
 
-def _drawing(settings):
-    "What draws the pictures of a task: (n, seed) → samples"
+def _drawing_function(settings):
+    "The function (n, seed) → list of `Sample` that draws the pictures and questions of the run's task"
     if settings.task == "pointing":
         return drawn_for(settings.model, settings.max_image_size)
     if settings.task == "zoom":
@@ -90,63 +102,72 @@ def _drawing(settings):
 
 
 def _read(settings, reward):
-    "Training and held-out data set of a file, and the report of what was kept and left out"
+    """Read the file of a run and split it by picture.
+
+    Returns the training data set, the held-out data set and the report of what was kept and left out."""
     s = settings
     dataset, report = read_task_rows(s.data, s.task, s.image_dir, s.keys, s.skip_bad_rows)
     if s.task == "pointing":
-        # a file holds pixels of its pictures; the model sees them in another size, or writes another scale
+        # The file gives boxes in pixels of its pictures; the model sees these resized, or counts otherwise.
         dataset = in_scale_of(dataset, s.model, s.max_image_size)
     check_reward_of_run(reward, s.reward, dataset["answer"][0])
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
     train, held = split_by_picture(dataset, seed=s.seed)
-    return train, held.select(range(min(s.eval_samples, len(held)))), report
+    held_rows = min(s.eval_samples, len(held))
+    return train, held.select(range(held_rows)), report
 
 
 def batch_that_fits(
-    settings: GRPOSettings,  # a checked object
-    rows: int,  # of the training set
-) -> str:
-    "What to do about a step that wants more prompts than there are rows"
-    accumulation = settings.gradient_accumulation_steps
-    whole_on_each = bool(settings.refill)
-    fits = largest_batch(rows, settings.num_generations, accumulation, settings.processes, whole_on_each)
-    if fits is None:
+    settings: GRPOSettings,  # checked
+    rows: int,  # number of training rows
+) -> str:  # the end of an error message
+    "Advice for a run whose step takes more prompts than there are training rows: a smaller batch_size"
+    batch_size = largest_batch(
+        rows,
+        settings.num_generations,
+        settings.gradient_accumulation_steps,
+        settings.processes,
+        # With `refill` each process replaces whole groups of answers, so no group may be spread over several.
+        whole_on_each=bool(settings.refill),
+    )
+    if batch_size is None:
         return "fewer gradient_accumulation_steps or processes would do"
-    return f"batch_size of at most {fits} would do"
+    return f"batch_size of at most {batch_size} would do"
 
 
 def check_reward_of_run(
-    reward,  # (completion, answer) → parts, or a batched one
-    name: str,  # as the settings say it
-    answer: str,  # a truth that the reward can be asked about
+    reward,  # (completion, answer) → dict of its parts, or a batched one that scores lists of completions
+    name: str,  # of the reward in the settings, for the message
+    answer: str,  # a true answer of the data, with which the reward is called
 ):
-    "SettingsError for a reward that raises or returns no numbers on any of chapter 02's hostile texts"
-    # Slowness is no reason to refuse a run: a judge that is asked over a network is slow.
-    problems = check_reward(reward, answer, milliseconds=float("inf"))
+    "Raise `SettingsError` if a reward raises or returns no numbers for one of chapter 02's hostile texts"
+    # No limit on the time: a reward may ask a judge over a network.
+    problems = check_reward(reward, answer, milliseconds=float("inf"))  # one message for each text that fails
     if problems:
-        more = f" ({len(problems)} such texts)" if problems[1:] else ""
+        more = f" ({len(problems)} such texts)" if len(problems) > 1 else ""
         raise SettingsError(f"reward = {name!r}: {problems[0]}{more}")
 
 
 def cost(
-    settings: GRPOSettings,  # a checked object
-    model,  # the policy
-    checked,  # from `data.preflight`
-    rows: int,  # of the training set
-) -> dict:  # what the run will take
-    "Tokens, answers and memory of a run; memory leaves out activations, which depend on the kernels"
+    settings: GRPOSettings,  # checked
+    model,  # the model that is trained
+    checked,  # `Preflight` of the training rows, from `data.preflight`
+    rows: int,  # number of training rows
+) -> dict:  # what is counted, in words → how many
+    "Estimate steps, answers, tokens and memory of a run; without activations, which depend on the kernels"
     s, longest_answer = settings, settings.max_completion_length
     steps = s.max_steps if s.max_steps > 0 else rows * s.num_epochs // s.prompts_per_step
     config = model.config.get_text_config()
     weights = list(model.parameters())
     trained = sum(p.numel() for p in weights if p.requires_grad)
     weight_bytes = sum(p.numel() * p.element_size() for p in weights)
-    # All answers of a step are sampled at once, those of a micro-batch go through the loss together.
-    batch_size, accumulation = whole_groups(s)
-    tokens = (checked.prompt_tokens + longest_answer) * batch_size * accumulation
-    cached_bytes = _cached(config) * weights[0].element_size()  # of a token
-    optimizer = 12 * trained  # 4 bytes of gradient, 8 of AdamW's two moments
-    logits = 2 * 4 * batch_size * longest_answer * config.vocab_size  # float32, twice: with their log-softmax
+    # All answers of a step are sampled at once; only those of one forward pass go through the loss together.
+    answers_per_pass, passes = whole_groups(s)
+    cached_tokens = (checked.prompt_tokens + longest_answer) * answers_per_pass * passes
+    bytes_per_token = _cached_numbers(config) * weights[0].element_size()
+    optimizer_bytes = 12 * trained  # float32: 4 bytes of gradient, 8 of AdamW's two moments
+    # float32 (4 bytes), and twice: the logits and their log-softmax
+    logits_bytes = 2 * 4 * answers_per_pass * longest_answer * config.vocab_size
     return {
         "optimizer steps": steps,
         "answers to sample": steps * s.prompts_per_step * s.num_generations,
@@ -155,18 +176,19 @@ def cost(
         "answer tokens at most": longest_answer,
         "parameters that train": trained,
         "MB of weights": _megabytes(weight_bytes),
-        "MB of gradients and AdamW's state": _megabytes(optimizer),
-        "MB of the cache while sampling": _megabytes(tokens * cached_bytes),
-        "MB of logits in the loss": _megabytes(logits),
+        "MB of gradients and AdamW's state": _megabytes(optimizer_bytes),
+        "MB of the cache while sampling": _megabytes(cached_tokens * bytes_per_token),
+        "MB of logits in the loss": _megabytes(logits_bytes),
     }
 
 
 def _megabytes(size):
-    "Bytes as whole MB"
+    "A number of bytes in MB, rounded"
     return round(size / 2**20)
 
 
-def _cached(config):
-    "Numbers that the cache keeps of a token: a key and a value in every layer"
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head
+def _cached_numbers(config):
+    "How many numbers the key-value cache holds for one token: a key and a value for each head in each layer"
+    # Not every configuration states the size of a head; then it is the usual one.
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size

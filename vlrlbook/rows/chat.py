@@ -8,11 +8,11 @@ from .pictures import picture_list
 
 __all__ = ["Turn", "read_turns", "is_turns"]
 
-# What LLaVA, Gemma and others call the two who speak
+# Names of roles in the chats of LLaVA, Gemma and others → the role in this book
 _role_names = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant",
                "chatbot": "assistant"}
 _roles = ("system", "user", "assistant")
-# `type` of a part, as OpenAI's two interfaces, Qwen and transformers write it
+# The `type` of a part of a message, as OpenAI's two interfaces, Qwen and transformers write it
 _video_types = ("video", "video_url", "input_video")
 _picture_types = ("image", "image_url", "input_image")
 _text_types = ("text", "input_text", "output_text")
@@ -20,35 +20,43 @@ _text_types = ("text", "input_text", "output_text")
 
 @dataclass
 class Turn:
-    "One turn: its text with a mark for each picture, and the pictures that stand in the turn itself"
+    "One turn of a chat: its text with a mark for each picture, and the pictures that it holds itself"
     role: str  # system, user or assistant
-    text: str  # `<image>` where a picture stands
-    pictures: list = field(default_factory=list)  # paths and bytes; None for a part that only marks the place
+    text: str  # with `<image>` in the place of each picture
+    # Paths and bytes. None for a part that only marks the place of a picture, which then stands in a column.
+    pictures: list = field(default_factory=list)
 
 
 def is_turns(
     value,  # of a column
 ) -> bool:
-    "Whether a value is a list of turns of a chat"
-    keys = ({"role", "content"}, {"from", "value"})
-    # all of them: a list of several answers may hold dicts too
-    is_list = isinstance(value, (list, tuple)) and bool(value)
-    return is_list and all(isinstance(turn, dict) and any(k <= set(turn) for k in keys) for turn in value)
+    "True if a value is the list of a chat's turns: of dicts with role and content, or from and value"
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    # Every element is checked, since a list of several answers may hold dicts, too.
+    for turn in value:
+        if not isinstance(turn, dict):
+            return False
+        if not ({"role", "content"} <= set(turn) or {"from", "value"} <= set(turn)):
+            return False
+    return True
 
 
 def read_turns(
     turns,  # a list of dicts with role and content, or from and value
-    number: int = None,  # the row's line
-    code: str = "vqa.chat",  # of the error
+    number: int = None,  # the row's line in its file, for the message of an error
+    code: str = "vqa.chat",  # of an error
 ) -> list:  # of `Turn`
-    "The turns of a chat; what is no chat is a `DataError`"
+    "Read the turns of a chat; `DataError` if the value is no chat"
     if not isinstance(turns, (list, tuple)) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError(code, "messages must be a list of turns", row=number)
     return [_turn(turn, number, code) for turn in turns]
 
 
 def _turn(turn, number, code):
-    "One turn"
+    """Read one turn, a dict with role and content or with from and value, as a `Turn`.
+
+    `number` (of the row) and `code` belong to the `DataError` that is raised if it is no turn."""
     role = turn.get("role", turn.get("from"))
     role = _role_names.get(role, role)
     if role not in _roles:
@@ -62,24 +70,30 @@ def _turn(turn, number, code):
         raise DataError(code, "content must be text or a list of parts", row=number)
     texts, pictures = [], []
     for part in content:
-        text = _part(part, pictures, number, code)
-        if text.strip():  # parts follow each other on one line, as a chat template writes them
+        text = _part(part, pictures, number, code)  # appends to `pictures` if the part is a picture
+        if text.strip():
             texts.append(text.strip(" \t"))
+    # The parts are joined on one line, as chat templates do.
     return Turn(role, " ".join(texts), pictures)
 
 
-def _part(part, pictures, number, code):
-    "Text of one part of a turn, a mark for a picture; the picture goes into `pictures`"
+def _part(
+    part,  # a text, or a dict such as {"type": "text", "text": …} or {"type": "image", "image": …}
+    pictures,  # of the turn so far; gets the part's picture
+    number,  # of the row, for an error
+    code,  # of an error
+):
+    "The text of one part of a turn; for a picture it is the mark `<image>`, and `pictures` gets the picture"
     if isinstance(part, str):
         return part
     kind = part.get("type")
-    if kind is None:  # Qwen's first form names the type by the key: {"image": "a.png"}
-        known = ("image", "image_url", "video", "text")
-        kind = next((key for key in known if part.get(key) is not None), None)
+    if kind is None:  # Qwen's first form has no type but names it by the key: {"image": "a.png"}
+        type_keys = ("image", "image_url", "video", "text")
+        kind = next((key for key in type_keys if part.get(key) is not None), None)
     if kind in _video_types:
         raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
     if kind in _picture_types:
-        pictures.append(_picture_of(part, number))  # None where the part only marks a place
+        pictures.append(_picture_of(part, number))  # None if the part only marks a place
         return "<image>"
     if kind in _text_types:
         text = part.get("text")
@@ -90,13 +104,16 @@ def _part(part, pictures, number, code):
 
 
 def _picture_of(part, number):
-    "The picture of a part; None where it only marks the place of one that the row holds elsewhere"
+    """The picture of a part of a turn, as a path or bytes.
+
+    None if the part only marks the place of a picture that the row holds in another column."""
     for key in ("image", "image_url", "url", "path"):
         if part.get(key):
-            found = picture_list(part[key], number)
-            if len(found) != 1:
-                raise DataError("vqa.images", f"{len(found)} pictures in one part, expected one", row=number)
-            return found[0]
+            pictures = picture_list(part[key], number)
+            if len(pictures) != 1:
+                message = f"{len(pictures)} pictures in one part, expected one"
+                raise DataError("vqa.images", message, row=number)
+            return pictures[0]
     if part.get("bytes"):
         return picture_list(part, number)[0]
     return None

@@ -12,7 +12,8 @@ from ..settings import SettingsError, nearest
 __all__ = ["Columns", "read_keys", "check_keys", "is_row", "plain_name", "is_nothing", "empty_columns",
            "picture_suffixes", "holds_pictures", "roles"]
 
-# What a column may be called, the first that is there wins. Each name was seen in a public set or trainer.
+# Role of a column → names that it may have; the first one that a row has is taken. Each name is used by a
+# public data set or trainer.
 roles = {
     "question": ("question", "prompt", "problem", "query", "instruction"),
     # VQA v2 has the annotators' common answer beside the answers of all
@@ -42,29 +43,32 @@ roles = {
     "text": ("text",),  # of RLHF-V: one JSON text with question, chosen and rejected
 }
 
-# Of files that are meant as pictures, those that cannot be read among them
+# Of files that are meant as pictures, also of kinds that cannot be read: then the error says so
 picture_suffixes = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic",
                     ".heif", ".avif", ".dcm", ".ppm", ".svg", ".nii")
-# Columns that name the picture by its number in another table
+# Columns, by `plain_name`, that name the picture by its number in another table
 _picture_numbers = ("imageid", "imgid", "pictureid", "imageids", "imageindex", "imgidx")
 # How the base64 of a PNG, JPEG, GIF, WEBP and of a data URL begins
 _base64_marks = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "data:image/")
 
 
 def plain_name(
-    name,  # of a column
+    name,  # of a column; a text, or what else a JSON or parquet file has as a key
 ) -> str:
-    "A column's name as it is compared: its letters and digits in lower case"
+    "A column's name as names are compared: only its letters and digits, in lower case"
     return re.sub(r"[\W_]+", "", str(name).casefold())
 
 
+# As `roles`, with each name as `plain_name` gives it
 _plain_roles = {role: tuple(plain_name(name) for name in names) for role, names in roles.items()}
 
 
 def read_keys(
-    keys: str | list | dict | None,  # "question=problem image=img_name", the same as words, or as a dict
-) -> dict:  # role → column; empty where nothing was said
-    "Which column holds what, as a user wrote it; an unknown role is a `SettingsError` with the nearest"
+    keys: str | list | dict | None,  # "question=problem image=img_name", a list of such texts, or a dict
+) -> dict:  # role → column; empty if `keys` is None or empty
+    """Read what a user says about which column holds what; an unknown role is a `SettingsError`.
+
+    "answers" means the role "answer", and that any answer of a list is right: then the key "any" is set."""
     if not keys:
         return {}
     if isinstance(keys, list):
@@ -72,29 +76,29 @@ def read_keys(
     if isinstance(keys, dict):
         pairs = keys.items()
     else:
-        # parted where the next word=… begins: names of columns may hold spaces
-        pairs = [_pair(word) for word in re.split(r"[\s,]+(?=\w+=)", keys.strip())]
-    found = {}
+        # Split in front of each role=, not at every space, since the name of a column may hold spaces.
+        pairs = [_role_and_column(word) for word in re.split(r"[\s,]+(?=\w+=)", keys.strip())]
+    columns = {}
     for role, column in pairs:
-        if role == "answers":  # of which any is right
-            found["any"] = column
+        if role == "answers":
+            columns["any"] = column
         role = _other_roles.get(role, role)
         if role not in roles:
             raise SettingsError(f"keys: there is no {role!r}{nearest(role, list(roles))}")
-        if role in found:
+        if role in columns:
             raise SettingsError(f"keys: {role!r} is said twice")
-        found[role] = column
-    return found
+        columns[role] = column
+    return columns
 
 
-# Other words that people write for a role
+# Other words that people write for a role → the role
 _other_roles = {"answers": "answer", "images": "image", "picture": "image", "pictures": "image",
                 "responses": "response",
                 "human_ranking": "ranking", "prompt": "question", "query": "question"}
 
 
-def _pair(word):
-    "Role and column of one word such as answer=solution"
+def _role_and_column(word):
+    "Split a text such as \"answer=solution\" into the role and the column's name"
     role, mark, column = word.partition("=")
     if not (role and mark and column):
         raise SettingsError(f"keys: {word!r}, expected such as answer=solution")
@@ -103,15 +107,16 @@ def _pair(word):
 
 def check_keys(
     keys: dict,  # role → column, from `read_keys`
-    rows: list,  # of (number, row)
-    file: str,  # its name, for the message
+    rows: list,  # of (row number, row)
+    file: str,  # name of the rows' file, for the message
 ):
-    "Refuse a column that `keys` names and no row has"
-    names = {}  # as a set that keeps the order
+    "Raise `DataError` if `keys` names a column that no row has"
+    names = {}  # of all columns; a dict as a set that keeps the order
     for _, row in rows:
         if isinstance(row, dict):
             names |= dict.fromkeys(map(str, row))
     for role, column in keys.items():
+        # "any" is no role: it repeats the column of "answer"
         if role != "any" and column not in names:
             message = f"{file}: no row has the column {column!r}, which keys names for {role}"
             raise DataError("row.keys", message + nearest(column, list(names)[:20]))
@@ -120,44 +125,58 @@ def check_keys(
 def is_row(
     row: dict,  # an object of a JSON file
 ) -> bool:
-    "Whether an object has a column that only a row would have"
-    plain = set(map(plain_name, row))
-    telling = ("question", "answer", "chat", "chosen", "rejected", "image")
-    return any(plain & set(_plain_roles[role]) for role in telling)
+    "True if an object of a JSON file is a row of data: if it has a column that is named as one of a row"
+    names = set(map(plain_name, row))
+    main_roles = ("question", "answer", "chat", "chosen", "rejected", "image")
+    return any(names & set(_plain_roles[role]) for role in main_roles)
 
 
 def holds_pictures(
     value,  # of any column
 ) -> bool:
-    "Whether a value looks like a picture: a file's name, bytes, base64, or a list or dict of these"
+    "True if a value looks like a picture: a file's name, bytes, base64, a PIL image, a list or dict of these"
     if isinstance(value, str):
-        if value.startswith('["') and len(value) < 500:
-            value = value[2:].partition('"')[0]  # a list that was written as text: its first name
-        short_name = len(value) < 500 and "\n" not in value
-        if value.startswith(("http://", "https://")):
-            value = value.partition("?")[0]
-        is_file = short_name and PurePosixPath(value.strip().casefold()).suffix in picture_suffixes
-        # a sentence may end in "… see scan.png"
-        return (is_file and value.count(" ") < 4) or value.startswith(_base64_marks)
+        return _looks_like_picture(value)
     if isinstance(value, dict):
         inside = [value.get(key) for key in ("path", "url", "image", "image_url", "file_name")]
         return isinstance(value.get("bytes"), (bytes, str)) or any(map(holds_pictures, inside))
     if isinstance(value, (list, tuple)):
         return bool(value) and holds_pictures(value[0])
-    return isinstance(value, (bytes, bytearray)) or hasattr(value, "getextrema")  # the last: a PIL image
+    is_pil_image = hasattr(value, "getextrema")  # a method of PIL's images; so PIL need not be imported
+    return is_pil_image or isinstance(value, (bytes, bytearray))
+
+
+_longest_name = 500  # characters; a longer text is no file's name
+
+
+def _looks_like_picture(text):
+    """True if a text looks like a picture: the name of a file, an address or base64.
+
+    It may also be a list of these that was written as a text."""
+    if text.startswith('["') and len(text) < _longest_name:
+        text = text[2:].partition('"')[0]  # the first name of the list
+    may_be_name = len(text) < _longest_name and "\n" not in text
+    if text.startswith(("http://", "https://")):
+        text = text.partition("?")[0]  # without the query
+    has_suffix = may_be_name and PurePosixPath(text.strip().casefold()).suffix in picture_suffixes
+    # A name may have some spaces, but a text with more is a sentence that ends with a name: "… see scan.png".
+    return (has_suffix and text.count(" ") < 4) or text.startswith(_base64_marks)
 
 
 def is_nothing(
     value,  # of any column
 ) -> bool:
-    "Whether a column is there without a value: None, or the NaN that pandas writes for it"
-    return value is None or (isinstance(value, float) and value != value)
+    "True for a column without a value: None, or the NaN that pandas writes in its place"
+    is_nan = isinstance(value, float) and value != value
+    return value is None or is_nan
 
 
 def empty_columns(
-    rows: list,  # of a whole file
+    rows: list,  # dicts, all rows of a file
 ) -> frozenset:  # names
-    "Columns that hold nothing in any row: another column may play their role"
+    """Columns that have no value in any row of a file.
+
+    They are passed over when a role is looked for: another column with a fitting name is taken."""
     names, filled = set(), set()
     for row in rows:
         if isinstance(row, dict):
@@ -167,37 +186,37 @@ def empty_columns(
 
 
 class Columns:
-    "The columns of one row by what they mean; remembers which of them were read"
+    "The columns of one row, found by their role (see `roles`); remembers which of them were read"
     def __init__(self,
         row: dict,  # a row of a file
         keys: dict = None,  # role → column, from `read_keys`
-        number: int = None,  # its line, for messages
-        empty: frozenset = frozenset(),  # columns that hold nothing in any row of the file
+        number: int = None,  # the row's line in its file, for messages
+        empty: frozenset = frozenset(),  # columns that have no value in any row of the file
     ):
         self.row, self.keys, self.number, self.empty = row, keys or {}, number, empty
-        self.read = set()  # names of columns that meant something
-        self._by_plain_name = {}
+        self.read = set()  # names of the columns that were used, so that the others can be reported
+        self._by_plain_name = {}  # `plain_name` → name in the row
         for name in row:
             self._by_plain_name.setdefault(plain_name(name), name)
 
     def name_of(self,
         role: str,  # one of `roles`
     ) -> str | None:  # the column's name in this row
-        "The column that plays a role and holds something; None where there is none"
+        "Name of the column that has a role and a value in this row; None if there is none. It counts as read"
         if role in self.keys:
-            # A row may leave out what it has no value for. Whether any row has it, `check_keys` asks.
-            wanted = self.keys[role]
-            if wanted not in self.row:
+            # The user has chosen a column. This row may lack it; `check_keys` refuses one that all rows lack.
+            chosen = self.keys[role]
+            if chosen not in self.row:
                 return None
-            self.read.add(wanted)
-            return None if is_nothing(self.row[wanted]) else wanted
-        taken = set(self.keys.values())  # a column that was given a role by hand plays no other one
+            self.read.add(chosen)
+            return None if is_nothing(self.row[chosen]) else chosen
+        taken = set(self.keys.values())  # a column to which the user gave a role has no other role
         for plain in _plain_roles[role]:
             name = self._by_plain_name.get(plain)
             if name is None or name in taken or name in self.empty:
                 continue
-            # The first that the file fills is asked, blank here or not: in a blank cell's place another
-            # column must not become the truth.
+            # The first column that has values in the file decides, even if this row has none there: otherwise
+            # rows of one file would take their answers from different columns.
             self.read.add(name)
             return None if is_nothing(self.row[name]) else name
         return None
@@ -205,24 +224,24 @@ class Columns:
     def get(self,
         role: str,  # one of `roles`
     ):  # the value, or None
-        "What the column of a role holds"
+        "The value of the column that has a role; None if there is no such column or no value"
         name = self.name_of(role)
         return None if name is None else self.row[name]
 
     def has(self,
         role: str,  # one of `roles`
     ) -> bool:
-        "Whether a column for a role is there, with a value or without"
+        "True if the row has a column for a role, with a value or without"
         if role in self.keys:
             return self.keys[role] in self.row
         return any(plain in self._by_plain_name for plain in _plain_roles[role])
 
     def there(self) -> str:
-        "The names of all columns, for messages"
+        "The names of all columns as one text, for messages; cut after 120 characters"
         return ", ".join(str(name) for name in self.row)[:120]
 
     def unread(self) -> list:  # names
-        "Columns that hold something and were not read"
+        "Columns that have a value and were not read"
         return [name for name in self.row if name not in self.read and not is_nothing(self.row[name])]
 
     def unread_pictures(self) -> list:  # names
@@ -230,5 +249,5 @@ class Columns:
         return [name for name in self.unread() if holds_pictures(self.row[name])]
 
     def unread_picture_numbers(self) -> list:  # names
-        "Columns that name a picture by a number, as VQA v2 and GQA do, and were not read"
+        "Columns that name a picture by its number, as VQA v2 and GQA do, and were not read"
         return [name for name in self.unread() if plain_name(name) in _picture_numbers]

@@ -14,7 +14,7 @@ __all__ = ["read_rows", "parquet_rows", "table_suffixes"]
 
 table_suffixes = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # of files that hold rows
 
-# What people give by mistake, by its first bytes, and what to do about it
+# First bytes of files that people give by mistake → what such a file is, and what to do about it
 _other_files = {
     b"PK\3\4": "a ZIP (a counting ZIP must be called .zip) or a spreadsheet (save it as CSV)",
     b"\x1f\x8b": "packed with gzip: unpack it first",
@@ -28,18 +28,18 @@ _other_files = {
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
 }
-_parquet_mark = b"PAR1"
-_longest_field = 64 << 20  # characters of one CSV field: a picture in base64 is long
-_utf16_marks = (b"\xff\xfe", b"\xfe\xff")
+_parquet_mark = b"PAR1"  # first bytes of every parquet file
+_longest_field = 64 << 20  # characters of one CSV field; it may be a picture in base64
+_utf16_marks = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, with which a UTF-16 file begins
 
 
 def read_rows(
     path: str | Path,  # .json (a list), .jsonl, .csv, .tsv or .parquet
-) -> list:  # of (line, or place from 1, row)
-    "Rows of a file; one that cannot be read is a `DataError` with its name, and the line where it breaks"
+) -> list:  # of (number, row): the line in the file or, of JSON lists and parquet, the position from 1
+    "Read the rows of a file; `DataError` if it cannot be read, with the line where it breaks"
     path = Path(path)
     data = _bytes_of(path)
-    # by its mark too: parquet files are often called .json by the tools that cache them
+    # Also by its first bytes, since tools that cache parquet files often name them .json.
     if data.startswith(_parquet_mark) or path.suffix.lower() == ".parquet":
         return parquet_rows(path)
     text = _text_of(data, path.name)
@@ -49,21 +49,23 @@ def read_rows(
 
 
 def _bytes_of(path):
-    "What the file holds; a folder, a missing file and files of another kind are named"
+    "The content of a file; `DataError` if it is missing, a folder, or of a kind that holds no rows"
     if not path.exists():
         raise DataError("file.missing", f"no such file: {path.name}")
     if path.is_dir():
         raise DataError("file.kind", f"{path.name} is a folder, expected a file with rows")
     data = path.read_bytes()
-    for mark, what in _other_files.items():
-        if data.startswith(mark):
-            raise DataError("file.kind", f"{path.name} is {what}")
+    for first_bytes, description in _other_files.items():
+        if data.startswith(first_bytes):
+            raise DataError("file.kind", f"{path.name} is {description}")
     return data
 
 
 def _text_of(data, name):
-    "Text in UTF-8 or, with its mark, UTF-16; any other encoding cannot be told for certain"
-    encoding = "utf-16" if data[:2] in _utf16_marks else "utf-8-sig"
+    """Decode the content of the file `name` as text; `DataError` if it is neither UTF-8 nor UTF-16.
+
+    UTF-16 is known by its byte order mark. Other encodings cannot be recognised with certainty."""
+    encoding = "utf-16" if data[:2] in _utf16_marks else "utf-8-sig"  # -sig: a byte order mark is dropped
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -77,21 +79,22 @@ def _text_of(data, name):
 
 
 def _json_rows(text, name):
-    "Rows of a JSON list, of one object, or of an object a line"
+    "Rows as (number from 1, object), from a JSON list, from one JSON object, or from an object on each line"
     if not text.strip():
         raise DataError("json.empty", f"{name} holds no row")
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("["):  # meant as a list: what breaks it stands in the message
+        if text.lstrip().startswith("["):  # a JSON list with an error, not JSON Lines
             raise DataError("json.syntax", f"{name}: {error}") from error
         return _json_lines(text, name)
     if isinstance(whole, dict):
-        # a row of its own has a column that means something, and then a list of objects is part of it
-        inside = [] if is_row(whole) else [key for key, value in whole.items() if _is_rows(value)]
-        if inside:
-            message = f"{name} is one object; its rows stand under {inside[0]!r}: save that list by itself"
-            raise DataError("json.rows", message)
+        # Either the object is a row, or it is a frame around the rows, such as {"version": 1, "data": [...]}.
+        # A row is known by the names of its columns; one of them may be a list of objects, such as a chat.
+        keys_with_rows = [key for key, value in whole.items() if _is_rows(value)]
+        if keys_with_rows and not is_row(whole):
+            place = f"its rows stand under {keys_with_rows[0]!r}"
+            raise DataError("json.rows", f"{name} is one object; {place}: save that list by itself")
         return [(1, whole)]
     if not isinstance(whole, list):
         raise DataError("json.rows", f"{name} is one {type(whole).__name__}, expected a list of rows")
@@ -101,14 +104,14 @@ def _json_rows(text, name):
 
 
 def _is_rows(value):
-    "Whether a value is a list of objects, such as the rows under \"data\""
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+    "True for a list of one or more dicts"
+    return isinstance(value, list) and bool(value) and all(isinstance(element, dict) for element in value)
 
 
 def _json_lines(text, name):
-    "(line, object) of JSON Lines; a line that is no JSON is an error with its number"
+    "Rows of JSON Lines as (line number, object); a line that is no JSON is a `DataError` with its number"
     rows = []
-    # not splitlines: it would also split at characters that JSON allows inside a text, such as U+2028
+    # Not splitlines: it would also split at characters that JSON allows inside a text, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -120,13 +123,15 @@ def _json_lines(text, name):
 
 
 def _table_rows(text, path):
-    "(line, row) of a CSV or TSV with a header; empty fields are None"
-    if text.startswith("sep="):  # Excel's own first line
+    "Rows of a CSV or TSV with a header, as (line number, dict); empty fields are None"
+    if text.startswith("sep="):  # a first line that Excel writes to say which character separates fields
         text = text.partition("\n")[2]
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator_of(text)
-    before = csv.field_size_limit(_longest_field)  # one for the whole process, so it is put back
+    # This limit holds for the whole process, so the old one is restored below.
+    old_limit = csv.field_size_limit(_longest_field)
+    # Strict: an unclosed quote would swallow the rest of the file without an error.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    lines = []  # (number of the line that ends it, fields)
+    lines = []  # (line number, fields); a row of several lines has the number of its last
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
@@ -135,33 +140,42 @@ def _table_rows(text, path):
         message = f"{path.name}: {error}, perhaps an unclosed quote"
         raise DataError("csv.syntax", message, row=reader.line_num) from error
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(old_limit)
     if len(lines) < 2:
-        raise DataError("csv.empty", f"{path.name} holds no row" + (" under its header" if lines else ""))
-    header = [name.strip() for name in lines[0][1]]
-    if not header[0] and all(fields[0].strip().isdigit() for _, fields in lines[1:]):
-        header[0] = _index_column  # pandas writes its row numbers into a column without a name
+        end = " under its header" if lines else ""
+        raise DataError("csv.empty", f"{path.name} holds no row{end}")
+    (_, header_fields), *rows = lines
+    header = [name.strip() for name in header_fields]
+    if not header[0] and all(fields[0].strip().isdigit() for _, fields in rows):
+        header[0] = _index_column  # pandas writes its row numbers into a first column without a name
     named = [name for name in header if name]
     if len(set(named)) < len(named):
         twice = next(name for name in named if named.count(name) > 1)
         raise DataError("csv.columns", f"{path.name}: the column {twice!r} stands twice in the header", row=1)
-    return [(number, _table_row(header, fields, number, path.name)) for number, fields in lines[1:]]
+    return [(number, _table_row(header, fields, number, path.name)) for number, fields in rows]
 
 
-_index_column = "row number of pandas"
+_index_column = "row number of pandas"  # the name that such a column gets here; no role has it
 
 
 def _separator_of(text):
-    "Comma, unless the header holds none and is parted by semicolons or tabs: some spreadsheets write these"
+    """The character that separates the fields of a CSV: a comma, a semicolon or a tab.
+
+    Semicolons and tabs, which some spreadsheets write, count only if the header holds no comma."""
     header = text.lstrip("\n\r").partition("\n")[0]
     if "," in header:
         return ","
-    return next((mark for mark in ";\t" if mark in header), ",")
+    return next((separator for separator in ";\t" if separator in header), ",")
 
 
-def _table_row(header, fields, number, name):
-    "One line of a table as a dict"
-    # Empty fields behind the last column are harmless: a spreadsheet writes them where a cell was touched.
+def _table_row(
+    header,  # names of the columns; empty for a column without a name
+    fields,  # texts of one line
+    number,  # of the line, for an error
+    name,  # of the file, for an error
+):
+    "One line of a table as a dict, column → text or None"
+    # Empty fields behind the last column are no error: spreadsheets write some for cells once edited.
     too_many = any(field.strip() for field in fields[len(header):])
     if too_many or len(fields) < len(header):
         message = f"{name}: {len(fields)} fields, the header has {len(header)}"
@@ -178,8 +192,10 @@ def _table_row(header, fields, number, name):
 
 def parquet_rows(
     path: str | Path,  # .parquet
-) -> list:  # of (place from 1, dict)
-    "Rows of a parquet file, counted from 1; picture columns of the hub come as dicts of `bytes` and `path`"
+) -> list:  # of (number from 1, dict)
+    """Read the rows of a parquet file.
+
+    A picture of a Hugging Face data set comes as a dict of `bytes` and `path`."""
     import pyarrow.parquet as pq
     name = Path(path).name
     try:

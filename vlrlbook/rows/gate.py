@@ -18,51 +18,54 @@ from .vqa import file_habits, read_vqa_row
 __all__ = ["RowReport", "inspect_vqa", "inspect_preferences", "read_vqa_file", "read_preference_file",
            "leaks", "picture_content"]
 
-_most_told = 20  # skipped rows and notes that a report prints; all of them stand in the object
+_most_listed = 20  # skipped rows, and notes, that a report prints; the object holds all of them
 
 
 @dataclass
 class RowReport:
-    "What a file of rows holds, what can be used, and what was done to it"
-    file: str = ""  # its name
-    rows: int = 0  # in the file
-    kept: int = 0  # rows that can be used
-    with_pictures: int = 0  # of the kept ones
-    several_pictures: int = 0  # kept rows with two or more
+    "What a file of rows holds, how much of it can be used, and what was changed on the way"
+    file: str = ""  # name of the file
+    rows: int = 0  # number of rows in the file
+    kept: int = 0  # number of rows that can be used
+    with_pictures: int = 0  # how many of the kept rows have pictures
+    several_pictures: int = 0  # how many of the kept rows have two or more
     skipped: list = field(default_factory=list)  # {row, code, message, entry} of each row that cannot be used
-    notes: list = field(default_factory=list)  # (sentence, number of rows that it is true of)
-    own_system: list = field(default_factory=list)  # kept rows that have a turn of the system of their own
+    notes: list = field(default_factory=list)  # of (sentence, number of rows that it is true of)
+    own_system: list = field(default_factory=list)  # numbers of kept rows that came with a system turn
 
     @property
     def csv_rows(self):
-        "As a counting ZIP's report calls it"
+        "The number of rows, under the name that it has in `archive.Report`, so that programs read both"
         return self.rows
 
     @property
     def valid_images(self):
-        "As a counting ZIP's report calls it"
+        "The number of kept rows, under the name that it has in `archive.Report`, so that programs read both"
         return self.kept
 
     def refusal(self) -> DataError:
-        "The first skipped row as an error, for those who did not ask to skip"
+        "An error about the first skipped row, to be raised where the user did not ask to skip bad rows"
         first, more = self.skipped[0], len(self.skipped) - 1  # `skipped` is in the order of the rows
-        rest = "skip_bad_rows leaves bad rows out"
+        advice = "skip_bad_rows leaves bad rows out"
         if more:
-            rest = f"and {more} more of {self.rows} rows, which vlrlbook check-data lists; {rest}"
-        message = f"{self.file}: {first['message']} ({rest})"
+            advice = f"and {more} more of {self.rows} rows, which vlrlbook check-data lists; {advice}"
+        message = f"{self.file}: {first['message']} ({advice})"
         return DataError(first["code"], message, row=first["row"], entry=first["entry"])
 
     def _repr_markdown_(self):
+        "The counts on one line, then the first skipped rows and the first notes, one on a line"
         pictures = f"{self.with_pictures} with pictures"
         if self.several_pictures:
             pictures += f" ({self.several_pictures} of them with several)"
         lines = [f"{self.rows} rows, {self.kept} kept, {len(self.skipped)} skipped; {pictures}"]
-        for row in self.skipped[:_most_told]:
+        for row in self.skipped[:_most_listed]:
             entry = f", `{row['entry'][:80]}`" if row["entry"] else ""
             lines.append(f"- row {row['row']}{entry}: {row['code']}, {row['message']}")
-        if len(self.skipped) > _most_told:
-            lines.append(f"- and {len(self.skipped) - _most_told} more")
-        lines += [f"- {count} row{'s' * (count != 1)}: {note}" for note, count in self.notes[:_most_told]]
+        if len(self.skipped) > _most_listed:
+            lines.append(f"- and {len(self.skipped) - _most_listed} more")
+        for note, count in self.notes[:_most_listed]:
+            plural = "" if count == 1 else "s"
+            lines.append(f"- {count} row{plural}: {note}")
         return "\n".join(lines)
 
     __repr__ = _repr_markdown_
@@ -71,35 +74,39 @@ class RowReport:
 # VQA rows
 
 def inspect_vqa(
-    path: str | Path,  # a file of rows in any of the forms
+    path: str | Path,  # a file of rows in any of the known forms
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "question=problem image=img_name"
-    look: bool = True,  # open every picture; False: pictures are not looked for at all
-    rows: list = None,  # of (number, row) that a converter made of the file; None: the file's own
-) -> tuple:  # list of (number, VQARow with pictures as absolute paths or bytes), RowReport
-    "All rows of a file, the good ones and a list of the bad; only a file that cannot be read is an error"
+    keys: str | dict = None,  # which column holds what, such as "question=problem image=img_name"
+    look: bool = True,  # find and open every picture; False: paths stay as they are, unchecked
+    rows: list = None,  # of (row number, dict) to use in place of the file's, such as converted ones
+) -> tuple:  # list of (row number, VQARow with pictures as absolute paths or bytes), RowReport
+    """Read and check all rows of a file; returns the good ones, and a report that lists the bad ones.
+
+    Raises an error only if the file itself cannot be read, or `keys` do not fit it."""
     path, keys = Path(path), read_keys(keys)
-    place = Path(image_dir) if image_dir else path.parent
-    report, kept, rows = RowReport(path.name), [], read_rows(path) if rows is None else rows
+    picture_folder = Path(image_dir) if image_dir else path.parent
+    if rows is None:
+        rows = read_rows(path)
+    report, kept = RowReport(path.name), []
     check_keys(keys, rows, path.name)
-    # columns that are empty throughout, and how the file counts options: one row cannot tell
+    # What only the whole file shows: which columns are empty, and whether options are counted from 0 or 1.
     habits = file_habits(rows, keys)
-    for number, raw in rows:
+    for number, raw_row in rows:
         report.rows += 1
         try:
-            row = read_vqa_row(raw, number, keys, habits)
+            row = read_vqa_row(raw_row, number, keys, habits)
             if look:
-                row.pictures = [located(picture, place, number) for picture in row.pictures]
+                row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
         except DataError as error:
             _skip(report, number, error)
         else:
             kept.append((number, row))
-    if look:  # after all rows were read: what is wrong with a text is found in a second, pictures take longer
+    if look:  # pictures are opened last, since this takes much longer than reading the texts
         kept = _with_good_pictures(kept, report)
     report.own_system = [number for number, row in kept if row.has_system]
-    _tell_pictures(kept, report)
-    _tell_notes(kept, report)
-    _tell_repeats(kept, report)
+    _count_pictures(kept, report)
+    _add_notes(kept, report)
+    _add_repeats(kept, report)
     if kept and look and not report.with_pictures:
         report.notes.append(("no row has a picture: the model answers from the text alone", len(kept)))
     converted = sum(any(row.needs_white) for _, row in kept)
@@ -109,138 +116,156 @@ def inspect_vqa(
 
 
 def _skip(report, number, error):
-    "Note a row that cannot be used"
-    row = number if error.row is None else error.row
-    report.skipped.append(dict(row=row, code=error.code, message=error.message, entry=error.entry))
+    "List a row that cannot be used, and its `DataError`, in the report's `skipped`"
+    row_number = number if error.row is None else error.row
+    skipped = dict(row=row_number, code=error.code, message=error.message, entry=error.entry)
+    report.skipped.append(skipped)
 
 
 def _with_good_pictures(kept, report):
-    "Rows whose pictures can all be opened; `row.needs_white` says which must be converted"
-    different = set()  # one picture with many questions is opened once
+    """Open all pictures of the rows in `kept`, a list of (row number, row).
+
+    Returns the rows whose pictures are all good, with `needs_white` set: for each picture, whether it must be
+    converted. The others are listed in the report as skipped."""
+    pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
-        different.update(row.pictures)
-    verdicts = decoded(different)  # picture → its DataError, or whether it must be converted
+        pictures.update(row.pictures)
+    results = decoded(pictures)  # picture → whether it must be converted, or the `DataError` that it is
     good = []
     for number, row in kept:
-        bad = next((p for p in row.pictures if isinstance(verdicts[p], DataError)), None)
-        if bad is not None:
-            fault = verdicts[bad]
-            name = Path(bad).name if isinstance(bad, str) else None
-            _skip(report, number, DataError(fault.code, fault.message, row=number, entry=name))
+        bad_picture = next((p for p in row.pictures if isinstance(results[p], DataError)), None)
+        if bad_picture is not None:
+            error = results[bad_picture]
+            name = Path(bad_picture).name if isinstance(bad_picture, str) else None
+            _skip(report, number, DataError(error.code, error.message, row=number, entry=name))
             continue
-        row.needs_white = [verdicts[picture] for picture in row.pictures]
+        row.needs_white = [results[picture] for picture in row.pictures]
         good.append((number, row))
-    report.skipped.sort(key=lambda row: row["row"])
+    # Rows that were skipped for their texts are in the list already, so it is put in order again.
+    report.skipped.sort(key=lambda skipped: skipped["row"])
     return good
 
 
-def _tell_pictures(kept, report):
-    "Count the rows with pictures"
+def _count_pictures(kept, report):
+    "Count in the report the kept rows, (row number, row), and how many have a picture or several"
     report.kept = len(kept)
     report.with_pictures = sum(bool(row.pictures) for _, row in kept)
     report.several_pictures = sum(len(row.pictures) > 1 for _, row in kept)
 
 
-def _tell_notes(kept, report):
-    "Count what was done to how many rows, the commonest first"
+def _add_notes(kept, report):
+    """Collect in the report the notes of the kept rows, (row number, row), each with a number of rows.
+
+    The commonest note comes first; a last one names the columns that are not read."""
     counts = Counter()
     for _, row in kept:
-        counts.update(set(row.notes))  # a note counts rows, however often it is true of one
+        counts.update(set(row.notes))  # a set: a row that has a note twice counts once
     report.notes = counts.most_common()
-    # Behind the counted notes and not among them: it names columns of the file, not a thing done to rows.
-    unread = {}  # as a set that keeps the order
+    unread = {}  # names of columns; a dict as a set that keeps the order
     for _, row in kept:
         unread |= dict.fromkeys(row.unread)
     if unread:
-        with_some = sum(bool(row.unread) for _, row in kept)
-        report.notes.append((f"columns that are not read: {', '.join(unread)}", with_some))
+        rows_with_some = sum(bool(row.unread) for _, row in kept)
+        report.notes.append((f"columns that are not read: {', '.join(unread)}", rows_with_some))
 
 
 def _identity(picture):
-    "What two rows with the same picture share: its path, or its bytes by their hash"
+    "A text that is equal for equal pictures: the path, or the hash of the bytes"
     return picture if isinstance(picture, str) else hashlib.sha256(picture).hexdigest()
 
 
-def _tell_repeats(kept, report):
-    "Count rows that stand twice, and questions that have two different truths"
-    answers = {}  # question and pictures → the truths that rows give
+def _add_repeats(kept, report):
+    "Note in the report how many of the kept rows repeat an earlier one, and how many contradict another one"
+    answers = {}  # (question, pictures) → the true answers of all rows that ask this
     for _, row in kept:
-        asked = (row.question, *map(_identity, row.pictures))
-        answers.setdefault(asked, []).append(row.answer)
-    twice = sum(len(given) - len(set(given)) for given in answers.values())
-    contradicted = sum(len(given) for given in answers.values() if len(set(given)) > 1)
-    if twice:
-        report.notes.append(("question, pictures and answer are those of an earlier row", twice))
+        key = (row.question, *map(_identity, row.pictures))
+        answers.setdefault(key, []).append(row.answer)
+    repeats = sum(len(group) - len(set(group)) for group in answers.values())
+    contradicted = sum(len(group) for group in answers.values() if len(set(group)) > 1)
+    if repeats:
+        report.notes.append(("question, pictures and answer are those of an earlier row", repeats))
     if contradicted:
         note = "the same question about the same pictures has another answer elsewhere"
         report.notes.append((note, contradicted))
 
 
-def _usable(kept, report, skip_bad_rows):
-    "Stop at the first bad row unless they may be skipped; a file without a usable row always stops"
+def _require_usable(kept, report, skip_bad_rows):
+    "Raise `DataError` if the file has a bad row, unless `skip_bad_rows`, or if it has no good row at all"
     if report.skipped and not skip_bad_rows:
         raise report.refusal()
     if not kept:
         first = report.skipped[0]
-        why = f"{first['code']}, {first['message']}"
-        message = f"{report.file}: none of {report.rows} rows can be used; the first: {why}"
+        reason = f"{first['code']}, {first['message']}"
+        message = f"{report.file}: none of {report.rows} rows can be used; the first: {reason}"
         raise DataError("row.none", message, row=first["row"])
 
 
 def read_vqa_file(
-    path: str | Path,  # a file of rows in any of the forms
+    path: str | Path,  # a file of rows in any of the known forms
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "question=problem image=img_name"
-    skip_bad_rows: bool = False,  # list bad rows in the report and go on
-    look: bool = True,  # open every picture
-) -> tuple:  # list of (number, VQARow), RowReport
-    "The usable rows of a file; the first bad one is an error unless they may be skipped"
+    keys: str | dict = None,  # which column holds what, such as "question=problem image=img_name"
+    skip_bad_rows: bool = False,  # list bad rows in the report instead of stopping at the first
+    look: bool = True,  # find and open every picture; False: paths stay as they are, unchecked
+) -> tuple:  # list of (row number, VQARow), RowReport
+    "Read and check the rows of a file; the first bad row is a `DataError` unless bad rows may be skipped"
     kept, report = inspect_vqa(path, image_dir, keys, look)
-    _usable(kept, report, skip_bad_rows)
+    _require_usable(kept, report, skip_bad_rows)
     return kept, report
 
 
 # Preference rows
 
 def inspect_preferences(
-    path: str | Path,  # a file of rows in any of the forms
+    path: str | Path,  # a file of rows in any of the known forms
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "query=question chosen=better"
-) -> tuple:  # list of (number, PreferenceRow with pictures as absolute paths or bytes), RowReport
-    "All preference rows of a file, the good ones and a list of the bad"
+    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+) -> tuple:  # list of (row number, PreferenceRow with pictures as absolute paths or bytes), RowReport
+    """Read and check all preference rows of a file; returns the good ones, and a report about the bad ones.
+
+    Raises an error only if the file itself cannot be read, or `keys` do not fit it."""
     path, keys = Path(path), read_keys(keys)
-    place = Path(image_dir) if image_dir else path.parent
+    picture_folder = Path(image_dir) if image_dir else path.parent
     report, kept, rows = RowReport(path.name), [], read_rows(path)
     check_keys(keys, rows, path.name)
-    empty = empty_columns([raw for _, raw in rows])
-    for number, raw in rows:
+    empty = empty_columns([raw_row for _, raw_row in rows])  # names of columns without any value
+    for number, raw_row in rows:
         report.rows += 1
         try:
-            row = read_preference_row(raw, number, keys, empty)
-            row.pictures = [located(picture, place, number) for picture in row.pictures]
+            row = read_preference_row(raw_row, number, keys, empty)
+            row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
         except DataError as error:
             _skip(report, number, error)
         else:
             kept.append((number, row))
     kept = _with_good_pictures(kept, report)
-    _tell_pictures(kept, report)
-    _tell_notes(kept, report)
-    _tell_ranks(kept, report)
+    _count_pictures(kept, report)
+    _add_notes(kept, report)
+    _add_rank_notes(kept, report)
     return kept, report
 
 
-def _tell_ranks(kept, report):
-    "Count ties, equal answers, repeats and rows that contradict each other"
+def _best_answer(row):
+    "The answer of a `PreferenceRow` with the best (the smallest) rank; None if all ranks are equal"
+    if len(set(row.human_ranking)) == 1:
+        return None
+    _, answer = min(zip(row.human_ranking, row.response), key=lambda pair: pair[0])
+    return answer
+
+
+def _add_rank_notes(kept, report):
+    "Note in the report how many kept rows are ties, have votes, repeat or contradict other rows, and so on"
     ties = sum(len(set(row.human_ranking)) == 1 for _, row in kept)
+    # rows in which two answers are the same text
     equal = sum(len({text.strip() for text in row.response}) < len(row.response) for _, row in kept)
-    better = {}  # (question, pictures, set of two answers) → the preferred ones
+    best = {}  # (question, turns, pictures, set of answers) → best answer in each such row, None for a tie
     for _, row in kept:
-        order = sorted(zip(row.human_ranking, row.response), key=lambda pair: pair[0])
-        asked = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
-        better.setdefault(asked, []).append(order[0][1] if order[0][0] != order[-1][0] else None)
-    repeats = sum(len(won) - len(set(won)) for won in better.values())
-    contradicted = sum(len(won) for won in better.values() if len(set(won) - {None}) > 1)
-    voted, talks = sum(row.votes is not None for _, row in kept), sum(bool(row.turns) for _, row in kept)
+        key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
+        best.setdefault(key, []).append(_best_answer(row))
+    # A row counts as a repeat if an earlier one has the same question, answers and best answer.
+    repeats = sum(len(group) - len(set(group)) for group in best.values())
+    contradicted = sum(len(group) for group in best.values() if len(set(group) - {None}) > 1)
+    voted = sum(row.votes is not None for _, row in kept)
+    talks = sum(bool(row.turns) for _, row in kept)
     for count, note in ((ties, "all ranks are equal: the row prefers nothing"),
                         (voted, "votes of several people: trained on as shares"),
                         (talks, "a talk of several turns: the answers are to its last question"),
@@ -249,7 +274,7 @@ def _tell_ranks(kept, report):
                         (contradicted, "the same answers are ranked the other way elsewhere")):
         if count:
             report.notes.append((note, count))
-    # what a judge learns nothing from, or learns something else from than its user thinks
+    # From such a file a reward model learns nothing, or something else than the user expects.
     if kept and ties == len(kept):
         report.notes.append(("no pair has a preference: there is nothing to learn from", ties))
     if kept and not report.with_pictures:
@@ -257,38 +282,44 @@ def _tell_ranks(kept, report):
 
 
 def read_preference_file(
-    path: str | Path,  # a file of rows in any of the forms
+    path: str | Path,  # a file of rows in any of the known forms
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "query=question chosen=better"
-    skip_bad_rows: bool = False,  # list bad rows in the report and go on
-) -> tuple:  # list of (number, PreferenceRow), RowReport
-    "The usable preference rows of a file; the first bad one is an error unless they may be skipped"
+    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    skip_bad_rows: bool = False,  # list bad rows in the report instead of stopping at the first
+) -> tuple:  # list of (row number, PreferenceRow), RowReport
+    "Read and check the preference rows of a file; a bad row is a `DataError` unless bad rows may be skipped"
     kept, report = inspect_preferences(path, image_dir, keys)
-    _usable(kept, report, skip_bad_rows)
+    _require_usable(kept, report, skip_bad_rows)
     return kept, report
 
 
 # Two files
 
 def leaks(
-    rows: list,  # (number, row) of one file, from `inspect_vqa` or `inspect_preferences`
-    others: list,  # of another
-) -> list:  # numbers of the first file's rows
-    "Rows whose picture stands in the other file too, by path or by bytes"
-    hashes = {}  # of each different picture: many questions share one
+    rows: list,  # of one file: (row number, row), from `inspect_vqa` or `inspect_preferences`
+    others: list,  # of another file, in the same form
+) -> list:  # row numbers of the first file
+    """Numbers of the rows in `rows` that have a picture of `others`.
+
+    Pictures are compared by their bytes, since the same picture may lie in two folders under two names."""
+    hashes = {}  # picture (path or bytes) → hash; several rows may share a picture, and it is read once
     for _, row in [*rows, *others]:
         for picture in row.pictures:
             if picture not in hashes:
                 hashes[picture] = picture_content(picture)
-    there = set()
+    other_hashes = set()
     for _, row in others:
-        there.update(hashes[picture] for picture in row.pictures)
-    return [number for number, row in rows if any(hashes[picture] in there for picture in row.pictures)]
+        other_hashes.update(hashes[picture] for picture in row.pictures)
+    shared = []
+    for number, row in rows:
+        if any(hashes[picture] in other_hashes for picture in row.pictures):
+            shared.append(number)
+    return shared
 
 
 def picture_content(
     picture: str | bytes,  # path or encoded picture
 ) -> str:  # 64 hex digits
-    "A picture's bytes by their hash, wherever they come from"
+    "Hash of a picture's encoded bytes, which are read from the file if it is given as a path"
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
     return hashlib.sha256(data).hexdigest()

@@ -11,92 +11,105 @@ from .values import as_list, listed, row_text
 
 __all__ = ["row_options", "with_options", "chosen_option", "option_places", "whole_number"]
 
-_letters = "ABCDEFGHIJ"  # of options; more than ten were seen nowhere
-# Columns of single options: option_A, Choice B, opa, option1
+_letters = "ABCDEFGHIJ"  # of options; no public data set has more than ten
+# Names of columns that hold a single option: option_A, Choice B, opa, option1
 _lettered_column = re.compile(r"(?:option|choice|opt|op)[\s_]*([a-j])", re.IGNORECASE)
 _numbered_column = re.compile(r"(?:option|choice|opt)[\s_]*(\d)", re.IGNORECASE)
-_letter_in_front = re.compile(r"\s*\(?([A-Ja-j])\s*[).:]\s*(?=\S)")
-_letter_alone = re.compile(r"(?:option|choice|answer)?\s*\(?([A-J])\s*[).:]?|([a-j])", re.IGNORECASE)
-_several_letters = re.compile(r"[A-J](?:\s*(?:,|;|&|and)?\s*[A-J])+")
-_nothing = ("", "[]", "{}", "none", "null", "nan", "n/a")
+_letter_in_front = re.compile(r"\s*\(?([A-Ja-j])\s*[).:]\s*(?=\S)")  # "B. dog", "(b) dog"
+_letter_alone = re.compile(r"(?:option|choice|answer)?\s*\(?([A-J])\s*[).:]?|([a-j])", re.IGNORECASE)  # "(B)"
+_several_letters = re.compile(r"[A-J](?:\s*(?:,|;|&|and)?\s*[A-J])+")  # "A, C", "A and C", "AC"
+_no_options = ("", "[]", "{}", "none", "null", "nan", "n/a")  # texts for a row without options
 
 
 def row_options(
     columns,  # `Columns` of the row
-) -> list:  # texts in the order of their letters, without letters in front; empty where there are none
-    "The options of a row, of one column or of a column each"
-    name = columns.name_of("options")
-    values = _of_one_column(columns.row[name], columns.number) if name is not None else _of_columns(columns)
+) -> list:  # texts in the order of their letters, without letters in front; empty if there are none
+    "The options of a row, from one column that holds all of them or from a column for each"
+    name = columns.name_of("options")  # of a column such as options or choices; None if there is none
+    if name is not None:
+        values = _of_one_column(columns.row[name], columns.number)
+    else:
+        values = _of_columns(columns)
     texts = []
     for value in values:
         text = "" if is_nothing(value) else row_text(value, "an option", columns.number, "vqa.options")
         texts.append(text)
     while texts and not texts[-1]:
-        texts.pop()  # sets with two to four options leave the last ones empty
+        texts.pop()  # where some rows have two options and others four, the last columns may be empty
     if not texts:
         return []
     if "" in texts:
-        _refuse(columns, f"option {_letters[texts.index('')]} is empty and a later one is not")
+        _raise_error(columns, f"option {_letters[texts.index('')]} is empty and a later one is not")
     if not 2 <= len(texts) <= len(_letters):
-        _refuse(columns, f"{len(texts)} options, expected 2 to {len(_letters)}")
-    return _without_letters(texts, columns)
+        _raise_error(columns, f"{len(texts)} options, expected 2 to {len(_letters)}")
+    return _without_letters(texts)
 
 
-def _refuse(columns, message):
-    "A `DataError` about the options of this row"
+def _raise_error(columns, message):
+    "Raise a `DataError` about the options of this row, from its `Columns`"
     raise DataError("vqa.options", message, row=columns.number)
 
 
 def _of_one_column(values, number):
-    "The options of one column as a list: from a list, a dict, or a text that writes one of these"
+    """The options that one column holds, as a list.
+
+    `values` may be a list, a dict, a text that writes one of these (JSON, Python), or a text in which a line
+    break, a semicolon or a bar separates the options. `number` is the row's, for an error."""
     if isinstance(values, str):
-        if values.strip().casefold() in _nothing:
+        if values.strip().casefold() in _no_options:
             return []
+        parsed = listed(values)  # a list or a dict, or None if the text writes neither
         separator = next((mark for mark in "\n;|" if mark in values), "\n")
-        written = listed(values)
-        values = values.split(separator) if written is None else written
+        values = values.split(separator) if parsed is None else parsed
     if isinstance(values, dict):
-        if as_list(values.get("text")) is not None:  # ARC: {"text": […], "label": ["A", …]}
+        if as_list(values.get("text")) is not None:  # the data set ARC: {"text": […], "label": ["A", …]}
             return as_list(values["text"])
         by_letter = {str(key).strip().upper(): value for key, value in values.items()}
-        if set(by_letter) <= set(_letters):  # in the order of the letters, however the dict is ordered
+        if set(by_letter) <= set(_letters):  # {"A": …, "B": …}, in whatever order
             return [by_letter.get(letter) for letter in _letters]
         return list(values.values())
-    found = as_list(values)
-    if found is None:
+    options = as_list(values)
+    if options is None:
         raise DataError("vqa.options", f"options are a {type(values).__name__}, expected a list", row=number)
-    return found
+    return options
 
 
 def _of_columns(columns):
-    "Values of the columns option_A, Choice B, … or A, B, … or option1, …, by their letters"
-    found = {}  # letter → column
+    """The options of a row that has a column for each: option_A, Choice B, …, or A, B, …, or option1, ….
+
+    Returns the values from A to J, None for a missing column; an empty list if there are fewer than two."""
+    name_of_letter = {}  # letter → name of its column
     for name in columns.row:
         word = str(name).strip()
         lettered, numbered = _lettered_column.fullmatch(word), _numbered_column.fullmatch(word)
         if lettered:
-            found[lettered[1].upper()] = name
-        elif word in tuple(_letters):  # MMBench
-            found[word] = name
+            name_of_letter[lettered[1].upper()] = name
+        elif word in tuple(_letters):  # as in the data set MMBench
+            name_of_letter[word] = name
         elif numbered and 1 <= int(numbered[1]) <= len(_letters):
-            found[_letters[int(numbered[1]) - 1]] = name
-    filled = {letter for letter, name in found.items() if not is_nothing(columns.row[name])}
-    if len(filled) < 2:
+            letter = _letters[int(numbered[1]) - 1]  # option1 is A
+            name_of_letter[letter] = name
+    values = {letter: columns.row[name] for letter, name in name_of_letter.items()}
+    if sum(not is_nothing(value) for value in values.values()) < 2:
         return []
-    columns.read.update(found.values())
-    return [columns.row[found[letter]] if letter in found else None for letter in _letters]
+    columns.read.update(name_of_letter.values())  # so that they are not reported as unread
+    return [values.get(letter) for letter in _letters]
 
 
-def _without_letters(texts, columns):
-    "The texts without letters in front, where each bears one; in the order of those letters"
-    marks = [_letter_in_front.match(text) for text in texts]
-    if not all(marks):
-        return texts  # "E. coli" among options without letters is a name
-    letters = [mark[1].upper() for mark in marks]
+def _without_letters(texts):
+    """Options without their letters: "A. cat" and "B. dog" become "cat" and "dog", in the letters' order.
+
+    Nothing is changed unless every option begins with a letter, and these are A, B, … without a gap."""
+    matches = [_letter_in_front.match(text) for text in texts]
+    if not all(matches):
+        return texts  # then "E. coli" is no option with a letter but a name
+    letters = [match[1].upper() for match in matches]
     if sorted(letters) != list(_letters[:len(texts)]):
-        return texts  # "E. coli", "S. aureus", "C. difficile": no letters of options either
-    bare = {letter: text[mark.end():] for letter, text, mark in zip(letters, texts, marks)}
-    return [bare[letter] for letter in sorted(bare)]
+        return texts  # such as "E. coli", "S. aureus", "C. difficile"
+    text_of_letter = {}
+    for letter, text, match in zip(letters, texts, matches):
+        text_of_letter[letter] = text[match.end():]
+    return [text_of_letter[letter] for letter in sorted(text_of_letter)]
 
 
 # In the question
@@ -105,51 +118,56 @@ def with_options(
     question: str,  # as the row holds it
     options: list,  # from `row_options`
     columns,  # `Columns` of the row
-    notes: list,  # gets a sentence if they are added
-) -> str:  # the question, under which the options stand if it does not list them itself
-    "The question with its options: without them nobody could answer it"
-    listed_as = [_letter_of(option, question) for option in options]
-    own = list(_letters[:len(options)])
-    if listed_as == own:
+    notes: list,  # gets a sentence if the options are added
+) -> str:  # the question, with a line for each option if it does not list them itself
+    "Add the options to a question, since without them nobody could answer it"
+    letters = list(_letters[:len(options)])
+    letters_in_question = [_letter_of(option, question) for option in options]  # None if it is not listed
+    if letters_in_question == letters:
         return question  # many sets write the options into the question as well
-    if all(listed_as) and sorted(listed_as) == own:
-        _refuse(columns, "the question lists the same options under other letters")
+    if all(letters_in_question) and sorted(letters_in_question) == letters:
+        _raise_error(columns, "the question lists the same options under other letters")
     notes.append("the options stand under the question")
-    return "\n".join([question, *(f"{letter}. {text}" for letter, text in zip(own, options))])
+    option_lines = [f"{letter}. {text}" for letter, text in zip(letters, options)]
+    return "\n".join([question, *option_lines])
 
 
 def _letter_of(option, question):
-    "The letter under which a question lists an option; None where it does not"
-    letter_in_front = rf"(?<![A-Za-z])\(?([A-J])\s*[).:]\s*{re.escape(option)}(?!\w)"
-    found = re.search(letter_in_front, question, re.IGNORECASE)
-    return found[1].upper() if found else None
+    "The letter under which a question lists an option: B for \"dog\" in \"… A. cat B. dog\"; else None"
+    pattern = rf"(?<![A-Za-z])\(?([A-J])\s*[).:]\s*{re.escape(option)}(?!\w)"
+    match = re.search(pattern, question, re.IGNORECASE)
+    return match[1].upper() if match else None
 
 
 # The answer
 
 def option_places(
-    answers: list,  # (raw answer, its row's options) of a whole file, or of one row
-) -> str | int | None:  # "text": numbers are options' texts; 0 or 1: places from there; None: unknown
-    "What a number stands for where the answers of a file are numbers"
-    numbered = []
+    answers: list,  # (answer as the row holds it, options of its row), of all rows of a file or of one row
+) -> str | int | None:  # "text", 0, 1, or None for unknown
+    """What a number means as an answer in a file of multiple choice questions.
+
+    "text": it is an option's text. 0 or 1: it is the position of an option, and the first option has this
+    number. None: it is a position, but the rows do not show from where they count."""
+    numbered = []  # of (number, how many options, whether the number is the text of one)
     for answer, options in answers:
-        place = whole_number(answer)
-        if place is not None:
-            numbered.append((place, len(options), str(place) in options))
+        number = whole_number(answer)
+        if number is not None:
+            numbered.append((number, len(options), str(number) in options))
     if not numbered or all(is_text for _, _, is_text in numbered):
         return "text"
-    from_zero = any(place == 0 for place, _, _ in numbered)
-    from_one = any(place == count for place, count, _ in numbered)
+    # Only a file that counts from 0 has the number 0; only one that counts from 1 has the number of options.
+    from_zero = any(number == 0 for number, _, _ in numbered)
+    from_one = any(number == count for number, count, _ in numbered)
     if from_zero == from_one:
-        return None  # neither end was seen, or both: a file that counts in two ways
+        return None  # neither occurs, or both
     return 0 if from_zero else 1
 
 
 def whole_number(
     value,  # an answer as a row holds it
 ) -> int | None:
-    "A whole number from an int, a float without fraction or digits; None for anything else"
-    if isinstance(value, bool):
+    "A whole number from an int, a float such as 2.0, or a text of one or two digits; None for anything else"
+    if isinstance(value, bool):  # a bool is an int in Python
         return None
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -162,41 +180,59 @@ def chosen_option(
     raw,  # the answer as the row holds it: a text or a number
     answer: str,  # the same as text
     options: list,  # from `row_options`
-    places,  # from `option_places`
+    places,  # what a number means as an answer, from `option_places`: "text", 0, 1, or None for unknown
     columns,  # `Columns` of the row
-    notes: list,  # gets a sentence if a place became a letter
-) -> str:  # a letter, letters, or an option's text
-    "Which option an answer names; one that names none, or none for certain, is a `DataError`"
+    notes: list,  # gets a sentence if a number became a letter
+) -> str:  # a letter, several letters ("A, C"), or an option's text
+    "Find the option that an answer names; `DataError` if it names none, or if that is not certain"
     letters = _letters[:len(options)]
-    place = whole_number(raw)
-    if place is not None and places != "text":
-        if places is None:
-            unknown = "an option's place, counted from 0 or from 1: write its letter or text"
-            _refuse(columns, f"the answer {place} is {unknown}")
-        if not 0 <= place - places < len(options):
-            among = f"no place among {len(options)} options (counted from {places})"
-            _refuse(columns, f"the answer {place} is {among}")
-        notes.append(f"the answer is an option's place (from {places}) and became its letter")
-        return letters[place - places]
+    number = whole_number(raw)
+    if number is not None and places != "text":
+        return letters[_option_index(number, places, options, columns, notes)]
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:
         return answer
-    alone = _letter_alone.fullmatch(answer.strip())
-    if alone and (alone[1] or alone[2]).upper() in letters:
-        return (alone[1] or alone[2]).upper()
-    marked = _letter_in_front.match(answer)
-    if marked and marked[1].upper() in letters:
-        return _letter_and_text(answer, marked, texts, columns)
-    if _several_letters.fullmatch(answer.strip()):
-        named = re.findall("[A-J]", re.sub("and", ",", answer))
-        if set(named) <= set(letters):
-            return ", ".join(named)
-    _refuse(columns, f"the answer {answer[:60]!r} is none of the {len(options)} options")
-
-
-def _letter_and_text(answer, marked, texts, columns):
-    "The letter of an answer such as \"B. dog\", once both say the same option"
-    letter = marked[1].upper()
-    if texts[_letters.index(letter)] == answer[marked.end():].strip().casefold():
+    alone = _letter_alone.fullmatch(answer.strip())  # such as "B" or "(B)"
+    letter = (alone[1] or alone[2]).upper() if alone else None
+    if letter and letter in letters:
         return letter
-    _refuse(columns, f"the answer {answer[:60]!r} has the letter of one option and the text of another")
+    in_front = _letter_in_front.match(answer)  # such as "B. dog"
+    if in_front and in_front[1].upper() in letters:
+        return _letter_with_text(answer, in_front, texts, columns)
+    if _several_letters.fullmatch(answer.strip()):  # such as "A, C" or "A and C"
+        several = re.findall("[A-J]", re.sub("and", ",", answer))
+        if set(several) <= set(letters):
+            return ", ".join(several)
+    _raise_error(columns, f"the answer {answer[:60]!r} is none of the {len(options)} options")
+
+
+def _option_index(
+    number,  # the answer
+    first,  # number of the first option: 0, 1, or None if that is unknown
+    options,  # of the row
+    columns,  # `Columns` of the row, for an error
+    notes,  # gets a sentence about what was done
+):
+    "Index of the option that a number names by its position; `DataError` if there is no such option"
+    if first is None:
+        unknown = "an option's place, counted from 0 or from 1: write its letter or text"
+        _raise_error(columns, f"the answer {number} is {unknown}")
+    if not 0 <= number - first < len(options):
+        among = f"no place among {len(options)} options (counted from {first})"
+        _raise_error(columns, f"the answer {number} is {among}")
+    notes.append(f"the answer is an option's place (from {first}) and became its letter")
+    return number - first
+
+
+def _letter_with_text(
+    answer,  # such as "B. dog"
+    in_front,  # match of the letter and what separates it from the text
+    texts,  # of the options, in lower case
+    columns,  # `Columns` of the row, for an error
+):
+    "The letter of an answer that is a letter with a text; `DataError` if the text is not that of this option"
+    letter = in_front[1].upper()
+    text = answer[in_front.end():].strip().casefold()
+    if texts[_letters.index(letter)] == text:
+        return letter
+    _raise_error(columns, f"the answer {answer[:60]!r} has the letter of one option and the text of another")

@@ -18,66 +18,82 @@ from .values import listed
 
 __all__ = ["picture_list", "located", "decoded", "as_meant"]
 
-_shortest_base64 = 64  # characters; a shorter text is a name
-_shown = 60  # characters of a value in a message: base64 is long
+_shortest_base64 = 64  # characters; a shorter text is a file's name, since no picture is so small
+_most_shown = 60  # characters of a value that a message quotes: base64 is long
 
 
 def picture_list(
     value,  # of a row's picture column: None, one picture, or a list
-    number: int = None,  # the row's line
-    code: str = "vqa.images",  # of the error
+    number: int = None,  # the row's line in its file, for the message of an error
+    code: str = "vqa.images",  # of an error
 ) -> list:  # of paths (text) and encoded pictures (bytes)
-    "The pictures that a column holds; what is no picture is a `DataError` that says what it is"
+    "The pictures that a value of a column holds; `DataError`, which says what it is, if it is no picture"
     if value is None:
         return []
     if isinstance(value, str) and value.startswith(("[", "{")):
-        value = listed(value) or value  # a table that was written as CSV holds lists as texts
-    many = value if isinstance(value, (list, tuple)) else [value]
-    if hasattr(value, "tolist") and not isinstance(value, (bytes, str)) and not hasattr(value, "getextrema"):
-        many = list(value)  # a column of an array type
-    return [_picture(one, number, code) for one in many]
+        value = listed(value) or value  # a CSV holds a list or a dict as a text that writes it
+    if isinstance(value, (list, tuple)):
+        elements = value
+    elif _is_array(value):
+        elements = list(value)
+    else:
+        elements = [value]
+    return [_picture(element, number, code) for element in elements]
+
+
+def _is_array(value):
+    "True for an array of NumPy or pandas, such as a parquet column may hold"
+    is_pil_image = hasattr(value, "getextrema")  # a method of PIL's images
+    return hasattr(value, "tolist") and not is_pil_image and not isinstance(value, (bytes, str))
 
 
 def _picture(value, number, code):
-    "One picture as a path or as bytes"
-    def refuse(message):
+    """One picture as a path (text) or as its encoded bytes, from any form in which a row may hold it.
+
+    `number` (of the row) and `code` belong to the `DataError` that is raised if the value is no picture."""
+    def raise_error(message):
+        "Raise a `DataError` about this value"
         raise DataError(code, message, row=number)
 
     if isinstance(value, dict):
         return _picture_of_dict(value, number, code)
     if isinstance(value, (bytes, bytearray)):
         if not value:
-            refuse("a picture of no bytes")
+            raise_error("a picture of no bytes")
         return bytes(value)
     if hasattr(value, "getextrema"):  # a PIL image
         buffer = BytesIO()
-        value.save(buffer, "PNG", compress_level=1)
+        value.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
         return buffer.getvalue()
     if not isinstance(value, str):
-        refuse(f"found {_what(value)}, expected a path or a list of paths")
+        raise_error(f"found {_type_and_value(value)}, expected a path or a list of paths")
     text = value.strip()
     if not text:
-        refuse("an empty text, expected a path (null where there is no picture)")
+        raise_error("an empty text, expected a path (null where there is no picture)")
     if text.startswith("data:"):
         return _from_data_url(text, number, code)
-    address = text.partition("://")[0].casefold() if "://" in text[:12] else ""
-    if address == "file":
+    scheme = text.partition("://")[0].casefold() if "://" in text[:12] else ""  # such as https
+    if scheme == "file":
         return unquote(text[len("file://"):])
-    if address:
-        refuse(f"an address ({text[:_shown]!r}): download the picture and name the file")
-    return _from_base64(text) or text
+    if scheme:
+        raise_error(f"an address ({text[:_most_shown]!r}): download the picture and name the file")
+    return _from_base64(text) or text  # any other text is a path
 
 
-def _what(value):
-    "A value's type, and the value where it is short"
+def _type_and_value(value):
+    "Describe a value for a message: its type and, if it is short, the value itself, such as \"a int (3)\""
     shown = repr(value)
-    return f"a {type(value).__name__}" + (f" ({shown})" if len(shown) <= 20 else "")
+    value_text = f" ({shown})" if len(shown) <= 20 else ""
+    return f"a {type(value).__name__}{value_text}"
 
 
 def _picture_of_dict(value, number, code):
-    "The picture of a dict: the hub's `bytes` and `path`, or what chats write as `url`"
+    """The picture of a dict, as a path or bytes.
+
+    Such a dict has `bytes` and `path`, as in data sets of Hugging Face, or a `url`, as in chats. `number` (of
+    the row) and `code` belong to the `DataError` that is raised if it has none of these."""
     data = value.get("bytes")
-    if isinstance(data, list):  # bytes that went through JSON as numbers
+    if isinstance(data, list):  # bytes that were written into JSON as a list of numbers
         data = bytes(data) if all(isinstance(b, int) and 0 <= b < 256 for b in data) else None
     if isinstance(data, str):
         data = _from_base64(data.strip())
@@ -88,81 +104,94 @@ def _picture_of_dict(value, number, code):
     for key in ("path", "url", "image", "image_url", "file_name"):
         if value.get(key):
             return _picture(value[key], number, code)
-    keys = ", ".join(str(key) for key in value)[:_shown]
+    keys = ", ".join(str(key) for key in value)[:_most_shown]
     raise DataError(code, f"a dict of {keys or 'nothing'}, expected bytes or path", row=number)
 
 
 def _from_data_url(text, number, code):
-    "Bytes of a data URL such as data:image/png;base64,…"
+    """The bytes of a picture from a data URL such as data:image/png;base64,…
+
+    `number` (of the row) and `code` belong to the `DataError` that is raised if it holds no picture."""
     head, comma, body = text.partition(",")
     if not (comma and head.startswith("data:image/") and head.endswith(";base64")):
-        raise DataError(code, f"a data URL that holds no picture in base64 ({head[:_shown]!r})", row=number)
+        message = f"a data URL that holds no picture in base64 ({head[:_most_shown]!r})"
+        raise DataError(code, message, row=number)
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        message = f"a data URL whose base64 is damaged ({head[:_shown]!r})"
+        message = f"a data URL whose base64 is damaged ({head[:_most_shown]!r})"
         raise DataError(code, message, row=number) from error
 
 
-# How encoded pictures begin: PNG, JPEG, GIF, WEBP and other RIFF, BMP, TIFF
-_magic = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+# First bytes of encoded pictures: PNG, JPEG, GIF, WEBP (a kind of RIFF), BMP, TIFF
+_picture_marks = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 def _from_base64(text):
-    "Bytes of a picture in bare base64; None for a text that is something else, such as a path"
-    if len(text) < _shortest_base64:
+    "The bytes of a picture that a text holds in base64; None if the text is something else, such as a path"
+    if len(text) < _shortest_base64:  # no picture is so small
         return None
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return data if data.startswith(_magic) else None
+    return data if data.startswith(_picture_marks) else None
 
 
 # Where a picture is
 
 @lru_cache(maxsize=256)
 def _names_in(folder):
-    "Names of a folder's files by their folded form; those that two files share are None"
+    """The names of the files in a folder, as a dict `folded_name` (without case) → name.
+
+    The value is None if two files have the same folded name, so that neither is taken for the other."""
     names = {}
     try:
         entries = os.listdir(folder)
     except OSError:
         return names
     for name in entries:
-        form = folded_name(name)
-        names[form] = None if form in names else name
+        folded = folded_name(name)
+        names[folded] = None if folded in names else name
     return names
 
 
-_names_compared = 5_000  # of a folder; more would take longer than a hint is worth
+_names_compared = 5_000  # of a folder, for a hint; comparing more would take seconds
 
 
-def _near_name(name, there):
-    "A hint at the file that was meant: the same name with another suffix, or one that is much alike"
-    names = [other for other in there.values() if other][:_names_compared]
+def _near_name(name, folder_names):
+    """The end of a message about a missing file: ": did you mean …?" with a similar name, or an empty text.
+
+    `folder_names` are those of `_names_in`. Preferred is the same name with another suffix."""
+    names = [other for other in folder_names.values() if other][:_names_compared]
     stem = folded_name(Path(name).stem)
     same_stem = [other for other in names if folded_name(Path(other).stem) == stem]
-    close = same_stem or difflib.get_close_matches(name, names, n=1, cutoff=0.8)
-    return f": did you mean {close[0]!r}?" if close else ""
+    similar = same_stem or difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    return f": did you mean {similar[0]!r}?" if similar else ""
 
 
 def _other_spellings(picture, base):
-    "A path as it may be meant: with Windows' slashes, or beginning with the name of `base` itself"
-    plain = picture.replace("\\", "/")
-    yield plain
-    first, _, rest = plain.removeprefix("./").partition("/")
+    """Yield paths that a row may mean by the path `picture`, which was not found from the folder `base`.
+
+    First with slashes in place of backslashes; then without the first folder, if that is `base` itself."""
+    path = picture.replace("\\", "/")
+    yield path
+    first, _, rest = path.removeprefix("./").partition("/")
     if rest and first == base.resolve().name:
         yield rest
 
 
 def _found_folded(base, picture):
-    "The file whose path differs only by case or accents' forms, each part the only one so; else None"
+    """Find the file whose path, from the folder `base`, differs from `picture` only by case or accents' form.
+
+    Returns its absolute path; None if there is none, or if two names differ only so."""
     place = Path("/") if picture.startswith("/") else base
     for part in picture.strip("/").split("/"):
         if part in ("", "."):
             continue
-        name = part if part == ".." or (place / part).exists() else _names_in(str(place)).get(folded_name(part))
+        name = part
+        if part != ".." and not (place / part).exists():
+            name = _names_in(str(place)).get(folded_name(part))
         if not name:
             return None
         place = place / name
@@ -170,45 +199,50 @@ def _found_folded(base, picture):
 
 
 def located(
-    picture: str | bytes,  # of `picture_list`
-    image_dir: str | Path,  # where paths begin
-    number: int = None,  # the row's line
-) -> str | bytes:  # absolute path of a file, or the bytes
-    "Where a picture is; a name that differs only by case or an accent's form is taken, else a hint is given"
+    picture: str | bytes,  # path or encoded picture, from `picture_list`
+    image_dir: str | Path,  # where relative paths begin
+    number: int = None,  # the row's line in its file, for the message of an error
+) -> str | bytes:  # absolute path of a file; bytes are returned unchanged
+    """Find the file of a picture, also if its path differs by case, by backslashes or by an accent's form.
+
+    Raises `DataError`, with the most similar name as a hint, if there is no such file."""
     if isinstance(picture, bytes):
         return picture
     base = Path(image_dir)
     try:
-        full = (base / picture).resolve()
-        if full.is_file():
-            return str(full)
-        is_folder = full.is_dir()
+        full_path = (base / picture).resolve()
+        if full_path.is_file():
+            return str(full_path)
+        is_folder = full_path.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, one with NUL, a circle of links
         message = f"no path ({type(error).__name__})"
-        raise DataError("image.missing", message, row=number, entry=picture[:_shown]) from error
+        raise DataError("image.missing", message, row=number, entry=picture[:_most_shown]) from error
     if is_folder:
         raise DataError("image.missing", "a folder, expected a picture", row=number, entry=picture[:200])
-    for written in _other_spellings(picture, base):
-        twin = _found_folded(base, written)
-        if twin:
-            return twin
-    there = _names_in(str(full.parent))
-    what = f"no such picture in {Path(image_dir).name or 'the image directory'}{_near_name(full.name, there)}"
-    raise DataError("image.missing", what, row=number, entry=picture[:200])
+    # No such file: perhaps the path is written as on another system, or differs only by case.
+    for spelling in _other_spellings(picture, base):
+        file = _found_folded(base, spelling)
+        if file:
+            return file
+    hint = _near_name(full_path.name, _names_in(str(full_path.parent)))
+    message = f"no such picture in {base.name or 'the image directory'}{hint}"
+    raise DataError("image.missing", message, row=number, entry=picture[:200])
 
 
 def decoded(
-    pictures: set,  # absolute paths (text) and bytes
-) -> dict:  # picture → whether training would misread it as it is (then see `as_meant`), or its `DataError`
-    "Each picture opened once, whole, as training will, so that what is broken is known before a step"
+    pictures: set,  # absolute paths (text) and encoded pictures (bytes)
+) -> dict:  # picture → True if it must be converted by `as_meant`, False if not, or its `DataError`
+    "Decode each picture once, in parallel, so that broken ones are known before training starts"
     pictures = list(pictures)
-    _names_in.cache_clear()  # a later call must see files that were added meanwhile
+    _names_in.cache_clear()  # a later call of `located` must see files that were added meanwhile
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(pictures, pool.map(_decoded_one, pictures)))
 
 
 def _decoded_one(picture):
-    "Whether one picture must be converted, or its error"
+    """Decode one picture, a path or bytes, to see whether it is good.
+
+    Returns its `DataError` or, for a good one, whether training would misread it as it is."""
     try:
         data = _encoded(picture)
         decode_picture(data)
@@ -216,8 +250,8 @@ def _decoded_one(picture):
         return DataError("image.missing", f"cannot be read ({type(error).__name__})")
     except DataError as error:
         return error
-    # Processors make RGB of everything. They are right about grey, palettes and CMYK, but drop transparency
-    # (what is clear turns black) and cut off what is brighter than 255.
+    # A processor converts every picture to RGB. That is right for 8-bit greys, palettes and CMYK. But it
+    # turns transparent areas black, and cuts off greys above 255.
     with Image.open(BytesIO(data)) as image:
         transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
         return transparent or image.mode.startswith(("I", "F"))
@@ -226,13 +260,13 @@ def _decoded_one(picture):
 def as_meant(
     picture: str | bytes,  # path or encoded picture
 ) -> bytes:  # PNG, RGB
-    "A picture as it is meant: transparency on white, deep greys scaled, upright"
-    image, _ = decode_picture(_encoded(picture))
+    "Convert a picture to an upright RGB PNG: transparency on white, greys of more than 8 bits scaled to 8"
+    image, _ = decode_picture(_encoded(picture))  # upright and RGB
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def _encoded(picture):
-    "The bytes of a picture"
+    "The encoded bytes of a picture, which is given as a path or as these bytes"
     return picture if isinstance(picture, bytes) else Path(picture).read_bytes()

@@ -20,236 +20,269 @@ __all__ = ["PreferenceRow", "read_preference_row"]
 
 @dataclass
 class _Question:
-    "What was asked, in one turn or at the end of several"
-    text: str  # of the last turn
-    pictures: list = field(default_factory=list)  # that stand in turns, in their order
-    before: list = field(default_factory=list)  # (role, text) of the turns before it
+    "The question that the answers of a row are given to, and the turns of the chat before it"
+    text: str  # of the question
+    # Of all turns, in their order: paths, bytes, and None for a part that only marks the place of a picture
+    pictures: list = field(default_factory=list)
+    earlier_turns: list = field(default_factory=list)  # (role, text)
 
 
 @dataclass
 class PreferenceRow:
     "A question, two or more answers with a rank each (0 is best), and its pictures"
     id: str
-    query: str  # an `<image>` for each picture, or none: then the pictures stand in front
-    response: list  # texts, as they were written
-    human_ranking: list  # numbers, one for each response; equal ranks are a tie
-    pictures: list  # paths as they were written and encoded pictures
-    margin: float | None = None  # gap between the scores that the row asks for
-    group: str = ""  # what the row counts under in a report
-    turns: list = field(default_factory=list)  # (role, text) of what was said before the query
+    query: str  # the question, an `<image>` for each picture, or none: then the pictures stand in front
+    response: list  # the answers, texts as the row writes them
+    human_ranking: list  # a number for each response; equal ranks are a tie
+    pictures: list  # paths (text) as the row writes them, and encoded pictures (bytes)
+    margin: float | None = None  # by how much the score of the better answer should be higher
+    group: str = ""  # under which a report counts the row
+    turns: list = field(default_factory=list)  # (role, text) of the turns before the query
     votes: list | None = None  # how many people, or which share of them, preferred each response
-    needs_white: list = field(default_factory=list)  # for each picture that was opened: must it be converted?
-    notes: list = field(default_factory=list)  # sentences about what was done to the row
-    unread: list = field(default_factory=list)  # names of columns that mean nothing here
+    # For each picture, once it was opened: must it be converted, to put transparency on white or scale greys?
+    needs_white: list = field(default_factory=list)
+    notes: list = field(default_factory=list)  # sentences about what was changed when the row was read
+    unread: list = field(default_factory=list)  # names of columns that were not used
 
 
 def read_preference_row(
-    row: dict,  # of any of the forms
-    number: int = None,  # its line, for messages
+    row: dict,  # in any of the known forms
+    number: int = None,  # the row's line in its file, for messages
     keys: dict = None,  # role → column, from `read_keys`
-    empty: frozenset = None,  # columns that hold nothing in the whole file; None: the row stands alone
+    empty: frozenset = None,  # columns without a value in any row of the file; None: there is only this row
 ) -> PreferenceRow:
-    "One row read; whatever is missing or would be lost is a `DataError` with a code"
+    "Read one row of a question with ranked answers; `DataError` if something is missing or would be lost"
     if not isinstance(row, dict):
         raise DataError("preference.row", f"expected an object, found {str(row)[:80]!r}", row=number)
     if empty is None:
         empty = empty_columns([row])
-    # `columns` finds a column under all its names, and keeps which ones were read.
+    # Finds a column by its role, whatever its name is, and remembers which columns were read.
     columns = Columns(_unfolded(row, keys, number), keys, number, empty)
     video = columns.name_of("video")
     if video and columns.row[video] not in ("", []):
         raise DataError("row.video", f"column {video!r} holds a video: only pictures are read", row=number)
-    # a rejected answer makes a pair; `chosen` alone may be a column of something else
-    paired = columns.name_of("rejected") is not None
-    question, response, ranks, votes = _pair(columns) if paired else _ranked(columns)
-    notes = []  # filled by the next two
+    # A rejected answer makes the row a pair. A column `chosen` alone does not: it may mean something else.
+    is_pair = columns.name_of("rejected") is not None
+    # `_pair` reads chosen and rejected, `_ranked` two or more answers with ranks; both return the same.
+    question, response, ranks, votes = _pair(columns) if is_pair else _ranked(columns)
+    notes = []  # sentences about what was changed; the next two calls add to them
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
     turns, query = _marked(question, len(pictures), notes, number)
-    margin, group = _margin(columns), columns.get("group")
-    identifier = columns.get("id")
+    group, identifier = columns.get("group"), columns.get("id")
     return PreferenceRow(
-        id=str(number if identifier is None else identifier), query=query, response=response,
-        human_ranking=ranks, pictures=pictures, margin=margin, group="" if group is None else str(group),
-        turns=turns, votes=votes, notes=notes, unread=unread_columns(columns))
+        id=str(number if identifier is None else identifier),
+        query=query,
+        response=response,
+        human_ranking=ranks,
+        pictures=pictures,
+        margin=_margin(columns),
+        group="" if group is None else str(group),
+        turns=turns,
+        votes=votes,
+        notes=notes,
+        unread=unread_columns(columns),  # last: it lists what none of the calls above has read
+    )
 
 
 def _unfolded(row, keys, number):
-    "The row with RLHF-V's `text`, a JSON object with question, chosen and rejected, taken apart"
+    """A row of RLHF-V with the columns that its column `text` holds; any other row unchanged.
+
+    That `text` is a JSON object with question, chosen and rejected."""
     columns = Columns(row, keys, number)
     text = columns.get("text")
     if columns.has("rejected") or not isinstance(text, str) or not text.lstrip().startswith("{"):
         return row
     try:
         inside = json.loads(text)
-    except (ValueError, RecursionError):  # only a text with a brace: the row is refused for what it lacks
+    except (ValueError, RecursionError):  # no JSON: the row is refused later, for the columns that it lacks
         return row
-    folded = columns.name_of("text")
-    return {name: value for name, value in row.items() if name != folded} | inside
+    text_name = columns.name_of("text")
+    other_columns = {name: value for name, value in row.items() if name != text_name}
+    return other_columns | inside
 
 
-def _refuse(columns, code, message):
-    "Raise a `DataError` of this row"
+def _raise_error(columns, code, message):
+    "Raise a `DataError` about this row, given by its `Columns`; \"preference.\" is put in front of the code"
     raise DataError(f"preference.{code}", message, row=columns.number)
 
 
 # Ranked answers
 
 def _ranked(columns):
-    "Question, answers, ranks and votes of a row in the reward model's own form"
-    response = _responses(columns)
-    votes = _votes(columns, len(response))
-    ranks = _ranks(columns, response, votes)
+    "Read a row that ranks its answers; returns its `_Question`, the answers, their ranks, and votes or None"
+    responses = _responses(columns)
+    votes = _votes(columns, len(responses))  # for each answer how many people preferred it, or None
+    ranks = _ranks(columns, responses, votes)
     _check_votes(columns, ranks, votes)
-    return _ranked_question(columns), response, ranks, votes
+    return _ranked_question(columns), responses, ranks, votes
 
 
 def _responses(columns):
-    "Two or more answers, all of them texts with something in it"
-    written = columns.get("response")
-    response = as_list(written)
-    if not response or len(response) < 2 or not all(map(_is_filled_text, response)):
-        # the columns are named where there is no answer, so that a misspelt one is seen
-        there = columns.there() or "nothing"
-        shown = f"the row has {there}" if written is None else f"found {str(written)[:80]!r}"
-        _refuse(columns, "response", f"expected two or more texts (or chosen and rejected), {shown}")
-    return response
+    "The answers of a row as a list; `DataError` unless they are two or more texts, none of them empty"
+    value = columns.get("response")  # of the column for answers, whatever its name is; None if there is none
+    responses = as_list(value)
+    if not responses or len(responses) < 2 or not all(map(_is_filled_text, responses)):
+        # Without a column of answers the message names those that there are, so that a misspelt one is seen.
+        names = columns.there() or "nothing"
+        problem = f"the row has {names}" if value is None else f"found {str(value)[:80]!r}"
+        _raise_error(columns, "response", f"expected two or more texts (or chosen and rejected), {problem}")
+    return responses
 
 
 def _ranks(columns, response, votes):
-    "A number for each answer, 0 for the best: as the row says it, else by the votes"
-    ranks = as_list(columns.get("ranking"))
+    "The rank of each answer, smaller for a better one: from the row's column or, without it, from the votes"
+    ranks = as_list(columns.get("ranking"))  # of the column for ranks, whatever its name is; or None
     if ranks is None and votes:
-        # so many answers have more votes; equal votes make equal ranks
+        # The rank is the number of answers with more votes, so equal votes give equal ranks.
         ranks = [sum(other > own for other in votes) for own in votes]
     if not ranks or len(ranks) != len(response):
-        _refuse(columns, "ranks", f"{len(response)} responses but ranks {ranks!r}")
+        _raise_error(columns, "ranks", f"{len(response)} responses but ranks {ranks!r}")
     if not all(_is_number(rank) for rank in ranks):
-        _refuse(columns, "ranks", f"ranks must be numbers, found {ranks!r}")
+        _raise_error(columns, "ranks", f"ranks must be numbers, found {ranks!r}")
     return ranks
 
 
 def _ranked_question(columns):
-    "The question of a row with ranks: a text, or the turns of a chat"
+    "The `_Question` of a row that ranks its answers, from a column that holds a text or the turns of a chat"
+    # Name of the row's column for the question or for a chat, whatever it is called.
     name = columns.name_of("question") or columns.name_of("chat")
     query = columns.row[name] if name is not None else None
-    if is_turns(query):  # the system's turn goes in front of the question, as in VQA rows
-        return _asked(read_turns(query, columns.number, "preference.query"), columns)
+    if is_turns(query):
+        turns = read_turns(query, columns.number, "preference.query")
+        return _question_of_turns(turns, columns)
     if query is not None and not isinstance(query, str):
-        _refuse(columns, "query", f"query is a {type(query).__name__}, expected a text")
+        _raise_error(columns, "query", f"query is a {type(query).__name__}, expected a text")
     if not query or not query.strip():
-        _refuse(columns, "query", "query is empty")
+        _raise_error(columns, "query", "query is empty")
     return _Question(query)
 
 
 def _is_filled_text(value):
-    "Whether a value is a text with something in it"
+    "True for a text that is not only white space"
     return isinstance(value, str) and bool(value.strip())
 
 
-_largest_number = 1e15  # of a rank or a margin; an int of 400 digits is no float
+_largest_number = 1e15  # of a rank, votes or a margin; far larger ints cannot be converted to a float
 
 
 def _is_number(value):
-    "Whether a value is a finite number; True and False are none"
-    a_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return a_number and value == value and abs(value) < _largest_number
+    "True for a finite int or float below 1e15; bools, which are ints in Python, are no numbers here"
+    is_int_or_float = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_nan = value != value
+    return is_int_or_float and not is_nan and abs(value) < _largest_number
 
 
 # Several people, one row
 
-def _votes(columns, answers):
-    "How many preferred each answer, or which share of them; None where the row does not say"
-    written, probability = columns.get("votes"), columns.get("probability")
+def _votes(
+    columns,  # `Columns` of the row
+    answers,  # how many answers the row has
+):
+    """The votes of a row: for each answer, how many people preferred it, or which share of them.
+
+    None if the row has no votes; `DataError` if they are no votes for so many answers."""
+    # From the columns with these roles; None if there is no such column, or no value in it.
+    value, probability = columns.get("votes"), columns.get("probability")
     votes = None
-    if written is not None:
-        # a CSV holds a list as text
-        votes = as_list(listed(written) if isinstance(written, str) else written)
+    if value is not None:
+        # a CSV holds a list as a text that writes it
+        votes = as_list(listed(value) if isinstance(value, str) else value)
         if votes is None:
-            _refuse(columns, "votes", f"expected {answers} numbers from 0, found {written!r}"[:160])
+            _raise_error(columns, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
     if votes is not None and probability is not None:
-        _refuse(columns, "votes", "votes and a probability: expected one of them")
+        _raise_error(columns, "votes", "votes and a probability: expected one of them")
     if probability is not None:
         return _shares(columns, probability, answers)
     if votes is None:
         return None
     if len(votes) != answers or not all(_is_number(vote) and vote >= 0 for vote in votes):
-        _refuse(columns, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
+        _raise_error(columns, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
-        _refuse(columns, "votes", "nobody has voted: all votes are 0")
+        _raise_error(columns, "votes", "nobody has voted: all votes are 0")
     return [float(vote) for vote in votes]
 
 
-def _shares(columns, probability, answers):
-    "The probability that the first of two answers is preferred, as a share for each"
-    if isinstance(probability, str) and is_number(probability):  # of a CSV
+def _shares(
+    columns,  # `Columns` of the row
+    probability,  # that the first of two answers is preferred, as the row holds it
+    answers,  # how many answers the row has; must be two
+):
+    "Votes from a probability: the share of people that prefer the first answer, and that of the second"
+    if isinstance(probability, str) and is_number(probability):  # a CSV holds numbers as texts
         probability = float(probability)
     if answers != 2:
-        _refuse(columns, "votes", f"a probability among {answers} answers; expected votes, one for each")
+        _raise_error(columns, "votes", f"a probability among {answers} answers; expected votes, one for each")
     if not (_is_number(probability) and 0 <= probability <= 1):
         meaning = "the probability that the first answer is preferred"
-        _refuse(columns, "votes", f"{meaning}: expected 0 to 1, found {probability!r}"[:160])
+        _raise_error(columns, "votes", f"{meaning}: expected 0 to 1, found {probability!r}"[:160])
     return [float(probability), 1 - float(probability)]
 
 
 def _check_votes(columns, ranks, votes):
-    "Refuse ranks that say the opposite of the votes beside them"
+    "Raise `DataError` if an answer has a better rank, which is a smaller number, than one with more votes"
     if votes is None:
         return
     for i, j in combinations(range(len(votes)), 2):
-        # equal ranks beside unequal votes are a rule of whoever made the file, and no contradiction
+        # Positive if the answer with the larger, so worse, rank has more votes.
+        # Equal ranks with unequal votes are allowed: the makers of a file may call a narrow result a tie.
         if (ranks[i] - ranks[j]) * (votes[i] - votes[j]) > 0:
             message = f"ranks {ranks!r} prefer another answer than votes {votes!r}"
-            _refuse(columns, "votes", message[:160])
+            _raise_error(columns, "votes", message[:160])
 
 
 # Chosen and rejected
 
 def _pair(columns):
-    "Question, [chosen, rejected], their ranks and votes"
-    rejected_name = columns.name_of("rejected")
+    """Read a row with a chosen and a rejected answer.
+
+    Returns its `_Question` (text, pictures, earlier turns), [chosen, rejected], their ranks
+    [0, 1], of which 0 is the better, and their votes or None."""
+    rejected_name = columns.name_of("rejected")  # of the column, which has other names in some data sets
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    prompt = _prompt_turns(columns)
-    turns = prompt  # those of the question, wherever it stands
+    prompt_turns = _prompt_turns(columns)  # of the prompt's own column; empty if that holds a plain text
+    question_turns = prompt_turns  # all turns before the answers, from whatever column
     if chosen is None:
-        # ms-swift: the chat's last turn is the chosen answer, and the rejected one stands beside it
-        if not prompt or prompt[-1].role != "assistant":
-            _refuse(columns, "response", f"{rejected_name!r} without a chosen answer")
-        chosen, turns = prompt[-1].text, prompt[:-1]
-        prompt = turns
+        # The form of ms-swift: the chat ends with the chosen answer; only the rejected one has a column.
+        if not prompt_turns or prompt_turns[-1].role != "assistant":
+            _raise_error(columns, "response", f"{rejected_name!r} without a chosen answer")
+        *question_turns, answer_turn = prompt_turns
+        chosen, prompt_turns = answer_turn.text, question_turns
     elif is_turns(chosen):
-        # the question may stand in front of the answer, inside the answer's own chat
-        turns, chosen = _split(chosen, prompt, columns)
+        # An answer may be a chat of its own, with the question's turns in front.
+        question_turns, chosen = _question_and_answer(chosen, prompt_turns, columns)
     if is_turns(rejected):
-        rejected_turns, rejected = _split(rejected, prompt, columns)
-        if _shown(rejected_turns) != _shown(turns):
-            _refuse(columns, "query", "chosen and rejected are answers to different questions")
+        rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, columns)
+        if _contents(rejected_turns) != _contents(question_turns):
+            _raise_error(columns, "query", "chosen and rejected are answers to different questions")
     responses = [_answer_text(chosen, "chosen", columns), _answer_text(rejected, rejected_name, columns)]
-    _refuse_labels(responses, columns)
-    votes = _votes(columns, len(responses))
-    _check_votes(columns, [0, 1], votes)
-    if turns:
-        return _asked(turns, columns), responses, [0, 1], votes
+    _refuse_labels(responses, columns)  # "A" and "B" that only name other columns
+    ranks, votes = [0, 1], _votes(columns, len(responses))
+    _check_votes(columns, ranks, votes)
+    if question_turns:
+        return _question_of_turns(question_turns, columns), responses, ranks, votes
     query = columns.get("question")
     if not isinstance(query, str) or not query.strip():
-        _refuse(columns, "query", f"no question: the row has {columns.there()}")
-    more = columns.get("input")  # Alpaca's form
-    if _is_filled_text(more):
-        query = f"{query}\n{more.strip()}"
-    return _Question(query), responses, [0, 1], votes
+        _raise_error(columns, "query", f"no question: the row has {columns.there()}")
+    input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
+    if _is_filled_text(input_text):
+        query = f"{query}\n{input_text.strip()}"
+    return _Question(query), responses, ranks, votes
 
 
 def _refuse_labels(responses, columns):
-    "Refuse \"A\" and \"B\" as answers where they name the columns that hold them"
-    columns_of_answers = ("response", "answera", "answerb")
-    beside = [name for name in columns.row if plain_name(name).startswith(columns_of_answers)]
-    if beside and all(len(text.strip()) == 1 for text in responses):
-        labels = f"labels ({', '.join(responses)}) of the answers in {beside[0]!r}"
-        _refuse(columns, "response", f"chosen and rejected are {labels}")
+    """Raise `DataError` if chosen and rejected are no answers but labels of other columns, "A" and "B".
+
+    They are taken for labels if each is one character and another column is named like one of answers."""
+    prefixes = ("response", "answera", "answerb")
+    answer_columns = [name for name in columns.row if plain_name(name).startswith(prefixes)]
+    if answer_columns and all(len(text.strip()) == 1 for text in responses):
+        labels = f"labels ({', '.join(responses)}) of the answers in {answer_columns[0]!r}"
+        _raise_error(columns, "response", f"chosen and rejected are {labels}")
 
 
 def _prompt_turns(columns):
-    "Turns of the question: a chat column's, or a prompt's that is a chat; empty where it is plain text"
-    name = columns.name_of("chat")
+    "The turns of a row's prompt, which is a chat in either of two columns; empty if the prompt is a text"
+    name = columns.name_of("chat")  # of a column such as messages or conversations
     if name is not None:
         return read_turns(columns.row[name], columns.number, "preference.query")
     name = columns.name_of("question")
@@ -258,104 +291,118 @@ def _prompt_turns(columns):
     return []
 
 
-def _split(value, before, columns):
-    "Turns of the question and the answer, of an answer that is a chat; `before` stand in another column"
-    turns = read_turns(value, columns.number, "preference.response")
-    if turns[-1].role != "assistant":
-        _refuse(columns, "response", f"an answer that ends with a turn of the {turns[-1].role}")
-    if turns[-1].pictures:
-        _refuse(columns, "response", "an answer holds a picture: only texts are judged")
-    # TRL: with a prompt column the answer is one turn; without, the whole chat stands in both answers
-    own = turns[:-1]
-    if own and before:
-        if _shown_by_user(own) != _shown_by_user(before):
-            _refuse(columns, "query", "the answers' own question is not that of the prompt")
-        return before, turns[-1].text  # with what the system said there
-    return own or before, turns[-1].text
+def _question_and_answer(value, prompt_turns, columns):
+    """Read an answer that is written as a chat; returns the turns before it, and its text.
+
+    `value` holds only the answer's turn, as in TRL's rows with a prompt, or the question's turns, too.
+    `prompt_turns` are those of the prompt's own column, empty if there is none."""
+    *own_turns, answer_turn = read_turns(value, columns.number, "preference.response")
+    if answer_turn.role != "assistant":
+        _raise_error(columns, "response", f"an answer that ends with a turn of the {answer_turn.role}")
+    if answer_turn.pictures:
+        _raise_error(columns, "response", "an answer holds a picture: only texts are judged")
+    if own_turns and prompt_turns:
+        # The question stands twice. The prompt's turns are kept, since only they may hold a system turn.
+        if _user_contents(own_turns) != _user_contents(prompt_turns):
+            _raise_error(columns, "query", "the answers' own question is not that of the prompt")
+        return prompt_turns, answer_turn.text
+    return own_turns or prompt_turns, answer_turn.text
 
 
-def _shown(turns):
-    "Texts and pictures of turns, to compare two chats by"
+def _contents(turns):
+    "The texts and pictures of turns, by which two chats are compared"
     return [(turn.text, turn.pictures) for turn in turns]
 
 
-def _shown_by_user(turns):
-    "Texts and pictures of the user's turns: a prompt column may hold the system's turn, and the answer not"
-    return _shown([turn for turn in turns if turn.role == "user"])
+def _user_contents(turns):
+    "The texts and pictures of the user's turns, to compare two chats of which one may lack a system turn"
+    return _contents([turn for turn in turns if turn.role == "user"])
 
 
 def _answer_text(value, name, columns):
-    "An answer as text, as it was written"
+    "The text of an answer, unchanged; `value` of the column `name` is a text, a turn or a list of one text"
+    # Some sets wrap the text in a turn or a list.
     if isinstance(value, dict):  # LLaMA-Factory: {"from": "gpt", "value": …}
         value = value.get("value", value.get("content"))
     if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
     if is_nothing(value) or (isinstance(value, str) and not value.strip()):
-        _refuse(columns, "response", f"{name!r} is empty")
+        _raise_error(columns, "response", f"{name!r} is empty")
     if not isinstance(value, str):
-        _refuse(columns, "response", f"{name!r} is a {type(value).__name__}, expected a text")
+        _raise_error(columns, "response", f"{name!r} is a {type(value).__name__}, expected a text")
     return value
 
 
-def _asked(turns, columns):
-    "The question of a chat, the turns before it, and its pictures; what the system said stands in front"
+def _question_of_turns(turns, columns):
+    """The `_Question` of a chat's turns, of which the last is the question.
+
+    The system's text is put in front of the first turn. Raises `DataError` if user and assistant do not
+    alternate, from a first to a last turn of the user."""
     talk = [turn for turn in turns if turn.role != "system"]
     roles = [turn.role for turn in talk]
-    # one turn of the user, or a talk that begins and ends with one
-    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(talk))]
+    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(talk))]
     if roles != expected or len(talk) % 2 == 0:
         order = "expected turns of the user and the assistant by turns, the first and the last the user's"
-        _refuse(columns, "query", f"turns {roles} before the answer; {order}"[:300])
+        _raise_error(columns, "query", f"turns {roles} before the answer; {order}"[:300])
+    # talk[1::2]: the turns of the assistant
     if any(turn.pictures for turn in talk[1::2]):
-        _refuse(columns, "query", "a turn of the assistant holds a picture: only the user's may")
-    systems = [turn.text.strip() for turn in turns if turn.role == "system"]
+        _raise_error(columns, "query", "a turn of the assistant holds a picture: only the user's may")
+    system_texts = [turn.text.strip() for turn in turns if turn.role == "system"]
     texts = [turn.text.strip() for turn in talk]
-    # A reward model has no turn of the system: its words come before the first question.
-    texts[0] = "\n\n".join([*filter(None, systems), texts[0]])
+    # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
+    texts[0] = "\n\n".join([*filter(None, system_texts), texts[0]])
     if not texts[-1].replace("<image>", "").strip():
-        _refuse(columns, "query", "query is empty")
+        _raise_error(columns, "query", "query is empty")
     pictures = []
     for turn in talk:
         pictures += turn.pictures
-    earlier = list(zip(roles[:-1], texts[:-1]))
-    return _Question(texts[-1], pictures, earlier)
+    earlier_turns = list(zip(roles[:-1], texts[:-1]))
+    return _Question(texts[-1], pictures, earlier_turns)
 
 
 # Marks, tokens, margin
 
-_between_turns = "\0"  # in no text of a chat that is meant to be read
+_turn_separator = "\0"  # stands in no text that is meant to be read
 
 
-def _marked(question, pictures, notes, number):
-    "(turns before, query) with this book's marks, and no control token in them, before a model is loaded"
-    texts = [text for _, text in question.before] + [question.text]
-    # together, since the pictures of all turns are counted, and their marks may be numbered through
-    whole = _between_turns.join(texts)
-    if len(texts) > 1 and whole.count(_between_turns) >= len(texts):
+def _marked(
+    question,  # `_Question`
+    pictures,  # how many the row shows
+    notes,  # gets a sentence about marks that are left as they are
+    number,  # of the row, for an error
+):
+    """Replace all marks of pictures by `<image>`; returns the earlier turns, (role, text), and the query.
+
+    Raises `DataError` for marks that do not fit the pictures, and for control tokens of the models."""
+    texts = [text for _, text in question.earlier_turns] + [question.text]
+    # All turns as one text, since their marks together must fit the pictures, and may be numbered throughout.
+    whole = _turn_separator.join(texts)
+    # One separator fewer than there are texts was put in; any more stand in the texts themselves.
+    if len(texts) > 1 and whole.count(_turn_separator) >= len(texts):
         raise DataError("preference.query", "a turn holds a NUL character: the text is damaged", row=number)
     whole = marked_question(whole, pictures, "preference.marks", notes, number)
-    # a single text may hold a NUL of its own, which stays in it
-    marked = whole.split(_between_turns) if len(texts) > 1 else [whole]
-    query = marked.pop()
+    # A single text is not split: a NUL in it would be its own.
+    marked_texts = whole.split(_turn_separator) if len(texts) > 1 else [whole]
+    query = marked_texts.pop()
     if not query.replace("<image>", "").strip():
         raise DataError("preference.query", "query is empty", row=number)
     token = control_token(whole)
     if token:
         message = f"the query holds {token}, a control token of the models: the text is damaged"
         raise DataError("preference.tokens", message, row=number)
-    turns = [(role, text) for (role, _), text in zip(question.before, marked)]
+    turns = [(role, text) for (role, _), text in zip(question.earlier_turns, marked_texts)]
     return turns, query
 
 
 def _margin(columns):
-    "The margin that the row asks for, or None"
-    # by its own lookup: a NaN counts as nothing elsewhere, and here it would be a gap that nobody asked for
-    named_so = [name for name in columns.row if plain_name(name) == "margin"]
-    name = columns.keys.get("margin") or next(iter(named_so), None)
+    "By how much the score of the better answer should be higher, as the row says it; None if it does not"
+    # Not `columns.get`, which treats NaN as no value: here NaN is an error of the file that must be reported.
+    margin_names = [name for name in columns.row if plain_name(name) == "margin"]
+    name = columns.keys.get("margin") or next(iter(margin_names), None)
     margin = None if name is None else columns.row.get(name)
-    columns.read.add(name)  # so that it is not listed among the columns that mean nothing here
-    if isinstance(margin, str):  # of a CSV
+    columns.read.add(name)  # so that it is not listed among the columns that were not read
+    if isinstance(margin, str):  # a CSV holds numbers as texts
         margin = float(margin) if is_number(margin) else margin
     if margin is not None and not (_is_number(margin) and margin >= 0):
-        _refuse(columns, "margin", f"expected a number from 0, found {margin!r}"[:120])
+        _raise_error(columns, "margin", f"expected a number from 0, found {margin!r}"[:120])
     return margin

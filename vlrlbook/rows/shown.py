@@ -10,40 +10,47 @@ __all__ = ["pictures_shown", "unread_columns"]
 def pictures_shown(
     columns,  # `Columns` of the row
     turn_pictures: list,  # of the chat's parts: paths, bytes, and None for a part that only marks a place
-    notes: list,  # gets a sentence for what is not used
+    notes: list,  # gets a sentence about pictures that are not used
     kind: str,  # vqa or preference: what the codes of errors begin with
-) -> list:  # of paths and bytes, as they stand in the question
-    "Pictures of the chat's parts and of the row's column; a column of pictures that nobody reads is an error"
-    name = columns.name_of("image")
+) -> list:  # of paths and bytes, in the order in which the question shows them
+    """The pictures that a row shows, from its column of pictures, from its chat, or from both.
+
+    Raises `DataError` if no picture would be shown though some other column looks like one."""
+    name = columns.name_of("image")  # of the column for pictures, whatever it is called; or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
-    of_row = picture_list(columns.row[name], columns.number, code) if name is not None else []
-    own = [picture for picture in turn_pictures if picture is not None]
-    beside = columns.unread_pictures()
-    if beside and not of_row and not own:
-        # The commonest way to train a blind model without knowing it
-        message = f"column {str(beside[0])!r} holds pictures and is not read: say --keys image={beside[0]}"
+    column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
+    chat_pictures = [picture for picture in turn_pictures if picture is not None]
+    has_none = not column_pictures and not chat_pictures
+    other_columns = columns.unread_pictures()  # names of columns whose values look like pictures
+    if other_columns and has_none:
+        # Without this error a model would be trained without its pictures, and nobody would notice.
+        other = other_columns[0]
+        message = f"column {str(other)!r} holds pictures and is not read: say --keys image={other}"
         raise DataError(code, message, row=columns.number)
-    by_number = columns.unread_picture_numbers()
-    if by_number and not of_row and not own:
-        message = f"column {str(by_number[0])!r} names a picture by its number, and no column names its file"
+    number_columns = columns.unread_picture_numbers()  # such as image_id
+    if number_columns and has_none:
+        other = str(number_columns[0])
+        message = f"column {other!r} names a picture by its number, and no column names its file"
         raise DataError(code, message, row=columns.number)
-    notes += [f"column {str(other)!r} looks like pictures too and is not read" for other in beside]
-    if not own:
-        return of_row  # parts that mark places, if there are any, are counted against these by their marks
-    places = len(turn_pictures) - len(own)
-    if of_row and places == 0:
+    notes += [f"column {str(other)!r} looks like pictures too and is not read" for other in other_columns]
+    if not chat_pictures:
+        # Parts of the chat that mark places became `<image>` marks, which are compared with these later.
+        return column_pictures
+    places = len(turn_pictures) - len(chat_pictures)  # parts of the chat without a picture of their own
+    if column_pictures and places == 0:
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
-        return own
-    if places != len(of_row):
-        message = f"{places} parts of the chat mark a picture and the row holds {len(of_row)}"
+        return chat_pictures
+    if places != len(column_pictures):
+        message = f"{places} parts of the chat mark a picture and the row holds {len(column_pictures)}"
         raise DataError(f"{kind}.marks", message, row=columns.number)
-    rest = iter(of_row)
-    return [next(rest) if picture is None else picture for picture in turn_pictures]
+    # Each place takes the next picture of the column.
+    remaining = iter(column_pictures)
+    return [next(remaining) if picture is None else picture for picture in turn_pictures]
 
 
 def unread_columns(
-    columns,  # `Columns` of the row, when all else was asked
+    columns,  # `Columns` of the row, after all else of the row was read
 ) -> list:  # names
-    "What of a row was not read, pictures apart, of which `pictures_shown` has told"
-    pictures = columns.unread_pictures()
-    return [str(name) for name in columns.unread() if name not in pictures]
+    "Columns with a value that were not read, except those of pictures, which `pictures_shown` notes itself"
+    picture_columns = columns.unread_pictures()
+    return [str(name) for name in columns.unread() if name not in picture_columns]

@@ -9,25 +9,27 @@ from ..archive import DataError
 
 __all__ = ["row_text", "listed", "as_list"]
 
-# NumPy prints ['yes' 'no'] without commas; Python itself would join the two texts into one
+# NumPy prints ['yes' 'no'] without a comma. It must not be parsed as Python, which would join the two texts.
 _numpy_list = re.compile(r"\[\s*'[^']*'(?:\s+'[^']*')+\s*\]")
 
 
 def row_text(
     value,  # of a column
     column: str,  # its name, for the message
-    number: int = None,  # the row's line
-    code: str = "vqa.empty",  # of the error
-) -> str:  # without white space at its ends; line breaks inside stay
-    "A question or an answer as text: texts and numbers are; anything else is named"
+    number: int = None,  # the row's line in its file, for the message of an error
+    code: str = "vqa.empty",  # of an error
+) -> str:  # without white space at the ends of its lines; line breaks stay
+    "A question or an answer as text, from a text or a number; `DataError` for any other value"
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        found = f"a {type(value).__name__} ({str(value)[:40]!r})"
-        raise DataError(code, f"{column!r} is {found}, expected a text", row=number)
-    if isinstance(value, float) and not abs(value) < float("inf"):
+        description = f"a {type(value).__name__} ({str(value)[:40]!r})"
+        raise DataError(code, f"{column!r} is {description}, expected a text", row=number)
+    is_finite = not isinstance(value, float) or abs(value) < float("inf")  # false for NaN, too
+    if not is_finite:
         raise DataError(code, f"{column!r} is {value}, no number", row=number)
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # pandas writes 3 as 3.0 in a column with a gap
+        value = int(value)  # pandas turns 3 into 3.0 in a column where another row has no value
     text = str(value)
+    # A lone surrogate cannot be written as UTF-8. `isprintable` is fast, and false for such a text.
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         message = f"{column!r} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
         raise DataError(code, message, row=number)
@@ -38,14 +40,14 @@ def row_text(
 def listed(
     text: str,  # of a column
 ) -> list | dict | None:  # None for any other text
-    "The list or dict that a text writes, in JSON, as Python or as NumPy does"
+    "Parse a text that writes a list or a dict in the form of JSON, Python or NumPy, as a CSV may hold it"
     if not text.lstrip().startswith(("[", "{")):
         return None
     if _numpy_list.fullmatch(text.strip()):
         return re.findall(r"'([^']*)'", text)
-    for read in (json.loads, ast.literal_eval):
+    for parse in (json.loads, ast.literal_eval):
         try:
-            value = read(text.strip())
+            value = parse(text.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return value if isinstance(value, (list, dict)) else None
@@ -54,9 +56,9 @@ def listed(
 
 def as_list(
     value,  # of a column
-) -> list | None:  # None for anything that is no list
-    "A list from a list, a tuple, or an array of a table"
+) -> list | None:  # None for anything else
+    "A list from a list, a tuple, or an array of NumPy or pandas"
     if isinstance(value, (list, tuple)):
         return list(value)
-    an_array = hasattr(value, "tolist") and not isinstance(value, (str, bytes))
-    return value.tolist() if an_array else None
+    is_array = hasattr(value, "tolist") and not isinstance(value, (str, bytes))
+    return value.tolist() if is_array else None

@@ -18,46 +18,50 @@ from .values import as_list, listed, row_text
 
 __all__ = ["VQARow", "Habits", "file_habits", "read_vqa_row"]
 
+# Note of a row that came with a system turn; `VQARow.has_system` looks for it
 _system_note = "the system's turn stands in front of the question"
 
 
 @dataclass
 class VQARow:
-    "A question, its truth and its pictures, and what was done to the row on the way"
-    question: str  # an `<image>` for each picture, or none at all where there is no picture
-    answer: str  # the truth; several accepted ones are a JSON list of texts
-    pictures: list  # paths as they were written (text) and encoded pictures (bytes)
-    needs_white: list = field(default_factory=list)  # for each picture that was opened: must it be converted?
-    notes: list = field(default_factory=list)  # sentences, the same for all rows to which the same was done
-    unread: list = field(default_factory=list)  # names of columns that mean nothing here
+    "A question, its true answer and its pictures, and notes about what was changed when the row was read"
+    question: str  # with an `<image>` for each picture
+    answer: str  # the true answer; several accepted ones are a JSON list of texts
+    pictures: list  # paths (text) as the row writes them, and encoded pictures (bytes)
+    # For each picture, once it was opened: must it be converted, to put transparency on white or scale greys?
+    needs_white: list = field(default_factory=list)
+    notes: list = field(default_factory=list)  # sentences; rows that were changed alike have the same one
+    unread: list = field(default_factory=list)  # names of columns that were not used
 
     @property
     def has_system(self) -> bool:
-        "Whether the row has a turn of the system of its own, which stands in front of the question"
+        "True if the row came with a system turn, whose text is now the beginning of the question"
         return _system_note in self.notes
 
 
 def read_vqa_row(
-    row: dict,  # of any of the forms
-    number: int = None,  # its line, for messages
+    row: dict,  # in any of the known forms
+    number: int = None,  # the row's line in its file, for messages
     keys: dict = None,  # role → column, from `read_keys`
-    habits: "Habits" = None,  # of the row's file; None: the row stands alone
+    habits: "Habits" = None,  # what the row's file shows as a whole; None: there is only this row
 ) -> VQARow:
-    "One row read; whatever is missing or would be lost is a `DataError` with a code"
+    "Read one row of a question with its answer; `DataError` if something is missing or would be lost"
     if not isinstance(row, dict):
         raise DataError("vqa.row", f"a {type(row).__name__}, expected an object", row=number)
     if habits is None:
-        # of a row alone nobody knows which columns its file fills, so a blank column stays the one that counts
+        # One row does not show which columns are empty in all rows, so `Habits.empty` has none.
         habits = Habits(places=file_habits([(number, row)], keys).places)
-    columns, notes = Columns(row, keys, number, habits.empty), []
+    columns = Columns(row, keys, number, habits.empty)  # finds a column by its role
+    notes = []  # sentences about what was changed; the calls below add to them
     _refuse_videos(columns)
+    # `reply` is the assistant's turn of a chat, or None; `turn_pictures` stand in the turns of the chat.
     question, reply, turn_pictures = _question(columns, notes)
     answer = _answer(columns, reply, notes)
     options = row_options(columns)
     if options:
         question = with_options(question, options, columns, notes)
-        raw = _raw_answer(columns) if reply is None else answer
-        answer = chosen_option(raw, answer, options, habits.places, columns, notes)
+        raw_answer = _raw_answer(columns) if reply is None else answer  # not as text: a number has a meaning
+        answer = chosen_option(raw_answer, answer, options, habits.places, columns, notes)
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         notes.append("the answer is a letter, and no options are known")
     pictures = pictures_shown(columns, turn_pictures, notes, "vqa")
@@ -79,41 +83,42 @@ _lists_options = re.compile(r"(?<![A-Za-z])\(?A\s*[).:].*(?<![A-Za-z])\(?B\s*[).
 
 @dataclass
 class Habits:
-    "What only a whole file can tell about its rows"
-    empty: frozenset = frozenset()  # columns that hold nothing in any row: another one may play their role
-    places: str | int | None = "text"  # what answers that are numbers stand for, from `option_places`
+    "What only all rows of a file together show, and what is needed to read each of them"
+    empty: frozenset = frozenset()  # columns without a value in any row, which are passed over
+    places: str | int | None = "text"  # what a number means as an answer, from `option_places`
 
 
 def file_habits(
-    rows: list,  # of (number, row)
+    rows: list,  # of (row number, row)
     keys: dict = None,  # role → column, from `read_keys`
 ) -> Habits:
-    "Which columns of a file are empty throughout, and how it counts options"
-    empty, answers = empty_columns([row for _, row in rows]), []
+    "Which columns of a file are empty in all rows, and whether numbers as answers count options from 0 or 1"
+    empty = empty_columns([row for _, row in rows])
+    answers = []  # of (answer that is a number, options of its row)
     for number, row in rows:
         if isinstance(row, dict):
             columns = Columns(row, keys, number, empty)
-            raw = _raw_answer(columns)
-            if whole_number(raw) is None:
+            raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
+            if whole_number(raw_answer) is None:
                 continue
             try:
                 options = row_options(columns)
             except DataError:
-                continue  # said when the row itself is read
+                continue  # raised again by `read_vqa_row`, which reports it
             if options:
-                answers.append((raw, options))
+                answers.append((raw_answer, options))
     return Habits(empty, option_places(answers))
 
 
 def _raw_answer(columns):
-    "The answer as the row holds it; None where there is none"
-    name = columns.name_of("answer")
+    "The value of the answer's column as the row holds it; None if there is none"
+    name = columns.name_of("answer")  # None if no column with a name for answers has a value
     return None if name is None else columns.row[name]
 
 
 def _refuse_videos(columns):
-    "Videos are refused by name: a row without them would be another question"
-    name = columns.name_of("video")
+    "Raise `DataError` if the row has a video, since only pictures can be read"
+    name = columns.name_of("video")  # None if no column with a name for videos has a value
     if name and columns.row[name] not in ("", []):
         message = f"column {name!r} holds a video: only pictures are read, save its frames"
         raise DataError("row.video", message, row=columns.number)
@@ -122,52 +127,63 @@ def _refuse_videos(columns):
 # Question
 
 def _question(columns, notes):
-    "Question, the chat's reply or None, pictures that stand in the chat"
-    # A chat wins over a question column: LLaVA's and ms-swift's rows hold the question in the chat.
-    chat = columns.name_of("chat")
-    if chat is None and columns.has("chat") and not columns.has("question"):
+    """Read the question of a row from its `Columns`; `notes` gets a sentence if a system turn was moved.
+
+    Returns the question as text, the assistant's reply if the row is a chat that has one (else None), and the
+    list of pictures that stand in the chat."""
+    # A chat column comes before a question column: LLaVA's and ms-swift's rows hold the question in the chat.
+    # `name_of` finds the column for a role, whatever it is called; None if the row has none with a value.
+    chat_name = columns.name_of("chat")
+    if chat_name is None and columns.has("chat") and not columns.has("question"):
         raise DataError("vqa.chat", "messages must be a list of turns", row=columns.number)
-    question = columns.name_of("question") if chat is None else None
-    if chat is None and question is not None and is_turns(columns.row[question]):
-        chat = question  # TRL's and verl's `prompt` is a chat
-    if chat is not None:
-        return _of_chat(columns, columns.row[chat], notes)
-    if question is None:
+    question_name = columns.name_of("question") if chat_name is None else None
+    if question_name is not None and is_turns(columns.row[question_name]):
+        chat_name = question_name  # in rows of TRL and verl the column `prompt` is a chat
+    if chat_name is not None:
+        return _of_chat(columns, columns.row[chat_name], notes)
+    if question_name is None:
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
-    text = row_text(columns.row[question], question, columns.number)
-    if question.casefold() == "instruction":  # Alpaca's form
-        more = columns.get("input")
-        if isinstance(more, str) and more.strip():
-            text = f"{text}\n{more.strip()}"
+    text = row_text(columns.row[question_name], question_name, columns.number)
+    if question_name.casefold() == "instruction":  # the form of Alpaca: the instruction, and an input for it
+        input_text = columns.get("input")
+        if isinstance(input_text, str) and input_text.strip():
+            text = f"{text}\n{input_text.strip()}"
     system = columns.get("system")
     if isinstance(system, str) and system.strip():
         text = _after_system(system, text, notes)
-    return text, None, []
+    reply, chat_pictures = None, []  # the row is no chat
+    return text, reply, chat_pictures
 
 
-def _of_chat(columns, turns, notes):
-    "Question, reply and pictures of a chat with one turn of the user and at most one of the assistant"
-    turns = read_turns(turns, columns.number)
-    systems = [turn.text for turn in turns if turn.role == "system"]
-    said = [turn for turn in turns if turn.role != "system"]
-    names = [turn.role for turn in said]
+def _of_chat(columns, chat, notes):
+    """Read a chat with one turn of the user and at most one of the assistant.
+
+    Returns the question, the assistant's reply or None, and the pictures of the user's turn."""
+    all_turns = read_turns(chat, columns.number)
+    turns = [turn for turn in all_turns if turn.role != "system"]
+    names = [turn.role for turn in turns]
     if names not in (["user", "assistant"], ["user"]):
         message = f"turns {names}, expected one of the user and one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
-    if len(said) == 1 and columns.name_of("answer") is None:
+    if len(turns) == 1 and columns.name_of("answer") is None:
         message = f"turns {names} and no column with an answer, expected one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
-    if len(said) == 2 and said[1].pictures:
-        raise DataError("vqa.chat", "the reply holds a picture", row=columns.number)
-    question = said[0].text.strip()
-    for system in systems:
-        if system.strip():
-            question = _after_system(system, question, notes)
-    return question, said[1].text if len(said) == 2 else None, said[0].pictures
+    user_turn, reply = turns[0], None
+    if len(turns) == 2:
+        reply = turns[1].text
+        if turns[1].pictures:
+            raise DataError("vqa.chat", "the reply holds a picture", row=columns.number)
+    question = user_turn.text.strip()
+    for turn in all_turns:
+        if turn.role == "system" and turn.text.strip():
+            question = _after_system(turn.text, question, notes)
+    return question, reply, user_turn.pictures
 
 
 def _after_system(system, question, notes):
-    "A question with what the system said in front: so it stands in every engine's prompt alike"
+    """The question with the system's text in front, in one text, and a note about it.
+
+    Programs that train on such rows treat a system turn differently, but a question alike."""
     notes.append(_system_note)
     return f"{system.strip()}\n\n{question}"
 
@@ -175,8 +191,10 @@ def _after_system(system, question, notes):
 # Answer
 
 def _answer(columns, reply, notes):
-    "The truth: a column's or, in a chat, the reply; several accepted ones as a JSON list"
-    name = columns.name_of("answer")
+    """Read the true answer of a row from its column or, if there is none, from the chat's `reply`.
+
+    Returns a text; several accepted answers are a JSON list in it. `notes` gets sentences about changes."""
+    name = columns.name_of("answer")  # None if no column with a name for answers has a value
     if name is None and reply is None:
         if columns.has("answer"):
             raise DataError("vqa.empty", "the answer is empty", row=columns.number)
@@ -187,10 +205,10 @@ def _answer(columns, reply, notes):
         notes.append(f"column {name!r} is the truth; the chat's reply is not read")
     value = columns.row[name]
     if isinstance(value, str):
-        # a table that was written as CSV holds lists as texts
+        # A CSV holds a list or a dict as a text that writes it.
         value = _written_list(value) or value
     if isinstance(value, dict) and "ground_truth" in value:
-        value = value["ground_truth"]  # verl's reward_model
+        value = value["ground_truth"]  # verl's column reward_model is {"ground_truth": …, "style": …}
     several = as_list(value)
     if several is None:
         return _one_truth(value, name, columns.number, notes)
@@ -198,23 +216,28 @@ def _answer(columns, reply, notes):
 
 
 def _written_list(text):
-    "The list of texts, or verl's dict, that a text writes; None for any other text, such as a point [3, 4]"
+    """Parse an answer that writes a list of texts or of dicts, or a dict with `ground_truth`.
+
+    None for any other text: an answer such as [3, 4] is a point or a box, and stays a text."""
     value = listed(text)
     if isinstance(value, dict):
         return value if "ground_truth" in value else None
-    texts = isinstance(value, list) and value and all(isinstance(one, (str, dict)) for one in value)
-    return value if texts else None
+    if not isinstance(value, list) or not value:
+        return None
+    has_answers = all(isinstance(element, (str, dict)) for element in value)
+    return value if has_answers else None
 
 
-# Names that say of a list that any of its answers is right
-_any_of = ("answers", "groundtruth", "gtanswer", "goldanswer", "rewardmodel")
+# Columns, by `plain_name`, whose list is known to hold alternatives: any of its answers is right
+_any_is_right = ("answers", "groundtruth", "gtanswer", "goldanswer", "rewardmodel")
 
 
 def _several(values, name, columns, notes):
-    "Several accepted truths as the JSON list that rewards read; one that is left alone is a text"
+    """Read a list of accepted answers from the column `name`, for example those of several annotators.
+
+    Returns the different ones as a JSON list in a text, which rewards can read, or the only one as it is."""
     number, texts = columns.number, []
     for value in values:
-        # annotators may differ; any of their answers is right
         if isinstance(value, dict):  # VQA v2: {"answer": …, "answer_confidence": …}
             value = value.get("answer")
         if value is None:
@@ -226,11 +249,12 @@ def _several(values, name, columns, notes):
         texts.append(_one_truth(value, name, number, notes))
     if not texts:
         raise DataError("vqa.empty", f"{name!r} is a list without answers", row=number)
+    # Of texts that differ only by case the first is kept: a dict keeps the last, and `texts` is reversed.
     different = list({text.casefold(): text for text in reversed(texts)}.values())[::-1]
     if len(different) == 1:
         return different[0]
-    if plain_name(name) not in _any_of and not columns.keys.get("any"):
-        # "name all of them" and "any of them will do" look alike, and pay otherwise
+    if plain_name(name) not in _any_is_right and not columns.keys.get("any"):
+        # The list may also mean that an answer must name all of them: only the user knows.
         cure = f"if any of them is right, say --keys answers={name}"
         message = f"{name!r} is a list of {len(different)} answers: {cure}"
         raise DataError("vqa.answers", message, row=number)
@@ -239,15 +263,17 @@ def _several(values, name, columns, notes):
 
 
 def _one_truth(value, name, number, notes):
-    "One truth as one line of text, without the tags of a thought and of an answer"
+    """Read one true answer as text: without the tags <think>, <answer> and \\boxed, and with single spaces.
+
+    `name` (of the column) and `number` (of the row) are for errors; `notes` gets a sentence about tags."""
     text = row_text(value, name, number)
     if "<answer>" in text or "</think>" in text or "\\boxed{" in text:
-        said = final_answer(text)
+        text = final_answer(text)  # what stands in the tags or the box
         notes.append("only what stands in the answer's tags (or box) is the truth")
-        text = said
     elif "<think>" in text:
         raise DataError("vqa.empty", f"{name!r} is a thought that does not end", row=number)
-    text = "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()  # VQA-RAD has tabs
+    # Tabs and double spaces become single spaces (VQA-RAD has some); line breaks stay.
+    text = "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
     if not text:
         raise DataError("vqa.empty", "question or answer is empty", row=number)
     return text
