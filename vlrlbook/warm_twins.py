@@ -22,7 +22,7 @@ warm_weights = (16, 10, 6, 3, 1, 0.5)  # how often the warm start sees 1, 2, …
 PICTURES_A_STEP = 32  # of the supervised steps
 # Of task zoom: the share of the steps, the first ones, that teach where to look and nothing else. With mixed
 # lessons alone the twin still looked at any corner (one in four right) after 200 steps.
-aiming_share = 2 / 3
+aiming_share = 0.45
 UNSEEN = -100  # a label that transformers leaves out of the loss
 
 
