@@ -36,9 +36,10 @@ _row_mark = "ROW "  # begins the line with a part's result; libraries print line
 
 
 def main(argv=None):
-    "All parts, one after the other; exit status 1 where none could be measured"
+    "Measure all parts, one after the other; returns the exit status, which is 1 if no part could be measured"
     args = _arguments(argv)
     if args.part:
+        # this process was started by `run_part` for one part
         return _report(globals()[f"part_{args.part}"](args.small))
     folder = Path(args.folder or root / "nbs" / "logs")
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,14 +50,14 @@ def main(argv=None):
     for part in args.parts:
         rows.append(run_part(part, args.small, args.seconds or budgets[part]))
         print(f"{part}: {rows[-1]['state']} {rows[-1].get('why', '')}", flush=True)
-        write_rows(folder, rows)  # after each part: what is measured is kept, whatever comes
+        write_rows(folder, rows)  # after each part, so that nothing is lost if a later one crashes
     if not args.small:
         redraw(rows)
     return 0 if any(row["state"] == "measured" for row in rows) else 1
 
 
 def _arguments(argv):
-    "The command line"
+    "Parse the command line"
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="small shapes, also on a CPU; nothing is redrawn")
     parser.add_argument("--folder", help="where the logs go; nbs/logs if not given")
@@ -68,10 +69,13 @@ def _arguments(argv):
 
 def run_part(
     part: str,  # a key of `budgets`
-    small: bool,  # small shapes
-    seconds: float,  # that it may take
-) -> dict:  # a row of gpu_check.csv: state is measured, failed, out of time or not there
-    "One part in a process of its own, so that its memory is its own and its end is not that of the others"
+    small: bool,  # True: a small model, which also runs on a CPU; False: the 3B shape
+    seconds: float,  # time limit
+) -> dict:  # a row of gpu_check.csv; its `state` is measured, failed, out of time or not there
+    """Measure one part in a new process.
+
+    So only this part's memory is measured, and a crash does not stop the other parts. The process prints its
+    result as a line of JSON behind `_row_mark`."""
     begun = time.time()
     row = dict(part=part)
     package = needs.get(part)
@@ -83,24 +87,25 @@ def run_part(
     except subprocess.TimeoutExpired:
         return row | dict(state="out of time", why=f"more than {seconds:.0f} seconds", seconds=round(time.time() - begun, 1))
     row["seconds"] = round(time.time() - begun, 1)
-    found = [line for line in done.stdout.splitlines() if line.startswith(_row_mark)]
-    if done.returncode or not found:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        why = said[-1][:300] if said else f"ended with {done.returncode} and said nothing"
+    result_lines = [line for line in done.stdout.splitlines() if line.startswith(_row_mark)]
+    if done.returncode or not result_lines:
+        error_lines = [line for line in done.stderr.splitlines() if line.strip()]
+        # the last line of a traceback names the exception
+        why = error_lines[-1][:300] if error_lines else f"ended with {done.returncode} and said nothing"
         return row | dict(state="failed", why=why)
-    return row | dict(state="measured") | json.loads(found[-1].removeprefix(_row_mark))
+    return row | dict(state="measured") | json.loads(result_lines[-1].removeprefix(_row_mark))
 
 
-def _report(found):
-    "Print a part's result for the process that waits for it"
+def _report(result):
+    "Print the result of a part as one line of JSON, which `run_part` reads in the process that waits; returns 0"
     from vlrlbook.core import run_facts
     facts = run_facts()
-    print(_row_mark + json.dumps(found | dict(device=facts["device"], commit=facts["commit"])))
+    print(_row_mark + json.dumps(result | dict(device=facts["device"], commit=facts["commit"])))
     return 0
 
 
 def _has_gpu():
-    "Whether PyTorch sees a GPU"
+    "Return True if PyTorch sees a GPU"
     import torch
     return torch.cuda.is_available()
 
@@ -108,16 +113,22 @@ def _has_gpu():
 # Parts
 
 def part_race(small):
-    "Stock TRL and shared prompts in turns; the row of the race and its ratio"
+    """Time training steps of stock TRL and of our trainer with shared prompts, in turns.
+
+    Returns a part of a row of gpu_check.csv; `race` in it is the whole row for gpu_race.csv."""
     from vlrlbook.race import RaceSettings, run_race
     settings = RaceSettings(profile="counting", rounds=1 if small else 3)
-    found = run_race(settings, 4 if small else 8, 2, build=_builder(small))
-    return dict(race=found, seconds_per_step=round(found["shared_seconds"], 3), steps=settings.rounds, ratio=round(found["ratio"], 3),
+    group_size = 4 if small else 8  # answers to each prompt
+    race = run_race(settings, group_size, prompts=2, build=_trainer_builder(small))
+    return dict(race=race, seconds_per_step=round(race["shared_seconds"], 3), steps=settings.rounds, ratio=round(race["ratio"], 3),
                 shape=_shape_name(small), settings="counting profile; ratio: stock seconds by shared seconds")
 
 
-def _builder(small):
-    "What `run_race` calls for a trainer of one side, on random weights"
+def _trainer_builder(small):
+    """Return a function that makes a trainer with random weights; `run_race` calls it for each of the two sides.
+
+    Its arguments: the race's settings, True for shared prompts (False: stock TRL), answers to each prompt, and
+    prompts in each step."""
     def build(settings, shared, G, prompts):
         from vlrlbook.data import synthetic_counting, to_dataset
         from vlrlbook.fit import real_model
@@ -134,50 +145,58 @@ def _builder(small):
         for sample in samples:
             sample.images = [picture.resize((side, side)) for picture in sample.images]
         trainer = make_trainer(own, model, processor, to_dataset(samples))
-        trainer.eos_token_ids, trainer.generation_config.eos_token_id = [-1], None  # every answer has its full length
+        # no token ends an answer, so that all answers have the full length and both sides do the same work
+        trainer.eos_token_ids, trainer.generation_config.eos_token_id = [-1], None
         trainer.prompt_tokens = run.P
         return trainer
     return build
 
 
 def part_size_gpu(small):
-    "Three steps with the settings of size=gpu, weights in bfloat16"
+    "Measure three training steps with the settings of size=gpu, weights in bfloat16"
     return _measured_steps(small)
 
 
 def part_flash_attn(small):
-    "The same with flash-attn, which cannot share prompts"
+    "Measure three training steps with flash-attn; it cannot share prompts, so each answer's prompt is read again"
     return _measured_steps(small, attention="flash_attention_2")
 
 
 def part_four_bit(small):
-    "The same with 4-bit weights"
+    "Measure three training steps with 4-bit weights, which are quantised when they are loaded from files"
     return _measured_steps(small, from_files=True, use_4bit=True)
 
 
 def part_vllm(small):
-    "The same with answers from vLLM, which must find the weights in a directory"
+    "Measure three training steps with answers from vLLM, which reads the weights from a directory"
     return _measured_steps(small, from_files=True, use_vllm=True)
 
 
 def _run(small, **given):
-    "A run at the 3B shape, or at that of a small twin"
+    """Describe a run at the shape of a 3B model or, if `small`, of a tiny one.
+
+    `given` are settings that differ from those of size=gpu. Returns vlrlbook.fit's description of a run, which
+    holds the settings and counts tokens and memory."""
     from vlrlbook.fit import model_config, run_of
     from vlrlbook.settings import GRPOSettings, read_settings
     preset = dict(size="gpu", use_4bit=False, max_steps=3, save_steps=0, num_epochs=1)
     if small:
         preset |= dict(max_completion_length=4, max_image_size=56, lora_r=4)
     settings = read_settings(GRPOSettings, preset | given)
-    # On a CPU there is no bfloat16 run: what is counted must be what is done.
+    # On a CPU training runs in float32, and the memory must be counted for that.
     return run_of(settings, model_config("tiny-qwen2_5_vl") if small else None, gpu=_has_gpu())
 
 
 def _shape_name(small):
+    "Return the name of the model's shape, as the logs have it"
     return "tiny-qwen2_5_vl" if small else "Qwen2.5-VL-3B, random weights"
 
 
 def _measured_steps(small, from_files=False, **given):
-    "Real steps and their memory, beside what is counted"
+    """Train three steps, and return time and memory beside the memory that `vlrlbook fit` computes for them.
+
+    `from_files`: save the model and load it again, as 4-bit weights and vLLM need it. `given`: settings that
+    differ from those of size=gpu."""
     import torch
     from vlrlbook.core import peak_memory_mb
     from vlrlbook.fit import counted_step, real_model, real_steps
@@ -194,6 +213,7 @@ def _measured_steps(small, from_files=False, **given):
         trainer = real_steps(run, model, processor, run.settings.max_steps)
         seconds = (time.time() - begun) / run.settings.max_steps
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        # a loss that is not equal to itself is NaN
         if not losses or any(loss != loss for loss in losses):
             raise RuntimeError(f"losses {losses}: no training")
         measured = peak_memory_mb() / 2**10
@@ -203,13 +223,13 @@ def _measured_steps(small, from_files=False, **given):
     if torch.cuda.is_available():
         found["peak_reserved_gb"] = round(torch.cuda.max_memory_reserved() / 2**30, 3)
         found["ratio"] = round(found["counted_gb"] / found["measured_gb"], 3)
-    else:  # a CPU's mark holds the libraries too, so no ratio can be made
+    else:  # on a CPU the measured memory includes the libraries, so the two cannot be compared
         found["settings"] += "; measured on a CPU, libraries included"
     return found
 
 
 def _from_files(model, processor, run, folder):
-    "The model saved and loaded again as a checkpoint of the hub would be"
+    "Save a model, and load it again as a checkpoint from the hub would be loaded; returns model and processor"
     import torch
     from vlrlbook.models import load_vlm, save_model
     place = str(Path(folder) / "model")
@@ -228,7 +248,7 @@ def write_rows(
     folder: Path,  # where the logs lie
     rows: list,  # from `run_part`
 ):
-    "gpu_check.csv with a row for each part, gpu_race.csv with the race's own row"
+    "Write gpu_check.csv with a row for each part, and gpu_race.csv with the row of the race"
     races = [row["race"] | dict(device=row["device"], commit=row["commit"]) for row in rows if "race" in row]
     _write(folder / "gpu_check.csv", _columns, [{name: row.get(name, "") for name in _columns} for row in rows])
     if races:
@@ -236,7 +256,7 @@ def write_rows(
 
 
 def _write(path, columns, rows):
-    "A CSV file, lines ended as git wants them"
+    "Write a CSV file with \\n at the ends of lines: with Python's own \\r\\n, git would show every line as changed"
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -246,7 +266,7 @@ def _write(path, columns, rows):
 def gpu_words(
     rows: list,  # from `run_part`
 ) -> dict:  # chapter → what its cell of the map says; chapters without a measurement have none
-    "What was measured of a chapter on a GPU, in a few words"
+    "Describe in a few words what was measured on a GPU, for the table of chapters on the front page"
     measured = {row["part"]: row for row in rows if row["state"] == "measured"}
     words = {}
     if "size_gpu" in measured:
@@ -262,7 +282,10 @@ def redraw(
     rows: list,  # from `run_part`
     book: Path = root,  # where nbs/logs/chapters.csv and index.ipynb lie
 ):
-    "The GPU column of the map: in its log, in the stored output of index.ipynb, and in README.md; others stay as they are"
+    """Write what was measured into the GPU column of the table of chapters.
+
+    The table is in chapters.csv, in the stored output of index.ipynb, and in README.md. Rows of chapters
+    that were not measured stay as they are."""
     words = gpu_words(rows)
     if not words:
         return
@@ -278,10 +301,13 @@ def redraw(
 
 
 def _with_words(text, words):
-    "A notebook's text with other last cells in the map's rows"
-    for chapter, said in words.items():
+    """Replace the last cell of a chapter's row in the table of chapters; `text` is index.ipynb as text.
+
+    `words` is a dict: chapter → text of its new last cell."""
+    for chapter, new_cell in words.items():
+        # a row reads: | [05_grpo](nbs/05_grpo.ipynb) | ... | last cell |, and JSON writes its line break as \n
         row = re.compile(rf"(\| \[{re.escape(chapter)}\]\(nbs/{re.escape(chapter)}\.ipynb\) \|.*\| )[^|]+( \|\\n)")
-        text = row.sub(lambda found, said=said: found[1] + said + found[2], text)
+        text = row.sub(lambda match, new_cell=new_cell: match[1] + new_cell + match[2], text)
     return text
 
 

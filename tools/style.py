@@ -23,7 +23,8 @@ widest_line = 110  # characters; what is longer counts as long
 EXPRESSIONS = (ast.Name, ast.Call, ast.Attribute, ast.Constant, ast.BinOp, ast.BoolOp, ast.UnaryOp,
                ast.Compare, ast.Subscript)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-# What is not counted as it is -> of how many lines: those of bodies, or all of the file
+# Count -> (count that it is divided by, scale). So comments are reported for each 1000 lines of bodies, and
+# long lines in percent of all lines of a file. A count that is not named here is reported as it is.
 UNITS = {
     "nodes": ("lines", 1),
     "comments": ("lines", 1000),
@@ -31,7 +32,7 @@ UNITS = {
     "two_for": ("lines", 1000),
     "long": ("all", 100),
 }
-# A column of the table for each figure -> its title, the format of its numbers
+# Figure -> (title of its column in the printed table, format of its numbers)
 TABLE = {
     "lines": ("lines", "6"),
     "nodes": ("nodes", "6.1f"),
@@ -60,15 +61,15 @@ def density(
     and over whole files:
       long      lines of more than 110 characters, in percent
       longest   lines of the longest function, docstring and signature among them"""
-    counted = {str(path): counts(path) for path in python_files(paths)}
-    found = {name: figures(own) for name, own in counted.items()}
-    if counted:
-        found["all"] = figures(added(counted.values()))
-    return found
+    file_counts = {str(path): counts(path) for path in python_files(paths)}
+    file_figures = {name: figures(own) for name, own in file_counts.items()}
+    if file_counts:
+        file_figures["all"] = figures(added(file_counts.values()))
+    return file_figures
 
 
 def python_files(paths):
-    "The files themselves and those in folders; nbdev's index of names is a table, not code"
+    "List the Python files among `paths` and in folders among them, without nbdev's generated index"
     files = []
     for path in map(Path, paths):
         files += [path] if path.is_file() else sorted(path.rglob("*.py"))
@@ -77,18 +78,18 @@ def python_files(paths):
 
 def figures(
     own: dict,  # counts of one file, or of several together
-) -> dict:  # what `density` says of them
-    "Counts as figures a line, a thousand lines or a hundred"
-    found = {}
+) -> dict:  # figure -> its value; `density` explains them
+    "Turn counts into figures: some are divided by the number of lines, such as comments for each 1000 lines"
+    values = {}
     for name in TABLE:
         unit, scale = UNITS.get(name, (None, 1))
-        # A file of constants has no body, and an empty one no line.
-        found[name] = own[name] if unit is None else scale * own[name] / max(1, own[unit])
-    return found
+        # max: a file of constants has no lines of bodies, and an empty file has no lines.
+        values[name] = own[name] if unit is None else scale * own[name] / max(1, own[unit])
+    return values
 
 
 def added(several):
-    "Counts of several files together"
+    "Add up the counts (dicts) of several files; without any file, all counts are 0"
     total = dict(lines=0, nodes=0, comments=0, lambdas=0, two_for=0, long=0, all=0, longest=0)
     for own in several:
         longest = max(total["longest"], own["longest"])
@@ -98,10 +99,11 @@ def added(several):
 
 
 def counts(path):
-    "Everything that is counted in one file"
+    "Count lines, comments, expressions and the rest in one Python file; returns a dict, name -> number"
     source = path.read_text(encoding="utf-8")
+    # sets of line numbers
     code, comments = lines_of_code(source), lines_of_comments(source)
-    own = added([])
+    own = added([])  # every count at 0
     for function in outermost_functions(ast.parse(source)):
         length = function.end_lineno - function.lineno + 1
         own["longest"] = max(own["longest"], length)
@@ -124,7 +126,7 @@ def count_nodes(
     statement: ast.AST,  # with everything in it
     own: dict,  # counts to add to
 ):
-    "Count what makes a line full"
+    "Add to `own` the expressions, named lambdas and two-`for` comprehensions in a statement"
     for node in ast.walk(statement):
         own["nodes"] += isinstance(node, EXPRESSIONS)
         own["lambdas"] += isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda)
@@ -132,7 +134,7 @@ def count_nodes(
 
 
 def outermost_functions(tree):
-    "Functions and methods that stand in no other function"
+    "Yield the functions and methods that are not inside another function"
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node
@@ -141,24 +143,24 @@ def outermost_functions(tree):
 
 
 def body_of(function):
-    "Statements of a function without its docstring"
+    "Return the statements of a function without its docstring"
     if ast.get_docstring(function, clean=False) is None:
         return function.body
     return function.body[1:]
 
 
 def tokens(source):
-    "Python's own tokens, since a `#` inside a string begins no comment"
+    "Split source with Python's own tokenizer, which does not take a `#` inside a string for a comment"
     return tokenize.generate_tokens(io.StringIO(source).readline)
 
 
 def lines_of_comments(source):
-    "Numbers of the lines that hold a comment"
+    "Return the set of line numbers with a comment"
     return {token.start[0] for token in tokens(source) if token.type == tokenize.COMMENT}
 
 
 def lines_of_code(source):
-    "Numbers of the lines that hold code, or text in a string"
+    "Return the set of line numbers with code; lines inside a string count as code"
     numbers = set()
     for token in tokens(source):
         if token.type != tokenize.COMMENT and token.type not in NOT_CODE:
@@ -171,16 +173,17 @@ def long_lines(
     source: str,  # Python code
     most: int = 140,  # characters of a line
 ) -> list:  # numbers of lines
-    "Code lines of more than `most` characters; text in a string of several lines is prose"
-    prose, opened = set(), []
+    "List the code lines of more than `most` characters, except those inside a string of several lines"
+    prose = set()  # line numbers inside such strings
+    fstring_starts = []  # first lines of f-strings that are not closed yet
     for token in tokens(source):
         first, last = token.start[0], token.end[0]
         kind = tokenize.tok_name[token.type]
         # From Python 3.12 on an f-string is a beginning, pieces and an end; before, it is one STRING.
         if kind == "FSTRING_START":
-            opened.append(first)
+            fstring_starts.append(first)
         elif kind == "FSTRING_END":
-            first = opened.pop()
+            first = fstring_starts.pop()
         if kind in ("STRING", "FSTRING_END") and last > first:
             prose.update(range(first, last + 1))
     numbered = enumerate(source.splitlines(), 1)
@@ -188,7 +191,7 @@ def long_lines(
 
 
 def print_density(found):
-    "Figures of `density` as a table"
+    "Print the result of `density` as a table, a row for each file"
     titles = [f"{'file':42}"]
     for title, numbers in TABLE.values():
         width = numbers.partition(".")[0]
@@ -204,32 +207,32 @@ def print_density(found):
 # Pages
 
 def source_of(cell):
-    "Text of a cell, which notebooks hold as a list of lines"
+    "Return the text of a notebook's cell, which the file holds as a list of lines"
     return "".join(cell["source"])
 
 
 def lines_read(cell):
-    "Lines of a code cell that a reader sees: blank ones and nbdev's directives are left out"
+    "List the lines of a code cell that a reader sees: no blank lines, none of nbdev's directives (`#| export`)"
     return [line for line in source_of(cell).splitlines() if line.strip() and not line.startswith("#|")]
 
 
 def is_read(cell):
-    "Does a reader of the page see this as a code cell?"
+    "Return True if a reader of the page sees this cell as code"
     source = source_of(cell)
     hidden = "default_exp" in source or source.startswith("#| hide")
     return cell["cell_type"] == "code" and bool(source.strip()) and not hidden
 
 
 def share(marks):
-    "Percent of cells that have a mark"
-    # `marks` holds matches and lists as well as booleans: what counts is whether there is something.
+    "Return the percentage of true values among `marks`, which has one value for each cell"
+    # The values are booleans, regex matches or lists, so `bool` comes first.
     return round(100 * sum(map(bool, marks)) / len(marks))
 
 
 def page_row(
     path: Path,  # of a page
 ) -> dict:  # its figures
-    "Figures of one page"
+    "Measure one page: how long its cells are, how much prose it has, what its cells do"
     page = json.loads(path.read_text(encoding="utf-8"))
     cells = page["cells"]
     code = [cell for cell in cells if is_read(cell)]
@@ -252,12 +255,12 @@ def page_row(
 
 
 def count_pictures(cell):
-    "Stored outputs that are pictures"
+    "Count the stored outputs of a cell that are pictures"
     return sum("image/png" in output.get("data", {}) for output in cell["outputs"])
 
 
 def print_pages():
-    "All pages as CSV"
+    "Print the figures of all pages as CSV"
     rows = [page_row(path) for path in sorted((root / "nbs").glob("[0-9]*.ipynb"))]
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -29,10 +29,10 @@ bring in turn is in requirements.lock.
 
 
 def extras():
-    "Name of each package -> names of the extras that bring it"
+    "Read settings.ini, and return a dict: package -> names of the extras that bring it"
     ini = ConfigParser(delimiters=["="])
     ini.read(root / "settings.ini", encoding="utf-8")
-    found = {}
+    extras_of_package = {}
     for key, value in ini["DEFAULT"].items():
         if key == "requirements":
             extra = "core"
@@ -42,14 +42,14 @@ def extras():
             continue
         for requirement in value.split():
             name = re.match(r"[\w.-]+", requirement)[0]
-            found.setdefault(name, []).append(extra)
-    return found
+            extras_of_package.setdefault(name, []).append(extra)
+    return extras_of_package
 
 
 def stated(
     package,  # an installed distribution
-) -> tuple:  # licence, where that is said; None where nothing is
-    "Licence of a package, by its metadata or by the file it ships"
+) -> tuple | None:  # (licence, "metadata" or "LICENSE file": where it was read); None if neither has one
+    "Read the licence of a package from its metadata or, if that has none, from its LICENSE file"
     metadata = package.metadata
     # `License-Expression` is the newest of three fields, and the one that tools check.
     names = metadata.get_all("License-Expression", [])
@@ -71,31 +71,39 @@ def stated(
 
 def licence(
     name: str,  # of a package
-    folders: list,  # that packages were installed into, for those which are not in the environment
-) -> tuple:  # licence, who says so; None where it cannot be read
-    "Licence of a package in the environment or in a folder"
+    folders: list,  # other places to look in, if the package is not installed in this environment
+) -> tuple | None:  # (licence, where it was read, such as "its metadata"); None if it cannot be read
+    "Read the licence of a package that is installed in the environment or in a folder"
     try:
-        found = stated(distribution(name))
+        packages, where = [distribution(name)], "its {place}"
     except PackageNotFoundError:
-        for package in distributions(name=name, path=folders):
-            found = stated(package)
-            # With its version, since nobody can look it up in the lock.
-            return found and (found[0], f"{found[1]} of {package.version}")
-        return None
-    return found and (found[0], f"its {found[1]}")
+        # With the version, since requirements.lock does not have these packages.
+        packages, where = distributions(name=name, path=folders), "{place} of {version}"
+    for package in packages:
+        licence_and_place = stated(package)
+        if licence_and_place is None:
+            return None
+        text, place = licence_and_place
+        return text, where.format(place=place, version=package.version)
+    return None
 
 
 def rows(folders):
-    "Name of each package -> its line of the table, or None where its licence cannot be read here"
+    "Return a dict: package -> its line of the table, or None if its licence cannot be read on this machine"
     lines = {}
     for name, brought_by in sorted(extras().items()):
-        found = licence(name, folders)
-        lines[name] = found and f"| {name} | {', '.join(brought_by)} | {found[0]} | {found[1]} |"
+        lines[name] = None
+        licence_and_source = licence(name, folders)
+        if licence_and_source:
+            text, source = licence_and_source
+            lines[name] = f"| {name} | {', '.join(brought_by)} | {text} | {source} |"
     return lines
 
 
 def kept_rows(path):
-    "The same from the file as it is, for packages that only a machine with a GPU has"
+    """Read THIRD_PARTY.md as it is, and return a dict: package -> its line of the table.
+
+    These lines are kept for packages that are installed only on machines with a GPU."""
     if not path.exists():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -103,13 +111,13 @@ def kept_rows(path):
 
 
 def main(words):
-    "Write the file, or compare"
+    "Write THIRD_PARTY.md or, with --check, stop if it is not current"
     path = root / "THIRD_PARTY.md"
     found = rows([word for word in words if word != "--check"])
     kept = kept_rows(path)
     unknown = [name for name, line in found.items() if line is None and name not in kept]
     if unknown:
-        # Never written without a line: a dependency whose licence nobody has read must not look checked.
+        # The file is not written then: a dependency whose licence nobody has read must not be left out.
         sys.exit(f"{', '.join(unknown)}: no licence to be read; `uv pip install --no-deps --target DIR` it, "
                  "then run tools/third_party.py DIR")
     text = head + "".join(f"{line or kept[name]}\n" for name, line in found.items())

@@ -16,7 +16,9 @@ CONFIGS = Path(verl.__file__).parent / "trainer/config"
 
 
 def flat(value, prefix=""):
-    "(dotted key, value) of every leaf; an empty mapping is a leaf that takes a mapping"
+    """Yield (dotted key, value) for every leaf of a nested config: {"a": {"b": 1}} gives ("a.b", 1).
+
+    An empty mapping counts as a leaf: it is a key whose value may be any mapping."""
     if isinstance(value, dict) and value:
         for name, part in value.items():
             yield from flat(part, f"{prefix}.{name}" if prefix else str(name))
@@ -25,15 +27,18 @@ def flat(value, prefix=""):
 
 
 def kind(value):
-    "The type that a default shows; null and texts that refer to other keys show none"
+    """Return the name of a key's type, as its default value shows it, such as "int".
+
+    A default of null, or one that refers to another key (`${...}`), does not show the type: "any"."""
     if value is None or isinstance(value, str) and "${" in value: return "any"
     return type(value).__name__
 
 
 def keys():
-    "Key → (type, default as JSON, where it was read)"
+    "Read verl's config files, and return a dict: dotted key → (type, default as JSON, file it was read from)"
     found = {}
-    # The last wins. The engine's own file names the group that hydra chooses by.
+    # A key that is in several of these files is taken from the last one. The second is needed for the name of
+    # the group by which hydra chooses an engine.
     for name in ("legacy_reward_impl.yaml", "model_engine/dp.yaml", "_generated_ppo_trainer.yaml"):
         config = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
         for key, value in flat(config):
@@ -42,6 +47,7 @@ def keys():
 
 
 def main(path):
+    "Write the keys of the installed verl into a CSV file"
     version = metadata.version("verl")
     with open(path, "w", newline="", encoding="utf-8") as f:
         table = csv.writer(f, lineterminator="\n")

@@ -19,44 +19,53 @@ from .rewards import check_reward, known_rewards
 __all__ = ["as_reward", "checked_reward", "reward_of_file", "enter"]
 
 longest_source = 6000  # characters of a reward that the file keeps
-_example = "A photo of 3 discs"
+_example = "A photo of 3 discs"  # a true answer about a picture, with which a reward is tried
+
 # The reward
 
 def as_reward(
     function,  # (completion, truth) → a number, or a dict of numbers with `overall`
 ):  # (completion, truth) → dict with `overall`
-    "A student's function as the book's rewards are; what it returns is looked at each time"
-    named = getattr(function, "__name__", "your reward")
+    """Wrap a student's function so that it returns a dict, as the book's own rewards do.
+
+    The wrapper raises ContestError, with the completion in the message, if the function raises or returns
+    neither a number nor a dict with a number `overall`."""
+    function_name = getattr(function, "__name__", "your reward")
 
     def reward(completion, answer):
         try:
-            paid = function(completion, answer)
-        except Exception as error:  # whatever a student's function raises is said with the answer
-            said = f"{type(error).__name__}: {error}".strip()
+            value = function(completion, answer)
+        except Exception as error:  # a student's function may raise anything
+            problem = f"{type(error).__name__}: {error}".strip()
             where = f"for the answer {completion[:60]!r}"
-            raise ContestError(f"{named} stops with {said[:120]} {where}") from error
-        # a number alone is a whole reward: a first attempt need not know of parts
-        if isinstance(paid, Real):
-            paid = dict(overall=float(paid))
-        if not isinstance(paid, dict) or not isinstance(paid.get("overall"), Real):
-            wanted = "it must return a number, or a dict of numbers with 'overall'"
-            raise ContestError(f"{named} returns {str(paid)[:40]!r} ({type(paid).__name__}) for the answer "
-                               f"{completion[:60]!r}; {wanted}")
-        return paid
+            raise ContestError(f"{function_name} stops with {problem[:120]} {where}") from error
+        # a plain number is allowed too, so that a first attempt can be one line
+        if isinstance(value, Real):
+            value = dict(overall=float(value))
+        if not isinstance(value, dict) or not isinstance(value.get("overall"), Real):
+            shown = f"{str(value)[:40]!r} ({type(value).__name__})"
+            where = f"for the answer {completion[:60]!r}"
+            expected = "it must return a number, or a dict of numbers with 'overall'"
+            raise ContestError(f"{function_name} returns {shown} {where}; {expected}")
+        return value
 
     return reward
 
 
 def checked_reward(
-    function,  # as for `as_reward`
+    function,  # (completion, truth) → a number, or a dict of numbers with `overall`
 ):  # (completion, truth) → dict with `overall`
-    "The same, after it was tried on right, empty and hostile answers; ContestError says what is wrong first"
+    """Wrap a student's function as a reward, after trying it on right, empty and hostile answers.
+
+    If it cannot be used for training, ContestError tells the student the first problem in one sentence."""
     if not callable(function):
         shown = f"{str(function)[:40]!r} ({type(function).__name__})"
         raise ContestError(f"the reward is {shown}; it must be a function of (completion, truth)")
+    # the wrapper raises ContestError if the function raises or returns no number
     reward = as_reward(function)
-    # first an answer as a student would try it, so that the first complaint is about that
+    # first the right answer, completion and truth alike: an error there is the easiest one to understand
     reward(_example, _example)
+    # then strange completions; a list of sentences, empty if the reward can train
     problems = check_reward(reward, _example)
     if problems:
         raise ContestError(f"{getattr(function, '__name__', 'your reward')} cannot train yet: {problems[0]}")
@@ -64,37 +73,43 @@ def checked_reward(
 
 
 def reward_of_file(
-    spec: str,  # "mine.py:short_and_right"
+    spec: str,  # file and function, such as "mine.py:my_reward"
 ):  # the function
-    "A student's function from a file, for a machine that runs it in the student's place"
-    # the last colon: a path on some systems has one of its own
-    path, _, wanted = spec.rpartition(":")
+    """Load a student's reward function from a Python file.
+
+    A teacher uses this to train on their own machine for a student whose laptop cannot."""
+    # split at the last colon, since a Windows path such as C:\mine.py has one, too
+    path, _, function_name = spec.rpartition(":")
     if not path.endswith(".py") or not Path(path).is_file():
         raise ContestError(f"{spec!r} names no reward: expected an existing file and a function, "
                            "as in mine.py:my_reward")
-    names = {"__name__": Path(path).stem}
+    module_names = {"__name__": Path(path).stem}  # all that the file defines will be in here
     try:
-        # compiled under its own path, so that a traceback and `inspect` find its lines
-        exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), names)
+        source = Path(path).read_text(encoding="utf-8")
+        # with the file's path, so that a traceback and `inspect` find the lines of the function
+        exec(compile(source, path, "exec"), module_names)
     except Exception as error:  # a student's file may fail in any way
         raise ContestError(f"{Path(path).name} cannot be read: {type(error).__name__}: {error}") from error
-    if not callable(names.get(wanted)):
-        raise ContestError(f"{Path(path).name} has no function {wanted!r}")
-    return names[wanted]
+    if not callable(module_names.get(function_name)):
+        raise ContestError(f"{Path(path).name} has no function {function_name!r}")
+    return module_names[function_name]
 
 
 def _source_of(function):
-    "The lines of a function, or a word where they cannot be found"
+    "Return the source of a function for the contest's file, cut if it is very long"
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
+        # a function that was typed into a plain Python prompt has no file
         return "(the source could not be found)"
     return source if len(source) <= longest_source else source[:longest_source] + "\n… (cut)"
 
 
 @contextmanager
-def _known_as(name, reward):
-    "A reward under a name that settings can hold, for as long as a block lasts"
+def _registered(name, reward):
+    """Register a reward under a name for the length of a `with` block, and yield the name.
+
+    The training's settings hold a reward by its name, and `known_rewards` maps names to functions."""
     known_rewards[name] = reward
     try:
         yield name
@@ -105,66 +120,86 @@ def _known_as(name, reward):
 # Taking part
 
 def enter(
-    name: str,  # of the student or the group, as the page will show it
-    reward,  # a function of (completion, truth)
-    folder: str | Path = "contest",  # where the small file goes
-    rules: Rules = Rules(),  # of the class
+    name: str,  # of the student or the group, as the results page will show it
+    reward,  # function: (completion, truth) → a number, or a dict of numbers with `overall`
+    folder: str | Path = "contest",  # where the file to hand in is written
+    rules: Rules = Rules(),  # training steps, pictures and seed, the same for the whole class
     again: bool = False,  # write over an earlier file of the same name
-) -> Entry:
-    "Train with a reward, ask the frozen pictures before and after, and write the file to hand in"
+) -> Entry:  # what the file holds
+    """Take part in the class's contest: train a model with one's own reward, and write the file to hand in.
+
+    The file holds the reward's source, the log of the training, and what the model answers about the frozen
+    pictures (a fixed set that the training does not use) before and after."""
     path = Path(folder) / entry_name(name)
     if path.exists() and not again:
         raise ContestError(f"{path} is there already: choose another name, or again=True to write over it")
     checked = checked_reward(reward)
-    # the adapter is not handed in: the answers tell what it learned
-    with tempfile.TemporaryDirectory() as run:
-        entry = _measured(name.strip(), _source_of(reward), checked, rules, run)
+    # the trained adapter is deleted with the folder: its answers show what it learned, and are small
+    with tempfile.TemporaryDirectory() as run_folder:
+        entry = _train_and_measure(name.strip(), _source_of(reward), checked, rules, run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # the whole file or, after an error, none
     write_whole(path, entry_text(entry))
     return entry
 
 
-def _measured(name, source, reward, rules, folder):
-    "The entry of one student, whose adapter stays in `folder`"
+def _train_and_measure(name, source, reward, rules, folder):
+    """Train with a student's reward, ask the model before and after, and return all that as an Entry.
+
+    `source` is the reward's text, which the entry keeps; `reward` is the function that trains. The trained
+    adapter is written into `folder`."""
     import time
     from .evaluation import compare
     started = time.time()
-    with _known_as("of_the_contest", reward) as known:
-        base, log = _trained(known, rules, folder)
-    frozen = frozen_pictures(rules)
-    rows = compare(base, folder, frozen, answers=rules.answers, max_new_tokens=8, batch_size=125,
-                   max_image_size=112)
-    # asked in order of length, kept in order of drawing
+    # settings hold a reward by its name, so it gets one for the length of the training
+    with _registered("of_the_contest", reward) as reward_name:
+        # directory of the model before the training, and the log; the adapter is written into `folder`
+        base, log = _train(reward_name, rules, folder)
+    # the numbers are those of chapter 05's preset for this small model
+    rows = compare(base, adapter=folder, dataset=frozen_pictures(rules), answers=rules.answers,
+                   max_new_tokens=8, batch_size=125, max_image_size=112)
+    # `compare` returns its rows sorted by length; "row" is the picture's place in the dataset
     rows.sort(key=lambda row: row["row"])
+    # device, versions and commit of this machine
     facts = run_facts() | dict(seconds=round(time.time() - started))
-    return Entry(name, source, rules, fingerprint(rules), rows, log.rows, facts)
+    return Entry(name, reward=source, rules=rules, pictures=fingerprint(rules), rows=rows, log=log.rows,
+                 facts=facts)
 
 
 def _refuse_frozen(train, rules):
-    "Raise ContestError where a class's seed draws a frozen picture for the training"
+    """Raise ContestError if the training pictures `train` contain some of the frozen pictures.
+
+    The frozen pictures measure all students' models, so no training may use them. Both sets are drawn from
+    seeds, and a class may choose a seed that draws some pictures again."""
     from .evaluation import sample_at
-    # a picture is known by its pixels
-    frozen = {picture_key(sample.images[0]) for sample in frozen_pictures(rules)}
-    trained = {picture_key(sample_at(train, row).images[0]) for row in range(len(train))}
-    shared = len(frozen & trained)
-    if shared:
-        raise ContestError(f"seed {rules.seed} draws {shared} of the frozen pictures for the training: "
+    # pictures are compared by hashes of their pixels
+    frozen_keys = {picture_key(sample.images[0]) for sample in frozen_pictures(rules)}
+    training_keys = {picture_key(sample_at(train, row).images[0]) for row in range(len(train))}
+    shared_count = len(frozen_keys & training_keys)
+    if shared_count:
+        raise ContestError(f"seed {rules.seed} draws {shared_count} of the frozen pictures for the training: "
                            "agree on another seed")
 
 
-def _trained(reward, rules, folder):
-    "Directory of the model before training, and the log; the adapter goes into `folder`"
+def _train(reward_name, rules, folder):
+    """Train with chapter 05's GRPO trainer, and write the trained adapter into `folder`.
+
+    Returns the directory of the model as it was before this training, and the training's log."""
     from .core import set_seed
     from .grpo import load_policy, make_trainer
     from .run_data import load_data
     from .run_files import save_run
     from .settings import GRPOSettings, read_settings
     from .warm_twins import warm_start
-    # chapter 05's small preset, and held-out pictures of its own are not asked
+    # every 5 steps, and more often in a short run, so that its curve has four points at least
+    logging_steps = max(1, min(5, rules.steps // 4))
+    # the rest is chapter 05's small preset; no checkpoints, and only one held-out picture, since the frozen
+    # pictures measure the model
     settings = read_settings(GRPOSettings, dict(
-        reward=reward, max_steps=rules.steps, warm_steps=rules.warm_steps, seed=rules.seed, output_dir=folder,
-        save_steps=0, eval_samples=1, logging_steps=max(1, min(5, rules.steps // 4))))
+        reward=reward_name, max_steps=rules.steps, warm_steps=rules.warm_steps, seed=rules.seed,
+        output_dir=folder, save_steps=0, eval_samples=1, logging_steps=logging_steps))
     set_seed(settings.seed)
+    # held-out pictures and the report on the data are not needed
     train, _, _ = load_data(settings)
     _refuse_frozen(train, rules)
     model, processor = load_policy(settings)
@@ -172,4 +207,7 @@ def _trained(reward, rules, folder):
     trainer = make_trainer(settings, model, processor, train, log=log)
     trainer.train()
     save_run(trainer, processor, settings)
-    return warm_start(settings.model.removeprefix("tiny-"), settings.warm_steps), log
+    # the training began with this supervised model, which is in the cache by now ("tiny-qwen2_5_vl": its
+    # family is qwen2_5_vl)
+    model_before = warm_start(settings.model.removeprefix("tiny-"), settings.warm_steps)
+    return model_before, log

@@ -13,9 +13,11 @@ from .core import RunLog
 __all__ = ["ContestError", "Rules", "Entry", "frozen_pictures", "fingerprint", "entry_name", "entry_text",
            "read_entry", "stored_entry"]
 
-form = 1  # of the file; a later form of it gets another number
-most_bytes = 5_000_000  # of a file that is read: one of 500 pictures has about a tenth of it
-longest_name = 40  # characters
+form = 1  # version of the file format; a later format gets another number
+most_bytes = 5_000_000  # larger files are not read; a file about 500 pictures has about a tenth of this
+longest_name = 40  # characters, so that a name fits into a row of the results page
+# before_greedy, before_sampled, ..., after_shuffled. Greedy: the model's most probable answer. Sampled: drawn
+# at random. The other two show if the model looks: it is asked without the picture, or with another one.
 _columns = tuple(f"{when}_{how}" for when in ("before", "after")
                  for how in ("greedy", "sampled", "no_picture", "shuffled"))
 
@@ -26,100 +28,126 @@ class ContestError(ValueError):
 
 @dataclass(frozen=True)
 class Rules:
-    "What all students of a class share. Results of different rules are never ranked together"
-    steps: int = 400  # of GRPO
-    pictures: int = 500  # frozen ones, asked before and after
-    answers: int = 2  # sampled to each picture
-    seed: int = 43  # of the training; its pictures share none with the frozen ones
-    warm_steps: int = 280  # of the supervised start
+    """The settings that all students of a class share.
+
+    Only results that were made under the same rules are ranked together."""
+    steps: int = 400  # of GRPO training
+    pictures: int = 500  # number of frozen pictures, about which the model is asked before and after
+    answers: int = 2  # number of answers that are sampled for each picture
+    seed: int = 43  # of the training; this one draws no frozen picture for it
+    warm_steps: int = 280  # of supervised training, before GRPO
 
 
 @dataclass
 class Entry:
-    "What one student hands in"
+    "What one student hands in: a reward, the log of the training with it, and the model's answers"
     name: str  # of the student or the group
-    reward: str  # its source, to be read; it is never run again
-    rules: Rules  # under which it was made
-    pictures: str  # fingerprint of the frozen pictures
-    rows: list  # a dict per picture: question, answer, picture, and a list of texts per column
-    log: list  # rows of the run's log
-    facts: dict  # device, versions, commit, seconds
+    reward: str  # source of the reward, for people to read; it is never run again
+    rules: Rules  # under which the model was trained and asked
+    pictures: str  # fingerprint of the frozen pictures, as `fingerprint` returns it
+    # a dict for each frozen picture: question, answer (the truth), picture (hash of its pixels), and a list
+    # of the model's answers for each of before_greedy, before_sampled, ..., after_shuffled
+    rows: list
+    log: list  # rows of the training's log, each a dict of numbers such as step and reward
+    facts: dict  # about the run: device, versions, commit, seconds
 
     def run_log(self) -> RunLog:
-        "The log of the training, which shows itself as four panels"
+        "Return the log of the training; a notebook shows it as four plots"
         return RunLog(rows=self.log)
 
 
 # The pictures
 
 def frozen_pictures(
-    rules: Rules,  # of the class
-) -> list:  # of `Sample`
-    "Chapter 06's frozen pictures: the same for everybody, from a seed that nothing else draws from"
+    rules: Rules,  # of the class; only the number of pictures is used
+) -> list:  # of `Sample`: picture, question and true answer
+    """Draw the frozen pictures, which measure every model and are used for no training.
+
+    They are drawn from a fixed seed, so they are the same on every machine."""
     from .data import synthetic_counting
-    from .evaluation import frozen_seed
+    from .evaluation import frozen_seed  # chapter 06's seed, from which nothing else is drawn
     return synthetic_counting(rules.pictures, seed=frozen_seed)
 
 
 def fingerprint(
-    rules: Rules,  # of the class
+    rules: Rules,  # of the class; only the number of pictures is used
 ) -> str:  # 16 hex digits
-    "What tells the frozen pictures of two machines apart, by their questions, truths and pixels"
+    """Hash the questions, true answers and pixels of the frozen pictures.
+
+    Two machines that draw other pictures, because of other library versions, get different fingerprints."""
     from .evaluation import frozen_key
     return frozen_key(frozen_pictures(rules))
 
 
 def entry_name(
-    name: str,  # as a student wrote it
-) -> str:  # a file's name
-    "A file name that every system takes; ContestError where the name is empty or too long"
+    name: str,  # of a student or a group, as it was typed
+) -> str:  # such as "ada-lovelace.json"
+    """Turn a student's name into a file name that every operating system accepts.
+
+    ContestError tells the student if the name is empty, too long or of several lines."""
     if not isinstance(name, str) or not name.strip() or len(name) > longest_name or not name.isprintable():
         raise ContestError(f"the name {str(name)[:60]!r} cannot be used: "
                            f"one line of 1 to {longest_name} characters, please")
-    # dots and slashes go, so that no name leads out of the folder
-    plain = re.sub(r"[^\w-]+", "-", name.strip().lower()).strip("-")
-    return f"{plain or 'student'}.json"
+    # only letters, digits, "_" and "-" stay: with dots or slashes a name could lead out of the folder
+    stem = re.sub(r"[^\w-]+", "-", name.strip().lower()).strip("-")
+    # a name such as "!!!" leaves nothing
+    return f"{stem or 'student'}.json"
 
 
 # The file
 
 def entry_text(
     entry: Entry,  # to be handed in
-) -> str:
-    "An entry as its file holds it: each text once, and for each answer the text's place"
-    place = {}  # text → its number; most answers are repeats
+) -> str:  # JSON
+    """Return the text of the file that a student hands in.
+
+    Most answers are repeats. So the field `texts` lists each different text once, and `answers` holds, for
+    each column and picture, the places of its answers in that list, such as {"before_greedy": [[0], [3]]}."""
+    index_of_text = {}  # in the order in which the texts first occur
     answers = {}
     for column in _columns:
-        answers[column] = [[place.setdefault(text, len(place)) for text in row[column]] for row in entry.rows]
+        answers[column] = []
+        for row in entry.rows:
+            # a new text gets the next number
+            places = [index_of_text.setdefault(text, len(index_of_text)) for text in row[column]]
+            answers[column].append(places)
+    # five digits are enough for the curves
     log = [{key: float(f"{value:.5g}") for key, value in row.items()} for row in entry.log]
-    held = dict(name=entry.name, form=form, reward=entry.reward, rules=asdict(entry.rules),
-                pictures=entry.pictures, facts=entry.facts, log=log, texts=list(place), answers=answers)
-    # one line a field: a name can be changed with any editor
-    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in held.items()]
+    content = dict(name=entry.name, form=form, reward=entry.reward, rules=asdict(entry.rules),
+                   pictures=entry.pictures, facts=entry.facts, log=log, texts=list(index_of_text),
+                   answers=answers)
+    # each field on a line of its own, with the name first: a teacher can change it in any editor
+    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
     return "{" + ",\n".join(lines) + "}\n"
 
 
 def read_entry(
     path: str | Path,  # a file that `enter` wrote
 ) -> Entry:
-    "A student's file, its truths drawn anew; ContestError says in one sentence why it cannot be used"
+    """Read the file that a student handed in.
+
+    The true answers are not read from it: they are drawn again, so that nobody can change them. If the file
+    cannot be used, ContestError says in one sentence why."""
     path = Path(path)
-    # a stranger's file: its size is looked at before its content
+    # the file may be anything, so its size is checked before it is read
     if path.stat().st_size > most_bytes:
         most = f"{most_bytes // 1_000_000} MB"
         raise ContestError(f"{path.name} is larger than {most} and is no file of the contest")
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # JSON's own, those of UTF-8, and a million brackets
+        content = json.loads(path.read_text(encoding="utf-8"))
+    # ValueError: no JSON, or no UTF-8. RecursionError: thousands of brackets inside each other.
+    except (ValueError, RecursionError) as error:
         raise ContestError(f"{path.name} is damaged: it cannot be read as JSON; "
                            "copy it again, or run it again") from error
-    if not isinstance(held, dict) or "form" not in held:
+    if not isinstance(content, dict) or "form" not in content:
         raise ContestError(f"{path.name} is no file of the contest")
-    if held["form"] != form:
-        other = str(held["form"])[:20]
-        raise ContestError(f"{path.name} was written by another version of the book: form {other}, not {form}")
+    # the version of the file format
+    if content["form"] != form:
+        other = str(content["form"])[:20]
+        writer = "another version of the book"
+        raise ContestError(f"{path.name} was written by {writer}: form {other}, not {form}")
     try:
-        return _entry_of(held)
+        return _entry_of(content)
     except ContestError as error:
         raise ContestError(f"{path.name}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -127,43 +155,52 @@ def read_entry(
                            "than `enter` writes") from error
 
 
-def _entry_of(held):
-    "An entry of what a file holds; anything but the right form raises"
-    rules = _rules_of(held["rules"])
-    entry_name(held["name"])
-    # truths are drawn here, and what a file may say of them is not read
-    texts, answers = held["texts"], held["answers"]
+def _entry_of(content):
+    """Build an Entry from the content of a file, a dict of JSON, and check it on the way.
+
+    `content["texts"]` is a list of different texts. `content["answers"]` holds, for each column such as
+    before_greedy, a list for each picture: the places of its answers in `texts`. A ContestError has a
+    sentence for the student; any other exception means that a field is missing or has another form."""
+    rules = _rules_of(content["rules"])
+    entry_name(content["name"])  # raises ContestError if the name cannot be used
+    texts, answers = content["texts"], content["answers"]
     if not all(isinstance(text, str) for text in texts) or set(answers) != set(_columns):
         raise ValueError("texts")
+    # question, answer and picture of each row are drawn here; those that a file may hold are not read
     rows = [dict(truth) for truth in _truths(rules)]
-    for column, places in answers.items():
-        if len(places) != len(rows):
-            raise ContestError(f"it answers {len(places)} pictures, its rules say {len(rows)}")
-        for row, own in zip(rows, places):
-            wanted = rules.answers if column.endswith("sampled") else 1
-            if len(own) != wanted or not all(type(i) is int and 0 <= i < len(texts) for i in own):
+    for column, places_of_pictures in answers.items():
+        if len(places_of_pictures) != len(rows):
+            raise ContestError(f"it answers {len(places_of_pictures)} pictures, its rules say {len(rows)}")
+        # greedy answers and the controls are one for each picture
+        answer_count = rules.answers if column.endswith("sampled") else 1
+        for row, places in zip(rows, places_of_pictures):
+            # `type` and not `isinstance`, since True is an int to Python
+            valid = all(type(place) is int and 0 <= place < len(texts) for place in places)
+            if len(places) != answer_count or not valid:
                 raise ValueError("places")
-            row[column] = [texts[i] for i in own]
-    log = [{str(key): float(value) for key, value in row.items()} for row in held["log"]]
-    return Entry(held["name"].strip(), str(held["reward"]), rules, str(held["pictures"]), rows, log,
-                 dict(held["facts"]))
+            row[column] = [texts[place] for place in places]
+    log = [{str(key): float(value) for key, value in row.items()} for row in content["log"]]
+    return Entry(name=content["name"].strip(), reward=str(content["reward"]), rules=rules,
+                 pictures=str(content["pictures"]), rows=rows, log=log, facts=dict(content["facts"]))
 
 
-def _rules_of(held):
-    "Rules from a file: whole numbers that a class could have agreed on"
-    values = {field.name: held[field.name] for field in fields(Rules)}
+def _rules_of(values_in_file):
+    "Build Rules from the dict that a file holds; ContestError if a value is no whole number in its range"
+    values = {field.name: values_in_file[field.name] for field in fields(Rules)}
+    # a file must not make the reader draw pictures for hours; the other rules cost the reader nothing
     highest = dict(pictures=2000, answers=16)
     for name, value in values.items():
-        # True is an int to Python, and no number of steps
+        # a training may have no supervised start; the other counts make no sense below 1
         lowest = 0 if name in ("seed", "warm_steps") else 1
+        # `type` and not `isinstance`, since True is an int to Python
         if type(value) is not int or not lowest <= value <= highest.get(name, 10**7):
             raise ContestError(f"its rule {name} = {str(value)[:20]} is out of range")
     return Rules(**values)
 
 
-@cache
+@cache  # all files of a class have the same rules, so the pictures are drawn once
 def _truths(rules):
-    "Question, answer and fingerprint of each frozen picture; a class's files have the same, drawn once"
+    "Return a dict for each frozen picture: question, answer (the truth), picture (hash of its pixels)"
     from .data import picture_key
     truths = []
     for sample in frozen_pictures(rules):
@@ -173,8 +210,8 @@ def _truths(rules):
 
 
 def stored_entry(
-    name: str = "the_books_reward",  # or likes_three, which collapsed
+    name: str = "the_books_reward",  # or "likes_three": a run that collapsed to one answer for everything
 ) -> Entry:
-    "A run that was made before and stands in the package: for a laptop on which training fails"
+    "Read a finished run that is stored in the package, for a student whose laptop cannot train"
     from .core import book_file
     return read_entry(book_file(f"logs/contest_{name}.json"))

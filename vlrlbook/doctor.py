@@ -26,94 +26,105 @@ from vlrlbook.versions import without_marker
 
 __all__ = ["Finding", "check_python", "check_requirements", "check_extras", "main"]
 
-# Most memory that a run of chapter 05 with its preset took on a CPU (nbs/logs/chapters.csv and 05_runs.csv).
+# "The main job" in this module is the GRPO training of chapter 05 with the preset size=tiny, which runs on a
+# CPU. This is the most memory that it took in our measurements (nbs/logs/chapters.csv and 05_runs.csv).
 main_job_mb = 1800
 
-# One name of each library that the main job uses. transformers and trl load their parts when they are asked
-# for, so `import trl` alone succeeds in many a broken environment.
+# Library → one name in it that the main job uses. transformers and trl load their submodules only on first
+# use, so `import trl` alone may succeed in a broken environment; looking up this name does not.
 used_names = {"torch": "tensor", "transformers": "Trainer", "trl": "GRPOTrainer", "peft": "LoraConfig"}
 
-# Extras for those who work on the book itself, and the sum of the others: nothing that a reader misses.
+# Extras that are not reported, since no reader needs them: two are for developers of the book, and `all` is
+# the sum of the others.
 extras_not_shown = ("dev", "docs", "all")
 
-# Chapters whose page calls functions that import the packages of an extra when they are called. What a page
-# imports at its top is read from the page.
+# Chapter → extra that it needs but does not import at its top: the functions that it calls import the
+# extra's packages when they run. Imports at the top need no entry here: they are read from the chapter.
 extra_of_chapter = {"08_service": "serve"}
 
-# The main job, small: the same batch of 64 answers and the same model, but hardly any warm start.
+# Settings for a short version of the main job: the same model and the same batch of 64 answers, but two steps
+# and hardly any supervised training before them.
 step_settings = dict(max_steps=2, warm_steps=5, eval_samples=8, logging_steps=1, save_steps=0)
 
 
 @dataclass
 class Finding:
-    "One line of the table"
-    name: str # what was looked at
-    found: str # what is there
-    verdict: str # good; note: no harm to the main job; missing: a chapter will not run; bad: nor the main job
-    advice: str = "" # why it is not good, and what to do
+    """One line of the table that `vlrlbook doctor` prints.
+
+    The verdict is "good", "note" (the main job, chapter 05's training, can still run), "missing" (some
+    chapter will not run) or "bad" (the main job will not run either)."""
+    name: str # what was checked, such as "GPU"
+    found: str # what is there, such as "none"
+    verdict: str # good, note, missing or bad
+    advice: str = "" # why the verdict is not good, and what to do
 
 
 def one_line(
-    error: BaseException, # anything that was raised
-) -> str: # at most 300 characters
-    "Type and message of an exception on one line"
+    error: BaseException, # any exception
+) -> str: # such as "ValueError: bad number"; at most 300 characters
+    "Return type and message of an exception on one line"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def guarded(
-    name: str, # of the line, if the check itself fails
-    verdict: str, # then: bad where the main job needs what is checked, else note
+    name: str, # of the finding that is returned if the check raises
+    verdict: str, # of that finding: "bad" where the main job needs what is checked, else "note"
     check, # function that returns a `Finding` or a list of them
-    *args, # of the function
+    *args, # arguments of the function
 ) -> list: # of `Finding`
-    "The findings of a check; a check that raises becomes one line that names the exception"
+    """Run a check and return its findings as a list.
+
+    If the check raises, the list holds one finding that names the exception, so that the other checks of the
+    doctor still run."""
     try:
-        found = check(*args)
+        result = check(*args)
     except ModuleNotFoundError as error:
         return [Finding(name, one_line(error), verdict, f"pip install {error.name}, then ask again")]
     except Exception as error:
         return [Finding(name, one_line(error), verdict, "this could not be looked at")]
-    return found if isinstance(found, list) else [found]
+    return result if isinstance(result, list) else [result]
 
 
 def call(
     command: list, # program and arguments
-    seconds: float, # limit
-    more_env: dict = None, # environment variables beside those of this process
-) -> tuple: # (exit status or None when the time was up, what it printed, what it printed on stderr)
-    "Run a program that may hang, crash or print anything"
-    # The child writes UTF-8, whatever this terminal is set to.
+    seconds: float, # time limit; then the program is killed
+    more_env: dict = None, # environment variables that are added to those of this process
+) -> tuple: # (exit status, or None after a timeout; text of stdout; text of stderr)
+    "Run a program that may hang, crash or print anything; no failure of the program raises"
+    # Python programs then write UTF-8, whatever encoding this terminal is set to.
     env = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8", **(more_env or {})}
     options = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
     try:
         done = subprocess.run(command, timeout=seconds, **options)
-        status, printed, complained = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired as late:
-        # What was printed up to then still tells how far it came.
-        status, printed, complained = None, late.stdout or b"", late.stderr or b""
+        status, stdout, stderr = done.returncode, done.stdout, done.stderr
+    except subprocess.TimeoutExpired as timeout:
+        # What was printed before the timeout still tells how far the program came.
+        status, stdout, stderr = None, timeout.stdout or b"", timeout.stderr or b""
     except OSError as error:
-        # The program is not there, or this machine starts no more processes.
-        status, printed, complained = 127, b"", one_line(error).encode()
-    return status, printed.decode("utf-8", "replace"), complained.decode("utf-8", "replace")
+        # The program is not there, or no more processes can be started. A shell reports 127 then, too.
+        status, stdout, stderr = 127, b"", one_line(error).encode()
+    return status, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
 
 
 def call_python(
     code: str, # Python code
-    seconds: float, # limit
-) -> tuple: # see `call`
-    "Run code in a process of its own, whose temporary files go away with it"
+    seconds: float, # time limit; then the process is killed
+) -> tuple: # (exit status, or None after a timeout; text of stdout; text of stderr)
+    """Run Python code in a new process, and delete the temporary files that it leaves.
+
+    For code that imports torch, since a broken installation may crash or hang the process that imports it."""
     try:
         with tempfile.TemporaryDirectory(prefix="vlrlbook-doctor-", ignore_cleanup_errors=True) as folder:
             return call([sys.executable, "-c", code], seconds, {"TMPDIR": folder})
     except OSError as error:
-        # There is no folder for temporary files.
+        # No temporary folder can be made, so the code was not run: reported as a failed process.
         return 1, "", one_line(error)
 
 
 def last_line(
     text: str, # what a program printed
 ) -> str: # empty if there is none
-    "The last line that holds anything"
+    "Return the last line that is not blank, without spaces around it"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
@@ -121,97 +132,113 @@ def last_line(
 # Python and packages
 
 def check_python(
-    version: tuple = None, # (3, 12, 1), say; None: the Python that runs this
+    version: tuple = None, # such as (3, 12, 1); None: the Python that runs this
 ) -> Finding:
-    "Python against the releases that the book was written for"
+    "Compare the version of Python with the versions that the book supports"
     version = tuple(version or sys.version_info[:3])
-    found = ".".join(map(str, version))
+    version_text = ".".join(map(str, version))
     if version < (3, 11):
-        return Finding("Python", found, "bad", "older than is needed (3.11)")
+        return Finding("Python", version_text, "bad", "older than is needed (3.11)")
     if version < (3, 12):
-        return Finding("Python", found, "note", "chapter 04 will not run: LeRobot needs Python 3.12")
+        return Finding("Python", version_text, "note", "chapter 04 will not run: LeRobot needs Python 3.12")
     if version >= (3, 14):
-        return Finding("Python", found, "note", "newer than was tested (3.13)")
-    return Finding("Python", found, "good")
+        return Finding("Python", version_text, "note", "newer than was tested (3.13)")
+    return Finding("Python", version_text, "good")
 
 
 def check_requirement(
     requirement, # a `packaging.requirements.Requirement`
-    version_of=installed_version, # name → version or None
+    version_of=installed_version, # function: package name → installed version, or None
 ) -> Finding:
-    "One package that every installation needs"
+    "Check one package that every installation needs: is it there, and does its version fit?"
     version = version_of(requirement.name)
     if version is None:
+        # The marker, such as `; python_version >= "3.12"`, is nothing that a user has to type.
         advice = f"pip install '{without_marker(requirement)}'"
         return Finding(requirement.name, "not installed", "bad", advice)
+    # "good", "note" (newer than was tested) or "bad" (too old), with advice for the last two
     verdict, advice = judge_version(requirement, version)
     return Finding(requirement.name, version, verdict, advice)
 
 
 def check_requirements(
-    lines: list, # as `importlib.metadata.requires` returns them
-    version_of=installed_version, # name → version or None
+    lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
+    version_of=installed_version, # function: package name → installed version, or None
 ) -> list: # of `Finding`
-    "Every package that the book cannot do without, one finding each"
+    "Check every package that every installation needs; one finding for each"
     if not lines:
-        # A checkout on the PYTHONPATH works without metadata, so this alone stops nobody.
+        # Only a note: a git checkout on the PYTHONPATH has no metadata, and works all the same.
         advice = "vlrlbook itself is not installed: pip install -e ."
         return [Finding("requirements", "not known", "note", advice)]
     findings = []
     for requirement in requirements_of(lines):
-        # Each alone: one version that cannot be read must not hide the others.
+        # `guarded` turns an exception of the check into a finding with the verdict "bad", so that a version
+        # that cannot be read does not hide the other packages.
         findings += guarded(requirement.name, "bad", check_requirement, requirement, version_of)
     return findings
 
 
 def extras_in(
-    lines: list, # as `importlib.metadata.requires` returns them
-) -> list: # names, in the order of the lines
-    "The extras that a reader may want"
+    lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
+) -> list: # names of extras, in the order of the lines
+    "List the extras that a reader may want; those for developers are left out"
+    # A line of an extra reads: uvicorn>=0.34; extra == "serve"
     names = re.findall(r"""extra\s*==\s*["']([\w-]+)""", "\n".join(lines))
+    # An extra has several lines. `dict.fromkeys` drops the repeats and keeps the order.
     return [name for name in dict.fromkeys(names) if name not in extras_not_shown]
 
 
 def absent_packages(
-    lines: list, # as `importlib.metadata.requires` returns them
-    extra: str, # its name
-    version_of=installed_version, # name → version or None
-) -> list: # names
-    "Packages of an extra that are not installed"
-    return [r.name for r in requirements_of(lines, extra) if version_of(r.name) is None]
+    lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
+    extra: str, # name of the extra, such as "serve"
+    version_of=installed_version, # function: package name → installed version, or None
+) -> list: # names of packages
+    "List the packages of an extra that are not installed"
+    # Only requirements that apply to this Python and this system.
+    requirements = requirements_of(lines, extra)
+    return [requirement.name for requirement in requirements if version_of(requirement.name) is None]
 
 
 def check_extra(
-    lines: list, # as `importlib.metadata.requires` returns them
-    extra: str, # its name
-    version_of=installed_version, # name → version or None
+    lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
+    extra: str, # name of the extra, such as "serve"
+    version_of=installed_version, # function: package name → installed version, or None
 ) -> Finding:
-    "The packages of one extra, as one finding; none of them stops the main job"
-    name, wanted = f"extra {extra}", requirements_of(lines, extra)
-    if not wanted:
+    """Check the packages of one extra; all of them give one finding.
+
+    The verdict is "good" or "note", never "bad": the main job (chapter 05's training) needs no extra."""
+    name = f"extra {extra}"
+    # The extra's requirements that apply to this Python and this system.
+    requirements = requirements_of(lines, extra)
+    if not requirements:
         return Finding(name, "not for this system", "note", "there are no packages for it here")
     absent = absent_packages(lines, extra, version_of)
     command = f"pip install 'vlrlbook[{extra}]'"
-    if len(absent) == len(wanted):
+    if len(absent) == len(requirements):
         return Finding(name, "not installed", "note", command)
     if absent:
         return Finding(name, f"without {', '.join(absent)}", "note", command)
-    versions = {r.name: version_of(r.name) for r in wanted}
-    judged = {r.name: judge_version(r, versions[r.name]) for r in wanted}
-    advice = [f"{package}: {text}" for package, (_, text) in judged.items() if text]
-    found = ", ".join(f"{package} {version}" for package, version in versions.items())
-    return Finding(name, found, "note" if advice else "good", "; ".join(advice))
+    packages, advice = [], []
+    for requirement in requirements:
+        version = version_of(requirement.name)
+        packages.append(f"{requirement.name} {version}")
+        # Its verdict, which may be "bad" for a version that is too old, is not used: an extra is optional.
+        _, text = judge_version(requirement, version)
+        if text:
+            advice.append(f"{requirement.name}: {text}")
+    return Finding(name, ", ".join(packages), "note" if advice else "good", "; ".join(advice))
 
 
 def check_extras(
-    lines: list, # as `importlib.metadata.requires` returns them
-    version_of=installed_version, # name → version or None
+    lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
+    version_of=installed_version, # function: package name → installed version, or None
 ) -> list: # of `Finding`
-    "Every extra that a reader may want, one finding each"
-    # Where this is not installed, one line says so, and not one for each extra.
+    "Check every extra that a reader may want; one finding for each"
+    # Every check below needs `packaging`. Without it this raises once, and not once for each extra.
     importlib.import_module("packaging")
     findings = []
     for extra in extras_in(lines):
+        # `guarded` turns an exception of the check into a finding with the verdict "note".
         findings += guarded(f"extra {extra}", "note", check_extra, lines, extra, version_of)
     return findings
 
@@ -219,17 +246,21 @@ def check_extras(
 # What imports torch: a process of its own, which may crash
 
 def import_libraries():
-    "Import the main job's libraries and print a line of JSON for each; run in a process of its own"
+    """Import the libraries that the main job needs, and print one line of JSON for each.
+
+    The lines are {"library": name, "error": text or null}. After torch comes {"gpu": result of `gpu_facts`}.
+    `library_facts` runs this in a new process, which may crash, and reads the lines."""
+    # Some name of each library is looked up, since transformers and trl import their submodules only on use.
     for library, name in used_names.items():
         error = None
         try:
             getattr(importlib.import_module(library), name)
         except Exception as caught:
             error = one_line(caught)
-        # At once: if the next import ends the process, this line is there.
+        # Flushed at once: the next import may crash the process, and this line must not be lost.
         print(json.dumps(dict(library=library, error=error)), flush=True)
         if library == "torch" and error is None:
-            # A GPU that fails must not keep the other libraries from being tried.
+            # A GPU that raises must not stop the imports that follow.
             try:
                 facts = gpu_facts()
             except Exception as caught:
@@ -237,11 +268,14 @@ def import_libraries():
             print(json.dumps(dict(gpu=facts)), flush=True)
 
 
-def gpu_facts() -> dict: # build, cuda, available, devices, warnings
-    "What torch says about GPUs"
+def gpu_facts() -> dict: # keys: build, cuda, available, devices, warnings
+    """Ask torch about the GPUs of this machine.
+
+    `build` is torch's version, `cuda` the CUDA or ROCm version that it was built for (None: for CPUs only),
+    `available` is True if torch can use a GPU, `devices` a list of {name, gb}, `warnings` a list of texts."""
     import warnings
     import torch
-    # torch tells in a warning why a GPU that is there cannot be used.
+    # When a GPU is there but cannot be used, torch gives the reason in a warning.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
@@ -250,38 +284,43 @@ def gpu_facts() -> dict: # build, cuda, available, devices, warnings
     for number in range(count):
         properties = torch.cuda.get_device_properties(number)
         devices.append(dict(name=properties.name, gb=properties.total_memory / 2**30))
+    # Each message on one line.
+    messages = [" ".join(str(warning.message).split()) for warning in caught]
     return dict(build=torch.__version__, cuda=torch.version.cuda or torch.version.hip, available=available,
-                devices=devices, warnings=[" ".join(str(w.message).split()) for w in caught])
+                devices=devices, warnings=messages)
 
 
 def library_facts(
-    seconds: float = 300, # limit; a network disk can take minutes over a first import
-) -> dict: # errors: {library: its error or None}; gpu: see `check_gpu`
-    "Which libraries import, and what torch says about GPUs"
+    seconds: float = 300, # time limit; a first import from a network disk can take minutes
+) -> dict: # errors: {library: error text, or None if it imports}; gpu: dict of `gpu_facts`, or None
+    """Find out which libraries of the main job import, and what torch says about GPUs.
+
+    `import_libraries` runs in a new process, which may crash. It prints lines of JSON:
+    {"library": name, "error": text or null} for each library, and one {"gpu": facts}."""
     code = "from vlrlbook.doctor import import_libraries; import_libraries()"
-    status, printed, complained = call_python(code, seconds)
+    status, stdout, stderr = call_python(code, seconds)
     errors, gpu = {}, None
-    for line in printed.splitlines():
-        # Libraries print lines of their own.
+    for line in stdout.splitlines():
         try:
-            said = json.loads(line)
+            record = json.loads(line)
         except ValueError:
+            # Libraries print lines of their own, which are no JSON.
             continue
-        if isinstance(said, dict) and "library" in said:
-            errors[said["library"]] = said["error"]
-        elif isinstance(said, dict):
-            gpu = said.get("gpu", gpu)
+        if isinstance(record, dict) and "library" in record:
+            errors[record["library"]] = record["error"]
+        elif isinstance(record, dict):
+            gpu = record.get("gpu", gpu)
     ending = "the time was up" if status is None else f"Python ended with status {status}"
     for library in used_names:
-        # No line: the process ended before or while it was imported.
-        errors.setdefault(library, f"{ending}: {last_line(complained)}"[:300])
+        # A library without a line: the process ended before or while it was imported.
+        errors.setdefault(library, f"{ending}: {last_line(stderr)}"[:300])
     return dict(errors=errors, gpu=gpu)
 
 
 def check_imports(
-    facts: dict, # from `library_facts`
+    facts: dict, # from `library_facts`; its `errors` holds {library: error text, or None if it imports}
 ) -> list: # of `Finding`
-    "Whether the libraries of the main job import, one finding each"
+    "Report for each library of the main job if it can be imported"
     findings = []
     for library, error in facts["errors"].items():
         name = f"import {library}"
@@ -296,31 +335,36 @@ def check_imports(
 
 
 def driver_facts() -> str: # such as "NVIDIA L4, 23034 MiB, 570.86"; empty without a driver
-    "What the NVIDIA driver says about the first GPU, asked without torch"
+    "Ask nvidia-smi about the first GPU: name, memory and driver version, or a sentence about its failure"
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
     query = "--query-gpu=name,memory.total,driver_version"
-    status, printed, complained = call([program, query, "--format=csv,noheader"], 20)
+    status, stdout, stderr = call([program, query, "--format=csv,noheader"], seconds=20)
     if status != 0:
-        return f"nvidia-smi fails: {last_line(printed) or last_line(complained)}"
-    return printed.strip().splitlines()[0] if printed.strip() else "nvidia-smi lists no GPU"
+        # nvidia-smi writes its own errors to stdout; stderr has those of the loader.
+        return f"nvidia-smi fails: {last_line(stdout) or last_line(stderr)}"
+    return stdout.strip().splitlines()[0] if stdout.strip() else "nvidia-smi lists no GPU"
 
 
 def check_gpu(
-    facts: dict | None, # from `gpu_facts`, or its error; None where torch does not import
-    driver: str, # from `driver_facts`
+    facts: dict | None, # from `gpu_facts`; {"error": text} if that raised; None if torch does not import
+    driver: str, # from `driver_facts`: "name, memory, driver version"; empty without a driver
 ) -> Finding:
-    "The GPU that torch can use; if there is one that it cannot use, why"
+    "Report the GPUs that torch can use or, if there is one that torch cannot use, the reason"
     if facts is None:
         return Finding("GPU", driver or "not known", "note", "torch does not import, so it was not asked")
     if "error" in facts:
         advice = f"torch fails when it is asked: {facts['error']}"
         return Finding("GPU", driver or "not known", "note", advice)
     if facts["available"]:
-        names = [f"{d['name']} ({d['gb']:.0f} GB)" for d in facts["devices"]]
+        names = [f"{device['name']} ({device['gb']:.0f} GB)" for device in facts["devices"]]
         found = f"{', '.join(names)}; torch {facts['build']} for CUDA {facts['cuda']}"
-        return Finding("GPU", f"{found}; driver: {driver.split(', ')[-1]}" if driver else found, "good")
+        if driver:
+            driver_version = driver.split(", ")[-1]
+            found += f"; driver: {driver_version}"
+        return Finding("GPU", found, "good")
+    # From here on torch can use no GPU.
     if not driver:
         return Finding("GPU", "none", "note", "size=tiny runs on the CPU; size=gpu needs an NVIDIA GPU")
     if facts["cuda"] is None:
@@ -328,7 +372,7 @@ def check_gpu(
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         why = "CUDA_VISIBLE_DEVICES hides every GPU"
     elif facts["warnings"]:
-        # Such as "The NVIDIA driver on your system is too old (found version 11040)".
+        # A warning such as "The NVIDIA driver on your system is too old (found version 11040)".
         why = f"torch {facts['build']} for CUDA {facts['cuda']} says: {facts['warnings'][0]}"
     else:
         why = f"torch {facts['build']} for CUDA {facts['cuda']} finds no GPU: is the driver too old for it?"
@@ -340,90 +384,98 @@ def check_gpu(
 def folder_above(
     path: Path, # need not exist
 ) -> Path: # exists
-    "`path` if it exists, else the nearest folder above it that does"
+    "Return `path` if it exists, else the nearest folder above it that exists"
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def check_disk(
-    name: str, # of the line
+    name: str, # of the finding, such as "disk for runs"
     folder: Path, # need not exist
-    usage=shutil.disk_usage, # folder → total, used and free bytes
+    usage=shutil.disk_usage, # function: folder → (total, used, free) in bytes
 ) -> Finding:
-    "Free space where `folder` is or will be, and whether this user may write there"
+    "Check the free space where `folder` is or will be made, and if this user may write there"
     existing = folder_above(Path(folder))
-    free = usage(existing).free / 2**30
-    found = f"{free:.1f} GB free in {folder}"
-    # A file without a name is the only sure test: permission bits do not know of a read-only file system.
+    free_gb = usage(existing).free / 2**30
+    found = f"{free_gb:.1f} GB free in {folder}"
+    # Writing is tried with a file that vanishes when it is closed: permission bits would not tell of a
+    # file system that is mounted read-only.
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         return Finding(name, found, "bad", f"nothing can be written there ({one_line(error)})")
-    if free < 1:
+    if free_gb < 1:
         return Finding(name, found, "bad", "less than 1 GB: a run can fill it up")
-    if free < 10:
+    if free_gb < 10:
         return Finding(name, found, "note", "less than 10 GB: enough for size=tiny; a 3B model takes 7.5 GB")
     return Finding(name, found, "good")
 
 
 def check_disk_of_runs() -> Finding:
-    "The disk of this folder, where runs go unless output_dir says otherwise"
+    "Check the disk of the current folder: runs are written there unless output_dir is set"
     return check_disk("disk for runs", Path.cwd())
 
 
 def check_disk_of_cache() -> Finding:
-    "The disk of the cache, where warm starts and unpacked data are kept"
+    "Check the disk of the cache folder, where warm starts and unpacked data are kept"
     from vlrlbook.core import cache_dir
     started = time.time()
     folder = cache_dir()
     finding = check_disk("disk for the cache", folder)
-    # `cache_dir` makes the folder. If that was just now, and nobody has used it since, it goes again.
+    # `cache_dir` makes the folder if it is not there. A check should leave nothing behind, so a folder that
+    # was made just now and is empty is removed. One second of slack: some disks round the time of a file.
     if folder.stat().st_ctime >= started - 1 and not any(folder.iterdir()):
         folder.rmdir()
     return finding
 
 
 def number_in(
-    path: Path, # a file of the kernel
-    label: str = "", # the word before the number; empty: the file holds the number alone
-) -> int | None: # None if there is no such file or no number ("max")
-    "A number that the kernel tells in a file"
+    path: Path, # a file that the Linux kernel provides, such as /proc/meminfo
+    label: str = "", # word before the number, such as MemAvailable; empty: the file holds only a number
+) -> int | None: # None if there is no such file, or no number in it ("max" means no limit)
+    "Read a number from a file of the Linux kernel"
     try:
         text = path.read_text()
     except OSError:
         return None
-    found = re.search(rf"^{re.escape(label)}:?\s*(\d+)\b", text, re.M)
-    return int(found[1]) if found else None
+    # A line such as "MemAvailable:   123456 kB" or "inactive_file 4096".
+    match = re.search(rf"^{re.escape(label)}:?\s*(\d+)\b", text, re.M)
+    return int(match[1]) if match else None
 
 
-# Names of limit and usage, and of the part of the usage that the kernel gives back when it is needed: in the
-# second version of control groups, and in the first.
+# Version of Linux control groups → (file with the memory limit, file with the memory in use, label in
+# memory.stat of the file cache that is counted as used but that the kernel frees when memory is needed).
 group_files = {2: ("memory.max", "memory.current", "inactive_file"),
                1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}
 
 
 def left_in_group(
-    folder: Path, # of a control group
-    version: int, # of control groups: 1 or 2
-) -> float | None: # bytes; None without a limit
-    "What a container or a batch system still lets this process take"
-    limit_name, usage_name, inactive = group_files[version]
+    folder: Path, # of a Linux control group (cgroup)
+    version: int, # of control groups on this system: 1 or 2
+) -> float | None: # bytes; None if the group sets no limit
+    "Return how much memory a control group, set by a container or a batch system, still lets a process take"
+    # File names, and the label of the reclaimable file cache; they differ between the two versions.
+    limit_name, usage_name, cache_label = group_files[version]
     limit, used = number_in(folder / limit_name), number_in(folder / usage_name)
     if limit is None or used is None:
         return None
-    return limit - used + (number_in(folder / "memory.stat", inactive) or 0)
+    # This part of the file cache is counted as used, but the kernel frees it when a process needs memory.
+    reclaimable = number_in(folder / "memory.stat", cache_label) or 0
+    return limit - used + reclaimable
 
 
 def control_groups(
-    root: Path, # "/" outside tests
-) -> list: # of (folder, version)
-    "The control groups that count this process's memory, and all groups above them"
+    root: Path, # root of the file system: "/", or a folder in tests
+) -> list: # of (folder of the group, version of control groups: 1 or 2)
+    """List the Linux control groups that limit this process's memory, and all groups above them.
+
+    A container or a batch system limits memory through such groups. Other systems than Linux have none."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
     groups = []
     for line in lines:
-        # "0::/path" is the second version, "4:memory:/path" the first.
+        # Version 2 writes "0::/path". Version 1 writes a line for each controller, such as "4:memory:/path".
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             top, version = root / "sys/fs/cgroup", 2
@@ -431,41 +483,47 @@ def control_groups(
             top, version = root / "sys/fs/cgroup/memory", 1
         else:
             continue
-        # In a container the path may be the host's. Then only the top exists, and it is the container's own.
-        inner = Path(path.lstrip("/"))
-        groups += [(top / folder, version) for folder in (inner, *inner.parents)]
+        # In a container the path may be the host's, and does not exist here. The top folder among the parents
+        # exists, and holds the container's own limit.
+        group = Path(path.lstrip("/"))
+        groups += [(top / folder, version) for folder in (group, *group.parents)]
     return groups
 
 
 def available_memory(
-    root: Path = Path("/"), # where proc and sys are
-) -> tuple: # (bytes, "free" or "in all", whether a control group is what limits)
-    "Memory that a new process can take"
+    root: Path = Path("/"), # folder with proc and sys in it; another one in tests
+) -> tuple: # (bytes, "free" or "in all", True if a control group is what limits)
+    """Return how much memory a new process can take.
+
+    On Linux that is the free memory, or less where a control group (of a container or a batch system) has a
+    limit. Elsewhere only the size of the whole memory is known: then the second value is "in all"."""
     free = number_in(root / "proc/meminfo", "MemAvailable")
     if free is None:
-        # No Linux: only the size of the memory is known, not how much of it is free.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in all", False
-    free *= 1024
+    free *= 1024  # the kernel writes kB
     left = [left_in_group(folder, version) for folder, version in control_groups(root)]
+    # The tightest limit counts; a group without a limit gives None.
     least = min((amount for amount in left if amount is not None), default=free)
     return min(free, least), "free", least < free
 
 
 def core_count() -> int:
-    "Cores that this process may use"
+    "Return the number of cores that this process may use"
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def check_memory(
-    root: Path = Path("/"), # where proc and sys are
+    root: Path = Path("/"), # folder with proc and sys in it; another one in tests
 ) -> Finding:
-    "Memory and cores, beside what the main job took when it was measured"
-    amount, what, limited = available_memory(root)
+    "Compare the memory of this machine with what the main job (chapter 05) took, and name the cores"
+    # bytes; "free", or "in all" where the free part is not known; True if a container sets the limit
+    amount, kind, limited = available_memory(root)
     cores = core_count()
-    group = ", limited by a container or a batch system" if limited else ""
-    found = f"{amount / 2**30:.1f} GB {what}{group}; {cores} core{'s' if cores > 1 else ''}"
+    limit_text = ", limited by a container or a batch system" if limited else ""
+    cores_text = f"{cores} core{'s' if cores > 1 else ''}"
+    found = f"{amount / 2**30:.1f} GB {kind}{limit_text}; {cores_text}"
     needed = f"the main job took {main_job_mb / 1000:.1f} GB with size=tiny"
     if amount < main_job_mb * 2**20:
         return Finding("memory", found, "bad", f"{needed}: end other programs, or raise the limit")
@@ -475,33 +533,35 @@ def check_memory(
 
 
 def check_ffmpeg() -> Finding:
-    "The program that films are read with"
-    found = shutil.which("ffmpeg")
-    if found:
-        return Finding("FFmpeg", found, "good")
+    "Check if FFmpeg, which decodes video files, is installed"
+    path = shutil.which("ffmpeg")
+    if path:
+        return Finding("FFmpeg", path, "good")
     return Finding("FFmpeg", "not found", "note", "only needed for LeRobot's video mode (chapter 04)")
 
 
 def check_browser() -> Finding:
-    "A browser in which tests can open the service's page"
-    found = [name for name in ("chromium", "google-chrome", "firefox") if shutil.which(name)]
-    if found:
-        return Finding("browser", ", ".join(found), "good")
+    "Look for a browser in which tests can open the web page of the training service"
+    browsers = [name for name in ("chromium", "google-chrome", "firefox") if shutil.which(name)]
+    if browsers:
+        return Finding("browser", ", ".join(browsers), "good")
     return Finding("browser", "not found", "note", "only needed to test the page of the training service")
 
 
 def check_kernel() -> Finding:
-    "The notebook kernel that papermill starts: whether it is there, and belongs to this Python"
+    "Check the Jupyter kernel that runs the chapters: is it installed, and does it start this Python?"
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     from jupyter_core.paths import jupyter_path
-    # Without folders of its own, the manager asks IPython for one more, and IPython makes that folder.
+    # The folders are given, since the manager would otherwise ask IPython for its folder, and IPython would
+    # make it. A check should leave nothing behind.
     kernels = KernelSpecManager(kernel_dirs=jupyter_path("kernels"))
-    # "python3" is what every chapter's metadata asks for.
+    # "python3" is the kernel that every chapter's metadata names.
     try:
         program = kernels.get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
         return Finding("notebook kernel", "no python3", "bad", "pip install --force-reinstall ipykernel")
-    # jupyter_client replaces a bare name by the Python that runs it.
+    # `program` is the Python that the kernel starts. Where it is a name without a folder, such as "python",
+    # jupyter_client starts the Python that it runs in itself.
     folder = Path(program).parent
     if program == Path(program).name or folder.samefile(Path(sys.executable).parent):
         return Finding("notebook kernel", "python3", "good")
@@ -511,37 +571,46 @@ def check_kernel() -> Finding:
 
 # The network: notes only, since everything runs offline
 
-def pip_command() -> list | None: # None without pip
-    "How to start pip: the environment's own, or the one on the PATH, which reads the same configuration"
+def pip_command() -> list | None: # program and first arguments; None without pip
+    "Return the command that starts pip: this environment's own or, if it has none, the one on the PATH"
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    found = shutil.which("pip")
-    return [found] if found else None
+    # It reads the same configuration, so it asks the same package index.
+    path = shutil.which("pip")
+    return [path] if path else None
 
 
 def check_registry(
-    command: list | None, # from `pip_command`
+    command: list | None, # from `pip_command`: how to start pip; None without pip
 ) -> Finding:
-    "Whether pip reaches the package index it is configured for; pip itself is asked, with its own settings"
+    """Check if pip can reach the package index that it is configured for.
+
+    pip itself is started, so that its own settings for index, proxy and certificates are tried."""
     name, advice = "package index", "nothing can be installed from here; what is installed runs all the same"
     if command is None:
         return Finding(name, "not asked", "note", "there is no pip here to ask")
-    # `pip index` lists versions and installs nothing. One try: pip's own five take minutes without a network.
-    asked = ["index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input"]
-    status, _, complained = call([*command, *asked, "--disable-pip-version-check"], 30)
+    # `pip index` lists versions and installs nothing; `packaging` stands for any package. No retries: with
+    # those that pip makes by default, this takes minutes without a network.
+    arguments = ["index", "versions", "packaging", "--timeout", "5", "--retries", "0", "--no-input"]
+    status, _, stderr = call([*command, *arguments, "--disable-pip-version-check"], seconds=30)
     if status == 0:
         return Finding(name, "reachable", "good")
-    reason = "no answer in 30 seconds" if status is None else last_line(complained)
+    # The status is None after a timeout.
+    reason = "no answer in 30 seconds" if status is None else last_line(stderr)
     return Finding(name, "not reachable", "note", f"pip says: {reason}; {advice}"[:300])
 
 
 def ask_hub():
-    "Print one line about the hub: offline, reachable, or the error; run in a process of its own"
+    """Ask the Hugging Face hub for one model, and print "reachable" or the error.
+
+    If the user has set HF_HUB_OFFLINE, "offline" is printed and nothing is asked.
+
+    `check_hub` runs this in a new process and reads the line, since a network call may hang."""
     from huggingface_hub import HfApi, constants
     if constants.HF_HUB_OFFLINE:
         print("offline")
         return
-    # The model of size=gpu: if the hub hands out this one, that preset can begin.
+    # The model that the preset size=gpu trains: if the hub has it for us, that preset can start.
     try:
         HfApi().model_info("Qwen/Qwen2.5-VL-3B-Instruct", timeout=5)
         print("reachable")
@@ -550,16 +619,22 @@ def ask_hub():
 
 
 def check_hub() -> Finding:
-    "Whether models can be fetched from the hub"
-    # In a process of its own, since a name server that does not answer has a time limit of its own.
+    """Check if models can be downloaded from the Hugging Face hub.
+
+    `ask_hub` runs in a new process: waiting for a name server can be cut short only by ending the process.
+    It prints "reachable", the error, or "offline" if HF_HUB_OFFLINE is set."""
     code = "from vlrlbook.doctor import ask_hub; ask_hub()"
-    status, printed, complained = call_python(code, 30)
-    answer = last_line(printed)
+    status, stdout, stderr = call_python(code, seconds=30)
+    answer = last_line(stdout)
     if answer == "reachable":
         return Finding("model hub", "reachable", "good")
     if answer == "offline":
         return Finding("model hub", "not asked", "note", "HF_HUB_OFFLINE is set; size=tiny needs no hub")
-    reason = "no answer in 30 seconds" if status is None else answer or last_line(complained)
+    if status is None:
+        reason = "no answer in 30 seconds"
+    else:
+        # Without an answer the process crashed before it could print one.
+        reason = answer or last_line(stderr)
     return Finding("model hub", "not reachable", "note", f"{reason[:200]}; size=tiny needs no hub")
 
 
@@ -567,70 +642,84 @@ def check_hub() -> Finding:
 
 def imported_names(
     source: str, # Python code
-    package: str = "", # that relative imports start from
-) -> set: # dotted names; of `from a import b` both a and a.b, since b may be a module
-    "What code needs to run: imports at its top, and the main job's libraries wherever they are imported"
+    package: str = "", # package of the code, for relative imports
+) -> set: # dotted names; for `from a import b` both a and a.b, since b may be a module
+    """List the modules that code imports at its top level.
+
+    Imports inside functions are left out, since the function may never be called (Ray is such an import).
+    Only those of the main job's libraries (torch, transformers, trl, peft) are listed wherever they stand."""
     tree, names = ast.parse(source), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
+            imported = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            imported = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
-        # An import inside a function may be one that a page never calls: Ray, or a robot's films.
-        names.update(name for name in found if node in tree.body or name.partition(".")[0] in used_names)
+        at_top = node in tree.body
+        # "torch.nn" → "torch", which is a key of `used_names` as every library of the main job is
+        names.update(name for name in imported if at_top or name.partition(".")[0] in used_names)
     return names
 
 
 def code_of_chapter(
-    path: Path, # a notebook
+    path: Path, # a chapter's notebook
 ) -> str: # Python code
-    "All code cells of a chapter, without lines for IPython alone"
+    "Return all code cells of a chapter as one text, without the lines that only IPython understands"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    # "%" begins a magic command, "!" a command for the shell; `ast` can parse neither.
     return "\n".join(line for line in text.splitlines() if not line.startswith(("%", "!")))
 
 
 @cache # several chapters import the same modules
 def imports_of_module(
-    name: str, # such as "vlrlbook.grpo"
+    name: str, # a module of vlrlbook, such as "vlrlbook.grpo"
 ) -> set: # dotted names; empty if there is no such module
-    "What a module of this package imports, read from its file: importing it would take seconds"
+    "List what a module of this package imports. Its file is parsed, since importing it would take seconds"
+    # "vlrlbook.jobs.ledger" → this file's folder / "jobs/ledger"
     path = Path(__file__).resolve().parent.joinpath(*name.split(".")[1:])
-    for file, package in ((path / "__init__.py", name), (path.with_suffix(".py"), name.rpartition(".")[0])):
+    # Relative imports of a package's __init__.py start from itself, those of a module from its parent.
+    parent = name.rpartition(".")[0]
+    for file, package in ((path / "__init__.py", name), (path.with_suffix(".py"), parent)):
         if file.is_file():
             return imported_names(file.read_text(encoding="utf-8"), package)
     return set()
 
 
 def needed_packages(
-    chapter: Path, # a notebook
+    chapter: Path, # its notebook
 ) -> set: # names as they are imported, such as "PIL"
-    "Packages that a chapter imports, itself or through the modules of this package"
-    seen, waiting = set(), imported_names(code_of_chapter(chapter))
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
+    "List the packages that a chapter imports, directly or through the modules of vlrlbook that it imports"
+    visited, to_visit = set(), imported_names(code_of_chapter(chapter))
+    while to_visit:
+        name = to_visit.pop()
+        visited.add(name)
+        # Only our own modules are followed: what other packages import, pip installs with them.
         if name.partition(".")[0] == "vlrlbook":
-            waiting |= imports_of_module(name) - seen
-    return {name.partition(".")[0] for name in seen} - {"vlrlbook"}
+            to_visit |= imports_of_module(name) - visited
+    return {name.partition(".")[0] for name in visited} - {"vlrlbook"}
 
 
 def why_not(
-    chapter: Path, # a notebook
-    lines: list, # as `importlib.metadata.requires` returns them
+    chapter: Path, # its notebook
+    lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
     errors: dict, # {library: what it raised when it was imported, or None}
 ) -> tuple: # (reason, advice); both empty if the chapter will run
-    "What keeps a chapter from running here"
+    """Say why a chapter cannot run on this machine, and what to install.
+
+    It can run if each package that it imports can be imported, and if it has those of its extra, such as
+    FastAPI for the chapter about the service."""
     needed = sorted(needed_packages(chapter))
     broken = [name for name in needed if errors.get(name)]
     if broken:
         return f"{', '.join(broken)} cannot be imported", "see the lines above"
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    # An extra whose packages the chapter imports only inside functions, so `needed` does not have them.
     extra = extra_of_chapter.get(chapter.stem)
     if absent:
+        # The extra to install is the one that brings the package; None: every installation brings it.
         extra = extra_of(absent[0]) if lines else None
     elif extra and lines:
         absent = absent_packages(lines, extra)
@@ -638,19 +727,19 @@ def why_not(
         return "", ""
     reason = f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
     if extra is None:
-        # Every installation brings it, under a name that may differ: PIL comes with pillow.
+        # The package itself is not named: its name for pip may differ, as `pillow` does from `PIL`.
         return reason, "pip install vlrlbook" if lines else "pip install -e ."
-    # LeRobot, say, is not made for Python 3.11: then pip would install nothing.
+    # No requirement of the extra applies here, as with LeRobot on Python 3.11: pip would install nothing.
     if not requirements_of(lines, extra):
         return reason, "not made for this Python or this system"
     return reason, f"pip install 'vlrlbook[{extra}]'"
 
 
 def check_chapters(
-    lines: list, # as `importlib.metadata.requires` returns them
+    lines: list, # requirements of vlrlbook, as `importlib.metadata.requires` returns them
     errors: dict, # {library: what it raised when it was imported, or None}
-) -> list: # of `Finding`: one for all chapters that will run, then one for each that will not
-    "Which chapters will run here"
+) -> list: # of `Finding`: one that names all chapters that will run, then one for each that will not
+    "Find out which chapters can run on this machine, and why the others cannot"
     running, findings = [], []
     for chapter in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
         reason, advice = why_not(chapter, lines, errors)
@@ -666,19 +755,23 @@ def check_chapters(
 # Two real steps
 
 def run_two_steps(
-    output_dir: str, # new folder
+    output_dir: str, # folder of the run, which is made
 ):
-    "Two GRPO steps by the main job's own code; run in a process of its own"
+    """Train two GRPO steps with the code of chapter 05 and a small version of its settings.
+
+    `check_two_steps` runs this in a new process, which may crash, and reads the run's log."""
     from vlrlbook.core import read_settings
     from vlrlbook.grpo import GRPOSettings, run
-    # What the two steps are worth is nobody's question here: nothing is measured around them.
-    run(read_settings(GRPOSettings, step_settings | dict(output_dir=output_dir)), measure=False)
+    # `step_settings`: two steps, and hardly any supervised training before them.
+    settings = read_settings(GRPOSettings, step_settings | dict(output_dir=output_dir))
+    # measure=False: the model is not evaluated before and after, since two steps teach it nothing.
+    run(settings, measure=False)
 
 
 def logged_losses(
-    path: Path, # a run_log.csv
-) -> list: # of floats; empty without a file
-    "The loss of each logged step"
+    path: Path, # run_log.csv of a run
+) -> list: # of floats; empty if there is no such file
+    "Read the loss of each logged training step"
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
@@ -686,30 +779,34 @@ def logged_losses(
 
 
 def how_it_ended(
-    status: int | None, # exit status; None when the time was up
-    seconds: float, # that it had
-) -> str: # begins with a verb
-    "The end of a process in words"
+    status: int | None, # exit status of a process; None if it was killed after its time limit
+    seconds: float, # the time limit
+) -> str: # such as "ended with status 1"
+    "Describe in words how a process ended; the text begins with a verb"
     if status is None:
         return f"did not finish in {seconds / 60:.0f} minutes"
     if status < 0:
-        # 9 is what the kernel sends when there is no memory left.
-        return f"was ended by signal {-status}" + (": was there enough memory?" if status == -9 else "")
+        # `subprocess` reports a process that signal 9 ended as -9. Linux sends 9 when memory runs out.
+        hint = ": was there enough memory?" if status == -9 else ""
+        return f"was ended by signal {-status}{hint}"
     return f"ended with status {status}"
 
 
 def judge_steps(
-    status: int | None, # exit status of the process; None when the time was up
+    status: int | None, # exit status of the process that trained; None if it was killed after its time limit
     output: str, # what it printed
-    losses: list, # from `logged_losses`
-    took: float, # seconds
-    limit: float, # seconds that it had
+    losses: list, # of the logged steps, as floats
+    took: float, # seconds that it ran
+    limit: float, # its time limit in seconds
 ) -> list: # of `Finding`
-    "What two steps have shown"
+    """Judge a trial run of two training steps.
+
+    It is good if the process ended well and logged two finite losses. A second finding, a note, is added if
+    the run could not share the prompt among the answers of a group."""
     name, findings = "two GRPO steps", []
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if status != 0:
-        # The end of a traceback and the lines before it: most people will paste just that.
+        # The last twelve lines hold the end of a traceback: most people will paste just that into a report.
         found = f"the run {how_it_ended(status, limit)}"
         findings.append(Finding(name, found, "bad", "\n".join(lines[-12:])))
     elif len(losses) != step_settings["max_steps"] or not all(map(math.isfinite, losses)):
@@ -717,44 +814,52 @@ def judge_steps(
     else:
         shown = " and ".join(f"{loss:.4f}" for loss in losses)
         findings.append(Finding(name, f"losses {shown}, finite; {took:.0f} s with imports and start", "good"))
-    # The run says so itself when it reads each prompt once an answer, and not once a group.
-    plain = [line for line in lines if line.startswith("shared prompt:")]
+    # Normally the model reads a prompt once for all answers of a group. Where that is not possible here, the
+    # run prints a line that begins like this, and reads the prompt once for each answer.
+    warnings = [line for line in lines if line.startswith("shared prompt:")]
     advice = "the run is slower; its numbers stay right"
-    findings += [Finding("shared prompt", line, "note", advice) for line in plain]
+    findings += [Finding("shared prompt", line, "note", advice) for line in warnings]
     return findings
 
 
 def check_two_steps(
-    limit: float = 600, # seconds
+    limit: float = 600, # time limit in seconds
 ) -> list: # of `Finding`
-    "Run two steps of the main job in a folder that goes away, cache and temporary files with it"
+    """Train two steps of the main job (GRPO, chapter 05) in a new process, and judge how it went.
+
+    Run, cache and temporary files are in one temporary folder, which is deleted at the end."""
     code = "import sys; from vlrlbook.doctor import run_two_steps; run_two_steps(sys.argv[1])"
     with tempfile.TemporaryDirectory(prefix="vlrlbook-doctor-", ignore_cleanup_errors=True) as folder:
-        # Absolute, since the process stays in this folder, where a checkout that is not installed is found.
+        # The new process starts in the current folder, as Python may find `vlrlbook` only from there (a git
+        # checkout that is not installed). So the path of the run must be absolute.
         output_dir = Path(folder).resolve() / "run"
+        # Offline, since the small model is built on the spot and nothing has to be downloaded.
         env = {"HF_HUB_OFFLINE": "1", "VLRLBOOK_CACHE": folder, "TMPDIR": folder}
         started = time.monotonic()
-        status, printed, complained = call([sys.executable, "-c", code, str(output_dir)], limit, env)
+        status, stdout, stderr = call([sys.executable, "-c", code, str(output_dir)], limit, env)
         took = time.monotonic() - started
         losses = logged_losses(output_dir / "run_log.csv")
-    return judge_steps(status, f"{printed}\n{complained}", losses, took, limit)
+    # The status is None if the time limit has ended the process.
+    return judge_steps(status, f"{stdout}\n{stderr}", losses, took, limit)
 
 
 # The table
 
 def printable(
-    text: str, # anything
-) -> str: # no line breaks, no colours, no bells
-    "`text` with a space in place of each character that moves a terminal's cursor"
-    return "".join(c if c.isprintable() else " " for c in text)
+    text: str, # any text, perhaps with codes for a terminal
+) -> str: # without line breaks, codes for colours or bells
+    "Replace each character that a terminal does not print, such as a line break, by a space"
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def wrapped(
-    text: str, # anything
+    text: str, # any text
     width: int, # most characters of a line
 ) -> list: # of str
-    "Lines of `text`, broken between words; inside a word only where it is longer than a line"
+    "Break text into lines between words, and inside a word only if it is longer than a line"
     pieces = []
+    # textwrap would also fill up a line with the beginning of a long word, and break at hyphens: a path or
+    # a command can then not be copied. So long words are cut here, each from its own line on.
     for line in wrap(printable(text), width, break_long_words=False, break_on_hyphens=False):
         pieces += [line[start:start + width] for start in range(0, len(line), width)]
     return pieces
@@ -762,26 +867,31 @@ def wrapped(
 
 def table_lines(
     findings: list, # of `Finding`
-    width: int, # of the terminal
+    width: int, # of the terminal, in characters
 ) -> list: # of str
-    "The table: what, found, verdict; advice stands under what was found"
+    """Lay out findings as a table with the columns what, found and verdict.
+
+    The advice of a finding stands below its row, under the second column, and begins with "> "."""
     gap, verdict_width = "  ", len("verdict")
+    # The heading is laid out as a row.
     rows = [Finding("what", "found", "verdict"), *findings]
-    what_width = min(max(len(f.name) for f in rows), width // 3)
-    # A terminal of a few columns gets lines that are too long for it, never an error.
+    what_width = min(max(len(row.name) for row in rows), width // 3)
+    # 6 and 8 are the least widths that can be read. A very narrow terminal gets lines that are too long.
     what_width = max(what_width, 6)
     found_width = max(width - what_width - verdict_width - 2 * len(gap), 8)
     advice_width = found_width + len(gap) + verdict_width
     lines = []
     for finding in rows:
-        whats = wrapped(finding.name, what_width)
-        founds = wrapped(finding.found, found_width)
-        for what, found, verdict in zip_longest(whats, founds, [finding.verdict], fillvalue=""):
+        name_lines = wrapped(finding.name, what_width)
+        found_lines = wrapped(finding.found, found_width)
+        # A row is as high as its highest cell.
+        for what, found, verdict in zip_longest(name_lines, found_lines, [finding.verdict], fillvalue=""):
             lines.append(f"{what:{what_width}}{gap}{found:{found_width}}{gap}{verdict}".rstrip())
         for part in finding.advice.splitlines():
             for number, line in enumerate(wrapped(part, advice_width - 2)):
-                lines.append(" " * what_width + gap + ("  " if number else "> ") + line)
-    # A rule under the heading, which is always one line.
+                mark = "  " if number else "> "
+                lines.append(" " * what_width + gap + mark + line)
+    # A line of dashes below the heading, which is always one line high.
     lines.insert(1, "-" * min(width, what_width + found_width + verdict_width + 2 * len(gap)))
     return lines
 
@@ -789,21 +899,24 @@ def table_lines(
 def overall(
     findings: list, # of `Finding`
 ) -> tuple: # (exit status, the last line)
-    "The verdict over all checks: bad if one of them is, else good"
-    bad = [f.name for f in findings if f.verdict == "bad"]
+    """Sum up all findings: exit status 1 and "bad" if one of them is bad, else 0 and "good".
+
+    Good means that the main job (chapter 05) can run; the last line counts the findings that are not good."""
+    bad = [finding.name for finding in findings if finding.verdict == "bad"]
     if bad:
         return 1, f"Overall: bad. The main job (chapter 05) runs only when these are good: {', '.join(bad)}."
-    others = sum(f.verdict != "good" for f in findings)
-    tried = any(f.name == "two GRPO steps" and f.verdict == "good" for f in findings)
+    others = sum(finding.verdict != "good" for finding in findings)
+    # With --quick, or without the libraries, no training step was tried.
+    tried = any(finding.name == "two GRPO steps" and finding.verdict == "good" for finding in findings)
     end = "" if tried else " Its steps were not tried: leave out --quick to try two."
     return 0, f"Overall: good. The main job (chapter 05) can run here; notes: {others}.{end}"
 
 
 def say(
-    text: str, # lines
+    text: str, # one line or several
     stream, # such as sys.stdout
 ):
-    "Print on a terminal of any encoding: what it cannot show becomes a question mark"
+    "Print text; characters that the stream's encoding does not have become question marks, not errors"
     encoding = getattr(stream, "encoding", None) or "ascii"
     print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
@@ -811,17 +924,23 @@ def say(
 def examine(
     quick: bool = False, # leave out the two steps
 ) -> list: # of `Finding`
-    "All checks, one after the other"
+    """Run all checks of the doctor, one after the other.
+
+    `guarded` runs one check. If the check raises, a finding with the name and verdict given here takes its
+    place: "bad" where the main job (chapter 05) needs what is checked, else "note"."""
     findings = guarded("Python", "bad", check_python)
+    # requirements of vlrlbook as texts, such as 'uvicorn>=0.34; extra == "serve"'; empty if not installed
     lines = own_requirements()
     findings += guarded("requirements", "bad", check_requirements, lines)
     findings += guarded("extras", "note", check_extras, lines)
+    # errors: {library: error or None}; gpu: what torch says about GPUs, or None
     facts = library_facts()
     findings += guarded("imports", "bad", check_imports, facts)
     findings += guarded("notebook kernel", "bad", check_kernel)
     findings += guarded("disk for runs", "bad", check_disk_of_runs)
     findings += guarded("disk for the cache", "bad", check_disk_of_cache)
     findings += guarded("memory", "note", check_memory)
+    # a lambda, so that `guarded` also catches what `driver_facts` raises
     findings += guarded("GPU", "note", lambda: check_gpu(facts["gpu"], driver_facts()))
     findings += guarded("FFmpeg", "note", check_ffmpeg)
     findings += guarded("browser", "note", check_browser)
@@ -831,7 +950,7 @@ def examine(
     if quick:
         return findings
     if any(facts["errors"].values()):
-        # They would fail at the same import, and the table would say the same thing twice.
+        # The two steps would fail at the same import, and the table would say the same thing twice.
         return [*findings, Finding("two GRPO steps", "not tried", "note", "libraries cannot be imported")]
     say("two GRPO steps of the main job ... about a minute", sys.stderr)
     return findings + guarded("two GRPO steps", "bad", check_two_steps)
@@ -840,7 +959,7 @@ def examine(
 def main(
     quick: bool = False, # leave out the two steps
 ) -> int: # exit status: 1 when the main job cannot run here
-    "Print the table and the verdict"
+    "Check this machine, and print a table of findings and a verdict on whether the main job can run here"
     width = shutil.get_terminal_size().columns
     findings = examine(quick)
     status, last = overall(findings)

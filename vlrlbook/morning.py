@@ -25,64 +25,75 @@ __all__ = ["write_morning", "lesson_notebook", "chosen_cell", "import_cell", "se
 
 
 def write_morning(
-    folder: str | Path,  # to make; it must not be there
-) -> list:  # names of the files in it
-    "Write the three notebooks of a morning, the glossary, TEACHER.md and the stored runs"
+    folder: str | Path,  # is made, and must not exist yet
+) -> list:  # paths of the files, relative to the folder
+    "Write the folder for a class of one morning: three notebooks, the glossary, TEACHER.md and stored runs"
+    # all files are written into a hidden folder, which gets its name when everything is there
     with new_folder(folder, existing="none", manifest=False) as aside:
         for name in lessons:
-            # as the chapters are written: readable in a diff
+            # the format of Jupyter itself, so that a notebook that is saved again shows no other changes
             text = json.dumps(lesson_notebook(name), indent=1, ensure_ascii=False) + "\n"
             (aside / f"{name}.ipynb").write_text(text, encoding="utf-8")
         shutil.copy(book_file("glossary.md"), aside)
         (aside / "TEACHER.md").write_text(teachers_page(), encoding="utf-8")
         (aside / "stored").mkdir()
+        # finished runs of the contest, for a laptop on which training fails
         for path in sorted((notebooks_dir() / "logs").glob("contest_*.json")):
             shutil.copy(path, aside / "stored" / path.name.removeprefix("contest_"))
-    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def lesson_notebook(
-    name: str,  # of `lessons`
+    name: str,  # a key of `morning_plan.lessons`, such as "2_rewards"
 ) -> dict:  # a notebook, as its JSON says
-    "One notebook of the class: chosen cells, imports for what they need, exercises emptied"
+    """Make one notebook of the class from cells of the chapters.
+
+    A cell with the imports that the chosen cells need is added behind the title. Exercises are emptied."""
     cells = []
+    # a step names a cell of a chapter, or holds a cell that is in no chapter
     for number, step in enumerate(lessons[name].steps):
-        cells += _in_slides(chosen_cell(step, f"{name}-{number:02d}"))
-    seen = set()
+        cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
+    ids = set()
     for cell in cells:
-        # two parts of one text are two cells
-        cell["id"] += "-more" if cell["id"] in seen else ""
-        seen.add(cell["id"])
-    setup = _code(setup_source(name, cells), f"{name}-setup")
+        # two steps may take two parts of the same text; a notebook's ids must differ
+        cell["id"] += "-more" if cell["id"] in ids else ""
+        ids.add(cell["id"])
+    setup = _code_cell(setup_source(name, cells), f"{name}-setup")
     setup["metadata"] = dict(slideshow=dict(slide_type="skip"))
-    # behind the title: imports come before anything that needs them
+    # the first cell is the title
     book = dict(cells=[cells[0], setup, *cells[1:]], nbformat=4, nbformat_minor=5,
                 metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")))
-    made = twin(book, f"{name}.ipynb")
-    _give_slides(made["cells"])
-    for cell in made["cells"]:
+    # exercises emptied, their solutions folded away behind the checks
+    notebook = twin(book, f"{name}.ipynb")
+    _add_slide_types(notebook["cells"])
+    for cell in notebook["cells"]:
+        # `chosen_cell` added it for `setup_source`; a notebook's file has no such field
         cell.pop("chapter", None)
-    return made
+    return notebook
 
 
 # Choosing
 
 @cache
 def _cells(chapter):
-    "id → cell of a chapter, in its order"
+    "Return the cells of a chapter as a dict, id → cell, in their order"
     book = json.loads((notebooks_dir() / f"{chapter}.ipynb").read_text(encoding="utf-8"))
     return {cell["id"]: cell for cell in book["cells"]}
 
 
 def chosen_cell(
-    step,  # "chapter:id", with "from WORDS" or "until WORDS" behind it for a part; or an `Own`
-    own_id: str,  # for a cell that stands in no chapter
-) -> dict:
-    "A cell of a lesson; ValueError names a cell, or a paragraph, that is not there any more"
+    step,  # such as "02_rewards:c063" or "02_rewards:c063 from **Last exercise"; or an `Own`
+    own_id: str,  # id of the cell if the step is an `Own`, which is in no chapter
+) -> dict:  # a cell of a notebook, with the chapter's name (or None) as `chapter`
+    """Return the cell that a step of a lesson names, as the class will see it.
+
+    A code cell that the package exports is replaced by an import of its names. Of a text, a step may take only
+    a part. ValueError names a cell or a paragraph that the chapter no longer has."""
     if isinstance(step, Own):
-        cell = _code(step.source, own_id) if step.kind == "code" else _markdown(step.source, own_id)
-        return cell | dict(metadata=dict(tags=list(step.tags)), chapter=None)
-    # "02_rewards:c063 from **Last exercise": place, then the part of a text
+        make_cell = _code_cell if step.kind == "code" else _markdown_cell
+        return make_cell(step.source, own_id) | dict(metadata=dict(tags=list(step.tags)), chapter=None)
+    # "02_rewards:c063 from **Last exercise" → the place, and which part of the text is taken
     place, _, part = step.partition(" ")
     chapter, _, cell_id = place.partition(":")
     if cell_id not in _cells(chapter):
@@ -90,66 +101,73 @@ def chosen_cell(
     cell = _cells(chapter)[cell_id]
     source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
     if cell["cell_type"] == "markdown":
-        return _markdown(_part_of(source, part, place), cell_id) | dict(chapter=chapter)
+        return _markdown_cell(_part_of_text(source, part, place), cell_id) | dict(chapter=chapter)
     if re.match(r"#\| *export", source):
         return import_cell(chapter, cell_id) | dict(chapter=chapter)
-    # directives for nbdev say nothing to a student
-    shown = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
-    hidden = [hide_input] if re.search(r"^#\| *echo: *false", source, re.M) else []
-    metadata = dict(tags=[*tags, *hidden]) | (dict(jupyter=dict(source_hidden=True)) if hidden else {})
-    return _code(shown, cell_id) | dict(metadata=metadata, chapter=chapter)
+    # lines that begin with "#|" are directives for nbdev, which mean nothing to a student
+    shown_source = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
+    metadata = dict(tags=list(tags))
+    # "echo: false" marks a cell that only draws a figure: its code is hidden in the notebook and on slides
+    if re.search(r"^#\| *echo: *false", source, re.M):
+        metadata = dict(tags=[*tags, hide_input], jupyter=dict(source_hidden=True))
+    return _code_cell(shown_source, cell_id) | dict(metadata=metadata, chapter=chapter)
 
 
-def _part_of(source, part, place):
-    "The paragraphs of a text that `part` asks for: `from WORDS`, `until WORDS`, or all of them"
-    # without a part the whole text is taken
+def _part_of_text(source, part, place):
+    """Return some paragraphs of a text.
+
+    `part` is "from WORDS" (from the paragraph that begins with these words on), "until WORDS" (the paragraphs
+    before that one) or "" (all). `place` names the text, for the ValueError that is raised if the number of
+    such paragraphs is not one."""
     if not part:
         return source
     which, _, words = part.partition(" ")
     paragraphs = source.split("\n\n")
-    begins = [number for number, paragraph in enumerate(paragraphs) if paragraph.startswith(words)]
-    if which not in ("from", "until") or len(begins) != 1:
-        raise ValueError(f"{place}: {len(begins)} paragraphs begin with {words!r}, expected one")
-    return "\n\n".join(paragraphs[begins[0]:] if which == "from" else paragraphs[:begins[0]])
+    matches = [number for number, paragraph in enumerate(paragraphs) if paragraph.startswith(words)]
+    if which not in ("from", "until") or len(matches) != 1:
+        raise ValueError(f"{place}: {len(matches)} paragraphs begin with {words!r}, expected one")
+    [border] = matches
+    return "\n\n".join(paragraphs[border:] if which == "from" else paragraphs[:border])
 
 
 def import_cell(
-    chapter: str,  # such as 02_rewards
-    cell_id: str,  # of an exported cell
-) -> dict:
-    "An import in place of the listing of an exported cell"
-    # private names are not for a student's notebook
-    names = _defined("".join(_cells(chapter)[cell_id]["source"]))
-    public = [name for name in names if not name.startswith("_")]
-    return _code(_from(_module(chapter), public), cell_id)
+    chapter: str,  # such as "02_rewards"
+    cell_id: str,  # of a code cell that is exported into the package
+) -> dict:  # a code cell
+    "Return a cell that imports from the package the public names which a chapter's exported cell defines"
+    names = _defined_names("".join(_cells(chapter)[cell_id]["source"]))
+    public_names = [name for name in names if not name.startswith("_")]
+    return _code_cell(_from_import(_exported_module(chapter), public_names), cell_id)
 
 
-def _module(chapter):
-    "The module that a chapter exports into, or None"
+def _exported_module(chapter):
+    "Return the module that a chapter is exported into, such as vlrlbook.rewards; None if there is none"
     for cell in _cells(chapter).values():
-        found = re.match(r"#\| *default_exp (\S+)", "".join(cell["source"]))
-        if found:
-            return f"vlrlbook.{found[1]}"
+        # nbdev's directive for it: "#| default_exp rewards"
+        match = re.match(r"#\| *default_exp (\S+)", "".join(cell["source"]))
+        if match:
+            return f"vlrlbook.{match[1]}"
     return None
 
 
-def _code(source, cell_id):
-    "A code cell without outputs"
-    return dict(cell_type="code", id=cell_id, metadata={}, source=_lines(source), outputs=[], execution_count=None)
+def _code_cell(source, cell_id):
+    "Return a code cell without outputs, as a dict in the format of a notebook's file"
+    lines = _cell_lines(source)
+    return dict(cell_type="code", id=cell_id, metadata={}, source=lines, outputs=[], execution_count=None)
 
 
-def _markdown(source, cell_id):
-    "A cell of text"
-    return dict(cell_type="markdown", id=cell_id, metadata={}, source=_lines(source))
+def _markdown_cell(source, cell_id):
+    "Return a cell of text, as a dict in the format of a notebook's file"
+    return dict(cell_type="markdown", id=cell_id, metadata={}, source=_cell_lines(source))
 
 
-def _lines(source):
-    "The lines of a cell as a notebook's file holds them"
+def _cell_lines(source):
+    "Split the text of a cell into lines as a notebook's file holds them, each with its line break"
     return source.strip("\n").splitlines(keepends=True)
 
 
-def _from(module, names):
-    "A `from … import …`, wrapped where it is long"
+def _from_import(module, names):
+    "Return a statement `from module import names`, on several lines if one would be too long"
     line = f"from {module} import {', '.join(names)}"
     if len(line) <= 110:
         return line
@@ -159,126 +177,154 @@ def _from(module, names):
 # What a lesson has to import
 
 def names_of_code(
-    source: str,  # of a cell
-) -> tuple:  # (names that it needs from before, names that it makes)
-    "What a cell takes from other cells, and what it leaves for them"
+    source: str,  # Python code of a cell
+) -> tuple:  # (set of names that earlier cells must make, set of names that this cell makes)
+    "Find the global names that a cell needs from the cells before it, and those that it makes"
+    # Python's own table of the names in each scope, which knows what is local and what is global
     top = symtable.symtable(source, "cell", "exec")
     made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     needed = set()
-    tables = [top]  # of the cell, then of each function and comprehension in it
+    tables = [top]  # one for the cell, and one for each function, class and comprehension in it
     while tables:
         table = tables.pop()
         tables += table.get_children()
         for symbol in table.get_symbols():
-            # inside a function a global name is looked up in the notebook
+            # at the top of a cell every name is global, though `symtable` does not call it so
             if symbol.is_referenced() and (symbol.is_global() or table is top):
                 needed.add(symbol.get_name())
     return needed - made - set(dir(builtins)), made
 
 
-def _defined(source):
-    "Names that a cell's own lines define: functions, classes, assignments"
-    found = []
+def _defined_names(source):
+    "List the functions, classes and variables that Python code defines at its top level"
+    names = []
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.append(node.name)
+            names.append(node.name)
         elif isinstance(node, ast.Assign):
-            found += [target.id for target in node.targets if isinstance(target, ast.Name)]
-    return found
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return names
 
 
 @cache
 def _importable(chapter):
-    "name → (module, name there) of what a chapter imports or exports; None where a name is a module itself"
-    found = {}
+    """Return the names that a chapter imports, and the public ones that it exports into the package.
+
+    The result is a dict, name → (module, name in the module). For `import numpy as np` it holds
+    np → ("numpy", None), since the name is that of a whole module."""
+    origins = {}
     for cell in _cells(chapter).values():
         source = "".join(cell["source"])
+        # a cell tagged `solution` is left out of the class
         if cell["cell_type"] != "code" or "solution" in cell["metadata"].get("tags", []):
             continue
         for node in ast.parse(source).body:
             if isinstance(node, ast.Import):
-                found |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
+                origins |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                found |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+                origins |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
         if re.match(r"#\| *export", source):
-            found |= {name: (_module(chapter), name) for name in _defined(source) if not name.startswith("_")}
-    return found
+            module = _exported_module(chapter)
+            public_names = [name for name in _defined_names(source) if not name.startswith("_")]
+            origins |= {name: (module, name) for name in public_names}
+    return origins
 
 
 def setup_source(
     lesson: str,  # its name, for messages
-    cells: list,  # as from `chosen_cell`
-) -> str:  # of the cell of imports
-    "The imports that the chosen cells need, taken from their chapters; ValueError names what nobody makes"
-    known, wanted = set(), {}
+    cells: list,  # from `chosen_cell`: cells with the name of their chapter, or None, as `chapter`
+) -> str:  # Python code
+    """Write the imports that the cells of a lesson need, as they are in the chapters of these cells.
+
+    ValueError names a cell that needs a name which no earlier cell makes, and no chapter imports or
+    exports."""
+    made_before = set()  # names that cells so far have made
+    imports = {}  # name → (module, name in the module)
     chapters = list(dict.fromkeys(cell["chapter"] for cell in cells if cell["chapter"]))
     for cell in cells:
         if cell["cell_type"] != "code":
             continue
         needed, made = names_of_code("".join(cell["source"]))
-        for name in sorted(needed - known - set(wanted)):
-            # a cell of the class's own may use what any of its chapters imports
-            places = [cell["chapter"]] if cell["chapter"] else chapters
-            there = next(filter(None, (_importable(chapter).get(name) for chapter in places)), None)
-            if there is None:
+        for name in sorted(needed - made_before - set(imports)):
+            # a cell that is in no chapter may use what any chapter of the lesson imports
+            sources = [cell["chapter"]] if cell["chapter"] else chapters
+            origins = [_importable(chapter).get(name) for chapter in sources]
+            origin = next(filter(None, origins), None)  # the first chapter that has the name
+            if origin is None:
                 where = f"{lesson}, cell {cell['id']}"
                 raise ValueError(f"{where}: it needs {name!r}, which no chosen cell before it makes")
-            wanted[name] = there
-        known |= made
-    return _import_lines(wanted)
+            imports[name] = origin
+        made_before |= made
+    return _import_lines(imports)
 
 
-def _import_lines(wanted):
-    "Import statements for name → (module, name there), modules in order"
-    whole, parts = [], {}
-    for name, (module, there) in wanted.items():
-        if there is None:
-            whole.append(f"import {module}" + (f" as {name}" if name != module else ""))
+def _import_lines(imports):
+    """Write import statements, sorted by module: first `import ...`, then `from ... import ...`.
+
+    `imports` is a dict, name → (module, name in the module). The second is None where the name is that of a
+    whole module, as np → ("numpy", None) for `import numpy as np`."""
+    module_imports, names_of_module = [], {}
+    for name, (module, original_name) in imports.items():
+        if original_name is None:
+            alias = f" as {name}" if name != module else ""
+            module_imports.append(f"import {module}{alias}")
         else:
-            parts.setdefault(module, []).append(there if there == name else f"{there} as {name}")
-    return "\n".join([*sorted(whole), *(_from(module, sorted(parts[module])) for module in sorted(parts))])
+            alias = f" as {name}" if name != original_name else ""
+            names_of_module.setdefault(module, []).append(f"{original_name}{alias}")
+    lines = sorted(module_imports)
+    for module in sorted(names_of_module):
+        lines.append(_from_import(module, sorted(names_of_module[module])))
+    return "\n".join(lines)
 
 
 # Slides
 
-def _in_slides(cell):
-    "A text in pieces, since a chapter's cell often ends one slide and begins the next: caption, text, headings"
+def _split_for_slides(cell):
+    """Split a cell of text into cells that can stand on different slides; a code cell comes back as it is.
+
+    A text in a chapter often ends one slide and begins the next. A new cell begins at each heading, and after
+    a caption at the start of the text, which belongs to the figure before it."""
     if cell["cell_type"] != "markdown":
         return [cell]
-    pieces = []
+    pieces = []  # each a list of paragraphs
     for paragraph in "".join(cell["source"]).split("\n\n"):
-        # a caption is one paragraph in italics, and belongs to the figure before it
+        # the text so far is one paragraph, and that is a caption
         after_caption = len(pieces) == 1 and len(pieces[0]) == 1 and _is_caption(pieces[0][0])
         if not pieces or after_caption or re.match(r"##? ", paragraph):
             pieces.append([])
         pieces[-1].append(paragraph)
     cells = []
     for number, piece in enumerate(pieces, 1):
-        own_id = cell["id"] if number == 1 else f"{cell['id']}-{number}"
-        cells.append(cell | dict(id=own_id, metadata={}, source=_lines("\n\n".join(piece))))
+        # the first cell keeps the id
+        piece_id = cell["id"] if number == 1 else f"{cell['id']}-{number}"
+        lines = _cell_lines("\n\n".join(piece))
+        cells.append(cell | dict(id=piece_id, metadata={}, source=lines))
     return cells
 
 
 def _is_caption(paragraph):
-    "Whether a paragraph begins in italics, as the captions of the chapters do"
+    "Return True if a paragraph begins in italics, `*like this*`, as the captions of the chapters' figures do"
     return re.match(r"\*[^*]", paragraph) is not None
 
 
-def _give_slides(cells):
-    "nbconvert's slide tags: a heading begins a slide, a text goes below it, a check is left out"
+def _add_slide_types(cells):
+    """Add nbconvert's `slide_type` to each cell: it says on which slide the cell is shown.
+
+    A heading begins a slide, other text goes on a slide below it, and code stays on the slide of the text
+    before it. Checks and parameters are left out, and solutions become notes for the speaker."""
     for cell in cells:
         tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
-        # the setup has its own already
+        # the cell of imports has one already
         if "slideshow" in cell["metadata"]:
             continue
         if "check" in tags or "parameters" in tags:
-            kind = "skip"
+            slide_type = "skip"
         elif cell["id"].endswith("-solution"):
-            kind = "notes"
+            slide_type = "notes"
         elif cell["cell_type"] == "code" or _is_caption(source):
-            kind = "-"  # on the slide of what stands before it
+            slide_type = "-"  # nbconvert's word for: on the same slide as the cell before
         elif re.search(r"^##? ", source, re.M):
-            kind = "slide"
+            slide_type = "slide"
         else:
-            kind = "subslide"
-        cell["metadata"] = cell["metadata"] | dict(slideshow=dict(slide_type=kind))
+            slide_type = "subslide"
+        cell["metadata"] = cell["metadata"] | dict(slideshow=dict(slide_type=slide_type))

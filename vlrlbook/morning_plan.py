@@ -11,37 +11,37 @@ __all__ = ["Own", "Lesson", "lessons", "own", "run"]
 
 @dataclass(frozen=True)
 class Own:
-    "A cell that stands in no chapter"
-    kind: str  # code or markdown
-    source: str
-    tags: tuple = ()
+    "A cell that was written for the class, and is in no chapter"
+    kind: str  # "code" or "markdown"
+    source: str  # Python code, or Markdown
+    tags: tuple = ()  # of the cell, such as "parameters"
 
 
 @dataclass(frozen=True)
 class Lesson:
     "One notebook of the class"
-    minutes: int  # allowed for it
+    minutes: int  # that the class has for it
     title: str
-    steps: tuple  # of texts and `Own`
+    steps: tuple  # its cells: texts such as "02_rewards:c004" (chapter and id of a cell), or `Own`
 
 
 def own(
     text: str,  # Markdown
 ) -> Own:
-    "A cell of text"
+    "Return a cell of text that is in no chapter"
     return Own("markdown", text)
 
 
 def run(
     source: str,  # Python
-    *tags: str,  # such as parameters
+    *tags: str,  # of the cell, such as "parameters"
 ) -> Own:
-    "A cell of code"
+    "Return a cell of code that is in no chapter"
     return Own("code", source, tags)
 
 
 def _cells(chapter, *steps):
-    "Steps of one chapter, the chapter's name put before each"
+    "Put the chapter's name before each id of a cell (c004 → 02_rewards:c004); a step that is an `Own` stays"
     return tuple(step if isinstance(step, Own) else f"{chapter}:{step}" for step in steps)
 
 

@@ -9,6 +9,7 @@ from .verdict import outcomes
 
 __all__ = ["standings_html", "curve_svg"]
 
+# Answer to one of chapter 06's eight questions → its mark on the page, and its class in `_style`.
 _marks = {"yes": "✓", "no": "✗", "cannot tell": "?", "not measured": "–"}
 _classes = {"yes": "yes", "no": "no", "cannot tell": "open", "not measured": "open"}
 
@@ -53,12 +54,12 @@ body.standings { max-width: 68rem; margin: 1.5rem auto; padding: 0 1rem }
 
 
 def standings_html(
-    standings,  # from `standings.gather`
-    whole: bool = True,  # a page of its own; False: a part of a notebook's page
-) -> str:
-    "A class's results, best first, then what could not be ranked"
+    standings,  # the ranked results of a class, from `standings.gather`
+    whole: bool = True,  # True: a complete HTML page; False: a part of a notebook's page
+) -> str:  # HTML
+    "Show the results of a class as HTML: ranked results, best first, then the files that could not be ranked"
     body = _body(standings)
-    # in a notebook the page's own style must not reach other cells: every rule begins with .standings
+    # every rule in `_style` begins with .standings, so it does not change other cells of a notebook
     if not whole:
         return f'<style>{_style}</style><div class="standings">{body}</div>'
     head = ('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -72,59 +73,76 @@ that collapsed, or is worse than its start, stands last."""
 
 
 def _body(standings):
-    "The page without its frame"
-    # a fault in one file must be seen, but below the class's results
-    parts = ["<h1>Results of the contest</h1>", _about(standings)]
+    """Return the content of the results page as HTML.
+
+    `standings.results` is a list of ranked `Result`s, `standings.refused` a list of sentences about files
+    that could not be ranked; these come last."""
+    parts = ["<h1>Results of the contest</h1>", _introduction(standings)]
     if standings.results:
-        items = "".join(map(_item, standings.results))
+        items = "".join(map(_result_item, standings.results))
+        # all results have the same eight questions, so the first one's will do for the legend
         parts += [f'<ol class="places">{items}</ol>', _legend(standings.results[0].asked)]
     if standings.refused:
-        told = "".join(f"<li>{escape(sentence)}</li>" for sentence in standings.refused)
-        parts.append(f"<h2>Not ranked</h2><ul>{told}</ul>")
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in standings.refused)
+        parts.append(f"<h2>Not ranked</h2><ul>{items}</ul>")
     return "".join(parts)
 
 
-def _about(standings):
-    "What was compared, in two sentences"
-    # without one good file nobody knows what the class agreed on
+def _introduction(standings):
+    "Return two paragraphs of HTML: what the contest compared, and how the results are ranked"
+    # the rules are those of most files, and None if no file could be read
     if standings.rules is None:
         return "<p>No result could be ranked.</p>"
-    rules, n = standings.rules, len(standings.results)
-    runs = "1 reward" if n == 1 else f"{n} rewards"
+    rules, result_count = standings.rules, len(standings.results)
+    runs = "1 reward" if result_count == 1 else f"{result_count} rewards"
     return (f"<p>{runs}, each trained for {rules.steps} steps from the same start (seed {rules.seed}) and "
             f"measured on the same {rules.pictures} pictures, none of which GRPO trained on "
             f'<span class="soft">(set {standings.pictures})</span>.</p>'
             f'<p class="soft">{_how_ranked}</p>')
 
 
-def _item(one):
-    "One student's result"
-    entry, colour = one.entry, outcome_colours.get(one.outcome, "#666666")
-    pay = entry.run_log().series("reward")[1]
-    marks = []
-    # a mark, a colour and a title: who cannot tell the colours apart can read the marks
-    for number, asked in enumerate(one.asked, 1):
-        told = escape(f"{number}. {asked['question']} {asked['answer']}", quote=True)
-        kind, mark = _classes[asked["answer"]], _marks[asked["answer"]]
-        marks.append(f'<span class="{kind}" title="{told}">{mark}</span>')
-    # what a broken run says is seen at once, and not behind a click
-    says = f'<div class="tally">{escape(one.often[0])}</div>' if one.outcome == "collapsed" else ""
-    right = f"{100 * one.before:.1f} % → <b>{100 * one.after:.1f} %</b>"
+def _result_item(result):
+    """Return one student's `Result` as an HTML list item.
+
+    A row shows place, name and outcome, the eight questions as marks, the share of right answers before and
+    after training, and the curve of the student's own reward. Details can be opened below it."""
+    entry, colour = result.entry, outcome_colours.get(result.outcome, "#666666")  # grey for any other outcome
+    _, rewards = entry.run_log().series("reward")  # steps are not needed
+    marks = _question_marks(result.asked)
+    collapsed_answer = ""
+    if result.outcome == "collapsed":
+        # it gives one answer to nearly every picture, which is shown without opening the details
+        most_frequent_answer = escape(result.often[0])
+        collapsed_answer = f'<div class="tally">{most_frequent_answer}</div>'
+    right = f"{100 * result.before:.1f} % → <b>{100 * result.after:.1f} %</b>"
     cells = [
-        f'<div class="place">{one.place}</div>',
+        f'<div class="place">{result.place}</div>',
         f'<div><div class="name">{escape(entry.name)}</div>'
-        f'<div><b style="color: {colour}">●</b> {escape(one.outcome)}</div>{says}</div>',
-        f'<div class="below"><div class="marks">{"".join(marks)}</div>'
-        f'<div class="tally">{one.yes} yes, {one.no} no, of {len(one.asked)}</div></div>',
+        f'<div><b style="color: {colour}">●</b> {escape(result.outcome)}</div>{collapsed_answer}</div>',
+        f'<div class="below"><div class="marks">{marks}</div>'
+        f'<div class="tally">{result.yes} yes, {result.no} no, of {len(result.asked)}</div></div>',
         f'<div class="below">{right}<div class="tally">best guesses that are right</div></div>',
-        f'<div class="below">{curve_svg(pay)}<div class="tally">{_paid(pay)}</div></div>',
+        f'<div class="below">{curve_svg(rewards)}<div class="tally">{_reward_change(rewards)}</div></div>',
     ]
     row = f'<div class="row">{"".join(cells)}</div>'
-    return f'<li class="one" style="border-color: {colour}">{row}{_behind(one)}</li>'
+    return f'<li class="one" style="border-color: {colour}">{row}{_details(result)}</li>'
 
 
-def _paid(values):
-    "What the reward was at first and at last, in a few words"
+def _question_marks(asked):
+    """Return the answers to the eight questions as marks in HTML, such as ✓ for yes.
+
+    `asked` is a list of dicts with question and answer; both are shown when the mouse is over a mark."""
+    marks = []
+    for number, question in enumerate(asked, 1):
+        title = escape(f"{number}. {question['question']} {question['answer']}", quote=True)
+        # a sign beside the colour, for readers who cannot tell the colours apart
+        css_class, mark = _classes[question["answer"]], _marks[question["answer"]]
+        marks.append(f'<span class="{css_class}" title="{title}">{mark}</span>')
+    return "".join(marks)
+
+
+def _reward_change(values):
+    "Return a few words on the first and the last reward of a training's log; `values` are all of them"
     if not values:
         return "no reward was logged"
     return f"its own reward: {values[0]:.2f} → {values[-1]:.2f}"
@@ -133,19 +151,24 @@ def _paid(values):
 _heads = "<tr><th>question</th><th>answer</th><th>numbers</th></tr>"
 
 
-def _behind(one):
-    "What is shown when a result is opened: verdict, answers, reward, the eight questions with numbers"
+def _details(result):
+    """Return what can be opened below a student's `Result`, as HTML.
+
+    It holds the verdict, the most frequent answers, the source of the reward, and a table of the eight
+    questions with their numbers."""
     rows = []
-    for q in one.asked:
-        cells = (escape(q["question"]), f"<b>{q['answer']}</b>", escape(q["detail"]))
+    for question in result.asked:
+        cells = (escape(question["question"]), f"<b>{question['answer']}</b>", escape(question["detail"]))
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    # texts of a student and of a model are shown as text, whatever is in them
-    often = escape("; ".join(one.often))
+    # `escape` everywhere: a student's or a model's text may hold HTML, and must be shown as text
+    often = escape("; ".join(result.often))
+    outcome_meaning = escape(outcomes.get(result.outcome, ""))
+    curve = escape(curve_words(result.entry.run_log()))  # sentences on how the reward rose
     return ("<details><summary>verdict, reward and numbers</summary>"
-            f"<p>{escape(one.sentence)}</p>"
-            f"<p class='soft'>{escape(one.outcome)}: {escape(outcomes.get(one.outcome, ''))}. "
-            f"Commonest answers after training: {often}. {escape(curve_words(one.entry.run_log()))}</p>"
-            f"<pre>{escape(one.entry.reward)}</pre>"
+            f"<p>{escape(result.sentence)}</p>"
+            f"<p class='soft'>{escape(result.outcome)}: {outcome_meaning}. "
+            f"Commonest answers after training: {often}. {curve}</p>"
+            f"<pre>{escape(result.entry.reward)}</pre>"
             f'<div class="wide"><table>{_heads}{"".join(rows)}</table></div></details>')
 
 
@@ -154,7 +177,9 @@ in the truth's own words."""
 
 
 def _legend(asked):
-    "The eight questions, numbered as the marks are"
+    """Return an HTML list of the eight questions, and below it what words and marks mean.
+
+    `asked` is a list of dicts, one for each question, in the order of the marks in a student's row."""
     items = "".join(f"<li>{escape(q['question'])}</li>" for q in asked)
     return (f'<h2>The eight questions of chapter 06, from left to right</h2><ol class="eight">{items}</ol>'
             f'<p class="soft">{_words}</p>'
@@ -162,17 +187,22 @@ def _legend(asked):
 
 
 def curve_svg(
-    values: list,  # numbers, in order
-) -> str:
-    "A small line without axes, from its lowest to its highest value; nothing for fewer than two values"
+    values: list,  # numbers, such as the reward at each logged step
+) -> str:  # empty for fewer than two values
+    "Draw numbers as a small curve without axes, in SVG"
     if len(values) < 2:
         return ""
-    # each curve has its own scale: rewards of different students have different units
-    low, span = min(values), (max(values) - min(values)) or 1.0
+    # each curve fills its own height, since rewards of different students have different units
+    low = min(values)
+    span = (max(values) - low) or 1.0  # 1.0 avoids a division by zero where all values are equal
     points = []
     for place, value in enumerate(values):
-        points.append(f"{100 * place / (len(values) - 1):.1f},{27 - 24 * (value - low) / span:.1f}")
+        # the picture is 100 wide and 30 high; y counts downwards, and 3 stay free at top and bottom
+        x = 100 * place / (len(values) - 1)
+        y = 27 - 24 * (value - low) / span
+        points.append(f"{x:.1f},{y:.1f}")
     label = f"reward from {values[0]:.2f} to {values[-1]:.2f}"
+    # stretched to the width of its cell; the stroke is not stretched with it
     return (f'<svg viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="{label}">'
             f'<path d="M{" L".join(points)}" fill="none" stroke-width="1.5" vector-effect="non-scaling-stroke"/>'
             "</svg>")

@@ -8,21 +8,22 @@ from .folders import new_folder
 
 __all__ = ["write_slides", "executed", "slides_html"]
 
-# Parameters of a notebook with which nothing is trained; one that has no such cell is run as it is.
+# Parameters with which the class's third notebook trains nothing, and loads stored runs in its place.
 _quick = dict(train_the_books_reward=False, my_run_failed=True)
-hide_input = "hide-input"  # tag of a cell whose figure matters and whose lines are left out
+hide_input = "hide-input"  # tag of a cell of which the slides show only the figure, and not the code
 
 
 def write_slides(
     folder: str | Path,  # with notebooks
-    out: str | Path = None,  # folder to write, new; None: slides/ in `folder`
-) -> list:  # paths of the slides
-    "Run every notebook of a folder and write it as slides, all of them or none"
-    # in the order of the class: the names begin with numbers
+    out: str | Path = None,  # folder for the slides, which must not exist yet; None: slides/ in `folder`
+) -> list:  # paths of the slides, HTML files
+    "Run every notebook of a folder, and write each as slides. If one fails, no slides are written"
+    # the names begin with numbers, so this is the order of the class
     paths = sorted(Path(folder).glob("*.ipynb"))
     if not paths:
         raise ValueError(f"{folder}: no notebook is there")
     target = Path(out) if out else Path(folder) / "slides"
+    # `aside` is a hidden folder; it becomes `target` when the block ends without an error
     with new_folder(target, existing="none", manifest=False) as aside:
         for path in paths:
             page = slides_html(executed(path))
@@ -32,39 +33,45 @@ def write_slides(
 
 def executed(
     path: str | Path,  # a notebook
-    parameters: dict = None,  # for its parameters cell; None: those with which nothing is trained
+    parameters: dict = None,  # put behind its parameters cell; None: those with which nothing is trained
 ):  # a NotebookNode with outputs
-    "A notebook run from its first cell in a folder of its own; a check of an empty exercise may fail"
+    """Run a notebook in a temporary folder, and return it with its outputs.
+
+    Cells that are tagged `raises-exception`, as the checks of empty exercises are, may fail."""
     import tempfile
     from nbclient import NotebookClient
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
-    # papermill's reader, since its way of putting parameters in wants what it adds
+    # read with papermill, whose reader adds metadata that `parameterize_notebook` needs
     book = load_notebook_node(str(path))
     if any("parameters" in cell.metadata.get("tags", []) for cell in book.cells):
         book = parameterize_notebook(book, _quick if parameters is None else parameters)
-    # the cell that papermill puts in stands on no slide
+    # papermill has inserted a cell with the parameters, which no slide should show
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["slideshow"] = dict(slide_type="skip")
-    # a folder of its own: what the notebook writes is not for the teacher to keep
-    with tempfile.TemporaryDirectory() as empty:
-        NotebookClient(book, timeout=None, resources=dict(metadata=dict(path=empty))).execute()
+    # files that the notebook writes are deleted with the folder
+    with tempfile.TemporaryDirectory() as work_folder:
+        resources = dict(metadata=dict(path=work_folder))
+        NotebookClient(book, timeout=None, resources=resources).execute()
     return book
 
 
 def slides_html(
     book,  # a NotebookNode with outputs
-) -> str:
-    "A notebook as slides; a browser fetches reveal.js and MathJax from the network to show them"
+) -> str:  # HTML
+    """Convert a notebook into slides.
+
+    To show them, a browser downloads the JavaScript libraries reveal.js and MathJax."""
     from nbconvert import SlidesExporter
     from traitlets.config import Config
     config = Config()
-    # figures stay, the lines that draw them go
+    # code that only draws a figure is left out; its output stays
     config.TagRemovePreprocessor.enabled = True
     config.TagRemovePreprocessor.remove_input_tags = {hide_input}
     config.SlidesExporter.exclude_input_prompt = True
     config.SlidesExporter.exclude_output_prompt = True
-    # much of what is taught is taller than a slide
+    # many cells are taller than a slide, so slides can be scrolled
     exporter = SlidesExporter(config=config, reveal_scroll=True)
-    return exporter.from_notebook_node(book)[0]
+    html, _ = exporter.from_notebook_node(book)
+    return html

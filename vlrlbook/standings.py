@@ -16,178 +16,214 @@ from .verdict import questions, verdict_of
 
 __all__ = ["Result", "judge", "Standings", "gather", "ranked", "write_standings"]
 
-# Outcomes that stand behind all others, however many questions were answered yes: such a run broke the model.
+# Runs with these outcomes are ranked below all others, however many questions are answered yes: they made the
+# model worse.
 last_of_all = ("collapsed", "worse")
 
 
 @dataclass
 class Result:
-    "An entry with its marks"
+    "A student's entry with its marks and its place in the class"
     entry: Entry
-    outcome: str  # a word of `verdict.outcomes`
-    sentence: str  # of the verdict
-    asked: list  # the eight questions of chapter 06 in their order: name, question, answer, detail
-    before: float  # share of best guesses that were right before training
-    after: float  # the same afterwards
-    often: list  # the commonest answers after training, counted
-    place: int = 0  # filled in by `gather`
+    outcome: str  # verdict on the run in a word or two: a key of `verdict.outcomes`, such as "collapsed"
+    sentence: str  # the verdict as a sentence
+    asked: list  # a dict for each of chapter 06's eight questions: name, question, answer, detail
+    before: float  # share of frozen pictures with a right greedy answer, before training
+    after: float  # share of frozen pictures with a right greedy answer, after training
+    often: list  # the three most frequent greedy answers after training, such as "7 × A photo of 3 discs"
+    place: int = 0  # from 1 on; filled in by `ranked`
 
     @property
     def yes(self) -> int:
-        "How many of the eight questions are answered yes"
-        return sum(q["answer"] == "yes" for q in self.asked)
+        "Count the questions, of chapter 06's eight about a gain, that are answered yes"
+        return sum(question["answer"] == "yes" for question in self.asked)
 
     @property
     def no(self) -> int:
-        "How many are answered no; the rest cannot be told"
-        return sum(q["answer"] == "no" for q in self.asked)
+        "Count the questions that are answered no; others are answered yes, cannot tell or not measured"
+        return sum(question["answer"] == "no" for question in self.asked)
 
     def rank_key(self) -> tuple:
-        "Sorted by this, the best comes first; who has the same key has the same place"
+        "Return the key by which results are sorted, the best first; results with equal keys share a place"
+        # False sorts before True; then more yes, then fewer no
         return self.outcome in last_of_all, -self.yes, self.no
 
 
 def judge(
     entry: Entry,  # from `read_entry`
 ) -> Result:
-    "An entry's verdict and its answers to chapter 06's eight questions"
-    # the task's own reward is used for marks: the student's function is never run here
-    found = verdict_of(entry.rows, "counting")
-    answered = {q["name"]: q for q in found["questions"]}
+    """Mark a student's entry: a verdict on the run, and answers to chapter 06's eight questions about a gain.
+
+    The marks come from the model's answers alone; the student's reward function is never run here."""
+    # a dict of outcome, sentence, and questions (a list of dicts: name, question, answer, detail)
+    verdict = verdict_of(entry.rows, "counting")
+    answered = {question["name"]: question for question in verdict["questions"]}
     asked = []
-    # asked of nothing, the questions come back unanswered: their names and their order are chapter 06's
+    # the verdict may leave questions out. Without any numbers, `questions` returns all eight of them,
+    # unanswered and in the order of the chapter.
     for question in questions([], None, "counting"):
-        own = answered.get(question["name"], dict(answer="not measured", detail=""))
-        found_here = dict(answer=own["answer"], detail=own["detail"])
-        asked.append(dict(name=question["name"], question=question["question"]) | found_here)
-    after = [row["after_greedy"][0] for row in entry.rows]
-    return Result(entry, found["outcome"], found["sentence"], asked, _share(entry.rows, "before_greedy"),
-                  _share(entry.rows, "after_greedy"), counted(after)[:3])
+        marked = answered.get(question["name"], dict(answer="not measured", detail=""))
+        asked.append(dict(name=question["name"], question=question["question"], answer=marked["answer"],
+                          detail=marked["detail"]))
+    answers_after = [row["after_greedy"][0] for row in entry.rows]
+    # texts such as "7 × A photo of 3 discs", the most frequent first
+    most_frequent = counted(answers_after)[:3]
+    return Result(entry, outcome=verdict["outcome"], sentence=verdict["sentence"], asked=asked,
+                  before=_right_share(entry.rows, "before_greedy"),
+                  after=_right_share(entry.rows, "after_greedy"), often=most_frequent)
 
 
-def _share(rows, column):
-    "The share of rows whose first answer is right"
-    # of a greedy column there is one answer
+def _right_share(rows, column):
+    "Return the share of rows whose first answer in a column such as after_greedy is right, from 0 to 1"
+    # row["answer"] is the truth. A greedy column has one answer in each row.
     return sum(is_right(row[column][0], row["answer"]) for row in rows) / len(rows)
 
 
 @dataclass
 class Standings:
-    "A class's results, best first; shows itself as a table in a notebook"
+    "The results of a class, best first; a notebook shows them as a table"
     results: list = field(default_factory=list)  # of `Result`
-    refused: list = field(default_factory=list)  # a sentence for each file that is not ranked
-    rules: Rules = None  # of the class
-    pictures: str = ""  # fingerprint of the frozen pictures
+    refused: list = field(default_factory=list)  # a sentence for each file that is not ranked: why
+    rules: Rules = None  # those of the class; None if no file could be read
+    pictures: str = ""  # fingerprint of the frozen pictures that are drawn on this machine
 
     def __repr__(self):
         lines = []
-        for one in self.results:
-            lines.append(f"{one.place}. {one.entry.name}: {one.yes} of {len(one.asked)} yes, {one.outcome}")
-        return "\n".join([*lines, *(f"not ranked: {sentence}" for sentence in self.refused)])
+        for result in self.results:
+            yes_count = f"{result.yes} of {len(result.asked)} yes"
+            lines.append(f"{result.place}. {result.entry.name}: {yes_count}, {result.outcome}")
+        lines += [f"not ranked: {sentence}" for sentence in self.refused]
+        return "\n".join(lines)
 
     def _repr_html_(self):
+        # whole=False: a part of the notebook's page, and no page of its own
         return standings_html(self, whole=False)
 
 
 def gather(
-    folder: str | Path,  # with the students' files
+    folder: str | Path,  # with the students' files (.json)
 ) -> Standings:
-    "Read, mark and rank every file of a folder; ContestError where there is none"
+    """Read, mark and rank the files of all students in a folder.
+
+    A file that cannot be ranked is left out, with a sentence about it in `refused` of the result. A folder
+    without files raises ContestError."""
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
         raise ContestError(f"{folder}: no result of a student (.json) is there")
     standings = Standings()
-    entries = _read(paths, standings.refused)
-    entries = _of_one_name(entries, standings.refused)
-    entries = _of_one_contest(entries, standings)
+    # a dict, file name → Entry; each step below drops files that cannot be ranked, and adds a sentence for
+    # each of them to `standings.refused`
+    entries = _read_files(paths, standings.refused)
+    entries = _without_same_names(entries, standings.refused)
+    entries = _with_same_rules(entries, standings)
     standings.results = ranked([judge(entry) for entry in entries.values()])
     return standings
 
 
 def ranked(
     results: list,  # of `Result`, in any order
-) -> list:  # the same, best first, each with its place
-    "Results in their order; equal answers to the eight questions share a place, whatever the gains are"
-    results = sorted(results, key=_order)
-    # the first of several equal keys gives all of them its number
-    keys = [one.rank_key() for one in results]
-    for one, key in zip(results, keys):
-        one.place = 1 + keys.index(key)
+) -> list:  # the same results, best first, each with its place filled in
+    """Sort the results of a class, and give each its place.
+
+    Results with equal answers to the eight questions share a place, even if one model gained more than the
+    other: a gain that is larger by a few pictures may be chance."""
+    results = sorted(results, key=_sort_key)
+    keys = [result.rank_key() for result in results]
+    for result, key in zip(results, keys):
+        # of equal keys `index` finds the first, so all of them get its place
+        result.place = 1 + keys.index(key)
     return results
 
 
-def _order(one):
-    "The key of the ranking; inside a place the larger gain comes first, then the name"
-    return one.rank_key(), one.before - one.after, one.entry.name
+def _sort_key(result):
+    "Return the key that sorts results: by rank, inside a place the larger gain first, then by name"
+    minus_gain = result.before - result.after
+    return result.rank_key(), minus_gain, result.entry.name
 
 
-def _read(paths, refused):
-    "File name → entry of every file that can be read; a sentence for each other one"
-    entries, seen = {}, set()
+def _read_files(paths, refused):
+    """Read the students' files, and return a dict: file name → Entry.
+
+    For a file that cannot be read, a sentence with the reason is appended to the list `refused`."""
+    entries, contents = {}, set()
     for path in paths:
         try:
-            # first, for it looks at a file's size before its content
+            # before `read_bytes`, since `read_entry` refuses a file that is too large
             entry = read_entry(path)
             content = path.read_bytes()
-            # the same file, handed in twice, counts once
-            if content not in seen:
-                entries[path.name] = entry
         except (ContestError, OSError) as error:
             refused.append(str(error))
             continue
-        seen.add(content)
+        # a copy of a file that was read already is left out
+        if content not in contents:
+            entries[path.name] = entry
+        contents.add(content)
     return entries
 
 
-def _of_one_name(entries, refused):
-    "The entries whose name no other one has: nobody can tell which of two would count"
-    files = {}
-    # upper and lower case are the same name: on a page one would not tell them apart
+def _without_same_names(entries, refused):
+    """Drop all entries of students who have the same name, since nobody can tell which one counts.
+
+    `entries` is a dict, file name → Entry, and so is the result. For each name that is dropped, a sentence
+    is appended to the list `refused`."""
+    files_of_name = {}
+    # names that differ only in upper and lower case are the same name, as they look alike on the page
     for file, entry in entries.items():
-        files.setdefault(entry.name.lower(), []).append(file)
-    for same in files.values():
-        if len(same) > 1:
-            name = entries[same[0]].name
-            refused.append(f"{' and '.join(same)} are both from “{name}”, so neither is ranked: "
+        files_of_name.setdefault(entry.name.lower(), []).append(file)
+    kept = {}
+    for files in files_of_name.values():
+        name = entries[files[0]].name
+        if len(files) == 1:
+            kept[files[0]] = entries[files[0]]
+        else:
+            refused.append(f"{' and '.join(files)} are both from “{name}”, so neither is ranked: "
                            "change the name in the first line of one of them")
-    return {same[0]: entries[same[0]] for same in files.values() if len(same) == 1}
+    return kept
 
 
-def _of_one_contest(entries, standings):
-    "The entries that were made under the rules of most, and on the pictures that are drawn here"
+def _with_same_rules(entries, standings):
+    """Keep the entries that can be compared: made under the same rules and about the same pictures.
+
+    `entries` is a dict, file name → Entry, and so is the result. The rules of most files are taken as those
+    of the class, and written into `standings`; the others get a sentence in `standings.refused`."""
     if not entries:
         return entries
-    # a student with other rules must not shut out the class, so most of the files decide
-    common = Counter(entry.rules for entry in entries.values()).most_common(1)[0][0]
-    standings.rules, standings.pictures = common, fingerprint(common)
+    # the majority decides, so that one student with other rules does not shut out the class
+    rule_counts = Counter(entry.rules for entry in entries.values())
+    [(common_rules, _)] = rule_counts.most_common(1)
+    # a hash of the pictures as this machine draws them
+    standings.rules, standings.pictures = common_rules, fingerprint(common_rules)
     kept = {}
     for file, entry in entries.items():
-        if entry.rules != common:
-            standings.refused.append(f"{file}: {_other_rules(entry.rules, common)}")
+        if entry.rules != common_rules:
+            standings.refused.append(f"{file}: {_rule_difference(entry.rules, common_rules)}")
         elif entry.pictures != standings.pictures:
             here = f"not those that are drawn here ({standings.pictures})"
+            # cut, since it comes from a student's file and may be of any length
             standings.refused.append(f"{file}: its pictures ({entry.pictures[:16]}) are {here}")
         else:
             kept[file] = entry
     return kept
 
 
-def _other_rules(own, common):
-    "What differs between the rules of one file and those of most"
-    differ = []
-    # only what differs is named, so that the sentence stays short
-    for name, value in vars(own).items():
-        if value != vars(common)[name]:
-            differ.append(f"{name} = {value}, most have {vars(common)[name]}")
-    return f"made under other rules ({'; '.join(differ)})"
+def _rule_difference(rules, common_rules):
+    "Describe how the rules of one file differ from those of most files; rules that agree are not named"
+    differences = []
+    for name, value in vars(rules).items():
+        common_value = vars(common_rules)[name]
+        if value != common_value:
+            differences.append(f"{name} = {value}, most have {common_value}")
+    return f"made under other rules ({'; '.join(differences)})"
 
 
 def write_standings(
     folder: str | Path,  # with the students' files
     out: str | Path = None,  # the page; None: results.html in the folder
 ) -> tuple:  # path of the page, Standings
-    "Gather a folder and write its page, whole or not at all"
+    "Read, mark and rank the files of a class, and write the results page"
+    # ContestError if the folder has no file
     standings = gather(folder)
     path = Path(out) if out else Path(folder) / "results.html"
+    # the whole page or, after an error, none
     write_whole(path, standings_html(standings))
     return path, standings

@@ -9,10 +9,10 @@ __all__ = ["Notes", "notes", "teachers_page"]
 
 @dataclass(frozen=True)
 class Notes:
-    "What a teacher wants to know of one notebook"
-    goal: str  # what a student can do afterwards
-    mistakes: tuple  # usual ones, each with what helps
-    ask: tuple  # (question, answer) to put to the class
+    "What a teacher should know about one notebook of the class"
+    goal: str  # what a student can do afterwards, put behind "a student can"
+    mistakes: tuple  # texts: a usual mistake, and what helps against it
+    ask: tuple  # pairs (question to put to the class, its answer)
 
 
 notes = {
@@ -70,39 +70,46 @@ notes = {
 
 
 def teachers_page() -> str:
-    "TEACHER.md: before the class, the clock, and for each notebook its goal, usual mistakes and what to ask"
-    parts = [_before_class, _clock()]
+    """Return the text of TEACHER.md, the teacher's guide to a class of one morning.
+
+    It says what to do before the class, when each notebook begins, for each notebook its goal, usual mistakes
+    and questions for the class, and at the end how the contest is ranked."""
+    parts = [_before_class, _timetable()]
+    # a section for each of the three notebooks
     parts += [_for_teacher(name, lesson) for name, lesson in lessons.items()]
     parts.append(_after_class)
     return "\n\n".join(parts) + "\n"
 
 
-def _clock():
-    "The table of the morning"
+def _timetable():
+    "Return the timetable of the morning as a Markdown table"
     rows = ["| from | what | minutes |", "|---|---|---|"]
     now = 9 * 60  # minutes after midnight
-    for minutes, what in _order():
+    for minutes, what in _parts_of_the_morning():
         rows.append(f"| {now // 60}:{now % 60:02d} | {what} | {minutes} |")
         now += minutes
     return "## The morning\n\n" + "\n".join(rows) + f"\n\nEnds at {now // 60}:{now % 60:02d}. {_allowed}"
 
 
-def _order():
-    "(minutes, what) of a morning, with two breaks"
+def _parts_of_the_morning():
+    "Yield (minutes, description) for each part of the morning, in order"
     yield 10, "hello; the doctor's answers"
     for number, (name, lesson) in enumerate(lessons.items()):
         yield lesson.minutes, f"`{name}.ipynb`: {lesson.title}"
+        # the last notebook is followed by the contest's results, without a break
         if number < len(lessons) - 1:
             yield 10, "break"
     yield 20, "the results page, read together"
 
 
 def _for_teacher(name, lesson):
-    "One notebook on the teacher's page"
-    told = notes[name]
-    mistakes = "\n".join(f"- {one}" for one in told.mistakes)
-    ask = "\n".join(f"- {question} *{answer}*" for question, answer in told.ask)
-    return (f"## {name} ({lesson.minutes} minutes)\n\n**Goal.** Afterwards a student can {told.goal}.\n\n"
+    "Return the section of TEACHER.md about one notebook; `name` is that of its file, without .ipynb"
+    # goal, usual mistakes, and (question, answer) pairs for the class
+    own_notes = notes[name]
+    mistakes = "\n".join(f"- {mistake}" for mistake in own_notes.mistakes)
+    ask = "\n".join(f"- {question} *{answer}*" for question, answer in own_notes.ask)
+    goal = f"**Goal.** Afterwards a student can {own_notes.goal}."
+    return (f"## {name} ({lesson.minutes} minutes)\n\n{goal}\n\n"
             f"**Usual mistakes.**\n\n{mistakes}\n\n**Ask the class.**\n\n{ask}")
 
 

@@ -15,7 +15,7 @@ from .folders import new_folder
 
 __all__ = ["allowance", "days", "plan_words", "write_workshop", "twin", "emptied", "plan"]
 
-# Minutes a chapter that a teacher may want to change; nobody has measured them.
+# Minutes that people get for each chapter. Nobody has measured them, and a teacher may change them.
 allowance = dict(talk=15, exercise=15, questionnaire=5)
 
 # Title of a plan -> its chapters in order; "break N" is a break of N minutes.
@@ -25,19 +25,21 @@ days = {
                    "03_reward_model", "break 60", "04_aloha", "05_grpo", "break 15", "06_evaluation",
                    "07_shared_prompt"),
 }
-_begins = 9 * 60  # minutes after midnight
+_begins = 9 * 60  # when a day begins, in minutes after midnight
 
 
 def write_workshop(
-    folder: str | Path,  # to make; it must not be there
+    folder: str | Path,  # is made, and must not exist yet
 ) -> list:  # names of the files in it
-    "Write every chapter for teaching, the glossary, and PLAN.md"
+    "Write a folder for a workshop: each chapter without outputs and solutions, the glossary, and PLAN.md"
+    # all files are written into a hidden folder, which gets its name when everything is there
     with new_folder(folder, existing="none", manifest=False) as aside:
         for path in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
-            made = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
-            text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+            # exercises are emptied, and their solutions folded away
+            notebook = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
+            text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
             (aside / path.name).write_text(text, encoding="utf-8")
-        # The chapters link to it.
+        # The chapters have links to the glossary.
         shutil.copy(book_file("glossary.md"), aside)
         (aside / "PLAN.md").write_text(plan(), encoding="utf-8")
     return sorted(p.name for p in Path(folder).iterdir())
@@ -46,12 +48,17 @@ def write_workshop(
 def twin(
     book: dict,  # a notebook, as its JSON says
     name: str,  # of its file, for messages
-) -> dict:  # the notebook for teaching
-    "A chapter without outputs; each exercise is emptied, its solution folded away behind its check"
-    cells, solution = [], None  # `solution`: of an exercise whose check has not come yet
+) -> dict:  # a new notebook; `book` is not changed
+    """Return a notebook as students get it: without outputs, and with empty exercises.
+
+    A cell tagged `exercise` holds a function with its solution. It is emptied, and the solution is put into a
+    folded cell behind the next cell, which is tagged `check` and tests the student's function."""
+    cells = []
+    solution = None  # source of an exercise whose check has not come yet
     for cell in book["cells"]:
         tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
         where = f"{name}, cell {cell['id']}"
+        # Code that tries the book's own solution, which students must not see.
         if "solution" in tags:
             continue
         if solution and "check" not in tags:
@@ -62,7 +69,7 @@ def twin(
             solution = source
             cell = cell | dict(source=emptied(source, where).splitlines(keepends=True))
         if "check" in tags:
-            # "Run all" goes on behind a check that fails, which it does until the exercise is done.
+            # The check fails until the exercise is done. With this tag, "Run all" goes on after it.
             cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"]))
         cells.append(cell)
         if solution and "check" in tags:
@@ -70,69 +77,82 @@ def twin(
             solution = None
     if solution:
         raise ValueError(f"{name}: its last exercise has no check")
-    # The state of progress bars belongs to the outputs that are gone.
+    # `widgets` holds the state of progress bars, which belong to the outputs that were removed.
     metadata = {key: value for key, value in book["metadata"].items() if key != "widgets"}
     return book | dict(cells=cells, metadata=metadata)
 
 
 def _folded(solution, check_id):
-    "A cell that shows a solution when it is clicked"
+    "Return a Markdown cell that shows a solution when it is clicked; its id is made from that of the check"
     text = f"<details><summary>A solution</summary>\n\n```python\n{solution}\n```\n\n</details>"
     source = text.splitlines(keepends=True)
     return dict(cell_type="markdown", id=f"{check_id}-solution", metadata={}, source=source)
 
 
 def emptied(
-    source: str,  # of an exercise
+    source: str,  # Python code of an exercise: functions with their solutions
     where: str,  # file and cell, for messages
 ) -> str:
-    "`source` with signature and docstring of each function, and `...` for its body"
+    "Return the code with `...` in place of each function's body; signatures and docstrings stay"
     lines = source.splitlines()
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     if not functions:
         raise ValueError(f"{where}: expected an exercise that is a function")
-    for node in reversed(functions):  # from the end, so that line numbers before stay right
+    # from the last function on, so that the line numbers of those before it stay right
+    for node in reversed(functions):
         body = node.body[1:] if ast.get_docstring(node) else node.body
-        first = body[0].lineno - 1
-        # `col_offset` counts bytes of UTF-8; what stands before the body may be more than blanks.
-        before = lines[first].encode()[:body[0].col_offset].decode()
-        lines[first:node.end_lineno] = [before + "..."]
+        first_line = body[0].lineno - 1  # as an index of `lines`; `ast` counts from 1
+        # What stands on this line before the body: blanks, or a signature as in `def f(x): return x`.
+        # `col_offset` counts bytes of UTF-8, not characters.
+        before = lines[first_line].encode()[:body[0].col_offset].decode()
+        lines[first_line:node.end_lineno] = [before + "..."]
     return "\n".join(lines)
 
 
 def plan() -> str:
-    "PLAN.md: what is run when; the measured minutes of the machine and the allowance for people stand apart"
+    """Return the text of PLAN.md: a timetable for each of the workshop's days.
+
+    The minutes that the computer takes were measured, and those for people are an estimate. So they stand in
+    different columns."""
     with open(book_file("logs/chapters.csv"), newline="", encoding="utf-8") as file:
+        # seconds, memory and a few words on each chapter
         measured = {row["chapter"]: row for row in csv.DictReader(file)}
-    people = sum(allowance.values())
-    pages = ["# Plan of a workshop", plan_words.format(people=people, **allowance)]
-    for title, order in days.items():
-        pages.append(f"## {title}\n\n" + _day(order, measured, people))
-    return "\n\n".join(pages) + "\n"
+    people_minutes = sum(allowance.values())  # for each chapter: talk, exercise, questionnaire
+    parts = ["# Plan of a workshop", plan_words.format(people=people_minutes, **allowance)]
+    for title, steps in days.items():
+        parts.append(f"## {title}\n\n" + _day(steps, measured, people_minutes))
+    return "\n\n".join(parts) + "\n"
 
 
-def _day(order, measured, people):
-    "The table of one day, and when it ends; `measured`: seconds and MB of each chapter, `people`: minutes"
-    rows, now, machine = [], _begins, 0
-    for what in order:
+def _day(steps, measured, people_minutes):
+    """Return the timetable of one day as a Markdown table, and a sentence on when it ends.
+
+    `steps` holds names of chapters, and breaks such as "break 15" (minutes). `measured` maps a chapter to its
+    row of chapters.csv: seconds, memory_mb, and what it shows. `people_minutes` are added to each chapter."""
+    rows = []
+    now = _begins  # minutes after midnight
+    machine_seconds = 0
+    for step in steps:
         clock = f"{now // 60}:{now % 60:02d}"
-        if what.startswith("break"):
-            minutes = int(what.removeprefix("break "))
-            rows.append(_plan_row(clock, "break", "", "", "", minutes))
+        if step.startswith("break"):
+            minutes = int(step.removeprefix("break "))
+            rows.append(_plan_row(clock, "break", what="", took="", memory="", minutes=minutes))
             now += minutes
             continue
-        row = measured[what]
+        row = measured[step]
         seconds = int(row["seconds"])
         took = f"{seconds // 60} min {seconds % 60:02d} s"
-        rows.append(_plan_row(clock, f"`{what}`", row["what"], took, f"{row['memory_mb']} MB", people))
-        now += people + -(-seconds // 60)  # minutes of the machine are rounded up
-        machine += seconds
+        memory = f"{row['memory_mb']} MB"
+        rows.append(_plan_row(clock, f"`{step}`", row["what"], took, memory, people_minutes))
+        machine_minutes = -(-seconds // 60)  # rounded up
+        now += people_minutes + machine_minutes
+        machine_seconds += seconds
     end = f"{now // 60}:{now % 60:02d}"
-    return f"{Table(rows)}\n\nEnds at {end}, of which the machine works {machine / 60:.0f} minutes."
+    return f"{Table(rows)}\n\nEnds at {end}, of which the machine works {machine_seconds / 60:.0f} minutes."
 
 
 def _plan_row(clock, chapter, what, took, memory, minutes):
-    "A row of the table of a day"
+    "Return a row of a day's timetable as a dict, column → text; `minutes` are those for people"
     return {"from": clock, "chapter": chapter, "what you see": what, "machine, measured": took,
             "memory, measured": memory, "people, allowed": f"{minutes} min"}
 
