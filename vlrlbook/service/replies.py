@@ -15,10 +15,10 @@ __all__ = ["encoded", "json_list", "reply", "problem_response", "empty_reply", "
 def encoded(
     content,  # what JSON can hold, and NaN
 ) -> bytes:  # JSON
-    "JSON that any reader takes: NaN is null, half a surrogate pair a question mark"
-    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False)
-    # Half a pair may stand in a job's log or in an old request; encoded strictly it would turn a reply into
-    # a 500.
+    "Encode as JSON that every reader accepts: NaN becomes null, half of a surrogate pair a question mark"
+    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False)  # `finite` puts None for NaN
+    # A job's log or an old request may hold half of a surrogate pair, which UTF-8 cannot encode: without
+    # "replace" the request would fail.
     return text.encode("utf-8", "replace")
 
 
@@ -41,9 +41,9 @@ def reply(
 def problem_response(
     problem: Problem,  # what to tell
 ):  # a Starlette response
-    "A refusal as application/problem+json"
+    "Make the reply for a refusal: its body as application/problem+json, with its status and headers"
     body = json.dumps(problem.body(), ensure_ascii=False)
-    # A refusal must be writable whatever it repeats: half a surrogate pair in a name becomes a question mark.
+    # The body may repeat a name with half of a surrogate pair, which UTF-8 cannot encode: it becomes "?".
     data = body.encode("utf-8", "replace")
     return bytes_reply(data, "application/problem+json", problem.headers, problem.status)
 
@@ -74,7 +74,7 @@ def file_reply(
     headers: dict,  # more of them
     filename: str = None,  # under which a browser saves it; None: it is shown
 ):  # a Starlette response
-    "A file, or the part of it that the request's Range asks for, sent without reading it into memory"
+    "Send a file, or the part of it that the request's Range asks for, without reading it into memory"
     from starlette.responses import FileResponse
     return FileResponse(path, headers=headers, media_type=media_type, filename=filename)
 
