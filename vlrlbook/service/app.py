@@ -23,7 +23,7 @@ _tidy_seconds = 3600
 
 def create_app(
     settings: ServiceSettings,  # checked
-    jobs,  # chapter 07a's `Jobs`, started or not
+    jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
     token: str = None,  # None: no token is asked for
 ):  # FastAPI, its doors on
     """Build the service as an application for any ASGI server.

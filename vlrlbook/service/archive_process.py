@@ -70,8 +70,8 @@ def _limit_this_process(megabytes, seconds):
     They are hard limits: the process cannot raise them again, even if an archive takes it over."""
     processors = os.cpu_count() or 1
     hard_limits = {
-        resource.RLIMIT_AS: megabytes << 20,
-        # The time of all threads together; the clock on the wall is the server's to watch.
+        resource.RLIMIT_AS: megabytes << 20,  # address space
+        # Processor time is that of all threads together. `read_apart` limits the elapsed time.
         resource.RLIMIT_CPU: seconds * processors,
         resource.RLIMIT_FSIZE: limits["unpacked"],  # bytes that a whole archive may unpack to
         resource.RLIMIT_CORE: 0}  # a core dump would hold what people uploaded
@@ -99,7 +99,7 @@ async def read_apart(
     zip_path: Path,  # what was uploaded
     out_dir: Path,  # new folder
     strict: bool,  # refuse for one bad row
-    settings: ServiceSettings,  # limits
+    settings: ServiceSettings,  # its limits are used
 ) -> dict:  # chapter 01's report
     """Read an archive in a process of its own, by `read_upload`, and return chapter 01's report.
 

@@ -46,10 +46,11 @@ print(json.dumps(read_verdict(sys.argv[1])))
 class AskSide:
     "Answers the addresses about what a completed job has become; each method takes a request"
     def __init__(self,
-        settings: ServiceSettings,  # limits
-        jobs,  # chapter 07a's `Jobs`
+        settings: ServiceSettings,  # its limits are used
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
         aside: Path,  # the data directory's folder for what is being received
     ):
+        "Answer the addresses about what a completed job has become: verdict and ask"
         # `receive_file` takes its limit from the settings; a picture gets a smaller one than an archive.
         picture_mb = min(settings.upload_mb, _most_picture_mb)
         self.settings = dataclasses.replace(settings, upload_mb=picture_mb)

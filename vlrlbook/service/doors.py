@@ -47,9 +47,11 @@ class Entry:
         token: str | None,  # None: no token is asked for
         hosts: list,  # names by which the server may be called
     ):
+        "Prepare to decide by a request's headers whether it may come in"
         self.token = token.encode() if token else None
+        # Checks what a browser keeps in its cookie after its user has shown the token.
         self.sessions = Sessions(token) if token else None
-        self.hosts = {name.lower() for name in hosts}
+        self.hosts = {name.lower() for name in hosts}  # host names do not depend on upper and lower case
 
     def refusal(self,
         scope: dict,  # ASGI's description of a request
@@ -58,13 +60,13 @@ class Entry:
 
         It must name this server in its Host header, must not change anything from another site's page, and
         must show the server's token or a session that was begun with it."""
-        names = [name for name, _ in scope["headers"]]
+        header_names = [name for name, _ in scope["headers"]]  # bytes, in lower case
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         # A stranger's page can let its own name point to 127.0.0.1; its scripts would then share an origin
         # with the service and read its answers. Two Host headers are refused, since a proxy in front of this
         # server may have checked the one that we do not read.
-        if names.count(b"host") != 1 or host_name(host) not in self.hosts:
+        if header_names.count(b"host") != 1 or host_name(host) not in self.hosts:
             return Problem("door.host", f"{clean(host, 100)!r} is not a name of this server")
         if scope["method"] not in _reading_methods and self._comes_from_elsewhere(headers, host):
             return Problem("door.origin", "requests from the pages of others are refused")
@@ -135,6 +137,7 @@ class Doors:
         token: str | None,  # None: no token is asked for
         hosts: list,  # names by which the server may be called
     ):
+        "Put the doors around an application: its requests are checked, its replies get headers and log lines"
         self.app = app
         self.entry = Entry(token, hosts)
 
@@ -192,6 +195,7 @@ class Doors:
 class _Exchange:
     "One request and its reply: knows how much of the body has come, and reads the rest before a reply begins"
     def __init__(self, scope, receive, send, complete_headers):
+        "Stand between server and application for one request; `scope`, `receive` and `send` are ASGI's"
         self._receive_message = receive
         self._send_message = send
         self._complete_headers = complete_headers

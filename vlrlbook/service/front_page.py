@@ -80,17 +80,18 @@ class Front:
     "Answers the addresses that need no upload and no job; each method takes a request"
     def __init__(self,
         settings: ServiceSettings,  # whose limits are told
-        size: str,  # tiny or gpu, what the server trains
-        form: dict,  # from `request_form`
-        uploads: Uploads,  # how many there are is told
-        token: str | None,  # that lets people in; None: none is needed
+        size: str,  # tiny or gpu: the models that the server trains
+        form: dict,  # group → list of fields, from `request_form`
+        uploads: Uploads,  # their number is shown
+        token: str | None,  # that clients must show; None: none is needed
     ):
+        "Answer the addresses that need neither an upload nor a job, such as the page for browsers"
         self.settings = settings
         self.size = size
         self.form = form
         self.uploads = uploads
         self.token = token
-        self.sample = None  # the ZIP of `sample_data`, drawn when it is first asked for
+        self.sample = None  # a ZIP of drawn pictures, made when it is first asked for
 
     async def front(self, request):
         """GET /: the page for a browser, a few facts as JSON for a program.

@@ -28,9 +28,10 @@ class Service:
     "The service of one data directory; its attributes named like an `Endpoint` take a request and answer it"
     def __init__(self,
         settings: ServiceSettings,  # checked
-        jobs,  # chapter 07a's `Jobs`
-        token: str = None,  # that lets people in; None: none is needed
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
+        token: str = None,  # that clients must show; None: none is needed
     ):
+        "Make the parts of the service, and give each what it shares with others"
         self.settings = settings
         self.jobs = jobs
         self.token = token
@@ -90,7 +91,7 @@ class Service:
 
     @property
     def command(self) -> list | None:
-        "The command line that trains a job; None: chapter 07a's own command"
+        "The command line that trains a job; None: the usual one of `vlrlbook.jobs`"
         return self.job_side.command
 
     @command.setter

@@ -43,20 +43,21 @@ _most_remembered = 1000  # replies about jobs that are kept in memory
 
 
 def gentle(
-    size: str,  # tiny or gpu
-) -> list | None:  # a command for chapter 07a; None: its own
+    size: str,  # tiny or gpu: the models that the server trains
+) -> list | None:  # a command line; None: the usual one of `vlrlbook.jobs`
     "Return the command of a trainer with a lower priority than the server, which must answer requests soon"
     if size != "tiny":
         return None  # what trains on a GPU hardly needs the processors that answer requests
-    # The program `after_you` lowers its priority and becomes the trainer. -S: it needs no packages.
+    # The program `after_you` lowers its priority and becomes the trainer. -S: it needs no installed package.
     return [sys.executable, "-S", "-c", after_you, *train_command()]
 
 
 class StateSide:
     "Answers GET /jobs/{job_id} for many clients at once: the ledger is asked once, and all get its answer"
     def __init__(self,
-        jobs,  # chapter 07a's `Jobs`
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
     ):
+        "Answer GET /jobs/{job_id} for many clients at once"
         self.jobs = jobs
         self.polled = {}  # job_id → (when the ledger had answered, the reply's bytes)
         self.asking = {}  # job_id → the task that asks the ledger now
@@ -140,20 +141,21 @@ def _look_at_failure(task):
 class JobSide:
     "Answers the addresses that start, list and change jobs; each method takes a request"
     def __init__(self,
-        jobs,  # chapter 07a's `Jobs`
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
         uploads: Uploads,  # what may be trained on
         states_of_jobs: StateSide,  # forgets a job that is changed here
-        size: str,  # tiny or gpu, what the server trains
-        form: dict,  # from `request_form`
+        size: str,  # tiny or gpu: the models that the server trains
+        form: dict,  # group → list of fields, from `request_form`
         stall_seconds: float = 30.0,  # in which a request's body must have come
     ):
+        "Answer the addresses that start, list and change jobs"
         self.jobs = jobs
         self.uploads = uploads
         self.stall_seconds = stall_seconds
         self.states_of_jobs = states_of_jobs
         self.size = size
         self.form = form
-        self.command = gentle(size)  # command line of the trainer; None: chapter 07a's own
+        self.command = gentle(size)  # command line of the trainer; None: the usual one of `vlrlbook.jobs`
 
     async def train(self, request):
         "POST /train: start a job; the same Idempotency-Key and request give the same job"

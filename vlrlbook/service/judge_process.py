@@ -52,7 +52,7 @@ def _ranked(judge, rank_request):
     Returns the body of the reply, or where the request cannot be ranked a dict with a sentence, `refused`."""
     from ..archive import DataError
     from ..reward_model import rank_answers
-    calibration = judge.facts["calibration"]  # None: its chances were never fitted to data
+    calibration = judge.facts["calibration"]  # None: its scores were never calibrated
     try:
         picture = _picture_of(rank_request.get("image"))
         ranked = rank_answers(judge, picture, rank_request["question"], rank_request["answers"])
@@ -83,6 +83,7 @@ class Judge:
     def __init__(self,
         folder: str,  # of the reward model
     ):
+        "Prepare the server's end of the process that holds the reward model; nothing is started yet"
         self.folder = folder
         self.child = None  # the process, once it was started
         self.turn = asyncio.Lock()  # lines of two requests must not cross

@@ -24,6 +24,7 @@ class FilePart:
     def __init__(self,
         boundary: bytes,  # from the request's content-type
     ):
+        "Prepare to take one file out of a form's body, which is fed in pieces"
         # Imported here, as all of the extra `serve`: without it the package must still import.
         from python_multipart.multipart import MultipartParser
         self.data = bytearray()  # of the file: what has come and was not yet written to disk
@@ -96,7 +97,7 @@ class FilePart:
 async def receive_file(
     request,  # of POST /upload-data
     path: Path,  # new file for what comes
-    settings: ServiceSettings,  # limits
+    settings: ServiceSettings,  # its limits are used
 ) -> tuple:  # the name that the client gave, bytes of the file
     """Write the uploaded file of a form to disk, piece by piece as the body comes.
 

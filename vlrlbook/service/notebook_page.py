@@ -33,7 +33,7 @@ table{border-collapse:collapse} td,th{border:1px solid #8886;padding:.2rem .5rem
 
 async def notebook_html(
     path: Path,  # out.ipynb
-    turns: asyncio.Semaphore,  # how many pages are made at once
+    turns: asyncio.Semaphore,  # limits how many pages are made at once
 ) -> bytes:  # a page without scripts
     """Return the executed notebook as an HTML page; a Problem where there is no notebook yet.
 

@@ -51,10 +51,10 @@ def _examples():
     question = dict(name="greedy_rose", question="Is the best guess right more often?", answer="yes",
                     detail="+0.270 (+0.180 to +0.350)")
     model_answers = dict(greedy="A photo of 3 apples", sampled=["A photo of 3 apples"])
+    # Replies that hold others are put together from the same pieces.
     return dict(
         upload=upload, row=row, job=job, front=front, field=field, train=train, metric=metric, group=group,
-        move=move,
-        # replies that hold others, put together from the same pieces
+        move=move, formats={},
         files=dict(files=[upload], next=None),
         rows=dict(rows=[row], next=2),
         jobs=dict(jobs=[job], next=None),
@@ -70,8 +70,7 @@ def _examples():
                   image=None),
         ranked=dict(ranked=[dict(place=1, answer="A photo of 3 apples", score=1.2, chance=0.9)],
                     calibrated=True, temperature=1.6),
-        cleaned=dict(files=[_file_id], jobs=[]),
-        formats={})
+        cleaned=dict(files=[_file_id], jobs=[]))
 
 
 examples = _examples()  # name of a reply, as `Endpoint.reply` has it → the reply

@@ -25,7 +25,9 @@ class RankSide:
     def __init__(self,
         settings: ServiceSettings,  # `reward_model`, and limits
     ):
+        "Answer POST /rank by a reward model that runs in a process of its own (`Judge`)"
         self.settings = settings
+        # None: the server was started without a reward model, and POST /rank is refused.
         self.judge = Judge(settings.reward_model) if settings.reward_model else None
         self.waiting = 0  # requests that rank or wait for their turn
 

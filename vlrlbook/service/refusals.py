@@ -157,6 +157,7 @@ class Problem(Exception):
         headers: dict = None,  # headers of the reply, such as retry-after
         **more,  # further members of the body, such as row, entry or errors; None is left out
     ):
+        "Make a refusal, an exception that becomes a reply of form RFC 9457 (problem details)"
         status, _ = problems[code]  # (HTTP status, title)
         self.code = code
         self.status = status
@@ -195,11 +196,12 @@ def as_problem(
     if isinstance(error, OSError) and error.errno in _disk_is_full:
         # The error's own text holds the path of a file, which is nobody's business.
         return Problem("storage.full", "no space is left; nothing was kept")
-    # The errors of chapter 07a's jobs carry a code of `problems`. The text of any other exception could tell
-    # the client where files of the server lie.
+    # The errors of `vlrlbook.jobs` carry a code of `problems`. The text of any other exception could tell the
+    # client where files of the server lie.
     code = getattr(error, "code", None)
     if code not in problems:
         return Problem("server.error", "the server's log knows more")
     status, _ = problems[code]
+    # 429 and 503 mean "come again later", and the header says when.
     headers = {"retry-after": _retry_seconds} if status in (429, 503) else None
     return Problem(code, clean(error), headers)

@@ -30,11 +30,11 @@ def json_list(
 
 
 def reply(
-    content,  # of the body
-    status: int = 200,  # of the reply
-    headers: dict = None,  # more of them
+    content,  # what JSON can hold: dicts, lists, texts, numbers
+    status: int = 200,  # HTTP status
+    headers: dict = None,  # further headers: name → value
 ):  # a Starlette response
-    "A JSON reply"
+    "Make a JSON reply"
     return bytes_reply(encoded(content), "application/json", headers, status)
 
 
@@ -50,9 +50,9 @@ def problem_response(
 
 def empty_reply(
     status: int,  # such as 204
-    headers: dict = None,  # of the reply
+    headers: dict = None,  # headers: name → value
 ):  # a Starlette response
-    "A reply without a body"
+    "Make a reply without a body"
     from starlette.responses import Response
     return Response(status_code=status, headers=headers)
 
@@ -60,10 +60,10 @@ def empty_reply(
 def bytes_reply(
     data: bytes,  # the body
     media_type: str,  # such as text/plain; charset=utf-8
-    headers: dict = None,  # more of them
-    status: int = 200,  # of the reply
+    headers: dict = None,  # further headers: name → value
+    status: int = 200,  # HTTP status
 ):  # a Starlette response
-    "A reply whose body is ready"
+    "Make a reply from a body that is complete"
     from starlette.responses import Response
     return Response(data, status, headers, media_type)
 
@@ -71,7 +71,7 @@ def bytes_reply(
 def file_reply(
     path,  # of the file
     media_type: str,  # such as application/zip
-    headers: dict,  # more of them
+    headers: dict,  # further headers: name → value
     filename: str = None,  # under which a browser saves it; None: it is shown
 ):  # a Starlette response
     "Send a file, or the part of it that the request's Range asks for, without reading it into memory"
@@ -82,7 +82,7 @@ def file_reply(
 def event_stream_reply(
     chunks,  # an asynchronous iterator of bytes
 ):  # a Starlette response
-    "Server-sent events"
+    "Make a reply that streams server-sent events as they come"
     from starlette.responses import StreamingResponse
     # nginx in front of the service would otherwise keep events back until it has 4 KB of them.
     headers = {"x-accel-buffering": "no"}

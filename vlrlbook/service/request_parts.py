@@ -28,7 +28,7 @@ class QueryParameter(NamedTuple):
 
 def query(
     request,  # with its query string
-    **known,  # name → `QueryParameter`, or a tuple of its fields
+    **known,  # name → `QueryParameter`, or a tuple (type, default, least, most)
 ) -> dict:  # name → value
     """Read the parameters of a request's query string; those that are missing have their default.
 

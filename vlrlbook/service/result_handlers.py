@@ -30,15 +30,16 @@ class ResultSide:
     "Answers the addresses of what a job leaves; each method takes a request"
     def __init__(self,
         settings: ServiceSettings,  # where the data directory is
-        jobs,  # chapter 07a's `Jobs`
-        turns: asyncio.Semaphore,  # how many notebooks are made into pages at once
-        logs: RunLogs,  # of all jobs
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
+        turns: asyncio.Semaphore,  # limits how many notebooks are made into pages at once
+        logs: RunLogs,  # readers of the logs of all jobs
     ):
+        "Answer the addresses of what a job leaves: log, metrics, answers, notebook, download"
         self.settings = settings
         self.jobs = jobs
         self.turns = turns
         self.logs = logs
-        self.packing = asyncio.Lock()  # a hundred who download at once wait for one ZIP
+        self.packing = asyncio.Lock()  # held while a ZIP is made: many who download at once wait for one
 
     async def _folder(self, request):
         "Return the folder of the job that a request's address names"
@@ -99,11 +100,12 @@ class ResultSide:
 class JobWatch:
     "The state of one job, its log and its newest answers, read once for all clients that listen to it"
     def __init__(self,
-        jobs,  # chapter 07a's `Jobs`
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
         job_id: str,  # of the job
         folder: JobFolder,  # of the job
         log,  # `RunLog` of the job
     ):
+        "Keep what is known about one job, for all clients that listen to its events"
         self.jobs = jobs
         self.job_id = job_id
         self.folder = folder
@@ -145,10 +147,11 @@ class EventSide:
     "Answers GET /jobs/{job_id}/events: what happens to a job, told as it happens"
     def __init__(self,
         settings: ServiceSettings,  # how many may listen
-        jobs,  # chapter 07a's `Jobs`
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
         stopping: asyncio.Event,  # set when the server stops
-        logs: RunLogs,  # of all jobs
+        logs: RunLogs,  # readers of the logs of all jobs
     ):
+        "Answer GET /jobs/{job_id}/events: streams that tell what happens to a job"
         self.settings = settings
         self.jobs = jobs
         self.stopping = stopping

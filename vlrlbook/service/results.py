@@ -36,15 +36,15 @@ _byte_range = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 # A job and its upload
 
 def upload_of(
-    job,  # from the ledger
+    job,  # a job as the ledger has it
 ) -> str | None:  # a file_id
-    "The upload that a job trains on"
-    data = job.parameters.get("data")
+    "Return the identifier of the upload that a job trains on; None if it has none"
+    data = job.parameters.get("data")  # a path: its last part is the identifier
     return Path(data).name if data else None
 
 
 def uploads_in_use(
-    jobs,  # chapter 07a's `Jobs`
+    jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
 ) -> set:  # of file_ids
     "Return the file_ids of the uploads on which jobs train, or will train, that have not ended"
     file_ids = set()
@@ -56,7 +56,7 @@ def uploads_in_use(
 
 
 def job_reply(
-    job,  # from the ledger
+    job,  # a job as the ledger has it
 ) -> dict:  # what its owner is told
     "Return a job as clients are told it: the ledger's facts, but no parameter with a path of the server"
     shown_job = job.as_dict()
@@ -70,7 +70,7 @@ def job_reply(
 
 
 def add_outlook(
-    told: dict,  # from `job_reply`
+    told: dict,  # a job as clients are told it, from `job_reply`; it is changed
     folder: JobFolder,  # of the job
 ) -> dict:  # with `can_resume` and `stage`, as far as the job's files tell
     """Fill in `can_resume` and `stage` of a job by a look into its folder, and return it.
@@ -80,7 +80,8 @@ def add_outlook(
         # A checkpoint with a manifest was written to its end. Its bytes are not verified here: resuming does
         # that, and refuses a damaged one.
         has_checkpoint = any(folder.run.glob(f"checkpoint-*/{manifest_name}"))
-        told["can_resume"] = has_checkpoint and (folder.path / _data_of(told, folder)).exists()
+        data_path = folder.path / _data_of(told, folder)  # of the upload that the job trains on
+        told["can_resume"] = has_checkpoint and data_path.exists()
     if told["status"] == "training":
         told["stage"] = stage_of(folder.log)
     return told
@@ -117,7 +118,7 @@ def stage_of(
 
 def log_tail(
     path: Path,  # job.log
-    lines: int,  # most
+    lines: int,  # at most so many
 ) -> str:  # the last lines
     """Return the last lines of a job's log without control characters, and of a progress bar the last state.
 
@@ -165,10 +166,10 @@ def _last_state(line):
 
 def metric_rows(
     path: Path,  # run_log.csv
-    after: int,  # step
+    after: int,  # only rows with a greater step
 ) -> list:  # of {column: number or None}
     "Return the rows of a run's log with a step greater than `after`; the run may still be writing it"
-    rows, _ = RunLog(path).after(after)
+    rows, _ = RunLog(path).after(after)  # (each row as JSON bytes, the latest step)
     return [json.loads(row) for row in rows]
 
 
@@ -254,7 +255,8 @@ def _zip_files(folder, names, path, reserve):
     with zipfile.ZipFile(path, "w") as archive:  # not compressed: weights would hardly become smaller
         for name in names:
             entry = zipfile.ZipInfo(name)
-            # force_zip64: when its header is written its size is not known, and it may be above 2 GB.
+            # force_zip64: an entry may be larger than 2 GB, and its size is not known when its header is
+            # written.
             with (folder / name).open("rb") as file, archive.open(entry, "w", force_zip64=True) as out:
                 while data := file.read(_copied_at_once):
                     if free_bytes(path) < reserve + len(data):

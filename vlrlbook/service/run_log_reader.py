@@ -35,6 +35,7 @@ def numbers_of_row(
 class _Rows:
     "What has been read of one file so far"
     def __init__(self, inode):
+        "Begin with an empty set of rows"
         self.inode = inode  # the file's number in its file system, which a new file changes; None: no file
         self.read_to = 0  # how many bytes of the file have become rows
         self.names = []  # of the columns
@@ -50,6 +51,7 @@ class RunLog:
     def __init__(self,
         path: Path,  # of the file; it may be missing, grow, or be replaced by a new one
     ):
+        "Read a run's log as it grows; rows that were read once are kept"
         self.path = path
         self.reading = threading.Lock()
         self.read = _Rows(None)

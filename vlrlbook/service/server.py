@@ -199,7 +199,7 @@ def _uvicorn_for(app, settings):
 
 
 def _jobs_for(settings):
-    "Open chapter 07a's jobs of the data directory; what goes wrong becomes a SettingsError"
+    "Open the jobs of the data directory, and their ledger; what goes wrong becomes a SettingsError"
     from ..jobs import Jobs
     # Turns errors about the data directory into a SettingsError of one sentence.
     with _refusing_in_a_sentence(settings):

@@ -34,6 +34,7 @@ class Sessions:
     def __init__(self,
         token: str,  # of the server: with a new token all sessions end
     ):
+        "Make and check sessions: what a browser keeps in its cookie in place of the token"
         # The key for signatures is derived from the token, so that no signature tells anything about it.
         self.key = hmac.digest(token.encode(), b"vlrlbook: key of sessions", "sha256")
 

@@ -147,7 +147,7 @@ def chapter_05(
 
 
 def request_form(
-    size: str = "tiny",  # tiny or gpu, what the server trains
+    size: str = "tiny",  # tiny or gpu: the models that the server trains
 ) -> dict:  # group → list of {name, type, default, minimum, maximum, choices, help}
     """Return the fields that a request for training may set, as GET /settings shows them.
 

@@ -15,10 +15,10 @@ _parts_of_a_batch = ("batch_size", "gradient_accumulation_steps")
 
 
 def plan(
-    settings: dict,  # chapter 05's names → values that the client chose, from `read_request`
-    size: str,  # tiny or gpu, what the server trains
-    form: dict,  # from `request_form`
-    rows: int,  # of the upload
+    settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
+    size: str,  # tiny or gpu: the models that the server trains
+    form: dict,  # group → list of fields, from `request_form`
+    rows: int,  # how many rows the upload has
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
 ) -> tuple:  # parameters for chapter 05, notes for the client
     "Decide what a request leaves open: a batch that the rows can fill, and the length of the run"
@@ -27,10 +27,10 @@ def plan(
 
 
 def plan_with_length(
-    settings: dict,  # chapter 05's names → values that the client chose, from `read_request`
-    size: str,  # tiny or gpu, what the server trains
-    form: dict,  # from `request_form`
-    rows: int,  # of the upload
+    settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
+    size: str,  # tiny or gpu: the models that the server trains
+    form: dict,  # group → list of fields, from `request_form`
+    rows: int,  # how many rows the upload has
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
 ) -> tuple:  # parameters for chapter 05, notes for the client, optimizer steps of the run
     """Decide what a request leaves open, and count the optimizer steps that the run will take.
@@ -55,11 +55,12 @@ class _Decisions:
     "The parameters of one job while they are decided, and the notes on what the server decided"
     def __init__(self,
         settings: dict,  # what the client chose: setting → value
-        size: str,  # tiny or gpu, what the server trains
-        form: dict,  # from `request_form`
-        rows: int,  # of the upload
+        size: str,  # tiny or gpu: the models that the server trains
+        form: dict,  # group → list of fields, from `request_form`
+        rows: int,  # how many rows the upload has
         pictures: list | None,  # for each row a text that is equal where the pictures are; None: all differ
     ):
+        "Begin with what the client chose; the methods decide the rest"
         self.asked = settings  # never changed here
         self.size = size
         self.rows = rows

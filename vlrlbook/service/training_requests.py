@@ -18,7 +18,7 @@ _python_types = {"int": int, "float": (int, float), "bool": bool, "str": str}  #
 
 def read_request(
     body: dict,  # of POST /train, as `read_json` gives it
-    form: dict,  # from `request_form`
+    form: dict,  # group → list of fields, from `request_form`
 ) -> dict:  # job_name, data_file_id, and `settings`: chapter 05's names → values
     """Check the body of a request for training.
 
@@ -60,7 +60,7 @@ def value_problem(
 
 def batch_problems(
     settings: dict,  # chapter 05's names → values that the client chose
-    form: dict,  # from `request_form`
+    form: dict,  # group → list of fields, from `request_form`
 ) -> list:  # of errors: empty, or one
     """Check a batch of which a client chose both parts: the answers of a step must make whole groups.
 
@@ -78,7 +78,7 @@ def batch_problems(
 
 
 def form_defaults(
-    form: dict,  # from `request_form`
+    form: dict,  # group → list of fields, from `request_form`
 ) -> dict:  # chapter 05's names → values
     """Return the value of each setting where a request gives none.
 

@@ -21,11 +21,12 @@ _largest_row = 10**9  # number of a row that can be asked for
 class UploadSide:
     "Answers the addresses of uploads; each method takes a request and returns a response, or raises"
     def __init__(self,
-        settings: ServiceSettings,  # limits
+        settings: ServiceSettings,  # its limits are used
         uploads: Uploads,  # what there is
-        jobs,  # chapter 07a's `Jobs`: which uploads are needed
-        turns: asyncio.Semaphore,  # how many archives are read at once
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger: which uploads are needed
+        turns: asyncio.Semaphore,  # limits how many archives are read at once
     ):
+        "Answer the addresses of uploads"
         self.settings = settings
         self.uploads = uploads
         self.jobs = jobs
@@ -102,7 +103,7 @@ class UploadSide:
         return empty_reply(204)
 
     def is_needed(self,
-        file_id: str,  # of an upload
+        file_id: str,  # identifier of an upload
     ) -> bool:
         "Whether a job that has not ended trains on an upload"
         return file_id in uploads_in_use(self.jobs)

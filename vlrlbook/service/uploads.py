@@ -43,8 +43,10 @@ class Uploads:
         data_dir: str | Path,  # of the server
         clock=time.monotonic,  # seconds by which age is counted: `Jobs.clock`
     ):
+        "Open the uploads of a data directory: read those that are there, remove unfinished ones"
         self.root = Path(data_dir) / "uploads"
-        self.aside = Path(data_dir) / "tmp"  # on the same disk, so that one rename moves a folder
+        # For what is being received or deleted. On the same disk, so that one rename moves a folder.
+        self.aside = Path(data_dir) / "tmp"
         self.clock = clock
         for folder in (self.root, self.aside):
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ class Uploads:
         request,  # of POST /upload-data
         strict: bool,  # refuse for one bad row
         settings,  # `ServiceSettings`: limits
-        turns: asyncio.Semaphore,  # how many archives are read at once
+        turns: asyncio.Semaphore,  # limits how many archives are read at once
     ) -> dict:  # what is told of the upload
         """Receive an upload, check and unpack it, and keep it under a new identifier.
 
@@ -121,21 +123,24 @@ class Uploads:
     def _keep(self, work, filename, size, report):
         """Store the unpacked archive under a new identifier, list it, and return the facts about it.
 
-        `work`/data holds rows and pictures, `report` is the archive reader's. The folder gets its final name
-        by one rename when it is complete, so that it is there as a whole or not at all."""
+        `work`/data holds rows and pictures; `filename` and `size` (bytes) are those of the archive, `report`
+        is that of its reader. The folder gets its final name by one rename when it is complete, so that it is
+        there as a whole or not at all."""
         data = work / "data"
-        # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable.
+        # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
+        # first rows that could not be used are listed, and all are counted.
         skipped = []
         for row in report["skipped"][:_most_skipped_told]:
             skipped.append(row | dict(image=clean(row["image"]), message=clean(row["message"])))
         upload = dict(
-            file_id=str(uuid.uuid4()),  # the form that the counting system's own replies show
+            file_id=str(uuid.uuid4()),  # the form of identifier that existing clients know
             filename=filename,
             upload_time=now(),
             csv_rows=report["csv_rows"],
             valid_images=report["valid_images"],
             skipped=skipped,
             skipped_rows=len(report["skipped"]),
+            # The reader's notes on what it accepted all the same: (what, number of rows).
             notes=[f"{clean(what)} ({count} rows)" for what, count in report.get("notes", [])],
             size_bytes=size,
             unpacked_bytes=sum(path.stat().st_size for path in data.iterdir()))
@@ -166,9 +171,9 @@ class Uploads:
         return self.root / self.get(file_id)["file_id"]
 
     def rows(self,
-        file_id: str,  # of an upload
-        after: int,  # a row's number
-        limit: int,  # rows at most
+        file_id: str,  # identifier of an upload
+        after: int,  # only rows with a greater number
+        limit: int,  # at most so many rows
     ) -> list:  # of {row, question, answer, image}
         "Return the first `limit` rows of an upload whose number is greater than `after`, as clients see them"
         rows = []
@@ -246,9 +251,9 @@ class Uploads:
         return self.indexes[file_id].get(row)
 
     def picture(self,
-        file_id: str,  # of an upload
-        row: int,  # its number
-        side: int,  # most pixels in width and height
+        file_id: str,  # identifier of an upload
+        row: int,  # number of a row
+        side: int,  # largest width and height, in pixels
     ) -> tuple:  # bytes, media type
         "Return the picture of a row, made smaller if a side has more than `side` pixels, in its own format"
         folder = self.folder(file_id)
@@ -276,7 +281,7 @@ class Uploads:
         return [file_id for file_id, born in uploads if self.clock() - born >= least_age]
 
     def remove(self,
-        file_id: str,  # of an upload
+        file_id: str,  # identifier of an upload
         is_needed=None,  # function of a file_id: whether a job needs it, asked while no job can be started
     ) -> bool:  # False: it is needed, and stays
         """Delete an upload, unless a job needs it.
