@@ -27,13 +27,15 @@ class Endpoint:
 def codes_of(
     *groups: str,  # what stands before the dot, such as zip
 ) -> tuple:  # codes of `problems`, in the order of the table
-    "All codes of some groups: whatever takes an archive may answer with any fault of an archive"
-    found = []
-    for code in problems:
+    """List the codes of whole groups: a code is `group.fault`, such as zip.path of the group zip.
+
+    An address that takes an archive may answer with any fault of an archive, so it names groups."""
+    group_codes = []
+    for code in problems:  # code → (HTTP status, title)
         group, _, _ = code.partition(".")
         if group in groups:
-            found.append(code)  # in the table's order, which the document keeps
-    return tuple(found)
+            group_codes.append(code)  # in the table's order, which the document keeps
+    return tuple(group_codes)
 
 
 archive_codes = codes_of("upload", "zip", "csv", "image", "row", "intake", "storage")
@@ -76,7 +78,8 @@ endpoints = [
 
     # jobs
     Endpoint("POST", "/train", "train", "Start a job", "started",
-             errors=(*json_codes, "file.unknown", "file.damaged", "job.queue_full", "ledger.unavailable", "storage.full")),
+             errors=(*json_codes, "file.unknown", "file.damaged", "job.queue_full", "ledger.unavailable",
+                     "storage.full")),
     Endpoint("GET", "/jobs", "list_jobs", "Jobs, newest first", "jobs",
              query=(("status", "string", "Only these: " + ", ".join(states)), _limit, _after),
              errors=(*_query_codes, "ledger.unavailable")),
@@ -106,8 +109,8 @@ endpoints = [
              errors=(*_job_codes, "job.no_notebook")),
     Endpoint("GET", "/jobs/{job_id}/download", "download", "The result as a ZIP; ETag is its sha256",
              "application/zip",
-             errors=(*_job_codes, "job.not_completed", "job.no_artefact", "job.damaged", "range.unsatisfiable",
-                     "storage.full")),
+             errors=(*_job_codes, "job.not_completed", "job.no_artefact", "job.damaged",
+                     "range.unsatisfiable", "storage.full")),
     Endpoint("GET", "/jobs/{job_id}/verdict", "verdict",
              "Did the model get better: a word, a sentence, and the questions behind them", "verdict",
              errors=(*_job_codes, "job.not_completed", "ask.failed")),

@@ -23,10 +23,14 @@ _tidy_seconds = 3600
 
 def create_app(
     settings: ServiceSettings,  # checked
-    jobs,  # chapter 07a's `Jobs`, started or not
+    jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
     token: str = None,  # None: no token is asked for
 ):  # FastAPI, its doors on
-    "The service as an application for any ASGI server"
+    """Build the service as an application for any ASGI server.
+
+    Each row of the table `endpoints` becomes a route; its `name` is that of the method of `Service` which
+    answers it. `_answering` wraps the method, `_life` starts and stops the background work, and `Doors`
+    checks host name, origin and token before any route is looked up."""
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
     service = Service(settings, jobs, token)
@@ -40,6 +44,7 @@ def create_app(
         takes_query = bool(endpoint.query) or endpoint.name == "front"
         answer = _answering(getattr(service, endpoint.name), takes_query)
         app.add_route(endpoint.path, answer, [endpoint.method])
+    # Not in the table, from which this document is made.
     app.add_route("/openapi.json", _answering(_show_document, takes_query=False), ["GET"])
     app.add_exception_handler(HTTPException, _refuse_address)
     app.add_middleware(Doors, token=token, hosts=_host_names(settings))
@@ -47,11 +52,12 @@ def create_app(
 
 
 def _host_names(settings):
-    "Names by which the server may be called: this machine's, where it listens, and those in the settings"
+    "List the host names under which clients may call the server; `Doors` refuses requests to any other"
     # An IPv6 address stands in brackets wherever a port may follow.
     listens_on = f"[{settings.host}]" if ":" in settings.host else host_name(settings.host)
-    further = [name.strip() for name in settings.allowed_hosts.split(",")]
-    return [*own_host_names, listens_on, *filter(None, further)]
+    allowed_names = [name.strip() for name in settings.allowed_hosts.split(",")]
+    # `own_host_names` are those of this machine: 127.0.0.1, localhost and [::1].
+    return [*own_host_names, listens_on, *filter(None, allowed_names)]
 
 
 async def _show_document(request):
@@ -60,16 +66,18 @@ async def _show_document(request):
 
 
 def _answering(method, takes_query):
-    "A route's function from a method that answers a request: what the method raises is told in our form"
+    """Make a route's function from `method`, which takes a request and returns a response or raises.
+
+    Whatever `method` raises becomes a refusal in the service's form, so that clients read one form only."""
     from starlette.requests import ClientDisconnect
 
     async def answer(request):
         try:
             if not takes_query:
-                query(request)  # refuses whatever stands in the query string
+                query(request)  # called with no parameter: raises a Problem if the query string has any
             return await method(request)
         except ClientDisconnect:
-            return empty_reply(400)  # nobody is there to read it
+            return empty_reply(400)  # the client has closed the connection, so nobody reads this reply
         except Exception as error:
             return _answer_to_error(error, request)
 
@@ -77,27 +85,31 @@ def _answering(method, takes_query):
 
 
 def _answer_to_error(error, request):
-    "The reply to an error; a fault of ours is in the log with all that is known, and told to nobody"
+    "Make the reply to an exception; the traceback of an unforeseen one goes into the log, not to the client"
     problem = as_problem(error)
-    if problem.status == 500:
+    if problem.status == 500:  # what `as_problem` makes of an exception that nobody foresaw
         place = dict(method=request.method, path=clean(request.url.path))
         logger.error("fault", exc_info=error, extra=place)
     return problem_response(problem)
 
 
 async def _refuse_address(request, error):
-    "What the framework refuses by itself, in our form, so that a client needs one way to read errors"
+    """Reply in the service's own form where the framework itself refuses.
+
+    It does so for a wrong method (405) and for an address that no route has (404)."""
     if error.status_code != 405:
         return problem_response(Problem("door.path", f"there is no {clean(request.url.path, 100)}"))
     detail = f"{clean(request.method, 20)} is not for this address"
-    # The framework's header says which methods are.
+    # The framework's header `allow` lists the methods that this address takes.
     return problem_response(Problem("door.method", detail, dict(error.headers or {})))
 
 
 @contextlib.asynccontextmanager
 async def _life(app):
-    "Jobs are dispatched and old uploads removed while the server runs"
-    # Ended jobs are forgotten by age too; that is their ledger's own affair.
+    """Start the background work of the service, and end it when the server stops (ASGI's lifespan).
+
+    The work: dispatching jobs, removing old uploads once an hour, loading the reward model of POST /rank."""
+    # Old jobs that have ended are removed too, by `service.jobs` itself.
     service = app.state.service
     service.jobs.start()
     tidying = asyncio.create_task(_tidy_hourly(service))
@@ -105,12 +117,13 @@ async def _life(app):
     try:
         yield
     finally:
-        service.stopping.set()
+        service.stopping.set()  # open streams of events end when they see it
         tidying.cancel()
         loading.cancel()
         await service.rank_side.stop()
         # Last, because until then a job may want to write its end down.
-        await asyncio.to_thread(service.jobs.stop, min(_longest_farewell, service.settings.grace))
+        seconds_to_save = min(_longest_farewell, service.settings.grace)
+        await asyncio.to_thread(service.jobs.stop, seconds_to_save)
 
 
 async def _tidy_hourly(service):
@@ -118,9 +131,9 @@ async def _tidy_hourly(service):
     while service.settings.keep_days:  # 0 keeps all
         await asyncio.sleep(_tidy_seconds)
         try:
-            gone = await asyncio.to_thread(service.tidy, service.settings.keep_days)
+            removed_ids = await asyncio.to_thread(service.tidy, service.settings.keep_days)
         except Exception as error:
-            # Told, and tried again in an hour: the ledger may be locked for a moment.
+            # Logged, and tried again in an hour: the ledger may be locked for a moment.
             logger.error("tidy", exc_info=error)
         else:
-            logger.info("tidy", extra=dict(files=len(gone)))
+            logger.info("tidy", extra=dict(files=len(removed_ids)))

@@ -47,12 +47,16 @@ def read_upload(
     seconds: str,  # of processor time
     reserve_mb: str = "0",  # of the disk that stay free
 ):
-    "What the reading process does: limits on itself, chapter 01's reader, then one line of JSON to stdout"
+    """Read an archive inside the reading process, and print what came of it as one line of JSON to stdout.
+
+    The line is chapter 01's report, or a refusal with code, message, row and entry. `read_apart` starts the
+    process and reads the line. All parameters are texts, since they come from a command line."""
     from ..archive import unpack_counting_zip
     _limit_this_process(int(megabytes), int(seconds))
     os.mkdir(out_dir)
+    reserve_bytes = int(reserve_mb) << 20
     try:
-        report = unpack_counting_zip(Path(zip_path), Path(out_dir), strict == "1", int(reserve_mb) << 20)
+        report = unpack_counting_zip(Path(zip_path), Path(out_dir), strict == "1", reserve_bytes)
     except DataError as error:
         refusal = dict(code=code_of_limit(error), message=error.message, row=error.row, entry=error.entry)
         print(json.dumps(refusal))
@@ -61,26 +65,32 @@ def read_upload(
 
 
 def _limit_this_process(megabytes, seconds):
-    "Let the system hold this process to its limits, hard ones, which it cannot raise again"
+    """Set limits on this process that the operating system enforces: memory, processor time, file size.
+
+    They are hard limits: the process cannot raise them again, even if an archive takes it over."""
     processors = os.cpu_count() or 1
-    most = {
-        resource.RLIMIT_AS: megabytes << 20,
-        # The time of all threads together; the clock on the wall is the server's to watch.
+    hard_limits = {
+        resource.RLIMIT_AS: megabytes << 20,  # address space
+        # Processor time is that of all threads together. `read_apart` limits the elapsed time.
         resource.RLIMIT_CPU: seconds * processors,
-        resource.RLIMIT_FSIZE: limits["unpacked"],
+        resource.RLIMIT_FSIZE: limits["unpacked"],  # bytes that a whole archive may unpack to
         resource.RLIMIT_CORE: 0}  # a core dump would hold what people uploaded
-    for limit, value in most.items():
-        resource.setrlimit(limit, (value, value))
+    for limit, value in hard_limits.items():
+        resource.setrlimit(limit, (value, value))  # (soft limit, hard limit)
 
 
 def code_of_limit(
     error: DataError,  # of chapter 01's reader
 ) -> str:  # a code of `problems`
-    "The code of the limit that an error comes from, which the reader took for a fault of the archive"
+    """The code of a refusal by chapter 01's reader, corrected where the process had met one of its limits.
+
+    The reader takes a full disk or a lack of memory for a fault of the archive. The exception that it met,
+    `__cause__`, tells them apart."""
     cause = error.__cause__
     if isinstance(cause, MemoryError) or _thread_refused in str(cause):
         return "intake.memory"
-    return _limit_errors.get(getattr(cause, "errno", None), error.code)
+    error_number = getattr(cause, "errno", None)
+    return _limit_errors.get(error_number, error.code)  # error number of a limit → code
 
 
 # In the server
@@ -89,42 +99,48 @@ async def read_apart(
     zip_path: Path,  # what was uploaded
     out_dir: Path,  # new folder
     strict: bool,  # refuse for one bad row
-    settings: ServiceSettings,  # limits
+    settings: ServiceSettings,  # its limits are used
 ) -> dict:  # chapter 01's report
-    "Read an archive in a process of its own; a Problem with the reader's refusal, or with how it died"
+    """Read an archive in a process of its own, by `read_upload`, and return chapter 01's report.
+
+    Raises a Problem if the reader refuses the archive, takes too long, or dies of it."""
     code = "import sys; from vlrlbook.service import read_upload; read_upload(*sys.argv[1:])"
-    words = [zip_path, out_dir, int(strict), settings.intake_mb, settings.intake_seconds,
-             settings.reserve_mb]
+    arguments = [zip_path, out_dir, int(strict), settings.intake_mb, settings.intake_seconds,
+                 settings.reserve_mb]
+    # Few variables, without tokens and keys, in case an archive takes the process over.
     environment = {name: os.environ[name] for name in _inherited if name in os.environ}
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *map(str, words), env=environment | _one_thread,
+        sys.executable, "-c", code, *map(str, arguments), env=environment | _one_thread,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     too_long = Problem("intake.time", f"more than {settings.intake_seconds} seconds")
     try:
-        out, trouble = await asyncio.wait_for(child.communicate(), settings.intake_seconds)
+        stdout, stderr = await asyncio.wait_for(child.communicate(), settings.intake_seconds)
     except TimeoutError as error:
         raise too_long from error
     finally:
-        # A client that hangs up cancels this function too; nobody else would end the reader.
+        # A client that hangs up cancels this function too; nobody else would end the process.
         if child.returncode is None:
             child.kill()
             await child.wait()
-    if child.returncode == -signal.SIGXCPU:  # the limit on processor time
+    # The system ends a process with this signal when its processor time is used up.
+    if child.returncode == -signal.SIGXCPU:
         raise too_long
     if child.returncode:
-        raise _death_of(child.returncode, trouble)
-    found = json.loads(out)
-    if "code" not in found:
-        return found
-    entry = clean(found["entry"]) if found["entry"] else None
-    raise Problem(found["code"], found["message"], row=found["row"], entry=entry)
+        raise _death_of(child.returncode, stderr)
+    report = json.loads(stdout)
+    if "code" not in report:
+        return report
+    # It is a refusal: code, message, row of main.csv, entry of the archive.
+    entry = clean(report["entry"]) if report["entry"] else None
+    raise Problem(report["code"], report["message"], row=report["row"], entry=entry)
 
 
-def _death_of(status, trouble):
-    "A Problem for a reader that died with `status`; its last words go into the log"
-    last_words = clean(trouble[-400:].decode("utf-8", "replace"), 400)
-    logger.warning("reader of an archive ended with %s: %s", status, last_words)
-    # Told apart, because a client can do something about an archive that needs too much memory.
-    starved = b"MemoryError" in trouble or _thread_refused.encode() in trouble
-    code = "intake.memory" if starved else "intake.died"
-    return Problem(code, f"the reader ended with {status}")
+def _death_of(return_code, stderr):
+    "Make the Problem for a reading process that died; the end of its stderr (bytes) goes into the log"
+    last_words = clean(stderr[-400:].decode("utf-8", "replace"), 400)
+    logger.warning("reader of an archive ended with %s: %s", return_code, last_words)
+    # A lack of memory has its own code, because a client can send a smaller archive. It also shows as a
+    # RuntimeError when a new thread gets no memory.
+    lacked_memory = b"MemoryError" in stderr or _thread_refused.encode() in stderr
+    code = "intake.memory" if lacked_memory else "intake.died"
+    return Problem(code, f"the reader ended with {return_code}")

@@ -21,21 +21,22 @@ from .request_parts import query
 
 __all__ = ["AskSide"]
 
-_longest_asking = 600  # seconds: a large model is loaded first
-_longest_verdict = 120  # seconds: of an older run, made from its answers
-_most_picture_mb = 32
-_most_letters = 2000  # of a question
-_most_remembered = 200  # verdicts
+_longest_asking = 600  # seconds, since a large model must be loaded first
+_longest_verdict = 120  # seconds to compute the verdict of an older run from its answers
+_most_picture_mb = 32  # more than a usual camera makes
+_most_question_letters = 2000  # of a question
+_most_verdicts = 200  # kept in memory
 
-# What the processes run: one JSON object to stdout.
-_ask = """
+# Programs for processes of their own; each prints one JSON object to stdout. `os.nice` lets the server go
+# first.
+_ask_code = """
 import json, os, sys
 os.nice(5)
 from vlrlbook.answers import ask_model
-said = ask_model(sys.argv[1], sys.argv[2], sys.argv[3], answers=4)
-print(json.dumps(said))
+run_folder, picture, question = sys.argv[1:]
+print(json.dumps(ask_model(run_folder, picture, question, answers=4)))
 """
-_verdict = """
+_verdict_code = """
 import json, sys
 from vlrlbook.verdict import read_verdict
 print(json.dumps(read_verdict(sys.argv[1])))
@@ -45,11 +46,14 @@ print(json.dumps(read_verdict(sys.argv[1])))
 class AskSide:
     "Answers the addresses about what a completed job has become; each method takes a request"
     def __init__(self,
-        settings: ServiceSettings,  # limits
-        jobs,  # chapter 07a's `Jobs`
+        settings: ServiceSettings,  # its limits are used
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
         aside: Path,  # the data directory's folder for what is being received
     ):
-        self.settings = dataclasses.replace(settings, upload_mb=min(settings.upload_mb, _most_picture_mb))
+        "Answer the addresses about what a completed job has become: verdict and ask"
+        # `receive_file` takes its limit from the settings; a picture gets a smaller one than an archive.
+        picture_mb = min(settings.upload_mb, _most_picture_mb)
+        self.settings = dataclasses.replace(settings, upload_mb=picture_mb)
         self.jobs = jobs
         self.aside = aside
         self.asking = asyncio.Semaphore(1)  # each asking loads a model
@@ -57,22 +61,26 @@ class AskSide:
         self.verdicts = {}  # job_id → verdict; a result never changes
 
     async def _completed(self, request):
-        "The job and the folder of the completed job that a request is about"
+        "Return the job that a request's address names, and its folder; a Problem unless it has completed"
         job = await asyncio.to_thread(self.jobs.get, request.path_params["job_id"])
         if job.status != "completed":
             raise Problem("job.not_completed", f"the job is {job.status}")
         return job, JobFolder(await asyncio.to_thread(self.jobs.folder, job.job_id))
 
     async def verdict(self, request):
-        "GET /jobs/{job_id}/verdict: did the model get better, in a word and a sentence, and the questions behind it"
+        """GET /jobs/{job_id}/verdict: whether the model got better.
+
+        The reply holds an outcome in a word, a sentence, and the questions that led to it. A new run has
+        written its verdict into its results; for an older run it is computed in a process of its own."""
         job, folder = await self._completed(request)
         if job.job_id not in self.verdicts:
-            found = await asyncio.to_thread(_kept_verdict, folder.result)
-            if found is None:
-                found = await _run(_verdict, [folder.result], _longest_verdict)
-            if len(self.verdicts) >= _most_remembered:
+            verdict = await asyncio.to_thread(_verdict_in_results, folder.result)
+            if verdict is None:
+                verdict = await _run_python(_verdict_code, [folder.result], _longest_verdict)
+            # Emptied when it is full: a verdict can always be read or computed again.
+            if len(self.verdicts) >= _most_verdicts:
                 self.verdicts.clear()
-            self.verdicts[job.job_id] = found
+            self.verdicts[job.job_id] = verdict
         return reply(self.verdicts[job.job_id])
 
     async def ask(self, request):
@@ -80,39 +88,45 @@ class AskSide:
         question = query(request, question=(str, None))["question"]
         if not question or not question.strip():
             raise Problem("query.value", "question: expected a text")
-        _, folder = await self._completed(request)
+        _, folder = await self._completed(request)  # (job, its folder)
+        # As many as may upload at once, since each holds a picture on the disk while it waits.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("upload.busy", "too many pictures at once", {"retry-after": "30"})
         self.waiting += 1
+        # A name of the form that the next start of a server clears away, should this one be killed.
         work = self.aside / f"upload-{secrets.token_hex(8)}"
+        picture = work / "picture"
         try:
             work.mkdir()
-            await receive_file(request, work / "picture", self.settings)
-            async with self.asking:
-                words = [folder.result, work / "picture", question.strip()[:_most_letters]]
-                return reply(await _run(_ask, words, _longest_asking))
+            await receive_file(request, picture, self.settings)
+            async with self.asking:  # one at a time: each loads a model
+                arguments = [folder.result, picture, question.strip()[:_most_question_letters]]
+                return reply(await _run_python(_ask_code, arguments, _longest_asking))
         finally:
             self.waiting -= 1
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
 
-def _kept_verdict(result):
-    "The verdict that a run wrote itself; None: it is of an older version, or damaged"
+def _verdict_in_results(result):
+    "Read the verdict that a run wrote into its folder `result`; None if an older version or damage left none"
     try:
-        kept = json.loads((result / "results.json").read_text(encoding="utf-8"))["verdict"]
+        verdict = json.loads((result / "results.json").read_text(encoding="utf-8"))["verdict"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    has_form = isinstance(kept, dict) and {"outcome", "sentence", "questions"} <= set(kept)
-    return kept if has_form else None
+    # A file of another version may hold something else under this name.
+    is_complete = isinstance(verdict, dict) and {"outcome", "sentence", "questions"} <= set(verdict)
+    return verdict if is_complete else None
 
 
-async def _run(code, words, seconds):
-    "Run Python code in a process of its own; the JSON that it prints, or a Problem with its last words"
+async def _run_python(code, arguments, seconds):
+    """Run Python code in a process of its own, and return the JSON that it prints last.
+
+    `arguments` become its `sys.argv[1:]`. Raises a Problem if it fails, or takes more than `seconds`."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *map(str, words),
+        sys.executable, "-c", code, *map(str, arguments),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        out, trouble = await asyncio.wait_for(child.communicate(), seconds)
+        stdout, stderr = await asyncio.wait_for(child.communicate(), seconds)
     except TimeoutError as error:
         raise Problem("ask.failed", f"no answer in {seconds} seconds") from error
     finally:
@@ -121,10 +135,11 @@ async def _run(code, words, seconds):
             child.kill()
             await child.wait()
     if child.returncode:
-        lines = trouble[-2000:].decode("utf-8", "replace").splitlines()
-        last = lines[-1] if lines else f"ended with {child.returncode}"
-        logger.warning("asking failed: %s", clean(last))
-        # The exception's own words, without the module in which it is defined.
-        raise Problem("ask.failed", clean(last.rpartition("Error: ")[2] or last))
-    # What libraries print stands before the answer.
-    return json.loads(out.splitlines()[-1])
+        # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold all but the longest.
+        lines = stderr[-2000:].decode("utf-8", "replace").splitlines()
+        last_line = lines[-1] if lines else f"ended with {child.returncode}"
+        logger.warning("asking failed: %s", clean(last_line))
+        _, _, message = last_line.rpartition("Error: ")
+        raise Problem("ask.failed", clean(message or last_line))
+    # Libraries may have printed something before.
+    return json.loads(stdout.splitlines()[-1])

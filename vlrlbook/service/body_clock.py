@@ -8,8 +8,8 @@ from .refusals import Problem
 
 __all__ = ["chunks_in_time", "least_bytes_a_second"]
 
-# On average over each stretch of `seconds`. A modem of 1995 sends four times as much; whoever sends less holds
-# one of a few places, and would need weeks for an upload.
+# On average over each stretch of `seconds`. A modem of 1995 sends four times as much; whoever sends less
+# holds one of a few places, and would need weeks for an upload.
 least_bytes_a_second = 1024
 
 
@@ -19,27 +19,31 @@ async def chunks_in_time(
     code: str,  # of the refusal, a status 408
     in_all: float = None,  # seconds for the whole body; None: as long as bytes go on coming
 ):
-    "The body in the pieces in which it comes; a Problem where it stands still, drips, or takes too long"
-    # A slow line is no reason to refuse a large upload, so its clock runs for each stretch and not for the
-    # whole. A clock for each piece alone would not do: a byte every few seconds would keep it quiet for ever.
+    """Yield a request's body in the pieces in which it comes.
+
+    Raises a Problem if nothing comes for `seconds`, if less than `least_bytes_a_second` come on average over
+    a stretch of `seconds`, or if the whole body takes longer than `in_all`."""
+    # A slow line is no reason to refuse a large upload, so each stretch is measured and not the whole. A
+    # limit on the wait for one piece would not do: a byte every few seconds would satisfy it.
     stream = request.stream().__aiter__()
-    begun = time.monotonic()
-    waited, in_stretch = 0.0, 0  # seconds and bytes of the stretch that runs
+    started = time.monotonic()
+    stretch_seconds, stretch_bytes = 0.0, 0  # of the stretch that is being measured
     while True:
-        left = seconds if in_all is None else min(seconds, begun + in_all - time.monotonic())
-        # Only the time in which we wait for the client: our own disk may be slow, which is not its fault.
-        asked = time.monotonic()
+        longest_wait = seconds if in_all is None else min(seconds, started + in_all - time.monotonic())
+        # Only waiting for the client counts: our own disk may be slow, which is not the client's fault.
+        wait_started = time.monotonic()
         try:
-            chunk = await asyncio.wait_for(anext(stream), max(0.0, left))
+            chunk = await asyncio.wait_for(anext(stream), max(0.0, longest_wait))
         except StopAsyncIteration:
-            return
+            return  # the body is complete
         except TimeoutError as error:
-            raise Problem(code, f"nothing came for {left:.0f} seconds, or all of it took too long") from error
-        waited += time.monotonic() - asked
-        in_stretch += len(chunk)
+            message = f"nothing came for {longest_wait:.0f} seconds, or all of it took too long"
+            raise Problem(code, message) from error
+        stretch_seconds += time.monotonic() - wait_started
+        stretch_bytes += len(chunk)
         yield chunk
-        if waited < seconds:
+        if stretch_seconds < seconds:
             continue
-        if in_stretch < waited * least_bytes_a_second:
-            raise Problem(code, f"{in_stretch} bytes came in {waited:.0f} seconds")
-        waited, in_stretch = 0.0, 0
+        if stretch_bytes < stretch_seconds * least_bytes_a_second:
+            raise Problem(code, f"{stretch_bytes} bytes came in {stretch_seconds:.0f} seconds")
+        stretch_seconds, stretch_bytes = 0.0, 0

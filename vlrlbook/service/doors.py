@@ -27,7 +27,7 @@ _slow_request = 2  # seconds, from which a request that only reads is worth a li
 def host_name(
     host: str,  # of a Host header, such as localhost:8000 or [::1]:8000
 ) -> str:  # without its port
-    "The name in a Host header"
+    "Return the name in a Host header, without the port"
     if host.startswith("["):  # an IPv6 address has colons of its own, and stands in brackets
         return host.rpartition("]")[0] + "]"
     return host.partition(":")[0]
@@ -37,7 +37,7 @@ def shows_token(
     shown: bytes,  # what somebody sent
     token: bytes,  # the server's
 ) -> bool:  # they are equal
-    "Compare a token in constant time: how long a refusal takes must not tell how many letters were right"
+    "Compare a token in constant time: the time must not tell an attacker how many letters were right"
     return hmac.compare_digest(shown, token)
 
 
@@ -47,21 +47,26 @@ class Entry:
         token: str | None,  # None: no token is asked for
         hosts: list,  # names by which the server may be called
     ):
+        "Prepare to decide by a request's headers whether it may come in"
         self.token = token.encode() if token else None
+        # Checks what a browser keeps in its cookie after its user has shown the token.
         self.sessions = Sessions(token) if token else None
-        self.hosts = {name.lower() for name in hosts}
+        self.hosts = {name.lower() for name in hosts}  # host names do not depend on upper and lower case
 
     def refusal(self,
         scope: dict,  # ASGI's description of a request
     ) -> Problem | None:  # None: it may come in
-        "Why a request does not come in"
-        names = [name for name, _ in scope["headers"]]
+        """Return a Problem if a request may not come in, else None.
+
+        It must name this server in its Host header, must not change anything from another site's page, and
+        must show the server's token or a session that was begun with it."""
+        header_names = [name for name, _ in scope["headers"]]  # bytes, in lower case
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         # A stranger's page can let its own name point to 127.0.0.1; its scripts would then share an origin
-        # with the service and read its answers. Two Host headers: whoever stands before us may have looked
-        # at the other.
-        if names.count(b"host") != 1 or host_name(host) not in self.hosts:
+        # with the service and read its answers. Two Host headers are refused, since a proxy in front of this
+        # server may have checked the one that we do not read.
+        if header_names.count(b"host") != 1 or host_name(host) not in self.hosts:
             return Problem("door.host", f"{clean(host, 100)!r} is not a name of this server")
         if scope["method"] not in _reading_methods and self._comes_from_elsewhere(headers, host):
             return Problem("door.origin", "requests from the pages of others are refused")
@@ -69,32 +74,38 @@ class Entry:
             return None
         if shows_token(self._shown_token(headers), self.token) or self._has_session(headers, host):
             return None
-        headers = {"www-authenticate": "Bearer"}  # the standard wants it with every 401
+        reply_headers = {"www-authenticate": "Bearer"}  # the standard requires it with every 401
         # Whoever copies an example that was written for a server without a token meets this first.
-        told = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the server's "
-                "data directory, and a server started with --no-token asks this machine for none")
-        return Problem("door.token", told, headers)
+        advice = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the "
+                  "server's data directory, and a server started with --no-token asks this machine for none")
+        return Problem("door.token", advice, reply_headers)
 
     def _comes_from_elsewhere(self, headers, host):
-        "Whether a browser says that another site's page sends this; a program says nothing, and may come in"
+        """Return whether a browser's headers say that the page of another site sends this request.
+
+        `host` is the Host header, with its port. Programs that are no browsers send neither of the two
+        headers looked at here, Origin and Sec-Fetch-Site, and may come in."""
         origin = headers.get(b"origin")
         if origin is not None:
             own_origins = (f"http://{host}", f"https://{host}")
             if origin.decode("latin-1").lower() not in own_origins:
                 return True
+        # A browser sends "none" where no page does it, such as an address that a person typed.
         site = headers.get(b"sec-fetch-site", b"none")
         return site not in (b"same-origin", b"none")
 
     def _needs_no_token(self, scope, headers):
-        "Whether a request is for the page for people and its files, which hold nothing of anybody's"
+        """Return whether a request may come in without a token.
+
+        It may if it is for the page for people or for that page's files, which hold no data of any user."""
         if scope["path"].startswith("/static/"):
             return True
-        # The page itself asks for the token. An address with a token in it is judged by `Front`.
+        # The page itself asks its user for the token. An address with a token in it is checked by `Front`.
         shows_page = b"text/html" in headers.get(b"accept", b"")
         return scope["path"] == "/" and (shows_page or b"token=" in scope["query_string"])
 
     def _shown_token(self, headers):
-        "The token in the header that programs send; else empty"
+        "Return the token of a header `Authorization: Bearer TOKEN`, which programs send; empty without one"
         authorization = headers.get(b"authorization", b"")
         scheme = b"bearer "
         if authorization[:len(scheme)].lower() == scheme:
@@ -102,13 +113,14 @@ class Entry:
         return b""
 
     def _has_session(self, headers, host):
-        "Whether a browser sends a session that was begun here with the token"
-        name = session_cookie(host)
-        beginning = name.encode() + b"="
+        "Return whether the request's cookies hold a valid session, begun on this server with the token"
+        name = session_cookie(host)  # of the cookie; it contains the port of `host`
+        prefix = name.encode() + b"="
         for cookie in headers.get(b"cookie", b"").split(b";"):
             cookie = cookie.strip()
-            if cookie.startswith(beginning):
-                return self.sessions.is_good(name, cookie[len(beginning):].decode("latin-1"))
+            if cookie.startswith(prefix):
+                value = cookie[len(prefix):].decode("latin-1")
+                return self.sessions.is_good(name, value)
         return False
 
 
@@ -125,15 +137,19 @@ class Doors:
         token: str | None,  # None: no token is asked for
         hosts: list,  # names by which the server may be called
     ):
+        "Put the doors around an application: its requests are checked, its replies get headers and log lines"
         self.app = app
         self.entry = Entry(token, hosts)
 
     async def __call__(self, scope, receive, send):
-        "One connection, as ASGI has it"
+        """Answer one request, as ASGI calls an application: by the application, or by a refusal of `Entry`.
+
+        `_Exchange` stands between the server and whoever answers: it completes the reply's headers, reads the
+        rest of the body, and knows the reply's status for the log."""
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # against the policy: there are none here
+            await send({"type": "websocket.close", "code": 1008})  # "policy violation": none are served here
             return
-        if scope["type"] != "http":  # the server's own start and stop
+        if scope["type"] != "http":  # "lifespan": the server starts or stops
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
@@ -145,23 +161,31 @@ class Doors:
         finally:
             self._log(scope, exchange.status, time.perf_counter() - started)
 
-    def _complete_headers(self, given):
-        "The headers of a reply, with those that every reply carries unless it has its own"
-        always = {
+    def _complete_headers(self, reply_headers):
+        """Add to the headers of a reply those that every reply carries, unless it has its own of that name.
+
+        Takes and returns a list of (name, value), in bytes and with names in lower case, as ASGI has them."""
+        default_headers = {
             b"x-content-type-options": b"nosniff",  # what is called a picture is never run as a script
             b"referrer-policy": b"no-referrer",  # an address may hold a job's identifier
             b"cache-control": b"no-store",
             b"cross-origin-resource-policy": b"same-origin",
             b"content-security-policy": self.reply_policy.encode()}
-        own = {name for name, _ in given}
-        return [*given, *((name, value) for name, value in always.items() if name not in own)]
+        own_names = {name for name, _ in reply_headers}
+        completed = list(reply_headers)
+        for name, value in default_headers.items():
+            if name not in own_names:
+                completed.append((name, value))
+        return completed
 
     def _log(self, scope, status, seconds):
-        "A line for what changes something, fails or takes long; quick reading is not worth one"
+        """Log a request that changes something, fails or is slow.
+
+        A quick GET that succeeds is not logged. `status` is that of the reply, 0 if no reply was begun."""
         reads = scope["method"] in _reading_methods
         if reads and 0 < status < 500 and seconds < _slow_request:
             return
-        # Asked first: a thousand readers a second would pay for lines that nobody writes.
+        # Checked before the line is made, which would cost time with a thousand requests a second.
         if not logger.isEnabledFor(logging.INFO):
             return
         logger.info("request", extra=dict(
@@ -171,21 +195,23 @@ class Doors:
 class _Exchange:
     "One request and its reply: knows how much of the body has come, and reads the rest before a reply begins"
     def __init__(self, scope, receive, send, complete_headers):
+        "Stand between server and application for one request; `scope`, `receive` and `send` are ASGI's"
         self._receive_message = receive
         self._send_message = send
         self._complete_headers = complete_headers
         self._changes = scope["method"] not in _reading_methods
         headers = dict(scope["headers"])
+        # With "Expect: 100-continue" a client sends its body only after somebody has asked for it.
         self._waits_for_leave = b"expect" in headers
-        # Of a request that only reads nobody wants a body; one that drips it in would keep its connection for ever.
+        # Nobody reads the body of a GET; a client that sends it slowly would keep its connection for ever.
         self._unwanted_body = not self._changes and (
             headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers)
-        self._asked_for_body = False  # whether anybody has read of it
-        self._more_to_come = True  # of the body
+        self._asked_for_body = False  # whether the application has read any of it
+        self._more_to_come = True  # whether the body has not yet come to its end
         self.status = 0  # of the reply; 0 before it begins
 
     async def receive(self):
-        "The next piece of the request, as ASGI has it"
+        "Return the next ASGI message of the request, and note whether the body has now come to its end"
         self._asked_for_body = True
         message = await self._receive_message()
         if message["type"] == "http.disconnect" or not message.get("more_body"):
@@ -193,10 +219,13 @@ class _Exchange:
         return message
 
     async def send(self, message):
-        "A piece of the reply, as ASGI has it; before the first, the rest of the body is read"
+        """Send an ASGI message of the reply; before the first one, read the rest of the request's body.
+
+        The first message carries the status and the headers, which are completed here."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            stalled = self.status == 408  # nothing comes any more, so there is nothing to wait for
+            # 408: the client has stopped sending its body, so there is nothing to wait for.
+            stalled = self.status == 408
             if self._changes and self._more_to_come and not stalled:
                 await self._drain()
             headers = self._complete_headers(message["headers"])
@@ -207,14 +236,15 @@ class _Exchange:
         await self._send_message(message)
 
     async def _drain(self):
-        "Read on and throw away, for a moment"
-        # A client that is refused while it still sends would see a broken pipe in place of the reason. One
-        # that waits for our leave (Expect: 100-continue) has not begun to send.
+        """Read the rest of the request's body and throw it away, within limits of time and size.
+
+        A client that is refused while it still sends would see a broken connection and not the reason."""
+        # A client that sent "Expect: 100-continue", and was not asked for its body, has not begun to send it.
         if self._waits_for_leave and not self._asked_for_body:
             return
-        left = _most_drained
+        bytes_left = _most_drained
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_longest_drain):
-                while self._more_to_come and left > 0:
+                while self._more_to_come and bytes_left > 0:
                     message = await self.receive()
-                    left -= len(message.get("body", b""))
+                    bytes_left -= len(message.get("body", b""))

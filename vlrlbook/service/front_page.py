@@ -35,12 +35,14 @@ def web_folder(
 
 def sample_zip(
 ) -> bytes:  # 60 drawn pictures
-    "A data set for those who have none yet"
+    "Draw a data set of 60 pictures to count in, as a ZIP that POST /upload-data takes"
+    # Imported here, since `..data` loads pandas and `datasets`, without which the server starts sooner.
     import tempfile
     from ..data import synthetic_counting, write_counting_zip
     with tempfile.TemporaryDirectory() as folder:
-        samples = synthetic_counting(60, seed=7)
-        return write_counting_zip(samples, Path(folder) / "sample.zip").read_bytes()
+        samples = synthetic_counting(60, seed=7)  # any fixed seed: everybody gets the same pictures
+        zip_path = write_counting_zip(samples, Path(folder) / "sample.zip")
+        return zip_path.read_bytes()
 
 
 def data_format(
@@ -50,8 +52,9 @@ def data_format(
     columns = {"images_path": "a picture's name in the archive, such as images/1.jpg",
                "question": "any text",
                "answer": "a text with a number in it, such as 'A photo of 3 apples'"}
-    # From the settings, from chapter 01 and from the table of codes, so that none of it can be out of date.
-    told_limits = dict(
+    # Taken from the settings, from chapter 01's `limits` and from the table of codes, so that none of it can
+    # become out of date.
+    shown_limits = dict(
         upload_bytes=settings.upload_mb << 20,
         json_bytes=most_json_bytes,
         entries=limits["entries"],
@@ -69,7 +72,7 @@ def data_format(
                  "images/1.jpg,How many apples are there?,A photo of 3 apples"],
         pictures=["PNG", "JPEG", "WEBP", "BMP", "GIF (one frame)"],
         encoding="UTF-8, with or without a mark, or UTF-16 with its mark",
-        limits=told_limits,
+        limits=shown_limits,
         errors=[dict(code=code, status=status, title=title) for code, (status, title) in problems.items()])
 
 
@@ -77,23 +80,26 @@ class Front:
     "Answers the addresses that need no upload and no job; each method takes a request"
     def __init__(self,
         settings: ServiceSettings,  # whose limits are told
-        size: str,  # tiny or gpu, what the server trains
-        form: dict,  # from `request_form`
-        uploads: Uploads,  # how many there are is told
-        token: str | None,  # that lets people in; None: none is needed
+        size: str,  # tiny or gpu: the models that the server trains
+        form: dict,  # group → list of fields, from `request_form`
+        uploads: Uploads,  # their number is shown
+        token: str | None,  # that clients must show; None: none is needed
     ):
+        "Answer the addresses that need neither an upload nor a job, such as the page for browsers"
         self.settings = settings
         self.size = size
         self.form = form
         self.uploads = uploads
         self.token = token
-        self.sample = None  # the ZIP of `sample_data`, drawn when it is first asked for
+        self.sample = None  # a ZIP of drawn pictures, made when it is first asked for
 
     async def front(self, request):
-        "GET /: the page for a browser, JSON for a program, from the same address"
+        """GET /: the page for a browser, a few facts as JSON for a program.
+
+        With `?token=…` in the address it begins a session instead and leads back to the page."""
         if "token" in request.query_params:
             return self._with_session(request)
-        vary = {"vary": "accept"}  # a cache must not give a program's answer to a browser
+        vary = {"vary": "accept"}  # a cache must not give a browser the reply that a program was sent
         page = web_folder() / "index.html"
         if "text/html" in request.headers.get("accept", "") and page.exists():
             headers = {"content-security-policy": Doors.page_policy, "cache-control": "no-cache"} | vary
@@ -105,30 +111,33 @@ class Front:
             api="/openapi.json",
             data_format="/data-format",
             settings="/settings",
-            files=len(self.uploads.known))
+            files=len(self.uploads.known))  # how many uploads there are
         return reply(facts, headers=vary)
 
     def _with_session(self, request):
-        "Back to the page with the token out of the address, where histories keep it, and with a session"
+        """Redirect to the page, with a session cookie if the token in the address is right.
+
+        The redirect takes the token out of the address, since browsers keep addresses in their history."""
         from starlette.responses import RedirectResponse
-        away = RedirectResponse("./", 303)
-        shown = request.query_params["token"]
-        if self.token and hmac.compare_digest(shown.encode(), self.token.encode()):
-            # No script can read it, and no other site's page can have it sent along. What it does not keep out:
-            # a program on another port of this host is sent it too, when this browser visits that port.
+        redirect = RedirectResponse("./", 303)
+        shown_token = request.query_params["token"]
+        if self.token and hmac.compare_digest(shown_token.encode(), self.token.encode()):
+            # No script can read the cookie, and no other site's page can make the browser send it. But a
+            # program on another port of this host is sent it too, when this browser visits that port.
             name = session_cookie(request.headers.get("host", ""))
-            away.set_cookie(name, Sessions(self.token).begin(name), httponly=True, samesite="strict",
-                            max_age=session_seconds)
+            session = Sessions(self.token).begin(name)
+            redirect.set_cookie(name, session, httponly=True, samesite="strict", max_age=session_seconds)
+            # Older versions kept the token itself in a cookie.
             if _old_cookie in request.cookies:
-                away.delete_cookie(_old_cookie)
-        return away
+                redirect.delete_cookie(_old_cookie)
+        return redirect
 
     async def static(self, request):
         "GET /static/{name}: a file of the page"
         name = request.path_params["name"]
-        # Compared with the names that there are, so that no name can lead out of the folder.
-        names = {path.name for path in web_folder().glob("*") if path.is_file()}
-        if name not in names:
+        # Compared with the files that there are, so that no name can lead out of the folder.
+        file_names = {path.name for path in web_folder().glob("*") if path.is_file()}
+        if name not in file_names:
             raise Problem("door.path", "no such file")
         media_type = _media_types.get(Path(name).suffix, "application/octet-stream")
         headers = {"cache-control": "no-cache", "content-security-policy": Doors.page_policy}
@@ -143,8 +152,8 @@ class Front:
         return reply(self.form)
 
     async def sample_data(self, request):
-        "GET /sample-data: a ZIP to begin with"
-        if self.sample is None:
+        "GET /sample-data: a ZIP of 60 drawn pictures for people who have no data yet"
+        if self.sample is None:  # drawn once, in a thread, since it takes a while
             self.sample = await asyncio.to_thread(sample_zip)
         headers = {"content-disposition": 'attachment; filename="sample-data.zip"'}
         return bytes_reply(self.sample, "application/zip", headers)

@@ -28,18 +28,21 @@ class Service:
     "The service of one data directory; its attributes named like an `Endpoint` take a request and answer it"
     def __init__(self,
         settings: ServiceSettings,  # checked
-        jobs,  # chapter 07a's `Jobs`
-        token: str = None,  # that lets people in; None: none is needed
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
+        token: str = None,  # that clients must show; None: none is needed
     ):
+        "Make the parts of the service, and give each what it shares with others"
         self.settings = settings
         self.jobs = jobs
         self.token = token
-        self.size = settings.trains
-        self.form = request_form(self.size)
+        self.size = settings.trains  # tiny or gpu
+        self.form = request_form(self.size)  # the settings that a request for training may set
         self.uploads = Uploads(settings.data_dir, jobs.clock)
         self.stopping = asyncio.Event()  # set when the server stops
+        # Shared by reading archives and making notebooks into pages: each takes a whole processor.
         self.readers = asyncio.Semaphore(_at_once)
 
+        # Each answers some of the addresses.
         self.front_side = Front(settings, self.size, self.form, self.uploads, token)
         self.upload_side = UploadSide(settings, self.uploads, jobs, self.readers)
         self.state_side = StateSide(jobs)
@@ -53,7 +56,9 @@ class Service:
         self._name_answers()
 
     def _name_answers(self):
-        "Give each address the method that answers it; `create_app` asks for them by `Endpoint.name`"
+        """Set an attribute for each address: the method that answers it.
+
+        `create_app` looks it up by `Endpoint.name`, so its name must be the one in the table of addresses."""
         self.front = self.front_side.front
         self.static = self.front_side.static
         self.data_format = self.front_side.data_format
@@ -69,7 +74,7 @@ class Service:
 
         self.train = self.job_side.train
         self.list_jobs = self.job_side.list_jobs
-        self.job = self.state_side.job  # apart, since a thousand people ask for it every second
+        self.job = self.state_side.job  # not `job_side`: this one serves a thousand requests a second
         self.cancel = self.job_side.cancel
         self.resume = self.job_side.resume
         self.moves = self.job_side.moves
@@ -86,7 +91,7 @@ class Service:
 
     @property
     def command(self) -> list | None:
-        "What trains a job; None: chapter 07a's own command"
+        "The command line that trains a job; None: the usual one of `vlrlbook.jobs`"
         return self.job_side.command
 
     @command.setter
@@ -96,24 +101,25 @@ class Service:
     async def clean_up(self, request):
         "POST /clean-up: remove ended jobs and unneeded uploads by age"
         default_days = self.settings.keep_days or _days_if_not_kept
-        asked = query(request, older_than_days=(float, default_days, 0.0, _most_days))
-        days = asked["older_than_days"]
+        # (type, default, smallest, largest value)
+        parameters = query(request, older_than_days=(float, default_days, 0.0, _most_days))
+        days = parameters["older_than_days"]
         # Jobs first: an upload is needed as long as a job that has not ended trains on it.
-        gone_jobs = await asyncio.to_thread(self.jobs.clean_up, days)
-        gone_files = await asyncio.to_thread(self.tidy, days)
-        return reply(dict(files=gone_files, jobs=gone_jobs))
+        removed_jobs = await asyncio.to_thread(self.jobs.clean_up, days)
+        removed_files = await asyncio.to_thread(self.tidy, days)
+        return reply(dict(files=removed_files, jobs=removed_jobs))
 
     def tidy(self,
-        days: float,  # of service, by the ledger's clock, which nobody can set
+        days: float,  # least age: days in which the server ran, by the ledger's clock, which nobody can set
     ) -> list:  # file_ids of what was removed
-        "Remove uploads that no job needs and that have been here for so many days"
-        gone = []
+        "Remove uploads that no job needs and that are at least so old"
+        removed_ids = []
         for file_id in self.uploads.older(days):
-            # Asked anew for each: a job may have been started while others were removed.
+            # `remove` asks `is_needed` anew for each: a job may have been started meanwhile.
             try:
-                is_gone = self.uploads.remove(file_id, self.upload_side.is_needed)
+                is_removed = self.uploads.remove(file_id, self.upload_side.is_needed)
             except Problem:
-                continue  # its owner was quicker
-            if is_gone:
-                gone.append(file_id)
-        return gone
+                continue  # there is no such upload any more: its owner has just deleted it
+            if is_removed:
+                removed_ids.append(file_id)
+        return removed_ids

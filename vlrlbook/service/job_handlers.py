@@ -23,7 +23,7 @@ from .uploads import Uploads
 
 __all__ = ["after_you", "gentle", "JobSide", "StateSide"]
 
-# A program that steps back behind the server and then becomes the program that is named behind it.
+# A program that lowers its own priority and then becomes the program that its arguments name.
 after_you = """
 import os, sys
 os.nice(5)
@@ -35,96 +35,105 @@ except OSError:
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
-_fresh_seconds = 0.2  # a state so young is said again, so that a thousand readers cost as much as five
-_usable_seconds = 1  # a state that is so young is said at once while a newer one is fetched
-_most_remembered = 1000  # states of jobs
+# A reply younger than this is sent again as it is, so that a thousand readers cost the ledger no more than
+# five questions a second.
+_fresh_seconds = 0.2
+_usable_seconds = 1  # a reply younger than this is still sent, while the ledger is asked for a newer one
+_most_remembered = 1000  # replies about jobs that are kept in memory
 
 
 def gentle(
-    size: str,  # tiny or gpu
-) -> list | None:  # a command for chapter 07a; None: its own
-    "The command for a trainer that lets the server go first"
+    size: str,  # tiny or gpu: the models that the server trains
+) -> list | None:  # a command line; None: the usual one of `vlrlbook.jobs`
+    "Return the command of a trainer with a lower priority than the server, which must answer requests soon"
     if size != "tiny":
         return None  # what trains on a GPU hardly needs the processors that answer requests
-    return [sys.executable, "-S", "-c", after_you, *train_command()]  # -S: it needs no packages
+    # The program `after_you` lowers its priority and becomes the trainer. -S: it needs no installed package.
+    return [sys.executable, "-S", "-c", after_you, *train_command()]
 
 
 class StateSide:
-    "Answers GET /jobs/{job_id} for many at once: one question to the ledger, and its answer for all"
+    "Answers GET /jobs/{job_id} for many clients at once: the ledger is asked once, and all get its answer"
     def __init__(self,
-        jobs,  # chapter 07a's `Jobs`
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
     ):
+        "Answer GET /jobs/{job_id} for many clients at once"
         self.jobs = jobs
-        self.polled = {}  # job_id → (when it was asked, the reply's bytes)
+        self.polled = {}  # job_id → (when the ledger had answered, the reply's bytes)
         self.asking = {}  # job_id → the task that asks the ledger now
-        self.notes = {}  # job_id → what was decided for it; it never changes
+        self.notes = {}  # job_id → notes on what the server decided for the job; they never change
 
     async def job(self, request):
-        "GET /jobs/{job_id}: its state, at most a second old, however many ask"
+        """GET /jobs/{job_id}: the job's state, at most a second old, however many clients ask.
+
+        The last reply is remembered. While it is fresh it is sent again; a little older, it is sent while the
+        ledger is asked anew for the next readers; too old, this request waits for the ledger."""
         job_id = request.path_params["job_id"]
-        remembered = self.polled.get(job_id)  # (when it was told, the reply), or None
-        age = time.monotonic() - remembered[0] if remembered else float("inf")
-        # Young: say it again. Older: say it, and ask the ledger anew, once for all who read next.
+        told_at, remembered_reply = self.polled.get(job_id, (float("-inf"), None))
+        age = time.monotonic() - told_at
         if age > _fresh_seconds and job_id not in self.asking:
-            self._begin_to_ask(job_id)
-        # Too old, or never told: wait for the ledger.
+            self._begin_to_ask(job_id)  # puts a task into `self.asking`
         if age > _usable_seconds:
             # Shielded, since others wait for the same task: a client that hangs up must not cancel it.
-            remembered = await asyncio.shield(self.asking[job_id])
-        return bytes_reply(remembered[1], "application/json")
+            _, remembered_reply = await asyncio.shield(self.asking[job_id])
+        return bytes_reply(remembered_reply, "application/json")
 
     def forget(self,
         job_id: str,  # of a job that was just changed
     ):
-        "Drop what was said of a job, so that the next reader waits for what the ledger says now"
+        "Drop the remembered reply about a job, so that the next reader waits for what the ledger says now"
         self.polled.pop(job_id, None)
 
     def _begin_to_ask(self, job_id):
-        "Ask the ledger in a task of its own"
+        "Ask the ledger in a task; `self.asking` holds it until it is done, for all who wait for the answer"
         task = asyncio.create_task(self._ask(job_id))
         self.asking[job_id] = task
-        # A failure that nobody waits for would be reported as one that was never looked at.
+        # If nobody waits for the task when it fails, asyncio would log "exception was never retrieved".
         task.add_done_callback(_look_at_failure)
 
     async def _ask(self, job_id):
-        "Ask the ledger and remember the reply"
+        "Ask the ledger for a job's state; remember and return (time of the answer, reply as bytes)"
         try:
-            # In a thread: the ledger may be waiting for the disk, which every upload brings to rest.
-            told = await asyncio.to_thread(self._reply_about, job_id)
+            # In a thread: the ledger may have to wait for the disk while an upload is written to it.
+            reply_bytes = await asyncio.to_thread(self._reply_about, job_id)
         except Exception:
-            self.forget(job_id)  # what was known is wrong now: the job may be gone
+            self.forget(job_id)  # the remembered reply is wrong now: the job may have been removed
             raise
         finally:
             del self.asking[job_id]
+        # Simply emptied when it is full: each reply is of use for a second only.
         if len(self.polled) > _most_remembered:
             self.polled.clear()
-        self.polled[job_id] = (time.monotonic(), told)
+        self.polled[job_id] = (time.monotonic(), reply_bytes)
         return self.polled[job_id]
 
     def _reply_about(self, job_id):
-        "The bytes of a job's state"
+        "Return a job's state as the bytes of a JSON reply"
         job = self.jobs.get(job_id)
-        told = add_outlook(job_reply(job), JobFolder(self.jobs.folder(job_id)))
-        return encoded(told | dict(notes=self._notes_of(job_id)))
+        folder = JobFolder(self.jobs.folder(job_id))
+        content = add_outlook(job_reply(job), folder)  # adds `can_resume` and `stage`
+        return encoded(content | dict(notes=self._notes_of(job_id)))
 
     def _notes_of(self, job_id):
-        "What was decided for a job when it was started"
+        """Return the notes on what the server decided for a job when it was started, such as its steps.
+
+        They are a list of texts in a file of the job's folder, and are read only once."""
         if job_id not in self.notes:
             path = JobFolder(self.jobs.folder(job_id)).notes
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                notes = json.loads(path.read_text(encoding="utf-8"))
             except FileNotFoundError:
-                return []  # not remembered: it may be written just now
+                return []  # not remembered: the file may be written at this moment
             except (OSError, ValueError) as error:
                 # Damaged from outside. The state of the job is worth more than these notes.
                 logger.warning("notes", extra=dict(job_id=job_id, reason=type(error).__name__))
-                found = []
-            self.notes[job_id] = [str(note) for note in found] if isinstance(found, list) else []
+                notes = []
+            self.notes[job_id] = [str(note) for note in notes] if isinstance(notes, list) else []
         return self.notes[job_id]
 
 
 def _look_at_failure(task):
-    "Read a task's exception, so that asyncio knows that somebody has"
+    "Read a task's exception, so that asyncio does not report it as one that nobody has read"
     if not task.cancelled():
         task.exception()
 
@@ -132,20 +141,21 @@ def _look_at_failure(task):
 class JobSide:
     "Answers the addresses that start, list and change jobs; each method takes a request"
     def __init__(self,
-        jobs,  # chapter 07a's `Jobs`
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
         uploads: Uploads,  # what may be trained on
         states_of_jobs: StateSide,  # forgets a job that is changed here
-        size: str,  # tiny or gpu, what the server trains
-        form: dict,  # from `request_form`
+        size: str,  # tiny or gpu: the models that the server trains
+        form: dict,  # group → list of fields, from `request_form`
         stall_seconds: float = 30.0,  # in which a request's body must have come
     ):
+        "Answer the addresses that start, list and change jobs"
         self.jobs = jobs
         self.uploads = uploads
         self.stall_seconds = stall_seconds
         self.states_of_jobs = states_of_jobs
         self.size = size
         self.form = form
-        self.command = gentle(size)  # that trains; None: chapter 07a's own
+        self.command = gentle(size)  # command line of the trainer; None: the usual one of `vlrlbook.jobs`
 
     async def train(self, request):
         "POST /train: start a job; the same Idempotency-Key and request give the same job"
@@ -153,53 +163,59 @@ class JobSide:
         if key is not None and not re.fullmatch(r"[!-~]{1,200}", key):
             raise Problem("idempotency.key", "expected 1 to 200 printable characters without spaces")
         body = await json_body(request, seconds=self.stall_seconds)
-        asked = read_request(body, self.form)
-        # The ledger writes key and hash in the transaction that writes the job: a server that dies between
-        # the two would have started a job that it does not know.
+        train_request = read_request(body, self.form)  # job_name, data_file_id, settings
+        # The ledger stores key and hash with the job in one transaction. Were they stored later, a server
+        # that died in between would start a second job when the client repeats its request.
         request_hash = _hash_of(body) if key else None
-        job, notes = await asyncio.to_thread(self._submit, asked, key, request_hash)
+        job, notes = await asyncio.to_thread(self._submit, train_request, key, request_hash)
         return reply(job_reply(job) | dict(notes=notes))
 
-    def _submit(self, asked, key, request_hash):
-        "Write a checked request down as a job; the job and what was decided for it"
-        upload = self.uploads.get(asked["data_file_id"])
-        pictures = self.uploads.check(upload["file_id"])
+    def _submit(self, train_request, key, request_hash):
+        """Write a checked request down in the ledger as a job.
+
+        Returns the job and the notes on what the server decided for it. `train_request` is what
+        `read_request` returns; `key` is the Idempotency-Key, or None."""
+        upload = self.uploads.get(train_request["data_file_id"])
+        pictures = self.uploads.check(upload["file_id"])  # a Problem if a file of the upload is missing
         parameters, notes, steps = plan_with_length(
-            asked["settings"], self.size, self.form, upload["valid_images"], pictures)
+            train_request["settings"], self.size, self.form, upload["valid_images"], pictures)
         # Relative to the job's folder, where the trainer runs: a data directory can be moved.
         parameters |= dict(task="counting", data=f"../../uploads/{upload['file_id']}")
-        # From the last look at the upload until the ledger says that a job needs it, nobody takes it away.
+        # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
         with self.uploads.in_use:
-            self.uploads.get(upload["file_id"])
-            job = self.jobs.submit(asked["job_name"], parameters, self.command, key, request_hash, steps)
+            self.uploads.get(upload["file_id"])  # a Problem if it was deleted just before
+            job_name = train_request["job_name"]
+            job = self.jobs.submit(job_name, parameters, self.command, key, request_hash, steps)
         logger.info("train", extra=dict(job_id=job.job_id, file_id=upload["file_id"]))
         self._keep_notes(job.job_id, notes)
         return job, notes
 
     def _keep_notes(self, job_id, notes):
-        "Write what was decided beside the job"
+        "Write the notes on what the server decided into the job's folder"
         try:
             write_json(JobFolder(self.jobs.folder(job_id)).notes, notes)
         except OSError as error:
-            # The job is there all the same, and whoever asked for it must not be told that it is not.
+            # Only logged: the job has been started, so the request must not fail.
             logger.warning("notes", extra=dict(job_id=job_id, reason=error.strerror))
 
     async def list_jobs(self, request):
         "GET /jobs: newest first, a page at a time"
-        asked = query(request, status=(str, None), limit=page_limit, after=(str, None))
-        status, after = asked["status"], asked["after"]
+        # For each parameter (type, default)
+        parameters = query(request, status=(str, None), limit=page_limit, after=(str, None))
+        status, after = parameters["status"], parameters["after"]
         if status is not None and status not in states:
             raise Problem("query.value", f"status{nearest(clean(status, 40), list(states))}")
         if after is not None and not re.fullmatch(r"[0-9]{1,18}", after):
             raise Problem("query.value", "after: take `next` of the page before")
-        page, following = await asyncio.to_thread(
-            self.jobs.list, status=status, limit=asked["limit"], after=after)
-        return reply(dict(jobs=[job_reply(job) for job in page], next=following))
+        # `next_page` is the value of `after` for the next page; None on the last one.
+        page, next_page = await asyncio.to_thread(
+            self.jobs.list, status=status, limit=parameters["limit"], after=after)
+        return reply(dict(jobs=[job_reply(job) for job in page], next=next_page))
 
     async def cancel(self, request):
         "DELETE /jobs/{job_id}: stop a job, or with ?purge=true forget one that has ended"
         job_id = request.path_params["job_id"]
-        self.states_of_jobs.forget(job_id)  # the state that was remembered for readers is about to be old
+        self.states_of_jobs.forget(job_id)  # the remembered reply about its state is about to be wrong
         # Cancelling keeps what the run has made; only a second request, on a job that has ended, removes it.
         # So one mistaken DELETE costs the rest of a run at most.
         if query(request, purge=(bool, False))["purge"]:
@@ -211,12 +227,12 @@ class JobSide:
     async def resume(self, request):
         "POST /jobs/{job_id}/resume: go on from the newest whole checkpoint"
         job_id = request.path_params["job_id"]
-        self.states_of_jobs.forget(job_id)
+        self.states_of_jobs.forget(job_id)  # the remembered reply about its state is about to be wrong
         job = await asyncio.to_thread(self._resume, job_id)
         return reply(job_reply(job))
 
     def _resume(self, job_id):
-        "Queue a job again, while nobody takes its upload away"
+        "Queue a job again; the lock keeps its upload from being deleted meanwhile"
         with self.uploads.in_use:
             return self.jobs.resume(job_id)
 

@@ -25,100 +25,114 @@ _last_words = 2000  # bytes of what the process said before it died
 def serve_judge(
     folder: str,  # of the reward model
 ):
-    "What the process does: a line of JSON when the model is loaded, then a line for each line that comes"
-    # Libraries print to stdout, which here belongs to the answers: what they say goes to stderr.
+    """Run in the judge's process: load the reward model, then answer requests from stdin, one a line.
+
+    Prints one line of JSON when the model is loaded, and one for each request; `Judge` is the other end."""
+    # Libraries may print to stdout (descriptor 1), where only answers may stand. So the answers get a copy of
+    # it, and 1 becomes stderr (2).
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    os.nice(5)
+    os.nice(5)  # a lower priority than the server's
     from ..reward_model import VLRewardModel
     judge = VLRewardModel.from_pretrained(folder)
-    _say(answers, dict(ready=True))
+    _write_line(answers, dict(ready=True))
     for line in sys.stdin:
-        _say(answers, _ranked(judge, json.loads(line)))
+        _write_line(answers, _ranked(judge, json.loads(line)))
 
 
-def _say(answers, message):
-    "One line of JSON"
+def _write_line(answers, message):
+    "Write a message as one line of JSON, at once: the server waits for it"
     answers.write(json.dumps(message) + "\n")
     answers.flush()
 
 
-def _ranked(judge, asked):
-    "The reply to a request, or why there is none"
+def _ranked(judge, rank_request):
+    """Rank the answers of a request (a dict of question, answers, image) with the reward model `judge`.
+
+    Returns the body of the reply, or where the request cannot be ranked a dict with a sentence, `refused`."""
     from ..archive import DataError
     from ..reward_model import rank_answers
-    fitted = judge.facts["calibration"]
+    calibration = judge.facts["calibration"]  # None: its scores were never calibrated
     try:
-        picture = _picture_of(asked.get("image"))
-        ranked = rank_answers(judge, picture, asked["question"], asked["answers"])
-    except DataError as error:
+        picture = _picture_of(rank_request.get("image"))
+        ranked = rank_answers(judge, picture, rank_request["question"], rank_request["answers"])
+    except DataError as error:  # the picture cannot be used
         return dict(refused=error.message)
     except ValueError as error:
         return dict(refused=str(error))
-    return dict(ranked=ranked, calibrated=fitted is not None, temperature=judge.temperature)
+    return dict(ranked=ranked, calibrated=calibration is not None, temperature=judge.temperature)
 
 
 def _picture_of(text):
-    "The bytes of a picture in base64, with or without the head of a data URL; None where there is none"
+    """Return the bytes of a picture that a request holds as base64, or None for None.
+
+    The text may be a data URL, such as data:image/png;base64,iVBOR… A text that is no base64 raises
+    binascii.Error, which is a ValueError."""
     import base64
     if text is None:
         return None
-    body = text.partition(",")[2] if text.startswith("data:") else text
-    return base64.b64decode(body, validate=True)  # a binascii.Error is a ValueError
+    if text.startswith("data:"):
+        _, _, text = text.partition(",")
+    return base64.b64decode(text, validate=True)
 
 
 # In the server
 
 class Judge:
-    "The server's end of the process: starts it, asks one question at a time, starts it again where it died"
+    "The server's end of the judge's process: starts it, sends one request at a time, restarts a dead one"
     def __init__(self,
         folder: str,  # of the reward model
     ):
+        "Prepare the server's end of the process that holds the reward model; nothing is started yet"
         self.folder = folder
-        self.child = None
+        self.child = None  # the process, once it was started
         self.turn = asyncio.Lock()  # lines of two requests must not cross
 
     async def load(self):
         "Start the process and wait until its model is loaded; a Problem where it cannot be"
         async with self.turn:
-            await self._started()
+            await self._ensure_started()
 
     async def rank(self,
         asked: dict,  # question, answers, image
     ) -> dict:  # ranked, calibrated, temperature
-        "The process's answer; a Problem where it refuses or fails"
-        # Shielded: a client that hangs up must not leave half an exchange behind, or the next one would read
-        # this one's answer.
-        return await asyncio.shield(asyncio.ensure_future(self._exchange(asked)))
+        "Return the process's answer to a request; a Problem where it refuses or fails"
+        # Shielded: a client that hangs up cancels this function, but not the exchange. Otherwise the answer
+        # would stay unread, and the next request would get it.
+        exchange = asyncio.ensure_future(self._exchange(asked))
+        return await asyncio.shield(exchange)
 
-    async def _exchange(self, asked):
-        "One line there, one line back"
+    async def _exchange(self, rank_request):
+        "Send a request to the process as one line of JSON, and return the line that it answers"
         async with self.turn:
-            await self._started()
+            await self._ensure_started()
             try:
-                self.child.stdin.write(json.dumps(asked).encode() + b"\n")
+                self.child.stdin.write(json.dumps(rank_request).encode() + b"\n")
                 await self.child.stdin.drain()
             except ConnectionError:
-                pass  # it has died; why, is told below
-            said = await self._line(_longest_ranking)
-        if "refused" in said:
-            raise Problem("rank.request", clean(said["refused"]))
-        return said
+                pass  # the process has died; `_read_line` raises a Problem that says so
+            answer = await self._read_line(_longest_ranking)
+        if "refused" in answer:
+            raise Problem("rank.request", clean(answer["refused"]))
+        return answer
 
-    async def _started(self):
-        "The process, running, its model loaded"
+    async def _ensure_started(self):
+        "Start the process if it does not run, and wait until its model is loaded; a Problem if that fails"
         if self.child and self.child.returncode is None:
             return
-        # -c and not -m: Python would find the module a second time, imported with its package.
+        # -c and not -m, which would run this module a second time after its package has imported it.
         code = "import sys; from vlrlbook.service.judge_process import serve_judge; serve_judge(sys.argv[1])"
         self.child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, self.folder, limit=_most_line_bytes,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.complaints = asyncio.ensure_future(_end_of(self.child.stderr))
-        await self._line(_longest_loading)
+        # A task that reads stderr all the time; its result is the last of it.
+        self.stderr_end = asyncio.ensure_future(_end_of(self.child.stderr))
+        await self._read_line(_longest_loading)  # the line that says that the model is loaded
 
-    async def _line(self, seconds):
-        "The next line of the process as JSON; without one it is ended, and a Problem holds its last words"
+    async def _read_line(self, seconds):
+        """Return the next line that the process prints, read as JSON.
+
+        Raises a Problem if no line comes in time, which ends the process, or if the process has died."""
         try:
             line = await asyncio.wait_for(self.child.stdout.readline(), seconds)
         except (TimeoutError, ValueError) as error:  # a ValueError: the line is longer than any answer
@@ -126,10 +140,11 @@ class Judge:
             raise Problem("rank.failed", f"no answer in {seconds} seconds") from error
         if line:
             return json.loads(line)
+        # An empty line: the process has ended. The last line of a traceback is the exception.
         await self.child.wait()
-        words = (await self.complaints).decode("utf-8", "replace").splitlines()
-        last = words[-1] if words else f"ended with {self.child.returncode}"
-        logger.warning("the judge's process ended: %s", clean(last))
+        stderr_lines = (await self.stderr_end).decode("utf-8", "replace").splitlines()
+        last_line = stderr_lines[-1] if stderr_lines else f"ended with {self.child.returncode}"
+        logger.warning("the judge's process ended: %s", clean(last_line))
         raise Problem("rank.failed", "the reward model's process ended; the server's log knows why")
 
     async def stop(self):
@@ -140,8 +155,10 @@ class Judge:
 
 
 async def _end_of(stream):
-    "Read a stream to its end, so that its writer never waits; what it said last"
-    kept = b""
+    """Read a stream until it is closed, and return its last bytes.
+
+    It must be read all the time: a pipe that is full would make the process that writes to it wait."""
+    last_bytes = b""
     while piece := await stream.read(1 << 16):
-        kept = (kept + piece)[-_last_words:]
-    return kept
+        last_bytes = (last_bytes + piece)[-_last_words:]
+    return last_bytes

@@ -22,10 +22,11 @@ class JsonLines(logging.Formatter):
     own = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 
     def format(self, record):
-        "The line for one record"
+        "Return the line for one record: time, level, event, and what was given as `extra`"
         line = dict(time=now(), level=record.levelname.lower(), event=record.getMessage())
         for name, value in vars(record).items():
-            # uvicorn adds its message a second time, with the colours of a terminal
+            # `own` holds the names that every record has. uvicorn adds its message a second time, with the
+            # colours of a terminal.
             if name not in self.own and name != "color_message":
                 line[name] = value
         if record.exc_info:

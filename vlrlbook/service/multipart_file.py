@@ -24,14 +24,15 @@ class FilePart:
     def __init__(self,
         boundary: bytes,  # from the request's content-type
     ):
+        "Prepare to take one file out of a form's body, which is fed in pieces"
         # Imported here, as all of the extra `serve`: without it the package must still import.
         from python_multipart.multipart import MultipartParser
-        self.data = bytearray()  # of the file, as far as it has come and nobody has taken it
+        self.data = bytearray()  # of the file: what has come and was not yet written to disk
         self.filename = None  # as the client calls the file, without folders; None until its part has begun
-        self.parts = 0  # that have begun
+        self.parts = 0  # how many parts of the form have begun
         self.ended = False  # whether the last boundary has come
-        self.headers = {}  # of the part, by lower-case name
-        # A browser may cut its body in the middle of a header, so a header's pieces are gathered.
+        self.headers = {}  # of the part that comes now: name in lower case → value, both bytes
+        # A piece of the body may end in the middle of a header, so a header's pieces are gathered.
         self._header_name = b""
         self._header_value = b""
         self.parser = MultipartParser(boundary, {
@@ -46,7 +47,7 @@ class FilePart:
     def feed(self,
         chunk: bytes,  # the next piece of the body
     ):
-        "Parse a piece; a Problem where the body is no form, or not the one that is wanted"
+        "Parse a piece of the body; a Problem where it is no form, or not a form with one file"
         from python_multipart.exceptions import FormParserError
         try:
             self.parser.write(chunk)
@@ -68,8 +69,9 @@ class FilePart:
         self._header_name = self._header_value = b""
 
     def _headers_are_complete(self):
-        "Refuse a part that is not the file, before its data come"
+        "Check a part's headers before its data come; a Problem unless it is a file in the one field `file`"
         from python_multipart.multipart import parse_options_header
+        # Such as: form-data; name="file"; filename="apples.zip"
         kind, options = parse_options_header(self.headers.get(b"content-disposition"))
         name = options.get(b"name", b"").decode("utf-8", "replace")
         filename = options.get(b"filename")
@@ -95,21 +97,24 @@ class FilePart:
 async def receive_file(
     request,  # of POST /upload-data
     path: Path,  # new file for what comes
-    settings: ServiceSettings,  # limits
+    settings: ServiceSettings,  # its limits are used
 ) -> tuple:  # the name that the client gave, bytes of the file
-    "Write the uploaded file to disk as it comes; a body that is too large, too slow or cut raises a Problem"
-    part = _parser_for(request)
-    most = (settings.upload_mb << 20) + _most_around_the_file
+    """Write the uploaded file of a form to disk, piece by piece as the body comes.
+
+    Raises a Problem if the body is too large, too slow, ends too early, or is not a form with one file."""
+    part = _parser_for(request)  # takes the file's bytes out of the body and gathers them in `part.data`
+    most_body_bytes = (settings.upload_mb << 20) + _most_around_the_file
     too_large = Problem("upload.size", f"at most {settings.upload_mb} MB")
-    # A client that says so itself need not send it first.
-    if int(request.headers.get("content-length", 0)) > most:
+    # Refused before anything is read, where the client itself says how long its body is.
+    if int(request.headers.get("content-length", 0)) > most_body_bytes:
         raise too_large
     body_size = file_size = 0
     with open(path, "xb", buffering=0) as file:
+        # The last argument is the code of the refusal where the body comes too slowly.
         async for chunk in chunks_in_time(request, settings.stall_seconds, "upload.stalled"):
             body_size += len(chunk)
-            # Counted too, since a body that comes in chunks has no content-length.
-            if body_size > most:
+            # A body that is sent in HTTP's chunks has no content-length, so its bytes are counted.
+            if body_size > most_body_bytes:
                 raise too_large
             part.feed(chunk)
             if len(part.data) >= _write_size:
@@ -123,9 +128,10 @@ async def receive_file(
 
 
 def _parser_for(request):
-    "A `FilePart` for the request's body; a Problem where the content-type is not that of a form"
+    "Make a `FilePart` for the request's body; a Problem where the content-type is not that of a form"
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import parse_options_header
+    # Such as: multipart/form-data; boundary=----abc
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
@@ -137,14 +143,16 @@ def _parser_for(request):
 
 
 async def _write_out(part, file, reserve_mb):
-    "Write what a part has gathered, as long as the disk keeps its reserve; the number of bytes written"
+    """Write to disk, and empty, what a `FilePart` has gathered; return the number of bytes written.
+
+    Raises a Problem if the disk would then have less than `reserve_mb` megabytes free."""
     data = bytes(part.data)
     part.data = bytearray()
     if not data:
         return 0
     # The ledger and running jobs write to the same disk, and must still be able to.
-    room = free_bytes(file.name) - (reserve_mb << 20)
-    if room < len(data):
+    available_bytes = free_bytes(file.name) - (reserve_mb << 20)
+    if available_bytes < len(data):
         raise Problem("storage.full", "no space is left; nothing was kept")
     # In a thread: a disk that is slow for one upload must not be slow for everybody.
     await asyncio.to_thread(write_all, file, data)
@@ -155,8 +163,8 @@ def write_all(
     file,  # opened without a buffer
     data: bytes,  # for its end
 ):
-    "Write all of `data`: a file without a buffer may take less than it is given at once"
-    rest = memoryview(data)
+    "Write all of `data`: one call of `write` of a file without a buffer may write only a part of it"
+    rest = memoryview(data)  # slices of it are no copies
     while rest:
         written = file.write(rest)
         rest = rest[written:]

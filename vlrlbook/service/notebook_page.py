@@ -33,12 +33,14 @@ table{border-collapse:collapse} td,th{border:1px solid #8886;padding:.2rem .5rem
 
 async def notebook_html(
     path: Path,  # out.ipynb
-    turns: asyncio.Semaphore,  # how many pages are made at once
+    turns: asyncio.Semaphore,  # limits how many pages are made at once
 ) -> bytes:  # a page without scripts
-    "The executed notebook as a page, kept until the notebook changes; a Problem where there is none"
+    """Return the executed notebook as an HTML page; a Problem where there is no notebook yet.
+
+    The page is kept beside the notebook, and made again when the notebook has changed."""
     if not path.exists():
         raise Problem("job.no_notebook", "the job has not begun its notebook")
-    # A job writes its notebook again after every cell; the time in the name tells which one a page shows.
+    # A job writes its notebook again after every cell; the time in the page's name tells whether it is new.
     page = path.with_name(f"out-{path.stat().st_mtime_ns}.html")
     async with turns:
         if not page.exists():
@@ -47,23 +49,24 @@ async def notebook_html(
 
 
 async def _make_page(path, page):
-    "Write the page, and take older ones away"
-    # In a process of its own: nbconvert takes a second of processor time, and the notebook may be hostile
-    # to it.
+    """Make the notebook at `path` into the HTML file `page`, and remove pages of its earlier states.
+
+    `write_html` does it in a process of its own: nbconvert takes a second of processor time, and a notebook
+    holds strangers' text, which might make it fail or hang."""
     code = "import sys; from vlrlbook.service import write_html; write_html(*sys.argv[1:])"
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, str(path), str(page),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        _, trouble = await asyncio.wait_for(child.communicate(), _longest_making)
+        _, stderr = await asyncio.wait_for(child.communicate(), _longest_making)
     finally:
-        # Also when the client has hung up, which cancels this function.
+        # A client that hangs up cancels this function; the process must not go on without it.
         if child.returncode is None:
             child.kill()
     if child.returncode:
-        lines = trouble[-100:].decode("utf-8", "replace").splitlines()
-        last = lines[-1] if lines else ""
-        raise Problem("job.no_notebook", f"it cannot be shown now ({clean(last)})")
+        lines = stderr[-100:].decode("utf-8", "replace").splitlines()
+        last_line = lines[-1] if lines else ""  # of a traceback: the exception
+        raise Problem("job.no_notebook", f"it cannot be shown now ({clean(last_line)})")
     for old in path.parent.glob("out-*.html"):
         if old != page:
             old.unlink(missing_ok=True)  # another request may have been quicker
@@ -72,13 +75,15 @@ async def _make_page(path, page):
 def calm_html(
     element,  # of a notebook, made from Markdown or given as an output
 ) -> str:  # HTML
-    "Only what shows something: headings, text, tables, pictures inside; no scripts, no addresses but links"
+    """Remove from HTML everything that is not on a list: scripts, forms, and whatever loads from other hosts.
+
+    Headings, text, tables, links and pictures that stand in the text itself (data: URLs) stay."""
     import bleach
     text = element.decode() if isinstance(element, bytes) else str(element)
     return bleach.clean(
         text,
         tags={*bleach.ALLOWED_TAGS, *_calm_tags},
-        protocols={"http", "https", "data"},
+        protocols={"http", "https", "data"},  # the two functions below allow a link or picture fewer
         attributes={"*": ["class", "id"], "a": _may_be_in_link, "img": _may_be_in_picture})
 
 
@@ -96,10 +101,10 @@ def write_html(
     notebook: str,  # .ipynb
     page: str,  # .html to write
 ):
-    "A notebook as one page: pictures inside, scripts out"
+    "Write a notebook as one HTML file that holds its pictures and no scripts"
     from nbconvert import HTMLExporter
-    # nbconvert 7.17 cleans with its filter `clean_html`, which lets no picture or heading stay; ours takes
-    # its place.
+    # With `sanitize_html`, nbconvert 7.17 cleans outputs by its filter `clean_html`, which removes pictures
+    # and headings too; `calm_html` takes its place.
     exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": calm_html})
     body, _ = exporter.from_filename(notebook)
     head = f'<meta charset="utf-8"><title>The executed notebook</title><style>{_page_style}</style>'

@@ -17,15 +17,15 @@ _file_id, _job_id = "0b8c4c1e-5a0f-4d57-9f0e-3b1f6f0f6f3a", "7d6f2a54-9a3e-4c0b-
 
 
 def _examples():
-    "One example of each reply; a client written after it finds every field in every reply"
+    "Make an example of each request's or reply's body, with all fields; `schema_of` derives its schema"
     skipped = dict(row=17, image="images/16.jpg", code="image.decode", message="cannot be decoded (OSError)")
     upload = dict(
         file_id=_file_id, filename="apples.zip", upload_time="2026-01-31T12:00:00Z", csv_rows=500,
-        valid_images=498, skipped=[skipped], skipped_rows=2, notes=["everything lay in the folder 'apples/' of the archive (500 rows)"],
+        valid_images=498, skipped=[skipped], skipped_rows=2,
+        notes=["everything lay in the folder 'apples/' of the archive (500 rows)"],
         size_bytes=1234567, unpacked_bytes=2345678)
-    row = dict(
-        row=2, question="How many apples are there?", answer="A photo of 3 apples",
-        image=f"/files/{_file_id}/rows/2/image")
+    row = dict(row=2, question="How many apples are there?", answer="A photo of 3 apples",
+               image=f"/files/{_file_id}/rows/2/image")
     job = dict(
         job_id=_job_id, job_name="apples", status="training", progress=42.5, current_step=85, total_steps=200,
         loss=0.01, created_at="2026-01-31T12:00:00.000Z", updated_at="2026-01-31T12:02:00.000Z",
@@ -37,8 +37,8 @@ def _examples():
         name="vlrlbook training service", version="0.1.0", trains="tiny", api="/openapi.json",
         data_format="/data-format", settings="/settings", files=3)
     field = dict(
-        name="learning_rate", label="Learning rate", type="float", default=5e-5, minimum=1e-8, maximum=1.0, choices=None,
-        help="Learning rate of the policy (5e-5)")
+        name="learning_rate", label="Learning rate", type="float", default=5e-5, minimum=1e-8, maximum=1.0,
+        choices=None, help="Learning rate of the policy (5e-5)")
     train = dict(
         job_name="apples", data_file_id=_file_id, training_config=dict(learning_rate=5e-5, num_generations=8),
         lora_config=dict(r=16))
@@ -50,11 +50,11 @@ def _examples():
         "time": "2026-01-31T12:00:00.000Z", "attempt": 1, "from": "queued", "to": "training", "why": "slot 0"}
     question = dict(name="greedy_rose", question="Is the best guess right more often?", answer="yes",
                     detail="+0.270 (+0.180 to +0.350)")
-    said = dict(greedy="A photo of 3 apples", sampled=["A photo of 3 apples"])
+    model_answers = dict(greedy="A photo of 3 apples", sampled=["A photo of 3 apples"])
+    # Replies that hold others are put together from the same pieces.
     return dict(
         upload=upload, row=row, job=job, front=front, field=field, train=train, metric=metric, group=group,
-        move=move,
-        # replies that hold others, put together from the same pieces
+        move=move, formats={},
         files=dict(files=[upload], next=None),
         rows=dict(rows=[row], next=2),
         jobs=dict(jobs=[job], next=None),
@@ -63,13 +63,14 @@ def _examples():
         metrics=dict(rows=[metric], next_step=5),
         rollouts=dict(step=5, groups=[group]),
         moves=dict(moves=[move]),
-        verdict=dict(outcome="better", sentence="Better: right answers went from 31 % to 58 %.", questions=[question]),
-        asked=dict(question="How many apples?", task="counting", before=said, after=said),
-        rank=dict(question="How many apples?", answers=["A photo of 3 apples", "A photo of 4 apples"], image=None),
-        ranked=dict(ranked=[dict(place=1, answer="A photo of 3 apples", score=1.2, chance=0.9)], calibrated=True,
-                    temperature=1.6),
-        cleaned=dict(files=[_file_id], jobs=[]),
-        formats={})
+        verdict=dict(outcome="better", sentence="Better: right answers went from 31 % to 58 %.",
+                     questions=[question]),
+        asked=dict(question="How many apples?", task="counting", before=model_answers, after=model_answers),
+        rank=dict(question="How many apples?", answers=["A photo of 3 apples", "A photo of 4 apples"],
+                  image=None),
+        ranked=dict(ranked=[dict(place=1, answer="A photo of 3 apples", score=1.2, chance=0.9)],
+                    calibrated=True, temperature=1.6),
+        cleaned=dict(files=[_file_id], jobs=[]))
 
 
 examples = _examples()  # name of a reply, as `Endpoint.reply` has it → the reply
@@ -87,49 +88,53 @@ _schema_types = {"int": "integer", "float": "number", "bool": "boolean", "str": 
 def schema_of(
     example,  # a reply, or a part of one
 ) -> dict:  # JSON Schema; null is allowed wherever a number or a text stands
-    "The schema that an example shows"
+    """Derive the JSON schema of a reply from an example of it, part by part.
+
+    Every key of an example is a required property, and the first item of a list stands for all of them."""
     if isinstance(example, dict):
+        # Here the keys are data, such as the names of settings, so no key can be required.
         if set(example) <= _keys_of_open_objects:
             return dict(type="object")
-        inside = {}
+        properties = {}
         for name, value in example.items():
             # An empty schema allows any value.
-            inside[name] = {} if name in _any_value_keys else schema_of(value)
-        return dict(type="object", properties=inside, required=list(example))
+            properties[name] = {} if name in _any_value_keys else schema_of(value)
+        return dict(type="object", properties=properties, required=list(example))
     if isinstance(example, list):
-        return dict(type=["array", "null"], items=schema_of(example[0]) if example else {})
+        item_schema = schema_of(example[0]) if example else {}
+        return dict(type=["array", "null"], items=item_schema)
     if type(example) not in _json_types:
-        return {}  # None tells no type
+        return {}  # the example is None, which shows no type
     return dict(type=[_json_types[type(example)], "null"])
 
 
 def train_schema(
 ) -> dict:  # JSON Schema
-    "The body of POST /train, with the ranges of the form"
-    # Strict, as the check is: a name that is not known is refused and not passed over.
+    "Return the schema of the body of POST /train, with the range or the choices of every setting"
+    # No further names are allowed, since the service refuses unknown ones.
     properties = {}
     for name in ("job_name", "data_file_id"):
         properties[name] = dict(type="string", minLength=1, maxLength=200)
-    for group, fields in request_form().items():
-        inside = {field["name"]: _field_schema(field) for field in fields}
-        properties[group] = dict(type=["object", "null"], properties=inside, additionalProperties=False)
+    for group, fields in request_form().items():  # training_config and lora_config → their fields
+        settings = {field["name"]: _field_schema(field) for field in fields}
+        properties[group] = dict(type=["object", "null"], properties=settings, additionalProperties=False)
     required = ["job_name", "data_file_id"]
     return dict(type="object", required=required, properties=properties, additionalProperties=False)
 
 
 def _field_schema(field):
-    "The schema of one setting; null stands for a setting that is not given"
+    "Return the schema of one setting from its `field` of the form; null means that it is not set"
     schema = dict(type=[_schema_types[field["type"]], "null"], description=field["help"])
     if field["choices"]:
         schema["enum"] = [*field["choices"], None]
-    if field["minimum"] is not None:
+    if field["minimum"] is not None:  # a field has both limits or neither
         schema["minimum"] = field["minimum"]
         schema["maximum"] = field["maximum"]
     return schema
 
 
 def _problem_schema():
-    "What a refusal looks like; the document holds it once and points to it from each status"
+    "Return the schema of a refusal; the document holds it once and refers to it from every status"
     text, number = dict(type="string"), dict(type="integer")
     error_names = ("field", "code", "message")
     error = dict(type="object", required=[*error_names], properties={name: text for name in error_names})
@@ -145,14 +150,15 @@ _rank_schema = dict(
     properties=dict(
         question=dict(type="string", minLength=1),
         answers=dict(type="array", minItems=1, maxItems=64, items=dict(type="string", minLength=1)),
-        image=dict(type=["string", "null"], description="A picture in base64, with or without a data URL's head")))
+        image=dict(type=["string", "null"],
+                   description="A picture in base64, with or without a data URL's head")))
 
 
 # The document
 
 def openapi(
 ) -> dict:  # an OpenAPI 3.1 document
-    "Every address with its parameters, bodies, statuses and codes, from the table of endpoints"
+    "Make the OpenAPI document from the table of addresses: parameters, bodies, statuses and codes of each"
     about = ("GRPO for counting in pictures: upload, train, watch, download. "
              "Errors are RFC 9457 with stable codes.")
     paths = {}
@@ -169,7 +175,7 @@ def openapi(
 
 
 def _operation(endpoint):
-    "One operation of the document"
+    "Describe one row of the table of addresses as an operation of OpenAPI: parameters, body, responses"
     operation = dict(operationId=endpoint.name, summary=endpoint.summary, responses=_responses(endpoint))
     if endpoint.name == "train":
         operation["requestBody"] = dict(required=True, content={
@@ -181,7 +187,7 @@ def _operation(endpoint):
         file = dict(type="string", format="binary")
         form = dict(type="object", required=["file"], properties=dict(file=file))
         operation["requestBody"] = dict(required=True, content={"multipart/form-data": dict(schema=form)})
-    # Left out where there are none: an empty list says the same in more words.
+    # The key is left out where there are no parameters.
     parameters = _parameters(endpoint)
     if parameters:
         operation["parameters"] = parameters
@@ -189,8 +195,9 @@ def _operation(endpoint):
 
 
 def _parameters(endpoint):
-    "What an address takes in its path, its query string and its headers"
+    "List the parameters of an address in OpenAPI's form: of its path, its query string and its headers"
     parameters = []
+    # The path of an address holds names in braces, such as /jobs/{job_id}.
     for name in re.findall(r"{(\w+)}", endpoint.path):
         parameters.append({"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
     for name, kind, help_text in endpoint.query:
@@ -203,23 +210,27 @@ def _parameters(endpoint):
 
 
 def _responses(endpoint):
-    "Statuses of an address: its success, then every code that it may refuse with"
+    """Return the responses of an address as OpenAPI has them: status as a text → its description.
+
+    First success, then every code that the address may refuse with, under the code's status."""
     responses = {str(endpoint.status): _success(endpoint)}
-    doors = ["door.token", "door.host"]
+    # Refusals that come before any address is looked at, and may come from each.
+    door_codes = ["door.token", "door.host"]
     if endpoint.method != "GET":
-        doors.append("door.origin")  # who only reads is not asked from whose page
-    for code in (*endpoint.errors, *doors, "server.error"):
+        door_codes.append("door.origin")  # the page that sends a request is not checked for a GET
+    for code in (*endpoint.errors, *door_codes, "server.error"):
         _add_code(responses, code)
     return responses | _second_successes(endpoint, responses)
 
 
 def _second_successes(endpoint, responses):
-    "Further kinds of success, which three addresses have; all else follows from the table"
+    "Return further responses that are no errors: three addresses have some, which the table does not hold"
     if endpoint.name == "cancel":
         return {"204": dict(description="Removed")}
     if endpoint.name == "front":
         return {"303": dict(description="The token is kept in a cookie")}
     if endpoint.name == "download":
+        # 206: a part of the file, which a Range header asked for; otherwise like the whole file.
         part = responses[str(endpoint.status)] | dict(description="A part")
         return {"206": part, "304": dict(description="Not changed")}
     return {}
@@ -233,27 +244,32 @@ _media_types = {
 
 
 def _success(endpoint):
-    "The reply of an address when all is well"
+    """Describe the reply of an address when all is well.
+
+    `endpoint.reply` is a media type, such as text/html, or the name of an example of a JSON reply."""
     if endpoint.status == 204:
-        return dict(description="Done")  # and no content
+        return dict(description="Done")  # 204 means "no content"
     text = dict(schema=dict(type="string"))
-    kind = endpoint.reply or ""
-    if "/" in kind:  # a media type, and no name of an example
-        content = {media_type: text for media_type in _media_types.get(kind, [kind])}
+    reply_kind = endpoint.reply or ""
+    if "/" in reply_kind:  # a media type
+        # `_media_types` lists those that the address really answers with, where they are several.
+        content = {media_type: text for media_type in _media_types.get(reply_kind, [reply_kind])}
         return dict(description=endpoint.summary, content=content)
     example = examples[endpoint.reply]
     content = {"application/json": dict(schema=schema_of(example), example=example)}
     if endpoint.name == "front":
-        content["text/html"] = text  # the page, for who accepts it
+        content["text/html"] = text  # the page for browsers has the same address
     return dict(description=endpoint.summary, content=content)
 
 
 def _add_code(responses, code):
-    "Add a code, with an example, under its status, which it may share with others"
+    """Add the description of a refusal with `code` to `responses` (status as a text → description).
+
+    Several codes may share a status; each gets an example of its own there."""
     status, _ = problems[code]
     response = responses.setdefault(str(status), dict(description="", content={}))
     empty = dict(schema={"$ref": "#/components/schemas/Problem"}, examples={})
-    # Gathered in the order of the table, so that a client sees an example of each.
+    # The entry is made for the first code of a status, and found for the next ones.
     media = response["content"].setdefault("application/problem+json", empty)
     media["examples"][code] = dict(value=Problem(code).body())
     response["description"] = (response["description"] + f", `{code}`").strip(", ")

@@ -40,15 +40,17 @@ class ServiceSettings:
     keep_days: float = 30.0  # uploads that no job needs and ended jobs are removed after that; 0 keeps all
 
     def check(self):
-        "Raise one SettingsError with everything that cannot be, or that would let strangers in"
+        "Raise one SettingsError that names every setting that is impossible or would let strangers in"
         problems = [text for is_broken, text in self._rules() if is_broken]
         if problems:
             raise SettingsError("; ".join(problems))
 
     def _rules(self):
-        "Pairs: whether a rule is broken, and what to say then"
-        # Not built on the base class `Settings`: that one needs a size that is given, and here None is a
-        # choice.
+        """Yield a pair for each rule: (whether it is broken, the message for the user).
+
+        The messages are made even where the rule is kept; `check` picks those of the broken rules."""
+        # The class is not built on `Settings`, which checks such rules too: that one needs a `size`, and here
+        # None is a choice.
         for name in _more_than_zero:
             value = getattr(self, name)
             yield value <= 0, f"{name} = {value}: expected more than 0"
@@ -57,13 +59,15 @@ class ServiceSettings:
         if self.size is not None:
             sizes = ["tiny", "gpu"]
             yield self.size not in sizes, f"size = {self.size!r}{nearest(str(self.size), sizes)}"
-        ends = ["keep", "interrupt"]
-        yield self.on_exit not in ends, f"on_exit = {self.on_exit!r}{nearest(str(self.on_exit), ends)}"
-        judge = self.reward_model
-        no_judge = bool(judge) and not Path(judge or "", "reward_model.json").is_file()
-        yield no_judge, f"reward_model = {judge!r}: no reward_model.json there, so this is no reward model"
-        # Whoever reaches an address of the network could train and download; a token is the only lock there
-        # is.
+        # `nearest` ends a message with ": did you mean …?" or with the list of all choices.
+        choices = ["keep", "interrupt"]
+        yield self.on_exit not in choices, f"on_exit = {self.on_exit!r}{nearest(str(self.on_exit), choices)}"
+        folder = self.reward_model
+        is_no_model = bool(folder) and not Path(folder or "", "reward_model.json").is_file()
+        message = "no reward_model.json there, so this is no reward model"
+        yield is_no_model, f"reward_model = {folder!r}: {message}"
+        # Everybody in the network who reaches the address could train and download: nothing but the token
+        # keeps them out.
         is_open = self.host not in _this_machine and not self.token
         yield is_open, f"host = {self.host!r} without a token: only this machine may do without one"
 
@@ -72,6 +76,6 @@ class ServiceSettings:
         "What the server trains: tiny or gpu, as `size` says or as this machine can"
         if self.size:
             return self.size
-        # The driver's device files: asking torch would import it, which takes seconds and a gigabyte.
+        # NVIDIA's driver makes these files. Asking torch would import it, which takes seconds and a gigabyte.
         has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
         return "gpu" if has_gpu else "tiny"

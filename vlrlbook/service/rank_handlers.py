@@ -15,7 +15,7 @@ from .request_parts import json_body
 __all__ = ["RankSide", "read_rank_request"]
 
 _most_body_mb = 12  # a picture of 8 MB in base64, and the texts
-_most_answers = 64
+_most_answers = 64  # as many as a group of training may have (num_generations)
 _most_letters = 8000  # of the question, and of each answer
 _fields = ("question", "answers", "image")
 
@@ -25,14 +25,18 @@ class RankSide:
     def __init__(self,
         settings: ServiceSettings,  # `reward_model`, and limits
     ):
+        "Answer POST /rank by a reward model that runs in a process of its own (`Judge`)"
         self.settings = settings
+        # None: the server was started without a reward model, and POST /rank is refused.
         self.judge = Judge(settings.reward_model) if settings.reward_model else None
         self.waiting = 0  # requests that rank or wait for their turn
 
     async def load(self):
-        "Load the model while nobody waits yet; what goes wrong is in the log, and told to whoever asks"
+        """Load the reward model when the server starts, so that the first request need not wait for it.
+
+        A failure is only logged here: each request tries again, and is told what goes wrong."""
         if self.judge is None:
-            return
+            return  # the server was started without a reward model
         try:
             await self.judge.load()
         except Problem as problem:
@@ -47,15 +51,15 @@ class RankSide:
         "POST /rank: answers to a question about a picture, best first"
         if self.judge is None:
             raise Problem("rank.none", "start the server with --reward_model DIRECTORY")
-        # Counted like uploads, since each request holds up to 12 MB while it waits for the one model.
+        # As many as may upload at once, since each holds up to 12 MB while it waits for the one model.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("rank.busy", "too many requests at once", {"retry-after": "30"})
         self.waiting += 1
         try:
-            # By the clock of uploads and not of small bodies: a picture may come over a slow line.
+            # As much time as an upload may stand still, since a picture may come over a slow line.
             body = await json_body(request, _most_body_mb << 20, seconds=self.settings.stall_seconds)
-            asked = await asyncio.to_thread(read_rank_request, body)
-            return reply(await self.judge.rank(asked))
+            rank_request = await asyncio.to_thread(read_rank_request, body)  # checked
+            return reply(await self.judge.rank(rank_request))
         finally:
             self.waiting -= 1
 
@@ -63,7 +67,7 @@ class RankSide:
 def read_rank_request(
     body: dict,  # of the request
 ) -> dict:  # question, answers, image
-    "The request, checked; a Problem names the first thing that cannot be"
+    "Check the body of POST /rank and return its three fields; a Problem names the first fault"
     def refuse(message):
         raise Problem("rank.request", message)
 
@@ -73,6 +77,7 @@ def read_rank_request(
             shown = clean(name, 60)
             refuse(f"there is no {shown!r}{nearest(shown, list(_fields))}")
     question, answers, image = body.get("question"), body.get("answers"), body.get("image")
+    # `_is_text`: a text that is not empty, of at most `_most_letters` letters.
     if not _is_text(question):
         refuse(f"question: expected a text of at most {_most_letters} letters")
     if not isinstance(answers, list) or not 1 <= len(answers) <= _most_answers:

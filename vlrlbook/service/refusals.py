@@ -133,13 +133,16 @@ def clean(
     text,  # anything a stranger sent
     most: int = 200,  # characters of the result
 ) -> str:  # one printable line
-    "A stranger's text, fit to be repeated in a reply or a log: one line, printable, cut"
-    # Cut first, since splitting a text of megabytes takes as long as whoever sent it likes. Four times as
-    # much as is kept leaves room for white space that goes.
+    """Make a stranger's text fit to be repeated in a reply or a log: one line, printable, not too long.
+
+    White space becomes single spaces, and each character that is not printable becomes a dot."""
+    # Cut first: splitting a text of megabytes would take long. Four times the length of the result leaves
+    # room for white space that is dropped.
     beginning = str(text)[:4 * most]
     line = " ".join(beginning.split())
-    # Control characters could rewrite the terminal in which somebody reads the log; marks that turn the
-    # direction of writing could make a name look like another.
+    # Control characters could rewrite the terminal in which somebody reads the log; marks that change the
+    # direction of writing could make a name look like another. `_joiners` (zero width) are harmless, and
+    # Persian words and family emoji need them.
     line = "".join(letter if letter.isprintable() or letter in _joiners else "·" for letter in line)
     if len(line) <= most:
         return line
@@ -154,17 +157,18 @@ class Problem(Exception):
         headers: dict = None,  # headers of the reply, such as retry-after
         **more,  # further members of the body, such as row, entry or errors; None is left out
     ):
-        status, _ = problems[code]
+        "Make a refusal, an exception that becomes a reply of form RFC 9457 (problem details)"
+        status, _ = problems[code]  # (HTTP status, title)
         self.code = code
         self.status = status
         self.headers = headers or {}
         self.more = more
-        self.detail = clean(detail, 600)
+        self.detail = clean(detail, 600)  # at most 600 characters: a few sentences
         super().__init__(f"{code}: {self.detail}")
 
     def body(self) -> dict:
-        "The object that RFC 9457 describes, with `code` and places added"
-        _, title = problems[self.code]
+        "Return the JSON object of RFC 9457 (problem details), with `code` and further members such as `row`"
+        _, title = problems[self.code]  # (HTTP status, title)
         body = dict(
             type=f"/data-format#{self.code}",  # the address that explains every code
             status=self.status,
@@ -180,19 +184,24 @@ class Problem(Exception):
 def as_problem(
     error: Exception,  # anything that was raised
 ) -> Problem:  # what the client may know of it
-    "An error of any part of the book as a refusal; what nobody foresaw is told as a fault of ours"
+    """Turn any exception into the `Problem` that the client is told.
+
+    An exception that nobody foresaw becomes server.error (status 500), without its own text."""
     if isinstance(error, Problem):
         return error
+    # What is wrong with an archive: `row` of main.csv and `entry` of the ZIP say where.
     if isinstance(error, DataError):
         entry = clean(error.entry) if error.entry else None
         return Problem(error.code, clean(error.message), row=error.row, entry=entry)
     if isinstance(error, OSError) and error.errno in _disk_is_full:
         # The error's own text holds the path of a file, which is nobody's business.
         return Problem("storage.full", "no space is left; nothing was kept")
-    # Errors of chapter 07a carry a code of the same table. Anything else may say where our code lies.
+    # The errors of `vlrlbook.jobs` carry a code of `problems`. The text of any other exception could tell the
+    # client where files of the server lie.
     code = getattr(error, "code", None)
     if code not in problems:
         return Problem("server.error", "the server's log knows more")
     status, _ = problems[code]
+    # 429 and 503 mean "come again later", and the header says when.
     headers = {"retry-after": _retry_seconds} if status in (429, 503) else None
     return Problem(code, clean(error), headers)

@@ -15,10 +15,10 @@ __all__ = ["encoded", "json_list", "reply", "problem_response", "empty_reply", "
 def encoded(
     content,  # what JSON can hold, and NaN
 ) -> bytes:  # JSON
-    "JSON that any reader takes: NaN is null, half a surrogate pair a question mark"
-    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False)
-    # Half a pair may stand in a job's log or in an old request; encoded strictly it would turn a reply into
-    # a 500.
+    "Encode as JSON that every reader accepts: NaN becomes null, half of a surrogate pair a question mark"
+    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False)  # `finite` puts None for NaN
+    # A job's log or an old request may hold half of a surrogate pair, which UTF-8 cannot encode: without
+    # "replace" the request would fail.
     return text.encode("utf-8", "replace")
 
 
@@ -30,29 +30,29 @@ def json_list(
 
 
 def reply(
-    content,  # of the body
-    status: int = 200,  # of the reply
-    headers: dict = None,  # more of them
+    content,  # what JSON can hold: dicts, lists, texts, numbers
+    status: int = 200,  # HTTP status
+    headers: dict = None,  # further headers: name → value
 ):  # a Starlette response
-    "A JSON reply"
+    "Make a JSON reply"
     return bytes_reply(encoded(content), "application/json", headers, status)
 
 
 def problem_response(
     problem: Problem,  # what to tell
 ):  # a Starlette response
-    "A refusal as application/problem+json"
+    "Make the reply for a refusal: its body as application/problem+json, with its status and headers"
     body = json.dumps(problem.body(), ensure_ascii=False)
-    # A refusal must be writable whatever it repeats: half a surrogate pair in a name becomes a question mark.
+    # The body may repeat a name with half of a surrogate pair, which UTF-8 cannot encode: it becomes "?".
     data = body.encode("utf-8", "replace")
     return bytes_reply(data, "application/problem+json", problem.headers, problem.status)
 
 
 def empty_reply(
     status: int,  # such as 204
-    headers: dict = None,  # of the reply
+    headers: dict = None,  # headers: name → value
 ):  # a Starlette response
-    "A reply without a body"
+    "Make a reply without a body"
     from starlette.responses import Response
     return Response(status_code=status, headers=headers)
 
@@ -60,10 +60,10 @@ def empty_reply(
 def bytes_reply(
     data: bytes,  # the body
     media_type: str,  # such as text/plain; charset=utf-8
-    headers: dict = None,  # more of them
-    status: int = 200,  # of the reply
+    headers: dict = None,  # further headers: name → value
+    status: int = 200,  # HTTP status
 ):  # a Starlette response
-    "A reply whose body is ready"
+    "Make a reply from a body that is complete"
     from starlette.responses import Response
     return Response(data, status, headers, media_type)
 
@@ -71,10 +71,10 @@ def bytes_reply(
 def file_reply(
     path,  # of the file
     media_type: str,  # such as application/zip
-    headers: dict,  # more of them
+    headers: dict,  # further headers: name → value
     filename: str = None,  # under which a browser saves it; None: it is shown
 ):  # a Starlette response
-    "A file, or the part of it that the request's Range asks for, sent without reading it into memory"
+    "Send a file, or the part of it that the request's Range asks for, without reading it into memory"
     from starlette.responses import FileResponse
     return FileResponse(path, headers=headers, media_type=media_type, filename=filename)
 
@@ -82,7 +82,7 @@ def file_reply(
 def event_stream_reply(
     chunks,  # an asynchronous iterator of bytes
 ):  # a Starlette response
-    "Server-sent events"
+    "Make a reply that streams server-sent events as they come"
     from starlette.responses import StreamingResponse
     # nginx in front of the service would otherwise keep events back until it has 4 KB of them.
     headers = {"x-accel-buffering": "no"}

@@ -28,29 +28,33 @@ class QueryParameter(NamedTuple):
 
 def query(
     request,  # with its query string
-    **known,  # name → `QueryParameter`, or a tuple of its fields
+    **known,  # name → `QueryParameter`, or a tuple (type, default, least, most)
 ) -> dict:  # name → value
-    "A request's query parameters; a Problem for unknown ones, doubles, and values out of range"
+    """Read the parameters of a request's query string; those that are missing have their default.
+
+    Raises a Problem for unknown names, for a name that stands twice, and for a value out of range."""
     parameters = {name: QueryParameter(*fields) for name, fields in known.items()}
     values = {name: parameter.default for name, parameter in parameters.items()}
     pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    seen = set()
+    seen_names = set()
     for name, text in pairs:
-        # Whoever writes `limt=2` and gets fifty rows would look for the fault in the wrong place.
+        # Ignoring it would mislead: who writes `limt=2` and gets fifty rows looks for another fault.
         if name not in parameters:
-            shown = clean(name, 60)
-            advice = nearest(shown, list(parameters)) if parameters else ""
-            raise Problem("query.unknown", f"there is no {shown!r}{advice}")
-        # Whoever stands in front of us may have checked the first of two, while we obey the last.
-        if name in seen:
+            shown_name = clean(name, 60)
+            advice = nearest(shown_name, list(parameters)) if parameters else ""  # ": did you mean …?"
+            raise Problem("query.unknown", f"there is no {shown_name!r}{advice}")
+        # A proxy in front of the server may have checked the first of two, while the last would count here.
+        if name in seen_names:
             raise Problem("query.value", f"{name} stands twice")
-        seen.add(name)
+        seen_names.add(name)
         values[name] = _value_of(name, text, parameters[name])
     return values
 
 
 def _value_of(name, text, parameter):
-    "A parameter's text as a value of its type, in its range"
+    """Convert the text of a query parameter to its type, and check its range.
+
+    `parameter` is a `QueryParameter`. Raises a Problem that says what was expected."""
     try:
         value = _converted(name, text, parameter.kind)
     except (SettingsError, KeyError, OverflowError) as error:
@@ -63,11 +67,12 @@ def _value_of(name, text, parameter):
 
 
 def _converted(name, text, kind):
-    "A text as a value of its type, read as settings are; SettingsError or KeyError if it is none"
+    "Convert a text to int, float, bool or str, as settings are read; SettingsError or KeyError if it is none"
     if kind is bool:
-        return _truths[text.lower()]
+        return _truths[text.lower()]  # true, 1, false or 0
+    # Python needs very long to read a number of many digits, so a long text becomes an empty one: no number.
     if len(text) >= _longest_value:
-        text = ""  # which is no number, and no name of anything either
+        text = ""
     return as_type(name, text, kind)
 
 
@@ -76,13 +81,15 @@ async def json_body(
     most: int = most_json_bytes,  # bytes
     seconds: float = 30.0,  # in which all of it must have come
 ) -> dict:  # the object
-    "The JSON object in a request's body, which is read no further than `most`"
+    """Read the JSON object in a request's body.
+
+    Raises a Problem if the body is no JSON object, has more than `most` bytes or does not come in time."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # Asked first: a form on a stranger's page can make a browser send text to us, but not application/json.
+    # Required, since a form on a stranger's page can make a browser send text here, but not application/json.
     if media_type != "application/json":
         raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")
     data = bytearray()
-    # A few kilobytes, so one clock for all of it: a body that drips is given up like one that stands still.
+    # The whole body must come in this time (`in_all`): unlike an upload it has only a few kilobytes.
     async for chunk in chunks_in_time(request, seconds, "body.stalled", in_all=seconds):
         data += chunk
         if len(data) > most:

@@ -30,23 +30,24 @@ class ResultSide:
     "Answers the addresses of what a job leaves; each method takes a request"
     def __init__(self,
         settings: ServiceSettings,  # where the data directory is
-        jobs,  # chapter 07a's `Jobs`
-        turns: asyncio.Semaphore,  # how many notebooks are made into pages at once
-        logs: RunLogs,  # of all jobs
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
+        turns: asyncio.Semaphore,  # limits how many notebooks are made into pages at once
+        logs: RunLogs,  # readers of the logs of all jobs
     ):
+        "Answer the addresses of what a job leaves: log, metrics, answers, notebook, download"
         self.settings = settings
         self.jobs = jobs
         self.turns = turns
         self.logs = logs
-        self.packing = asyncio.Lock()  # a hundred who download at once wait for one ZIP
+        self.packing = asyncio.Lock()  # held while a ZIP is made: many who download at once wait for one
 
     async def _folder(self, request):
-        "The folder of the job that a request is about"
+        "Return the folder of the job that a request's address names"
         return JobFolder(await asyncio.to_thread(self.jobs.folder, request.path_params["job_id"]))
 
     async def log(self, request):
-        "GET /jobs/{job_id}/log: the end of the trainer's log"
-        lines = query(request, tail=(int, 200, 1, 10_000))["tail"]
+        "GET /jobs/{job_id}/log: the last lines of the trainer's log as text, `tail` of them"
+        lines = query(request, tail=(int, 200, 1, 10_000))["tail"]  # (type, default, least, most)
         path = (await self._folder(request)).log
         text = await asyncio.to_thread(log_tail, path, lines)
         # A traceback holds full paths; where the server keeps its data is nobody's business.
@@ -54,11 +55,16 @@ class ResultSide:
         return bytes_reply(text.encode("utf-8", "replace"), "text/plain; charset=utf-8")
 
     async def metrics(self, request):
-        "GET /jobs/{job_id}/metrics: rows of the run's log; send `next_step` as `after_step` next time"
+        """GET /jobs/{job_id}/metrics: rows of the run's log after the step `after_step`.
+
+        The reply holds `next_step`, which a client sends as `after_step` the next time."""
+        # (type, default, least, most); -1 asks for all rows.
         after = query(request, after_step=(int, -1, -1, _largest_step))["after_step"]
         folder = await self._folder(request)
-        rows, latest = await asyncio.to_thread(self.logs.of(folder.run_log).after, after)
-        next_step = max(0, after) if latest is None else latest
+        run_log = self.logs.of(folder.run_log)
+        rows, latest_step = await asyncio.to_thread(run_log.after, after)
+        next_step = max(0, after) if latest_step is None else latest_step  # None: there are no new rows
+        # Put together from bytes, since `RunLog` keeps each row as JSON.
         data = b'{"rows": ' + json_list(rows) + b', "next_step": ' + encoded(next_step) + b"}"
         return bytes_reply(data, "application/json")
 
@@ -67,58 +73,69 @@ class ResultSide:
         return reply(await asyncio.to_thread(rollouts_now, await self._folder(request)))
 
     async def notebook(self, request):
-        "GET /jobs/{job_id}/notebook: the executed notebook as a page"
+        "GET /jobs/{job_id}/notebook: the executed notebook as an HTML page without scripts"
         folder = await self._folder(request)
         page = await notebook_html(folder.executed_notebook, self.turns)
         return bytes_reply(page, "text/html; charset=utf-8", {"content-security-policy": sandbox_policy})
 
     async def download(self, request):
-        "GET /jobs/{job_id}/download: the result as a ZIP, whole or a part of it"
+        """GET /jobs/{job_id}/download: the result as a ZIP, or the part of it that a Range header asks for.
+
+        Its ETag is its sha256, so a client that has the file already is answered 304 (not modified)."""
         job = await asyncio.to_thread(self.jobs.get, request.path_params["job_id"])
         if job.status != "completed":
             raise Problem("job.not_completed", f"the job is {job.status}")
         folder = await self._folder(request)
+        # `pack` makes the ZIP only once; the lock keeps several requests from making it at the same time.
         async with self.packing:
             path, digest = await asyncio.to_thread(pack, folder, self.settings.reserve_mb << 20)
         etag = f'"{digest}"'
         headers = {"etag": etag, "x-content-sha256": digest, "content-security-policy": Doors.reply_policy}
         if etag in request.headers.get("if-none-match", ""):
             return empty_reply(304, headers)
-        one_range(request, path.stat().st_size)
+        one_range(request, path.stat().st_size)  # checks the Range header before `file_reply` obeys it
         return file_reply(path, "application/zip", headers, f"{job.job_id}.zip")
 
 
 class JobWatch:
-    "What is new about one job, found out once for all who listen to it"
-    def __init__(self, jobs, job_id, folder, log):
+    "The state of one job, its log and its newest answers, read once for all clients that listen to it"
+    def __init__(self,
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
+        job_id: str,  # of the job
+        folder: JobFolder,  # of the job
+        log,  # `RunLog` of the job
+    ):
+        "Keep what is known about one job, for all clients that listen to its events"
         self.jobs = jobs
         self.job_id = job_id
         self.folder = folder
-        self.log = log  # `RunLog`
-        self.listeners = 0
+        self.log = log
+        self.listeners = 0  # how many clients listen
         self.looking = asyncio.Lock()
-        self.looked_at = float("-inf")
-        self.job = None  # as its owner is told it
-        self.job_json = b""  # the same as it is sent
-        self.group = -1  # step of the newest groups of answers
-        self.rollouts_mark = None
+        self.looked_at = float("-inf")  # time of the last look, by time.monotonic
+        self.job = None  # state of the job as a dict, as clients are told it
+        self.job_json = b""  # the same as JSON, as it is sent
+        self.group = -1  # step of the newest groups of answers; -1: there are none
+        self.rollouts_mark = None  # changes with the file of the groups: tells whether it must be read again
 
     async def look(self):
-        "Bring `job` and `group` up to date, unless another listener has done so a moment ago"
+        "Bring `job`, `log` and `group` up to date, unless another listener has just done so"
         async with self.looking:
+            # Every listener calls this each `_look_seconds`; within half of that the state is new enough.
             if time.monotonic() - self.looked_at < _look_seconds / 2:
                 return
             await asyncio.to_thread(self._look)
             self.looked_at = time.monotonic()
 
     def _look(self):
-        "The look itself, in a thread: the ledger may be waiting for the disk"
+        "Read the job's state, its log and its newest groups; run in a thread, since it may wait for the disk"
+        # `add_outlook` adds `can_resume` and `stage`.
         job = add_outlook(job_reply(self.jobs.get(self.job_id)), self.folder)
         if job != self.job:
             self.job, self.job_json = job, encoded(job)
-        # After the state: when it says that the job has ended, the last rows are read with this look.
+        # The log is read after the state: if that says that the job has ended, the last rows are there.
         self.log.refresh()
-        # The groups hold pictures, hundreds of kilobytes: they are read when the file is another one.
+        # The groups hold pictures, hundreds of kilobytes: they are read only when their file has changed.
         mark = log_mark(self.folder.rollouts)
         if mark != self.rollouts_mark:
             self.rollouts_mark = mark
@@ -130,54 +147,63 @@ class EventSide:
     "Answers GET /jobs/{job_id}/events: what happens to a job, told as it happens"
     def __init__(self,
         settings: ServiceSettings,  # how many may listen
-        jobs,  # chapter 07a's `Jobs`
+        jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
         stopping: asyncio.Event,  # set when the server stops
-        logs: RunLogs,  # of all jobs
+        logs: RunLogs,  # readers of the logs of all jobs
     ):
+        "Answer GET /jobs/{job_id}/events: streams that tell what happens to a job"
         self.settings = settings
         self.jobs = jobs
         self.stopping = stopping
         self.logs = logs
-        self.streaming = 0  # streams that are open
+        self.streaming = 0  # number of open streams
         self.watches = {}  # job_id → `JobWatch`, while somebody listens
 
     async def events(self, request):
-        "GET /jobs/{job_id}/events: server-sent events; `Last-Event-ID` is the last step that was seen"
+        """GET /jobs/{job_id}/events: server-sent events about a job until it ends.
+
+        After a broken connection a browser sends the header Last-Event-ID, the last step that it was told;
+        the stream then continues after that step."""
         job_id = request.path_params["job_id"]
         folder = JobFolder(await asyncio.to_thread(self.jobs.folder, job_id))
         if request.method == "HEAD":
             return bytes_reply(b"", "text/event-stream")
         if self.streaming >= self.settings.streams:
             raise Problem("events.busy", "too many streams; ask for the job itself", {"retry-after": "10"})
-        last = request.headers.get("last-event-id", "")
-        # Browsers send it when a line broke; whatever else it holds begins the stream anew.
-        step = int(last) if re.fullmatch(r"[0-9]{1,9}", last) else -1
+        last_id = request.headers.get("last-event-id", "")
+        # -1: all rows are sent, from the beginning.
+        step = int(last_id) if re.fullmatch(r"[0-9]{1,9}", last_id) else -1
         return event_stream_reply(self._stream(job_id, folder, step))
 
     async def _stream(self, job_id, folder, step):
-        "Events as bytes: status when it changes, rows and groups as they come, end at the end"
-        heard = dict(job=None, step=step, group=-1)
-        last_word = time.monotonic()
+        """Yield the events of one client as bytes, until the job has ended or the server stops.
+
+        A status is sent when it changes, rows of the log after `step` and groups of answers when they come,
+        and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
+        heard = dict(job=None, step=step, group=-1)  # what this client was told last
+        last_sent = time.monotonic()
         self.streaming += 1
-        watch = self.watches.setdefault(job_id, JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log)))
+        new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
+        watch = self.watches.setdefault(job_id, new_watch)
         watch.listeners += 1
         try:
             while True:
                 try:
                     await watch.look()
-                except UnknownJob:
+                except UnknownJob:  # the job was removed meanwhile
                     yield _event_bytes("end", None, encoded("removed"))
                     return
                 is_end = False
-                async for event, is_end in self._news(watch, heard):
-                    last_word = time.monotonic()
+                async for event, is_end in self._news(watch, heard):  # updates `heard`
+                    last_sent = time.monotonic()
                     yield event
                 if is_end:
                     return
-                if time.monotonic() - last_word > _silent_seconds:
-                    last_word = time.monotonic()
+                # A line with a colon first is a comment, which keeps the connection open.
+                if time.monotonic() - last_sent > _silent_seconds:
+                    last_sent = time.monotonic()
                     yield b": still here\n\n"
-                # Wakes at once when the server stops, so that listeners get a last word before it goes.
+                # Ends at once when the server stops, so that clients still get an event `end`.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), _look_seconds)
         finally:
@@ -187,31 +213,40 @@ class EventSide:
                 self.watches.pop(job_id, None)
 
     async def _news(self, watch, heard):
-        "Pairs (event as bytes, whether it is the last) that a listener has not heard; `heard` is kept up to date"
-        # As it is now: it may be another when the listener has taken the first event.
+        """Yield pairs (event as bytes, whether it is the last): all that is new to one client.
+
+        `heard` holds what the client was told last: the job, the step of a row, the step of the groups. It is
+        updated here."""
+        # Copied, since another client may update `watch` while this one waits to send an event.
         job, job_json = watch.job, watch.job_json
         group = watch.group
         if job != heard["job"]:
             heard["job"] = job
             yield _event_bytes("status", None, job_json), False
-        rows, latest = watch.log.known_after(heard["step"])  # read by `look`, once for all who listen
+        # Rows of the log after a step, as far as `watch.look` has read them, and the latest step among them.
+        rows, latest_step = watch.log.known_after(heard["step"])
         if rows:
-            heard["step"] = latest
+            heard["step"] = latest_step
             for begin in range(0, len(rows), _rows_an_event):
-                some = rows[begin:begin + _rows_an_event]
-                # Only the last carries the step: a line that breaks in the middle begins with all of them again.
-                step = latest if begin + _rows_an_event >= len(rows) else None
-                yield _event_bytes("metrics", step, json_list(some)), False
-        # Only the step is told: the groups hold pictures, and who wants them asks for /rollouts.
+                event_rows = rows[begin:begin + _rows_an_event]
+                # Only the last event carries the step as its id: if the connection breaks before it, the
+                # client asks for all of these rows again.
+                is_last = begin + _rows_an_event >= len(rows)
+                step = latest_step if is_last else None
+                yield _event_bytes("metrics", step, json_list(event_rows)), False
+        # Only the step is sent: the groups hold pictures, and a client that wants them asks for /rollouts.
         if group != -1 and group != heard["group"]:
             heard["group"] = group
             yield _event_bytes("rollouts", None, encoded(group)), False
         has_ended = job["status"] in ends
         if has_ended or self.stopping.is_set():
-            yield _event_bytes("end", None, encoded(job["status"] if has_ended else "server")), True
+            reason = job["status"] if has_ended else "server"  # "server": it stops, and the job may go on
+            yield _event_bytes("end", None, encoded(reason)), True
 
 
 def _event_bytes(name, step, data):
-    "One server-sent event of JSON bytes; a step becomes its id, which a listener sends back as Last-Event-ID"
-    number = f"id: {step}\n".encode() if step is not None else b""
-    return f"event: {name}\n".encode() + number + b"data: " + data + b"\n\n"
+    """Return a server-sent event: its name, its id if `step` is not None, and `data`, which is JSON as bytes.
+
+    A browser sends the last id back as Last-Event-ID when it connects again."""
+    id_line = f"id: {step}\n".encode() if step is not None else b""
+    return f"event: {name}\n".encode() + id_line + b"data: " + data + b"\n\n"

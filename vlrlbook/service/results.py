@@ -12,8 +12,8 @@ from .log_lines import logger
 from .refusals import Problem, clean
 from .run_log_reader import RunLog
 
-__all__ = ["upload_of", "uploads_in_use", "job_reply", "add_outlook", "stage_of", "log_tail", "metric_rows", "rollouts_now", "pack",
-           "one_range"]
+__all__ = ["upload_of", "uploads_in_use", "job_reply", "add_outlook", "stage_of", "log_tail", "metric_rows",
+           "rollouts_now", "pack", "one_range"]
 
 _log_bytes_read = 1 << 20  # from the end of a log: ten thousand lines, the most that can be asked for
 _copied_at_once = 1 << 20  # bytes
@@ -25,7 +25,8 @@ _paths_of_a_job = ("data", "output_dir", "resume", "adapter")
 
 _stage_bytes_read = 8192  # from the end of a log: some dozen states of a bar
 # tqdm's bar (4.67): a name, percent, a bar, how many of how many
-_progress_bar = re.compile(r"(?P<name>[^\r\n|%]{0,80}?):?[ ]*\d{1,3}%\|[^|\r\n]*\|[ ]*(?P<done>\d{1,9})/(?P<of>\d{1,9})[ ]")
+_progress_bar = re.compile(
+    r"(?P<name>[^\r\n|%]{0,80}?):?[ ]*\d{1,3}%\|[^|\r\n]*\|[ ]*(?P<done>\d{1,9})/(?P<of>\d{1,9})[ ]")
 _sha256 = re.compile(r"[0-9a-f]{64}")
 _terminal_sequence = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # a terminal's colours and moves of the cursor
 # One range of bytes: from-to, from-, or the last so many. Eighteen digits always fit into 64 bits.
@@ -35,54 +36,59 @@ _byte_range = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 # A job and its upload
 
 def upload_of(
-    job,  # from the ledger
+    job,  # a job as the ledger has it
 ) -> str | None:  # a file_id
-    "The upload that a job trains on"
-    data = job.parameters.get("data")
+    "Return the identifier of the upload that a job trains on; None if it has none"
+    data = job.parameters.get("data")  # a path: its last part is the identifier
     return Path(data).name if data else None
 
 
 def uploads_in_use(
-    jobs,  # chapter 07a's `Jobs`
+    jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
 ) -> set:  # of file_ids
-    "Uploads that jobs which have not ended need"
-    needed = set()
+    "Return the file_ids of the uploads on which jobs train, or will train, that have not ended"
+    file_ids = set()
     for status in states:
-        if status not in ends:
-            page, _ = jobs.list(status=status, limit=_jobs_asked_for)
-            needed |= {upload_of(job) for job in page}
-    return needed
+        if status not in ends:  # queued, training and the like, not completed, failed, cancelled …
+            page, _ = jobs.list(status=status, limit=_jobs_asked_for)  # (jobs, where the next page begins)
+            file_ids |= {upload_of(job) for job in page}
+    return file_ids
 
 
 def job_reply(
-    job,  # from the ledger
+    job,  # a job as the ledger has it
 ) -> dict:  # what its owner is told
-    "A job as its owner is told, without the server's paths"
-    told = job.as_dict()
-    parameters = told["parameters"]
-    told["parameters"] = {name: value for name, value in parameters.items() if name not in _paths_of_a_job}
-    told["data_file_id"] = upload_of(job)
-    told["can_resume"] = False
-    told["stage"] = None
-    return told
+    "Return a job as clients are told it: the ledger's facts, but no parameter with a path of the server"
+    shown_job = job.as_dict()
+    parameters = shown_job["parameters"].items()
+    shown_job["parameters"] = {name: value for name, value in parameters if name not in _paths_of_a_job}
+    shown_job["data_file_id"] = upload_of(job)
+    # These two need a look into the job's folder: `add_outlook` fills them where a single job is asked for.
+    shown_job["can_resume"] = False
+    shown_job["stage"] = None
+    return shown_job
 
 
 def add_outlook(
-    told: dict,  # from `job_reply`
+    told: dict,  # a job as clients are told it, from `job_reply`; it is changed
     folder: JobFolder,  # of the job
 ) -> dict:  # with `can_resume` and `stage`, as far as the job's files tell
-    "What one who looks at a single job wants to know beside its state; it costs a look into its folder"
+    """Fill in `can_resume` and `stage` of a job by a look into its folder, and return it.
+
+    Only done for a single job, and not in lists, since it reads files."""
     if told["status"] in ("interrupted", "failed", "cancelled"):
-        # Not verified here, byte by byte: whoever resumes hears of a damaged one then.
+        # A checkpoint with a manifest was written to its end. Its bytes are not verified here: resuming does
+        # that, and refuses a damaged one.
         has_checkpoint = any(folder.run.glob(f"checkpoint-*/{manifest_name}"))
-        told["can_resume"] = has_checkpoint and (folder.path / _data_of(told, folder)).exists()
+        data_path = folder.path / _data_of(told, folder)  # of the upload that the job trains on
+        told["can_resume"] = has_checkpoint and data_path.exists()
     if told["status"] == "training":
         told["stage"] = stage_of(folder.log)
     return told
 
 
 def _data_of(told, folder):
-    "Where a job's upload lies, relative to the job's folder; the folder itself where it has none"
+    "Return the path of a job's upload, relative to the job's folder; the folder itself if it has none"
     file_id = told["data_file_id"]
     return f"../../uploads/{file_id}" if file_id else "."
 
@@ -90,58 +96,68 @@ def _data_of(told, folder):
 def stage_of(
     path: Path,  # job.log
 ) -> dict | None:  # name, done, of; None: no bar was printed lately
-    "What a run is doing now, by the progress bar that it printed last: the warm start, training, measuring"
+    """Return what a run is doing now, by the progress bar that stands last in its log.
+
+    `name` is the bar's, such as that of the warm start, of training or of measuring; `done` and `of` count
+    its steps."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _stage_bytes_read))
-            text = _terminal_sequence.sub("", file.read().decode("utf-8", "replace"))
+            file.seek(max(0, path.stat().st_size - _stage_bytes_read))  # only the end is needed
+            text = file.read().decode("utf-8", "replace")
     except OSError:
         return None
+    text = _terminal_sequence.sub("", text)  # without colours and moves of the cursor
     bars = list(_progress_bar.finditer(text))
     if not bars:
         return None
-    last = bars[-1]
-    return dict(name=clean(last["name"], 60), done=int(last["done"]), of=int(last["of"]))
+    last_bar = bars[-1]
+    return dict(name=clean(last_bar["name"], 60), done=int(last_bar["done"]), of=int(last_bar["of"]))
 
 
 # While it runs
 
 def log_tail(
     path: Path,  # job.log
-    lines: int,  # most
+    lines: int,  # at most so many
 ) -> str:  # the last lines
-    "The end of a log: control characters gone, of a progress bar its last state only"
-    # A terminal writes a bar over itself. What goes into a file through papermill is a line for each state.
+    """Return the last lines of a job's log without control characters, and of a progress bar the last state.
+
+    A terminal overwrites a bar with its next state; in a log, every state has become a line."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _log_bytes_read))
+            file.seek(max(0, path.stat().st_size - _log_bytes_read))  # only the end is needed
             text = file.read().decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return ""  # nothing was printed yet
     except OSError as error:
         raise Problem("job.damaged", f"{path.name} cannot be read: {error.strerror}") from error
-    text = _terminal_sequence.sub("", text)
-    shown = _last_states([_last_state(line) for line in text.split("\n")])
-    if shown[-1] == "":
-        lines += 1  # the text ends with a line break, which begins no line of its own
-    return "\n".join(controls.sub("", line) for line in shown[-lines:])
+    text = _terminal_sequence.sub("", text)  # without colours and moves of the cursor
+    # `_last_state` handles states within a line, `_last_states` those in successive lines.
+    shown_lines = _last_states([_last_state(line) for line in text.split("\n")])
+    if shown_lines[-1] == "":
+        lines += 1  # the text ends with a line break, so the last item is no line
+    return "\n".join(controls.sub("", line) for line in shown_lines[-lines:])
 
 
 def _last_states(lines):
-    "Lines without the states of a progress bar that the next line brings up to date"
-    kept = []
+    """Keep only the last of several successive lines that show the same progress bar; keep all other lines.
+
+    Two lines show the same bar if its name and its total (`of`) are equal."""
+    kept_lines = []
     for line in lines:
         bar = _progress_bar.match(line)
-        before = _progress_bar.match(kept[-1]) if kept else None
-        if bar and before and (bar["name"], bar["of"]) == (before["name"], before["of"]):
-            kept[-1] = line
-        elif not (line == "" and before):  # an empty line between two states of a bar
-            kept.append(line)
-    return kept
+        bar_before = _progress_bar.match(kept_lines[-1]) if kept_lines else None
+        if bar and bar_before and (bar["name"], bar["of"]) == (bar_before["name"], bar_before["of"]):
+            kept_lines[-1] = line
+        elif not (line == "" and bar_before):  # an empty line after a bar is dropped
+            kept_lines.append(line)
+    return kept_lines
 
 
 def _last_state(line):
-    "What a terminal shows of a line in the end: a progress bar goes back to its begin and writes over itself"
+    """Return what a terminal shows of a line in the end.
+
+    A progress bar ends each of its states with a carriage return, and the next state overwrites it."""
     for state in reversed(line.split("\r")):
         if state.strip():
             return state
@@ -150,28 +166,32 @@ def _last_state(line):
 
 def metric_rows(
     path: Path,  # run_log.csv
-    after: int,  # step
+    after: int,  # only rows with a greater step
 ) -> list:  # of {column: number or None}
-    "Rows of a run's log with a step beyond `after`; the log may be growing"
-    rows, _ = RunLog(path).after(after)
+    "Return the rows of a run's log with a step greater than `after`; the run may still be writing it"
+    rows, _ = RunLog(path).after(after)  # (each row as JSON bytes, the latest step)
     return [json.loads(row) for row in rows]
 
 
 def rollouts_now(
     folder: Path,  # of a job
 ) -> dict:  # step and groups
-    "The groups of the latest logged step; step 0 and no group before the first"
+    """Return the groups of answers of the latest logged step; step 0 and no groups before the first one.
+
+    The trainer writes them into a file of the job's folder. A damaged file counts as none."""
     nothing_yet = dict(step=0, groups=[])
     path = JobFolder(folder).rollouts
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        rollouts = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return nothing_yet
     except (OSError, ValueError) as error:
-        logger.warning("rollouts", extra=dict(job_id=path.parent.parent.name, reason=type(error).__name__))
+        job_id = path.parent.parent.name
+        logger.warning("rollouts", extra=dict(job_id=job_id, reason=type(error).__name__))
         return nothing_yet
-    has_form = isinstance(found, dict) and isinstance(found.get("groups"), list) and "step" in found
-    return found if has_form else nothing_yet
+    is_dict = isinstance(rollouts, dict)
+    is_complete = is_dict and isinstance(rollouts.get("groups"), list) and "step" in rollouts
+    return rollouts if is_complete else nothing_yet
 
 
 # When it has completed
@@ -180,20 +200,25 @@ def pack(
     folder: Path,  # of a completed job
     reserve: int = 0,  # bytes of the disk that are left free: other jobs write to it too
 ) -> tuple:  # the ZIP, its sha256
-    "The result as a ZIP, made once: the same files give the same bytes; a Problem where they are damaged"
+    """Make a job's result into a ZIP, unless that was done before, and return its path and its sha256.
+
+    The same files give the same bytes. Raises a Problem if the result is damaged or the disk is full."""
     job_folder = JobFolder(folder)
     path, result = job_folder.download, job_folder.result
     digest = _known_hash(path)
     if digest is not None:
-        return path, digest
-    # Looked at before it is packed: a download whose bytes are damaged would be found out much later, at a robot.
+        return path, digest  # the ZIP was made before
+    # Checked before it is packed: otherwise damage would be noticed only where the model is used. `damage`
+    # returns a sentence, or an empty value if the files are as the manifest lists them.
     problem = damage(result) if result.is_dir() else "it is not there"
     names = [] if problem else _committed_names(result)
     if problem or not names:
         raise Problem("job.no_artefact", f"the job's result is damaged: {problem or 'it holds no file'}")
     try:
-        with new_file(path, durable=False) as aside:  # it can be made again
-            _zip_files(result, names, aside, reserve)
+        # Written under another name, `temporary`, and renamed when it is complete. Not flushed to the disk
+        # (`durable`), since it can be made again.
+        with new_file(path, durable=False) as temporary:
+            _zip_files(result, names, temporary, reserve)
         digest = sha256_of(path)
         write_whole(_hash_file(path), digest)
     except IsADirectoryError as error:
@@ -202,33 +227,36 @@ def pack(
 
 
 def _hash_file(path):
-    "Where the hash of a ZIP is kept; size and time in the name tell which file it is of"
-    found = path.stat()
-    return path.with_suffix(f".{found.st_size}-{found.st_mtime_ns}.sha256")
+    "Return the file for the hash of a ZIP; size and time in its name make sure that it is of this very ZIP"
+    stat = path.stat()
+    return path.with_suffix(f".{stat.st_size}-{stat.st_mtime_ns}.sha256")
 
 
 def _known_hash(path):
-    "The hash that was written for just this ZIP; None: there is none, so the ZIP is made again"
+    "Read the sha256 that was stored for this very ZIP; None: there is none, so the ZIP must be made again"
     try:
-        written = _hash_file(path).read_text(encoding="ascii")
+        digest = _hash_file(path).read_text(encoding="ascii")
     except (OSError, ValueError):
         return None
-    return written if _sha256.fullmatch(written) and path.is_file() else None
+    is_good = _sha256.fullmatch(digest) and path.is_file()
+    return digest if is_good else None
 
 
 def _committed_names(result):
-    "Names of the files that a whole result was committed with, and of its manifest; empty where it has none"
+    "Return the sorted names of a result's files as its manifest lists them, and its own; [] if it lists none"
     listed = json.loads((result / manifest_name).read_text(encoding="utf-8"))
     return sorted([*listed, manifest_name]) if listed else []
 
 
 def _zip_files(folder, names, path, reserve):
-    "Write a ZIP of some files, in the order of their names and without times: equal files, equal bytes"
-    with zipfile.ZipFile(path, "w") as archive:  # stored and not deflated: weights hardly shrink
-        # By the manifest: what somebody has laid beside the result since is no part of it.
+    """Write the files `names` of a folder into a ZIP at `path`; a Problem unless `reserve` bytes stay free.
+
+    Equal files give equal bytes: no file's time is stored (`ZipInfo` has a fixed one)."""
+    with zipfile.ZipFile(path, "w") as archive:  # not compressed: weights would hardly become smaller
         for name in names:
             entry = zipfile.ZipInfo(name)
-            # Its size is not known when its header is written, and may be beyond 2 GB.
+            # force_zip64: an entry may be larger than 2 GB, and its size is not known when its header is
+            # written.
             with (folder / name).open("rb") as file, archive.open(entry, "w", force_zip64=True) as out:
                 while data := file.read(_copied_at_once):
                     if free_bytes(path) < reserve + len(data):
@@ -240,20 +268,24 @@ def one_range(
     request,  # with or without a Range
     size: int,  # bytes of the file
 ):
-    "Keep a request's Range if it is a single one inside the file; refuse one beyond it; drop any other"
-    asked = request.headers.get("range")
-    if asked is None:
+    """Check a request's header Range before a file is sent.
+
+    A single range inside the file stays; one that begins beyond the file raises a Problem. Any other header
+    is removed from the request, so that the whole file is sent, as the standard permits."""
+    range_header = request.headers.get("range")
+    if range_header is None:
         return
-    found = _byte_range.fullmatch(asked.strip())
-    if not found:
-        # Several ranges at once are needed by hardly anybody, and an attacker asks for the same megabyte a
-        # thousand times with them. The standard permits to answer them, and nonsense, with the whole file.
+    match = _byte_range.fullmatch(range_header.strip())
+    if not match:
+        # Several ranges at once are hardly ever needed, but an attacker could ask for the same megabyte a
+        # thousand times with them.
         _drop_range(request)
         return
-    first, last, from_end = found.groups()
-    beyond = first is not None and int(first) >= size
-    nothing = from_end is not None and int(from_end) == 0
-    if beyond or nothing:
+    # bytes=first-last, bytes=first-, or bytes=-from_end for the last bytes; what is missing is None or "".
+    first, last, from_end = match.groups()
+    is_beyond_end = first is not None and int(first) >= size
+    is_empty = from_end is not None and int(from_end) == 0
+    if is_beyond_end or is_empty:
         headers = {"content-range": f"bytes */{size}"}
         raise Problem("range.unsatisfiable", f"the file has {size} bytes", headers)
     if last and int(last) < int(first):

@@ -14,14 +14,17 @@ def rows_to_train_on(
     share: float,  # of the different pictures that are held out
     seed: int,  # of the run: it decides which are
 ) -> int:  # at least 1, unless there is one picture only
-    "Rows on the training side, as `vlrlbook.data.split_by_picture` splits one picture a row"
-    different = sorted(set(pictures))
-    if len(different) < 2:
-        return 0  # one picture cannot be on both sides
-    # The same generator, seed and order as there: it must be the same pictures, for each may have many rows.
-    random.Random(seed).shuffle(different)
-    wanted = round(share * len(different))
-    most = len(different) - 1  # one at least is left to train on
-    count = min(most, max(1, wanted))
-    held_out = set(different[:count])
+    """Count the rows that a run will train on, as `vlrlbook.data.split_by_picture` will split them.
+
+    Rows with the same picture stay together: all are trained on, or all are held out to measure with."""
+    distinct = sorted(set(pictures))
+    if len(distinct) < 2:
+        return 0  # one picture cannot be both trained on and held out
+    # The same generator, seed and order as in `split_by_picture`: each picture may have many rows, so the
+    # count depends on which pictures are held out.
+    random.Random(seed).shuffle(distinct)
+    wanted = round(share * len(distinct))
+    most = len(distinct) - 1  # at least one is left to train on
+    held_out_count = min(most, max(1, wanted))
+    held_out = set(distinct[:held_out_count])
     return sum(picture not in held_out for picture in pictures)

@@ -1,7 +1,7 @@
 """run_log.csv read once for all who ask: the rows as JSON, kept in memory and added to as the file grows.
 
-Fifty listeners that each read a log of a thousand rows twice a second kept a processor busy and everybody else
-waiting. Written by hand, not exported from a notebook."""
+Fifty listeners that each read a log of a thousand rows twice a second kept a processor busy and everybody
+else waiting. Written by hand, not exported from a notebook."""
 import csv
 import io
 import os
@@ -23,22 +23,27 @@ def numbers_of_row(
     names: list,  # columns
     values: list,  # texts
 ) -> dict | None:  # column → number or None; None: a row without a step
-    "A row of a run's log as a client is told it"
-    # A row with too many fields has values without a name; an empty field was not measured at this step.
+    """Return a row of a run's log as numbers by column, with the step as an int; None if it has no step.
+
+    A value that is no finite number becomes None."""
+    # `zip` drops values beyond the last column; an empty field was not measured at this step.
     numbers = {name: finite_number(value) for name, value in zip(names, values) if name and value}
     step = numbers.get("step")
     return None if step is None else numbers | dict(step=int(step))
 
 
 class _Rows:
-    "What has been read of one file"
+    "What has been read of one file so far"
     def __init__(self, inode):
-        self.inode = inode  # of the file; None: there is none
-        self.read_to = 0  # bytes that have become rows
-        self.names = []  # columns
-        self.rows = []  # JSON of each, as bytes
-        self.steps = []  # of the rows; added to last, so that whoever counts them finds their rows
-        self.is_sorted = True  # every step is beyond the one before it
+        "Begin with an empty set of rows"
+        self.inode = inode  # the file's number in its file system, which a new file changes; None: no file
+        self.read_to = 0  # how many bytes of the file have become rows
+        self.names = []  # of the columns
+        self.rows = []  # each row as JSON bytes
+        # Step of each row. A row is appended before its step, so another thread that counts the steps finds
+        # that many rows.
+        self.steps = []
+        self.is_sorted = True  # each step is greater than the one before it
 
 
 class RunLog:
@@ -46,6 +51,7 @@ class RunLog:
     def __init__(self,
         path: Path,  # of the file; it may be missing, grow, or be replaced by a new one
     ):
+        "Read a run's log as it grows; rows that were read once are kept"
         self.path = path
         self.reading = threading.Lock()
         self.read = _Rows(None)
@@ -53,69 +59,76 @@ class RunLog:
     def after(self,
         step: int,  # only rows with later steps
     ) -> tuple:  # JSON of the rows, each as bytes; the latest step among them, or None
-        "The rows beyond a step, with what has been written since somebody asked last"
+        "Read what was added to the file, and return the rows with a later step than `step`"
         self.refresh()
         return self.known_after(step)
 
     def known_after(self,
         step: int,  # only rows with later steps
     ) -> tuple:  # JSON of the rows, each as bytes; the latest step among them, or None
-        "The same of what has been read by now; it touches no file and waits for nobody"
+        "Return the rows with a later step among those read so far; it reads no file and waits for no lock"
         read = self.read
-        number = len(read.steps)
+        # Counted once: another thread may append rows meanwhile.
+        row_count = len(read.steps)
         if not read.is_sorted:
-            # A resumed run has written some steps a second time: the rows are looked through one by one.
-            places = [place for place in range(number) if read.steps[place] > step]
-            latest = read.steps[places[-1]] if places else None
-            return [read.rows[place] for place in places], latest
-        begin = bisect_right(read.steps, step, 0, number)
-        return read.rows[begin:number], read.steps[number - 1] if begin < number else None
+            # A resumed run has written some steps a second time, so each row must be looked at.
+            places = [place for place in range(row_count) if read.steps[place] > step]
+            latest_step = read.steps[places[-1]] if places else None
+            return [read.rows[place] for place in places], latest_step
+        begin = bisect_right(read.steps, step, 0, row_count)  # the first row with a later step
+        latest_step = read.steps[row_count - 1] if begin < row_count else None
+        return read.rows[begin:row_count], latest_step
 
     def refresh(self):
-        "Read what the file has got since the last time; one thread reads, the others wait for it"
+        "Read what was added to the file since the last time; one thread reads, the others wait for it"
         with self.reading:
             self._read_on()
 
     def _read_on(self):
-        "The reading itself"
+        """Add to `self.read` the rows that were added to the file; begin anew if it is another file.
+
+        Must be called with the lock `self.reading` held."""
         try:
-            found = os.stat(self.path)
+            stat = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             self.read = _Rows(None)
             return
-        # A new attempt writes a new file; one that became shorter was written anew in its place.
-        if found.st_ino != self.read.inode or found.st_size < self.read.read_to:
-            self.read = _Rows(found.st_ino)
-        if found.st_size == self.read.read_to:
-            return
+        # A new attempt of a job writes a new file; a file that became shorter was written anew.
+        if stat.st_ino != self.read.inode or stat.st_size < self.read.read_to:
+            self.read = _Rows(stat.st_ino)
+        if stat.st_size == self.read.read_to:
+            return  # nothing was added
         try:
             with open(self.path, "rb") as file:
                 while data := self._whole_lines(file):
                     self._take(data.decode("utf-8", "replace"))
         except (OSError, csv.Error) as error:
-            # A folder in its place, or a disk that fails: whoever listens to the job's state must not suffer.
+            # The path is a folder, or the disk fails. Only logged: the job's state must still be told to
+            # those who listen to it.
             logger.warning("run log", extra=dict(reason=str(error.args[-1])))
 
     def _whole_lines(self, file):
-        "The next bytes of the file that end with a line break: half of 0.61 is 0.6, so a half line waits"
+        """Return the next bytes of the file up to their last line break, and move `read_to` behind them.
+
+        A line that the run has not finished is left for the next time: half of 0.61 would be read as 0.6."""
         file.seek(self.read.read_to)
         data = file.read(_most_read_at_once)
-        end = data.rfind(b"\n") + 1
+        end = data.rfind(b"\n") + 1  # 0 without a line break
         self.read.read_to += end
         return data[:end]
 
     def _take(self, text):
-        "Make rows of whole lines; the first line of the file names the columns"
+        "Add complete lines of the CSV file to `self.read` as rows; the file's first line names the columns"
         read = self.read
         for values in csv.reader(io.StringIO(text)):
             if not values:
-                continue
+                continue  # an empty line
             if not read.names:
                 read.names = values
                 continue
-            numbers = numbers_of_row(read.names, values)
+            numbers = numbers_of_row(read.names, values)  # column → number
             if numbers is None:
-                continue
+                continue  # the row has no step
             if read.steps and numbers["step"] <= read.steps[-1]:
                 read.is_sorted = False
             read.rows.append(encoded(numbers))
@@ -131,10 +144,11 @@ class RunLogs:
     def of(self,
         path: Path,  # run_log.csv of a job
     ) -> RunLog:
-        "The reader of a log, the same one for all who ask"
+        "Return the reader of a log, the same one for all clients; the least recently used ones are dropped"
         with self.lock:
             log = self.logs.pop(path, None) or RunLog(path)
-            self.logs[path] = log
+            self.logs[path] = log  # now the last one, since a dict keeps the order of insertion
             while len(self.logs) > _most_logs:
-                del self.logs[next(iter(self.logs))]
+                longest_unused = next(iter(self.logs))
+                del self.logs[longest_unused]
             return log

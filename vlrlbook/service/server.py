@@ -31,37 +31,46 @@ _shutdown_seconds = 3  # uvicorn waits for replies on SIGTERM; an upload that st
 def own_token(
     data_dir: str | Path,  # of the server
 ) -> str:  # 43 characters
-    "The token in the data directory, drawn once, readable by its owner only"
+    """Return the token in the data directory; draw one if there is none yet.
+
+    Only the owner of its file can read it."""
     path = Path(data_dir) / "token"
     if path.exists():
-        token = _token_in(path)
+        token = _token_in(path)  # empty if the file is
         if token:
             return token
-    # Made with its rights at once: a second call would come a moment too late, and others could have read it.
-    # Under another name first, so that a server that is killed here leaves no token of half its letters.
-    aside = path.with_name(f".token-{secrets.token_hex(8)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # The file is created with its final rights (0o600): with a later chmod others could read it before that.
+    # It gets its name when it is complete, so that a server that is killed here leaves no half of a token.
+    temporary = path.with_name(f".token-{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32))
+        file.write(secrets.token_urlsafe(32))  # 32 random bytes
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    os.replace(temporary, path)
     return path.read_text().strip()
 
 
 def _token_in(path):
-    "The token in a file, which only its owner can read from now on; empty where the file is, as after a power cut"
+    """Read the token in the file at `path`, and take from others the right to read it, if they have it.
+
+    Returns an empty text if the file is empty, as it may be after a power cut. Raises a SettingsError if it
+    holds no token."""
     if not path.is_file():
-        raise SettingsError(f"{path.name} in the data directory is no file: move it away, and a token is drawn")
+        message = f"{path.name} in the data directory is no file: move it away, and a token is drawn"
+        raise SettingsError(message)
     token = path.read_text(encoding="ascii", errors="replace").strip()
     if not token:
         logger.warning("the file of the token was empty: a new token is drawn")
         return ""
     if not _possible_token.fullmatch(token):
-        raise SettingsError(f"{path.name} in the data directory holds no token (letters, digits and signs on one "
-                            "line): move it away, and one is drawn")
+        # The token is sent in a header, which carries printable ASCII only.
+        message = (f"{path.name} in the data directory holds no token (letters, digits and signs on one "
+                   "line): move it away, and one is drawn")
+        raise SettingsError(message)
     if path.stat().st_mode & _rights_of_others:
-        logger.warning("others could read the file of the token: now they cannot; move it away for a new token")
+        logger.warning(
+            "others could read the file of the token: now they cannot; move it away for a new token")
         path.chmod(0o600)
     return token
 
@@ -70,31 +79,33 @@ def listen(
     host: str,  # address
     port: int,  # 0: any that is free
 ) -> socket.socket:  # bound, and taking connections
-    "A socket, or a SettingsError that says why not"
+    "Open a socket for TCP connections to `host` and `port`; a SettingsError says why that cannot be"
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # TCP by name: asyncio sends small pieces at once (TCP_NODELAY) only where the socket says that it is
-        # TCP. A reply is two pieces, and the second would wait 40 ms for the client's word about the first.
+        # The protocol is named, since asyncio sets TCP_NODELAY only on a socket that says that it is TCP.
+        # Without that option the second piece of a reply would wait 40 ms for the client's acknowledgement of
+        # the first.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        # Without it a port stays taken for a minute after a server has ended.
+        # Without this option the port stays taken for a minute after a server has ended.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        # Before the application is ready: whoever reads the greeting and comes at once waits, and is not
-        # refused.
+        # Begun before the application is ready: a client that connects early waits, and is not refused.
         sock.listen(_waiting_connections)
         return sock
     except OSError as error:
-        # A port that is taken is the first thing that goes wrong in a classroom.
+        # Most often: another server has taken the port.
         raise SettingsError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
 def patient(
     seconds: float,  # for the headers of a request
 ):  # a protocol class for uvicorn
-    "uvicorn's HTTP protocol with a clock: by itself it waits for the rest of a header for ever"
-    # A thousand half requests would hold a thousand connections. Overridden are three methods of
-    # asyncio.Protocol as uvicorn's H11Protocol has them, and read are its `conn`, `cycle`, `loop` and
-    # `transport` (uvicorn 0.35 to 0.54). Should one of them move,
+    """Make a subclass of uvicorn's HTTP protocol that closes a connection whose headers do not come in time.
+
+    uvicorn itself waits for the rest of a request's headers for ever, so a thousand unfinished requests would
+    hold a thousand connections."""
+    # Overridden are three methods of asyncio.Protocol as uvicorn's H11Protocol has them; read are its `conn`,
+    # `cycle`, `loop` and `transport` (uvicorn 0.35 to 0.54). Should one of them move,
     # test_half_a_request_does_not_stay_for_ever fails.
     from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
@@ -115,9 +126,9 @@ def patient(
                 self.timer.cancel()
 
         def watch(self):
-            "Let the clock run from a connection's, or a request's, first byte to the end of its headers"
-            is_idle = self.conn.their_state is h11.IDLE  # the headers of a next request are not complete
-            has_answered = self.cycle is None or self.cycle.response_complete
+            "Start the timer while the headers of a request are awaited; stop it when they are complete"
+            is_idle = self.conn.their_state is h11.IDLE  # the headers of the next request are not complete
+            has_answered = self.cycle is None or self.cycle.response_complete  # `cycle`: request and reply
             waits_for_headers = is_idle and has_answered
             if waits_for_headers and self.timer is None:
                 self.timer = self.loop.call_later(seconds, self.transport.close)
@@ -131,26 +142,29 @@ def patient(
 def serve(
     settings: ServiceSettings,  # checked
 ):
-    "Run the service until SIGTERM or Ctrl-C; says where it listens, where the data lie and how to stop it"
+    """Run the service until SIGTERM or Ctrl-C.
+
+    Prints where it listens, where its data lie and how to stop it; a SettingsError if it cannot start."""
     data_dir = Path(settings.data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise SettingsError(f"{settings.data_dir} cannot be the data directory: {error.strerror}") from error
-    # Before the jobs are looked at, so that what is set aside is named in the log's own form.
+    # Before the jobs are opened, which may log something.
     _log_as_json()
-    # The socket before the ledger, so that a port that is taken touches no job.
+    # Before the jobs, too: if the port is taken, nothing must happen to any job.
     sock = listen(settings.host, settings.port)
     jobs = _jobs_for(settings)
-    _allow_many_files()
+    _allow_many_files()  # each connection is an open file
     with _refusing_in_a_sentence(settings):
         token = own_token(data_dir) if settings.token else None
         app = create_app(settings, jobs, token)
     service = app.state.service
-    # Tests and fault tables put a trainer of moments in the place of the real one.
+    # Tests replace the real trainer by a command that takes a moment only.
     if os.environ.get("VLRLBOOK_TRAINER"):
         service.command = shlex.split(os.environ["VLRLBOOK_TRAINER"])
-    _greet(settings, sock.getsockname()[1], token, service.size)
+    port = sock.getsockname()[1]  # (host, port, …); the system has chosen it if the settings say 0
+    _greet(settings, port, token, service.size)
     _uvicorn_for(app, settings).run(sockets=[sock])
     if settings.on_exit == "keep":
         print("stopped; jobs that train go on, and are found again at the next start", flush=True)
@@ -159,16 +173,18 @@ def serve(
 
 
 def _uvicorn_for(app, settings):
-    "uvicorn's server, which tells streams of events as soon as it is asked to stop"
+    """Make uvicorn's server for the application.
+
+    When it is asked to stop, it first tells the open streams of events, so that they end by themselves."""
     import uvicorn
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig, frame):
-            # In place of uvicorn's own, which raises the signal again when all has ended (0.54), so that
-            # nobody would read how it went. A second Ctrl-C still means: at once.
+            # Replaces uvicorn's method (0.54), which remembers the signal and raises it again at the end, so
+            # that `serve` could not print its last line. A second Ctrl-C stops the server at once.
             self.force_exit = self.should_exit and sig == signal.SIGINT
             self.should_exit = True
-            # Streams end by themselves then; uvicorn would wait for them and cut them off.
+            # Streams of events end when this is set; otherwise uvicorn would wait for them and cut them off.
             app.state.service.stopping.set()
 
     config = uvicorn.Config(
@@ -183,8 +199,9 @@ def _uvicorn_for(app, settings):
 
 
 def _jobs_for(settings):
-    "Chapter 07a's jobs with the service's settings; their refusals are matters of settings here"
+    "Open the jobs of the data directory, and their ledger; what goes wrong becomes a SettingsError"
     from ..jobs import Jobs
+    # Turns errors about the data directory into a SettingsError of one sentence.
     with _refusing_in_a_sentence(settings):
         return Jobs(
             settings.data_dir,
@@ -193,20 +210,22 @@ def _jobs_for(settings):
             max_queued=settings.max_queued,
             grace=settings.grace,
             on_exit=settings.on_exit,
-            keep_days=settings.keep_days or None,
+            keep_days=settings.keep_days or None,  # 0 and None both mean: keep all
             adopt=settings.adopt)
 
 
 @contextlib.contextmanager
 def _refusing_in_a_sentence(settings):
-    "What is wrong with a data directory becomes a SettingsError: one sentence, with the name of what it is about"
+    """Turn errors about the data directory, raised within this context, into a SettingsError.
+
+    Its message is one sentence that names the directory, so that the user needs no traceback."""
     from ..jobs import JobsError
     try:
         yield
     except JobsError as error:  # such as: another server holds the folder, or it lies on a network
         raise SettingsError(f"{settings.data_dir}: {error}") from error
     except OSError as error:
-        # Such as a file where a folder should be. The name, so that somebody can look at it.
+        # Such as: there is a file where a folder should be. The message names it.
         name = Path(error.filename).name if error.filename else "a file"
         raise SettingsError(f"{settings.data_dir}: {name} cannot be used: {error.strerror}") from error
 
@@ -219,23 +238,25 @@ def _log_as_json():
 
 
 def _allow_many_files():
-    "Let this process open as many files as it may: each connection is one, and 1024 is a usual limit"
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _most_open_files), most))
+    "Raise this process's limit on open files: each connection is one, and the limit is often only 1024"
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)  # (soft limit, hard limit)
+    soft_limit = min(hard_limit, _most_open_files)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard_limit))
 
 
 def _greet(settings, port, token, size):
-    "Print the four lines that a person who started the server needs"
+    "Print the four lines that the person who started the server needs: address, data, training, how to stop"
+    # An IPv6 address stands in brackets before a port.
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    # The token is for people who look at a terminal. Where the output goes into a file, others may read it.
-    with_token = f"?token={token}" if token and sys.stdout.isatty() else ""
+    # The token is printed on a terminal only: a file that the output goes to may be read by others.
+    query_string = f"?token={token}" if token and sys.stdout.isatty() else ""
     if token:
-        lock = f"token in {settings.data_dir}/token"
+        access = f"token in {settings.data_dir}/token"
     else:
-        lock = "no token: whoever is on this machine may come in"
+        access = "no token: whoever is on this machine may come in"
     trains = "a tiny model on the CPU, minutes a job" if size == "tiny" else "Qwen2.5-VL-3B on the GPU"
-    then = "train on" if settings.on_exit == "keep" else "save and wait"
-    print(f"vlrlbook serve: http://{host}:{port}/{with_token}")
-    print(f"  data        {settings.data_dir}, {lock}")
+    jobs_then = "train on" if settings.on_exit == "keep" else "save and wait"  # when the server stops
+    print(f"vlrlbook serve: http://{host}:{port}/{query_string}")
+    print(f"  data        {settings.data_dir}, {access}")
     print(f"  trains      {trains}, {settings.slots} at a time")
-    print(f"  stop        Ctrl-C or kill {os.getpid()}; jobs {then}", flush=True)
+    print(f"  stop        Ctrl-C or kill {os.getpid()}; jobs {jobs_then}", flush=True)

@@ -24,18 +24,22 @@ def read_json(
     data: bytes,  # a request's body
     most: int = most_json_bytes,  # bytes
 ) -> dict:  # the object
-    "The JSON object in `data`: each key once, real numbers and text, at most 32 levels; else a Problem"
+    """Read the JSON object in `data`.
+
+    Raises a Problem if it is no object, repeats a key, is nested too deeply, or holds a number or a text that
+    the JSON standard or UTF-8 does not know."""
     if len(data) > most:
         raise Problem("body.size", f"{len(data)} bytes, at most {most}")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Problem("json.encoding", f"byte {error.start} is no UTF-8") from error
-    # Before anything is parsed, since it is the parser that deep nesting would break.
+    # Checked before anything is parsed, since deep nesting would end Python's parser in a RecursionError.
     if bracket_depth(text) > _most_levels:
         raise Problem("json.depth", f"at most {_most_levels} levels")
     try:
-        found = json.loads(
+        # These hooks check the parts, and raise a Problem themselves.
+        content = json.loads(
             text,
             object_pairs_hook=_checked_object,
             parse_constant=_refuse_constant,
@@ -44,34 +48,34 @@ def read_json(
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise Problem("json.syntax", f"{place}: {error.msg}") from error
-    # A list or a text is good JSON, but no request.
-    if not isinstance(found, dict):
-        raise Problem("json.object", f"a {type(found).__name__} in place of an object")
-    return found
+    # A list or a text alone is valid JSON, but every request is an object.
+    if not isinstance(content, dict):
+        raise Problem("json.object", f"a {type(content).__name__} in place of an object")
+    return content
 
 
 def bracket_depth(
     text: str,  # JSON, or what claims to be
 ) -> int:  # most brackets that are open at the same place
-    "How deeply a text of JSON is nested; brackets inside its texts are not brackets"
+    "Return how deeply JSON is nested; brackets inside its strings do not count"
     depth = deepest = 0
-    # A mark is a whole text, which is neither kind of bracket and so changes nothing, or one bracket.
-    for mark in _text_or_bracket.findall(text):
-        if mark in "[{":
+    # Each token is one bracket, or a whole string with its quotes, which is skipped.
+    for token in _text_or_bracket.findall(text):
+        if token in "[{":
             depth += 1
             deepest = max(deepest, depth)
-        elif mark in "]}":
+        elif token in "]}":
             depth -= 1
     return deepest
 
 
 def _refuse_constant(text):
-    "NaN, Infinity and -Infinity are words that Python writes and the standard does not know"
+    "Refuse NaN, Infinity and -Infinity, which Python reads though the JSON standard does not have them"
     raise Problem("json.number", f"{text} is no number in JSON")
 
 
 def _finite_float(text):
-    "A number with a point or an exponent; one that a float cannot hold is refused, not made infinite"
+    "Read a number with a point or an exponent; a Problem if it is too large, where Python reads infinity"
     value = float(text)
     if not math.isfinite(value):
         raise Problem("json.number", f"{clean(text, 40)} is too large")
@@ -79,21 +83,23 @@ def _finite_float(text):
 
 
 def _short_int(text):
-    "A whole number of few digits"
-    # The time that Python takes to read one grows with the square of its digits.
+    "Read a whole number; a Problem if it has more digits than any setting needs"
+    # The time that Python takes to read an integer grows with the square of its digits.
     if len(text) > _most_digits:
         raise Problem("json.number", f"a whole number of {len(text)} digits")
     return int(text)
 
 
 def _checked_object(pairs):
-    "A dict of an object's keys and values, if each key stands once and every text in it is Unicode"
-    seen = set()
+    """Make a dict of a JSON object's (key, value) pairs; json.loads calls it for each object.
+
+    Raises a Problem if a key stands twice, or if a text holds half of a surrogate pair (no Unicode)."""
+    seen_keys = set()
     for key, value in pairs:
-        # Whoever checks the first of two equal keys and whoever obeys the last have read different requests.
-        if key in seen:
+        # Another program, such as a proxy, may check the first of two equal keys, while the last would count.
+        if key in seen_keys:
             raise Problem("json.duplicate", f"{clean(key)!r} stands twice")
-        seen.add(key)
+        seen_keys.add(key)
         for text in (key, *_texts_in(value)):
             if _has_half_a_pair(text):
                 raise Problem("json.text", f"a half of a surrogate pair in or under {clean(key)!r}")
@@ -101,7 +107,7 @@ def _checked_object(pairs):
 
 
 def _texts_in(value):
-    "The texts of a value and of lists in it; objects in it were looked at when they were made"
+    "Yield the texts in a value and in its lists; objects in it were checked before, when they were made"
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):

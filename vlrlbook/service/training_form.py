@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from ..settings import GRPOSettings, by_task, presets, settings_help
 
-__all__ = ["tiny_models", "hub_models", "FormField", "form_fields", "also_called", "not_offered", "said_here", "labels", "chapter_05",
-           "request_form"]
+__all__ = ["tiny_models", "hub_models", "FormField", "form_fields", "also_called", "not_offered", "said_here",
+           "labels", "chapter_05", "request_form"]
 
 # The models that a server of each size trains: a path or another name of the Hub would be code of strangers.
-tiny_models = ["tiny-qwen2_5_vl", "tiny-qwen2_vl", "tiny-qwen3_vl", "tiny-qwen3_5", "tiny-gemma3", "tiny-aria"]
+tiny_models = ["tiny-qwen2_5_vl", "tiny-qwen2_vl", "tiny-qwen3_vl", "tiny-qwen3_5", "tiny-gemma3",
+               "tiny-aria"]
 hub_models = ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct",
               "Qwen/Qwen3-VL-2B-Instruct", "rhymes-ai/Aria"]
 
@@ -56,7 +57,8 @@ form_fields = {
         "lr_scheduler_type": FormField(
             "lr_scheduler_type", choices=["linear", "cosine", "constant", "constant_with_warmup"]),
         "warmup_steps": FormField("warmup_steps", 0, 100_000),
-        "optim": FormField("optim", choices=["adamw_torch_fused", "adamw_torch", "adamw_8bit", "adafactor", "sgd"]),
+        "optim": FormField(
+            "optim", choices=["adamw_torch_fused", "adamw_torch", "adamw_8bit", "adafactor", "sgd"]),
         "weight_decay": FormField("weight_decay", 0.0, 1.0),
         "max_grad_norm": FormField("max_grad_norm", 0.0, 1000.0),
         "gradient_checkpointing": FormField("gradient_checkpointing"),
@@ -121,7 +123,8 @@ also_called = {"num_train_epochs": "num_epochs", "lr": "learning_rate", "alpha":
 
 # Settings of chapter 05 that a client may well look for, and why a request cannot have them: an upload is a
 # counting set, and its results, its page and its questions to a finished run are those of counting.
-_by_command = "this service trains task counting on counting ZIPs; other tasks run with `vlrlbook grpo --task`"
+_by_command = ("this service trains task counting on counting ZIPs; "
+               "other tasks run with `vlrlbook grpo --task`")
 not_offered = {"task": _by_command,
                "max_looks": f"the tool zoom belongs to task zoom, and {_by_command}"}
 
@@ -133,8 +136,10 @@ said_here = {"model": "Which model is trained",
 
 def chapter_05(
 ) -> dict:  # parameters: name → (type, default, help); presets and by_task as chapter 05 has them
-    "What chapter 05 says about its settings, so that the form holds no copy that could go out of date"
-    help_texts = settings_help(GRPOSettings)
+    """Return what chapter 05 defines about its settings: types, defaults, help, and values of the presets.
+
+    They are read from its code, so that the form holds no copy that could go out of date."""
+    help_texts = settings_help(GRPOSettings)  # name → the comment behind the setting
     parameters = {}
     for field in dataclass_fields(GRPOSettings):
         parameters[field.name] = (field.type.__name__, field.default, help_texts[field.name])
@@ -142,38 +147,44 @@ def chapter_05(
 
 
 def request_form(
-    size: str = "tiny",  # tiny or gpu, what the server trains
+    size: str = "tiny",  # tiny or gpu: the models that the server trains
 ) -> dict:  # group → list of {name, type, default, minimum, maximum, choices, help}
-    "The fields that a request may set, as `GET /settings` shows them"
-    known = chapter_05()
-    preset = known["presets"][size] | known["by_task"]["counting"][size]
-    # The two ways to say how long a run is exclude each other: the form shows the preset's, and the other
-    # empty.
+    """Return the fields that a request for training may set, as GET /settings shows them.
+
+    The groups are training_config and lora_config. Defaults are those of the preset for `size`."""
+    chapter = chapter_05()
+    # This service trains the task counting, whose own values win over those of the size.
+    preset = chapter["presets"][size] | chapter["by_task"]["counting"][size]
+    # A run's length is given by max_steps or by num_epochs: the form shows the one that the preset uses, and
+    # leaves the other empty. A max_steps below 0 means: by num_epochs.
     if preset["max_steps"] < 0:
         preset = preset | dict(max_steps=None)
     elif preset["max_steps"] > 0:
         preset = preset | dict(num_epochs=None)
     form = {}
-    for group, named in form_fields.items():
+    for group, fields in form_fields.items():
         form[group] = []
-        for name, field in named.items():
-            form[group].append(_shown(name, field, size, preset, known["parameters"]))
+        for name, field in fields.items():
+            form[group].append(_shown_field(name, field, size, preset, chapter["parameters"]))
     return form
 
 
-def _shown(name, field, size, preset, parameters):
-    "One field of the form, as a client sees it"
+def _shown_field(name, field, size, preset, parameters):
+    """Return one field of the form as a client sees it.
+
+    `field` is a `FormField`; `parameters` are chapter 05's: setting → (type, default, help)."""
     type_name, default, help_text = parameters[field.setting]
     choices = field.choices
-    if isinstance(choices, dict):
+    if isinstance(choices, dict):  # a list for each size of server
         choices = choices[size]
     return dict(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
         type=type_name,
-        # The preset wins over the page's default, which is None wherever there is a preset.
+        # Chapter 05's own default is None for each setting that the presets define.
         default=preset.get(field.setting, default),
         minimum=field.minimum,
         maximum=field.maximum,
         choices=choices,
+        # A few settings have fewer choices here than in chapter 05, and so a help text of their own.
         help=said_here.get(field.setting, help_text))

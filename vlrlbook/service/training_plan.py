@@ -15,27 +15,31 @@ _parts_of_a_batch = ("batch_size", "gradient_accumulation_steps")
 
 
 def plan(
-    settings: dict,  # chapter 05's names → values that the client chose, from `read_request`
-    size: str,  # tiny or gpu, what the server trains
-    form: dict,  # from `request_form`
-    rows: int,  # of the upload
+    settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
+    size: str,  # tiny or gpu: the models that the server trains
+    form: dict,  # group → list of fields, from `request_form`
+    rows: int,  # how many rows the upload has
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
 ) -> tuple:  # parameters for chapter 05, notes for the client
-    "Complete a request: a batch that the rows can fill, and how long the run is"
+    "Decide what a request leaves open: a batch that the rows can fill, and the length of the run"
     parameters, notes, _ = plan_with_length(settings, size, form, rows, pictures)
     return parameters, notes
 
 
 def plan_with_length(
-    settings: dict,  # chapter 05's names → values that the client chose, from `read_request`
-    size: str,  # tiny or gpu, what the server trains
-    form: dict,  # from `request_form`
-    rows: int,  # of the upload
+    settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
+    size: str,  # tiny or gpu: the models that the server trains
+    form: dict,  # group → list of fields, from `request_form`
+    rows: int,  # how many rows the upload has
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
 ) -> tuple:  # parameters for chapter 05, notes for the client, optimizer steps of the run
-    "`plan`, and how many optimizer steps the run will take"
+    """Decide what a request leaves open, and count the optimizer steps that the run will take.
+
+    Decided are a batch that the rows can fill, and the length of the run; each decision has a note. Raises a
+    Problem where there are too few rows or pictures."""
     if rows < 2:
         raise Problem("train.rows", f"{rows} row: one to train on and one to measure with are needed")
+    # Collects the job's parameters and the notes; each of its methods makes one decision.
     decisions = _Decisions(settings, size, form, rows, pictures)
     if decisions.rows_to_train_on == 0:
         raise Problem("train.rows", "all rows show the same picture: another one is needed to measure with")
@@ -48,21 +52,29 @@ def plan_with_length(
 
 
 class _Decisions:
-    "The parameters of one job as they are made, and the notes on what the server decided"
-    def __init__(self, settings, size, form, rows, pictures):
-        self.asked = settings  # what the client chose, and is not changed
+    "The parameters of one job while they are decided, and the notes on what the server decided"
+    def __init__(self,
+        settings: dict,  # what the client chose: setting → value
+        size: str,  # tiny or gpu: the models that the server trains
+        form: dict,  # group → list of fields, from `request_form`
+        rows: int,  # how many rows the upload has
+        pictures: list | None,  # for each row a text that is equal where the pictures are; None: all differ
+    ):
+        "Begin with what the client chose; the methods decide the rest"
+        self.asked = settings  # never changed here
         self.size = size
         self.rows = rows
-        self.defaults = form_defaults(form)
-        self.parameters = dict(size=size) | settings
-        self.notes = []
+        self.defaults = form_defaults(form)  # setting → value where the client chose none
+        self.parameters = dict(size=size) | settings  # the job's: completed by the methods below
+        self.notes = []  # sentences for the client
         if pictures is None:
             pictures = [str(number) for number in range(rows)]
-        # As chapter 05 splits them: equal pictures stay on one side, so the seed decides how many rows are left.
+        # A share of the pictures is held out to measure with. Rows with the same picture stay together, so
+        # the seed, which draws the pictures, decides how many rows are left.
         self.rows_to_train_on = rows_to_train_on(pictures, held_out_share, self.value("seed"))
 
     def value(self, name):
-        "What a setting is by now"
+        "Return a setting's value as decided so far, else its default"
         return self.parameters.get(name, self.defaults[name])
 
     def answers_a_step(self):
@@ -70,82 +82,98 @@ class _Decisions:
         return self.value("batch_size") * self.value("gradient_accumulation_steps")
 
     def rows_a_step(self):
-        "Rows in one optimizer step: each is answered num_generations times"
+        "Rows in one optimizer step: each row gets a group of num_generations answers"
         return self.answers_a_step() // self.value("num_generations")
 
     def leave_out_4bit(self):
-        "4-bit weights need a GPU; a tiny model has next to none to save"
+        "Drop use_4bit on a server without a GPU, which 4-bit weights need, and add a note"
         if self.size == "tiny" and self.parameters.pop("use_4bit", False):
             self.notes.append(
                 "use_4bit is off: this server has no GPU and trains a tiny model, which has nothing to save")
 
     def choose_batch(self):
-        "A batch that the rows can fill, and that holds whole groups"
-        self._complete_batch()
+        """Decide batch_size and gradient_accumulation_steps.
+
+        A step's answers must make whole groups of num_generations, and need no more rows than there are."""
+        self._complete_batch()  # where the client chose one of the two
         if self.rows_a_step() > self.rows_to_train_on:
             self._make_batch_smaller()
         elif self.answers_a_step() % self.value("num_generations") != 0:
             self._make_groups_whole()
 
     def _complete_batch(self):
-        "Where the client chose one part of the batch, choose the other so that a step holds whole groups"
-        G = self.value("num_generations")
-        chosen = [name for name in _parts_of_a_batch if name in self.asked]
-        if len(chosen) != 1 or self.answers_a_step() % G == 0:
+        """Where the client chose one part of the batch, choose the other so that a step holds whole groups.
+
+        The parts are batch_size and gradient_accumulation_steps; their product is the answers of a step."""
+        group_size = self.value("num_generations")
+        chosen_parts = [name for name in _parts_of_a_batch if name in self.asked]
+        if len(chosen_parts) != 1 or self.answers_a_step() % group_size == 0:
             return
-        given = self.asked[chosen[0]]
-        other = _parts_of_a_batch[1 - _parts_of_a_batch.index(chosen[0])]
-        # The least number that makes whole groups: 8 for a batch of 1 and groups of 8.
-        least = G // math.gcd(given, G)
-        self.parameters[other] = least
-        self.notes.append(f"{other} is {least}: with {chosen[0]} = {given} a step then holds whole groups of {G} "
-                          f"answers, {given * least // G} rows")
+        chosen = chosen_parts[0]
+        chosen_value = self.asked[chosen]
+        other = _parts_of_a_batch[1 - _parts_of_a_batch.index(chosen)]
+        # The smallest factor that makes the product a multiple of the group: 8 for batch 1 and groups of 8.
+        factor = group_size // math.gcd(chosen_value, group_size)
+        self.parameters[other] = factor
+        rows = chosen_value * factor // group_size
+        self.notes.append(
+            f"{other} is {factor}: with {chosen} = {chosen_value} a step then holds whole groups "
+            f"of {group_size} answers, {rows} rows")
 
     def _make_batch_smaller(self):
-        "All rows in one step; a client that asked for a larger batch is told what would fit"
-        G = self.value("num_generations")
+        """Make the batch so small that the rows fill it: a step then takes all of them.
+
+        If the client chose a batch_size itself, it is not changed: a Problem says which one would fit."""
+        group_size = self.value("num_generations")
         accumulation = self.value("gradient_accumulation_steps")
         if "batch_size" in self.asked:
+            # `_accumulate_less` returns whether fewer accumulation steps are enough.
             if "gradient_accumulation_steps" not in self.asked and self._accumulate_less():
                 return
-            few = (f"{self.rows_to_train_on} of {self.rows} rows are for training, "
-                   f"fewer than the {self.rows_a_step()} of a step")
-            fitting = largest_batch(self.rows_to_train_on, G, accumulation)
+            too_few = (f"{self.rows_to_train_on} of {self.rows} rows are for training, "
+                       f"fewer than the {self.rows_a_step()} of a step")
+            fitting = largest_batch(self.rows_to_train_on, group_size, accumulation)  # None: no batch does
             advice = f"at most {fitting}" if fitting else "fewer gradient_accumulation_steps"
-            raise Problem("training_config.batch_size", f"{few}: {advice} would do")
-        batch_size = G * self.rows_to_train_on
+            raise Problem("training_config.batch_size", f"{too_few}: {advice} would do")
+        batch_size = group_size * self.rows_to_train_on
         self.parameters |= dict(batch_size=batch_size, gradient_accumulation_steps=1)
-        # A client that did set the accumulation must hear that it was taken back.
-        taken_back = "" if accumulation == 1 else ", gradient_accumulation_steps 1"
+        # The client may have chosen the accumulation, and must be told that it was changed.
+        accumulation_note = "" if accumulation == 1 else ", gradient_accumulation_steps 1"
         self.notes.append(
-            f"batch_size is {batch_size}{taken_back}: "
-            f"a step takes {self.rows_to_train_on} of the rows, {G} answers each")
+            f"batch_size is {batch_size}{accumulation_note}: "
+            f"a step takes {self.rows_to_train_on} of the rows, {group_size} answers each")
 
     def _accumulate_less(self):
-        "Fewer passes before a step, where the client chose the batch alone and that is enough; False if not"
-        G, batch_size = self.value("num_generations"), self.asked["batch_size"]
+        """Choose fewer accumulation steps, so that the rows fill a step with the batch_size asked for.
+
+        The largest number that makes whole groups is set and noted. Returns False if there is none."""
+        group_size, batch_size = self.value("num_generations"), self.asked["batch_size"]
         for accumulation in range(self.value("gradient_accumulation_steps") - 1, 0, -1):
-            answers = batch_size * accumulation
-            if answers % G == 0 and answers // G <= self.rows_to_train_on:
+            answers = batch_size * accumulation  # of a step
+            if answers % group_size == 0 and answers // group_size <= self.rows_to_train_on:
                 self.parameters["gradient_accumulation_steps"] = accumulation
-                self.notes.append(f"gradient_accumulation_steps is {accumulation}: {self.rows_to_train_on} of "
-                                  f"{self.rows} rows are for training")
+                self.notes.append(
+                    f"gradient_accumulation_steps is {accumulation}: {self.rows_to_train_on} of "
+                    f"{self.rows} rows are for training")
                 return True
         return False
 
     def _make_groups_whole(self):
-        "The batch nearest below the default that holds whole groups of the size that the client asked for"
-        # Only here if the client chose nothing but the group: another batch of its own was checked before.
-        G = self.value("num_generations")
-        whole = G * max(1, self.answers_a_step() // G)
-        # The gpu preset has batches of 1 and accumulates: larger batches would not fit into its memory.
+        """Make the default batch a multiple of the group size that the client chose, not larger if possible.
+
+        It is called only if the client chose neither part of the batch: others were checked before."""
+        group_size = self.value("num_generations")
+        whole_groups = group_size * max(1, self.answers_a_step() // group_size)  # answers of a step
+        # The gpu preset accumulates batches of 1, since larger ones would not fit into the GPU's memory.
         accumulates = self.defaults["gradient_accumulation_steps"] != 1
         name = "gradient_accumulation_steps" if accumulates else "batch_size"
-        self.parameters[name] = whole
-        self.notes.append(f"{name} is {whole}: whole groups of {G} answers")
+        self.parameters[name] = whole_groups
+        self.notes.append(f"{name} is {whole_groups}: whole groups of {group_size} answers")
 
     def choose_length(self):
-        "How long the run is, and who said so; max_steps wins over num_epochs, as in chapter 05"
+        """Decide the length of the run, and note what decides it: max_steps, num_epochs or the preset.
+
+        As in chapter 05, max_steps wins over num_epochs."""
         default_steps = self.defaults["max_steps"]
         if "max_steps" in self.parameters:
             self.notes.append(f"max_steps decides: {self.parameters['max_steps']} steps")
@@ -153,7 +181,8 @@ class _Decisions:
             # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
             self.parameters["max_steps"] = -1
             otherwise = f"; without num_epochs this server does {default_steps}" if default_steps else ""
-            self.notes.append(f"num_epochs = {self.asked['num_epochs']}: {self._steps_of_epochs()} steps{otherwise}")
+            steps = self._steps_of_epochs()
+            self.notes.append(f"num_epochs = {self.asked['num_epochs']}: {steps} steps{otherwise}")
         elif default_steps:
             self.parameters["max_steps"] = default_steps
             self.notes.append(
@@ -164,11 +193,12 @@ class _Decisions:
                 f"num_epochs = {epochs}, as the gpu preset has it: {self._steps_of_epochs()} steps")
 
     def _steps_of_epochs(self):
-        "Optimizer steps in the epochs of the run"
-        # TRL's sampler (1.16.0) leaves out the rows at an epoch's end that fill no step.
-        return self.rows_to_train_on // self.rows_a_step() * self.value("num_epochs")
+        "Return the optimizer steps of `num_epochs` epochs"
+        # Rounded down: TRL's sampler (1.16.0) leaves out the last rows of an epoch, which fill no step.
+        steps_an_epoch = self.rows_to_train_on // self.rows_a_step()
+        return steps_an_epoch * self.value("num_epochs")
 
     def steps(self):
-        "Optimizer steps of the whole run; max_steps wins, as in chapter 05"
+        "Return the optimizer steps of the run: max_steps if it is positive, else those of num_epochs"
         max_steps = self.value("max_steps")
         return max_steps if max_steps and max_steps > 0 else self._steps_of_epochs()

@@ -18,13 +18,16 @@ _python_types = {"int": int, "float": (int, float), "bool": bool, "str": str}  #
 
 def read_request(
     body: dict,  # of POST /train, as `read_json` gives it
-    form: dict,  # from `request_form`
+    form: dict,  # group → list of fields, from `request_form`
 ) -> dict:  # job_name, data_file_id, and `settings`: chapter 05's names → values
-    "A request for training, checked; a Problem with all that is wrong, each with the field that it is about"
+    """Check the body of a request for training.
+
+    Raises one Problem that lists all that is wrong, each error with the field that it is about."""
+    # A list of errors: dicts of field, code, message.
     errors = _unknown_keys(body, form) + _text_problems(body)
     settings = {}
-    for group in form:
-        errors += _read_group(body.get(group), group, form[group], settings)
+    for group in form:  # training_config and lora_config
+        errors += _read_group(body.get(group), group, form[group], settings)  # fills `settings`
     # Rules over several settings make sense only where each of them is good by itself.
     if not errors:
         errors = batch_problems(settings, form)
@@ -38,17 +41,17 @@ def value_problem(
     field: dict,  # of a form: type, choices, minimum, maximum
     value,  # what a request says, not None
 ) -> str | None:  # what is wrong with it
-    "Why a field cannot have this value; None where it can"
+    "Say why a field of the form cannot have this value; None if it can"
     is_of_type = isinstance(value, _python_types[field["type"]])
-    # True is the whole number 1 to Python; whoever writes it for a number means something else.
+    # To Python, True is an int (1); in a request it is no number.
     if isinstance(value, bool) and field["type"] != "bool":
         is_of_type = False
     if not is_of_type:
         return f"expected {field['type']}, found {clean(json.dumps(value), 60)}"
     if field["choices"] and value not in field["choices"]:
-        written = clean(value, 60)
-        did_you_mean = nearest(written, field["choices"])
-        return f"{written!r}{did_you_mean}"
+        shown_value = clean(value, 60)
+        did_you_mean = nearest(shown_value, field["choices"])
+        return f"{shown_value!r}{did_you_mean}"
     minimum, maximum = field["minimum"], field["maximum"]  # a field has both or neither
     if minimum is not None and not minimum <= value <= maximum:
         return f"{value} is not between {minimum} and {maximum}"
@@ -57,15 +60,17 @@ def value_problem(
 
 def batch_problems(
     settings: dict,  # chapter 05's names → values that the client chose
-    form: dict,  # from `request_form`
+    form: dict,  # group → list of fields, from `request_form`
 ) -> list:  # of errors: empty, or one
-    "What is wrong with a batch that a client chose in both its parts: a step's answers must make whole groups"
+    """Check a batch of which a client chose both parts: the answers of a step must make whole groups.
+
+    The parts are batch_size and gradient_accumulation_steps, and their product is the answers of a step."""
     if "batch_size" not in settings or "gradient_accumulation_steps" not in settings:
-        return []  # the client left one of them to the server, and `plan` finds one that fits
-    values = form_defaults(form) | settings
+        return []  # the server chooses the part that is missing, so that it fits (`plan`)
+    values = form_defaults(form) | settings  # setting → value, chosen or by default
     answers = answers_a_step(values["batch_size"], values["gradient_accumulation_steps"])
     product = "batch_size × gradient_accumulation_steps"
-    message = whole_groups_problem(answers, values["num_generations"], product)
+    message = whole_groups_problem(answers, values["num_generations"], product)  # empty: nothing is wrong
     if not message:
         return []
     field = "training_config.batch_size"
@@ -73,9 +78,11 @@ def batch_problems(
 
 
 def form_defaults(
-    form: dict,  # from `request_form`
+    form: dict,  # group → list of fields, from `request_form`
 ) -> dict:  # chapter 05's names → values
-    "What each setting of the form is where a request says nothing"
+    """Return the value of each setting where a request gives none.
+
+    The form has its own names, such as learning_rate; chapter 05's name for it, lr, is the key here."""
     defaults = {}
     for group, fields in form.items():
         for field in fields:
@@ -90,62 +97,71 @@ def _error(field, code, message):
 
 
 def _unknown_keys(body, form):
-    "Errors for keys of the request itself that there are not"
-    known = ["job_name", "data_file_id", *form]
+    "List errors for the keys of the request's body that are not known; its settings are checked elsewhere"
+    known_keys = ["job_name", "data_file_id", *form]
     errors = []
     for key in body:
-        if key not in known:
-            written = clean(key)
-            message = f"there is no {written!r}{nearest(written, known)}"
-            errors.append(_error(written, "train.unknown", message))
+        if key not in known_keys:
+            shown_key = clean(key)
+            message = f"there is no {shown_key!r}{nearest(shown_key, known_keys)}"  # ": did you mean …?"
+            errors.append(_error(shown_key, "train.unknown", message))
     return errors
 
 
 def _text_problems(body):
-    "Errors for the two texts that every request must have"
+    "List errors for the two texts that every request must have, job_name and data_file_id"
     errors = []
     for name in ("job_name", "data_file_id"):
         text = body.get(name)
         is_good = isinstance(text, str) and len(text) <= _most_letters
-        # A name of control characters and spaces alone could not be seen in any list; `clean` shows them as
-        # dots.
+        # A name of control characters and spaces only would be invisible in a list. `clean` makes control
+        # characters dots.
         is_good = is_good and clean(text).strip("· ") != ""
         if not is_good:
             errors.append(_error(name, f"train.{name}", "expected a text of 1 to 200 characters"))
     return errors
 
 
-def _read_group(given, group, fields, settings):
-    "Put the good values of training_config or lora_config into `settings`; errors for the others"
-    if given is None:
+def _read_group(values, group, fields, settings):
+    """Put the good values of a group into `settings` (chapter 05's name → value); list errors for the rest.
+
+    `group` is training_config or lora_config, `values` is what the request has under it, and `fields` are the
+    form's."""
+    if values is None:
         return []
-    if not isinstance(given, dict):
+    if not isinstance(values, dict):
         return [_error(group, f"{group}.type", "expected an object")]
-    known = {field["name"]: field for field in fields}
+    known_fields = {field["name"]: field for field in fields}
     errors = []
-    for written, value in given.items():
-        name = also_called.get(written, written)
-        shown = clean(written, 80)
-        place = f"{group}.{shown}"
-        if name not in known:
-            message = not_offered.get(name) or f"there is no {shown!r}{nearest(shown, list(known))}"
+    for written_name, value in values.items():
+        # Names of other libraries are taken too, such as lr for learning_rate.
+        name = also_called.get(written_name, written_name)
+        shown_name = clean(written_name, 80)
+        place = f"{group}.{shown_name}"
+        if name not in known_fields:
+            advice = nearest(shown_name, list(known_fields))  # ": did you mean …?"
+            # `not_offered` says why a setting of chapter 05 cannot be set here.
+            message = not_offered.get(name) or f"there is no {shown_name!r}{advice}"
             errors.append(_error(place, f"{group}.unknown", message))
             continue
-        message = _take_value(known[name], form_fields[group][name].setting, value, settings)
+        setting = form_fields[group][name].setting  # chapter 05's name
+        message = _take_value(known_fields[name], setting, value, settings)
         if message:
             errors.append(_error(place, f"{group}.{name}", message))
     return errors
 
 
 def _take_value(field, setting, value, settings):
-    "Put one value into `settings`, or say what is wrong with it"
+    """Put one value into `settings` under chapter 05's name `setting`; return what is wrong with it, or None.
+
+    `field` is the form's: type, choices, minimum, maximum."""
     if setting in settings:
         return "is given twice, under two names"
     if value is None:
-        return None  # as if it had not been written
+        return None  # null counts as not given
     message = value_problem(field, value)
     if message:
         return message
-    # 8 where a float is expected is meant, and taken.
+    # A whole number is accepted where a float is expected.
     settings[setting] = float(value) if field["type"] == "float" else value
     return None

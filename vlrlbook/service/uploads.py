@@ -43,37 +43,43 @@ class Uploads:
         data_dir: str | Path,  # of the server
         clock=time.monotonic,  # seconds by which age is counted: `Jobs.clock`
     ):
+        "Open the uploads of a data directory: read those that are there, remove unfinished ones"
         self.root = Path(data_dir) / "uploads"
-        self.aside = Path(data_dir) / "tmp"  # on the same disk, so that one rename moves a folder
+        # For what is being received or deleted. On the same disk, so that one rename moves a folder.
+        self.aside = Path(data_dir) / "tmp"
         self.clock = clock
         for folder in (self.root, self.aside):
             folder.mkdir(parents=True, exist_ok=True)
         self._clear_aside()
-        self.born = {}  # file_id → the clock when it was uploaded
-        self.known = {}  # file_id → what is told of it, the oldest first
+        self.born = {}  # file_id → time of the upload in seconds by `clock`
+        self.known = {}  # file_id → facts about the upload, as clients are told them; the oldest first
         self.indexes = {}  # file_id → (row → file), of the uploads whose pictures were asked for last
-        # Held while a job is started on an upload, and while one is taken away: of the two only one can be.
+        # A lock, held while a job is started on an upload and while one is deleted, so that a job never
+        # starts on an upload that is being deleted.
         self.in_use = threading.RLock()
         self._find_stored()
 
     def _clear_aside(self):
-        "Remove what uploads left that were under way when a server was killed"
-        for left in self.aside.iterdir():
-            if left.is_dir() and _own_names_aside.fullmatch(left.name):
-                shutil.rmtree(left, ignore_errors=True)
+        "Remove the folders of uploads that were not finished when a server was killed"
+        for folder in self.aside.iterdir():
+            # Only names that this class gives: anything else in the folder belongs to somebody else.
+            if folder.is_dir() and _own_names_aside.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _find_stored(self):
-        "Fill `known` and `born` from the folders; what cannot be read is left where it lies, and named"
+        """Fill `known` and `born` from the folders of the stored uploads.
+
+        A folder that cannot be read is left where it lies, and named in the log."""
         stored = []
         for folder in sorted(self.root.iterdir()):
             try:
-                stored.append(_facts_of(folder))
+                stored.append(_facts_of(folder))  # a dict; an error if it is damaged
             except (OSError, ValueError) as error:
                 logger.warning("%s/%s is left where it lies, and not listed: %s",
                                self.root.name, clean(folder.name), clean(error))
-        stored.sort(key=_age_order)
+        stored.sort(key=_age_order)  # the oldest first
         for upload in stored:
-            # One of an older version has no clock, and counts from here: better kept too long than lost.
+            # Older versions stored no clock: such an upload counts as new, rather kept too long than lost.
             self.born[upload["file_id"]] = upload.pop("clock", self.clock())
             self.known[upload["file_id"]] = upload
 
@@ -83,55 +89,65 @@ class Uploads:
         request,  # of POST /upload-data
         strict: bool,  # refuse for one bad row
         settings,  # `ServiceSettings`: limits
-        turns: asyncio.Semaphore,  # how many archives are read at once
+        turns: asyncio.Semaphore,  # limits how many archives are read at once
     ) -> dict:  # what is told of the upload
-        "Receive an upload, read it, and only then give it a name"
+        """Receive an upload, check and unpack it, and keep it under a new identifier.
+
+        Raises a Problem if it is refused; then nothing of it is kept."""
         self._check_quota(settings.quota_gb)
         work = self.aside / f"upload-{secrets.token_hex(8)}"
         work.mkdir()
         try:
             filename, size = await receive_file(request, work / "file", settings)
+            # In a process of its own, which writes rows and pictures into a new folder `data`.
             async with turns:
                 report = await read_apart(work / "file", work / "data", strict, settings)
-            # Shielded: a client that hangs up now must not leave the list and the disk at odds.
             if free_bytes(work) < settings.reserve_mb << 20:
                 raise Problem("storage.full", "no space is left; nothing was kept")
+            # Shielded: if the client hangs up now, the upload is still stored and listed, or neither.
             keeping = asyncio.to_thread(self._keep, work, filename, size, report)
             return await asyncio.shield(keeping)
         finally:
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
     def _check_quota(self, quota_gb):
-        "Refuse, before the first byte is taken, when the uploads have used up their space"
-        held = 0
-        for upload in list(self.known.values()):
-            held += upload["size_bytes"] + upload["unpacked_bytes"]
-        held_gb = held / 2**30
+        "Raise a Problem, before any byte is received, if all uploads together have used up the quota"
+        held_bytes = 0
+        for upload in list(self.known.values()):  # a copy: other requests may change the dict
+            held_bytes += upload["size_bytes"] + upload["unpacked_bytes"]
+        held_gb = held_bytes / 2**30
         if held_gb >= quota_gb:
             held_and_most = f"{held_gb:.1f} GiB are held, {quota_gb:g} may be"
             raise Problem("storage.quota", f"{held_and_most}: delete uploads first")
 
     def _keep(self, work, filename, size, report):
-        "Bring `work`/data to the disk, give it its name by one rename, and only then list it"
+        """Store the unpacked archive under a new identifier, list it, and return the facts about it.
+
+        `work`/data holds rows and pictures; `filename` and `size` (bytes) are those of the archive, `report`
+        is that of its reader. The folder gets its final name by one rename when it is complete, so that it is
+        there as a whole or not at all."""
         data = work / "data"
-        # What stands in main.csv is a stranger's text, and is shown on the page.
+        # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
+        # first rows that could not be used are listed, and all are counted.
         skipped = []
         for row in report["skipped"][:_most_skipped_told]:
             skipped.append(row | dict(image=clean(row["image"]), message=clean(row["message"])))
         upload = dict(
-            file_id=str(uuid.uuid4()),  # the form that the counting system's own replies show
+            file_id=str(uuid.uuid4()),  # the form of identifier that existing clients know
             filename=filename,
             upload_time=now(),
             csv_rows=report["csv_rows"],
             valid_images=report["valid_images"],
             skipped=skipped,
             skipped_rows=len(report["skipped"]),
+            # The reader's notes on what it accepted all the same: (what, number of rows).
             notes=[f"{clean(what)} ({count} rows)" for what, count in report.get("notes", [])],
             size_bytes=size,
             unpacked_bytes=sum(path.stat().st_size for path in data.iterdir()))
         file_id = upload["file_id"]
         born = self.clock()
         write_json(data / _facts_file, upload | dict(clock=born))
+        # Flushes the files to the disk and renames the folder; an upload has no manifest.
         commit_folder(data, self.root / file_id, manifest=False, replace=False)
         self.known[file_id] = upload
         self.born[file_id] = born
@@ -142,7 +158,7 @@ class Uploads:
     def get(self,
         file_id: str,  # as a client writes it
     ) -> dict:  # what is told of the upload
-        "One upload; a Problem where there is none of that identifier"
+        "Return the facts about an upload; a Problem if there is none with this identifier"
         if file_id not in self.known:
             raise Problem("file.unknown", f"no upload {clean(file_id, 60)!r}")
         return self.known[file_id]
@@ -150,29 +166,32 @@ class Uploads:
     def folder(self,
         file_id: str,  # as a client writes it
     ) -> Path:  # that of the stored upload
-        "The folder of an upload; a Problem where there is none of that identifier"
+        "Return the folder of an upload; a Problem if there is none with this identifier"
         # By the stored identifier, so that nothing a client wrote becomes part of a path.
         return self.root / self.get(file_id)["file_id"]
 
     def rows(self,
-        file_id: str,  # of an upload
-        after: int,  # a row's number
-        limit: int,  # rows at most
+        file_id: str,  # identifier of an upload
+        after: int,  # only rows with a greater number
+        limit: int,  # at most so many rows
     ) -> list:  # of {row, question, answer, image}
-        "Rows in order, those whose number is beyond `after`"
-        found = []
+        "Return the first `limit` rows of an upload whose number is greater than `after`, as clients see them"
+        rows = []
         for row in self._stored_rows(file_id):
             if row["row"] <= after:
                 continue
-            if len(found) == limit:
+            if len(rows) == limit:
                 break
-            picture = f"/files/{file_id}/rows/{row['row']}/image"
-            found.append(dict(
-                row=row["row"], question=row["question"], answer=row["answer"], image=picture))
-        return found
+            address = f"/files/{file_id}/rows/{row['row']}/image"  # of the picture, made small
+            rows.append(dict(
+                row=row["row"], question=row["question"], answer=row["answer"], image=address))
+        return rows
 
     def _stored_rows(self, file_id):
-        "The rows of an upload as they were kept, one after the other; a Problem where they are damaged"
+        """Yield the rows of an upload as they are stored; a Problem if their file is damaged.
+
+        Each is a dict of row (its number in main.csv), file (of the picture), question, answer and picture, a
+        text that is equal where pictures are."""
         path = self.folder(file_id) / "rows.jsonl"
         try:
             with open(path, encoding="utf-8") as file:
@@ -180,6 +199,7 @@ class Uploads:
                     row = json.loads(line)
                     yield dict(row=int(row["row"]), file=str(row["file"]),
                                question=row["question"], answer=row["answer"],
+                               # Older versions stored no such text; then the file's name stands for it.
                                picture=row.get("picture") or row["file"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path.name, error) from error
@@ -187,30 +207,36 @@ class Uploads:
     def check(self,
         file_id: str,  # of an upload that is to be trained on
     ) -> list:  # for each row a text that is equal where the pictures are
-        "Raise a Problem where rows or pictures of an upload are gone: a job would fail on it minutes later"
+        """Raise a Problem if rows or pictures of an upload are missing: a job would fail minutes later.
+
+        Returns for each row a text that is equal where the pictures are."""
         folder = self.folder(file_id)
-        # One look into the folder, not one for each of 100,000 pictures.
+        # The folder is listed once: asking for each of 100,000 pictures would take long.
         try:
             with os.scandir(folder) as entries:
-                there = {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
+                file_names = {entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0}
         except FileNotFoundError as error:
-            # Another request deletes the upload at this moment: by now it may be unknown, which `get` says.
-            self.get(file_id)
+            # Another request is deleting the upload.
+            self.get(file_id)  # a Problem if it is already out of the list
             raise Problem("file.damaged", "its files are being deleted") from error
         pictures = []
         for row in self._stored_rows(file_id):
             pictures.append(row["picture"])
-            if row["file"] not in there:
+            if row["file"] not in file_names:
                 raise Problem("file.damaged", f"the picture of row {row['row']} is gone: upload it again")
         expected = self.get(file_id)["valid_images"]
         if len(pictures) != expected:
             raise Problem("file.damaged", f"{len(pictures)} rows are left of {expected}: upload it again")
-        if not isinstance(read_object(folder / "report.json").get("csv_rows"), int):
+        report = read_object(folder / "report.json")  # of the archive's reader; empty if it is damaged
+        if not isinstance(report.get("csv_rows"), int):
             raise Problem("file.damaged", "its report is damaged: upload it again")
         return pictures
 
     def _file_of_row(self, file_id, row):
-        "Name of the stored picture of a row; None where there is no such row"
+        """Return the file name of a row's picture; None if there is no such row.
+
+        The index (row → file) of the uploads that were asked for last is kept in memory, since a page of
+        pictures asks for many rows of one upload."""
         if file_id not in self.indexes:
             index = {}
             for stored in self._stored_rows(file_id):
@@ -218,72 +244,78 @@ class Uploads:
             if len(index) != self.get(file_id)["valid_images"]:
                 raise Problem("file.damaged", f"{len(index)} rows are left: upload it again")
             while len(self.indexes) >= _most_indexes:
-                self.indexes.pop(next(iter(self.indexes)), None)
+                oldest = next(iter(self.indexes))
+                self.indexes.pop(oldest, None)
             self.indexes[file_id] = index
             return index.get(row)
         return self.indexes[file_id].get(row)
 
     def picture(self,
-        file_id: str,  # of an upload
-        row: int,  # its number
-        side: int,  # most pixels in width and height
+        file_id: str,  # identifier of an upload
+        row: int,  # number of a row
+        side: int,  # largest width and height, in pixels
     ) -> tuple:  # bytes, media type
-        "The picture of a row, made small; never made larger"
+        "Return the picture of a row, made smaller if a side has more than `side` pixels, in its own format"
         folder = self.folder(file_id)
         name = self._file_of_row(file_id, row)
-        # The name was written by us, but a name in a damaged table must not lead out of the folder.
+        # `Path(name).name` is without folders: a name in a damaged table must not lead out of the folder.
         if name is None or Path(name).name != name:
             raise Problem("file.row", f"no picture in row {row}")
         buffer = io.BytesIO()
         try:
             with Image.open(folder / name) as image:
-                form = image.format
+                image_format = image.format  # such as PNG or JPEG
                 image.draft("RGB", (side, side))  # a JPEG is decoded small at once, in an eighth of the time
-                image.thumbnail((side, side))
-                image.save(buffer, form)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow's own way to say "damaged"
+                image.thumbnail((side, side))  # makes it smaller, never larger
+                image.save(buffer, image_format)
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a damaged picture
             raise _damaged(f"the picture of row {row}", error) from error
-        return buffer.getvalue(), f"image/{form.lower()}"
+        return buffer.getvalue(), f"image/{image_format.lower()}"
 
     def older(self,
-        days: float,  # of service, by the clock that nobody can set
+        days: float,  # least age, by the clock that nobody can set
     ) -> list:  # of file_ids
-        "Uploads that have been here for so many days"
-        least = _seconds_a_day * days
-        return [file_id for file_id, born in list(self.born.items()) if self.clock() - born >= least]
+        "List the uploads that are at least so many days old"
+        least_age = _seconds_a_day * days
+        uploads = list(self.born.items())  # a copy: other requests may change the dict
+        return [file_id for file_id, born in uploads if self.clock() - born >= least_age]
 
     def remove(self,
-        file_id: str,  # of an upload
+        file_id: str,  # identifier of an upload
         is_needed=None,  # function of a file_id: whether a job needs it, asked while no job can be started
     ) -> bool:  # False: it is needed, and stays
-        "Delete an upload: out of the list first, so that nobody is sent to a folder that is half gone"
-        gone = self.aside / f"gone-{file_id}"
+        """Delete an upload, unless a job needs it.
+
+        It is first taken out of the list and its folder renamed, so that nobody sees half of it."""
+        renamed = self.aside / f"gone-{file_id}"
         with self.in_use:
             folder = self.folder(file_id)
             if is_needed is not None and is_needed(file_id):
                 return False
             del self.known[file_id], self.born[file_id]
             self.indexes.pop(file_id, None)
-            # Renamed first, so that a kill in the middle leaves nothing that looks like an upload.
+            # If the server is killed while it deletes, the next one finds the rest in `aside` and removes it.
             try:
-                os.rename(folder, gone)
+                os.rename(folder, renamed)
             except FileNotFoundError:
-                return True  # somebody has removed it by hand: what was wanted is done
-        shutil.rmtree(gone)
+                return True  # somebody has removed the folder by hand
+        shutil.rmtree(renamed)
         return True
 
 
 def _facts_of(folder):
-    "What stands in an upload's `upload.json`, if that is whole and lies where it belongs; else an error"
-    # Strictly UTF-8 and strictly an object: a power cut leaves zero bytes, a careless copy another upload's.
+    """Read the facts about an upload from upload.json in its folder; ValueError or OSError if it is damaged.
+
+    It may hold zero bytes after a power cut, or belong to another upload after a careless copy."""
     facts = json.loads((folder / _facts_file).read_text(encoding="utf-8"))
     if not isinstance(facts, dict):
         raise ValueError(f"{_facts_file} holds no object")
-    for name, kind in _needed_facts.items():
-        if not isinstance(facts.get(name), kind):
+    for name, required_type in _needed_facts.items():
+        if not isinstance(facts.get(name), required_type):
             raise ValueError(f"{_facts_file} has no good {name}")
     if facts["file_id"] != folder.name:
         raise ValueError(f"{_facts_file} is that of {facts['file_id']}: a copy")
+    # Uploads of older versions have no clock.
     if not isinstance(facts.get("clock", 0.0), (int, float)):
         raise ValueError(f"{_facts_file} has no good clock")
     return facts
