@@ -535,7 +535,7 @@ class GRPOSettings(Settings):
     eval_answers: int = 4 # Sampled answers to each of them
     eval_batch_size: int = None # Pictures in one batch of the evaluation (tiny 125, pointing 100, zoom 50; gpu
     #   8)
-    eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (held_out in
+    eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (eval/reward in
     #   run_log.csv); 0 looks before and after
     warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400,
     #   pointing 180, zoom 300)

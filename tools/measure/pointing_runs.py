@@ -3,7 +3,7 @@
     python tools/logs.py pointing_runs SEED ...
 
 Trains as `vlrlbook grpo --task pointing` does; four minutes a seed on a quiet machine, most of them for the warm
-start where it is not in the cache. Rows of other seeds stay. Writes nbs/logs/05_pointing_runs.csv."""
+start where it is not in the cache. Rows of other seeds and other numbers of steps stay. Writes nbs/logs/05_pointing_runs.csv."""
 import sys
 import tempfile
 
@@ -15,14 +15,19 @@ log = "05_pointing_runs.csv"
 def main(
     *seeds: str,  # of pictures and sampling
 ):
-    "Put a row for each seed in the log, in place of that seed's older row"
+    "Put a row for each seed in the log, in place of an older one of as many steps"
     if not seeds:
         sys.exit("which seeds? such as: python tools/logs.py pointing_runs 43 44")
     for seed in seeds:
         row = run_row(int(seed))
         # read after the run: another one may have ended meanwhile
-        others = [old for old in read_log(log) if int(old["seed"]) != int(seed)]
-        write_log(log, sorted(others + [row], key=lambda old: int(old["seed"])))
+        others = [old for old in read_log(log) if run_key(old) != run_key(row)]
+        write_log(log, sorted(others + [row], key=run_key))
+
+
+def run_key(row):
+    "What tells the log's rows apart: (steps, seed)"
+    return int(row["steps"]), int(row["seed"])
 
 
 def run_row(seed):
