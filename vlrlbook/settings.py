@@ -413,13 +413,13 @@ presets = {
     "tiny": dict(
         model="tiny-qwen2_5_vl", lr=5e-5, num_epochs=1, max_steps=200, batch_size=64,
         gradient_accumulation_steps=1, temperature=1.0, refill=0, lora_r=16, lora_alpha=512, max_looks=0,
-        lora_vision=False, use_4bit=False, max_image_size=112,
+        lora_vision=False, use_4bit=False, max_image_size=112, scale_rewards="group",
         eval_samples=500, eval_batch_size=125),
     # the counting system's own defaults
     "gpu": dict(
         model="Qwen/Qwen2.5-VL-3B-Instruct", lr=5e-5, num_epochs=50, max_steps=-1, batch_size=1,
         gradient_accumulation_steps=8, temperature=0.2, refill=0, lora_r=64, lora_alpha=128, max_looks=0,
-        lora_vision=False, use_4bit=True, max_image_size=512,
+        lora_vision=False, use_4bit=True, max_image_size=512, scale_rewards="group",
         eval_samples=200, eval_batch_size=8)}
 
 # task → size → {setting: value}, which counts more than the value in `presets`. In vqa the answers, with a
@@ -440,11 +440,14 @@ by_task = {
                      lora_vision=True, max_image_size=56, eval_samples=200, eval_batch_size=100),
         "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)},
     "zoom": {
-        # A first guess that no finished run stands behind yet. A call, the crop's tokens and the answer are
-        # counted together as one answer's length.
-        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=300, max_steps=150, max_looks=1,
-                     lora_alpha=1024, lora_vision=True, max_image_size=112, eval_samples=200, eval_batch_size=50),
-        "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1)}}
+        # A call, the crop's tokens and the answer are counted together as one answer's length. Advantages
+        # are not divided: in a group of right answers the price of a call is all that differs, and divided
+        # by the spread it would count as much as a right answer does elsewhere. Then all calls die out
+        # (nbs/logs/05b_zoom.csv).
+        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=450, max_steps=200, max_looks=1, lr=2e-5,
+                     scale_rewards="none", lora_alpha=1024, lora_vision=True, max_image_size=112,
+                     eval_samples=200, eval_batch_size=50),
+        "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1, scale_rewards="none")}}
 
 
 @dataclass
@@ -466,9 +469,9 @@ class GRPOSettings(Settings):
     system_prompt: str = None # What the system's turn says before every question; a row's own stays as it is;
     #   None: there is no such turn
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
-    lr: float = None # Learning rate of the policy (5e-5; tiny pointing 1e-4)
+    lr: float = None # Learning rate of the policy (5e-5; tiny pointing 1e-4, zoom 2e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
-    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 600, zoom 150)
+    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 600, zoom 200)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
@@ -497,7 +500,8 @@ class GRPOSettings(Settings):
     #   ratio (5.0)
     importance_sampling_level: str = "token" # Whose ratio is clipped: each token's, or the whole answer's
     #   (sequence, as GSPO)
-    scale_rewards: str = "group" # By whose spread advantages are divided: group, batch, or none (Dr. GRPO)
+    scale_rewards: str = None # By whose spread advantages are divided: group, batch, or none, as in Dr. GRPO
+    #   (group; zoom none)
     use_bias_correction_kl: bool = True # The KL term is weighed with the ratio, as in DeepSeek-V3.2; false as
     #   in the first GRPO
     num_iterations: int = 1 # Optimizer passes over each batch of answers
@@ -538,7 +542,7 @@ class GRPOSettings(Settings):
     eval_steps: int = 0 # Steps between looks at the held-out pictures during the run (eval/reward in
     #   run_log.csv); 0 looks before and after
     warm_steps: int = None # Supervised steps that give an untrained twin its start (counting 280, vqa 400,
-    #   pointing 180, zoom 300)
+    #   pointing 180, zoom 450)
     logging_steps: int = 5 # Steps between rows of run_log.csv
     save_steps: int = 40 # Steps between checkpoints; 0 keeps none
     keep_completions: bool = False # Every answer of the run with its reward as a row of completions.jsonl
