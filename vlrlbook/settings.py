@@ -434,8 +434,9 @@ by_task = {
         "tiny": dict(reward="vqa", max_completion_length=24, warm_steps=400),
         "gpu": dict(reward="vqa", max_completion_length=512, warm_steps=400)},
     "pointing": {
-        # Small pictures, of 2 x 2 image tokens, since the long answers already take most of a run's time. Chosen
-        # by runs of one seed (nbs/logs/05_pointing_search.csv): of 120 supervised steps no run recovered.
+        # Small pictures, of 2 x 2 image tokens, since the long answers already take most of a run's time.
+        # Chosen by runs of one seed (nbs/logs/05_pointing_search.csv), then by the worst of four
+        # (05_pointing_runs.csv).
         "tiny": dict(reward="pointing", max_completion_length=18, warm_steps=180, max_steps=600, lr=1e-4,
                      lora_vision=True, max_image_size=56, eval_samples=200, eval_batch_size=100),
         "gpu": dict(reward="0.9*pointing + 0.1*box_format", max_completion_length=128, warm_steps=400)},
@@ -444,10 +445,11 @@ by_task = {
         # are not divided: in a group of right answers the price of a call is all that differs, and divided
         # by the spread it would count as much as a right answer does elsewhere. Then all calls die out
         # (nbs/logs/05b_zoom.csv).
-        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=450, max_steps=200, max_looks=1, lr=2e-5,
-                     scale_rewards="none", lora_alpha=1024, lora_vision=True, max_image_size=112,
+        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=450, max_steps=200, max_looks=1,
+                     lr=2e-5, scale_rewards="none", lora_alpha=1024, lora_vision=True, max_image_size=112,
                      eval_samples=200, eval_batch_size=50),
-        "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1, scale_rewards="none")}}
+        "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1,
+                    scale_rewards="none")}}
 
 
 @dataclass
