@@ -1,22 +1,23 @@
-"""Task zoom with the tool, without it, and with a reward that pays for looking.
+"""Task zoom with the tool, without it, with a reward that pays for looking, and with divided advantages.
 
     python tools/logs.py zoom WHAT [NAME=VALUE ...]
 
-WHAT is `with the tool`, `without the tool` or `paid for looking`, then settings of chapter 05, such as max_steps=100.
+WHAT is one of `runs` below, such as `with the tool`, then settings of chapter 05, such as seed=44.
 Trains once, as `vlrlbook grpo --task zoom` does, in minutes; without the tool from the twin that was taught to
-call, so that nothing but the tool is missing. Rows of other names stay. Writes
-nbs/logs/05b_zoom.csv, 05b_zoom_run_log.csv and 05b_zoom_predictions.jsonl."""
+call, so that nothing but the tool is missing. Rows of other runs and other seeds stay. Writes
+nbs/logs/05b_zoom.csv and 05b_zoom_run_log.csv."""
 import sys
 import tempfile
 from pathlib import Path
 
-from measure.common import logs, made_by, read_csv, read_jsonl, read_log, write_jsonl, write_log
+from measure.common import made_by, read_csv, read_jsonl, read_log, write_log
 
-log, run_log, predictions = "05b_zoom.csv", "05b_zoom_run_log.csv", "05b_zoom_predictions.jsonl"
+log, run_log = "05b_zoom.csv", "05b_zoom_run_log.csv"
 runs = {
     "with the tool": {},
     "without the tool": dict(max_looks=0),
     "paid for looking": dict(reward="0.7*zoom + 0.3*looks"),
+    "divided by the spread": dict(scale_rewards="group"),
 }
 # Of the run's own log: what the page draws
 columns = ("step", "reward", "part/right", "part/looks", "part/refused", "part/malformed", "part/outside", "part/swapped",
@@ -27,7 +28,7 @@ def main(
     what: str,  # one of `runs`
     *given: str,  # NAME=VALUE settings of chapter 05
 ):
-    "Put one run in the logs, in place of a run of the same name"
+    "Put one run in the logs, in place of a run of the same name and seed"
     from vlrlbook.grpo import run
     from vlrlbook.settings import GRPOSettings, read_settings
     from vlrlbook.warm_twins import warm_start
@@ -44,15 +45,20 @@ def main(
         answered = read_jsonl(Path(folder) / "predictions.jsonl")
         steps = read_csv(Path(folder) / "run_log.csv")
     made = dict(run=what, steps=settings.max_steps, seed=settings.seed, **made_by())
-    keep(log, what, [made | row for row in scored(settings, answered)])
-    keep(run_log, what, [dict(run=what) | {name: row.get(name, "") for name in columns} for row in steps])
-    others = [row for row in (read_jsonl(logs / predictions) if (logs / predictions).exists() else []) if row["run"] != what]
-    write_jsonl(predictions, others + [dict(run=what) | row for row in answered])
+    keep(log, [made | row for row in scored(settings, answered)])
+    drawn = []
+    for row in steps:
+        # in a sum of rewards the parts are called after the reward they belong to
+        found = {name: row.get(name, row.get(name.replace("part/", "part/zoom_"), "")) for name in columns}
+        drawn.append(dict(run=what, seed=settings.seed) | found)
+    keep(run_log, drawn)
 
 
-def keep(name, what, rows):
-    "Rows of one run in a log, in place of those of the same name"
-    write_log(name, [row for row in read_log(name) if row["run"] != what] + rows)
+def keep(name, rows):
+    "Put the rows of one run in a log, in place of those of the same name and seed"
+    run_key = rows[0]["run"], str(rows[0]["seed"])
+    others = [row for row in read_log(name) if (row["run"], row["seed"]) != run_key]
+    write_log(name, others + rows)
 
 
 def scored(settings, answered):
