@@ -144,7 +144,7 @@ def check_format(
 
 # %% ../nbs/04_aloha.ipynb #n942cf66
 def drawn_data(
-    settings: AlohaSettings, # episodes, frames and seed
+    settings: AlohaSettings, # episodes (how many films), frames (of each film) and seed
 ) -> Path: # folder of a LeRobot data set
     """Draw synthetic films as the settings say, and return the folder of the data set in `output_dir`.
 
@@ -172,17 +172,20 @@ def open_data(
     """Open the data set that the settings name.
 
     Two names need no download: the films of DRAWN are drawn here, those of SIMULATED come with this book."""
-    s, root = settings, settings.data
+    s = settings
+    # The folder of the data set. It may stay None: then LeRobot takes its cache, or downloads the data set.
+    root = s.data
     if not root and s.repo_id == DRAWN:
         root = drawn_data(s)
     if not root and s.repo_id == SIMULATED:
-        root = book_file("films/aloha_transfer_cube/meta/info.json").parent.parent
+        root = book_file("films/aloha_transfer_cube/meta/info.json").parent.parent # the folder above meta/
+
+    # Refuse a film that a data set in a folder does not have, before anything is loaded.
     films = s.chosen_films() # numbers, sorted; None: all
     info_file = root and Path(root, "meta", "info.json")
-    # Of a data set in a folder it is known how many films there are, before anything is loaded.
     if films and info_file and info_file.exists():
         total = json.loads(info_file.read_text())["total_episodes"]
-        if films[-1] >= total:
+        if films[-1] >= total: # the last number is the largest
             raise SettingsError(f"episodes: film {films[-1]}, but there are films 0 to {total - 1}")
     return open_lerobot(s.repo_id, root, episodes=films, revision=s.revision, tolerance_s=s.tolerance_s,
                         video_backend=s.video_backend)
@@ -274,9 +277,9 @@ class AlohaFrames(torch.utils.data.Dataset):
         self._find_pictures() # sets how pictures are read
 
     def _read_columns(self, label, label_as, num_classes):
-        """Read all columns but the pictures, once, into attributes.
+        """Read all columns but the pictures, once, into attributes with an entry for every frame.
 
-        Each array gets an entry for every frame of the data set."""
+        `label` is the name of the column with the bins, or None; `label_as` says how it is read."""
         names = ["index", "episode_index", "frame_index", "task_index", "timestamp"]
         names += [label] if label else []
         # with_format(None) gives plain Python values; LeRobot's own format makes a tensor of each.
@@ -288,6 +291,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.indices = np.array(columns["index"])
         texts = self.data.meta.tasks.index # LeRobot keeps tasks as a table whose index is their text
         self.tasks = [texts[number] for number in columns["task_index"]]
+
+        # The labels; `read` is a `FilmLabels`.
         films_and_moments = self.episodes, self.moments # for error messages
         if label:
             read = read_film_labels(columns[label], *films_and_moments, label, label_as, num_classes)
@@ -353,7 +358,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         item |= dict(episode=int(self.episodes[row]), frame=int(self.moments[row]), row=row)
         if self.labelled:
             item["label"] = int(self.labels[row])
-        if self.targets is not None:
+        if self.targets is not None: # progress is learnt as a number
             item["target"] = float(self.targets[row])
         return item
 
@@ -467,11 +472,11 @@ def open_frames(
 
 # %% ../nbs/04_aloha.ipynb #c030
 def frames_per_second(
-    read, # index → anything
-    n: int = 64, # frames of a round
+    read, # function that is timed: index → anything
+    n: int = 64, # calls in a round, with the indices 0 to n - 1
     rounds: int = 3, # the fastest counts
-) -> float: # frames per second
-    "How many calls of `read`, each for one frame, a second takes"
+) -> float: # calls per second; frames per second if each call reads one frame
+    "How often `read` can be called in a second"
     seconds = [] # of each round
     for _ in range(rounds):
         start = time.perf_counter()
@@ -482,17 +487,17 @@ def frames_per_second(
 
 def reading_speeds(
     frames: AlohaFrames, # at least 96 of them
-    n: int = 48, # frames of a round
+    n: int = 48, # frames that are read one at a time, to measure the first two ways
 ) -> dict: # storage, and frames per second of three ways to read
     """Frames per second in three ways.
 
     By LeRobot's own indexing, by ours one frame at a time, and by ours in shuffled batches."""
+    plain = frames_per_second(frames.data.__getitem__, n) # `data` is LeRobot's data set
+    one_by_one = frames_per_second(frames.__getitem__, n)
     # Three batches of 32, from the first 192 frames: more of a large data set would only take longer.
     order = np.random.default_rng(0).permutation(min(192, len(frames)))
     batches = order[:96].reshape(3, 32)
-    plain = frames_per_second(frames.data.__getitem__, n) # `data` is LeRobot's data set
-    one_by_one = frames_per_second(frames.__getitem__, n)
-    # Here each call of `read` gives a batch instead of a frame.
+    # Here each of the three calls reads a batch instead of a frame, so batches a second are measured.
     batches_a_second = frames_per_second(lambda i: frames.__getitems__(batches[i]), n=3)
     return {
         "storage": frames.data.features[frames.cameras[0]]["dtype"],
@@ -507,13 +512,15 @@ def analyze(
 ) -> Table: # what, value
     "A table of what a data set holds, with a warning for what would spoil training on it"
     lengths = np.array(list(Counter(frames.episodes.tolist()).values())) # frames of each film
-    # How often labels were read as a vector, as zeros and so on.
-    kinds, features = Counter(frames.kinds.tolist()), frames.data.features
+    kinds = Counter(frames.kinds.tolist()) # kind of label, such as "vector" or "zero" → number of frames
     # The other kinds, integer, success and progress, are labels of one number.
     numbers = len(frames.labels) - kinds["zero"] - kinds["vector"] - kinds["missing"]
-    counts = bin_counts(frames.labels, frames.num_classes)
-    info = frames.data.meta.info
+    counts = bin_counts(frames.labels, frames.num_classes) # frames in each bin
+    info, features = frames.data.meta.info, frames.data.features
+
+    # The first column of the table → the second one.
     rows = {
+        # about_set: the value in meta/info.json, or "not said"
         "format": about_set(info, "codebase_version"),
         "robot": about_set(info, "robot_type"),
         "frames": len(frames.labels),
@@ -555,7 +562,7 @@ def about_set(
 def _warnings(
     frames, # `AlohaFrames`; its `labels`, `kinds` and `episodes` have an entry for each frame
 ):
-    "Yields a sentence for everything in a data set that would spoil a classifier"
+    "Yields a sentence for everything in a data set that would spoil a classifier trained on it"
     if not frames.labelled:
         yield "there are no labels: mode predict can write some, training cannot start"
         return
@@ -566,6 +573,7 @@ def _warnings(
     empty_bins = [str(bin_number) for bin_number in range(frames.num_classes) if bin_number not in labels]
     if empty_bins:
         yield f"no frame in bin {', '.join(empty_bins)}"
+    # The highest bin that each film reaches. If even the lowest of them is the last bin, all films succeed.
     highest_bins = [labels[frames.episodes == film].max() for film in np.unique(frames.episodes)]
     if len(set(labels.tolist())) == 1:
         yield "every frame has the same bin: there is nothing to learn"
@@ -598,6 +606,7 @@ class AlohaCollator:
     def __call__(self, items):
         "The encodings of items of `AlohaFrames`, padded to one length, with labels if the items have some"
         from qwen_vl_utils import process_vision_info
+        # For each item one message of the user, with all its pictures, and this as text with picture markers.
         chats = [aloha_messages(item["images"], item["text"]) for item in items]
         texts = [self._chat_text(chat_messages) for chat_messages in chats]
         # Qwen wants pictures whose sides are multiples of its patch; this function resizes them. Processors
@@ -607,6 +616,7 @@ class AlohaCollator:
         pictures = iter(pictures) # of all items, one after the other
         # A list of pictures for each item, since Gemma's processor takes no flat list.
         pictures_of_items = [list(islice(pictures, len(item["images"]))) for item in items]
+
         batch = self.processor(text=texts, images=pictures_of_items, padding=True, padding_side=self.side,
                                return_tensors="pt")
         # Gemma's processor adds how often it has cut each picture; the model has no such argument.
@@ -636,7 +646,8 @@ class AlohaClassifier(BackboneWithHead):
         # peft wraps the model in one of its own; `get_base_model` unwraps it.
         unwrapped = vlm.get_base_model() if hasattr(vlm, "peft_config") else vlm
         head = nn.Linear(hidden_size(unwrapped.config), num_classes, device=unwrapped.device)
-        super().__init__(unwrapped.model, head) # `.model` is the backbone without its vocabulary head
+        # Kept as `self.backbone` and `self.head`; `.model` is the backbone without its vocabulary head.
+        super().__init__(unwrapped.model, head)
         # Written around `nn.Module.__setattr__`, which would make it a submodule: it shares its weights with
         # the backbone, so each of them would be counted and saved twice.
         self.__dict__["vlm"] = vlm
@@ -647,7 +658,7 @@ class AlohaClassifier(BackboneWithHead):
         """The logits [B, bins], and the loss if there are labels [B].
 
         Labels that are whole numbers are bins; floats are places between two bins, such as 1.3."""
-        logits = super().forward(**encodings).float() # [B, bins]
+        logits = super().forward(**encodings).float() # [B, bins], of the head at the last real token
         if labels is None:
             return {"logits": logits}
         if labels.is_floating_point():
@@ -697,7 +708,7 @@ def build_classifier(
         vlm = add_lora(vlm, s.lora_r, s.lora_alpha, s.lora_dropout)
     classifier = AlohaClassifier(vlm, num_classes, weights)
     classifier.moments = s.earlier_moments() # the word first, and seconds below 0
-    if s.head:
+    if s.head: # file of a saved head to start from
         load_head(s.head, classifier.head)
     return classifier, processor
 
@@ -748,12 +759,15 @@ def save_classifier(
     if not has_adapter:
         base = None # the directory holds the whole model
     description = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
+    # safetensors refuses tensors that are not contiguous in memory.
     head = {name: weight.cpu().contiguous() for name, weight in classifier.head.state_dict().items()}
+
     with new_folder(path, existing="any") as hidden_folder: # becomes `path` when all is written
         weights = hidden_folder / ("adapter" if has_adapter else "model")
-        classifier.vlm.save_pretrained(weights)
+        classifier.vlm.save_pretrained(weights) # with an adapter, peft writes the adapter alone
         save_processor(processor, weights)
         save_file(head, hidden_folder / "head.safetensors")
+
         # Two descriptions: classifier.json for `load_classifier`, and config.json, in which LeRobot looks up
         # the type of a reward model. Only ours has moments: LeRobot's reward models see one frame.
         ours = dict(description, base=base, moments=classifier.moments)
@@ -772,6 +786,8 @@ def load_classifier(
         raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
     # A `_Saved`: where the parts lie, and what was noted down with them.
     saved = _saved_by_us(path) if (path / "classifier.json").exists() else _saved_by_older_script(path)
+
+    # The vision-language model: a whole saved one, or a base model with the saved adapter on it.
     base_model = base or saved.base
     if not saved.has_adapter:
         vlm, processor = load_vlm(str(saved.weights), adapter=None)
@@ -780,11 +796,13 @@ def load_classifier(
     else:
         message = "the adapter does not say which model it stands on; name it with model"
         raise DataError("aloha.base", message, entry=str(path))
+
     # The processor as it was trained, with its size of pictures, takes the place of the base model's.
     if saved.has_processor():
         processor = type(processor).from_pretrained(saved.weights)
     if max_image_size:
         limit_pixels(processor, max_image_size)
+
     classifier = AlohaClassifier(vlm, saved.num_classes)
     classifier.moments = saved.moments
     load_head(saved.head, classifier.head)
@@ -830,6 +848,7 @@ def _saved_by_older_script(path):
     """Where the parts of a classifier lie that the older script wrote: all in one folder.
 
     The script noted nothing down: the number of bins is read from the head, and its cameras were fixed."""
+    # The names that the script gave to a head's file; `load_classifier` has made sure that one is there.
     head = next(path / name for name in OLD_HEADS if (path / name).exists())
     has_adapter = (path / "adapter_config.json").exists()
     return _Saved(
@@ -873,10 +892,12 @@ def split_films(
     # distances in this order, so that low and high ones are among them.
     ordered_films = sorted(films, key=partial(_highest_bin_then_random, frames, seed))
     count = min(len(films) - 1, max(1, round(share * len(films)))) # at least one film on either side
+    # The middles of `count` equal parts of the order.
     places = [int((i + 0.5) * len(ordered_films) / count) for i in range(count)]
     held_out_films = [ordered_films[place] for place in places]
-    is_held_out = np.isin(film_of_row, held_out_films)
-    # `change` is the augmentation, which both sides keep.
+
+    is_held_out = np.isin(film_of_row, held_out_films) # True for each frame of a held-out film
+    # `part` gives the same data set with these rows only; both keep `change`, the augmentation.
     kept = frames.part(frames.rows[~is_held_out], frames.change)
     return kept, frames.part(frames.rows[is_held_out], frames.change)
 
@@ -910,8 +931,10 @@ def mirrored(
     partners = [re.sub(r"(?<![a-z])(left|right)(?![a-z])", _swapped, camera) for camera in cameras]
     # A mirror turns clockwise into counter-clockwise too, which exchanging two words does not express.
     has_rotation = re.search(r"clockwise", item["text"], re.I)
+    # None also where a camera has no partner, such as a left wrist without a right one.
     if set(partners) != set(cameras) or has_rotation:
         return None
+
     images = []
     # The pictures of one moment after those of another, each moment in the order of the cameras.
     for start in range(0, len(item["images"]), len(cameras)):
@@ -919,6 +942,7 @@ def mirrored(
         flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
         by_camera = dict(zip(partners, flipped)) # the left wrist's picture, flipped, is now the right one's
         images += [by_camera[camera] for camera in cameras]
+    # _swapped: right for left, and left for right
     text = re.sub(r"\b(left|right|Left|Right)\b", _swapped, item["text"])
     return item | dict(images=images, text=text)
 
@@ -1041,7 +1065,7 @@ def class_weights(
 def training_arguments(
     settings: AlohaSettings, # a checked object
 ) -> TrainingArguments: # for transformers.Trainer
-    "Our settings as transformers' TrainingArguments"
+    "Our settings as transformers' TrainingArguments; each validation also saves a checkpoint"
     s, on_gpu = settings, torch.cuda.is_available()
     validation = {} # without validation films: transformers' defaults, no evaluation
     if s.val_share:
@@ -1054,31 +1078,36 @@ def training_arguments(
         )
     return TrainingArguments(
         output_dir=s.output_dir,
-        learning_rate=s.lr,
+        seed=s.seed,
+        # Steps and batches.
         num_train_epochs=s.epochs,
-        max_steps=s.max_steps,
+        max_steps=s.max_steps, # wins over the epochs, if it is above 0
         per_device_train_batch_size=s.batch_size,
         per_device_eval_batch_size=s.batch_size,
         gradient_accumulation_steps=s.gradient_accumulation_steps,
+        # The optimizer.
+        learning_rate=s.lr,
+        lr_scheduler_type=s.lr_scheduler_type,
+        warmup_steps=s.warmup_steps,
         weight_decay=s.weight_decay,
         max_grad_norm=s.max_grad_norm,
-        warmup_steps=s.warmup_steps,
-        lr_scheduler_type=s.lr_scheduler_type,
-        bf16=s.precision == "bf16" or (s.precision == "auto" and on_gpu),
+        # The device.
         use_cpu=not on_gpu,
-        seed=s.seed,
+        bf16=s.precision == "bf16" or (s.precision == "auto" and on_gpu),
+        ddp_find_unused_parameters=False, # every trained weight gets a gradient: no search for others
+        # Checkpoints and logs.
         save_strategy="steps",
         save_steps=s.eval_steps,
         save_total_limit=2, # the newest and the best
         logging_steps=s.logging_steps,
         disable_tqdm=True, # our callback shows the progress bar
-        label_names=["labels"], # without it Trainer would evaluate without a loss
         report_to=[] if s.report_to == "none" else [s.report_to],
+        # Data.
+        label_names=["labels"], # without it Trainer would evaluate without a loss
         # Trainer would drop what `forward` has no argument for: images and text, which our collator reads.
         remove_unused_columns=False,
         dataloader_num_workers=s.num_workers,
         dataloader_pin_memory=on_gpu,
-        ddp_find_unused_parameters=False, # every trained weight gets a gradient: no search for others
         **validation,
     )
 
@@ -1107,14 +1136,18 @@ def make_trainer(
         probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
         # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
         bins = np.rint(evaluated.label_ids)
-        metrics = classifier_metrics(bins, probabilities, val.episodes[val.rows])
+        films = val.episodes[val.rows] # the film of each validation frame
+        metrics = classifier_metrics(bins, probabilities, films)
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
+
     own_log = RunLog() if log is None else log # not `or`: an empty log is false
+    # Copies Trainer's rows into the log, under the names that `logged_as` gives them, and shows progress.
     callbacks = [RunLogCallback(own_log, logged_as, "training")]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     if train.change: # an `Augment`: as a callback it learns when an epoch begins
         callbacks.append(train.change)
+
     trainer = AlohaTrainer(
         model=classifier,
         args=training_arguments(settings),
@@ -1179,14 +1212,18 @@ def judge_success(
     Success is predicted where the last bin's probability is at least the threshold. The threshold is the one
     with the best F1 on the validation frames."""
     last_bin = probabilities.shape[1] - 1
+
+    # The threshold, from the validation frames.
     threshold = 0.5
-    if seen is not None:
+    if seen is not None: # then there is `val`, too
         # `rows` are the numbers that the frames of a part have among all frames.
         is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
         # Without a success among the validation frames every F1 is 0, and the threshold stays one half.
         if is_success.any():
-            candidates = np.unique(scores).tolist()
+            candidates = np.unique(scores).tolist() # from low to high; of equal F1 the lowest is taken
             threshold = max(candidates, key=partial(_f1_at, scores, is_success))
+
+    # Precision and recall, on the held-out frames.
     is_success = frames.labels[held.rows] == last_bin
     is_predicted = probabilities[:, last_bin] >= threshold
     successes, predicted = int(is_success.sum()), int(is_predicted.sum())
@@ -1258,7 +1295,7 @@ class AlohaRun:
 
     def __repr__(self):
         r = self.results
-        if r["macro_f1"] is None: # `_held_out_metrics` leaves it out where all frames have one bin
+        if r["macro_f1"] is None: # all frames have the same bin
             f1 = "no macro-F1, since these films hold one bin only,"
         else:
             f1 = f"macro-F1 {r['macro_f1']:.3f}"
@@ -1295,6 +1332,7 @@ def as_it_began(
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
     # What the error message advises to do instead of going on: a new run that takes this one's weights.
     weights_by = "adapter and head take its weights"
+    # Without a checkpoint this writes a file into output_dir; with one it compares everything with the file.
     # `may_differ` holds the names of settings that need not be the same, such as max_steps.
     same_run(settings, checkpoint, free=may_differ, weights_by=weights_by, bins=bins,
              frames_to_learn=fingerprint)
@@ -1306,6 +1344,8 @@ def train_classifier(
     s, start = settings, time.time()
     set_seed(s.seed)
     checkpoint = find_checkpoint(s.output_dir, s.resume) # None: from the beginning
+
+    # Read the data and check them.
     frames = open_frames(s, training=True)
     bins = s.num_classes or frames.num_classes
     if frames.labels.max() >= bins:
@@ -1315,8 +1355,11 @@ def train_classifier(
     is_first = PartialState().is_main_process
     if is_first:
         as_it_began(s, checkpoint, frames, train, bins) # writes the settings down, or compares them
+
+    # Train. At the end Trainer loads the checkpoint that was best in validation, if there is validation.
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
     classifier, processor = build_classifier(s, bins, weights)
+    # The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
     before_training = time.time()
@@ -1324,6 +1367,8 @@ def train_classifier(
     facts = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
     facts |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
     facts |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
+
+    # Judge it.
     held_out = test or val or train # the frames that the run is judged on
     probabilities = predict_bins(classifier, processor, held_out, s.batch_size)
     val_probabilities = predict_bins(classifier, processor, val, s.batch_size) if val else None
@@ -1331,6 +1376,8 @@ def train_classifier(
     metrics["success"] = judge_success(frames, held_out, probabilities, val_probabilities, val)
     if frames.targets is not None: # progress was learnt as a number
         metrics["progress"] = progress_errors(frames, train, held_out, probabilities)
+
+    # Save classifier, predictions and results.
     results = dict(settings=asdict(s), processes=PartialState().num_processes, **metrics, **facts,
                    seconds=time.time() - start, peak_memory_mb=peak_memory_mb(), **run_facts())
     results["versions"]["lerobot"] = version("lerobot")
@@ -1395,7 +1442,7 @@ def prediction_rows(
             label=int(frames.labels[i]) if frames.labelled else None,
             label_kind=str(frames.kinds[i]),
             predicted=int(of_bins.argmax()),
-            expected=round(expected, 4),
+            expected=round(expected, 4), # the mean bin, weighted by the probabilities
             # from 0 to 1; named as LeRobot's reward model SARM names it in its files
             progress_sparse=round(expected / last_bin, 4),
         )
@@ -1432,10 +1479,10 @@ def predict_dataset(
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
     rows["label"] = rows["label"].astype("Int64") # pandas' integers that may be missing
     stem = f"{Path(frames.data.root).name}-{Path(s.ckpt_dir).name}-bins"
-    path = free_path(Path(s.output_dir), stem, ".parquet")
+    path = free_path(Path(s.output_dir), stem, ".parquet") # with a number, if the name is taken
     with new_file(path) as hidden_file: # becomes `path` when it is whole
         rows.to_parquet(hidden_file, index=False)
-    if s.labelled_set:
+    if s.labelled_set: # a new folder for a copy of the data set
         write_columns(frames.data, rows, s.labelled_set)
     return path
 
@@ -1491,12 +1538,14 @@ def chat(
     A line `/reward right.png left.png high.png | task` is answered by the classifier, with the bin of these
     pictures; any other text by the model. `exit` or Ctrl-C ends the chat."""
     history = [] # messages so far; `_text_answer` adds the question and its answer
+
     def answer(line):
         "The answer to one line, as text: by the classifier or by the model"
         if line.startswith("/reward"):
             return _reward_answer(line, classifier, processor, cameras)
         return _text_answer(line, vlm, processor, history, max_new_tokens)
-    source = _terminal_lines() if lines is None else lines
+
+    source = _terminal_lines() if lines is None else lines # what is typed, until the end of input
     try:
         for line in map(str.strip, source):
             if line.lower() in ("/quit", "/exit", "quit", "exit"):
@@ -1507,7 +1556,7 @@ def chat(
                 say(answer(line))
             except (OSError, ValueError) as error: # such as a picture that does not exist; the chat goes on
                 say(f"cannot: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt: # Ctrl-C
         say("")
 
 # %% ../nbs/04_aloha.ipynb #nbe6fd6b
@@ -1560,7 +1609,7 @@ def _reward_answer(
         raise ValueError(f"expected {wanted}, then | and the task")
     images = [open_picture(Path(name).read_bytes()) for name in file_names]
     item = dict(images=images, text=f"Task: {task.strip()}")
-    probabilities = predict_bins(classifier, processor, [item])[0]
+    probabilities = predict_bins(classifier, processor, [item])[0] # [bins], of the only item
     listed, expected = " ".join(f"{p:.2f}" for p in probabilities), expected_bin(torch.tensor(probabilities))
     likeliest, last_bin = probabilities.argmax(), len(probabilities) - 1
     return f"bin {likeliest} of 0 to {last_bin}, expected {expected:.2f}; probabilities {listed}"
@@ -1577,14 +1626,16 @@ def as_reward(
     classifier, processor, cameras = load_classifier(path, device)
     classifier.requires_grad_(False)
     moments = classifier.moments # earlier moments that a sample shows, each with a picture of every camera
+
     def reward(completions, samples):
         """The rewards of a batch of answers by the loaded classifier.
 
         A dict for each answer: overall (from 0 to 1), expected_bin, the likeliest bin and its confidence."""
-        items = []
         for sample in samples:
             # a DataError where a picture of a camera is missing, at one of the moments that are shown
             _check_pictures(sample, cameras, moments)
+        # The classifier judges the pictures as if the task that the answer names had been asked for.
+        items = []
         for sample, completion in zip(samples, completions):
             items.append(dict(images=sample.images, text=f"Task: {_named_task(completion)}"))
         probabilities = predict_bins(classifier, processor, items) # [answers, bins]
@@ -1595,6 +1646,7 @@ def as_reward(
             likeliest = dict(bin=float(of_bins.argmax()), confidence=float(of_bins.max()))
             rewards.append(dict(overall=expected / last_bin, expected_bin=expected, **likeliest))
         return rewards
+
     reward.batched = True # the trainer then calls it once with all answers of a step
     return reward
 
@@ -1690,7 +1742,8 @@ class AlohaRewardModel(PreTrainedRewardModel):
         collate = AlohaCollator(self.processor)
         encodings = collate(self.items(batch)).to(device)
         out = self.classifier(labels=labels.to(device), **encodings)
-        is_right = out["logits"].argmax(-1).cpu() == labels.round() # the nearest bin of a place between two
+        # `round` gives the nearest bin of a label that lies between two.
+        is_right = out["logits"].argmax(-1).cpu() == labels.round()
         return out["loss"], {"accuracy": float(is_right.float().mean())}
 
     def bins_of(self, values) -> list:
@@ -1769,6 +1822,7 @@ def run_aloha(
         return predict_dataset(s)
     if s.mode == "analyze":
         return _analyzed(s)
+    # What is left is the mode chat.
     classifier, vlm, processor, cameras = talkers(s) # the classifier is None where none was trained
     lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
     # Of each moment that the classifier looks at, `/reward` takes a picture of every camera.

@@ -274,11 +274,13 @@ def _drop_at_the_meeting(cube, left: Script, right: Script, rng):
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     right.pick(cube, rotation=RIGHT_DOWN)
     right.move(steps=50, place=MEETING_PLACE)
+    # The left gripper waits beside the meeting place, open, until 30 steps after the right one is there.
     left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     left.wait_until(right.last_step + 30)
     right.stay(rng.integers(20, 70)) # holds the cube for so many control steps
     right.move(steps=10, opening=OPEN)
     right.move(steps=60, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
+    # The left one closes where the cube would be.
     left.move(steps=60, place=MEETING_PLACE + TAKING)
     left.move(steps=30, opening=CLOSED)
 
@@ -289,11 +291,11 @@ def _over_the_table(cube, left: Script, right: Script, rng):
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     middle = np.array([0.02, 0.5, CUBE_HEIGHT])
     right.pick(cube, rotation=RIGHT_DOWN)
-    right.move(steps=50, place=MEETING_PLACE + [0.05, 0, -0.1])
+    right.move(steps=50, place=MEETING_PLACE + [0.05, 0, -0.1]) # through the air, on the way
     right.move(steps=60, place=middle + [0, 0, 0.005]) # half a centimetre above where it will lie
     right.stay(30) # because the arm lags behind its target
     right.move(steps=20, opening=OPEN)
-    right.move(steps=40, place=middle + [0.1, 0, 0.12])
+    right.move(steps=40, place=middle + [0.1, 0, 0.12]) # up and away to the right
     # The left arm swings out while the right one leaves.
     left.wait_until(right.last_step - 60)
     left.pick(middle, rotation=LEFT_DOWN)
@@ -341,6 +343,7 @@ def _meet(
 ):
     "The right gripper brings the cube to the meeting place, the left one takes it and goes away with it"
     right.move(steps=50, place=MEETING_PLACE)
+    # Meanwhile the left gripper goes to a place beside it and opens.
     left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     # The right arm lags behind its script, so the left one waits until the cube hangs still.
     left.wait_until(right.last_step + int(rng.integers(20, 60)))
@@ -399,7 +402,7 @@ class Simulator:
         size: int = 96, # pixels a side of the pictures
     ):
         # dm_control chooses its renderer when it is first imported. Without a screen only EGL or OSMesa work.
-        if not os.environ.get("DISPLAY"):
+        if not os.environ.get("DISPLAY"): # there is no screen
             os.environ.setdefault("MUJOCO_GL", "egl")
         try:
             from dm_control import mujoco
@@ -409,6 +412,7 @@ class Simulator:
         except ImportError as error:
             problem = 'the simulator is not installed: pip install "vlrlbook[films]"'
             raise ImportError(f"{problem} ({error})") from error
+
         self.size = size
         world_file = str(Path(ASSETS_DIR) / "bimanual_viperx_end_effector_transfer_cube.xml")
         task = TransferCubeEndEffectorTask(random=0)
@@ -505,6 +509,8 @@ def record_film(
             moment_steps.append(step)
             observation = dict(views=simulator.views(), joints=simulator.joints())
             moments.append(observation | dict(action=action.astype(np.float32)))
+
+    # The label of a frame is the commonest reward of the control steps around it.
     for moment, reward in zip(moments, moment_labels(rewards, moment_steps)):
         moment["reward"] = reward
     return moments
@@ -532,24 +538,29 @@ def make_films(
     if films < 1 or size < SMALLEST:
         wanted = f"at least 1 film, and {SMALLEST} pixels a side"
         raise SettingsError(f"films = {films}, size = {size}: expected {wanted}")
+
     root, turns = Path(root), _turns(only) # names of plans, in the order in which films take them
-    simulator, started, descriptions = Simulator(size), time.time(), []
+    simulator, started = Simulator(size), time.time()
+    descriptions = [] # of each film: its plan and its rewards
     name = f"local/{root.name}"
     # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside the hidden
     # folder, and `new_folder` renames that part to `root` at the end.
     with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
+        # _columns: names, types and shapes of the columns, as LeRobot wants them described
         data = LeRobotDataset.create(
             name, fps=CONTROL_STEPS_A_SECOND // MOMENT_STEPS, features=_columns(size, videos),
             root=hidden_folder / "set", robot_type="aloha", use_videos=videos, video_backend="pyav",
             rgb_encoder=RGBEncoderConfig(g=WHOLE_EVERY, crf=QUALITY) if videos else None)
+
         for film in range(films):
             plan = turns[film % len(turns)]
-            # The stride keeps the films of two seeds apart.
+            # The stride keeps the films of two seeds apart. A moment is a frame: pictures, joints, reward.
             moments = record_film(simulator, plan, seed=seed * SEED_STRIDE + film)
             rewards = _add_film(data, moments) # a digit for each moment, such as "001122"
             descriptions.append(dict(plan=plan, rewards=rewards))
             if say:
                 say(f"{film + 1}/{films} {plan:<22} {rewards}  {time.time() - started:.0f} s")
+
         data.finalize()
         _describe(hidden_folder / "set", dict(seed=seed, size=size, films=descriptions)) # films.json
     return LeRobotDataset(name, root=root, video_backend="pyav")

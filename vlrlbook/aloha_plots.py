@@ -89,11 +89,12 @@ def _draw_course(
     frames,  # `AlohaFrames`; `episodes`, `moments` and `labels` have an entry for each frame
 ):
     "A line for each film: its bin at each moment, coloured by how the film ends"
-    films = np.unique(frames.episodes)[:most_courses]
+    films = np.unique(frames.episodes)[:most_courses]  # more lines would be one grey area
     ends = Counter()  # (how films end in words, colour) → number of films
     for film in films if frames.labelled else ():  # without labels there are no lines to draw
         is_its_frame = frames.episodes == film
         bins = frames.labels[is_its_frame]
+        # How the film ends in words, such as "ends in the last bin", and the colour of its line.
         end, colour = _end_of(bins, last_bin=frames.num_classes - 1)
         ends[end, colour] += 1
         # A film is drawn a little above or below its bins, at one of 11 heights, or all films would lie on
@@ -230,7 +231,7 @@ def judged_film(
     # Indices of the film's frames among the test frames. `run.test.rows` has the number of each test frame
     # among all frames, and `run.probabilities` its predicted probabilities.
     film_indices = np.flatnonzero(run.frames.episodes[run.test.rows] == episode)
-    count = min(moments, len(film_indices))
+    count = min(moments, len(film_indices))  # a short film is shown whole
     evenly_spread = np.linspace(0, len(film_indices) - 1, count).astype(int)
     chosen = film_indices[evenly_spread]
     items = run.test.__getitems__(chosen)
@@ -240,7 +241,7 @@ def judged_film(
     # An item may have pictures of earlier moments first; the last ones are those of the frame itself.
     pictures = [item["images"][-len(camera_names):] for item in items]
     labels = [item["label"] for item in items]
-    predicted = run.probabilities[chosen].argmax(1)
+    predicted = run.probabilities[chosen].argmax(1)  # the likeliest bin of each frame
     fig = film_strip(pictures, labels, predicted, camera_names)
     fig.suptitle(f"film {episode}: {items[0]['text']}", fontsize=9)
     return fig

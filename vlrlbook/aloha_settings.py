@@ -194,7 +194,8 @@ class AlohaSettings(Settings):
 
         Returns {name: value}. Also sets `self.named`, the names of the settings that somebody has written."""
         defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
-        variables = self.from_environment()
+        variables = self.from_environment()  # name → value, only of settings that were not given
+
         # Chat refuses to start if a model or a classifier that somebody has named does not exist. A
         # classifier that only a preset names may be missing.
         self.named = {name for name in ("model", "ckpt_dir") if getattr(self, name) or name in variables}
@@ -206,10 +207,11 @@ class AlohaSettings(Settings):
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)
+
         if self.data and Path(self.data, "meta", "info.json").exists():
             # A user's own films get the name of their folder, not that of the preset's data set.
             defaults["repo_id"] = f"local/{Path(self.data).resolve().name}"
-        if not self.data and (self.repo_id or defaults["repo_id"]) == DRAWN:
+        if not self.data and (self.repo_id or defaults["repo_id"]) == DRAWN:  # the films are drawn
             defaults["episodes"] = DRAWN_FILMS
         return defaults | variables
 
@@ -220,7 +222,10 @@ class AlohaSettings(Settings):
         yield from self._file_rules()
 
     def _range_rules(self):
-        "Yields (is broken, error message) for each rule about the range of a number"
+        """Yields (is broken, error message) for each rule about the range of a number.
+
+        The message is yielded even where the rule holds; whoever collects them then ignores it."""
+        # Numbers by name: above 0, at least 0, and from 0 to below 1.
         for name in _positive:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         # max_train_samples may be None, which takes all frames and cannot be compared with 0.
@@ -229,11 +234,15 @@ class AlohaSettings(Settings):
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
         for name in _shares:
             yield not 0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)}: expected 0 up to 1"
+
+        # Films and frames.
         held_out = self.val_share + self.test_share  # share of the films
         yield held_out >= 0.9, f"val_share + test_share = {held_out:g}: too little is left to train on"
         is_drawn = not self.data and self.repo_id == DRAWN
         sets_frames = self.frames != type(self).frames  # another number than the default
         yield sets_frames and not is_drawn, f"frames = {self.frames}: of drawn films only (repo_id {DRAWN})"
+
+        # Training.
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by epochs"
         has_too_few = self.num_classes is not None and self.num_classes < 2
         yield has_too_few, f"num_classes = {self.num_classes}: expected 2 or more"
@@ -286,13 +295,16 @@ class AlohaSettings(Settings):
         if self.episodes is None:
             return None
         text = str(self.episodes).strip()
+
+        # A count, where films are drawn.
         if not self.data and self.repo_id == DRAWN:
             is_count = text.isdigit() and int(text) > 0
             if not is_count:
                 raise SettingsError(f"episodes = {self.episodes!r}: expected how many films to draw")
             self.episodes = int(text)
             return None
-        # A single number could mean that film, or so many films: the user has to say which.
+
+        # Numbers of films. A single number could mean that film, or so many films: the user has to say which.
         if text.isdigit():
             n = int(text)
             raise SettingsError(f"episodes = {n}: of a data set it names films, as LeRobot's does; "
@@ -317,6 +329,7 @@ class AlohaSettings(Settings):
             word = word.strip(" '\"")
             if word in ("", "0", "0.0", "now"):
                 continue  # the present frame is always shown, so that it need not be named
+            # _seconds_before: the word as a number; a SettingsError if it is none below 0
             earlier.append(word if word == "first" else self._seconds_before(word))
         return earlier
 

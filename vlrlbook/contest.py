@@ -34,11 +34,12 @@ def as_reward(
 
     def reward(completion, answer):
         try:
-            value = function(completion, answer)
+            value = function(completion, answer)  # `answer` is the truth
         except Exception as error:  # a student's function may raise anything
             problem = f"{type(error).__name__}: {error}".strip()
             where = f"for the answer {completion[:60]!r}"
             raise ContestError(f"{function_name} stops with {problem[:120]} {where}") from error
+
         # a plain number is allowed too, so that a first attempt can be one line
         if isinstance(value, Real):
             value = dict(overall=float(value))
@@ -65,7 +66,7 @@ def checked_reward(
     reward = as_reward(function)
     # first the right answer, completion and truth alike: an error there is the easiest one to understand
     reward(_example, _example)
-    # then strange completions; a list of sentences, empty if the reward can train
+    # then strange completions: `check_reward` returns a list of sentences, empty if the reward can train
     problems = check_reward(reward, _example)
     if problems:
         raise ContestError(f"{getattr(function, '__name__', 'your reward')} cannot train yet: {problems[0]}")
@@ -130,10 +131,10 @@ def enter(
 
     The file holds the reward's source, the log of the training, and what the model answers about the frozen
     pictures (a fixed set that the training does not use) before and after."""
-    path = Path(folder) / entry_name(name)
+    path = Path(folder) / entry_name(name)  # such as contest/ada-lovelace.json
     if path.exists() and not again:
         raise ContestError(f"{path} is there already: choose another name, or again=True to write over it")
-    checked = checked_reward(reward)
+    checked = checked_reward(reward)  # ContestError if it cannot be used for training
     # the trained adapter is deleted with the folder: its answers show what it learned, and are small
     with tempfile.TemporaryDirectory() as run_folder:
         entry = _train_and_measure(name.strip(), _source_of(reward), checked, rules, run_folder)
@@ -155,7 +156,8 @@ def _train_and_measure(name, source, reward, rules, folder):
     with _registered("of_the_contest", reward) as reward_name:
         # directory of the model before the training, and the log; the adapter is written into `folder`
         base, log = _train(reward_name, rules, folder)
-    # the numbers are those of chapter 05's preset for this small model
+    # a row for each frozen picture: the answers of the model before, and of the same with the adapter.
+    # The numbers are those of chapter 05's preset for this small model.
     rows = compare(base, adapter=folder, dataset=frozen_pictures(rules), answers=rules.answers,
                    max_new_tokens=8, batch_size=125, max_image_size=112)
     # `compare` returns its rows sorted by length; "row" is the picture's place in the dataset
@@ -174,6 +176,7 @@ def _refuse_frozen(train, rules):
     from .evaluation import sample_at
     # pictures are compared by hashes of their pixels
     frozen_keys = {picture_key(sample.images[0]) for sample in frozen_pictures(rules)}
+    # sample_at: the row of a data set as a `Sample`, which holds the picture
     training_keys = {picture_key(sample_at(train, row).images[0]) for row in range(len(train))}
     shared_count = len(frozen_keys & training_keys)
     if shared_count:
@@ -191,6 +194,7 @@ def _train(reward_name, rules, folder):
     from .run_files import save_run
     from .settings import GRPOSettings, read_settings
     from .warm_twins import warm_start
+
     # every 5 steps, and more often in a short run, so that its curve has four points at least
     logging_steps = max(1, min(5, rules.steps // 4))
     # the rest is chapter 05's small preset; no checkpoints, and only one held-out picture, since the frozen
@@ -199,14 +203,15 @@ def _train(reward_name, rules, folder):
         reward=reward_name, max_steps=rules.steps, warm_steps=rules.warm_steps, seed=rules.seed,
         output_dir=folder, save_steps=0, eval_samples=1, logging_steps=logging_steps))
     set_seed(settings.seed)
-    # held-out pictures and the report on the data are not needed
-    train, _, _ = load_data(settings)
-    _refuse_frozen(train, rules)
+
+    train, _held_out, _report = load_data(settings)
+    _refuse_frozen(train, rules)  # ContestError if a frozen picture is among them
     model, processor = load_policy(settings)
     log = RunLog()
     trainer = make_trainer(settings, model, processor, train, log=log)
     trainer.train()
-    save_run(trainer, processor, settings)
+    save_run(trainer, processor, settings)  # writes the adapter into `output_dir`
+
     # the training began with this supervised model, which is in the cache by now ("tiny-qwen2_5_vl": its
     # family is qwen2_5_vl)
     model_before = warm_start(settings.model.removeprefix("tiny-"), settings.warm_steps)

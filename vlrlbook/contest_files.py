@@ -103,16 +103,18 @@ def entry_text(
 
     Most answers are repeats. So the field `texts` lists each different text once, and `answers` holds, for
     each column and picture, the places of its answers in that list, such as {"before_greedy": [[0], [3]]}."""
-    index_of_text = {}  # in the order in which the texts first occur
+    index_of_text = {}  # text → its place in `texts`, in the order in which the texts first occur
     answers = {}
-    for column in _columns:
+    for column in _columns:  # before_greedy, before_sampled, ..., after_shuffled
         answers[column] = []
         for row in entry.rows:
             # a new text gets the next number
             places = [index_of_text.setdefault(text, len(index_of_text)) for text in row[column]]
             answers[column].append(places)
+
     # five digits are enough for the curves
     log = [{key: float(f"{value:.5g}") for key, value in row.items()} for row in entry.log]
+    # `form` is the version of the file format
     content = dict(name=entry.name, form=form, reward=entry.reward, rules=asdict(entry.rules),
                    pictures=entry.pictures, facts=entry.facts, log=log, texts=list(index_of_text),
                    answers=answers)
@@ -129,6 +131,7 @@ def read_entry(
     The true answers are not read from it: they are drawn again, so that nobody can change them. If the file
     cannot be used, ContestError says in one sentence why."""
     path = Path(path)
+
     # the file may be anything, so its size is checked before it is read
     if path.stat().st_size > most_bytes:
         most = f"{most_bytes // 1_000_000} MB"
@@ -141,11 +144,14 @@ def read_entry(
                            "copy it again, or run it again") from error
     if not isinstance(content, dict) or "form" not in content:
         raise ContestError(f"{path.name} is no file of the contest")
+
     # the version of the file format
     if content["form"] != form:
         other = str(content["form"])[:20]
         writer = "another version of the book"
         raise ContestError(f"{path.name} was written by {writer}: form {other}, not {form}")
+
+    # an Entry; a field that is missing or has another form makes this raise any of the errors below
     try:
         return _entry_of(content)
     except ContestError as error:
@@ -161,9 +167,10 @@ def _entry_of(content):
     `content["texts"]` is a list of different texts. `content["answers"]` holds, for each column such as
     before_greedy, a list for each picture: the places of its answers in `texts`. A ContestError has a
     sentence for the student; any other exception means that a field is missing or has another form."""
-    rules = _rules_of(content["rules"])
+    rules = _rules_of(content["rules"])  # ContestError if a value is out of its range
     entry_name(content["name"])  # raises ContestError if the name cannot be used
     texts, answers = content["texts"], content["answers"]
+    # ValueError, here and below: the caller then says that the file is damaged
     if not all(isinstance(text, str) for text in texts) or set(answers) != set(_columns):
         raise ValueError("texts")
     # question, answer and picture of each row are drawn here; those that a file may hold are not read
@@ -179,6 +186,7 @@ def _entry_of(content):
             if len(places) != answer_count or not valid:
                 raise ValueError("places")
             row[column] = [texts[place] for place in places]
+
     log = [{str(key): float(value) for key, value in row.items()} for row in content["log"]]
     return Entry(name=content["name"].strip(), reward=str(content["reward"]), rules=rules,
                  pictures=str(content["pictures"]), rows=rows, log=log, facts=dict(content["facts"]))

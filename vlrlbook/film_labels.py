@@ -62,7 +62,9 @@ def read_film_labels(
         raise DataError("aloha.label", f"label_as = {label_as!r}{nearest(label_as, readings)}")
     table = _as_table(values, episodes, moments, column) # [frames, numbers of a label]
     width = table.shape[1]
+
     # Vectors always hold a number for each bin. What single numbers mean depends on the whole column.
+    # `kinds` is how each label was read in one word, `meaning` how the column was read in a few words.
     if width > 1:
         if label_as not in ("auto", "vector"):
             message = f"vectors of {width} numbers, which cannot be read as {label_as}"
@@ -71,9 +73,10 @@ def read_film_labels(
     else:
         bins, kinds, num_classes, meaning = _from_numbers(
             table[:, 0], column, label_as, progress_bins or PROGRESS_BINS)
+
     # Progress that is learnt as a number: from 0 to num_classes - 1.
     targets = _scaled_progress(table[:, 0], num_classes) if label_as == "regress" else None
-    told = _in_words(column, bins, kinds, num_classes, meaning)
+    told = _in_words(column, bins, kinds, num_classes, meaning) # a sentence for users
     return FilmLabels(bins, kinds, num_classes, told, targets)
 
 
@@ -143,9 +146,11 @@ def _from_numbers(
     Returns (bins, kinds, number of bins, how the numbers were read in words)."""
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
     are_whole = bool((numbers == np.round(numbers)).all())
+    # One of success (all are 0 or 1), integer (all are whole), progress (any others), or what was asked for.
     reading = _reading_of(low, high, are_whole) if label_as == "auto" else label_as
     _check_range(low, high, are_whole, column, reading, label_as) # a DataError where they cannot be read so
     kinds = np.full(len(numbers), reading)
+
     if reading == "success":
         return numbers.astype(int), kinds, 2, "0 and 1, taken as failure (bin 0) and success (bin 1)"
     if reading == "integer":
@@ -153,11 +158,12 @@ def _from_numbers(
         return numbers.astype(int), kinds, max(2, int(high) + 1), meaning
     if reading == "regress":
         # Progress is learnt as a number. Its bin, for metrics, is the nearest mark: with 5 marks, which lie
-        # at 0, 1/4, 1/2, 3/4 and 1, progress 0.3 belongs to mark 1.
+        # at 0, 1/4, 1/2, 3/4 and 1, progress 0.3 belongs to mark 1. `_scaled_progress` gives the progress
+        # in marks: 1.2 for 0.3.
         meaning = f"numbers from {low:.3g} to {high:.3g}, learnt as progress between {progress_bins} marks"
         bins = np.rint(_scaled_progress(numbers, progress_bins)).astype(int)
         return bins, kinds, progress_bins, meaning
-    # Progress is cut into bins of equal width. Clipped, since 1.0 belongs to the last bin.
+    # What is left is progress, cut into bins of equal width. Clipped, since 1.0 belongs to the last bin.
     bins = np.clip((numbers * progress_bins).astype(int), 0, progress_bins - 1)
     meaning = f"numbers from {low:.3g} to {high:.3g}, taken as progress and cut into {progress_bins} bins"
     return bins, kinds, progress_bins, meaning
@@ -183,9 +189,11 @@ def _check_range(
         fits = are_whole and 0 <= low and high < MOST_BINS
     else:
         in_range = -PROGRESS_TOLERANCE <= low and high <= 1 + PROGRESS_TOLERANCE
+        # Single numbers cannot be read as a vector, the only other reading.
         fits = reading in ("progress", "regress") and in_range
     if fits:
         return
+
     expected = f"expected {reading}"
     if label_as == "auto":
         # The user asked for no reading, so the message names those that are possible.

@@ -30,7 +30,7 @@ def write_morning(
     "Write the folder for a class of one morning: three notebooks, the glossary, TEACHER.md and stored runs"
     # all files are written into a hidden folder, which gets its name when everything is there
     with new_folder(folder, existing="none", manifest=False) as aside:
-        for name in lessons:
+        for name in lessons:  # name of a notebook → what it is made of
             # the format of Jupyter itself, so that a notebook that is saved again shows no other changes
             text = json.dumps(lesson_notebook(name), indent=1, ensure_ascii=False) + "\n"
             (aside / f"{name}.ipynb").write_text(text, encoding="utf-8")
@@ -53,12 +53,15 @@ def lesson_notebook(
     cells = []
     # a step names a cell of a chapter, or holds a cell that is in no chapter
     for number, step in enumerate(lessons[name].steps):
+        # one cell, or several where a text is too much for one slide
         cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
     ids = set()
     for cell in cells:
         # two steps may take two parts of the same text; a notebook's ids must differ
         cell["id"] += "-more" if cell["id"] in ids else ""
         ids.add(cell["id"])
+
+    # the cell of imports, which no slide shows
     setup = _code_cell(setup_source(name, cells), f"{name}-setup")
     setup["metadata"] = dict(slideshow=dict(slide_type="skip"))
     # the first cell is the title
@@ -66,7 +69,7 @@ def lesson_notebook(
                 metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")))
     # exercises emptied, their solutions folded away behind the checks
     notebook = twin(book, f"{name}.ipynb")
-    _add_slide_types(notebook["cells"])
+    _add_slide_types(notebook["cells"])  # which cell begins a slide, for nbconvert
     for cell in notebook["cells"]:
         # `chosen_cell` added it for `setup_source`; a notebook's file has no such field
         cell.pop("chapter", None)
@@ -88,22 +91,27 @@ def chosen_cell(
 ) -> dict:  # a cell of a notebook, with the chapter's name (or None) as `chapter`
     """Return the cell that a step of a lesson names, as the class will see it.
 
-    A code cell that the package exports is replaced by an import of its names. Of a text, a step may take only
-    a part. ValueError names a cell or a paragraph that the chapter no longer has."""
+    A code cell that the package exports is replaced by an import of its names. Of a text, a step may take
+    only a part. ValueError names a cell or a paragraph that the chapter no longer has."""
+    # a cell that was written for the class
     if isinstance(step, Own):
         make_cell = _code_cell if step.kind == "code" else _markdown_cell
         return make_cell(step.source, own_id) | dict(metadata=dict(tags=list(step.tags)), chapter=None)
+
     # "02_rewards:c063 from **Last exercise" → the place, and which part of the text is taken
     place, _, part = step.partition(" ")
     chapter, _, cell_id = place.partition(":")
-    if cell_id not in _cells(chapter):
+    if cell_id not in _cells(chapter):  # a dict of all cells of the chapter, id → cell
         raise ValueError(f"{chapter}: no cell {cell_id!r}, which the morning's class wants")
     cell = _cells(chapter)[cell_id]
     source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+
     if cell["cell_type"] == "markdown":
         return _markdown_cell(_part_of_text(source, part, place), cell_id) | dict(chapter=chapter)
+    # nbdev's directive "#| export": the cell is in the package, so an import of its names will do
     if re.match(r"#\| *export", source):
         return import_cell(chapter, cell_id) | dict(chapter=chapter)
+
     # lines that begin with "#|" are directives for nbdev, which mean nothing to a student
     shown_source = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
     metadata = dict(tags=list(tags))
@@ -215,7 +223,7 @@ def _importable(chapter):
     origins = {}
     for cell in _cells(chapter).values():
         source = "".join(cell["source"])
-        # a cell tagged `solution` is left out of the class
+        # a cell tagged `solution` tries the book's own solution, and is left out of the class
         if cell["cell_type"] != "code" or "solution" in cell["metadata"].get("tags", []):
             continue
         for node in ast.parse(source).body:
@@ -223,6 +231,7 @@ def _importable(chapter):
                 origins |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 origins |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+        # nbdev's directive "#| export": the cell is in the package, too
         if re.match(r"#\| *export", source):
             module = _exported_module(chapter)
             public_names = [name for name in _defined_names(source) if not name.startswith("_")]
@@ -246,8 +255,9 @@ def setup_source(
             continue
         needed, made = names_of_code("".join(cell["source"]))
         for name in sorted(needed - made_before - set(imports)):
-            # a cell that is in no chapter may use what any chapter of the lesson imports
+            # a cell takes its names from its own chapter; one that is in no chapter, from any of the lesson
             sources = [cell["chapter"]] if cell["chapter"] else chapters
+            # _importable: name → (module, name in the module), for all that a chapter imports or exports
             origins = [_importable(chapter).get(name) for chapter in sources]
             origin = next(filter(None, origins), None)  # the first chapter that has the name
             if origin is None:
@@ -293,6 +303,7 @@ def _split_for_slides(cell):
         if not pieces or after_caption or re.match(r"##? ", paragraph):
             pieces.append([])
         pieces[-1].append(paragraph)
+
     cells = []
     for number, piece in enumerate(pieces, 1):
         # the first cell keeps the id
@@ -319,7 +330,7 @@ def _add_slide_types(cells):
             continue
         if "check" in tags or "parameters" in tags:
             slide_type = "skip"
-        elif cell["id"].endswith("-solution"):
+        elif cell["id"].endswith("-solution"):  # `twin` has made it, from the solution of an exercise
             slide_type = "notes"
         elif cell["cell_type"] == "code" or _is_caption(source):
             slide_type = "-"  # nbconvert's word for: on the same slide as the cell before

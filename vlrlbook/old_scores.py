@@ -53,7 +53,7 @@ def read_old_checkpoint(
     if file is None:
         raise DataError("reward_model.checkpoint", "no .pt file there", entry=str(path))
     contents = _load_tensors(file) # mostly a dict with weights, optimizer, settings and more
-    state = _state_of(contents, file) # name → tensor
+    state = _state_of(contents, file) # name → tensor, wherever the weights lie in `contents`
     for name in state:
         if "lora_" in name:
             message = "holds a LoRA adapter beside its base; merge it (merge_and_unload) and save again"
@@ -70,7 +70,7 @@ def backbone_weights(
     """The checkpoint's weights under the names that the backbone uses.
 
     A DataError if a weight is missing or has another shape."""
-    # transformers has renamed these layers since then, so names are compared in a common form.
+    # transformers has renamed these layers since then, so names are compared in a form that has not changed.
     old_tensors = {_common_name(name): tensor for name, tensor in checkpoint.weights.items()}
     fitting, problems = {}, []
     for name, tensor in wanted.items():
@@ -99,10 +99,11 @@ def _checkpoint_file(path):
         return path if path.suffix in ENDINGS else None
     if not path.is_dir():
         return None
-    # a model that `VLRewardModel` has saved
+
+    # A folder. First those of other kinds: a model that `VLRewardModel` has saved,
     if (path / "reward_model.json").exists():
         return None
-    # A checkpoint of transformers holds files with these endings, too, but it also has a safetensors file.
+    # and a checkpoint of transformers, which also holds files with these endings, beside a safetensors file.
     if any(path.glob("*.safetensors")):
         return None
     files = [file for file in sorted(path.iterdir()) if file.suffix in ENDINGS]
@@ -128,7 +129,7 @@ def _load_tensors(file):
 def _state_of(contents, file):
     "The weights in a checkpoint's contents as {name: tensor}; a DataError if there are none"
     state = contents # some scripts save only the weights, without a dict around them
-    for key in STATE_KEYS:
+    for key in STATE_KEYS: # keys under which other scripts keep them
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             state = contents[key]
             break
@@ -149,7 +150,7 @@ def _head_of(state, file):
     Returns (prefix, head): how the head's names begin, such as "reward_head.", and its tensors under the
     names that chapter 03's head uses. The head is found by its last layer, the only one with a single
     output."""
-    # names of layers in a Sequential, such as reward_head.3.weight
+    # The last layer. It has a name as in a Sequential, such as reward_head.3.weight.
     numbered = [name for name in state if re.search(r"\.\d+\.weight$", name)]
     # A score is one number, so the weight of the last layer has the shape [1, hidden].
     last_layers = [name for name in numbered if state[name].ndim == 2 and len(state[name]) == 1]
@@ -158,12 +159,15 @@ def _head_of(state, file):
         message = f"{len(last_layers)} layers with a single output, {expected}"
         raise DataError("reward_model.checkpoint", message, entry=file.name)
     prefix = re.sub(r"\d+\.weight$", "", last_layers[0])
+
+    # The numbers of both layers with weights.
     in_head = [name.removeprefix(prefix) for name in state if name.startswith(prefix)] # such as 3.weight
     # An activation and maybe a dropout stand between the two layers, so the second one's number varies.
     numbers = sorted({int(name.split(".")[0]) for name in in_head})
     if len(numbers) != 2:
         message = f"a head of {len(numbers)} layers ({prefix}…), expected two"
         raise DataError("reward_model.checkpoint", message, entry=file.name)
+
     head = {} # chapter 03's head has its layers at 0 and 2 of a Sequential
     for our_number, old_number in zip((0, 2), numbers):
         for part in ("weight", "bias"):

@@ -107,14 +107,16 @@ def _result_item(result):
     A row shows place, name and outcome, the eight questions as marks, the share of right answers before and
     after training, and the curve of the student's own reward. Details can be opened below it."""
     entry, colour = result.entry, outcome_colours.get(result.outcome, "#666666")  # grey for any other outcome
-    _, rewards = entry.run_log().series("reward")  # steps are not needed
-    marks = _question_marks(result.asked)
+    _steps, rewards = entry.run_log().series("reward")  # at each logged step
+    marks = _question_marks(result.asked)  # a sign in HTML for each question, such as ✓ for yes
     collapsed_answer = ""
     if result.outcome == "collapsed":
         # it gives one answer to nearly every picture, which is shown without opening the details
         most_frequent_answer = escape(result.often[0])
         collapsed_answer = f'<div class="tally">{most_frequent_answer}</div>'
     right = f"{100 * result.before:.1f} % → <b>{100 * result.after:.1f} %</b>"
+
+    # one cell of the row after the other, from left to right; curve_svg: a small curve
     cells = [
         f'<div class="place">{result.place}</div>',
         f'<div><div class="name">{escape(entry.name)}</div>'
@@ -197,12 +199,13 @@ def curve_svg(
     span = (max(values) - low) or 1.0  # 1.0 avoids a division by zero where all values are equal
     points = []
     for place, value in enumerate(values):
-        # the picture is 100 wide and 30 high; y counts downwards, and 3 stay free at top and bottom
+        # the picture is 100 wide and 30 high; y counts downwards: 27 for the lowest value, 3 for the highest
         x = 100 * place / (len(values) - 1)
         y = 27 - 24 * (value - low) / span
         points.append(f"{x:.1f},{y:.1f}")
     label = f"reward from {values[0]:.2f} to {values[-1]:.2f}"
     # stretched to the width of its cell; the stroke is not stretched with it
     return (f'<svg viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="{label}">'
-            f'<path d="M{" L".join(points)}" fill="none" stroke-width="1.5" vector-effect="non-scaling-stroke"/>'
+            f'<path d="M{" L".join(points)}" fill="none" stroke-width="1.5" '
+            'vector-effect="non-scaling-stroke"/>'
             "</svg>")

@@ -98,7 +98,7 @@ def read_pair_rows(
     image_dir: str | Path = None,  # where picture paths begin; None: beside the file
     skip_bad: bool = False,  # list bad rows and go on
     keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
-    tell=None,  # called with the gate's report, such as `print`
+    tell=None,  # called with a report on the rows that were read and refused, such as `print`
 ) -> tuple:  # checked rows, list of {row, code, message, entry}
     """Read and check the preference rows of a file; all their pictures can be decoded.
 
@@ -108,6 +108,7 @@ def read_pair_rows(
         tell(report)
     rows = []
     for _number, row in numbered_rows:  # (its number in the file, `rows.preferences.PreferenceRow`)
+        # preference_fields: id, query, image, response, human_ranking; votes and turns if the row has some
         rows.append(preference_fields(row) | dict(margin=row.margin, group=row.group))
     return rows, report.skipped
 
@@ -124,8 +125,9 @@ def pairwise_loss(
 
     A tie, and a pair about which people disagree, get a loss of their own."""
     difference = first - second
-    gap = difference * (2 * preference - 1)  # score of the better less score of the worse
     is_undecided = (preference > 0) & (preference < 1)  # a tie, or people who disagree
+    # Score of the better answer less score of the worse; used for decided pairs only, where the factor is ±1.
+    gap = difference * (2 * preference - 1)
     if form == "bt":
         decided_loss = -logsigmoid(gap - margin)
         # Cross-entropy with the share of people as target. It is least where sigmoid(difference) equals the
@@ -137,6 +139,7 @@ def pairwise_loss(
         undecided_loss = relu(difference.abs() - margin)
     else:
         raise ValueError(f"form = {form!r}{nearest(form, ['bt', 'hinge'])}")
+
     loss = torch.where(is_undecided, undecided_loss, decided_loss)
     # A number added to all scores changes no difference; the last term keeps scores around 0.
     return loss + centring * (first + second) ** 2
@@ -175,9 +178,10 @@ def encode_answers(
 ):  # batch of tensors
     "Encode questions, pictures and answers as one padded batch with a row for each answer, in their order"
     if template:
-        fill_in = _template_function(template)
+        fill_in = _template_function(template)  # puts a question into the template
         samples = [replace(s, question=fill_in(content=s.question)) for s in samples]
     texts = [as_text(processor, answer) for answer in answers]  # without picture markers and control tokens
+    # A row is the model's chat template with question and pictures, then the answer and the end of its turn.
     return encode(processor, samples, texts, side=side)
 
 @cache
@@ -243,6 +247,7 @@ class VLRewardModel(BackboneWithHead):
         calibration: dict = None,  # from `calibrate`: {temperature, pairs}; None: scores were not calibrated
     ):
         device = next(backbone.parameters()).device
+        # Kept as `self.backbone` and `self.head`.
         super().__init__(backbone, score_head(hidden_size(backbone.config), activation).to(device))
         # True if a question can be read once for all its answers, as in chapter 07. That needs attention to
         # be sdpa; this call also prepares the backbone for it.
@@ -274,18 +279,21 @@ class VLRewardModel(BackboneWithHead):
     ):  # scores [B]; with `labels` also the language model's loss on them
         "The score of each row, read at its last real token"
         batch = dict(encodings, attention_mask=attention_mask)
+
+        # The states of the backbone, with each question read once for its G answers if that is possible.
         hidden = None  # [B, T, hidden]
         if G > 1 and self.shares:
-            # The question is read once for its G answers; None if that is not possible.
-            hidden = self._shared_hidden(batch, num_images, G)
+            hidden = self._shared_hidden(batch, num_images, G)  # None if reading so has failed
         if hidden is None:
             hidden = self.backbone(**batch).last_hidden_state
+
+        # The scores.
         rows = torch.arange(len(hidden), device=hidden.device)
         last_indices = last_real_token(attention_mask)  # [B] where each row ends, before its padding
         last = hidden[rows, last_indices]  # [B, hidden]
         # The head may be float32 while the backbone is bfloat16. Scores are always float32.
         raw = self.head(last.to(self.head[0].weight.dtype))[:, 0].float()
-        scores = squash(raw, self.facts["score_min"], self.facts["score_max"])
+        scores = squash(raw, self.facts["score_min"], self.facts["score_max"])  # into this range, smoothly
         if labels is None:
             return scores
         return scores, self._language_loss(hidden, labels)
@@ -392,7 +400,7 @@ class VLRewardModel(BackboneWithHead):
         if not facts_file.is_file():
             raise FileNotFoundError(f"{path}: no reward_model.json there, so this is no reward model")
         facts = json.loads(facts_file.read_text())  # arguments of `__init__`
-        if (path / "adapter_config.json").exists():
+        if (path / "adapter_config.json").exists():  # only an adapter was saved; its base is loaded, too
             backbone, processor = _load_with_adapter(path, base or facts["base"], trainable, attention)
         else:
             backbone, processor = _load_whole_backbone(path)
@@ -441,7 +449,7 @@ def encode_pairs(
     samples, answers, is_learnt, margins = [], [], [], []
     for pair in pairs:
         # The same sample for both rows, so that its pictures are opened only once.
-        samples += [row_sample(pair["row"])] * 2
+        samples += [row_sample(pair["row"])] * 2  # question and pictures of the row
         answers += [pair["first"], pair["second"]]
         # Only the preferred answer is learnt as text; of a tie neither.
         is_learnt += [pair["preference"] > 0.5, pair["preference"] < 0.5]
@@ -451,6 +459,7 @@ def encode_pairs(
     num_images = [len(sample.images) for sample in samples]
     batch = dict(encodings, num_images=num_images, G=2)  # G: rows that share a question
     if say:
+        # The tokens of the answers that are learnt, −100 elsewhere.
         batch["labels"] = _label_tokens(processor, batch, answers, is_learnt)
     preference = torch.tensor([pair["preference"] for pair in pairs])
     return dict(encodings=batch, preference=preference, margin=torch.tensor(margins))
@@ -549,13 +558,17 @@ def load_rows(
     Without `train_data` they are drawn. Rows that are held out have no picture in common with the others. The
     answers of each row are in random order."""
     s = settings
+
+    # Without a file: synthetic rows.
     if not s.train_data:
         # Far from any seed that a run is given, so that no run is trained on these rows, and all runs are
         # judged by the same ones.
         eval_seed = 2**20
         train = _drawn_rows(s.drawn_rows, s.seed)
         evaluation = _drawn_rows(s.eval_rows, eval_seed)
-        return train, evaluation, _drawn_rows(s.eval_rows, eval_seed + 1), []
+        return train, evaluation, _drawn_rows(s.eval_rows, eval_seed + 1), []  # no row was skipped
+
+    # Evaluation and test rows come from files of their own, or are taken out of the training rows.
     train, skipped = read_pair_rows(s.train_data, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
     held_out = []  # evaluation rows, then test rows
     for purpose, path in (("evaluation", s.eval_data), ("test", s.test_data)):
@@ -572,8 +585,10 @@ def load_rows(
             if len(rows) > most:
                 warn_loudly(f"{purpose}: {most} of {len(rows)} rows that were held out (eval_rows)")
         held_out.append(permuted(rows, s.seed + 1)[:most])  # the answers of each row in random order
+
     if s.loss_type == "hinge":
         _refuse_shares(train)  # a SettingsError where people disagree
+    # teaching_rows: without rows whose answers are all the same text
     return permuted(teaching_rows(train), s.seed), *held_out, skipped
 
 def _refuse_shares(rows):
@@ -642,13 +657,17 @@ def load_model(
 ) -> VLRewardModel:  # ready to train
     "The model to train: a saved reward model, if `settings.model` is one, else a base with a new head"
     s, path = settings, Path(settings.model)
-    template = judge_template(s.prompt_template)
+    template = judge_template(s.prompt_template)  # the text around each question, or None
+
+    # A saved reward model.
     if (path / "reward_model.json").exists():
         model = VLRewardModel.from_pretrained(path, trainable=True, attention=s.attention)
         # Training changes the scores, so that the temperature fitted to the old ones no longer holds.
         model.facts["calibration"] = None
         model.facts["prompt_template"] = template or model.facts["prompt_template"]
         return model
+
+    # A vision-language model with a new head.
     vlm, processor = _load_base(s)
     # A reward model keeps no vocabulary head. Its language loss takes the input embedding instead, which is
     # the same weight only if both are tied.
@@ -656,6 +675,7 @@ def load_model(
     if s.lm_weight and not is_tied:
         problem = f"{s.model} has a vocabulary head of its own, which a reward model does not keep"
         raise SettingsError(f"lm_weight = {s.lm_weight}: {problem}; set lm_weight to 0")
+
     # The new weights are drawn from the run's seed. fork_rng restores torch's generator afterwards, so that
     # later random numbers do not depend on how many were drawn here.
     with torch.random.fork_rng(devices=[]):
@@ -741,7 +761,8 @@ def pair_report(
     backwards: list = None,  # scores of the rows with their answers reversed
 ) -> dict:  # of `metrics.pair_metrics`, with baselines and swap_consistency
     "All figures that are reported of a judge, over all pairs of answers that are no ties"
-    pairs = _better_and_worse(rows)
+    pairs = _better_and_worse(rows)  # (row number, index of the better answer, index of the worse one)
+    # For each pair: both scores, (length of the better, of the worse), its group, both scores backwards.
     better, worse, lengths, groups, reversed_scores = [], [], [], [], []
     for n, i, j in pairs:  # in row n, answer i is better than answer j
         better.append(scores[n][i])
@@ -753,7 +774,9 @@ def pair_report(
             # In the reversed row answer i stands at -1 - i. `swap_consistency` wants the two scores in the
             # order of the reversed row, the worse answer's first.
             reversed_scores.append((backwards[n][-1 - j], backwards[n][-1 - i]))
+
     # Pairs of the same row are not independent; the confidence interval has to know which belong together.
+    # None where there are no more pairs than rows: then they are taken as independent.
     row_numbers = [n for n, _, _ in pairs] if len(pairs) > len(rows) else None
     report = pair_metrics(better, worse, groups, lengths, clusters=row_numbers)
     if backwards:
@@ -847,7 +870,7 @@ def plot_reliability(
     ax.plot([0.5, 1], [0.5, 1], color="#8a8a8a", lw=1, ls="--", label="as it should be")
     for name, colour in (("before", "#D55E00"), ("after", "#0072B2")):
         reliability = chances[name]
-        if not reliability or not reliability["n"]:
+        if not reliability or not reliability["n"]:  # no temperature was fitted, or there are no pairs
             continue
         figures = f"mean gap {reliability['ece']:.3f}, log loss {reliability['log_loss']:.3f}"
         label = f"temperature {reliability['temperature']:.2f}: {figures}"
@@ -893,10 +916,11 @@ def judge_rows(
 ) -> tuple:  # a list of scores per row, the report
     """Score all answers, and report how good the scores are.
 
-    Two controls are in the report: the answers in reverse order, and white pictures."""
+    Two controls are in the report: the answers in reverse order, and white pictures in place of the real."""
     scores = score_rows(model, rows, batch_size)
     backwards = score_rows(model, reversed_rows(rows), batch_size)
     report = pair_report(rows, scores, backwards)
+    # How well the chances made of the scores agree with what people preferred.
     report["chances"] = chances_report(rows, scores, model.facts["calibration"])
     scores_of_blank = score_rows(model, blanked(rows), batch_size)
     report["baselines"]["blanked"] = pair_report(rows, scores_of_blank)["pair_accuracy"]
@@ -909,11 +933,14 @@ def report_table(
     n, groups, baselines = report["n"], report["by_group"], report["baselines"]
     if not n:  # every pair is a tie
         return [dict(what="pairs with a preference", value="none, so there is no accuracy", n=0, ci95="")]
+    # Accuracy. `_table_line` makes a dict of what, value, number of pairs and confidence interval.
     rows = [_table_line("pair accuracy", report["pair_accuracy"], n, report["ci95"])]
     if len(groups) > 1:
         for name, group in sorted(groups.items()):
             rows.append(_table_line(f"in group {name!r}", group["accuracy"], group["n"], group["ci95"]))
     rows.append(_table_line("mean over groups (macro)", report["macro"], len(groups)))
+
+    # Baselines and controls.
     rows.append(_table_line("baseline: always the first", baselines["always_first"], n))
     rows.append(_table_line("baseline: the longer one", baselines["longer"], n))
     # `judge_rows` also scores white pictures; the report of `score_file` does not have them.
@@ -924,7 +951,8 @@ def report_table(
     swapped, by_length = report.get("swap_consistency"), report["length_bias"]
     if swapped:
         rows.append(_table_line("same winner when told backwards", swapped["consistent"], n, swapped["ci95"]))
-    # Of the pairs whose answers have different lengths.
+
+    # The influence of length, over the pairs whose answers have different lengths.
     unequal, unequal_n = "of unequal lengths:", by_length["n"]
     rows.append(_table_line(f"{unequal} the longer is preferred", by_length["prefers_longer"], unequal_n))
     correlation = by_length["rank_correlation"]  # of the gap in length with the gap in score
@@ -964,7 +992,8 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         # Trainer's own method calls the model with the batch and takes its first output for the loss. Here a
         # batch comes from `encode_pairs`, and the loss is computed from its scores. If Trainer no longer
         # calls this, the first step fails: the model gets no attention_mask.
-        out, s = model(**inputs["encodings"]), self.settings
+        s = self.settings
+        out = model(**inputs["encodings"])
         # With labels the model also returns the language model's loss on the better answers.
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
         first, second = scores.view(-1, 2).unbind(1)  # the two rows of a pair are neighbours
@@ -972,7 +1001,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         margin = inputs["margin"] if s.use_margin_loss else 0.0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()
         if model.training:
-            self._keep_figures(first, second, preference, loss, language_loss)
+            self._keep_figures(first, second, preference, loss, language_loss)  # for the next row of the log
         # The loss of an evaluation is that of the pairs alone, so that runs with different lm_weight can be
         # compared.
         if language_loss is not None and model.training:
@@ -1080,28 +1109,45 @@ def training_arguments(
     """`settings` as transformers' TrainingArguments.
 
     Each epoch ends with an evaluation and a checkpoint; at the end the best checkpoint is loaded."""
-    s, gpu = settings, torch.cuda.is_available()
+    s, on_gpu = settings, torch.cuda.is_available()
     # transformers 5.17's WandbCallback reads the project from this variable only; no argument names it.
     if s.wandb_project:
         os.environ["WANDB_PROJECT"] = s.wandb_project
     return TrainingArguments(
-        output_dir=str(run_dir), run_name=Path(run_dir).name,
-        learning_rate=s.lr, num_train_epochs=s.num_epochs, seed=s.seed,
+        output_dir=str(run_dir),
+        run_name=Path(run_dir).name,
+        seed=s.seed,
+        # Steps and batches.
+        num_train_epochs=s.num_epochs,
         per_device_train_batch_size=s.batch_size,
         # Trainer counts pairs, and eval_batch_size counts answers, two in each pair.
         per_device_eval_batch_size=max(1, s.eval_batch_size // 2),
         gradient_accumulation_steps=s.gradient_accumulation_steps,
-        weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm,
+        # The optimizer.
+        learning_rate=s.lr,
+        lr_scheduler_type="cosine" if s.use_scheduler else "constant_with_warmup",
         # transformers 5 takes a number below 1 as a share of all steps.
         warmup_steps=s.warmup_ratio,
-        lr_scheduler_type="cosine" if s.use_scheduler else "constant_with_warmup",
-        eval_strategy="epoch", save_strategy="epoch", save_total_limit=s.save_total_limit,
-        load_best_model_at_end=True, metric_for_best_model="pair_accuracy", greater_is_better=True,
-        bf16=s.bf16 and gpu, use_cpu=not gpu,
-        dataloader_num_workers=s.num_workers, dataloader_pin_memory=gpu,
+        weight_decay=s.weight_decay,
+        max_grad_norm=s.max_grad_norm,
+        # The device.
+        use_cpu=not on_gpu,
+        bf16=s.bf16 and on_gpu,
+        # Evaluations, checkpoints and logs.
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=s.save_total_limit,
+        load_best_model_at_end=True,
+        metric_for_best_model="pair_accuracy",
+        greater_is_better=True,
+        logging_steps=s.logging_steps,
+        report_to=s.report_to,
+        disable_tqdm=True,  # our callback shows the progress bar
+        # Data.
+        dataloader_num_workers=s.num_workers,
+        dataloader_pin_memory=on_gpu,
         # Trainer would drop every field of a pair that is no argument of the model's `forward`.
-        remove_unused_columns=False,
-        logging_steps=s.logging_steps, report_to=s.report_to, disable_tqdm=True)
+        remove_unused_columns=False)
 
 # %% ../nbs/03_reward_model.ipynb #n3e612d1
 def make_trainer(
@@ -1114,7 +1160,9 @@ def make_trainer(
 ) -> PairTrainer:  # call its `train`
     "The trainer of pairs, with its logs, early stopping and the function that makes batches"
     s = settings
+    # Writes the scores of a few rows after each evaluation, for people who want to watch them change.
     sample_log = SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")
+    # RunLogCallback: copies Trainer's rows into `log`, under the names in `logged_as`
     callbacks = [RunLogCallback(log, logged_as, "reward model"), sample_log]
     if s.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
@@ -1178,16 +1226,21 @@ def _start_in_one_process(
     # written down. `weights_by` is advice for the error message.
     write_or_compare = partial(same_run, s, free=may_differ,
                                weights_by="load_weights_only = true takes its weights into one", **contents)
+
     weights = None
-    if is_old_checkpoint(s.resume):
+    if is_old_checkpoint(s.resume):  # a file of an older script, which no run can go on from
         weights = s.resume  # a new run begins with them
     elif s.resume.lower() not in ("", "false"):
+        # `resume` is "true" for this experiment's newest run, or the directory of a checkpoint.
         folder = _latest_run(s) if s.resume.lower() == "true" else s.output_dir
+        # A checkpoint that is whole; a SettingsError if there is none.
         checkpoint = find_checkpoint(folder, s.resume)
         if not s.load_weights_only:
             write_or_compare(checkpoint)
-            return Path(checkpoint).parent, checkpoint, None
+            return Path(checkpoint).parent, checkpoint, None  # the run goes on
         weights = checkpoint
+
+    # A new run, with or without weights to begin with.
     run_dir = _new_run_dir(s)
     write_or_compare(None, folder=run_dir)
     return run_dir, None, weights
@@ -1295,6 +1348,7 @@ def worst_cards(
         row, mean = rows[n], mean_of(scores[n])
         rollouts = []
         for text, rank, score in zip(row["response"], row["human_ranking"], scores[n]):
+            # A card draws `advantage` as a bar beside the answer.
             rollouts.append(Rollout(text, dict(rank=rank, score=score), advantage=score - mean))
         card = RolloutGroup(row_sample(row), rollouts, title=f"margin {margin:+.2f}", bars="score less mean")
         cards.append(card)
@@ -1348,12 +1402,16 @@ def train_reward_model(
     "Train, calibrate, judge and save a reward model, on one device or several"
     started = time.time()
     set_seed(settings.seed)
+
+    # Rows, model and directory. `held_out` decides when to stop; `test` judges the final model.
     train, held_out, test, skipped = load_rows(settings)
     model = load_model(settings)
     # checkpoint: where a resumed run goes on, or None; weights: what a new run begins with, or None
     run_dir, checkpoint, weights = start_run(settings, train, held_out)
     if weights:
         model.load_weights(weights)
+
+    # Train. The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(run_dir / "run_log.csv", checkpoint)
     trainer = make_trainer(settings, model, train, held_out, run_dir, log)
     is_first_process = trainer.is_world_process_zero()
@@ -1362,6 +1420,8 @@ def train_reward_model(
     trainer.train(resume_from_checkpoint=checkpoint)
     if not is_first_process:
         return {}
+
+    # Fit the temperature that makes chances of scores, then judge and save.
     calibrate(model, held_out, settings.eval_batch_size)
     scores, report = judge_rows(model, test, settings.eval_batch_size)
     report["baselines"]["untrained"] = pair_report(test, untrained_scores)["pair_accuracy"]
@@ -1400,16 +1460,22 @@ def score_file(
     is_file = output.suffix in (".jsonl", ".json")
     if is_file and output.exists():
         raise DataError("preference.output", "is there already, and is not written over", entry=output_dir)
+
+    # Score.
     rows, skipped = read_pair_rows(data, image_dir, skip_bad_rows, keys, tell=print)
     judge = VLRewardModel.from_pretrained(model, device, base=base_model)
     rows = permuted(rows, seed)  # the answers of each row in random order
     start = time.perf_counter()
     scores = score_rows(judge, rows, batch_size, progress=True)
     pairs_per_second = len(pairs_of(rows)) / (time.perf_counter() - start)
+
+    # Write. The name of a new file in a folder says model, data and time.
     stem = f"{_model_name(model)}_{Path(data).stem}_{datetime.now():%Y%m%d-%H%M%S}"
     path = output if is_file else _new_file(output, stem)
     # The scores are written before all rows are scored again for the report, which takes as long.
     write_scores(path, rows, scores, judge.facts["calibration"])
+
+    # Report.
     backwards = score_rows(judge, reversed_rows(rows), batch_size)
     report = pair_report(rows, scores, backwards)
     report["chances"] = chances_report(rows, scores, judge.facts["calibration"])
@@ -1484,9 +1550,10 @@ def as_reward(
     """A trained reward model as a reward function: `score` in its own range, `overall` from 0 to 1.
 
     The model is loaded only once, even if several rewards are made from the same folder."""
-    model = _frozen_model(Path(path), device)
+    model = _frozen_model(Path(path), device)  # one that is in use already, if its files are unchanged
     low, high = model.facts["score_min"], model.facts["score_max"]
     warned = False  # the warning comes once for each reward, not once for each batch
+
     def rewarded(completions, samples):
         """The rewards of a batch of answers by the loaded reward model.
 
@@ -1500,6 +1567,7 @@ def as_reward(
         ends = [text[-longest:] for text in completions]
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
+
     rewarded.batched = True  # the trainer then calls it with many answers at once, and with their samples
     rewarded.model = model  # for a caller that wants to look at the model
     return rewarded

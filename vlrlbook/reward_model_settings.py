@@ -39,6 +39,8 @@ def judge_template(
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import SandboxedEnvironment
     text = _template_text(written)  # reads the file, if `written` is the name of one
+
+    # The names that jinja would have to fill in.
     try:
         names = meta.find_undeclared_variables(SandboxedEnvironment().parse(text))
     except TemplateSyntaxError as error:
@@ -52,6 +54,8 @@ def judge_template(
             problem = f"{text[:60]!r} is no file, and no template either"
         expected = "expected {{ content }} where the question goes, and no other name"
         raise SettingsError(f"prompt_template: {expected}; {problem}")
+
+    # vision_marks: tokens such as <|image_pad|>, which processors put in where a picture stands
     if any(mark in text for mark in ("<image>", *vision_marks)):
         raise SettingsError("prompt_template: holds the mark of a picture; pictures come with the question")
     return text
@@ -168,7 +172,9 @@ class RewardModelSettings(Settings):
             yield True, str(error)
 
     def _range_rules(self):
-        "Yields (is broken, error message) for each rule about the range of a number, and about the margin"
+        """Yields (is broken, error message) for each rule about the range of a number, and about the margin.
+
+        The message is yielded even where the rule holds; whoever collects them then ignores it."""
         positive = (
             "lr", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_grad_norm", "margin",
             "lora_r", "lora_alpha", "max_image_size", "save_total_limit", "drawn_rows", "eval_rows",
@@ -185,6 +191,8 @@ class RewardModelSettings(Settings):
         for name in ("warmup_ratio", "lora_dropout"):
             value = getattr(self, name)
             yield not 0 <= value < 1, f"{name} = {value}: expected 0 up to 1"
+
+        # Rules about two settings at once.
         low, high = self.score_min, self.score_max
         yield low >= high, f"score_min = {low} is not below score_max = {high}"
         # Without a margin the hinge loss is 0 for two equal scores, so that a run would learn nothing.

@@ -46,7 +46,7 @@ def executed(
     book = load_notebook_node(str(path))
     if any("parameters" in cell.metadata.get("tags", []) for cell in book.cells):
         book = parameterize_notebook(book, _quick if parameters is None else parameters)
-    # papermill has inserted a cell with the parameters, which no slide should show
+    # if so, papermill has inserted a cell with the new values, which no slide should show
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["slideshow"] = dict(slide_type="skip")
@@ -66,7 +66,7 @@ def slides_html(
     from nbconvert import SlidesExporter
     from traitlets.config import Config
     config = Config()
-    # code that only draws a figure is left out; its output stays
+    # the code of cells with the tag `hide_input`, which only draw a figure, is left out; their output stays
     config.TagRemovePreprocessor.enabled = True
     config.TagRemovePreprocessor.remove_input_tags = {hide_input}
     config.SlidesExporter.exclude_input_prompt = True

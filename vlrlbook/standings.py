@@ -57,6 +57,7 @@ def judge(
     The marks come from the model's answers alone; the student's reward function is never run here."""
     # a dict of outcome, sentence, and questions (a list of dicts: name, question, answer, detail)
     verdict = verdict_of(entry.rows, "counting")
+
     answered = {question["name"]: question for question in verdict["questions"]}
     asked = []
     # the verdict may leave questions out. Without any numbers, `questions` returns all eight of them,
@@ -65,6 +66,7 @@ def judge(
         marked = answered.get(question["name"], dict(answer="not measured", detail=""))
         asked.append(dict(name=question["name"], question=question["question"], answer=marked["answer"],
                           detail=marked["detail"]))
+
     answers_after = [row["after_greedy"][0] for row in entry.rows]
     # texts such as "7 × A photo of 3 discs", the most frequent first
     most_frequent = counted(answers_after)[:3]
@@ -145,11 +147,11 @@ def _read_files(paths, refused):
     """Read the students' files, and return a dict: file name → Entry.
 
     For a file that cannot be read, a sentence with the reason is appended to the list `refused`."""
-    entries, contents = {}, set()
+    entries, contents = {}, set()  # contents: the bytes of all files so far, to find copies
     for path in paths:
         try:
             # before `read_bytes`, since `read_entry` refuses a file that is too large
-            entry = read_entry(path)
+            entry = read_entry(path)  # ContestError if the file is damaged or is none of the contest
             content = path.read_bytes()
         except (ContestError, OSError) as error:
             refused.append(str(error))
@@ -173,7 +175,7 @@ def _without_same_names(entries, refused):
     kept = {}
     for files in files_of_name.values():
         name = entries[files[0]].name
-        if len(files) == 1:
+        if len(files) == 1:  # nobody else has this name
             kept[files[0]] = entries[files[0]]
         else:
             refused.append(f"{' and '.join(files)} are both from “{name}”, so neither is ranked: "
@@ -190,12 +192,13 @@ def _with_same_rules(entries, standings):
         return entries
     # the majority decides, so that one student with other rules does not shut out the class
     rule_counts = Counter(entry.rules for entry in entries.values())
-    [(common_rules, _)] = rule_counts.most_common(1)
+    [(common_rules, _count)] = rule_counts.most_common(1)
     # a hash of the pictures as this machine draws them
     standings.rules, standings.pictures = common_rules, fingerprint(common_rules)
     kept = {}
     for file, entry in entries.items():
         if entry.rules != common_rules:
+            # _rule_difference: the rules that differ, in words
             standings.refused.append(f"{file}: {_rule_difference(entry.rules, common_rules)}")
         elif entry.pictures != standings.pictures:
             here = f"not those that are drawn here ({standings.pictures})"

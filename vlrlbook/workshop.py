@@ -57,26 +57,31 @@ def twin(
     solution = None  # source of an exercise whose check has not come yet
     for cell in book["cells"]:
         tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
-        where = f"{name}, cell {cell['id']}"
+        where = f"{name}, cell {cell['id']}"  # for error messages
         # Code that tries the book's own solution, which students must not see.
         if "solution" in tags:
             continue
         if solution and "check" not in tags:
             raise ValueError(f"{where}: expected the check of the exercise before it")
+
+        # The cell as students get it.
         if cell["cell_type"] == "code":
             cell = cell | dict(outputs=[], execution_count=None)
         if "exercise" in tags:
             solution = source
+            # emptied: the same functions with `...` in place of their bodies
             cell = cell | dict(source=emptied(source, where).splitlines(keepends=True))
         if "check" in tags:
             # The check fails until the exercise is done. With this tag, "Run all" goes on after it.
             cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"]))
         cells.append(cell)
+
         if solution and "check" in tags:
             cells.append(_folded(solution, cell["id"]))
             solution = None
     if solution:
         raise ValueError(f"{name}: its last exercise has no check")
+
     # `widgets` holds the state of progress bars, which belong to the outputs that were removed.
     metadata = {key: value for key, value in book["metadata"].items() if key != "widgets"}
     return book | dict(cells=cells, metadata=metadata)
@@ -120,6 +125,7 @@ def plan() -> str:
     people_minutes = sum(allowance.values())  # for each chapter: talk, exercise, questionnaire
     parts = ["# Plan of a workshop", plan_words.format(people=people_minutes, **allowance)]
     for title, steps in days.items():
+        # _day: the timetable as a table in Markdown
         parts.append(f"## {title}\n\n" + _day(steps, measured, people_minutes))
     return "\n\n".join(parts) + "\n"
 
@@ -139,6 +145,7 @@ def _day(steps, measured, people_minutes):
             rows.append(_plan_row(clock, "break", what="", took="", memory="", minutes=minutes))
             now += minutes
             continue
+
         row = measured[step]
         seconds = int(row["seconds"])
         took = f"{seconds // 60} min {seconds % 60:02d} s"
