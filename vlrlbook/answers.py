@@ -41,6 +41,7 @@ def generate_answers(
 ) -> list:  # n texts for each sample
     "Generate answers as text; afterwards the model's mode and the global random state are as before"
     if looks:
+        # for `generate`; answers of several turns are sampled by another function
         options = _options(processor, temperature, max_new_tokens)
         return _with_looks(model, processor, samples, n, options, batch_size, seed, looks)
     answers = []
@@ -66,12 +67,12 @@ def generate_ids(
     `generate_answers` decodes them; the ids are needed to count tokens or to see whether an answer ended."""
     options = dict(num_return_sequences=n) | _options(processor, temperature, max_new_tokens)
     answers = []
-    with _generating(model, seed):
+    with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
         batches = range(0, len(samples), batch_size)
         description = f"{n} answers each" if temperature else "greedy"
         for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
             batch = encode(processor, samples[begin:begin + batch_size])
-            rows = _answer_ids(model, batch, options)
+            rows = _answer_ids(model, batch, options)  # without the prompts
             prompt_lengths = batch["attention_mask"].sum(1).tolist()
             # the n rows of one sample stand next to each other
             for place, prompt_length in enumerate(prompt_lengths):
@@ -132,8 +133,9 @@ def _with_looks(
         return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     answers = []
-    with _generating(model, seed):
+    with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
         for begin in range(0, len(samples), batch_size):
+            # calls `say` for each turn, and gives the model the enlarged pictures in between
             answers += converse(say, processor, samples[begin:begin + batch_size], n, looks, eye)
     return answers
 
@@ -165,6 +167,7 @@ def speakers(
 
     With an adapter both are one model in memory: its context for `before` switches the adapter off."""
     before, after = names
+    # No adapter: two whole models, or only one where the other is None.
     if adapter is None or not Path(adapter, "adapter_config.json").exists():
         loaded = {}  # name → (model, processor)
         for name, folder in ((before, base), (after, adapter)):
@@ -210,23 +213,28 @@ def ask_model(
         raise SettingsError(f"answers = {answers}: expected 0 or more")
     if temperature is not None and not temperature > 0:
         raise SettingsError(f"temperature = {temperature}: expected more than 0")
+
     # The folder of a run was given as the model: it holds an adapter, and names the base below it.
     if adapter is None and Path(model, "adapter_config.json").exists():
         model, adapter = base_of(model), model
-    trained = _trained_with(adapter or model)
+    trained = _trained_with(adapter or model)  # task, temperature, lengths; of no run: those of the presets
     task = task or trained["task"]
     loaded, processor = speakers(model, adapter, use_4bit=use_4bit,
                                  max_image_size=max_image_size or trained["max_image_size"])
+
+    # The question as the run asked its own: with its form of prompt, its system text and its tool.
     prompt = vqa_prompt(question) if task == "vqa" else question.strip()
     sample = Sample(prompt, "", [image], task)  # "": the right answer is not known
     system = system_of_run(adapter or model)
     if system:
         sample.turns = [("system", system)]
     options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"])
-    options |= dict(looks=looks_of_run(adapter or model, task))
+    options |= dict(looks=looks_of_run(adapter or model, task))  # 0 but for task zoom
+
     result = dict(question=question.strip(), task=task, before=None, after=None)
     for name, speaker, context in loaded:  # "before" or "after", model, what switches an adapter off
         with context():
+            # one sample, one answer
             [[greedy]] = generate_answers(speaker, processor, [sample], **options)
             sampled = []
             if answers:
@@ -238,7 +246,7 @@ def ask_model(
 
 def _as_upload(picture):
     "A picture (path, bytes or PIL image) in RGB; `open_picture` refuses what the service's upload refuses"
-    if isinstance(picture, Image.Image):
+    if isinstance(picture, Image.Image):  # as a file, so that the same checks see it
         buffer = io.BytesIO()
         to_rgb(picture).save(buffer, "PNG")
         return open_picture(buffer.getvalue())

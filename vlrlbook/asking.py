@@ -46,6 +46,7 @@ class _Panel:
     ) -> list:  # for each sample a dict: name and way, such as before_greedy → texts
         "The answers of every model to a batch, in every way of asking"
         rows = [{} for _ in asked["greedy"]]
+        # Each pass adds a column, such as before_greedy, to all rows.
         for name, *speaker in self.speakers:
             for way, samples in asked.items():
                 texts_of_samples = self._texts(speaker, way, samples, seed)
@@ -100,10 +101,12 @@ class Pool:
         for number in range(processes):
             numbers.put(number)
         arguments = (numbers, processes, panel)
+        # `_begin` loads the models in each process before it takes any work.
         self.executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=arguments)
         # Batches that are handed out but not yet returned: two for each process, so that none waits for work.
         # Their pictures are in memory, so no more than that.
         self.most_pending = 2 * processes
+        # Waits until one process has loaded its models; what that raised is raised here.
         with _clear_message_for_a_death():
             self.processor = self.executor.submit(_processor).result()
 
@@ -115,7 +118,7 @@ class Pool:
         with _clear_message_for_a_death():
             for asked, seed in batches:
                 pending.append(self.executor.submit(_answer, asked, seed))
-                if len(pending) == self.most_pending:
+                if len(pending) == self.most_pending:  # wait for the oldest, so that few are in memory
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -201,13 +204,14 @@ class EnginePanel(_Panel):
             raise SettingsError("use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')")
         self.sampling = sampling
         self.copies = tempfile.TemporaryDirectory(prefix="vlrlbook-engines-")  # merged models
-        folders = self._folders(base, adapter, names)
+        folders = self._folders(base, adapter, names)  # name → hub id or directory of a whole model
         # One processor serves both models: training changes weights, not how pictures are cut.
         any_folder = next(iter(folders.values()))
         self.processor = load_processor(any_folder, loading.get("max_image_size"))
         self.speakers = []  # (name, function from prompts to vLLM's outputs)
         for name, folder in folders.items():
             generate = _engine(folder, share / len(folders), longest)
+            # `EnginePrompts` is called like `generate`; it hands vLLM prompts in the form that vLLM expects
             self.speakers.append((name, EnginePrompts(generate, self.processor)))
 
     def _folders(self, base, adapter, names):
@@ -223,7 +227,7 @@ class EnginePanel(_Panel):
                 folders[before] = str(copies / "before")
                 model, processor = load_vlm(str(base))
                 save_model(model, processor, folders[before])
-        if adapter and Path(adapter, "adapter_config.json").exists():
+        if adapter and Path(adapter, "adapter_config.json").exists():  # a LoRA adapter: merged into its base
             folders[after] = str(copies / "after")
             merge_lora(str(base), str(adapter), folders[after])
         elif adapter:

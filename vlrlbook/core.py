@@ -118,6 +118,7 @@ def figure(
         return fig
     axes = fig.subplots(**kwargs)
     for ax in np.ravel(axes): # `subplots` gives one axes, a row or a table of them
+        # lines on the left and below only
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     return fig, axes
@@ -154,6 +155,7 @@ def rollout_card(
     text_width = _text_column + _part_column * len(part_names) # an answer's text, then a column for each part
     picture_axes, text_axes, bar_axes = fig.subplots(1, 3, width_ratios=[1.5, text_width, 1.3])
     _card_question(picture_axes, group.sample)
+    # an answer's text and parts, and its bar beside them: both have one row for each answer
     _card_rows(text_axes, rollouts, part_names)
     _card_bars(bar_axes, rollouts, group.bars)
     if group.title:
@@ -234,9 +236,11 @@ def token_ribbon(
     # A token's cell is 0.92 wide and 0.6 high; y grows downwards, so the mask's line at y + 0.66 is below it.
     for y, row in enumerate(kinds):
         for x, kind in enumerate(row):
+            # `_cell`: a filled rectangle from its upper left corner
             ax.add_patch(_cell(x, y, 0.92, 0.6, ribbon_colours[kind]))
             if mask is not None and mask[y][x]:
                 ax.add_patch(_cell(x, y + 0.66, 0.92, 0.13, "black"))
+
     row_centres = [y + 0.3 for y in range(len(kinds))]
     ax.set(xlim=(-0.5, width), ylim=(len(kinds), -0.15), yticks=row_centres, xlabel="position")
     ax.set_yticklabels([f"row {y}" for y in range(len(kinds))], fontsize=8)
@@ -298,6 +302,7 @@ class RunLog:
         if has_new_column or not self.path.exists():
             self.save()
             return
+        # The file has its heading already, and a cell for each column of the log, empty where `row` has none.
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(self._csv([row], header=False))
 
@@ -349,16 +354,17 @@ def plot_run(
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
     # patterns: names of columns, or beginnings of names such as part/
     for ax, (title, patterns) in zip(axes.flat, panels):
-        columns = _columns_of_panel(log, patterns)
+        columns = _columns_of_panel(log, patterns) # those that this log has
         # A gradient's length is of another size than an answer's, so it has its own axis on the right.
         right = ax.twinx() if "grad_norm" in columns and len(columns) > 1 else ax
         for place, (column, colour) in enumerate(zip(columns, itertools.cycle(curve_colours))):
             # Each curve is thinner than those before it: equal curves lie on each other, and all can be seen.
             width = max(1.2, 2.8 - 0.6 * place)
             _draw_curve(right if column == "grad_norm" else ax, log, column, colour, width)
+
         ax.set_title(f"{title} (n = {len(log)} rows)", fontsize=9, loc="left")
         if "reward" in patterns:
-            _draw_baselines(ax, log)
+            _draw_baselines(ax, log) # what can be earned without looking at the picture, as lines
         if columns:
             _draw_legend(ax, right)
         else:
@@ -441,6 +447,7 @@ def paired_board(
     order = sorted(range(len(samples)), key=lambda place: _order_on_board.index(marks[place]))
     # at most `most` indices into `samples`, with room for both gains and losses
     shown = _choose_for_board(order, marks, most)
+
     columns = min(6, len(shown))
     rows = -(-len(shown) // columns) # rounded up
     fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
@@ -505,6 +512,7 @@ def film_strip(
             ax.set(xticks=[], yticks=[])
             if column == 0 and cameras:
                 ax.set_ylabel(cameras[row], fontsize=7)
+    # one chart below all pictures: the true bins as steps, the predicted ones as dots
     _bins_over_time(fig.add_subplot(grid[rows, :]), columns, true, predicted)
     return fig
 

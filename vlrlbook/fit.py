@@ -147,6 +147,7 @@ def run_of(
     if settings.max_looks:
         raise SettingsError("max_looks: memory is counted for one picture before the answer, not for those "
                             "inside it; max_looks=0 counts the rest")
+    # `size` names the preset: "tiny" for a tiny twin, else "gpu".
     gpu = settings.size == "gpu" if gpu is None else gpu
     prompt = _prompt(settings, config, prompt_tokens, pictures)
     return Run(settings, config, prompt, gpu)
@@ -168,11 +169,12 @@ def _prompt(
     picture = Image.new("RGB", (side, side))
     sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, 0)
     encoded = encode(processor, [sample])
+
     ids = encoded["input_ids"]
     is_picture = ids == processor.image_token_id
     # Where the pictures are matters, which words stand around them does not: every word becomes token 1.
     ids = torch.where(is_picture, config.image_token_id, 1)
-    if text_tokens is not None:
+    if text_tokens is not None:  # more text goes in front; a prompt is never made shorter
         more = max(0, text_tokens - int((~is_picture).sum()))
         ids = torch.cat([torch.ones(1, more, dtype=ids.dtype), ids], 1)
     token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
@@ -232,6 +234,7 @@ def _faked(model, mode):
             made[id(tensor)] = torch.nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
         return made[id(tensor)]
 
+    # The dictionaries in which a module keeps its weights and buffers are changed in place.
     for module in model.modules():
         for own in (module._parameters, module._buffers):
             for name, tensor in own.items():
@@ -275,7 +278,7 @@ def _kernels(run):
     "Functions and constants to replace while a run is counted: (module, name) -> what stands in its place"
     # TRL makes buffers as wide as its piece even where the vocabulary is smaller. The system gives memory
     # only for what is written, so the buffers are counted as wide as the vocabulary.
-    piece = min(_vocabulary_piece, run.config.get_text_config().vocab_size)
+    piece = min(_vocabulary_piece, run.config.get_text_config().vocab_size)  # the first: TRL's own width
     replacements = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): piece}
     if run.gpu:
         functional, name = torch.nn.functional, "scaled_dot_product_attention"
@@ -335,6 +338,7 @@ def _fuse_head(model):
         # Only the answers' tokens are scored: -100 marks all others.
         places = (targets != -100).flatten().nonzero()[:, 0]
         scored = hidden.flatten(0, 1)[places]
+        # stands in for TRL's kernel: as much memory, and no numbers
         logps = _FusedHead.apply(scored, model.get_output_embeddings().weight)
         # [rows, T - 1] again, 0 where nothing was scored
         by_position = logps.new_zeros(targets.numel()).index_put((places,), logps).view(len(labels), -1)
@@ -366,7 +370,8 @@ def _small(
     "A run's model with fewer layers, as fake tensors, and how many bytes its weights and optimizer take"
     from transformers import AutoModelForImageTextToText
     settings = run.settings
-    with torch.device("meta"):  # no memory is taken
+    # The model, still without memory: its weights become fake tensors at the end.
+    with torch.device("meta"):
         dtype = torch.bfloat16 if run.gpu else torch.float32
         config = _shortened(run.config, layers, blocks)
         core = AutoModelForImageTextToText.from_config(config, dtype=dtype)
@@ -375,12 +380,15 @@ def _small(
         model = core
         if settings.use_lora:
             model = _with_adapter(core, settings)
+
     parameters = list(model.parameters())
     if settings.use_4bit:
         for weight in parameters:
             if weight.requires_grad:
                 # TRL 1.16 casts an adapter on 4-bit weights to bfloat16.
                 weight.data = weight.data.to(torch.bfloat16)
+
+    # What its weights, and the optimizer's state for those that train, take in bytes.
     size = {id(w): w.numel() * w.element_size() for w in parameters}  # in bytes
     # NF4: half a byte for each number, a byte of scale for 64 of them, and 4 bytes for 256 scales (the scales
     # are quantised, too)
@@ -394,6 +402,7 @@ def _small(
         # off.
         weights *= 2
     state = sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained)
+
     _faked(model, mode)
     return _Small(model.train(), core, weights, bytes_trained, state, largest)
 
@@ -412,6 +421,7 @@ def _shortened(config, layers, blocks):
     text, vision = config.get_text_config(), config.vision_config
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
+        # the first so many, from the beginning again where there are not enough
         text.layer_types = [text.layer_types[i % len(text.layer_types)] for i in range(layers)]
     vision.depth = blocks
     if hasattr(vision, "fullatt_block_indexes"):
@@ -508,7 +518,9 @@ def _trained_step(
 ):  # bytes
     "Most bytes that one forward and backward pass holds at once, without weights and optimizer state"
     core, settings = small.core, run.settings
-    _prepare_training(run, small)
+    _prepare_training(run, small)  # with TRL's head, which returns log-probs
+
+    # The inputs: whole prompts for each row, or where prompts are shared what one of a group needs.
     G = settings.num_generations
     ids, mask, fields = _batch(run, rows, mode, answers=True)
     for weight in small.model.parameters():
@@ -522,10 +534,13 @@ def _trained_step(
         fields = {name: value[:len(value) // G] for name, value in fields.items()}
         fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :run.P]
         if not any(w.requires_grad for w in core.model.visual.parameters()):
+            # A frozen tower's features are remembered, so its run is no part of a training step.
             features = _remember(core, fields)
+
+    # The pass itself, on fake tensors: only memory is counted.
     with _counting(run, small, [*fields.values(), *features]) as counter:
         if shared:
-            scorer = _Scorer(lambda: _autocast(run))
+            scorer = _Scorer(lambda: _autocast(run))  # the trainer's own method for whole groups
             logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
         else:
             with _autocast(run):
@@ -580,6 +595,7 @@ def _prefill(
     positions = prompt_positions(small.model, ids, mask, fields)
     fields |= dict(position_ids=positions, use_cache=True, logits_to_keep=1)
     inputs = [value for value in fields.values() if torch.is_tensor(value)]
+    # The inputs exist before, so they are not counted.
     with torch.no_grad(), _counting(run, small, inputs) as counter, _autocast(run):
         out = small.model(input_ids=ids, attention_mask=mask, **fields)
     cache_layers = getattr(out, cache_keyword(small.model)).layers
@@ -600,7 +616,7 @@ def _logits(
     # On a GPU only the answers' tokens are scored; on a CPU TRL 1.16 scores every position that is read.
     all_positions = rows * C if shared else rows * (run.P + C - 1)
     tokens = rows * C if run.gpu else all_positions
-    with mode:
+    with mode:  # fake tensors: shapes without numbers
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
         targets = torch.empty(tokens, dtype=torch.long)
     hidden.requires_grad_()
@@ -609,8 +625,8 @@ def _logits(
             logps = _FusedHead.apply(hidden, weight)
         else:
             piece = min(_vocabulary_piece, len(weight))
-            # hidden, weight, bias, targets, temperature, words of a piece, softcapping, scale of logits,
-            # outputs
+            # TRL's own head runs. Its arguments are: hidden, weight, bias, targets, temperature, words of a
+            # piece, softcapping, scale of logits, outputs.
             arguments = (hidden, weight, None, targets, 1.0, piece, None, 1.0, ("entropy",))
             logps, *_ = ChunkedLogProbFunction.apply(*arguments)
         logps.sum().backward()
@@ -629,6 +645,7 @@ class _Counted:
         run,  # `Run`
         shared,  # whether each prompt is read once for its group
     ):
+        # Within this mode tensors have shapes and no numbers; real ones, such as token ids, may be mixed in.
         self.run, self.shared, self.mode = run, shared, FakeTensorMode(allow_non_fake_inputs=True)
         self.measured = {}  # ("training" or "reading", rows) → what was measured on each small model
         text, vision = run.config.get_text_config(), run.config.vision_config
@@ -691,6 +708,8 @@ def memory_of_step(
     G, all_rows = run.settings.num_generations, rows * passes
     prompts = all_rows // G if counted.shared else all_rows
     parts = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
+
+    # While it trains.
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
     in_training = counted.training(rows)  # beside weights and optimizer
     # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number.
@@ -698,18 +717,24 @@ def memory_of_step(
     # From the second pass on, gradients of earlier passes are held already: as large as the trained weights.
     in_training += counted.of_model("trained") if passes > 1 else 0
     parts["activations"] = max(0, in_training - parts["logits"])
+
+    # The pictures, which are held all the time.
     patches, size = run.prompt["patches"]
     parts["pictures"] = prompts * patches * size * 4  # float32, as the processor makes them
     if counted.shared:
         # features of a frozen vision tower that are kept from epoch to epoch
         parts["pictures"] += run.settings.picture_memory_mb * 2**20
+
+    # While it samples: a cache grows with each token, so that of the prompts gives that of whole answers.
     reading, cache = counted.reading(prompts)  # most at once, and the prompts' cache
     parts["cache"] = cache * (run.P + run.C) / run.P
     if counted.shared:
         # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
         token_bytes = cache / prompts / run.P
         parts["cache"] = cache + token_bytes * all_rows * (run.P + run.C)
+    # The peak lies at reading the prompts or at the last token, for which scores and copies are made.
     in_sampling = max(reading, parts["cache"] + _of_one_token(counted, all_rows))
+
     held = parts["weights"] + parts["optimizer"] + parts["pictures"]
     if run.settings.use_vllm:
         parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
@@ -745,6 +770,7 @@ def will_fit(
         counted["shared"] = _Counted(run, shared=True)  # other attention functions cannot share a prompt
     ways, largest = [], {}  # rows of the result; way → for each size the most groups that one pass may hold
     for way, of_way in counted.items():
+        # answers in a forward pass, and forward passes in a step
         rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
         # Prompts cannot be shared where a pass holds no whole groups.
         if way == "shared" and rows % settings.num_generations:
@@ -753,14 +779,18 @@ def will_fit(
         gigabytes = {part: size / GiB for part, size in parts.items()}
         ways.append(dict(way=way, rows=rows, passes=passes) | gigabytes)
         largest[way] = _largest_groups(of_way, [_usable_bytes(run, size) for size in sizes])
+
+    # For each card: whether either way fits as it is set, and how many groups would fit into one pass.
     rows_of_cards = []
     for number, size in enumerate(sizes):
         row = dict(gb=size)
         for way in ways:
             name = way["way"]
+            # the usable part: without vLLM's share, and without what is not counted
             row[f"{name}_fits"] = way["most"] * GiB <= _usable_bytes(run, size)
             row[f"{name}_groups"] = largest[name][number]
         rows_of_cards.append(row)
+
     facts = dict(model=settings.model, prompt_tokens=run.P, answer_tokens=run.C, G=settings.num_generations,
                  recomputes=run.recomputes, number_type="bfloat16" if run.gpu else "float32")
     return dict(run=facts, ways=ways, cards=rows_of_cards)
@@ -789,6 +819,7 @@ def _largest_groups(
         fits = []
         for part in ("training", "sampling"):
             of_each_more = of_two[part] - of_one_group[part]
+            # one group, and as many more as there is room for behind it; below 1 where there is none for it
             fits.append(int(1 + (limit - of_one_group[part]) // of_each_more))
         largest.append(max(0, min(fits)))
     return largest
@@ -808,6 +839,7 @@ def fit_tables(
     tokens = f"{run['prompt_tokens']} tokens of prompt, {run['answer_tokens']} of an answer at most"
     caption = (f"GB. {run['model']}: {tokens}, {run['number_type']}, layers {kept}. "
                "training and sampling: held at once, weights and optimizer included")
+
     card_rows = []
     for card in found["cards"]:
         row = {"GB of the card": card["gb"]}
@@ -834,6 +866,7 @@ def real_model(
     processor = twin_processor(run.config.model_type)
     limit_pixels(processor, run.settings.max_image_size)
     tokenizer = processor.tokenizer
+
     config = copy.deepcopy(run.config)
     config.image_token_id = processor.image_token_id
     config.vision_start_token_id = tokenizer.convert_tokens_to_ids("<|vision_start|>")
@@ -864,6 +897,7 @@ def real_steps(
         # Questions of two lengths, so that prompts are padded and an attention mask is made.
         question = drawn.question if number % 2 else drawn.question.removesuffix("?")
         samples.append(Sample(question, drawn.answer, [picture], "counting", number))
+    # The run's settings, but few steps on drawn pictures, without checkpoints or reports.
     short = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
     trainer = make_trainer(short, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [-1]  # no token has this id, so no answer ends early
@@ -928,7 +962,7 @@ def _measure_here(settings, shape):
             gc.collect()
             Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak, VmHWM (proc(5))
             before = _proc_mb("VmRSS")  # memory in use now
-            real_steps(run, *real_model(run))
+            real_steps(run, *real_model(run))  # trains a model with random weights
             peak = _proc_mb("VmHWM")
     return peak - before
 

@@ -67,15 +67,20 @@ def grpo_loss(
     log_ratio = logps - old_logps
     if level == "sequence": # the mean over an answer's tokens, so that long answers are not clipped sooner
         log_ratio = (log_ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    # How many times likelier a token (or an answer) has become since it was sampled. What the advantage asks
+    # for earns nothing more once this ratio leaves the clip range: the smaller product counts.
     ratio, advantage = log_ratio.exp(), advantage[:, None]
     highest = 1 + (epsilon if epsilon_high is None else epsilon_high)
     objective = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, highest) * advantage)
     loss = -objective.expand_as(logps) # for level "sequence" [rows, 1]: the same for each token of an answer
+
     if beta:
         # KL to the reference, estimated on the sampled tokens so that it is never below 0 (called k3), and
         # weighted by the ratio as TRL does
         log_ref_ratio = ref_logps - logps
         loss = loss + beta * ratio * (log_ref_ratio.exp() - log_ref_ratio - 1)
+
     loss = loss * mask
     if loss_type == "dapo": return loss.sum() / mask.sum().clamp(min=1)
     if loss_type == "grpo": return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()
@@ -103,20 +108,26 @@ def make_trainer(
     # What an answer earns that was cut at the token limit: "paid" as it is, "masked" nothing, or a number.
     when_cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if when_cut == "paid" else end_tokens(model, processor) # an answer without one of these was cut
+    # The reward as TRL calls it, on a batch; `told_together` hands each batch to all recorders.
     reward = for_trl(
         load_reward(settings.reward), recorder=told_together(recorders), name="reward",
         group_size=settings.num_generations, when_cut=when_cut, end_tokens=ends)
     tool_options = look_options(settings, model, processor) # for task zoom the tool; else empty
     if tool_options: reward = with_turns(reward) # an answer then has several turns
+
     log = RunLog() if log is None else log
+    # Copies TRL's columns, renamed by `logged_as`, and the reward's parts (part/…) into `log`.
     run_log = RunLogCallback(log, logged_as, "GRPO", prefix="part/")
+    # A stop that was asked for waits until every batch of answers has had its `num_iterations` steps.
     callbacks = [run_log, StopWhenAsked(every=settings.num_iterations)]
     if settings.eval_steps and held_out:
         # Goes first, so that its row of a step is written before that of the training.
         callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
+
     trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
                       reward_funcs=reward, train_dataset=dataset, callbacks=callbacks, **tool_options)
     trainer.remove_callback(PrinterCallback) # it would print every row that `RunLogCallback` keeps
+    # Each group's prompt is read once, if that is wanted and exact; else a line says why not.
     share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
 
@@ -129,6 +140,7 @@ def load_policy(
     A tiny twin, which has no trained weights, first gets a supervised warm start."""
     s, name = settings, settings.model
     if name.startswith("tiny-"): # an untrained twin gives no answer that a reward could tell from another
+        # from here on the directory of a twin that has learned the form of an answer
         name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task, looks=s.max_looks)
     loading = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
     model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)
@@ -151,13 +163,15 @@ def run(
     train, held_out, report = load_data(settings) # report: what was wrong with rows, None for drawn ones
     first = int(os.environ.get("RANK", 0)) == 0 # of all processes
     if first and report: print(report)
+
     model, processor = load_policy(settings)
-    checked = preflight(train, processor, held_out)
+    checked = preflight(train, processor, held_out) # every row's pictures and the longest prompt
     if checked.problems: raise SettingsError(repr(checked))
     if first: as_it_began(settings, checkpoint, train) # a resumed run must have its settings of before
     samples = to_samples(held_out)
     log = resume_log(output / "run_log.csv", checkpoint) if first else None
     trainer = make_trainer(settings, model, processor, train, log=log, held_out=samples)
+
     # Where weights are spread over processes (`parted`), no process can generate by itself.
     measures = measure and not parted(trainer)
     if measures:
@@ -167,6 +181,7 @@ def run(
             same.keep("first", 0, same.of_all(before)) # the answers to a few pictures, at step 0
             trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
+
     if measures:
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)
@@ -174,7 +189,7 @@ def run(
         blind = baselines(rows, settings.task, reward) # what answers without a look at the picture earn
         results, answered = results_of(settings, samples, before, after, reward, blind)
         if first:
-            same.keep_flips(before, after)
+            same.keep_flips(before, after) # pictures whose answer became right or wrong
             same.keep("last", trainer.state.global_step, same.of_all(after))
             save_predictions(output / "predictions.jsonl", answered)
     else:
@@ -184,7 +199,7 @@ def run(
     results |= dict(steps=trainer.state.global_step, processes=trainer.accelerator.num_processes)
     results |= dict(seconds=time.time() - started, peak_memory_mb=peak_memory_mb())
     results |= dict(shared_prompt=sharing_state(trainer), **run_facts())
-    finish(trainer, processor, settings, results)
+    finish(trainer, processor, settings, results) # writes model, results.json, card and report
     if first: announce(results["verdict"])
     return results
 
@@ -201,6 +216,7 @@ def predict_together(
     if processes == 1: return share
     from accelerate.utils import gather_object
     together = {how: [None] * len(samples) for how in share}
+    # Each share goes back to the places of its samples.
     for process, its_share in enumerate(gather_object([share])): # in the order of the processes
         for how, texts in its_share.items(): together[how][process::processes] = texts
     return together

@@ -142,6 +142,7 @@ class _AnswerKeys(DynamicLayer):
         if self.buffers is None:  # training: nothing is kept, so gradient checkpointing may call this again
             keys = self._behind_prompt(self.prompt.keys, key_states)
             return keys, self._behind_prompt(self.prompt.values, value_states)
+        # Sampling: the new tokens go into the buffers, behind all that came before.
         begin = self.length
         self.length += key_states.shape[2]
         for buffer, new in zip(self.buffers, (key_states, value_states)):
@@ -168,6 +169,7 @@ class _AnswerStates(LinearAttentionLayer):
         super().__init__(prompt.number_of_states)
         self.keeps_new_states = room > 0  # in sampling each token needs the state that the one before it left
         for number in range(prompt.number_of_states):
+            # each row G times; None stays None
             self.conv_states[number] = _repeated(prompt.conv_states[number], G)
             self.recurrent_states[number] = _repeated(prompt.recurrent_states[number], G)
             # Without this flag transformers would begin at zero instead of continuing from the state.
@@ -219,7 +221,8 @@ def read_prompt(
     fields: dict,  # the model's picture inputs (pixel_values, …) and token types [B, n]
 ) -> tuple:  # hidden states [B, n, hidden], and the filled cache
     "Run B different prompts through the model once, and keep keys and values in a cache, with gradients"
-    inputs = fields | {cache_name: empty_cache(backbone.config)}
+    inputs = fields | {cache_name: empty_cache(backbone.config)}  # the model fills this cache
+    # Within the block layers use it, even with gradient checkpointing.
     with cache_under_checkpointing(backbone):
         out = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **inputs)
     return out.last_hidden_state, inputs[cache_name]
@@ -251,7 +254,7 @@ def cache_under_checkpointing(
     # each time a layer runs. Ours do not, so within the block transformers' checkpointing is switched off and
     # the same layers are checkpointed from here. If that switch is renamed, this finds no layer to
     # checkpoint.
-    layers = []
+    layers = []  # modules in which transformers' checkpointing is switched on
     if backbone.training:
         for layer in backbone.language_model.modules():
             if getattr(layer, "gradient_checkpointing", False):

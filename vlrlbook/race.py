@@ -76,19 +76,22 @@ def run_race(
         "stock": build(settings, False, G, prompts),
         "shared": build(settings, True, G, prompts),
     }
+
     times = {name: [] for name in sides}  # side → for each timed step its seconds by part
     for turn in range(settings.rounds + 1):
         # The sides alternate, so that a machine that slows down slows both. The first step of each warms up.
         for name, trainer in sides.items():
-            spent = _timed_step(trainer)
+            spent = _timed_step(trainer)  # trains a step; seconds by part
             if turn > 0:
                 times[name].append(spent)
+
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row = dict(profile=settings.profile, family=settings.family, width=settings.width, depth=settings.depth)
     row |= dict(G=G, prompts=prompts, P=P, C=C)
     for name in sides:
         for part in ("seconds", "sampling", "scoring", "optimizing", "processor"):
             row[f"{name}_{part}"] = median(spent[part] for spent in times[name])
+    # How many times faster sharing was, and the most that the saved tokens allow.
     row |= dict(ratio=row["stock_seconds"] / row["shared_seconds"], bound=token_bound(P, C, G))
     row["processor_ratio"] = row["stock_processor"] / row["shared_processor"]
     for name in sides:
@@ -96,12 +99,13 @@ def run_race(
         seconds = [spent["seconds"] for spent in times[name]]
         row[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
     row["rounds"] = settings.rounds
+
     for name, trainer in sides.items():
         # Without a GPU `step_memory` builds a twin's trainer in another process: it cannot take the caller's
         # own.
         can_measure = build is _twin_trainer or torch.cuda.is_available()
         row[f"{name}_memory_mb"] = step_memory(settings, name == "shared", trainer) if can_measure else None
-    return row | _differences(sides["shared"], G)
+    return row | _differences(sides["shared"], G)  # of log-probs and gradients, with and without sharing
 
 
 def _twin_trainer(
@@ -116,16 +120,19 @@ def _twin_trainer(
     model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
     if picture_side:
         limit_pixels(processor, picture_side)
-    samples = _questions(picture_side, 4 * prompts)
+    samples = _questions(picture_side, 4 * prompts)  # with pictures of that side; 0: text alone
+
     run_settings = read_settings(GRPOSettings, dict(
         batch_size=G * prompts, num_generations=G, max_steps=1, max_completion_length=answer_tokens,
         shared_prompt=shared, lora_r=_lora_rank, lora_alpha=_lora_alpha, lora_dropout=0.0, save_steps=0,
         logging_steps=1, output_dir="runs/07_race"))
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)  # the adapter's first weights too
     model = add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0)
     model.generation_config.eos_token_id = None
     trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
+
     # Three places hold the token that ends an answer. All are cleared, so that every answer has the full
     # length and both sides do the same work.
     trainer.eos_token_ids = [_no_token]
@@ -153,7 +160,7 @@ def _timed_step(trainer):
     spent = {}
     begun = time.process_time()
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
-    with _stopwatches(timed, spent):
+    with _stopwatches(timed, spent):  # adds the seconds of each call of these methods to `spent`
         trainer.train()
     # The three methods call each other: `training_step` scores, and scoring samples.
     spent["optimizing"] -= spent["scoring"]
@@ -219,13 +226,16 @@ def where_time_goes(
         (trainer, "training_step", _always("whole")),
         (trainer.accelerator, "backward", _always("training, backward")),
     ]
-    timed_steps = []
+
+    timed_steps = []  # for each step a dict: part → seconds
     for turn in range(steps + 1):
         spent = {}
         with _stopwatches(timed, spent):
             trainer.train()
         if turn > 0:  # the first step only warms up
             timed_steps.append(spent)
+
+    # A part that a step lacks took no time in it.
     parts = {part: median(spent.get(part, 0.0) for spent in timed_steps) for part in timed_steps[0]}
     whole = parts.pop("whole")
     return parts | {"everything else": whole - sum(parts.values())}
@@ -247,6 +257,7 @@ def _differences(trainer, G):
     batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
     plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
     gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
+    # all gradients as one vector, each prompt read once or not
     shared = _gradient(trainer, batch, shared=True)
     plain = _gradient(trainer, plain_batch, shared=False)
     relative = ((shared - plain).norm() / plain.norm()).item()
@@ -280,6 +291,7 @@ def step_memory(
     # glibc returns blocks of 128 KB or more as soon as they are freed. (It begins with that limit, but then
     # raises it.) Otherwise unused memory between tensors would be counted, too.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+    # The process runs this module as a program: it measures in itself, and prints the number.
     command = [sys.executable, "-m", "vlrlbook.race", json.dumps(vars(settings)), json.dumps(shared)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.split("MB")[-1])  # the last line is such as "MB 123.4"

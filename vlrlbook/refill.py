@@ -34,17 +34,20 @@ class RefillGroups:
         for attempt in range(self.refill):
             wanted = self._most_silent(batch)  # number of groups, the same on all processes
             if not wanted:
-                break
+                break  # no process has a silent group left
             extra_answers += wanted * G
             prompts = self._new_prompts(wanted, attempt)
             fresh = super()._generate_and_score_completions(prompts)
-            batch = swap_groups(batch, fresh, G)
+            batch = swap_groups(batch, fresh, G)  # groups that teach take the place of silent ones
+
         # TRL divides the loss by the number of answer tokens on all processes, which the swap has changed.
         answer_mask = batch["completion_mask"]  # [rows, answer], 1 on tokens
         if "tool_mask" in batch:
             answer_mask = answer_mask * batch["tool_mask"]  # 0 on what a tool returned: no part of the answer
         own_tokens = answer_mask.sum().reshape(1)
         tokens_of_all = self.accelerator.gather(own_tokens).sum()
+
+        # For the log, as shares of the batch: groups that stayed silent, answers sampled beyond it.
         silent = silent_groups(batch["advantages"], G)
         metrics = self._metrics["train"]
         metrics["silent_left"].append(len(silent) * G / len(batch["advantages"]))
@@ -101,8 +104,8 @@ def swap_groups(
     n = len(batch["advantages"])
     rows = list(range(n))  # row numbers in `both`, in which the rows of `fresh` come after the n of `batch`
     for old_group, new_group in zip(silent, teaching):
-        place = old_group * G
-        first = n + new_group * G
+        place = old_group * G  # of the silent group's first row
+        first = n + new_group * G  # first row of the group that takes that place
         rows[place:place + G] = range(first, first + G)
     # split: pictures are lists with an item for each row, so that rows can be chosen
     both = _side_by_side(split_rows(batch), split_rows(fresh))
@@ -120,7 +123,7 @@ def _side_by_side(a, b):
     a, b = _with_fields_of(a, b), _with_fields_of(b, a)  # now both have the same names
     for name in a:
         of_a, of_b = a[name], b[name]
-        if not _has_one_number_an_answer(name, a, b):
+        if not _has_one_number_an_answer(name, a, b):  # such a field has no tokens to pad
             of_a, of_b = _padded(name, a, P, C), _padded(name, b, P, C)
         if isinstance(of_a, list):
             both[name] = of_a + of_b

@@ -56,6 +56,7 @@ def as_it_began(
         # Pictures are left out: to hash them would open every file of a large set.
         columns = [list(train[name]) for name in ("row", "question", "answer")]
         fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+    # Writes all this down without a checkpoint; with one it compares, and raises where it differs.
     same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
 
 
@@ -126,8 +127,9 @@ def results_of(
     # "greedy" or "sampled" → marks: for each sample its mean reward, share right, …
     before_marks = {how: marks(samples, texts, reward) for how, texts in before.items()}
     after_marks = {how: marks(samples, texts, reward) for how, texts in after.items()}
+    # `_paid`: what a reward model gave, by column; None for a rule, whose rewards can be computed again
     rows = prediction_rows(samples, before, after, _paid(before_marks, after_marks, reward))
-    pictures = pictures_of(rows)  # None where no two rows share one
+    pictures = pictures_of(rows)  # a name a row, to resample by picture; None where no two rows share one
     results = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),
@@ -170,7 +172,7 @@ def _reward_model_facts(
     # A run of chapter 03 keeps its model in a folder "model", so the name of the run's own folder is used.
     run = folder.resolve().parent if folder.name == "model" else folder.resolve()
     facts = dict(kind=chapter, name=run.name, fingerprint=_fingerprint(folder))
-    description = _object_in(folder / "reward_model.json")
+    description = _object_in(folder / "reward_model.json")  # {} where there is no such file
     if description.get("base"):
         facts["base"] = Path(description["base"]).name
     results = _object_in(run / "results.json")
@@ -251,6 +253,8 @@ def model_card(
     # The hub reads the YAML between two lines of dashes and lists the model by it.
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", ""]
+
+    # What was done, with which data and reward, and on what machine.
     lines += [f"# {s.task}: {Path(s.model).name} after GRPO"]
     if "verdict" in results:
         lines += _verdict_lines(results["verdict"])
@@ -259,6 +263,8 @@ def model_card(
         lines.append(f"- {judge['kind']} that paid: {judge['name']}, fingerprint {judge['fingerprint']}")
     for name, value in facts.items():
         lines.append(f"- {name}: {round(value) if isinstance(value, float) else value}")
+
+    # Tables: settings, and what was gained.
     lines += ["", "| setting | value |", "| --- | --- |"]
     lines += [f"| {k} | `{v}` |" for k, v in asdict(s).items() if k not in PRIVATE]
     lines.append("")

@@ -50,7 +50,7 @@ class Completions:
     def __call__(self, texts, parts, samples, state):
         "Append the answers of a batch; `parts` is a dict for each answer, its reward by parts"
         if not self.is_cleaned:
-            self._remove_later_rows(state.global_step)
+            self._remove_later_rows(state.global_step)  # of an earlier attempt at this run; sets `is_cleaned`
         step = state.global_step + 1  # `global_step` counts finished steps
         with open(self.path, "a", encoding="utf-8") as file:
             for text, part, sample in zip(texts, parts, samples, strict=True):
@@ -120,11 +120,14 @@ class Recorder:
         groups = []
         for i in range(0, len(texts), G):
             groups.append(self._group(texts[i:i + G], parts[i:i + G], samples[i], title))
+
         # Where all answers of a group earn the same, there is nothing to show: prefer a group with
         # advantages.
         teaching = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
         chosen = teaching if teaching else groups
+        # `_slot`: "1 first", "2 middle" or, for all others, "3 last", so that the latest batch stays
         self.kept[self._slot(step, last_step)] = chosen[0]
+
         is_logged = (step + 1) % self.every == 0
         if self.path and is_logged:
             shown = [self._as_dict(group) for group in groups[:self.most]]
@@ -194,6 +197,7 @@ class SamePictures(TrainerCallback):
         resumed: bool = False,  # keep the stages that are in the file already
     ):
         self.processor, self.samples, self.settings, self.path = processor, samples, settings, Path(path)
+        # places of the chosen pictures in `samples`; how the model sees a picture, None but for task zoom
         self.places, self.eye = chosen_pictures(samples), eye_for(settings)
         self.stages = {}  # first, middle or last → the answers then, see `keep`
         self.flips = []  # pictures whose answer became right or wrong, see `keep_flips`
@@ -227,12 +231,13 @@ class SamePictures(TrainerCallback):
         "Choose for the report the first pictures whose greedy answer became right, and that became wrong"
         became_right, became_wrong = [], []
         greedy = zip(self.samples, before["greedy"], after["greedy"])
-        for sample, (text_before, *_), (text_after, *_) in greedy:
+        for sample, (text_before, *_), (text_after, *_) in greedy:  # of each list of texts the first
             was_right = bool(is_right(text_before, sample.answer, sample.task))
             now_right = bool(is_right(text_after, sample.answer, sample.task))
             flips = became_right if now_right else became_wrong
             if was_right != now_right and len(flips) < most:
                 flip = dict(before=text_before, after=text_after, became_right=now_right)
+                # `_pictured`: question, right answer, and the picture with what the task draws on it
                 flips.append(_pictured(sample, [text_before, text_after], self.eye) | flip)
         self.flips = became_right + became_wrong
 

@@ -57,6 +57,7 @@ def prompt_positions(
     token_types = fields.get("mm_token_type_ids") # which tokens are text and which a picture's
     if token_types is None: # no row has a picture: text counts up from the first token that is not padding
         return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
+    # Qwen numbers a picture's tokens by row and column, which its own method counts from the patch grid.
     grid = fields.get("image_grid_thw")
     inputs = dict(mm_token_type_ids=token_types, image_grid_thw=grid, attention_mask=mask)
     positions, _ = core.get_rope_index(ids, **inputs)
@@ -93,6 +94,8 @@ def shared_log_probs(
     # the answers' inputs: attention mask, positions, and the cache with the prompts
     _, answer_inputs = _read_prompts(backbone, cache_name, prompt, prompt_mask, positions, fields, C, G)
     rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:]) # the prompt's last token, then the answer
+    # With `fused_lm_head` TRL's head returns no logits: it gives a log-prob for each token of a row but
+    # the first: C of them. Within the block layers use the cache, even with gradient checkpointing.
     with cache_under_checkpointing(backbone):
         out = model(input_ids=rows, labels=labels, fused_lm_head=True, **answer_inputs)
     return out.log_probs, out.entropy
@@ -117,7 +120,8 @@ def _read_prompts(
     fields = dict(fields)
     for name_of_types in _token_type_fields:
         if name_of_types in fields:
-            fields[name_of_types] = fields[name_of_types][:, :-1]
+            fields[name_of_types] = fields[name_of_types][:, :-1] # a column for each token that is read
+    # the first row of each group, without its last token
     one_a_group = ids[::G, :-1], mask[::G, :-1], _as_model_takes(positions[:, :, :-1])
     hidden, cache = read_prompt(core, name, *one_a_group, fields)
     answer_inputs = _mask_and_positions(positions, mask, C, G)
@@ -136,6 +140,7 @@ def _mask_and_positions(
     steps = torch.arange(C + 1, device=mask.device)
     answer_positions = positions[:, :, -1:] + steps # the prompt's last token keeps its own position
     answer_positions = answer_positions.repeat_interleave(G, 1)
+    # `_as_model_takes`: without the first axis where it has one entry only (other families than Qwen)
     return dict(attention_mask=attention_mask, position_ids=_as_model_takes(answer_positions))
 
 def _as_model_takes(positions):
@@ -224,11 +229,13 @@ def sample_groups(
     ends = torch.tensor(eos, device=prompt_ids.device)
     done = torch.zeros_like(row[:, 0], dtype=torch.bool)
     for t in range(config.max_new_tokens):
+        # [B·G]: drawn, or the likeliest
         token = _next_token(change_scores(row, scores.float()), config.do_sample)
-        token = token.masked_fill(done, config.pad_token_id)
+        token = token.masked_fill(done, config.pad_token_id) # padding where an answer has ended
         row = torch.cat([row, token[:, None]], 1)
         done = done | torch.isin(token, ends)
         if t + 1 == config.max_new_tokens or done.all(): break
+        # Read this token behind the cache; its logits are the scores of the next one.
         if has_padding:
             attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
         step_inputs["attention_mask"] = attention_mask if has_padding else None
@@ -273,7 +280,7 @@ class PictureMemory:
         self.seen = 0 # pictures that the tower has computed
         self.by_picture = False # whether this release of transformers splits deepstack levels by picture
         self.output_class = None # of what `get_image_features` returns
-        core.get_image_features = self
+        core.get_image_features = self # whoever asks the model for features now calls `__call__` below
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
         "Features of all pictures, in order: remembered, or computed by the tower where a picture is new"
@@ -282,13 +289,18 @@ class PictureMemory:
         learns_now = self._learns() and (self.keep or torch.is_grad_enabled())
         if not self.on or learns_now: return self.real(pixel_values, image_grid_thw, **kwargs)
         self._forget_if_trained()
+
+        # Which pictures are new. A key holds a hash of the pixels, so equal pictures have one.
         pictures = pixel_values.split(image_grid_thw.prod(-1).tolist()) # patches of each
         keys = [_picture_key(pixels, grid) for pixels, grid in zip(pictures, image_grid_thw)]
         new = {key: place for place, key in enumerate(keys) if key not in self.known} # equal pictures once
         if new:
             places = list(new.values())
             new_pixels = torch.cat([pictures[place] for place in places])
+            # from here on `known` holds their features, too
             self._compute(list(new), new_pixels, image_grid_thw[places], kwargs)
+
+        # The features of all pictures, in the form in which the model's own method returns them.
         wanted = []
         for key in keys:
             self.known[key] = self.known.pop(key) # moves to the end: what stands first is forgotten first
@@ -306,6 +318,7 @@ class PictureMemory:
         out = self.real(pixels, grid, **kwargs)
         # transformers 5.24 calls `to_tuple` on it, so it must be the model's own class
         self.output_class = type(out)
+        # Qwen3-VL also returns features of some inner layers, called levels; the other families do not.
         levels = getattr(out, "deepstack_features", None) or []
         # Newer releases return a tuple for each level, with a tensor for each picture; older ones a single
         # tensor.
@@ -396,6 +409,8 @@ def _thrifty_forward(self, x):
 
     It keeps the two projections `gate` and `up`, and computes their product again in backward."""
     gate, up = self.gate_proj(x), self.up_proj(x)
+    # `checkpoint` keeps nothing from within `_gated`, but `down_proj` would keep the product itself. `pack`
+    # and `unpack` prevent that: autograd calls them where it keeps a tensor, and where it needs it again.
     product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
     # Which storage it is. (The address of its data would not do: fake tensors have none.)
     product_storage = product.untyped_storage()._cdata
@@ -495,6 +510,7 @@ class SharedSampling:
         one_a_group = partial(super()._tokenize_prompts, prompts[::G])
         # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
         ids, images, fields = self._attempt("reading the prompts", one_a_group)
+        # kept for `_PicturesOnce`, which returns it while TRL scores, instead of reading the pictures again
         self._fields = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
         ids_of_rows, images_of_rows = [], []
         for row in range(len(prompts)):
@@ -513,6 +529,7 @@ class SharedSampling:
         # itself.
         counts = None if self.model.training else self._counts()
         try:
+            # What the processor made of the pictures in `_tokenize_prompts` is used again.
             with _processor_replaced(self, _PicturesOnce):
                 return super()._generate_and_score_completions(inputs)
         except SharedPathFailed:
@@ -535,6 +552,8 @@ class SharedSampling:
             images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
+
+        # One prompt a group, as tensors that are padded on the left.
         prompts = prompt_ids[::G]
         ids = _left_padded(prompts, self._tokenizer.pad_token_id)
         mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
@@ -544,6 +563,7 @@ class SharedSampling:
         options = dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         with _sampling_model(self) as model:
             answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs, **options))
+        # each answer without the padding behind its end
         return [_until_end(row, self.eos_token_ids) for row in answer_ids.tolist()], None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
@@ -559,6 +579,7 @@ class SharedTraining:
         When all of them have been used, new answers are sampled."""
         if not self.sharing or not self.model.training: return super()._prepare_inputs(generation_batch)
         passes = self.args.steps_per_generation * self.num_iterations # forward passes on the same answers
+        # TRL's `_buffered_inputs`: the micro-batches of the latest answers; None before the first.
         if self._step % passes == 0 or self._buffered_inputs is None:
             counts = self._counts()
             try: self._buffered_inputs = self._shared_micro_batches(generation_batch)
@@ -583,6 +604,7 @@ class SharedTraining:
         `model` is the policy or the reference; C is `logits_to_keep`; `fields`: picture inputs of all
         rows."""
         if not self.sharing or compute_aux_loss:
+            # drops picture fields without rows, which TRL hands over and a model cannot read
             model = _WithoutEmptyPictures(model)
             options = dict(batch_size=batch_size, compute_entropy=compute_entropy)
             options |= dict(compute_aux_loss=compute_aux_loss)
@@ -635,6 +657,7 @@ class SharedCheck:
         self.model.eval()
         self.num_generations_eval = G # what `_group_size` returns in eval mode
         try:
+            # The batch as it is without sharing: with its pictures in every row.
             plain = self._attempt("copying pictures", partial(copied, batch, G))
             # Features that are remembered from sampling had dropout if the tower trains: they would differ
             # here.
@@ -672,6 +695,7 @@ class SharedCheck:
             model, C = _WithoutEmptyPictures(self.model), is_answer.shape[1]
             # A row at a time, so that this check is not what takes most memory in a run.
             options = dict(batch_size=1) | fields
+            # `super()`: TRL's own method, which reads every row as a whole
             plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
         shared = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
         return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
@@ -778,6 +802,7 @@ def _sampling_model(trainer):
     options |= dict(generation_kwargs=trainer.generation_kwargs)
     options |= dict(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
     unwrapped = unwrap_model_for_generation(wrapped, trainer.accelerator, **options)
+    # Where weights are spread over processes (FSDP), they are put together within this context.
     all_weights = trainer._dist.summon_full_params(wrapped, recurse=False)
     with unwrapped as model, all_weights: yield model
 
@@ -804,9 +829,9 @@ def take_rows(
     "Some rows of a batch, in any order; a number that belongs to the whole batch stays as it is"
     taken = {}
     for name, value in batch.items():
-        if isinstance(value, list):
+        if isinstance(value, list): # pictures, an item a row
             taken[name] = [value[row] for row in rows]
-        elif torch.is_tensor(value) and value.dim():
+        elif torch.is_tensor(value) and value.dim(): # its first axis is the rows
             taken[name] = value[rows]
         else:
             taken[name] = value
@@ -836,12 +861,14 @@ def _group_fields(
 ):
     "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
     split, of_groups = split_rows(fields), {} # split: pictures are lists with a tensor for each row
+    # [rows][::G]: the first row of each group
     for name in _picture_fields:
         if name in split:
             of_groups[name] = torch.cat(list(split[name][rows][::G]))
     for name in _token_type_fields:
         if name in split:
             of_groups[name] = split[name][rows][::G, :P]
+    # A field without rows (no picture) is left out: a model could not read it.
     return {name: field for name, field in of_groups.items() if len(field)}
 
 # %% ../nbs/07_shared_prompt.ipynb #nb060f6c
@@ -871,8 +898,10 @@ def why_plain(
     model = trainer.accelerator.unwrap_model(trainer.model)
     rows, G = trainer.args.per_device_train_batch_size, trainer.num_generations # G: answers to a prompt
     attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
+    # What the installed transformers lacks for sharing; None where it lacks nothing.
     if cannot_share or cannot_cache: return cannot_share or cannot_cache
     if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
+    # `attention_name` is our own attention, which `use_grouped_attention` puts in the place of sdpa.
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
     if kind not in tested_families: return f"not tested with {kind}"
     # With any of these TRL takes other paths than those that the shared one replaces.
@@ -894,6 +923,7 @@ def share_prompts(
     if wanted and why: print(f"shared prompt: off, since {why}")
     if not trainer.sharing: return
     for model in (trainer.model, trainer.ref_model):
+        # sdpa that does not copy keys and values for each query head
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
     memories = [picture_memory(model, keep_mb) for model in (trainer.model, trainer.ref_model)]
     trainer.pictures = [memory for memory in memories if memory] # None: no reference, or not a Qwen model
@@ -929,9 +959,13 @@ def shared_hidden(
     prompt_lengths = _common_lengths(ids, mask, G).repeat_interleave(G)
     answer_lengths = mask.sum(1) - prompt_lengths
     P, C = prompt_lengths.max().item(), answer_lengths.max().item()
-    # The prompts are padded on the left, the answers on the right.
+
+    # The prompts are padded on the left, the answers on the right. `_window` cuts equally many places out of
+    # each row, from a begin of its own; places outside of the row hold some token of it, and are masked.
     prompt, prompt_mask = _window(ids, prompt_lengths - P, P), _mask_of_first(prompt_lengths, P).flip(1)
     answers, answer_mask = _window(ids, prompt_lengths, C), _mask_of_first(answer_lengths, C)
+
+    # Picture fields and token types: one row a group, since the prompt is read once.
     pixel_mask = fields.pop("pixel_mask", None)
     fields = _group_fields(fields | {"num_images": num_images}, slice(None), G, ids.shape[1])
     if pixel_mask is not None: # Aria
@@ -940,9 +974,11 @@ def shared_hidden(
         if name in fields:
             token_types = _window(fields[name], (prompt_lengths - P)[::G], P)
             fields[name] = token_types * prompt_mask[::G] # 0, text, on padding
+
     positions = prompt_positions(backbone, prompt[::G], prompt_mask[::G], fields)
-    core = _bare(backbone)
-    name = cache_keyword(backbone)
+    core = _bare(backbone) # without an adapter around it
+    name = cache_keyword(backbone) # of its argument that takes a cache
+    # Hidden states of all the prompts' tokens but the last; mask, positions and filled cache for the answers.
     of_prompts, answer_inputs = _read_prompts(core, name, prompt, prompt_mask, positions, fields, C, G)
     rows, _ = answer_rows(prompt, answers, answer_mask) # the prompt's last token, then the answer
     with cache_under_checkpointing(core):

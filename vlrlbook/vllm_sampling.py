@@ -119,6 +119,7 @@ class PicturesForVLLM:
 
     def __init__(self, *args, **kwargs):
         "Overrides TRL's (1.16): make the trainer, then replace methods of the vLLM engine that it has made"
+        # Within the block TRL makes the engine, in the number type of this model.
         with _dtype_of(kwargs.get("model")):
             super().__init__(*args, **kwargs)
         if not self.use_vllm:
@@ -129,10 +130,11 @@ class PicturesForVLLM:
             # TRL always asks for level 2, which throws the weights away; 1 keeps them in the machine's
             # memory.
             engine.llm.sleep = _sleep_at_level(engine.llm.sleep, self.vllm_sleep_level)
+            # With new weights also forget picture features that vLLM computed with the old ones.
             engine.sync_weights = _and_forget_pictures(engine.sync_weights, engine.llm)
         else:  # a server, which has expanded the pictures itself: only the numbers of tokens can be checked
             engine._place_features = _with_picture_check(engine._place_features, self.processing_class)
-        self.add_callback(RatioWatch())
+        self.add_callback(RatioWatch())  # warns where training and vLLM give tokens other probabilities
 
     def _generate_single_turn(self, prompt_ids, images, *args, **kwargs):
         """Overrides TRL's (1.16): sample an answer to each prompt; `images` has a list of pictures a row.

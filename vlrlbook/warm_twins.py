@@ -49,12 +49,15 @@ def warm_start(
         # the size in which pictures are shown; in the other tasks they are drawn in that size
         recipe.append(dict(_zoom_eye(family).processor.image_processor.size))
         # and what the lessons above do not show: what the twin begins with, and how long it learns where to look
+        # (the twin after the warm start of counting: its folder's name changes with all that made it)
         recipe += [Path(_counting_start(family, seed)).name, aiming_share]
+
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
     path = cache_dir() / f"warm-{family}-{key}"
     if path.exists():
         print("warm start: from the cache")
         return str(path)
+
     model, losses = supervised(family, steps, seed, task, looks)
     print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(losses[-10:]) / 10:.2f}")
     try:
@@ -80,10 +83,12 @@ def lessons(
     if task == "pointing":
         # pictures as small as those that the run will show
         side = by_task["pointing"]["tiny"]["max_image_size"]
-        samples = drawn_for(f"tiny-{family}", side)(n, seed)
+        draw = drawn_for(f"tiny-{family}", side)  # its boxes are in the scale that the family writes
+        samples = draw(n, seed)
         return samples, [answer_form(s.answer) for s in samples]
     if task == "zoom":
         return zoom_lessons(n, seed, _zoom_eye(family), looks)
+    # task vqa
     samples = drawn_questions(n, seed)
     return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]
 
@@ -105,11 +110,12 @@ def supervised(
 
     AdamW; the learning rate rises over 30 steps and falls to 0 over the second half."""
     if task == "zoom":
-        model, processor = _counting_twin(family, seed)
+        model, processor = _counting_twin(family, seed)  # it can count discs already
         lr = 7e-4  # less than for the others: it has much to keep
     else:
         model, processor = tiny_twin(family, seed, **config)
         lr = 1e-3
+
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     def share_of_lr(step):
@@ -117,7 +123,8 @@ def supervised(
         rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
         return min(1, rising) * min(1, falling)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr)
-    # (processor, samples, answers) → batch, labels
+
+    # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
     encode_lessons = _several_turns(family) if task == "zoom" else _one_turn
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
@@ -153,6 +160,7 @@ def _lessons_by_step(task, steps, seed, family, looks):
     if task == "zoom":
         # These pictures are large, and those of all steps would fill the memory. So each step draws its own.
         for step in range(steps):
+            # The first steps teach only where to look, if the lessons call the tool at all.
             aiming = looks > 0 and step < aiming_share * steps
             yield zoom_lessons(PICTURES_A_STEP, seed + step, _zoom_eye(family), looks, aiming)
         return
@@ -180,7 +188,7 @@ def _several_turns(family):
     eye = _zoom_eye(family)
     # The processor of the run and not the twin's own: pictures must have the size that the run will show.
     processor = eye.processor
-    teach_calls(processor)
+    teach_calls(processor)  # its chat template then has a form for calls of the tool
     def as_batch(_, samples, answers):
         batch = encode_turns(processor, samples, answers, eye)
         return batch, turn_labels(batch["input_ids"], processor)

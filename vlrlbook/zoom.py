@@ -76,8 +76,7 @@ def _draw_discs(
     "Draw discs that do not touch each other or the edge of a square region"
     left, top, size = region
     draw, discs = ImageDraw.Draw(image), []
-    # Lengths are those of chapter 01, whose pictures have 112 pixels: radius 6 to 10, 1 to the edge, 2
-    # between.
+    # For a square of 112 pixels: radius 6 to 10, 1 to the edge, 2 between discs. Others in proportion.
     unit = size / 112
     # A disc at a random place may come too near to another: then another place is tried. There are so few
     # discs that a free place is soon found.
@@ -175,6 +174,7 @@ class Eye:
         """A part of a picture, enlarged so that the model sees it at full size.
 
         It is cut out of the picture itself, which may be larger than what the model was shown."""
+        # from the model's scale to pixels of the picture
         left, top, right, bottom = rescaled(box, self.bounds(picture), picture.size)
         # whole pixels, rounded outwards
         first = math.floor(left), math.floor(top)
@@ -242,6 +242,7 @@ class Looker:
         Returns:
             The part of the picture
         """
+        # The docstring is for the model: TRL makes the description of the tool from it and the signature.
         return self._look((x1, y1, x2, y2))
 
     def _look(self, box, fault=""):
@@ -249,6 +250,7 @@ class Looker:
 
         `fault` says why a call could not be read; then `box` is None. Raises CallRefused for any bad call."""
         self._looks += 1
+        # Each `_refuse` raises, and `_check` does so for a bad box: the end is reached by good calls alone.
         if fault:
             self._refuse("malformed", fault)
         if self._looks > self._most:
@@ -263,6 +265,7 @@ class Looker:
         x1, y1, x2, y2 = box
         width, height = self._eye.bounds(self._picture)  # in the model's scale
         ends = width, height, width, height
+        # Each `_refuse` raises.
         for name, value, end in zip(("x1", "y1", "x2", "y2"), box, ends):
             if not 0 <= value <= end:
                 self._refuse("outside", f"{name} = {value}, 0 to {end:g}")
@@ -305,16 +308,17 @@ def zoom_lessons(
 ) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
     """Questions with answers that teach a twin how to call the tool, where to look, and how to answer.
 
-    Without `aiming` half of the answers call the tool, whether that is needed or not. When a call is worth
-    its price is left to GRPO."""
+    Without `aiming` half of the answers call the tool, whether that is needed or not. The reward of
+    task zoom takes something off for a call: when one is worth this price is left to GRPO."""
     samples = synthetic_zoom(n, seed, small=1.0 if aiming else 0.5)
     share_that_looks = 1.0 if aiming else 0.5
     rng, answers = random.Random(seed), []
     for sample in samples:
-        if not looks or rng.random() >= share_that_looks:
+        if not looks or rng.random() >= share_that_looks:  # an answer without a look
             answers.append(sample.answer)
             continue
         picture, corner = sample.images[0], corner_of(sample)
+        # Where discs are small nearly all looks (`aimed`) go to their corner; the others to any corner.
         if corner is None or rng.random() >= aimed:
             corner = _any_corner(picture, rng)
         call = eye.said(corner, picture)  # such as "zoom(98, 0, 112, 14)"
@@ -347,6 +351,7 @@ def with_looks_drawn(
         return sample
     boxes = {}  # used as a set that keeps its order
     for text in answers:
+        # the answer's calls for which the model got a picture
         answered = [look for look in looks_of(text) if look.box and not look.refused]
         boxes |= {look.box: None for look in answered}
     first_boxes = list(boxes)[:len(LOOK_COLOURS)]
@@ -362,15 +367,17 @@ def _with_crops(
     picture = picture.convert("RGB")
     if not boxes:
         return picture
-    side = max(1, picture.height // len(LOOK_COLOURS) - GAP)  # of a crop in the column
+    side = max(1, picture.height // len(LOOK_COLOURS) - GAP)  # of a crop: three fit below one another
     # 4 pixels more, so that the frame of a crop is not cut off
     whole = Image.new("RGB", (picture.width + GAP + side + 4, picture.height), "white")
     whole.paste(picture)
     draw = ImageDraw.Draw(whole)
     line = max(2, picture.width // 150)  # pixels of a frame's width
     for number, (box, colour) in enumerate(zip(boxes, LOOK_COLOURS)):
+        # The frame around what was looked at: from the model's scale to pixels.
         left, top, right, bottom = rescaled(box, eye.bounds(picture), picture.size)
         draw.rectangle([left, top, right - 1, bottom - 1], outline=colour, width=line)
+        # What the model got, in the column, in a frame of the same colour.
         crop = eye.crop(box, picture)
         crop.thumbnail((side, side))
         place = picture.width + GAP, number * (side + GAP)

@@ -95,6 +95,7 @@ def teach_calls(
     begins, ends = _marks[style]
     # A call without an end reaches to the end of the answer. It is handed over like any other, and refused as
     # malformed when it is read.
+    # "{content}" stands for the text within the call.
     function = {"name": "zoom", "arguments": {"said": "{content}"}}
     call = {"open": begins, "close_pattern": ends + r"\s*", "repeats": True, "content": "text",
             "transform": {"type": "function", "function": function}}
@@ -152,7 +153,7 @@ def _written_turn(words, calls):
     y2, whatever form the model used."""
     parts = [words] if words else []
     for content in calls:
-        box = read_call(content).box
+        box = read_call(content).box  # None where the call cannot be read
         if box:
             arguments = ", ".join(map(str, box))
         else:
@@ -196,10 +197,11 @@ def encode_turns(
 ):  # processor's batch of tensors, padded on the left; rows in the order of `samples`
     """Encode whole conversations: question, calls of the tool, what it returned, answer.
 
-    The written form holds no pictures, so what the tool returned is cut out of the question's picture
-    again."""
+    The written form is one text: calls as zoom(98, 0, 112, 14), the tool's turns between marks. It holds no
+    pictures, so what the tool returned is cut out of the question's picture again."""
     conversations, pictures = [], []  # a text for each sample; a list of pictures for each
     for sample, text in zip(samples, texts, strict=True):
+        # the text up to where the model must answer, and the pictures that it has so far
         conversation, own_pictures = _opening_text(processor, sample), list(sample.images)
         looks = iter(looks_of(text))  # the calls in order; each has a turn of the tool
         for role, part in turns_of(text):
@@ -207,7 +209,7 @@ def encode_turns(
                 conversation += part + processor.tokenizer.eos_token
                 continue
             look, content = next(looks), [{"type": "text", "text": part}]
-            if not look.refused:
+            if not look.refused:  # else the tool's turn is the text of the refusal
                 own_pictures.append(eye.crop(look.box, sample.images[0].convert("RGB")))
                 content = [{"type": "image"}]
             conversation += _tool_turn(processor, content)
@@ -238,6 +240,7 @@ def turn_labels(
     for row, ids in enumerate(input_ids.tolist()):
         in_model_turn, place = False, 0
         while place < len(ids):
+            # The tokens that open a turn of the model are the template's: they are passed over.
             if not in_model_turn and ids[place:place + len(turn_begin)] == turn_begin:
                 in_model_turn, place = True, place + len(turn_begin)
                 continue
@@ -263,25 +266,29 @@ def converse(
     Where a turn holds calls, the model gets the enlarged pictures and is asked again, as TRL's loop does in
     training."""
     style = teach_calls(processor)
+
+    # The first turns of all conversations: n for each sample.
     openings = [_opening_text(processor, sample) for sample in samples]
     first_turns = say(_as_batch(processor, openings, [sample.images for sample in samples]), n)
     conversations = []
     for place, text in enumerate(first_turns):
         number = place // n  # of the sample
         conversation = _Conversation(openings[number], samples[number], Looker(eye, looks))
-        conversation.add_model_turn(text, style)
+        conversation.add_model_turn(text, style)  # its `calls` are then those in the text
         conversations.append(conversation)
+
     # One turn more than calls are allowed: a call too many is refused in words, and an answer may follow.
     for _ in range(looks + 1):
         calling = [conversation for conversation in conversations if conversation.calls]
         if not calling:
             break
         for conversation in calling:
-            conversation.answer_calls(processor)
+            conversation.answer_calls(processor)  # adds the enlarged pictures to its `pictures`
         texts, pictures = zip(*[(conversation.text, conversation.pictures) for conversation in calling])
         batch = _as_batch(processor, list(texts), list(pictures))
         for conversation, text in zip(calling, say(batch, 1), strict=True):
             conversation.add_model_turn(text, style)
+
     answers = [written(conversation.turns) for conversation in conversations]
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
 
@@ -308,7 +315,7 @@ class _Conversation:
         self.text += self.last_turn + end
         tool_turns = []
         for said in self.calls:
-            content, crops = _result_of(self.looker, said)
+            content, crops = _result_of(self.looker, said)  # of a refused call a text, and no picture
             self.pictures += crops
             tool_turns.append(_tool_turn(processor, content))
             self.turns.append(("tool", "<image>" if crops else content[0]["text"]))
@@ -355,6 +362,7 @@ class LookTwice:
         TRL finds a tool by its name in `_sync_tool_dicts`, a dictionary for each answer of a batch, and calls
         it with the arguments that `parse_response` gave: here `said` alone, the text within the call. If TRL
         no longer calls this, every call is refused with a TypeError about `said`."""
+        # `environments` are TRL's: a `Looker` for each answer, which counts its calls and refusals
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(*args, **kwargs)
         mode = "train" if self.model.training else "eval"
@@ -378,13 +386,13 @@ def with_turns(
 def of_messages(
     messages: list | str,  # TRL's completion: turns of the model and of the tool
 ) -> str:  # the written form
-    "An answer of several turns, as TRL keeps it, as one text in the written form of `readers/turns`"
-    if isinstance(messages, str):
+    "TRL's form of an answer of several turns as one text: calls as zoom(…), the tool's turns between marks"
+    if isinstance(messages, str):  # a plain text has no turns
         return messages
     turns = []
     for message in messages:
         content = message.get("content") or ""
-        if message["role"] == "tool":
+        if message["role"] == "tool":  # a list holds a picture, a text says why a call was refused
             turns.append(("tool", content if isinstance(content, str) else "<image>"))
             continue
         # `said` is the text within a call: see `teach_calls`
