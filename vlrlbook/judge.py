@@ -585,7 +585,7 @@ def compared(
         if first_seconds is None:
             first_seconds = seconds
         earned[name] = [part["overall"] for part in parts]  # what is paid
-        stats = agreement(earned[name], right)  # shares, with a 95 % interval of the first
+        stats = agreement(earned[name], right)  # `low` and `high`: 95 % interval of `agrees`
         rows.append({
             "reward": name, "agrees": f"{stats['agrees']:.3f} ({stats['low']:.3f} to {stats['high']:.3f})",
             "kappa": stats["kappa"], "correlation": stats["correlation"],

@@ -177,14 +177,17 @@ def _row_fields(look, row):
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
         return None, [("row.json", f"a {type(row).__name__}, expected an object")]
+
     prompt, answer = row.get(look.prompt_key), row.get(look.answer_key)
-    if look.engine == "verl":
+    if look.engine == "verl": # its rows keep the answer in a dict for the reward
         answer = (row.get("reward_model") or {}).get("ground_truth")
         if isinstance(prompt, list): # turns of a conversation, each with role and content
             prompt = "".join(turn["content"] for turn in prompt)
     if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
         columns = ", ".join(map(str, row))[:80]
         return None, [("row.prompt", f"no text under {look.prompt_key!r}; the row has {columns}")]
+
+    # From here on a problem does not keep the row from being looked at.
     problems = []
     if not isinstance(answer, str) or not answer.strip():
         problems.append(("row.answer", f"{answer!r} under {look.answer_key!r}, expected text"))
@@ -512,6 +515,7 @@ def _named_files(values, engine):
     if easyr1: # it prints only a warning if the template or the picture folder is missing, and goes on
         keys += ["data.format_prompt", "data.image_dir"]
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
+    # The reward file must be set: its name may be empty here, which the caller reports.
     reward_key = "worker.reward.reward_function" if easyr1 else "reward.custom_reward_function.path"
     reward_path, _ = _reward_of(values, engine)
     named.append((reward_key, reward_path, "file.missing"))
@@ -874,6 +878,8 @@ def _update_memory(values, easyr1, config, count):
     trained = parameter_count(config, rank) / count if rank else 1.0 # share of the parameters
     gpus = values["trainer.n_gpus_per_node"] * values["trainer.nnodes"]
     bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16" # a key of EasyR1 alone
+    # `_update_tokens`: most tokens of a micro-batch; `_keeps_reference`: whether the frozen copy for the KL
+    # term is on the GPU, too.
     return memory_gb(
         count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
         width=text_config.hidden_size, gpus=gpus, tokens=_update_tokens(values, easyr1), bits16=bits16,

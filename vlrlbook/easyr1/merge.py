@@ -73,6 +73,7 @@ def wanted_tensors(
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     # Buffers outside the state dict, by their last words: the model computes them itself.
     computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
+    # `all_tied_weights_keys`: name of a tensor → name of the one whose numbers it shares
     return Wanted(shapes, hub, tied=dict(model.all_tied_weights_keys), computed=frozenset(computed))
 
 def _class_of(folder):
@@ -523,7 +524,7 @@ def _check_arguments(output_dir, dtype, test, lora):
     dtypes, forms = ["float32", "bfloat16", "float16"], ["merge", "adapter"]
     if dtype is not None and dtype not in dtypes:
         raise SettingsError(f"dtype = {dtype!r}{nearest(dtype, dtypes)}")
-    if lora is not None and lora not in forms:
+    if lora is not None and lora not in forms: # None counts as merge
         raise SettingsError(f"lora = {lora!r}{nearest(lora, forms)}")
     out = Path(output_dir) if output_dir else None
     if out and out.exists() and (not out.is_dir() or any(out.iterdir())):

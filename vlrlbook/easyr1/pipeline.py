@@ -177,6 +177,7 @@ def _merge_stage(settings, base, folder):
     """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
 
     If the base can be used as it is, nothing is written."""
+    # False unless there is an adapter to merge, or EasyR1 could not read the base.
     if not _writes_a_model(settings, base):
         return dict(nothing="to merge")
     if settings.lora_model:
@@ -223,7 +224,7 @@ def _train_stage(settings, model, export, folder):
     if settings.engine == "easyr1":
         return _train_easyr1(settings, model, export, folder)
     from vlrlbook.grpo import GRPOSettings, run
-    has_checkpoint = any(folder.glob("checkpoint-*"))
+    has_checkpoint = any(folder.glob("checkpoint-*")) # of a run that was stopped
     values = dict(
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,

@@ -389,13 +389,13 @@ class _Contents(pickle.Unpickler):
     def find_class(self, module, name):
         "Called by pickle for each name: returns what takes its place; ShardError for what no tensor needs"
         full_name = f"{module}.{name}"
-        if full_name in _rebuilt:
+        if full_name in _rebuilt: # full name → a harmless function or class of ours
             return _rebuilt[full_name]
         if module in ("torch", "torch.storage") and name in _storages: # FloatStorage and the like
             return _storages[name]
         if module == "torch" and _number_type.fullmatch(name): # torch.float32 and the like
             return name
-        if module.startswith("torch.distributed."):
+        if module.startswith("torch.distributed."): # a class of this name that only keeps its arguments
             return _named_class(name)
         raise ShardError(
             f"{self.path.name}: asks for {full_name}, which no tensor needs; nothing of it was run")
