@@ -29,7 +29,7 @@ def notebook(
         number_and_title = path.stem.split("_", 1)  # "05_grpo" -> ["05", "grpo"]
         if wanted in (path.stem, *number_and_title):
             matching.append(path)
-    if len(matching) != 1:
+    if len(matching) != 1:  # none, or more than one
         suggestion = nearest(wanted, [p.stem for p in chapters])  # ": did you mean …?", or a list of all
         raise SystemExit(f"vlrlbook: no chapter {name!r}{suggestion}")
     return matching[0]

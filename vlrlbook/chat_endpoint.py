@@ -66,12 +66,14 @@ class Endpoint:
             status, reply_text, requested_wait = self._send(content)
             if status == 200:
                 return self._reply(reply_text, tries)
+            # TRIED_AGAIN: 408 (the request took too long) and 429 (too many requests)
             is_passing = status is None or status in TRIED_AGAIN or status >= 500
-            if not is_passing or tries > self.retries:
+            if not is_passing or tries > self.retries:  # the latter: this was the last try
                 break
             # Twice as long each time, so that a server that starts, or is overloaded, has time to recover.
             wait = max(self.first_wait * 2 ** (tries - 1), requested_wait)
             time.sleep(min(wait, LONGEST_WAIT))
+
         problem = reply_text if status is None else f"status {status}: {reply_text}"
         times = "once" if tries == 1 else f"{tries} times"
         raise self._error(f"{problem} (asked {times})")
@@ -91,13 +93,14 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, content, headers)
         try:
+            # `_opener` uses no proxy and follows no redirect. `_read_text` raises if the reply breaks off.
             with _opener.open(request, timeout=self.timeout) as response:
                 return response.status, _read_text(response), 0.0
         except urllib.error.HTTPError as error:  # a status other than 2xx
             with error:
                 reply_text = error.read(LARGEST_REPLY).decode(errors="replace")
-            requested_wait = _seconds(error.headers.get("Retry-After"))
-            return error.code, _one_line(reply_text), requested_wait
+            requested_wait = _seconds(error.headers.get("Retry-After"))  # 0 if there is no such header
+            return error.code, _one_line(reply_text), requested_wait  # the reply's beginning, on one line
         except (OSError, http.client.HTTPException) as error:
             # URLError and TimeoutError are kinds of OSError; a connection that breaks off within a reply is
             # an HTTPException.
@@ -119,6 +122,7 @@ class Endpoint:
         # the reply counts as whole.
         is_whole = choice.get("finish_reason") in ("stop", None)
         usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
+        # `_count` makes None of anything that is no number of tokens.
         return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),
                      completion_tokens=_count(usage.get("completion_tokens")), tries=tries)
 

@@ -212,19 +212,21 @@ def check_extra(
     requirements = requirements_of(lines, extra)
     if not requirements:
         return Finding(name, "not for this system", "note", "there are no packages for it here")
-    absent = absent_packages(lines, extra, version_of)
+    absent = absent_packages(lines, extra, version_of)  # names of those that are not installed
     command = f"pip install 'vlrlbook[{extra}]'"
     if len(absent) == len(requirements):
         return Finding(name, "not installed", "note", command)
     if absent:
         return Finding(name, f"without {', '.join(absent)}", "note", command)
+
+    # All are installed: are their versions those that were tested?
     packages, advice = [], []
     for requirement in requirements:
         version = version_of(requirement.name)
         packages.append(f"{requirement.name} {version}")
         # Its verdict, which may be "bad" for a version that is too old, is not used: an extra is optional.
         _, text = judge_version(requirement, version)
-        if text:
+        if text:  # none for a version that was tested
             advice.append(f"{requirement.name}: {text}")
     return Finding(name, ", ".join(packages), "note" if advice else "good", "; ".join(advice))
 
@@ -251,6 +253,7 @@ def import_libraries():
     The lines are {"library": name, "error": text or null}. After torch comes {"gpu": result of `gpu_facts`}.
     `library_facts` runs this in a new process, which may crash, and reads the lines."""
     # Some name of each library is looked up, since transformers and trl import their submodules only on use.
+    # `used_names` has them in the order of import, torch first.
     for library, name in used_names.items():
         error = None
         try:
@@ -298,7 +301,8 @@ def library_facts(
     `import_libraries` runs in a new process, which may crash. It prints lines of JSON:
     {"library": name, "error": text or null} for each library, and one {"gpu": facts}."""
     code = "from vlrlbook.doctor import import_libraries; import_libraries()"
-    status, stdout, stderr = call_python(code, seconds)
+    status, stdout, stderr = call_python(code, seconds)  # the status is None if the time was up
+
     errors, gpu = {}, None
     for line in stdout.splitlines():
         try:
@@ -360,11 +364,12 @@ def check_gpu(
     if facts["available"]:
         names = [f"{device['name']} ({device['gb']:.0f} GB)" for device in facts["devices"]]
         found = f"{', '.join(names)}; torch {facts['build']} for CUDA {facts['cuda']}"
-        if driver:
+        if driver:  # the last of its three parts is the version
             driver_version = driver.split(", ")[-1]
             found += f"; driver: {driver_version}"
         return Finding("GPU", found, "good")
-    # From here on torch can use no GPU.
+
+    # From here on torch can use no GPU. Without a driver there is none; otherwise say why it is not usable.
     if not driver:
         return Finding("GPU", "none", "note", "size=tiny runs on the CPU; size=gpu needs an NVIDIA GPU")
     if facts["cuda"] is None:
@@ -394,7 +399,7 @@ def check_disk(
     usage=shutil.disk_usage, # function: folder → (total, used, free) in bytes
 ) -> Finding:
     "Check the free space where `folder` is or will be made, and if this user may write there"
-    existing = folder_above(Path(folder))
+    existing = folder_above(Path(folder))  # `folder` itself, or the nearest one above it that exists
     free_gb = usage(existing).free / 2**30
     found = f"{free_gb:.1f} GB free in {folder}"
     # Writing is tried with a file that vanishes when it is closed: permission bits would not tell of a
@@ -486,6 +491,7 @@ def control_groups(
         # In a container the path may be the host's, and does not exist here. The top folder among the parents
         # exists, and holds the container's own limit.
         group = Path(path.lstrip("/"))
+        # All are listed; `number_in`, which reads their files later, returns None for one that is not there.
         groups += [(top / folder, version) for folder in (group, *group.parents)]
     return groups
 
@@ -501,6 +507,7 @@ def available_memory(
     if free is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "in all", False
     free *= 1024  # the kernel writes kB
+    # What each group, and each group above it, still lets a process take.
     left = [left_in_group(folder, version) for folder, version in control_groups(root)]
     # The tightest limit counts; a group without a limit gives None.
     least = min((amount for amount in left if amount is not None), default=free)
@@ -524,7 +531,7 @@ def check_memory(
     limit_text = ", limited by a container or a batch system" if limited else ""
     cores_text = f"{cores} core{'s' if cores > 1 else ''}"
     found = f"{amount / 2**30:.1f} GB {kind}{limit_text}; {cores_text}"
-    needed = f"the main job took {main_job_mb / 1000:.1f} GB with size=tiny"
+    needed = f"the main job took {main_job_mb / 1000:.1f} GB with size=tiny"  # as it was measured
     if amount < main_job_mb * 2**20:
         return Finding("memory", found, "bad", f"{needed}: end other programs, or raise the limit")
     if amount < 2 * main_job_mb * 2**20:
@@ -711,10 +718,13 @@ def why_not(
 
     It can run if each package that it imports can be imported, and if it has those of its extra, such as
     FastAPI for the chapter about the service."""
+    # Packages that the chapter imports, itself or through modules of this book.
     needed = sorted(needed_packages(chapter))
     broken = [name for name in needed if errors.get(name)]
     if broken:
         return f"{', '.join(broken)} cannot be imported", "see the lines above"
+
+    # What is not installed, and the extra that brings it.
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     # An extra whose packages the chapter imports only inside functions, so `needed` does not have them.
     extra = extra_of_chapter.get(chapter.stem)
@@ -725,6 +735,7 @@ def why_not(
         absent = absent_packages(lines, extra)
     if not absent:
         return "", ""
+
     reason = f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
     if extra is None:
         # The package itself is not named: its name for pip may differ, as `pillow` does from `PIL`.
@@ -805,7 +816,7 @@ def judge_steps(
     the run could not share the prompt among the answers of a group."""
     name, findings = "two GRPO steps", []
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    if status != 0:
+    if status != 0:  # None too: the time was up
         # The last twelve lines hold the end of a traceback: most people will paste just that into a report.
         found = f"the run {how_it_ended(status, limit)}"
         findings.append(Finding(name, found, "bad", "\n".join(lines[-12:])))
@@ -814,6 +825,7 @@ def judge_steps(
     else:
         shown = " and ".join(f"{loss:.4f}" for loss in losses)
         findings.append(Finding(name, f"losses {shown}, finite; {took:.0f} s with imports and start", "good"))
+
     # Normally the model reads a prompt once for all answers of a group. Where that is not possible here, the
     # run prints a line that begins like this, and reads the prompt once for each answer.
     warnings = [line for line in lines if line.startswith("shared prompt:")]
@@ -872,17 +884,18 @@ def table_lines(
     """Lay out findings as a table with the columns what, found and verdict.
 
     The advice of a finding stands below its row, under the second column, and begins with "> "."""
+    # The widths of the columns. The heading is laid out as a row, too.
     gap, verdict_width = "  ", len("verdict")
-    # The heading is laid out as a row.
     rows = [Finding("what", "found", "verdict"), *findings]
     what_width = min(max(len(row.name) for row in rows), width // 3)
     # 6 and 8 are the least widths that can be read. A very narrow terminal gets lines that are too long.
     what_width = max(what_width, 6)
     found_width = max(width - what_width - verdict_width - 2 * len(gap), 8)
     advice_width = found_width + len(gap) + verdict_width
+
     lines = []
     for finding in rows:
-        name_lines = wrapped(finding.name, what_width)
+        name_lines = wrapped(finding.name, what_width)  # a list of lines of at most this width
         found_lines = wrapped(finding.found, found_width)
         # A row is as high as its highest cell.
         for what, found, verdict in zip_longest(name_lines, found_lines, [finding.verdict], fillvalue=""):
@@ -891,6 +904,7 @@ def table_lines(
             for number, line in enumerate(wrapped(part, advice_width - 2)):
                 mark = "  " if number else "> "
                 lines.append(" " * what_width + gap + mark + line)
+
     # A line of dashes below the heading, which is always one line high.
     lines.insert(1, "-" * min(width, what_width + found_width + verdict_width + 2 * len(gap)))
     return lines
@@ -947,6 +961,8 @@ def examine(
     findings += guarded("package index", "note", lambda: check_registry(pip_command()))
     findings += guarded("model hub", "note", check_hub)
     findings += guarded("chapters", "note", check_chapters, lines, facts["errors"])
+
+    # Last the slowest check: two real steps of training.
     if quick:
         return findings
     if any(facts["errors"].values()):

@@ -91,7 +91,7 @@ class JudgeSettings:
     def _rules(self):
         "Yield (is broken, message) for every rule; the message of a rule that is not broken is never shown"
         yield not self.model, "model is missing: whom to ask"
-        if self.endpoint:
+        if self.endpoint:  # an address; without one the model is loaded here
             problem = address_problem(self.endpoint)  # why it cannot be an address; None if it can
             yield bool(problem), f"endpoint = {self.endpoint!r}: {problem}"
             sends_away = not problem and not self.other_host and not is_on_this_machine(self.endpoint)
@@ -100,12 +100,14 @@ class JudgeSettings:
             yield bool(self.adapter), "adapter with an endpoint: the endpoint has its own weights"
             key_is_missing = bool(self.key_from) and self.key_from not in os.environ
             yield key_is_missing, f"key_from = {self.key_from!r}: there is no such environment variable"
+
         for name in ("longest", "max_tokens", "batch_size", "at_once", "timeout"):
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         for name in ("retries", "first_wait", "temperature", "seed", "remembered"):
             yield getattr(self, name) < 0, f"{name} = {getattr(self, name)}: expected 0 or more"
         too_small = self.max_image_size is not None and self.max_image_size <= 0
         yield too_small, f"max_image_size = {self.max_image_size}: expected more than 0"
+
         if self.unreadable != "error":
             is_share = re.fullmatch(r"0|1|0?\.\d+|[01]\.0*", self.unreadable)
             yield not is_share, f"unreadable = {self.unreadable!r}: expected error, or a number from 0 to 1"
@@ -117,14 +119,14 @@ def load_judge_settings(
 ) -> JudgeSettings:  # checked; a template that the file names is read
     "Read and check the settings of a judge from its file"
     path = Path(path)
-    values = {**names_and_values(path), **more}
+    values = {**names_and_values(path), **more}  # `names_and_values`: the content of the file, a dict
     unreadable = values.get("unreadable")
     if isinstance(unreadable, (int, float)) and not isinstance(unreadable, bool):
         values["unreadable"] = str(unreadable)  # the setting is a text: the word error, or a number
     template = values.get("template")
     # A template has at least the field {completion}; a text without a brace is the name of a template's file.
     if isinstance(template, str) and "{" not in template:
-        values["template"] = _template_file(path, template)
+        values["template"] = _template_file(path, template)  # its content; it lies beside the judge's file
     return read_settings(JudgeSettings, values, path.name)
 
 
@@ -150,11 +152,13 @@ def check_template(
         # `parse` yields the text before each field and the parts of that field.
         for _, name, form, conversion in Formatter().parse(template):
             if name is not None:  # None: text behind the last field
+                # Put together again, as it was written.
                 conversion_mark = f"!{conversion}" if conversion else ""
                 form_mark = f":{form}" if form else ""
                 fields.append(name + conversion_mark + form_mark)
     except ValueError as error:  # a brace without its partner
         raise SettingsError(f"template: {error}; a brace that is meant is written twice") from error
+
     for field in fields:
         # A field with a conversion, a format, an attribute ({answer.x}) or an index is unknown, too: a
         # template is only a text, and nothing in it is evaluated.
@@ -213,12 +217,13 @@ class Grade:
         # A judge that reasons may weigh several grades before </think>; only what follows is its verdict.
         _, _, verdict = reply.rpartition("</think>")
         lines = [line.strip() for line in verdict.splitlines() if line.strip()]
-        matches = [self._pattern.fullmatch(line) for line in lines]
+        matches = [self._pattern.fullmatch(line) for line in lines]  # None for a line of another form
         if not matches or not matches[-1]:
             return None, f"its last line is not {self.example}"
         if sum(match is not None for match in matches) > 1:
             # One of them may be repeated from the answer, and nothing tells which is the judge's own.
             return None, "more than one line has the form of a grade"
+
         value = matches[-1]["grade"].lower()
         if self.is_yes_no:
             return float(value == "yes"), ""
@@ -314,8 +319,8 @@ class _LocalModel:
             max_image_size=settings.max_image_size)
         self.model.requires_grad_(False)  # it only judges
         self.end_token_ids = end_tokens(self.model, self.processor)  # each of them ends a reply
-        # Seconds that a batch may take. Ten minutes leave room for what only the first batch does, such as
-        # compiling kernels; a judge that is slower is of no use as a reward.
+        # Seconds that a batch may take before the judge counts as hung. Ten minutes leave room for what only
+        # the first batch does, such as compiling kernels; a slower judge is of no use as a reward.
         self.patience = 600.0
 
     def replies(self, requests):
@@ -325,6 +330,7 @@ class _LocalModel:
         s, tokenizer = self.settings, self.processor.tokenizer
         for begin in range(0, len(requests), s.batch_size):
             batch = requests[begin:begin + s.batch_size]
+            # Each request becomes the question of a `Sample`, the form that `generate_ids` takes.
             samples = []
             for request in batch:
                 # `as_shown` has broken up common control words; `as_text` breaks up this tokenizer's own.
@@ -333,7 +339,8 @@ class _LocalModel:
             generated = generate_ids(
                 self.model, self.processor, samples, batch_size=len(batch), temperature=s.temperature,
                 max_new_tokens=s.max_tokens, seed=s.seed)
-            # For each sample: tokens of its prompt, and the token ids of its one reply.
+
+            # For each sample: number of tokens of its prompt, and the token ids of its one reply.
             for prompt_tokens, (reply_ids,) in generated:
                 ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
                 text_ids = reply_ids[:ends[0]] if ends else reply_ids
@@ -403,12 +410,15 @@ class Judge:
         samples: list,  # a `Sample` for each
     ) -> list:  # a dict for each, in their order
         "Judge each completion; JudgeError or EndpointError where one cannot be judged"
+        # A `_JudgeRequest` for each completion: the text and the pictures that the judge gets, and a key that
+        # is equal for equal requests.
         requests = [self._request(text, sample) for text, sample in zip(completions, samples, strict=True)]
         # Only new requests are sent, and of equal ones only one.
         new = {request.key: request for request in requests if request.key not in self.known}
         self.facts["from_memory"] += len(requests) - len(new)
         started = time.perf_counter()
         try:
+            # `replies` yields a `Reply` to each request, in their order, as they come.
             replies = self.speaker.replies(list(new.values()))
             for key, reply in zip(new, replies):
                 # Remembered one by one: if a later request fails, a second call need not ask these again.
@@ -416,7 +426,7 @@ class Judge:
         finally:
             self.facts["seconds"] += time.perf_counter() - started
         parts = [dict(self.known[request.key]) for request in requests]
-        self._forget(len(self.known) - self.settings.remembered)
+        self._forget(len(self.known) - self.settings.remembered)  # the oldest, if there are too many
         return parts
 
     def _forget(self, number):
@@ -440,24 +450,27 @@ class Judge:
         if len(completion) > longest:
             self._warn_once("long", f"answers of more than {longest} characters are shown from their end")
         truths = " or ".join(accepted_answers(sample.answer))  # a sample may accept several answers
-        # The texts for the fields of the template.
+        # The texts for the fields of the template. `as_shown` breaks up what a chat template could take for
+        # its own control words, so that an answer cannot end the judge's turn.
         fields = dict(
             question=_question_shown(sample), answer=as_shown(truths),
             completion=as_shown(completion[-longest:]))
         text = fill_template(self.settings.template, **fields)
         images = sample.images if self.settings.show_pictures else []
-        return _JudgeRequest(text, images, _key(fields, images))
+        return _JudgeRequest(text, images, key=_key(fields, images))  # the key: a hash of both
 
     def _parts(self, reply):
         """The parts of the reward that a judge's `Reply` gives a completion: overall, grade, judged
 
         For a reply without a grade the setting `unreadable` decides: JudgeError, or a fixed number."""
-        self._count(reply)
+        self._count(reply)  # in the sums of tokens and retries
         grade, fault = None, "it was cut"
         if reply.is_whole:
             grade, fault = self.grade.read(reply.text)  # the grade from 0 to 1, or None and why
         if grade is not None:
             return dict(overall=grade, grade=grade, judged=1.0)
+
+        # There is no grade. `_address` names judge and model.
         problem = f"{self._address}: expected {self.grade.example}; came {reply.text[:200]!r}: {fault}"
         if self.settings.unreadable == "error":
             raise JudgeError(problem)
@@ -544,6 +557,7 @@ def agreement(
     is_right = [bool(value) for value in right]
     passed = [earned >= 0.5 for earned in pay]
     agrees = [one_passed == one_right for one_passed, one_right in zip(passed, is_right, strict=True)]
+    # Whether each wrong answer passed, and whether each right one did.
     wrong_passed = [one_passed for one_passed, one_right in zip(passed, is_right) if not one_right]
     right_passed = [one_passed for one_passed, one_right in zip(passed, is_right) if one_right]
     low, high = share_ci(agrees)  # 95 % interval of the share
@@ -565,12 +579,13 @@ def compared(
     first_seconds = None  # of the first reward for an answer: the unit of "times the first"
     for name, reward in rewards.items():
         started = time.perf_counter()
-        parts = on_batch(reward)(completions, samples)  # a dict of parts for each answer
+        # `on_batch` makes any reward a function of whole batches: a dict of parts for each answer.
+        parts = on_batch(reward)(completions, samples)
         seconds = (time.perf_counter() - started) / len(completions)
         if first_seconds is None:
             first_seconds = seconds
-        earned[name] = [part["overall"] for part in parts]
-        stats = agreement(earned[name], right)
+        earned[name] = [part["overall"] for part in parts]  # what is paid
+        stats = agreement(earned[name], right)  # `low` and `high`: 95 % interval of `agrees`
         rows.append({
             "reward": name, "agrees": f"{stats['agrees']:.3f} ({stats['low']:.3f} to {stats['high']:.3f})",
             "kappa": stats["kappa"], "correlation": stats["correlation"],
@@ -591,6 +606,8 @@ def _tokens(reward, completions, samples):
     model = getattr(reward, "model", None)  # of a trained reward model
     if model is None:
         return 0
+
+    # A reward model only reads. Its batches are made here for nothing but their length, without the padding.
     from .reward_model import encode_answers
     total = 0
     for begin in range(0, len(completions), 64):  # few at a time, for a batch holds all its pictures

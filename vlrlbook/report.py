@@ -48,17 +48,21 @@ def curve_words(
     steps, rewards = log.series("reward")  # the steps at which it was logged, and its values there
     if not rewards:
         return "No step was logged."
+
     # One logged step holds few prompts, so its reward is noisy: beginning and end are means over a fifth.
     window = max(1, len(rewards) // 5)
     begin, end = sum(rewards[:window]) / window, sum(rewards[-window:]) / window
     span = f"means over {window} of {len(rewards)} logged rows, steps {steps[0]:.0f} to {steps[-1]:.0f}"
     clauses = [f"The reward was {begin:.2f} at first and {end:.2f} at last ({span})"]
+
     blind = log.baselines.get("blind_reward")  # what the best answer earns that ignores the picture
     if blind is not None:
         where = "above" if end > blind else "not above"
         clauses.append(f"that is {where} what the best answer without a picture earns, {blind:.2f}")
-    _, silent_shares = log.series("silent")  # shares of the groups whose answers all earned the same
-    if silent_shares:
+
+    # At each logged step the share of the groups (the answers to one prompt) that all earned the same.
+    _, silent_shares = log.series("silent")
+    if silent_shares:  # the window may be longer than this series
         last = sum(silent_shares[-window:]) / min(window, len(silent_shares))
         clauses.append(f"at last all answers of a group earned the same in {100 * last:.0f} % of the groups, "
                        "which teach nothing (silent groups)")
@@ -100,14 +104,15 @@ class StageCards:
     def _repr_html_(self):
         "An HTML table, as notebooks show it: a row for each picture, a column for each stage"
         heads = ["picture", "truth"]
-        for stage in self.stages:
+        for stage in self.stages:  # `stage_words`: "before training" for "first", and so on
             heads.append(f"{stage_words[stage['when']]}<br>step {stage['step']}")
-        rows = []
+        rows = []  # of cells, which are HTML; `_text` escapes a text for that
         for place, picture in enumerate(self.pictures):
             cells = [_image(picture["image"], width=72), _text(picture["answer"])]
             for stage in self.stages:
                 # The best guess in bold; below it a line for each different sample, such as "7 × red".
                 best_guess = _text(stage["greedy"][place][0])
+                # `counted` makes one text of equal samples, with their number.
                 samples = [_text(line) for line in counted(stage["sampled"][place])]
                 cells.append("<br>".join([f"<b>{best_guess}</b>", *samples]))
             rows.append(cells)
@@ -176,6 +181,7 @@ def changed_settings(
         return {}  # a run of another chapter, or of a later version, has other defaults
     changed = {}
     for name, value in settings.items():
+        # `_left_out`: what says nothing about the run itself or stands elsewhere, such as folders and data
         if name in defaults and name not in _left_out and value != defaults[name]:
             changed[name] = value
     return changed
@@ -186,7 +192,7 @@ def _about_run(results, kept):
 
     `results` is the content of results.json, `kept` that of pictures.json."""
     settings = results.get("settings") or {}
-    items = []  # (name, HTML)
+    items = []  # (name, HTML); `_text` escapes a text for HTML and cuts it to a length
     pictures = kept.get("pictures", [])
     if pictures:
         # The question of the first picture is an example: a data set may ask something else of each picture.
@@ -194,6 +200,7 @@ def _about_run(results, kept):
         answer = _text(pictures[0]["answer"], 60)
         items.append(("Question", f"“{_text(question)}”, for instance; a true answer is “{answer}”"))
     items.append(("Data", _data_words(settings, results)))
+
     # Of a path only the last part: a report is sent to people who need not know the machine's directories.
     if settings.get("model"):
         items.append(("Model", _text(Path(settings["model"]).name)))
@@ -203,6 +210,7 @@ def _about_run(results, kept):
         accuracy = judge.get("pair_accuracy")
         quality = f", pair accuracy {accuracy:.3f} by its own run" if accuracy is not None else ""
         items.append(("Who paid", _text(f"{judge['name']} ({judge['kind']}{quality})")))
+
     changed = changed_settings(settings)
     if "reward" in changed:
         changed["reward"] = reward_without_paths(changed["reward"])
@@ -228,13 +236,14 @@ def _comparison(results):
     """An HTML table of the measures before and after training, with the gain and its interval
 
     A row for each way of asking (greedy, sampled, …) and each measure."""
+    # Name of a measure in results.json → words for the table
     measures = dict(exact_accuracy="right", verbatim_accuracy="to the letter", mean_reward="mean reward")
     rows = []
     gains = results.get("gain") or {}  # way of asking → measure → after minus before
     for way, gain in gains.items():
         before, after = results["before"][way], results["after"][way]
         for measure, words in measures.items():
-            if measure not in gain or before.get(measure) is None:
+            if measure not in gain or before.get(measure) is None:  # it was not measured
                 continue
             low, high = gain[f"{measure}_ci95"]
             # JSON has no NaN: an interval that could not be computed, as for one picture, is read as None.
@@ -254,26 +263,30 @@ def _curves(folder, results):
     no reward was logged."""
     path = folder / "run_log.csv"
     log = RunLog.read(path) if path.exists() else RunLog()
-    log.baselines = results.get("baselines") or {}
+    log.baselines = results.get("baselines") or {}  # name → value
     _, rewards = log.series("reward")
     if not rewards:
         return ""
+
     # Beside the reward the first of its parts that says whether an answer is right. In a sum of rewards a
     # part's name is prefixed with that of its reward, so only the end is compared.
     parts = [name for name in log.columns if name.startswith("part/")]
     right_parts = [name for name in parts if name.endswith(("exact", "accuracy"))]
     names = ["reward"] + right_parts[:1]
+
     fig, ax = figure(5.4, 3.2, nrows=1)  # inches
     for name, colour in zip(names, (blue, green)):
         steps, values = log.series(name)
         ax.plot(steps, values, color=colour, alpha=0.25, lw=1)  # raw values faint, smoothed ones strong
         ax.plot(steps, smooth(values), color=colour, lw=2, label=name.removeprefix("part/"))
     words = dict(majority="right: one answer to all", blind_reward="reward: best answer without a picture")
+    # At most two baselines, for which there are two kinds of dashes.
     for (name, value), dashes in zip(log.baselines.items(), (":", "--")):
         ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{words.get(name, name)} ({value:.2f})")
     ax.set(xlabel="step", title=f"while training (n = {len(log)} logged rows)")
     ax.title.set_fontsize(9)
     ax.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+
     png = b64encode(fig._repr_png_()).decode()
     image = f'<img src="data:image/png;base64,{png}" alt="reward over the steps">'
     return f"{image}<p>{escape(curve_words(log))}</p>"
@@ -352,6 +365,8 @@ def report_html(
     folder = Path(folder)
     if not (folder / "results.json").exists():
         raise SettingsError(f"{folder.name}: no results.json there, so this is no finished run")
+
+    # What the run has left.
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     # Older runs, and runs that were not measured, have no pictures.json.
     pictures = folder / "pictures.json"
@@ -362,6 +377,8 @@ def report_html(
     meaning = outcomes.get(outcome, "")
     colour = outcome_colours.get(outcome, _grey)
     stages = StageCards(kept)
+
+    # Each part is HTML; `_section` puts a heading over it, or leaves an empty part out.
     # The verdict stands first: who reads one line only should know the result.
     body = [
         f"<h1>{_text(title)}</h1>",

@@ -61,13 +61,15 @@ def judge_version(
 
     The verdict is good inside the bounds, note above them, and bad below them or where excluded (!=)."""
     from packaging.version import Version
-    # By default `contains` refuses pre-releases; a nightly build of torch shall count by its number.
     failed_bounds = [] # such as <2.12
     for bound in requirement.specifier:
+        # By default `contains` refuses pre-releases; a nightly build of torch shall count by its number.
         if not bound.contains(version, prereleases=True):
             failed_bounds.append(bound)
     if not failed_bounds:
         return "good", ""
+
+    # One bound that makes the version bad decides; without any the version is above all that failed.
     for bound in failed_bounds:
         if bound.operator == "!=":
             wanted = without_marker(requirement)
@@ -94,7 +96,7 @@ def untested_versions(
 ) -> list: # a sentence for each library outside the releases that were tested
     "Name the installed libraries that are newer or older than those this book was tested with"
     lines = own_requirements() if lines is None else lines
-    # what every installation needs, and the extras whose libraries have an upper bound
+    # What every installation needs, and the extras whose libraries have an upper bound (`bounded_extras`).
     wanted = requirements_of(lines)
     for extra in bounded_extras:
         wanted += requirements_of(lines, extra)
@@ -124,7 +126,9 @@ def warn_of_untested():
 def extra_of(
     module: str, # as it is imported, such as uvicorn
 ) -> str | None: # such as serve; None where no extra brings it
-    "Return the extra of vlrlbook that installs a module; for a message such as: install vlrlbook[serve]"
+    """Return the extra of vlrlbook that installs a module; for a message such as: install vlrlbook[serve]
+
+    It is looked for by the module's name, so None also means that its package has another name."""
     for line in metadata.requires("vlrlbook"):
         # A line of the metadata is `uvicorn>=0.34; extra == "serve"`. The extra `all` is passed over (`?!`):
         # it brings everything, and the answer should be the smallest extra.

@@ -58,15 +58,15 @@ def key_table(
     version: str, # 0.3.2 or current (EasyR1), or verl
 ) -> dict: # dotted key → `Key`
     "The keys of a version that this book explains, with types, limits and meaning; of EasyR1 these are all"
-    known = [*versions, "verl"]
-    if version not in known:
+    known = [*versions, "verl"] # `versions`: those of EasyR1
+    if version not in known: # the message ends with the nearest known word: ": did you mean …?"
         raise SettingsError(f"version = {version!r}{nearest(str(version), known)}")
     # One file holds both versions of EasyR1, each with a column of defaults that is named like the version.
     file, default_column = "logs/09_keys.csv", version
     if version == "verl":
         file, default_column = "logs/09_verl_keys.csv", "default"
     table = {}
-    with open(book_file(file), newline="", encoding="utf-8") as f:
+    with open(book_file(file), newline="", encoding="utf-8") as f: # a file that comes with the book
         for row in csv.DictReader(f):
             default = row[default_column]
             if default != "absent": # the mark of a key that this version does not have
@@ -98,19 +98,23 @@ def verl_name(
     return key
 
 def _release_keys(explained):
-    """Keys that verl's release lists and `explained` (key → `Key`) does not hold
+    """All keys that verl takes and `explained` does not hold; both are dicts, dotted key → `Key`
 
     Only their defaults are known, so they are checked less: no choices, no limits, no meaning."""
-    read_at = "verl/trainer/ppo/reward.py" # where verl asks for the unlisted keys
+    # Keys that verl's code asks for although its config does not list them.
+    read_at = "verl/trainer/ppo/reward.py"
     found = {key: _unexplained_key("dict", None, read_at) for key in unlisted_in_verl}
+
+    # Keys that its config lists, without older names and without those that its code never reads.
     with open(book_file("logs/09_verl_release_keys.csv"), newline="", encoding="utf-8") as f:
         for row in csv.DictReader(f):
-            is_old_name = verl_name(row["key"]) != row["key"]
-            if row["key"] not in explained and not is_old_name and row["key"] not in _unread_in_verl:
-                # The types are those of the defaults. Where the default is a text, other types may do, too.
-                kind = "any" if row["type"] == "str" else row["type"]
-                default = json.loads(row["default"])
-                found[row["key"]] = _unexplained_key(kind, default, row["read_at"])
+            key = row["key"]
+            is_old_name = verl_name(key) != key # `verl_name` turns an older name into today's
+            if key in explained or is_old_name or key in _unread_in_verl:
+                continue
+            # The types are those of the defaults. Where the default is a text, other types may do, too.
+            kind = "any" if row["type"] == "str" else row["type"]
+            found[key] = _unexplained_key(kind, json.loads(row["default"]), row["read_at"])
     return found
 
 def _unexplained_key(kind, default, read_at, meaning=""):
@@ -122,11 +126,12 @@ def _unexplained_key(kind, default, read_at, meaning=""):
 def _read_key(row, default, version):
     "A `Key` from a row of the CSV table and the version's default as it is written there"
     kind = row["type"].rstrip("?") # a question mark: may be null
-    value = default # a text is written without quotes
+    value = default # a text is written without quotes, and so is the default of a key of kind "auto"
     if default == "null":
         value = None
     elif kind not in ("str", "auto"): # anything else is written as JSON
         value = json.loads(default)
+    # `_choices_of`: the words that this version takes; `_number`: a float, or None for an empty column.
     return Key(
         kind=kind, optional=row["type"].endswith("?"), default=value,
         choices=_choices_of(row["choices"], version),
@@ -191,8 +196,8 @@ def short_names(
     for key, about in key_table(version).items():
         # The critic's and the reference model's keys repeat the actor's words; `lr` means the actor's.
         is_other_role = ".critic." in key or ".ref." in key or key.startswith("critic")
-        # Only explained keys, as among verl's thousand keys hardly a last word is unique. `auto`: the engine
-        # sets the key itself.
+        # A key of kind `auto` is set by the engine itself. One without a meaning is not explained here; verl
+        # has a thousand of these, among which hardly a last word is unique.
         if about.kind != "auto" and about.meaning and not is_other_role:
             keys_of.setdefault(_last_word(key), []).append(key)
     names = {word: keys[0] for word, keys in keys_of.items() if len(keys) == 1}
@@ -277,13 +282,14 @@ def engine_settings(
 
     All faults are reported in one SettingsError. Later layers win: the engine's defaults, this book's values,
     what a written setting asks of others, what was written."""
-    table = known_keys(version)
+    table = known_keys(version) # dotted key → `Key`
     written, faults = _checked_keys(given, version) # dotted key → value; messages
-    # The engine sets the keys of kind "auto" itself.
+
+    # The layers. Keys of kind "auto" are left out, since the engine sets them itself.
     values = {key: about.default for key, about in table.items() if about.kind != "auto"}
     if house:
-        values |= _house_of(version)
-    values |= _implied_values(written, version)
+        values |= _house_of(version) # this book's values
+    values |= _implied_values(written, version) # what a written setting asks of others: LoRA with verl does
     values |= written
     # The rules between keys are checked only if each key is right by itself, or one mistake would be reported
     # several times.
@@ -297,17 +303,18 @@ def _checked_keys(given, version):
     """Check each setting of `given` by itself: (dotted key → checked value, list of messages of faults)
 
     The names in `given` may be nested, dotted or short."""
-    table, full_names = known_keys(version), short_names(version)
+    table = known_keys(version) # dotted key → `Key`
+    full_names = short_names(version) # short name → dotted key
     written, faults = {}, []
-    for name, value in _flattened(given, table).items():
+    for name, value in _flattened(given, table).items(): # nested dicts have become dotted names
         key = full_names.get(name, name)
         if version == "verl":
-            key = verl_name(key)
+            key = verl_name(key) # an older name becomes today's
         if key.startswith("+") and version == "verl": # Hydra adds a key that the config does not have
             written[key] = value
-            faults += _plus_faults(key, table)
+            faults += _plus_faults(key, table) # one message if Hydra would refuse this, else none
         elif key not in table or table[key].kind == "auto": # auto: the engine sets it itself
-            faults.append(_why_not_a_key(name, key, version))
+            faults.append(_why_not_a_key(name, key, version)) # a message that says why
         elif key in written:
             faults.append(f"{key} is given twice (as {name} too)")
         else:
@@ -377,9 +384,11 @@ def _checked_value(key, value, about):
     # YAML reads a name such as 2024 as a number.
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
-    value = as_type(key, value, kind | None if about.optional else kind) # "5e-5" becomes a float
+    # `as_type` converts ("5e-5" becomes a float) or raises SettingsError, but it lets None pass.
+    value = as_type(key, value, kind | None if about.optional else kind)
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
+
     if kind in (int, float):
         _check_range(key, value, about)
     if about.choices:
@@ -412,7 +421,7 @@ def _why_not_a_key(name, key, version):
     table = known_keys(version)
     if key in table: # the engine sets it; the meaning in the table says so
         return f"{key} cannot be set: {table[key].meaning}"
-    version_message = _of_another_version(name, version)
+    version_message = _of_another_version(name, version) # None if no other version has such a key
     if version_message:
         return version_message
     if any(known.startswith(f"{key}.") for known in table):
@@ -433,6 +442,7 @@ def _of_another_version(name, version):
             continue
         hint = ""
         if version != "verl": # the hints are about the two versions of EasyR1
+            # `_instead`: beginning of a key → what the version without it has instead
             hints = [words for beginning, words in _instead.items() if other_key.startswith(beginning)]
             hint = f": {hints[0]}" if hints else ""
         return f"{other_key} is a key of {_engine_name(other)}, and this is {_engine_name(version)}{hint}"
@@ -446,7 +456,8 @@ def _engine_name(version):
 def _engine_rules(values, version):
     """Yield (is wrong, message) for every rule between the settings of an engine
 
-    `values` holds a value for each dotted key. A message is shown only where its rule is broken."""
+    `values` holds a value for each dotted key. A message is shown only where its rule is broken. The
+    functions called here yield such pairs, too."""
     if version == "verl":
         yield from _verl_rules(values)
         return
@@ -508,22 +519,27 @@ def _batch_rules(v, role, world):
 
     `v`: dotted key → value; `role`: actor or critic; `world`: number of all GPUs."""
     worker, n = f"worker.{role}", v["worker.rollout.n"]
+
+    # A step's prompts are parted into the batches of several optimizer updates.
     batch = v[f"{worker}.global_batch_size"] # prompts of one optimizer update
     rollout = v["data.rollout_batch_size"] # prompts of one step, to each of which n answers are sampled
     nearest_multiple = max(1, round(rollout / batch)) * batch
     yield (rollout % batch != 0,
            f"data.rollout_batch_size = {rollout}: no multiple of {worker}.global_batch_size = {batch}; "
            f"nearest: {nearest_multiple}")
+
     # Answers in one forward pass, which computes the log-probabilities (or the critic's values) of samples.
     experience = v[f"{worker}.micro_batch_size_per_device_for_experience"]
     yield (rollout * n % experience != 0,
            f"data.rollout_batch_size × worker.rollout.n = {rollout * n} answers: "
            f"no multiple of {worker}.micro_batch_size_per_device_for_experience = {experience}")
+
     # Ulysses (sequence parallelism) cuts each answer over several GPUs.
     ulysses = v[f"{worker}.ulysses_size"]
     yield (world % ulysses != 0,
            f"{worker}.ulysses_size = {ulysses}: {world} GPUs cannot be parted into groups of {ulysses}")
-    groups = max(1, world // ulysses) # of GPUs; the GPUs of a group work on the same answer
+    # The answers of one update are shared evenly by the groups of GPUs, and taken in whole micro-batches.
+    groups = max(1, world // ulysses) # the GPUs of a group work on the same answer
     answers = batch * n
     yield (answers % groups != 0,
            f"{worker}.global_batch_size × worker.rollout.n = {answers} answers "
@@ -533,6 +549,7 @@ def _batch_rules(v, role, world):
     yield (answers_each % micro_batch != 0,
            f"{answers_each} answers a GPU ({worker}.global_batch_size × worker.rollout.n / {groups}): "
            f"no multiple of {worker}.micro_batch_size_per_device_for_update = {micro_batch}")
+
     # FSDP's own CPU offload cannot add up the gradients of several micro-batches; EasyR1's offload can.
     yield (v[f"{worker}.fsdp.enable_cpu_offload"] and answers_each != micro_batch,
            f"{worker}.fsdp.enable_cpu_offload: not with several micro-batches ({answers_each} answers a GPU, "
@@ -543,13 +560,15 @@ def _verl_rules(v):
     "Yield (is wrong, message) for every rule between verl's settings; `v`: dotted key → value"
     actor, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
     world = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"] # number of all GPUs
+    # The answers to one prompt are a group. Some estimators of the advantage compare them with one another.
     n = v[rollout + "n"]
     yield (v["algorithm.adv_estimator"] in _group_estimators and n < 2,
            f"{rollout}n = {n}: a group needs 2 answers or more")
-    parallel = v[rollout + "tensor_model_parallel_size"]
+    parallel = v[rollout + "tensor_model_parallel_size"] # GPUs among which one copy of the sampler is cut
     yield (world % parallel != 0,
            f"{rollout}tensor_model_parallel_size = {parallel}: "
            f"{world} GPUs cannot be parted into groups of {parallel}")
+
     # Prompts of one step, and of one optimizer update; each prompt has n answers.
     batch, mini = v["data.train_batch_size"], v[actor + "ppo_mini_batch_size"]
     yield batch < mini, f"data.train_batch_size = {batch}: less than {actor}ppo_mini_batch_size = {mini}"
@@ -561,13 +580,14 @@ def _verl_rules(v):
     yield (bool(micro) and (answers_each == 0 or answers_each % micro != 0),
            f"{answers_each} answers a GPU ({actor}ppo_mini_batch_size × {rollout}n / {world}): "
            f"no multiple of {actor}ppo_micro_batch_size_per_gpu = {micro}")
+
     needed = v["data.max_prompt_length"] + v["data.max_response_length"]
     budget = v[rollout + "max_num_batched_tokens"] # tokens that vLLM computes in one step
     # With chunked prefill a long prompt is computed in several steps.
     yield (not v[rollout + "enable_chunked_prefill"] and budget < needed,
            f"{rollout}max_num_batched_tokens = {budget}: "
            f"less than data.max_prompt_length + data.max_response_length = {needed}")
-    load_format = v[rollout + "load_format"]
+    load_format = v[rollout + "load_format"] # where vLLM gets its first weights from
     yield (v["actor_rollout_ref.model.lora_rank"] > 0 and load_format != "safetensors",
            f"{rollout}load_format = {load_format!r}: "
            "with LoRA the sampler needs the base's own weights, safetensors")
@@ -589,9 +609,9 @@ def read_engine_yaml(
         raise SettingsError(f"{name}: cannot be read ({why})") from e
     if not isinstance(sections, dict):
         raise SettingsError(f"{name}: expected sections with keys, found {type(sections).__name__}")
-    given = _flattened(sections, known_keys(version))
+    given = _flattened(sections, known_keys(version)) # dotted key → value
     given |= parse_overrides(overrides, version)
-    return engine_settings(given, version, name, house=False)
+    return engine_settings(given, version, name, house=False) # checks them; SettingsError for faults
 
 # %% ../../nbs/09a_config.ipynb #n3701ccb
 @cache
@@ -621,7 +641,7 @@ def parse_overrides(
 ) -> dict: # dotted key → value
     "Read words such as `worker.rollout.n=4` as settings; the values are read as YAML"
     import yaml
-    full_names = short_names(version) if version else {}
+    full_names = short_names(version) if version else {} # short name → dotted key
     out = {}
     for word in words:
         name, sign, value = word.partition("=")
@@ -634,7 +654,7 @@ def parse_overrides(
                                 "questions")
         key = full_names.get(name, name)
         if version == "verl":
-            key = verl_name(key)
+            key = verl_name(key) # an older name becomes today's
         try:
             # `a=` means an empty text; YAML would read it as null.
             out[key] = yaml.safe_load(value) if value else ""

@@ -79,16 +79,21 @@ def reward_file(
         raise SettingsError(f"engine = {engine!r}{nearest(engine, list(_adapters))}")
     is_named = isinstance(reward, str)
     function = load_reward(reward) if is_named else reward
-    statements = _Statements() # collects the source of what the file needs
-    expression = _reward_expression(function, statements, reward) # Python for the reward itself
-    adapter = _adapters[engine] # the function that turns a reward into this engine's `compute_score`
+
+    # Collect the source of all that the file needs: the reward, and the function that makes this engine's
+    # `compute_score` of it.
+    statements = _Statements()
+    expression = _reward_expression(function, statements, reward) # Python that names or makes the reward
+    adapter = _adapters[engine]
     statements.need("vlrlbook.rewards", [adapter])
+
     name = reward if is_named else function.__name__
-    source = _reward_text.format(
+    source = _reward_text.format( # the frame of such a file, with fields
         name=name.replace("\\", " ").replace('"', "'"), # it stands between double quotes in the file
         imports="\n".join(sorted(statements.imports)), body=statements.body(),
         made=expression, adapter=adapter)
-    ast.parse(source, feature_version=(3, 9)) # the oldest Python that EasyR1 runs on
+    # SyntaxError if the oldest Python on which EasyR1 runs could not read the file
+    ast.parse(source, feature_version=(3, 9))
     return source
 
 # %% ../../nbs/09b_export.ipynb #nf65d586
@@ -117,15 +122,18 @@ def _reward_expression(function, statements, spec):
     if getattr(function, "batched", False): # a trained reward model or a judge
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
+
+    # A weighted sum: the function that chapter 02's `mix` returns. Its parts become expressions in turn.
     qualified_name = getattr(function, "__qualname__", "")
-    if qualified_name == "mix.<locals>.mixed": # the function that chapter 02's `mix` returns
+    if qualified_name == "mix.<locals>.mixed":
         variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights by name
-        statements.need("vlrlbook.rewards", ["mix"])
+        statements.need("vlrlbook.rewards", ["mix"]) # collects the source of `mix`
         pairs = []
         for name, part in variables["rewards"].items():
             weight = variables["weights"][name]
             pairs.append(f"{name!r}: ({_reward_expression(part, statements, spec)}, {weight!r})")
         return "mix(**{" + ", ".join(pairs) + "})"
+
     # `<locals>` or `<lambda>` in its name: the function is not defined at the top of a module.
     if not inspect.isfunction(function) or "<" in qualified_name or function.__module__ == "__main__":
         raise SettingsError(f"reward {spec!r}: only a function at the top of a module has a source "
@@ -158,7 +166,7 @@ class _Statements:
                 raise SettingsError(
                     f"two different {name!r} would stand in the file: of {owner} and of {module}")
             self.kept[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
-            used_here = _used_names(node) & set(defined_by)
+            used_here = _used_names(node) & set(defined_by) # without builtins and local names
             self.need(module, sorted(used_here))
 
     def _add_import(self, module, node, name):
@@ -173,7 +181,7 @@ class _Statements:
         if isinstance(node, ast.Import):
             self.imports.add(f"import {words}")
             return
-        source_module = _imported_module(node, module)
+        source_module = _imported_module(node, module) # its full name, also for `from ..core import …`
         is_relative = bool(node.level) # number of leading dots
         if source_module.split(".")[0] != "vlrlbook" and not is_relative:
             self.imports.add(f"from {source_module} import {words}")
@@ -231,7 +239,8 @@ def _imported_module(node, module):
 def _used_names(node):
     """All names in a statement (its syntax tree `node`), those in annotations left out
 
-    The reward file never evaluates annotations, so what they name need not be copied into it."""
+    The statement goes into a reward file, which never evaluates annotations; so what they name is not needed
+    there."""
     names, to_visit = set(), [node]
     while to_visit:
         part = to_visit.pop()
@@ -286,6 +295,8 @@ def ask_reward_file(
     reward_type: str = None, # of EasyR1's settings: batch or sequential; None: what the file says itself
 ) -> list: # a list of dicts per case
     "Call a reward file as the engine does, in a Python process of its own that cannot import vlrlbook"
+    # `_asker` is the text of a program that reads a case from each line of its input, calls the function with
+    # the case's texts, and prints what it returns as a line of JSON.
     lines = [json.dumps(dict(texts=texts, truth=truth)) + "\n" for texts, truth in cases]
     # -I: Python ignores PYTHONPATH and the current folder; -B: it writes no __pycache__ beside the file.
     arguments = [str(path), name, engine, json.dumps(kwargs or {}), reward_type or ""]
@@ -313,16 +324,21 @@ def export_easyr1(
     "Write a directory for EasyR1 to run unchanged: rows, pictures, template, reward, config and launcher"
     if version not in versions:
         raise SettingsError(f"version = {version!r}{nearest(str(version), list(versions))}")
-    checked = _export_settings(settings, version) # `EngineSettings`
-    source = reward_file(reward)
-    reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell)
-    seed = checked.values["data.seed"]
+    # Settings and reward are checked before any row is read.
+    checked = _export_settings(settings, version) # `EngineSettings`: a value for every key, short or dotted
+    source = reward_file(reward) # of a Python file that needs nothing else
+    reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell) # how files of rows are read
+
+    seed = checked["data.seed"] # decides which pictures are held out
     train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed)
     name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
+        # Rows and pictures; `_write_rows` returns how many rows it wrote.
         train_count = _write_rows(train, folder / "train.jsonl", template)
         counts = [train_count, _write_rows(held_out, folder / "val.jsonl", template)]
-        _check_enough(train_count, checked.values["data.rollout_batch_size"], "data.rollout_batch_size")
+        # SettingsError if the training rows do not fill one batch
+        _check_enough(train_count, checked["data.rollout_batch_size"], "data.rollout_batch_size")
+
         launcher = _train_text.format(
             version=version, gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"])
         write_whole(folder / "prompt.jinja", template)
@@ -330,6 +346,7 @@ def export_easyr1(
         write_whole(folder / "config.yaml", checked.yaml())
         _write_launcher(folder, launcher)
         write_whole(folder / "README.md", _readme(checked, f"EasyR1 {version}", name, counts, _easyr1_files))
+        # By export.json `dry_run` knows what the folder is.
         about = dict(engine="easyr1", version=version, reward=name, rows=counts, made_by=_made_by())
         write_json(folder / "export.json", about)
     return Path(out_dir)
@@ -385,12 +402,14 @@ def _train_and_held_out(dataset, val, reading, template, seed):
     `dataset` and `val`: files, lists of samples or data sets; `reading`: how files are read (`_Reading`).
     Without `val` a tenth of the pictures is held out. Without `template` VQA rows get the VQA prompt, and
     others the question alone."""
-    train = _as_dataset(dataset, reading)
+    train = _as_dataset(dataset, reading) # reads a file, makes a data set of a list
     if val is None:
-        train, held_out = split_by_picture(train, 0.1, seed)
+        train, held_out = split_by_picture(train, 0.1, seed) # no picture is on both sides
     else:
         held_out = _as_dataset(val, reading)
-    are_vqa = {task == "vqa" for task in [*train["task"], *held_out["task"]]} # {True}, {False} or both
+
+    # The set is {True}, {False}, or holds both where some rows are VQA rows and some are not.
+    are_vqa = {task == "vqa" for task in [*train["task"], *held_out["task"]]}
     if template is None and len(are_vqa) == 2:
         raise SettingsError("one template stands around all rows, and some are VQA rows and some are not: "
                             "give `template`")
@@ -419,10 +438,11 @@ def _read_file(path, reading):
     """Read the usable rows of a file (`reading` is a `_Reading`), checked as for training
 
     A row whose truth no answer can earn under the reward is a bad row, too."""
-    if path.suffix.lower() == ".zip" or path.is_dir(): # a folder is what was unpacked from one
+    if path.suffix.lower() == ".zip" or path.is_dir(): # a counting ZIP, or a folder that holds one unpacked
         dataset, report = unpacked_counting_zip(path)
     else:
         dataset, report = read_vqa(path, reading.image_dir, reading.keys, reading.skip_bad_rows)
+    # Rows whose truth earns nothing are left out and noted in `report`, or the first one raises DataError.
     reward = load_reward(reading.reward) if isinstance(reading.reward, str) else reading.reward
     dataset = with_good_truths(dataset, reward, reading.skip_bad_rows, report)
     if reading.tell:
@@ -434,12 +454,12 @@ def _easyr1_rows(dataset, template):
     """Yield (number of the row, question without instructions, answer, list of pictures) of each row, checked
 
     The question holds an `<image>` for each picture. A picture is a dict with `path` or `bytes`."""
-    instructions = rendered_prompt("", vqa_template)
-    for row in _undecoded(dataset):
+    instructions = rendered_prompt("", vqa_template) # all that the VQA template adds to a question
+    for row in _undecoded(dataset): # dicts; their pictures are not decoded
         # VQA questions come with the instructions, which the template will add again.
         question = row["question"].removesuffix(instructions)
         pictures, number = row["images"], row["row"]
-        if "<image>" not in question: # then the pictures stand before it
+        if "<image>" not in question: # then all pictures are put before it
             question = "<image>" * len(pictures) + question
         marks = rendered_prompt(question, template).count("<image>")
         if marks != len(pictures):
@@ -488,10 +508,10 @@ def _write_rows(dataset, path, template):
     rows = 0
     with open(path, "w", encoding="utf-8") as f:
         for number, question, answer, pictures in _easyr1_rows(dataset, template):
-            names = []
+            names = [] # of the row's pictures in the export
             for picture in pictures:
                 if picture["bytes"]: # then `path` is only the name of the file that it came from, if anything
-                    names.append(_store(picture, number, folder))
+                    names.append(_store(picture, number, folder)) # writes it unless it is there
                     continue
                 source = picture["path"]
                 if source not in stored:
@@ -598,21 +618,26 @@ def export_verl(
     template: str = None, # jinja with `content`; None: the VQA prompt for VQA rows, else the question alone
 ) -> Path: # the directory
     "Write a directory that verl runs: parquet files that hold their pictures, reward, launcher, README.md"
-    checked = _export_settings(settings, "verl") # `EngineSettings`
-    source = reward_file(reward, "verl")
+    # Settings and reward are checked before any row is read.
+    checked = _export_settings(settings, "verl") # `EngineSettings`: a value for every key, short or dotted
+    source = reward_file(reward, "verl") # of a Python file that needs nothing else
+    reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell) # how files of rows are read
+
     # verl shuffles with a seed of its own; this one only decides which pictures are held out.
-    reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell)
     train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed=1)
     name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
+        # `_write_parquet` returns how many rows it wrote.
         train_count = _write_parquet(train, folder / "train.parquet", template, "train")
         counts = [train_count, _write_parquet(held_out, folder / "val.parquet", template, "val")]
-        _check_enough(train_count, checked.values["data.train_batch_size"], "data.train_batch_size")
+        # SettingsError if the training rows do not fill one batch
+        _check_enough(train_count, checked["data.train_batch_size"], "data.train_batch_size")
+
         write_whole(folder / "reward.py", source)
         _write_launcher(folder, _verl_launcher(checked))
         write_whole(folder / "README.md", _readme(checked, f"verl {verl_release}", name, counts, _verl_files))
         lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
-        # With the settings, since a dry run has no YAML from which it could read them.
+        # export.json holds the settings, too, since a dry run has no YAML from which it could read them.
         about = dict(engine="verl", version="verl", written_for=f"verl {verl_release}", reward=name,
                      rows=counts, settings=_settings_to_keep(checked), lora=lora, made_by=_made_by())
         write_json(folder / "export.json", about)
@@ -657,8 +682,9 @@ def verl_overrides(
         always |= {"actor_rollout_ref.model.lora_rank", "actor_rollout_ref.model.lora_alpha"}
     words = []
     for key, value in settings.values.items():
-        if key in _set_by_launcher:
+        if key in _set_by_launcher: # train.sh sets it by a line of its own
             continue
+        # A key that is not in the table was written with Hydra's +, so it is in `always`.
         if key in always or value != table[key].default:
             plus = "+" if key in unlisted_in_verl else "" # Hydra's mark for a key that the config lacks
             words.append(f"{plus}{key}={_hydra_value(value)}")
@@ -686,7 +712,7 @@ def _hydra_value(value):
     if isinstance(value, dict):
         return "{" + ",".join(f"{name}:{_hydra_value(part)}" for name, part in value.items()) + "}"
     text = str(value)
-    if _bare_in_hydra.fullmatch(text):
+    if _bare_in_hydra.fullmatch(text): # letters, digits and the few signs that need no quotes
         return text
     return json.dumps(text, ensure_ascii=False) if "'" in text else f"'{text}'"
 
@@ -700,7 +726,7 @@ def _write_parquet(dataset, path, template, split):
     schema = _verl_schema()
     rows, batch = 0, [] # rows that were written or wait in the batch
     with pq.ParquetWriter(path, schema) as writer:
-        for number, question, answer, pictures in _easyr1_rows(dataset, template):
+        for number, question, answer, pictures in _easyr1_rows(dataset, template): # checked
             batch.append(_verl_row(number, question, answer, pictures, template, split, index=rows))
             rows += 1
             if len(batch) == _batch_rows:
@@ -716,7 +742,7 @@ def _verl_row(number, question, answer, pictures, template, split, index):
     `number`: of the row in its source, for messages; `index`: its place in the file, from 0."""
     images = []
     for picture in pictures:
-        data, _ = _picture_file(picture, number)
+        data, _ = _picture_file(picture, number) # bytes of a JPEG or PNG
         images.append(dict(bytes=data, path=None))
     prompt = [dict(role="user", content=rendered_prompt(question, template))]
     return dict(

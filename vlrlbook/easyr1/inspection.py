@@ -52,17 +52,21 @@ def check_row(
     problems = [] # (code, message)
     result = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
                   shown=(), problems=problems)
+    # What the row holds; None if it has no usable prompt.
     fields, field_problems = _row_fields(look, row)
     problems += field_problems
     if fields is None:
         return result
     prompt, result["answer"], images = fields
     result["shown"] = [_picture_name(image) for image in images]
+
     # verl's rows hold the finished prompt; EasyR1 puts the template around it when it reads the row.
     text = prompt if look.engine == "verl" else rendered_prompt(prompt, look.template)
     marks = text.count("<image>")
     problems += _picture_count_problems(marks, len(images), look.most_images)
-    sizes = [] # (width, height) of the pictures that can be decoded
+
+    # The pictures that can be decoded, before and after EasyR1's resizing.
+    sizes = [] # (width, height)
     for image in images:
         size, problem = look.size_of(image)
         if problem:
@@ -72,7 +76,9 @@ def check_row(
     scaled = [easyr1_size(size, look.min_pixels, look.max_pixels) for size in sizes]
     result["pictures"] = len(sizes)
     result["resized"] = _count_resized(sizes, scaled) # (enlarged, shrunk)
-    if problems: # the length is unknown, for example because a picture is missing
+
+    # The length. It is unknown where there is a problem, for example because a picture is missing.
+    if problems:
         return result
     result["image_tokens"] = sum(picture_tokens(look.processor, size) for size in scaled)
     # Each mark is one token of the text, in whose place the tokens of its picture come.
@@ -149,6 +155,7 @@ class _RowContext:
         """((width, height), None) of a picture that can be decoded, else (None, (code, message))
 
         `image`: as a row holds it: a dict with `bytes`, bytes, or a path in the picture folder."""
+        # `_measure_picture` calls the function that it gets for the bytes, and returns such a pair.
         if isinstance(image, dict):
             return _measure_picture(lambda: image["bytes"])
         if not isinstance(image, str):
@@ -170,14 +177,17 @@ def _row_fields(look, row):
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
         return None, [("row.json", f"a {type(row).__name__}, expected an object")]
+
     prompt, answer = row.get(look.prompt_key), row.get(look.answer_key)
-    if look.engine == "verl":
+    if look.engine == "verl": # its rows keep the answer in a dict for the reward
         answer = (row.get("reward_model") or {}).get("ground_truth")
         if isinstance(prompt, list): # turns of a conversation, each with role and content
             prompt = "".join(turn["content"] for turn in prompt)
     if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
         columns = ", ".join(map(str, row))[:80]
         return None, [("row.prompt", f"no text under {look.prompt_key!r}; the row has {columns}")]
+
+    # From here on a problem does not keep the row from being looked at.
     problems = []
     if not isinstance(answer, str) or not answer.strip():
         problems.append(("row.answer", f"{answer!r} under {look.answer_key!r}, expected text"))
@@ -204,6 +214,7 @@ def _measure_picture(read):
         with closing(Image.open(io.BytesIO(read()))) as image:
             if image.mode.startswith(("I", "F")): # 16 or 32 bits a pixel
                 return None, ("image.mode", f"{image.mode}: EasyR1's plain conversion would clip it")
+            # Long and thin: Qwen's own resizing would refuse the picture, or come close to that.
             if min(image.size) * _most_elongated < max(image.size):
                 return None, ("image.shape", f"{image.width} × {image.height} pixels")
             image.load() # decodes it: the header of a file that is cut off would still tell a size
@@ -273,9 +284,9 @@ def _counts_table(run):
     lines["tokens of a prompt: middle, longest, allowed"] = f"{middle}, {longest}, {run.longest}"
     lines["most picture tokens of a prompt"] = run.image_tokens
     lines["pictures: all, enlarged, shrunk"] = f"{pictures}, {enlarged}, {shrunk}"
-    for what, value in run.reward.items():
+    for what, value in run.reward.items(): # mean rewards, and a count
         lines[what] = f"{value:.3f}" if isinstance(value, float) else value
-    for row in run.cost:
+    for row in run.cost: # steps, answers and memory
         lines[row["what"]] = row["value"]
     rows = [dict(what=what, found=value) for what, value in lines.items()]
     return Table(rows, f"{run.per_second:.0f} rows a second")
@@ -314,27 +325,30 @@ def dry_run(
     Rows, reward and memory are checked only if the files, the processor and the template can be used."""
     started = time.perf_counter()
     folder, engine, settings = _what_to_run(Path(path), version, list(overrides))
-    problems = _missing_files(settings, folder, engine) # this list grows below
-    tally = _Tally(problems)
-    result = DryRun(
+    # Dicts with file, row, code and message. The functions below add to this list.
+    problems = _missing_files(settings, folder, engine)
+    tally = _Tally(problems) # sums up over all rows
+    result = DryRun( # shows the same list; the rest is filled in below
         folder=folder.name, rows=tally.rows, problems=problems, tokens=[], image_tokens=0,
         longest=settings["max_prompt_length"], resized=(0, 0, 0), reward={}, cost=[], seconds=0.0,
         per_second=0.0)
+    # Rows can be looked at if the files are here, the processor loads and the template is right.
     can_look = not any(problem["code"] in ("file.missing", "data.hub") for problem in problems)
     if can_look and processor is None:
         processor = _processor_of(settings, folder, problems) # None, and a problem, if it cannot be loaded
         can_look = processor is not None
     if can_look:
         try:
-            look = _RowContext(settings, folder, engine, processor)
+            look = _RowContext(settings, folder, engine, processor) # what checking a row needs
         except SettingsError as e: # a template that is no jinja
             problems.append(_problem(settings.values["data.format_prompt"], "prompt.template", str(e)))
             can_look = False
+
     if can_look:
         _check_and_count_rows(look, settings, tally, result, processes, progress)
         result.reward = _check_reward_file(settings, folder, engine, tally.truths, full_marks, problems)
         config = _config_of(settings, folder) # None if it cannot be read
-        usable = _usable_rows(settings, folder, tally)
+        usable = _usable_rows(settings, folder, tally) # training rows that the engine does not leave out
         result.cost = _cost_of(settings, engine, config, usable, gpu_gb, problems)
     result.seconds = time.perf_counter() - started
     return result
@@ -343,11 +357,12 @@ def _check_and_count_rows(look, settings, tally, result, processes, progress):
     """Check all rows of all files and fill in the counts of `result`, a `DryRun`
 
     `look`: `_RowContext`; `tally`: `_Tally`, which sums up over the rows and collects the problems."""
+    # A setting names one file, or a folder of files.
     files = _row_files(look.folder, settings["train_files"]) + _row_files(look.folder, settings["val_files"])
     started = time.perf_counter()
-    for row_result in _check_rows(files, look, processes, progress, tally.rows):
+    for row_result in _check_rows(files, look, processes, progress, tally.rows): # it counts into `tally.rows`
         tally.add(row_result)
-    _check_held_out_rows(look, settings, tally)
+    _check_held_out_rows(look, settings, tally) # adds problems of all of them together
     seconds = max(1e-9, time.perf_counter() - started) # not 0, by which is divided
     result.tokens = list(tally.tokens)
     result.image_tokens = tally.most_image_tokens
@@ -355,14 +370,19 @@ def _check_and_count_rows(look, settings, tally, result, processes, progress):
     result.per_second = sum(tally.rows.values()) / seconds
 
 def _check_held_out_rows(look, settings, tally):
-    "Add a problem if there are no held-out rows, or if their pictures stand in the training rows, too"
+    """Add a problem if there are no held-out rows, or if their pictures stand in the training rows, too
+
+    `look`: `_RowContext`; `tally`: `_Tally` of all rows, which has the pictures that each file shows."""
+    # A setting names one file, or a folder of files: `_row_files` lists them.
     train_pictures = set()
     for name in _row_files(look.folder, settings["train_files"]):
         train_pictures |= tally.shown.get(name, {}).keys()
     held_out_files = _row_files(look.folder, settings["val_files"])
+
     if not sum(tally.rows[name] for name in held_out_files):
         file = held_out_files[0] if held_out_files else "data"
         tally.problems.append(_problem(file, "rows.none", "no rows to measure on"))
+
     for name in held_out_files:
         first_rows = tally.shown.get(name, {}) # picture → number of the first row that shows it
         leaked = [number for picture, number in first_rows.items() if picture in train_pictures]
@@ -395,7 +415,7 @@ class _Tally:
     def add(self, row_result):
         "Add what `check_row` returned for a row, with the file's name under `file`"
         file, number = row_result["file"], row_result["number"]
-        for picture in row_result["shown"]:
+        for picture in row_result["shown"]: # `setdefault` keeps the first row that shows it
             self.shown.setdefault(file, {}).setdefault(picture, number)
         for code, message in row_result["problems"]:
             self.problems.append(dict(file=file, row=number, code=code, message=message))
@@ -414,9 +434,11 @@ def _what_to_run(path, version, overrides):
     """(folder, engine, `EngineSettings`) of the run at a path: an exported directory, or an EasyR1 YAML
 
     The engine is easyr1 or verl."""
-    if path.is_file():
+    if path.is_file(): # a YAML; its relative paths are changed so that they begin in its folder
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
         return path.parent, "easyr1", _relative_to(path.parent, settings)
+
+    # An exported directory says in export.json for which engine it was made.
     if not (path / "export.json").is_file():
         raise SettingsError(f"{path.name}: no export.json there; "
                             "give an exported directory, or a YAML of EasyR1")
@@ -424,7 +446,7 @@ def _what_to_run(path, version, overrides):
     if about["engine"] == "easyr1":
         settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
     else: # verl reads no file of settings, so the export has kept them in export.json
-        # An older export may hold older names of keys.
+        # An older export may hold older names of keys, which `verl_name` turns into today's.
         exported = {verl_name(key): value for key, value in about["settings"].items()}
         given = exported | parse_overrides(overrides, "verl")
         settings = engine_settings(given, "verl", path.name, house=False)
@@ -435,7 +457,8 @@ def _relative_to(folder, settings):
     """Change the paths in the settings of a YAML, so that they can be read from the YAML's `folder`
 
     EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's. A
-    path that does not exist from `folder`, but from the current folder, is made absolute."""
+    path that does not exist from `folder`, but from the current folder, is made absolute. A path that exists
+    from neither stays as it was written."""
     keys = ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
             "worker.reward.reward_function", "worker.actor.model.model_path")
     for key in keys:
@@ -443,13 +466,13 @@ def _relative_to(folder, settings):
         if not isinstance(written, str) or not written:
             continue
         path, colon, function = written, "", ""
-        if key.startswith("data."): # `rows.jsonl@train`: a file, and the name of a split
+        if key.startswith("data."): # `rows.jsonl@train`: a file, and the name of a split, which is dropped
             path, _, _ = written.partition("@")
         if key.endswith("reward_function") and ":" in written: # `reward.py:main`: file and function
             path, colon, function = written.rpartition(":")
         if not (folder / path).exists() and Path(path).exists():
             path = str(Path(path).resolve())
-        if (folder / path).exists():
+        if (folder / path).exists(): # `folder /` an absolute path is that path itself
             settings.values[key] = path + colon + function
     return settings
 
@@ -471,6 +494,7 @@ def _missing_files(settings, folder, engine):
             continue
         if (folder / Path(name).expanduser()).exists():
             continue
+        # A name such as hiyouga/math12k@train is taken for a data set of the hub.
         if key in ("data.train_files", "data.val_files") and _is_on_hub(name):
             message = f"{name}: a data set of the hub, which cannot be looked at here; nothing was counted"
             problems.append(_problem(key, "data.hub", message))
@@ -491,6 +515,7 @@ def _named_files(values, engine):
     if easyr1: # it prints only a warning if the template or the picture folder is missing, and goes on
         keys += ["data.format_prompt", "data.image_dir"]
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
+    # The reward file must be set: its name may be empty here, which the caller reports.
     reward_key = "worker.reward.reward_function" if easyr1 else "reward.custom_reward_function.path"
     reward_path, _ = _reward_of(values, engine)
     named.append((reward_key, reward_path, "file.missing"))
@@ -586,8 +611,9 @@ def _check_rows(files, look, processes, progress, row_counts):
     from tqdm.auto import tqdm
     processes = processes or os.cpu_count()
     most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
+    # `submit(batch)` starts the check of a batch, and returns a function that waits for its results.
     with tqdm(desc="rows", disable=not progress) as bar, _workers(look, processes) as submit:
-        waiting = deque() # (file, function that waits for the results of a batch and returns them)
+        waiting = deque() # (file, function that waits for the results of a batch), the oldest batch first
         for name in files:
             row_counts[name] = 0
             for batch in _batched(_read_rows(look.folder / name), _batch_size):
@@ -595,7 +621,7 @@ def _check_rows(files, look, processes, progress, row_counts):
                 waiting.append((name, submit(batch)))
                 while len(waiting) > most_waiting:
                     yield from _batch_results(waiting.popleft(), bar)
-        while waiting:
+        while waiting: # everything is read; what is left has to be waited for
             yield from _batch_results(waiting.popleft(), bar)
 
 # %% ../../nbs/09c_inspection.ipynb #nf10ba92
@@ -662,6 +688,7 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
     answers = list(truths)
     if not answers:
         return {}
+
     # As the wrong answer to a truth serves the next truth in the file that is another answer.
     wrong_answers = []
     for i, truth in enumerate(answers):
@@ -669,23 +696,27 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
         wrong_answers.append(_different_truth(truth, others))
     cases = [] # (five texts to be scored, truth)
     for truth, wrong in zip(answers, wrong_answers):
-        texts = [_tagged(truth), truth, _tagged(wrong), wrong, ""]
+        texts = [_tagged(truth), truth, _tagged(wrong), wrong, ""] # with <answer> tags, and without
         cases.append((texts, truth))
-    try:
+
+    try: # a list of five dicts for each case, in another process
         results = ask_reward_file(folder / path, cases, name, engine, kwargs=_reward_kwargs(settings.values),
                                   reward_type=settings.values.get("worker.reward.reward_type"))
     except SettingsError as e:
         problems.append(_problem(path, "reward.file", f"{e}{_reward_type_hint(settings.values)}"))
         return {}
+
     key = "score" if engine == "verl" else "overall" # under which a reward's dict holds what is paid
     earned = [] # for each truth: number of its rows, reward of the truth, reward of the wrong answer
     for truth, wrong, parts in zip(answers, wrong_answers, results):
+        # (reward of the truth, reward of the wrong answer), or None if a dict is malformed
         rewards, reward_problems = _compare_rewards(truth, wrong, parts, key, full_marks)
         # Listed for every row that has this truth, since each of them will be paid wrongly.
         for code, message in reward_problems:
             problems += [dict(file=file, row=row, code=code, message=message) for file, row in truths[truth]]
         if rewards:
             earned.append((len(truths[truth]), *rewards))
+
     # The means are over rows, so a truth counts as often as rows have it.
     count = max(1, sum(rows for rows, _, _ in earned))
     truth_mean = math.fsum(rows * reward for rows, reward, _ in earned) / count
@@ -720,7 +751,7 @@ def _compare_rewards(truth, wrong, parts, key, full_marks):
     text; `key`: where a dict holds what is paid. The first is None if a dict has a wrong form; problems is a
     list of (code, message)."""
     for part in parts:
-        if not _well_formed(part, key, parts[0]):
+        if not _well_formed(part, key, parts[0]): # the dict of the first text says which names are expected
             expected = f"expected finite numbers with {key!r}, the same names for every answer"
             return None, [("reward.form", f"{str(part)[:80]}: {expected}")]
     scores = [part[key] for part in parts]
@@ -787,17 +818,18 @@ def _cost_of(settings, engine, config, rows, gpu_gb, problems):
 
     `rows`: how many usable training rows; `config`: of the model, or None. Problems are added to the list."""
     values, easyr1 = settings.values, engine == "easyr1"
-    # Prompts of one step, and of one optimizer update.
-    batch = values["data.rollout_batch_size" if easyr1 else "data.train_batch_size"]
+    batch = values["data.rollout_batch_size" if easyr1 else "data.train_batch_size"] # prompts of one step
     mini_key = "worker.actor.global_batch_size" if easyr1 else "actor_rollout_ref.actor.ppo_mini_batch_size"
+    updates = batch // values[mini_key] # of the weights in one step; each takes a part of its prompts
     max_steps = values["trainer.max_steps" if easyr1 else "trainer.total_training_steps"] # None: by epochs
     # The engine drops the last incomplete batch of each epoch.
     steps = max_steps or rows // batch * values["trainer.total_epochs"]
+
     if rows < batch:
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
     answers = steps * batch * settings["n"] # n answers to each prompt
-    cost = {"steps, optimizer updates in each": f"{steps}, {batch // values[mini_key]}",
+    cost = {"steps, optimizer updates in each": f"{steps}, {updates}",
             "answers sampled in all": f"{answers:,}",
             "rows left over each epoch": rows % batch if rows else 0}
     if config is None:
@@ -812,6 +844,7 @@ def _memory_lines(values, easyr1, config, gpu_gb, problems):
 
     `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `config`: of the model;
     `gpu_gb`: memory of one GPU. Problems are added to the list."""
+    # The update: weights, gradients, Adam's states and more.
     count = parameter_count(config)
     parts = _update_memory(values, easyr1, config, count) # part → GB on one GPU
     update_gb = sum(parts.values())
@@ -819,6 +852,8 @@ def _memory_lines(values, easyr1, config, gpu_gb, problems):
         large_parts = ", ".join(f"{name} {size:.0f}" for name, size in parts.items() if size >= 1)
         message = f"the update needs at least {update_gb:.0f} GB a GPU, there are {gpu_gb:g}: {large_parts}"
         problems.append(_problem("config", "memory.update", message))
+
+    # The sampler, vLLM: what its weights leave of its share of a GPU is room for its cache.
     rollout = "worker.rollout." if easyr1 else "actor_rollout_ref.rollout."
     parallel = values[rollout + ("tensor_parallel_size" if easyr1 else "tensor_model_parallel_size")]
     weights_gb = 2 * count / parallel / 1e9 # vLLM's own copy in bfloat16, cut by tensor parallelism alone
@@ -827,6 +862,7 @@ def _memory_lines(values, easyr1, config, gpu_gb, problems):
         message = (f"the sampler's weights, {weights_gb:.0f} GB, "
                    f"do not fit into its share of {sampler_gb:.0f} GB a GPU")
         problems.append(_problem("config", "memory.sampling", message))
+
     biggest = max(parts, key=parts.get)
     return {"parameters": f"{count:,}",
             f"GB of a GPU in the update, at least (most of it: {biggest})": f"{update_gb:.1f} of {gpu_gb:g}",
@@ -842,6 +878,8 @@ def _update_memory(values, easyr1, config, count):
     trained = parameter_count(config, rank) / count if rank else 1.0 # share of the parameters
     gpus = values["trainer.n_gpus_per_node"] * values["trainer.nnodes"]
     bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16" # a key of EasyR1 alone
+    # `_update_tokens`: most tokens of a micro-batch; `_keeps_reference`: whether the frozen copy for the KL
+    # term is on the GPU, too.
     return memory_gb(
         count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
         width=text_config.hidden_size, gpus=gpus, tokens=_update_tokens(values, easyr1), bits16=bits16,

@@ -73,6 +73,7 @@ def wanted_tensors(
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     # Buffers outside the state dict, by their last words: the model computes them itself.
     computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
+    # `all_tied_weights_keys`: name of a tensor → name of the one whose numbers it shares
     return Wanted(shapes, hub, tied=dict(model.all_tied_weights_keys), computed=frozenset(computed))
 
 def _class_of(folder):
@@ -83,9 +84,11 @@ def _class_of(folder):
                                 "EasyR1 and verl save one in huggingface/ beside the shards")
     config = transformers.AutoConfig.from_pretrained(folder)
     content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    name = next(iter(_architectures(content)), "none")
+    name = next(iter(_architectures(content)), "none") # the first class that it names, if any
     if hasattr(transformers, name):
         return getattr(transformers, name), config
+
+    # There is no such class: an error, with the nearest one of the usual kinds.
     hint = ""
     if name != "none":
         endings = ("ForConditionalGeneration", "ForCausalLM", "ForTokenClassification")
@@ -102,7 +105,8 @@ def fit_keys(
     found: dict, # key → its shape; None where the shape is not known before the tensor is put together
     wanted: Wanted, # the model's tensors according to its config
 ) -> dict: # key → name in the model
-    "Match the tensors of shards with those of the config; one ShardError lists all that do not fit"
+    "Match the tensors of shards with those of the config; one ShardError counts all that do not fit"
+    # None for a key that the model does not have. Buffers that the model computes itself are passed over.
     names = {key: wanted.find(key) for key in found if not wanted.is_computed(key)}
     misfits = []
     for key, name in names.items():
@@ -115,9 +119,10 @@ def fit_keys(
             misfits.append(f"{key!r} {shapes}")
     names_found = set(names.values())
     for name in wanted.shapes:
-        if not wanted.twins(name) & names_found: # of tensors that share their numbers one is enough
+        # `twins`: all names that share its numbers, its own among them; one of them is enough.
+        if not wanted.twins(name) & names_found:
             misfits.append(f"missing {name!r}")
-    if misfits:
+    if misfits: # the message shows the first of them
         raise ShardError(f"{len(misfits)} misfits between shards and config.json: {_join_first(misfits)}")
     return names
 
@@ -184,6 +189,7 @@ def part_lora(
             # peft wraps the model, and each layer that gets an adapter.
             bare_key = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
             base[bare_key] = key
+    # The adapter must be one alone, and have A and B for each of its modules.
     if not factors:
         return base, None
     incomplete = sorted(module for module, keys in factors.items() if len(keys) < 2)
@@ -192,6 +198,7 @@ def part_lora(
     if len(adapters) > 1:
         names = ", ".join(map(str, sorted(adapters)))
         raise ShardError(f"several adapters in one checkpoint: {names}")
+    # `_lora_config`: what the trainer has written beside the shards; ShardError if alpha is not known
     return base, Lora(_lora_config(shards, factors, lora_alpha), factors)
 
 # %% ../../nbs/09e_merge.ipynb #ne1fb7aa
@@ -204,6 +211,7 @@ def _lora_config(shards, factors, lora_alpha):
     rank = shards.shape(any_key_of_a)[0] # A is rank × inputs
     config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors),
                   r=rank)
+
     # A trainer writes one of these files; if both exist, the second one wins.
     files = ["lora_train_meta.json", "lora_adapter/adapter_config.json"]
     for name in files:
@@ -212,10 +220,11 @@ def _lora_config(shards, factors, lora_alpha):
             config |= json.loads(path.read_text())
     if lora_alpha is not None:
         config["lora_alpha"] = lora_alpha
+
     if not config.get("lora_alpha"): # missing, or 0, which verl's own merger writes for an unknown alpha
         raise ShardError(f"{shards.folder}: LoRA shards, but their alpha is not known: "
                          f"neither {' nor '.join(files)} holds one; give lora_alpha")
-    _check_ranks_of(shards, factors, config)
+    _check_ranks_of(shards, factors, config) # ShardError if a module's shapes contradict the config
     return config
 
 def _check_ranks_of(shards, factors, config):
@@ -327,17 +336,21 @@ def model_sources(
     if not base: # verl's save_lora_only leaves the base out
         raise ShardError(f"{shards.folder}: the shards hold an adapter and no base; take lora='adapter', "
                          "then merge-lora with the base that was trained")
-    fitted = fit_keys(_sure_shapes(shards, base), wanted) # key without peft's additions → name
-    # Name in the model → key in the shards
-    keys = {name: base[bare_key] for bare_key, name in fitted.items()}
-    updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → module with its LoRA factors
+
+    # Which key of the shards holds which tensor of the model; ShardError for tensors that do not fit.
+    fitted = fit_keys(_sure_shapes(shards, base), wanted) # key without peft's additions → name in the model
+    keys = {name: base[bare_key] for bare_key, name in fitted.items()} # name in the model → key in the shards
+
+    # Which module of the adapter changes which weight; ShardError for one that cannot be added.
+    updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → module
     if lora:
         _check_updates(shards, wanted, lora, updates)
+
     sources = {}
     for name, shape in wanted.shapes.items():
         tied_to = wanted.tied.get(name)
         if tied_to is not None: # its numbers are written under that name
-            if name in keys and tied_to in keys:
+            if name in keys and tied_to in keys: # the shards hold both; ShardError unless they are equal
                 _check_tied(shards, keys, name, tied_to)
             continue
         # The shards may hold a tied tensor under any of its names.
@@ -407,12 +420,12 @@ def _source(shards, key, shape, dtype, lora, module):
     target_dtype = dtype if dtype and is_float else stored_dtype
     def load():
         "Make the tensor, when it is to be written"
-        tensor = assemble(shards.pieces[key], shape, key)
+        tensor = assemble(shards.pieces[key], shape, key) # the whole, from the files of all ranks
         if module:
             update = _lora_update(shards, lora, module)
             # Added in float32 and then rounded once.
             tensor = (tensor.float() + update).to(tensor.dtype)
-        return _converted(tensor, target_dtype, key)
+        return _converted(tensor, target_dtype, key) # ShardError if a number becomes infinite by that
     return Source(target_dtype, shape, load)
 
 def _lora_update(shards, lora, module):
@@ -443,11 +456,11 @@ def adapter_sources(
     lora_alpha: float = None, # wins over the alpha that is written beside the shards
 ) -> tuple: # name in the file → `Source`; adapter_config.json
     "A `Source` for each factor of the adapter, under the names that peft gives them in files; and its config"
-    base, lora = part_lora(shards, lora_alpha)
+    base, lora = part_lora(shards, lora_alpha) # keys of the frozen base; `Lora`
     if base: # with verl's save_lora_only there is none
         # Only to check that the shards fit the config; raises ShardError.
         fit_keys(_sure_shapes(shards, base), wanted)
-    updates = _updates(lora.factors, wanted)
+    updates = _updates(lora.factors, wanted) # name of a weight in the model → adapter's name of its module
     # Checked with an empty config, as adapters that cannot be merged (DoRA) can be written all the same.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     sources = {}
@@ -471,21 +484,25 @@ def merge_shards(
 ) -> dict: # what was found and done
     "Merge the FSDP shards of EasyR1 or verl into one model directory, with one tensor in memory at a time"
     _check_arguments(output_dir, dtype, test, lora)
-    shards = read_shards(local_dir)
+    shards = read_shards(local_dir) # without the numbers, which are read tensor by tensor
     description_folder = Path(local_dir) / "huggingface" # configs and tokenizer, which rank 0 has saved
-    wanted = wanted_tensors(description_folder)
+    wanted = wanted_tensors(description_folder) # names and shapes according to the config
+
+    # For each tensor to be written a `Source`, which makes it only when it is needed.
     adapter_alone = lora == "adapter"
+    # `_factor`: the pattern of the key of a LoRA factor
     if adapter_alone and not any(map(_factor.fullmatch, shards.pieces)):
         raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
     if adapter_alone:
         sources, config = adapter_sources(shards, wanted, dtype, lora_alpha)
     else:
-        sources, config = model_sources(shards, wanted, dtype, lora_alpha), None
+        sources, config = model_sources(shards, wanted, dtype, lora_alpha), None # its config is copied
+
     report = _report(shards, sources, "adapter" if adapter_alone else "model")
     if not any(description_folder.glob("tokenizer*")): # EasyR1 goes on if it cannot save the tokenizer
         report["lacks"] = "tokenizer: take the base model's"
     if test:
-        report["equal_to_reference"] = _check_equal(sources, Path(test), wanted)
+        report["equal_to_reference"] = _check_equal(sources, Path(test), wanted) # how many; else ShardError
     if output_dir:
         report["files"] = _write_model(
             sources, config, description_folder, Path(output_dir), report, max_shard_gb)
@@ -507,7 +524,7 @@ def _check_arguments(output_dir, dtype, test, lora):
     dtypes, forms = ["float32", "bfloat16", "float16"], ["merge", "adapter"]
     if dtype is not None and dtype not in dtypes:
         raise SettingsError(f"dtype = {dtype!r}{nearest(dtype, dtypes)}")
-    if lora is not None and lora not in forms:
+    if lora is not None and lora not in forms: # None counts as merge
         raise SettingsError(f"lora = {lora!r}{nearest(lora, forms)}")
     out = Path(output_dir) if output_dir else None
     if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -572,8 +589,9 @@ def _check_equal(sources, reference, wanted):
     One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`;
     `wanted.find` translates a name in files into the name in the model."""
     theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
+    # Name in the model → `Source`
     ours = {wanted.find(name) or name: source for name, source in sources.items()}
-    differences = []
+    differences = [] # in words
     for name in theirs:
         # The reference may hold a tied tensor under both of its names, of which we write one.
         if name not in ours and wanted.tied.get(name) not in ours:
@@ -612,7 +630,7 @@ def _difference(source, path, name):
 
     Both are compared in the narrower of their number types, so that a mere conversion makes no difference."""
     from safetensors import safe_open
-    with safe_open(path, "pt") as f:
+    with safe_open(path, "pt") as f: # "pt": as a tensor of torch
         theirs = f.get_tensor(name)
     if tuple(theirs.shape) != tuple(source.shape):
         return f"has shape {list(source.shape)}, the reference's {list(theirs.shape)}"

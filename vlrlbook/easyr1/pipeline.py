@@ -54,16 +54,21 @@ class _Stages:
         digest = hashlib.sha256(key_source.encode())
         self.key = digest.hexdigest()[:16]
         folder = self.folder(stage)
-        if stage in self.settings.skipped:
+
+        # `_report` prints a line about the stage and returns the result that it was given.
+        if stage in self.settings.skipped: # its key is made all the same, so later stages depend on it
             return self._report(stage, "skipped", 0.0, {})
         state = self.states.get(stage, {})
         same_key = state.get("key") == self.key
         if same_key and state.get("done") and is_whole(folder):
             return self._report(stage, "done before", 0.0, state["result"])
+
         # A folder that was begun under the same key is continued. One of another key was made with other
         # settings, so it is moved out of the way.
         if folder.exists() and not same_key:
             self._move_aside(folder)
+
+        # "Not done" is saved first: if the stage is stopped, the next run finds its key and goes on with it.
         started = time.perf_counter()
         self._save_state(stage, dict(key=self.key, done=False))
         result = work(folder)
@@ -109,12 +114,14 @@ def quick_start(
     train = run.folder("train")
     trained = run.folder("merge_shards")
 
-    # `run.do` gets what a stage depends on, its work, and a check that its folder is still complete.
-    base = s.base_model or _warm_base()
+    # `run.do` gets what a stage depends on, its work, and a check that its folder is still complete. It
+    # returns what the work returns: a dict of facts.
+    base = s.base_model or _warm_base() # the directory of a tiny model that chapter 05 makes
     depends_on = [base, s.lora_model]
     merged = run.do("merge", depends_on,
                     lambda folder: _merge_stage(s, base, folder),
                     lambda folder: not _writes_a_model(s, base) or _is_committed(folder))
+    # Where nothing had to be merged, training starts from the base itself.
     model = str(run.folder("merge")) if merged.get("written") else base
 
     # Of a file of rows the bytes count, not the date: only an edited file makes the export run again.
@@ -170,6 +177,7 @@ def _merge_stage(settings, base, folder):
     """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
 
     If the base can be used as it is, nothing is written."""
+    # False unless there is an adapter to merge, or EasyR1 could not read the base.
     if not _writes_a_model(settings, base):
         return dict(nothing="to merge")
     if settings.lora_model:
@@ -187,10 +195,11 @@ def _export_stage(settings, model, folder):
     if Path(model).exists(): # not a hub id; a relative path, so that the run's folder can be moved as a whole
         path = os.path.relpath(model, folder)
     defaults = {"worker.actor.model.model_path": path, "data.seed": settings.seed} # overrides win
+    # The path of a file, or drawn pictures with questions.
     rows = settings.data or synthetic_vqa(settings.drawn, seed=settings.seed)
     values = defaults | parse_overrides(shlex.split(settings.overrides), settings.version)
     export_easyr1(rows, settings.reward, values, folder, settings.version, image_dir=settings.image_dir)
-    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    about = json.loads((folder / "export.json").read_text(encoding="utf-8")) # written by `export_easyr1`
     train_count, held_out_count = about["rows"]
     return dict(rows=f"{train_count} and {held_out_count}")
 
@@ -215,7 +224,7 @@ def _train_stage(settings, model, export, folder):
     if settings.engine == "easyr1":
         return _train_easyr1(settings, model, export, folder)
     from vlrlbook.grpo import GRPOSettings, run
-    has_checkpoint = any(folder.glob("checkpoint-*"))
+    has_checkpoint = any(folder.glob("checkpoint-*")) # of a run that was stopped
     values = dict(
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
         image_dir=str(export / "images"), output_dir=str(folder), reward=settings.reward,
@@ -242,8 +251,8 @@ def _train_easyr1(settings, model, export, folder):
     if done.returncode:
         raise SettingsError(f"EasyR1 stopped with exit status {done.returncode}; "
                             "started again, it goes on from its newest checkpoint")
-    step = newest_step(folder)
-    (folder / _finished_file).touch() # by which `_is_trained` knows
+    step = newest_step(folder) # N of the newest global_step_N; SettingsError if there is none
+    (folder / _finished_file).touch() # by which `quick_start` knows that training has ended
     return dict(step=step)
 
 # %% ../../nbs/09f_pipeline.ipynb #nead948f
@@ -276,6 +285,8 @@ def _merge_shards_stage(settings, model, train, folder):
         from vlrlbook.models import merge_lora
         merge_lora(model, str(train), str(folder)) # writes base and adapter as one model into `folder`
         return dict(folded="the adapter")
+
+    # All weights were trained: `train` holds a whole model, whose weights are copied.
     from vlrlbook.models import base_files
     # Config and tokenizer are copied from the base: those that training has saved are in the form of the
     # installed transformers, which other versions may not read.
@@ -303,6 +314,7 @@ def _evaluate_stage(settings, model, trained, export, folder):
     if trained.exists(): # it is missing if training was skipped; then there is no "after"
         values["adapter"] = str(trained)
     results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
+    # A metric's `column` says whose answers were measured, and how they were made; its `mark` says by what.
     accuracies = {}
     for metric in results["metrics"]:
         is_greedy = metric["column"] in ("before_greedy", "after_greedy") # without sampling, as in use

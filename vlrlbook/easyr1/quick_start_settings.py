@@ -52,7 +52,7 @@ class QuickStartSettings(Settings):
             hint = nearest(name, list(stages))
             yield name not in stages, f"skip: there is no stage {name!r}{hint}"
         yield bool(self.data) and not Path(self.data or "").is_file(), f"data = {self.data!r}: no such file"
-        # Checked last, since `_has_easyr1` starts a process.
+        # `_has_easyr1` starts a process, so it is asked only where EasyR1 is to train.
         trains_there = self.engine == "easyr1" and "train" not in self.skipped
         yield trains_there and not _has_easyr1(), (
             "engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "

@@ -31,7 +31,8 @@ def shard_model(
     import torch.multiprocessing as mp
     folder = Path(folder)
     folder.mkdir(parents=True)
-    # Forked, so that each process has the model already and nothing is sent to it.
+    # Each process shards the model together with the others, and saves its own part (`_save_rank`). Forked,
+    # so that it has the model already and nothing is sent to it.
     context = mp.get_context("fork")
     processes = []
     for rank in range(world_size):
@@ -44,11 +45,12 @@ def shard_model(
     # Those that still run wait for ever, for a rank that has failed.
     for process in processes:
         process.kill()
-    (folder / _meeting_file).unlink(missing_ok=True)
+
+    (folder / _meeting_file).unlink(missing_ok=True) # through which the processes have found one another
     exit_codes = [process.exitcode for process in processes]
     if any(code != 0 for code in exit_codes):
         raise RuntimeError(f"{engine} on {world_size} processes: exit codes {exit_codes}")
-    _save_descriptions(model, processor, folder)
+    _save_descriptions(model, processor, folder) # configs and processor, which belong to a checkpoint
     return folder
 
 # %% ../../nbs/09d_shards.ipynb #nc05fc49
@@ -63,9 +65,10 @@ def _save_rank(model, folder, rank, world_size, replicas, engine):
     meeting = (folder / _meeting_file).resolve()
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
     sharded = _fsdp(model, world_size, replicas, engine)
+    # The state dict of this rank: of each tensor only its part.
     state = get_model_state_dict(sharded, options=StateDictOptions(cpu_offload=True))
     torch.save(state, folder / f"model_world_size_{world_size}_rank_{rank}.pt")
-    dist.barrier()
+    dist.barrier() # no rank leaves before all have saved
     dist.destroy_process_group()
 
 # %% ../../nbs/09d_shards.ipynb #n11c762e
@@ -145,6 +148,7 @@ def draw_shards(
 ):
     "Draw a tensor as a rectangle of coloured parts; each part names the ranks that hold it"
     holders = _ranks_by_part(shape, placements, np.asarray(mesh)) # borders of a part → ranks
+    # A part without numbers belongs to ranks for which nothing was left; it cannot be drawn.
     filled_parts = {borders: ranks for borders, ranks in holders.items() if _numbers_in(borders)}
     for i, (borders, ranks) in enumerate(filled_parts.items()):
         colour = [blue, orange, green, purple][i % 4]
@@ -156,6 +160,7 @@ def draw_shards(
     if idle_ranks:
         names = ", ".join(str(rank) for rank in sorted(idle_ranks))
         title += f"\nnothing on rank {names}"
+
     width = shape[1] if len(shape) == 2 else 1
     ax.set(xlim=(0, width), ylim=(shape[0], 0), xticks=[], yticks=[0, shape[0]])
     ax.set_title(title, fontsize=8)
@@ -232,9 +237,11 @@ class Stored:
         import torch
         dtype = getattr(torch, self.dtype)
         first_byte = self.offset * dtype.itemsize
-        if out is not None and self.plain and out.is_contiguous(): # without a copy in between
+        if out is not None and self.plain and out.is_contiguous(): # straight into `out`, without a copy
             _fill(out.view(-1), self.path, self.record, first_byte)
             return out
+
+        # Read a stretch of the storage, and look at it as a tensor of this shape.
         if self.plain:
             span = prod(self.shape)
         else: # from the first element to the last, with the foreign ones between them
@@ -382,13 +389,13 @@ class _Contents(pickle.Unpickler):
     def find_class(self, module, name):
         "Called by pickle for each name: returns what takes its place; ShardError for what no tensor needs"
         full_name = f"{module}.{name}"
-        if full_name in _rebuilt:
+        if full_name in _rebuilt: # full name → a harmless function or class of ours
             return _rebuilt[full_name]
         if module in ("torch", "torch.storage") and name in _storages: # FloatStorage and the like
             return _storages[name]
         if module == "torch" and _number_type.fullmatch(name): # torch.float32 and the like
             return name
-        if module.startswith("torch.distributed."):
+        if module.startswith("torch.distributed."): # a class of this name that only keeps its arguments
             return _named_class(name)
         raise ShardError(
             f"{self.path.name}: asks for {full_name}, which no tensor needs; nothing of it was run")
@@ -400,16 +407,17 @@ def read_contents(
     "Read the table of contents of a shard, without the tensors' numbers; ShardError for a damaged file"
     path = Path(path)
     try:
+        # A file of torch.save is a ZIP archive. `_record`: where an entry's content lies in it.
         with zipfile.ZipFile(path) as archive:
             records = {entry.filename: _record(path, entry) for entry in archive.infolist()}
         return _contents(records, path)
-    except ShardError:
+    except ShardError: # it is a ValueError, which `_unreadable` below would catch
         raise
     except OSError as e:
         if e.filename: # the file could not be opened: it is missing, or may not be read
             raise
         raise ShardError(f"{path.name}: cannot be read ({e})") from e
-    except _unreadable as e:
+    except _unreadable as e: # what zipfile and pickle raise for damaged bytes
         why = f"{type(e).__name__}: {e}"
         raise ShardError(f"{path.name}: cut off, damaged, or not written by torch.save ({why})") from e
 
@@ -427,15 +435,15 @@ def _contents(records, path):
     # The entries stand in a folder that is named like the file when it was saved.
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
-    byte_order = records.get(f"{folder}byteorder")
-    if byte_order and _bytes(path, byte_order) != b"little":
+    byte_order = records.get(f"{folder}byteorder") # older versions of torch write no such entry
+    if byte_order and _bytes(path, byte_order) != b"little": # `_bytes` reads an entry
         raise ShardError(f"{path.name}: written on a big-endian machine")
     storages = {} # number of a storage, as text → record
     for name, record in records.items():
         if name.startswith(f"{folder}data/"):
             storages[name.removeprefix(f"{folder}data/")] = record
     pickled = io.BytesIO(_bytes(path, records[pickle_name]))
-    contents = _Contents(pickled, path, storages).load()
+    contents = _Contents(pickled, path, storages).load() # runs nothing that the pickle names
     if not isinstance(contents, dict):
         raise ShardError(f"{path.name}: holds a {type(contents).__name__}, not a state dict")
     return contents
@@ -507,7 +515,8 @@ def _piece(key, value, rank, path):
         raise ShardError(f"{path.name}: {key} is a {kind}, not a tensor")
     spec = value._spec
     mesh = _mesh_ranks(spec.mesh) # array of rank numbers
-    _check_rank(key, spec.mesh, mesh, rank, path)
+    _check_rank(key, spec.mesh, mesh, rank, path) # ShardError if another rank has written the file
+    # For each mesh dimension the tensor dimension that it cuts, or None for copies.
     placements = tuple(_cut_dimension(key, placement, path) for placement in spec.placements)
     # torch's TensorMeta is a named tuple whose first field is the shape of the whole.
     shape = tuple(spec.tensor_meta.args[0])
@@ -620,10 +629,11 @@ def read_shards(
 ) -> Shards: # checked, without any numbers
     "Read the tables of contents of all ranks of a checkpoint, and check that they fit together"
     folder = Path(local_dir)
-    files = _rank_files(folder)
+    files = _rank_files(folder) # of rank 0, 1, … in this order; none is missing
     by_rank = [] # for each rank: key → `Piece`
     for rank, path in enumerate(files):
         contents = read_contents(path)
+        # `_bare_key` takes out the words that wrappers such as FSDP have put into a key.
         by_rank.append({_bare_key(key): _piece(key, value, rank, path) for key, value in contents.items()})
     _check_same_keys(by_rank, files)
     keys = by_rank[0]
@@ -631,7 +641,7 @@ def read_shards(
         raise ShardError(f"{files[0].name}: holds no tensors")
     shards = Shards(folder, {key: [pieces[key] for pieces in by_rank] for key in keys})
     for key, pieces in shards.pieces.items():
-        _check_pieces(key, pieces, files)
+        _check_pieces(key, pieces, files) # ShardError unless the ranks' parts fill the whole
     return shards
 
 def _check_same_keys(by_rank, files):
@@ -661,7 +671,7 @@ def _rank_files(folder):
         words = " and ".join(map(str, sizes))
         raise ShardError(f"{folder}: shards of two runs, of world sizes {words}; keep one")
     world_size = sizes[0]
-    _check_ranks(folder, world_size, {rank for _, rank in files})
+    _check_ranks(folder, world_size, {rank for _, rank in files}) # ShardError if one is missing
     return [files[world_size, rank] for rank in range(world_size)]
 
 def _check_ranks(folder, world_size, ranks):
@@ -708,6 +718,7 @@ def _check_pieces(key, pieces, files):
             raise ShardError(f"{path.name}: {key} is {dtype} here, {first.stored.dtype} on rank 0")
         if piece.shape is not None: # not a plain tensor
             _check_part_size(key, piece, path)
+    # `_filled_numbers`: how many numbers of the whole the parts cover; copies count once.
     if first.shape is not None and _filled_numbers(pieces) != prod(first.shape):
         raise ShardError(f"{key}: the parts of {len(pieces)} ranks do not fill {list(first.shape)}")
 
@@ -742,7 +753,7 @@ def assemble(
     import torch
     whole = torch.empty(shape, dtype=getattr(torch, pieces[0].stored.dtype))
     first_rank = {} # borders of a part → first rank that holds it, whose numbers are taken
-    for piece, box in zip(pieces, _boxes(pieces, shape, key)):
+    for piece, box in zip(pieces, _boxes(pieces, shape, key)): # box: the piece's place, a tuple of slices
         borders = _borders(box) # of slices, which cannot be keys before Python 3.12
         if not _numbers_in(borders): # an empty part
             continue
