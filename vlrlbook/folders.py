@@ -117,14 +117,17 @@ def new_folder(
     path = Path(path)
     _refuse(path, existing)  # FileExistsError if something is at `path` that must not be replaced
     path.parent.mkdir(parents=True, exist_ok=True)
+    # both return an empty folder; the second removes what a killed writer has left in it
     aside = _hidden_folder(path) if aside is None else _emptied_folder(Path(aside))
+
     try:
         yield aside
         finished = aside if part is None else aside / part
         if mode is not None:
-            finished.chmod(mode)
+            finished.chmod(mode)  # a new hidden folder is closed to other users
         # Asked again: another process may have made the same folder in the meantime.
         _refuse(path, existing)
+        # writes the manifest, then renames
         commit_folder(finished, path, manifest=manifest, durable=durable, replace=existing == "any")
     finally:
         # After the rename only what surrounded `part` is left; after an error or Ctrl-C all of it.
@@ -144,7 +147,7 @@ def commit_folder(
         write_json(aside / manifest_name, _listed(aside))  # each file's size and SHA-256
     if durable:
         _all_to_disk(aside)
-    # both rename; the first also moves what is at `path` out of the way
+    # Both rename. The first replaces the folder at `path`; the second raises if that holds anything.
     if replace and path.exists():
         _take_the_place(aside, path)
     else:
@@ -293,7 +296,7 @@ def _all_to_disk(folder):
     # Eight at a time, because a file system writes several together: thousands one by one would take seconds.
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(to_disk, files))  # the list waits for all, and raises what one of them raised
-    # then the folders, whose names of files are data of their own
+    # Then the folders: fsync of a file does not bring its name, which stands in its folder, to the disk.
     for inner in inside:
         if inner.is_dir():
             to_disk(inner)
@@ -392,7 +395,7 @@ def move_newer_checkpoints(
     newer = [p for p in checkpoint_folders(run) if checkpoint_number(p) > last]
     if not newer:
         return None
-    place = 1
+    place = 1  # the first N for which there is no folder earlier-N
     while (Path(run) / f"earlier-{place}").exists():
         place += 1
     folder = Path(run) / f"earlier-{place}"

@@ -135,20 +135,24 @@ def _assigned(table):
     The Hungarian method in the form with prices: rows are added one by one, each by the cheapest path that
     moves earlier rows to other columns, and ends at a free one."""
     rows, columns = len(table), len(table[0])
-    # a pair's cost less the prices of its row and its column is never below 0, and is 0 for assigned pairs
+    # Prices keep every pair's cost, less the prices of its row and its column, at 0 or more, as Dijkstra's
+    # search needs; for assigned pairs it is 0.
     row_price, column_price = [0.0] * rows, [0.0] * columns
     taken_by = [None] * columns  # column → its row
     for new_row in range(rows):
-        # Dijkstra's search over columns: cost of the path to each, and the column before it on that path
+        # Dijkstra's search for a free column: cost of the path to each, and the column before it on that path
         distance, came_from = [float("inf")] * columns, [None] * columns
         done, row, last = [False] * columns, new_row, None
         while row is not None:  # until a column is reached that no row has taken
+            # `_reach` shortens distances by way of `row`; the nearest column comes next, and prices move so
+            # that it is at a distance of 0
             if last is not None:
                 done[last] = True
             _reach(table, row, last, row_price, column_price, distance, came_from, done)
             nearest, shortest = _nearest(distance, done)
             _move_prices(shortest, new_row, row_price, column_price, distance, taken_by, done)
             last, row = nearest, taken_by[nearest]
+
         # walk the path back: each column on it goes to the row from which it was reached
         while last is not None:
             before = came_from[last]

@@ -46,6 +46,7 @@ def answer_marks(
     two counts, and `iou` is the mean IoU of boxes."""
     if task == "pointing":
         iou = grade(text, answer, task)
+        # a truth also says its scale and the picture's size, which `answer_form` takes off
         is_verbatim = final_answer(text) == answer_form(answer)
         exact = float(is_right(text, answer, task))
         return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)  # nan
@@ -139,7 +140,7 @@ def vqa_marks(
 ) -> dict:  # accuracy, closed_accuracy, open_accuracy, open_recall, open_f1, answered, verbatim, reward
     "The marks of one answer to a VQA question; nan where one does not apply, as recall to a closed question"
     answer, reward = row["answer"], reward or load_reward("vqa")
-    parts = vqa_accuracy(text, answer)
+    parts = vqa_accuracy(text, answer)  # accuracy; and `answered`, 0 where no answer of its kind was read
     right, closed = parts["accuracy"], is_closed(row)  # 1.0 or 0.0; True or False
     recall, f1 = word_scores(final_answer(text), answer)
     return dict(
@@ -179,6 +180,7 @@ def marks(
         marks_of_samples["error"].append(mean_of(errors) if errors else _not_applicable)
         marks_of_samples["verbatim"].append(mean_of(m["verbatim"] for m in of_answers))
         if "iou" in marks_of_samples:
+            # 0 for a sample of another task than pointing
             marks_of_samples["iou"].append(mean_of(m.get("iou", 0.0) for m in of_answers))
     return marks_of_samples
 
@@ -190,7 +192,7 @@ def _reward_parts(samples, answers, reward):
     pairs = []
     for sample, texts in zip(samples, answers):
         pairs += [(text, sample) for text in texts]
-    batched_reward, parts = on_batch(reward), []
+    batched_reward, parts = on_batch(reward), []  # `on_batch` lets any reward be called with two lists
     for start in range(0, len(pairs), _answers_at_once):
         texts, samples_of_texts = zip(*pairs[start:start + _answers_at_once])
         parts += batched_reward(list(texts), list(samples_of_texts))
@@ -355,13 +357,14 @@ def score_rows(
         marks_of_rows = []  # for each row a list with the marks of each of its answers
         for row in rows:
             if task == "vqa":
+                # not kept in the cache: these marks depend on the row's question, too
                 marks_of_rows.append([vqa_marks(text, row, reward) for text in row[column]])
             else:
                 mark_one = pointing_marks if task == "pointing" else counting_marks
                 truth = row["answer"]
                 of_row = [_cached_marks(mark_one, text, truth, reward, cache) for text in row[column]]
                 marks_of_rows.append(of_row)
-        scored[column] = _averaged(marks_of_rows)
+        scored[column] = _averaged(marks_of_rows)  # mark → array, a number per row
     return scored
 
 
@@ -427,12 +430,14 @@ def by_group(
     for i, row in enumerate(rows):
         for group in group_names(row, task):
             members.setdefault(group, []).append(i)
+
     if task in ("counting", "pointing", "zoom"):
         order = sorted(members, key=lambda group: (len(group), group))  # 2 before 10, though both are texts
     else:
         order = sorted(members, key=lambda group: -len(members[group]))
     # the word before a group's name in a metric, such as "count 3"
     kind = {"counting": "count", "zoom": "count", "pointing": "boxes"}.get(task, "type")
+
     groups = []
     for group in order:
         inside = members[group]
@@ -493,16 +498,19 @@ def best_blind(
     for i, row in enumerate(rows):
         group = group_names(row, task)[0] if task == "vqa" else ""
         members.setdefault(group, []).append(i)
+
     texts = [""] * len(rows)
-    for inside in members.values():
-        truths = Counter(rows[i]["answer"] for i in inside)
+    for inside in members.values():  # the places of one group's rows
+        truths = Counter(rows[i]["answer"] for i in inside)  # truth → how many rows have it
         # a row for each truth: as `pay` depends on a row's truth alone, any will do
         row_of = {rows[i]["answer"]: rows[i] for i in inside}
-        best, most_earned = "", -math.inf
+
         candidates = [candidate for candidate, _ in truths.most_common(most)]
         if task == "pointing":
             # hardly two pictures share a truth, so typical boxes are tried, too
             candidates = [answer_form(candidate) for candidate in candidates] + _middle_boxes(truths)
+
+        best, most_earned = "", -math.inf
         for candidate in candidates:
             # `fsum` rounds the same on every Python, so that the same candidate wins
             earned = math.fsum(count * pay(candidate, row_of[truth]) for truth, count in truths.items())
@@ -524,6 +532,7 @@ def _middle_boxes(truths):
         return []
     # all truths of a data set are in one scale, the model's: `in_scale_of` has written them so
     scale, size = box_truths[0].scale, box_truths[0].size
+    # `unit_of` returns what stands for the whole width and height: 1000 and 1000 in thousandths
     whole_picture = (0.0, 0.0, *unit_of(scale, size))
     # the median, since one large thing would pull a mean towards it
     median_edges = np.median([truth.boxes[0] for truth in box_truths], axis=0)
@@ -549,6 +558,7 @@ def blind_metrics(
     metrics = []
     for column, mark, pay in (("majority", main_mark(task), right), ("blind", "reward", paid)):
         cache, earned = {}, []  # (text, truth) → pay: the few pairs repeat
+        # `best_blind` returns for each row the answer that earns most, given to all rows of its group
         for text, row in zip(best_blind(rows, pay, task), rows):
             pair = text, row["answer"]
             if pair not in cache:
@@ -566,6 +576,7 @@ def baselines(
     "What the best answers that need no picture would earn on these truths: two lines in the chart of a run"
     # a batched reward looks at pictures, so it cannot be computed here; `majority` needs no reward
     reads_text = not getattr(reward, "batched", False)
+    # two metrics: best answers by the main mark, and by the reward
     majority, blind = blind_metrics(rows, task, reward if reads_text else None)
     values = dict(majority=majority["value"])
     if reads_text:
@@ -607,7 +618,9 @@ def all_metrics(
     metrics += gains(rows, scored)
     gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
     metrics += [gain_by_looking] if gain_by_looking else []
-    metrics += blind_metrics(rows, task, reward)
+    metrics += blind_metrics(rows, task, reward)  # what the best answers without a picture earn
+
+    # the main mark by groups: by true count, number of boxes, or type of question
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
     for group in by_group(rows, values, task, partial(metric, mark=main)):
         metrics += [group[column] for column in values]

@@ -72,6 +72,7 @@ def bootstrap_ci(
         drawn = random.integers(0, len(sums), len(sums))
         # The mean over all values of the drawn clusters, not over the clusters' means: their sizes differ.
         means.append(sums[drawn].sum() / sizes[drawn].sum())
+    # the middle 95 % of these means
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
@@ -109,6 +110,7 @@ def tango(
     # between -z and z. The score falls as the gain grows, so each end is found by bisection. The interval has
     # a width even where no pair changed, and holds with few pairs.
     observed = (gained - lost) / n
+    # `_bisect` returns where its function turns from true to false between two numbers.
     low = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > z, -1.0, observed)
     high = _bisect(lambda gain: _tango_score(gained, lost, n, gain) > -z, observed, 1.0)
     return low, high
@@ -615,7 +617,7 @@ def classifier_metrics(
         within_one=_mean(distance <= 1),
         confusion=confusion(truth.tolist(), predicted.tolist(), range(bins)),
         rank_correlation=correlation,
-        calibration=calibration(p.max(1), right),
+        calibration=calibration(p.max(1), right),  # p.max(1): the probability of the predicted bin
         expected_bin=expected.tolist(),
     )
 

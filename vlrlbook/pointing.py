@@ -51,7 +51,7 @@ def synthetic_pointing(
         # no random number is drawn for `most` = 1: so a seed goes on giving the same pictures of one disc
         count = rng.randint(1, most) if most > 1 else 1
         image, boxes = _drawn(count, rng, side)
-        truth = box_truth(boxes, "pixels", image.size)
+        truth = box_truth(boxes, "pixels", image.size)  # as text, with scale and size
         samples.append(Sample(question, truth, [image], "pointing", row))
     return samples
 
@@ -66,7 +66,7 @@ def _drawn(count, rng, side):
         radius = rng.randint(smallest, largest)
         first, last = radius + 1, side - radius - 2  # keeps one pixel free at the picture's edges
         x, y = rng.randint(first, last), rng.randint(first, last)
-        if not _is_free(x, y, radius, discs):
+        if not _is_free(x, y, radius, discs):  # too near to one that is drawn already
             continue
         discs.append((x, y, radius))
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=rng.choice(disc_colours))
@@ -99,6 +99,7 @@ def drawn_for(
         samples = []
         for sample in synthetic_pointing(n, seed, side=side):
             size = sample.images[0].size
+            # the same boxes in the model's scale, as text
             truth = scaled_truth(sample.answer, size, processor, scale, sample.row)
             samples.append(replace(sample, answer=truth))
         return samples
@@ -154,12 +155,12 @@ def scaled_truth(
     """Convert a truth to the scale in which a model answers
 
     A `DataError` where it is no truth, or belongs to a picture of another shape."""
-    truth = _checked_truth(answer, size, row)
+    truth = _checked_truth(answer, size, row)  # boxes, scale and size; raises the `DataError` for these
     size_for_model = shown_size(processor, size)
     # what stands for the whole width and height in the truth, and in the model's scale
     unit, model_unit = unit_of(truth.scale, truth.size), unit_of(scale, size_for_model)
     boxes = [rescaled(box, unit, model_unit) for box in truth.boxes]
-    converted = box_truth(boxes, scale, size_for_model)
+    converted = box_truth(boxes, scale, size_for_model)  # as text
     # Writing rounds the numbers: a small box may lose its area, and then no answer can overlap it.
     if any(box_fault(box) for box in read_box_truth(converted).boxes):
         model_scale_text = f"{scale} of {_size_text(size_for_model)}"
@@ -212,8 +213,8 @@ def in_scale_of(
     "Convert the truths of a data set to the scale in which a model answers; a `DataError` names a bad row"
     processor, scale = model_scale(model, max_image_size)
     truths = []
-    for row in _undecoded(dataset):
-        _, size = _truth_of(row)
+    for row in _undecoded(dataset):  # dicts whose pictures are bytes or a path
+        _, size = _truth_of(row)  # raises the `DataError`
         truths.append(scaled_truth(row["answer"], size, processor, scale, row["row"]))
     columns = dataset.column_names
     rewritten = dataset.remove_columns("answer").add_column("answer", truths)
@@ -253,17 +254,20 @@ def coco_rows(
     images, categories = _by_id(coco, "images", path), _by_id(coco, "categories", path)
     boxes = {}  # (image id, category id) → boxes
     crowds = set()  # (image id, category id) of those that hold a crowd
+    # Each helper takes one thing out of an entry; a `DataError` names the place of what is wrong.
     for number, annotation in enumerate(coco["annotations"], 1):
-        place = f"annotations[{number - 1}]"  # for messages
+        place = f"annotations[{number - 1}]"  # for messages, counted from 0 as in JSON
         image_id = _known_id(annotation, "image_id", images, place, path)
         category_id = _known_id(annotation, "category_id", categories, place, path)
         size = _image_size(images[image_id], f"image {image_id}", path)
         bbox = _field(annotation, "bbox", place, path)
         corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
+        # cut at the picture's edge where it stands over by a pixel
         box = _inside(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
         boxes.setdefault((image_id, category_id), []).append(box)
         if annotation.get("iscrowd"):
             crowds.add((image_id, category_id))
+
     rows = []
     for (image_id, category_id), boxes_of_category in boxes.items():
         # a crowd is one box around many things: what the true boxes are is not known
@@ -394,16 +398,18 @@ def refcoco_rows(
         raise DataError("box.form", f"form = {form!r}{nearest(form, list(box_forms))}")
     path = Path(path)
     picture_folder, rows = Path(image_dir) if image_dir else path.parent, []
-    for number, raw in read_rows(path):
+    # Each helper raises a `DataError` that names the row and the column if something is wrong there.
+    for number, raw in read_rows(path):  # raw: a dict
         # the names of the row's columns for phrase, box and picture
         phrase_column, box_column, picture_column = (
             _column(raw, names, number, path) for names in _column_names)
         numbers = _four_numbers(raw[box_column], box_column, path, number)
         size = _row_size(raw, raw[picture_column], picture_folder, number, path)
         corners = of_corner_and_size(numbers) if form == "xywh" else numbers
-        box = _inside(corners, size, box_column, path, number)
+        box = _inside(corners, size, box_column, path, number)  # cut at the picture's edge
         truth = box_truth([box], "pixels", size)
         # RefCOCO has for one box phrases by several people: each becomes a question of its own
+        # A single phrase stands there without a list: `as_list` returns None for it.
         for phrase in as_list(raw[phrase_column]) or [raw[phrase_column]]:
             question = phrase if phrase_column == "question" else _question_for(phrase)
             rows.append((number, dict(question=question, answer=truth, images=raw[picture_column])))
@@ -429,10 +435,10 @@ def _row_size(raw, picture, picture_folder, number, path):
     if raw.get("width") and raw.get("height"):
         row_size = dict(width=raw["width"], height=raw["height"])
         return _image_size(row_size, f"row {number}", path)
-    pictures = picture_list(picture, number)
+    pictures = picture_list(picture, number)  # a list, also of one
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{path.name}: {len(pictures)} pictures, expected one", row=number)
-    bytes_or_path = located(pictures[0], picture_folder, number)
+    bytes_or_path = located(pictures[0], picture_folder, number)  # an absolute path, or bytes
     is_bytes = isinstance(bytes_or_path, bytes)
     stored = dict(bytes=bytes_or_path) if is_bytes else dict(bytes=None, path=bytes_or_path)
     try:
@@ -455,16 +461,19 @@ def convert_boxes(
 
     The rows go through the same checks as all rows of the book (`inspect_vqa`)."""
     path, output = Path(input_path), Path(output_jsonl)
-    # as `convert_vqa` does: a run that is killed while it writes would leave neither file
+    # the output would take the place of the file that others wrote
     if output.resolve() == path.resolve():
         raise DataError("file.kind", f"{output.name}: the output is the input")
+
+    # notes: (sentence, how many) about what was left out
     rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
     kept, report = inspect_vqa(path, image_dir, rows=rows)  # (number, checked row) of the good ones, a report
     if report.skipped and not skip_bad_rows:
-        raise report.refusal()
+        raise report.refusal()  # a `DataError` about the first bad row
     if not kept:
         raise DataError("row.none", f"{path.name}: none of {report.rows} rows can be used")
     report.notes += notes
+
     lines = []
     for number, row in kept:
         # the output holds paths only, and RefCOCO's and COCO's pictures are files; bytes in a row are refused

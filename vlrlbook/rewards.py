@@ -53,7 +53,7 @@ def accepted_answers(
     is_list = not isinstance(answer, str) and hasattr(answer, "__iter__")
     if not is_list:
         return [str(answer)]
-    return [str(truth) for truth in answer] or [""]
+    return [str(truth) for truth in answer] or [""] # an empty list is taken for an empty truth
 
 def counting_reward(
     completion: str, # what the model wrote
@@ -92,6 +92,7 @@ def advantages(
     mean = mean_of(paid)
     # `fsum` rounds the same on every Python
     squares = math.fsum((reward - mean) ** 2 for reward in paid)
+    # divided by one less than their number, as in torch.std; at least two rewards differ here
     deviation = math.sqrt(squares / (len(paid) - 1)) + eps
     values = []
     for reward in rewards:
@@ -286,6 +287,7 @@ def vqa_accuracy(
     answer_part = final_answer(completion)
     right = answered = False
     for truth in accepted_answers(answer):
+        # is_of_kind: a yes or no, a letter, a number or words, as this truth asks for
         is_right, is_of_kind = _mark(answer_part, truth, synonyms)
         right, answered = right or is_right, answered or is_of_kind
     return dict(overall=float(right), accuracy=float(right), answered=float(answered))
@@ -307,7 +309,7 @@ def _mark(answer_part, truth, synonyms):
         answered, wanted = yes_or_no(answer_part), yes_or_no(truth)
     elif kind == "letter":
         answered, wanted = choice_letters(answer_part) or None, truth_letters(truth)
-    else:
+    else: # a number
         return _number_mark(answer_part, truth, synonyms)
     return answered == wanted, answered is not None
 
@@ -474,7 +476,7 @@ def _box_parts(answer_boxes, truth):
     parts = dict(overall=0.0, found=0.0, count=0.0, readable=float(bool(boxes)), swapped=0.0, off_scale=0.0)
     if not boxes or not true_boxes:
         return parts
-    # IoU of each pair; what has no partner counts as 0, since the means are over the longer list
+    # The IoU of each pair, one to one. What has no partner counts as 0: the means are over the longer list.
     ious = [iou for _, _, iou in matched(boxes, true_boxes)]
     longer = max(len(boxes), len(true_boxes))
     mean_iou = math.fsum(ious) / longer # `fsum` rounds the same on every Python
@@ -635,6 +637,7 @@ def load_reward(
         if key in weighted:
             raise ValueError(f"reward {spec!r}: {key!r} stands in it twice")
         try:
+            # ValueError for an unknown name, and for a weight that is no finite number; no weight means 1
             weighted[key] = (_named_reward(name), _weight(weight))
         except ValueError as e:
             raise ValueError(f"reward {spec!r}: {term!r} is not `weight*name` with a known name; {e}") from e
@@ -733,16 +736,19 @@ def for_trl(
 
     def rewarded(prompts, completions, answer, log_metric=None, trainer_state=None, **columns):
         texts = [completion_text(completion) for completion in completions]
-        samples = _samples_of(answer, columns)
-        parts = on_batch(reward)(texts, samples)
+        samples = _samples_of(answer, columns) # question, picture and truth of each answer
+        parts = on_batch(reward)(texts, samples) # a dict per answer
         if looks_for_cuts:
             are_cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
+            # adds the part `cut`, and changes the pay where `when_cut` is a number
             parts = [_with_cut(part, cut, when_cut) for part, cut in zip(parts, are_cut)]
+
         paid = [part["overall"] for part in parts]
         if when_cut == "masked":
             # TRL leaves an answer whose reward is None out of its group's mean and gives it no advantage
             # (read in 1.16, `_generate_and_score_completions`; before, a None was paid as 0)
             paid = [None if part["cut"] else part["overall"] for part in parts]
+
         if log_metric:
             for key in parts[0]:
                 if key != "overall":
@@ -824,6 +830,7 @@ def check_reward(
     batched = getattr(reward, "batched", False)
     # a batched reward may be a slow model: only what it returns is tested, on two texts, and not its speed
     texts = [_first_accepted(answer), ""] if batched else [_first_accepted(answer), *nasty]
+
     problems = []
     for text in texts:
         shown = repr(text[:20]) + f" ({len(text)} characters)"
@@ -831,12 +838,13 @@ def check_reward(
             # a reward that waits for a network says in `patience` how many seconds that may take
             limit = max(_longest_call, getattr(reward, "patience", 0.0))
             with _stopped_after(limit): # TimeoutError after so many seconds
-                took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000) # seconds
-                parts = _parts_of_one(reward, text, answer)
+                # the quickest of several tries, in seconds: a busy machine makes one try look slow
+                took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000)
+                parts = _parts_of_one(reward, text, answer) # whatever the reward returns for this text
         except Exception as e: # whatever a user's function raises is what this function reports
             problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:400])
             continue
-        problem = _wrong_parts(parts)
+        problem = _wrong_parts(parts) # a message, or None
         if problem:
             problems.append(f"{shown}: {problem}")
         if took > milliseconds / 1000:
@@ -919,11 +927,13 @@ def check_truth(
 
     Or as much as a right answer can; or the reward looks at no truth, as one for the form does."""
     right_answer = _first_accepted(answer)
+    # what it earns with or without tags, whichever is more
     earned = max(_paid_forms(reward, right_answer, answer))
     if earned <= reward("", answer)["overall"]:
         return f"the answer {right_answer[:80]!r} earns nothing under its own reward"
     if earned > max(_paid_forms(reward, _wrong_answer, answer)):
         return None
+
     # the most that this reward pays for right answers to simple truths
     best = max(max(_paid_forms(reward, truth, truth)) for truth in _sure_truths)
     # a reward that looks at no truth, such as one for short answers, pays a wrong answer as much

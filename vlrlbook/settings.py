@@ -59,8 +59,9 @@ def as_type(
     kinds = typing.get_args(kind) or (kind,) # the types of a union such as `int | None`, or the one type
     takes_none = type(None) in kinds
     if value is None or (takes_none and isinstance(value, str) and value.lower() == "none"):
-        return None # where None is not allowed, `read_settings` refuses it: it knows the default
-    # The first type that fits is taken: `int | float` makes an int of "2".
+        return None # `read_settings`, which knows the default, refuses a None that is not allowed
+    # `_fits`: the value has this type, or is a text or number that can only mean it. The first type that
+    # fits is taken: `int | float` makes an int of "2".
     for candidate in kinds:
         if candidate is not type(None) and _fits(value, candidate):
             return _converted(value, candidate)
@@ -124,6 +125,8 @@ def read_settings(
     # Other names whose values are translated too: name → (the setting, {value in lower case: the setting's}).
     # For example mask_truncated_completions=true stands for when_cut=masked.
     stand_ins = getattr(cls, "stand_ins", {})
+
+    # What is wrong is collected, so that one message can name all of it.
     values, problems = {}, []
     for written, value in given.items(): # written: the name as the user wrote it
         name = aliases.get(written, written)
@@ -131,7 +134,7 @@ def read_settings(
             name, translations = stand_ins[written]
             value = translations.get(str(value).strip().lower(), value)
         if name not in defaults:
-            # `_unknown` returns a message with the nearest of all names
+            # a message with the nearest of all names
             problems.append(_unknown(written, [*defaults, *aliases, *stand_ins]))
             continue
         if name in values: # under its own name and under another: we cannot tell which is meant
@@ -146,6 +149,7 @@ def read_settings(
             values[name] = as_type(written, value, kinds[name])
         except SettingsError as error:
             problems.append(str(error))
+
     if problems:
         raise SettingsError(f"{where}: " + "; ".join(problems))
     # Rules come last: they compare settings with one another, so all types must be right.
@@ -188,7 +192,7 @@ def named_options(
 
     - and _ in a name mean the same. A name in `flags` can stand without a value, and is then "true"."""
     # No message repeats a value: it may be a secret key that somebody has put on the command line. A message
-    # names the option before it instead.
+    # names the last option instead.
     options, last_option = {}, "the start"
     words = list(rest)
     while words:
@@ -222,6 +226,7 @@ def names_since(
     # as `mask`. `-p mask 1`, which is no setting, gives one of them a new value, and must be refused.
     set_names = {}
     for name, value in names.items():
+        # `before` is the notebook's own variable that holds what is passed under this name here
         if name.startswith("_") or name == "before":
             continue
         if name in before:
@@ -285,14 +290,15 @@ def size_by_model(
         return "tiny"
     folder = Path(model)
     for name, base_key in (("adapter_config.json", "base_model_name_or_path"), ("reward_model.json", "base")):
-        # An adapter or a reward head belongs to a base model, whose size counts.
+        # An adapter or a reward head belongs to a base model, whose size counts. Where there is no such file,
+        # as for a hub id, `_read_object` returns {}.
         base_model = _read_object(folder / name).get(base_key)
-        if base_model and base_model != model:
+        if base_model and base_model != model: # one that names itself would be asked without end
             return size_by_model(base_model)
     config = _read_object(folder / "config.json")
     # a vision-language model keeps the numbers of its language model in a part of its config
     text_config = config.get("text_config") or config
-    width = text_config.get("hidden_size")
+    width = text_config.get("hidden_size") # None for a hub id, which then counts as no twin
     return "tiny" if isinstance(width, int) and width <= WIDEST_TWIN else "gpu"
 
 
@@ -379,6 +385,7 @@ def whole_groups_problem(
     """Return the message about a step that would hold only a part of a group, or ""
 
     A group is the G answers to one prompt. The message names the nearest number of answers that would fit."""
+    # a G below 1 breaks a rule of its own, and nothing can be a multiple of it
     if G < 1 or answers % G == 0:
         return ""
     closest = max(1, round(answers / G)) * G # at least one group
@@ -393,14 +400,14 @@ def largest_batch(
     whole_on_each: bool = False, # each process must hold whole groups, since refilling replaces groups there
 ) -> int | None: # None where even the smallest step is too large
     "Return the largest batch_size with whole groups in a step and at most `rows` prompts"
-    passes = accumulation * processes
-    # Tried from the largest number down. It is limited so that a step needs no more prompts than there are
-    # rows.
-    for batch_size in range(rows * G // passes, 0, -1):
-        fits = batch_size * passes % G == 0
+    passes = accumulation * processes # in one step, over all processes
+    most = rows * G // passes # with a larger one a step would need more prompts than there are rows
+    for batch_size in range(most, 0, -1):
+        has_whole_groups = batch_size * passes % G == 0
         if whole_on_each:
-            fits = fits and batch_size * accumulation % G == 0
-        if fits:
+            answers_of_process = batch_size * accumulation
+            has_whole_groups = has_whole_groups and answers_of_process % G == 0
+        if has_whole_groups:
             return batch_size
     return None
 
@@ -640,6 +647,7 @@ class GRPOSettings(Settings):
         message = whole_groups_problem(answers_of_process, G, product)
         yield bool(self.refill and message), message
         # TRL trains num_iterations steps on the same answers, and a checkpoint does not hold those answers.
+        # A num_iterations of 0 or less is refused as out of its range.
         splits_a_batch = self.num_iterations > 0 and self.save_steps % self.num_iterations != 0
         yield splits_a_batch, (
             f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} passes over a "
@@ -762,17 +770,20 @@ def untrained_reward(
 
     The message names the folder that was probably meant, if one is found. The model itself is not loaded."""
     if chapter == "judge":
-        return _no_judge(Path(folder))
+        return _no_judge(Path(folder)) # a message, or None
     expected_files = _files_of_trained_reward[chapter]
+
     def holds_model(path):
         return any((path / name).is_file() for name in expected_files)
+
     path = Path(folder)
-    if folder and holds_model(path):
+    if folder and holds_model(path): # an empty text would stand for the current folder
         return None
+
     # People often name the folder of the run. Its model lies in a subfolder, or where results.json says.
     candidates = [path / "model", path / "classifier"]
     results = _read_object(path / "results.json") # {} if there is no such file
-    for name in ("model", "ckpt_dir"):
+    for name in ("model", "ckpt_dir"): # under which the chapters write the model's place there
         if isinstance(results.get(name), str):
             candidates.append(Path(results[name]))
     with_model = [candidate for candidate in candidates if holds_model(candidate)]

@@ -55,19 +55,23 @@ def questions(
 
     An answer is yes, no, cannot tell (too few pictures), or not measured (a metric is missing)."""
     main = main_mark(task)
+    # (column, mark) → metric, of those over all rows; `get` returns None for one that was not measured
     overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
-    sampled, greedy = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
+    sampled_gain, greedy_gain = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
     verbatim_gain = overall.get(("gain_sampled", "verbatim"))
     exact_gain = overall.get(("gain_sampled", "exact"))
     verbatim_before = overall.get(("before_sampled", "verbatim"))
     exact_before = overall.get(("before_sampled", "exact"))
+    # answers to the right picture and to another one; the best single answer to everything; how much more was
+    # gained with the right picture than with another one
     after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
     majority, seeing_gain_metric = overall.get(("majority", main)), overall.get(("seeing_gain", main))
-    losers = None if greedy is None else losing_groups(metrics, main)
+    losers = None if greedy_gain is None else losing_groups(metrics, main)  # gains of those that got worse
+
     # (name, question, judge: a function that returns (answer, because), the metrics that it is called with)
     questions_to_ask = [
-        ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled]),
-        ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy]),
+        ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled_gain]),
+        ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy_gain]),
         ("more_than_luck", "More gains than losses than luck allows?", _more_than_luck, [flipped]),
         ("as_meant", "Was most of the gain earned as meant, to the letter?", _mostly_meant,
          [verbatim_gain, exact_gain, verbatim_before, exact_before]),
@@ -76,6 +80,7 @@ def questions(
         ("learned_to_see", "Did it learn to see, not only what is common?", _rose, [seeing_gain_metric]),
         ("no_group_paid", "Did every group keep its accuracy?", _no_losers, [losers]),
     ]
+
     answered = []
     for name, question, judge, needed_metrics in questions_to_ask:
         if any(m is None for m in needed_metrics):
@@ -105,6 +110,7 @@ def _sees_a_gain(m):
 def _rose(gain):
     "Answer whether a gain is above zero, its whole interval: returns (answer, the numbers as text)"
     low, high = gain["ci95"]
+    # `_sees_a_gain`: the interval is narrow enough; a missing gain is then a no, and else cannot be told
     could_be_shown = high <= 0 or _sees_a_gain(gain)
     return _decided(low > 0, could_be_shown), with_interval(gain, "+")
 
@@ -115,7 +121,7 @@ def _more_than_luck(flipped):
     Returns (answer, the numbers as text). `flipped` comes from `flips`: how many became right, how many
     became wrong, and the p value of McNemar's test for these two."""
     gained, lost, p = flipped["became_right"], flipped["became_wrong"], flipped["p"]
-    # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: luck cannot be ruled out.
+    # With five flips even the best case, all gains, has p = 2 / 2^5 = 0.06: a no would mean nothing.
     could_be_shown = gained + lost >= 6
     is_shown = p < 0.05 and gained > lost
     return _decided(is_shown, could_be_shown), f"{gained} against {lost}, p = {p:.2g}"
@@ -141,6 +147,7 @@ def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
 def _above(m, other):
     "Answer whether a metric's whole interval is above another's value: returns (answer, the numbers as text)"
     low, _ = m["ci95"]
+    # `_sees_a_gain`: the interval is narrow enough; a missing effect is then a no, and else cannot be told
     could_be_shown = m["value"] <= other["value"] or _sees_a_gain(m)
     because = f"{with_interval(m)} against {other['value']:.3f}"
     return _decided(low > other["value"], could_be_shown), because
@@ -157,6 +164,7 @@ def _paid_for_right(pay, gain, sampled):
     if pay_low <= 0:
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
+    # `_sees_a_gain`: the interval is narrow enough; a missing gain is then a no, and else cannot be told
     could_be_shown = high <= 0 or _sees_a_gain(gain)
     return _decided(low > 0 or sampled_gain_is_clear, could_be_shown), because
 
@@ -168,6 +176,7 @@ def _below(shuffled, right):
     # the whole interval of one lies below the whole interval of the other
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
     is_shown = shuffled_high < right_low
+    # `_sees_a_gain`: the interval is narrow enough; a missing effect is then a no, and else cannot be told
     could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
     return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
@@ -189,7 +198,7 @@ def commonest(
 
     Different wordings of an answer are one class, such as a count: see `said_as`."""
     pairs = [(row[column][0], row["answer"]) for row in rows]  # the first answer, and the truth
-    class_of = {text: said_as(text, task) for text in set(chain(*pairs))}
+    class_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # of answers and truths
     answer_classes = [class_of[text] for text, _ in pairs]
     true_classes = [class_of[truth] for _, truth in pairs]
     top, count = Counter(answer_classes).most_common(1)[0]
@@ -224,13 +233,15 @@ def _collapsed(rows, column, task):
     """Whether nearly every picture gets the commonest answer, also where that is wrong
 
     Tried for all rows together, and for groups of rows (types of VQA questions), each with its commonest."""
+    # `commonest` counts: n rows, `count` that get the commonest answer, `others` for which it is wrong, and
+    # `others_count` of those that get it all the same
     of_all_rows = commonest(rows, column, task)
+    # VQA has a list of rows for each type of question, any other task one list
     of_groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
     # In a group with a single truth, the same answer each time may be right each time.
     of_groups = [group for group in of_groups if group["truths"] > 1]
     for groups in ([of_all_rows], of_groups):
         pictures, got_commonest = sum(g["n"] for g in groups), sum(g["count"] for g in groups)
-        # of these the pictures for which the commonest answer is wrong, and how many of them get it
         wrong_for, got_wrong = sum(g["others"] for g in groups), sum(g["others_count"] for g in groups)
         # groups that hold half of the pictures or less do not speak for the rest
         hold_most_rows = 2 * pictures > len(rows)
@@ -253,14 +264,16 @@ def verdict_of(
     task = task or guess_task(rows)
     # A trained reward (`batched`) looks at pictures, which are not kept; the other marks do not need it.
     text_reward = None if getattr(reward, "batched", False) else reward
-    metrics, flipped = _needed_metrics(rows, task, text_reward)
+    metrics, flipped = _needed_metrics(rows, task, text_reward)  # flipped: how many became right, and wrong
     # (column, mark) → metric over all rows, such as ("gain_greedy", "exact")
     overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
-    overall |= _paid_gain(rows)
+    overall |= _paid_gain(rows)  # what a trained reward pays more than before, if its pay was kept
+
     from_metrics = questions(metrics, flipped, task)
+    # these and those that no metric answers alone, such as whether the reward is earned without looking
     all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=text_reward is reward)
     answers = {q["name"]: q["answer"] for q in all_questions}
-    outcome = _outcome(rows, task, overall, answers)
+    outcome = _outcome(rows, task, overall, answers)  # a key of `outcomes`
     sentence = _sentence(outcome, rows, task, overall)
     return dict(outcome=outcome, sentence=sentence, questions=all_questions)
 
@@ -277,13 +290,16 @@ def _needed_metrics(rows, task, reward):
         if column == "after_greedy":
             wanted.append("reward")
         scored[column] = {mark: values for mark, values in marks.items() if mark in wanted}
+
     metrics = []
     for column, marks in scored.items():
         metrics += [metric(column, values, pictures, mark=mark) for mark, values in marks.items()]
-    metrics += blind_metrics(rows, task, reward)
+    metrics += blind_metrics(rows, task, reward)  # what the best answers without a picture earn
     gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
     metrics += [gain_by_looking] if gain_by_looking else []
+
     before, after = scored["before_greedy"][main], scored["after_greedy"][main]
+    # 1 or 0 for right or wrong, from which flips can be counted
     right_before = scored["before_greedy"][flip_mark(task)]
     right_after = scored["after_greedy"][flip_mark(task)]
     # Of the groups only the gain is needed: whether one group lost where others gained.
@@ -323,7 +339,7 @@ def _all_questions(rows, task, overall, from_metrics, pays_text):
     main = main_mark(task)
     top, gain = commonest(rows, "after_greedy", task), overall["gain_greedy", main]
     varied = "no" if _collapsed(rows, "after_greedy", task) else "yes"
-    if top["n"] < fewest_to_collapse:
+    if top["n"] < fewest_to_collapse:  # so few may have one answer by chance
         varied = "cannot tell"
     asked = [("different_answers", "Does it say different things to different pictures?", varied,
               f"“{top['text']}” to {top['count']} of {top['n']} pictures")]
@@ -341,12 +357,14 @@ def _all_questions(rows, task, overall, from_metrics, pays_text):
         answer, because = _above(overall["after_greedy", "reward"], overall["blind", "reward"])
         asked.append(("beats_blind_reward", question, answer, because))
     asked += [(q["name"], q["question"], q["answer"], q["because"]) for q in from_metrics]
+
     order = ("different_answers", "enough_pictures", "beats_one_answer", "beats_blind_reward",
              "paid_for_right", "greedy_rose", "sampled_rose", "as_meant", "more_than_luck", "no_group_paid",
              "needs_picture", "learned_to_see")
     # Questions without their columns are left out: only chapter 06 asks without and with another picture.
     asked = [entry for entry in asked if entry[2] != "not measured"]  # (name, question, answer, because)
     asked.sort(key=lambda entry: order.index(entry[0]))
+
     # plainer words than those of `questions`
     words = dict(greedy_rose="More than sharper guessing: is the best guess right more often?",
                  sampled_rose="Are sampled answers right more often?")
@@ -373,7 +391,7 @@ def _outcome(rows, task, overall, answers):
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
     if answers.get("paid_for_right") == "no":
         return "gamed"
-    # the whole interval of the gain is below zero
+    # the upper end of the gain's interval is below zero
     if overall["gain_greedy", main_mark(task)]["ci95"][1] < 0:
         return "worse"
     rose = "yes" in (greedy, sampled)
@@ -391,8 +409,9 @@ def _outcome(rows, task, overall, answers):
 
 def _sentence(outcome, rows, task, overall):
     "The verdict in one plain sentence or two, with the numbers; `overall` maps (column, mark) to a metric"
-    main, row_words = main_mark(task), _words_for_rows(rows)
+    main, row_words = main_mark(task), _words_for_rows(rows)  # such as "held-out pictures"
     gain = overall["gain_greedy", main]
+    # the clause that most sentences hold; `_points` writes a gain with its interval
     change = (f"right answers went from {_percent(overall['before_greedy', main])} to "
               f"{_percent(overall['after_greedy', main])} of {gain['n']} {row_words} ({_points(gain)})")
     # IoU is no share of pictures, and is not written in percent
@@ -400,6 +419,7 @@ def _sentence(outcome, rows, task, overall):
         before, after = overall["before_greedy", main]["value"], overall["after_greedy", main]["value"]
         change = (f"mean IoU went from {before:.3f} to {after:.3f} on {gain['n']} {row_words} "
                   f"({_points(gain)})")
+
     if outcome == "collapsed":
         return _collapse_sentence(rows, task, change)
     if outcome == "one truth":
@@ -407,7 +427,7 @@ def _sentence(outcome, rows, task, overall):
         return (f"Cannot be told: all {len(rows)} {row_words} have the same truth, “{truth}”, so that "
                 "one answer to everything is always right.")
     if outcome == "no better than one answer":
-        answer, share = _one_answer(rows, task)
+        answer, share = _one_answer(rows, task)  # the best one, and its share as text
         return (f"Better than before, but no better than one answer to everything: {change}; always saying "
                 f"“{answer}” {_reaches(task)} {share}.")
     if outcome == "not as meant":
@@ -426,7 +446,7 @@ def _sentence(outcome, rows, task, overall):
                 f"{change}.")
     if outcome == "too few pictures":
         one_answer = ""
-        if _collapsed(rows, "after_greedy", task):
+        if _collapsed(rows, "after_greedy", task):  # nearly all of the few got the same answer
             one_answer = " " + _said_to_all(rows, task)
         return (f"Cannot be told, too few pictures: {change}. No gain and a large one could both look like "
                 f"it.{one_answer}")
@@ -443,7 +463,8 @@ def _collapse_sentence(rows, task, change):
     """The sentences about a collapsed run: the one answer that it gives, and what its score is worth
 
     `change` says how the score changed, such as `right answers went from …`."""
-    after, row_words = commonest(rows, "after_greedy", task), _words_for_rows(rows)
+    after = commonest(rows, "after_greedy", task)  # the answer given most often
+    row_words = _words_for_rows(rows)  # such as "held-out pictures"
     n, quoted = after["n"], f"“{after['text']}”"
     if after["said"] == "none":  # no count, or no boxes
         quoted = f"what holds no answer, such as {quoted},"
@@ -453,8 +474,8 @@ def _collapse_sentence(rows, task, change):
     else:
         # only within each type of VQA question nearly all answers are the same
         finding = f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
-    answer, share = _one_answer(rows, task)
-    before = _how_uniform_before(rows, task)
+    answer, share = _one_answer(rows, task)  # the best answer to everything, and its share as text
+    before = _how_uniform_before(rows, task)  # a clause: how often the model gave one answer before
     change = change[0].upper() + change[1:]
     return f"Collapsed: {finding} ({before}). {change}; always saying “{answer}” {_reaches(task)} {share}."
 
@@ -477,9 +498,9 @@ def _one_answer(rows, task):
 
     VQA has a best answer for each type of question: that to the largest type is named."""
     def right(text, row):
-        return grade(text, row["answer"], task)
+        return grade(text, row["answer"], task)  # 0 to 1
 
-    texts = best_blind(rows, right, task)  # a text per row
+    texts = best_blind(rows, right, task)  # for each row the answer that is best for all rows of its group
     pairs = Counter((text, row["answer"]) for text, row in zip(texts, rows))  # few: each is graded once
     earned = [count * right(text, dict(answer=answer)) for (text, answer), count in pairs.items()]
     commonest_text, _ = Counter(texts).most_common(1)[0]
@@ -557,7 +578,9 @@ def read_verdict(
     # the run's task and reward where they are known; with None `verdict_of` guesses
     settings = results.get("settings") or {}
     task = settings.get("task") if settings.get("task") in tuple(by_task) else None
-    return verdict_of(rows, task, _plain_reward(settings.get("reward")))
+    # a reward of this book; None for any other, whose code is not run to read a result
+    reward = _plain_reward(settings.get("reward"))
+    return verdict_of(rows, task, reward)
 
 
 def _plain_reward(spec):

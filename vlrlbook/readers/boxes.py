@@ -74,15 +74,16 @@ def read_boxes(
             points.append(numbers)
             point_spans.append((match.start(), match.end(), match[0][0] == "("))
         if len(boxes) + len(points) > most_boxes:
-            break
+            break  # the rest is not read: `_checked_boxes` returns a fault for one too many
         # one number alone, as in "(1)", may be a list's number and is no fault
         if len(numbers) not in (1, 2, 4):
             return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
     # beside a box of four numbers, round pairs are not joined: they are points, and a fault
     if points and not boxes:
-        joined = _joined_corners(text, points, point_spans)
+        joined = _joined_corners(text, points, point_spans)  # [] unless all points pair up
         if joined:
             boxes, points = joined, []
+    # a fault instead, where there are none, too many, or both kinds
     return _checked_boxes(boxes, points)
 
 

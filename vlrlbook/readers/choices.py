@@ -25,15 +25,16 @@ def _letter_at(tokens, i):
     """The choice, A to J, that token `i` names; an empty text where it names none
 
     A single letter may also be an article (`a`), a pronoun (`I`) or a part of a name (`C3`)."""
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     token, following = tokens[i], tokens[i + 1]
     if token.text not in _letters_of_choices or token.kind != "word":
         return ""
+    # `glued`: no space before the token. C3 is a vertebra.
     if following.kind == "number" and following.glued:
-        # C3, without a space, is a vertebra
         return ""
     # `raw` is the token as written; `text` is in lower case
     if token.raw.islower():
-        return _small_letter_at(tokens, i)
+        return _small_letter_at(tokens, i)  # stricter: "a" is mostly an article
     if following.kind != "word" or _is_enclosed(tokens, i):
         return token.raw
     if following.text in _after_letter and token.text != "i":
@@ -47,6 +48,7 @@ def _small_letter_at(tokens, i):
 
     It names one only where nothing else can be meant: in brackets as in (d), or with no word on either side
     but a few such as `is` and `because`, as in `b.` or `answer is c`."""
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     before, following = tokens[i - 1], tokens[i + 1]
     if _is_enclosed(tokens, i):
         return tokens[i].raw.upper()
@@ -100,6 +102,7 @@ def _letters_behind(tokens, at):
     sentence about something else names no choice."""
     # the choice is looked for in the next 12 tokens: more small words than that never stand in between
     is_denied, end = False, at + 12
+    # `_letter_at` returns the choice at a token, "" where there is none
     while at < end and not _letter_at(tokens, at):
         word = tokens[at].text
         if word in _denials:
@@ -108,7 +111,7 @@ def _letters_behind(tokens, at):
             return set()
         at += 1
         if is_denied and _letter_at(tokens, at):
-            # pass over the denied choices; one behind "but" may be meant
+            # pass over the list of denied choices; one behind "but" may be meant
             _, at = _letter_list(tokens, at)
             is_denied = False
     letters, _ = _letter_list(tokens, at)
@@ -128,7 +131,7 @@ def _confirmed_letter(tokens):
             adjective_place += 1
         if tokens[letter_place].text in (")", '"'):
             letter_place -= 1
-        letter = _letter_at(tokens, letter_place)
+        letter = _letter_at(tokens, letter_place)  # "" where that token names no choice
         if not letter or tokens[adjective_place].text not in _confirming_words:
             continue
         # "A and B is correct" names two choices and is left to the other ways
@@ -145,7 +148,7 @@ def _leading_letters(tokens):
     at = margin
     while tokens[at].text in _marks_at_beginning:
         at += 1
-    letters, after = _letter_list(tokens, at)
+    letters, after = _letter_list(tokens, at)  # an empty set where no choice stands there
     following, second = tokens[after], tokens[after + 1]
     # a hyphen without spaces makes a name, as in B-cells; `glued`: no space before the token
     if following.text in ("-", "'") and following.glued and second.glued:
@@ -174,7 +177,7 @@ def _lone_letter(tokens):
     like is left out."""
     named = set()
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
-        letter = _letter_at(tokens, i)
+        letter = _letter_at(tokens, i)  # "" where that token names no choice
         if not letter:
             continue
         before, following = tokens[i - 1].text, tokens[i + 1]
@@ -208,9 +211,10 @@ def choice_letters(
     text: str,  # an answer, without tags
 ) -> frozenset:  # of capital letters A to J; empty where it names none
     "The choices that an answer to a multiple-choice question names: B, (b), the answer is C, A and D"
-    letters_alone = truth_letters(text)  # where the text is nothing but letters
+    letters_alone = truth_letters(text)  # empty unless the text is nothing but letters
     if letters_alone:
         return letters_alone
+
     tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [token.raw for token in tokens if token.kind == "word"]
     if len(words) == 1:
@@ -218,8 +222,10 @@ def choice_letters(
         # AC is A and C, but "dad" is a word
         if word.isupper() and len(word) < 6 and _letters_of_choices.issuperset(word.lower()):
             return frozenset(word)
+
     # "A. Actually, it is B": what follows the correction counts, if it names a choice
     tokens_behind = behind_correction(tokens)  # empty where nothing is corrected
+    # `_named_letters` tries the ways in which a sentence names a choice
     named = _named_letters(tokens_behind) if tokens_behind else set()
     return frozenset(named or _named_letters(tokens))
 
@@ -282,8 +288,9 @@ def _how_said(tokens, i):
 
     Returns `stated`: behind a word such as `answer`; `missing`: a `no` before a noun, such as `no fracture`;
     `bare`: any other that answers; an empty text: it answers nothing, as in `yes or no` or `no idea`."""
-    if _is_one_of_two(tokens, i) or _is_denied_side(tokens, i):
+    if _is_one_of_two(tokens, i) or _is_denied_side(tokens, i):  # "yes or no", "I cannot say yes"
         return ""
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     following, second = tokens[i + 1], tokens[i + 2]
     # a word behind a "no" is taken for a noun, except words such as `because` and `it`
     is_noun = following.kind in ("word", "number")
@@ -294,6 +301,7 @@ def _how_said(tokens, i):
         if following.text in _nouns_without_answer or second.text in _nouns_without_answer:
             return ""
         return "missing"
+    # back over small words: in "the answer is: no" to `answer`
     at = i - 1
     while tokens[at].text in _before_side:
         at -= 1
@@ -302,6 +310,7 @@ def _how_said(tokens, i):
 
 def _is_one_of_two(tokens, i):
     "Whether the yes or no at token `i` stands together with the other: yes or no, yes and no, yes/no"
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     together = ("or", "and", "/", "nor")
     if tokens[i + 1].text in together and tokens[i + 2].text in _side_of_word:
         return True
@@ -310,6 +319,7 @@ def _is_one_of_two(tokens, i):
 
 def _is_denied_side(tokens, i):
     "Whether `not` or the like stands in the three tokens before a yes or no at token `i`: I cannot say yes"
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     for before in (tokens[i - 1], tokens[i - 2], tokens[i - 3]):
         # a mark, a new line or a `but` begins another clause, which the `not` does not reach
         if before.kind in ("mark", "line", "edge") or before.text == "but":
@@ -333,11 +343,13 @@ def yes_or_no(
     whole_text = " ".join(tokens[i].text for i in words)
     if whole_text in _side_of_whole_text:  # such as "of course not"
         return _side_of_whole_text[whole_text]
+
     # places of each yes or no by the way in which it is said; "" are those that answer nothing
     places = {"stated": [], "bare": [], "missing": [], "": []}
     for i in words:
         if tokens[i].text in _side_of_word:
             places[_how_said(tokens, i)].append(i)
+
     if places["stated"]:
         last = places["stated"][-1]
         return _side_of_word[tokens[last].text]
@@ -345,10 +357,10 @@ def yes_or_no(
         # "No abnormality": as the first word a no answers like a bare one
         places["bare"].insert(0, words[0])
     if places["bare"]:
-        return _side_of_bare(tokens, places["bare"])
+        return _side_of_bare(tokens, places["bare"])  # None where they do not agree
     if places["missing"] or _says_there_is_not(tokens):
         return "no"
-    # after "I have no idea" no other language is tried
+    # the side of a Chinese answer by its first word; not tried after "I have no idea"
     return None if places[""] else _chinese_side(tokens, words[0])
 
 

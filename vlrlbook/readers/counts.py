@@ -80,7 +80,7 @@ def _negated(tokens, i):
     """Whether `not`, or a word like it, stands before token `i` with only small words such as `the` between
 
     `not more than 5` does not deny 5: `than` is no such word."""
-    # backwards from the token before `i`
+    # backwards from the token before `i`; at the beginning stand edge tokens, which end the search
     for at in range(i - 1, i - 1 - _reach_of_negator, -1):
         word, two_words = tokens[at].text, tokens[at - 1].text + tokens[at].text
         if word in _negators or two_words in _chinese_negators:
@@ -99,9 +99,10 @@ def _is_not_whole(near: Near):  # a number token and its neighbours
     value = near.number.value
     if value is None or value < 0:
         return True
+    # in "3 thousands" the 3 is only a part of the number
     if value != int(value) or near.after.text == "thousands":
         return True
-    # 10^3, and 5² as `plain_text` writes it
+    # 10^3, and 5², which `plain_text` writes 5^
     if near.after.text == "^" or near.before.text == "^":
         return True
     # 三点五 is 3.5
@@ -112,9 +113,10 @@ def _is_not_whole(near: Near):  # a number token and its neighbours
     # 三个半 is three and a half
     if near.after.text == "半" or near.second_after.text == "半":
         return True
+    # three and a half
     if near.after.text == "and" and near.third_after.text == "half":
         return True
-    # a mixed number such as 3 1/2: behind the 3 stand the 1 and a slash
+    # A mixed number such as 3 1/2: behind the 3 stand the 1 and a slash. `glued`: no space before the token.
     number_follows = is_number(near.after) and not near.after.glued
     return number_follows and near.second_after.text == "/"
 
@@ -142,6 +144,7 @@ def _is_ordinal(near: Near):  # a number token and its neighbours
         return True
     if near.before.text == "周" and near.number.text in chinese:
         return True
+    # 3rd; `glued`: no space before the token
     if near.after.glued and near.after.text in ("st", "nd", "rd", "th"):
         return True
     # twenty-first to ninety-ninth: the number token is only the tens
@@ -328,7 +331,7 @@ _fraction_words = set(
 
 def _is_range_or_fraction(near: Near):  # a number token and its neighbours
     "Whether the number is part of a range, a fraction or an estimate: 3-4, between 3 and 4, two thirds, 十几"
-    if _is_joined(near):
+    if _is_joined(near):  # 3-4, 1/2, between 3 and 4
         return True
     # 三分之一 is a third; 十几 and 二十多 are ten and some, twenty and some
     if near.after.text in ("分之", "几", "幾", "多", "余"):
@@ -374,6 +377,7 @@ def _has_alternative(near, step):
     `step` is 1 to look behind it and -1 to look before it. Between them may stand commas, and one word behind
     each number, as in `5 apples or 6`; anything else ends the search."""
     saw_or, words_since_number = False, 0
+    # a text is padded with `margin` edge tokens at both ends, so these places always exist
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
         if token.text in ("maybe", "perhaps", "possibly"):
@@ -432,6 +436,7 @@ def _is_share_by_what_follows(near: Near):  # a number token and its neighbours
 def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
     "Whether the words before the number say that it counts a part of the things: of which 1, including 2"
     before, second = near.before.text, near.second_before.text
+    # 中 is the end of 其中, "of which"
     if before in ("including", "remaining", "other", "additional", "extra", "whom", "which", "中"):
         return True
     if before == "them" and second in ("of", "among"):
@@ -444,7 +449,7 @@ def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
     last_seven = near.tokens[near.place - 7:near.place]
     if near.number.text == "one" and before == "," and any(map(is_number, last_seven)):
         return True
-    # "each has 3", within the same clause
+    # "each has 3", in the last four tokens and the same clause
     for token in reversed(last_seven[-4:]):
         if token.text in _ends_share_clause:
             return False
@@ -519,14 +524,15 @@ def number_roles(
             depth += 1
         elif token.text == ")":
             depth = max(0, depth - 1)
-    list_numbers = _list_numbers(tokens)
+
+    list_numbers = _list_numbers(tokens)  # places of those that number a list's items
     roles = {}
     for i in list(role_without_rule)[-_most_numbers:]:
         if i in list_numbers:
             roles[i] = "list number"
             continue
         near = Near(tokens, i, *tokens[i - 3:i + 4])  # the number and three tokens on each side
-        fitting_roles = (role for role, rule in _rules if rule(near))
+        fitting_roles = (role for role, rule in _rules if rule(near))  # rules are asked until one fits
         roles[i] = next(fitting_roles, role_without_rule[i])
     return roles
 
@@ -542,7 +548,8 @@ def _list_numbers(tokens):
             begins_item = True
         if not begins_item or token.value != next_number:
             continue
-        # something must follow: "3." at the end of a line or a text is a count and a full stop
+        # The mark touches the number (`glued`), and something must follow: "3." at the end of a line or a
+        # text is a count and a full stop.
         if mark.glued and mark.text in (".", ")", "、") and tokens[i + 2].kind not in ("line", "edge"):
             places.add(i)
             next_number += 1
@@ -572,6 +579,7 @@ def _says_none(tokens):
 
 def _says_none_at(tokens, i):
     "Whether token `i` is the word by which a text says that there are none: `none`, the `no` of `no apples`"
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1]
     if word in ("none", "nil", "nought", "naught"):
         return True
@@ -583,7 +591,7 @@ def _says_none_at(tokens, i):
     if word in ("any", "one", "a single"):
         # "I can't see any apples" says it; "I can't see any number" does not, since its noun is no thing
         is_unseen = word != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
-        is_denied = is_unseen or _negated(tokens, i)
+        is_denied = is_unseen or _negated(tokens, i)  # a `not` or the like stands before
         return is_denied and not _is_meta_noun(tokens, i + 1)
     return _says_none_in_chinese(tokens, i)
 
@@ -603,6 +611,7 @@ def _says_none_in_chinese(tokens, i):
     """Whether token `i` begins a Chinese phrase for "there are none": 没有苹果, 没看到, 看不到, 不存在, 无
 
     The tokens of a Chinese text are single characters, most of them."""
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     word, second, third = (token.text for token in tokens[i:i + 3])
     if word in ("没", "沒"):
         # 没看到, 没见, 没发现: did not see; but 没看清 (did not see clearly) says nothing of the things
@@ -651,7 +660,7 @@ def _count_after_picture(tokens, roles):  # roles: place of a number → what it
             if tokens[at].text == "no" and tokens[at + 1].text not in _words_before_count:
                 return 0 if _is_no_before_thing(tokens, at) else None
             at += 1
-        count = _count_of_phrase(tokens, roles, at)
+        count = _count_of_phrase(tokens, roles, at)  # the number there, or 1 for "a"; None without either
         if count is not None:
             return count
     return None
@@ -659,8 +668,9 @@ def _count_after_picture(tokens, roles):  # roles: place of a number → what it
 
 def _count_of_phrase(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
     "The count in the phrase that begins at token `at`: its number, or 1 for `a` or `an`; None without either"
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     if is_number(tokens[at]):
-        return _count_that_is_named(tokens, roles, at)
+        return _count_that_is_named(tokens, roles, at)  # None where its role is no count
     if tokens[at].text not in ("a", "an"):
         return None
     has_group_noun = False  # "a few apples" and "a group of people" are not one
@@ -684,15 +694,18 @@ def _count_that_is_named(tokens, roles, at):  # roles: place of a number → wha
     """The count that the number at token `at`, right behind `photo of`, stands for, or None
 
     In that place also a number that looks like a measure or a place counts things: a photo of 5 feet."""
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     number, following = tokens[at], tokens[at + 1]
     role = roles.get(at)
     if role == "name":
         # "photo of 5c discs" is a typing error and counts; "photo of 3D glasses" does not
+        # `glued`: no space before the token
         touches_letter = following.glued and following.kind == "word"
         is_count = touches_letter and not number.glued
         if number.text + following.text in _dimension_names:
             is_count = False
     else:
+        # the last: roles such as `share` and `place`, which are counts where there is no better one
         is_count = role in ("count", "measure") or role in _roles_of_second_choice
     if not is_count or number.value is None:
         return None
@@ -716,6 +729,7 @@ def _stated_counts(tokens, roles):  # roles: place of a number → what it is, f
         word = tokens[i].text
         if word == "all" and tokens[i - 1].text == "in":  # "in all" means "in total"
             word = "total"
+        # of the count: before the word, as in `5 in total`, or else behind it
         place = None
         if word in ("total", "altogether"):
             place = _count_before_total(tokens, roles, i)
@@ -731,6 +745,7 @@ def _stated_counts(tokens, roles):  # roles: place of a number → what it is, f
 
 def _count_before_total(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
     "The place of the count in `5 in total`, at most three tokens before the `total` at token `i`; or None"
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     place = None
     for at in (i - 1, i - 2, i - 3):
         if tokens[at].text in _ends_clause:
@@ -783,6 +798,7 @@ def _count_behind_sign(tokens, roles, i):  # roles: place of a number → what i
 
 def _is_correction(tokens, i):
     "Whether token `i` takes back what was said before it: `wait`, `actually`, or `No,` that begins a clause"
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1].text
     if word != "no":
         return word in _correction_words
@@ -795,7 +811,8 @@ def behind_correction(
     tokens: list,  # from `tokens_of`
 ) -> list:  # of tokens, with edge tokens before and behind; empty where nothing is corrected
     "The tokens behind the last correction of a text, which a word such as `wait`, `actually` or `No,` begins"
-    for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
+    # backwards to the second word: the first has nothing before it that it could take back
+    for i in range(len(tokens) - margin - 1, margin, -1):
         if _is_correction(tokens, i):
             return [edge] * margin + tokens[i + 1:]
     return []
@@ -829,28 +846,33 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
     count_after_picture = _count_after_picture(tokens, roles)
     if count_after_picture is not None:
         return count_after_picture
+
+    # places of the counts behind the last correction
     counts = [place for place, role in roles.items() if role == "count"]
     counts = _after_correction(tokens, counts)
     first = counts[0] if counts else 0
-    # an answer that was stated before a correction is not stated any more
+
+    # places of those marked by `answer` or `total`; one that was corrected later is not stated any more
     stated = [place for place in _stated_counts(tokens, roles) if place >= first]
     if stated:
         return int(tokens[stated[-1]].value)
+
     if counts:
         candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
         total = _total_before_parts([int(tokens[place].value) for place in candidates])
         # without such a total the last count is taken: people reason first and conclude last
         return int(tokens[counts[-1]].value) if total is None else total
+
     if _says_none(tokens):
         return 0
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
         return int(tokens[weaker[-1]].value)
-    return _one_thing(tokens, roles)
+    return _one_thing(tokens, roles)  # of `there is a …`; or None
 
 
 def _one_thing(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
-    "1 where a text says that there is one thing, as in `there is an apple` or `there's a dog`; else None"
+    "The count in `there is an apple` or `there's a dog`: 1, or a number in place of the article; or None"
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         at = i + 1  # the place behind "there's", or behind "there is"
         if tokens[i].text == "there" and tokens[at].text in ("is", "was"):
@@ -898,7 +920,7 @@ def read_number(
 ) -> float | None:  # None where it holds no number, or several different ones
     "The one number of a text, which may have a unit, a sign or decimals: 2.5 cm, -3, twenty-one, 1/2"
     tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
-    fraction = _lone_fraction(tokens)
+    fraction = _lone_fraction(tokens)  # None unless the text holds one fraction and no other number
     if fraction is not None:
         return fraction
     # both: place of a number → what it is, such as "count" or "measure"
@@ -908,7 +930,8 @@ def read_number(
             return None  # of 2 1/2 or 10^3 this token is only a part
         if role in _roles_read_as_numbers:
             candidates[place] = "count"  # so that `_stated_counts` accepts a measure, too
-    # a number that is marked as the answer wins; else all must have the same value
+
+    # the last number that is marked as the answer wins; without one all must have the same value
     places = _stated_counts(tokens, candidates)[-1:] or list(candidates)
     values = {tokens[place].value for place in places}
     if len(values) == 1:

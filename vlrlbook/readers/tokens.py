@@ -47,7 +47,7 @@ def final_answer(
         # one tag of the two is missing where the text was cut, or where the template opened the answer
         behind_opening = rest.rpartition("<answer>")[2]
         answer = behind_opening.partition("</answer>")[0].strip()
-    boxed = _boxed(answer)
+    boxed = _boxed(answer)  # None without a box
     return answer if boxed is None else boxed
 
 
@@ -108,13 +108,14 @@ def plain_text(
 
     Unicode's NFKC makes one character of its full-width and other forms. Also every hyphen becomes "-", every
     apostrophe "'", a raised digit "^", and underscores that join words a space."""
+    # `_both_ends` leaves out the middle of a long text
     text = text[:_most_characters] if from_start else _both_ends(text)
     text = _raised.sub("^", text)  # 5² becomes 5^
     text = _fractions.sub(_set_apart, text)  # 2½ becomes 2 1/2
     plain = unicodedata.normalize("NFKC", text)
     # a few characters stand for whole phrases in NFKC, so the length is bounded once more
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
-    plain = plain.translate(_same_marks)
+    plain = plain.translate(_same_marks)  # of each dash, apostrophe and quotation mark one form
     plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
     return _underscore.sub(" ", plain)
 
@@ -127,7 +128,7 @@ def _both_ends(text):
     if len(text) <= _most_characters:
         return text
     beginning = text[:_from_the_beginning]
-    end = text[_from_the_beginning - _most_characters:]
+    end = text[_from_the_beginning - _most_characters:]  # the last ones: so many that both make the most
     # drop the word that was cut in two: half of a number would be another number
     if " " in beginning:
         beginning = beginning.rpartition(" ")[0]
@@ -197,7 +198,7 @@ def tokens_of(
         tokens.append(_token_of(match, glued=match.start() == end_of_last))
         end_of_last = match.end()
     tokens += [edge] * margin
-    return _with_numerals(tokens)
+    return _with_numerals(tokens)  # makes one token of a number of several words
 
 
 def _token_of(match, glued):
@@ -263,7 +264,7 @@ def _chinese_value(numeral):
         return None
     # without 十, 百 or 千 it is a row of digits
     if _chinese_scales.keys().isdisjoint(numeral):
-        return _digit_by_digit(numeral)
+        return _digit_by_digit(numeral)  # 二五 is 25
     # `digit` waits for its scale: in 三百, 三 is read first; scales must fall, as in 千 … 百 … 十
     total, digit, scale = 0, None, 10_000
     for character in numeral:
@@ -310,7 +311,7 @@ def _with_numerals(tokens):
         token = tokens[i]
         after = i  # the place behind the numeral; it stays `i` where no numeral begins
         if token.kind == "number" or token.text in _begins_numeral:
-            value, after = _numeral(tokens, i)
+            value, after = _numeral(tokens, i)  # what it is worth, and the place behind it
         if after == i:
             joined.append(token)
             i += 1
@@ -333,9 +334,10 @@ def _numeral(tokens, i):
         if after == i:
             return None, i
     end_of_first_part = after
+
     # lengthen it by each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any
     while value is not None:
-        at = _next_word(tokens, after, value)
+        at = _next_word(tokens, after, value)  # behind a hyphen or an `and`, if one joins it
         word = tokens[at].text
         if word == "dozens":
             # "two dozens" are 24; "dozens" alone never comes here, since it begins no numeral
@@ -343,6 +345,7 @@ def _numeral(tokens, i):
         if word in _too_many:
             # such as `million`: reading no number is better than reading a wrong one
             return None, at + 1
+        # a Chinese measure word such as 打 (a dozen), behind a Chinese numeral
         if word in _set_sizes and tokens[i].raw[-1] in _numerals:
             return _chinese_set(tokens, i, at)
         if word not in _number_words or tokens[at].kind != "word":
@@ -351,6 +354,8 @@ def _numeral(tokens, i):
         if longer_value is None:  # the word begins another number
             break
         value, after = longer_value, at + 1
+
+    # digits alone are one token already
     if tokens[i].kind == "number" and after == end_of_first_part:
         return None, i
     return (value if value <= _most_in_words else None), after
@@ -361,7 +366,8 @@ def _next_word(tokens, at, value):
 
     It is `at`, or the place behind a hyphen (twenty-one), or behind an `and` that follows hundreds (two
     hundred and six)."""
-    at = _behind_hyphen(tokens, at)
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    at = _behind_hyphen(tokens, at)  # the same place where there is no hyphen
     is_hundreds = value > 0 and value % 100 == 0
     if tokens[at].text != "and" or not is_hundreds:
         return at
@@ -394,6 +400,7 @@ def _begun_with_word(tokens, i):
     """Read the first words of a numeral that begins with a word: returns (value, the place behind them)
 
     (None, i) means that token `i` begins no numeral, as the `a` of `a dog` does not."""
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     word = tokens[i].text
     if word in units or word in tens:
         return float(units.get(word, tens.get(word, 0))), i + 1
@@ -428,11 +435,12 @@ def _with_word(value, word):
         return value * 12
     below_thousand = value % 1000
     if word == "hundred":
-        # the last part becomes hundreds: 2 → 200; 3002 ("three thousand two") → 3200
+        # The last part becomes hundreds: 2 → 200; 3002 ("three thousand two") → 3200. As that part is in
+        # `value` once already, 99 times as much is added.
         return value + 99 * below_thousand if 0 < below_thousand < 100 else None
     if word == "thousand":
         return value * 1000 if 0 < value < 1000 else None
-    if value < 20:
+    if value < 20:  # "three six" are two numbers
         return None
     added = units.get(word, tens.get(word))
     if value % 100 == 0:

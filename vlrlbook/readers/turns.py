@@ -73,7 +73,7 @@ def read_call(
         if match:
             return Call(_as_numbers(match.groups()))
     if text.startswith("{"):
-        return _read_json(text)
+        return _read_json(text)  # a `Call`, with a fault where it is no JSON or lacks a number
     arguments = dict(_parameter.findall(text))  # name → number as text
     if arguments:
         return _call_with_arguments(arguments)
@@ -160,6 +160,7 @@ def looks_of(
         if role == "assistant":
             unanswered_calls = [call_text.strip() for call_text in _call.findall(part)]
             continue
+        # a turn of the tool; it answers an empty text where the model called nothing
         call_text = unanswered_calls.pop(0) if unanswered_calls else ""
         looks.append(Look(said=call_text, box=read_call(call_text).box, refused=refusal_kind(part)))
     return looks

@@ -56,7 +56,7 @@ def answer_words(
         plain = unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
     words, tokens = [], tokens_of(unwrapped(plain))
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
-        words += _words_of_token(tokens, i, keep_articles)
+        words += _words_of_token(tokens, i, keep_articles)  # mostly one word; none for a comma
     return _with_synonyms(words, synonyms) if synonyms else words
 
 
@@ -71,6 +71,7 @@ _unit_names = {
 
 def _words_of_token(tokens, i, keep_articles):
     "The list of words that token `i` stands for when answers are compared; empty for an article or a comma"
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     token = tokens[i]
     if is_number(token):
         return _words_of_number(token)
@@ -109,6 +110,7 @@ def _is_letter_name(tokens, i):
     """Whether token `i` is an `a` that is part of a name and no article
 
     So it is as the last word (grade A), and as a capital behind a word (hepatitis A virus)."""
+    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     token, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if token.text != "a":
         return False
@@ -143,6 +145,7 @@ def _with_synonyms(words, synonyms):
     table, longest = _table_of(tuple(synonyms.items()))
     replaced, at = [], 0
     while at < len(words):
+        # the longest phrase from here on that the table has; empty where it has none
         phrase = words[at:at + longest]
         while phrase and _joined_words(phrase) not in table:
             phrase = phrase[:-1]
@@ -223,11 +226,13 @@ def same_words(
         # a truth of marks alone, such as "?", is compared as it is
         return text.strip() == truth.strip()
     truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
+    # the text, and the parts of it that may be the answer alone, such as what follows `the answer is`
     for part in _candidates(text[:_most_normalised], truth):
         # first with articles: in "hepatitis a virus", lower case, the `a` would be dropped as one
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
             return True
         words = answer_words(part, synonyms)
+        # as it is, and without its first words as long as they are such as `the image shows`
         if any(_joined_words(rest) == true_words for rest in _without_lead_in(words)):
             return True
     return False
@@ -256,6 +261,7 @@ def same_items(
 ) -> bool:  # True if it names all of them, in any order, and no other
     "Whether an answer names the items of the list that is the truth"
     true_items = set(answer_items(truth, synonyms))
+    # the text, and the parts of it that may be the answer alone, such as what follows `the answer is`
     for part in _candidates(text[:_most_normalised], truth):
         first, *rest = _separators.split(plain_text(part, from_start=True))
         other_items = set(answer_items(";".join(rest), synonyms))
@@ -279,6 +285,7 @@ def answer_kind(
     # yes and no in Chinese
     if str(truth).strip(" 。.") in ("是", "否", "是的", "不是"):
         return "yes/no"
+    # both find nothing in a truth that says anything more
     if truth_letters(truth):
         return "letter"
     if truth_number(truth) is not None:
