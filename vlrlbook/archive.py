@@ -78,6 +78,7 @@ class DataError(ValueError):
         entry: str = None,  # name inside the archive
     ):
         self.code, self.message, self.row, self.entry = code, message, row, entry
+
         places = []
         if row:
             places.append(f"row {row}")
@@ -103,6 +104,7 @@ class Report:
             lines.append(f"- row {skipped['row']}, `{image}`: {fault}")
         if len(self.skipped) > _most_listed:
             lines.append(f"- and {len(self.skipped) - _most_listed} more")
+
         for note, count in self.notes:
             plural = "" if count == 1 else "s"
             lines.append(f"- {count} row{plural}: {note}")
@@ -124,16 +126,18 @@ def unpack_counting_zip(
     try:
         with zipfile.ZipFile(path) as archive:
             packed_bytes = path.stat().st_size
-            entries = archive_entries(archive, packed_bytes)  # name → ZipInfo
-            check_layout(path, archive)
-            entries, top = _without_top_folder(entries)
-            rows = counting_table(_table_text(archive, entries))
+            entries = archive_entries(archive, packed_bytes)  # name → ZipInfo; `DataError` if one is hostile
+            check_layout(path, archive)  # refuses what two programs could read differently
+            entries, top = _without_top_folder(entries)  # top: the folder that all lay in, or ""
+            rows = counting_table(_table_text(archive, entries))  # of main.csv
             store = _PictureStore(folder, most_unpacked(packed_bytes), reserve)
-            return _keep_rows(archive, _Names(entries, top), rows, store, strict)
+            names = _Names(entries, top)  # finds the file that a row means
+            return _keep_rows(archive, names, rows, store, strict)
     except DataError:
         raise
     except zip_faults as fault:
         # If the disk is full, the archive may still be good, so it is not called broken.
+        # `zip_faults`: whatever `zipfile` raises on broken input.
         if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError("storage.full", "no space is left on the disk that it is unpacked to") from fault
         raise DataError("zip.broken", f"not a readable ZIP ({type(fault).__name__})") from fault
@@ -151,11 +155,13 @@ def archive_entries(
         raise DataError("zip.entries", f"{len(infos)} entries, at most {limits['entries']}")
     if sum(info.file_size for info in infos) > most_unpacked(packed):
         raise DataError("zip.size", "unpacks to too much")
+
     entries, folded_names = {}, set()
     for info in infos:
+        # A harmless entry has no faults; the first fault of any other refuses the archive.
         for code, message in name_faults(info):
             raise DataError(code, message, entry=info.filename)
-        name = readable_name(info)
+        name = readable_name(info)  # decoded as its maker most likely meant it
         # Names are compared as Windows and macOS do: without case, accents in one form.
         folded = folded_name(name)
         if folded in folded_names:
@@ -216,6 +222,7 @@ def _other_names(info, name):
     Empty if the encoding is known. Such a name may be the one by which the table means the entry."""
     if info.flag_bits & _name_is_utf8 or info.orig_filename.isascii():
         return set()
+
     # `zipfile` has decoded the name as cp437; these are the bytes as they stand in the file.
     name_bytes = info.orig_filename.encode("cp437", "surrogateescape")
     other_names = set()
@@ -233,11 +240,13 @@ def name_faults(
     "What is hostile or unreadable about one entry, as far as the archive's directory tells"
     name, faults = readable_name(info), []
     parts = PurePosixPath(name).parts or ("",)
+
     # On Windows a colon names a drive and a backslash begins a folder. Both are refused on every system, so
     # that an archive is good everywhere or nowhere.
     leads_out = name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]
     if leads_out or any(ord(character) < 32 for character in name):
         faults.append(("zip.path", "a name that leads out of the archive"))
+
     if stat.S_ISLNK(info.external_attr >> 16):  # its upper 16 bits hold the file's mode on Unix
         faults.append(("zip.link", "a symbolic link"))
     if PurePosixPath(name).suffix.lower() in foreign:
@@ -279,9 +288,12 @@ def check_layout(
                 message = "bytes that belong to no entry stand before it"
                 raise DataError("zip.foreign", message, entry=info.filename)
             end = begin + length
+            # Behind the data may stand a record of its checksum and sizes.
             gap_allowed = _longest_descriptor if info.flag_bits & _sizes_follow else 0
+
         file.seek(archive.start_dir)
         directory = file.read(limits["table_bytes"])  # and the end record, which stands behind it
+
     directory_follows = end <= archive.start_dir <= end + gap_allowed
     # A second end record, or bytes behind the first, let another program find another directory.
     one_end = directory.count(_end_mark) == 1
@@ -299,7 +311,8 @@ def _checked_header(file, info):
     fields = _local_header.unpack(file.read(_local_header.size))
     mark, _, flags, method, _, _, checksum, packed, unpacked, name_length, extra_length = fields
     name = file.read(name_length).decode("utf-8" if flags & _name_is_utf8 else "cp437")
-    # Then the sizes are not in this header, and cannot be compared.
+
+    # With this flag, or this value in their place, the sizes stand elsewhere and cannot be compared.
     sizes_elsewhere = flags & _sizes_follow or _in_zip64_extra in (packed, unpacked)
     same_sizes = (checksum, packed, unpacked) == (info.CRC, info.compress_size, info.file_size)
     same_rest = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
@@ -326,7 +339,8 @@ def _without_top_folder(entries):
     # Finder, Explorer and `zip -r a.zip folder` all pack the folder itself.
     tables = [name for name in entries if folded_name(PurePosixPath(name).name) == "main.csv"]
     if len(tables) != 1 or tables[0] == "main.csv":
-        return entries, ""
+        return entries, ""  # no table, several, or one that lies at the top already
+
     top = tables[0][:-len("main.csv")]
     inside = {}
     for name, info in entries.items():
@@ -361,9 +375,12 @@ class _Names:
         """The entry that a path in the table means, if only one fits.
 
         The path may leave out the folder `images`, and may differ in case, accents' form or encoding."""
+        # First the path as it is written, in the folder `images` or not.
         for form in (written, f"images/{written}"):
             if form in self.entries:
                 return form, None
+
+        # Then as it may have been written on another system.
         path = written.replace("\\", "/").removeprefix("./")
         if self.top and folded_name(path).startswith(folded_name(self.top)):
             path = path[len(self.top):]  # the entries are named without this folder
@@ -396,6 +413,7 @@ def _table_text(archive, entries):
         raise DataError("csv.missing", f"no main.csv at the top of the archive{hint}")
     if entries["main.csv"].file_size > limits["table_bytes"]:
         raise DataError("csv.size", "main.csv is too large")
+
     data = archive.read(entries["main.csv"])
     is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     encoding = "utf-16" if is_utf16 else "utf-8-sig"  # -sig: a byte order mark is dropped
@@ -404,6 +422,7 @@ def _table_text(archive, entries):
     except UnicodeDecodeError as fault:
         cure = "save it as UTF-8 (a GBK file can be converted with iconv)"
         raise DataError("csv.encoding", f"main.csv is not UTF-8; {cure}") from fault
+
     if "\0" in text:
         raise DataError("csv.nul", "main.csv holds NUL characters")
     return text
@@ -414,8 +433,9 @@ def counting_table(
 ) -> list:  # of (line number, image path, question, answer), all trimmed; the header is line 1
     "Read the rows of main.csv; whatever is wrong with the table is a `DataError`"
     text = _without_separator_line(text)
+    separator = _separator_of(text)  # a comma, a semicolon or a tab
     # Strict: an unclosed quote would swallow the rest of the file without an error.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator_of(text), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         # blank lines are left out
         lines = [(reader.line_num, fields) for fields in reader if any(f.strip() for f in fields)]
@@ -423,18 +443,21 @@ def counting_table(
         raise DataError("csv.syntax", f"{fault}, perhaps an unclosed quote", row=reader.line_num) from fault
     if not lines:
         raise DataError("csv.empty", "main.csv is empty")
+
     (_, header_fields), *rows = lines  # (line number, fields) each
-    header = _header(header_fields)
+    header = _header(header_fields)  # with our columns by our names; `DataError` if one is missing
     if not rows:
         raise DataError("csv.empty", "main.csv has a header and no rows")
     if len(rows) > limits["rows"]:
         raise DataError("csv.rows", f"{len(rows)} rows, at most {limits['rows']}")
+
     width = len(header)
     for number, fields in rows:
         # Empty fields behind the last column are no error: spreadsheets write a comma for every cell that was
         # edited once.
         if len(fields) < width or any(field.strip() for field in fields[width:]):
             raise DataError("csv.fields", f"{len(fields)} fields, the header has {width}", row=number)
+
     indices = [header.index(column) for column in counting_columns]
     return [(number, *(fields[i].strip() for i in indices)) for number, fields in rows]
 
@@ -482,12 +505,14 @@ def _check_header(header):
         separator = next((s for s in ";\t|" if len(header) == 1 and s in header[0]), None)
         hint = f"; fields are parted by {separator!r}, expected a comma" if separator else ""
         other_names = [name for name in header if name and name not in counting_columns]
+        # `_may_mean`: spelt alike, or with a word for the missing column in it
         similar = [name for name in other_names if _may_mean(name, missing[0])]
         if similar and not separator:
             hint = f"; did you mean {missing[0]!r} by {similar[0]!r}?"
         shown, wanted = ",".join(header)[:200], ",".join(counting_columns)
         message = f"no column {missing[0]!r}; the header is {shown!r}, expected {wanted!r}{hint}"
         raise DataError("csv.columns", message, row=1)
+
     named = [name for name in header if name]
     if len(set(named)) < len(named):
         raise DataError("csv.columns", "a column stands twice in the header", row=1)
@@ -523,16 +548,16 @@ def decode_picture(
         raise DataError("image.bytes", f"{len(data)} bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=_picture_formats)
-        _check_size(image)
+        _check_size(image)  # `DataError` if it is too large, too narrow or animated
         # `verify()` would miss a JPEG that is cut off: only decoding finds it.
         image.load()
-        if _is_plain(image):
+        if _is_plain(image):  # an opaque, upright RGB in PNG or JPEG
             return image, image.format
-        return to_rgb(ImageOps.exif_transpose(image)), None
+        return to_rgb(ImageOps.exif_transpose(image)), None  # turned upright
     except DataError:
         raise
     except Exception as fault:  # Pillow's decoders raise many kinds of errors on broken bytes
-        kind = _kind_of(data)
+        kind = _kind_of(data)  # by its first bytes, such as "a HEIC", or None
         what = f"{kind}: save it as JPEG or PNG" if kind else f"cannot be decoded ({type(fault).__name__})"
         raise DataError("image.decode", what) from fault
 
@@ -569,9 +594,11 @@ def _check_size(image):
     short, long = min(image.size), max(image.size)
     if short * long > limits["picture_pixels"]:
         raise DataError("image.pixels", size)
+
     # Qwen's processor refuses a side 200 times the other, and fails on sides of a few pixels.
     if short < 4 or long > 150 * short:
         raise DataError("image.shape", size)
+
     # Phones write MPO files, JPEGs with a second picture behind the first. The first is the photograph, so
     # these are no animations.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
@@ -599,6 +626,7 @@ def to_rgb(
             divisor = (2**bits - 1) / 255
             image = image.point(lambda value: value / divisor)
         image = image.convert("L")
+
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -635,6 +663,7 @@ def _keep_rows(
     notes = Counter()  # sentence about something harmless -> number of rows that it is true of
     if names.top:
         notes[f"everything lay in the folder {names.top[:80]!r} of the archive"] = len(rows)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # In batches, so that memory does not grow with the archive. This thread alone reads from it, since
         # `zipfile` holds one file open; the pool decodes.
@@ -642,7 +671,9 @@ def _keep_rows(
             batch = rows[start:start + _rows_at_a_time]
             # of each row: the ZipInfo of its picture, or the `DataError` that it is
             entries = [_or_error(_entry_of_row, names, row, notes) for row in batch]
+            # Decodes and writes their pictures, and puts what came of each into `store.results`.
             _keep_new_pictures(archive, store, pool, batch, entries)
+
             for (number, image, question, answer), entry in zip(batch, entries):
                 # (file, `picture_key`), or what is wrong with the row or its picture
                 result = entry if isinstance(entry, DataError) else store.results[entry.filename]
@@ -654,12 +685,16 @@ def _keep_rows(
                 else:
                     skipped = dict(row=number, image=image, code=result.code, message=result.message)
                     report.skipped.append(skipped)
+
     if not kept:
         first_message = report.skipped[0]["message"]
         raise DataError("csv.no_valid_row", f"none of {len(rows)} rows can be used; first: {first_message}")
+
     report.valid_images = len(kept)
+    # Adds notes about unused pictures, repeated rows and contradictions.
     _add_table_notes(names, rows, kept, notes)
     report.notes = [list(pair) for pair in notes.most_common()]
+
     store.write("rows.jsonl", _json_lines(kept))
     store.write("report.json", json.dumps(asdict(report), indent=2, ensure_ascii=False).encode())
     return report
@@ -678,16 +713,19 @@ def _add_table_notes(
     name_of_row = {}  # line number → name of the row's picture in the archive, None if there is none
     for number, image_path, _, _ in rows:
         name_of_row[number], _ = names.find(image_path)
+
     named = set(name_of_row.values())
     unused = [name for name in names.entries if name not in named and _is_picture_name(name)]
     if unused:
         notes[f"pictures that no row names, such as {unused[0][:80]!r}"] = len(unused)
+
     answers = {}  # (picture's name, question) → the answers of all rows that ask this
     for row in kept:
         key = (name_of_row[row["row"]], row["question"])
         answers.setdefault(key, []).append(row["answer"])
     repeated = sum(len(group) - len(set(group)) for group in answers.values())
     contradicted = sum(len(group) for group in answers.values() if len(set(group)) > 1)
+
     if repeated:
         notes["picture, question and answer are those of an earlier row"] = repeated
     if contradicted:
@@ -718,7 +756,9 @@ def _keep_new_pictures(
         if isinstance(entry, DataError) or entry.filename in store.results or entry.filename in submitted:
             continue
         submitted.add(entry.filename)
+        # In the pool: the picture is decoded and written, and the result noted in `store.results`.
         jobs.append(pool.submit(store.keep, entry.filename, number, archive.read(entry)))
+
     for job in jobs:
         job.result()  # raises what ends the whole archive: a full disk, too many bytes
 
@@ -738,13 +778,16 @@ def _entry_of_row(
 ):
     "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
     _, image_path, question, answer = row
-    _check_texts(question, answer)
+    _check_texts(question, answer)  # `DataError` without a question, or without a count in the answer
+
+    # Both may be None: the name in the archive, and a sentence about how it differs from the row's.
     name, note = names.find(image_path)
     leads_out = ":" in image_path or image_path.startswith(("/", "\\")) or ".." in image_path
     if name is None and leads_out:
         raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
     if name is None:
         raise DataError("image.missing", f"not in the archive{names.hint(image_path)}")
+
     if note:
         notes[note] += 1
     entry = names.entries[name]
@@ -766,6 +809,7 @@ def _check_texts(question, answer):
     token = control_token(question)
     if token:
         raise DataError("row.tokens", f"the question holds {token}, a control token of the models")
+
     decimal = _decimal_comma.search(answer)
     if decimal:  # "2,5" may mean two and a half, as in German, or the two numbers 2 and 5
         raise DataError("row.count", f"{decimal[0]!r} in the answer {answer[:60]!r} is no count, or two")
@@ -798,12 +842,14 @@ class _PictureStore:
         except DataError as error:
             self.results[entry_name] = error
             return
+
         suffix = "jpg" if reusable_format == "JPEG" else "png"
         name = f"{number:06d}.{suffix}"
         if reusable_format is None:
             buffer = io.BytesIO()
             image.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
             data = buffer.getvalue()
+
         self.write(name, data)
         self.results[entry_name] = (name, picture_key(image))
 
@@ -818,6 +864,7 @@ class _PictureStore:
             self.written += len(data)
             if self.written > self.most:
                 raise DataError("zip.size", "its pictures take too much room")
+
             rest = memoryview(data)
             while rest:
                 piece = rest[:_written_at_once]

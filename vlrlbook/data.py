@@ -168,14 +168,18 @@ def encode(
     side: str = "left", # on which side shorter rows are padded: left or right
 ): # the processor's batch of tensors, rows in the order of `samples`
     "Encode samples, with their answers if given, as one padded batch of tensors for a model"
+    # The prompts as text, up to the place where the model's answer begins.
     texts = [processor.apply_chat_template(to_messages(s), add_generation_prompt=True) for s in samples]
     if answers is not None:
         end_of_turn = processor.tokenizer.eos_token
         texts = [text + answer + end_of_turn for text, answer in zip(texts, answers)]
+
     # The processor takes a list of pictures for each row, or None: it refuses a list of empty lists.
     pictures = [s.images for s in samples]
     pictures = pictures if any(pictures) else None
+
     batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True, padding_side=side)
+
     # Gemma's processor adds into how many crops it has cut each picture; no model takes this as an input.
     batch.pop("num_crops", None)
     return batch
@@ -200,7 +204,8 @@ def _dataset(records):
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
-    records, schema, tables = iter(records), _features().arrow_schema, []
+    schema = _features().arrow_schema # names and types of the columns
+    records, tables = iter(records), []
     while batch := list(itertools.islice(records, 1000)):
         tables.append(pa.Table.from_pylist(batch, schema=schema))
     # A data set without rows still has its columns.
@@ -273,6 +278,7 @@ def with_system_turn(
     prompts = []
     for row_number, prompt in zip(dataset["row"], dataset["prompt"]):
         prompts.append(prompt if row_number in own else [message, *prompt])
+
     # Only the column `prompt` is replaced, so no picture is decoded. The new column comes last;
     # `select_columns` then restores the order.
     features = dataset.features
@@ -290,7 +296,8 @@ def vqa_row(
 
     Images that are null make a row of text only. Raises `DataError`, for example if the question does not
     have as many `<image>` marks as there are images."""
-    vqa = read_vqa_row(row, number, read_keys(keys)) # a `rows.vqa.VQARow`
+    column_of = read_keys(keys) # what a column holds → its name, such as question → problem
+    vqa = read_vqa_row(row, number, column_of) # a `rows.vqa.VQARow`
     pictures = vqa.pictures
     if image_dir is not None:
         # `located` returns the absolute path, or raises `DataError` if there is no such file.
@@ -317,20 +324,25 @@ def convert_vqa(
     output = Path(output_jsonl)
     if output.resolve() == Path(input_jsonl).resolve():
         raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
-    # Picture files are searched and opened only if the caller says in which folder they are.
+
+    # Read the rows. Picture files are searched and opened only if the caller says where they are.
     open_pictures = image_dir is not None
     # `kept` is a list of (row number, `VQARow`) without the bad rows, which are listed in `report`.
     kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=open_pictures)
     if not open_pictures:
+        # No error: that the pictures lie beside the file of rows is only a guess.
         _note_missing(kept, Path(input_jsonl).parent, report)
+
     files = {output: range(len(kept))} # output file → indices in `kept` of the rows it gets
     if split:
         train, test = _train_and_test(split, kept, input_jsonl, image_dir)
         files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
+
+    # Make EasyR1's rows, and files of the pictures that rows hold as bytes; then write the tables.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
     for path, indices in files.items():
         lines = [json.dumps(rows[i], ensure_ascii=False) + "\n" for i in indices]
-        write_whole(path, "".join(lines))
+        write_whole(path, "".join(lines)) # all of the file, or after an error nothing
     if tell:
         tell(report)
     return len(kept)
@@ -348,6 +360,7 @@ def _train_and_test(split, kept, input_jsonl, image_dir):
         identities = [] # for each row: what tells its pictures from others
         for _, row in kept:
             identities.append([_picture_identity(picture, folder) for picture in row.pictures])
+        # A fifth of the groups of rows that share pictures becomes the test.
         return _split(identities, share=0.2, seed=0)
     # A `VQARow` lacks the column that marks VQA-RAD's test rows, so the file is read again as it is.
     raw_rows = dict(read_rows(input_jsonl)) # row number → row
@@ -454,7 +467,7 @@ def read_task_rows(
     is_table = Path(path).suffix.lower() in table_suffixes
     if task != "counting" or is_table:
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
-    return unpacked_counting_zip(path)
+    return unpacked_counting_zip(path) # into the cache, where it is read
 
 def _stored(picture, convert):
     """A picture, given as a path or bytes, as the dict of `bytes` and `path` in which `datasets` stores it.
@@ -468,7 +481,7 @@ def _stored(picture, convert):
         if not file.exists():
             # Not forced to the disk (`durable`): a cached file can be made again after a power cut.
             with new_file(file, durable=False) as aside: # a hidden file, renamed when all is written
-                aside.write_bytes(as_meant(data))
+                aside.write_bytes(as_meant(data)) # an RGB PNG
         picture = str(file)
     if isinstance(picture, bytes):
         return {"bytes": picture, "path": None}
@@ -496,6 +509,7 @@ def with_good_truths(
     Such a row is a `DataError` or, with `skip`, left out. Rewards that are trained models are not tried."""
     if getattr(reward, "batched", False):
         return dataset # a trained reward model scores answers by its own judgement, not by the truth
+
     # True answer → what is wrong with it, or None. Many rows share an answer, and a reward may be slow.
     faults = {}
     good = [] # indices of the rows to keep
@@ -508,12 +522,15 @@ def with_good_truths(
         elif not skip:
             raise DataError("row.truth", fault, row=row_number)
         else:
+            # `image` is a field of a ZIP's report, `entry` one of a table's report.
             skipped = dict(row=row_number, code="row.truth", message=fault, image="", entry=None)
             report.skipped.append(skipped)
+
     if not good:
         first_answer, first_row = dataset["answer"][0], dataset["row"][0]
         message = f"{faults[first_answer]}; no row has a truth that the reward can pay"
         raise DataError("row.truth", message, row=first_row)
+
     # The `RowReport` of a table counts in `kept` the rows to train on. The `Report` of a ZIP has no such
     # field: it counts what the archive holds, which has not changed.
     if len(good) < len(dataset) and hasattr(report, "kept"):
@@ -557,6 +574,8 @@ def split_rows_by_picture(
         # VQA-RAD's rows name one picture; EasyR1's have a list of paths, or no such column.
         image_name = row.get("image_name")
         names.append([image_name] if image_name else list(row.get("images") or []))
+
+    # Two lists of indices in `rows`; rows that share a picture stay together.
     train, held = _split(names, share, seed)
     return [rows[i] for i in train], [rows[i] for i in held]
 
@@ -576,16 +595,19 @@ def _split(
         while points_to.setdefault(name, name) != name:
             name = points_to[name]
         return name
+
     # A row without pictures gets a name of its own, and so is a group by itself.
     names_of_rows = [names or [f"row {i}"] for i, names in enumerate(pictures)]
     for names in names_of_rows:
         for name in names:
             points_to[leader(name)] = leader(names[0]) # the two groups become one
-    row_leaders = [leader(names[0]) for names in names_of_rows]
+    row_leaders = [leader(names[0]) for names in names_of_rows] # for each row: its group
+
     # Groups, by the names of their leaders. Sorted, since the order of a set differs from process to process.
     groups = sorted(set(row_leaders))
     if len(groups) < 2:
         raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
+
     random.Random(seed).shuffle(groups)
     # At least one group on either side, however small the share.
     count = min(len(groups) - 1, max(1, round(share * len(groups))))
@@ -602,7 +624,8 @@ def preference_row(
     keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
 ) -> dict: # id, query, image (path, bytes, a list of these, or None), response, human_ranking
     "Read and check one preference row of any known form, and return it as chapter 03 uses it"
-    preference = read_preference_row(row, number, read_keys(keys)) # a `rows.preferences.PreferenceRow`
+    column_of = read_keys(keys) # what a column holds → its name, such as chosen → better
+    preference = read_preference_row(row, number, column_of) # a `rows.preferences.PreferenceRow`
     if image_dir is not None:
         # `located` returns the absolute path, or raises `DataError` if there is no such file.
         preference.pictures = [located(picture, image_dir, number) for picture in preference.pictures]
@@ -669,7 +692,7 @@ def permuted(
     rng, shuffled_rows = random.Random(seed), []
     for row in rows:
         count = len(row["response"])
-        order = rng.sample(range(count), count)
+        order = rng.sample(range(count), count) # 0, 1, … in a random order
         reordered = {}
         for name in ("response", "human_ranking", "votes"): # the lists with an entry for each response
             if name in row:
@@ -686,11 +709,15 @@ def _scene(rng):
     Returns the picture of 112 × 112 pixels, and for each colour's name the (x, radius) of its disc."""
     image = Image.new("RGB", (112, 112), "white")
     draw, placed = ImageDraw.Draw(image), {} # placed: colour's name → (x, radius)
+
     # All radii differ, so that one disc is the largest.
     radii, count = rng.sample(range(8, 15), 4), rng.randint(1, 4)
+
     # So that discs do not touch, each lies in another quarter of the picture: 0 and 1 above, 2 and 3 below.
     middles = (28, 84) # of the quarters, in pixels from the left or from above
-    quarters, colours = rng.sample(range(4), count), rng.sample(range(6), count)
+    quarters = rng.sample(range(4), count)
+    colours = rng.sample(range(6), count) # indices in `disc_colours` and in `colour_names`
+
     for quarter, colour in zip(quarters, colours):
         radius = radii[quarter]
         x = middles[quarter % 2] + rng.randint(-8, 8)
@@ -718,18 +745,22 @@ def _scene_question(placed, row, rng):
     `placed` says what is in the picture: colour's name → (x, radius) of its disc."""
     colours = list(placed) # in the order in which they were drawn
     kind = ("yes/no", "choice", "number", "colour")[row % 4]
+
     if kind == "yes/no":
         is_there = row % 8 < 4 # true for every second of them: always answering "yes" is right half the time
         absent = [name for name in colour_names if name not in colours]
         colour = rng.choice(colours if is_there else absent)
         article = "an" if colour == "orange" else "a"
         return f"Is there {article} {colour} disc?", "yes" if is_there else "no"
+
     if kind == "choice":
         x, _ = placed[colours[0]]
         side = "left" if x < 56 else "right" # the picture is 112 pixels wide
         return f"Is the {colours[0]} disc on the left or the right?", side
+
     if kind == "number":
         return "How many discs are there?", str(len(colours))
+
     radius_of = {colour: radius for colour, (_, radius) in placed.items()}
     return "What colour is the largest disc?", max(radius_of, key=radius_of.get)
 
@@ -760,7 +791,7 @@ def synthetic_preferences(
             response=[counting_answer(count), counting_answer(wrong_count)],
             human_ranking=[0, 1], # 0 is the best; `permuted` shuffles responses and ranks below
         )
-        rows.append(preference_row(row, number))
+        rows.append(preference_row(row, number)) # checked, and in the form of chapter 03
     return permuted(rows, seed)
 
 # %% ../nbs/01_data.ipynb #c075
@@ -783,15 +814,20 @@ def aloha_views(
     # In the first 60 percent of the progress the gripper comes near, in the rest it lifts the cup.
     reach = min(1.0, progress / 0.6) # 0 far away, 1 at the cup
     lift = max(0.0, (progress - 0.6) / 0.4) # 0 on the table, 1 lifted
+
+    # The view from above: the cups on the table, and the gripper over them.
     high = Image.new("RGB", (side, side), "#e9e4da")
     draw = ImageDraw.Draw(high)
     if other:
         _draw_cup(draw, *other, radius=7)
     _draw_cup(draw, cup, colour, radius=7 + 6 * lift) # lifted, it is nearer to the camera above
+
     # The gripper, a square, goes from the corner (8, 8) straight to the cup; its arm is a line from the edge.
     x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)
     draw.line([0, 0, x, y], fill="#444444", width=4)
     draw.rectangle([x - 5, y - 5, x + 5, y + 5], outline="black", width=2)
+
+    # The views from the wrists: the cup alone, which comes from the side that `direction` says.
     right = _wrist(side, reach, lift, colour, direction=1)
     left = _wrist(side, reach, lift, colour, direction=-1)
     return [_lit(view, light) for view in (right, left, high)]
@@ -837,16 +873,21 @@ def aloha_episode(
     colour, other_colour = rng.sample(("red", "blue", "green"), 2)
     places = rng.sample([(44, 76), (72, 42), (80, 80)], 2) # far enough apart that cups do not touch
     cup, other_cup = [(x + rng.randint(-7, 7), y + rng.randint(-7, 7)) for x, y in places]
+
     # The gripper always goes to `cup`. For "wrong cup" the task therefore names the other one's colour.
     named_colour = other_colour if kind == "wrong cup" else colour
     task = rng.choice(aloha_tasks).format(named_colour)
+
     # Episodes differ in speed, in brightness and, if they fail, in how far they come.
     pace, light, peak = rng.uniform(0.7, 1.4), rng.uniform(0.8, 1.1), rng.uniform(0.5, 0.85)
+
     moments = []
     for frame in range(frames):
         time = frame / max(1, frames - 1) # from 0 to 1
+        # A failing episode gets to `peak`, then loses the cup and falls back; all others get to 1.
         progress = _failing(time, peak) if kind == "failure" else time ** pace
         views = aloha_views(progress, cup, colour, other=(other_cup, other_colour), light=light)
+        # Which step the progress lies in; the end, progress 1, belongs to the last step.
         reward_bin = 0 if kind == "wrong cup" else min(bins - 1, int(progress * bins))
         moments.append((views, progress, reward_bin))
     return task, moments
@@ -889,23 +930,26 @@ def synthetic_aloha(
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
     except ImportError as error:
         raise ImportError(without_lerobot("the robot's chapter", error)) from error
+
     name, rng = "local/synthetic_aloha", random.Random(seed)
     columns = _aloha_columns(bins, videos) # type and shape of each column
     writer = LeRobotDataset.create(name, fps=10, features=columns, root=root, use_videos=videos,
                                    video_backend="pyav")
     datasets.disable_progress_bars() # LeRobot's readers turn them on
+
     for episode in range(episodes):
         kind = ("success", "failure", "wrong cup")[episode % 3]
         task, moments = aloha_episode(kind, frames, bins, rng)
         for views, progress, reward_bin in moments:
             has_label = rng.random() >= zeros
-            one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label
+            one_hot = np.eye(bins, dtype=np.float32)[reward_bin] * has_label # or all zeros
             # LeRobot wants a state and an action. No policy is trained on them: both are just the progress.
             state = np.array([progress], np.float32)
             frame = {"observation.state": state, "action": state, "reward_bins": one_hot, "task": task}
             pictures = dict(zip(aloha_cameras, map(np.asarray, views))) # camera → array of its picture
             writer.add_frame(pictures | frame)
         writer.save_episode()
+
     writer.finalize() # closes its files; until then they cannot be read
     return LeRobotDataset(name, root=root, video_backend="pyav")
 
@@ -977,16 +1021,19 @@ def preflight(
     if held_out is not None:
         for images in held_out["images"]:
             held_pictures.update(map(picture_key, images))
+
     problems, image_tokens, prompt_tokens = [], 0, 0
     def note(number, code, message):
         problems.append(dict(row=number, code=code, message=message))
+
     # `_rows` yields each row or, if its pictures cannot be decoded, the exception.
     for number, row in zip(train["row"], _rows(train)):
-        checked = _check_row(row, number, processor, held_pictures, max_prompt_tokens)
+        checked = _check_row(row, number, processor, held_pictures, max_prompt_tokens) # `_CheckedRow`
         for code, message in checked.problems:
             note(number, code, message)
         image_tokens = max(image_tokens, checked.image_tokens)
         prompt_tokens = max(prompt_tokens, checked.prompt_tokens)
+
     if held_out is not None:
         for number, row in zip(held_out["row"], _rows(held_out)):
             if isinstance(row, Exception):
@@ -1018,6 +1065,7 @@ def _check_row(
     if isinstance(row, Exception):
         message = f"a picture cannot be decoded ({type(row).__name__})"
         return _CheckedRow([("image.decode", message)])
+
     images, problems = row["images"], []
     # Pictures with more than 8 bits a channel are read, but wrongly.
     other_modes = {image.mode for image in images} - _eight_bit_modes
@@ -1025,18 +1073,22 @@ def _check_row(
         mode = other_modes.pop()
         message = f"a picture of mode {mode}, which a processor would clip: convert it with `to_rgb`"
         problems.append(("image.mode", message))
+
     sample = Sample(row["question"], row["answer"], images, row["task"], number)
     try:
         text = processor.apply_chat_template(to_messages(sample), add_generation_prompt=True)
     except DataError as error: # not as many marks as pictures
         return _CheckedRow([*problems, (error.code, error.message)])
+
     # The tokens of all its pictures, and why the processor does not take one of them, or None.
     image_tokens, fault = _tokens_of(processor, images)
     if fault:
         return _CheckedRow([*problems, ("image.shape", fault)])
+
     length = _prompt_length(processor, text, image_tokens, len(images))
     if length > max_prompt_tokens:
         problems.append(("prompt.length", f"{length} tokens, at most {max_prompt_tokens}"))
+
     if not held_pictures.isdisjoint(map(picture_key, images)):
         problems.append(("split.leak", "its picture is in the held-out set too"))
     return _CheckedRow(problems, image_tokens, length)
@@ -1146,13 +1198,13 @@ def unpacked_counting_zip(
     It is unpacked into the book's cache, in a folder named by the hash of the archive's bytes, so that a
     second call only reads that folder."""
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.is_dir(): # else the ZIP was unpacked into it before
         with open(path, "rb") as file:
             key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         folder = cache_dir() / f"data-{key}"
         if not folder.exists():
             try:
-                return read_counting_zip(path, folder)
+                return read_counting_zip(path, folder) # unpacks it into `folder`
             except FileExistsError:
                 # Another process of the same run has made it meanwhile. It appears complete, by a rename.
                 pass

@@ -65,6 +65,7 @@ def check_file(
     path = Path(path)
     if kind not in _kinds:
         raise SettingsError(f"kind = {kind!r}{nearest(kind, list(_kinds))}")
+
     with tempfile.TemporaryDirectory() as work:  # archives are unpacked into it
         # Each of the three returns the new `DataCheck`, the data set that a run would train on, or None, and
         # the usable rows as (row number, object with `pictures`).
@@ -77,15 +78,18 @@ def check_file(
             check, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
         else:
             check, dataset, rows = _questions(path, kind, image_dir, keys, reward, skip_bad_rows)
+
+        # The checks from here on add the problems that they find to `check`.
         if val_data is not None:
+            # The other file's rows in the same form: no picture may stand in both files.
             others = _rows_of(Path(val_data), kind, image_dir, keys, Path(work) / "val")
             _look_for_leaks(rows, others, Path(val_data).name, check)
         if dataset is not None:
             if kind == "pointing":
-                _try_boxes(dataset, model, check)
-            _try_split(dataset, check)
+                _try_boxes(dataset, model, check)  # do the boxes of the answers lie in their pictures?
+            _try_split(dataset, check)  # are there two rows without a common picture?
             if model:
-                _measure(dataset, model, check)
+                _measure(dataset, model, check)  # such as prompts that are too long
     return check
 
 
@@ -142,7 +146,9 @@ def _unpacked(
         raise DataError("zip.missing", f"no such file: {path.name}")
     else:
         work.mkdir()
-        folder, report = work, unpack_counting_zip(path, work, strict)
+        report = unpack_counting_zip(path, work, strict)  # writes rows.jsonl and the pictures into `work`
+        folder = work
+
     rows = []  # in the form of `inspect_vqa`, as far as `leaks` needs it to compare two files
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
         for line in file:
@@ -182,8 +188,10 @@ def _questions(path, kind, image_dir, keys, reward, skip_bad_rows):
         if skip_bad_rows:
             check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
         return check, None, rows
+
     # The good rows are checked even if bad ones would stop a run, so that one call finds all problems.
     dataset = vqa_dataset(rows, kind)
+    # The rows whose true answer gets the best reward; None if one does not, and may not be skipped.
     dataset = _try_truths(dataset, reward or kind, skip_bad_rows, check)
     return check, dataset, rows
 
@@ -199,6 +207,7 @@ def _preferences(path, image_dir, keys, skip_bad_rows):
         check.problems.append(report.refusal())  # the first bad row as an error
     if not rows and skip_bad_rows:
         check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
+
     all_ties = all(len(set(row.human_ranking)) == 1 for _, row in rows)
     if rows and all_ties:
         message = "no pair has a preference: there is nothing to learn from"

@@ -56,6 +56,7 @@ def copy_descriptions(
             continue
         if path.name.endswith(".safetensors.index.json"): # belongs to the weight files
             continue
+
         (target / inside).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / inside) # follows links, such as those of the hub's cache
     return left_out
@@ -88,6 +89,7 @@ def stored_dtype(
     for path in Path(folder).glob("*.safetensors"):
         header, _ = read_header(path) # tensor → {dtype, shape, data_offsets}
         for name, about in header.items():
+            # `_torch_names` has the floating types only.
             if name != "__metadata__" and about["dtype"] in _torch_names:
                 first, end = about["data_offsets"]
                 short = about["dtype"] # such as BF16
@@ -112,6 +114,7 @@ def replace_weights(
     for path in files:
         header, _ = read_header(path)
         stored.update(header)
+
     for name, tensor in changed.items():
         if name not in stored:
             suggestion = nearest(name, list(stored)) # ": did you mean …?", or a list of all
@@ -120,10 +123,11 @@ def replace_weights(
         if list(tensor.shape) != shape or short not in _torch_names: # not a floating type: quantised
             raise ValueError(f"{source.name}: {name!r} is stored as {short} {shape}, its new numbers are "
                              f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
+
     # Nothing is written before all tensors are checked.
     for path in files:
-        _rewrite(path, target / path.name, changed, dtype)
-    _copy_index(source, target, dtype)
+        _rewrite(path, target / path.name, changed, dtype) # with the tensors of `changed` that are in it
+    _copy_index(source, target, dtype) # the table that says which file holds which tensor
     return len(changed)
 
 
@@ -138,25 +142,30 @@ def _rewrite(
     header, begin = read_header(source) # begin: place of the first number, behind the header
     names = [name for name in header if name != "__metadata__"]
     names.sort(key=_by_place(header)) # in the order in which they lie in the file
+
     types = {} # tensor → safetensors' name of its type in the new file, such as BF16
     for name in names:
         short = header[name]["dtype"]
         types[name] = _safetensors_names[dtype] if dtype and short in _torch_names else short
     converted = any(types[name] != header[name]["dtype"] for name in names)
+
     with open(source, "rb") as old, open(target, "wb") as new:
         # If no number type changes, no size changes either, and the old header is copied.
         new.write(_new_header(header, names, types) if converted else old.read(begin))
         for name in names:
             first, end = header[name]["data_offsets"]
             old.seek(begin + first)
+            # The same numbers in the same type: their bytes are copied.
             if name not in changed and types[name] == header[name]["dtype"]:
                 _copy_bytes(old, new, end - first)
                 continue
+
             tensor = changed.get(name)
             if tensor is None: # its numbers stay, in another type
                 old_type = getattr(torch, _torch_names[header[name]["dtype"]])
                 flat = torch.frombuffer(bytearray(old.read(end - first)), dtype=old_type)
                 tensor = flat.reshape(header[name]["shape"])
+            # `_as_bytes` converts to the new type; ValueError if a number is infinite or NaN in it.
             new.write(_as_bytes(name, tensor, getattr(torch, _torch_names[types[name]])))
 
 
@@ -188,6 +197,7 @@ def _as_bytes(name, tensor, dtype):
         if tensor.isfinite().all():
             fault = f"has numbers up to {tensor.abs().max().item():.3g}, too large for {dtype}"
         raise ValueError(f"{name}: {fault}")
+
     # numpy has no bfloat16, so the numbers are handed over as plain bytes
     return memoryview(converted.view(-1).view(torch.uint8).numpy())
 
@@ -202,6 +212,7 @@ def _new_header(
     A tensor of another type has another size, so all places after it move."""
     bytes_per_number = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
     table = {"__metadata__": header["__metadata__"]} if "__metadata__" in header else {}
+
     end = 0
     for name in names:
         about = header[name]
@@ -211,6 +222,7 @@ def _new_header(
             size = size // bytes_per_number[about["dtype"]] * bytes_per_number[types[name]]
         table[name] = dict(dtype=types[name], shape=about["shape"], data_offsets=[end, end + size])
         end += size
+
     text = json.dumps(table, separators=(",", ":")).encode()
     # the format wants the header padded with blanks to a multiple of 8 bytes
     text += b" " * (-len(text) % _header_alignment)
@@ -225,6 +237,7 @@ def _copy_index(source, target, dtype):
         if dtype is None:
             shutil.copyfile(path, target / path.name)
             continue
+
         index = json.loads(path.read_text(encoding="utf-8"))
         total = 0
         for file in target.glob("*.safetensors"):
@@ -277,16 +290,19 @@ def only_for_transformers_5(
     An empty list means that transformers 4 reads it. Each sentence names a file and what is wrong in it."""
     problems = []
     config = _read_json(Path(folder) / "config.json")
+
     # the config and, in a vision-language model, the config of its language model
     parts = {"config.json": config, "config.json, text_config": config.get("text_config") or {}}
     for where, part in parts.items():
         if "rope_parameters" in part and "rope_theta" not in part:
             problems.append(f"{where}: rope_parameters without rope_theta, "
                             "and transformers 4 would take its own default")
+
     text = config.get("text_config")
     if text and config.get("tie_word_embeddings") and not text.get("tie_word_embeddings"):
         problems.append("config.json: tie_word_embeddings is true at the top alone, "
                         "where transformers 4 does not look")
+
     tokenizer = _read_json(Path(folder) / "tokenizer_config.json")
     if tokenizer.get("tokenizer_class") in _tokenizer_classes:
         problems.append(f"tokenizer_config.json: tokenizer_class {tokenizer['tokenizer_class']}, "
@@ -310,14 +326,17 @@ def for_transformers_4(
         suggestion = nearest(str(kind), list(known_to_transformers_4)) # ": did you mean …?", or a list of all
         raise SettingsError(f"{folder.name}: config.json says model_type {kind!r}, which transformers 4.57 "
                             f"does not know{suggestion}")
+
     write_json(folder / "config.json", _config_for_4(config))
-    tokenizer = _read_json(folder / "tokenizer_config.json")
+
+    tokenizer = _read_json(folder / "tokenizer_config.json") # {} if there is no such file
     if tokenizer:
         write_json(folder / "tokenizer_config.json", _tokenizer_for_4(tokenizer))
-    processor = _read_json(folder / "processor_config.json")
+
+    processor = _read_json(folder / "processor_config.json") # or {}
     # transformers 5 keeps the parts of a processor in one file, 4 reads each from a file of its own.
     file_of_part = {"image_processor": "preprocessor_config.json",
-             "video_processor": "video_preprocessor_config.json"}
+                    "video_processor": "video_preprocessor_config.json"}
     for part, name in file_of_part.items():
         if part in processor:
             content = {"processor_class": processor["processor_class"]} | processor[part]
@@ -337,6 +356,7 @@ def export_for_transformers_4(
     model = Path(model)
     if not (model / "config.json").is_file():
         raise FileNotFoundError(f"{model}: no config.json there, so this is no model directory")
+
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
         # all files but the weights; it returns weight files in other formats, which are not copied
@@ -347,6 +367,7 @@ def export_for_transformers_4(
             raise FileNotFoundError(f"{model}: no safetensors there, only {other_files}")
         for path in weights:
             shutil.copyfile(path, aside / path.name)
+
         if only_for_transformers_5(model): # names what transformers 4 cannot read; empty if it reads all
             for_transformers_4(aside)
     return Path(output_path)
@@ -364,24 +385,28 @@ def _config_for_4(config):
     out = {}
     for key, value in config.items():
         if key == "vision_config":
-            value = _vision_config_for_4(value)
+            value = _vision_config_for_4(value) # without rope_parameters, which 4 does not read there
         elif isinstance(value, dict) and key != "rope_parameters":
             value = _config_for_4(value)
         if key == "rope_parameters" and value is not None:
+            # rope_theta and rope_scaling in their place
             out |= _rope_for_4(value, config.get("model_type"))
         else:
             out[key] = value
+
     tied = out.get("tie_word_embeddings")
     if tied is not None and isinstance(out.get("text_config"), dict):
         # Whether input and output embeddings are one tensor: transformers 5 reads this at the top of the
         # config, 4.57 in text_config. Without it there 4.57 would leave the output head with random weights.
         out["text_config"] = out["text_config"] | dict(tie_word_embeddings=tied)
+
     architectures = out.get("architectures")
     asks_text_config = config.get("model_type") in _asks_text_config
     if architectures and asks_text_config and isinstance(out.get("text_config"), dict):
         # EasyR1 reads `architectures` of the loaded config, and 4.57 looks it up in text_config.
         out["text_config"] = out["text_config"] | dict(architectures=architectures)
-    return _with_both_dtypes(out)
+
+    return _with_both_dtypes(out) # the number type as `dtype` and as `torch_dtype`
 
 
 def _with_both_dtypes(config):
@@ -427,9 +452,11 @@ def _tokenizer_for_4(config):
     out = {key: value for key, value in config.items() if key not in ("backend", "extra_special_tokens")}
     name = out.get("tokenizer_class")
     out["tokenizer_class"] = _tokenizer_classes.get(name, name)
+
     extra = config.get("extra_special_tokens")
     if isinstance(extra, list) and extra: # a list is called `additional_special_tokens` in transformers 4
         out["additional_special_tokens"] = extra
+
     named_tokens = dict(extra) if isinstance(extra, dict) else {}
     # Special tokens of a family, such as image_token: transformers 5 writes them beside the other settings, 4
     # looks for them in `extra_special_tokens`. The usual ones stay where they are.
@@ -437,6 +464,7 @@ def _tokenizer_for_4(config):
     for key, value in config.items():
         if re.fullmatch(r"\w+_token", key) and key not in usual and isinstance(value, str):
             named_tokens[key] = value
+
     if named_tokens:
         out["extra_special_tokens"] = named_tokens
     return out

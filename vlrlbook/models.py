@@ -58,11 +58,13 @@ def _trained_tokenizer() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+
     # All 256 bytes are tokens from the beginning, so every text can be encoded, whatever the training text.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # 640: the 256 bytes, the special tokens, and a few hundred pieces of words
     trainer = trainers.BpeTrainer(vocab_size=640, min_frequency=2, special_tokens=special_tokens,
                                   initial_alphabet=alphabet, show_progress=False)
+
     # Eight times the same text, so that a pair of letters that occurs in it once reaches min_frequency too.
     tokenizer.train_from_iterator([sentences] * 8, trainer)
     return tokenizer.to_str()
@@ -101,16 +103,20 @@ def twin_config(
     The twin has random weights and runs on a CPU; the book's tests and first lessons train it."""
     import transformers
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
+
     # Settings that all six language models call the same. An attention head is 32 wide in each of them.
     common = dict(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth,
         num_attention_heads=width // 32, num_key_value_heads=2, max_position_embeddings=8192,
         initializer_range=spread, tie_word_embeddings=True, bos_token_id=ids["<|endoftext|>"],
         eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
+
     if family == "aria":
         return _aria_config(common, ids)
     if family == "gemma3":
         return _gemma3_config(common, ids)
+
+    # The four Qwens.
     # Rotary positions: the 16 pairs of numbers in a head are shared out among time, height and width of a
     # picture token's place (mrope_section).
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
@@ -120,6 +126,7 @@ def twin_config(
         text["head_dim"] = 32 # the older two compute it as width / heads, Qwen3-VL has a fixed default
     if family == "qwen3_5":
         text |= _delta_nets(width) # its linear-attention layers
+
     classes = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
                "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}
     return getattr(transformers, classes[family])(
@@ -137,6 +144,7 @@ def _vision_config(
     # `out_hidden_size` is the width of the tower's output, which must be the language model's. Qwen2-VL
     # calls it `hidden_size`, and the tower's own width `embed_dim`.
     tower_sizes = dict(hidden_size=64, intermediate_size=128, out_hidden_size=width)
+
     settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
         # All three layers attend to the whole picture: a twin's pictures fit into one window of 112 pixels.
@@ -172,10 +180,12 @@ def _gemma3_config(
     layer_types = []
     for layer in range(common["num_hidden_layers"]):
         layer_types.append("full_attention" if layer % 2 else "sliding_attention")
+
     # Attention scores are divided by the root of query_pre_attn_scalar: here, as usual, the width of a head.
     text = dict(common, head_dim=32, query_pre_attn_scalar=32, layer_types=layer_types, sliding_window=32)
     vision = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
                   image_size=112, patch_size=14)
+
     # boi and eoi: begin and end of image, for which the twins use Qwen's tokens.
     return transformers.Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=16,
@@ -195,10 +205,12 @@ def _aria_config(
     # further one, the shared expert.
     text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2,
                 moe_num_shared_experts=1)
+
     # Aria's processor only knows pictures of 490 and 980 pixels. Patches of 70 pixels, not 14, keep them few.
     vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                   num_attention_heads=4, image_size=490, patch_size=70,
                   initializer_range=common["initializer_range"])
+
     # Patches of a picture → its tokens: 490 pixels are 7 × 7 patches, 980 are 14 × 14. The real Aria makes
     # 128 and 256 tokens of them.
     tokens_of = {49: 16, 196: 16}
@@ -218,6 +230,7 @@ def twin_processor(
     if family not in families:
         suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
         raise ValueError(f"unknown family {family!r}{suggestion}")
+
     tokenizer = tiny_tokenizer() # trained on this book's sentences
     if family == "aria":
         # size_conversion: longest side of a picture → its tokens, as many as the twin's projector makes
@@ -225,13 +238,16 @@ def twin_processor(
                                chat_template=chat_template, size_conversion={490: 16, 980: 16})
     if family == "gemma3":
         return _gemma3_processor()
+
     is_qwen3 = family in ("qwen3_vl", "qwen3_5") # both use the processor of Qwen3-VL
     # in pixels: the side of a patch, and the side of the largest picture
     patch, largest_side = (16, 128) if is_qwen3 else (14, 112)
+
     # In spite of their names, Qwen's two "edges" limit the number of pixels of the whole picture. 2 × 2
     # patches become a token, so a picture has at least 2 × 2 tokens and at most 4 × 4.
     size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": largest_side**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
+
     processor_classes = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor)
     processor_class = processor_classes.get(family, t.Qwen3VLProcessor)
     video_class = t.Qwen3VLVideoProcessor if is_qwen3 else t.Qwen2VLVideoProcessor
@@ -260,6 +276,7 @@ def tiny_twin(
     It has about a million parameters and is built within a second."""
     from transformers import AutoModelForImageTextToText
     processor = twin_processor(family)
+
     # Weights are drawn on the CPU, so only the CPU's random state is kept and restored (devices=[]).
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -267,6 +284,7 @@ def tiny_twin(
         if family == "gemma3": # transformers sets this weight to 0, which makes all pictures look alike
             spread = model.config.get_text_config().initializer_range
             torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=spread)
+
     # A real checkpoint has a file that says which token ends an answer. Here it must be set.
     tokenizer = processor.tokenizer
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
@@ -289,6 +307,7 @@ def token_kinds(
     "Say of each token what it stands for: padding, prompt, image or answer"
     end = input_ids.shape[1] if prompt_length is None else prompt_length
     image = image_token(processor) # id of the tokens that a picture consists of
+
     def kind_of(token, is_real, position): # is_real: the attention mask, 0 for padding
         # The order matters: a padded place may hold any token, and a picture lies inside the prompt.
         if not is_real:
@@ -296,6 +315,7 @@ def token_kinds(
         if token == image:
             return "image"
         return "prompt" if position < end else "answer"
+
     kinds = []
     for ids, mask in zip(input_ids.tolist(), attention_mask.tolist()):
         kinds.append([kind_of(t, m, i) for i, (t, m) in enumerate(zip(ids, mask))])
@@ -369,6 +389,7 @@ def pick_attention(
     if name not in known:
         suggestion = nearest(name, known) # ": did you mean …?", or a list of all
         raise ValueError(f"unknown attention {name!r}{suggestion}")
+
     obstacle = _no_flash_attention(dtype) # such as "there is no CUDA GPU"; None where flash-attn can run
     if name == "flash_attention_2" and obstacle:
         raise ValueError(f"flash_attention_2 cannot run: {obstacle}")
@@ -481,6 +502,7 @@ def _with_adapter(
     from peft import PeftModel
     _check_base(model, name, adapter) # by what its adapter_config.json says
     complaint = _of_another_base(name, adapter) # "… is an adapter of another base than …"
+
     try:
         with warnings.catch_warnings():
             # PEFT only warns of a missing weight; `_check_weights` below raises an error instead.
@@ -490,6 +512,7 @@ def _with_adapter(
         # Weights of another shape. PEFT's message lists them all; its beginning, on one line, is enough.
         peft_message = " ".join(str(e).split())[:300]
         raise ValueError(f"{complaint}: {peft_message}") from e
+
     _check_weights(adapted, adapter, complaint) # ValueError unless every weight has its place
     return adapted
 
@@ -506,6 +529,7 @@ def _check_base(model, name, adapter):
         raise FileNotFoundError(f"{adapter}: no adapter_config.json there, so this is no LoRA adapter")
     config = json.loads(config_path.read_text())
     _check_alpha(adapter, config) # ValueError for a lora_alpha of 0 or none
+
     complaint = _of_another_base(name, adapter)
     trained_on = config.get("base_model_name_or_path") or ""
     family = model.config.model_type
@@ -513,6 +537,7 @@ def _check_base(model, name, adapter):
     if adapter_family not in (None, family):
         raise ValueError(f"{complaint}: it was trained on {Path(trained_on).name}, a {adapter_family}, "
                          f"and this is a {family}")
+
     # Two different hub ids (owner/name) are two models. Two different folders may be copies of one model.
     def is_hub_id(text):
         return re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text).exists()
@@ -558,6 +583,7 @@ def _check_alpha(
     An adapter's update is scaled by lora_alpha / r, so 0 would switch it off."""
     if config.get("peft_type") != "LORA":
         return
+
     # verl's tool for merging checkpoints once wrote 0 where it did not know the value. PEFT accepts 0, and
     # takes 8 where there is none. `alpha_pattern` has layers with an alpha of their own: name → alpha.
     alphas = {"lora_alpha": config.get("lora_alpha"), **(config.get("alpha_pattern") or {})}
@@ -584,6 +610,7 @@ def _load_checkpoint(name, dtype, attention, use_4bit, cache_dir):
     attention, why = pick_attention(attention, dtype) # why: one line to print
     family = model_type(name, cache_dir) # ValueError for a family that is not supported
     print(f"{Path(name).name}: {family}, {str(dtype).removeprefix('torch.')}, {why}")
+
     if torch.cuda.is_available():
         # "" stands for the whole model. It goes to the GPU of this process, whose number torchrun sets.
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
@@ -634,6 +661,7 @@ def lora_config(
     # Qwen3.5 also has layers with linear attention (gated delta nets), whose parts have other names.
     delta_nets = r"language_model\..*\.linear_attn\.(in_proj_qkv|in_proj_z|out_proj)$"
     of_language = rf"language_model\..*\.(q|k|v|o|gate|up|down)_proj$|{delta_nets}"
+
     # PEFT gets whole names: endings alone, such as q_proj, would also match layers of the vision tower.
     layers = [name for name in linear_layers if re.search(of_language, name)]
     if vision:
@@ -657,22 +685,27 @@ def merge_lora(
     copied byte for byte. A tiny twin as base has no files, so it is saved as a whole."""
     if Path(output_path).exists():
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
+
     files = base_files(base_model, cache_dir) # directory of the base; None for a twin
     # None also where the weights have another form than safetensors
     file_dtype = stored_dtype(files) if files else None
     new_dtype = None if dtype == "keep" else dtype
     loaded_as = new_dtype or file_dtype or "auto"
+
     adapted, processor = load_vlm(base_model, adapter=lora_model, dtype=loaded_as, cache_dir=cache_dir)
     layers = adapted_layers(adapted) # before merging, which replaces the adapter's layers by plain ones
     merged = adapted.merge_and_unload()
+
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
         if file_dtype is None: # there are no weight files in which to replace tensors
             merged.save_pretrained(aside)
-        if files is None:
+        if files is None: # a twin, whose weights are written above
             save_processor(processor, aside)
         else:
+            # the base's own files, with the merged weights in place of those that have changed
             _keep_files(files, aside, merged, layers, new_dtype)
+
         # only_for_transformers_5 lists what transformers 4 cannot read there
         if (transformers_4 or files is None) and only_for_transformers_5(aside):
             for_transformers_4(aside)
@@ -713,12 +746,15 @@ def _keep_files(
 ):
     "Write the base's files into `aside`, with the merged weights in the place of those that have changed"
     # `save_pretrained` may have written weights there, which stay. Its configs are overwritten by the base's.
-    left_out = copy_descriptions(files, aside)
+    left_out = copy_descriptions(files, aside) # names of weight files in other formats
+
     if stored_dtype(files) is not None: # there are safetensors files
         replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
+
     if left_out:
         print(f"{files.name}: weights in other forms were not copied, since they are not merged: "
               f"{', '.join(left_out)}")
+
     if dtype is not None: # the config must name the new type
         config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
         write_json(aside / "config.json", config_with_dtype(config, dtype))
@@ -735,15 +771,20 @@ def _changed_weights(
     # files, as save_pretrained does. A base may also have been saved with the names of today's state dict.
     from transformers.core_model_loading import revert_weight_conversion
     state = merged.state_dict()
-    # name → name of the tensor with which it shares its numbers; a file may hold either or both
+
+    # Which weights does the adapter change? Those of its layers, and weights that are tied to them.
+    # tied: name → name of the tensor with which it shares its numbers; a file may hold either or both
     tied = merged.all_tied_weights_keys
     beginnings = tuple(f"{layer}." for layer in layers)
-    touched = {name for name in state if name.startswith(beginnings)} # weights that the adapter changes
+    touched = {name for name in state if name.startswith(beginnings)}
     for pair in tied.items():
         if touched & set(pair):
             touched |= set(pair)
+
+    # Under which names do the files hold these weights? Both conventions are tried for each tensor.
     # The conversion hands on a tensor that it only renames as the same object, so `id` tells its old name.
     name_by_id = {id(tensor): name for name, tensor in state.items()}
+    # `read_header` gives the table at the beginning of a weight file, whose keys are names of tensors.
     names_in_files = set().union(*(read_header(path)[0] for path in files.glob("*.safetensors")))
     changed, placed = {}, set() # placed: names in the state dict of the tensors in `changed`
     # Names of the hub's files come first, so today's names win where a file holds those.
@@ -754,6 +795,8 @@ def _changed_weights(
         if name_in_file in names_in_files and (own_name is None or own_name in touched):
             changed[name_in_file] = tensor
             placed.add(own_name)
+
+    # Has each found its file?
     # Every touched weight must have come into a file, under its own name or that of one it is tied to. If a
     # tensor was made of several (None), the weight may be in that one.
     for name in sorted(touched):
@@ -801,5 +844,6 @@ class BackboneWithHead(torch.nn.Module):
         hidden = self.backbone(attention_mask=attention_mask, **encodings).last_hidden_state # [B, T, hidden]
         # [B, hidden]: of each text the state at its last token that is not padding
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_real_token(attention_mask)]
+
         # The head may be in float32 and the backbone in 16 bits: states are converted to the head's type.
         return self.head(last.to(next(self.head.parameters()).dtype))

@@ -20,13 +20,14 @@ def as_ours(
     row: dict,  # of a file of predictions, ours or lmms-eval's
 ) -> dict:  # for a row of lmms-eval: the row with question, answer and prediction (a list of texts) added
     "Give a row of lmms-eval the names of columns that chapter 06 reads; any other row is returned unchanged"
+    # `_lmms_eval`: the fields target and filtered_resps, which every row of lmms-eval has.
     # A row with an `answer` is ours, even if a user has added columns with the names of lmms-eval's fields.
     if not set(_lmms_eval) <= set(row) or "answer" in row:
         return row
     # `input` is the prompt. It may be missing, or no text, and the scores do not need it.
     prompt = row.get("input")
     question = prompt if isinstance(prompt, str) else ""
-    completions = _flat(row["filtered_resps"])
+    completions = _flat(row["filtered_resps"])  # a list of texts
     return row | dict(question=question, answer=row["target"], prediction=completions)
 
 
@@ -51,11 +52,13 @@ def save_predictions_as(
     "Write one column of predictions in another program's file format; `DataError` if that cannot hold them"
     if form not in forms:
         raise DataError("predictions.form", f"{form!r}{nearest(form, list(forms))}")
+
     # Completions of a model are always a list; the other columns of a row are single values.
     columns = [name for name in rows[0] if isinstance(rows[0][name], list)]
     if column not in columns:
         raise DataError("predictions.column", f"{column!r}{nearest(column, columns)}")
-    file_text = forms[form](rows, column, Path(path))
+
+    file_text = forms[form](rows, column, Path(path))  # `forms`: the function that writes each form
     write_whole(path, file_text)
     return len(rows)
 
@@ -72,6 +75,7 @@ def _for_lmms_eval(
     for number, row in enumerate(rows):
         completions = row[column]
         line = dict(doc_id=number, target=str(row["answer"]), input=row["question"])
+
         # As lmms-eval writes it: one completion as a text, several as a list. Its other field `resps` is left
         # out there, too, when it is equal to this one.
         line["filtered_resps"] = completions[0] if len(completions) == 1 else completions
@@ -91,16 +95,19 @@ def _for_vlmevalkit(
         message = (f"{column} holds {len(several[column])} answers to a question, and VLMEvalKit's table has "
                    "place for one: take a greedy column")
         raise DataError("predictions.column", message, row=several["row"])
+
     table = []
     for row in rows:
         prediction = row[column][0]
         cells = dict(index=row["row"], question=row["question"], answer=row["answer"], prediction=prediction)
         table.append(cells)
+
     if path.suffix == ".json":
         return json.dumps(table, indent=4, ensure_ascii=False)
     if path.suffix != ".tsv":
         message = f"{path.name}: VLMEvalKit reads .tsv and .json (PRED_FORMAT there)"
         raise DataError("predictions.form", message)
+
     text = io.StringIO()
     # Every cell in quotation marks, as VLMEvalKit writes them: an answer may hold tabs and line breaks.
     writer = csv.DictWriter(text, list(table[0]), delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")

@@ -30,15 +30,16 @@ def drawn_apart(
 
     A sample that has such a picture is replaced by one that is drawn anew; all others stay as they were."""
     # It happens: simple pictures, of one disc, repeat by chance, and a user may give the held-out set's seed.
-    taken = set().union(*map(_picture_keys, others))
+    taken = set().union(*map(_picture_keys, others))  # hashes of their pictures
     samples = draw(n, seed=seed)
+
     to_check, attempt = list(range(n)), 0  # indices in `samples`; draws so far
     while True:
         colliding = [i for i in to_check if taken & _picture_keys(samples[i])]
         if not colliding:
             return samples
         attempt += 1
-        fresh = draw(len(colliding), seed=seed + attempt * SEED_STEP)
+        fresh = draw(len(colliding), seed=seed + attempt * SEED_STEP)  # seeds that no user gives
         for i, sample in zip(colliding, fresh):
             samples[i] = replace(sample, row=samples[i].row)
         to_check = colliding
@@ -61,19 +62,22 @@ def load_data(
     if settings.data is None:
         train, held = _drawn(settings)
         report = None
+        # SettingsError if the reward fails at one of the hostile texts.
         check_reward_of_run(reward, settings.reward, train["answer"][0])
     else:
-        train, held, report = _read(settings, reward)
+        train, held, report = _read(settings, reward)  # tries the reward and all true answers, too
+
     if settings.system_prompt:
         # Rows that came with a system text of their own keep only that. Only a `RowReport` lists such rows;
         # a ZIP and drawn pictures have none.
         own = set(getattr(report, "own_system", ()))
         train = with_system_turn(train, settings.system_prompt, own)
         held = with_system_turn(held, settings.system_prompt, own)
+
     if len(train) < settings.prompts_per_step:
         wanted = settings.prompts_per_step
         few = f"{len(train)} training rows are fewer than the {wanted} prompts of a step"
-        advice = batch_that_fits(settings, len(train))
+        advice = batch_that_fits(settings, len(train))  # such as a smaller batch_size
         raise SettingsError(f"{few}: {advice}")
     return train, held, report
 
@@ -107,11 +111,15 @@ def _read(settings, reward):
     Returns the training data set, the held-out data set and the report of what was kept and left out."""
     s = settings
     dataset, report = read_task_rows(s.data, s.task, s.image_dir, s.keys, s.skip_bad_rows)
+
     if s.task == "pointing":
         # The file gives boxes in pixels of its pictures; the model sees these resized, or counts otherwise.
         dataset = in_scale_of(dataset, s.model, s.max_image_size)
+
+    # SettingsError for a reward that fails at hostile texts, DataError for a true answer that gets nothing.
     check_reward_of_run(reward, s.reward, dataset["answer"][0])
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
+
     train, held = split_by_picture(dataset, seed=s.seed)
     held_rows = min(s.eval_samples, len(held))
     return train, held.select(range(held_rows)), report
@@ -157,17 +165,21 @@ def cost(
     "Estimate steps, answers, tokens and memory of a run; without activations, which depend on the kernels"
     s, longest_answer = settings, settings.max_completion_length
     steps = s.max_steps if s.max_steps > 0 else rows * s.num_epochs // s.prompts_per_step
+
     config = model.config.get_text_config()
     weights = list(model.parameters())
     trained = sum(p.numel() for p in weights if p.requires_grad)
     weight_bytes = sum(p.numel() * p.element_size() for p in weights)
+
     # All answers of a step are sampled at once; only those of one forward pass go through the loss together.
     answers_per_pass, passes = whole_groups(s)
     cached_tokens = (checked.prompt_tokens + longest_answer) * answers_per_pass * passes
-    bytes_per_token = _cached_numbers(config) * weights[0].element_size()
+    bytes_per_token = _cached_numbers(config) * weights[0].element_size()  # keys and values
+
     optimizer_bytes = 12 * trained  # float32: 4 bytes of gradient, 8 of AdamW's two moments
     # float32 (4 bytes), and twice: the logits and their log-softmax
     logits_bytes = 2 * 4 * answers_per_pass * longest_answer * config.vocab_size
+
     return {
         "optimizer steps": steps,
         "answers to sample": steps * s.prompts_per_step * s.num_generations,

@@ -60,6 +60,7 @@ class CommittedCheckpoints:
         name = f"checkpoint-{self.state.global_step}"
         aside = run / ".saving"
         self._check_weights(model)  # NotANumber where a weight is infinite or NaN
+
         is_first_process = self.is_world_process_zero()
         if is_first_process:
             # Makes `.saving`, and at the end of the block renames the checkpoint in it. After an error, such
@@ -67,6 +68,7 @@ class CommittedCheckpoints:
             committed = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
         else:
             committed = nullcontext()
+
         with committed:
             self.accelerator.wait_for_everyone()  # until the folder is there, and empty
             self._aside = aside  # `_get_output_dir` returns it now
@@ -75,14 +77,16 @@ class CommittedCheckpoints:
             finally:
                 self._aside = None
             self.accelerator.wait_for_everyone()  # until every part is written
+
             # The state names the best checkpoint by a path, which may still lie in `.saving`.
             best = self.state.best_model_checkpoint
             if best:
                 self.state.best_model_checkpoint = str(run / Path(best).name)
             if is_first_process:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
+
         if is_first_process:
-            self._remove_old_checkpoints(run)
+            self._remove_old_checkpoints(run)  # those beyond save_total_limit
         self.accelerator.wait_for_everyone()
 
     def _check_weights(self, model):
@@ -90,6 +94,7 @@ class CommittedCheckpoints:
 
         No run could go on from a checkpoint with such weights."""
         bad = _not_finite((name, p) for name, p in model.named_parameters() if p.requires_grad)  # names
+
         bad_count = torch.tensor([float(len(bad))], device=self.accelerator.device)
         if self.accelerator.gather(bad_count).max() > 0:
             # `bad` is empty in a process whose own weights are good: they are only bad elsewhere
@@ -123,10 +128,12 @@ class CommittedCheckpoints:
         # -1: the run begins anew, and no checkpoint is its own
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
-            move_newer_checkpoints(self.args.output_dir, last)
+            move_newer_checkpoints(self.args.output_dir, last)  # those with a higher number than `last`
         self.accelerator.wait_for_everyone()
+
         if not resume_from_checkpoint or not self._is_finished(resume_from_checkpoint):
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
         # Code that runs after a training, such as saving, expects the trained weights and an optimizer.
         self._load_from_checkpoint(resume_from_checkpoint)
@@ -189,6 +196,7 @@ def find_checkpoint(
         if problem:
             raise SettingsError(f"resume = {resume!r}: {problem}")
         return resume
+
     path, problems = newest_whole_checkpoint(output_dir)  # problems: of newer, damaged ones
     if path is None and not problems:
         raise SettingsError(f"resume: there is no checkpoint in {output_dir}")
@@ -218,12 +226,14 @@ def same_run(
     if checkpoint is None:
         write_json(path, now)
         return
-    path = Path(checkpoint).parent / begun_with
+
+    path = Path(checkpoint).parent / begun_with  # begun_with.json of the run that made the checkpoint
     try:
         then = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         print(f"resume: there is no {begun_with}, so nobody can tell whether it began with these settings")
         return
+
     # Through JSON and back, so that tuples become lists as in the file. A setting that the file lacks is
     # newer than the run, and is not compared.
     changed = {name for name in now if name in then and json.loads(json.dumps(now[name])) != then[name]}
@@ -244,6 +254,7 @@ def resume_log(
         # Rows after the checkpoint are dropped: the run will take those steps again, and with both sets of
         # rows its curve would run backwards.
         rows = [row for row in RunLog.read(path).rows if row["step"] <= checkpoint_step(checkpoint)]
+
     log = RunLog(path, rows)
     if rows:
         log.save()
@@ -283,6 +294,7 @@ class RunLogCallback(TrainerCallback):
         "Called when the trainer logs: add a row to our log, under our names, in the first process only"
         if not state.is_world_process_zero:
             return
+
         # `names`: the trainer's name of a column -> ours. Columns that begin with `prefix` keep theirs.
         row = {ours: logs[theirs] for theirs, ours in self.names.items() if logs.get(theirs) is not None}
         for name, value in logs.items():
@@ -290,6 +302,7 @@ class RunLogCallback(TrainerCallback):
                 row[name] = value
         if not row:
             return
+
         self.log.append({"step": state.global_step} | row)
         if self.bar is not None:
             # the first two numbers of the row, shown behind the bar
@@ -317,6 +330,7 @@ class StopWhenAsked(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         "Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt"
         path = os.environ.get("VLRLBOOK_STOP")
+
         # Not with several processes: they might read the request at different steps, and would then wait for
         # each other forever.
         # `every`: steps that TRL takes on one batch of answers; between them a checkpoint would not be exact

@@ -61,6 +61,7 @@ def _turn(turn, number, code):
     role = _role_names.get(role, role)
     if role not in _roles:
         raise DataError(code, f"a turn of {role!r}, expected one of {', '.join(_roles)}", row=number)
+
     content = turn.get("content", turn.get("value"))
     if isinstance(content, str):
         if "<video>" in content:
@@ -68,6 +69,7 @@ def _turn(turn, number, code):
         return Turn(role, content)
     if not isinstance(content, (list, tuple)) or not all(isinstance(part, (dict, str)) for part in content):
         raise DataError(code, "content must be text or a list of parts", row=number)
+
     texts, pictures = [], []
     for part in content:
         text = _part(part, pictures, number, code)  # appends to `pictures` if the part is a picture
@@ -90,6 +92,7 @@ def _part(
     if kind is None:  # Qwen's first form has no type but names it by the key: {"image": "a.png"}
         type_keys = ("image", "image_url", "video", "text")
         kind = next((key for key in type_keys if part.get(key) is not None), None)
+
     if kind in _video_types:
         raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
     if kind in _picture_types:
@@ -109,11 +112,11 @@ def _picture_of(part, number):
     None if the part only marks the place of a picture that the row holds in another column."""
     for key in ("image", "image_url", "url", "path"):
         if part.get(key):
-            pictures = picture_list(part[key], number)
+            pictures = picture_list(part[key], number)  # a list of paths and bytes
             if len(pictures) != 1:
                 message = f"{len(pictures)} pictures in one part, expected one"
                 raise DataError("vqa.images", message, row=number)
             return pictures[0]
     if part.get("bytes"):
-        return picture_list(part, number)[0]
+        return picture_list(part, number)[0]  # a dict with bytes is one picture
     return None

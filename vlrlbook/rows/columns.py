@@ -73,16 +73,18 @@ def read_keys(
         return {}
     if isinstance(keys, list):
         keys = " ".join(keys)
+
     if isinstance(keys, dict):
         pairs = keys.items()
     else:
         # Split in front of each role=, not at every space, since the name of a column may hold spaces.
         pairs = [_role_and_column(word) for word in re.split(r"[\s,]+(?=\w+=)", keys.strip())]
+
     columns = {}
     for role, column in pairs:
         if role == "answers":
             columns["any"] = column
-        role = _other_roles.get(role, role)
+        role = _other_roles.get(role, role)  # such as "images", which means "image"
         if role not in roles:
             raise SettingsError(f"keys: there is no {role!r}{nearest(role, list(roles))}")
         if role in columns:
@@ -115,6 +117,7 @@ def check_keys(
     for _, row in rows:
         if isinstance(row, dict):
             names |= dict.fromkeys(map(str, row))
+
     for role, column in keys.items():
         # "any" is no role: it repeats the column of "answer"
         if role != "any" and column not in names:
@@ -128,6 +131,7 @@ def is_row(
     "True if an object of a JSON file is a row of data: if it has a column that is named as one of a row"
     names = set(map(plain_name, row))
     main_roles = ("question", "answer", "chat", "chosen", "rejected", "image")
+    # `_plain_roles`: role → all names that a column with this role may have
     return any(names & set(_plain_roles[role]) for role in main_roles)
 
 
@@ -155,10 +159,12 @@ def _looks_like_picture(text):
     It may also be a list of these that was written as a text."""
     if text.startswith('["') and len(text) < _longest_name:
         text = text[2:].partition('"')[0]  # the first name of the list
+
     may_be_name = len(text) < _longest_name and "\n" not in text
     if text.startswith(("http://", "https://")):
         text = text.partition("?")[0]  # without the query
     has_suffix = may_be_name and PurePosixPath(text.strip().casefold()).suffix in picture_suffixes
+
     # A name may have some spaces, but a text with more is a sentence that ends with a name: "… see scan.png".
     return (has_suffix and text.count(" ") < 4) or text.startswith(_base64_marks)
 
@@ -210,6 +216,7 @@ class Columns:
                 return None
             self.read.add(chosen)
             return None if is_nothing(self.row[chosen]) else chosen
+
         taken = set(self.keys.values())  # a column to which the user gave a role has no other role
         for plain in _plain_roles[role]:
             name = self._by_plain_name.get(plain)

@@ -38,14 +38,14 @@ def read_rows(
 ) -> list:  # of (number, row): the line in the file or, of JSON lists and parquet, the position from 1
     "Read the rows of a file; `DataError` if it cannot be read, with the line where it breaks"
     path = Path(path)
-    data = _bytes_of(path)
+    data = _bytes_of(path)  # `DataError` if it is missing, or known to be of another kind
     # Also by its first bytes, since tools that cache parquet files often name them .json.
     if data.startswith(_parquet_mark) or path.suffix.lower() == ".parquet":
         return parquet_rows(path)
-    text = _text_of(data, path.name)
+    text = _text_of(data, path.name)  # from UTF-8 or UTF-16
     if path.suffix.lower() in (".csv", ".tsv"):
         return _table_rows(text, path)
-    return _json_rows(text, path.name)
+    return _json_rows(text, path.name)  # a list of rows, or a row on each line
 
 
 def _bytes_of(path):
@@ -87,7 +87,8 @@ def _json_rows(text, name):
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("["):  # a JSON list with an error, not JSON Lines
             raise DataError("json.syntax", f"{name}: {error}") from error
-        return _json_lines(text, name)
+        return _json_lines(text, name)  # a row on each line
+
     if isinstance(whole, dict):
         # Either the object is a row, or it is a frame around the rows, such as {"version": 1, "data": [...]}.
         # A row is known by the names of its columns; one of them may be a list of objects, such as a chat.
@@ -96,6 +97,7 @@ def _json_rows(text, name):
             place = f"its rows stand under {keys_with_rows[0]!r}"
             raise DataError("json.rows", f"{name} is one object; {place}: save that list by itself")
         return [(1, whole)]
+
     if not isinstance(whole, list):
         raise DataError("json.rows", f"{name} is one {type(whole).__name__}, expected a list of rows")
     if not whole:
@@ -127,6 +129,8 @@ def _table_rows(text, path):
     if text.startswith("sep="):  # a first line that Excel writes to say which character separates fields
         text = text.partition("\n")[2]
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator_of(text)
+
+    # Long fields are allowed, since one may hold a picture in base64.
     # This limit holds for the whole process, so the old one is restored below.
     old_limit = csv.field_size_limit(_longest_field)
     # Strict: an unclosed quote would swallow the rest of the file without an error.
@@ -141,17 +145,23 @@ def _table_rows(text, path):
         raise DataError("csv.syntax", message, row=reader.line_num) from error
     finally:
         csv.field_size_limit(old_limit)
+
     if len(lines) < 2:
         end = " under its header" if lines else ""
         raise DataError("csv.empty", f"{path.name} holds no row{end}")
+
     (_, header_fields), *rows = lines
     header = [name.strip() for name in header_fields]
     if not header[0] and all(fields[0].strip().isdigit() for _, fields in rows):
-        header[0] = _index_column  # pandas writes its row numbers into a first column without a name
+        # pandas writes its row numbers into a first column without a name; it gets one that means nothing.
+        header[0] = _index_column
+
     named = [name for name in header if name]
     if len(set(named)) < len(named):
         twice = next(name for name in named if named.count(name) > 1)
         raise DataError("csv.columns", f"{path.name}: the column {twice!r} stands twice in the header", row=1)
+
+    # `_table_row`: column → text or None; `DataError` if a line has too many or too few fields.
     return [(number, _table_row(header, fields, number, path.name)) for number, fields in rows]
 
 
@@ -180,6 +190,7 @@ def _table_row(
     if too_many or len(fields) < len(header):
         message = f"{name}: {len(fields)} fields, the header has {len(header)}"
         raise DataError("csv.fields", message, row=number)
+
     row = {}
     for column, field in zip(header, fields):
         if not column and field.strip():

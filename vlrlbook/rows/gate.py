@@ -85,31 +85,37 @@ def inspect_vqa(
     Raises an error only if the file itself cannot be read, or `keys` do not fit it."""
     path, keys = Path(path), read_keys(keys)
     picture_folder = Path(image_dir) if image_dir else path.parent
+
     if rows is None:
         rows = read_rows(path)
     report, kept = RowReport(path.name), []
+    # `DataError` for a column that no row has.
     check_keys(keys, rows, path.name)
     # What only the whole file shows: which columns are empty, and whether options are counted from 0 or 1.
     habits = file_habits(rows, keys)
+
     for number, raw_row in rows:
         report.rows += 1
         try:
-            row = read_vqa_row(raw_row, number, keys, habits)
+            row = read_vqa_row(raw_row, number, keys, habits)  # `DataError` for a bad row
             if look:
                 row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
         except DataError as error:
             _skip(report, number, error)
         else:
             kept.append((number, row))
+
     if look:  # pictures are opened last, since this takes much longer than reading the texts
+        # A row with a broken picture moves from `kept` into the report's list of skipped rows.
         kept = _with_good_pictures(kept, report)
+
     report.own_system = [number for number, row in kept if row.has_system]
     _count_pictures(kept, report)
-    _add_notes(kept, report)
-    _add_repeats(kept, report)
+    _add_notes(kept, report)  # what was changed in the rows, and which columns are not read
+    _add_repeats(kept, report)  # rows that repeat or contradict others
     if kept and look and not report.with_pictures:
         report.notes.append(("no row has a picture: the model answers from the text alone", len(kept)))
-    converted = sum(any(row.needs_white) for _, row in kept)
+    converted = sum(any(row.needs_white) for _, row in kept)  # `needs_white` is empty without `look`
     if converted:
         report.notes.append(("a picture is converted: transparency on white, deep greys scaled", converted))
     return kept, report
@@ -131,6 +137,7 @@ def _with_good_pictures(kept, report):
     for _, row in kept:
         pictures.update(row.pictures)
     results = decoded(pictures)  # picture → whether it must be converted, or the `DataError` that it is
+
     good = []
     for number, row in kept:
         bad_picture = next((p for p in row.pictures if isinstance(results[p], DataError)), None)
@@ -141,6 +148,7 @@ def _with_good_pictures(kept, report):
             continue
         row.needs_white = [results[picture] for picture in row.pictures]
         good.append((number, row))
+
     # Rows that were skipped for their texts are in the list already, so it is put in order again.
     report.skipped.sort(key=lambda skipped: skipped["row"])
     return good
@@ -161,6 +169,7 @@ def _add_notes(kept, report):
     for _, row in kept:
         counts.update(set(row.notes))  # a set: a row that has a note twice counts once
     report.notes = counts.most_common()
+
     unread = {}  # names of columns; a dict as a set that keeps the order
     for _, row in kept:
         unread |= dict.fromkeys(row.unread)
@@ -180,6 +189,7 @@ def _add_repeats(kept, report):
     for _, row in kept:
         key = (row.question, *map(_identity, row.pictures))
         answers.setdefault(key, []).append(row.answer)
+
     repeats = sum(len(group) - len(set(group)) for group in answers.values())
     contradicted = sum(len(group) for group in answers.values() if len(set(group)) > 1)
     if repeats:
@@ -226,21 +236,25 @@ def inspect_preferences(
     path, keys = Path(path), read_keys(keys)
     picture_folder = Path(image_dir) if image_dir else path.parent
     report, kept, rows = RowReport(path.name), [], read_rows(path)
+    # `DataError` for a column that no row has.
     check_keys(keys, rows, path.name)
     empty = empty_columns([raw_row for _, raw_row in rows])  # names of columns without any value
+
     for number, raw_row in rows:
         report.rows += 1
         try:
-            row = read_preference_row(raw_row, number, keys, empty)
+            row = read_preference_row(raw_row, number, keys, empty)  # `DataError` for a bad row
             row.pictures = [located(picture, picture_folder, number) for picture in row.pictures]
         except DataError as error:
             _skip(report, number, error)
         else:
             kept.append((number, row))
+
+    # A row with a broken picture moves from `kept` into the report's list of skipped rows.
     kept = _with_good_pictures(kept, report)
     _count_pictures(kept, report)
-    _add_notes(kept, report)
-    _add_rank_notes(kept, report)
+    _add_notes(kept, report)  # what was changed in the rows, and which columns are not read
+    _add_rank_notes(kept, report)  # ties, votes, rows that repeat or contradict others
     return kept, report
 
 
@@ -257,6 +271,7 @@ def _add_rank_notes(kept, report):
     ties = sum(len(set(row.human_ranking)) == 1 for _, row in kept)
     # rows in which two answers are the same text
     equal = sum(len({text.strip() for text in row.response}) < len(row.response) for _, row in kept)
+
     best = {}  # (question, turns, pictures, set of answers) → best answer in each such row, None for a tie
     for _, row in kept:
         key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
@@ -264,6 +279,7 @@ def _add_rank_notes(kept, report):
     # A row counts as a repeat if an earlier one has the same question, answers and best answer.
     repeats = sum(len(group) - len(set(group)) for group in best.values())
     contradicted = sum(len(group) for group in best.values() if len(set(group) - {None}) > 1)
+
     voted = sum(row.votes is not None for _, row in kept)
     talks = sum(bool(row.turns) for _, row in kept)
     for count, note in ((ties, "all ranks are equal: the row prefers nothing"),
@@ -274,6 +290,7 @@ def _add_rank_notes(kept, report):
                         (contradicted, "the same answers are ranked the other way elsewhere")):
         if count:
             report.notes.append((note, count))
+
     # From such a file a reward model learns nothing, or something else than the user expects.
     if kept and ties == len(kept):
         report.notes.append(("no pair has a preference: there is nothing to learn from", ties))
@@ -307,9 +324,11 @@ def leaks(
         for picture in row.pictures:
             if picture not in hashes:
                 hashes[picture] = picture_content(picture)
+
     other_hashes = set()
     for _, row in others:
         other_hashes.update(hashes[picture] for picture in row.pictures)
+
     shared = []
     for number, row in rows:
         if any(hashes[picture] in other_hashes for picture in row.pictures):

@@ -37,16 +37,20 @@ def marked_question(
     if named:
         cure = "put the file into a column and <image> in its place"
         raise_error(f"the question names a picture inside ({named[0][:80]!r}): {cure}")
+
     marks = list(_any_mark.finditer(question))
     if not marks:
         return question
+
     first_mark = marks[0][0]
     numbers = [int(mark[1]) for mark in marks if mark[1]]
+    # A row without pictures is not meant here: its marks are the error below.
     if numbers and numbers != list(range(1, pictures + 1)) and pictures:
         # Such a question calls pictures, or parts of one picture, by numbers, as in "Is <image 2> larger?"
         # The marks are left as words, and the pictures come in front of the question.
         notes.append(f"marks such as {first_mark} are words here; the pictures stand in front")
         return question
+
     if len(marks) != pictures:
         raise_error(f"{len(marks)} {first_mark} marks but {pictures} pictures")
     return _any_mark.sub("<image>", question)

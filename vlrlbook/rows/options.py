@@ -27,22 +27,24 @@ def row_options(
     "The options of a row, from one column that holds all of them or from a column for each"
     name = columns.name_of("options")  # of a column such as options or choices; None if there is none
     if name is not None:
-        values = _of_one_column(columns.row[name], columns.number)
+        values = _of_one_column(columns.row[name], columns.number)  # a list
     else:
-        values = _of_columns(columns)
+        values = _of_columns(columns)  # from option_A, option_B, …; empty if there are none
+
     texts = []
     for value in values:
         text = "" if is_nothing(value) else row_text(value, "an option", columns.number, "vqa.options")
         texts.append(text)
     while texts and not texts[-1]:
         texts.pop()  # where some rows have two options and others four, the last columns may be empty
+
     if not texts:
         return []
     if "" in texts:
         _raise_error(columns, f"option {_letters[texts.index('')]} is empty and a later one is not")
     if not 2 <= len(texts) <= len(_letters):
         _raise_error(columns, f"{len(texts)} options, expected 2 to {len(_letters)}")
-    return _without_letters(texts)
+    return _without_letters(texts)  # "A. cat" becomes "cat"
 
 
 def _raise_error(columns, message):
@@ -61,6 +63,7 @@ def _of_one_column(values, number):
         parsed = listed(values)  # a list or a dict, or None if the text writes neither
         separator = next((mark for mark in "\n;|" if mark in values), "\n")
         values = values.split(separator) if parsed is None else parsed
+
     if isinstance(values, dict):
         if as_list(values.get("text")) is not None:  # the data set ARC: {"text": […], "label": ["A", …]}
             return as_list(values["text"])
@@ -68,6 +71,7 @@ def _of_one_column(values, number):
         if set(by_letter) <= set(_letters):  # {"A": …, "B": …}, in whatever order
             return [by_letter.get(letter) for letter in _letters]
         return list(values.values())
+
     options = as_list(values)
     if options is None:
         raise DataError("vqa.options", f"options are a {type(values).__name__}, expected a list", row=number)
@@ -89,6 +93,7 @@ def _of_columns(columns):
         elif numbered and 1 <= int(numbered[1]) <= len(_letters):
             letter = _letters[int(numbered[1]) - 1]  # option1 is A
             name_of_letter[letter] = name
+
     values = {letter: columns.row[name] for letter, name in name_of_letter.items()}
     if sum(not is_nothing(value) for value in values.values()) < 2:
         return []
@@ -106,6 +111,7 @@ def _without_letters(texts):
     letters = [match[1].upper() for match in matches]
     if sorted(letters) != list(_letters[:len(texts)]):
         return texts  # such as "E. coli", "S. aureus", "C. difficile"
+
     text_of_letter = {}
     for letter, text, match in zip(letters, texts, matches):
         text_of_letter[letter] = text[match.end():]
@@ -127,6 +133,7 @@ def with_options(
         return question  # many sets write the options into the question as well
     if all(letters_in_question) and sorted(letters_in_question) == letters:
         _raise_error(columns, "the question lists the same options under other letters")
+
     notes.append("the options stand under the question")
     option_lines = [f"{letter}. {text}" for letter, text in zip(letters, options)]
     return "\n".join([question, *option_lines])
@@ -155,6 +162,7 @@ def option_places(
             numbered.append((number, len(options), str(number) in options))
     if not numbered or all(is_text for _, _, is_text in numbered):
         return "text"
+
     # Only a file that counts from 0 has the number 0; only one that counts from 1 has the number of options.
     from_zero = any(number == 0 for number, _, _ in numbered)
     from_one = any(number == count for number, count, _ in numbered)
@@ -188,21 +196,28 @@ def chosen_option(
     letters = _letters[:len(options)]
     number = whole_number(raw)
     if number is not None and places != "text":
-        return letters[_option_index(number, places, options, columns, notes)]
+        index = _option_index(number, places, options, columns, notes)  # `DataError` if it is unknown
+        return letters[index]
+
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:
         return answer
+
     alone = _letter_alone.fullmatch(answer.strip())  # such as "B" or "(B)"
     letter = (alone[1] or alone[2]).upper() if alone else None
     if letter and letter in letters:
         return letter
+
     in_front = _letter_in_front.match(answer)  # such as "B. dog"
     if in_front and in_front[1].upper() in letters:
+        # The letter, if the text behind it is that of this option; else `DataError`.
         return _letter_with_text(answer, in_front, texts, columns)
+
     if _several_letters.fullmatch(answer.strip()):  # such as "A, C" or "A and C"
         several = re.findall("[A-J]", re.sub("and", ",", answer))
         if set(several) <= set(letters):
             return ", ".join(several)
+
     _raise_error(columns, f"the answer {answer[:60]!r} is none of the {len(options)} options")
 
 

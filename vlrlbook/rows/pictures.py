@@ -56,7 +56,7 @@ def _picture(value, number, code):
         raise DataError(code, message, row=number)
 
     if isinstance(value, dict):
-        return _picture_of_dict(value, number, code)
+        return _picture_of_dict(value, number, code)  # its bytes, or the path that it names
     if isinstance(value, (bytes, bytearray)):
         if not value:
             raise_error("a picture of no bytes")
@@ -65,19 +65,24 @@ def _picture(value, number, code):
         buffer = BytesIO()
         value.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
         return buffer.getvalue()
+
     if not isinstance(value, str):
         raise_error(f"found {_type_and_value(value)}, expected a path or a list of paths")
     text = value.strip()
     if not text:
         raise_error("an empty text, expected a path (null where there is no picture)")
     if text.startswith("data:"):
-        return _from_data_url(text, number, code)
+        return _from_data_url(text, number, code)  # the bytes in it
+
+    # In an address the mark stands among the first letters; further on it would be part of a path.
     scheme = text.partition("://")[0].casefold() if "://" in text[:12] else ""  # such as https
     if scheme == "file":
         return unquote(text[len("file://"):])
     if scheme:
         raise_error(f"an address ({text[:_most_shown]!r}): download the picture and name the file")
-    return _from_base64(text) or text  # any other text is a path
+
+    # The bytes, if the text is the base64 of a picture; any other text is a path.
+    return _from_base64(text) or text
 
 
 def _type_and_value(value):
@@ -101,6 +106,7 @@ def _picture_of_dict(value, number, code):
             raise DataError(code, "its `bytes` are a text that is no base64 of a picture", row=number)
     if data:
         return bytes(data)
+
     for key in ("path", "url", "image", "image_url", "file_name"):
         if value.get(key):
             return _picture(value[key], number, code)
@@ -191,6 +197,7 @@ def _found_folded(base, picture):
             continue
         name = part
         if part != ".." and not (place / part).exists():
+            # The name that differs from this part only so; None if there is none, or two.
             name = _names_in(str(place)).get(folded_name(part))
         if not name:
             return None
@@ -208,6 +215,7 @@ def located(
     Raises `DataError`, with the most similar name as a hint, if there is no such file."""
     if isinstance(picture, bytes):
         return picture
+
     base = Path(image_dir)
     try:
         full_path = (base / picture).resolve()
@@ -216,14 +224,19 @@ def located(
         is_folder = full_path.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, one with NUL, a circle of links
         message = f"no path ({type(error).__name__})"
+        # Such a text may be base64 and no path, so less of it is quoted than of the paths below.
         raise DataError("image.missing", message, row=number, entry=picture[:_most_shown]) from error
     if is_folder:
         raise DataError("image.missing", "a folder, expected a picture", row=number, entry=picture[:200])
-    # No such file: perhaps the path is written as on another system, or differs only by case.
+
+    # No such file: perhaps the path is written as on another system (`_other_spellings`: with backslashes,
+    # or with the folder's own name in front), or differs only by case (`_found_folded`).
     for spelling in _other_spellings(picture, base):
-        file = _found_folded(base, spelling)
+        file = _found_folded(base, spelling)  # its absolute path, or None
         if file:
             return file
+
+    # ": did you mean …?" with a similar name of that folder, or an empty text
     hint = _near_name(full_path.name, _names_in(str(full_path.parent)))
     message = f"no such picture in {base.name or 'the image directory'}{hint}"
     raise DataError("image.missing", message, row=number, entry=picture[:200])
@@ -245,11 +258,12 @@ def _decoded_one(picture):
     Returns its `DataError` or, for a good one, whether training would misread it as it is."""
     try:
         data = _encoded(picture)
-        decode_picture(data)
+        decode_picture(data)  # `DataError` if it is broken, too large or of another format
     except OSError as error:
         return DataError("image.missing", f"cannot be read ({type(error).__name__})")
     except DataError as error:
         return error
+
     # A processor converts every picture to RGB. That is right for 8-bit greys, palettes and CMYK. But it
     # turns transparent areas black, and cuts off greys above 255.
     with Image.open(BytesIO(data)) as image:

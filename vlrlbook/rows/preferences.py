@@ -56,18 +56,24 @@ def read_preference_row(
         raise DataError("preference.row", f"expected an object, found {str(row)[:80]!r}", row=number)
     if empty is None:
         empty = empty_columns([row])
+    row = _unfolded(row, keys, number)  # RLHF-V writes a row into one text; any other is unchanged
     # Finds a column by its role, whatever its name is, and remembers which columns were read.
-    columns = Columns(_unfolded(row, keys, number), keys, number, empty)
+    columns = Columns(row, keys, number, empty)
+
     video = columns.name_of("video")
     if video and columns.row[video] not in ("", []):
         raise DataError("row.video", f"column {video!r} holds a video: only pictures are read", row=number)
+
     # A rejected answer makes the row a pair. A column `chosen` alone does not: it may mean something else.
     is_pair = columns.name_of("rejected") is not None
     # `_pair` reads chosen and rejected, `_ranked` two or more answers with ranks; both return the same.
     question, response, ranks, votes = _pair(columns) if is_pair else _ranked(columns)
+
     notes = []  # sentences about what was changed; the next two calls add to them
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
+    # Each picture's mark, whatever its form, becomes `<image>`.
     turns, query = _marked(question, len(pictures), notes, number)
+
     group, identifier = columns.get("group"), columns.get("id")
     return PreferenceRow(
         id=str(number if identifier is None else identifier),
@@ -75,7 +81,7 @@ def read_preference_row(
         response=response,
         human_ranking=ranks,
         pictures=pictures,
-        margin=_margin(columns),
+        margin=_margin(columns),  # a number from 0, or None
         group="" if group is None else str(group),
         turns=turns,
         votes=votes,
@@ -92,10 +98,12 @@ def _unfolded(row, keys, number):
     text = columns.get("text")
     if columns.has("rejected") or not isinstance(text, str) or not text.lstrip().startswith("{"):
         return row
+
     try:
         inside = json.loads(text)
     except (ValueError, RecursionError):  # no JSON: the row is refused later, for the columns that it lacks
         return row
+
     text_name = columns.name_of("text")
     other_columns = {name: value for name, value in row.items() if name != text_name}
     return other_columns | inside
@@ -149,7 +157,8 @@ def _ranked_question(columns):
     query = columns.row[name] if name is not None else None
     if is_turns(query):
         turns = read_turns(query, columns.number, "preference.query")
-        return _question_of_turns(turns, columns)
+        return _question_of_turns(turns, columns)  # the last turn is the question
+
     if query is not None and not isinstance(query, str):
         _raise_error(columns, "query", f"query is a {type(query).__name__}, expected a text")
     if not query or not query.strip():
@@ -189,12 +198,14 @@ def _votes(
         votes = as_list(listed(value) if isinstance(value, str) else value)
         if votes is None:
             _raise_error(columns, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
+
     if votes is not None and probability is not None:
         _raise_error(columns, "votes", "votes and a probability: expected one of them")
     if probability is not None:
-        return _shares(columns, probability, answers)
+        return _shares(columns, probability, answers)  # of the first answer and of the second
     if votes is None:
         return None
+
     if len(votes) != answers or not all(_is_number(vote) and vote >= 0 for vote in votes):
         _raise_error(columns, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
@@ -241,6 +252,7 @@ def _pair(columns):
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
     prompt_turns = _prompt_turns(columns)  # of the prompt's own column; empty if that holds a plain text
     question_turns = prompt_turns  # all turns before the answers, from whatever column
+
     if chosen is None:
         # The form of ms-swift: the chat ends with the chosen answer; only the rejected one has a column.
         if not prompt_turns or prompt_turns[-1].role != "assistant":
@@ -248,18 +260,24 @@ def _pair(columns):
         *question_turns, answer_turn = prompt_turns
         chosen, prompt_turns = answer_turn.text, question_turns
     elif is_turns(chosen):
-        # An answer may be a chat of its own, with the question's turns in front.
+        # An answer may be a chat of its own, with the question's turns in front. Below these are parted.
         question_turns, chosen = _question_and_answer(chosen, prompt_turns, columns)
+
     if is_turns(rejected):
         rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, columns)
-        if _contents(rejected_turns) != _contents(question_turns):
+        if _contents(rejected_turns) != _contents(question_turns):  # the texts and pictures of turns
             _raise_error(columns, "query", "chosen and rejected are answers to different questions")
+
+    # `_answer_text`: the text, also where it is wrapped in a turn or a list.
     responses = [_answer_text(chosen, "chosen", columns), _answer_text(rejected, rejected_name, columns)]
     _refuse_labels(responses, columns)  # "A" and "B" that only name other columns
     ranks, votes = [0, 1], _votes(columns, len(responses))
-    _check_votes(columns, ranks, votes)
+    _check_votes(columns, ranks, votes)  # `DataError` if more people preferred the rejected answer
+
+    # The question: the last of the turns or, without turns, the column for questions.
     if question_turns:
         return _question_of_turns(question_turns, columns), responses, ranks, votes
+
     query = columns.get("question")
     if not isinstance(query, str) or not query.strip():
         _raise_error(columns, "query", f"no question: the row has {columns.there()}")
@@ -301,6 +319,7 @@ def _question_and_answer(value, prompt_turns, columns):
         _raise_error(columns, "response", f"an answer that ends with a turn of the {answer_turn.role}")
     if answer_turn.pictures:
         _raise_error(columns, "response", "an answer holds a picture: only texts are judged")
+
     if own_turns and prompt_turns:
         # The question stands twice. The prompt's turns are kept, since only they may hold a system turn.
         if _user_contents(own_turns) != _user_contents(prompt_turns):
@@ -326,6 +345,7 @@ def _answer_text(value, name, columns):
         value = value.get("value", value.get("content"))
     if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
+
     if is_nothing(value) or (isinstance(value, str) and not value.strip()):
         _raise_error(columns, "response", f"{name!r} is empty")
     if not isinstance(value, str):
@@ -344,15 +364,18 @@ def _question_of_turns(turns, columns):
     if roles != expected or len(talk) % 2 == 0:
         order = "expected turns of the user and the assistant by turns, the first and the last the user's"
         _raise_error(columns, "query", f"turns {roles} before the answer; {order}"[:300])
+
     # talk[1::2]: the turns of the assistant
     if any(turn.pictures for turn in talk[1::2]):
         _raise_error(columns, "query", "a turn of the assistant holds a picture: only the user's may")
+
     system_texts = [turn.text.strip() for turn in turns if turn.role == "system"]
     texts = [turn.text.strip() for turn in talk]
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
     texts[0] = "\n\n".join([*filter(None, system_texts), texts[0]])
     if not texts[-1].replace("<image>", "").strip():
         _raise_error(columns, "query", "query is empty")
+
     pictures = []
     for turn in talk:
         pictures += turn.pictures
@@ -380,9 +403,11 @@ def _marked(
     # One separator fewer than there are texts was put in; any more stand in the texts themselves.
     if len(texts) > 1 and whole.count(_turn_separator) >= len(texts):
         raise DataError("preference.query", "a turn holds a NUL character: the text is damaged", row=number)
+
     whole = marked_question(whole, pictures, "preference.marks", notes, number)
     # A single text is not split: a NUL in it would be its own.
     marked_texts = whole.split(_turn_separator) if len(texts) > 1 else [whole]
+
     query = marked_texts.pop()
     if not query.replace("<image>", "").strip():
         raise DataError("preference.query", "query is empty", row=number)
@@ -390,6 +415,7 @@ def _marked(
     if token:
         message = f"the query holds {token}, a control token of the models: the text is damaged"
         raise DataError("preference.tokens", message, row=number)
+
     turns = [(role, text) for (role, _), text in zip(question.earlier_turns, marked_texts)]
     return turns, query
 
@@ -401,6 +427,7 @@ def _margin(columns):
     name = columns.keys.get("margin") or next(iter(margin_names), None)
     margin = None if name is None else columns.row.get(name)
     columns.read.add(name)  # so that it is not listed among the columns that were not read
+
     if isinstance(margin, str):  # a CSV holds numbers as texts
         margin = float(margin) if is_number(margin) else margin
     if margin is not None and not (_is_number(margin) and margin >= 0):

@@ -20,6 +20,7 @@ def pictures_shown(
     code = "vqa.images" if kind == "vqa" else "preference.image"
     column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
     chat_pictures = [picture for picture in turn_pictures if picture is not None]
+
     has_none = not column_pictures and not chat_pictures
     other_columns = columns.unread_pictures()  # names of columns whose values look like pictures
     if other_columns and has_none:
@@ -27,15 +28,18 @@ def pictures_shown(
         other = other_columns[0]
         message = f"column {str(other)!r} holds pictures and is not read: say --keys image={other}"
         raise DataError(code, message, row=columns.number)
+
     number_columns = columns.unread_picture_numbers()  # such as image_id
     if number_columns and has_none:
         other = str(number_columns[0])
         message = f"column {other!r} names a picture by its number, and no column names its file"
         raise DataError(code, message, row=columns.number)
+
     notes += [f"column {str(other)!r} looks like pictures too and is not read" for other in other_columns]
     if not chat_pictures:
         # Parts of the chat that mark places became `<image>` marks, which are compared with these later.
         return column_pictures
+
     places = len(turn_pictures) - len(chat_pictures)  # parts of the chat without a picture of their own
     if column_pictures and places == 0:
         notes.append(f"the pictures stand in the chat; column {name!r} is not read")
@@ -43,6 +47,7 @@ def pictures_shown(
     if places != len(column_pictures):
         message = f"{places} parts of the chat mark a picture and the row holds {len(column_pictures)}"
         raise DataError(f"{kind}.marks", message, row=columns.number)
+
     # Each place takes the next picture of the column.
     remaining = iter(column_pictures)
     return [next(remaining) if picture is None else picture for picture in turn_pictures]

@@ -26,6 +26,7 @@ def row_text(
     is_finite = not isinstance(value, float) or abs(value) < float("inf")  # false for NaN, too
     if not is_finite:
         raise DataError(code, f"{column!r} is {value}, no number", row=number)
+
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas turns 3 into 3.0 in a column where another row has no value
     text = str(value)
@@ -33,6 +34,7 @@ def row_text(
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         message = f"{column!r} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
         raise DataError(code, message, row=number)
+
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
 

@@ -51,23 +51,31 @@ def read_vqa_row(
     if habits is None:
         # One row does not show which columns are empty in all rows, so `Habits.empty` has none.
         habits = Habits(places=file_habits([(number, row)], keys).places)
+
     columns = Columns(row, keys, number, habits.empty)  # finds a column by its role
     notes = []  # sentences about what was changed; the calls below add to them
     _refuse_videos(columns)
+
     # `reply` is the assistant's turn of a chat, or None; `turn_pictures` stand in the turns of the chat.
     question, reply, turn_pictures = _question(columns, notes)
     answer = _answer(columns, reply, notes)
-    options = row_options(columns)
+
+    options = row_options(columns)  # texts; empty if the question has none
     if options:
-        question = with_options(question, options, columns, notes)
+        question = with_options(question, options, columns, notes)  # added, if it does not list them
         raw_answer = _raw_answer(columns) if reply is None else answer  # not as text: a number has a meaning
+        # The option that the answer names: its letter, or its text.
         answer = chosen_option(raw_answer, answer, options, habits.places, columns, notes)
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         notes.append("the answer is a letter, and no options are known")
+
+    # Paths and bytes, from a column or from the chat.
     pictures = pictures_shown(columns, turn_pictures, notes, "vqa")
+    # Marks of pictures become `<image>`, whatever their form; there must be one for each picture, or none.
     question = marked_question(question, len(pictures), "vqa.marks", notes, number)
     if pictures and "<image>" not in question:
         question = "<image>" * len(pictures) + " " + question
+
     token = control_token(question)
     if token:
         message = f"the question holds {token}, a control token of the models: the text is damaged"
@@ -94,12 +102,13 @@ def file_habits(
 ) -> Habits:
     "Which columns of a file are empty in all rows, and whether numbers as answers count options from 0 or 1"
     empty = empty_columns([row for _, row in rows])
+
     answers = []  # of (answer that is a number, options of its row)
     for number, row in rows:
         if isinstance(row, dict):
             columns = Columns(row, keys, number, empty)
             raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
-            if whole_number(raw_answer) is None:
+            if whole_number(raw_answer) is None:  # only a number can be a place
                 continue
             try:
                 options = row_options(columns)
@@ -107,7 +116,8 @@ def file_habits(
                 continue  # raised again by `read_vqa_row`, which reports it
             if options:
                 answers.append((raw_answer, options))
-    return Habits(empty, option_places(answers))
+    places = option_places(answers)  # what a number means: "text", 0, 1, or None if that is unknown
+    return Habits(empty, places)
 
 
 def _raw_answer(columns):
@@ -136,13 +146,15 @@ def _question(columns, notes):
     chat_name = columns.name_of("chat")
     if chat_name is None and columns.has("chat") and not columns.has("question"):
         raise DataError("vqa.chat", "messages must be a list of turns", row=columns.number)
+
     question_name = columns.name_of("question") if chat_name is None else None
     if question_name is not None and is_turns(columns.row[question_name]):
         chat_name = question_name  # in rows of TRL and verl the column `prompt` is a chat
     if chat_name is not None:
-        return _of_chat(columns, columns.row[chat_name], notes)
+        return _of_chat(columns, columns.row[chat_name], notes)  # the same three results
     if question_name is None:
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
+
     text = row_text(columns.row[question_name], question_name, columns.number)
     if question_name.casefold() == "instruction":  # the form of Alpaca: the instruction, and an input for it
         input_text = columns.get("input")
@@ -150,7 +162,8 @@ def _question(columns, notes):
             text = f"{text}\n{input_text.strip()}"
     system = columns.get("system")
     if isinstance(system, str) and system.strip():
-        text = _after_system(system, text, notes)
+        text = _after_system(system, text, notes)  # the system's text, then the question
+
     reply, chat_pictures = None, []  # the row is no chat
     return text, reply, chat_pictures
 
@@ -168,15 +181,17 @@ def _of_chat(columns, chat, notes):
     if len(turns) == 1 and columns.name_of("answer") is None:
         message = f"turns {names} and no column with an answer, expected one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
+
     user_turn, reply = turns[0], None
     if len(turns) == 2:
         reply = turns[1].text
         if turns[1].pictures:
             raise DataError("vqa.chat", "the reply holds a picture", row=columns.number)
+
     question = user_turn.text.strip()
     for turn in all_turns:
         if turn.role == "system" and turn.text.strip():
-            question = _after_system(turn.text, question, notes)
+            question = _after_system(turn.text, question, notes)  # the system's text, then the question
     return question, reply, user_turn.pictures
 
 
@@ -195,6 +210,7 @@ def _answer(columns, reply, notes):
 
     Returns a text; several accepted answers are a JSON list in it. `notes` gets sentences about changes."""
     name = columns.name_of("answer")  # None if no column with a name for answers has a value
+
     if name is None and reply is None:
         if columns.has("answer"):
             raise DataError("vqa.empty", "the answer is empty", row=columns.number)
@@ -203,13 +219,15 @@ def _answer(columns, reply, notes):
         return _one_truth(reply, "the reply", columns.number, notes)
     if reply is not None:
         notes.append(f"column {name!r} is the truth; the chat's reply is not read")
+
     value = columns.row[name]
     if isinstance(value, str):
         # A CSV holds a list or a dict as a text that writes it.
         value = _written_list(value) or value
     if isinstance(value, dict) and "ground_truth" in value:
         value = value["ground_truth"]  # verl's column reward_model is {"ground_truth": …, "style": …}
-    several = as_list(value)
+
+    several = as_list(value)  # None for a single value
     if several is None:
         return _one_truth(value, name, columns.number, notes)
     return _several(several, name, columns, notes)
@@ -249,10 +267,12 @@ def _several(values, name, columns, notes):
         texts.append(_one_truth(value, name, number, notes))
     if not texts:
         raise DataError("vqa.empty", f"{name!r} is a list without answers", row=number)
+
     # Of texts that differ only by case the first is kept: a dict keeps the last, and `texts` is reversed.
     different = list({text.casefold(): text for text in reversed(texts)}.values())[::-1]
     if len(different) == 1:
         return different[0]
+
     if plain_name(name) not in _any_is_right and not columns.keys.get("any"):
         # The list may also mean that an answer must name all of them: only the user knows.
         cure = f"if any of them is right, say --keys answers={name}"
@@ -272,6 +292,7 @@ def _one_truth(value, name, number, notes):
         notes.append("only what stands in the answer's tags (or box) is the truth")
     elif "<think>" in text:
         raise DataError("vqa.empty", f"{name!r} is a thought that does not end", row=number)
+
     # Tabs and double spaces become single spaces (VQA-RAD has some); line breaks stay.
     text = "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
     if not text:
