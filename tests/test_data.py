@@ -236,6 +236,18 @@ def test_preflight_counts_what_the_processor_makes(family):
     assert [p["code"] for p in preflight(to_dataset(samples), processor, held_out=to_dataset(samples[:1])).problems] == ["split.leak"]
 
 
+def test_preflight_lists_a_held_out_picture_that_cannot_be_decoded():
+    "It was raised, though all problems are to be listed"
+    from vlrlbook.models import tiny_twin
+    samples = [Sample("How many?", "1", [Image.new("RGB", (56, 56), colour)], row=row) for row, colour in ((1, "white"), (2, "red"))]
+    held = to_dataset(samples[1:])
+    broken = held.to_list()
+    broken[0]["images"] = [dict(bytes=b"no picture", path=None)]
+    held = type(held).from_list(broken, features=held.features)
+    problems = preflight(to_dataset(samples[:1]), tiny_twin("qwen2_5_vl")[1], held_out=held).problems
+    assert [(p["row"], p["code"]) for p in problems] == [(2, "image.decode")] and "held-out" in problems[0]["message"]
+
+
 def test_synthetic_questions_are_balanced_and_earn_their_own_truth():
     from vlrlbook.data import synthetic_vqa
     from vlrlbook.rewards import vqa_accuracy

@@ -256,3 +256,11 @@ def test_verl_rows(tmp_path):
     assert found[-1]["images"] is None # an empty list would go to the processor
     checked = dry_run(folder, processor=twin_processor("qwen2_5_vl"), progress=False, processes=1)
     assert [p["code"] for p in checked.problems] == ["model.missing"] and checked.rows == {"train.parquet": 80, "val.parquet": 4}
+
+
+@pytest.mark.parametrize("value, written", [
+    ("true", "'true'"), ("null", "'null'"), ("12", "'12'"), ("1e-5", "'1e-5'"), ("1_000", "'1_000'"), (True, "true"), (None, "null"),
+    (12, "12"), (1e-5, "1e-05"), ("Qwen/Qwen2.5-VL-3B", "Qwen/Qwen2.5-VL-3B"), ("", ""), (["1", 1], "['1',1]")])
+def test_a_text_that_looks_like_another_type_is_quoted_for_hydra(value, written):
+    from vlrlbook.easyr1.export import _hydra_value
+    assert _hydra_value(value) == written

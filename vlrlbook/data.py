@@ -1017,31 +1017,29 @@ def preflight(
 
     A problem is a picture that cannot be read, a wrong number of `<image>` marks, a prompt that is too long,
     or a training picture that is held out, too."""
-    held_pictures = set() # `picture_key` of each held-out picture
-    if held_out is not None:
-        for images in held_out["images"]:
-            held_pictures.update(map(picture_key, images))
-
     problems, image_tokens, prompt_tokens = [], 0, 0
     def note(number, code, message):
         problems.append(dict(row=number, code=code, message=message))
 
+    held_pictures = set() # `picture_key` of each held-out picture
     # `_rows` yields each row or, if its pictures cannot be decoded, the exception.
+    held_rows = zip(held_out["row"], _rows(held_out)) if held_out is not None else ()
+    for number, row in held_rows:
+        if isinstance(row, Exception):
+            note(number, "image.decode", f"a held-out picture cannot be decoded ({type(row).__name__})")
+            continue
+        held_pictures.update(map(picture_key, row["images"]))
+        # No training on these rows: it is enough that the processor takes their pictures.
+        _, fault = _tokens_of(processor, row["images"])
+        if fault:
+            note(number, "image.shape", fault)
+
     for number, row in zip(train["row"], _rows(train)):
         checked = _check_row(row, number, processor, held_pictures, max_prompt_tokens) # `_CheckedRow`
         for code, message in checked.problems:
             note(number, code, message)
         image_tokens = max(image_tokens, checked.image_tokens)
         prompt_tokens = max(prompt_tokens, checked.prompt_tokens)
-
-    if held_out is not None:
-        for number, row in zip(held_out["row"], _rows(held_out)):
-            if isinstance(row, Exception):
-                continue
-            # No training on these rows: it is enough that the processor takes their pictures.
-            _, fault = _tokens_of(processor, row["images"])
-            if fault:
-                note(number, "image.shape", fault)
     return Preflight(len(train), image_tokens, prompt_tokens, problems)
 
 # Modes of PIL whose channels have 8 bits or fewer. In others, such as I;16, white is a number above 255.

@@ -48,7 +48,8 @@ def warm_start(
     if task == "zoom":
         # the size in which pictures are shown; in the other tasks they are drawn in that size
         recipe.append(dict(_zoom_eye(family).processor.image_processor.size))
-        # and what the lessons above do not show: what the twin begins with, and how long it learns where to look
+        # and what the lessons above do not show: what the twin begins with, and for how many steps it learns
+        # where to look
         # (the twin after the warm start of counting: its folder's name changes with all that made it)
         recipe += [Path(_counting_start(family, seed)).name, aiming_share]
 
