@@ -413,13 +413,16 @@ def join(
     # Rows are matched by number and truth, since two runs may have asked in different orders.
     partners = {(row["row"], row["answer"]): row for row in more}
     added = columns(more)
-    joined, missing = [], 0
+    joined, missing = [], 0  # `missing`: rows without a partner
+
     for row in rows:
         partner = partners.get((row["row"], row["answer"]))
         if partner is None:
             missing += 1
         else:
             joined.append(row | {column: partner[column] for column in added})
+
+    # `more` must not hold further rows, either.
     if missing or len(partners) != len(rows):
         sizes = f"{len(rows)} rows and {len(more)}"
         raise ValueError(f"not the same set: {sizes}, {missing} of them without a partner")
@@ -719,7 +722,8 @@ def interval_plot(
             colour = orange
         ax.plot(record["ci95"], [y, y], color=colour, lw=2)
         ax.plot(record["value"], y, "o", color=colour, ms=6)
-    n = metrics[0]["n"]
+
+    n = metrics[0]["n"]  # that of the first metric
     ax.set(yticks=range(len(metrics)), ylim=(len(metrics) - 0.4, -0.6))  # the first at the top
     ax.set(xlabel=xlabel, title=f"95 % intervals, n = {n}")
     ax.set_yticklabels([record["name"] for record in metrics], fontsize=8)

@@ -131,6 +131,7 @@ def start_trainer(
         "PYTHONUTF8": "1"}
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices
+
     return subprocess.Popen(
         command, cwd=folder, env=environment,
         # A process group of its own, so that a signal to the supervisor's group, such as Ctrl-C, does not

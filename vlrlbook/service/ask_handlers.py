@@ -137,6 +137,7 @@ async def _run_python(code, arguments, seconds):
         if child.returncode is None:
             child.kill()
             await child.wait()
+
     if child.returncode:
         # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold all but the longest.
         lines = stderr[-2000:].decode("utf-8", "replace").splitlines()

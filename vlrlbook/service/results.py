@@ -131,6 +131,7 @@ def log_tail(
         return ""  # nothing was printed yet
     except OSError as error:
         raise Problem("job.damaged", f"{path.name} cannot be read: {error.strerror}") from error
+
     text = _terminal_sequence.sub("", text)  # without colours and moves of the cursor
     # `_last_state` handles states within a line, `_last_states` those in successive lines.
     shown_lines = _last_states([_last_state(line) for line in text.split("\n")])

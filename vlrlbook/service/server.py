@@ -59,6 +59,7 @@ def _token_in(path):
     if not path.is_file():
         message = f"{path.name} in the data directory is no file: move it away, and a token is drawn"
         raise SettingsError(message)
+
     token = path.read_text(encoding="ascii", errors="replace").strip()
     if not token:
         logger.warning("the file of the token was empty: a new token is drawn")
@@ -68,6 +69,7 @@ def _token_in(path):
         message = (f"{path.name} in the data directory holds no token (letters, digits and signs on one "
                    "line): move it away, and one is drawn")
         raise SettingsError(message)
+
     if path.stat().st_mode & _rights_of_others:
         logger.warning(
             "others could read the file of the token: now they cannot; move it away for a new token")

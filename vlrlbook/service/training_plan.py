@@ -67,6 +67,7 @@ class _Decisions:
         self.defaults = form_defaults(form)  # setting → value where the client chose none
         self.parameters = dict(size=size) | settings  # the job's: completed by the methods below
         self.notes = []  # sentences for the client
+
         if pictures is None:
             pictures = [str(number) for number in range(rows)]
         # A share of the pictures is held out to measure with. Rows with the same picture stay together, so
