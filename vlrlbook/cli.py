@@ -138,6 +138,8 @@ def given(
     Names that no setting has stay in the result: `read_settings` refuses them with a message."""
     from vlrlbook.settings import flag_names, named_options
     not_settings = ("command", "function", "config")  # `parser` puts these into `args` too
+
+    # What argparse knows.
     written = {}
     for name, value in vars(args).items():
         if name not in not_settings and value is not None:
@@ -145,10 +147,12 @@ def given(
     # `--keys answer=solution image=scan` came as a list of words; settings take one text.
     if isinstance(written.get("keys"), list):
         written["keys"] = " ".join(written["keys"])
+
+    # What it does not know: other names of settings, which whoever reads the result translates.
     flags = flag_names(cls) if cls else set()  # settings that may be written without a value
     other_options = named_options(rest, flags)  # name → text
     for name in other_options:
-        setting = _setting_of(name, cls)
+        setting = _setting_of(name, cls)  # the setting that has this other name; None: no setting has it
         if setting and setting != name:
             print(f"--{name} is taken as {setting}", file=sys.stderr)
     return written | other_options
@@ -197,7 +201,7 @@ def fit(args, rest):  # args: read by argparse; rest: words unknown to it, other
     # These two are no settings, so they are taken out of `args`, which `settings_from_file` reads.
     options = vars(args)
     prompt_tokens, pictures = options.pop("prompt_tokens"), options.pop("pictures")
-    settings = settings_from_file(args, rest, GRPOSettings)
+    settings = settings_from_file(args, rest, GRPOSettings)  # of the file of --config and the command line
     # For each way of training: GB of its parts, and whether it fits.
     estimate = will_fit(settings, prompt_tokens=prompt_tokens, pictures=pictures)
     print(*fit_tables(estimate), sep="\n\n")
@@ -335,6 +339,8 @@ def exported(
     "Write the directory that EasyR1 or verl runs, and print how many rows it holds and what to do next"
     from vlrlbook.easyr1 import export_easyr1, export_keys, export_verl, parse_overrides, read_engine_yaml
     engine = "verl" if verl else args.version
+
+    # The keys of the engine's configuration: from a YAML, and from words such as a.b=c.
     yaml_keys = {}  # dotted key → value, as the YAML and `rest` set them
     if getattr(args, "config", None):  # `export-verl` has no --config
         yaml_keys = read_engine_yaml(args.config, engine, rest).given
@@ -342,15 +348,18 @@ def exported(
     from_yaml = {name: value for name, value in yaml_keys.items() if name not in export_keys(engine)}
     # What is written as a.b=c wins over the YAML.
     overrides = from_yaml | parse_overrides(rest, engine)
+
     data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
                         skip_bad_rows=args.skip_bad_rows, tell=print)
     is_counting = Path(args.data).suffix.lower() == ".zip" or Path(args.data).is_dir()
     reward = args.reward or ("counting" if is_counting else "vqa")
+
     if verl:
         folder = export_verl(args.data, reward, overrides, args.output_dir, **data_options)
     else:
         folder = export_easyr1(args.data, reward, overrides, args.output_dir, args.version, **data_options)
-    train, val = json.loads((folder / "export.json").read_text())["rows"]
+
+    train, val = json.loads((folder / "export.json").read_text())["rows"]  # how many rows each part has
     rows = f"{train} rows to learn from, {val} to measure on"
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
 
@@ -422,10 +431,12 @@ def chapter_options(chapter):
         notebooks_dir()
     except ImportError:
         return []
+
     if chapter == "05_grpo":
         from vlrlbook.settings import GRPOSettings, flag_names, settings_help
         flags = flag_names(GRPOSettings)
         return [(name, text, name in flags) for name, text in settings_help(GRPOSettings).items()]
+
     # The classes of the other chapters are in modules that import torch, so the notebook is read instead: its
     # parameters cell has a line `name: type = default  # help` for each setting.
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
@@ -543,7 +554,10 @@ def film_options():
 
 
 def measuring_commands(command):
-    "Add `evaluate`, `ask`, `predictions` and `report`; `command(function, name, *options)` adds a command"
+    """Add `evaluate`, `ask`, `predictions` and `report`; `command(function, name, *options)` adds a command.
+
+    An option is a pair: (its flags, arguments of argparse's `add_argument`). `option` and `settings_options`
+    make such pairs."""
     command(evaluate, "evaluate", *settings_options("06_evaluation"))
     command(ask, "ask",
             (["model"], dict(help="hub id, directory, or the folder of a run")),
@@ -559,23 +573,29 @@ def measuring_commands(command):
             option("task", choices=["counting", "vqa", "pointing", "zoom"], help="how the question is put"),
             option("seed", type=int, default=0, help="of sampling"),
             option("use_4bit", action="store_true", help="4-bit weights under the adapter"))
+
     command(predictions, "predictions",
             (["predictions"], dict(help="a predictions file of chapter 05, 06 or another program")),
             (["out"], dict(help="file to write: .jsonl for lmms-eval, .tsv or .json for VLMEvalKit")),
             option("form", choices=["lmms-eval", "vlmevalkit"], required=True, help="whose form it is"),
             option("column", default="after_greedy", help="which answers are written"))
+
     command(report, "report",
             (["run"], dict(help="folder of a run, or of a job's result")),
             option("out", help="file to write; report.html in the run's folder if not given"))
 
 
 def teaching_commands(command):
-    "Add `workshop`, `slides`, `enter` and `contest`; `command(function, name, *options)` adds a command"
+    """Add `workshop`, `slides`, `enter` and `contest`; `command(function, name, *options)` adds a command.
+
+    An option is a pair, as `option` makes it: (its flags, arguments of argparse's `add_argument`)."""
     command(workshop, "workshop", (["out_dir"], dict(help="new folder")),
             (["--short"], dict(action="store_true",
                                help="a morning's class: three notebooks, a contest, a teacher's page")))
+
     command(slides, "slides", (["folder"], dict(help="with notebooks that `workshop --short` wrote")),
             option("out", help="folder to write; slides/ in the notebooks' folder if not given"))
+
     command(enter, "enter", (["name"], dict(help="of the student or the group, as the page will show it")),
             (["reward"], dict(help="a function in a file, such as mine.py:my_reward")),
             option("folder", default="contest", help="where the file goes"),
@@ -587,12 +607,15 @@ def teaching_commands(command):
             option("warm_steps", type=int, default=280,
                    help="of the supervised start; the same for the whole class"),
             option("again", action="store_true", help="write over an earlier file of the same name"))
+
     command(contest, "contest", (["folder"], dict(help="with the students' files")),
             option("out", help="page to write; results.html in the folder if not given"))
 
 
 def model_commands(command):
-    "Add the commands that write model directories; `command(function, name, *options)` adds a command"
+    """Add the commands that write model directories; `command(function, name, *options)` adds a command.
+
+    `option` makes a pair: (its flags, arguments of argparse's `add_argument`)."""
     command(merge_lora, "merge-lora",
             option("base_model", required=True, help="path or hub id"),
             option("lora_model", required=True, help="adapter's directory"),
@@ -603,13 +626,17 @@ def model_commands(command):
             option("transformers_4", action="store_true",
                    help="write config and tokenizer in words that transformers 4 can read, "
                         "where the base's are not"))
+
     command(export_model, "export-model",
             option("model", required=True, help="model directory"),
             option("output_path", required=True, help="new directory"))
 
 
 def data_commands(command):
-    "Add `convert-vqa`, `convert-boxes` and `check-data`; `command(function, name, *options)` adds a command"
+    """Add the commands about files of data; `command(function, name, *options)` adds a command.
+
+    `option` makes a pair: (its flags, arguments of argparse's `add_argument`). `convert_options` and
+    `check_options` return lists of them."""
     command(convert_vqa, "convert-vqa", *convert_options())
     command(convert_boxes, "convert-boxes",
             option("input", required=True,
@@ -634,7 +661,10 @@ def grpo_commands(command):
 
 
 def engine_commands(command):
-    "Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command"
+    """Add the commands around EasyR1 and verl; `command(function, name, *options)` adds a command.
+
+    An option is a pair, as `option` makes it: (its flags, arguments of argparse's `add_argument`)."""
+    # The options of both exports.
     rows = [option("data", required=True,
                    help="a counting ZIP, or VQA rows in .jsonl, .json, .csv, .tsv or .parquet"),
             *row_options(),
@@ -643,17 +673,21 @@ def engine_commands(command):
             option("reward", help="a rule of chapter 02, module:function, or a weighted sum; "
                                   "counting or vqa by the data"),
             option("output_dir", required=True, help="new or empty directory")]
+    # `--version` of two commands, which have different defaults.
     version = dict(choices=["0.3.2", "current"], help="of EasyR1")
     config_help = ("a YAML of EasyR1 whose keys are taken over, all but the names of files and columns; "
                    "a.b=c wins")
+
     command(export_easyr1, "export-easyr1", *rows, option("version", default="0.3.2", **version),
             (["--config"], dict(help=config_help)))
     command(export_verl, "export-verl", *rows)
+
     command(dry_run, "dry-run",
             option("path", required=True, help="exported directory, or a YAML of EasyR1"),
             option("version", default=None, **version),  # None: as the directory says
             option("processes", type=int, help="that look at rows; one a CPU if not given"),
             option("gpu_gb", type=float, default=80.0, help="memory of one GPU"))
+
     command(merge_shards, "merge-shards",
             option("local_dir", required=True, help="checkpoints/PROJECT/EXPERIMENT/global_step_N/actor"),
             option("output_dir", help="model directory to write: new or empty"),
@@ -663,6 +697,8 @@ def engine_commands(command):
                    help="of LoRA shards: merge (a plain model) or adapter (the adapter alone)"),
             option("lora_alpha", type=float, help="where no file beside the shards holds it"),
             option("max_shard_gb", type=float, default=5.0, help="largest weight file"))
+
+    # An option for each setting of the chapter.
     command(quick_start, "quick-start", *settings_options("09_easyr1"))
 
 
@@ -682,7 +718,7 @@ def parser() -> argparse.ArgumentParser:
         for flags, kwargs in options:
             sub.add_argument(*flags, **kwargs)
 
-    # `vlrlbook --help` lists them in this order.
+    # `vlrlbook --help` lists them in this order. `teaching_commands` and the like add several each.
     command(run, "run",
             (["chapter"], dict(help="such as 05_grpo")), (["out"], dict(help="executed notebook to write")))
     command(notebooks, "notebooks", (["out_dir"], dict(help="new folder")))
@@ -716,7 +752,7 @@ takes_keys = ("export-easyr1", "export-verl", "dry-run")
 def main(argv=None):
     "Entry point of the console command; an error that the user can mend becomes one line, and exit status 1"
     args, rest = parser().parse_known_args(argv)  # rest: the words that argparse does not know
-    _refuse_unread(args.command, rest)
+    _refuse_unread(args.command, rest)  # exits, unless this command reads such words itself
     if args.function is not doctor:  # the doctor must start where NumPy, which core needs, is missing
         from vlrlbook.core import quiet_libraries
         quiet_libraries()
@@ -741,8 +777,9 @@ def _refuse_unread(
     rest,  # words of the command line that argparse does not know
 ):
     "Exit with argparse's message if there are words that neither argparse nor the command itself reads"
-    if not rest or command in reads_on:
+    if not rest or command in reads_on:  # these commands read other names of settings themselves
         return
+    # These commands take keys of an engine's configuration, such as a.b=c.
     if command in takes_keys and all("=" in word and not word.startswith("-") for word in rest):
         return
     # Only names, no values: a value may be a secret key.

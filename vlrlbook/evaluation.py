@@ -78,7 +78,7 @@ def other_pictures(
 ) -> list:  # for each row, the row whose pictures it gets; its own where no other set of pictures has as many
     """Choose for each row another row, whose pictures it is asked about as a control.
 
-    No row gets its own pictures or copies of them. The result is a list of row numbers, one for each row."""
+    No row gets its own pictures or copies of them, as far as there are others to be had."""
     # Both rows must have as many pictures, since a question holds an <image> mark for each of its own.
     # So: number of pictures → fingerprints of the pictures → numbers of the rows that hold them.
     groups = {}
@@ -92,11 +92,11 @@ def other_pictures(
         if not count:
             continue  # rows without a picture have nothing to lend
         # Rows with equal pictures are one set. The sets stand in a circle, in random order: the rows of each
-        # set get the pictures of the next set.
+        # set get the pictures of the next set. A single set is next to itself, and gets its own.
         sets = list(rows_of.values())
         circle = [sets[j] for j in rng.permutation(len(sets))]
         next_sets = circle[1:] + circle[:1]
-        for borrowing, lending in zip(circle, next_sets):
+        for borrowing, lending in zip(circle, next_sets):  # both are lists of row numbers
             for i in borrowing:
                 lenders[i] = lending[0]  # all rows of a set have the same pictures: the first one will do
     return lenders
@@ -144,15 +144,18 @@ def compare(
     """Ask base and adapter about the same pictures, batch by batch.
 
     The answers are appended to the file `path`; a run that was killed goes on behind the last whole batch."""
+    # The plan is all that an answer depends on. It is kept beside the file, and a run with another plan
+    # refuses to go on.
     sampling = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens,
                     controls=controls, seed=seed)
     if looks:  # left out where it is 0, so that files of runs without the tool keep the same plan
         sampling["looks"] = looks
-    # All that an answer depends on. It is kept beside the file, and a run with another plan refuses to go on.
+    # `_weights_key` and `frozen_key` are fingerprints, of the adapter's weights and of the data set.
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
                 batch_size=batch_size, names=list(names), **sampling, **loading)
     if engine is not None:
         plan["engine"] = "vllm"  # with the same seed it samples other answers than transformers
+
     lenders = other_pictures(dataset, seed) if controls else None  # row → the row whose pictures it gets
     # A panel is what answers: the models in this process, in several, or in vLLM.
     with panel_of(processes, base, adapter, names, sampling, loading, engine=engine) as panel:
@@ -160,7 +163,9 @@ def compare(
         batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
         rows = _earlier_rows(path, plan, batches, resume)  # answered by the run that was killed
         log = RunLog() if log is None else log
-        return rows + _ask(panel, dataset, batches, len(rows), lenders, path, seed, extras or {}, log)
+        # `_ask` asks what is left, saves each batch in the file, and returns its rows.
+        return rows + _ask(panel, dataset, batches, done=len(rows), lenders=lenders, path=path, seed=seed,
+                           extras=extras or {}, log=log)
 
 # %% ../nbs/06_evaluation.ipynb #n6f9ad82
 def by_length(
@@ -208,14 +213,19 @@ def _earlier_rows(
         return []
     path = Path(path)
     plan_file = path.with_suffix(".settings.json")
+
+    # Begin a new file.
     if not resume or not path.exists():
         write_json(plan_file, plan)
         write_whole(path, "")
         return []
+
+    # Or go on with the old one, if it was begun with the same plan.
     if not plan_file.exists():
         missing = f"not {plan_file.name} that says how it was made"
         raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
-    _refuse_other_plan(path, json.loads(plan_file.read_text()), plan)
+    _refuse_other_plan(path, json.loads(plan_file.read_text()), plan)  # SettingsError if they differ
+
     # [:-1]: what stands behind the last line break is empty, or a line that a killed run has not finished.
     # Lines are cut as bytes, since such a line may end within a character.
     lines = [line.decode() for line in path.read_bytes().split(b"\n")[:-1]]
@@ -224,6 +234,7 @@ def _earlier_rows(
         # A batch is sampled with one seed, so one that is not complete is asked again as a whole.
         if kept_count + len(batch) <= len(lines):
             kept_count += len(batch)
+
     kept_lines = lines[:kept_count]
     write_whole(path, "".join(line + "\n" for line in kept_lines))
     return [json.loads(line) for line in kept_lines]
@@ -260,7 +271,8 @@ def _ask(
 ):
     "Ask the batches that are not answered yet, and return their rows; each is saved when it is answered"
     rows, bar = [], progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
-    batch_numbers = _unanswered(batches, done)
+    batch_numbers = _unanswered(batches, done)  # numbers of the batches that are left
+
     # Several processes take batches ahead of their answers. The samples of those batches wait here, so that
     # their pictures need not be decoded again when the answers come.
     waiting = deque()
@@ -270,14 +282,18 @@ def _ask(
             waiting.append(asked["greedy"])  # the unchanged samples
             # A large prime lies between the seeds of two runs, so that no two of their batches share a seed.
             yield asked, seed * 100_003 + number
+
     start = time.perf_counter()
+    # `in_order` takes the questions from the generator, and yields the answers in the order of the batches:
+    # for each sample a dict, column (such as before_greedy) → list of texts.
     for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
         samples = waiting.popleft()
-        # `answered` holds for each sample a dict: column, such as before_greedy → list of texts.
+        # A line is what the file keeps of one picture: question, true answer, fingerprint and texts.
         lines = [_line(sample, extras, texts) for sample, texts in zip(samples, answered)]
         rows += lines
         if path is not None:
-            _append(path, lines)
+            _append(path, lines)  # on the disk when it returns
+
         answer_count = sum(sum(map(len, texts.values())) for texts in answered)
         now = time.perf_counter()
         log.append(dict(step=number + 1, pictures=len(samples), answers=answer_count, seconds=now - start))
@@ -357,18 +373,22 @@ def _prediction_row(
     "Check a row of a predictions file; return it with its truth as text and its answers as lists of texts"
     def wrong(what, message):
         return DataError(f"predictions.{what}", message, row=number, entry=file)
+
     if not isinstance(row, dict):
         raise wrong("row", f"{type(row).__name__}, expected an object")
     row = as_ours(row)  # a row of lmms-eval gets the names of this chapter
     truth = row.get("answer")
     if not isinstance(truth, (str, int, float)) or not str(truth).strip():
+        # `_of_other_chapters`: advice if the row is one of chapter 03 or 04, else empty.
         raise wrong("answer", "no truth in field 'answer'" + _of_other_chapters(row))
+
     names = columns([row])  # the fields that hold answers, such as after_greedy
     if not names:
         ends = ", ".join("_" + how for how in hows)  # _greedy, _sampled, _no_picture, _shuffled
         fields = ", ".join(map(str, row))[:120]
         raise wrong("text", f"no field 'prediction', and none that ends in {ends}, in {fields}")
-    texts = {}
+
+    texts = {}  # a single text becomes a list of one
     for name in names:
         texts[name] = row[name] if isinstance(row[name], list) else [row[name]]
         if not texts[name] or not all(isinstance(text, str) for text in texts[name]):
@@ -393,13 +413,16 @@ def join(
     # Rows are matched by number and truth, since two runs may have asked in different orders.
     partners = {(row["row"], row["answer"]): row for row in more}
     added = columns(more)
-    joined, missing = [], 0
+    joined, missing = [], 0  # `missing`: rows without a partner
+
     for row in rows:
         partner = partners.get((row["row"], row["answer"]))
         if partner is None:
             missing += 1
         else:
             joined.append(row | {column: partner[column] for column in added})
+
+    # `more` must not hold further rows, either.
     if missing or len(partners) != len(rows):
         sizes = f"{len(rows)} rows and {len(more)}"
         raise ValueError(f"not the same set: {sizes}, {missing} of them without a partner")
@@ -466,6 +489,7 @@ def _label_and_bins(
         return DataError(f"predictions.{what}", message, row=number)
     if not isinstance(row, dict):
         raise wrong("row", f"{type(row).__name__}, expected an object")
+
     names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
     bins = bins or len(names)
     if len(names) != bins:
@@ -476,6 +500,7 @@ def _label_and_bins(
     if not are_numbers or min(values) < 0 or abs(math.fsum(values) - 1) > 1e-3:
         expected = "expected numbers from 0 that add up to 1"
         raise wrong("bins", f"p0 to p{bins - 1} are {str(values)[:60]}, {expected}")
+
     label = row.get("label")
     if not _is_number(label) or label != int(label) or not 0 <= label < bins:
         raise wrong("label", f"label = {label!r}, expected a bin from 0 to {bins - 1}")
@@ -492,6 +517,7 @@ def judged_report(
 ) -> dict:  # what results.json holds: task, metrics, questions, and all that the chapter itself reports
     "Score a predictions file of chapter 03 or 04, and write results.json and metrics.csv into `output_dir`"
     judge = _judged_scores if kind == "scores" else _judged_bins
+    # `question`: is it better than a rule that needs no model? With its answer.
     task, chapters_report, metrics, question = judge(settings.predictions)
     # `run_facts`: versions, commit and machine.
     results = dict(task=task, metrics=metrics, questions=[question], judged=chapters_report,
@@ -512,9 +538,10 @@ def _judged_scores(path):
     # Accuracies of rules that read no answer, such as to prefer the longer one.
     others = {f"baseline_{name}": value for name, value in report["baselines"].items()}
     others["margin_mean"] = report["margin_mean"]
-    metrics = _judged_metrics("pair_accuracy", report, others)
+    metrics = _judged_metrics("pair_accuracy", report, others)  # records with name, value, interval
     accuracy = metrics[0]
     best_baseline = max(report["baselines"].values())
+    # The question with its answer: yes, no or cannot tell.
     question = _beats("Better than place or length alone?", accuracy, best_baseline, "the better of both")
     return "preference", report, metrics, question
 
@@ -528,6 +555,7 @@ def _judged_bins(path):
     metrics = _judged_metrics("accuracy", report, {name: report[name] for name in names})
     accuracy = metrics[0]
     baseline = report["majority_accuracy"]  # of always saying the commonest bin
+    # The question with its answer: yes, no or cannot tell.
     question = _beats("Better than the commonest bin?", accuracy, baseline, "the commonest bin")
     return "aloha", report, metrics, question
 
@@ -577,12 +605,12 @@ def load_set(
     if s.data is None:
         draw = _drawing(s)  # function: (number of samples, seed) → list of `Sample`
         dataset = draw(s.eval_samples, seed=frozen_seed)
-        system = _system_words(s)
+        system = _system_words(s)  # the system prompt with which the model was trained, or None
         if system:
             for sample in dataset:
                 sample.turns = [("system", system)]
     else:
-        dataset, extras = _rows_of_file(s)
+        dataset, extras = _rows_of_file(s)  # with the system prompt
         if s.split == "held-out":
             _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
     # Only a file's data set can be longer: drawn samples, a list without `select`, are never too many.
@@ -616,11 +644,13 @@ def _rows_of_file(settings):
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
     if report.skipped or report.notes:
         print(report)
+
     # Training leaves out rows whose truth the reward would not pay. They must be left out here too, or other
     # pictures would be held out.
     reward = load_reward(s.reward or task)
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
-    system = _system_words(s)
+
+    system = _system_words(s)  # the system prompt with which the model was trained, or None
     if system:
         own = set(getattr(report, "own_system", ()))  # numbers of rows that have a system prompt of their own
         dataset = with_system_turn(dataset, system, own)
@@ -656,13 +686,16 @@ def gather(
     base = s.model or base_of(s.adapter)
     dataset, extras = load_set(s)
     output = Path(s.output_dir)
+
     # The log is only for the speed of this session. Rows of an earlier one are removed: it may have had
     # another machine.
     log = RunLog(output / "run_log.csv")
     (output / "run_log.csv").unlink(missing_ok=True)
+
     engine = None  # transformers answers
     if s.use_vllm:
         engine = dict(share=s.vllm_gpu_memory_utilization, longest=s.vllm_max_model_length)
+    # `looks`: how many calls of the tool `zoom` an answer may hold, 0 for any other task.
     rows = compare(
         base, s.adapter, dataset, output / "predictions.jsonl",
         answers=s.eval_answers, temperature=s.temperature, max_new_tokens=s.max_completion_length,
@@ -689,7 +722,8 @@ def interval_plot(
             colour = orange
         ax.plot(record["ci95"], [y, y], color=colour, lw=2)
         ax.plot(record["value"], y, "o", color=colour, ms=6)
-    n = metrics[0]["n"]
+
+    n = metrics[0]["n"]  # that of the first metric
     ax.set(yticks=range(len(metrics)), ylim=(len(metrics) - 0.4, -0.6))  # the first at the top
     ax.set(xlabel=xlabel, title=f"95 % intervals, n = {n}")
     ax.set_yticklabels([record["name"] for record in metrics], fontsize=8)
@@ -736,6 +770,8 @@ def confusion_rows(
             # `said_as` gives the class of a text, such as "3" for "A photo of 3 discs".
             truths.append(said_as(row["answer"], task))
             answers.append(said_as(text, task))
+
+    # The most frequent truths are classes of their own; "other" stands for the rest, if there is any.
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
     classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
     has_rare_ones = bool({*truths, *answers} - set(classes))
@@ -781,7 +817,8 @@ def parting(
     steps, earned = log.series(paid)
     _, intended = log.series(meant)  # at the same steps
     earned, intended = np.array(smooth(earned, 0.9)), np.array(smooth(intended, 0.9))
-    # The row after the last one at which the two were still close: from there on they stay apart.
+    # The row after the last one at which the two were still close: from there on they stay apart. If they are
+    # close in the last row, that is a row behind the end: they never part.
     close = np.flatnonzero(earned - intended <= allowed)
     first = close[-1] + 1 if len(close) else 0
     return dict(
@@ -827,7 +864,7 @@ def recompute(
     table = {"before": {}, "after": {}, "gain": {}}
     for how in ("greedy", "sampled"):
         before, after = scored[f"before_{how}"], scored[f"after_{how}"]
-        table["before"][how], table["after"][how] = _results(before), _results(after)
+        table["before"][how], table["after"][how] = _results(before), _results(after)  # means of the marks
         gain = {}
         for mark in after:
             # `error` has no gain: it is nan where an answer holds no number, so before and after would be
@@ -862,11 +899,12 @@ def report(
     if is_trained:
         raise SettingsError(f"reward = {settings.reward!r}: a trained reward needs the pictures; "
                             "saved answers are scored by rewards that read text")
+
     metrics = all_metrics(rows, task, reward)
     flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
     # The verdict is the first key, as in the results.json of every run.
     results = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
-                   questions=questions(metrics, flipped, task))
+                   questions=questions(metrics, flipped, task))  # each with its answer in a word
     results |= dict(settings=asdict(settings), seconds=seconds, **speed(log))
     results |= dict(peak_memory_mb=peak_memory_mb(), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)
@@ -909,6 +947,6 @@ def evaluate(
         _, first_row = next(numbered_rows, (1, {}))  # {} for an empty file, which `gather` then reads
         kind = kind_of_rows(first_row)  # answers, or scores or bins of chapters 03 and 04
         if kind != "answers":
-            return judged_report(kind, settings)
+            return judged_report(kind, settings)  # scores such a file and writes results.json, too
     rows, _, log = gather(settings)  # the one in the middle is the data set
     return report(rows, settings, log, time.time() - started)

@@ -57,13 +57,15 @@ class LocalBackend:
         if self.threads:
             # `setdefault`: a number that the server's user has chosen stays.
             environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+
         with open(JobFolder(folder).supervisor_log, "wb") as log:
             # start_new_session: what ends the server's terminal must not end the jobs.
             # pass_fds: the job's lock stays held for as long as the supervisor lives.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                 start_new_session=True, pass_fds=[lock])
-        # `poll` returns None while a process runs: those that have ended leave the list.
+
+        # A child that has ended stays a zombie until it is polled. `poll` returns None while it runs.
         self.started = [p for p in self.started if p.poll() is None]
         self.started.append(process)
         return str(process.pid)

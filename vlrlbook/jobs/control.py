@@ -42,17 +42,19 @@ class JobControl:
 
         Raises UnknownJob, or WrongState if the job has ended already."""
         row = self.records.row(job_id)
-        if row["status"] in live:
+        if row["status"] in live:  # training or cancelling
             self.running.look_at(row)  # it may have ended just now, and nobody has looked since
             row = self.records.row(job_id)
         if row["status"] in ends:
             raise WrongState(f"the job is {row['status']} already")
-        job_id = row["job_id"]
+        job_id = row["job_id"]  # as the ledger writes it
+
         # `move` changes the state only if the job is still in one of the given states. A job without a
         # process is cancelled at once; `end_columns` holds the moment at which it ended.
         without_process = ("queued", "interrupted")
         if self.ledger.move(job_id, without_process, "cancelled", "asked", **self.clock.end_columns()):
             return
+
         # A running job is only asked to die here. If the server dies before it gives the order, the order is
         # not lost: the dispatcher repeats it while the ledger says `cancelling`. For a job that is being
         # cancelled already, nothing changes.
@@ -82,11 +84,12 @@ class JobControl:
         if row["status"] not in resumable:
             raise WrongState(f"the job is {row['status']}; "
                              "only one that was interrupted, failed or cancelled can be resumed")
-        job_id = row["job_id"]
-        self._need_data(row)  # raises NoData
+        job_id = row["job_id"]  # as the ledger writes it
+        self._need_data(row)  # raises NoData if what the job trains on is gone
         # Without a checkpoint it would begin anew, which its owner can have by submitting it again.
         if newest_checkpoint(self.data.job(job_id).run) is None:
             raise NoCheckpoint("there is no whole checkpoint to resume from")
+
         # The job waits behind all others, and nothing is left of its earlier end.
         columns = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
                        error_code=None, error_message=None)

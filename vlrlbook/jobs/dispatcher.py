@@ -69,7 +69,7 @@ class DispatcherThread:
                 # written now can be written later. These two need no traceback: their message says it all.
                 is_explained = isinstance(e, (LedgerUnavailable, OSError))
                 logger.error("%s: %s", type(e).__name__, e, exc_info=not is_explained)
-                pause *= pauses_after_an_error
+                pause *= pauses_after_an_error  # a disk that is full stays full for a while
             self.wake.wait(pause)  # ends early when somebody sets it: a job came in, or `stop` was called
             self.wake.clear()
 
@@ -100,12 +100,13 @@ class Jobs:
     ):
         if sys.platform != "linux":
             raise JobsError("jobs lean on promises of Linux's kernel and run there only")
-        if backend not in backends:
+        if backend not in backends:  # name → class
             from ..settings import nearest  # only for the error message
             raise ValueError(f"backend = {backend!r}{nearest(backend, [*backends])}")
         if on_exit not in ("keep", "interrupt"):
             raise ValueError(f"on_exit = {on_exit!r}: expected keep or interrupt")
-        self.devices = devices_of(slots)
+
+        self.devices = devices_of(slots)  # CUDA_VISIBLE_DEVICES of each slot
         self.max_queued = max_queued
         self.grace = grace
         self.on_exit = on_exit
@@ -113,11 +114,13 @@ class Jobs:
         self.keep_days = keep_days
         self.keep_bytes = keep_bytes
         self.adopt = adopt
+
         self.data = DataFolder(data_dir, ledger_dir)
+        # Its thread, begun by `start`, calls the first method again and again; the second tells the pause.
         self.dispatcher = DispatcherThread(self._look_and_clean_up, self._pause)
         self.server_lock = self._take_data_folder()  # descriptor: no other server may work here
         try:
-            self._open(backend, options)
+            self._open(backend, options)  # the back end, the ledger and the parts that work with them
         except BaseException:
             os.close(self.server_lock)  # closing it lets go of the lock
             raise
@@ -143,12 +146,13 @@ class Jobs:
         if backend == "submitit":
             # Where submitit keeps its scripts and logs, unless the options say otherwise.
             options = {"folder": str(self.data.submitit)} | (options or {})
-        backend_class = backends[backend]
+        backend_class = backends[backend]  # name → class
         self.backend = backend_class(options)
         if backend == "local":
             # Without a bound torch takes all cores, and two jobs that do so slow each other down.
             cores = len(os.sched_getaffinity(0))
             self.backend.threads = max(1, cores // len(self.devices))
+
         need_ledger(self.data, self.adopt)  # raises LedgerLost if jobs lie here without a sound ledger
         self.ledger = Ledger(self.data.ledger, self._wall_now)
         self.service_clock = ServiceClock(self.ledger, self.steady)
@@ -158,7 +162,8 @@ class Jobs:
         self.waiting = WaitingJobs(self.ledger, self.data, self.backend, self.service_clock)
         self.control = JobControl(self.ledger, self.data, self.records, self.running, self.service_clock)
         self.retention = CleanUp(self.ledger, self.data, self.service_clock, self.control.remove_if_there)
-        if self.adopt:
+
+        if self.adopt:  # add the jobs whose folders lie here and which the ledger does not know
             adopted_ids = adopt_unknown_jobs(self.ledger, self.data, self.service_clock)
             logger.warning("%s jobs were adopted: %s", len(adopted_ids), ", ".join(adopted_ids))
         tidy(self.ledger, self.data)  # removes what a crash left half-made

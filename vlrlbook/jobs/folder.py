@@ -33,7 +33,9 @@ class JobFolder:
         self.log = self.path / "job.log"  # what the trainer printed
         self.supervisor_log = self.path / "supervisor.log"  # what the supervisor printed: nothing, usually
         self.outcome = self.path / "outcome.json"  # how the latest attempt ended
-        self.outcome_room = self.path / ".outcome"  # bytes that become outcome.json, taken before the start
+        # Blanks, written before the trainer starts. They are overwritten and become outcome.json, so that a
+        # full disk cannot keep the end of a job from being written down.
+        self.outcome_room = self.path / ".outcome"
 
         # Written by the trainer.
         self.run = self.path / "run"  # its output_dir: checkpoints, adapter, tables

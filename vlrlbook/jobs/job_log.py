@@ -33,9 +33,9 @@ class Log:
         On a full disk the bytes are lost and counted; any other OSError is raised."""
         self.tail = (self.tail + data)[-remembered_bytes:]
         try:
-            self._start_new_file_if_full(len(data))
+            self._start_new_file_if_full(len(data))  # the full one is kept under another name
             # Opened anew each time: closing hands the bytes to the system, so a kill of this process
-            # loses none of them.
+            # loses none of them. `_note_of_loss`: a line that counts lost bytes, or empty.
             with open(self.path, "ab") as file:
                 file.write(self._note_of_loss() + data)
         except OSError as e:

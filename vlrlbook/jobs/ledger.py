@@ -71,6 +71,7 @@ def ledger_problem(
     # beside it, which may still hold all the jobs.
     if path.is_file() and path.stat().st_size == 0:
         return "is empty"
+
     try:
         db = sqlite3.connect(path, timeout=lock_patience)
     except sqlite3.Error as e:
@@ -86,6 +87,7 @@ def ledger_problem(
         return f"cannot be read: {e}"
     finally:
         db.close()
+
     if check_result != "ok":
         # The lines before the last one may only name the database.
         return f"is damaged: {check_result.splitlines()[-1]}"
@@ -112,7 +114,7 @@ class Ledger:
             self.db.row_factory = sqlite3.Row
             self.db.execute("PRAGMA journal_mode=WAL")  # readers go on reading while somebody writes
             self.db.execute("PRAGMA synchronous=FULL")  # a transaction counts once it is on the disk
-            self.db.executescript(schema)
+            self.db.executescript(schema)  # makes the tables that are not there yet
 
     def close(self):
         "Let go of the file"
@@ -186,7 +188,8 @@ class Ledger:
         columns = {"status": to, "updated_at": self.now(), **columns}
         assignments = ", ".join(f"{column} = ?" for column in columns)
         placeholders = ", ".join("?" * len(allowed))
-        with self.write() as db:
+
+        with self.write() as db:  # a transaction
             before = db.execute("SELECT status, attempt FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             # coalesce: where `of_attempt` is None, the attempt is compared with itself.
             update = (f"UPDATE jobs SET {assignments} WHERE job_id = ? AND status IN ({placeholders}) "

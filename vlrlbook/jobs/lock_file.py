@@ -51,9 +51,9 @@ def is_held(
     try:
         descriptor = take_lock(path)
     except FileNotFoundError:
-        return False
+        return False  # its folder was removed just now
     if descriptor is None:
-        return True
+        return True  # `take_lock` did not get the lock
     os.close(descriptor)
     return False
 

@@ -23,9 +23,10 @@ def file_system(
     text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
     resolved = Path(path).resolve()
     system_type, longest = "unknown", -1  # `longest`: characters of the best mount point so far
+
     for line in text.splitlines():
         words = line.split()
-        mount_point = without_escapes(words[mount_point_field])
+        mount_point = without_escapes(words[mount_point_field])  # the kernel writes a space as \040
         # Any number of optional fields stands before a lone "-"; the type is the word behind it.
         type_field = words.index("-") + 1
         # Mounts are nested: the longest mount point above the folder is the one that holds it.

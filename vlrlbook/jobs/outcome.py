@@ -41,10 +41,13 @@ class Outcome:
     def write(self,
         content: dict,  # attempt, state, error_code, error_message: JSON that fits into 4096 bytes
     ):
-        "Write the outcome into the file of blanks, and rename that file to outcome.json"
+        """Write the outcome over a file of blanks, and rename that file to outcome.json.
+
+        The blanks, `size` bytes, were written before the trainer started: what they take on the disk is there
+        for the outcome even if the disk is full by now."""
         # ensure_ascii=False: an emoji then takes four bytes. As "\ud83c\udf4e" it takes twelve, and a long
         # message might not fit into 4096.
-        text = json.dumps(content, ensure_ascii=False).encode("utf-8").ljust(self.size)
+        text = json.dumps(content, ensure_ascii=False).encode("utf-8").ljust(self.size)  # filled with blanks
         with open(self.room, "r+b") as file:
             file.write(text)
             file.flush()
@@ -120,6 +123,7 @@ def verdict(
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last_line = lines[-1] if lines else ""
     ended_by = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+    # `cause_in`: the code of the first known cause that a text names, such as trainer.disk_full; else None.
     # The last line is searched first: a long traceback may mention memory and still end in another error.
     error_code = cause_in(last_line) or cause_in(tail[-last_characters:])
     if error_code is None:

@@ -63,7 +63,7 @@ def tree(
     root: int,  # a process id
 ) -> list:  # ids of its living descendants
     "List the living descendants of a process: its children, their children, and so on"
-    processes = parents()  # id → (parent's id, state letter)
+    processes = parents()  # id of every process → (parent's id, state letter)
     children = {}
     for pid, (parent, _) in processes.items():
         children.setdefault(parent, []).append(pid)

@@ -43,6 +43,7 @@ def last_row(
         file = open(path, "rb")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return {}  # not there yet, or damaged from outside
+
     with file:
         header = file.readline().decode("utf-8", "replace")
         # A long run has many thousand rows and is looked at ten times a second: only the end is read.
@@ -50,6 +51,7 @@ def last_row(
         file.seek(max(file.tell(), size - end_of_log))
         lines = file.read().decode("utf-8", "replace").split("\n")
     lines = lines[:-1]  # what stands behind the last line break is still being written
+
     names = next(csv.reader([header]), [])
     column_count = header.count(",") + 1
     rows = []
@@ -57,6 +59,7 @@ def last_row(
         # The first of these lines has too few values if reading began in its middle.
         if len(values) == column_count:
             rows.append(dict(zip(names, values)))
+
     if not rows:
         return {}
     losses = [row["loss"] for row in rows if row.get("loss")]  # a row of an evaluation has none
@@ -71,7 +74,7 @@ def progress_of(
     "Read from the files of a job's run how far it is"
     folder = JobFolder(folder)
     total = total_steps_of(folder, total)
-    row = last_row(folder.run_log)
+    row = last_row(folder.run_log)  # column → text; {} if there is no row
     try:
         step = int(float(row["step"]))
         loss = float(row["loss"]) if row["loss"] else None
@@ -117,7 +120,8 @@ class Progress:
     ) -> dict:  # columns of the ledger: progress and current_step, and more where the log has changed
         "How far the job's latest attempt is; the ledger's own values while nothing new was logged"
         # `mark` changes when run_log.csv does. The ledger's log_mark is that of the moment when the attempt
-        # began: as long as it is the same, the file holds only rows of the attempt before.
+        # began: as long as it is the same, the file holds only rows of the attempt before. `self.marks` holds
+        # the mark at the last reading: as long as it is the same, nothing new was logged.
         mark = log_mark(folder.run_log)
         attempt = (row["job_id"], row["attempt"])
         if mark in (row["log_mark"], self.marks.get(attempt)):

@@ -15,8 +15,8 @@ def commit_result(
 ):
     "Make result/ from the run's files and its notebook, with a manifest: the last act of a trainer"
     folder = JobFolder(folder)
-    # A hidden folder that a trainer left which was killed here. A job has one trainer at a time, so nobody
-    # else is writing it now.
+    # Removes the hidden folder of a trainer that was killed while it did this. A job has one trainer at a
+    # time, so nobody else is writing there now.
     remove_leftovers(folder.result)
     # `aside` is a hidden folder, renamed to result/ when the block ends without an error.
     # existing="any": a damaged result of an earlier attempt is replaced.

@@ -70,7 +70,8 @@ class CleanUp:
         "Remove ended jobs that are too old, then those that ended first until the rest fits `keep_bytes`"
         now = self.clock.now()  # seconds of service; read once, so that all jobs are judged by one time
         self.last = now
-        self.clock.save()
+        self.clock.save()  # from here the next server goes on counting, should this one be killed
+
         too_old, others = [], []
         for row in self.ledger.ended():  # those that ended first come first, as `_too_much` needs them
             is_old = days is not None and now - row["ended_clock"] >= seconds_a_day * days
@@ -78,6 +79,8 @@ class CleanUp:
                 too_old.append(row["job_id"])
             else:
                 others.append(row["job_id"])
+
+        # The first of `others`, as many as must go so that the rest fits.
         too_much = self._too_much(others, keep_bytes) if keep_bytes is not None else []
         # `remove` returns False for a job that its owner has removed or resumed meanwhile.
         return [job_id for job_id in too_old + too_much if self.remove(job_id)]

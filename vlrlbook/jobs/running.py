@@ -86,16 +86,17 @@ class RunningJobs:
         if alive and outcome:
             return  # it is about to let go of its lock; the next look closes the job
         if alive:
-            self._go_on(row, folder)
+            self._go_on(row, folder)  # writes how far it is
             return
+
         if outcome is None:
             # The supervisor was killed. All other processes of the job must be dead before it can be started
             # again: else it would run twice.
-            nothing_left = self.backend.sweep(folder.path, row["handle"])
+            nothing_left = self.backend.sweep(folder.path, row["handle"])  # kills them
             if not nothing_left:
                 return  # tried again at the next look
-            outcome = outcome_of_killed_attempt(folder)
-        self._close(row, folder, outcome)
+            outcome = outcome_of_killed_attempt(folder)  # completed if its result is there, else interrupted
+        self._close(row, folder, outcome)  # writes into the ledger how it ended
 
     def _go_on(self,
         row,  # of the ledger's table of jobs: a job whose supervisor lives
@@ -103,7 +104,8 @@ class RunningJobs:
     ):
         "Write into the ledger how far a running job is; if it is being cancelled, repeat the order to stop"
         if row["status"] == "cancelling":
-            # The server that was asked to cancel it may have died before it gave the order.
+            # The server that was asked to cancel it may have died before it gave the order, which the
+            # supervisor reads in the job's lock file.
             give_order(folder.lock, cancel_order, row["attempt"])
             self.backend.withdraw(folder.path, row["handle"])  # a supervisor that waits on a cluster
         columns = self.progress.columns(row, folder)  # current_step, progress, …
@@ -128,6 +130,7 @@ class RunningJobs:
         if state == "completed":
             columns["progress"] = 100.0
         if state == "interrupted":
+            # How often it was restarted without a new checkpoint: one that has too many gets no other.
             columns["restarts"] = restarts_after(row, folder, outcome)
         why = outcome["error_code"] or outcome.get("why", "its outcome says so")
         # Changes nothing if the job is no longer running or is at a later attempt.
@@ -174,5 +177,6 @@ def restarts_after(
         # that start is not counted.
         return row["restarts"] - 1
     newest = newest_checkpoint(folder.run)
+    # The ledger's `resumed_from` is the checkpoint with which this attempt began.
     has_new_checkpoint = newest is not None and newest.name != row["resumed_from"]
     return 0 if has_new_checkpoint else row["restarts"]

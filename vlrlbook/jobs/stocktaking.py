@@ -35,7 +35,7 @@ def need_ledger(
     """Raise LedgerLost if the ledger is damaged, or missing though there are jobs.
 
     With `adopt` a damaged ledger is renamed instead, so that a new one can be made."""
-    problem = ledger_problem(data.ledger)
+    problem = ledger_problem(data.ledger)  # such as "is missing"; None: nothing is wrong
     if problem is None:
         return
     folders = data.job_folders()
@@ -47,7 +47,7 @@ def need_ledger(
         found = f"{data.jobs.name}/ holds {len(folders)} jobs" if folders else "nothing was started"
         raise LedgerLost(f"{data.ledger.name} {problem}, and {found}. Put the ledger back from a copy, or "
                          "start with --adopt true: it makes a new ledger and lists the jobs that it finds")
-    _put_ledger_aside(data)
+    _put_ledger_aside(data)  # renames it and its files, so that `Ledger` makes a new one
 
 
 def _put_ledger_aside(data):
@@ -72,6 +72,7 @@ def tidy(
     Every other folder without a row, and every row without a folder, is kept and named in the log."""
     for path in data.half_made():
         shutil.rmtree(path)
+
     # Jobs whose rows were deleted by a server that died before it had deleted their folders.
     for job_id in ledger.removed():
         folder = data.job(job_id)
@@ -79,6 +80,8 @@ def tidy(
         if folder.path.exists() and not is_held(folder.lock):
             data.discard(folder)
         ledger.removal_done(job_id)
+
+    # Folders without a row.
     ledger_ids = ledger.job_ids()
     for path in sorted(data.jobs.iterdir()):
         if path.name in ledger_ids:
@@ -88,6 +91,8 @@ def tidy(
         else:
             logger.warning("%s/%s is left where it lies: the ledger knows no such job",
                            data.jobs.name, clean(path.name))
+
+    # Rows without a folder.
     folder_names = {path.name for path in data.jobs.iterdir()}
     for job_id in sorted(ledger_ids - folder_names):
         logger.warning("the folder of job %s is gone", job_id)
@@ -107,6 +112,7 @@ def adopt_unknown_jobs(
             unknown.append((_submitted_at(folder), folder))
     adopted_ids = []
     for submitted_at, folder in sorted(unknown, key=itemgetter(0)):
+        # `_columns_of`: what the files of the folder tell of state, progress and parameters.
         columns = _columns_of(folder, clock) | dict(created_at=utc(submitted_at))
         ledger.adopt(columns)
         adopted_ids.append(folder.job_id)
@@ -127,7 +133,7 @@ def _columns_of(
     clock,  # ServiceClock: its age, if it has ended, counts from now
 ):
     "The ledger's columns of a job, made from the files in its folder"
-    attempt, outcome = _latest_attempt(folder)
+    attempt, outcome = _latest_attempt(folder)  # its number (0: it never started), and how it ended
     state = _state_of(folder, attempt, outcome)
     has_ended = state in ("completed", "failed", "cancelled")
     columns = dict(
@@ -138,6 +144,7 @@ def _columns_of(
         error_message=outcome["error_message"] if state == "failed" else None,
         attempt=attempt,
         parameters=json.dumps(clean(read_object(folder.parameters))),
+        # Only the lost ledger knew on which devices it trains; `adopted_slot` is a guess, the first GPU.
         slot=adopted_slot if state == "training" else None,
         ended_clock=clock.now() if has_ended else None)
     # current_step, loss, total_steps and progress, as the run's log has them.

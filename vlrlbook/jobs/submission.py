@@ -31,8 +31,8 @@ def make_job_folder(
         unfinished = JobFolder(path)  # `path` is `aside`, until the block ends
         write_json(unfinished.request, request)
         write_json(unfinished.parameters, parameters)
-        # It reserves the bytes of an order: later ones are written over it, also on a full disk. No attempt
-        # has the number 0.
+        # This order is to nobody, since no attempt has the number 0. It takes the bytes of an order on the
+        # disk: later orders are written over it, also when the disk is full.
         give_order(unfinished.lock, run_order, attempt=0)
 
 
@@ -61,18 +61,21 @@ class Submission:
         """Make a job's folder and add its row to the ledger; from then on it cannot be lost.
 
         Raises KeyReused, QueueFull or LedgerUnavailable, and then leaves nothing behind."""
-        earlier_job = self.known(key, request_hash)
+        earlier_job = self.known(key, request_hash)  # the job that came with this key before; None: none did
         if earlier_job:
             return earlier_job
+
         job_id = str(uuid.uuid4())  # the form that the counting system's own replies show
         name = clean(job_name, longest_name)
         parameters = clean(parameters)
         folder = self.data.job(job_id)
         request = dict(command=command or train_command(), grace=grace, name=name)
+
         # The folder first: a kill between the two leaves a folder without a row, which the next start names
         # in its log. In the other order a row would promise a job that has no files.
         try:
             make_job_folder(folder, self.data.unfinished_job(job_id), request, parameters)
+            # None; or the job with the same key that was added meanwhile, and then no row is added.
             earlier_job = self._write_row(
                 job_id, name, parameters, key, request_hash, max_queued, total_steps)
         except OSError as e:

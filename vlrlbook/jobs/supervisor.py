@@ -50,14 +50,17 @@ def supervise(
         lock = take_lock(folder.lock, patience=lock_patience)
     if lock is None:
         return  # another supervisor has the job
-    # The lock file holds the dispatcher's order and the number of the attempt that it is for.
+
+    # The lock file's content is the dispatcher's order, and the number of the attempt that it is for.
     _, ordered_attempt = read_order(lock)
     if ordered_attempt != attempt:
         return  # a cluster started this supervisor late: the dispatcher is at another attempt by now
+
     # The trainer must not inherit the lock: it could outlive this process, and the job would count as alive.
     os.set_inheritable(lock, False)
     # Processes whose parent ends become children of this one, so that `tree` finds them.
     prctl(adopt_orphans, 1)
+
     outcome = Outcome(folder)  # reserves the bytes of outcome.json, which a full disk would refuse later
     content = run_attempt(folder, attempt, devices, lock)  # state, error_code, error_message
     # The lock is released when this process ends, so after the outcome is on the disk. Therefore a free lock
@@ -73,12 +76,15 @@ def run_attempt(
 ) -> dict:  # state, error_code, error_message
     "Start the trainer of a job, watch it until it ends, and judge how it ended"
     log = Log(folder.log)
-    memory_kills_before = memory_kills()
-    if problem_of(folder.result) is None:
+    memory_kills_before = memory_kills()  # processes that the kernel has killed for want of memory
+
+    # Is there anything to do?
+    if problem_of(folder.result) is None:  # the result is there and undamaged
         return outcome_content("completed")  # an earlier attempt was killed after it had committed its result
     order, _ = read_order(lock)  # the other value is the attempt that it is for
     if order != run_order:
         return stopped_by(order)  # the job was cancelled or interrupted before this process had begun
+
     try:
         request = json.loads(folder.request.read_text(encoding="utf-8"))
         command, grace = request["command"], request["grace"]
@@ -90,11 +96,12 @@ def run_attempt(
     except OSError as e:
         return outcome_content("failed", "trainer.start", str(e))
     order = watch(trainer, log, lock, grace)  # the order that stopped it; None: it ended by itself
+
     # Only now, when all processes of the job are dead: a child that still writes could damage the result
     # after it was checked.
     result_problem = problem_of(folder.result)
     if order and result_problem:
-        return stopped_by(order)
+        return stopped_by(order)  # cancelled or interrupted; a whole result counts as completed all the same
     last_words = log.tail.decode("utf-8", "replace")
     killed_for_memory = memory_kills() > memory_kills_before
     return verdict(trainer.returncode, last_words, result_problem, killed_for_memory)
@@ -124,6 +131,7 @@ def start_trainer(
         "PYTHONUTF8": "1"}
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices
+
     return subprocess.Popen(
         command, cwd=folder, env=environment,
         # A process group of its own, so that a signal to the supervisor's group, such as Ctrl-C, does not
@@ -156,11 +164,13 @@ def watch(
     # Not blocking, because a grandchild may hold the pipe open long after the trainer has ended: to wait for
     # the end of the pipe would be to wait for the grandchild.
     os.set_blocking(pipe, False)
-    order, deadline = None, None
+
+    order, deadline = None, None  # deadline: when those that have not obeyed are killed
     while trainer.poll() is None:
         readable, _, _ = select.select([pipe], [], [], seconds_between_orders)
         if readable:
             copy_output(pipe, log)
+
         newest_order, _ = read_order(lock)  # the other value is the attempt that it is for
         if order is None and newest_order != run_order:
             order = newest_order
@@ -171,6 +181,7 @@ def watch(
                 signal_all(tree(supervisor), signal.SIGTERM)
         if deadline is not None and time.monotonic() > deadline:
             signal_all(tree(supervisor), signal.SIGKILL)
+
     # The trainer is dead. Its descendants are children of this process now (`adopt_orphans`): none of them
     # may keep the GPU.
     kill_until_gone(partial(tree, supervisor))

@@ -29,11 +29,13 @@ def train(
     import papermill
 
     from ..core import book_file
+
     parameters = json.loads(folder.parameters.read_text())
     # Two parameters are set here, whatever the owner submitted. The chapter runs in the job's folder, so
     # output_dir is relative to it; "" as `resume` begins from the start.
     parameters["output_dir"] = folder.run.name
     parameters["resume"] = "true" if newest_checkpoint(folder.run) else ""
+
     try:
         papermill.execute_notebook(
             book_file(chapter), folder.executed_notebook, parameters, cwd=folder.path, progress_bar=False,
@@ -42,4 +44,4 @@ def train(
     except papermill.PapermillExecutionError as e:
         # One line instead of papermill's traceback: the last line of the log becomes the job's error message.
         sys.exit(f"{e.ename}: {e.evalue}")
-    commit_result(folder)
+    commit_result(folder)  # makes result/ from the run's files, as a whole or not at all

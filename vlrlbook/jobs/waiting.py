@@ -25,7 +25,7 @@ def devices_of(
     if not isinstance(slots, int):
         return [str(devices) for devices in slots]
     visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible_devices is None:
+    if visible_devices is None:  # all GPUs may be used; how many there are is not asked
         return [str(number) for number in range(slots)]
     gpus = [device.strip() for device in visible_devices.split(",") if device.strip()]
     if not gpus:
@@ -91,7 +91,7 @@ class WaitingJobs:
         try:
             self._start(row, folder, slot)
         except OSError as e:
-            if e.errno not in own_faults:
+            if e.errno not in own_faults:  # error numbers such as ENOENT: a file is missing
                 raise  # an error of the machine, such as a full disk: the job waits until it is over
             # An error of this job's files: it would come again at every look, and the jobs behind would wait.
             self._fail(row, slot, f"the job's files are damaged: {e.strerror}")
@@ -108,14 +108,15 @@ class WaitingJobs:
         lock = take_lock(folder.lock)
         if lock is None:
             return  # the supervisor of the attempt before is about to end
+
         attempt = row["attempt"] + 1
         try:
             Outcome(folder)  # reserves room for the outcome; on a full disk this fails, and the job waits on
             give_order(folder.lock, run_order, attempt)
-            if not self._claim(row, folder, attempt, slot):
+            if not self._claim(row, folder, attempt, slot):  # moves it to `training` in the ledger
                 return  # cancelled meanwhile
             if not self.backend.hands_over:
-                # The supervisor runs on another machine and takes the lock itself.
+                # A supervisor on another machine inherits no descriptor: it takes the lock itself.
                 os.close(lock)
                 lock = None
             handle = self.backend.start(folder.path, attempt, slot, lock)

@@ -34,19 +34,24 @@ def create_app(
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
     service = Service(settings, jobs, token)
-    # The pages of FastAPI load their scripts from a host elsewhere, and its document is not ours. A slash
-    # too many is another address: a redirect would turn a POST into a GET.
+    # FastAPI's own pages (docs, redoc) are off, since they load scripts from another host; so is its OpenAPI
+    # document, since we serve our own. A slash too many is no address of ours: a redirect to the right one
+    # would turn a POST into a GET.
     app = FastAPI(title="vlrlbook training service", docs_url=None, redoc_url=None, openapi_url=None,
                   redirect_slashes=False, lifespan=_life)
     app.state.service = service
+
     for endpoint in endpoints:
-        # `front` takes a token in its query string, which stands in no documented parameter.
+        # Where this is False, `_answering` refuses any query string. `front` takes one, `?token=…`, that the
+        # table does not list.
         takes_query = bool(endpoint.query) or endpoint.name == "front"
         answer = _answering(getattr(service, endpoint.name), takes_query)
         app.add_route(endpoint.path, answer, [endpoint.method])
-    # Not in the table, from which this document is made.
+    # This address is not in the table, since its document is made from the table.
     app.add_route("/openapi.json", _answering(_show_document, takes_query=False), ["GET"])
-    app.add_exception_handler(HTTPException, _refuse_address)
+
+    app.add_exception_handler(HTTPException, _refuse_address)  # no such address, or not with this method
+    # `_host_names`: the names by which a client may call this server.
     app.add_middleware(Doors, token=token, hosts=_host_names(settings))
     return app
 
@@ -109,7 +114,6 @@ async def _life(app):
     """Start the background work of the service, and end it when the server stops (ASGI's lifespan).
 
     The work: dispatching jobs, removing old uploads once an hour, loading the reward model of POST /rank."""
-    # Old jobs that have ended are removed too, by `service.jobs` itself.
     service = app.state.service
     service.jobs.start()
     tidying = asyncio.create_task(_tidy_hourly(service))

@@ -49,8 +49,9 @@ def read_upload(
 ):
     """Read an archive inside the reading process, and print what came of it as one line of JSON to stdout.
 
-    The line is chapter 01's report, or a refusal with code, message, row and entry. `read_apart` starts the
-    process and reads the line. All parameters are texts, since they come from a command line."""
+    The line is the report of chapter 01's reader (how many rows, which were skipped, notes), or a refusal
+    with code, message, row and entry. `read_apart` starts the process and reads the line. All parameters are
+    texts, since they come from a command line."""
     from ..archive import unpack_counting_zip
     _limit_this_process(int(megabytes), int(seconds))
     os.mkdir(out_dir)
@@ -58,7 +59,9 @@ def read_upload(
     try:
         report = unpack_counting_zip(Path(zip_path), Path(out_dir), strict == "1", reserve_bytes)
     except DataError as error:
-        refusal = dict(code=code_of_limit(error), message=error.message, row=error.row, entry=error.entry)
+        # The error's own code, or that of the limit of this process which caused it.
+        code = code_of_limit(error)
+        refusal = dict(code=code, message=error.message, row=error.row, entry=error.entry)
         print(json.dumps(refusal))
     else:
         print(json.dumps(asdict(report)))
@@ -87,6 +90,7 @@ def code_of_limit(
     The reader takes a full disk or a lack of memory for a fault of the archive. The exception that it met,
     `__cause__`, tells them apart."""
     cause = error.__cause__
+    # `_thread_refused`: words of the RuntimeError that Python raises when a new thread gets no memory.
     if isinstance(cause, MemoryError) or _thread_refused in str(cause):
         return "intake.memory"
     error_number = getattr(cause, "errno", None)
@@ -101,17 +105,19 @@ async def read_apart(
     strict: bool,  # refuse for one bad row
     settings: ServiceSettings,  # its limits are used
 ) -> dict:  # chapter 01's report
-    """Read an archive in a process of its own, by `read_upload`, and return chapter 01's report.
+    """Read an archive in a process of its own, by `read_upload`, and return the reader's report.
 
     Raises a Problem if the reader refuses the archive, takes too long, or dies of it."""
     code = "import sys; from vlrlbook.service import read_upload; read_upload(*sys.argv[1:])"
     arguments = [zip_path, out_dir, int(strict), settings.intake_mb, settings.intake_seconds,
                  settings.reserve_mb]
-    # Few variables, without tokens and keys, in case an archive takes the process over.
+    # Only the harmless variables of `_inherited`, no tokens and keys, in case an archive takes the process
+    # over. `_one_thread` keeps numerical libraries to one thread, since each reserves memory.
     environment = {name: os.environ[name] for name in _inherited if name in os.environ}
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *map(str, arguments), env=environment | _one_thread,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
     too_long = Problem("intake.time", f"more than {settings.intake_seconds} seconds")
     try:
         stdout, stderr = await asyncio.wait_for(child.communicate(), settings.intake_seconds)
@@ -122,11 +128,13 @@ async def read_apart(
         if child.returncode is None:
             child.kill()
             await child.wait()
+
     # The system ends a process with this signal when its processor time is used up.
     if child.returncode == -signal.SIGXCPU:
         raise too_long
     if child.returncode:
-        raise _death_of(child.returncode, stderr)
+        raise _death_of(child.returncode, stderr)  # a Problem: out of memory, or dead for another reason
+
     report = json.loads(stdout)
     if "code" not in report:
         return report

@@ -72,10 +72,10 @@ class AskSide:
 
         The reply holds an outcome in a word, a sentence, and the questions that led to it. A new run has
         written its verdict into its results; for an older run it is computed in a process of its own."""
-        job, folder = await self._completed(request)
+        job, folder = await self._completed(request)  # a Problem unless the job has completed
         if job.job_id not in self.verdicts:
             verdict = await asyncio.to_thread(_verdict_in_results, folder.result)
-            if verdict is None:
+            if verdict is None:  # the run is of an older version, or its file is damaged
                 verdict = await _run_python(_verdict_code, [folder.result], _longest_verdict)
             # Emptied when it is full: a verdict can always be read or computed again.
             if len(self.verdicts) >= _most_verdicts:
@@ -88,11 +88,13 @@ class AskSide:
         question = query(request, question=(str, None))["question"]
         if not question or not question.strip():
             raise Problem("query.value", "question: expected a text")
-        _, folder = await self._completed(request)  # (job, its folder)
+        _, folder = await self._completed(request)  # (job, its folder); a Problem unless it has completed
+
         # As many as may upload at once, since each holds a picture on the disk while it waits.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("upload.busy", "too many pictures at once", {"retry-after": "30"})
         self.waiting += 1
+
         # A name of the form that the next start of a server clears away, should this one be killed.
         work = self.aside / f"upload-{secrets.token_hex(8)}"
         picture = work / "picture"
@@ -100,6 +102,7 @@ class AskSide:
             work.mkdir()
             await receive_file(request, picture, self.settings)
             async with self.asking:  # one at a time: each loads a model
+                # `_ask_code` takes these arguments, asks the model, and prints its answers as JSON.
                 arguments = [folder.result, picture, question.strip()[:_most_question_letters]]
                 return reply(await _run_python(_ask_code, arguments, _longest_asking))
         finally:
@@ -134,6 +137,7 @@ async def _run_python(code, arguments, seconds):
         if child.returncode is None:
             child.kill()
             await child.wait()
+
     if child.returncode:
         # The last line of a traceback is `module.SomeError: message`; 2000 bytes hold all but the longest.
         lines = stderr[-2000:].decode("utf-8", "replace").splitlines()

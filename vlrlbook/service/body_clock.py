@@ -23,12 +23,14 @@ async def chunks_in_time(
 
     Raises a Problem if nothing comes for `seconds`, if less than `least_bytes_a_second` come on average over
     a stretch of `seconds`, or if the whole body takes longer than `in_all`."""
-    # A slow line is no reason to refuse a large upload, so each stretch is measured and not the whole. A
-    # limit on the wait for one piece would not do: a byte every few seconds would satisfy it.
+    # A slow line is no reason to refuse a large upload, so speed is measured over one stretch of time after
+    # another, not over the whole. A limit on the wait for one piece would not do: a byte every few seconds
+    # would satisfy it.
     stream = request.stream().__aiter__()
     started = time.monotonic()
     stretch_seconds, stretch_bytes = 0.0, 0  # of the stretch that is being measured
     while True:
+        # For one piece: `seconds`, or what is left of `in_all`, if that is less.
         longest_wait = seconds if in_all is None else min(seconds, started + in_all - time.monotonic())
         # Only waiting for the client counts: our own disk may be slow, which is not the client's fault.
         wait_started = time.monotonic()
@@ -39,11 +41,13 @@ async def chunks_in_time(
         except TimeoutError as error:
             message = f"nothing came for {longest_wait:.0f} seconds, or all of it took too long"
             raise Problem(code, message) from error
+
         stretch_seconds += time.monotonic() - wait_started
         stretch_bytes += len(chunk)
         yield chunk
+
         if stretch_seconds < seconds:
-            continue
+            continue  # the stretch is not over yet
         if stretch_bytes < stretch_seconds * least_bytes_a_second:
             raise Problem(code, f"{stretch_bytes} bytes came in {stretch_seconds:.0f} seconds")
         stretch_seconds, stretch_bytes = 0.0, 0

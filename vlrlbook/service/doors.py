@@ -63,6 +63,7 @@ class Entry:
         header_names = [name for name, _ in scope["headers"]]  # bytes, in lower case
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
+
         # A stranger's page can let its own name point to 127.0.0.1; its scripts would then share an origin
         # with the service and read its answers. Two Host headers are refused, since a proxy in front of this
         # server may have checked the one that we do not read.
@@ -70,10 +71,14 @@ class Entry:
             return Problem("door.host", f"{clean(host, 100)!r} is not a name of this server")
         if scope["method"] not in _reading_methods and self._comes_from_elsewhere(headers, host):
             return Problem("door.origin", "requests from the pages of others are refused")
+
+        # No token is needed for the page for browsers and its files, which hold no data of any user.
         if self.token is None or self._needs_no_token(scope, headers):
             return None
+        # Programs show the token in a header; a browser's cookie shows a session that was begun with it.
         if shows_token(self._shown_token(headers), self.token) or self._has_session(headers, host):
             return None
+
         reply_headers = {"www-authenticate": "Bearer"}  # the standard requires it with every 401
         # Whoever copies an example that was written for a server without a token meets this first.
         advice = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the "
@@ -228,7 +233,7 @@ class _Exchange:
             stalled = self.status == 408
             if self._changes and self._more_to_come and not stalled:
                 await self._drain()
-            headers = self._complete_headers(message["headers"])
+            headers = self._complete_headers(message["headers"])  # a new list, with those of every reply
             # A body that was not read to its end would be taken for the next request on this connection.
             if (self._changes or self._unwanted_body) and self._more_to_come:
                 headers.append((b"connection", b"close"))

@@ -52,8 +52,7 @@ def data_format(
     columns = {"images_path": "a picture's name in the archive, such as images/1.jpg",
                "question": "any text",
                "answer": "a text with a number in it, such as 'A photo of 3 apples'"}
-    # Taken from the settings, from chapter 01's `limits` and from the table of codes, so that none of it can
-    # become out of date.
+    # Taken from where they are enforced: the settings, and `limits` of chapter 01's archive reader.
     shown_limits = dict(
         upload_bytes=settings.upload_mb << 20,
         json_bytes=most_json_bytes,
@@ -98,7 +97,7 @@ class Front:
 
         With `?token=…` in the address it begins a session instead and leads back to the page."""
         if "token" in request.query_params:
-            return self._with_session(request)
+            return self._with_session(request)  # a redirect to the page, with a cookie if the token is right
         vary = {"vary": "accept"}  # a cache must not give a browser the reply that a program was sent
         page = web_folder() / "index.html"
         if "text/html" in request.headers.get("accept", "") and page.exists():
@@ -119,15 +118,15 @@ class Front:
 
         The redirect takes the token out of the address, since browsers keep addresses in their history."""
         from starlette.responses import RedirectResponse
-        redirect = RedirectResponse("./", 303)
+        redirect = RedirectResponse("./", 303)  # "see other": the browser asks for the page by GET
         shown_token = request.query_params["token"]
         if self.token and hmac.compare_digest(shown_token.encode(), self.token.encode()):
             # No script can read the cookie, and no other site's page can make the browser send it. But a
             # program on another port of this host is sent it too, when this browser visits that port.
             name = session_cookie(request.headers.get("host", ""))
-            session = Sessions(self.token).begin(name)
+            session = Sessions(self.token).begin(name)  # the cookie's value: its end, signed with the token
             redirect.set_cookie(name, session, httponly=True, samesite="strict", max_age=session_seconds)
-            # Older versions kept the token itself in a cookie.
+            # Older versions kept the token itself in a cookie: that one is removed.
             if _old_cookie in request.cookies:
                 redirect.delete_cookie(_old_cookie)
         return redirect

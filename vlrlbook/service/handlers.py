@@ -53,7 +53,7 @@ class Service:
         self.event_side = EventSide(settings, jobs, self.stopping, logs)
         self.ask_side = AskSide(settings, jobs, self.uploads.aside)
         self.rank_side = RankSide(settings)
-        self._name_answers()
+        self._name_answers()  # sets `self.upload`, `self.train` and so on: the methods of these parts
 
     def _name_answers(self):
         """Set an attribute for each address: the method that answers it.
@@ -112,7 +112,7 @@ class Service:
     def tidy(self,
         days: float,  # least age: days in which the server ran, by the ledger's clock, which nobody can set
     ) -> list:  # file_ids of what was removed
-        "Remove uploads that no job needs and that are at least so old"
+        "Remove uploads that no job needs and that are at least `days` old"
         removed_ids = []
         for file_id in self.uploads.older(days):
             # `remove` asks `is_needed` anew for each: a job may have been started meanwhile.

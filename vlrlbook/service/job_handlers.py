@@ -166,7 +166,7 @@ class JobSide:
         train_request = read_request(body, self.form)  # job_name, data_file_id, settings
         # The ledger stores key and hash with the job in one transaction. Were they stored later, a server
         # that died in between would start a second job when the client repeats its request.
-        request_hash = _hash_of(body) if key else None
+        request_hash = _hash_of(body) if key else None  # equal for equal requests, in any order of keys
         job, notes = await asyncio.to_thread(self._submit, train_request, key, request_hash)
         return reply(job_reply(job) | dict(notes=notes))
 
@@ -176,18 +176,22 @@ class JobSide:
         Returns the job and the notes on what the server decided for it. `train_request` is what
         `read_request` returns; `key` is the Idempotency-Key, or None."""
         upload = self.uploads.get(train_request["data_file_id"])
-        pictures = self.uploads.check(upload["file_id"])  # a Problem if a file of the upload is missing
+        # For each row a text that is equal where pictures are; a Problem if a file of the upload is missing.
+        pictures = self.uploads.check(upload["file_id"])
+        # What the client left open is decided here: the batch, and the run's length in optimizer steps.
         parameters, notes, steps = plan_with_length(
-            train_request["settings"], self.size, self.form, upload["valid_images"], pictures)
+            train_request["settings"], self.size, self.form, rows=upload["valid_images"], pictures=pictures)
         # Relative to the job's folder, where the trainer runs: a data directory can be moved.
         parameters |= dict(task="counting", data=f"../../uploads/{upload['file_id']}")
+
         # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
         with self.uploads.in_use:
             self.uploads.get(upload["file_id"])  # a Problem if it was deleted just before
             job_name = train_request["job_name"]
             job = self.jobs.submit(job_name, parameters, self.command, key, request_hash, steps)
+
         logger.info("train", extra=dict(job_id=job.job_id, file_id=upload["file_id"]))
-        self._keep_notes(job.job_id, notes)
+        self._keep_notes(job.job_id, notes)  # in a file of the job's folder
         return job, notes
 
     def _keep_notes(self, job_id, notes):
@@ -200,10 +204,11 @@ class JobSide:
 
     async def list_jobs(self, request):
         "GET /jobs: newest first, a page at a time"
-        # For each parameter (type, default)
+        # (type, default); `page_limit` is such an entry too: int, 50, and the range 1 to 500.
         parameters = query(request, status=(str, None), limit=page_limit, after=(str, None))
         status, after = parameters["status"], parameters["after"]
         if status is not None and status not in states:
+            # `nearest` ends the message with ": did you mean …?" or all choices.
             raise Problem("query.value", f"status{nearest(clean(status, 40), list(states))}")
         if after is not None and not re.fullmatch(r"[0-9]{1,18}", after):
             raise Problem("query.value", "after: take `next` of the page before")

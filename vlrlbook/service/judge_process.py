@@ -54,7 +54,7 @@ def _ranked(judge, rank_request):
     from ..reward_model import rank_answers
     calibration = judge.facts["calibration"]  # None: its scores were never calibrated
     try:
-        picture = _picture_of(rank_request.get("image"))
+        picture = _picture_of(rank_request.get("image"))  # bytes, decoded from base64; None without one
         ranked = rank_answers(judge, picture, rank_request["question"], rank_request["answers"])
     except DataError as error:  # the picture cannot be used
         return dict(refused=error.message)

@@ -35,6 +35,7 @@ class FilePart:
         # A piece of the body may end in the middle of a header, so a header's pieces are gathered.
         self._header_name = b""
         self._header_value = b""
+        # The parser calls these methods as it meets the parts of the form in what it is fed.
         self.parser = MultipartParser(boundary, {
             "on_part_begin": self._part_begins,
             "on_header_field": self._header_name_comes,
@@ -102,12 +103,14 @@ async def receive_file(
     """Write the uploaded file of a form to disk, piece by piece as the body comes.
 
     Raises a Problem if the body is too large, too slow, ends too early, or is not a form with one file."""
-    part = _parser_for(request)  # takes the file's bytes out of the body and gathers them in `part.data`
+    # Takes the file's bytes out of the body and gathers them in `part.data`, until `_write_out` empties it.
+    part = _parser_for(request)
     most_body_bytes = (settings.upload_mb << 20) + _most_around_the_file
     too_large = Problem("upload.size", f"at most {settings.upload_mb} MB")
     # Refused before anything is read, where the client itself says how long its body is.
     if int(request.headers.get("content-length", 0)) > most_body_bytes:
         raise too_large
+
     body_size = file_size = 0
     with open(path, "xb", buffering=0) as file:
         # The last argument is the code of the refusal where the body comes too slowly.
@@ -119,7 +122,8 @@ async def receive_file(
             part.feed(chunk)
             if len(part.data) >= _write_size:
                 file_size += await _write_out(part, file, settings.reserve_mb)
-        file_size += await _write_out(part, file, settings.reserve_mb)
+        file_size += await _write_out(part, file, settings.reserve_mb)  # the rest
+
     if not part.ended:
         raise Problem("upload.cut", "the form's last boundary did not come")
     if part.filename is None:

@@ -63,10 +63,12 @@ async def _make_page(path, page):
         # A client that hangs up cancels this function; the process must not go on without it.
         if child.returncode is None:
             child.kill()
+
     if child.returncode:
         lines = stderr[-100:].decode("utf-8", "replace").splitlines()
         last_line = lines[-1] if lines else ""  # of a traceback: the exception
         raise Problem("job.no_notebook", f"it cannot be shown now ({clean(last_line)})")
+
     for old in path.parent.glob("out-*.html"):
         if old != page:
             old.unlink(missing_ok=True)  # another request may have been quicker

@@ -51,7 +51,7 @@ def _examples():
     question = dict(name="greedy_rose", question="Is the best guess right more often?", answer="yes",
                     detail="+0.270 (+0.180 to +0.350)")
     model_answers = dict(greedy="A photo of 3 apples", sampled=["A photo of 3 apples"])
-    # Replies that hold others are put together from the same pieces.
+    # Replies that hold others are put together from the same pieces. An empty dict stands for any object.
     return dict(
         upload=upload, row=row, job=job, front=front, field=field, train=train, metric=metric, group=group,
         move=move, formats={},
@@ -116,6 +116,7 @@ def train_schema(
     for name in ("job_name", "data_file_id"):
         properties[name] = dict(type="string", minLength=1, maxLength=200)
     for group, fields in request_form().items():  # training_config and lora_config → their fields
+        # The schema of a field: its type, and its choices or its range; null is allowed and means "not set".
         settings = {field["name"]: _field_schema(field) for field in fields}
         properties[group] = dict(type=["object", "null"], properties=settings, additionalProperties=False)
     required = ["job_name", "data_file_id"]
@@ -219,7 +220,8 @@ def _responses(endpoint):
     if endpoint.method != "GET":
         door_codes.append("door.origin")  # the page that sends a request is not checked for a GET
     for code in (*endpoint.errors, *door_codes, "server.error"):
-        _add_code(responses, code)
+        _add_code(responses, code)  # several codes may share a status
+    # Three addresses have a further status that is no error, such as 304 (not changed) for a download.
     return responses | _second_successes(endpoint, responses)
 
 

@@ -49,9 +49,7 @@ class ServiceSettings:
         """Yield a pair for each rule: (whether it is broken, the message for the user).
 
         The messages are made even where the rule is kept; `check` picks those of the broken rules."""
-        # The class is not built on `Settings`, which checks such rules too: that one needs a `size`, and here
-        # None is a choice.
-        for name in _more_than_zero:
+        for name in _more_than_zero:  # names of settings, such as slots and upload_mb
             value = getattr(self, name)
             yield value <= 0, f"{name} = {value}: expected more than 0"
         yield not 0 <= self.port < 65536, f"port = {self.port}: expected 0 to 65535"

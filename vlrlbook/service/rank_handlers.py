@@ -76,6 +76,7 @@ def read_rank_request(
         if name not in _fields:
             shown = clean(name, 60)
             refuse(f"there is no {shown!r}{nearest(shown, list(_fields))}")
+
     question, answers, image = body.get("question"), body.get("answers"), body.get("image")
     # `_is_text`: a text that is not empty, of at most `_most_letters` letters.
     if not _is_text(question):

@@ -189,6 +189,7 @@ def as_problem(
     An exception that nobody foresaw becomes server.error (status 500), without its own text."""
     if isinstance(error, Problem):
         return error
+
     # What is wrong with an archive: `row` of main.csv and `entry` of the ZIP say where.
     if isinstance(error, DataError):
         entry = clean(error.entry) if error.entry else None
@@ -196,12 +197,13 @@ def as_problem(
     if isinstance(error, OSError) and error.errno in _disk_is_full:
         # The error's own text holds the path of a file, which is nobody's business.
         return Problem("storage.full", "no space is left; nothing was kept")
+
     # The errors of `vlrlbook.jobs` carry a code of `problems`. The text of any other exception could tell the
     # client where files of the server lie.
     code = getattr(error, "code", None)
     if code not in problems:
         return Problem("server.error", "the server's log knows more")
-    status, _ = problems[code]
+    status, _ = problems[code]  # (HTTP status, title)
     # 429 and 503 mean "come again later", and the header says when.
     headers = {"retry-after": _retry_seconds} if status in (429, 503) else None
     return Problem(code, clean(error), headers)

@@ -35,6 +35,7 @@ def query(
     Raises a Problem for unknown names, for a name that stands twice, and for a value out of range."""
     parameters = {name: QueryParameter(*fields) for name, fields in known.items()}
     values = {name: parameter.default for name, parameter in parameters.items()}
+
     pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     seen_names = set()
     for name, text in pairs:
@@ -47,7 +48,7 @@ def query(
         if name in seen_names:
             raise Problem("query.value", f"{name} stands twice")
         seen_names.add(name)
-        values[name] = _value_of(name, text, parameters[name])
+        values[name] = _value_of(name, text, parameters[name])  # of the parameter's type and in its range
     return values
 
 
@@ -84,14 +85,16 @@ async def json_body(
     """Read the JSON object in a request's body.
 
     Raises a Problem if the body is no JSON object, has more than `most` bytes or does not come in time."""
+    # Without parameters, such as charset.
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # Required, since a form on a stranger's page can make a browser send text here, but not application/json.
     if media_type != "application/json":
         raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")
+
     data = bytearray()
     # The whole body must come in this time (`in_all`): unlike an upload it has only a few kilobytes.
     async for chunk in chunks_in_time(request, seconds, "body.stalled", in_all=seconds):
         data += chunk
         if len(data) > most:
             raise Problem("body.size", f"more than {most} bytes")
-    return read_json(bytes(data), most)
+    return read_json(bytes(data), most)  # a Problem if it is no JSON object

@@ -60,8 +60,8 @@ class ResultSide:
         The reply holds `next_step`, which a client sends as `after_step` the next time."""
         # (type, default, least, most); -1 asks for all rows.
         after = query(request, after_step=(int, -1, -1, _largest_step))["after_step"]
-        folder = await self._folder(request)
-        run_log = self.logs.of(folder.run_log)
+        folder = await self._folder(request)  # of the job that the address names
+        run_log = self.logs.of(folder.run_log)  # the reader that remembers what it has read of this log
         rows, latest_step = await asyncio.to_thread(run_log.after, after)
         next_step = max(0, after) if latest_step is None else latest_step  # None: there are no new rows
         # Put together from bytes, since `RunLog` keeps each row as JSON.
@@ -111,7 +111,7 @@ class JobWatch:
         self.folder = folder
         self.log = log
         self.listeners = 0  # how many clients listen
-        self.looking = asyncio.Lock()
+        self.looking = asyncio.Lock()  # held while what follows is read anew: once for all listeners
         self.looked_at = float("-inf")  # time of the last look, by time.monotonic
         self.job = None  # state of the job as a dict, as clients are told it
         self.job_json = b""  # the same as JSON, as it is sent
@@ -173,7 +173,7 @@ class EventSide:
         last_id = request.headers.get("last-event-id", "")
         # -1: all rows are sent, from the beginning.
         step = int(last_id) if re.fullmatch(r"[0-9]{1,9}", last_id) else -1
-        return event_stream_reply(self._stream(job_id, folder, step))
+        return event_stream_reply(self._stream(job_id, folder, step))  # `_stream` yields events until the end
 
     async def _stream(self, job_id, folder, step):
         """Yield the events of one client as bytes, until the job has ended or the server stops.
@@ -182,23 +182,29 @@ class EventSide:
         and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
         heard = dict(job=None, step=step, group=-1)  # what this client was told last
         last_sent = time.monotonic()
+
+        # Count this stream, and join the other listeners of the job if there are any.
         self.streaming += 1
         new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
         watch = self.watches.setdefault(job_id, new_watch)
         watch.listeners += 1
+
         try:
             while True:
                 try:
+                    # Reads the job's state and files anew, unless another listener has just done so.
                     await watch.look()
                 except UnknownJob:  # the job was removed meanwhile
                     yield _event_bytes("end", None, encoded("removed"))
                     return
+
                 is_end = False
-                async for event, is_end in self._news(watch, heard):  # updates `heard`
+                async for event, is_end in self._news(watch, heard):  # what is new; updates `heard`
                     last_sent = time.monotonic()
                     yield event
                 if is_end:
                     return
+
                 # A line with a colon first is a comment, which keeps the connection open.
                 if time.monotonic() - last_sent > _silent_seconds:
                     last_sent = time.monotonic()
@@ -220,9 +226,12 @@ class EventSide:
         # Copied, since another client may update `watch` while this one waits to send an event.
         job, job_json = watch.job, watch.job_json
         group = watch.group
+
+        # The arguments of `_event_bytes`: the event's name, its id or None, its data as JSON.
         if job != heard["job"]:
             heard["job"] = job
             yield _event_bytes("status", None, job_json), False
+
         # Rows of the log after a step, as far as `watch.look` has read them, and the latest step among them.
         rows, latest_step = watch.log.known_after(heard["step"])
         if rows:
@@ -234,10 +243,12 @@ class EventSide:
                 is_last = begin + _rows_an_event >= len(rows)
                 step = latest_step if is_last else None
                 yield _event_bytes("metrics", step, json_list(event_rows)), False
+
         # Only the step is sent: the groups hold pictures, and a client that wants them asks for /rollouts.
         if group != -1 and group != heard["group"]:
             heard["group"] = group
             yield _event_bytes("rollouts", None, encoded(group)), False
+
         has_ended = job["status"] in ends
         if has_ended or self.stopping.is_set():
             reason = job["status"] if has_ended else "server"  # "server": it stops, and the job may go on

@@ -131,6 +131,7 @@ def log_tail(
         return ""  # nothing was printed yet
     except OSError as error:
         raise Problem("job.damaged", f"{path.name} cannot be read: {error.strerror}") from error
+
     text = _terminal_sequence.sub("", text)  # without colours and moves of the cursor
     # `_last_state` handles states within a line, `_last_states` those in successive lines.
     shown_lines = _last_states([_last_state(line) for line in text.split("\n")])
@@ -186,7 +187,7 @@ def rollouts_now(
     except (FileNotFoundError, NotADirectoryError):
         return nothing_yet
     except (OSError, ValueError) as error:
-        job_id = path.parent.parent.name
+        job_id = path.parent.parent.name  # the path is jobs/JOB_ID/run/rollouts_now.json
         logger.warning("rollouts", extra=dict(job_id=job_id, reason=type(error).__name__))
         return nothing_yet
     is_dict = isinstance(rollouts, dict)
@@ -205,20 +206,22 @@ def pack(
     The same files give the same bytes. Raises a Problem if the result is damaged or the disk is full."""
     job_folder = JobFolder(folder)
     path, result = job_folder.download, job_folder.result
-    digest = _known_hash(path)
+    digest = _known_hash(path)  # None unless the ZIP is there, with its hash stored beside it
     if digest is not None:
-        return path, digest  # the ZIP was made before
+        return path, digest
+
     # Checked before it is packed: otherwise damage would be noticed only where the model is used. `damage`
     # returns a sentence, or an empty value if the files are as the manifest lists them.
     problem = damage(result) if result.is_dir() else "it is not there"
-    names = [] if problem else _committed_names(result)
+    names = [] if problem else _committed_names(result)  # files of the manifest, and the manifest itself
     if problem or not names:
         raise Problem("job.no_artefact", f"the job's result is damaged: {problem or 'it holds no file'}")
+
     try:
         # Written under another name, `temporary`, and renamed when it is complete. Not flushed to the disk
         # (`durable`), since it can be made again.
         with new_file(path, durable=False) as temporary:
-            _zip_files(result, names, temporary, reserve)
+            _zip_files(result, names, temporary, reserve)  # a Problem if the disk is full
         digest = sha256_of(path)
         write_whole(_hash_file(path), digest)
     except IsADirectoryError as error:
@@ -277,9 +280,9 @@ def one_range(
         return
     match = _byte_range.fullmatch(range_header.strip())
     if not match:
-        # Several ranges at once are hardly ever needed, but an attacker could ask for the same megabyte a
-        # thousand times with them.
-        _drop_range(request)
+        # It holds several ranges, or is malformed. Several ranges at once are hardly ever needed, but an
+        # attacker could ask for the same megabyte a thousand times with them.
+        _drop_range(request)  # removes the header
         return
     # bytes=first-last, bytes=first-, or bytes=-from_end for the last bytes; what is missing is None or "".
     first, last, from_end = match.groups()
@@ -289,7 +292,7 @@ def one_range(
         headers = {"content-range": f"bytes */{size}"}
         raise Problem("range.unsatisfiable", f"the file has {size} bytes", headers)
     if last and int(last) < int(first):
-        _drop_range(request)
+        _drop_range(request)  # it makes no sense, such as bytes=9-5
 
 
 def _drop_range(request):

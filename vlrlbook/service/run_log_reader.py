@@ -100,6 +100,7 @@ class RunLog:
             return  # nothing was added
         try:
             with open(self.path, "rb") as file:
+                # The next lines that are complete, from `read_to` on, which is moved behind them.
                 while data := self._whole_lines(file):
                     self._take(data.decode("utf-8", "replace"))
         except (OSError, csv.Error) as error:

@@ -41,7 +41,7 @@ def own_token(
             return token
     # The file is created with its final rights (0o600): with a later chmod others could read it before that.
     # It gets its name when it is complete, so that a server that is killed here leaves no half of a token.
-    temporary = path.with_name(f".token-{secrets.token_hex(8)}")
+    temporary = path.with_name(f".token-{secrets.token_hex(8)}")  # a name that no other server takes
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(32))  # 32 random bytes
@@ -59,6 +59,7 @@ def _token_in(path):
     if not path.is_file():
         message = f"{path.name} in the data directory is no file: move it away, and a token is drawn"
         raise SettingsError(message)
+
     token = path.read_text(encoding="ascii", errors="replace").strip()
     if not token:
         logger.warning("the file of the token was empty: a new token is drawn")
@@ -68,6 +69,7 @@ def _token_in(path):
         message = (f"{path.name} in the data directory holds no token (letters, digits and signs on one "
                    "line): move it away, and one is drawn")
         raise SettingsError(message)
+
     if path.stat().st_mode & _rights_of_others:
         logger.warning(
             "others could read the file of the token: now they cannot; move it away for a new token")
@@ -150,21 +152,24 @@ def serve(
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise SettingsError(f"{settings.data_dir} cannot be the data directory: {error.strerror}") from error
-    # Before the jobs are opened, which may log something.
+
+    # Log and port come before the jobs are opened: that may log something, and if the port is taken, nothing
+    # must happen to any job.
     _log_as_json()
-    # Before the jobs, too: if the port is taken, nothing must happen to any job.
     sock = listen(settings.host, settings.port)
-    jobs = _jobs_for(settings)
+    jobs = _jobs_for(settings)  # the ledger of jobs, open
     _allow_many_files()  # each connection is an open file
-    with _refusing_in_a_sentence(settings):
-        token = own_token(data_dir) if settings.token else None
+    with _refusing_in_a_sentence(settings):  # errors about the data directory become a SettingsError
+        token = own_token(data_dir) if settings.token else None  # read from its file, or drawn
         app = create_app(settings, jobs, token)
+
     service = app.state.service
     # Tests replace the real trainer by a command that takes a moment only.
     if os.environ.get("VLRLBOOK_TRAINER"):
         service.command = shlex.split(os.environ["VLRLBOOK_TRAINER"])
+
     port = sock.getsockname()[1]  # (host, port, …); the system has chosen it if the settings say 0
-    _greet(settings, port, token, service.size)
+    _greet(settings, port, token, service.size)  # prints where the server listens
     _uvicorn_for(app, settings).run(sockets=[sock])
     if settings.on_exit == "keep":
         print("stopped; jobs that train go on, and are found again at the next start", flush=True)
@@ -189,7 +194,7 @@ def _uvicorn_for(app, settings):
 
     config = uvicorn.Config(
         app,
-        http=patient(settings.stall_seconds),
+        http=patient(settings.stall_seconds),  # closes connections whose requests do not come in time
         timeout_keep_alive=_keep_alive_seconds,
         timeout_graceful_shutdown=_shutdown_seconds,
         log_config=None,  # it would replace our JSON lines

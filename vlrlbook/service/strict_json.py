@@ -34,11 +34,13 @@ def read_json(
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Problem("json.encoding", f"byte {error.start} is no UTF-8") from error
+
     # Checked before anything is parsed, since deep nesting would end Python's parser in a RecursionError.
     if bracket_depth(text) > _most_levels:
         raise Problem("json.depth", f"at most {_most_levels} levels")
     try:
-        # These hooks check the parts, and raise a Problem themselves.
+        # These hooks are given each object, each number and each of NaN and Infinity. They return its value,
+        # or raise a Problem.
         content = json.loads(
             text,
             object_pairs_hook=_checked_object,
@@ -48,6 +50,7 @@ def read_json(
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise Problem("json.syntax", f"{place}: {error.msg}") from error
+
     # A list or a text alone is valid JSON, but every request is an object.
     if not isinstance(content, dict):
         raise Problem("json.object", f"a {type(content).__name__} in place of an object")

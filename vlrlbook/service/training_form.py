@@ -152,6 +152,7 @@ def request_form(
     """Return the fields that a request for training may set, as GET /settings shows them.
 
     The groups are training_config and lora_config. Defaults are those of the preset for `size`."""
+    # Its `parameters` (types, defaults, help), and the values of its presets: by size, and by task and size.
     chapter = chapter_05()
     # This service trains the task counting, whose own values win over those of the size.
     preset = chapter["presets"][size] | chapter["by_task"]["counting"][size]

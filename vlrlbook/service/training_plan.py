@@ -43,8 +43,8 @@ def plan_with_length(
     decisions = _Decisions(settings, size, form, rows, pictures)
     if decisions.rows_to_train_on == 0:
         raise Problem("train.rows", "all rows show the same picture: another one is needed to measure with")
-    decisions.leave_out_4bit()
-    decisions.choose_batch()
+    decisions.leave_out_4bit()  # where the server has no GPU
+    decisions.choose_batch()  # no larger than the rows can fill, with whole groups of answers
     decisions.choose_length()
     if size == "tiny":
         decisions.notes.append("a tiny model on this server's CPU; size gpu trains Qwen2.5-VL-3B")
@@ -67,6 +67,7 @@ class _Decisions:
         self.defaults = form_defaults(form)  # setting → value where the client chose none
         self.parameters = dict(size=size) | settings  # the job's: completed by the methods below
         self.notes = []  # sentences for the client
+
         if pictures is None:
             pictures = [str(number) for number in range(rows)]
         # A share of the pictures is held out to measure with. Rows with the same picture stay together, so
@@ -97,7 +98,7 @@ class _Decisions:
         A step's answers must make whole groups of num_generations, and need no more rows than there are."""
         self._complete_batch()  # where the client chose one of the two
         if self.rows_a_step() > self.rows_to_train_on:
-            self._make_batch_smaller()
+            self._make_batch_smaller()  # also makes groups whole, or raises a Problem
         elif self.answers_a_step() % self.value("num_generations") != 0:
             self._make_groups_whole()
 
@@ -105,10 +106,10 @@ class _Decisions:
         """Where the client chose one part of the batch, choose the other so that a step holds whole groups.
 
         The parts are batch_size and gradient_accumulation_steps; their product is the answers of a step."""
-        group_size = self.value("num_generations")
+        group_size = self.value("num_generations")  # answers to each row
         chosen_parts = [name for name in _parts_of_a_batch if name in self.asked]
         if len(chosen_parts) != 1 or self.answers_a_step() % group_size == 0:
-            return
+            return  # nothing to complete, or the groups are whole already
         chosen = chosen_parts[0]
         chosen_value = self.asked[chosen]
         other = _parts_of_a_batch[1 - _parts_of_a_batch.index(chosen)]
@@ -121,13 +122,15 @@ class _Decisions:
             f"of {group_size} answers, {rows} rows")
 
     def _make_batch_smaller(self):
-        """Make the batch so small that the rows fill it: a step then takes all of them.
+        """Make a step so small that the rows fill it, and make its groups of answers whole.
 
-        If the client chose a batch_size itself, it is not changed: a Problem says which one would fit."""
+        A batch_size that the client chose is kept: fewer accumulation steps may do, or else a Problem says
+        which batch_size would fit. Otherwise a step takes all rows, with a whole group of answers to each."""
         group_size = self.value("num_generations")
         accumulation = self.value("gradient_accumulation_steps")
+
         if "batch_size" in self.asked:
-            # `_accumulate_less` returns whether fewer accumulation steps are enough.
+            # `_accumulate_less` sets and notes fewer accumulation steps; it returns False if none will do.
             if "gradient_accumulation_steps" not in self.asked and self._accumulate_less():
                 return
             too_few = (f"{self.rows_to_train_on} of {self.rows} rows are for training, "
@@ -135,7 +138,8 @@ class _Decisions:
             fitting = largest_batch(self.rows_to_train_on, group_size, accumulation)  # None: no batch does
             advice = f"at most {fitting}" if fitting else "fewer gradient_accumulation_steps"
             raise Problem("training_config.batch_size", f"{too_few}: {advice} would do")
-        batch_size = group_size * self.rows_to_train_on
+
+        batch_size = group_size * self.rows_to_train_on  # a group of answers for each row
         self.parameters |= dict(batch_size=batch_size, gradient_accumulation_steps=1)
         # The client may have chosen the accumulation, and must be told that it was changed.
         accumulation_note = "" if accumulation == 1 else ", gradient_accumulation_steps 1"
@@ -148,6 +152,7 @@ class _Decisions:
 
         The largest number that makes whole groups is set and noted. Returns False if there is none."""
         group_size, batch_size = self.value("num_generations"), self.asked["batch_size"]
+        # Downwards from one less than now, to 1.
         for accumulation in range(self.value("gradient_accumulation_steps") - 1, 0, -1):
             answers = batch_size * accumulation  # of a step
             if answers % group_size == 0 and answers // group_size <= self.rows_to_train_on:
@@ -174,9 +179,9 @@ class _Decisions:
         """Decide the length of the run, and note what decides it: max_steps, num_epochs or the preset.
 
         As in chapter 05, max_steps wins over num_epochs."""
-        default_steps = self.defaults["max_steps"]
-        if "max_steps" in self.parameters:
-            self.notes.append(f"max_steps decides: {self.parameters['max_steps']} steps")
+        default_steps = self.defaults["max_steps"]  # None where the preset gives num_epochs instead
+        if "max_steps" in self.asked:
+            self.notes.append(f"max_steps decides: {self.asked['max_steps']} steps")
         elif "num_epochs" in self.asked:
             # -1 is chapter 05's word for "by num_epochs"; without it the preset's max_steps would win.
             self.parameters["max_steps"] = -1

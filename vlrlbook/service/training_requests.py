@@ -23,7 +23,7 @@ def read_request(
     """Check the body of a request for training.
 
     Raises one Problem that lists all that is wrong, each error with the field that it is about."""
-    # A list of errors: dicts of field, code, message.
+    # Each error is a dict of field, code, message.
     errors = _unknown_keys(body, form) + _text_problems(body)
     settings = {}
     for group in form:  # training_config and lora_config
@@ -32,6 +32,7 @@ def read_request(
     if not errors:
         errors = batch_problems(settings, form)
     if errors:
+        # The sentence for people repeats the first few; the list for programs has more of them.
         sentences = [f"{error['field']}: {error['message']}" for error in errors[:_most_in_detail]]
         raise Problem(errors[0]["code"], "; ".join(sentences), errors=errors[:_most_told])
     return dict(job_name=clean(body["job_name"]), data_file_id=body["data_file_id"], settings=settings)
@@ -131,6 +132,7 @@ def _read_group(values, group, fields, settings):
         return []
     if not isinstance(values, dict):
         return [_error(group, f"{group}.type", "expected an object")]
+
     known_fields = {field["name"]: field for field in fields}
     errors = []
     for written_name, value in values.items():
@@ -144,8 +146,9 @@ def _read_group(values, group, fields, settings):
             message = not_offered.get(name) or f"there is no {shown_name!r}{advice}"
             errors.append(_error(place, f"{group}.unknown", message))
             continue
+
         setting = form_fields[group][name].setting  # chapter 05's name
-        message = _take_value(known_fields[name], setting, value, settings)
+        message = _take_value(known_fields[name], setting, value, settings)  # None if it was good
         if message:
             errors.append(_error(place, f"{group}.{name}", message))
     return errors

@@ -37,12 +37,12 @@ class UploadSide:
         "POST /upload-data: receive an archive, read it and keep it; the reply tells what was found in it"
         # (type, default)
         strict = query(request, strict=(bool, False))["strict"]
-        # Each takes space on the disk before it is known to be good.
+        # Bounded, because each upload takes space on the disk before it is known to be good.
         if self.uploading >= self.settings.uploads_at_once:
             raise Problem("upload.busy", "too many uploads at once", {"retry-after": "5"})
         self.uploading += 1
         try:
-            # A dict of facts; a Problem if the archive is refused.
+            # A dict of facts; a Problem if the archive is refused. `turns` limits how many are read at once.
             upload = await self.uploads.add(request, strict, self.settings, self.turns)
         finally:
             self.uploading -= 1
@@ -53,7 +53,7 @@ class UploadSide:
 
     async def files(self, request):
         "GET /files: uploads, newest first, a page at a time"
-        parameters = query(request, limit=page_limit, after=(str, None))
+        parameters = query(request, limit=page_limit, after=(str, None))  # `limit`: 50, or what is asked for
         after = parameters["after"]  # the last file_id of the page before; None: the first page
         file_ids = list(reversed(self.uploads.known))  # `known` has the oldest first
         start = 0

@@ -50,14 +50,15 @@ class Uploads:
         self.clock = clock
         for folder in (self.root, self.aside):
             folder.mkdir(parents=True, exist_ok=True)
-        self._clear_aside()
+        self._clear_aside()  # removes what an earlier server left half done
+
         self.born = {}  # file_id → time of the upload in seconds by `clock`
         self.known = {}  # file_id → facts about the upload, as clients are told them; the oldest first
         self.indexes = {}  # file_id → (row → file), of the uploads whose pictures were asked for last
         # A lock, held while a job is started on an upload and while one is deleted, so that a job never
         # starts on an upload that is being deleted.
         self.in_use = threading.RLock()
-        self._find_stored()
+        self._find_stored()  # fills `born` and `known`
 
     def _clear_aside(self):
         "Remove the folders of uploads that were not finished when a server was killed"
@@ -94,8 +95,8 @@ class Uploads:
         """Receive an upload, check and unpack it, and keep it under a new identifier.
 
         Raises a Problem if it is refused; then nothing of it is kept."""
-        self._check_quota(settings.quota_gb)
-        work = self.aside / f"upload-{secrets.token_hex(8)}"
+        self._check_quota(settings.quota_gb)  # a Problem if all uploads together take up the quota already
+        work = self.aside / f"upload-{secrets.token_hex(8)}"  # a folder for this request only
         work.mkdir()
         try:
             filename, size = await receive_file(request, work / "file", settings)
@@ -104,6 +105,8 @@ class Uploads:
                 report = await read_apart(work / "file", work / "data", strict, settings)
             if free_bytes(work) < settings.reserve_mb << 20:
                 raise Problem("storage.full", "no space is left; nothing was kept")
+
+            # `_keep` moves `data` to its final place, lists the upload and returns the facts about it.
             # Shielded: if the client hangs up now, the upload is still stored and listed, or neither.
             keeping = asyncio.to_thread(self._keep, work, filename, size, report)
             return await asyncio.shield(keeping)
@@ -127,11 +130,14 @@ class Uploads:
         is that of its reader. The folder gets its final name by one rename when it is complete, so that it is
         there as a whole or not at all."""
         data = work / "data"
+
         # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
         # first rows that could not be used are listed, and all are counted.
         skipped = []
         for row in report["skipped"][:_most_skipped_told]:
             skipped.append(row | dict(image=clean(row["image"]), message=clean(row["message"])))
+
+        # What clients are told of the upload.
         upload = dict(
             file_id=str(uuid.uuid4()),  # the form of identifier that existing clients know
             filename=filename,
@@ -144,8 +150,9 @@ class Uploads:
             notes=[f"{clean(what)} ({count} rows)" for what, count in report.get("notes", [])],
             size_bytes=size,
             unpacked_bytes=sum(path.stat().st_size for path in data.iterdir()))
+
         file_id = upload["file_id"]
-        born = self.clock()
+        born = self.clock()  # by which the age of the upload will be counted
         write_json(data / _facts_file, upload | dict(clock=born))
         # Flushes the files to the disk and renames the folder; an upload has no manifest.
         commit_folder(data, self.root / file_id, manifest=False, replace=False)
@@ -211,6 +218,7 @@ class Uploads:
 
         Returns for each row a text that is equal where the pictures are."""
         folder = self.folder(file_id)
+
         # The folder is listed once: asking for each of 100,000 pictures would take long.
         try:
             with os.scandir(folder) as entries:
@@ -219,6 +227,8 @@ class Uploads:
             # Another request is deleting the upload.
             self.get(file_id)  # a Problem if it is already out of the list
             raise Problem("file.damaged", "its files are being deleted") from error
+
+        # Every row must have its picture, and there must be as many rows as were stored.
         pictures = []
         for row in self._stored_rows(file_id):
             pictures.append(row["picture"])
@@ -227,6 +237,7 @@ class Uploads:
         expected = self.get(file_id)["valid_images"]
         if len(pictures) != expected:
             raise Problem("file.damaged", f"{len(pictures)} rows are left of {expected}: upload it again")
+
         report = read_object(folder / "report.json")  # of the archive's reader; empty if it is damaged
         if not isinstance(report.get("csv_rows"), int):
             raise Problem("file.damaged", "its report is damaged: upload it again")
@@ -244,10 +255,10 @@ class Uploads:
             if len(index) != self.get(file_id)["valid_images"]:
                 raise Problem("file.damaged", f"{len(index)} rows are left: upload it again")
             while len(self.indexes) >= _most_indexes:
-                oldest = next(iter(self.indexes))
+                oldest = next(iter(self.indexes))  # a dict keeps the order in which keys came
                 self.indexes.pop(oldest, None)
             self.indexes[file_id] = index
-            return index.get(row)
+            return index.get(row)  # not from `indexes`, where another request may have made room meanwhile
         return self.indexes[file_id].get(row)
 
     def picture(self,
@@ -258,7 +269,8 @@ class Uploads:
         "Return the picture of a row, made smaller if a side has more than `side` pixels, in its own format"
         folder = self.folder(file_id)
         name = self._file_of_row(file_id, row)
-        # `Path(name).name` is without folders: a name in a damaged table must not lead out of the folder.
+        # `name` is None if there is no such row. `Path(name).name` is without folders: a name in a damaged
+        # table must not lead out of the folder.
         if name is None or Path(name).name != name:
             raise Problem("file.row", f"no picture in row {row}")
         buffer = io.BytesIO()
