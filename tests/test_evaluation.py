@@ -794,3 +794,14 @@ def test_real_radiology_questions(tmp_path):
         for r in rows if not vqa_accuracy(r["answer"], r["answer"])["accuracy"]]
     assert found["prediction/accuracy/type PRES"]["n"] == sum("PRES" in r["question_type"] for r in rows)
     assert 0.2 < found["majority/accuracy"]["value"] < 0.6 and found["majority/accuracy"]["interval"] == "bootstrap over pictures"
+
+
+def test_a_short_last_batch_is_not_taken_for_answered(tmp_path):
+    "A run killed within its second batch left more lines than the first and the short last batch need together"
+    from vlrlbook.evaluation import _earlier_rows
+    path, plan = tmp_path / "predictions.jsonl", dict(seed=1)
+    batches = [list(range(64)), list(range(64, 128)), list(range(128, 138))]
+    assert _earlier_rows(path, plan, batches, resume=False) == []
+    path.write_text("".join(f'{{"row": {row}}}\n' for row in range(84)) + '{"row": 8')
+    assert [row["row"] for row in _earlier_rows(path, plan, batches, resume=True)] == list(range(64))
+    assert len(path.read_text().splitlines()) == 64

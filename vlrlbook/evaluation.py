@@ -232,8 +232,9 @@ def _earlier_rows(
     kept_count = 0
     for batch in batches:
         # A batch is sampled with one seed, so one that is not complete is asked again as a whole.
-        if kept_count + len(batch) <= len(lines):
-            kept_count += len(batch)
+        if kept_count + len(batch) > len(lines):
+            break  # a shorter batch behind it has no lines of its own either
+        kept_count += len(batch)
 
     kept_lines = lines[:kept_count]
     write_whole(path, "".join(line + "\n" for line in kept_lines))
