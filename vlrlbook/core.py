@@ -382,7 +382,7 @@ def _draw_legend(ax, right):
         right.spines[["right", "top"]].set_visible([True, False])
         right.tick_params(labelsize=ax.xaxis.get_ticklabels()[0].get_fontsize())
     # on the axis that is drawn last, so that no curve crosses the names
-    right.legend(handles, labels, fontsize=7.5, framealpha=0.8, edgecolor="none", loc="best" if right is ax else "center right")
+    right.legend(handles, labels, fontsize=7.5, framealpha=0.8, edgecolor="none", loc="best" if right is ax else "upper left")
 
 def _columns_of_panel(log, patterns):
     "Return the log's columns that a panel draws; a pattern is a column's name, or a beginning that ends in /"
