@@ -1,5 +1,6 @@
 """What measurements share: logs in and out, the machine's line, a program in a process of its own."""
 import csv
+import io
 import json
 import os
 import subprocess
@@ -34,11 +35,13 @@ def write_log(
 ):
     "Write a log anew and say so"
     logs.mkdir(exist_ok=True)
-    with open(logs / name, "w", newline="", encoding="utf-8") as file:
-        # Python's csv ends lines with \r\n unless told otherwise, and git would show every line as changed.
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    # The text first: a row with other columns raises an error, and must not cost the rows that are there.
+    text = io.StringIO()
+    # Python's csv ends lines with \r\n unless told otherwise, and git would show every line as changed.
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    (logs / name).write_text(text.getvalue(), encoding="utf-8", newline="")
     print(logs.relative_to(root) / name, len(rows), "rows")
 
 
