@@ -152,7 +152,7 @@ def _prompt(settings, config, text_tokens, pictures):
     from PIL import Image
     processor = twin_processor(config.model_type)
     limit_pixels(processor, settings.max_image_size)
-    drawn = (synthetic_counting if settings.task == "counting" else drawn_questions)(1)[0]
+    drawn = (synthetic_counting if settings.task == "counting" else drawn_questions)(1, seed=0)[0]
     side = settings.max_image_size
     picture = Image.new("RGB", (side, side))
     sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, 0)
