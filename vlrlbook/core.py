@@ -281,6 +281,8 @@ class RunLog:
 
     def save(self):
         "Write all rows to the file anew, whole or not at all"
+        if self.path is None:
+            return
         write_whole(self.path, self._csv(self.rows, header=True))
 
     def _csv(self, rows, header):
