@@ -24,6 +24,7 @@ from functools import cache, partial
 from itertools import islice
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def video_backend(
 
 def open_lerobot(
     repo_id: str, # name of the data set
-    root: str | Path = None, # its folder; None: LeRobot's cache, downloaded if need be
+    root: str | Path | None = None, # its folder; None: LeRobot's cache, downloaded if need be
     **options, # LeRobot's: episodes, revision, tolerance_s, video_backend
 ): # LeRobotDataset
     "A LeRobot data set from a local folder; nothing is downloaded when `HF_HUB_OFFLINE` is set"
@@ -88,7 +89,7 @@ def open_lerobot(
         message = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
         raise DataError("aloha.root", message, entry=str(root))
     if is_there:
-        check_format(repo_id, root)
+        check_format(repo_id, root) # type: ignore[arg-type] # `is_there` says that it is given
     # None means that nothing was asked for: LeRobot's own default then
     options = {name: value for name, value in options.items() if value is not None}
     options["video_backend"] = options.get("video_backend") or video_backend()
@@ -102,7 +103,7 @@ def open_lerobot(
 
 def conversion_command(
     repo_id: str, # name of the data set
-    root: str | Path = None, # its folder; None: it lies on the hub
+    root: str | Path | None = None, # its folder; None: it lies on the hub
 ) -> str:
     """How a data set of format v2.1 becomes one of v3.0.
 
@@ -147,7 +148,7 @@ def drawn_data(
         try:
             # LeRobot makes its folder itself and refuses one that is there: hence a part of the hidden one.
             with new_folder(root, existing="none", manifest=False, part="set") as aside:
-                synthetic_aloha(aside / "set", s.episodes, s.frames, seed=s.seed)
+                synthetic_aloha(aside / "set", int(s.episodes), s.frames, seed=s.seed)
         except FileExistsError:
             # Another run with the same output_dir was quicker. Its films are the same.
             if not root.exists():
@@ -199,7 +200,7 @@ def to_picture(
 # %% ../nbs/04_aloha.ipynb #na33335c
 def check_columns(
     features: dict, # of a LeRobot data set
-    cameras: list, # names that are wanted
+    cameras: list | tuple, # names that are wanted
     label: str = None, # column that is wanted; None: none
 ):
     "Stop when a camera or the label is missing, and say which there are"
@@ -228,20 +229,20 @@ class AlohaFrames(torch.utils.data.Dataset):
     A row is a place among all frames of the data set; pictures are decoded when a row is read."""
     def __init__(self,
         data, # LeRobotDataset
-        cameras: list = aloha_cameras, # names in order
-        label: str = "reward_bins", # column of the bins; None: the films have no labels, and items no `label`
+        cameras: list | tuple = aloha_cameras, # names in order
+        label: str | None = "reward_bins", # column of the bins; None: films and items have no label
         zero_labels: str = "first", # all-zero labels: first (bin 0) or drop
         change=None, # applied to each item, for augmentation
         label_as: str = "auto", # how the column is read, see `film_labels.readings`
         num_classes: int = None, # into how many bins progress is cut; None: 5
-        moments: list = (), # earlier ones that are shown first: the word first, and seconds below 0
+        moments: list | tuple = (), # earlier ones that are shown first: the word first, and seconds below 0
     ):
         check_columns(data.features, cameras, label)
         self.data, self.cameras, self.change = data, list(cameras), change
         self.shown_before = list(moments)
         self._read_columns(label, label_as, num_classes)
         # The rows that are items, in order: all, or those whose label says something.
-        self.rows = np.arange(len(self.labels))
+        self.rows: np.ndarray = np.arange(len(self.labels))
         if zero_labels != "first":
             self.rows = np.flatnonzero(self.kinds != "zero")
         self._find_pictures()
@@ -267,7 +268,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.kinds = read.kinds # how it was read: vector, zero, integer, success, progress or missing
         self.num_classes = read.num_classes
         self.told = read.told # in words: what the column was taken for
-        self.targets = read.targets # where progress is learnt as a number; else None
+        self.targets: Any = read.targets # where progress is learnt as a number; else None
         self.labelled = bool(label)
 
     def _find_pictures(self):
@@ -310,7 +311,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         images = []
         for place in places:
             images += [self._picture(views[camera][place], camera, place) for camera in self.cameras]
-        item = dict(images=images, text=f"Task: {self.tasks[row]}")
+        item: dict = dict(images=images, text=f"Task: {self.tasks[row]}")
         item |= dict(episode=int(self.episodes[row]), frame=int(self.moments[row]), row=row)
         if self.labelled:
             item["label"] = int(self.labels[row])
@@ -559,6 +560,8 @@ class AlohaCollator:
 # %% ../nbs/04_aloha.ipynb #c051
 class AlohaClassifier(BackboneWithHead):
     "A vision-language model read to its last real token, and a linear head over the bins"
+    vlm: Any # the whole model that the backbone is part of
+    weights: Any # a tensor, or None
     def __init__(self,
         vlm, # of any family, with or without a LoRA adapter
         num_classes: int, # bins
@@ -573,7 +576,7 @@ class AlohaClassifier(BackboneWithHead):
         self.moments = [] # earlier ones that each item shows before its own pictures
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
-    def forward(self, labels=None, **encodings):
+    def forward(self, labels=None, **encodings): # type: ignore[override] # called with names only
         "Logits, and the loss where there are labels: whole numbers are bins, floats places between two"
         logits = super().forward(**encodings).float() # [B, bins]
         if labels is None:
@@ -659,7 +662,7 @@ def save_classifier(
     classifier: AlohaClassifier, # trained
     processor, # of its model
     path: str | Path, # directory; one that is there is replaced as a whole
-    cameras: list = aloha_cameras, # in the order it was trained on
+    cameras: list | tuple = aloha_cameras, # in the order it was trained on
     base: str = None, # name of the model under an adapter
 ):
     "Adapter or model, processor and head in one directory, committed with a manifest"
@@ -918,7 +921,7 @@ def training_arguments(
 ) -> TrainingArguments: # for transformers.Trainer
     "Our settings in the words of transformers"
     s, on_gpu = settings, torch.cuda.is_available()
-    validation = {}
+    validation: dict = {}
     if s.val_share:
         validation = dict(
             eval_strategy="steps",
@@ -981,9 +984,10 @@ def make_trainer(
         probabilities = torch.tensor(out.predictions).softmax(-1).double().numpy()
         # where progress is learnt as a number, the nearest mark is the bin
         bins = np.rint(out.label_ids)
-        metrics = classifier_metrics(bins, probabilities, val.episodes[val.rows])
+        films = val.episodes[val.rows] # type: ignore[union-attr] # nobody asks where there are none
+        metrics = classifier_metrics(bins, probabilities, films)
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
-    callbacks = [RunLogCallback(RunLog() if log is None else log, logged_as, "training")]
+    callbacks: list = [RunLogCallback(RunLog() if log is None else log, logged_as, "training")]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     if train.change: # an `Augment`, which must hear when an epoch begins
@@ -1047,7 +1051,7 @@ def judge_success(
     "How well the last bin is told: success is said where its probability is at least the threshold"
     last = probabilities.shape[1] - 1
     threshold = 0.5
-    if seen is not None:
+    if seen is not None and val is not None:
         is_success, scores = frames.labels[val.rows] == last, seen[:, last]
         # The threshold of the best F1, among the probabilities seen; without a success there is none.
         if is_success.any():
@@ -1172,7 +1176,7 @@ def train_classifier(
     trainer = make_trainer(s, classifier, processor, train, val, log)
     before_training = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
-    facts = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
+    facts: dict = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
     facts |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
     facts |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
     held = test or val or train
@@ -1410,7 +1414,8 @@ def as_reward(
             sure = dict(bin=float(of_bins.argmax()), confidence=float(of_bins.max()))
             parts.append(dict(overall=mean / last, expected_bin=mean, **sure))
         return parts
-    reward.batched = True # chapter 02's word for a reward that takes all answers of a step at once
+    # chapter 02's word for a reward that takes all answers of a step at once
+    reward.batched = True # type: ignore[attr-defined] # functions have attributes
     return reward
 
 def _check_pictures(sample, cameras, moments):

@@ -522,7 +522,7 @@ def _columns(size, videos):
     "What LeRobot must know of each column"
     kind, axes = "video" if videos else "image", ["height", "width", "channels"]
     camera = dict(dtype=kind, shape=(size, size, 3), names=axes)
-    columns = {name: dict(camera) for name in aloha_cameras}
+    columns: dict = {name: dict(camera) for name in aloha_cameras}
     columns["observation.state"] = dict(dtype="float32", shape=(JOINTS,), names=None)
     columns["action"] = dict(dtype="float32", shape=(ACTION,), names=None)
     columns["reward_bins"] = dict(dtype="float32", shape=(REWARDS,), names=None)

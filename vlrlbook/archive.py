@@ -22,6 +22,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -523,7 +524,7 @@ def to_rgb(
 ) -> Image.Image:  # RGB
     "RGB without loss of range: deep greys scaled by the bits they use, transparency on white"
     if image.mode.startswith("I") or image.mode == "F":
-        brightest = image.getextrema()[1]
+        brightest: Any = image.getextrema()[1]  # a number: there is one channel
         if brightest > 255:
             # Pillow's own convert("L") cuts off at 255, which turns a radiologist's picture white. How many
             # bits a scanner used, 10, 12, 14 or 16, is nowhere said: as few as the brightest pixel needs.
@@ -595,7 +596,7 @@ def _tell_what_else(names, rows, kept, overlooked):
     unused = [name for name in names.entries if name not in named and _is_picture_name(name)]
     if unused:
         overlooked[f"pictures that no row names, such as {unused[0][:80]!r}"] = len(unused)
-    answers = {}  # picture as it is named, and question → truths
+    answers: dict = {}  # picture as it is named, and question → truths
     for row in kept:
         answers.setdefault((picture_of[row["row"]], row["question"]), []).append(row["answer"])
     repeated = sum(len(given) - len(set(given)) for given in answers.values())

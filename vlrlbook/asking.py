@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +31,8 @@ __all__ = ["Panel", "Pool", "EnginePanel", "panel_of"]
 
 class _Panel:
     "Asks each of `self.speakers`, which are tuples of a name and what `_texts` needs to make it speak"
+    speakers: list
+    _texts: Callable
 
     def in_order(self,
         batches,  # iterator over (asked, seed), see `answer`
@@ -117,7 +121,7 @@ class Pool:
         self.executor.shutdown(cancel_futures=True)
 
 
-_panel = None  # of this process, while it is one of a pool; or the error that loading has met
+_panel: Any = None  # of this process, while it is one of a pool; or the error that loading has met
 
 
 def _begin(numbers, processes, panel):
@@ -202,7 +206,8 @@ class EnginePanel(_Panel):
             folders[before] = str(base)
             if str(base).startswith("tiny-"):  # drawn from a seed: there are no files of it
                 folders[before] = str(copies / "before")
-                save_model(*load_vlm(str(base)), folders[before])
+                model, processor = load_vlm(str(base))
+                save_model(model, processor, folders[before])
         if adapter and Path(adapter, "adapter_config.json").exists():
             folders[after] = str(copies / "after")
             merge_lora(str(base), str(adapter), folders[after])

@@ -236,8 +236,8 @@ def _cell(x, y, width, height, colour):
 class RunLog:
     "Rows of a run, written to `path` as they come; shows itself as the four-panel run"
     def __init__(self,
-        path: str | Path = None, # CSV file to keep; None keeps nothing
-        rows: list = (), # dictionaries, each with `step`
+        path: str | Path | None = None, # CSV file to keep; None keeps nothing
+        rows: list | tuple = (), # dictionaries, each with `step`
         baselines: dict = None, # label → value: lines among the rewards, such as what a blind answer earns
     ):
         self.path = Path(path) if path else None
@@ -576,7 +576,7 @@ def peak_memory_mb(
         return on_gpu / 2**20
     status = Path("/proc/self/status")
     if status.exists(): # Linux; VmHWM is the high-water mark of resident memory, in kB
-        return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
+        return float(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) / 2**10
     import resource # not there on Windows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10) # bytes on a Mac, kB elsewhere
@@ -585,15 +585,15 @@ def run_facts(
 ) -> dict: # versions, commit, device
     "What has to stand beside a number so that it can be compared: versions, commit, machine"
     from importlib.metadata import version, PackageNotFoundError
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    versions: dict = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("torch", "transformers", "trl", "peft", "datasets", "vlrlbook"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
     torch = sys.modules.get("torch")
-    has_gpu = torch and torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if has_gpu else f"CPU, {os.cpu_count()} cores"
+    on_gpu = torch and torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if torch and on_gpu else f"CPU, {os.cpu_count()} cores"
     return {"versions": versions, "commit": _commit(), "device": device}
 
 # %% ../nbs/00_core.ipynb #nb3d0bb4
@@ -684,7 +684,7 @@ class SignOfLife:
     def _write(self, text):
         "To the terminal itself, past what the kernel has put in the place of standard error"
         try:
-            os.write(self.terminal, text.encode())
+            os.write(self.terminal, text.encode()) # type: ignore[arg-type] # it is there
         except OSError:
             self.terminal, self.on_screen = None, False # the terminal was closed; the run goes on
 
@@ -699,7 +699,7 @@ def progress_bar(
     # Walking through an iterable calls `update` whenever the bar is due. If tqdm drew the bar in another way,
     # the terminal would hear nothing; the bar itself would still be right.
     class Bar(tqdm):
-        sign = None # made at the first step, when it is known that the bar is shown at all
+        sign: SignOfLife | None = None # made at the first step, when it is known that the bar is shown at all
         def update(self, n=1):
             shown = super().update(n) # whether the bar was drawn anew
             if self.disable:

@@ -245,7 +245,7 @@ def system_turns(
 def with_system_turn(
     dataset, # made by `to_dataset` or a reader
     text: str, # what the system says
-    own: set = frozenset(), # numbers of rows that have words of the system already, which stay alone
+    own: set | frozenset = frozenset(), # numbers of rows with words of the system already; they stay alone
 ): # datasets.Dataset
     "The rows with a turn of the system before the question"
     turn = {"role": "system", "content": [{"type": "text", "text": text}]}
@@ -261,8 +261,8 @@ def with_system_turn(
 def vqa_row(
     row: dict, # in any of the forms of the table below
     number: int = None, # its line, for messages
-    image_dir: str | Path = None, # then paths become absolute, and must exist
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # then paths become absolute, and must exist
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
 ) -> dict: # prompt, answer (several accepted: a JSON list), images (paths, or bytes that the row holds)
     "One row in EasyR1's form; null images make a text-only row, too few or too many marks are an error"
     read = read_vqa_row(row, number, read_keys(keys)) # a `rows.vqa.VQARow`
@@ -275,9 +275,9 @@ def vqa_row(
 def convert_vqa(
     input_jsonl: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
     output_jsonl: str | Path, # written whole or not at all
-    image_dir: str | Path = None, # then picture paths become absolute, and must exist; None: they stay
+    image_dir: str | Path | None = None, # then picture paths become absolute, and must exist; None: they stay
     split: str = None, # picture: a fifth held out; published: VQA-RAD's own; to …_train and …_test
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
     tell=None, # called with the gate's report, such as `print`
 ) -> int: # rows written, both files together
@@ -379,8 +379,8 @@ def vqa_prompt(
 # %% ../nbs/01_data.ipynb #nb47b804
 def read_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
     task: str = "vqa", # vqa: questions stand in the VQA prompt; counting and pointing: as they are
 ): # datasets.Dataset, report of the gate
@@ -407,8 +407,8 @@ def _vqa_records(kept, task):
 def read_task_rows(
     path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
     task: str, # counting, vqa or pointing
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset, report
     "What a run on `task` is trained on and measured by"
@@ -433,8 +433,8 @@ def _stored(picture, needs_white):
 
 def load_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
 ): # datasets.Dataset
     "VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
@@ -540,8 +540,8 @@ def _split(pictures, share, seed):
 def preference_row(
     row: dict, # id, query, image, response [2 or more], human_ranking; or chosen and rejected in a known form
     number: int = None, # its line, for messages
-    image_dir: str | Path = None, # where picture paths begin; then they must exist
-    keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
+    image_dir: str | Path | None = None, # where picture paths begin; then they must exist
+    keys: str | dict | None = None, # which column holds what, such as "query=question chosen=better"
 ) -> dict: # id, query, image (path, bytes, a list of these, or None), response, human_ranking
     "One checked preference row"
     read = read_preference_row(row, number, read_keys(keys)) # a `rows.preferences.PreferenceRow`
@@ -567,8 +567,8 @@ def preference_fields(
 # %% ../nbs/01_data.ipynb #n455d1e6
 def read_preferences(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet
-    image_dir: str | Path = None, # where picture paths begin; then they must exist
-    keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
+    image_dir: str | Path | None = None, # where picture paths begin; then they must exist
+    keys: str | dict | None = None, # which column holds what, such as "query=question chosen=better"
 ) -> list: # checked rows
     "Preference rows of a file; the first bad one stops with its number"
     return [preference_row(row, number, image_dir, keys) for number, row in read_rows(path)]
@@ -715,7 +715,8 @@ def aloha_views(
     high = Image.new("RGB", (side, side), "#e9e4da")
     draw = ImageDraw.Draw(high)
     if other:
-        _draw_cup(draw, *other, radius=7)
+        place, other_colour = other
+        _draw_cup(draw, place, other_colour, radius=7)
     _draw_cup(draw, cup, colour, radius=7 + 6 * lift) # seen from above, what rises grows
     # From the corner (8, 8) straight to the cup, with an arm from the picture's edge.
     x, y = 8 + reach * (cup[0] - 8), 8 + reach * (cup[1] - 8)

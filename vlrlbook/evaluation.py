@@ -15,6 +15,7 @@ import csv, hashlib, io, json, math, os, time
 from collections import Counter, deque
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def compare(
     base: str,  # hub id, directory, or `tiny-` and a family for an untrained twin
     adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
     dataset,  # made by chapter 01, or a list of `Sample`
-    path: str | Path = None,  # predictions file that grows with the run; None keeps nothing
+    path: str | Path | None = None,  # predictions file that grows with the run; None keeps nothing
     answers: int = 4,  # sampled answers to each picture
     temperature: float = 1.0,  # of sampling
     max_new_tokens: int = 16,  # longest answer
@@ -357,7 +358,7 @@ def read_scores(
     rows = []
     for number, row in read_rows(path):
         for name in ("scores", "human_ranking"):
-            values = row.get(name) if isinstance(row, dict) else None
+            values: Any = row.get(name) if isinstance(row, dict) else None
             is_list = isinstance(values, list) and len(values) >= 2
             if not is_list or not all(map(_is_number, values)):
                 message = f"{str(values)[:60]}, expected a list of two numbers or more"
@@ -408,7 +409,7 @@ def _label_and_bins(row, number, bins):
         raise wrong("label", f"label = {label!r}, expected a bin from 0 to {bins - 1}")
     return int(label), values
 
-def _is_number(value):
+def _is_number(value) -> TypeGuard[float]:
     "A finite number, and no truth value"
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -728,7 +729,7 @@ def recompute(
 
 def _results(marks):
     "Means of one column under the names of results.json; None where no answer has the mark"
-    means = dict(mean_absolute_error=None)
+    means: dict = dict(mean_absolute_error=None)
     for mark, values in marks.items():
         if mark in result_names:
             applicable = values[~np.isnan(values)]
@@ -751,7 +752,7 @@ def report(
     metrics = all_metrics(rows, task, reward)
     flipped = greedy_flips(rows, task, reward)
     # the verdict first, as in every run
-    results = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
+    results: dict = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
                    questions=questions(metrics, flipped, task))
     results |= dict(settings=asdict(settings), seconds=seconds, **speed(log))
     results |= dict(peak_memory_mb=peak_memory_mb(), **run_facts())

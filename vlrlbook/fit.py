@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import trl.trainer.utils
@@ -46,7 +47,7 @@ _qwen_text = dict(vocab_size=151936, max_position_embeddings=128000, rms_norm_ep
 _qwen_rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 _tower_2_5 = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, patch_size=14,
                   window_size=112, fullatt_block_indexes=[7, 15, 23, 31])
-published = {
+published: dict = {
     "Qwen/Qwen2.5-VL-3B-Instruct": ("Qwen2_5_VLConfig", True, dict(
         _qwen_text, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16,
         num_key_value_heads=2, rope_parameters=_qwen_rope), dict(_tower_2_5, out_hidden_size=2048)),
@@ -81,7 +82,7 @@ not_counted = (
 class Run:
     "All that decides a run's memory"
     settings: GRPOSettings  # checked
-    config: object  # transformers configuration of the whole model
+    config: Any  # transformers configuration of the whole model
     # of one row: input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], patches (n, size)
     prompt: dict
     gpu: bool  # bfloat16 and kernels of a GPU; otherwise float32 and those of a CPU
@@ -754,7 +755,8 @@ def real_steps(
         # Two lengths of questions, so that prompts are padded and a mask is made.
         question = drawn.question if number % 2 else drawn.question.removesuffix("?")
         samples.append(Sample(question, drawn.answer, [picture], "counting", number))
-    own = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    own = replace(settings, **changed)
     trainer = make_trainer(own, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [-1]  # no token
     trainer.generation_config.eos_token_id = None

@@ -127,7 +127,7 @@ def _assigned(table):
     rows, columns = len(table), len(table[0])
     # prices of rows and columns: no pair gains more than both prices together allow
     row_price, column_price = [0.0] * rows, [0.0] * columns
-    taken_by = [None] * columns
+    taken_by: list = [None] * columns
     for new_row in range(rows):
         distance, came_from = [float("inf")] * columns, [None] * columns
         done, row, last = [False] * columns, new_row, None

@@ -362,8 +362,8 @@ class Judge:
         self.known = {}  # key of an answer → its parts, the oldest first
         self.warned = set()  # what was said once and is not said again
         # Sums over all that was asked. Tokens are None from the first reply on that does not say them.
-        self.facts = dict(judgements=0, from_memory=0, unreadable=0, retries=0, seconds=0.0,
-                          prompt_tokens=0, completion_tokens=0)
+        self.facts: dict = dict(judgements=0, from_memory=0, unreadable=0, retries=0, seconds=0.0,
+                                prompt_tokens=0, completion_tokens=0)
 
     def __call__(self,
         completions: list,  # texts

@@ -360,7 +360,7 @@ def _averaged(marked):
 
 def pictures_of(
     rows: list,  # of a predictions file
-) -> list:  # a name per row, or None where no two rows share a picture, or it is not known
+) -> list | None:  # a name per row, or None where no two rows share a picture, or it is not known
     "What rows must be drawn together"
     keys = [row.get("picture") for row in rows]
     some_shared = len(set(keys)) < len(keys)
@@ -430,7 +430,7 @@ def greedy_flips(
     rows: list,  # of a predictions file
     task: str,  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
-) -> dict:  # from `flips`, or None where a file does not have both
+) -> dict | None:  # from `flips`, or None where a file does not have both
     "How many pictures the best guess got right that it got wrong before, and the other way round"
     # Only the best guesses are scored again: sampled answers are many, and a share of them cannot flip.
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
@@ -533,7 +533,7 @@ def seeing_gain(
     rows: list,  # with columns before_ and after_ greedy and shuffled
     scored: dict,  # from `score_rows` on the same rows
     mark: str = "exact",  # which mark
-) -> dict:  # a difference, or None where a column is missing
+) -> dict | None:  # a difference, or None where a column is missing
     "Gain with the right picture less gain with another one, picture by picture"
     # shuffled: the best guess again, with the picture of another row
     needed = ("after_greedy", "before_greedy", "after_shuffled", "before_shuffled")

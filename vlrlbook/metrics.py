@@ -46,7 +46,7 @@ def wilson(
 
 def bootstrap_ci(
     values: list,  # one number each
-    clusters: list = None,  # what each value belongs to (episode, picture); whole clusters are drawn
+    clusters: list | np.ndarray | None = None,  # what each belongs to (episode, picture); drawn whole
     seed: int = 0,  # same seed, same interval
     resamples: int = 2000,  # draws
 ) -> tuple:  # low, high; (nan, nan) with fewer than two values or clusters
@@ -73,7 +73,7 @@ def bootstrap_ci(
 
 def share_ci(
     right: list,  # 1 or 0 each; 0.5 for a tie
-    clusters: list = None,  # what each belongs to, where they are not independent
+    clusters: list | np.ndarray | None = None,  # what each belongs to, where they are not independent
 ) -> tuple:  # low, high
     "95 % interval of a share: Wilson's; with clusters the bootstrap over them"
     x = _finite("right", right)
@@ -304,7 +304,7 @@ def flips(
 def confusion(
     labels: list,  # true class of each row
     predictions: list,  # predicted class
-    classes: list,  # in the order of rows and columns
+    classes: list | range,  # in the order of rows and columns
 ) -> list:  # [true][predicted] counts
     "How often each class was taken for each"
     place = {name: i for i, name in enumerate(classes)}
@@ -367,8 +367,8 @@ def _ranks(x):
 
 
 def calibration(
-    confidence: list,  # probability of the predicted class
-    right: list,  # was it right?
+    confidence: list | np.ndarray,  # probability of the predicted class
+    right: list | np.ndarray,  # was it right?
     bins: int = 10,  # of equal width
 ) -> dict:  # ece, bins: a list of {confidence, accuracy, n}
     "Does a model that says 0.8 come true in 8 of 10 cases? `ece` is the mean gap, weighted by n"
@@ -516,9 +516,9 @@ def pair_reliability(
 # Ordered bins, for chapter 04
 
 def classifier_metrics(
-    labels: list,  # true bin of each frame
-    probabilities: list,  # [frames][bins], each row adding up to 1
-    episodes: list,  # what film each frame is from; the interval is over films
+    labels: list | np.ndarray,  # true bin of each frame
+    probabilities: list | np.ndarray,  # [frames][bins], each row adding up to 1
+    episodes: list | np.ndarray,  # what film each frame is from; the interval is over films
     frames: list = None,  # its place in the film; needed for the rank correlation
 ) -> dict:  # accuracy, ci95, n, episodes, macro_f1, majority_accuracy, mae_bins, within_one, confusion, …
     "All that chapter 04 reports of a classifier whose classes are ordered bins"

@@ -82,7 +82,7 @@ def stored_dtype(
             if name != "__metadata__" and about["dtype"] in _torch_names:
                 first, end = about["data_offsets"]
                 sizes[about["dtype"]] = sizes.get(about["dtype"], 0) + end - first
-    return _torch_names[max(sizes, key=sizes.get)] if sizes else None
+    return _torch_names[max(sizes, key=sizes.__getitem__)] if sizes else None
 
 
 def replace_weights(
@@ -232,7 +232,7 @@ def config_with_dtype(
 # Families that transformers 4.57 has too; model_type in config.json.
 known_to_transformers_4 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria")
 # Class of tokenizers that transformers 5 has and 4 has not → the same thing in 4.
-_tokenizer_classes = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+_tokenizer_classes: dict = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 # Families whose config in 4.57 answers for its text part in everything but the model's kind.
 _named_by_their_text = ("qwen2_vl", "qwen2_5_vl")
 # What transformers 4.57 takes where a vision config says nothing: its rotary tables have this base built in.

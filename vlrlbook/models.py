@@ -13,6 +13,7 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
 import importlib.util, json, os, re, warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -209,7 +210,7 @@ def twin_processor(
     size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": budget**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
     cls = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor).get(family, t.Qwen3VLProcessor)
-    video = t.Qwen3VLVideoProcessor if third else t.Qwen2VLVideoProcessor
+    video = getattr(t, "Qwen3VLVideoProcessor" if third else "Qwen2VLVideoProcessor")
     return cls(images, tokenizer, video(patch_size=patch), chat_template=chat_template)
 
 def _gemma3_processor():
@@ -708,6 +709,7 @@ def hidden_size(
 # %% ../nbs/00a_models.ipynb #nfe0f072
 class BackboneWithHead(torch.nn.Module):
     "A vision-language backbone read to its last real token, then a head: encodings → [B, outputs]"
+    head: Any # torch.nn.Module, with the fields of its own kind
     def __init__(self,
         backbone, # the inner model without vocabulary head, as `model.model`
         head: torch.nn.Module, # [B, hidden] → [B, outputs]

@@ -7,6 +7,7 @@ transformers has a cache for: attention, attention through a window (Gemma 3), a
 which keep one matrix however long the text is (Qwen3.5). Read in transformers 5.17. Written by hand."""
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -18,7 +19,7 @@ try:
     cannot_cache = None  # why nothing can be read into a cache with this release of transformers
 except ImportError as error:  # transformers has moved them: everything goes the plain way
     cannot_cache = f"transformers has moved what it leans on ({error})"
-    Cache = DynamicLayer = LinearAttentionLayer = object
+    Cache = DynamicLayer = LinearAttentionLayer = object  # type: ignore[assignment,misc]  # unused then
 
 __all__ = ["tested_families", "empty_cache", "widened", "read_prompt",
            "answer_rows", "cache_under_checkpointing"]
@@ -75,7 +76,7 @@ def empty_cache(
     config,  # of the model
 ):  # a transformers Cache
     "An empty cache for one prompt a group; NotImplementedError where a layer keeps what is not known here"
-    layers = []
+    layers: list = []
     for number, layer in enumerate(DynamicCache(config=config).layers):
         # A window is kept whole: the mask that the model makes leaves out what lies before it.
         if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
@@ -142,9 +143,9 @@ class _AnswerStates(LinearAttentionLayer):
             self.recurrent_states[number] = _repeated(prompt.recurrent_states[number], G)
             self.has_previous_state[number] = True
 
-    def update_conv_state(self, conv_states, state_idx=0, **kwargs):
+    def update_conv_state(self, conv_states, state_idx=0, conv_kernel_size=None, **kwargs):
         "What the convolution sees: the columns before the answer, and its own"
-        before = self.conv_states[state_idx]
+        before: Any = self.conv_states[state_idx]
         whole = torch.cat([before, conv_states], -1)
         if self.goes_on:
             self.conv_states[state_idx] = whole[..., -before.shape[-1]:]
@@ -168,7 +169,7 @@ def widened(
     room: int = 0,  # answers are sampled, of at most so many tokens; 0: they are read, all tokens at once
 ):  # a transformers Cache of B·G rows
     "What the answers go on from"
-    layers = []
+    layers: list = []
     for layer in cache.layers:
         kind = _AnswerKeys if isinstance(layer, _PromptKeys) else _AnswerStates
         layers.append(kind(layer, G, room))

@@ -7,6 +7,7 @@ import random
 import torch
 
 from .shared_prompt import join_rows, split_rows, take_rows
+from .training import BeforeGRPOTrainer
 
 __all__ = ["RefillGroups", "silent_groups", "swap_groups"]
 
@@ -15,7 +16,7 @@ __all__ = ["RefillGroups", "silent_groups", "swap_groups"]
 SILENT_BELOW = 0.01
 
 
-class RefillGroups:
+class RefillGroups(BeforeGRPOTrainer):
     "Mixin before TRL's GRPOTrainer: silent groups give way to new prompts, `refill` rounds a step at most"
 
     refill = 0

@@ -15,6 +15,7 @@ __all__ = ['activations', 'logged_as', 'may_differ', 'pictures_of', 'row_sample'
 
 # %% ../nbs/03_reward_model.ipynb #c003
 import hashlib, json, os, re, time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cache, partial
@@ -93,9 +94,9 @@ def check_query(
 # %% ../nbs/03_reward_model.ipynb #c017
 def read_pair_rows(
     path: str | Path,  # .jsonl, .json, .csv, .tsv or .parquet
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     skip_bad: bool = False,  # list bad rows and go on
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     tell=None,  # called with the gate's report, such as `print`
 ) -> tuple:  # checked rows, list of {row, code, message, entry}
     "Preference rows with `margin` and `group` where the file has them; all their pictures can be decoded"
@@ -234,7 +235,7 @@ class VLRewardModel(BackboneWithHead):
         self.shares = share_attention(backbone)
         self.processor = processor
         # What reward_model.json holds beside the weights: the arguments with which it is built again.
-        self.facts = dict(
+        self.facts: dict = dict(
             score_min=score_min, score_max=score_max, activation=activation, base=base,
             prompt_template=prompt_template, calibration=calibration)
 
@@ -315,7 +316,7 @@ class VLRewardModel(BackboneWithHead):
         image,  # path, bytes, PIL image, a list of these, or None
         query: str,  # the question
         answers: list,  # texts
-        turns: list = (),  # (role, text) of what was said before the question
+        turns: list | tuple = (),  # (role, text) of what was said before the question
     ) -> list:  # a float each
         "Scores of several answers to one question"
         sample = Sample(query, "", pictures_of(image), "preference", turns=list(turns))
@@ -545,7 +546,8 @@ def _drawn(n, seed):
     rows = []
     for row in synthetic_preferences(n, seed=seed):
         one, other = map(read_count, row["response"][:2])
-        rows.append(row | dict(group=f"{abs(one - other)} apart"))
+        apart = abs(one - other)  # type: ignore[operator]  # drawn answers all have a count
+        rows.append(row | dict(group=f"{apart} apart"))
     return rows
 
 def _picture_names(row):
@@ -1004,8 +1006,8 @@ def _evaluation_figures(evaluated):
 # %% ../nbs/03_reward_model.ipynb #c065
 def start_run(
     settings: RewardModelSettings,  # a checked object
-    train: list = (),  # rows to learn from
-    held: list = (),  # rows to stop by
+    train: list | tuple = (),  # rows to learn from
+    held: list | tuple = (),  # rows to stop by
 ) -> tuple:  # directory of the run, checkpoint to go on from or None, checkpoint to take weights from or None
     """A new directory, or the one of the run that is resumed; the same one in every process.
 
@@ -1014,7 +1016,7 @@ def start_run(
     from accelerate.utils import broadcast_object_list
     processes = PartialState(cpu=not torch.cuda.is_available())
     # The directory's name holds the time, so one process makes it and tells the others.
-    start = [_start(settings, train, held) if processes.is_main_process else None]
+    start: list = [_start(settings, train, held) if processes.is_main_process else None]
     return broadcast_object_list(start)[0] if processes.num_processes > 1 else start[0]
 
 # Settings that may be others when a run goes on: where things lie, how long it runs, what is looked at.
@@ -1032,8 +1034,8 @@ def _start(s, train, held):
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     contents["template"] = judge_template(s.prompt_template)
     # `began(None, folder=...)` keeps how a run begins, `began(checkpoint)` refuses to go on otherwise.
-    began = partial(same_run, s, free=may_differ,
-                    weights_by="load_weights_only = true takes its weights into one", **contents)
+    began: Callable = partial(same_run, s, free=may_differ,
+                              weights_by="load_weights_only = true takes its weights into one", **contents)
     weights = None
     if is_old_checkpoint(s.resume):
         weights = s.resume  # which begin a new run
@@ -1042,7 +1044,8 @@ def _start(s, train, held):
         checkpoint = find_checkpoint(folder, s.resume)
         if not s.load_weights_only:
             began(checkpoint)
-            return Path(checkpoint).parent, checkpoint, None
+            run = Path(checkpoint).parent  # type: ignore[arg-type]  # `s.resume` asks for one
+            return run, checkpoint, None
         weights = checkpoint
     run = _new_run(s)
     began(None, folder=run)
@@ -1202,7 +1205,7 @@ def train_reward_model(
     trainer = make_trainer(settings, model, train, held, run_dir, log)
     first = trainer.is_world_process_zero()
     # Trainer loads the checkpoint's weights in `train`, so these scores are of the start in any case.
-    before = score_rows(model, test, settings.eval_batch_size) if first else None
+    before = score_rows(model, test, settings.eval_batch_size) if first else []
     trainer.train(resume_from_checkpoint=checkpoint)
     if not first:
         return {}
@@ -1236,7 +1239,7 @@ def score_file(
     skip_bad_rows: bool = False,  # list bad rows and go on
     seed: int = 0,  # of the permutation
     device: str = None,  # None: the GPU if there is one
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     base_model: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
 ) -> dict:  # path, report, skipped, pairs_per_second
     "Scores of all rows of a file, in a file that did not exist, and the report over them"
@@ -1264,7 +1267,7 @@ def rank_answers(
     image,  # path, bytes, PIL image, a list of these, or None
     query: str,  # the question
     answers: list,  # texts
-    turns: list = (),  # (role, text) of what was said before the question
+    turns: list | tuple = (),  # (role, text) of what was said before the question
 ) -> list:  # a dict each, best first: place, answer, score, chance
     "Answers to one question in the order that a judge gives them; the first is the best of N"
     if not isinstance(judge, VLRewardModel):
@@ -1336,7 +1339,7 @@ def as_reward(
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
     # `batched`: it wants many answers at once, with their samples. `model` is for who wants to look at it.
-    rewarded.batched, rewarded.model = True, model
+    rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
 
 # A run asks for its reward several times, and a judge may be as large as the policy. Weakly held: once nobody

@@ -210,7 +210,8 @@ def _number_mark(given, truth, synonyms):
     if same_words(given, truth, synonyms):
         return True, True
     # 1/3 and its decimals are one number
-    return said is not None and math.isclose(said, wanted, rel_tol=1e-9), said is not None
+    right = said is not None and math.isclose(said, wanted, rel_tol=1e-9) # type: ignore[arg-type] # it is one
+    return right, said is not None
 
 # %% ../nbs/02_rewards.ipynb #nea90b30
 vqa_table = [ # completion, truth, accuracy, why
@@ -366,9 +367,10 @@ def mix(
             sums.append(_sum_of(of_row, weights))
         return sums
 
-    mixed_batch.batched = True
+    mixed_batch.batched = True # type: ignore[attr-defined] # functions have attributes
     # they are asked one after the other
-    mixed_batch.patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
+    patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
+    mixed_batch.patience = patience # type: ignore[attr-defined] # the same
     batched = [getattr(reward, "batched", False) for reward in rewards.values()]
     return mixed_batch if any(batched) else mixed
 

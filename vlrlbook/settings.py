@@ -169,7 +169,7 @@ def flag_names(
 
 def named_options(
     rest: list, # of a command line
-    flags: set = frozenset(), # names that may stand without a value
+    flags: set | frozenset = frozenset(), # names that may stand without a value
 ) -> dict: # name → text
     "`--name value` and `--name=value`, - and _ meaning the same; anything else is a `SettingsError`"
     # No message repeats a value: it may be a key that somebody has put on the command line.
@@ -286,6 +286,9 @@ class Settings:
     # calls `check`, and reads two more of its attributes: `aliases` (another name → name) and `stand_ins`
     # (another name → (name, {its text in lower case: value})).
     presets: ClassVar[dict] = {} # size → {name: value where None was given}
+    if typing.TYPE_CHECKING: # fields of every subclass
+        size: str
+        model: str
 
     def check(self):
         "Fill in what was not given, then raise one SettingsError with every rule that is broken"
@@ -393,7 +396,7 @@ presets = {
 
 # task → size → what this task sets otherwise, or alone. A thought and an answer in tags are longer than a
 # sentence, and take the twin longer to learn.
-by_task = {
+by_task: dict = {
     "counting": {
         # chosen by its worst seed (nbs/logs/05_search.csv, 05_runs.csv): silent groups refilled, the eyes too
         "tiny": dict(reward="0.8*verbatim + 0.2*counting", max_completion_length=8, warm_steps=280,
@@ -686,8 +689,8 @@ def trained_rewards(
 
 
 def reward_without_paths(
-    reward: str | None, # as in `trained_rewards`
-) -> str | None: # such as "reward_model:judge_20250102-030405"
+    reward: str, # as in `trained_rewards`; None stays None
+) -> str: # such as "reward_model:judge_20250102-030405"
     "A reward as it may be shown to others: of a trained model's folder the name alone"
     for chapter, folder in trained_rewards(reward):
         path = Path(folder)

@@ -11,10 +11,12 @@ __all__ = ['attention_name', 'token_bound', 'prompt_positions', 'cache_keyword',
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
 import hashlib, importlib, inspect
+from collections.abc import Callable
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from types import MethodType
+from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -32,6 +34,7 @@ except ImportError as error: # it has moved what sharing leans on (read in 5.17 
 from .core import warn_loudly
 from .prompt_cache import answer_rows, cache_under_checkpointing, cannot_cache, empty_cache
 from .prompt_cache import read_prompt, tested_families, widened
+from .training import BeforeGRPOTrainer
 
 # %% ../nbs/07_shared_prompt.ipynb #c009
 def token_bound(
@@ -152,7 +155,7 @@ def grouped_attention(
     shares_keys = query.shape[1] != key.shape[1]
     if attention_mask is None or query.device.type != "cpu" or not shares_keys:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    given = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling)
+    given: dict = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling)
     attended = scaled_dot_product_attention(query, key, value, enable_gqa=True, **given) # [B, heads, S, size]
     return attended.transpose(1, 2).contiguous(), None
 
@@ -248,7 +251,7 @@ class PictureMemory:
         self.weights = None # of the tower, as `_same_weights` counts them, when `known` was computed
         self.seen = 0 # pictures that the tower has computed
         self.by_picture = False # whether this release splits deepstack levels by picture
-        self.output_class = None # of what `get_image_features` returns
+        self.output_class: Any = None # of what `get_image_features` returns
         core.get_image_features = self
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
@@ -268,7 +271,7 @@ class PictureMemory:
             self.known[key] = self.known.pop(key) # the latest asked for stand last
             wanted.append(self.known[key])
         features, *levels = zip(*wanted)
-        given = dict(pooler_output=features)
+        given: dict = dict(pooler_output=features)
         if levels: # Qwen3-VL only
             given["deepstack_features"] = [level if self.by_picture else torch.cat(level) for level in levels]
         return self.output_class(**given)
@@ -392,9 +395,14 @@ class SharedPathFailed(RuntimeError):
     "The shared path raised, on this process or on another; what it was doing is done again the plain way"
 
 # %% ../nbs/07_shared_prompt.ipynb #nfa11bac1
-class SharedFallback:
+class SharedFallback(BeforeGRPOTrainer):
     "Where the shared path raises, the run goes on the plain way"
-    plain_because = None # why sharing was switched off during the run, in one line
+    sharing, pictures, _compared = True, (), False
+    _fields: dict | None = None
+    _group_size: Callable # each of the parts below has one of these, and others call it
+    _group_logps: Callable
+    _compare: Callable
+    plain_because: str | None = None # why sharing was switched off during the run, in one line
 
     def _attempt(self, stage, shared_path):
         "What `shared_path()` returns; where it raises on any process, sharing is off and all processes raise SharedPathFailed"
@@ -430,7 +438,7 @@ class SharedFallback:
             warn_loudly(f"shared prompt: {self.plain_because}; this run goes on the plain way, slower but just as exact")
 
 # %% ../nbs/07_shared_prompt.ipynb #n6756c00
-class SharedSampling:
+class SharedSampling(SharedFallback):
     "Prompts and pictures prepared once a group, answers from one prefill"
     def _group_size(self): return self.num_generations if self.model.training else self.num_generations_eval
 
@@ -465,25 +473,26 @@ class SharedSampling:
         "As TRL does it, also where rows with and without pictures meet"
         with _standing_in(self, _FlatPictures): return super()._generate_and_score_completions(inputs)
 
-    def _generate_single_turn(self, prompt_ids, images, fields, *more, **others):
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *more, **others):
         "Overrides TRL's (1.16): answers to tokenized prompts; vLLM, where it samples, shares prompts by itself"
         G = self._group_size()
         if self.sharing and images is not None: # `_tokenize_prompts` left them with the first row of each group
             images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *more, **others)
         prompts = prompt_ids[::G]
         ids = _left_padded(prompts, self._tokenizer.pad_token_id)
         mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
         # the Trainer's own, which brings tensors to the device; TRL's would sample again
-        given = Trainer._prepare_inputs(self, dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(fields)))
-        how = dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
+        given: dict = dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(multimodal_fields))
+        given = Trainer._prepare_inputs(self, given)
+        given |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         with _sampling_model(self) as model:
-            said = self._attempt("sampling", partial(sample_groups, model, **given, **how))
+            said = self._attempt("sampling", partial(sample_groups, model, **given))
         return [_until_end(row, self.eos_token_ids) for row in said.tolist()], None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
-class SharedTraining:
+class SharedTraining(SharedFallback):
     "Micro-batches of whole groups, each prompt read once for their log-probs"
     def training_step(self, *args, **kwargs):
         "Overrides TRL's (1.16): features of pictures are remembered within a step"
@@ -544,7 +553,7 @@ class SharedTraining:
             return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
-class SharedCheck:
+class SharedCheck(SharedFallback):
     "The first group of a run's first batch goes both ways"
     @torch.no_grad()
     def _compare(self, batch):
@@ -604,9 +613,8 @@ class SharedCheck:
             total = self._first_group_logps(batch, G).sum()
             torch.autograd.grad(total, trained, allow_unused=True)
 
-class SharedPrompt(SharedSampling, SharedTraining, SharedCheck, SharedFallback):
+class SharedPrompt(SharedSampling, SharedTraining, SharedCheck):
     "Mixin before TRL's GRPOTrainer: each group's prompt and picture are read once, in sampling, scoring and training"
-    sharing, pictures, _compared, _fields = True, (), False, None
 
 # %% ../nbs/07_shared_prompt.ipynb #n07empty1
 class _WithoutEmptyPictures:
@@ -702,7 +710,7 @@ def take_rows(
     rows: list, # numbers of rows, in the order that is wanted
 ) -> dict: # split, too
     "Some rows of a batch; what belongs to no row stays as it is"
-    taken = {}
+    taken: dict = {}
     for name, value in batch.items():
         if isinstance(value, list):
             taken[name] = [value[row] for row in rows]
@@ -773,6 +781,7 @@ def why_plain(
     unknown = "tools environment_factories rollout_func use_transformers_continuous_batching pad_to_multiple_of aux_loss_enabled"
     for name in unknown.split():
         if getattr(trainer, name, None): return f"{name} is set"
+    return None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9463c6a
 def share_prompts(

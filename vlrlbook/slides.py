@@ -15,7 +15,7 @@ hide_input = "hide-input"  # tag of a cell whose figure matters and whose lines 
 
 def write_slides(
     folder: str | Path,  # with notebooks
-    out: str | Path = None,  # folder to write, new; None: slides/ in `folder`
+    out: str | Path | None = None,  # folder to write, new; None: slides/ in `folder`
 ) -> list:  # paths of the slides
     "Run every notebook of a folder and write it as slides, all of them or none"
     # in the order of the class: the names begin with numbers

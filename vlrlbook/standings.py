@@ -76,7 +76,7 @@ class Standings:
     "A class's results, best first; shows itself as a table in a notebook"
     results: list = field(default_factory=list)  # of `Result`
     refused: list = field(default_factory=list)  # a sentence for each file that is not ranked
-    rules: Rules = None  # of the class
+    rules: Rules | None = None  # of the class
     pictures: str = ""  # fingerprint of the frozen pictures
 
     def __repr__(self):
@@ -184,7 +184,7 @@ def _other_rules(own, common):
 
 def write_standings(
     folder: str | Path,  # with the students' files
-    out: str | Path = None,  # the page; None: results.html in the folder
+    out: str | Path | None = None,  # the page; None: results.html in the folder
 ) -> tuple:  # path of the page, Standings
     "Gather a folder and write its page, whole or not at all"
     standings = gather(folder)

@@ -11,6 +11,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback, TrainerState
@@ -23,6 +24,26 @@ from .settings import SettingsError
 __all__ = ["NotANumber", "CommittedCheckpoints", "find_checkpoint", "same_run", "resume_log",
            "RunLogCallback", "Interrupted", "StopWhenAsked"]
 
+# What a mixin is mixed into: a type checker looks there for what the mixin takes from `self` and `super()`.
+if TYPE_CHECKING:
+    from transformers import Trainer
+    from trl import GRPOTrainer
+
+    # Once they are made, the fields that may be None to a type checker never are.
+    class BeforeTrainer(Trainer):
+        args: Any
+        model: Any
+
+    class BeforeGRPOTrainer(GRPOTrainer):
+        model: Any
+        args: Any
+        num_generations: int
+        train_dataset: Any
+        environments: Any
+        _buffered_inputs: Any
+else:
+    BeforeTrainer = BeforeGRPOTrainer = object
+
 begun_with = "begun_with.json"  # in a run's folder: the settings with which it began
 
 
@@ -30,7 +51,7 @@ class NotANumber(ValueError):
     "A gradient or a weight is infinite or NaN: the run stops before it is used or saved"
 
 
-class CommittedCheckpoints:
+class CommittedCheckpoints(BeforeTrainer):
     """Mixin before a transformers Trainer: a checkpoint appears whole, with a manifest, or not at all.
 
     As released (read in transformers 5.17 to 5.24), the Trainer writes a checkpoint straight under its final
@@ -38,7 +59,7 @@ class CommittedCheckpoints:
     file time; and it goes on with a gradient that is not a number, and saves what comes of it. Four of its
     methods are overridden; each says what would break if it moved."""
 
-    _aside = None  # while a checkpoint is written: the folder that it is written into
+    _aside: Path | None = None  # while a checkpoint is written: the folder that it is written into
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -103,7 +124,7 @@ class CommittedCheckpoints:
         if has_second_adapter:
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]  # with names only
         "Train; checkpoints that are not this run's own past are moved aside; a finished run takes no step"
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
@@ -179,8 +200,8 @@ def find_checkpoint(
 def same_run(
     settings,  # a checked dataclass of settings
     checkpoint: str | None,  # where the run goes on, or None
-    free: set = frozenset(),  # names that may differ: where things go, how long it runs, what is looked at
-    folder: str | Path = None,  # of the run that begins; None: its output_dir
+    free: set | frozenset = frozenset(),  # names that may differ: where things go, what is looked at
+    folder: str | Path | None = None,  # of the run that begins; None: its output_dir
     weights_by: str = "adapter = … goes on from its weights",  # how a new run would take the weights of this one
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
@@ -284,7 +305,7 @@ class StopWhenAsked(TrainerCallback):
         self.every = every
 
     def on_step_end(self, args, state, control, **kwargs):
-        path = os.environ.get("VLRLBOOK_STOP")
+        path = os.environ.get("VLRLBOOK_STOP", "")
         # Several processes might read the file at different steps, and would then wait for each other
         # forever.
         may_stop = bool(path) and args.world_size == 1 and state.global_step % self.every == 0

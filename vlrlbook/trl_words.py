@@ -47,7 +47,8 @@ def grpo_config(
     # An answer that holds a picture's marker would ask for a picture that is not there.
     markers = vision_marker_ids(processor)
     forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
-    same = {name: getattr(s, name) for name in same_in_trl}
+    same: dict = {name: getattr(s, name) for name in same_in_trl}
+    same[checkpointing_name(GRPOConfig)] = checkpointing
     # One turn more than looks are allowed, so that a call too many is told so and may be followed by an answer
     same |= dict(max_tool_calling_iterations=s.max_looks + 1) if s.max_looks else {}
     return GRPOConfig(
@@ -63,7 +64,6 @@ def grpo_config(
         disable_tqdm=True,
         bf16=cuda,
         use_cpu=not cuda,
-        **{checkpointing_name(GRPOConfig): checkpointing},
         # processes with pictures would wait here for those without: TRL 1.16 gathers those of its own table
         log_multimodal=False,
         vllm_enable_sleep_mode=s.vllm_sleep_level > 0,

@@ -60,7 +60,7 @@ def questions(
     after, shuffled = overall.get(("after_greedy", main)), overall.get(("after_shuffled", main))
     majority, seen = overall.get(("majority", main)), overall.get(("seeing_gain", main))
     losers = None if greedy is None else losing_groups(metrics, main)
-    asked = [
+    asked: list = [
         ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled]),
         ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy]),
         ("more_than_luck", "More gains than losses than luck allows?", _more_than_luck, [flipped]),

@@ -36,7 +36,7 @@ def requirements_of(
         # A requirement without an extra in its marker applies whatever the extra is, so it is asked twice.
         always = marker is None or marker.evaluate({"extra": ""})
         if extra:
-            wanted = not always and marker.evaluate({"extra": extra})
+            wanted = marker is not None and not always and marker.evaluate({"extra": extra})
         else:
             wanted = always
         if wanted:
@@ -115,7 +115,7 @@ def extra_of(
     module: str, # as it is imported, such as uvicorn
 ) -> str | None: # such as serve; None where no extra brings it
     "The extra that brings a module"
-    for line in metadata.requires("vlrlbook"):
+    for line in metadata.requires("vlrlbook") or []:
         # A line of the metadata: `uvicorn>=0.34; extra == "serve"`. The extra `all` brings everything.
         pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""
         found = re.match(pattern, line.replace("-", "_"))

@@ -7,11 +7,13 @@ import math
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 from transformers import TrainerCallback
 
 from .core import warn_loudly
 from .settings import SettingsError
+from .training import BeforeGRPOTrainer
 
 __all__ = ["ratio_bounds", "unexpanded", "picture_runs", "picture_size", "EnginePrompts", "PicturesForVLLM",
            "RatioWatch"]
@@ -98,7 +100,7 @@ class EnginePrompts:
                             "belong to another prompt; has the model's directory another processor?")
 
 
-class PicturesForVLLM:
+class PicturesForVLLM(BeforeGRPOTrainer):
     """Mixin before TRL's GRPOTrainer, behind whatever samples in its own way: vLLM reads what training reads
 
     TRL 1.16 hands vLLM prompts whose pictures are expanded already, and vLLM expands them once more (16
@@ -111,7 +113,7 @@ class PicturesForVLLM:
             super().__init__(*args, **kwargs)
         if not self.use_vllm:
             return
-        engine = self.vllm_generation
+        engine: Any = self.vllm_generation
         if engine.mode == "colocate":
             engine.llm.generate = EnginePrompts(engine.llm.generate, self.processing_class)
             # TRL writes level 2, which throws the weights away; 1 keeps them in the machine's memory.

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from typing import Any, NoReturn
 
 from PIL import Image, ImageDraw
 
@@ -199,7 +200,7 @@ class Looker:
 
     def reset(self, images=None, **row):
         "Begin a rollout on the first picture of a row"
-        self._picture = images[0].convert("RGB") if images else None
+        self._picture: Any = images[0].convert("RGB") if images else None
         self._looks, self._refused = 0, Counter()
 
     @property
@@ -250,7 +251,7 @@ class Looker:
         if min(sides) < 1 or max(sides) > LONGEST_SHAPE * min(sides):
             self._refuse("thin", "too thin")
 
-    def _refuse(self, kind, why):
+    def _refuse(self, kind, why) -> NoReturn:
         "Count a refusal and raise it"
         self._refused[kind] += 1
         raise CallRefused(kind, why)
@@ -308,7 +309,7 @@ GAP = 8  # white pixels between a picture and its crops
 
 def with_looks_drawn(
     sample: Sample,  # of any task
-    answers: list = (),  # texts in the written form of `readers/turns`
+    answers: list | tuple = (),  # texts in the written form of `readers/turns`
     eye: Eye = None,  # of the model; None: the picture alone
 ) -> Sample:  # of task zoom a copy whose picture shows the calls and, beside it, what they gave
     "A sample as a card shows it: at most three different looks, each framed in its colour"

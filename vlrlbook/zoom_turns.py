@@ -22,6 +22,7 @@ from .geometry import scale_of_family
 from .models import chat_template
 from .readers.turns import looks_of, read_call, refusals, turns_of, written
 from .settings import SettingsError
+from .training import BeforeGRPOTrainer
 from .zoom import CallRefused, Eye, Looker, answer_call
 
 __all__ = ["looking_families", "teach_calls", "eye_of", "eye_for", "encode_turns", "turn_labels", "converse",
@@ -148,7 +149,7 @@ def _spoken(words, calls):
 
 def _opened(processor, sample):
     "The conversation up to where the model speaks; some templates describe the tool in it"
-    tool = Looker(None, 0).zoom
+    tool = Looker(None, 0).zoom  # type: ignore[arg-type]  # it never looks
     return processor.apply_chat_template(to_messages(sample), tools=[tool], add_generation_prompt=True)
 
 
@@ -309,7 +310,7 @@ def look_options(
     return dict(environment_factory=partial(Looker, eye, settings.max_looks))
 
 
-class LookTwice:
+class LookTwice(BeforeGRPOTrainer):
     "Mixin before TRL's GRPOTrainer: calls are read by our grammar, and refusals are counted by kind"
 
     def _tool_call_loop(self, *args, **kwargs):

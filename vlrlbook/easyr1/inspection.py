@@ -277,7 +277,7 @@ def _histogram(run):
 def dry_run(
     path: str | Path, # an exported directory, or an EasyR1 YAML
     processor=None, # of the model; None: loaded from the model that the config names
-    overrides: list = (), # a.b=c, as they will be given to train.sh
+    overrides: list | tuple = (), # a.b=c, as they will be given to train.sh
     version: str = None, # for a YAML: 0.3.2 or current; None: what the export says, else 0.3.2
     processes: int = None, # that look at rows; None: one a CPU
     full_marks: float = 1.0, # what a truth must earn
@@ -534,7 +534,7 @@ def _parquet_rows(path):
 def _looked_at(files, look, processes, progress, rows):
     "What `check_row` found in all rows of all files, in their order; `rows` gets the counts by file"
     from tqdm.auto import tqdm
-    processes = processes or os.cpu_count()
+    processes = processes or os.cpu_count() or 1
     most_waiting = 3 * processes # a faster reader would fill the memory with rows
     with tqdm(desc="rows", disable=not progress) as bar, _workers(look, processes) as submit:
         waiting = deque() # (file, function that gives the results of a batch)
@@ -588,6 +588,8 @@ def _submit_here(batch):
     return lambda: results
 
 # %% ../../nbs/09c_inspection.ipynb #n4229e6e
+_look: _Look # of this process
+
 def _set_look(look):
     "Keep what is needed to look at rows for `_check_batch`, which the pool calls with nothing but a batch"
     global _look

@@ -8,6 +8,7 @@ __all__ = ['Wanted', 'wanted_tensors', 'fit_keys', 'Lora', 'part_lora', 'Source'
 
 # %% ../../nbs/09e_merge.ipynb #n14f27a5
 import json, re, shutil, struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -222,7 +223,7 @@ class Source:
     "A tensor that can be made when its turn comes"
     dtype: str # torch's name
     shape: tuple # of the result
-    load: callable # makes it
+    load: Callable # makes it
 
     @property
     def bytes(self):
@@ -253,7 +254,7 @@ _head_alignment = 8 # bytes; the safetensors library pads to it
 def _safetensors_head(sources):
     "The table at the beginning of a safetensors file, as bytes: number type, shape and place of every tensor"
     # As save_pretrained writes it; transformers has refused files without this entry.
-    table = {"__metadata__": {"format": "pt"}}
+    table: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, source in sources.items():
         begin, end = end, end + source.bytes
@@ -479,7 +480,7 @@ def _main_dtype(sources):
     sizes = {}
     for source in sources.values():
         sizes[source.dtype] = sizes.get(source.dtype, 0) + source.bytes
-    return max(sizes, key=sizes.get)
+    return max(sizes, key=sizes.__getitem__)
 
 # %% ../../nbs/09e_merge.ipynb #n3b84140
 def _write_model(sources, config, described, output_dir, report, max_shard_gb):

@@ -11,6 +11,7 @@ import io, pickle, re, struct, zipfile, zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -258,6 +259,7 @@ def _fill(flat, path, record, skipped):
 # - it refuses a ShardedTensor without saying under which key it stands.
 class _Named:
     "Stand-in for an object of torch.distributed: it keeps what it was given and its fields, and runs nothing"
+    args: tuple
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         self.args = args
@@ -443,9 +445,9 @@ class Piece:
     "What one rank holds of one tensor"
     rank: int # number of the process
     stored: Stored # its numbers
-    shape: tuple = None # of the whole; None: the piece is plain and does not say
+    shape: Any = None # tuple, of the whole; None: the piece is plain and does not say
     placements: tuple = () # see `shard_box`
-    mesh: np.ndarray = None # rank numbers, a dimension per placement
+    mesh: Any = None # array of rank numbers, a dimension per placement
     names: tuple = () # of the mesh dimensions
 
     @property

@@ -36,7 +36,7 @@ def supervisor_command(
 class LocalBackend:
     "One detached supervisor process per job on this machine; it lives on when the server dies"
     hands_over = True  # the lock passes from the dispatcher to the supervisor, without a gap
-    threads = None  # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
+    threads: int | None = None  # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
 
     def __init__(self,
         options: dict = None,  # none are known here
@@ -59,7 +59,7 @@ class LocalBackend:
             # A session of its own: what ends the server's terminal must not end the jobs.
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                start_new_session=True, pass_fds=[lock])
+                start_new_session=True, pass_fds=[lock])  # type: ignore[list-item]  # it always gets one
         self.started = [p for p in self.started if p.poll() is None]
         self.started.append(process)
         return str(process.pid)

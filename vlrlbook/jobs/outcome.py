@@ -28,7 +28,7 @@ class Outcome:
     size = 4096  # bytes of the file, whatever is in it: the rest is spaces
 
     def __init__(self,
-        folder: str | Path,  # of the job
+        folder: str | os.PathLike,  # of the job
     ):
         "Take the room for an outcome, unless it is there already; OSError on a full disk"
         folder = JobFolder(folder)
@@ -55,7 +55,7 @@ class Outcome:
 
     @staticmethod
     def read(
-        folder: str | Path,  # of the job
+        folder: str | os.PathLike,  # of the job
         attempt: int | None,  # whose outcome; None: the latest, whose it is stands in it
     ) -> dict | None:  # what was written; None: that attempt has no outcome
         "What the supervisor of an attempt left; the file may still be that of the attempt before"

@@ -77,7 +77,7 @@ def tree(
 
 
 def job_tag(
-    folder: str | Path,  # of the job
+    folder: str | os.PathLike,  # of the job
 ) -> str:  # NAME=value, for the environment of all that the job starts
     "The mark that a job's processes carry"
     return f"{job_variable}={Path(folder).resolve()}"
@@ -158,4 +158,4 @@ def memory_kills() -> int:  # since the machine started
     "How many processes of this machine the kernel has killed for want of memory"
     # A process that is killed so leaves no last words. The count before and after an attempt tells of it.
     counters = Path("/proc/vmstat").read_text()
-    return int(re.search(r"^oom_kill (\d+)", counters, re.M)[1])
+    return int(re.findall(r"^oom_kill (\d+)", counters, re.M)[0])

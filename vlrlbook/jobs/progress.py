@@ -59,7 +59,7 @@ def last_row(
 
 
 def progress_of(
-    folder: str | Path,  # of the job
+    folder: str | os.PathLike,  # of the job
     total: int | None,  # steps, if known
 ) -> dict:  # columns of the ledger: current_step, loss, total_steps, progress
     "How far the run is: step, loss, percent (99 at most until it has completed)"

@@ -1,6 +1,7 @@
 """What is removed, and by which clock: ended jobs that are too old or take too much room.
 
 Written by hand, not exported from a notebook."""
+import os
 from pathlib import Path
 
 from .folder import DataFolder
@@ -38,7 +39,7 @@ class ServiceClock:
 
 
 def folder_bytes(
-    folder: str | Path,  # any folder
+    folder: str | os.PathLike,  # any folder
 ) -> int:  # on the disk
     "What a folder takes; a file with several names counts once"
     bytes_of = {}  # inode → bytes: files of a result are second names of the run's

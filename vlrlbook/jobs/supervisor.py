@@ -145,7 +145,7 @@ def watch(
 ) -> str | None:  # the order that ended it; None: it ended by itself
     "Copy what a trainer prints and pass orders on, until it and all its descendants are dead"
     me = os.getpid()
-    pipe = trainer.stdout.fileno()
+    pipe = trainer.stdout.fileno()  # type: ignore[union-attr]  # started with a pipe
     # A grandchild may hold the pipe open long after the trainer has ended; whoever waits for the pipe's end
     # would wait for the grandchild.
     os.set_blocking(pipe, False)

@@ -124,7 +124,7 @@ class WaitingJobs:
     def _claim(self, row, folder, attempt, slot):
         "Move a job from queued to training, at its newest whole checkpoint; False if it is no longer queued"
         checkpoint = newest_checkpoint(folder.run)
-        step = checkpoint_number(checkpoint) if checkpoint else 0
+        step = checkpoint and checkpoint_number(checkpoint) or 0
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),

@@ -72,8 +72,8 @@ class RowReport:
 
 def inspect_vqa(
     path: str | Path,  # a file of rows in any of the forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "question=problem image=img_name"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # such as "question=problem image=img_name"
     look: bool = True,  # open every picture; False: pictures are not looked for at all
     rows: list = None,  # of (number, row) that a converter made of the file; None: the file's own
 ) -> tuple:  # list of (number, VQARow with pictures as absolute paths or bytes), RowReport
@@ -163,7 +163,7 @@ def _identity(picture):
 
 def _tell_repeats(kept, report):
     "Count rows that stand twice, and questions that have two different truths"
-    answers = {}  # question and pictures → the truths that rows give
+    answers: dict = {}  # question and pictures → the truths that rows give
     for _, row in kept:
         asked = (row.question, *map(_identity, row.pictures))
         answers.setdefault(asked, []).append(row.answer)
@@ -189,8 +189,8 @@ def _usable(kept, report, skip_bad_rows):
 
 def read_vqa_file(
     path: str | Path,  # a file of rows in any of the forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "question=problem image=img_name"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # such as "question=problem image=img_name"
     skip_bad_rows: bool = False,  # list bad rows in the report and go on
     look: bool = True,  # open every picture
 ) -> tuple:  # list of (number, VQARow), RowReport
@@ -204,8 +204,8 @@ def read_vqa_file(
 
 def inspect_preferences(
     path: str | Path,  # a file of rows in any of the forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "query=question chosen=better"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # such as "query=question chosen=better"
 ) -> tuple:  # list of (number, PreferenceRow with pictures as absolute paths or bytes), RowReport
     "All preference rows of a file, the good ones and a list of the bad"
     path, keys = Path(path), read_keys(keys)
@@ -233,7 +233,7 @@ def _tell_ranks(kept, report):
     "Count ties, equal answers, repeats and rows that contradict each other"
     ties = sum(len(set(row.human_ranking)) == 1 for _, row in kept)
     equal = sum(len({text.strip() for text in row.response}) < len(row.response) for _, row in kept)
-    better = {}  # (question, pictures, set of two answers) → the preferred ones
+    better: dict = {}  # (question, pictures, set of two answers) → the preferred ones
     for _, row in kept:
         order = sorted(zip(row.human_ranking, row.response), key=lambda pair: pair[0])
         asked = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
@@ -258,8 +258,8 @@ def _tell_ranks(kept, report):
 
 def read_preference_file(
     path: str | Path,  # a file of rows in any of the forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # such as "query=question chosen=better"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # such as "query=question chosen=better"
     skip_bad_rows: bool = False,  # list bad rows in the report and go on
 ) -> tuple:  # list of (number, PreferenceRow), RowReport
     "The usable preference rows of a file; the first bad one is an error unless they may be skipped"

@@ -4,6 +4,7 @@ An answer may be an option's letter, its text, both, or its place. Places are co
 from 1 in others, so a whole file is asked how it counts (`option_places`); a row alone cannot tell. Whatever
 stays uncertain is an error: a shifted truth would be trained without a sign. Written by hand."""
 import re
+from typing import NoReturn
 
 from ..archive import DataError
 from .columns import is_nothing
@@ -42,7 +43,7 @@ def row_options(
     return _without_letters(texts, columns)
 
 
-def _refuse(columns, message):
+def _refuse(columns, message) -> NoReturn:
     "A `DataError` about the options of this row"
     raise DataError("vqa.options", message, row=columns.number)
 
@@ -89,7 +90,7 @@ def _of_columns(columns):
 
 def _without_letters(texts, columns):
     "The texts without letters in front, where each bears one; in the order of those letters"
-    marks = [_letter_in_front.match(text) for text in texts]
+    marks: list = [_letter_in_front.match(text) for text in texts]
     if not all(marks):
         return texts  # "E. coli" among options without letters is a name
     letters = [mark[1].upper() for mark in marks]

@@ -6,6 +6,7 @@ them, a row may say how many people preferred which answer. Written by hand."""
 import json
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import NoReturn, TypeGuard
 
 from ..archive import DataError, control_token
 from .chat import is_turns, read_turns
@@ -87,7 +88,7 @@ def _unfolded(row, keys, number):
     return {name: value for name, value in row.items() if name != folded} | inside
 
 
-def _refuse(columns, code, message):
+def _refuse(columns, code, message) -> NoReturn:
     "Raise a `DataError` of this row"
     raise DataError(f"preference.{code}", message, row=columns.number)
 
@@ -149,7 +150,7 @@ def _is_filled_text(value):
 _largest_number = 1e15  # of a rank or a margin; an int of 400 digits is no float
 
 
-def _is_number(value):
+def _is_number(value) -> TypeGuard[float]:
     "Whether a value is a finite number; True and False are none"
     a_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return a_number and value == value and abs(value) < _largest_number

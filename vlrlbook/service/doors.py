@@ -8,6 +8,7 @@ import contextlib
 import hmac
 import logging
 import time
+from typing import Any
 
 from .log_lines import logger
 from .refusals import Problem, clean
@@ -48,7 +49,7 @@ class Entry:
         hosts: list,  # names by which the server may be called
     ):
         self.token = token.encode() if token else None
-        self.sessions = Sessions(token) if token else None
+        self.sessions: Any = Sessions(token) if token else None
         self.hosts = {name.lower() for name in hosts}
 
     def refusal(self,

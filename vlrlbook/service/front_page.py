@@ -87,7 +87,7 @@ class Front:
         self.form = form
         self.uploads = uploads
         self.token = token
-        self.sample = None  # the ZIP of `sample_data`, drawn when it is first asked for
+        self.sample: bytes | None = None  # the ZIP of `sample_data`, drawn when it is first asked for
 
     async def front(self, request):
         "GET /: the page for a browser, JSON for a program, from the same address"

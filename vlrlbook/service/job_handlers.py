@@ -68,7 +68,7 @@ class StateSide:
         if age > _fresh_seconds and job_id not in self.asking:
             self._begin_to_ask(job_id)
         # Too old, or never told: wait for the ledger.
-        if age > _usable_seconds:
+        if remembered is None or age > _usable_seconds:
             # Shielded, since others wait for the same task: a client that hangs up must not cancel it.
             remembered = await asyncio.shield(self.asking[job_id])
         return bytes_reply(remembered[1], "application/json")

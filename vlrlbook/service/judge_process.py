@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from .log_lines import logger
 from .refusals import Problem, clean
@@ -75,7 +76,7 @@ class Judge:
         folder: str,  # of the reward model
     ):
         self.folder = folder
-        self.child = None
+        self.child: Any = None
         self.turn = asyncio.Lock()  # lines of two requests must not cross
 
     async def load(self):

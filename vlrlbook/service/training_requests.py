@@ -13,7 +13,7 @@ _most_letters = 200  # of a job's name and of an upload's identifier
 _most_told = 50  # errors listed in a refusal: a page shows no more, and a stranger's mistakes have no end
 _most_in_detail = 3  # errors repeated in the sentence for people
 
-_python_types = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
+_python_types: dict = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
 
 
 def read_request(
@@ -124,7 +124,7 @@ def _read_group(given, group, fields, settings):
     known = {field["name"]: field for field in fields}
     errors = []
     for written, value in given.items():
-        name = also_called.get(written, written)
+        name = also_called[written] if written in also_called else written
         shown = clean(written, 80)
         place = f"{group}.{shown}"
         if name not in known:

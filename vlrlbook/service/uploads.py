@@ -243,7 +243,7 @@ class Uploads:
                 image.save(buffer, form)
         except (OSError, ValueError, SyntaxError) as error:  # Pillow's own way to say "damaged"
             raise _damaged(f"the picture of row {row}", error) from error
-        return buffer.getvalue(), f"image/{form.lower()}"
+        return buffer.getvalue(), f"image/{form.lower()}"  # type: ignore[union-attr]  # it was opened
 
     def older(self,
         days: float,  # of service, by the clock that nobody can set
