@@ -24,6 +24,7 @@ from functools import cache, partial
 from itertools import islice
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def video_backend(
 
 def open_lerobot(
     repo_id: str, # name of the data set
-    root: str | Path = None, # its folder; None: LeRobot's cache, downloaded if need be
+    root: str | Path | None = None, # its folder; None: LeRobot's cache, downloaded if need be
     **options, # LeRobot's: episodes, revision, tolerance_s, video_backend
 ): # LeRobotDataset
     """Open a LeRobot data set: from the folder `root`, or from LeRobot's cache.
@@ -108,7 +109,7 @@ def open_lerobot(
 
 def conversion_command(
     repo_id: str, # name of the data set
-    root: str | Path = None, # its folder; None: it lies on the hub
+    root: str | Path | None = None, # its folder; None: it lies on the hub
 ) -> str:
     """Advice for an error message: the command that converts a data set from format v2.1 to v3.0.
 
@@ -217,7 +218,7 @@ def to_picture(
 # %% ../nbs/04_aloha.ipynb #na33335c
 def check_columns(
     features: dict, # of a LeRobot data set
-    cameras: list, # names that are wanted
+    cameras: list | tuple, # names that are wanted
     label: str = None, # column that is wanted; None: none
 ):
     "Raise a DataError if a camera or the label is missing in a data set, and list those that it has"
@@ -254,13 +255,13 @@ class AlohaFrames(torch.utils.data.Dataset):
     A row is a frame's number among all frames of the data set; its pictures are decoded when it is read."""
     def __init__(self,
         data, # LeRobotDataset
-        cameras: list = aloha_cameras, # names in order
-        label: str = "reward_bins", # column of the bins; None: the films have no labels, and items no `label`
+        cameras: list | tuple = aloha_cameras, # names in order
+        label: str | None = "reward_bins", # column of the bins; None: films and items have no label
         zero_labels: str = "first", # all-zero labels: first (bin 0) or drop
         change=None, # applied to each item, for augmentation
         label_as: str = "auto", # how the column is read, see `film_labels.readings`
         num_classes: int = None, # into how many bins progress is cut; None: 5
-        moments: list = (), # earlier ones that are shown first: the word first, and seconds below 0
+        moments: list | tuple = (), # earlier ones that are shown first: the word first, and seconds below 0
     ):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
@@ -737,7 +738,7 @@ def save_classifier(
     classifier: AlohaClassifier, # trained
     processor, # of its model
     path: str | Path, # directory; one that is there is replaced as a whole
-    cameras: list = aloha_cameras, # in the order it was trained on
+    cameras: list | tuple = aloha_cameras, # in the order it was trained on
     base: str = None, # name of the model under an adapter
 ):
     """Write adapter (or whole model), processor and head into one directory.
@@ -1321,7 +1322,7 @@ def train_classifier(
     trainer = make_trainer(s, classifier, processor, train, val, log)
     before_training = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
-    facts = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
+    facts: dict = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
     facts |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
     facts |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
     held_out = test or val or train # the frames that the run is judged on

@@ -641,7 +641,7 @@ def peak_memory_mb(
         return on_gpu / 2**20
     status = Path("/proc/self/status")
     if status.exists(): # Linux; VmHWM is the high-water mark of resident memory, in kB
-        return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
+        return float(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) / 2**10
     import resource # not there on Windows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10) # bytes on a Mac, kB elsewhere
@@ -650,7 +650,7 @@ def run_facts(
 ) -> dict: # versions, commit, device
     "Return what must stand beside a number so that it can be compared: versions, commit, machine"
     from importlib.metadata import version, PackageNotFoundError
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    versions: dict = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("torch", "transformers", "trl", "peft", "datasets", "vlrlbook"):
         try:
             versions[name] = version(name)
@@ -758,7 +758,7 @@ class SignOfLife:
     def _write(self, text):
         "Write to the terminal's descriptor, since ipykernel sends sys.stderr into the notebook"
         try:
-            os.write(self.terminal, text.encode())
+            os.write(self.terminal, text.encode()) # type: ignore[arg-type] # it is there
         except OSError:
             self.terminal, self.on_screen = None, False # the terminal was closed; the run goes on
 

@@ -418,8 +418,8 @@ def vqa_prompt(
 # %% ../nbs/01_data.ipynb #nb47b804
 def read_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
     task: str = "vqa", # vqa: each question is put into `vqa_template`; counting and pointing: it is not
 ): # datasets.Dataset; `RowReport` of what was kept and left out
@@ -446,8 +446,8 @@ def _vqa_records(kept, task):
 def read_task_rows(
     path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
     task: str, # counting, vqa or pointing
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset; the report of what was kept and left out
     "Read the rows that a run on `task` is trained on or evaluated with"
@@ -476,8 +476,8 @@ def _stored(picture, convert):
 
 def load_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
 ): # datasets.Dataset
     "Read VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"

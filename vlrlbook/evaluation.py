@@ -15,6 +15,7 @@ import csv, hashlib, io, json, math, os, time
 from collections import Counter, deque
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def compare(
     base: str,  # hub id, directory, or `tiny-` and a family for an untrained twin
     adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
     dataset,  # made by chapter 01, or a list of `Sample`
-    path: str | Path = None,  # predictions file that grows with the run; None keeps nothing
+    path: str | Path | None = None,  # predictions file that grows with the run; None keeps nothing
     answers: int = 4,  # sampled answers to each picture
     temperature: float = 1.0,  # of sampling
     max_new_tokens: int = 16,  # longest answer
@@ -426,7 +427,7 @@ def read_scores(
     rows = []
     for number, row in read_rows(path):
         for name in ("scores", "human_ranking"):
-            values = row.get(name) if isinstance(row, dict) else None
+            values: Any = row.get(name) if isinstance(row, dict) else None
             is_list = isinstance(values, list) and len(values) >= 2
             if not is_list or not all(map(_is_number, values)):
                 message = f"{str(values)[:60]}, expected a list of two numbers or more"

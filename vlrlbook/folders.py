@@ -106,7 +106,7 @@ def new_folder(
     manifest: bool = True,  # put manifest.json into it, for `damage`
     durable: bool = True,  # bring it all to the disk before the rename; False where it can be made again
     mode: int | None = 0o755,  # permissions of the finished folder; None leaves them
-    aside: str | Path = None,  # where to write, on the same disk; None: a new hidden folder beside `path`
+    aside: str | Path | None = None,  # where to write, on the same disk; None: a new hidden folder beside it
     part: str = None,  # name of the folder inside `aside` that is committed; None: all of `aside`
 ):
     """Yield a hidden folder to write into; it is renamed to `path` when the block ends without an error
@@ -355,7 +355,7 @@ def checkpoint_folders(
 ) -> list:  # paths, the lowest number first
     "Return the folders checkpoint-N of a run by their number, complete or not"
     numbered = [p for p in Path(run).glob("checkpoint-*") if checkpoint_number(p) is not None]
-    return sorted(numbered, key=checkpoint_number)
+    return sorted(numbered, key=checkpoint_number)  # type: ignore[arg-type]  # all have one
 
 
 def surplus_checkpoints(

@@ -13,6 +13,7 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
 import importlib.util, json, os, re, warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 

@@ -7,6 +7,7 @@ transformers has a cache for: attention, attention through a window (Gemma 3), a
 which keep one matrix however long the text is (Qwen3.5). Read in transformers 5.17. Written by hand."""
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -18,7 +19,7 @@ try:
     cannot_cache = None  # why nothing can be read into a cache with this release of transformers
 except ImportError as error:  # transformers has moved these classes: prompts are then not shared
     cannot_cache = f"transformers has moved what it leans on ({error})"
-    Cache = DynamicLayer = LinearAttentionLayer = object
+    Cache = DynamicLayer = LinearAttentionLayer = object  # type: ignore[assignment,misc]  # unused then
 
 __all__ = ["tested_families", "empty_cache", "widened", "read_prompt",
            "answer_rows", "cache_under_checkpointing"]

@@ -7,6 +7,7 @@ import random
 import torch
 
 from .shared_prompt import join_rows, split_rows, take_rows
+from .training import BeforeGRPOTrainer
 
 __all__ = ["RefillGroups", "silent_groups", "swap_groups"]
 

@@ -15,6 +15,7 @@ __all__ = ['activations', 'logged_as', 'may_differ', 'pictures_of', 'row_sample'
 
 # %% ../nbs/03_reward_model.ipynb #c003
 import hashlib, json, os, re, time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cache, partial
@@ -95,9 +96,9 @@ def check_query(
 # %% ../nbs/03_reward_model.ipynb #c017
 def read_pair_rows(
     path: str | Path,  # .jsonl, .json, .csv, .tsv or .parquet
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     skip_bad: bool = False,  # list bad rows and go on
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     tell=None,  # called with the gate's report, such as `print`
 ) -> tuple:  # checked rows, list of {row, code, message, entry}
     """Read and check the preference rows of a file; all their pictures can be decoded.
@@ -350,7 +351,7 @@ class VLRewardModel(BackboneWithHead):
         image,  # path, bytes, PIL image, a list of these, or None
         query: str,  # the question
         answers: list,  # texts
-        turns: list = (),  # (role, text) of what was said before the question
+        turns: list | tuple = (),  # (role, text) of what was said before the question
     ) -> list:  # a float each
         "Scores of several answers to one question"
         pictures = pictures_of(image)
@@ -1138,8 +1139,8 @@ def _evaluation_figures(evaluated):
 # %% ../nbs/03_reward_model.ipynb #c065
 def start_run(
     settings: RewardModelSettings,  # a checked object
-    train: list = (),  # rows to learn from
-    held: list = (),  # rows to stop by
+    train: list | tuple = (),  # rows to learn from
+    held: list | tuple = (),  # rows to stop by
 ) -> tuple:  # directory of the run, checkpoint to go on from or None, checkpoint to take weights from or None
     """Find out where a run begins or goes on: a new directory, or that of the run that is resumed.
 
@@ -1392,7 +1393,7 @@ def score_file(
     skip_bad_rows: bool = False,  # list bad rows and go on
     seed: int = 0,  # of the permutation
     device: str = None,  # None: the GPU if there is one
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     base_model: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
 ) -> dict:  # path, report, skipped, pairs_per_second
     "Score all rows of a file with a saved reward model, write the scores into a new file, and report on them"
@@ -1421,7 +1422,7 @@ def rank_answers(
     image,  # path, bytes, PIL image, a list of these, or None
     query: str,  # the question
     answers: list,  # texts
-    turns: list = (),  # (role, text) of what was said before the question
+    turns: list | tuple = (),  # (role, text) of what was said before the question
 ) -> list:  # a dict each, best first: place, answer, score, chance
     "Answers to one question in the order that a judge gives them; the first is the best of N"
     if not isinstance(judge, VLRewardModel):

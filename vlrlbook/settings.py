@@ -182,7 +182,7 @@ def flag_names(
 
 def named_options(
     rest: list, # of a command line
-    flags: set = frozenset(), # names that may stand without a value
+    flags: set | frozenset = frozenset(), # names that may stand without a value
 ) -> dict: # name → text
     """Read `--name value` and `--name=value` from a command line; SettingsError for anything else
 

@@ -11,10 +11,12 @@ __all__ = ['attention_name', 'token_bound', 'prompt_positions', 'cache_keyword',
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
 import hashlib, importlib, inspect
+from collections.abc import Callable
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from types import MethodType
+from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -32,6 +34,7 @@ except ImportError as error: # this release lacks what sharing needs (read in 5.
 from .core import warn_loudly
 from .prompt_cache import answer_rows, cache_under_checkpointing, cannot_cache, empty_cache
 from .prompt_cache import read_prompt, tested_families, widened
+from .training import BeforeGRPOTrainer
 
 # %% ../nbs/07_shared_prompt.ipynb #c009
 def token_bound(
@@ -534,7 +537,7 @@ class SharedSampling:
         if self.sharing and images is not None: # only the first row of each group has pictures: now all rows
             images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *more, **others)
         prompts = prompt_ids[::G]
         ids = _left_padded(prompts, self._tokenizer.pad_token_id)
         mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
@@ -880,6 +883,7 @@ def why_plain(
                 "pad_to_multiple_of", "aux_loss_enabled")
     for name in untested:
         if getattr(trainer, name, None): return f"{name} is set"
+    return None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9463c6a
 def share_prompts(

@@ -218,7 +218,7 @@ def _rule_difference(rules, common_rules):
 
 def write_standings(
     folder: str | Path,  # with the students' files
-    out: str | Path = None,  # the page; None: results.html in the folder
+    out: str | Path | None = None,  # the page; None: results.html in the folder
 ) -> tuple:  # path of the page, Standings
     "Read, mark and rank the files of a class, and write the results page"
     # ContestError if the folder has no file

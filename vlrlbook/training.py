@@ -11,6 +11,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback, TrainerState
@@ -22,6 +23,26 @@ from .settings import SettingsError
 
 __all__ = ["NotANumber", "CommittedCheckpoints", "find_checkpoint", "same_run", "resume_log",
            "RunLogCallback", "Interrupted", "StopWhenAsked"]
+
+# What a mixin is mixed into: a type checker looks there for what the mixin takes from `self` and `super()`.
+if TYPE_CHECKING:
+    from transformers import Trainer
+    from trl import GRPOTrainer
+
+    # Once they are made, the fields that may be None to a type checker never are.
+    class BeforeTrainer(Trainer):
+        args: Any
+        model: Any
+
+    class BeforeGRPOTrainer(GRPOTrainer):
+        model: Any
+        args: Any
+        num_generations: int
+        train_dataset: Any
+        environments: Any
+        _buffered_inputs: Any
+else:
+    BeforeTrainer = BeforeGRPOTrainer = object
 
 begun_with = "begun_with.json"  # in a run's folder: the settings with which it began
 

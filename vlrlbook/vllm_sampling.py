@@ -8,11 +8,13 @@ import math
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 from transformers import TrainerCallback
 
 from .core import warn_loudly
 from .settings import SettingsError
+from .training import BeforeGRPOTrainer
 
 __all__ = ["ratio_bounds", "unexpanded", "picture_runs", "picture_size", "EnginePrompts", "PicturesForVLLM",
            "RatioWatch"]

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from typing import Any, NoReturn
 
 from PIL import Image, ImageDraw
 
@@ -339,7 +340,7 @@ GAP = 8  # white pixels between a picture and its crops
 
 def with_looks_drawn(
     sample: Sample,  # of any task
-    answers: list = (),  # texts in the written form of `readers/turns`
+    answers: list | tuple = (),  # texts in the written form of `readers/turns`
     eye: Eye = None,  # of the model; None: the picture alone
 ) -> Sample:  # of task zoom a copy whose picture shows the calls and, beside it, what they gave
     "A sample as a card shows it: the first three different parts that were looked at, framed and enlarged"

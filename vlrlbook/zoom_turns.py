@@ -23,6 +23,7 @@ from .geometry import scale_of_family
 from .models import chat_template
 from .readers.turns import looks_of, read_call, refusals, turns_of, written
 from .settings import SettingsError
+from .training import BeforeGRPOTrainer
 from .zoom import CallRefused, Eye, Looker, answer_call
 
 __all__ = ["looking_families", "teach_calls", "eye_of", "eye_for", "encode_turns", "turn_labels", "converse",

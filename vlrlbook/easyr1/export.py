@@ -304,8 +304,8 @@ def export_easyr1(
     out_dir: str | Path, # new or empty
     version: str = "0.3.2", # 0.3.2 or current
     val=None, # rows to measure on, in the same forms; None: a tenth of the pictures is held out
-    image_dir: str | Path = None, # where picture paths of a file begin; None: beside it
-    keys: str | dict = None, # which column of a file holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths of a file begin; None: beside it
+    keys: str | dict | None = None, # which column of a file holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a file out instead of stopping at the first
     tell=None, # called with the report of each file that is read, such as `print`
     template: str = None, # jinja with `content`; None: the VQA prompt for VQA rows, else the question alone
@@ -591,8 +591,8 @@ def export_verl(
     settings: dict, # nested, dotted or short names of verl → values, over our own
     out_dir: str | Path, # new or empty
     val=None, # rows to measure on; None: a tenth of the pictures is held out
-    image_dir: str | Path = None, # where picture paths of a file begin; None: beside it
-    keys: str | dict = None, # which column of a file holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths of a file begin; None: beside it
+    keys: str | dict | None = None, # which column of a file holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a file out instead of stopping at the first
     tell=None, # called with the report of each file that is read, such as `print`
     template: str = None, # jinja with `content`; None: the VQA prompt for VQA rows, else the question alone

@@ -302,7 +302,7 @@ def _histogram(run):
 def dry_run(
     path: str | Path, # an exported directory, or an EasyR1 YAML
     processor=None, # of the model; None: loaded from the model that the config names
-    overrides: list = (), # a.b=c, as they will be given to train.sh
+    overrides: list | tuple = (), # a.b=c, as they will be given to train.sh
     version: str = None, # for a YAML: 0.3.2 or current; None: what the export says, else 0.3.2
     processes: int = None, # that look at rows; None: one a CPU
     full_marks: float = 1.0, # what a truth must earn
@@ -643,6 +643,8 @@ def _submit_here(batch):
     return lambda: results
 
 # %% ../../nbs/09c_inspection.ipynb #n4229e6e
+_look: _Look # of this process
+
 def _set_look(look):
     "Keep the `_RowContext` in a global variable of this process, where `_check_batch` finds it"
     global _look

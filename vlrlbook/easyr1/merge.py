@@ -8,6 +8,7 @@ __all__ = ['Wanted', 'wanted_tensors', 'fit_keys', 'Lora', 'part_lora', 'Source'
 
 # %% ../../nbs/09e_merge.ipynb #n14f27a5
 import json, re, shutil, struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -519,7 +520,7 @@ def _main_dtype(sources):
     sizes = {} # number type → bytes
     for source in sources.values():
         sizes[source.dtype] = sizes.get(source.dtype, 0) + source.bytes
-    return max(sizes, key=sizes.get)
+    return max(sizes, key=sizes.__getitem__)
 
 # %% ../../nbs/09e_merge.ipynb #n3b84140
 def _write_model(sources, config, description_folder, output_dir, report, max_shard_gb):

@@ -11,6 +11,7 @@ import io, pickle, re, struct, zipfile, zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 

@@ -1,6 +1,7 @@
 """What is removed, and by which clock: ended jobs that are too old or take too much room.
 
 Written by hand, not exported from a notebook."""
+import os
 from pathlib import Path
 
 from .folder import DataFolder

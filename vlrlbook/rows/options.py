@@ -4,6 +4,7 @@ An answer may be an option's letter, its text, both, or its place. Places are co
 from 1 in others, so a whole file is asked how it counts (`option_places`); a row alone cannot tell. Whatever
 stays uncertain is an error: a shifted truth would be trained without a sign. Written by hand."""
 import re
+from typing import NoReturn
 
 from ..archive import DataError
 from .columns import is_nothing

@@ -6,6 +6,7 @@ them, a row may say how many people preferred which answer. Written by hand."""
 import json
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import NoReturn, TypeGuard
 
 from ..archive import DataError, control_token
 from .chat import is_turns, read_turns

@@ -8,6 +8,7 @@ import contextlib
 import hmac
 import logging
 import time
+from typing import Any
 
 from .log_lines import logger
 from .refusals import Problem, clean

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from .log_lines import logger
 from .refusals import Problem, clean

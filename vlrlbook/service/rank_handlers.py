@@ -3,6 +3,7 @@
 The model is the one that was named when the server was started. Written by hand, not exported from a
 notebook."""
 import asyncio
+from typing import NoReturn
 
 from ..settings import nearest
 from .judge_process import Judge

@@ -13,7 +13,7 @@ _most_letters = 200  # of a job's name and of an upload's identifier
 _most_told = 50  # errors listed in a refusal: a page shows no more, and a stranger's mistakes have no end
 _most_in_detail = 3  # errors repeated in the sentence for people
 
-_python_types = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
+_python_types: dict = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
 
 
 def read_request(
