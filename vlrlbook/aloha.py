@@ -94,7 +94,8 @@ def open_lerobot(
         message = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
         raise DataError("aloha.root", message, entry=str(root))
     if is_in_folder:
-        check_format(repo_id, root) # a DataError where this LeRobot does not read the format
+        # a DataError where this LeRobot does not read the format
+        check_format(repo_id, root) # type: ignore[arg-type] # `is_in_folder` says that it is given
     # An option that is None is left out, so that LeRobot takes its own default.
     options = {name: value for name, value in options.items() if value is not None}
     options["video_backend"] = options.get("video_backend") or video_backend()
@@ -160,7 +161,7 @@ def drawn_data(
             # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside
             # the hidden folder, and `new_folder` renames that part to `root` at the end.
             with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
-                synthetic_aloha(hidden_folder / "set", s.episodes, s.frames, seed=s.seed)
+                synthetic_aloha(hidden_folder / "set", int(s.episodes), s.frames, seed=s.seed)
         except FileExistsError:
             # Another run with the same output_dir has finished first. Its films are the same.
             if not root.exists():
@@ -269,7 +270,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self._read_columns(label, label_as, num_classes) # sets labels, kinds, episodes, moments and more
         # The rows that are items of this data set, in order: all, or with zero_labels="drop" those whose
         # label is not all zeros.
-        self.rows = np.arange(len(self.labels))
+        self.rows: np.ndarray = np.arange(len(self.labels))
         if zero_labels != "first":
             self.rows = np.flatnonzero(self.kinds != "zero")
         self._find_pictures() # sets how pictures are read
@@ -298,7 +299,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.kinds = read.kinds # how the label was read: vector, zero, integer, success, progress or missing
         self.num_classes = read.num_classes
         self.told = read.told # a sentence that says how the label column was read
-        self.targets = read.targets # progress as a number, if it is learnt so; else None
+        self.targets: Any = read.targets # progress as a number, if it is learnt so; else None
         self.labelled = bool(label)
 
     def _find_pictures(self):
@@ -350,7 +351,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         images = []
         for shown in rows_shown:
             images += [self._picture(frames[camera][shown], camera, shown) for camera in self.cameras]
-        item = dict(images=images, text=f"Task: {self.tasks[row]}")
+        item: dict = dict(images=images, text=f"Task: {self.tasks[row]}")
         item |= dict(episode=int(self.episodes[row]), frame=int(self.moments[row]), row=row)
         if self.labelled:
             item["label"] = int(self.labels[row])
@@ -629,6 +630,8 @@ class AlohaClassifier(BackboneWithHead):
     """A vision-language model with a linear head over the bins.
 
     The head reads the model's hidden state at the last real token."""
+    vlm: Any # the whole model that the backbone is part of
+    weights: Any # a tensor, or None
     def __init__(self,
         vlm, # of any family, with or without a LoRA adapter
         num_classes: int, # bins
@@ -644,7 +647,7 @@ class AlohaClassifier(BackboneWithHead):
         self.moments = [] # earlier ones that each item shows before its own pictures
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
-    def forward(self, labels=None, **encodings):
+    def forward(self, labels=None, **encodings): # type: ignore[override] # called with names only
         """The logits [B, bins], and the loss if there are labels [B].
 
         Labels that are whole numbers are bins; floats are places between two bins, such as 1.3."""
@@ -1044,7 +1047,7 @@ def training_arguments(
 ) -> TrainingArguments: # for transformers.Trainer
     "Our settings as transformers' TrainingArguments"
     s, on_gpu = settings, torch.cuda.is_available()
-    validation = {} # without validation films: transformers' defaults, no evaluation
+    validation: dict = {} # without validation films: transformers' defaults, no evaluation
     if s.val_share:
         validation = dict(
             eval_strategy="steps",
@@ -1108,10 +1111,11 @@ def make_trainer(
         probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
         # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
         bins = np.rint(evaluated.label_ids)
-        metrics = classifier_metrics(bins, probabilities, val.episodes[val.rows])
+        films = val.episodes[val.rows] # type: ignore[union-attr] # nobody asks where there are none
+        metrics = classifier_metrics(bins, probabilities, films)
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
     own_log = RunLog() if log is None else log # not `or`: an empty log is false
-    callbacks = [RunLogCallback(own_log, logged_as, "training")]
+    callbacks: list = [RunLogCallback(own_log, logged_as, "training")]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     if train.change: # an `Augment`: as a callback it learns when an epoch begins
@@ -1181,7 +1185,7 @@ def judge_success(
     with the best F1 on the validation frames."""
     last_bin = probabilities.shape[1] - 1
     threshold = 0.5
-    if seen is not None:
+    if seen is not None and val is not None:
         # `rows` are the numbers that the frames of a part have among all frames.
         is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
         # Without a success among the validation frames every F1 is 0, and the threshold stays one half.
@@ -1596,7 +1600,8 @@ def as_reward(
             likeliest = dict(bin=float(of_bins.argmax()), confidence=float(of_bins.max()))
             rewards.append(dict(overall=expected / last_bin, expected_bin=expected, **likeliest))
         return rewards
-    reward.batched = True # the trainer then calls it once with all answers of a step
+    # the trainer then calls it once with all answers of a step
+    reward.batched = True # type: ignore[attr-defined] # functions have attributes
     return reward
 
 def _check_pictures(

@@ -230,7 +230,7 @@ def ask_model(
             [[greedy]] = generate_answers(speaker, processor, [sample], **options)
             sampled = []
             if answers:
-                sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
+                sampling: dict = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
                 [sampled] = generate_answers(speaker, processor, [sample], **options, **sampling)
         result[name] = dict(greedy=greedy.strip(), sampled=[text.strip() for text in sampled])
     return result

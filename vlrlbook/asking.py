@@ -34,6 +34,8 @@ class _Panel:
     """Base of the classes that answer batches with each of several models.
 
     `speakers` is a list of (name, …): what follows the name is what `_texts` needs to run that model."""
+    speakers: list
+    _texts: Callable
 
     def in_order(self,
         batches,  # iterator over (asked, seed), the arguments of `answer`
@@ -127,7 +129,7 @@ class Pool:
         self.executor.shutdown(cancel_futures=True)
 
 
-_panel = None  # in a process of a pool: its `Panel`, or the exception that loading raised
+_panel: Any = None  # in a process of a pool: its `Panel`, or the exception that loading raised
 
 
 def _begin(

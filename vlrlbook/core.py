@@ -256,8 +256,8 @@ def _cell(x, y, width, height, colour):
 class RunLog:
     "Rows of a run, written to `path` as they come; shows itself as the four-panel run"
     def __init__(self,
-        path: str | Path = None, # CSV file to write; None writes nothing
-        rows: list = (), # dictionaries, each with `step`
+        path: str | Path | None = None, # CSV file to write; None writes nothing
+        rows: list | tuple = (), # dictionaries, each with `step`
         baselines: dict = None, # label → reward, such as that of blind guessing; drawn as lines
     ):
         "Make a log of some rows; with a `path` each row that is added is written there at once"
@@ -303,6 +303,8 @@ class RunLog:
 
     def save(self):
         "Write all rows to the file; a reader sees the old file or the new one, never half of it"
+        if self.path is None:
+            return
         write_whole(self.path, self._csv(self.rows, header=True))
 
     def _csv(self, rows, header):
@@ -658,7 +660,7 @@ def run_facts(
             versions[name] = None
     torch = sys.modules.get("torch") # None if nobody has imported it
     has_gpu = torch and torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if has_gpu else f"CPU, {os.cpu_count()} cores"
+    device = torch.cuda.get_device_name() if torch and has_gpu else f"CPU, {os.cpu_count()} cores"
     commit = _commit() # such as "0187ab4 and changes"; None if vlrlbook was installed from a wheel
     return {"versions": versions, "commit": commit, "device": device}
 
@@ -773,7 +775,7 @@ def progress_bar(
     # terminal too. tqdm calls `update` while it walks through an iterable. If it stopped doing so, nothing
     # would reach the terminal; the bar itself would still be right.
     class Bar(tqdm):
-        sign = None # a SignOfLife, made at the first step: only then is it known whether the bar is disabled
+        sign: SignOfLife | None = None # made at the first step: only then is it known whether the bar shows
         def update(self, n=1):
             was_drawn = super().update(n) # tqdm's answer: True if it drew the bar again
             if self.disable:

@@ -482,7 +482,7 @@ def _label_and_bins(
         raise wrong("label", f"label = {label!r}, expected a bin from 0 to {bins - 1}")
     return int(label), values
 
-def _is_number(value):
+def _is_number(value) -> TypeGuard[float]:
     "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -842,7 +842,7 @@ def _results(
     marks,  # mark → array, a number per row; nan where the mark does not apply
 ):
     "The mean of each mark under its name in results.json, and n; None where no answer has the mark"
-    means = dict(mean_absolute_error=None)  # chapter 05 writes it for every task
+    means: dict = dict(mean_absolute_error=None)  # chapter 05 writes it for every task
     for mark, values in marks.items():
         if mark in result_names:
             applicable = values[~np.isnan(values)]
@@ -866,7 +866,7 @@ def report(
     metrics = all_metrics(rows, task, reward)
     flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
     # The verdict is the first key, as in the results.json of every run.
-    results = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
+    results: dict = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
                    questions=questions(metrics, flipped, task))
     results |= dict(settings=asdict(settings), seconds=seconds, **speed(log))
     results |= dict(peak_memory_mb=peak_memory_mb(), **run_facts())

@@ -83,7 +83,7 @@ not_counted = (
 class Run:
     "All that decides a run's memory"
     settings: GRPOSettings  # checked
-    config: object  # transformers configuration of the whole model
+    config: Any  # transformers configuration of the whole model
     # of one prompt: input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], and as `patches`
     # the shape of pixel_values: (patches of all pictures, numbers of a patch)
     prompt: dict
@@ -164,7 +164,7 @@ def _prompt(
     processor = twin_processor(config.model_type)
     limit_pixels(processor, settings.max_image_size)
     draw = synthetic_counting if settings.task == "counting" else drawn_questions
-    drawn = draw(1)[0]  # one `Sample`
+    drawn = draw(1, seed=0)[0]  # one `Sample`
     side = settings.max_image_size
     picture = Image.new("RGB", (side, side))
     sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, 0)
@@ -865,7 +865,8 @@ def real_steps(
         # Questions of two lengths, so that prompts are padded and an attention mask is made.
         question = drawn.question if number % 2 else drawn.question.removesuffix("?")
         samples.append(Sample(question, drawn.answer, [picture], "counting", number))
-    short = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    short = replace(settings, **changed)
     trainer = make_trainer(short, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [-1]  # no token has this id, so no answer ends early
     trainer.generation_config.eos_token_id = None

@@ -389,7 +389,7 @@ def move_newer_checkpoints(
     """Move checkpoints with a number above `last` into a new folder earlier-1, or -2 and so on
 
     An earlier run in the same folder has made them; left there, they would be taken for this run's."""
-    newer = [p for p in checkpoint_folders(run) if checkpoint_number(p) > last]
+    newer = [p for p in checkpoint_folders(run) if (checkpoint_number(p) or 0) > last]
     if not newer:
         return None
     place = 1

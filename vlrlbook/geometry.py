@@ -137,7 +137,7 @@ def _assigned(table):
     rows, columns = len(table), len(table[0])
     # a pair's cost less the prices of its row and its column is never below 0, and is 0 for assigned pairs
     row_price, column_price = [0.0] * rows, [0.0] * columns
-    taken_by = [None] * columns  # column → its row
+    taken_by: list = [None] * columns  # column → its row
     for new_row in range(rows):
         # Dijkstra's search over columns: cost of the path to each, and the column before it on that path
         distance, came_from = [float("inf")] * columns, [None] * columns

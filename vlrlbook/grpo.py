@@ -167,6 +167,7 @@ def run(
             same.keep("first", 0, same.of_all(before)) # the answers to a few pictures, at step 0
             trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
+    results: dict
     if measures:
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)

@@ -49,7 +49,7 @@ def wilson(
 
 def bootstrap_ci(
     values: list,  # one number each
-    clusters: list = None,  # what each value belongs to, such as its picture; whole clusters are drawn
+    clusters: list | np.ndarray | None = None,  # what each belongs to, such as its picture; drawn whole
     seed: int = 0,  # same seed, same interval
     resamples: int = 2000,  # draws
 ) -> tuple:  # low, high; (nan, nan) with fewer than two values or clusters

@@ -88,7 +88,7 @@ def empty_cache(
     config,  # of the model
 ):  # a transformers Cache
     "An empty cache that reads prompts once; NotImplementedError where a layer's cache is of an unknown kind"
-    layers = []
+    layers: list = []
     for number, layer in enumerate(DynamicCache(config=config).layers):
         # A sliding window's layer keeps all keys, too: the model's own mask leaves out those before the
         # window.
@@ -174,11 +174,11 @@ class _AnswerStates(LinearAttentionLayer):
             # Without this flag transformers would begin at zero instead of continuing from the state.
             self.has_previous_state[number] = True
 
-    def update_conv_state(self, conv_states, state_idx=0, **kwargs):
+    def update_conv_state(self, conv_states, state_idx=0, conv_kernel_size=None, **kwargs):
         """Overrides transformers' (5.17): return the convolution's input for the new tokens.
 
         `conv_states` are the new columns [B·G, channels, n]; the kept columns come before them."""
-        before = self.conv_states[state_idx]
+        before: Any = self.conv_states[state_idx]
         whole = torch.cat([before, conv_states], -1)
         if self.keeps_new_states:
             self.conv_states[state_idx] = whole[..., -before.shape[-1]:]
@@ -202,7 +202,7 @@ def widened(
     room: int = 0,  # to sample answers of at most so many tokens; 0: to train on answers that are there
 ):  # a transformers Cache of B·G rows
     "A cache from which each prompt's G answers continue, made of the cache into which the prompts were read"
-    layers = []
+    layers: list = []
     for layer in cache.layers:
         kind = _AnswerKeys if isinstance(layer, _PromptKeys) else _AnswerStates
         layers.append(kind(layer, G, room))

@@ -250,7 +250,7 @@ class VLRewardModel(BackboneWithHead):
         self.shares = share_attention(backbone)
         self.processor = processor
         # The contents of reward_model.json: the arguments with which a saved model is built again.
-        self.facts = dict(
+        self.facts: dict = dict(
             score_min=score_min, score_max=score_max, activation=activation, base=base,
             prompt_template=prompt_template, calibration=calibration)
 
@@ -622,7 +622,8 @@ def _drawn_rows(
     for row in synthetic_preferences(n, seed=seed):
         # read_count: the number in an answer such as "There are 3 discs."
         first_count, second_count = map(read_count, row["response"][:2])
-        rows.append(row | dict(group=f"{abs(first_count - second_count)} apart"))
+        apart = abs(first_count - second_count)  # type: ignore[operator]  # drawn answers all have a count
+        rows.append(row | dict(group=f"{apart} apart"))
     return rows
 
 def _picture_names(row):
@@ -1150,7 +1151,7 @@ def start_run(
     from accelerate.utils import broadcast_object_list
     processes = PartialState(cpu=not torch.cuda.is_available())
     # The directory's name holds the time, so the first process makes it and sends the result to the others.
-    start = [_start_in_one_process(settings, train, held) if processes.is_main_process else None]
+    start: list = [_start_in_one_process(settings, train, held) if processes.is_main_process else None]
     return broadcast_object_list(start)[0] if processes.num_processes > 1 else start[0]
 
 # Settings that may differ when a run goes on from a checkpoint: where files lie, how long the run is, and
@@ -1177,8 +1178,8 @@ def _start_in_one_process(
     contents["template"] = judge_template(s.prompt_template)
     # Without a checkpoint this writes the settings down; with one it raises if they differ from those
     # written down. `weights_by` is advice for the error message.
-    write_or_compare = partial(same_run, s, free=may_differ,
-                               weights_by="load_weights_only = true takes its weights into one", **contents)
+    advice = "load_weights_only = true takes its weights into one"
+    write_or_compare: Callable = partial(same_run, s, free=may_differ, weights_by=advice, **contents)
     weights = None
     if is_old_checkpoint(s.resume):
         weights = s.resume  # a new run begins with them
@@ -1187,7 +1188,8 @@ def _start_in_one_process(
         checkpoint = find_checkpoint(folder, s.resume)
         if not s.load_weights_only:
             write_or_compare(checkpoint)
-            return Path(checkpoint).parent, checkpoint, None
+            run_dir = Path(checkpoint).parent  # type: ignore[arg-type]  # `s.resume` asks for one
+            return run_dir, checkpoint, None
         weights = checkpoint
     run_dir = _new_run_dir(s)
     write_or_compare(None, folder=run_dir)
@@ -1359,7 +1361,7 @@ def train_reward_model(
     trainer = make_trainer(settings, model, train, held_out, run_dir, log)
     is_first_process = trainer.is_world_process_zero()
     # Scores before training. A resumed run has them, too: only `train` loads the checkpoint's weights.
-    untrained_scores = score_rows(model, test, settings.eval_batch_size) if is_first_process else None
+    untrained_scores = score_rows(model, test, settings.eval_batch_size) if is_first_process else []
     trainer.train(resume_from_checkpoint=checkpoint)
     if not is_first_process:
         return {}
@@ -1501,8 +1503,9 @@ def as_reward(
         ends = [text[-longest:] for text in completions]
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
-    rewarded.batched = True  # the trainer then calls it with many answers at once, and with their samples
-    rewarded.model = model  # for a caller that wants to look at the model
+    # `batched`: the trainer then calls it with many answers at once, and with their samples.
+    # `model` is for a caller that wants to look at the model.
+    rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
 
 # The models of `as_reward` that are in use. A run makes its reward several times, and the model may be as

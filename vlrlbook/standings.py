@@ -84,7 +84,7 @@ class Standings:
     "The results of a class, best first; a notebook shows them as a table"
     results: list = field(default_factory=list)  # of `Result`
     refused: list = field(default_factory=list)  # a sentence for each file that is not ranked: why
-    rules: Rules = None  # those of the class; None if no file could be read
+    rules: Rules | None = None  # those of the class; None if no file could be read
     pictures: str = ""  # fingerprint of the frozen pictures that are drawn on this machine
 
     def __repr__(self):

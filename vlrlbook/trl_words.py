@@ -47,7 +47,8 @@ def grpo_config(
     # A sampled token that marks a picture would make the model look for a picture that is not there.
     markers = vision_marker_ids(processor)
     forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
-    same = {name: getattr(s, name) for name in same_in_trl}
+    same: dict = {name: getattr(s, name) for name in same_in_trl}
+    same[checkpointing_name(GRPOConfig)] = checkpointing
     if s.max_looks:
         # One more than the allowed looks: a call too many is then refused in words, and an answer may follow.
         same["max_tool_calling_iterations"] = s.max_looks + 1
@@ -64,7 +65,6 @@ def grpo_config(
         disable_tqdm=True,
         bf16=cuda,
         use_cpu=not cuda,
-        **{checkpointing_name(GRPOConfig): checkpointing},
         # TRL 1.16 gathers the pictures for its own table: a process whose rows have none would not take part,
         # and the others would wait for it.
         log_multimodal=False,

@@ -65,7 +65,7 @@ def questions(
     majority, seeing_gain_metric = overall.get(("majority", main)), overall.get(("seeing_gain", main))
     losers = None if greedy is None else losing_groups(metrics, main)
     # (name, question, judge: a function that returns (answer, because), the metrics that it is called with)
-    questions_to_ask = [
+    questions_to_ask: list = [
         ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled]),
         ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy]),
         ("more_than_luck", "More gains than losses than luck allows?", _more_than_luck, [flipped]),

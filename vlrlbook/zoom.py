@@ -221,7 +221,7 @@ class Looker:
 
     def reset(self, images=None, **row):
         "Begin a new answer, on the first picture of a row; TRL calls it with the row's columns"
-        self._picture = images[0].convert("RGB") if images else None
+        self._picture: Any = images[0].convert("RGB") if images else None
         self._looks, self._refused = 0, Counter()
 
     # A property, since TRL would offer a method to the model as a tool.
@@ -275,7 +275,7 @@ class Looker:
         if min(sides) < 1 or max(sides) > LONGEST_SHAPE * min(sides):
             self._refuse("thin", "too thin")
 
-    def _refuse(self, kind, why):
+    def _refuse(self, kind, why) -> NoReturn:
         "Count a refusal by its kind, a key of `refusals`, and raise CallRefused"
         self._refused[kind] += 1
         raise CallRefused(kind, why)

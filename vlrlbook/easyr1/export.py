@@ -404,8 +404,8 @@ _bare_template = "{{ content | trim }}" # the question alone
 class _Reading:
     "How files of rows are read for an export"
     reward: object # under which the rows' truths are tried: a text as `load_reward` takes it, or a function
-    image_dir: str | Path = None # where picture paths begin; None: beside the file
-    keys: str | dict = None # which column holds what
+    image_dir: str | Path | None = None # where picture paths begin; None: beside the file
+    keys: str | dict | None = None # which column holds what
     skip_bad_rows: bool = False # leave bad rows out instead of stopping at the first
     tell: object = None # called with the report of each file
 

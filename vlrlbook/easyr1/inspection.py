@@ -584,7 +584,7 @@ def _check_rows(files, look, processes, progress, row_counts):
 
     `row_counts` (file → rows) is filled in. Several processes work; the batches are read here."""
     from tqdm.auto import tqdm
-    processes = processes or os.cpu_count()
+    processes = processes or os.cpu_count() or 1
     most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
     with tqdm(desc="rows", disable=not progress) as bar, _workers(look, processes) as submit:
         waiting = deque() # (file, function that waits for the results of a batch and returns them)
@@ -643,7 +643,7 @@ def _submit_here(batch):
     return lambda: results
 
 # %% ../../nbs/09c_inspection.ipynb #n4229e6e
-_look: _Look # of this process
+_look: _RowContext # of this process
 
 def _set_look(look):
     "Keep the `_RowContext` in a global variable of this process, where `_check_batch` finds it"

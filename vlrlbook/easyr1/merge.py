@@ -236,7 +236,7 @@ class Source:
     "A tensor that is made only when it is to be written: until then number type and shape are enough"
     dtype: str # torch's name of the result's number type
     shape: tuple # of the result
-    load: callable # without arguments; makes the tensor
+    load: Callable # without arguments; makes the tensor
 
     @property
     def bytes(self):
@@ -268,7 +268,7 @@ _header_alignment = 8 # bytes; the safetensors library pads the header to a mult
 def _safetensors_header(sources):
     "The header of a safetensors file, JSON as bytes: number type, shape and place of every tensor"
     # save_pretrained writes this entry, too; some versions of transformers have refused files without it.
-    table = {"__metadata__": {"format": "pt"}}
+    table: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, source in sources.items():
         begin, end = end, end + source.bytes

@@ -55,7 +55,7 @@ class Outcome:
 
     @staticmethod
     def read(
-        folder: str | Path,  # of the job
+        folder: str | os.PathLike,  # of the job
         attempt: int | None,  # number of the attempt; None: whichever attempt wrote the file
     ) -> dict | None:  # attempt, state, error_code, error_message; None: that attempt has no outcome
         "Read how an attempt ended, as its supervisor wrote it"

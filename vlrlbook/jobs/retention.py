@@ -39,7 +39,7 @@ class ServiceClock:
 
 
 def folder_bytes(
-    folder: str | Path,  # any folder
+    folder: str | os.PathLike,  # any folder
 ) -> int:  # bytes
     "How much room a folder takes on the disk; a file with several hard links counts once"
     bytes_of = {}  # inode → bytes: the files of a job's result/ are hard links to those of its run/

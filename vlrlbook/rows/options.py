@@ -46,7 +46,7 @@ def row_options(
     return _without_letters(texts)
 
 
-def _raise_error(columns, message):
+def _raise_error(columns, message) -> NoReturn:
     "Raise a `DataError` about the options of this row, from its `Columns`"
     raise DataError("vqa.options", message, row=columns.number)
 
@@ -101,7 +101,7 @@ def _without_letters(texts):
     """Options without their letters: "A. cat" and "B. dog" become "cat" and "dog", in the letters' order.
 
     Nothing is changed unless every option begins with a letter, and these are A, B, … without a gap."""
-    matches = [_letter_in_front.match(text) for text in texts]
+    matches: list = [_letter_in_front.match(text) for text in texts]
     if not all(matches):
         return texts  # then "E. coli" is no option with a letter but a name
     letters = [match[1].upper() for match in matches]

@@ -69,7 +69,7 @@ def read_rank_request(
     body: dict,  # of the request
 ) -> dict:  # question, answers, image
     "Check the body of POST /rank and return its three fields; a Problem names the first fault"
-    def refuse(message):
+    def refuse(message) -> NoReturn:
         raise Problem("rank.request", message)
 
     for name in body:

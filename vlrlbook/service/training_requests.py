@@ -135,7 +135,7 @@ def _read_group(values, group, fields, settings):
     errors = []
     for written_name, value in values.items():
         # Names of other libraries are taken too, such as lr for learning_rate.
-        name = also_called.get(written_name, written_name)
+        name = also_called[written_name] if written_name in also_called else written_name
         shown_name = clean(written_name, 80)
         place = f"{group}.{shown_name}"
         if name not in known_fields:
