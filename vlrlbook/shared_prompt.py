@@ -706,7 +706,6 @@ class SharedCheck(SharedFallback):
 class SharedPrompt(SharedSampling, SharedTraining, SharedCheck):
     "Mixin before TRL's GRPOTrainer: reads each group's prompt and pictures once, to sample, score and train"
 
-
 # %% ../nbs/07_shared_prompt.ipynb #n07empty1
 class _WithoutEmptyPictures:
     "Stands in for a model where TRL calls it: drops empty picture fields, which the model could not read"
