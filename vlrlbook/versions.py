@@ -37,7 +37,7 @@ def requirements_of(
         # without an extra belongs to every installation, and so to none of the extras.
         for_everyone = marker is None or marker.evaluate({"extra": ""})
         if extra:
-            wanted = not for_everyone and marker.evaluate({"extra": extra})
+            wanted = marker is not None and not for_everyone and marker.evaluate({"extra": extra})
         else:
             wanted = for_everyone
         if wanted:

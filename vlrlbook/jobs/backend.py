@@ -37,7 +37,7 @@ def supervisor_command(
 class LocalBackend:
     "One detached supervisor process per job on this machine; it lives on when the server dies"
     hands_over = True  # the lock passes from the dispatcher to the supervisor, without a gap
-    threads = None  # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
+    threads: int | None = None  # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
 
     def __init__(self,
         options: dict = None,  # none are known here
