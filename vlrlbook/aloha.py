@@ -1140,13 +1140,14 @@ def make_trainer(
         probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
         # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
         bins = np.rint(evaluated.label_ids)
-        films = val.episodes[val.rows] # the film of each validation frame
+        # the film of each validation frame
+        films = val.episodes[val.rows] # type: ignore[union-attr] # nobody asks where there are none
         metrics = classifier_metrics(bins, probabilities, films)
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
 
     own_log = RunLog() if log is None else log # not `or`: an empty log is false
     # Copies Trainer's rows into the log, under the names that `logged_as` gives them, and shows progress.
-    callbacks = [RunLogCallback(own_log, logged_as, "training")]
+    callbacks: list = [RunLogCallback(own_log, logged_as, "training")]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     if train.change: # an `Augment`: as a callback it learns when an epoch begins
@@ -1219,7 +1220,7 @@ def judge_success(
 
     # The threshold, from the validation frames.
     threshold = 0.5
-    if seen is not None: # then there is `val`, too
+    if seen is not None and val is not None: # they are given together
         # `rows` are the numbers that the frames of a part have among all frames.
         is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
         # Without a success among the validation frames every F1 is 0, and the threshold stays one half.
@@ -1651,7 +1652,8 @@ def as_reward(
             rewards.append(dict(overall=expected / last_bin, expected_bin=expected, **likeliest))
         return rewards
 
-    reward.batched = True # the trainer then calls it once with all answers of a step
+    # the trainer then calls it once with all answers of a step
+    reward.batched = True # type: ignore[attr-defined] # functions have attributes
     return reward
 
 def _check_pictures(

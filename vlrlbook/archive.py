@@ -720,7 +720,7 @@ def _add_table_notes(
     if unused:
         notes[f"pictures that no row names, such as {unused[0][:80]!r}"] = len(unused)
 
-    answers = {}  # (picture's name, question) → the answers of all rows that ask this
+    answers: dict = {}  # (picture's name, question) → the answers of all rows that ask this
     for row in kept:
         key = (name_of_row[row["row"]], row["question"])
         answers.setdefault(key, []).append(row["answer"])

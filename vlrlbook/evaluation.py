@@ -905,8 +905,8 @@ def report(
     metrics = all_metrics(rows, task, reward)
     flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
     # The verdict is the first key, as in the results.json of every run.
-    results = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
-                   questions=questions(metrics, flipped, task))  # each with its answer in a word
+    results: dict = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
+                         questions=questions(metrics, flipped, task))  # each with its answer in a word
     results |= dict(settings=asdict(settings), seconds=seconds, **speed(log))
     results |= dict(peak_memory_mb=peak_memory_mb(), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)

@@ -899,7 +899,8 @@ def real_steps(
         question = drawn.question if number % 2 else drawn.question.removesuffix("?")
         samples.append(Sample(question, drawn.answer, [picture], "counting", number))
     # The run's settings, but few steps on drawn pictures, without checkpoints or reports.
-    short = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    short = replace(settings, **changed)
     trainer = make_trainer(short, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [-1]  # no token has this id, so no answer ends early
     trainer.generation_config.eos_token_id = None

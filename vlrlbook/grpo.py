@@ -182,6 +182,7 @@ def run(
             trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
 
+    results: dict
     if measures:
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)

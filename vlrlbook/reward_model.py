@@ -98,7 +98,7 @@ def read_pair_rows(
     path: str | Path,  # .jsonl, .json, .csv, .tsv or .parquet
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     skip_bad: bool = False,  # list bad rows and go on
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     tell=None,  # called with a report on the rows that were read and refused, such as `print`
 ) -> tuple:  # checked rows, list of {row, code, message, entry}
     """Read and check the preference rows of a file; all their pictures can be decoded.
@@ -1226,8 +1226,8 @@ def _start_in_one_process(
     contents["template"] = judge_template(s.prompt_template)
     # Without a checkpoint this writes the settings down; with one it raises if they differ from those
     # written down. `weights_by` is advice for the error message.
-    write_or_compare = partial(same_run, s, free=may_differ,
-                               weights_by="load_weights_only = true takes its weights into one", **contents)
+    advice = "load_weights_only = true takes its weights into one"
+    write_or_compare: Callable = partial(same_run, s, free=may_differ, weights_by=advice, **contents)
 
     weights = None
     if is_old_checkpoint(s.resume):  # a file of an older script, which no run can go on from
@@ -1239,7 +1239,8 @@ def _start_in_one_process(
         checkpoint = find_checkpoint(folder, s.resume)
         if not s.load_weights_only:
             write_or_compare(checkpoint)
-            return Path(checkpoint).parent, checkpoint, None  # the run goes on
+            run_dir = Path(checkpoint).parent  # type: ignore[arg-type]  # `s.resume` asks for one
+            return run_dir, checkpoint, None  # the run goes on
         weights = checkpoint
 
     # A new run, with or without weights to begin with.
@@ -1570,8 +1571,9 @@ def as_reward(
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
 
-    rewarded.batched = True  # the trainer then calls it with many answers at once, and with their samples
-    rewarded.model = model  # for a caller that wants to look at the model
+    # `batched`: the trainer then calls it with many answers at once, and with their samples.
+    # `model` is for a caller that wants to look at the model.
+    rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
 
 # The models of `as_reward` that are in use. A run makes its reward several times, and the model may be as

@@ -283,7 +283,7 @@ class PictureMemory:
         self.weights_version = None # a number that changes with the tower's weights, see `_forget_if_trained`
         self.seen = 0 # pictures that the tower has computed
         self.by_picture = False # whether this release of transformers splits deepstack levels by picture
-        self.output_class = None # of what `get_image_features` returns
+        self.output_class: Any = None # of what `get_image_features` returns
         core.get_image_features = self # whoever asks the model for features now calls `__call__` below
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
@@ -563,7 +563,7 @@ class SharedSampling(SharedFallback):
         if self.sharing and images is not None: # only the first row of each group has pictures: now all rows
             images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *more, **others)
 
         # One prompt a group, as tensors that are padded on the left.
         prompts = prompt_ids[::G]
@@ -574,7 +574,7 @@ class SharedSampling(SharedFallback):
         inputs = Trainer._prepare_inputs(self, inputs)
         inputs |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         with _sampling_model(self) as model:
-            answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs, **options))
+            answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs))
         # each answer without the padding behind its end
         return [_until_end(row, self.eos_token_ids) for row in answer_ids.tolist()], None
 

@@ -350,7 +350,7 @@ class StopWhenAsked(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         "Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt"
-        path = os.environ.get("VLRLBOOK_STOP")
+        path = os.environ.get("VLRLBOOK_STOP", "")
 
         # Not with several processes: they might read the request at different steps, and would then wait for
         # each other forever.

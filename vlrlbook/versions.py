@@ -129,7 +129,7 @@ def extra_of(
     """Return the extra of vlrlbook that installs a module; for a message such as: install vlrlbook[serve]
 
     It is looked for by the module's name, so None also means that its package has another name."""
-    for line in metadata.requires("vlrlbook"):
+    for line in metadata.requires("vlrlbook") or []:
         # A line of the metadata is `uvicorn>=0.34; extra == "serve"`. The extra `all` is passed over (`?!`):
         # it brings everything, and the answer should be the smallest extra.
         pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""

@@ -272,7 +272,7 @@ def _add_rank_notes(kept, report):
     # rows in which two answers are the same text
     equal = sum(len({text.strip() for text in row.response}) < len(row.response) for _, row in kept)
 
-    best = {}  # (question, turns, pictures, set of answers) → best answer in each such row, None for a tie
+    best: dict = {}  # (question, turns, pictures, set of answers) → best answer of each row, None for a tie
     for _, row in kept:
         key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
         best.setdefault(key, []).append(_best_answer(row))
