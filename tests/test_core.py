@@ -20,6 +20,14 @@ def test_run_log_round_trip(tmp_path_factory, rows):
     assert RunLog.read(log.path).rows == log.rows
 
 
+def test_a_run_log_without_a_file_has_nothing_to_save(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = RunLog()
+    log.append({"step": 1, "loss": 0.5})
+    log.save()
+    assert os.listdir(tmp_path) == [] and log.rows == [{"step": 1, "loss": 0.5}]
+
+
 def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path):
     write_whole(tmp_path / "a", "old")
     with pytest.raises(UnicodeEncodeError): write_whole(tmp_path / "a", "new \ud800")

@@ -135,6 +135,13 @@ def test_tokens_and_pictures_can_be_said():
     assert more.P == 100 + 2 * 16 and one.P < more.P and more.prompt["patches"][0] == 2 * one.prompt["patches"][0]
 
 
+@pytest.mark.parametrize("task", ["counting", "vqa", "pointing"])
+def test_every_task_with_one_picture_has_a_prompt(task):
+    "VQA and pointing rows have drawn questions, which want a seed"
+    run = fit.run_of(read_settings(GRPOSettings, dict(size="tiny", task=task)))
+    assert run.P > 16 and run.prompt["image_grid_thw"].shape == (1, 3)
+
+
 @pytest.mark.parametrize("words", [["--lrr", "1"], ["--batch_size", "3"], ["--size", "gpv"], ["--temperature", "hot"],
                                    ["--loss_type", "dap"]])
 def test_wrong_settings_are_told_as_grpo_tells_them(words, capsys):

@@ -57,7 +57,7 @@ def test_the_archive_is_enough_to_work_from(built):
     wanted = [p.relative_to(ROOT).as_posix() for folder in ("nbs", "tests", "tools", "vlrlbook") for p in (ROOT / folder).rglob("*")
               if p.is_file() and not any(NOT_THE_BOOK.match(part) for part in p.relative_to(ROOT).parts)]
     wanted += ["index.ipynb", "README.md", "README.zh.md", "LICENSE", "THIRD_PARTY.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile",
-               "settings.ini", "setup.py", "pyproject.toml", "requirements.lock"]
+               "settings.ini", "mypy.ini", "setup.py", "pyproject.toml", "requirements.lock"]
     assert not set(wanted) - inside
     assert not [n for n in inside if "__pycache__" in n or n.endswith(".pyc") or ".ipynb_checkpoints" in n]
 

@@ -24,6 +24,7 @@ from functools import cache, partial
 from itertools import islice
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def video_backend(
 
 def open_lerobot(
     repo_id: str, # name of the data set
-    root: str | Path = None, # its folder; None: LeRobot's cache, downloaded if need be
+    root: str | Path | None = None, # its folder; None: LeRobot's cache, downloaded if need be
     **options, # LeRobot's: episodes, revision, tolerance_s, video_backend
 ): # LeRobotDataset
     """Open a LeRobot data set: from the folder `root`, or from LeRobot's cache.
@@ -93,7 +94,8 @@ def open_lerobot(
         message = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
         raise DataError("aloha.root", message, entry=str(root))
     if is_in_folder:
-        check_format(repo_id, root) # a DataError where this LeRobot does not read the format
+        # a DataError where this LeRobot does not read the format
+        check_format(repo_id, root) # type: ignore[arg-type] # `is_in_folder` says that it is given
     # An option that is None is left out, so that LeRobot takes its own default.
     options = {name: value for name, value in options.items() if value is not None}
     options["video_backend"] = options.get("video_backend") or video_backend()
@@ -108,7 +110,7 @@ def open_lerobot(
 
 def conversion_command(
     repo_id: str, # name of the data set
-    root: str | Path = None, # its folder; None: it lies on the hub
+    root: str | Path | None = None, # its folder; None: it lies on the hub
 ) -> str:
     """Advice for an error message: the command that converts a data set from format v2.1 to v3.0.
 
@@ -159,7 +161,7 @@ def drawn_data(
             # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside
             # the hidden folder, and `new_folder` renames that part to `root` at the end.
             with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
-                synthetic_aloha(hidden_folder / "set", s.episodes, s.frames, seed=s.seed)
+                synthetic_aloha(hidden_folder / "set", int(s.episodes), s.frames, seed=s.seed)
         except FileExistsError:
             # Another run with the same output_dir has finished first. Its films are the same.
             if not root.exists():
@@ -220,7 +222,7 @@ def to_picture(
 # %% ../nbs/04_aloha.ipynb #na33335c
 def check_columns(
     features: dict, # of a LeRobot data set
-    cameras: list, # names that are wanted
+    cameras: list | tuple, # names that are wanted
     label: str = None, # column that is wanted; None: none
 ):
     "Raise a DataError if a camera or the label is missing in a data set, and list those that it has"
@@ -257,13 +259,13 @@ class AlohaFrames(torch.utils.data.Dataset):
     A row is a frame's number among all frames of the data set; its pictures are decoded when it is read."""
     def __init__(self,
         data, # LeRobotDataset
-        cameras: list = aloha_cameras, # names in order
-        label: str = "reward_bins", # column of the bins; None: the films have no labels, and items no `label`
+        cameras: list | tuple = aloha_cameras, # names in order
+        label: str | None = "reward_bins", # column of the bins; None: films and items have no label
         zero_labels: str = "first", # all-zero labels: first (bin 0) or drop
         change=None, # applied to each item, for augmentation
         label_as: str = "auto", # how the column is read, see `film_labels.readings`
         num_classes: int = None, # into how many bins progress is cut; None: 5
-        moments: list = (), # earlier ones that are shown first: the word first, and seconds below 0
+        moments: list | tuple = (), # earlier ones that are shown first: the word first, and seconds below 0
     ):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
@@ -271,7 +273,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self._read_columns(label, label_as, num_classes) # sets labels, kinds, episodes, moments and more
         # The rows that are items of this data set, in order: all, or with zero_labels="drop" those whose
         # label is not all zeros.
-        self.rows = np.arange(len(self.labels))
+        self.rows: np.ndarray = np.arange(len(self.labels))
         if zero_labels != "first":
             self.rows = np.flatnonzero(self.kinds != "zero")
         self._find_pictures() # sets how pictures are read
@@ -302,7 +304,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.kinds = read.kinds # how the label was read: vector, zero, integer, success, progress or missing
         self.num_classes = read.num_classes
         self.told = read.told # a sentence that says how the label column was read
-        self.targets = read.targets # progress as a number, if it is learnt so; else None
+        self.targets: Any = read.targets # progress as a number, if it is learnt so; else None
         self.labelled = bool(label)
 
     def _find_pictures(self):
@@ -354,7 +356,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         images = []
         for shown in rows_shown:
             images += [self._picture(frames[camera][shown], camera, shown) for camera in self.cameras]
-        item = dict(images=images, text=f"Task: {self.tasks[row]}")
+        item: dict = dict(images=images, text=f"Task: {self.tasks[row]}")
         item |= dict(episode=int(self.episodes[row]), frame=int(self.moments[row]), row=row)
         if self.labelled:
             item["label"] = int(self.labels[row])
@@ -638,6 +640,8 @@ class AlohaClassifier(BackboneWithHead):
     """A vision-language model with a linear head over the bins.
 
     The head reads the model's hidden state at the last real token."""
+    vlm: Any # the whole model that the backbone is part of
+    weights: Any # a tensor, or None
     def __init__(self,
         vlm, # of any family, with or without a LoRA adapter
         num_classes: int, # bins
@@ -654,7 +658,7 @@ class AlohaClassifier(BackboneWithHead):
         self.moments = [] # earlier ones that each item shows before its own pictures
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
-    def forward(self, labels=None, **encodings):
+    def forward(self, labels=None, **encodings): # type: ignore[override] # called with names only
         """The logits [B, bins], and the loss if there are labels [B].
 
         Labels that are whole numbers are bins; floats are places between two bins, such as 1.3."""
@@ -748,7 +752,7 @@ def save_classifier(
     classifier: AlohaClassifier, # trained
     processor, # of its model
     path: str | Path, # directory; one that is there is replaced as a whole
-    cameras: list = aloha_cameras, # in the order it was trained on
+    cameras: list | tuple = aloha_cameras, # in the order it was trained on
     base: str = None, # name of the model under an adapter
 ):
     """Write adapter (or whole model), processor and head into one directory.
@@ -1067,7 +1071,7 @@ def training_arguments(
 ) -> TrainingArguments: # for transformers.Trainer
     "Our settings as transformers' TrainingArguments; each validation also saves a checkpoint"
     s, on_gpu = settings, torch.cuda.is_available()
-    validation = {} # without validation films: transformers' defaults, no evaluation
+    validation: dict = {} # without validation films: transformers' defaults, no evaluation
     if s.val_share:
         validation = dict(
             eval_strategy="steps",
@@ -1136,13 +1140,14 @@ def make_trainer(
         probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
         # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
         bins = np.rint(evaluated.label_ids)
-        films = val.episodes[val.rows] # the film of each validation frame
+        # the film of each validation frame
+        films = val.episodes[val.rows] # type: ignore[union-attr] # nobody asks where there are none
         metrics = classifier_metrics(bins, probabilities, films)
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
 
     own_log = RunLog() if log is None else log # not `or`: an empty log is false
     # Copies Trainer's rows into the log, under the names that `logged_as` gives them, and shows progress.
-    callbacks = [RunLogCallback(own_log, logged_as, "training")]
+    callbacks: list = [RunLogCallback(own_log, logged_as, "training")]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     if train.change: # an `Augment`: as a callback it learns when an epoch begins
@@ -1215,7 +1220,7 @@ def judge_success(
 
     # The threshold, from the validation frames.
     threshold = 0.5
-    if seen is not None: # then there is `val`, too
+    if seen is not None and val is not None: # they are given together
         # `rows` are the numbers that the frames of a part have among all frames.
         is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
         # Without a success among the validation frames every F1 is 0, and the threshold stays one half.
@@ -1364,7 +1369,7 @@ def train_classifier(
     trainer = make_trainer(s, classifier, processor, train, val, log)
     before_training = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
-    facts = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
+    facts: dict = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
     facts |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
     facts |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
 
@@ -1647,7 +1652,8 @@ def as_reward(
             rewards.append(dict(overall=expected / last_bin, expected_bin=expected, **likeliest))
         return rewards
 
-    reward.batched = True # the trainer then calls it once with all answers of a step
+    # the trainer then calls it once with all answers of a step
+    reward.batched = True # type: ignore[attr-defined] # functions have attributes
     return reward
 
 def _check_pictures(

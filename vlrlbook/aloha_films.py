@@ -605,7 +605,7 @@ def _columns(
     "The columns of the data set as {name: dtype, shape and names}, as LeRobot wants them described"
     dtype, axes = "video" if videos else "image", ["height", "width", "channels"]
     camera = dict(dtype=dtype, shape=(size, size, 3), names=axes)
-    columns = {name: dict(camera) for name in aloha_cameras}
+    columns: dict = {name: dict(camera) for name in aloha_cameras}
     columns["observation.state"] = dict(dtype="float32", shape=(JOINTS,), names=None)
     columns["action"] = dict(dtype="float32", shape=(ACTION,), names=None)
     columns["reward_bins"] = dict(dtype="float32", shape=(REWARDS,), names=None) # one-hot

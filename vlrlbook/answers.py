@@ -158,8 +158,8 @@ def predict(
 # One model with and without its training
 
 def speakers(
-    base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
-    adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
+    base: str | Path | None,  # hub id, directory or `tiny-` and a family; None: adapter is a whole model
+    adapter: str | Path | None,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
     names: tuple = ("before", "after"),  # what the two are called
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> tuple:  # list of (name, model, context to enter before it speaks), processor
@@ -196,7 +196,7 @@ def ask_model(
     model: str | Path,  # hub id, directory, or `tiny-` and a family; or the folder of a run, with its base
     picture,  # path of a picture, its bytes, or a PIL image; refused as the service's upload refuses
     question: str,  # in the user's words; a VQA run's prompt is put around it
-    adapter: str | Path = None,  # directory of a LoRA adapter or of a whole trained model
+    adapter: str | Path | None = None,  # directory of a LoRA adapter or of a whole trained model
     answers: int = 4,  # sampled answers of each; 0 asks for the best guess alone
     temperature: float = None,  # of sampling; None: as the run was trained
     max_new_tokens: int = None,  # longest answer; None: as the run was trained
@@ -238,7 +238,7 @@ def ask_model(
             [[greedy]] = generate_answers(speaker, processor, [sample], **options)
             sampled = []
             if answers:
-                sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
+                sampling: dict = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
                 [sampled] = generate_answers(speaker, processor, [sample], **options, **sampling)
         result[name] = dict(greedy=greedy.strip(), sampled=[text.strip() for text in sampled])
     return result

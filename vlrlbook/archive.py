@@ -22,6 +22,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -618,7 +619,7 @@ def to_rgb(
 ) -> Image.Image:  # RGB
     "Convert a picture to RGB: greys of more than 8 bits are scaled to 8, transparency is put on white"
     if image.mode.startswith("I") or image.mode == "F":  # greys as integers of 16 or 32 bits, or as floats
-        _, brightest = image.getextrema()
+        brightest: Any = image.getextrema()[1]  # a number: there is one channel
         if brightest > 255:
             # Pillow's own convert("L") cuts off at 255, which turns most of an X-ray white. The file does not
             # say whether its scanner used 10, 12, 14 or 16 bits: taken are those of the brightest pixel.
@@ -719,7 +720,7 @@ def _add_table_notes(
     if unused:
         notes[f"pictures that no row names, such as {unused[0][:80]!r}"] = len(unused)
 
-    answers = {}  # (picture's name, question) → the answers of all rows that ask this
+    answers: dict = {}  # (picture's name, question) → the answers of all rows that ask this
     for row in kept:
         key = (name_of_row[row["row"]], row["question"])
         answers.setdefault(key, []).append(row["answer"])

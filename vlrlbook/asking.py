@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +34,8 @@ class _Panel:
     """Base of the classes that answer batches with each of several models.
 
     `speakers` is a list of (name, …): what follows the name is what `_texts` needs to run that model."""
+    speakers: list
+    _texts: Callable
 
     def in_order(self,
         batches,  # iterator over (asked, seed), the arguments of `answer`
@@ -128,7 +132,7 @@ class Pool:
         self.executor.shutdown(cancel_futures=True)
 
 
-_panel = None  # in a process of a pool: its `Panel`, or the exception that loading raised
+_panel: Any = None  # in a process of a pool: its `Panel`, or the exception that loading raised
 
 
 def _begin(

@@ -44,7 +44,7 @@ class Endpoint:
     timeout: float = 60.0  # seconds without a byte after which a request has failed
     retries: int = 4  # more tries where it may pass: no connection, no reply in time, 408, 429, from 500 on
     first_wait: float = 0.5  # seconds before the second try; doubled before each further one
-    key: str = field(default=None, repr=False)  # sent as a bearer token; never shown
+    key: str | None = field(default=None, repr=False)  # sent as a bearer token; never shown
 
     @property
     def url(self) -> str:
@@ -53,7 +53,7 @@ class Endpoint:
 
     def ask(self,
         text: str,  # of the user
-        images: list = (),  # PIL images, which come before the text
+        images: list | tuple = (),  # PIL images, which come before the text
         **options,  # max_tokens, temperature, seed, …: as the endpoint takes them
     ) -> Reply:
         """Send one message and return the model's reply; repeat a request that fails for a passing reason
@@ -151,7 +151,7 @@ def is_on_this_machine(
     address: str,  # one in which `address_problem` finds nothing
 ) -> bool:
     "Whether an address is this machine's own, so that nothing leaves it"
-    host = urlsplit(address).hostname
+    host = urlsplit(address).hostname or ""
     if host == "localhost":
         return True
     try:

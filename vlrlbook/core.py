@@ -260,8 +260,8 @@ def _cell(x, y, width, height, colour):
 class RunLog:
     "Rows of a run, written to `path` as they come; shows itself as the four-panel run"
     def __init__(self,
-        path: str | Path = None, # CSV file to write; None writes nothing
-        rows: list = (), # dictionaries, each with `step`
+        path: str | Path | None = None, # CSV file to write; None writes nothing
+        rows: list | tuple = (), # dictionaries, each with `step`
         baselines: dict = None, # label → reward, such as that of blind guessing; drawn as lines
     ):
         "Make a log of some rows; with a `path` each row that is added is written there at once"
@@ -308,6 +308,8 @@ class RunLog:
 
     def save(self):
         "Write all rows to the file; a reader sees the old file or the new one, never half of it"
+        if self.path is None:
+            return
         write_whole(self.path, self._csv(self.rows, header=True))
 
     def _csv(self, rows, header):
@@ -649,7 +651,7 @@ def peak_memory_mb(
         return on_gpu / 2**20
     status = Path("/proc/self/status")
     if status.exists(): # Linux; VmHWM is the high-water mark of resident memory, in kB
-        return float(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
+        return float(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) / 2**10
     import resource # not there on Windows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10) # bytes on a Mac, kB elsewhere
@@ -658,7 +660,7 @@ def run_facts(
 ) -> dict: # versions, commit, device
     "Return what must stand beside a number so that it can be compared: versions, commit, machine"
     from importlib.metadata import version, PackageNotFoundError
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    versions: dict = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("torch", "transformers", "trl", "peft", "datasets", "vlrlbook"):
         try:
             versions[name] = version(name)
@@ -666,7 +668,7 @@ def run_facts(
             versions[name] = None
     torch = sys.modules.get("torch") # None if nobody has imported it
     has_gpu = torch and torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if has_gpu else f"CPU, {os.cpu_count()} cores"
+    device = torch.cuda.get_device_name() if torch and has_gpu else f"CPU, {os.cpu_count()} cores"
     commit = _commit() # such as "0187ab4 and changes"; None if vlrlbook was installed from a wheel
     return {"versions": versions, "commit": commit, "device": device}
 
@@ -766,7 +768,7 @@ class SignOfLife:
     def _write(self, text):
         "Write to the terminal's descriptor, since ipykernel sends sys.stderr into the notebook"
         try:
-            os.write(self.terminal, text.encode())
+            os.write(self.terminal, text.encode()) # type: ignore[arg-type] # it is there
         except OSError:
             self.terminal, self.on_screen = None, False # the terminal was closed; the run goes on
 
@@ -781,7 +783,7 @@ def progress_bar(
     # terminal too. tqdm calls `update` while it walks through an iterable. If it stopped doing so, nothing
     # would reach the terminal; the bar itself would still be right.
     class Bar(tqdm):
-        sign = None # a SignOfLife, made at the first step: only then is it known whether the bar is disabled
+        sign: SignOfLife | None = None # made at the first step: only then is it known whether the bar shows
         def update(self, n=1):
             was_drawn = super().update(n) # tqdm's answer: True if it drew the bar again
             if self.disable:

@@ -271,7 +271,7 @@ def system_turns(
 def with_system_turn(
     dataset, # made by `to_dataset` or a reader
     text: str, # of the system message
-    own: set = frozenset(), # numbers of rows that came with a system text of their own; they stay unchanged
+    own: set | frozenset = frozenset(), # numbers of rows with a system text of their own; they stay unchanged
 ): # datasets.Dataset
     "The data set with a system message in front of every prompt, except in the rows named by `own`"
     message = {"role": "system", "content": [{"type": "text", "text": text}]}
@@ -289,8 +289,8 @@ def with_system_turn(
 def vqa_row(
     row: dict, # in any known form: flat, a chat, or that of another program
     number: int = None, # its line in the file, for error messages
-    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # folder of relative picture paths; None: they stay, unchecked
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
 ) -> dict: # prompt, answer (several accepted: a JSON list), images (paths, or bytes that the row holds)
     """Convert one row of any known form into EasyR1's form: prompt, answer and images.
 
@@ -308,9 +308,9 @@ def vqa_row(
 def convert_vqa(
     input_jsonl: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
     output_jsonl: str | Path, # file of EasyR1 rows to write, whole or not at all
-    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
+    image_dir: str | Path | None = None, # folder of relative picture paths; None: they stay, unchecked
     split: str = None, # picture: hold a fifth out; published: VQA-RAD's own split; None: one file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
     tell=None, # called with the `RowReport` of what was read, such as `print`
 ) -> int: # rows written, of both files together
@@ -431,8 +431,8 @@ def vqa_prompt(
 # %% ../nbs/01_data.ipynb #nb47b804
 def read_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
     task: str = "vqa", # vqa: each question is put into `vqa_template`; counting and pointing: it is not
 ): # datasets.Dataset; `RowReport` of what was kept and left out
@@ -459,8 +459,8 @@ def _vqa_records(kept, task):
 def read_task_rows(
     path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
     task: str, # counting, vqa or pointing
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset; the report of what was kept and left out
     "Read the rows that a run on `task` is trained on or evaluated with"
@@ -489,8 +489,8 @@ def _stored(picture, convert):
 
 def load_vqa(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet in any of the forms
-    image_dir: str | Path = None, # where picture paths begin; None: beside the file
-    keys: str | dict = None, # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
+    keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows out instead of stopping at the first
 ): # datasets.Dataset
     "Read VQA rows as a data set: questions in the VQA prompt, pictures on disk until a row is read"
@@ -620,8 +620,8 @@ def _split(
 def preference_row(
     row: dict, # id, query, image, response [2 or more], human_ranking; or chosen and rejected in a known form
     number: int = None, # its line in the file, for error messages
-    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
-    keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
+    image_dir: str | Path | None = None, # folder of relative picture paths; None: they stay, unchecked
+    keys: str | dict | None = None, # which column holds what, such as "query=question chosen=better"
 ) -> dict: # id, query, image (path, bytes, a list of these, or None), response, human_ranking
     "Read and check one preference row of any known form, and return it as chapter 03 uses it"
     column_of = read_keys(keys) # what a column holds → its name, such as chosen → better
@@ -649,8 +649,8 @@ def preference_fields(
 # %% ../nbs/01_data.ipynb #n455d1e6
 def read_preferences(
     path: str | Path, # .json, .jsonl, .csv, .tsv or .parquet
-    image_dir: str | Path = None, # folder of relative picture paths; None: paths stay as they are, unchecked
-    keys: str | dict = None, # which column holds what, such as "query=question chosen=better"
+    image_dir: str | Path | None = None, # folder of relative picture paths; None: they stay, unchecked
+    keys: str | dict | None = None, # which column holds what, such as "query=question chosen=better"
 ) -> list: # of dicts from `preference_row`
     "Read and check the preference rows of a file; the first bad row is a `DataError` with its number"
     return [preference_row(row, number, image_dir, keys) for number, row in read_rows(path)]
@@ -762,7 +762,7 @@ def _scene_question(placed, row, rng):
         return "How many discs are there?", str(len(colours))
 
     radius_of = {colour: radius for colour, (_, radius) in placed.items()}
-    return "What colour is the largest disc?", max(radius_of, key=radius_of.get)
+    return "What colour is the largest disc?", max(radius_of, key=radius_of.__getitem__)
 
 # %% ../nbs/01_data.ipynb #n19a0c4e2
 def drawn_questions(
@@ -819,7 +819,8 @@ def aloha_views(
     high = Image.new("RGB", (side, side), "#e9e4da")
     draw = ImageDraw.Draw(high)
     if other:
-        _draw_cup(draw, *other, radius=7)
+        place, other_colour = other
+        _draw_cup(draw, place, other_colour, radius=7)
     _draw_cup(draw, cup, colour, radius=7 + 6 * lift) # lifted, it is nearer to the camera above
 
     # The gripper, a square, goes from the corner (8, 8) straight to the cup; its arm is a line from the edge.

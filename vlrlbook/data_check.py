@@ -50,12 +50,12 @@ class DataCheck:
 def check_file(
     path: str | Path,  # .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet
     kind: str = "vqa",  # of the rows: vqa, preferences, counting or pointing; a ZIP is always counting
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # which column holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # which column holds what, such as "question=problem image=scan"
     reward: str = None,  # that the true answers must be able to earn; None: the reward of the kind
     skip_bad_rows: bool = False,  # bad rows will be left out in training, so they are no problem
     strict: bool = False,  # refuse a ZIP for one bad row
-    val_data: str | Path = None,  # a file that must not share a picture with this one
+    val_data: str | Path | None = None,  # a file that must not share a picture with this one
     model: str = None,  # whose processor measures the prompts; None: lengths are not checked
 ) -> DataCheck:
     """Check a file's rows, pictures, true answers and split as training will, but without training.

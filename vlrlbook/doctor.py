@@ -93,7 +93,7 @@ def call(
     "Run a program that may hang, crash or print anything; no failure of the program raises"
     # Python programs then write UTF-8, whatever encoding this terminal is set to.
     env = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8", **(more_env or {})}
-    options = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    options: dict = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
     try:
         done = subprocess.run(command, timeout=seconds, **options)
         status, stdout, stderr = done.returncode, done.stdout, done.stderr

@@ -15,6 +15,7 @@ import csv, hashlib, io, json, math, os, time
 from collections import Counter, deque
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def compare(
     base: str,  # hub id, directory, or `tiny-` and a family for an untrained twin
     adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
     dataset,  # made by chapter 01, or a list of `Sample`
-    path: str | Path = None,  # predictions file that grows with the run; None keeps nothing
+    path: str | Path | None = None,  # predictions file that grows with the run; None keeps nothing
     answers: int = 4,  # sampled answers to each picture
     temperature: float = 1.0,  # of sampling
     max_new_tokens: int = 16,  # longest answer
@@ -450,7 +451,7 @@ def read_scores(
     rows = []
     for number, row in read_rows(path):
         for name in ("scores", "human_ranking"):
-            values = row.get(name) if isinstance(row, dict) else None
+            values: Any = row.get(name) if isinstance(row, dict) else None
             is_list = isinstance(values, list) and len(values) >= 2
             if not is_list or not all(map(_is_number, values)):
                 message = f"{str(values)[:60]}, expected a list of two numbers or more"
@@ -507,7 +508,7 @@ def _label_and_bins(
         raise wrong("label", f"label = {label!r}, expected a bin from 0 to {bins - 1}")
     return int(label), values
 
-def _is_number(value):
+def _is_number(value) -> TypeGuard[float]:
     "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -879,7 +880,7 @@ def _results(
     marks,  # mark → array, a number per row; nan where the mark does not apply
 ):
     "The mean of each mark under its name in results.json, and n; None where no answer has the mark"
-    means = dict(mean_absolute_error=None)  # chapter 05 writes it for every task
+    means: dict = dict(mean_absolute_error=None)  # chapter 05 writes it for every task
     for mark, values in marks.items():
         if mark in result_names:
             applicable = values[~np.isnan(values)]
@@ -904,8 +905,8 @@ def report(
     metrics = all_metrics(rows, task, reward)
     flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
     # The verdict is the first key, as in the results.json of every run.
-    results = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
-                   questions=questions(metrics, flipped, task))  # each with its answer in a word
+    results: dict = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
+                         questions=questions(metrics, flipped, task))  # each with its answer in a word
     results |= dict(settings=asdict(settings), seconds=seconds, **speed(log))
     results |= dict(peak_memory_mb=peak_memory_mb(), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)

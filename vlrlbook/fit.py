@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import trl.trainer.utils
@@ -47,7 +48,7 @@ _qwen_text = dict(vocab_size=151936, max_position_embeddings=128000, rms_norm_ep
 _qwen_rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 _tower_2_5 = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, patch_size=14,
                   window_size=112, fullatt_block_indexes=[7, 15, 23, 31])
-published = {
+published: dict = {
     "Qwen/Qwen2.5-VL-3B-Instruct": ("Qwen2_5_VLConfig", True, dict(
         _qwen_text, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16,
         num_key_value_heads=2, rope_parameters=_qwen_rope), dict(_tower_2_5, out_hidden_size=2048)),
@@ -82,7 +83,7 @@ not_counted = (
 class Run:
     "All that decides a run's memory"
     settings: GRPOSettings  # checked
-    config: object  # transformers configuration of the whole model
+    config: Any  # transformers configuration of the whole model
     # of one prompt: input_ids and mm_token_type_ids [1, P], image_grid_thw [pictures, 3], and as `patches`
     # the shape of pixel_values: (patches of all pictures, numbers of a patch)
     prompt: dict
@@ -164,7 +165,7 @@ def _prompt(
     processor = twin_processor(config.model_type)
     limit_pixels(processor, settings.max_image_size)
     draw = synthetic_counting if settings.task == "counting" else drawn_questions
-    drawn = draw(1)[0]  # one `Sample`
+    drawn = draw(1, seed=0)[0]  # one `Sample`
     side = settings.max_image_size
     picture = Image.new("RGB", (side, side))
     sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, 0)
@@ -898,7 +899,8 @@ def real_steps(
         question = drawn.question if number % 2 else drawn.question.removesuffix("?")
         samples.append(Sample(question, drawn.answer, [picture], "counting", number))
     # The run's settings, but few steps on drawn pictures, without checkpoints or reports.
-    short = replace(settings, max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    changed: dict = dict(max_steps=steps, save_steps=0, logging_steps=1, report_to="none", data=None)
+    short = replace(settings, **changed)
     trainer = make_trainer(short, model, processor, to_dataset(samples))
     trainer.eos_token_ids = [-1]  # no token has this id, so no answer ends early
     trainer.generation_config.eos_token_id = None

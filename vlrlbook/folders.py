@@ -106,7 +106,7 @@ def new_folder(
     manifest: bool = True,  # put manifest.json into it, for `damage`
     durable: bool = True,  # bring it all to the disk before the rename; False where it can be made again
     mode: int | None = 0o755,  # permissions of the finished folder; None leaves them
-    aside: str | Path = None,  # where to write, on the same disk; None: a new hidden folder beside `path`
+    aside: str | Path | None = None,  # where to write, on the same disk; None: a new hidden folder beside it
     part: str = None,  # name of the folder inside `aside` that is committed; None: all of `aside`
 ):
     """Yield a hidden folder to write into; it is renamed to `path` when the block ends without an error
@@ -358,7 +358,7 @@ def checkpoint_folders(
 ) -> list:  # paths, the lowest number first
     "Return the folders checkpoint-N of a run by their number, complete or not"
     numbered = [p for p in Path(run).glob("checkpoint-*") if checkpoint_number(p) is not None]
-    return sorted(numbered, key=checkpoint_number)
+    return sorted(numbered, key=checkpoint_number)  # type: ignore[arg-type]  # all have one
 
 
 def surplus_checkpoints(
@@ -392,7 +392,7 @@ def move_newer_checkpoints(
     """Move checkpoints with a number above `last` into a new folder earlier-1, or -2 and so on
 
     An earlier run in the same folder has made them; left there, they would be taken for this run's."""
-    newer = [p for p in checkpoint_folders(run) if checkpoint_number(p) > last]
+    newer = [p for p in checkpoint_folders(run) if (checkpoint_number(p) or 0) > last]
     if not newer:
         return None
     place = 1  # the first N for which there is no folder earlier-N

@@ -138,7 +138,7 @@ def _assigned(table):
     # Prices keep every pair's cost, less the prices of its row and its column, at 0 or more, as Dijkstra's
     # search needs; for assigned pairs it is 0.
     row_price, column_price = [0.0] * rows, [0.0] * columns
-    taken_by = [None] * columns  # column → its row
+    taken_by: list = [None] * columns  # column → its row
     for new_row in range(rows):
         # Dijkstra's search for a free column: cost of the path to each, and the column before it on that path
         distance, came_from = [float("inf")] * columns, [None] * columns

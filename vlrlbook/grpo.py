@@ -56,7 +56,7 @@ def grpo_loss(
     old_logps: torch.Tensor, # [rows, C] when the answers were sampled
     advantage: torch.Tensor, # [rows]
     mask: torch.Tensor, # [rows, C], 1 on answer tokens
-    ref_logps: torch.Tensor = None, # [rows, C] of the reference model, needed with beta
+    ref_logps=None, # tensor [rows, C] of the reference model, needed with beta
     epsilon: float = 0.2, # clip range
     beta: float = 0.0, # weight of the KL term
     loss_type: str = "dapo", # dapo: mean over tokens; grpo: mean over answers of their means
@@ -142,7 +142,7 @@ def load_policy(
     if name.startswith("tiny-"): # an untrained twin gives no answer that a reward could tell from another
         # from here on the directory of a twin that has learned the form of an answer
         name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task, looks=s.max_looks)
-    loading = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
+    loading: dict = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
     model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)
     if s.use_lora and not s.adapter:
         model = add_lora(model, s.lora_r, s.lora_alpha, s.lora_dropout, s.lora_vision)
@@ -182,6 +182,7 @@ def run(
             trainer.add_callback(same) # asks about these pictures again in the middle
     trainer.train(resume_from_checkpoint=checkpoint)
 
+    results: dict
     if measures:
         after = predict_together(trainer.accelerator, trainer.model, processor, samples, settings)
         reward = load_reward(settings.reward)

@@ -402,8 +402,8 @@ class Judge:
         self.known = {}  # memory: key of a `_JudgeRequest` → parts of the reward, the oldest first
         self.warned = set()  # kinds of trouble that were reported; each is reported once
         # Sums over all requests. A sum of tokens is None from the first reply on that does not report them.
-        self.facts = dict(judgements=0, from_memory=0, unreadable=0, retries=0, seconds=0.0,
-                          prompt_tokens=0, completion_tokens=0)
+        self.facts: dict = dict(judgements=0, from_memory=0, unreadable=0, retries=0, seconds=0.0,
+                                prompt_tokens=0, completion_tokens=0)
 
     def __call__(self,
         completions: list,  # texts

@@ -393,7 +393,7 @@ def _averaged(marks_of_rows):
 
 def pictures_of(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
-) -> list:  # a name per row; None where no two rows share a picture, or where the file does not say
+) -> list | None:  # a name per row; None where no two rows share a picture, or where the file does not say
     """The picture of each row, for intervals that resample pictures instead of rows
 
     Rows with one picture are not independent of each other: the bootstrap must draw them together."""
@@ -471,7 +471,7 @@ def greedy_flips(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     task: str,  # counting, vqa or pointing
     reward=None,  # (completion, answer) → parts; None: the task's own
-) -> dict:  # became_right, became_wrong and p, from `flips`; None without answers from both before and after
+) -> dict | None:  # became_right, became_wrong and p, from `flips`; None without answers before and after
     "How many pictures training made right for the best guess (greedy decoding), and how many it made wrong"
     # Only the best guesses are scored: sampled answers are many, and a share of right ones cannot flip.
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
@@ -588,7 +588,7 @@ def seeing_gain(
     rows: list,  # with columns before_ and after_ greedy and shuffled
     scored: dict,  # from `score_rows` on the same rows
     mark: str = "exact",  # which mark
-) -> dict:  # a difference, or None where a column is missing
+) -> dict | None:  # a difference, or None where a column is missing
     "How much more training gained with the right picture than with another one: what it learned by looking"
     # columns `shuffled`: the best guess to the same question, shown the picture of another row
     needed = ("after_greedy", "before_greedy", "after_shuffled", "before_shuffled")

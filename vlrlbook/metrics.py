@@ -49,7 +49,7 @@ def wilson(
 
 def bootstrap_ci(
     values: list,  # one number each
-    clusters: list = None,  # what each value belongs to, such as its picture; whole clusters are drawn
+    clusters: list | np.ndarray | None = None,  # what each belongs to, such as its picture; drawn whole
     seed: int = 0,  # same seed, same interval
     resamples: int = 2000,  # draws
 ) -> tuple:  # low, high; (nan, nan) with fewer than two values or clusters
@@ -79,7 +79,7 @@ def bootstrap_ci(
 
 def share_ci(
     right: list,  # 1 or 0 each; 0.5 for a tie
-    clusters: list = None,  # what each belongs to, where they are not independent
+    clusters: list | np.ndarray | None = None,  # what each belongs to, where they are not independent
 ) -> tuple:  # low, high
     "Return the 95 % interval of a share: Wilson's, or the bootstrap where values belong to clusters"
     x = _finite_array("right", right)
@@ -348,7 +348,7 @@ def flips(
 def confusion(
     labels: list,  # true class of each row
     predictions: list,  # predicted class
-    classes: list,  # in the order of rows and columns
+    classes: list | range,  # in the order of rows and columns
 ) -> list:  # [true][predicted] counts
     "Return the confusion matrix: how often a row of each true class was predicted as each class"
     index_of = {name: i for i, name in enumerate(classes)}
@@ -414,8 +414,8 @@ def _ranks(x):
 
 
 def calibration(
-    confidence: list,  # probability of the predicted class
-    right: list,  # was it right?
+    confidence: list | np.ndarray,  # probability of the predicted class
+    right: list | np.ndarray,  # was it right?
     bins: int = 10,  # of equal width
 ) -> dict:  # ece, bins: a list of {confidence, accuracy, n}
     """Return the expected calibration error: does a model that says 0.8 turn out right in 8 of 10 cases?
@@ -590,9 +590,9 @@ def pair_reliability(
 # Ordered bins, for chapter 04
 
 def classifier_metrics(
-    labels: list,  # true bin of each frame
-    probabilities: list,  # [frames][bins], each row adding up to 1
-    episodes: list,  # what film each frame is from; the interval is over films
+    labels: list | np.ndarray,  # true bin of each frame
+    probabilities: list | np.ndarray,  # [frames][bins], each row adding up to 1
+    episodes: list | np.ndarray,  # what film each frame is from; the interval is over films
     frames: list = None,  # its place in the film; needed for the rank correlation
 ) -> dict:  # accuracy, ci95, n, episodes, macro_f1, majority_accuracy, mae_bins, within_one, confusion, …
     "Measure a classifier whose classes are ordered bins, as chapter 04 reports it"

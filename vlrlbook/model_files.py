@@ -96,7 +96,7 @@ def stored_dtype(
                 sizes[short] = sizes.get(short, 0) + end - first
     if not sizes:
         return None
-    return _torch_names[max(sizes, key=sizes.get)]
+    return _torch_names[max(sizes, key=sizes.__getitem__)]
 
 
 def replace_weights(
@@ -274,7 +274,7 @@ def config_with_dtype(
 # Families that transformers 4.57 has too; model_type in config.json.
 known_to_transformers_4 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria")
 # A class of tokenizers that only transformers 5 has → its counterpart in 4.
-_tokenizer_classes = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+_tokenizer_classes: dict = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 # Families whose config in 4.57 looks up every attribute, except model_type, in its text_config.
 _asks_text_config = ("qwen2_vl", "qwen2_5_vl")
 # The base of rotary positions in vision towers, which transformers 4.57 has built in and reads from no

@@ -13,6 +13,7 @@ __all__ = ['special_tokens', 'chat_template', 'sentences', 'families', 'vision_m
 import importlib.util, json, os, re, warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -250,7 +251,7 @@ def twin_processor(
 
     processor_classes = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor)
     processor_class = processor_classes.get(family, t.Qwen3VLProcessor)
-    video_class = t.Qwen3VLVideoProcessor if is_qwen3 else t.Qwen2VLVideoProcessor
+    video_class = getattr(t, "Qwen3VLVideoProcessor" if is_qwen3 else "Qwen2VLVideoProcessor")
     return processor_class(images, tokenizer, video_class(patch_size=patch), chat_template=chat_template)
 
 def _gemma3_processor():
@@ -829,6 +830,7 @@ def hidden_size(
 # %% ../nbs/00a_models.ipynb #nfe0f072
 class BackboneWithHead(torch.nn.Module):
     "A vision-language model without vocabulary head, and a head that reads each text's last real token"
+    head: Any # torch.nn.Module, with the fields of its own kind
     def __init__(self,
         backbone, # the inner model without vocabulary head, as `model.model`
         head: torch.nn.Module, # [B, hidden] → [B, outputs]

@@ -23,8 +23,9 @@ STATE_KEYS = ("model_state_dict", "state_dict", "model", "module")
 SETTINGS_KEYS = ("config", "args", "hparams", "model_config")
 
 # Types of plain data that training scripts keep beside their weights. Unpickling them runs no script's code.
-HARMLESS = [argparse.Namespace, np.dtype, np.ndarray, type(np.dtype("float64")), type(np.dtype("float32")),
-            type(np.dtype("int64")), np.float64(0).__reduce__()[0]]
+HARMLESS: list = [argparse.Namespace, np.dtype, np.ndarray,
+                  type(np.dtype("float64")), type(np.dtype("float32")), type(np.dtype("int64")),
+                  np.float64(0).__reduce__()[0]]
 
 
 @dataclass

@@ -389,7 +389,7 @@ box_forms = ("xywh", "xyxy")
 def refcoco_rows(
     path: str | Path,  # rows in .jsonl, .json, .csv, .tsv or .parquet: a phrase, a picture and a box each
     form: str = "xywh",  # xywh: corner, width and height, as RefCOCO's own; xyxy: two corners
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
 ) -> tuple:  # list of (number, row), list of notes (sentence, how many)
     """Read rows in the style of RefCOCO: a row for each phrase, with the question where the thing is
 
@@ -452,7 +452,7 @@ def _row_size(raw, picture, picture_folder, number, path):
 def convert_boxes(
     input_path: str | Path,  # a COCO file (.json: images, annotations and categories), or RefCOCO-style rows
     output_jsonl: str | Path,  # written whole or not at all
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the input
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the input
     form: str = "xywh",  # of the boxes in rows: xywh or xyxy; a COCO file always has xywh
     skip_bad_rows: bool = False,  # leave rows out whose picture cannot be used; False stops at the first
     tell=None,  # called with the gate's report, such as `print`
@@ -505,7 +505,7 @@ drawn_side = 336  # pixels of the longer side of a picture with boxes on it
 def draw_boxes(
     image: Image.Image,  # the picture
     truth: str,  # of the row
-    answers: list = (),  # texts; each has its colour and its number
+    answers: list | tuple = (),  # texts; each has its colour and its number
     side: int = drawn_side,  # pixels of the longer side
 ) -> Image.Image:  # RGB
     """Draw the true boxes on a picture in green, and those of each answer in a colour of its own
@@ -566,7 +566,7 @@ def _label(draw, box, number, text, colour, font):
 
 def with_boxes_drawn(
     sample: Sample,  # of any task
-    answers: list = (),  # texts to draw
+    answers: list | tuple = (),  # texts to draw
 ) -> Sample:  # of task pointing a copy whose picture shows truth and answers; any other as it is
     "A sample with its true boxes and those of some answers drawn on its picture, to be shown to people"
     if sample.task != "pointing" or not sample.images:

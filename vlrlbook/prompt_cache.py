@@ -7,6 +7,7 @@ transformers has a cache for: attention, attention through a window (Gemma 3), a
 which keep one matrix however long the text is (Qwen3.5). Read in transformers 5.17. Written by hand."""
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -18,7 +19,7 @@ try:
     cannot_cache = None  # why nothing can be read into a cache with this release of transformers
 except ImportError as error:  # transformers has moved these classes: prompts are then not shared
     cannot_cache = f"transformers has moved what it leans on ({error})"
-    Cache = DynamicLayer = LinearAttentionLayer = object
+    Cache = DynamicLayer = LinearAttentionLayer = object  # type: ignore[assignment,misc]  # unused then
 
 __all__ = ["tested_families", "empty_cache", "widened", "read_prompt",
            "answer_rows", "cache_under_checkpointing"]
@@ -87,7 +88,7 @@ def empty_cache(
     config,  # of the model
 ):  # a transformers Cache
     "An empty cache that reads prompts once; NotImplementedError where a layer's cache is of an unknown kind"
-    layers = []
+    layers: list = []
     for number, layer in enumerate(DynamicCache(config=config).layers):
         # A sliding window's layer keeps all keys, too: the model's own mask leaves out those before the
         # window.
@@ -175,11 +176,11 @@ class _AnswerStates(LinearAttentionLayer):
             # Without this flag transformers would begin at zero instead of continuing from the state.
             self.has_previous_state[number] = True
 
-    def update_conv_state(self, conv_states, state_idx=0, **kwargs):
+    def update_conv_state(self, conv_states, state_idx=0, conv_kernel_size=None, **kwargs):
         """Overrides transformers' (5.17): return the convolution's input for the new tokens.
 
         `conv_states` are the new columns [B·G, channels, n]; the kept columns come before them."""
-        before = self.conv_states[state_idx]
+        before: Any = self.conv_states[state_idx]
         whole = torch.cat([before, conv_states], -1)
         if self.keeps_new_states:
             self.conv_states[state_idx] = whole[..., -before.shape[-1]:]
@@ -203,7 +204,7 @@ def widened(
     room: int = 0,  # to sample answers of at most so many tokens; 0: to train on answers that are there
 ):  # a transformers Cache of B·G rows
     "A cache from which each prompt's G answers continue, made of the cache into which the prompts were read"
-    layers = []
+    layers: list = []
     for layer in cache.layers:
         kind = _AnswerKeys if isinstance(layer, _PromptKeys) else _AnswerStates
         layers.append(kind(layer, G, room))

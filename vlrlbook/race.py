@@ -86,8 +86,8 @@ def run_race(
                 times[name].append(spent)
 
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
-    row = dict(profile=settings.profile, family=settings.family, width=settings.width, depth=settings.depth)
-    row |= dict(G=G, prompts=prompts, P=P, C=C)
+    row: dict = dict(profile=settings.profile, family=settings.family)
+    row |= dict(width=settings.width, depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
     for name in sides:
         for part in ("seconds", "sampling", "scoring", "optimizing", "processor"):
             row[f"{name}_{part}"] = median(spent[part] for spent in times[name])

@@ -7,6 +7,7 @@ import random
 import torch
 
 from .shared_prompt import join_rows, split_rows, take_rows
+from .training import BeforeGRPOTrainer
 
 __all__ = ["RefillGroups", "silent_groups", "swap_groups"]
 
@@ -16,7 +17,7 @@ __all__ = ["RefillGroups", "silent_groups", "swap_groups"]
 SILENT_BELOW = 0.01
 
 
-class RefillGroups:
+class RefillGroups(BeforeGRPOTrainer):
     """Mixin before TRL's GRPOTrainer: replaces groups whose rewards are all equal by groups for new prompts.
 
     Such a silent group teaches nothing. `refill` is how often a step may try new prompts; 0 tries none."""

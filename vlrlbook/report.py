@@ -400,7 +400,7 @@ def report_html(
 
 def write_report(
     folder: str | Path,  # of a finished run, or of a job's result
-    out: str | Path = None,  # file to write; None: report.html in the folder
+    out: str | Path | None = None,  # file to write; None: report.html in the folder
 ) -> Path:  # the file
     "Write the report of a run, whole or not at all"
     path = Path(out) if out else Path(folder) / report_name

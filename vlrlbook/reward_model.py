@@ -15,6 +15,7 @@ __all__ = ['activations', 'logged_as', 'may_differ', 'pictures_of', 'row_sample'
 
 # %% ../nbs/03_reward_model.ipynb #c003
 import hashlib, json, os, re, time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cache, partial
@@ -95,9 +96,9 @@ def check_query(
 # %% ../nbs/03_reward_model.ipynb #c017
 def read_pair_rows(
     path: str | Path,  # .jsonl, .json, .csv, .tsv or .parquet
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     skip_bad: bool = False,  # list bad rows and go on
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     tell=None,  # called with a report on the rows that were read and refused, such as `print`
 ) -> tuple:  # checked rows, list of {row, code, message, entry}
     """Read and check the preference rows of a file; all their pictures can be decoded.
@@ -254,7 +255,7 @@ class VLRewardModel(BackboneWithHead):
         self.shares = share_attention(backbone)
         self.processor = processor
         # The contents of reward_model.json: the arguments with which a saved model is built again.
-        self.facts = dict(
+        self.facts: dict = dict(
             score_min=score_min, score_max=score_max, activation=activation, base=base,
             prompt_template=prompt_template, calibration=calibration)
 
@@ -358,7 +359,7 @@ class VLRewardModel(BackboneWithHead):
         image,  # path, bytes, PIL image, a list of these, or None
         query: str,  # the question
         answers: list,  # texts
-        turns: list = (),  # (role, text) of what was said before the question
+        turns: list | tuple = (),  # (role, text) of what was said before the question
     ) -> list:  # a float each
         "Scores of several answers to one question"
         pictures = pictures_of(image)
@@ -636,7 +637,8 @@ def _drawn_rows(
     for row in synthetic_preferences(n, seed=seed):
         # read_count: the number in an answer such as "There are 3 discs."
         first_count, second_count = map(read_count, row["response"][:2])
-        rows.append(row | dict(group=f"{abs(first_count - second_count)} apart"))
+        apart = abs(first_count - second_count)  # type: ignore[operator]  # drawn answers all have a count
+        rows.append(row | dict(group=f"{apart} apart"))
     return rows
 
 def _picture_names(row):
@@ -1186,8 +1188,8 @@ def _evaluation_figures(evaluated):
 # %% ../nbs/03_reward_model.ipynb #c065
 def start_run(
     settings: RewardModelSettings,  # a checked object
-    train: list = (),  # rows to learn from
-    held: list = (),  # rows to stop by
+    train: list | tuple = (),  # rows to learn from
+    held: list | tuple = (),  # rows to stop by
 ) -> tuple:  # directory of the run, checkpoint to go on from or None, checkpoint to take weights from or None
     """Find out where a run begins or goes on: a new directory, or that of the run that is resumed.
 
@@ -1197,7 +1199,7 @@ def start_run(
     from accelerate.utils import broadcast_object_list
     processes = PartialState(cpu=not torch.cuda.is_available())
     # The directory's name holds the time, so the first process makes it and sends the result to the others.
-    start = [_start_in_one_process(settings, train, held) if processes.is_main_process else None]
+    start: list = [_start_in_one_process(settings, train, held) if processes.is_main_process else None]
     return broadcast_object_list(start)[0] if processes.num_processes > 1 else start[0]
 
 # Settings that may differ when a run goes on from a checkpoint: where files lie, how long the run is, and
@@ -1224,8 +1226,8 @@ def _start_in_one_process(
     contents["template"] = judge_template(s.prompt_template)
     # Without a checkpoint this writes the settings down; with one it raises if they differ from those
     # written down. `weights_by` is advice for the error message.
-    write_or_compare = partial(same_run, s, free=may_differ,
-                               weights_by="load_weights_only = true takes its weights into one", **contents)
+    advice = "load_weights_only = true takes its weights into one"
+    write_or_compare: Callable = partial(same_run, s, free=may_differ, weights_by=advice, **contents)
 
     weights = None
     if is_old_checkpoint(s.resume):  # a file of an older script, which no run can go on from
@@ -1237,7 +1239,8 @@ def _start_in_one_process(
         checkpoint = find_checkpoint(folder, s.resume)
         if not s.load_weights_only:
             write_or_compare(checkpoint)
-            return Path(checkpoint).parent, checkpoint, None  # the run goes on
+            run_dir = Path(checkpoint).parent  # type: ignore[arg-type]  # `s.resume` asks for one
+            return run_dir, checkpoint, None  # the run goes on
         weights = checkpoint
 
     # A new run, with or without weights to begin with.
@@ -1416,7 +1419,7 @@ def train_reward_model(
     trainer = make_trainer(settings, model, train, held_out, run_dir, log)
     is_first_process = trainer.is_world_process_zero()
     # Scores before training. A resumed run has them, too: only `train` loads the checkpoint's weights.
-    untrained_scores = score_rows(model, test, settings.eval_batch_size) if is_first_process else None
+    untrained_scores = score_rows(model, test, settings.eval_batch_size) if is_first_process else []
     trainer.train(resume_from_checkpoint=checkpoint)
     if not is_first_process:
         return {}
@@ -1452,7 +1455,7 @@ def score_file(
     skip_bad_rows: bool = False,  # list bad rows and go on
     seed: int = 0,  # of the permutation
     device: str = None,  # None: the GPU if there is one
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     base_model: str = None,  # the model under an adapter or an older file's weights; None: the one noted down
 ) -> dict:  # path, report, skipped, pairs_per_second
     "Score all rows of a file with a saved reward model, write the scores into a new file, and report on them"
@@ -1487,7 +1490,7 @@ def rank_answers(
     image,  # path, bytes, PIL image, a list of these, or None
     query: str,  # the question
     answers: list,  # texts
-    turns: list = (),  # (role, text) of what was said before the question
+    turns: list | tuple = (),  # (role, text) of what was said before the question
 ) -> list:  # a dict each, best first: place, answer, score, chance
     "Answers to one question in the order that a judge gives them; the first is the best of N"
     if not isinstance(judge, VLRewardModel):
@@ -1568,8 +1571,9 @@ def as_reward(
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
 
-    rewarded.batched = True  # the trainer then calls it with many answers at once, and with their samples
-    rewarded.model = model  # for a caller that wants to look at the model
+    # `batched`: the trainer then calls it with many answers at once, and with their samples.
+    # `model` is for a caller that wants to look at the model.
+    rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
 
 # The models of `as_reward` that are in use. A run makes its reward several times, and the model may be as

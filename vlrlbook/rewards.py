@@ -169,9 +169,10 @@ def mix(
             sums.append(_sum_of(parts_of, weights))
         return sums
 
-    mixed_batch.batched = True
+    mixed_batch.batched = True # type: ignore[attr-defined] # functions have attributes
     # the seconds that a reward may wait for a network; rewards are called one after the other, so they add up
-    mixed_batch.patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
+    patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
+    mixed_batch.patience = patience # type: ignore[attr-defined] # the same
     batched = [getattr(reward, "batched", False) for reward in rewards.values()]
     return mixed_batch if any(batched) else mixed
 
@@ -320,8 +321,10 @@ def _number_mark(answer_part, truth, synonyms):
     if same_words(answer_part, truth, synonyms):
         return True, True
     # not ==, since 1/3 and 0.3333333333 are the same number
-    is_right = number is not None and math.isclose(number, true_number, rel_tol=1e-9)
-    return is_right, number is not None
+    if number is None:
+        return False, False
+    is_right = math.isclose(number, true_number, rel_tol=1e-9) # type: ignore[arg-type] # it is one
+    return is_right, True
 
 # %% ../nbs/02_rewards.ipynb #nea90b30
 vqa_table = [ # completion, truth, accuracy, why

@@ -105,7 +105,7 @@ class Recorder:
 
     def __init__(self,
         group_size: int,  # G
-        path: str | Path = None,  # JSON file of the latest logged batch, pictures inside; None writes none
+        path: str | Path | None = None,  # JSON file of the latest logged batch, with pictures; None: no file
         every: int = 1,  # steps from one writing of the file to the next
         most: int = 4,  # groups in the file
         eye: Eye = None,  # of a model that looks twice, see `zoom_turns.eye_for`

@@ -186,7 +186,7 @@ def flag_names(
 
 def named_options(
     rest: list, # of a command line
-    flags: set = frozenset(), # names that may stand without a value
+    flags: set | frozenset = frozenset(), # names that may stand without a value
 ) -> dict: # name → text
     """Read `--name value` and `--name=value` from a command line; SettingsError for anything else
 
@@ -319,6 +319,9 @@ class Settings:
     #   stand_ins  another name whose values are translated too → (the setting, {value in lower case: the
     #              setting's}), such as {"mask_truncated_completions": ("when_cut", {"true": "masked"})}
     presets: ClassVar[dict] = {} # size → {name: value that replaces None}
+    if typing.TYPE_CHECKING: # fields of every subclass
+        size: str
+        model: str
 
     def check(self):
         "Fill in the settings that are None, then raise one SettingsError that names every broken rule"
@@ -431,7 +434,7 @@ presets = {
 
 # task → size → {setting: value}, which counts more than the value in `presets`. In vqa the answers, with a
 # thought and an answer in tags, are longer than a sentence, and a twin needs more steps to learn them.
-by_task = {
+by_task: dict = {
     "counting": {
         # chosen by its worst seed (nbs/logs/05_search.csv, 05_runs.csv): silent groups refilled, the eyes too
         "tiny": dict(reward="0.8*verbatim + 0.2*counting", max_completion_length=8, warm_steps=280,
@@ -747,8 +750,8 @@ def trained_rewards(
 
 
 def reward_without_paths(
-    reward: str | None, # as in `trained_rewards`
-) -> str | None:
+    reward: str, # as in `trained_rewards`; None stays None
+) -> str:
     """Return a reward as it may be shown to others: paths of trained models become names of their runs
 
     "reward_model:/data/judge/model" becomes "reward_model:judge"."""

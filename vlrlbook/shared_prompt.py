@@ -11,10 +11,12 @@ __all__ = ['attention_name', 'token_bound', 'prompt_positions', 'cache_keyword',
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
 import hashlib, importlib, inspect
+from collections.abc import Callable
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from types import MethodType
+from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -32,6 +34,7 @@ except ImportError as error: # this release lacks what sharing needs (read in 5.
 from .core import warn_loudly
 from .prompt_cache import answer_rows, cache_under_checkpointing, cannot_cache, empty_cache
 from .prompt_cache import read_prompt, tested_families, widened
+from .training import BeforeGRPOTrainer
 
 # %% ../nbs/07_shared_prompt.ipynb #c009
 def token_bound(
@@ -166,7 +169,8 @@ def grouped_attention(
     if attention_mask is None or query.device.type != "cpu" or not shares_keys:
         kwargs |= dict(dropout=dropout, scaling=scaling)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    options = dict(attn_mask=attention_mask, dropout_p=dropout if module.training else 0.0, scale=scaling)
+    dropout = dropout if module.training else 0.0
+    options: dict = dict(attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
     attended = scaled_dot_product_attention(query, key, value, enable_gqa=True, **options)
     # [B, heads, S, size] → [B, S, heads, size]
     return attended.transpose(1, 2).contiguous(), None # None: no attention weights
@@ -279,7 +283,7 @@ class PictureMemory:
         self.weights_version = None # a number that changes with the tower's weights, see `_forget_if_trained`
         self.seen = 0 # pictures that the tower has computed
         self.by_picture = False # whether this release of transformers splits deepstack levels by picture
-        self.output_class = None # of what `get_image_features` returns
+        self.output_class: Any = None # of what `get_image_features` returns
         core.get_image_features = self # whoever asks the model for features now calls `__call__` below
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
@@ -306,7 +310,7 @@ class PictureMemory:
             self.known[key] = self.known.pop(key) # moves to the end: what stands first is forgotten first
             wanted.append(self.known[key])
         features, *levels = zip(*wanted)
-        output = dict(pooler_output=features)
+        output: dict = dict(pooler_output=features)
         if levels: # Qwen3-VL only
             levels = [level if self.by_picture else torch.cat(level) for level in levels]
             output["deepstack_features"] = levels
@@ -450,9 +454,17 @@ class SharedPathFailed(RuntimeError):
     "Sharing prompts failed, on this process or another; who catches this does the work without sharing"
 
 # %% ../nbs/07_shared_prompt.ipynb #nfa11bac1
-class SharedFallback:
+class SharedFallback(BeforeGRPOTrainer):
     "Part of `SharedPrompt`: where the shared path raises, the run continues without sharing prompts"
-    plain_because = None # why sharing was switched off during the run, in one line
+    sharing = True
+    pictures = () # a `PictureMemory` for each model
+    _compared = False # whether `_compare_once` has been called
+    # what the processor made of the latest prompts' pictures, one prompt's a group
+    _fields: dict | None = None
+    _group_size: Callable # each of the parts below has one of these, and others call it
+    _group_logps: Callable
+    _compare_once: Callable
+    plain_because: str | None = None # why sharing was switched off during the run, in one line
 
     def _attempt(self, stage, shared_path):
         """Return `shared_path()`; where it raises, switch sharing off and raise SharedPathFailed.
@@ -495,7 +507,7 @@ class SharedFallback:
                         "slower but just as exact")
 
 # %% ../nbs/07_shared_prompt.ipynb #n6756c00
-class SharedSampling:
+class SharedSampling(SharedFallback):
     "Part of `SharedPrompt`: tokenizes a prompt and its pictures once a group, and reads it once to sample"
     def _group_size(self):
         "Answers to each prompt, G; TRL may have another number for its evaluation"
@@ -543,7 +555,7 @@ class SharedSampling:
         Pictures are flattened before the processor: TRL alone fails where only some rows have pictures."""
         with _processor_replaced(self, _FlatPictures): return super()._generate_and_score_completions(inputs)
 
-    def _generate_single_turn(self, prompt_ids, images, fields, *more, **others):
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *more, **others):
         """Overrides TRL's (1.16): sample an answer to each row; (lists of ids, None for log-probs).
 
         Where vLLM samples, TRL's own method runs: vLLM shares prompts by itself."""
@@ -551,23 +563,23 @@ class SharedSampling:
         if self.sharing and images is not None: # only the first row of each group has pictures: now all rows
             images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, images, fields, *more, **others)
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *more, **others)
 
         # One prompt a group, as tensors that are padded on the left.
         prompts = prompt_ids[::G]
         ids = _left_padded(prompts, self._tokenizer.pad_token_id)
         mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
-        inputs = dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(fields))
+        inputs: dict = dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(multimodal_fields))
         # transformers' method, which moves tensors to the device: TRL's of the same name would sample again
         inputs = Trainer._prepare_inputs(self, inputs)
-        options = dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
+        inputs |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         with _sampling_model(self) as model:
-            answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs, **options))
+            answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs))
         # each answer without the padding behind its end
         return [_until_end(row, self.eos_token_ids) for row in answer_ids.tolist()], None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
-class SharedTraining:
+class SharedTraining(SharedFallback):
     "Part of `SharedPrompt`: micro-batches of whole groups (all answers to a prompt), the prompt read once"
     def training_step(self, *args, **kwargs):
         "Overrides TRL's (1.16): the same, but features of pictures are remembered within a step"
@@ -644,7 +656,7 @@ class SharedTraining:
             return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
-class SharedCheck:
+class SharedCheck(SharedFallback):
     "Part of `SharedPrompt`: checks once a run that sharing prompts gives the same numbers as not sharing"
     @torch.no_grad()
     def _compare_once(self, batch):
@@ -715,12 +727,8 @@ class SharedCheck:
             total = self._first_group_logps(batch, G).sum()
             torch.autograd.grad(total, trained, allow_unused=True)
 
-class SharedPrompt(SharedSampling, SharedTraining, SharedCheck, SharedFallback):
+class SharedPrompt(SharedSampling, SharedTraining, SharedCheck):
     "Mixin before TRL's GRPOTrainer: reads each group's prompt and pictures once, to sample, score and train"
-    sharing = True
-    pictures = () # a `PictureMemory` for each model
-    _compared = False # whether `_compare_once` has been called
-    _fields = None # what the processor made of the latest prompts' pictures, one prompt's a group
 
 # %% ../nbs/07_shared_prompt.ipynb #n07empty1
 class _WithoutEmptyPictures:
@@ -827,7 +835,7 @@ def take_rows(
     rows: list, # numbers of rows, in the order that is wanted
 ) -> dict: # also split
     "Some rows of a batch, in any order; a number that belongs to the whole batch stays as it is"
-    taken = {}
+    taken: dict = {}
     for name, value in batch.items():
         if isinstance(value, list): # pictures, an item a row
             taken[name] = [value[row] for row in rows]
@@ -909,6 +917,7 @@ def why_plain(
                 "pad_to_multiple_of", "aux_loss_enabled")
     for name in untested:
         if getattr(trainer, name, None): return f"{name} is set"
+    return None
 
 # %% ../nbs/07_shared_prompt.ipynb #n9463c6a
 def share_prompts(

@@ -15,7 +15,7 @@ hide_input = "hide-input"  # tag of a cell of which the slides show only the fig
 
 def write_slides(
     folder: str | Path,  # with notebooks
-    out: str | Path = None,  # folder for the slides, which must not exist yet; None: slides/ in `folder`
+    out: str | Path | None = None,  # folder for the slides, must not exist yet; None: slides/ in `folder`
 ) -> list:  # paths of the slides, HTML files
     "Run every notebook of a folder, and write each as slides. If one fails, no slides are written"
     # the names begin with numbers, so this is the order of the class

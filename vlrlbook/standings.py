@@ -86,7 +86,7 @@ class Standings:
     "The results of a class, best first; a notebook shows them as a table"
     results: list = field(default_factory=list)  # of `Result`
     refused: list = field(default_factory=list)  # a sentence for each file that is not ranked: why
-    rules: Rules = None  # those of the class; None if no file could be read
+    rules: Rules | None = None  # those of the class; None if no file could be read
     pictures: str = ""  # fingerprint of the frozen pictures that are drawn on this machine
 
     def __repr__(self):
@@ -221,7 +221,7 @@ def _rule_difference(rules, common_rules):
 
 def write_standings(
     folder: str | Path,  # with the students' files
-    out: str | Path = None,  # the page; None: results.html in the folder
+    out: str | Path | None = None,  # the page; None: results.html in the folder
 ) -> tuple:  # path of the page, Standings
     "Read, mark and rank the files of a class, and write the results page"
     # ContestError if the folder has no file

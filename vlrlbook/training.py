@@ -11,6 +11,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback, TrainerState
@@ -23,6 +24,26 @@ from .settings import SettingsError
 __all__ = ["NotANumber", "CommittedCheckpoints", "find_checkpoint", "same_run", "resume_log",
            "RunLogCallback", "Interrupted", "StopWhenAsked"]
 
+# What a mixin is mixed into: a type checker looks there for what the mixin takes from `self` and `super()`.
+if TYPE_CHECKING:
+    from transformers import Trainer
+    from trl import GRPOTrainer
+
+    # Once they are made, the fields that may be None to a type checker never are.
+    class BeforeTrainer(Trainer):
+        args: Any
+        model: Any
+
+    class BeforeGRPOTrainer(GRPOTrainer):
+        model: Any
+        args: Any
+        num_generations: int
+        train_dataset: Any
+        environments: Any
+        _buffered_inputs: Any
+else:
+    BeforeTrainer = BeforeGRPOTrainer = object
+
 begun_with = "begun_with.json"  # in a run's folder: the settings with which it began
 
 
@@ -30,7 +51,7 @@ class NotANumber(ValueError):
     "A gradient or a weight is infinite or NaN: the run stops before it is used or saved"
 
 
-class CommittedCheckpoints:
+class CommittedCheckpoints(BeforeTrainer):
     """Mixin before a transformers Trainer: a checkpoint appears complete, with a manifest, or not at all.
 
     transformers' own Trainer (read in 5.17 to 5.24) writes a checkpoint straight under its final name,
@@ -38,7 +59,7 @@ class CommittedCheckpoints:
     file time. It also goes on training with a gradient that is NaN, and saves the weights that come of it.
     Four of its methods are overridden; each says what would break if it moved."""
 
-    _aside = None  # the hidden folder in which a checkpoint is being written; None between checkpoints
+    _aside: Path | None = None  # the hidden folder in which a checkpoint is written; None between checkpoints
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -120,7 +141,7 @@ class CommittedCheckpoints:
         if has_second_adapter:
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]  # with names only
         """Train as transformers' Trainer does, but first move checkpoints of other runs aside.
 
         Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is
@@ -210,8 +231,8 @@ def find_checkpoint(
 def same_run(
     settings,  # a checked dataclass of settings
     checkpoint: str | None,  # where the run goes on, or None
-    free: set = frozenset(),  # settings that may differ, such as the number of steps or what is logged
-    folder: str | Path = None,  # where a run that begins writes them; None: its output_dir
+    free: set | frozenset = frozenset(),  # settings that may differ, such as number of steps, what is logged
+    folder: str | Path | None = None,  # where a run that begins writes them; None: its output_dir
     weights_by: str = "adapter = … goes on from its weights",  # how a new run begins with these weights
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
@@ -329,7 +350,7 @@ class StopWhenAsked(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         "Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt"
-        path = os.environ.get("VLRLBOOK_STOP")
+        path = os.environ.get("VLRLBOOK_STOP", "")
 
         # Not with several processes: they might read the request at different steps, and would then wait for
         # each other forever.

@@ -48,7 +48,9 @@ def grpo_config(
     markers = vision_marker_ids(processor)
     # vLLM and transformers have different arguments for it.
     forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
-    same = {name: getattr(s, name) for name in same_in_trl}  # settings that TRL calls by the same names
+    same: dict = {name: getattr(s, name) for name in same_in_trl}  # settings that TRL calls by the same names
+    # the argument's name, which depends on the release of transformers
+    same[checkpointing_name(GRPOConfig)] = checkpointing
     if s.max_looks:
         # One more than the allowed looks: a call too many is then refused in words, and an answer may follow.
         same["max_tool_calling_iterations"] = s.max_looks + 1
@@ -65,8 +67,6 @@ def grpo_config(
         disable_tqdm=True,
         bf16=cuda,
         use_cpu=not cuda,
-        # the argument's name, which depends on the release of transformers
-        **{checkpointing_name(GRPOConfig): checkpointing},
         # TRL 1.16 gathers the pictures for its own table: a process whose rows have none would not take part,
         # and the others would wait for it.
         log_multimodal=False,

@@ -69,7 +69,7 @@ def questions(
     losers = None if greedy_gain is None else losing_groups(metrics, main)  # gains of those that got worse
 
     # (name, question, judge: a function that returns (answer, because), the metrics that it is called with)
-    questions_to_ask = [
+    questions_to_ask: list = [
         ("sampled_rose", f"Did sampled {main} rise?", _rose, [sampled_gain]),
         ("greedy_rose", f"Did greedy {main} rise?", _rose, [greedy_gain]),
         ("more_than_luck", "More gains than losses than luck allows?", _more_than_luck, [flipped]),

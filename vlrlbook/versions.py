@@ -37,7 +37,7 @@ def requirements_of(
         # without an extra belongs to every installation, and so to none of the extras.
         for_everyone = marker is None or marker.evaluate({"extra": ""})
         if extra:
-            wanted = not for_everyone and marker.evaluate({"extra": extra})
+            wanted = marker is not None and not for_everyone and marker.evaluate({"extra": extra})
         else:
             wanted = for_everyone
         if wanted:
@@ -129,7 +129,7 @@ def extra_of(
     """Return the extra of vlrlbook that installs a module; for a message such as: install vlrlbook[serve]
 
     It is looked for by the module's name, so None also means that its package has another name."""
-    for line in metadata.requires("vlrlbook"):
+    for line in metadata.requires("vlrlbook") or []:
         # A line of the metadata is `uvicorn>=0.34; extra == "serve"`. The extra `all` is passed over (`?!`):
         # it brings everything, and the answer should be the smallest extra.
         pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""

@@ -8,11 +8,13 @@ import math
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 from transformers import TrainerCallback
 
 from .core import warn_loudly
 from .settings import SettingsError
+from .training import BeforeGRPOTrainer
 
 __all__ = ["ratio_bounds", "unexpanded", "picture_runs", "picture_size", "EnginePrompts", "PicturesForVLLM",
            "RatioWatch"]
@@ -108,7 +110,7 @@ class EnginePrompts:
                             "belong to another prompt; has the model's directory another processor?")
 
 
-class PicturesForVLLM:
+class PicturesForVLLM(BeforeGRPOTrainer):
     """Mixin before TRL's GRPOTrainer that makes vLLM read the same prompts and pictures as training.
 
     It must stand behind any mixin that samples without vLLM. TRL 1.16 hands vLLM prompts whose pictures are
@@ -124,7 +126,7 @@ class PicturesForVLLM:
             super().__init__(*args, **kwargs)
         if not self.use_vllm:
             return
-        engine = self.vllm_generation
+        engine: Any = self.vllm_generation
         if engine.mode == "colocate":  # vLLM in this process, on the same GPU
             engine.llm.generate = EnginePrompts(engine.llm.generate, self.processing_class)
             # TRL always asks for level 2, which throws the weights away; 1 keeps them in the machine's

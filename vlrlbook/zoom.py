@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from typing import Any, NoReturn
 
 from PIL import Image, ImageDraw
 
@@ -220,7 +221,7 @@ class Looker:
 
     def reset(self, images=None, **row):
         "Begin a new answer, on the first picture of a row; TRL calls it with the row's columns"
-        self._picture = images[0].convert("RGB") if images else None
+        self._picture: Any = images[0].convert("RGB") if images else None
         self._looks, self._refused = 0, Counter()
 
     # A property, since TRL would offer a method to the model as a tool.
@@ -277,7 +278,7 @@ class Looker:
         if min(sides) < 1 or max(sides) > LONGEST_SHAPE * min(sides):
             self._refuse("thin", "too thin")
 
-    def _refuse(self, kind, why):
+    def _refuse(self, kind, why) -> NoReturn:
         "Count a refusal by its kind, a key of `refusals`, and raise CallRefused"
         self._refused[kind] += 1
         raise CallRefused(kind, why)
@@ -343,7 +344,7 @@ GAP = 8  # white pixels between a picture and its crops
 
 def with_looks_drawn(
     sample: Sample,  # of any task
-    answers: list = (),  # texts in the written form of `readers/turns`
+    answers: list | tuple = (),  # texts in the written form of `readers/turns`
     eye: Eye = None,  # of the model; None: the picture alone
 ) -> Sample:  # of task zoom a copy whose picture shows the calls and, beside it, what they gave
     "A sample as a card shows it: the first three different parts that were looked at, framed and enlarged"

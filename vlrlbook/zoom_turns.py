@@ -23,6 +23,7 @@ from .geometry import scale_of_family
 from .models import chat_template
 from .readers.turns import looks_of, read_call, refusals, turns_of, written
 from .settings import SettingsError
+from .training import BeforeGRPOTrainer
 from .zoom import CallRefused, Eye, Looker, answer_call
 
 __all__ = ["looking_families", "teach_calls", "eye_of", "eye_for", "encode_turns", "turn_labels", "converse",
@@ -167,7 +168,8 @@ def _written_turn(words, calls):
 
 def _opening_text(processor, sample):
     "The conversation as text up to where the model must answer; some chat templates describe the tool in it"
-    tool = Looker(None, 0).zoom  # for its signature and docstring alone, so without eye and looks
+    # For its signature and docstring alone, so without eye and looks.
+    tool = Looker(None, 0).zoom  # type: ignore[arg-type]  # it never looks
     return processor.apply_chat_template(to_messages(sample), tools=[tool], add_generation_prompt=True)
 
 
@@ -353,7 +355,7 @@ def look_options(
     return dict(environment_factory=partial(Looker, eye, settings.max_looks))
 
 
-class LookTwice:
+class LookTwice(BeforeGRPOTrainer):
     "Mixin before TRL's GRPOTrainer: `readers/turns` reads the model's calls, and refusals are logged by kind"
 
     def _tool_call_loop(self, *args, **kwargs):

@@ -596,7 +596,7 @@ def _verl_rules(v):
 def read_engine_yaml(
     path: str | Path, # a YAML written by hand, or by `export_easyr1`
     version: str = "0.3.2", # 0.3.2 or current
-    overrides: list = (), # a.b=c, as EasyR1's command line takes them; they win
+    overrides: list | tuple = (), # a.b=c, as EasyR1's command line takes them; they win
 ) -> EngineSettings: # over the engine's defaults, not ours
     "Read a config file as EasyR1 would, and check it; SettingsError for what EasyR1 would stop at"
     import yaml
@@ -636,8 +636,8 @@ def _strict_loader():
 
 # %% ../../nbs/09a_config.ipynb #nba71fc5
 def parse_overrides(
-    words: list, # of a.b=c
-    version: str = "0.3.2", # decides what short names mean; None: names stay as they are written
+    words: list | tuple, # of a.b=c
+    version: str | None = "0.3.2", # decides what short names mean; None: names stay as they are written
 ) -> dict: # dotted key → value
     "Read words such as `worker.rollout.n=4` as settings; the values are read as YAML"
     import yaml

@@ -315,8 +315,8 @@ def export_easyr1(
     out_dir: str | Path, # new or empty
     version: str = "0.3.2", # 0.3.2 or current
     val=None, # rows to measure on, in the same forms; None: a tenth of the pictures is held out
-    image_dir: str | Path = None, # where picture paths of a file begin; None: beside it
-    keys: str | dict = None, # which column of a file holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths of a file begin; None: beside it
+    keys: str | dict | None = None, # which column of a file holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a file out instead of stopping at the first
     tell=None, # called with the report of each file that is read, such as `print`
     template: str = None, # jinja with `content`; None: the VQA prompt for VQA rows, else the question alone
@@ -423,8 +423,8 @@ _bare_template = "{{ content | trim }}" # the question alone
 class _Reading:
     "How files of rows are read for an export"
     reward: object # under which the rows' truths are tried: a text as `load_reward` takes it, or a function
-    image_dir: str | Path = None # where picture paths begin; None: beside the file
-    keys: str | dict = None # which column holds what
+    image_dir: str | Path | None = None # where picture paths begin; None: beside the file
+    keys: str | dict | None = None # which column holds what
     skip_bad_rows: bool = False # leave bad rows out instead of stopping at the first
     tell: object = None # called with the report of each file
 
@@ -611,8 +611,8 @@ def export_verl(
     settings: dict, # nested, dotted or short names of verl → values, over our own
     out_dir: str | Path, # new or empty
     val=None, # rows to measure on; None: a tenth of the pictures is held out
-    image_dir: str | Path = None, # where picture paths of a file begin; None: beside it
-    keys: str | dict = None, # which column of a file holds what, such as "question=problem image=scan"
+    image_dir: str | Path | None = None, # where picture paths of a file begin; None: beside it
+    keys: str | dict | None = None, # which column of a file holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a file out instead of stopping at the first
     tell=None, # called with the report of each file that is read, such as `print`
     template: str = None, # jinja with `content`; None: the VQA prompt for VQA rows, else the question alone

@@ -313,7 +313,7 @@ def _histogram(run):
 def dry_run(
     path: str | Path, # an exported directory, or an EasyR1 YAML
     processor=None, # of the model; None: loaded from the model that the config names
-    overrides: list = (), # a.b=c, as they will be given to train.sh
+    overrides: list | tuple = (), # a.b=c, as they will be given to train.sh
     version: str = None, # for a YAML: 0.3.2 or current; None: what the export says, else 0.3.2
     processes: int = None, # that look at rows; None: one a CPU
     full_marks: float = 1.0, # what a truth must earn
@@ -609,7 +609,7 @@ def _check_rows(files, look, processes, progress, row_counts):
 
     `row_counts` (file → rows) is filled in. Several processes work; the batches are read here."""
     from tqdm.auto import tqdm
-    processes = processes or os.cpu_count()
+    processes = processes or os.cpu_count() or 1
     most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
     # `submit(batch)` starts the check of a batch, and returns a function that waits for its results.
     with tqdm(desc="rows", disable=not progress) as bar, _workers(look, processes) as submit:
@@ -669,6 +669,8 @@ def _submit_here(batch):
     return lambda: results
 
 # %% ../../nbs/09c_inspection.ipynb #n4229e6e
+_look: _RowContext # of this process
+
 def _set_look(look):
     "Keep the `_RowContext` in a global variable of this process, where `_check_batch` finds it"
     global _look

@@ -8,6 +8,7 @@ __all__ = ['Wanted', 'wanted_tensors', 'fit_keys', 'Lora', 'part_lora', 'Source'
 
 # %% ../../nbs/09e_merge.ipynb #n14f27a5
 import json, re, shutil, struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -244,7 +245,7 @@ class Source:
     "A tensor that is made only when it is to be written: until then number type and shape are enough"
     dtype: str # torch's name of the result's number type
     shape: tuple # of the result
-    load: callable # without arguments; makes the tensor
+    load: Callable # without arguments; makes the tensor
 
     @property
     def bytes(self):
@@ -276,7 +277,7 @@ _header_alignment = 8 # bytes; the safetensors library pads the header to a mult
 def _safetensors_header(sources):
     "The header of a safetensors file, JSON as bytes: number type, shape and place of every tensor"
     # save_pretrained writes this entry, too; some versions of transformers have refused files without it.
-    table = {"__metadata__": {"format": "pt"}}
+    table: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, source in sources.items():
         begin, end = end, end + source.bytes
@@ -536,7 +537,7 @@ def _main_dtype(sources):
     sizes = {} # number type → bytes
     for source in sources.values():
         sizes[source.dtype] = sizes.get(source.dtype, 0) + source.bytes
-    return max(sizes, key=sizes.get)
+    return max(sizes, key=sizes.__getitem__)
 
 # %% ../../nbs/09e_merge.ipynb #n3b84140
 def _write_model(sources, config, description_folder, output_dir, report, max_shard_gb):

@@ -296,7 +296,8 @@ def _merge_shards_stage(settings, model, train, folder):
         for path in sorted([*train.glob("*.safetensors"), *train.glob("*.safetensors.index.json")]):
             shutil.copyfile(path, new / path.name)
         config = json.loads((new / "config.json").read_text(encoding="utf-8"))
-        corrected = config_with_dtype(config, stored_dtype(train)) # the number type of the trained weights
+        number_type = stored_dtype(train) # of the trained weights
+        corrected = config_with_dtype(config, number_type) # type: ignore[arg-type] # weights lie there
         if corrected != config:
             write_json(new / "config.json", corrected)
     return dict(copied="the whole model")

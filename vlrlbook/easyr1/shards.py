@@ -11,6 +11,7 @@ import io, pickle, re, struct, zipfile, zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -284,6 +285,7 @@ class _StandIn:
     """Takes the place of an object of torch.distributed, such as a DTensor, while a shard is unpickled
 
     It keeps the object's arguments (`args`) and fields, and runs none of its code."""
+    args: tuple
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         self.args = args
@@ -482,9 +484,9 @@ class Piece:
     "What one rank holds of one tensor: the numbers, and their place in the whole"
     rank: int # number of the process
     stored: Stored # its numbers
-    shape: tuple = None # of the whole; None: the piece is a plain tensor, which does not say
+    shape: Any = None # of the whole; None: the piece is a plain tensor, which does not say
     placements: tuple = () # for each mesh dimension the tensor dimension that it cuts, or None for copies
-    mesh: np.ndarray = None # rank numbers, a dimension per placement
+    mesh: Any = None # array of rank numbers, a dimension per placement
     names: tuple = () # of the mesh dimensions
 
     @property

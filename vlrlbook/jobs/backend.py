@@ -37,7 +37,7 @@ def supervisor_command(
 class LocalBackend:
     "One detached supervisor process per job on this machine; it lives on when the server dies"
     hands_over = True  # the lock passes from the dispatcher to the supervisor, without a gap
-    threads = None  # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
+    threads: int | None = None  # OMP_NUM_THREADS of a job where the server has none; None leaves it alone
 
     def __init__(self,
         options: dict = None,  # none are known here
@@ -63,7 +63,7 @@ class LocalBackend:
             # pass_fds: the job's lock stays held for as long as the supervisor lives.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                start_new_session=True, pass_fds=[lock])
+                start_new_session=True, pass_fds=[lock])  # type: ignore[list-item]  # it always gets one
 
         # A child that has ended stays a zombie until it is polled. `poll` returns None while it runs.
         self.started = [p for p in self.started if p.poll() is None]

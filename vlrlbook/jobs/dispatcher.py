@@ -89,7 +89,7 @@ class Jobs:
         slots: int | list = 1,  # jobs at a time: a number, or CUDA_VISIBLE_DEVICES of each
         backend: str = "local",  # local, submitit or ray
         options: dict = None,  # of the back end
-        ledger_dir: str | Path = None,  # on a local disk, where the data directory is on a shared one
+        ledger_dir: str | Path | None = None,  # on a local disk, where the data directory is on a shared one
         max_queued: int = 200,  # more are refused
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL
         on_exit: str = "keep",  # keep: jobs go on without the server; interrupt: they go on with the next one

@@ -15,7 +15,7 @@ class JobFolder:
     "The files of one job; can be given wherever a path is expected"
 
     def __init__(self,
-        path: str | Path,  # the job's folder: jobs/JOB_ID of the data directory
+        path: str | os.PathLike,  # the job's folder: jobs/JOB_ID of the data directory
     ):
         self.path = Path(path)
         self.job_id = self.path.name
@@ -57,7 +57,7 @@ class DataFolder:
 
     def __init__(self,
         data_dir: str | Path,  # jobs and uploads; may be on a disk that several machines share
-        ledger_dir: str | Path = None,  # on a local disk of the server; None: the data directory itself
+        ledger_dir: str | Path | None = None,  # on a disk of the server itself; None: the data directory
     ):
         self.path = Path(data_dir).resolve()
         self.ledger_dir = Path(ledger_dir or data_dir).resolve()

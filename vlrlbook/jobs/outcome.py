@@ -28,7 +28,7 @@ class Outcome:
     size = 4096  # bytes of the file, whatever is in it: the rest is spaces
 
     def __init__(self,
-        folder: str | Path,  # of the job
+        folder: str | os.PathLike,  # of the job
     ):
         "Write the bytes that will become outcome.json, unless they are there already; OSError on a full disk"
         folder = JobFolder(folder)
@@ -58,7 +58,7 @@ class Outcome:
 
     @staticmethod
     def read(
-        folder: str | Path,  # of the job
+        folder: str | os.PathLike,  # of the job
         attempt: int | None,  # number of the attempt; None: whichever attempt wrote the file
     ) -> dict | None:  # attempt, state, error_code, error_message; None: that attempt has no outcome
         "Read how an attempt ended, as its supervisor wrote it"

@@ -79,7 +79,7 @@ def tree(
 
 
 def job_tag(
-    folder: str | Path,  # of the job
+    folder: str | os.PathLike,  # of the job
 ) -> str:  # NAME=value, for the environment of all that the job starts
     "The environment variable by which all processes of a job are found, whoever started them"
     return f"{job_variable}={Path(folder).resolve()}"
@@ -160,4 +160,4 @@ def memory_kills() -> int:  # since the machine started
     "How many processes of this machine the kernel has killed for want of memory"
     # Such a process cannot print why it ended. A count that has grown during an attempt tells it.
     counters = Path("/proc/vmstat").read_text()
-    return int(re.search(r"^oom_kill (\d+)", counters, re.M)[1])
+    return int(re.findall(r"^oom_kill (\d+)", counters, re.M)[0])

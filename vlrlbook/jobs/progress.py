@@ -68,7 +68,7 @@ def last_row(
 
 
 def progress_of(
-    folder: str | Path,  # of the job
+    folder: str | os.PathLike,  # of the job
     total: int | None,  # optimizer steps of the whole run, if the ledger has that number
 ) -> dict:  # columns of the ledger: current_step, loss, total_steps, progress (percent, at most 99)
     "Read from the files of a job's run how far it is"

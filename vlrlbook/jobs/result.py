@@ -11,7 +11,7 @@ __all__ = ["commit_result", "problem_of"]
 
 
 def commit_result(
-    folder: str | Path,  # of the job
+    folder: str | os.PathLike,  # of the job
 ):
     "Make result/ from the run's files and its notebook, with a manifest: the last act of a trainer"
     folder = JobFolder(folder)

@@ -1,6 +1,7 @@
 """What is removed, and by which clock: ended jobs that are too old or take too much room.
 
 Written by hand, not exported from a notebook."""
+import os
 from pathlib import Path
 
 from .folder import DataFolder
@@ -38,7 +39,7 @@ class ServiceClock:
 
 
 def folder_bytes(
-    folder: str | Path,  # any folder
+    folder: str | os.PathLike,  # any folder
 ) -> int:  # bytes
     "How much room a folder takes on the disk; a file with several hard links counts once"
     bytes_of = {}  # inode → bytes: the files of a job's result/ are hard links to those of its run/

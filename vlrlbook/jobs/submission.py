@@ -27,7 +27,7 @@ def make_job_folder(
 ):
     "Make the folder of a new job, whole or not at all; OSError on a full disk, with nothing left behind"
     # mode=0o700: only the owner may read what a job is given and what it prints.
-    with new_folder(folder, existing="none", manifest=False, mode=0o700, aside=aside) as path:
+    with new_folder(folder.path, existing="none", manifest=False, mode=0o700, aside=aside) as path:
         unfinished = JobFolder(path)  # `path` is `aside`, until the block ends
         write_json(unfinished.request, request)
         write_json(unfinished.parameters, parameters)

@@ -160,7 +160,7 @@ def watch(
 ) -> str | None:  # the order that ended it; None: it ended by itself
     "Copy what a trainer prints and pass orders on, until it and all its descendants are dead"
     supervisor = os.getpid()  # this process
-    pipe = trainer.stdout.fileno()
+    pipe = trainer.stdout.fileno()  # type: ignore[union-attr]  # started with a pipe
     # Not blocking, because a grandchild may hold the pipe open long after the trainer has ended: to wait for
     # the end of the pipe would be to wait for the grandchild.
     os.set_blocking(pipe, False)

@@ -140,7 +140,7 @@ class WaitingJobs:
         "Move a job in the ledger from queued to training; False if it is no longer queued"
         # The attempt goes on from the newest undamaged checkpoint; its name holds the optimizer step.
         checkpoint = newest_checkpoint(folder.run)
-        step = checkpoint_number(checkpoint) if checkpoint else 0
+        step = checkpoint and checkpoint_number(checkpoint) or 0
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),

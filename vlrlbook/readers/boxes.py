@@ -19,7 +19,7 @@ A truth is a box or a list of boxes with its scale and the picture's size behind
 
 Written by hand."""
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .tokens import final_answer
 
@@ -40,7 +40,7 @@ class BoxTruth(NamedTuple):
     "The true boxes of a row, with the scale in which they are written"
     boxes: list  # of (x1, y1, x2, y2)
     scale: str = ""  # pixels, thousandths or fractions; empty where it is not said
-    size: tuple = None  # width and height of the picture in pixels; None where it is not said
+    size: Any = None  # width and height of the picture in pixels; None where it is not said
 
 
 _coordinate = r"[-+]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})"

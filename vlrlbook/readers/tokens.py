@@ -442,7 +442,7 @@ def _with_word(value, word):
         return value * 1000 if 0 < value < 1000 else None
     if value < 20:  # "three six" are two numbers
         return None
-    added = units.get(word, tens.get(word))
+    added = units[word] if word in units else tens[word]
     if value % 100 == 0:
         return value + added
     # after twenty, thirty … only one to nine may follow

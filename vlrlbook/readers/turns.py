@@ -47,7 +47,7 @@ _longest_call_text = 2_000  # characters of a call that are read
 
 class Call(NamedTuple):
     "The part of the picture that a call of the tool asks for"
-    box: tuple = None  # x1, y1, x2, y2 as they were written; None where they cannot be read
+    box: tuple | None = None  # x1, y1, x2, y2 as they were written; None where they cannot be read
     fault: str = ""  # why they cannot be read; empty where they can
 
 

@@ -75,8 +75,8 @@ class RowReport:
 
 def inspect_vqa(
     path: str | Path,  # a file of rows in any of the known forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # which column holds what, such as "question=problem image=img_name"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # which column holds what, such as "question=problem image=img_name"
     look: bool = True,  # find and open every picture; False: paths stay as they are, unchecked
     rows: list = None,  # of (row number, dict) to use in place of the file's, such as converted ones
 ) -> tuple:  # list of (row number, VQARow with pictures as absolute paths or bytes), RowReport
@@ -185,7 +185,7 @@ def _identity(picture):
 
 def _add_repeats(kept, report):
     "Note in the report how many of the kept rows repeat an earlier one, and how many contradict another one"
-    answers = {}  # (question, pictures) → the true answers of all rows that ask this
+    answers: dict = {}  # (question, pictures) → the true answers of all rows that ask this
     for _, row in kept:
         key = (row.question, *map(_identity, row.pictures))
         answers.setdefault(key, []).append(row.answer)
@@ -212,8 +212,8 @@ def _require_usable(kept, report, skip_bad_rows):
 
 def read_vqa_file(
     path: str | Path,  # a file of rows in any of the known forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # which column holds what, such as "question=problem image=img_name"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # which column holds what, such as "question=problem image=img_name"
     skip_bad_rows: bool = False,  # list bad rows in the report instead of stopping at the first
     look: bool = True,  # find and open every picture; False: paths stay as they are, unchecked
 ) -> tuple:  # list of (row number, VQARow), RowReport
@@ -227,8 +227,8 @@ def read_vqa_file(
 
 def inspect_preferences(
     path: str | Path,  # a file of rows in any of the known forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
 ) -> tuple:  # list of (row number, PreferenceRow with pictures as absolute paths or bytes), RowReport
     """Read and check all preference rows of a file; returns the good ones, and a report about the bad ones.
 
@@ -272,7 +272,7 @@ def _add_rank_notes(kept, report):
     # rows in which two answers are the same text
     equal = sum(len({text.strip() for text in row.response}) < len(row.response) for _, row in kept)
 
-    best = {}  # (question, turns, pictures, set of answers) → best answer in each such row, None for a tie
+    best: dict = {}  # (question, turns, pictures, set of answers) → best answer of each row, None for a tie
     for _, row in kept:
         key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
         best.setdefault(key, []).append(_best_answer(row))
@@ -300,8 +300,8 @@ def _add_rank_notes(kept, report):
 
 def read_preference_file(
     path: str | Path,  # a file of rows in any of the known forms
-    image_dir: str | Path = None,  # where picture paths begin; None: beside the file
-    keys: str | dict = None,  # which column holds what, such as "query=question chosen=better"
+    image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
+    keys: str | dict | None = None,  # which column holds what, such as "query=question chosen=better"
     skip_bad_rows: bool = False,  # list bad rows in the report instead of stopping at the first
 ) -> tuple:  # list of (row number, PreferenceRow), RowReport
     "Read and check the preference rows of a file; a bad row is a `DataError` unless bad rows may be skipped"

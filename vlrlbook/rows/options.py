@@ -4,6 +4,7 @@ An answer may be an option's letter, its text, both, or its place. Places are co
 from 1 in others, so a whole file is asked how it counts (`option_places`); a row alone cannot tell. Whatever
 stays uncertain is an error: a shifted truth would be trained without a sign. Written by hand."""
 import re
+from typing import NoReturn
 
 from ..archive import DataError
 from .columns import is_nothing
@@ -47,7 +48,7 @@ def row_options(
     return _without_letters(texts)  # "A. cat" becomes "cat"
 
 
-def _raise_error(columns, message):
+def _raise_error(columns, message) -> NoReturn:
     "Raise a `DataError` about the options of this row, from its `Columns`"
     raise DataError("vqa.options", message, row=columns.number)
 
@@ -105,7 +106,7 @@ def _without_letters(texts):
     """Options without their letters: "A. cat" and "B. dog" become "cat" and "dog", in the letters' order.
 
     Nothing is changed unless every option begins with a letter, and these are A, B, … without a gap."""
-    matches = [_letter_in_front.match(text) for text in texts]
+    matches: list = [_letter_in_front.match(text) for text in texts]
     if not all(matches):
         return texts  # then "E. coli" is no option with a letter but a name
     letters = [match[1].upper() for match in matches]

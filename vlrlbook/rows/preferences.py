@@ -6,6 +6,7 @@ them, a row may say how many people preferred which answer. Written by hand."""
 import json
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import NoReturn, TypeGuard
 
 from ..archive import DataError, control_token
 from .chat import is_turns, read_turns
@@ -109,7 +110,7 @@ def _unfolded(row, keys, number):
     return other_columns | inside
 
 
-def _raise_error(columns, code, message):
+def _raise_error(columns, code, message) -> NoReturn:
     "Raise a `DataError` about this row, given by its `Columns`; \"preference.\" is put in front of the code"
     raise DataError(f"preference.{code}", message, row=columns.number)
 
@@ -174,7 +175,7 @@ def _is_filled_text(value):
 _largest_number = 1e15  # of a rank, votes or a margin; far larger ints cannot be converted to a float
 
 
-def _is_number(value):
+def _is_number(value) -> TypeGuard[float]:
     "True for a finite int or float below 1e15; bools, which are ints in Python, are no numbers here"
     is_int_or_float = isinstance(value, (int, float)) and not isinstance(value, bool)
     is_nan = value != value

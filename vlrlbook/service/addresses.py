@@ -18,7 +18,7 @@ class Endpoint:
     path: str  # with {names}
     name: str  # of the attribute of `Service` that answers it
     summary: str  # one line
-    reply: str = None  # key of `examples`, or a media type
+    reply: str | None = None  # key of `examples`, or a media type
     query: tuple = ()  # (name, JSON type, help)
     errors: tuple = ()  # codes, beside those of the doors
     status: int = 200  # of success

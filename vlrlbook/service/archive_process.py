@@ -28,7 +28,7 @@ _inherited = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
 _one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 # A system call's error that means a limit was met → the code for it
-_limit_errors = {
+_limit_errors: dict = {
     errno.ENOSPC: "storage.full",
     errno.EDQUOT: "storage.full",
     errno.EFBIG: "zip.size",  # a file larger than RLIMIT_FSIZE

@@ -8,6 +8,7 @@ import contextlib
 import hmac
 import logging
 import time
+from typing import Any
 
 from .log_lines import logger
 from .refusals import Problem, clean
@@ -50,7 +51,7 @@ class Entry:
         "Prepare to decide by a request's headers whether it may come in"
         self.token = token.encode() if token else None
         # Checks what a browser keeps in its cookie after its user has shown the token.
-        self.sessions = Sessions(token) if token else None
+        self.sessions: Any = Sessions(token) if token else None
         self.hosts = {name.lower() for name in hosts}  # host names do not depend on upper and lower case
 
     def refusal(self,

@@ -90,7 +90,7 @@ class Front:
         self.form = form
         self.uploads = uploads
         self.token = token
-        self.sample = None  # a ZIP of drawn pictures, made when it is first asked for
+        self.sample: bytes | None = None  # a ZIP of drawn pictures, made when it is first asked for
 
     async def front(self, request):
         """GET /: the page for a browser, a few facts as JSON for a program.

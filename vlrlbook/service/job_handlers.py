@@ -73,7 +73,7 @@ class StateSide:
         age = time.monotonic() - told_at
         if age > _fresh_seconds and job_id not in self.asking:
             self._begin_to_ask(job_id)  # puts a task into `self.asking`
-        if age > _usable_seconds:
+        if remembered_reply is None or age > _usable_seconds:
             # Shielded, since others wait for the same task: a client that hangs up must not cancel it.
             _, remembered_reply = await asyncio.shield(self.asking[job_id])
         return bytes_reply(remembered_reply, "application/json")

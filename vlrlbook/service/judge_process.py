@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from .log_lines import logger
 from .refusals import Problem, clean
@@ -85,7 +86,7 @@ class Judge:
     ):
         "Prepare the server's end of the process that holds the reward model; nothing is started yet"
         self.folder = folder
-        self.child = None  # the process, once it was started
+        self.child: Any = None  # the process, once it was started
         self.turn = asyncio.Lock()  # lines of two requests must not cross
 
     async def load(self):

@@ -28,7 +28,7 @@ class FilePart:
         # Imported here, as all of the extra `serve`: without it the package must still import.
         from python_multipart.multipart import MultipartParser
         self.data = bytearray()  # of the file: what has come and was not yet written to disk
-        self.filename = None  # as the client calls the file, without folders; None until its part has begun
+        self.filename: str | None = None  # the client's, without folders; None until its part begins
         self.parts = 0  # how many parts of the form have begun
         self.ended = False  # whether the last boundary has come
         self.headers = {}  # of the part that comes now: name in lower case → value, both bytes

@@ -3,6 +3,7 @@
 The model is the one that was named when the server was started. Written by hand, not exported from a
 notebook."""
 import asyncio
+from typing import NoReturn
 
 from ..settings import nearest
 from .judge_process import Judge
@@ -68,7 +69,7 @@ def read_rank_request(
     body: dict,  # of the request
 ) -> dict:  # question, answers, image
     "Check the body of POST /rank and return its three fields; a Problem names the first fault"
-    def refuse(message):
+    def refuse(message) -> NoReturn:
         raise Problem("rank.request", message)
 
     for name in body:

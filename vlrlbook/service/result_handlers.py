@@ -113,10 +113,10 @@ class JobWatch:
         self.listeners = 0  # how many clients listen
         self.looking = asyncio.Lock()  # held while what follows is read anew: once for all listeners
         self.looked_at = float("-inf")  # time of the last look, by time.monotonic
-        self.job = None  # state of the job as a dict, as clients are told it
+        self.job: dict | None = None  # state of the job as a dict, as clients are told it
         self.job_json = b""  # the same as JSON, as it is sent
         self.group = -1  # step of the newest groups of answers; -1: there are none
-        self.rollouts_mark = None  # changes with the file of the groups: tells whether it must be read again
+        self.rollouts_mark: str | None = None  # changes with the file of the groups, which is then read again
 
     async def look(self):
         "Bring `job`, `log` and `group` up to date, unless another listener has just done so"
@@ -139,7 +139,7 @@ class JobWatch:
         mark = log_mark(self.folder.rollouts)
         if mark != self.rollouts_mark:
             self.rollouts_mark = mark
-            latest = rollouts_now(self.folder)
+            latest = rollouts_now(self.folder.path)
             self.group = latest["step"] if latest["groups"] else -1
 
 

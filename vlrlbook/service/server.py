@@ -1,6 +1,7 @@
 """The command `vlrlbook serve`: socket, token, log, a greeting, and uvicorn with a clock for headers.
 
 Written by hand, not exported from a notebook."""
+import asyncio
 import contextlib
 import logging
 import os
@@ -112,7 +113,7 @@ def patient(
     from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
     class Patient(H11Protocol):
-        timer = None  # closes the connection; None while nothing is waited for
+        timer: asyncio.TimerHandle | None = None  # closes the connection; None while nothing is waited for
 
         def connection_made(self, transport):
             super().connection_made(transport)

@@ -3,7 +3,7 @@
 Not in the form, and so not to be set by strangers: paths, addresses, module names, `output_dir`,
 `trust_remote_code`, keys. Written by hand, not exported from a notebook."""
 from dataclasses import fields as dataclass_fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..settings import GRPOSettings, by_task, presets, settings_help
 
@@ -142,7 +142,8 @@ def chapter_05(
     help_texts = settings_help(GRPOSettings)  # name → the comment behind the setting
     parameters = {}
     for field in dataclass_fields(GRPOSettings):
-        parameters[field.name] = (field.type.__name__, field.default, help_texts[field.name])
+        kind: Any = field.type  # a class: no annotation there is a text
+        parameters[field.name] = (kind.__name__, field.default, help_texts[field.name])
     return dict(parameters=parameters, presets=presets, by_task=by_task)
 
 

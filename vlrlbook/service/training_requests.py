@@ -13,7 +13,7 @@ _most_letters = 200  # of a job's name and of an upload's identifier
 _most_told = 50  # errors listed in a refusal: a page shows no more, and a stranger's mistakes have no end
 _most_in_detail = 3  # errors repeated in the sentence for people
 
-_python_types = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
+_python_types: dict = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
 
 
 def read_request(
@@ -137,7 +137,7 @@ def _read_group(values, group, fields, settings):
     errors = []
     for written_name, value in values.items():
         # Names of other libraries are taken too, such as lr for learning_rate.
-        name = also_called.get(written_name, written_name)
+        name = also_called[written_name] if written_name in also_called else written_name
         shown_name = clean(written_name, 80)
         place = f"{group}.{shown_name}"
         if name not in known_fields:

@@ -282,7 +282,7 @@ class Uploads:
                 image.save(buffer, image_format)
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a damaged picture
             raise _damaged(f"the picture of row {row}", error) from error
-        return buffer.getvalue(), f"image/{image_format.lower()}"
+        return buffer.getvalue(), f"image/{image_format.lower()}"  # type: ignore[union-attr]  # it was opened
 
     def older(self,
         days: float,  # least age, by the clock that nobody can set
