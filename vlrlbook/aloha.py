@@ -1220,7 +1220,9 @@ def judge_success(
 
     # The threshold, from the validation frames.
     threshold = 0.5
-    if seen is not None and val is not None: # they are given together
+    if seen is not None and val is None:
+        raise ValueError("seen is of the frames in val: give val too")
+    if seen is not None and val is not None: # both or neither
         # `rows` are the numbers that the frames of a part have among all frames.
         is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
         # Without a success among the validation frames every F1 is 0, and the threshold stays one half.

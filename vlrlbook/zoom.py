@@ -2,7 +2,7 @@
 picture that shows what a model looked at.
 
 How a call is written and how an answer of several turns is kept is in `readers/turns`; how a model is taught
-to call, asked and trained in `zoom_turns`. No page is about it yet. Written by hand."""
+to call, asked and trained in `zoom_turns`. Page 10a is about it. Written by hand."""
 import math
 import random
 from collections import Counter

@@ -41,6 +41,7 @@ what_you_see = {
     "09e_merge": "shards merged into one model with the same logits; what is refused",
     "09f_pipeline": "the code of the quick start, stage by stage",
     "10_pointing": "a truth and four answers on one picture, what each earned; boxes in the wrong scale",
+    "10a_zoom": "discs too small to be seen, a tool that shows them, when a look is worth its price; runs that learned to look",
 }
 
 
