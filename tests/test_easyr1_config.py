@@ -84,6 +84,17 @@ def test_config_refuses(given_, version, message):
     with pytest.raises(SettingsError, match=re.escape(message)): engine_settings(given_, version)
 
 
+def test_a_key_that_verls_release_does_not_list_keeps_its_row(monkeypatch):
+    "Its row in the key table gives type and range, whether it is written with its + or without"
+    from vlrlbook.easyr1 import config
+    monkeypatch.setattr(config, "unlisted_in_verl", (*config.unlisted_in_verl, "actor_rollout_ref.rollout.temperature"))
+    row = config.key_table("verl")["actor_rollout_ref.rollout.temperature"]
+    assert config.known_keys("verl")["actor_rollout_ref.rollout.temperature"] == row and row.kind == "float"
+    for name in ("actor_rollout_ref.rollout.temperature", "+actor_rollout_ref.rollout.temperature"):
+        with pytest.raises(SettingsError, match=re.escape("actor_rollout_ref.rollout.temperature = -1")):
+            engine_settings({name: -1}, "verl")
+
+
 def test_all_faults_stand_in_one_message():
     with pytest.raises(SettingsError) as e: engine_settings({"lrr": 1, "n": "many", "worker.reward.reward_type": 3}, "current")
     assert str(e.value).count(";") == 2

@@ -19,7 +19,8 @@ from ..settings import SettingsError, as_type, nearest
 
 # %% ../../nbs/09a_config.ipynb #n7aaa838
 verl_release = "0.9.1" # that tools/verl_keys.py has read; an export is written for it
-# Keys that verl's code asks for and its config does not list, so that Hydra wants a + before them.
+# Keys that verl's code asks for and its config does not list, so that Hydra wants a + before them. One
+# without a row in 09_verl_keys.csv takes a dict.
 unlisted_in_verl = ("reward.custom_reward_function.reward_kwargs",)
 # Older name of a key or a section → where verl 0.9.1 reads it. Its config still lists the older names, so
 # that Hydra takes them, and its main_ppo looks at none: what stands there has no effect. The pairs are those
@@ -101,9 +102,11 @@ def _release_keys(explained):
     """All keys that verl takes and `explained` does not hold; both are dicts, dotted key → `Key`
 
     Only their defaults are known, so they are checked less: no choices, no limits, no meaning."""
-    # Keys that verl's code asks for although its config does not list them.
+    # Keys that verl's code asks for although its config does not list them. Those with a row of their own
+    # keep its type and range.
     read_at = "verl/trainer/ppo/reward.py"
-    found = {key: _unexplained_key("dict", None, read_at) for key in unlisted_in_verl}
+    without_row = [key for key in unlisted_in_verl if key not in explained]
+    found = {key: _unexplained_key("dict", None, read_at) for key in without_row}
 
     # Keys that its config lists, without older names and without those that its code never reads.
     with open(book_file("logs/09_verl_release_keys.csv"), newline="", encoding="utf-8") as f:
@@ -310,6 +313,8 @@ def _checked_keys(given, version):
         key = full_names.get(name, name)
         if version == "verl":
             key = verl_name(key) # an older name becomes today's
+            if key.lstrip("+") in unlisted_in_verl: # with or without the +: the export writes it anyway
+                key = key.lstrip("+")
         if key.startswith("+") and version == "verl": # Hydra adds a key that the config does not have
             written[key] = value
             faults += _plus_faults(key, table) # one message if Hydra would refuse this, else none
