@@ -87,7 +87,9 @@ class _PromptStates(LinearAttentionLayer):
 def empty_cache(
     config,  # of the model
 ):  # a transformers Cache
-    "An empty cache that reads prompts once; NotImplementedError where a layer's cache is of an unknown kind"
+    """A cache into which prompts are read, one row each; `widened` then gives each row to its G answers.
+
+    Raises NotImplementedError where a layer keeps a cache that `widened` does not know."""
     layers: list = []
     for number, layer in enumerate(DynamicCache(config=config).layers):
         # A sliding window's layer keeps all keys, too: the model's own mask leaves out those before the

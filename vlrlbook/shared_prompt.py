@@ -737,7 +737,8 @@ class _WithoutEmptyPictures:
     def __getattr__(self, name): return getattr(self._model, name)
     def __call__(self, **inputs):
         empty = [name for name, value in inputs.items() if torch.is_tensor(value) and len(value) == 0]
-        if empty: # token types, too: a model that gets them expects pictures
+        # Token types say which tokens are of a picture, so a model that gets them expects pictures.
+        if empty:
             for name in (*empty, *_token_type_fields):
                 inputs.pop(name, None)
         return self._model(**inputs)
@@ -750,9 +751,11 @@ class _PicturesOnce:
     def __init__(self, processor, trainer): self._processor, self._trainer = processor, trainer
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, **kwargs):
+        # TRL asks for text alone, too; only a call with pictures is answered from what is known.
         if not kwargs.get("images"): return self._processor(*args, **kwargs)
-        fields = _tensors(self._trainer._fields) # from `_tokenize_prompts`
-        for name in _token_type_fields: # one row a group there; TRL needs a row for each answer
+        # What `_tokenize_prompts` got from the processor for the same pictures: one row a group.
+        fields = _tensors(self._trainer._fields)
+        for name in _token_type_fields: # TRL needs a row of these for each answer, not for each group
             if name in fields: fields[name] = fields[name].repeat_interleave(self._trainer._group_size(), 0)
         return fields
 

@@ -365,6 +365,7 @@ def _updates(factors, wanted):
 
     `factors`: adapter's name of a module → keys of its factors. `wanted.find` returns None for a module that
     the model does not have; `_check_updates` reports it."""
+    # Modules that are not found share the key None; one of them is enough for the message.
     return {wanted.find(f"{module}.weight"): module for module in factors}
 
 # %% ../../nbs/09e_merge.ipynb #n44afe44

@@ -68,9 +68,12 @@ class CleanUp:
         days: float | None,  # of service since a job ended; None: no job is too old
         keep_bytes: int | None,  # room that ended jobs may take; None: any
     ) -> list:  # ids of the removed
-        "Remove ended jobs that are too old, then those that ended first until the rest fits `keep_bytes`"
+        """Remove ended jobs that are too old, then those that ended first until the rest fits `keep_bytes`.
+
+        Ages are in seconds of service: the time during which a server ran, so that a week switched off
+        removes nothing."""
         now = self.clock.now()  # seconds of service; read once, so that all jobs are judged by one time
-        self.last = now
+        self.last = now  # the server asks it whether a clean-up is due again
         self.clock.save()  # from here the next server goes on counting, should this one be killed
 
         too_old, others = [], []
