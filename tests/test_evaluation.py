@@ -805,3 +805,10 @@ def test_a_short_last_batch_is_not_taken_for_answered(tmp_path):
     path.write_text("".join(f'{{"row": {row}}}\n' for row in range(84)) + '{"row": 8')
     assert [row["row"] for row in _earlier_rows(path, plan, batches, resume=True)] == list(range(64))
     assert len(path.read_text().splitlines()) == 64
+
+
+def test_one_model_needs_one_name():
+    "Page 06 asks an untrained model alone"
+    from vlrlbook.answers import speakers
+    models, _ = speakers("tiny-qwen2_5_vl", None, ("untrained",))
+    assert [name for name, _, _ in models] == ["untrained"]

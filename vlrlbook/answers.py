@@ -166,17 +166,17 @@ def speakers(
     """Load a model before and after its training.
 
     With an adapter both are one model in memory: its context for `before` switches the adapter off."""
-    before, after = names
-    # No adapter: two whole models, or only one where the other is None.
+    # No adapter: two whole models, or only one where the other is None, and then one name is enough.
     if adapter is None or not Path(adapter, "adapter_config.json").exists():
         loaded = {}  # name → (model, processor)
-        for name, folder in ((before, base), (after, adapter)):
+        for name, folder in zip(names, (base, adapter)):
             if folder:
                 loaded[name] = load_vlm(str(folder), **loading)
         # A whole trained model has the processor of its base, so the first one serves both.
         _, processor = next(iter(loaded.values()))
         return [(name, model, nullcontext) for name, (model, _) in loaded.items()], processor
     model, processor = load_vlm(str(base), adapter=str(adapter), **loading)
+    before, after = names
     return [(before, model, model.disable_adapter), (after, model, nullcontext)], processor
 
 
