@@ -52,8 +52,9 @@ REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "
            "verdict", "versions", "vllm_sampling", "warm_twins", "workshop", "zoom", "zoom_turns"]
 
 # The whole package, measured by tools/style.py. Ceilings (comments: a floor): whoever improves a figure lowers it here.
-CEILINGS = dict(nodes=6.0, lambdas=0.3, two_for=0.3, long=1.0, longest=55)
-COMMENTS = 90
+CEILINGS = dict(nodes=5.7, lambdas=0.0, two_for=0.0, long=0.2, longest=55)
+COMMENTS = 200
+COMMENTS_OF_A_ROOM = 60
 
 
 def modules():
@@ -206,3 +207,5 @@ def test_a_rebuilt_room_stays_at_the_targets(room):
     long = [f"{path.name}:{number}" for path in paths
             for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 110] if "long" in worse else []
     assert not worse, (worse, long)
+    # a module of a few lines, such as a plan or errors' names, need not explain them
+    assert found["lines"] < 20 or found["comments"] >= COMMENTS_OF_A_ROOM, found["comments"]

@@ -376,7 +376,7 @@ def plot_run(
     return fig
 
 def _draw_legend(ax, right):
-    "Name the curves of a panel and of its right axis, if it has one, on a ground that lets curves shine through"
+    "Name the curves of a panel, and of its right axis if it has one"
     handles, labels = ax.get_legend_handles_labels()
     if right is not ax:
         more_handles, more_labels = right.get_legend_handles_labels()
@@ -384,7 +384,8 @@ def _draw_legend(ax, right):
         right.spines[["right", "top"]].set_visible([True, False])
         right.tick_params(labelsize=ax.xaxis.get_ticklabels()[0].get_fontsize())
     # on the axis that is drawn last, so that no curve crosses the names
-    right.legend(handles, labels, fontsize=7.5, framealpha=0.8, edgecolor="none", loc="best" if right is ax else "upper left")
+    place = "best" if right is ax else "upper left"
+    right.legend(handles, labels, fontsize=7.5, framealpha=0.8, edgecolor="none", loc=place)
 
 def _columns_of_panel(log, patterns):
     "Return the log's columns that a panel draws; a pattern is a column's name, or a beginning that ends in /"

@@ -12,7 +12,7 @@ __all__ = ["scales", "scale_of_family", "good_overlap", "unit_of", "rescaled", "
 # How models write a coordinate, and what stands for a whole side
 scales = ("pixels", "thousandths", "fractions")
 
-# What each family was trained to write: Qwen2.5-VL counts pixels of the picture as it sees it, after resizing;
+# What each family was trained to write: Qwen2.5-VL counts pixels of the picture as it sees it, resized;
 # Qwen2-VL and Qwen3-VL write 0 to 1000 whatever the picture's size; Aria's report gives no scale of its own.
 scale_of_family = {"qwen2_vl": "thousandths", "qwen2_5_vl": "pixels", "qwen3_vl": "thousandths",
                    "aria": "thousandths"}

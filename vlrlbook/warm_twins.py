@@ -143,7 +143,7 @@ def supervised(
 
 
 def _counting_twin(family, seed):
-    """The twin that task zoom begins with: one that counts discs already, from the warm start of task counting.
+    """The twin that task zoom begins with: one that counts discs already, after task counting's warm start.
 
     From random weights 700 steps of zoom's lessons left the count a guess, with a look and without one: most
     tokens of a lesson are coordinates, so the count is a small part of the loss."""

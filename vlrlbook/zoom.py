@@ -305,7 +305,7 @@ def zoom_lessons(
     seed: int,  # of the pictures
     eye: Eye,  # of the twin
     looks: int = 1,  # 0: answers without a look
-    aiming: bool = False,  # small discs alone, each looked at: a twin learns nothing else so slowly as where to look
+    aiming: bool = False,  # True: small discs alone, each looked at, to teach where to look
 ) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
     """Questions with answers that teach a twin how to call the tool, where to look, and how to answer.
 

@@ -703,7 +703,8 @@ def _bash_path(path):
 # %% ../../nbs/09b_export.ipynb #n90da575
 _bare_in_hydra = re.compile(r"[\w./+*@?|%-]*") # needs no quotes in Hydra's grammar of overrides
 # What Hydra reads as a value of another type, where it stands bare.
-_no_text_in_hydra = re.compile(r"(?i)null|true|false|[-+]?(inf|nan|(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[-+]?\d+)?)")
+_no_text_in_hydra = re.compile(r"(?i)null|true|false|[-+]?"
+                               r"(inf|nan|(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[-+]?\d+)?)")
 
 def _hydra_value(value):
     "A value in Hydra's syntax of overrides: `null`, `true`, `[a,b]`, `{a:1}`, a bare or a quoted text"
@@ -716,7 +717,8 @@ def _hydra_value(value):
     text = str(value)
     # A text such as "true" or "12" needs quotes, or Hydra reads a truth value or a number.
     is_misread = isinstance(value, str) and _no_text_in_hydra.fullmatch(text)
-    if not is_misread and _bare_in_hydra.fullmatch(text): # letters, digits and the few signs that need no quotes
+    # letters, digits and the few signs that need no quotes
+    if not is_misread and _bare_in_hydra.fullmatch(text):
         return text
     return json.dumps(text, ensure_ascii=False) if "'" in text else f"'{text}'"
 
