@@ -158,7 +158,7 @@ def value_entry(name, node, notes):
         name=name,
         doc=notes.get(node.end_lineno, ""),
         value=source_of(node.value),
-        tuple=isinstance(node.targets[0], ast.Tuple),
+        tuple=isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple),
     )
 
 
@@ -179,6 +179,8 @@ def exports(
                 found[name] = value_entry(name, node, notes)
                 if name == "__all__":
                     names = ast.literal_eval(node.value)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):  # with a type: `cards: dict = …`
+            found[node.target.id] = value_entry(node.target.id, node, notes)
         elif isinstance(node, ast.ImportFrom):
             handed_on |= {alias.asname or alias.name for alias in node.names}
     return ast.get_docstring(tree) or "", [found[name] for name in names if name not in handed_on]

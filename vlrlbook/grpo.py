@@ -6,7 +6,6 @@
 __all__ = ['completion_logps', 'grpo_loss', 'make_trainer', 'load_policy', 'run', 'predict_together', 'main']
 
 # %% ../nbs/05_grpo.ipynb #c002
-#| echo: false
 import argparse, os, time
 from dataclasses import asdict
 from pathlib import Path
