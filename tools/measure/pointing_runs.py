@@ -1,4 +1,4 @@
-"""Task pointing with its small preset, one whole run for each seed: how far boxes overlap, before and after.
+"""Task pointing, small preset: how far boxes overlap before and after, a run for each seed.
 
     python tools/logs.py pointing_runs SEED ...
 

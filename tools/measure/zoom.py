@@ -1,4 +1,4 @@
-"""Task zoom with the tool, without it, with a reward that pays for looking, and with divided advantages.
+"""Task zoom: with the tool and without, paid for looking, and with divided advantages.
 
     python tools/logs.py zoom WHAT [NAME=VALUE ...]
 
