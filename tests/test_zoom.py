@@ -212,7 +212,7 @@ def test_pictures_are_taught_in_the_size_in_which_a_run_shows_them(monkeypatch):
     seen, real = [], warm_twins.encode_turns
     monkeypatch.setattr(warm_twins, "encode_turns", lambda *given: seen.append(real(*given)) or seen[-1])
     # what it begins with takes a minute, and is none of this test's business
-    monkeypatch.setattr(warm_twins, "_counting_start", lambda family, seed: warm_twins.warm_start(family, 1, seed))
+    monkeypatch.setattr(warm_twins, "_counting_steps", lambda: 1)
     warm_twins.supervised("qwen2_5_vl", 1, 0, "zoom", 1)
     run = Eye.of("tiny-qwen2_5_vl", settings().max_image_size)
     tokens = [int(grid.prod()) // 4 for grid in seen[0]["image_grid_thw"]]

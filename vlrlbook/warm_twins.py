@@ -3,13 +3,12 @@
 A pretrained checkpoint can do so already, and without it no reward could teach anything. Chapter 05 says what
 is taught and why. Written by hand, not exported from a notebook."""
 import hashlib
-from pathlib import Path
 
 import torch
 
 from .core import cache_dir, progress_bar
 from .data import drawn_questions, encode, picture_key, synthetic_counting
-from .models import load_vlm, save_model, tiny_twin, twin_config
+from .models import load_vlm, save_model, tiny_twin, twin_config, twin_processor
 from .pointing import drawn_for
 from .readers.boxes import answer_form
 from .settings import by_task
@@ -36,9 +35,28 @@ def warm_start(
     """A twin (small model with random weights) after a supervised start; made once, then found in the cache.
 
     It has learned the form of an answer and to see a little, so that some of its answers earn a reward."""
-    _, processor = tiny_twin(family)
-    # Whatever changes the result changes the folder's name: lessons (eight stand for all), configuration,
-    # tokenizer.
+    path = _folder(family, steps, seed, task, looks)
+    if path.exists():
+        print("warm start: from the cache")
+        return str(path)
+
+    model, losses = supervised(family, steps, seed, task, looks)
+    print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(losses[-10:]) / 10:.2f}")
+    try:
+        save_model(model, twin_processor(family), path)
+    except OSError:
+        # Another process may have saved the same twin meanwhile: then that one is used.
+        if not path.exists():
+            raise
+    return str(path)
+
+
+def _folder(family, steps, seed, task, looks):
+    """The folder in the cache for a twin after this warm start; it need not be there.
+
+    Whatever changes the twin changes the folder's name."""
+    processor = twin_processor(family)
+    # lessons (eight stand for all), configuration, tokenizer
     samples, answers = lessons(task, 8, seed + 1, family, looks)
     lesson_keys = []
     for sample, answer in zip(samples, answers):
@@ -48,26 +66,11 @@ def warm_start(
     if task == "zoom":
         # the size in which pictures are shown; in the other tasks they are drawn in that size
         recipe.append(dict(_zoom_eye(family).processor.image_processor.size))
-        # and what the lessons above do not show: what the twin begins with, and for how many steps it learns
-        # where to look
-        # (the twin after the warm start of counting: its folder's name changes with all that made it)
-        recipe += [Path(_counting_start(family, seed)).name, aiming_share]
-
+        # what this twin begins with, the counting twin, and for how many steps it learns where to look
+        counting = _folder(family, _counting_steps(), seed, "counting", looks=0)
+        recipe += [counting.name, aiming_share]
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
-    path = cache_dir() / f"warm-{family}-{key}"
-    if path.exists():
-        print("warm start: from the cache")
-        return str(path)
-
-    model, losses = supervised(family, steps, seed, task, looks)
-    print(f"warm start: {steps} supervised steps, loss {losses[0]:.2f} → {sum(losses[-10:]) / 10:.2f}")
-    try:
-        save_model(model, processor, path)
-    except OSError:
-        # Another process may have saved the same twin meanwhile: then that one is used.
-        if not path.exists():
-            raise
-    return str(path)
+    return cache_dir() / f"warm-{family}-{key}"
 
 
 def lessons(
@@ -147,13 +150,13 @@ def _counting_twin(family, seed):
 
     From random weights 700 steps of zoom's lessons left the count a guess, with a look and without one: most
     tokens of a lesson are coordinates, so the count is a small part of the loss."""
-    side = by_task["zoom"]["tiny"]["max_image_size"]
-    return load_vlm(_counting_start(family, seed), trainable=True, max_image_size=side)
+    start = warm_start(family, _counting_steps(), seed)
+    return load_vlm(start, trainable=True, max_image_size=by_task["zoom"]["tiny"]["max_image_size"])
 
 
-def _counting_start(family, seed):
-    "Directory of the twin after the warm start of task counting; made now if it is not in the cache"
-    return warm_start(family, by_task["counting"]["tiny"]["warm_steps"], seed)
+def _counting_steps():
+    "Supervised steps of task counting's warm start"
+    return by_task["counting"]["tiny"]["warm_steps"]
 
 
 def _lessons_by_step(task, steps, seed, family, looks):
