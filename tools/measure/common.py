@@ -45,6 +45,23 @@ def write_log(
     print(logs.relative_to(root) / name, len(rows), "rows")
 
 
+def put_rows(
+    name: str,  # of a CSV file in nbs/logs
+    rows: list,  # of dicts
+    same: tuple,  # columns that tell one measurement from another, such as ("what", "seed")
+    order=None,  # a key to sort all rows by; None: the new rows come last
+):
+    """Put rows in a log, in place of those of the same measurements; the others stay.
+
+    The log is read now, after the measurement: another one may have ended meanwhile."""
+    def key(row):
+        # a value that was read is text
+        return tuple(str(row[column]) for column in same)
+    new = {key(row) for row in rows}
+    together = [row for row in read_log(name) if key(row) not in new] + rows
+    write_log(name, sorted(together, key=order) if order else together)
+
+
 def read_jsonl(path):
     "The JSON value of each line"
     with open(path, encoding="utf-8") as file:

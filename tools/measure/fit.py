@@ -8,7 +8,7 @@ minute on a free machine; with names, these cases alone are measured and the row
 nbs/logs/05_fit.csv."""
 import json
 
-from measure.common import made_by, read_log, write_log
+from measure.common import made_by, put_rows
 
 log = "05_fit.csv"
 base = dict(size="tiny", batch_size=16, num_generations=8, max_steps=2, max_completion_length=16, lora_dropout=0.05,
@@ -30,14 +30,13 @@ def main(
     named = {"-".join(map(str, case)): case for case in cases}
     for name in names or named:
         row = measured(*named[name])
-        rows = [old for old in read_log(log) if key_of(old) != key_of(row)] + [row]
-        write_log(log, sorted(rows, key=lambda row: (row["what"] != "as it is", row["what"], int(row["width"]), row["prompts"])))
+        put_rows(log, [row], same=("what", "width", "prompts"), order=place_in_log)
         print(row, flush=True)
 
 
-def key_of(row):
-    "What tells one row from another"
-    return row["what"], str(row["width"]), row["prompts"]
+def place_in_log(row):
+    "The cases as they are first, then by name, width and way of the prompts"
+    return row["what"] != "as it is", row["what"], int(row["width"]), row["prompts"]
 
 
 def measured(what, width, prompts):

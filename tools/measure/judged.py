@@ -10,7 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from measure.common import read_log, write_log
+from measure.common import put_rows, write_log
 from measure.game import rounded
 
 log = "03_judged.csv"
@@ -39,8 +39,7 @@ def main(
         results = run(settings)
         rows = RunLog.read(Path(out) / "run_log.csv").rows
     write_log(f"03_judged_{name}.csv", [rounded(row) for row in rows])
-    others = [row for row in read_log(log) if row["name"] != name]
-    write_log(log, [*others, dict(name=name) | row_of(results)])
+    put_rows(log, [dict(name=name) | row_of(results)], same=("name",))
 
 
 def row_of(results):

@@ -7,7 +7,7 @@ start where it is not in the cache. Rows of other seeds and other numbers of ste
 import sys
 import tempfile
 
-from measure.common import cost_and_source, read_log, write_log
+from measure.common import cost_and_source, put_rows
 
 log = "05_pointing_runs.csv"
 
@@ -19,14 +19,11 @@ def main(
     if not seeds:
         sys.exit("which seeds? such as: python tools/logs.py pointing_runs 43 44")
     for seed in seeds:
-        row = run_row(int(seed))
-        # read after the run: another one may have ended meanwhile
-        others = [old for old in read_log(log) if run_key(old) != run_key(row)]
-        write_log(log, sorted(others + [row], key=run_key))
+        put_rows(log, [run_row(int(seed))], same=("steps", "seed"), order=place_in_log)
 
 
-def run_key(row):
-    "What tells the log's rows apart: (steps, seed)"
+def place_in_log(row):
+    "By number of steps, then by seed"
     return int(row["steps"]), int(row["seed"])
 
 

@@ -7,7 +7,7 @@ once and asks the held-out pictures every fifty steps; what the looks take is no
 hour. Rows of other names stay. Writes nbs/logs/05_pointing_search.csv."""
 import json
 
-from measure.common import made_by, read_log, write_log
+from measure.common import made_by, put_rows
 from measure.search import scores, train_with_looks
 
 log = "05_pointing_search.csv"
@@ -20,10 +20,7 @@ def main(
 ):
     "Put one run in the log, in place of a run of the same name"
     settings = dict(word.split("=", 1) for word in given)
-    rows = searched(what, settings)
-    # read after the run: others may have ended meanwhile
-    kept = [row for row in read_log(log) if row["what"] != what]
-    write_log(log, kept + rows)
+    put_rows(log, searched(what, settings), same=("what",))
 
 
 def searched(what, given):

@@ -4,7 +4,7 @@
 
 WHAT is what the log calls the run ("the preset": the page's table shows it), OUTPUT_DIR the folder that
 it wrote; rows of other names and seeds stay. Reads finished runs, in a second. Writes nbs/logs/05_runs.csv."""
-from measure.common import cost_and_source, named_folders, read_jsonl, read_log, read_results, write_log
+from measure.common import cost_and_source, named_folders, put_rows, read_jsonl, read_results
 
 log = "05_runs.csv"
 
@@ -15,9 +15,7 @@ def main(
 ):
     "Put runs in the log, in place of rows of the same name and seed"
     new = [run_row(what, folder) for what, folder in named_folders((first, *others))]
-    replaced = {(row["what"], str(row["seed"])) for row in new}
-    kept = [row for row in read_log(log) if (row["what"], row["seed"]) not in replaced]
-    write_log(log, sorted(kept + new, key=place_in_log))
+    put_rows(log, new, same=("what", "seed"), order=place_in_log)
 
 
 def place_in_log(row):

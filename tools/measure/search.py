@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 
-from measure.common import made_by, read_log, write_log
+from measure.common import made_by, put_rows
 
 log = "05_search.csv"
 between = 100  # steps between two looks
@@ -21,8 +21,7 @@ def main(
 ):
     "Put one run in the log, in place of a run of the same name"
     settings = dict(word.split("=", 1) for word in given)
-    kept = [row for row in read_log(log) if row["what"] != what]
-    write_log(log, kept + searched(what, settings))
+    put_rows(log, searched(what, settings), same=("what",))
 
 
 def searched(what, given):

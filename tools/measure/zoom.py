@@ -8,9 +8,10 @@ call, so that nothing but the tool is missing. Rows of other runs and other seed
 nbs/logs/05b_zoom.csv and 05b_zoom_run_log.csv."""
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
-from measure.common import made_by, read_csv, read_jsonl, read_log, write_log
+from measure.common import made_by, put_rows, read_csv, read_jsonl
 
 log, run_log = "05b_zoom.csv", "05b_zoom_run_log.csv"
 runs = {
@@ -45,20 +46,13 @@ def main(
         answered = read_jsonl(Path(folder) / "predictions.jsonl")
         steps = read_csv(Path(folder) / "run_log.csv")
     made = dict(run=what, steps=settings.max_steps, seed=settings.seed, **made_by())
-    keep(log, [made | row for row in scored(settings, answered)])
+    put_rows(log, [made | row for row in scored(settings, answered)], same=("run", "seed"))
     drawn = []
     for row in steps:
         # in a sum of rewards the parts are called after the reward they belong to
         found = {name: row.get(name, row.get(name.replace("part/", "part/zoom_"), "")) for name in columns}
         drawn.append(dict(run=what, seed=settings.seed) | found)
-    keep(run_log, drawn)
-
-
-def keep(name, rows):
-    "Put the rows of one run in a log, in place of those of the same name and seed"
-    run_key = rows[0]["run"], str(rows[0]["seed"])
-    others = [row for row in read_log(name) if (row["run"], row["seed"]) != run_key]
-    write_log(name, others + rows)
+    put_rows(run_log, drawn, same=("run", "seed"))
 
 
 def scored(settings, answered):
@@ -69,19 +63,20 @@ def scored(settings, answered):
     from vlrlbook.zoom import Eye, corner_of, synthetic_zoom
     samples = synthetic_zoom(settings.eval_samples, held_out_seed)
     eye = Eye.of(settings.model, settings.max_image_size)
-    for when in ("before", "after"):
-        for how in ("greedy", "sampled"):
-            for kind in ("small", "large"):
-                right, looks, aimed = [], [], []
-                for sample, row in zip(samples, answered, strict=True):
-                    corner = corner_of(sample)
-                    if (corner is not None) != (kind == "small"):
-                        continue
-                    for text in row[f"{when}_{how}"]:
-                        seen = [look for look in looks_of(text) if not look.refused]
-                        right.append(is_right(text, sample.answer, "zoom"))
-                        looks.append(bool(seen))
-                        aimed.append(bool(seen and corner and text.startswith(eye.said(corner, sample.images[0]))))
-                n = len(right)
-                yield dict(when=when, how=how, discs=kind, answers=n, right=round(sum(right) / n, 3),
-                           looked=round(sum(looks) / n, 3), at_the_corner=round(sum(aimed) / n, 3))
+    pairs = {"small": [], "large": []}  # kind of picture -> (sample, corner or None, its row of answers)
+    for sample, row in zip(samples, answered, strict=True):
+        corner = corner_of(sample)
+        pairs["small" if corner else "large"].append((sample, corner, row))
+
+    def marks(sample, corner, text):
+        "Of one answer: whether it is right, whether it looked, whether it looked at the corner"
+        looked = any(not look.refused for look in looks_of(text))
+        aimed = looked and corner is not None and text.startswith(eye.said(corner, sample.images[0]))
+        return is_right(text, sample.answer, "zoom"), looked, aimed
+
+    for when, how, kind in product(("before", "after"), ("greedy", "sampled"), pairs):
+        marked = []
+        for sample, corner, row in pairs[kind]:
+            marked += [marks(sample, corner, text) for text in row[f"{when}_{how}"]]
+        right, looked, aimed = (round(sum(column) / len(marked), 3) for column in zip(*marked))
+        yield dict(when=when, how=how, discs=kind, answers=len(marked), right=right, looked=looked, at_the_corner=aimed)
