@@ -143,10 +143,15 @@ def fields_of(node, notes):
     return rows
 
 
+def targets_of(node):
+    "What an assignment gives a value to; one with a type, such as `cards: dict = …`, has a single target"
+    return node.targets if isinstance(node, ast.Assign) else [node.target]
+
+
 def assigned_names(node):
     "Names that an assignment gives values to, in a tuple too"
     names = []
-    for target in node.targets:
+    for target in targets_of(node):
         names += [part.id for part in ast.walk(target) if isinstance(part, ast.Name)]
     return names
 
@@ -158,7 +163,7 @@ def value_entry(name, node, notes):
         name=name,
         doc=notes.get(node.end_lineno, ""),
         value=source_of(node.value),
-        tuple=isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple),
+        tuple=isinstance(targets_of(node)[0], ast.Tuple),
     )
 
 
@@ -174,13 +179,11 @@ def exports(
             found[node.name] = function_entry(node, notes)
         elif isinstance(node, ast.ClassDef):
             found[node.name] = class_entry(node, notes)
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             for name in assigned_names(node):
                 found[name] = value_entry(name, node, notes)
                 if name == "__all__":
                     names = ast.literal_eval(node.value)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):  # with a type: `cards: dict = …`
-            found[node.target.id] = value_entry(node.target.id, node, notes)
         elif isinstance(node, ast.ImportFrom):
             handed_on |= {alias.asname or alias.name for alias in node.names}
     return ast.get_docstring(tree) or "", [found[name] for name in names if name not in handed_on]
