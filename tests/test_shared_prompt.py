@@ -420,17 +420,49 @@ def test_remembered_pictures_change_no_weight(tmp_path):
 def test_a_memory_knows_when_not_to_be_used():
     model, processor = tiny_twin("qwen2_5_vl")
     memory, batch = picture_memory(model, keep_mb=1), encode(processor, samples([ASKED[0]]))
-    for p in memory.tower.parameters(): p.requires_grad_(False)
+    model.requires_grad_(False)
     model(**batch)
-    assert not memory.known # off
-    memory.on = True
+    assert not memory.known # nobody has said which picture it is
+    memory.keys = [(3, 0)]
     before = model(**batch).logits
-    with torch.no_grad(): memory.tower.patch_embed.proj.weight.mul_(2.0)
-    assert memory.known and not torch.equal(model(**batch).logits, before) and memory.seen == 2 # other weights see anew
-    memory.tower.patch_embed.proj.weight.requires_grad_(True)
+    assert list(memory.known) == [((3, 0), False)] and torch.equal(model(**batch).logits, before) and memory.seen == 1
+    memory.keys = [(3, 0), (3, 1)]
+    with pytest.raises(ValueError, match="zip"): model(**batch) # not as many pictures as were announced
+    memory.keys = [(3, 0)]
+    memory.tower.patch_embed.proj.weight.requires_grad_(True) # a tower that trains always computes
     model(**batch).logits.sum().backward()
     assert memory.tower.patch_embed.proj.weight.grad.abs().sum() > 0
     memory.keep = 1
     memory.forget()
     assert not memory.known
     assert picture_memory(tiny_twin("aria")[0]) is None and picture_memory(None) is None
+
+
+def test_the_reference_sees_pictures_without_the_adapter(tmp_path):
+    "The adapter reaches the vision tower: what it gave in sampling is not what the reference computes"
+    torch.manual_seed(0)
+    model = add_lora(tiny_twin("qwen2_5_vl")[0], 4, 64, 0.0, True)
+    t = trainer(tmp_path, model=model, asked=PICTURED, batch_size=12, beta=0.04)
+    for name, p in t.model.named_parameters(): # as after training; the reference keeps the adapter as it was, nothing
+        if "lora_B.default" in name: torch.nn.init.normal_(p, std=0.5)
+    batch = scored(t)
+    plain, C = copied(batch, G), batch["completion_ids"].shape[1]
+    t.sharing = False
+    ids, mask = (torch.cat([plain[f"prompt_{part}"], batch[f"completion_{part}"]], 1) for part in ("ids", "mask"))
+    fields = {name: plain[name] for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")}
+    with torch.no_grad(), t.model.disable_adapter():
+        expected = t._get_per_token_logps_and_entropies(t.model, ids, mask, C, **fields)[0]
+    sampled = batch["completion_mask"].bool()
+    assert (batch["ref_per_token_logps"] - expected)[sampled].abs().max() < 1e-4
+
+
+def test_pictures_are_known_by_the_row_of_the_data_set(tmp_path):
+    columns = []
+    t = trainer(tmp_path, asked=PICTURED, batch_size=12, max_steps=2, picture_memory_mb=8)
+    def reward(completions, **given):
+        columns.append(set(given))
+        return [float(len(completion)) for completion in completions]
+    t.reward_funcs[0] = reward
+    t.train()
+    assert {row for (row, _), _ in t.pictures[0].known} == set(range(len(PICTURED)))
+    assert columns and not any("vlrlbook_place" in given for given in columns) # no reward gets a column of ours

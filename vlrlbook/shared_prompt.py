@@ -10,7 +10,7 @@ __all__ = ['attention_name', 'token_bound', 'prompt_positions', 'cache_keyword',
            'sharing_state', 'shared_hidden']
 
 # %% ../nbs/07_shared_prompt.ipynb #c002
-import hashlib, importlib, inspect
+import importlib, inspect
 from collections.abc import Callable
 from contextlib import contextmanager
 from copy import deepcopy
@@ -103,6 +103,8 @@ def shared_log_probs(
         out = model(input_ids=rows, labels=labels, fused_lm_head=True, **answer_inputs)
     return out.log_probs, out.entropy
 
+# Column of the data set with the place of each row; it is there only where features outlast a step.
+_place_column = "vlrlbook_place"
 # What a processor makes of pictures: the first has a row for each patch, the second one for each picture.
 _picture_fields = ("pixel_values", "image_grid_thw")
 # [rows, tokens], which tokens are text and which a picture's; the second is Gemma's name.
@@ -267,20 +269,20 @@ def _config_and_warpers(model, config, ids):
 
 # %% ../nbs/07_shared_prompt.ipynb #n12828ae
 class PictureMemory:
-    """Replaces a model's `get_image_features` (Qwen families): remembers the features of pictures.
+    """Replaces `get_image_features` of a model (Qwen families): remembers the features of pictures.
 
-    While it is on, a vision tower that does not train computes each picture once; off, it changes nothing."""
+    Within `_remembering`, a vision tower that does not train computes each picture once. Outside of it, and
+    for a tower that trains, it changes nothing."""
     def __init__(self,
         core, # inner model of the Qwen families
         keep_mb: int = 0, # features kept across steps; 0 keeps them for one step
     ):
         self.tower, self.real = core.visual, core.get_image_features
         self.keep = keep_mb * 2**20 # bytes
-        self.on = False
+        self.keys = None # of the pictures that the model reads next, in order; None: nothing is remembered
         # Key of a picture → its features, then those of each deepstack level (Qwen3-VL); least recently used
         # first.
         self.known = {}
-        self.weights_version = None # a number that changes with the tower's weights, see `_forget_if_trained`
         self.seen = 0 # pictures that the tower has computed
         self.by_picture = False # whether this release of transformers splits deepstack levels by picture
         self.output_class: Any = None # of what `get_image_features` returns
@@ -288,21 +290,23 @@ class PictureMemory:
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
         "Features of all pictures, in order: remembered, or computed by the tower where a picture is new"
-        # A tower that trains must compute where gradients are wanted, and features of an earlier step are out
-        # of date.
-        learns_now = self._learns() and (self.keep or torch.is_grad_enabled())
-        if not self.on or learns_now: return self.real(pixel_values, image_grid_thw, **kwargs)
-        self._forget_if_trained()
+        learns = any(p.requires_grad for p in self.tower.parameters()) # its features change with each step
+        if self.keys is None or learns: return self.real(pixel_values, image_grid_thw, **kwargs)
+        # Features also depend on the number types of the computation, so these belong to the key.
+        device = pixel_values.device.type
+        precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        keys = [(key, precision) for key in self.keys]
 
-        # Which pictures are new. A key holds a hash of the pixels, so equal pictures have one.
-        pictures = pixel_values.split(image_grid_thw.prod(-1).tolist()) # patches of each
-        keys = [_picture_key(pixels, grid) for pixels, grid in zip(pictures, image_grid_thw)]
-        new = {key: place for place, key in enumerate(keys) if key not in self.known} # equal pictures once
-        if new:
-            places = list(new.values())
-            new_pixels = torch.cat([pictures[place] for place in places])
+        # Which pictures are new. A picture may be there twice: it is computed once.
+        patches = pixel_values.split(image_grid_thw.prod(-1).tolist()) # of each picture
+        places = {} # key → the last place of this picture
+        for place, (key, _) in enumerate(zip(keys, patches, strict=True)):
+            if key not in self.known: places[key] = place
+        if places:
+            new = list(places.values())
+            new_pixels = torch.cat([patches[place] for place in new])
             # from here on `known` holds their features, too
-            self._compute(list(new), new_pixels, image_grid_thw[places], kwargs)
+            self._compute(list(places), new_pixels, image_grid_thw[new], kwargs)
 
         # The features of all pictures, in the form in which the model's own method returns them.
         wanted = []
@@ -334,17 +338,6 @@ class PictureMemory:
             self.known[key] = [f.clone() for f in features]
         self.seen += len(keys)
 
-    def _learns(self):
-        "Whether the vision tower is trained"
-        return any(p.requires_grad for p in self.tower.parameters())
-
-    def _forget_if_trained(self):
-        "Forget all features if the tower's weights have changed since they were computed"
-        # PyTorch counts the in-place changes of each parameter in `_version`; an optimizer's step is one.
-        version = sum(p._version for p in self.tower.parameters())
-        if version != self.weights_version:
-            self.known, self.weights_version = {}, version
-
     def forget(self):
         "Forget the least recently used features until the rest fits into `keep_mb`; with 0 all of them"
         while self.known and (not self.keep or self._bytes() > self.keep):
@@ -354,24 +347,12 @@ class PictureMemory:
         "Memory that the remembered features take"
         return sum(sum(f.nbytes for f in features) for features in self.known.values())
 
-# %% ../nbs/07_shared_prompt.ipynb #nd03b74d
-def _picture_key(pixels, grid):
-    """A key under which a picture's features are remembered: equal for pictures that give the same features.
-
-    It holds a hash of the pixels, the grid of patches, and the number types that decide how they are
-    computed."""
-    raw = pixels.detach().cpu().contiguous().view(torch.uint8).numpy()
-    content = hashlib.blake2b(raw, digest_size=16).digest()
-    device = pixels.device.type
-    precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    return content, *grid.tolist(), pixels.dtype, precision
-
 # %% ../nbs/07_shared_prompt.ipynb #n09db863
 def picture_memory(
     model, # of any family, an adapter on it or not; or None
     keep_mb: int = 0, # features kept across steps
 ): # a PictureMemory, or None where there is no Qwen vision tower
-    "Let a model remember the features of pictures, as far as its vision tower is not trained"
+    "Let a model remember the features of pictures, if its vision tower is not trained"
     if model is None: return None
     core = _bare(model).model
     if not hasattr(core, "visual"): return None
@@ -379,13 +360,25 @@ def picture_memory(
     return PictureMemory(core, keep_mb)
 
 @contextmanager
-def _remembering(memories, on=True):
-    "Within the block, `PictureMemory` objects are on (or off); afterwards each is as before"
-    was = [m.on for m in memories]
-    for m in memories: m.on = on
+def _remembering(memories, keys):
+    "Within the block, models remember pictures by `keys`: of all pictures that they read in it, in order"
+    for memory in memories: memory.keys = keys
     try: yield
     finally:
-        for m, before in zip(memories, was): m.on = before
+        for memory in memories: memory.keys = None
+
+def _picture_keys(
+    row_keys, # a number for each row of a batch; None: nothing is remembered
+    num_images, # of each row; None: there are no pictures
+    G, # rows of a group, which have the same pictures
+    rows=slice(None), # of the batch that are meant: whole groups
+): # list of (number of the row, place of the picture in it), or None
+    "Keys of the pictures of one row a group, in order"
+    if row_keys is None or num_images is None: return None
+    keys = []
+    for row_key, count in zip(row_keys[rows][::G], num_images[rows][::G]):
+        keys += [(row_key, place) for place in range(count)]
+    return keys
 
 # %% ../nbs/07_shared_prompt.ipynb #nf285c0b
 @contextmanager
@@ -465,6 +458,9 @@ class SharedFallback(BeforeGRPOTrainer):
     _group_logps: Callable
     _compare_once: Callable
     plain_because: str | None = None # why sharing was switched off during the run, in one line
+    # A number for each row of the batch that is computed now, by which its pictures are known; one a group.
+    _row_keys: list | None = None
+    _groups_so_far = 0 # sampled without a number in the data set
 
     def _attempt(self, stage, shared_path):
         """Return `shared_path()`; where it raises, switch sharing off and raise SharedPathFailed.
@@ -535,19 +531,31 @@ class SharedSampling(SharedFallback):
         """Overrides TRL's (1.16): sample answers to a batch, compute rewards and log-probs.
 
         Where sharing prompts fails, the batch is made again without it."""
+        # Taken out of the rows, so that no reward function gets it.
+        places = [row.pop(_place_column, None) for row in inputs]
         if not self.sharing: return self._without_sharing(inputs)
         for memory in self.pictures: memory.forget() # features of earlier steps, as far as there is no room
+        self._row_keys = self._keys_of(places)
         # In training `_prepare_inputs` calls this: it has made a copy of the counts, and handles a failure
         # itself.
         counts = None if self.model.training else self._counts()
         try:
             # What the processor made of the pictures in `_tokenize_prompts` is used again.
             with _processor_replaced(self, _PicturesOnce):
-                return super()._generate_and_score_completions(inputs)
+                batch = super()._generate_and_score_completions(inputs)
+            return batch | {"row_keys": torch.tensor(self._row_keys)} # each row keeps its own when rows move
         except SharedPathFailed:
             if counts is None: raise
             self._restore_counts(counts)
         return self._without_sharing(inputs)
+
+    def _keys_of(self, places):
+        "Number of each row: its place in the data set, or (`None`) a negative one that no other group has"
+        keys, G = [], self._group_size()
+        for row, place in enumerate(places):
+            if row % G == 0: self._groups_so_far += 1
+            keys.append(-self._groups_so_far if place is None else place)
+        return keys
 
     def _without_sharing(self, inputs):
         """TRL's own `_generate_and_score_completions`.
@@ -573,7 +581,10 @@ class SharedSampling(SharedFallback):
         # transformers' method, which moves tensors to the device: TRL's of the same name would sample again
         inputs = Trainer._prepare_inputs(self, inputs)
         inputs |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
-        with _sampling_model(self) as model:
+        # Of each row; a row without pictures has None. None for all: no row of the batch has any.
+        num_images = None if images is None else [len(row or []) for row in images]
+        picture_keys = _picture_keys(self._row_keys, num_images, G)
+        with _sampling_model(self) as model, _remembering(self.pictures, picture_keys):
             answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs))
         # each answer without the padding behind its end
         return [_until_end(row, self.eos_token_ids) for row in answer_ids.tolist()], None
@@ -581,10 +592,6 @@ class SharedSampling(SharedFallback):
 # %% ../nbs/07_shared_prompt.ipynb #n9f110ec
 class SharedTraining(SharedFallback):
     "Part of `SharedPrompt`: micro-batches of whole groups (all answers to a prompt), the prompt read once"
-    def training_step(self, *args, **kwargs):
-        "Overrides TRL's (1.16): the same, but features of pictures are remembered within a step"
-        with _remembering(self.pictures): return super().training_step(*args, **kwargs)
-
     def _prepare_inputs(self, generation_batch):
         """Overrides TRL's (1.16): the micro-batch for this forward pass, from the latest sampled answers.
 
@@ -629,8 +636,10 @@ class SharedTraining(SharedFallback):
             rows = slice(start, start + size)
             pictures = _group_fields(fields, rows, G, P) # those of the first row of each group
             arguments = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
-            # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
-            parts.append(self._attempt("log-probs", partial(self._group_logps, *arguments)))
+            picture_keys = _picture_keys(self._row_keys, fields.get("num_images"), G, rows)
+            with _remembering(self.pictures, picture_keys):
+                # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
+                parts.append(self._attempt("log-probs", partial(self._group_logps, *arguments)))
         logps, entropies = zip(*parts)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
@@ -640,6 +649,7 @@ class SharedTraining(SharedFallback):
         Where sharing fails in it, pictures are copied to every row, as TRL needs them without sharing: in
         this micro-batch and in those that are still to come."""
         if not self.sharing: return super()._compute_loss(model, inputs)
+        self._row_keys = inputs["row_keys"].tolist() if "row_keys" in inputs else None
         try: return super()._compute_loss(model, inputs)
         except SharedPathFailed: pass # `_go_plain` has printed a warning
         G = self._group_size()
@@ -662,7 +672,8 @@ class SharedCheck(SharedFallback):
     def _compare_once(self, batch):
         """Compare log-probs with and without sharing, on the first group of a run's first batch, dropout off.
 
-        Raises SharedPathFailed where they differ too much, or where sharing raises."""
+        Features of pictures are not remembered here. Raises SharedPathFailed where the log-probs differ too
+        much, or where sharing raises."""
         if self._compared: return
         self._compared, G = True, self.num_generations
         was_training, eval_group_size = self.model.training, self.num_generations_eval
@@ -671,13 +682,9 @@ class SharedCheck(SharedFallback):
         try:
             # The batch as it is without sharing: with its pictures in every row.
             plain = self._attempt("copying pictures", partial(copied, batch, G))
-            # Features that are remembered from sampling had dropout if the tower trains: they would differ
-            # here.
-            learning = [memory for memory in self.pictures if memory._learns()]
-            with _remembering(learning, False): # off
-                gap = self.shared_gap(plain, G)
-                if self.accelerator.num_processes == 1:
-                    self._attempt("gradients", partial(self._try_backward, plain, G))
+            gap = self.shared_gap(plain, G)
+            if self.accelerator.num_processes == 1:
+                self._attempt("gradients", partial(self._try_backward, plain, G))
         finally:
             self.num_generations_eval = eval_group_size
             self.model.train(was_training)
@@ -703,12 +710,11 @@ class SharedCheck(SharedFallback):
 
         The batch has its pictures copied to every row (`copied`)."""
         ids, mask, is_answer, fields = self._first_group(batch, G) # is_answer: [G, C], False on padding
-        with _remembering(self.pictures, False): # features are computed, not taken from memory
-            model, C = _WithoutEmptyPictures(self.model), is_answer.shape[1]
-            # A row at a time, so that this check is not what takes most memory in a run.
-            options = dict(batch_size=1) | fields
-            # `super()`: TRL's own method, which reads every row as a whole
-            plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
+        model, C = _WithoutEmptyPictures(self.model), is_answer.shape[1]
+        # A row at a time, so that this check is not what takes most memory in a run.
+        options = dict(batch_size=1) | fields
+        # `super()`: TRL's own method, which reads every row as a whole
+        plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
         shared = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
         return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
 
@@ -937,6 +943,10 @@ def share_prompts(
     for model in (trainer.model, trainer.ref_model):
         # sdpa that does not copy keys and values for each query head
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
+    if keep_mb: # A picture is known again in the next epoch by its row's place in the data set.
+        data = trainer.train_dataset
+        if _place_column not in data.column_names:
+            trainer.train_dataset = data.add_column(_place_column, list(range(len(data))))
     memories = [picture_memory(model, keep_mb) for model in (trainer.model, trainer.ref_model)]
     trainer.pictures = [memory for memory in memories if memory] # None: no reference, or not a Qwen model
 
