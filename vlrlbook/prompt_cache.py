@@ -208,6 +208,7 @@ def widened(
     "A cache from which each prompt's G answers continue, made of the cache into which the prompts were read"
     layers: list = []
     for layer in cache.layers:
+        # attention keeps keys and values, a layer without attention keeps states
         kind = _AnswerKeys if isinstance(layer, _PromptKeys) else _AnswerStates
         layers.append(kind(layer, G, room))
     return Cache(layers=layers)
@@ -257,7 +258,9 @@ def cache_under_checkpointing(
     # each time a layer runs. Ours do not, so within the block transformers' checkpointing is switched off and
     # the same layers are checkpointed from here. If that switch is renamed, this finds no layer to
     # checkpoint.
-    layers = []  # modules in which transformers' checkpointing is switched on
+    # Modules in which transformers' checkpointing is switched on: the decoder's layers, and the model that holds
+    # them, which has the same switch and is not recomputed itself.
+    layers = []
     if backbone.training:
         for layer in backbone.language_model.modules():
             if getattr(layer, "gradient_checkpointing", False):

@@ -93,8 +93,9 @@ def shared_log_probs(
     P = ids.shape[1] - C
     prompt, prompt_mask = ids[:, :P], mask[:, :P]
     positions = prompt_positions(bare, prompt[::G], prompt_mask[::G], fields) # [::G]: one row a group
-    backbone, cache_name = _bare(bare).model, cache_keyword(bare)
-    # the answers' inputs: attention mask, positions, and the cache with the prompts
+    backbone, cache_name = _bare(bare).model, cache_keyword(bare) # without its adapter's wrapper and its head
+    # The answers' inputs: attention mask, positions, and the cache with the prompts. The prompts' own hidden
+    # states are not needed.
     _, answer_inputs = _read_prompts(backbone, cache_name, prompt, prompt_mask, positions, fields, C, G)
     rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:]) # the prompt's last token, then the answer
     # With `fused_lm_head` TRL's head returns no logits: it gives a log-prob for each token of a row but
@@ -116,17 +117,19 @@ def _read_prompts(
     name, # of its cache, from `cache_keyword`
     ids, # [B·G, P], padded on the left; groups of equal rows
     mask, # [B·G, P]
-    positions, # of one row a group, from `prompt_positions`
+    positions, # [3 or 1, B, P], from `prompt_positions`
     fields, # picture fields of the prompts, one a group
     C, # longest answer
     G, # answers to a prompt
 ): # hidden states [B, P − 1, hidden]; inputs for the answers: attention_mask, position_ids and the cache
-    "Read each prompt once but for its last token, which is read again in front of each answer"
+    """Read the first P − 1 tokens of each prompt once, into a cache that all its answers continue.
+
+    The last token predicts the first token of each answer, so it is left for `answer_rows`."""
     fields = dict(fields)
     for name_of_types in _token_type_fields:
         if name_of_types in fields:
             fields[name_of_types] = fields[name_of_types][:, :-1] # a column for each token that is read
-    # the first row of each group, without its last token
+    # The first row of each group, without its last token; positions as [3, B, P − 1] or [B, P − 1].
     one_a_group = ids[::G, :-1], mask[::G, :-1], _as_model_takes(positions[:, :, :-1])
     hidden, cache = read_prompt(core, name, *one_a_group, fields)
     answer_inputs = _mask_and_positions(positions, mask, C, G)
@@ -139,7 +142,10 @@ def _mask_and_positions(
     C, # longest answer
     G, # answers to a prompt
 ): # dict of attention_mask [B·G, P + C] and position_ids of C + 1 tokens
-    "Inputs of the answers whose prompts are in a cache; before each answer stands its prompt's last token"
+    """Inputs of the answers whose prompts are in a cache, but for each prompt's last token.
+
+    That token stands before the answer. So C + 1 tokens are read, and with the P − 1 tokens of the cache the
+    mask covers P + C."""
     # An answer's padding is not masked: it stands at the end, where no token of the answer can see it.
     attention_mask = torch.cat([mask, mask.new_ones(len(mask), C)], 1)
     steps = torch.arange(C + 1, device=mask.device)
@@ -518,7 +524,8 @@ class SharedSampling(SharedFallback):
         one_a_group = partial(super()._tokenize_prompts, prompts[::G])
         # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
         ids, images, fields = self._attempt("reading the prompts", one_a_group)
-        # kept for `_PicturesOnce`, which returns it while TRL scores, instead of reading the pictures again
+        # Kept for `_PicturesOnce`, which returns it while TRL scores, instead of reading the pictures again, and
+        # which repeats the token types for every row.
         self._fields = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
         ids_of_rows, images_of_rows = [], []
         for row in range(len(prompts)):
@@ -534,10 +541,10 @@ class SharedSampling(SharedFallback):
         # Taken out of the rows, so that no reward function gets it.
         places = [row.pop(_place_column, None) for row in inputs]
         if not self.sharing: return self._without_sharing(inputs)
-        for memory in self.pictures: memory.forget() # features of earlier steps, as far as there is no room
+        for memory in self.pictures: memory.forget() # the oldest features, beyond the memory that is allowed
         self._row_keys = self._keys_of(places)
-        # In training `_prepare_inputs` calls this: it has made a copy of the counts, and handles a failure
-        # itself.
+        # A failed batch is made again, and TRL would count its metrics and tokens twice. In training
+        # `_prepare_inputs` calls this: it has made a copy of the counts, and handles a failure itself.
         counts = None if self.model.training else self._counts()
         try:
             # What the processor made of the pictures in `_tokenize_prompts` is used again.
@@ -568,7 +575,8 @@ class SharedSampling(SharedFallback):
 
         Where vLLM samples, TRL's own method runs: vLLM shares prompts by itself."""
         G = self._group_size()
-        if self.sharing and images is not None: # only the first row of each group has pictures: now all rows
+        # `_tokenize_prompts` gave pictures to the first row of each group only; vLLM wants them in every row.
+        if self.sharing and images is not None:
             images = [images[i // G * G] for i in range(len(images))]
         if not self.sharing or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *more, **others)
@@ -585,6 +593,7 @@ class SharedSampling(SharedFallback):
         num_images = None if images is None else [len(row or []) for row in images]
         picture_keys = _picture_keys(self._row_keys, num_images, G)
         with _sampling_model(self) as model, _remembering(self.pictures, picture_keys):
+            # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
             answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs))
         # each answer without the padding behind its end
         return [_until_end(row, self.eos_token_ids) for row in answer_ids.tolist()], None
@@ -600,9 +609,9 @@ class SharedTraining(SharedFallback):
         passes = self.args.steps_per_generation * self.num_iterations # forward passes on the same answers
         # TRL's `_buffered_inputs`: the micro-batches of the latest answers; None before the first.
         if self._step % passes == 0 or self._buffered_inputs is None:
-            counts = self._counts()
+            counts = self._counts() # TRL's metrics and tokens so far: a batch that fails must not be counted
             try: self._buffered_inputs = self._shared_micro_batches(generation_batch)
-            except SharedPathFailed:
+            except SharedPathFailed: # sharing is off now, for the rest of the run
                 self._restore_counts(counts)
                 return super()._prepare_inputs(generation_batch)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
@@ -634,7 +643,8 @@ class SharedTraining(SharedFallback):
         parts = []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            pictures = _group_fields(fields, rows, G, P) # those of the first row of each group
+            # Those of the first row of each group; token types only for the prompt, which is read with them.
+            pictures = _group_fields(fields, rows, G, P)
             arguments = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
             picture_keys = _picture_keys(self._row_keys, fields.get("num_images"), G, rows)
             with _remembering(self.pictures, picture_keys):
@@ -683,6 +693,7 @@ class SharedCheck(SharedFallback):
             # The batch as it is without sharing: with its pictures in every row.
             plain = self._attempt("copying pictures", partial(copied, batch, G))
             gap = self.shared_gap(plain, G)
+            # With several processes a backward pass would wait for those of the others.
             if self.accelerator.num_processes == 1:
                 self._attempt("gradients", partial(self._try_backward, plain, G))
         finally:
@@ -706,15 +717,16 @@ class SharedCheck(SharedFallback):
         return ids, mask, plain["completion_mask"].bool(), fields
 
     def shared_gap(self, batch, G):
-        """Largest difference of a log-prob with and without sharing, over a batch's first group of G rows.
+        """Largest difference of a log-prob between reading a prompt once for its G answers and once for each.
 
-        The batch has its pictures copied to every row (`copied`)."""
+        It is taken over the first group of a batch that has its pictures copied to every row (`copied`)."""
         ids, mask, is_answer, fields = self._first_group(batch, G) # is_answer: [G, C], False on padding
         model, C = _WithoutEmptyPictures(self.model), is_answer.shape[1]
         # A row at a time, so that this check is not what takes most memory in a run.
         options = dict(batch_size=1) | fields
         # `super()`: TRL's own method, which reads every row as a whole
         plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
+        # Only this side may fail: `_attempt` then switches sharing off and raises SharedPathFailed.
         shared = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
         return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
 
@@ -819,7 +831,8 @@ def _sampling_model(trainer):
     options |= dict(generation_kwargs=trainer.generation_kwargs)
     options |= dict(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
     unwrapped = unwrap_model_for_generation(wrapped, trainer.accelerator, **options)
-    # Where weights are spread over processes (FSDP), they are put together within this context.
+    # Where weights are spread over processes (FSDP), this puts together those of the outermost module, as TRL
+    # does it: `recurse=False`, since FSDP puts together each inner module when it is called.
     all_weights = trainer._dist.summon_full_params(wrapped, recurse=False)
     with unwrapped as model, all_weights: yield model
 
@@ -874,17 +887,18 @@ def _group_fields(
     fields, # of B·G rows: pictures, `num_images`, token types
     rows, # slice of them that holds whole groups
     G, # rows of a group
-    P, # tokens of a prompt
+    length, # columns of the token types that are wanted: tokens of the prompt, or all
 ):
     "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
-    split, of_groups = split_rows(fields), {} # split: pictures are lists with a tensor for each row
+    # `split_rows` makes pixel_values and image_grid_thw lists with a tensor for each row, by `num_images`.
+    split, of_groups = split_rows(fields), {}
     # [rows][::G]: the first row of each group
     for name in _picture_fields:
         if name in split:
             of_groups[name] = torch.cat(list(split[name][rows][::G]))
     for name in _token_type_fields:
         if name in split:
-            of_groups[name] = split[name][rows][::G, :P]
+            of_groups[name] = split[name][rows][::G, :length]
     # A field without rows (no picture) is left out: a model could not read it.
     return {name: field for name, field in of_groups.items() if len(field)}
 
@@ -1000,7 +1014,8 @@ def shared_hidden(
     positions = prompt_positions(backbone, prompt[::G], prompt_mask[::G], fields)
     core = _bare(backbone) # without an adapter around it
     name = cache_keyword(backbone) # of its argument that takes a cache
-    # Hidden states of all the prompts' tokens but the last; mask, positions and filled cache for the answers.
+    # A prompt's last token is read again in front of each answer (see `_read_prompts`). So these are the hidden
+    # states of P − 1 tokens for each prompt, and below those of C + 1 tokens for each answer.
     of_prompts, answer_inputs = _read_prompts(core, name, prompt, prompt_mask, positions, fields, C, G)
     rows, _ = answer_rows(prompt, answers, answer_mask) # the prompt's last token, then the answer
     with cache_under_checkpointing(core):
