@@ -26,8 +26,8 @@ def normalise_answer(
     plain = re.sub(r"['’`]", "", plain)
     # the comma between thousands, as in 1,200
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
-    # every mark but a decimal point and the signs of a quantity becomes a space; also a minus, for it may be a
-    # hyphen: -5 becomes 5, and x-ray becomes x ray
+    # every mark but a decimal point and the signs of a quantity becomes a space
+    # so does a minus, since it may be a hyphen: -5 becomes 5, and x-ray becomes x ray
     plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", plain)
     words = []
     for word in plain.split():
