@@ -3,7 +3,7 @@ or left out everywhere, with the same code. The files are those of tests/corpus.
 import json
 
 import pytest
-from support.corpus import cases, made
+from support.corpus import PICTURES, cases, made, zipped
 from vlrlbook.archive import DataError
 from vlrlbook.data import convert_vqa, read_counting_zip, read_vqa, synthetic_vqa
 from vlrlbook.data_check import check_file
@@ -187,6 +187,19 @@ def test_counting(case, tmp_path, monkeypatch):
         assert said["bad"] in (None, verdict["bad"]), (door.__name__, said)
     if "says" in case:
         with pytest.raises(DataError, match=case["says"]): by_archive(path, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["vqa", "preferences", "counting", "pointing"])
+def test_a_zip_holds_counting_rows_whatever_kind_is_named(kind, tmp_path):
+    rows = "images_path,question,answer\na.png,How many discs?,A photo of 3 discs\nb.png,How many discs?,A photo of 4 discs\n"
+    (tmp_path / "x.zip").write_bytes(zipped({"main.csv": rows, "a.png": "a.png", "b.png": "b.png"}))
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_bytes(PICTURES[name])
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(dict(question="How many discs?", answer="5", image=name)))
+    found = check_file(tmp_path / "x.zip", kind, val_data=tmp_path / "c.png.jsonl")
+    assert found.good and found.kind == "counting", found.problems
+    leaked = check_file(tmp_path / "x.zip", kind, val_data=tmp_path / "a.png.jsonl")
+    assert [problem.code for problem in leaked.problems] == ["split.leak"]
 
 
 def test_the_corpus_is_large():

@@ -33,7 +33,8 @@ __all__ = ["Panel", "Pool", "EnginePanel", "panel_of"]
 class _Panel:
     """Base of the classes that answer batches with each of several models.
 
-    `speakers` is a list of (name, …): what follows the name is what `_texts` needs to run that model."""
+    A subclass sets `speakers`, a list with a tuple for each model: its name, then what `_texts` needs to run
+    it, such as (name, model, context) in `Panel`."""
     speakers: list
     _texts: Callable
 
@@ -50,12 +51,12 @@ class _Panel:
     ) -> list:  # for each sample a dict: name and way, such as before_greedy → texts
         "The answers of every model to a batch, in every way of asking"
         rows = [{} for _ in asked["greedy"]]
-        # Each pass adds a column, such as before_greedy, to all rows.
+        # A tuple for each model: its name, such as before, and as `speaker` what `_texts` needs to run it.
         for name, *speaker in self.speakers:
             for way, samples in asked.items():
                 texts_of_samples = self._texts(speaker, way, samples, seed)
                 for row, texts in zip(rows, texts_of_samples, strict=True):
-                    row[f"{name}_{way}"] = texts
+                    row[f"{name}_{way}"] = texts  # such as before_greedy
         return rows
 
 
@@ -101,7 +102,8 @@ class Pool:
     ):
         # spawn: a forked process must not use CUDA, and torch's threads do not survive a fork
         context = multiprocessing.get_context("spawn")
-        numbers = context.Queue()  # each process takes one
+        # Each process takes a number out of this queue, and with it the GPU of that number.
+        numbers = context.Queue()
         for number in range(processes):
             numbers.put(number)
         arguments = (numbers, processes, panel)
@@ -111,7 +113,7 @@ class Pool:
         # Their pictures are in memory, so no more than that.
         self.most_pending = 2 * processes
         # Waits until one process has loaded its models; what that raised is raised here.
-        with _clear_message_for_a_death():
+        with _dead_process_as_settings_error():
             self.processor = self.executor.submit(_processor).result()
 
     def in_order(self,
@@ -119,9 +121,10 @@ class Pool:
     ):  # yields what `Panel.answer` returns, in the order of the batches
         "Answer several batches at a time"
         pending = deque()  # futures, in the order of the batches
-        with _clear_message_for_a_death():
+        # If a process of the pool dies, the error says what to do.
+        with _dead_process_as_settings_error():
             for asked, seed in batches:
-                pending.append(self.executor.submit(_answer, asked, seed))
+                pending.append(self.executor.submit(_answer, asked, seed))  # runs in one of the processes
                 if len(pending) == self.most_pending:  # wait for the oldest, so that few are in memory
                     yield pending.popleft().result()
             while pending:
@@ -136,7 +139,7 @@ _panel: Any = None  # in a process of a pool: its `Panel`, or the exception that
 
 
 def _begin(
-    numbers,  # queue of 0, 1, …: each process takes one
+    numbers,  # queue of 0, 1, …: each process takes one, and with it the GPU of that number
     processes,  # how many there are
     panel,  # the arguments of `Panel`
 ):
@@ -146,9 +149,9 @@ def _begin(
     global _panel
     number = numbers.get()
     if torch.cuda.is_available():
-        number %= torch.cuda.device_count()
-        torch.cuda.set_device(number)
-        os.environ["LOCAL_RANK"] = str(number)  # read by `models` where it loads a checkpoint
+        gpu = number % torch.cuda.device_count()  # with fewer GPUs than processes, several share one
+        torch.cuda.set_device(gpu)
+        os.environ["LOCAL_RANK"] = str(gpu)  # read by `models` where it loads a checkpoint
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     try:
@@ -177,7 +180,7 @@ def _answer(asked, seed):
 
 
 @contextmanager
-def _clear_message_for_a_death():
+def _dead_process_as_settings_error():
     "Within the block, the death of a pool's process becomes a SettingsError that says what to do"
     try:
         yield
@@ -218,10 +221,14 @@ class EnginePanel(_Panel):
             # `EnginePrompts` is called like `generate`; it hands vLLM prompts in the form that vLLM expects
             self.speakers.append((name, EnginePrompts(generate, self.processor)))
 
-    def _folders(self, base, adapter, names):
-        """Hub ids or directories of whole models that vLLM can load: a dict with `names` as keys.
+    def _folders(self,
+        base,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
+        adapter,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
+        names,  # what base and adapter are called
+    ):  # name → hub id or directory of a whole model
+        """Find what vLLM can load for `base` and `adapter`.
 
-        What vLLM cannot load (an adapter, an untrained tiny model) becomes a whole model in `self.copies`."""
+        What it cannot load (an adapter, an untrained tiny model) becomes a whole model in `self.copies`."""
         before, after = names
         copies = Path(self.copies.name)
         folders = {}
@@ -234,7 +241,7 @@ class EnginePanel(_Panel):
         if adapter and Path(adapter, "adapter_config.json").exists():  # a LoRA adapter: merged into its base
             folders[after] = str(copies / "after")
             merge_lora(str(base), str(adapter), folders[after])
-        elif adapter:
+        elif adapter:  # a whole trained model
             folders[after] = str(adapter)
         return folders
 

@@ -73,6 +73,7 @@ def check_file(
             if keys:
                 # The columns of a ZIP are fixed: if `keys` were ignored, the user would think they were used.
                 raise SettingsError("keys: a counting ZIP has the columns of its contract")
+            kind = "counting"  # whatever the caller says: a ZIP holds nothing else
             check, dataset, rows = _counting(path, reward, strict, Path(work) / "data")
         elif kind == "preferences":
             check, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
@@ -175,8 +176,15 @@ def _counting(
     return check, dataset, rows
 
 
-def _questions(path, kind, image_dir, keys, reward, skip_bad_rows):
-    """Check the rows of a file of questions; the arguments are those of `check_file`.
+def _questions(
+    path,  # a file of rows
+    kind,  # of the rows: vqa, counting or pointing; it is also the name of the reward that is usual for them
+    image_dir,  # where picture paths begin; None: beside the file
+    keys,  # which column holds what, such as "question=problem image=scan"
+    reward,  # name of the reward that the true answers must be able to earn; None: the usual one
+    skip_bad_rows,  # bad rows will be left out in training, so they are no problem
+):
+    """Check the rows of a file of questions.
 
     Returns the `DataCheck`, the data set of the good rows, None if there is none, and the usable rows as (row
     number, `VQARow`)."""
@@ -196,8 +204,13 @@ def _questions(path, kind, image_dir, keys, reward, skip_bad_rows):
     return check, dataset, rows
 
 
-def _preferences(path, image_dir, keys, skip_bad_rows):
-    """Check the rows of a file of preferences; the arguments are those of `check_file`.
+def _preferences(
+    path,  # a file of rows
+    image_dir,  # where picture paths begin; None: beside the file
+    keys,  # which column holds what, such as "question=query chosen=better"
+    skip_bad_rows,  # bad rows will be left out in training, so they are no problem
+):
+    """Check the rows of a file of preferences.
 
     Returns the `DataCheck`, None in place of a data set, since a reward model trains on the rows themselves,
     and the usable rows as (row number, `PreferenceRow`)."""

@@ -139,8 +139,10 @@ def load_policy(
     A tiny twin, which has no trained weights, first gets a supervised warm start."""
     s, name = settings, settings.model
     if name.startswith("tiny-"): # an untrained twin gives no answer that a reward could tell from another
-        # from here on the directory of a twin that has learned the form of an answer
-        name = warm_start(name.removeprefix("tiny-"), s.warm_steps, task=s.task, looks=s.max_looks)
+        family = name.removeprefix("tiny-") # such as qwen2_5_vl
+        # `looks`: how many calls of the tool `zoom` an answer may hold. The twin learns the form of an answer
+        # and, if there is a tool, to call it; from here on `name` is its directory.
+        name = warm_start(family, s.warm_steps, task=s.task, looks=s.max_looks)
     loading: dict = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
     model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)
     if s.use_lora and not s.adapter:

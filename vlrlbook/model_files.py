@@ -107,7 +107,8 @@ def replace_weights(
 ) -> int: # tensors that were replaced
     """Copy the weight files of a model with some tensors replaced; all other bytes stay as they are
 
-    ValueError names a changed tensor that no file holds, that has another shape, or that is not finite."""
+    ValueError names a changed tensor that no file holds or that has another shape; then nothing was written.
+    It also names one whose numbers are not finite; then `target` may hold some of the files."""
     source, target = Path(source), Path(target)
     files = sorted(source.glob("*.safetensors"))
     stored = {} # tensor → {dtype, shape, data_offsets}, over all files
@@ -124,9 +125,9 @@ def replace_weights(
             raise ValueError(f"{source.name}: {name!r} is stored as {short} {shape}, its new numbers are "
                              f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
 
-    # Nothing is written before all tensors are checked.
     for path in files:
-        _rewrite(path, target / path.name, changed, dtype) # with the tensors of `changed` that are in it
+        # Puts in the tensors of `changed` that this file holds, and checks that their numbers are finite.
+        _rewrite(path, target / path.name, changed, dtype)
     _copy_index(source, target, dtype) # the table that says which file holds which tensor
     return len(changed)
 
@@ -143,6 +144,8 @@ def _rewrite(
     names = [name for name in header if name != "__metadata__"]
     names.sort(key=_by_place(header)) # in the order in which they lie in the file
 
+    # `_torch_names`: BF16 → bfloat16 and so on; `_safetensors_names` the other way round. Both have only the
+    # floating types of 16 bits and more: tensors of whole numbers and quantised ones keep their type.
     types = {} # tensor → safetensors' name of its type in the new file, such as BF16
     for name in names:
         short = header[name]["dtype"]
@@ -160,6 +163,7 @@ def _rewrite(
                 _copy_bytes(old, new, end - first)
                 continue
 
+            # From here on the type is a floating one: `replace_weights` lets no other tensor be changed.
             tensor = changed.get(name)
             if tensor is None: # its numbers stay, in another type
                 old_type = getattr(torch, _torch_names[header[name]["dtype"]])
@@ -379,7 +383,7 @@ def _read_json(path):
 
 
 def _config_for_4(config):
-    """Return config.json as transformers 4 reads it, with the configs inside it
+    """Return config.json, or a config inside it, as transformers 4 reads it
 
     Above all, `rope_parameters` become `rope_theta` and `rope_scaling`."""
     out = {}
@@ -387,6 +391,8 @@ def _config_for_4(config):
         if key == "vision_config":
             value = _vision_config_for_4(value) # without rope_parameters, which 4 does not read there
         elif isinstance(value, dict) and key != "rope_parameters":
+            # Such as text_config. A dict that is no config, such as id2label, has none of the keys that are
+            # changed here, and stays as it is.
             value = _config_for_4(value)
         if key == "rope_parameters" and value is not None:
             # rope_theta and rope_scaling in their place
@@ -401,9 +407,10 @@ def _config_for_4(config):
         out["text_config"] = out["text_config"] | dict(tie_word_embeddings=tied)
 
     architectures = out.get("architectures")
+    # Whether the family's config in 4.57 looks every attribute up in its text_config: qwen2_vl, qwen2_5_vl.
     asks_text_config = config.get("model_type") in _asks_text_config
     if architectures and asks_text_config and isinstance(out.get("text_config"), dict):
-        # EasyR1 reads `architectures` of the loaded config, and 4.57 looks it up in text_config.
+        # EasyR1 reads `architectures` of the loaded config, so it must stand in text_config, too.
         out["text_config"] = out["text_config"] | dict(architectures=architectures)
 
     return _with_both_dtypes(out) # the number type as `dtype` and as `torch_dtype`

@@ -94,6 +94,7 @@ def _introduction(standings):
     if standings.rules is None:
         return "<p>No result could be ranked.</p>"
     rules, result_count = standings.rules, len(standings.results)
+    # rules.pictures is the number of pictures; standings.pictures a hash of them, by which sets are compared
     runs = "1 reward" if result_count == 1 else f"{result_count} rewards"
     return (f"<p>{runs}, each trained for {rules.steps} steps from the same start (seed {rules.seed}) and "
             f"measured on the same {rules.pictures} pictures, none of which GRPO trained on "
@@ -104,16 +105,19 @@ def _introduction(standings):
 def _result_item(result):
     """Return one student's `Result` as an HTML list item.
 
-    A row shows place, name and outcome, the eight questions as marks, the share of right answers before and
-    after training, and the curve of the student's own reward. Details can be opened below it."""
+    A row shows place, name and outcome, chapter 06's eight questions as marks (one is "Does it need its
+    picture?"), the share of right greedy answers before and after training, and the curve of the student's
+    own reward. Details can be opened below it."""
     entry, colour = result.entry, outcome_colours.get(result.outcome, "#666666")  # grey for any other outcome
     _steps, rewards = entry.run_log().series("reward")  # at each logged step
-    marks = _question_marks(result.asked)  # a sign in HTML for each question, such as ✓ for yes
+    # result.asked: a dict for each question; its answer becomes a sign in HTML, such as ✓ for yes
+    marks = _question_marks(result.asked)
     collapsed_answer = ""
     if result.outcome == "collapsed":
         # it gives one answer to nearly every picture, which is shown without opening the details
         most_frequent_answer = escape(result.often[0])
         collapsed_answer = f'<div class="tally">{most_frequent_answer}</div>'
+    # greedy answers, which the page calls best guesses
     right = f"{100 * result.before:.1f} % → <b>{100 * result.after:.1f} %</b>"
 
     # one cell of the row after the other, from left to right; curve_svg: a small curve

@@ -151,17 +151,18 @@ def mix(
 ): # a reward function; batched if one of them is
     """A reward that is the weighted sum of several rewards
 
-    Its parts are those of each, under the reward's name and their own, such as `accuracy_answered`."""
+    Each returns a dict of parts, with its pay under `overall`. The mix returns the weighted sum as `overall`,
+    and the parts of each under the reward's name and their own, such as `accuracy_answered`."""
     # chapter 09 reads `rewards` and `weights` by these names out of the closure, to write the mix into a file
     rewards = {name: reward for name, (reward, _) in weighted.items()}
     weights = {name: weight for name, (_, weight) in weighted.items()}
 
     def mixed(completion, answer):
         parts_of = {name: reward(completion, answer) for name, reward in rewards.items()}
-        return _sum_of(parts_of, weights)
+        return _sum_of(parts_of, weights) # the parts of the mix, a dict
 
     def mixed_batch(completions, samples):
-        # name → list of parts, one dict per completion
+        # name → list of parts, one dict per completion; `on_batch`: a reward as a function of whole batches
         parts_lists = {name: on_batch(reward)(completions, samples) for name, reward in rewards.items()}
         sums = []
         for row in range(len(completions)):
@@ -315,14 +316,14 @@ def _mark(answer_part, truth, synonyms):
     return answered == wanted, answered is not None
 
 def _number_mark(answer_part, truth, synonyms):
-    "Compare an answer with a truth that is a number: returns (is it right, does it hold one number)"
-    number, true_number = read_number(answer_part), truth_number(truth)
-    # the same words are right even where the reader sees no number in them: "the one" for a truth of "one"
+    "Compare an answer with a truth that is a number: returns (is it right, does it answer with one number)"
+    # the truth's own words are one: in "the one", for a truth of "one", `read_number` sees a pronoun
     if same_words(answer_part, truth, synonyms):
         return True, True
-    # not ==, since 1/3 and 0.3333333333 are the same number
-    if number is None:
+    number, true_number = read_number(answer_part), truth_number(truth)
+    if number is None: # no number, or several different ones
         return False, False
+    # not ==, since 1/3 and 0.3333333333 are the same number
     is_right = math.isclose(number, true_number, rel_tol=1e-9) # type: ignore[arg-type] # it is one
     return is_right, True
 
@@ -716,6 +717,7 @@ def completion_text(
     "The text of a completion, which TRL passes as a string or as a list of chat messages"
     if isinstance(completion, str):
         return completion
+    # one message, or several where a tool was called; the last one is taken for the answer
     content = completion[-1]["content"]
     if isinstance(content, str):
         return content
@@ -926,20 +928,21 @@ def check_truth(
     reward, # (completion, answer) → parts
     answer, # a row's truth, or several
 ) -> str | None: # a message, where the right answer earns too little; else None
-    """Look whether a row's truth can be earned: the right answer must earn more than a wrong one
+    """Look whether a right answer to a row earns enough that a run can learn from it
 
-    Or as much as a right answer can; or the reward looks at no truth, as one for the form does."""
+    It must earn more than an empty answer. One of three things must be true as well: it earns more than a
+    wrong answer; or as much as right answers to simple truths do; or the reward looks at no truth, but for
+    example at the form alone."""
     right_answer = _first_accepted(answer)
-    # what it earns with or without tags, whichever is more
+    # `_paid_forms`: what an answer earns without tags and with them; the form that earns more counts
     earned = max(_paid_forms(reward, right_answer, answer))
     if earned <= reward("", answer)["overall"]:
         return f"the answer {right_answer[:80]!r} earns nothing under its own reward"
     if earned > max(_paid_forms(reward, _wrong_answer, answer)):
         return None
 
-    # the most that this reward pays for right answers to simple truths
+    # `_sure_truths`: simple ones, such as 3 and yes; `best`: the most that right answers to them earn
     best = max(max(_paid_forms(reward, truth, truth)) for truth in _sure_truths)
-    # a reward that looks at no truth, such as one for short answers, pays a wrong answer as much
     if earned < best and _looks_at_truths(reward):
         shown = f"the answer {right_answer[:80]!r} earns {earned:g} under its own reward"
         return f"{shown}, no more than a wrong answer does"

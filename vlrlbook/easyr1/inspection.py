@@ -316,7 +316,7 @@ def dry_run(
     overrides: list | tuple = (), # a.b=c, as they will be given to train.sh
     version: str = None, # for a YAML: 0.3.2 or current; None: what the export says, else 0.3.2
     processes: int = None, # that look at rows; None: one a CPU
-    full_marks: float = 1.0, # what a truth must earn
+    full_marks: float = 1.0, # reward that a true answer must earn
     gpu_gb: float = 80.0, # memory of one GPU
     progress: bool = True, # show a bar
 ) -> DryRun: # problems are listed, not raised
@@ -328,10 +328,11 @@ def dry_run(
     # Dicts with file, row, code and message. The functions below add to this list.
     problems = _missing_files(settings, folder, engine)
     tally = _Tally(problems) # sums up over all rows
+    # Below, `settings["max_prompt_length"]` is short for `settings.values["data.max_prompt_length"]`.
     result = DryRun( # shows the same list; the rest is filled in below
         folder=folder.name, rows=tally.rows, problems=problems, tokens=[], image_tokens=0,
-        longest=settings["max_prompt_length"], resized=(0, 0, 0), reward={}, cost=[], seconds=0.0,
-        per_second=0.0)
+        longest=settings["max_prompt_length"], resized=(0, 0, 0), # pictures enlarged, shrunk, all
+        reward={}, cost=[], seconds=0.0, per_second=0.0)
     # Rows can be looked at if the files are here, the processor loads and the template is right.
     can_look = not any(problem["code"] in ("file.missing", "data.hub") for problem in problems)
     if can_look and processor is None:
@@ -357,23 +358,24 @@ def _check_and_count_rows(look, settings, tally, result, processes, progress):
     """Check all rows of all files and fill in the counts of `result`, a `DryRun`
 
     `look`: `_RowContext`; `tally`: `_Tally`, which sums up over the rows and collects the problems."""
-    # A setting names one file, or a folder of files.
+    # `train_files` is short for data.train_files; it names one file, or a folder of files.
     files = _row_files(look.folder, settings["train_files"]) + _row_files(look.folder, settings["val_files"])
     started = time.perf_counter()
     for row_result in _check_rows(files, look, processes, progress, tally.rows): # it counts into `tally.rows`
         tally.add(row_result)
-    _check_held_out_rows(look, settings, tally) # adds problems of all of them together
+    # What only all rows together show: that none is held out, or that a picture stands in both parts.
+    _check_held_out_rows(look, settings, tally)
     seconds = max(1e-9, time.perf_counter() - started) # not 0, by which is divided
     result.tokens = list(tally.tokens)
     result.image_tokens = tally.most_image_tokens
-    result.resized = tuple(tally.pictures)
+    result.resized = tuple(tally.pictures) # how many were enlarged, shrunk, and all
     result.per_second = sum(tally.rows.values()) / seconds
 
 def _check_held_out_rows(look, settings, tally):
     """Add a problem if there are no held-out rows, or if their pictures stand in the training rows, too
 
     `look`: `_RowContext`; `tally`: `_Tally` of all rows, which has the pictures that each file shows."""
-    # A setting names one file, or a folder of files: `_row_files` lists them.
+    # `train_files` is short for data.train_files; it names one file, or a folder of files.
     train_pictures = set()
     for name in _row_files(look.folder, settings["train_files"]):
         train_pictures |= tally.shown.get(name, {}).keys()
@@ -392,6 +394,7 @@ def _check_held_out_rows(look, settings, tally):
 
 def _usable_rows(settings, folder, tally):
     "How many training rows the engine keeps; it may be set to leave out those with too long a prompt"
+    # `settings[…]` takes the last word of a key, here of data.train_files and data.filter_overlong_prompts.
     files = _row_files(folder, settings["train_files"])
     rows = sum(tally.rows[name] for name in files)
     if settings["filter_overlong_prompts"]:
@@ -435,6 +438,7 @@ def _what_to_run(path, version, overrides):
 
     The engine is easyr1 or verl."""
     if path.is_file(): # a YAML; its relative paths are changed so that they begin in its folder
+        # A YAML does not say for which EasyR1 it was written: without `version` it is this book's default.
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
         return path.parent, "easyr1", _relative_to(path.parent, settings)
 
@@ -449,6 +453,7 @@ def _what_to_run(path, version, overrides):
         # An older export may hold older names of keys, which `verl_name` turns into today's.
         exported = {verl_name(key): value for key, value in about["settings"].items()}
         given = exported | parse_overrides(overrides, "verl")
+        # house=False: this book's values are in export.json already; any other key has verl's default.
         settings = engine_settings(given, "verl", path.name, house=False)
     return path, about["engine"], settings
 
@@ -818,7 +823,8 @@ def memory_gb(
 def _cost_of(settings, engine, config, rows, gpu_gb, problems):
     """Steps, answers and memory of a run as rows of a table, dicts with `what` and `value`
 
-    `rows`: how many usable training rows; `config`: of the model, or None. Problems are added to the list."""
+    `settings`: `EngineSettings`; `rows`: how many usable training rows; `config`: of the model, or None.
+    Problems are added to the list."""
     values, easyr1 = settings.values, engine == "easyr1"
     batch = values["data.rollout_batch_size" if easyr1 else "data.train_batch_size"] # prompts of one step
     mini_key = "worker.actor.global_batch_size" if easyr1 else "actor_rollout_ref.actor.ppo_mini_batch_size"
@@ -830,7 +836,8 @@ def _cost_of(settings, engine, config, rows, gpu_gb, problems):
     if rows < batch:
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
-    answers = steps * batch * settings["n"] # n answers to each prompt
+    # `n`, the answers to each prompt, is short for worker.rollout.n, or actor_rollout_ref.rollout.n in verl
+    answers = steps * batch * settings["n"]
     cost = {"steps, optimizer updates in each": f"{steps}, {updates}",
             "answers sampled in all": f"{answers:,}",
             "rows left over each epoch": rows % batch if rows else 0}
@@ -877,7 +884,8 @@ def _update_memory(values, easyr1, config, count):
     text_config = config.get_text_config() # of the language model
     # Rank of the LoRA adapter; 0: all weights train.
     rank = values.get("worker.actor.model.lora.rank") or values.get("actor_rollout_ref.model.lora_rank") or 0
-    trained = parameter_count(config, rank) / count if rank else 1.0 # share of the parameters
+    # Share of the parameters that trains: with a rank `parameter_count` counts those of the adapter alone.
+    trained = parameter_count(config, rank) / count if rank else 1.0
     gpus = values["trainer.n_gpus_per_node"] * values["trainer.nnodes"]
     bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16" # a key of EasyR1 alone
     # `_update_tokens`: most tokens of a micro-batch; `_keeps_reference`: whether the frozen copy for the KL

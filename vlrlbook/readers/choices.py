@@ -15,6 +15,7 @@ _answer_words = {"answer", "answers", "ans", "答案", "conclusion"}
 _before_letter = set(
     "is are was would should must be likely probably most option choice letter the therefore clearly "
     "definitely as correct final that it it's its a an : = - – > → ( [ 】 ] . , \" ' 是 为 应 该 选 项".split())
+# behind a capital A, these show that it is a choice and no article
 _after_letter = set("because since as is and or due it seems looks would was but over not were are".split())
 _between_letters = set(", / & and or ; + 、 和 ) ] ( [".split())
 _denials = {"not", "isn't"}
@@ -25,7 +26,7 @@ def _letter_at(tokens, i):
     """The choice, A to J, that token `i` names; an empty text where it names none
 
     A single letter may also be an article (`a`), a pronoun (`I`) or a part of a name (`C3`)."""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     token, following = tokens[i], tokens[i + 1]
     if token.text not in _letters_of_choices or token.kind != "word":
         return ""
@@ -35,12 +36,14 @@ def _letter_at(tokens, i):
     # `raw` is the token as written; `text` is in lower case
     if token.raw.islower():
         return _small_letter_at(tokens, i)  # stricter: "a" is mostly an article
-    if following.kind != "word" or _is_enclosed(tokens, i):
+    if following.kind != "word" or _is_enclosed(tokens, i):  # "B." or "(B)"
         return token.raw
-    if following.text in _after_letter and token.text != "i":
+    # any other letter than A and I is a choice, whatever word follows
+    if token.text not in ("a", "i"):
         return token.raw
-    # another word follows: "A small mass" begins with an article, and "I see" with a pronoun
-    return "" if token.text in ("a", "i") else token.raw
+    # "A is right" and "A because …" name a choice, but "A small mass" begins with an article; I is a pronoun
+    # before any word, as in "I would"
+    return "A" if token.text == "a" and following.text in _after_letter else ""
 
 
 def _small_letter_at(tokens, i):
@@ -48,7 +51,7 @@ def _small_letter_at(tokens, i):
 
     It names one only where nothing else can be meant: in brackets as in (d), or with no word on either side
     but a few such as `is` and `because`, as in `b.` or `answer is c`."""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     before, following = tokens[i - 1], tokens[i + 1]
     if _is_enclosed(tokens, i):
         return tokens[i].raw.upper()
@@ -102,20 +105,23 @@ def _letters_behind(tokens, at):
     sentence about something else names no choice."""
     # the choice is looked for in the next 12 tokens: more small words than that never stand in between
     is_denied, end = False, at + 12
-    # `_letter_at` returns the choice at a token, "" where there is none
-    while at < end and not _letter_at(tokens, at):
+    while True:
+        # the choices of a list such as `A, C` that begins here, empty where none does; the place behind it
+        letters, after = _letter_list(tokens, at)
+        if letters and not is_denied:
+            return letters
+        if letters:
+            # "not A but B": go on behind the A
+            at, is_denied = after, False
+            continue
+        if at >= end:
+            return set()
         word = tokens[at].text
         if word in _denials:
             is_denied = True
         elif word not in _before_letter and word != "but":
             return set()
         at += 1
-        if is_denied and _letter_at(tokens, at):
-            # pass over the list of denied choices; one behind "but" may be meant
-            _, at = _letter_list(tokens, at)
-            is_denied = False
-    letters, _ = _letter_list(tokens, at)
-    return letters
 
 
 _confirming_words = {"correct", "answer", "right", "best"}
@@ -145,7 +151,7 @@ _marks_at_beginning = {"(", "[", '"', "'", "-", "#", ",", ":", "\n"}
 
 def _leading_letters(tokens):
     "The set of choices that the text begins with, as in `B.`, `(B) yes`, `B because …` or `A, C`; else empty"
-    at = margin
+    at = margin  # the first token of the text: so many edge tokens stand before it
     while tokens[at].text in _marks_at_beginning:
         at += 1
     letters, after = _letter_list(tokens, at)  # an empty set where no choice stands there
@@ -156,7 +162,7 @@ def _leading_letters(tokens):
     # E. coli is a name, too
     if following.text == "." and second.text in _species_names:
         return set()
-    # "A small mass": a word behind the letter makes it the beginning of a sentence
+    # "A small mass": a word behind the letter makes it the beginning of a sentence; not so `because` or `is`
     if following.kind == "word" and following.text not in _after_letter:
         return set()
     if following.text in ("is", "are") and second.text in ("wrong", "incorrect", "false", "not"):
@@ -245,9 +251,9 @@ def truth_letters(
     truth: str,  # what the data set says
 ) -> frozenset:  # of capital letters A to J; empty where the text holds anything but choices
     "The letters of a truth that is nothing but one choice or several, such as `B`, `(d)`, `A.` or `A, C`"
-    # without the edge tokens that `tokens_of` puts before and behind
+    # in one spelling, without Markdown and LaTeX (**B** becomes B), and without the edge tokens at both ends
     tokens = tokens_of(unwrapped(plain_text(str(truth))))[margin:-margin]
-    letters = set()
+    letters = set()  # capitals; `text` is a token in lower case, `raw` as written
     for token in tokens:
         if token.kind == "mark":
             if token.text not in _marks_of_letters:
@@ -273,14 +279,15 @@ _side_of_whole_text = dict.fromkeys(_whole_yes, "yes") | dict.fromkeys(_whole_no
 _denying_words = {
     "not", "cannot", "can't", "don't", "neither", "nor", "either", "both", "isn't", "wouldn't", "never"}
 # behind a "no" that is an answer; any other word behind it is the thing that is missing
-_after_side = set(
+_after_answering_no = set(
     "because since as and or but it there the this that these those he she i we they not is are so its "
     "it's there's i'm in on at for to from with you yes yeah no nope".split())
 # "no idea" and "no doubt" say nothing of what was asked
 _nouns_without_answer = set(
     "idea doubt way answer question problem matter clue one means comment need longer more less fewer "
     "information conclusion difference".split())
-_before_side = set("is : = - would be a clearly definitely probably the \" ' (".split())
+# small words that may stand between `answer` and its yes or no
+_before_yes_or_no = set("is : = - would be a clearly definitely probably the \" ' (".split())
 
 
 def _how_said(tokens, i):
@@ -288,13 +295,13 @@ def _how_said(tokens, i):
 
     Returns `stated`: behind a word such as `answer`; `missing`: a `no` before a noun, such as `no fracture`;
     `bare`: any other that answers; an empty text: it answers nothing, as in `yes or no` or `no idea`."""
-    if _is_one_of_two(tokens, i) or _is_denied_side(tokens, i):  # "yes or no", "I cannot say yes"
+    if _is_one_of_two(tokens, i) or _is_denied_yes_or_no(tokens, i):  # "yes or no", "I cannot say yes"
         return ""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     following, second = tokens[i + 1], tokens[i + 2]
     # a word behind a "no" is taken for a noun, except words such as `because` and `it`
     is_noun = following.kind in ("word", "number")
-    if following.text in _after_side:
+    if following.text in _after_answering_no:
         is_noun = False
     if tokens[i].text == "no" and is_noun:
         # "no idea", "no clear answer"
@@ -303,23 +310,23 @@ def _how_said(tokens, i):
         return "missing"
     # back over small words: in "the answer is: no" to `answer`
     at = i - 1
-    while tokens[at].text in _before_side:
+    while tokens[at].text in _before_yes_or_no:
         at -= 1
     return "stated" if tokens[at].text in _answer_words else "bare"
 
 
 def _is_one_of_two(tokens, i):
     "Whether the yes or no at token `i` stands together with the other: yes or no, yes and no, yes/no"
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     together = ("or", "and", "/", "nor")
     if tokens[i + 1].text in together and tokens[i + 2].text in _side_of_word:
         return True
     return tokens[i - 1].text in together and tokens[i - 2].text in _side_of_word
 
 
-def _is_denied_side(tokens, i):
+def _is_denied_yes_or_no(tokens, i):
     "Whether `not` or the like stands in the three tokens before a yes or no at token `i`: I cannot say yes"
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     for before in (tokens[i - 1], tokens[i - 2], tokens[i - 3]):
         # a mark, a new line or a `but` begins another clause, which the `not` does not reach
         if before.kind in ("mark", "line", "edge") or before.text == "but":
@@ -344,8 +351,13 @@ def yes_or_no(
     if whole_text in _side_of_whole_text:  # such as "of course not"
         return _side_of_whole_text[whole_text]
 
-    # places of each yes or no by the way in which it is said; "" are those that answer nothing
-    places = {"stated": [], "bare": [], "missing": [], "": []}
+    # the way in which a yes or no is said, as `_how_said` names it → places of such tokens
+    places = {
+        "stated": [],  # behind a word such as `answer`
+        "bare": [],  # any other that answers
+        "missing": [],  # a no before a noun, such as "no fracture"
+        "": [],  # answers nothing, as in "yes or no" or "no idea"
+    }
     for i in words:
         if tokens[i].text in _side_of_word:
             places[_how_said(tokens, i)].append(i)

@@ -27,6 +27,10 @@ class Near(NamedTuple):
     second_after: Token
     third_after: Token
 
+    def seven_before(self) -> list:
+        "The seven tokens before the number, the nearest last; edge tokens where the text has not so many"
+        return self.tokens[self.place - 7:self.place]
+
 
 # Rules: what is no count at all
 
@@ -65,7 +69,7 @@ _negators = set(
     "hasn't nor isnt arent dont".split())
 _chinese_negators = ("没有", "沒有", "不是", "并非", "並非")
 # what may stand between "not" and the number that it denies
-_after_negator = set(
+_between_negator_and_number = set(
     "exactly just only a the there see have contain show count find be any all even really quite has : "
     "\" 有 是 到".split()) | {"a single"}
 _reach_of_negator = 5  # tokens
@@ -82,12 +86,13 @@ def _negated(tokens, i):
     `not more than 5` does not deny 5: `than` is no such word."""
     # backwards from the token before `i`; at the beginning stand edge tokens, which end the search
     for at in range(i - 1, i - 1 - _reach_of_negator, -1):
+        # two tokens joined: a Chinese character is a token, and 没有 and 不是 have two
         word, two_words = tokens[at].text, tokens[at - 1].text + tokens[at].text
-        if word in _negators or two_words in _chinese_negators:
+        if word in _negators or two_words in _chinese_negators:  # such as `not` and `without`
             return True
         if two_words in ("ratherthan", "insteadof", "nolonger"):
             return True
-        if word not in _after_negator:
+        if word not in _between_negator_and_number:  # small words such as `the` and `exactly`
             return False
     return False
 
@@ -264,17 +269,17 @@ def _is_name(near: Near):  # a number token and its neighbours
 
 def _is_glued_to_name(near: Near):  # a number token and its neighbours
     "Whether the number touches a letter or a word that makes it part of a name: x3, GPT-4, 3D"
-    if _is_one_letter(near.after):
-        return True
     # `glued`: no space before the token
+    if _is_one_letter(near.after):  # one that is glued to the number: 3D, but not "3 D"
+        return True
     if near.after.text == "_" and near.after.glued:
         # "5_" is the beginning of a file name or the like that was cut
         return True
     if not near.number.glued:
         return False
-    if near.before.text in ("-", ".") and near.before.glued:
+    if near.before.text in ("-", ".") and near.before.glued:  # GPT-4, fig.5
         return near.second_before.kind == "word"
-    return near.before.kind == "word"
+    return near.before.kind == "word"  # x3
 
 
 def _is_adjective(near: Near):  # a number token and its neighbours
@@ -350,6 +355,7 @@ def _is_range_or_fraction(near: Near):  # a number token and its neighbours
 
 def _is_joined(near: Near):  # a number token and its neighbours
     "Whether the number is joined with another to a range or a fraction: 3-4, 3 to 4, between 3 and 4, 1/2"
+    # `_range_joiners`: `to`, hyphens, `/`, 到; a slip is a typing error such as "5to 5", which joins nothing
     if near.after.text in _range_joiners and is_number(near.second_after):
         return not _is_slip(near.after)
     if near.before.text in _range_joiners and is_number(near.second_before):
@@ -380,10 +386,9 @@ def _has_alternative(near, step):
     # a text is padded with `margin` edge tokens at both ends, so these places always exist
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
-        if token.text in ("maybe", "perhaps", "possibly"):
-            saw_or = True
-        elif token.text == "or" and not token.glued:
-            # an `or` that touches the number, as in "5or 5", is a typing error
+        # `glued`: no space before it. "5or 5" is a typing error, and its `or` is taken for any other word.
+        is_or = token.text == "or" and not token.glued
+        if is_or or token.text in ("maybe", "perhaps", "possibly"):
             saw_or = True
         elif is_number(token):
             if saw_or:
@@ -439,18 +444,21 @@ def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
     # 中 is the end of 其中, "of which"
     if before in ("including", "remaining", "other", "additional", "extra", "whom", "which", "中"):
         return True
+    # "of them 2"
     if before == "them" and second in ("of", "among"):
         return True
+    # "some of the 5"
     if before == "the" and second == "of":
         return True
+    # In "3 out of 7" and "3 of 7" the 3 is the count. The 7 is no part, but it gets the same role, so that
+    # the 3 is preferred.
     if before == "of" and (second == "out" or is_number(near.second_before)):
         return True
     # "6 birds, one flying": the whole was counted just before
-    last_seven = near.tokens[near.place - 7:near.place]
-    if near.number.text == "one" and before == "," and any(map(is_number, last_seven)):
+    if near.number.text == "one" and before == "," and any(map(is_number, near.seven_before())):
         return True
     # "each has 3", in the last four tokens and the same clause
-    for token in reversed(last_seven[-4:]):
+    for token in reversed(near.seven_before()[-4:]):
         if token.text in _ends_share_clause:
             return False
         if token.text in ("each", "every", "per", "每"):
@@ -488,7 +496,7 @@ def _is_superseded(near: Near):  # a number token and its neighbours
     "Whether the number is what was believed before and is no longer: at first I saw 8, I thought 8"
     words = set()
     # only words of the same clause: in "at first I saw 8, now 9" the 9 is not superseded
-    for token in reversed(near.tokens[near.place - 7:near.place]):
+    for token in reversed(near.seven_before()):
         if token.kind in ("mark", "line", "edge"):
             break
         words.add(token.text)
@@ -507,6 +515,7 @@ _rules = (  # (role that the rule gives a number, function of a `Near`), in the 
     # `_roles_of_second_choice`: counts that are taken where there is no better one
     ("share", _is_share), ("place", _is_place), ("behind a name", _is_behind_name),
     ("superseded", _is_superseded))
+# roles of numbers that are counts where the text holds no better one
 _roles_of_second_choice = {"share", "place", "behind a name", "superseded", "in brackets"}
 
 
@@ -579,7 +588,7 @@ def _says_none(tokens):
 
 def _says_none_at(tokens, i):
     "Whether token `i` is the word by which a text says that there are none: `none`, the `no` of `no apples`"
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1]
     if word in ("none", "nil", "nought", "naught"):
         return True
@@ -588,10 +597,11 @@ def _says_none_at(tokens, i):
         return following.text not in ("to", "more")
     if word == "no":
         return _is_no_before_thing(tokens, i)
-    if word in ("any", "one", "a single"):
-        # "I can't see any apples" says it; "I can't see any number" does not, since its noun is no thing
+    if word in ("any", "one", "a single"):  # `tokens_of` makes one token of the number "a single"
+        # "I can't see any apples" says it, but "I can't see one of them" says that one is out of sight
         is_unseen = word != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
         is_denied = is_unseen or _negated(tokens, i)  # a `not` or the like stands before
+        # "I can't see any number" does not say it: its noun is no thing
         return is_denied and not _is_meta_noun(tokens, i + 1)
     return _says_none_in_chinese(tokens, i)
 
@@ -611,7 +621,7 @@ def _says_none_in_chinese(tokens, i):
     """Whether token `i` begins a Chinese phrase for "there are none": 没有苹果, 没看到, 看不到, 不存在, 无
 
     The tokens of a Chinese text are single characters, most of them."""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word, second, third = (token.text for token in tokens[i:i + 3])
     if word in ("没", "沒"):
         # 没看到, 没见, 没发现: did not see; but 没看清 (did not see clearly) says nothing of the things
@@ -622,12 +632,14 @@ def _says_none_in_chinese(tokens, i):
         if is_number(tokens[i + 2]):
             # 没有一个 is "not one"; 没有5个 only denies the 5
             return third == "一"
+        # 没有办法, there is no way: a noun such as 办法 is none of the things that are counted
         return third + tokens[i + 3].text not in _chinese_meta_nouns
     if word == "不":
         # 看不到 and 看不见: cannot see
         if tokens[i - 1].text == "看":
             return second in ("到", "见")
         return second + third == "存在"  # 不存在: do not exist
+    # 无苹果; behind another character ("han") it may be a part of a word, as in 毫无
     return word in ("无", "無") and tokens[i - 1].kind != "han"
 
 
@@ -641,7 +653,7 @@ _words_before_count = set(
 _group_nouns = set(
     "few lot group bunch number set collection variety crowd handful pile stack cluster series herd "
     "flock many range mix mixture couple pair pairs bit team family swarm array row rows total".split())
-_ends_phrase = set(
+_words_behind_phrase = set(
     "on in at and or next beside behind near under above is are was were that which but while".split())
 _words_before_content = {"of", "with", "containing", "holding", "showing", "featuring", "including", "full"}
 _dimension_names = {"2d", "3d", "4d", "4k", "8k", "3g", "4g", "5g"}
@@ -668,33 +680,45 @@ def _count_after_picture(tokens, roles):  # roles: place of a number → what it
 
 def _count_of_phrase(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
     "The count in the phrase that begins at token `at`: its number, or 1 for `a` or `an`; None without either"
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
     if is_number(tokens[at]):
         return _count_that_is_named(tokens, roles, at)  # None where its role is no count
-    if tokens[at].text not in ("a", "an"):
-        return None
-    has_group_noun = False  # "a few apples" and "a group of people" are not one
-    for i in range(at + 1, at + _longest_phrase):
-        token, following = tokens[i], tokens[i + 1]
-        if is_number(token):
-            # "a group of 5 people": the number wins over the article
-            return int(token.value) if roles.get(i) in ("count", "share") else None
-        if token.kind in ("mark", "line", "edge") or token.text in _ends_phrase:
+    return _count_behind_article(tokens, roles, at) if tokens[at].text in ("a", "an") else None
+
+
+def _count_behind_article(tokens, roles, article):  # roles: place of a number → what it is
+    """The count in the phrase whose `a` or `an` is token `article`: a number behind it, or else 1
+
+    None for a group, as in `a few apples` or `a group of people`, and where the number is no count."""
+    has_group_noun = False
+    for i in range(article + 1, article + _longest_phrase):
+        if is_number(tokens[i]):
+            # "a group of 5 people" and, a share, "a bowl with 5 of them": the number wins over the article
+            return int(tokens[i].value) if roles.get(i) in ("count", "share") else None
+        if _ends_phrase(tokens, i):
             break
-        if token.text in _group_nouns:
+        if tokens[i].text in _group_nouns:
             has_group_noun = True
-        if token.text in _words_before_content and not is_number(following):
-            # "a bowl of fruit" ends here; in "a bowl of about 5" the number is still to come
-            if following.text not in _words_before_count:
-                break
     return None if has_group_noun else 1
+
+
+def _ends_phrase(tokens, i):
+    """Whether a phrase such as `a bowl of fruit` names nothing more to be counted from token `i` on
+
+    It ends at a mark, at a word such as `on` or `and`, and at the `of` before its content. In `a bowl of 5`
+    and `a bowl of about 5` the number is still to come."""
+    token, following = tokens[i], tokens[i + 1]
+    if token.kind in ("mark", "line", "edge") or token.text in _words_behind_phrase:
+        return True
+    # `_words_before_content`: of, with, containing; `_words_before_count`: about, exactly
+    number_may_come = is_number(following) or following.text in _words_before_count
+    return token.text in _words_before_content and not number_may_come
 
 
 def _count_that_is_named(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
     """The count that the number at token `at`, right behind `photo of`, stands for, or None
 
-    In that place also a number that looks like a measure or a place counts things: a photo of 5 feet."""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    In that place also a number that looks like a measure or a share counts things: a photo of 5 feet."""
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     number, following = tokens[at], tokens[at + 1]
     role = roles.get(at)
     if role == "name":
@@ -705,11 +729,11 @@ def _count_that_is_named(tokens, roles, at):  # roles: place of a number → wha
         if number.text + following.text in _dimension_names:
             is_count = False
     else:
-        # the last: roles such as `share` and `place`, which are counts where there is no better one
+        # `_roles_of_second_choice`: such as `share` and `place`, counts where there is no better one
         is_count = role in ("count", "measure") or role in _roles_of_second_choice
     if not is_count or number.value is None:
         return None
-    return int(number.value)
+    return int(number.value)  # a whole number: 2.5 has the role `not whole`
 
 
 # The count that is marked as the answer
@@ -745,7 +769,7 @@ def _stated_counts(tokens, roles):  # roles: place of a number → what it is, f
 
 def _count_before_total(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
     "The place of the count in `5 in total`, at most three tokens before the `total` at token `i`; or None"
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     place = None
     for at in (i - 1, i - 2, i - 3):
         if tokens[at].text in _ends_clause:
@@ -763,23 +787,26 @@ def _count_before_total(tokens, roles, i):  # roles: place of a number → what 
 
 def _count_behind(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
     "The place of the last count in the clause behind a word such as `answer` at token `i`, or None"
-    place = None
+    last_count = None
     for at in range(i + 1, i + _reach_of_answer):
         token = tokens[at]
         if token.kind == "edge":
             break
         if token.text in _ends_clause:
-            # read on where no count came yet: "Answer:" may stand on a line of its own, and in
-            # "the answer is (5)" the count stands in brackets
-            may_pass = token.text == "(" or (token.kind == "line" and at < i + 4)
-            if place is not None or not may_pass:
+            # read on where no count came yet: "Answer:" may stand on a line of its own (the line ends at most
+            # three tokens behind the word), and in "the answer is (5)" the count stands in brackets
+            may_pass = token.text == "(" or (token.kind == "line" and at <= i + 3)
+            if last_count is not None or not may_pass:
                 break
+        # Behind such a word also a number counts that is passed over elsewhere: "the answer is 5 of them" (a
+        # share), "the total is in 5 rows" (a place).
         if roles.get(at) in ("count", "in brackets", "place", "share"):
-            place = at
-    if place is not None and tokens[place + 1].text == "," and is_number(tokens[place + 2]):
-        # "let me count: 1, 2, 3" counts up and states nothing yet
+            last_count = at
+    if last_count is None:
         return None
-    return place
+    # "let me count: 1, 2, 3" counts up and states nothing yet
+    counts_up = tokens[last_count + 1].text == "," and is_number(tokens[last_count + 2])
+    return None if counts_up else last_count
 
 
 def _count_behind_sign(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
@@ -798,7 +825,7 @@ def _count_behind_sign(tokens, roles, i):  # roles: place of a number → what i
 
 def _is_correction(tokens, i):
     "Whether token `i` takes back what was said before it: `wait`, `actually`, or `No,` that begins a clause"
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word, following = tokens[i].text, tokens[i + 1].text
     if word != "no":
         return word in _correction_words
@@ -858,6 +885,7 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
         return int(tokens[stated[-1]].value)
 
     if counts:
+        # with the shares, since a part may be one: "5 apples: 2 of them red, 3 green"
         candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
         total = _total_before_parts([int(tokens[place].value) for place in candidates])
         # without such a total the last count is taken: people reason first and conclude last
@@ -865,6 +893,7 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
 
     if _says_none(tokens):
         return 0
+    # numbers with a role such as `share` or `place`
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
         return int(tokens[weaker[-1]].value)

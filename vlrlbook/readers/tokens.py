@@ -366,7 +366,7 @@ def _next_word(tokens, at, value):
 
     It is `at`, or the place behind a hyphen (twenty-one), or behind an `and` that follows hundreds (two
     hundred and six)."""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     at = _behind_hyphen(tokens, at)  # the same place where there is no hyphen
     is_hundreds = value > 0 and value % 100 == 0
     if tokens[at].text != "and" or not is_hundreds:
@@ -400,7 +400,7 @@ def _begun_with_word(tokens, i):
     """Read the first words of a numeral that begins with a word: returns (value, the place behind them)
 
     (None, i) means that token `i` begins no numeral, as the `a` of `a dog` does not."""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word = tokens[i].text
     if word in units or word in tens:
         return float(units.get(word, tens.get(word, 0))), i + 1

@@ -27,6 +27,7 @@ def normalise_answer(
     # the comma between thousands, as in 1,200
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
     # every mark but a decimal point and the signs of a quantity becomes a space
+    # so does a minus, since it may be a hyphen: -5 becomes 5, and x-ray becomes x ray
     plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", plain)
     words = []
     for word in plain.split():
@@ -49,12 +50,12 @@ def answer_words(
     keep_articles: bool = False,  # "a" may be a name: hepatitis A
 ) -> list:  # of words and numbers, in one spelling
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
-    plain = plain_text(str(text), from_start=True)
+    plain = plain_text(str(text), from_start=True)  # in one spelling; of a long text only its beginning
     if not plain.isascii():
         # NFKD writes an accent as a character of its own, so that it can be removed
         letters_and_accents = unicodedata.normalize("NFKD", plain)
         plain = unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
-    words, tokens = [], tokens_of(unwrapped(plain))
+    words, tokens = [], tokens_of(unwrapped(plain))  # without Markdown and LaTeX: **B** becomes B
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
         words += _words_of_token(tokens, i, keep_articles)  # mostly one word; none for a comma
     return _with_synonyms(words, synonyms) if synonyms else words
@@ -71,7 +72,7 @@ _unit_names = {
 
 def _words_of_token(tokens, i, keep_articles):
     "The list of words that token `i` stands for when answers are compared; empty for an article or a comma"
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     token = tokens[i]
     if is_number(token):
         return _words_of_number(token)
@@ -95,10 +96,11 @@ def _words_of_token(tokens, i, keep_articles):
 def _words_of_number(token):
     """The list of words that a number token stands for when answers are compared: mostly one, its digits
 
-    A number that begins with `a` or `half`, such as `a single` or `half a dozen`, stays words: an answer may
-    say it without the article, and `single` alone is read as a word."""
-    if token.text[0] in "ah":
-        return [word for word in token.text.split() if word not in ("a", "of")]
+    A number that begins with `a`, `half` or `hundred`, such as `a single` or `half a dozen`, stays words: an
+    answer may say it without the article, and `single` alone is read as a word."""
+    words = token.text.split()
+    if words[0] in ("a", "half", "hundred"):
+        return [word for word in words if word not in ("a", "of")]
     if token.value is None:  # a version or a code, such as 2.5.1
         return [token.text]
     if token.value == int(token.value):
@@ -110,7 +112,7 @@ def _is_letter_name(tokens, i):
     """Whether token `i` is an `a` that is part of a name and no article
 
     So it is as the last word (grade A), and as a capital behind a word (hepatitis A virus)."""
-    # `tokens` begins and ends with edge tokens, so that neighbours are always there
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     token, before, following = tokens[i], tokens[i - 1], tokens[i + 1]
     if token.text != "a":
         return False
@@ -225,8 +227,10 @@ def same_words(
     if not true_words:
         # a truth of marks alone, such as "?", is compared as it is
         return text.strip() == truth.strip()
+    # without synonyms: these are applied in the second comparison below, without articles
     truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
-    # the text, and the parts of it that may be the answer alone, such as what follows `the answer is`
+    # the text, and the parts of it that may be the answer alone, such as what follows `the answer is`; of a
+    # very long text only the first 4,000 characters, to save time
     for part in _candidates(text[:_most_normalised], truth):
         # first with articles: in "hepatitis a virus", lower case, the `a` would be dropped as one
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
@@ -249,6 +253,7 @@ def answer_items(
     synonyms=None,  # as `answer_words` takes it
 ) -> list:  # of texts, the words of each item as one string
     "The items of a list: the parts of a text between commas, semicolons, line breaks, `and`, `&`"
+    # in one spelling; of a long text only its beginning
     parts = _separators.split(plain_text(str(text), from_start=True))
     items = [_joined_words(answer_words(part, synonyms)) for part in parts[:_most_items]]
     return [item for item in items if item]  # a part of marks alone is no item
@@ -263,6 +268,7 @@ def same_items(
     true_items = set(answer_items(truth, synonyms))
     # the text, and the parts of it that may be the answer alone, such as what follows `the answer is`
     for part in _candidates(text[:_most_normalised], truth):
+        # at commas, semicolons, line breaks, `and`, `&`; `from_start`: of a long part only its beginning
         first, *rest = _separators.split(plain_text(part, from_start=True))
         other_items = set(answer_items(";".join(rest), synonyms))
         # In "the answer is liver and spleen" the first part is "the answer is liver": try it whole, then with
@@ -297,6 +303,7 @@ def truth_number(
     truth: str,  # what the data set says
 ) -> float | None:  # None where the truth is more than a number
     "The value of a truth that is one number and nothing else, such as -2.5, .5, 1,200, twenty-one or 1/2"
+    # in one spelling, without Markdown and LaTeX: **4** and $4$ become 4
     tokens = tokens_of(unwrapped(plain_text(str(truth))))
     tokens = tokens[margin:-margin]  # without the edge tokens that `tokens_of` puts before and behind
     # "(4)." is 4
@@ -305,4 +312,5 @@ def truth_number(
         return tokens[0].value  # None if the one token is no number
     # a fraction is two numbers with a slash between
     is_fraction = len(tokens) == 3 and tokens[1].text == "/"
+    # `read_number` divides the one by the other
     return read_number(str(truth)) if is_fraction else None

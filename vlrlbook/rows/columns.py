@@ -218,8 +218,10 @@ class Columns:
             return None if is_nothing(self.row[chosen]) else chosen
 
         taken = set(self.keys.values())  # a column to which the user gave a role has no other role
+        # The names that a column with this role may have, as `plain_name` writes them, the best first.
         for plain in _plain_roles[role]:
-            name = self._by_plain_name.get(plain)
+            name = self._by_plain_name.get(plain)  # as this row writes it
+            # `self.empty`: columns that have no value in any row of the file
             if name is None or name in taken or name in self.empty:
                 continue
             # The first column that has values in the file decides, even if this row has none there: otherwise

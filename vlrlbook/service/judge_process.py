@@ -104,15 +104,15 @@ class Judge:
         return await asyncio.shield(exchange)
 
     async def _exchange(self, rank_request):
-        "Send a request to the process as one line of JSON, and return the line that it answers"
-        async with self.turn:
+        "Send a request, a dict, to the process; return the dict that it answers, a Problem where it refuses"
+        async with self.turn:  # a lock: one request at a time
             await self._ensure_started()
             try:
-                self.child.stdin.write(json.dumps(rank_request).encode() + b"\n")
+                self.child.stdin.write(json.dumps(rank_request).encode() + b"\n")  # one line
                 await self.child.stdin.drain()
             except ConnectionError:
                 pass  # the process has died; `_read_line` raises a Problem that says so
-            answer = await self._read_line(_longest_ranking)
+            answer = await self._read_line(_longest_ranking)  # read as JSON
         if "refused" in answer:
             raise Problem("rank.request", clean(answer["refused"]))
         return answer

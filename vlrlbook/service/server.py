@@ -44,12 +44,13 @@ def own_token(
     # It gets its name when it is complete, so that a server that is killed here leaves no half of a token.
     temporary = path.with_name(f".token-{secrets.token_hex(8)}")  # a name that no other server takes
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    token = secrets.token_urlsafe(32)  # 32 random bytes
     with open(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32))  # 32 random bytes
+        file.write(token)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    return path.read_text().strip()
+    return token
 
 
 def _token_in(path):
@@ -170,7 +171,7 @@ def serve(
         service.command = shlex.split(os.environ["VLRLBOOK_TRAINER"])
 
     port = sock.getsockname()[1]  # (host, port, …); the system has chosen it if the settings say 0
-    _greet(settings, port, token, service.size)  # prints where the server listens
+    _greet(settings, port, token, service.size)  # prints where it listens and what it trains: tiny or gpu
     _uvicorn_for(app, settings).run(sockets=[sock])
     if settings.on_exit == "keep":
         print("stopped; jobs that train go on, and are found again at the next start", flush=True)
@@ -250,7 +251,7 @@ def _allow_many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard_limit))
 
 
-def _greet(settings, port, token, size):
+def _greet(settings, port, token, size):  # size of the models that are trained: tiny or gpu
     "Print the four lines that the person who started the server needs: address, data, training, how to stop"
     # An IPv6 address stands in brackets before a port.
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -115,11 +115,12 @@ def _text_problems(body):
     for name in ("job_name", "data_file_id"):
         text = body.get(name)
         is_good = isinstance(text, str) and len(text) <= _most_letters
-        # A name of control characters and spaces only would be invisible in a list. `clean` makes control
-        # characters dots.
+        # A name of control characters and spaces only would be invisible in a list. The service's `clean`
+        # (of `refusals`) makes a dot, ·, of each control character.
         is_good = is_good and clean(text).strip("· ") != ""
         if not is_good:
-            errors.append(_error(name, f"train.{name}", "expected a text of 1 to 200 characters"))
+            message = f"expected a text of 1 to {_most_letters} characters"
+            errors.append(_error(name, f"train.{name}", message))
     return errors
 
 
