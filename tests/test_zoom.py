@@ -1,11 +1,16 @@
 """Task zoom: the grammar of calls, the tool and its crops, TRL's masks, two steps, stored rows, what is refused."""
 import json
+import re
 import time
 from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import trl
 from PIL import Image
+from trl import GRPOTrainer
 
 from vlrlbook.answers import generate_answers
 from vlrlbook.core import Sample
@@ -20,7 +25,7 @@ from vlrlbook.settings import GRPOSettings, SettingsError, read_settings
 from vlrlbook.verdict import verdict_of
 from vlrlbook.warm_twins import lessons
 from vlrlbook.zoom import CallRefused, Eye, Looker, answer_call, corner_of, full_side, synthetic_zoom, with_looks_drawn, zoom_lessons
-from vlrlbook.zoom_turns import encode_turns, eye_of, looking_families, of_messages, teach_calls, turn_labels
+from vlrlbook.zoom_turns import _Conversation, encode_turns, eye_of, looking_families, of_messages, teach_calls, turn_labels
 
 BOX = (42, 0, 56, 14)
 LOOKED = "zoom(42, 0, 56, 14)\n<tool_response><image></tool_response>\nA photo of 3 discs"
@@ -337,6 +342,27 @@ def test_asking_goes_the_same_way_as_trl(monkeypatch):
     assert looks_of(found[2][0])[0].refused == "outside" and looks_of(found[3][0])[0].refused == "malformed"
 
 
+@pytest.mark.parametrize("template", [None, "qwen3_vl.jinja"])
+def test_several_calls_of_one_turn_are_answered_as_in_training(template):
+    "Qwen3-VL's template puts the answers to all calls of a turn into one turn, a twin's gives each its own"
+    processor = twin_processor("qwen3_vl")
+    limit_pixels(processor, 56)
+    if template: processor.chat_template = (Path(trl.__file__).parent / "chat_templates" / template).read_text()
+    style = teach_calls(processor)
+    looker = Looker(Eye(processor, "thousandths"), 1)
+    conversation = _Conversation("", synthetic_zoom(1, 0)[0], looker)
+    call = "zoom(0, 0, 250, 250)" if style == "plain" else "<tool_call>0, 0, 250, 250</tool_call>"
+    conversation.add_model_turn(call + call, style)
+    conversation.answer_calls(processor)
+    picture, refusal = {"type": "image", "image": conversation.pictures[1]}, str({"error": "too_many: only 1 allowed"})
+    messages = [dict(role="tool", name="zoom", content=content) for content in ([picture], refusal)]
+    trainer = SimpleNamespace(processing_class=processor, _tokenizer=processor.tokenizer, _is_vlm=True, chat_template=None,
+                              chat_template_kwargs={})
+    in_training = processor.tokenizer.decode(GRPOTrainer._get_tool_suffix_ids(trainer, messages))
+    assert conversation.text == call + call + "<|im_end|>" + re.sub(r"(<\|image_pad\|>)+", "<|image_pad|>", in_training)
+    assert conversation.text.count("<|im_start|>") == (2 if template else 3)
+
+
 def test_a_call_too_many_is_told_so_and_may_be_answered(monkeypatch):
     model, processor = tiny_twin("qwen2_5_vl")
     limit_pixels(processor, 56)
@@ -384,7 +410,6 @@ def test_cards_show_both_pictures():
     assert drawn.height == full_side and drawn.width > full_side + 50 and sample.images[0].size == (full_side, full_side)
     assert with_looks_drawn(sample, ["A photo of 1 disc"], looking).images[0].size == (full_side, full_side)
     recorder = Recorder(2, eye=looking)
-    from types import SimpleNamespace
     state = SimpleNamespace(global_step=0, max_steps=2)
     recorder([LOOKED, "A photo of 1 disc"], [dict(overall=1.0), dict(overall=0.0)], [sample] * 2, state)
     group = recorder.kept["1 first"]

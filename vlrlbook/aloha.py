@@ -152,16 +152,18 @@ def drawn_data(
 
     They are drawn once, by one process; a folder that exists already is used again."""
     s = settings
-    root = Path(s.output_dir) / f"drawn-{s.episodes}x{s.frames}-seed{s.seed}"
+    film_count = int(s.episodes) # `episodes` can be a text, but only where it chooses films of a data set
+    root = Path(s.output_dir) / f"drawn-{film_count}x{s.frames}-seed{s.seed}"
     # The other processes of a run wait here until the first has drawn.
     with PartialState().main_process_first():
         if root.exists():
             return root
         try:
             # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside
-            # the hidden folder, and `new_folder` renames that part to `root` at the end.
+            # the hidden folder, and `new_folder` renames that part to `root` at the end. With existing="none"
+            # it raises FileExistsError if there is anything at `root` by then.
             with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
-                synthetic_aloha(hidden_folder / "set", int(s.episodes), s.frames, seed=s.seed)
+                synthetic_aloha(hidden_folder / "set", film_count, s.frames, seed=s.seed)
         except FileExistsError:
             # Another run with the same output_dir has finished first. Its films are the same.
             if not root.exists():
@@ -265,12 +267,14 @@ class AlohaFrames(torch.utils.data.Dataset):
         change=None, # applied to each item, for augmentation
         label_as: str = "auto", # how the column is read, see `film_labels.readings`
         num_classes: int = None, # into how many bins progress is cut; None: 5
-        moments: list | tuple = (), # earlier ones that are shown first: the word first, and seconds below 0
+        moments: list | tuple = (), # earlier frames to show before each: "first", or seconds such as -2.0
     ):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
+        # ["first", -2.0]: an item shows the first frame of its film, that of 2 seconds before, then its own.
         self.shown_before = list(moments)
-        self._read_columns(label, label_as, num_classes) # sets labels, kinds, episodes, moments and more
+        # Sets `labels`, `kinds`, `episodes` and other columns, with an entry for every frame of the data set.
+        self._read_columns(label, label_as, num_classes)
         # The rows that are items of this data set, in order: all, or with zero_labels="drop" those whose
         # label is not all zeros.
         self.rows: np.ndarray = np.arange(len(self.labels))
@@ -368,7 +372,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         """The rows of earlier frames that an item shows before its own frame, one for each earlier moment.
 
         A moment before the film's beginning is replaced by the film's first frame, as in LeRobot."""
-        if not self.shown_before: # the earlier moments: the word "first", and seconds below 0
+        if not self.shown_before: # such as ["first", -2.0]: the film's first frame, that of 2 seconds before
             return []
         film_rows = np.flatnonzero(self.episodes == self.episodes[row]) # in the order of time
         times, earlier = self.times[film_rows], []
@@ -400,7 +404,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         for episode in {int(self.episodes[row]) for row in rows}:
             film_rows = [row for row in rows if self.episodes[row] == episode]
             if self.keeps_films: # the whole data set fits into memory
-                whole_film = self._whole_film(camera, episode)
+                whole_film = self._whole_film(camera, episode) # row → frame
                 frames |= {row: whole_film[row] for row in film_rows}
             else:
                 film_rows.sort(key=lambda row: self.times[row]) # a decoder reads a film forwards
@@ -420,9 +424,9 @@ class AlohaFrames(torch.utils.data.Dataset):
     def _decode(self,
         camera, # name of a camera that is stored as videos
         episode, # number of the film
-        rows, # numbers of the wanted frames among all frames of the data set
+        rows, # the wanted frames, in the order of time: their numbers among all frames of the data set
     ):
-        "Decode the frames of one film at these rows, sorted by time: a tensor [rows, 3, H, W]"
+        "Decode frames of one film: a tensor [rows, 3, H, W] of bytes, in the order of `rows`"
         data, meta = self.data, self.data.meta
         path = data.root / meta.get_video_file_path(episode, camera)
         # A video file holds several films, one after the other; this one begins at `start` seconds.
@@ -451,7 +455,7 @@ def open_frames(
     settings: AlohaSettings, # data, cameras, label and how to read it
     cameras: list = None, # names in order; None: those of the settings
     training: bool = False, # then labels must be there, and `zero_labels` counts
-    moments: list = None, # earlier ones that are shown; None: those of the settings
+    moments: list = None, # earlier frames that items show, as in `AlohaFrames`; None: those of the settings
 ) -> AlohaFrames:
     "All frames of the settings' data set; the first process of a run prints how the labels were read"
     s, data = settings, open_data(settings)
@@ -462,14 +466,15 @@ def open_frames(
         data,
         cameras or s.camera_names,
         label=None if unlabelled else s.label,
-        # "drop" is for training only: a prediction is wanted for every frame.
+        # A label that is all zeros: "first" counts it as bin 0, "drop" leaves its frame out. Without training
+        # no frame is left out, since a prediction is wanted for each.
         zero_labels=s.zero_labels if training else "first",
         label_as=s.label_as,
         num_classes=s.num_classes,
         moments=s.earlier_moments() if moments is None else moments,
     )
     if PartialState().is_main_process:
-        print(frames.told)
+        print(frames.told) # a sentence: how the label column was read, how many frames are in each bin
     return frames
 
 # %% ../nbs/04_aloha.ipynb #c030
@@ -655,7 +660,9 @@ class AlohaClassifier(BackboneWithHead):
         # Written around `nn.Module.__setattr__`, which would make it a submodule: it shares its weights with
         # the backbone, so each of them would be counted and saved twice.
         self.__dict__["vlm"] = vlm
-        self.moments = [] # earlier ones that each item shows before its own pictures
+        # Which earlier frames an item must show before its own: ["first", -2.0] for the first of the film and
+        # that of 2 seconds before. Whoever makes items for this model reads it.
+        self.moments: list = []
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
     def forward(self, labels=None, **encodings): # type: ignore[override] # called with names only
@@ -711,7 +718,8 @@ def build_classifier(
     if s.finetune_mode == "lora" and not s.adapter:
         vlm = add_lora(vlm, s.lora_r, s.lora_alpha, s.lora_dropout)
     classifier = AlohaClassifier(vlm, num_classes, weights)
-    classifier.moments = s.earlier_moments() # the word first, and seconds below 0
+    # Earlier frames that items show before their own: the setting moments = "first,-2" as ["first", -2.0].
+    classifier.moments = s.earlier_moments()
     if s.head: # file of a saved head to start from
         load_head(s.head, classifier.head)
     return classifier, processor
@@ -773,7 +781,8 @@ def save_classifier(
         save_file(head, hidden_folder / "head.safetensors")
 
         # Two descriptions: classifier.json for `load_classifier`, and config.json, in which LeRobot looks up
-        # the type of a reward model. Only ours has moments: LeRobot's reward models see one frame.
+        # the type of a reward model. Only ours has `moments`, the earlier frames that are shown before an
+        # item's own: LeRobot's reward models see one frame.
         ours = dict(description, base=base, moments=classifier.moments)
         write_json(hidden_folder / "classifier.json", ours)
         write_json(hidden_folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
@@ -786,7 +795,7 @@ def load_classifier(
 ): # classifier, processor, list of cameras
     "A trained classifier that is ready to predict, its processor and its cameras, read from a directory"
     path = Path(path)
-    if not is_classifier(path):
+    if not is_classifier(path): # it holds neither classifier.json nor a head's file of the older script
         raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
     # A `_Saved`: where the parts lie, and what was noted down with them.
     saved = _saved_by_us(path) if (path / "classifier.json").exists() else _saved_by_older_script(path)
@@ -808,6 +817,8 @@ def load_classifier(
         limit_pixels(processor, max_image_size)
 
     classifier = AlohaClassifier(vlm, saved.num_classes)
+    # The earlier frames that it was trained to see before each frame, such as ["first", -2.0]. Whoever asks
+    # it must show them, too.
     classifier.moments = saved.moments
     load_head(saved.head, classifier.head)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -822,7 +833,7 @@ class _Saved:
     num_classes: int # bins
     cameras: list # in the order it was trained on
     base: str | None # the model under an adapter
-    moments: list # earlier ones that are shown
+    moments: list # earlier frames that are shown before each frame, such as ["first", -2.0]
 
     def has_processor(self):
         """True if the trained processor lies beside the weights and must still be read from there.
@@ -1182,7 +1193,7 @@ def predict_bins(
     for batch in progress_bar(loader, desc="bins", leave=False, disable=is_short):
         batch.pop("labels", None) # no loss is wanted
         logits = classifier(**batch.to(device))["logits"]
-        # Double precision: each row adds up to 1, and a threshold taken from these numbers is met exactly.
+        # In double precision each row adds up to 1 with hardly any rounding error.
         probabilities.append(logits.double().softmax(-1).cpu().numpy())
     return np.concatenate(probabilities)
 
@@ -1284,6 +1295,7 @@ def check_bins(
     bins = sorted(set(train.labels[train.rows].tolist()))
     if len(bins) < 2:
         only = f"bin {bins[0]}" if bins else "no bin"
+        # told: a sentence about the whole data set, how its label column was read and frames in each bin
         message = f"every training frame has {only}, so there is nothing to tell apart; {frames.told}"
         raise DataError("aloha.label", message)
 
@@ -1337,7 +1349,8 @@ def as_it_began(
     # A fingerprint of the training frames (film, place in it, label), since the films' folder may have moved.
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # What the error message advises to do instead of going on: a new run that takes this one's weights.
+    # The last words of the error message: "Give what was given then, or begin anew in another output_dir
+    # (adapter and head take its weights)". With these two settings a new run starts from saved weights.
     weights_by = "adapter and head take its weights"
     # Without a checkpoint this writes a file into output_dir; with one it compares everything with the file.
     # `may_differ` holds the names of settings that need not be the same, such as max_steps.
@@ -1371,6 +1384,7 @@ def train_classifier(
     trainer = make_trainer(s, classifier, processor, train, val, log)
     before_training = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
+    # told: a sentence, how the label column was read; kinds: how each label was read → number of frames
     facts: dict = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
     facts |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
     facts |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
@@ -1481,6 +1495,7 @@ def predict_dataset(
     # replace the base model that the adapter was trained on.
     base = s.model if "model" in s.named else None
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=base)
+    # With the earlier frames that the classifier was trained to see, whatever the settings say.
     frames = open_frames(s, cameras, moments=classifier.moments)
     probabilities = predict_bins(classifier, processor, frames, s.batch_size)
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
@@ -1632,7 +1647,9 @@ def as_reward(
     how far the classifier finds this task done in the pictures."""
     classifier, processor, cameras = load_classifier(path, device)
     classifier.requires_grad_(False)
-    moments = classifier.moments # earlier moments that a sample shows, each with a picture of every camera
+    # ["first", -2.0]: a sample shows, with every camera, the film's first frame, that of 2 seconds before,
+    # and the frame itself.
+    moments = classifier.moments
 
     def reward(completions, samples):
         """The rewards of a batch of answers by the loaded classifier.
@@ -1661,7 +1678,7 @@ def as_reward(
 def _check_pictures(
     sample, # a `Sample` with pictures of a robot
     cameras, # names of the cameras that the classifier was trained on
-    moments, # earlier moments that it looks at: the word first, and seconds below 0
+    moments, # of the earlier frames that it is shown, such as ["first", -2.0]
 ):
     "Raise a DataError if a sample does not have one picture for each camera at each moment"
     expected = len(cameras) * (1 + len(moments)) # 1: the present moment
@@ -1795,7 +1812,7 @@ class AlohaRewardModel(PreTrainedRewardModel):
         # file that our folders do not have. If LeRobot no longer calls this, it looks for that file in vain.
         config = config or RewardModelConfig.from_pretrained(pretrained_name_or_path)
         classifier, processor, _cameras = load_classifier(pretrained_name_or_path, config.device)
-        if classifier.moments:
+        if classifier.moments: # it was trained to see earlier frames, too
             message = f"looks at {classifier.moments} too, and LeRobot's reward models are shown one moment"
             raise DataError("aloha.moments", message, entry=str(pretrained_name_or_path))
         return cls(config, loaded=(classifier, processor)).eval()

@@ -152,9 +152,10 @@ class Script:
         """Add three waypoints: open above the cube, go down, close.
 
         They take about 170 steps; in fewer the arm, which lags behind its target, would not get there."""
-        self.move(90, cube + ABOVE, rotation, OPEN)
-        self.move(40, cube + GRASP)
-        return self.move(40, opening=closed)
+        # What is not given to `move` stays as it was at the last waypoint.
+        self.move(steps=90, place=cube + ABOVE, rotation=rotation, opening=OPEN)
+        self.move(steps=40, place=cube + GRASP)
+        return self.move(steps=40, opening=closed)
 
     def target(self,
         step: int, # control step
@@ -178,28 +179,28 @@ def _as_action(waypoint):
 # at `cube` ([3] metres), and draws its noise from `rng`. Numbers of steps are control steps, 50 a second.
 
 def _hand_over(cube, left: Script, right: Script, rng):
-    "Plan of a film: the whole task succeeds; the rewards are 0, 1, 2, then 4"
+    "Plan of a film: the right arm picks the cube and hands it over; the rewards are 0, 1, 2, then 4"
     right.pick(cube, rotation=RIGHT_DOWN)
-    _meet(left, right, rng)
+    _meet(left, right, rng) # the left gripper takes the cube from the right one
 
 
 def _linger_then_hand_over(cube, left: Script, right: Script, rng):
-    """Plan of a film: the right gripper touches the cube on the table for a while, then the task succeeds.
+    """Plan of a film: the right gripper touches the cube on the table for a while, then hands it over.
 
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     # A cube that is touched and not lifted has the reward 1, which is rare in other plans.
     right.pick(cube, rotation=RIGHT_DOWN, closed=TOUCHING)
     right.stay(rng.integers(80, 200))
     right.move(steps=20, opening=CLOSED)
-    _meet(left, right, rng)
+    _meet(left, right, rng) # the left gripper takes the cube from the right one
 
 
 def _second_try(cube, left: Script, right: Script, rng):
-    """Plan of a film: the right gripper misses the cube, then picks it and the task succeeds.
+    """Plan of a film: the right gripper misses the cube, then picks it and hands it to the left one.
 
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     offset = _offset_of_a_miss(rng) # [3] metres
-    right.pick(cube + offset, rotation=RIGHT_DOWN)
+    right.pick(cube + offset, rotation=RIGHT_DOWN) # goes down beside the cube, and closes there
     right.move(steps=20, opening=OPEN)
     # Up and over to the cube, at twice the usual height: the arm lags behind its target, and lower its open
     # fingers would push the cube away.
@@ -207,7 +208,7 @@ def _second_try(cube, left: Script, right: Script, rng):
     right.move(steps=60, place=cube + 2 * ABOVE)
     right.move(steps=60, place=cube + GRASP)
     right.move(steps=40, opening=CLOSED)
-    _meet(left, right, rng)
+    _meet(left, right, rng) # the left gripper takes the cube from the right one
 
 
 def _miss(cube, left: Script, right: Script, rng):
@@ -296,10 +297,11 @@ def _over_the_table(cube, left: Script, right: Script, rng):
     right.stay(30) # because the arm lags behind its target
     right.move(steps=20, opening=OPEN)
     right.move(steps=40, place=middle + [0.1, 0, 0.12]) # up and away to the right
-    # The left arm swings out while the right one leaves.
-    left.wait_until(right.last_step - 60)
+    # The left arm swings out while the right one opens and leaves, which takes about 20 + 40 steps.
+    left.wait_until(right.last_step - (20 + 40))
     left.pick(middle, rotation=LEFT_DOWN)
-    left.stay(rng.integers(5, 90)) # holds the cube on the table: moments of the rare reward 3
+    # Holds the cube on the table, for moments of reward 3: the left finger touches it, it is not lifted yet.
+    left.stay(rng.integers(5, 90))
     left.move(steps=50, place=MEETING_PLACE)
     left.stay(40)
 
@@ -309,7 +311,8 @@ def _left_takes(cube, left: Script, right: Script, rng):
 
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     left.pick(cube, rotation=LEFT_DOWN)
-    left.stay(rng.integers(5, 90)) # holds the cube on the table: moments of the rare reward 3
+    # Holds the cube on the table, for moments of reward 3: the left finger touches it, it is not lifted yet.
+    left.stay(rng.integers(5, 90))
     left.move(steps=60, place=MEETING_PLACE)
     left.stay(100)
 

@@ -165,8 +165,9 @@ def _entry_of(content):
     """Build an Entry from the content of a file, a dict of JSON, and check it on the way.
 
     `content["texts"]` is a list of different texts. `content["answers"]` holds, for each column such as
-    before_greedy, a list for each picture: the places of its answers in `texts`. A ContestError has a
-    sentence for the student; any other exception means that a field is missing or has another form."""
+    before_greedy, a list for each picture: the places of its answers in `texts`. `content["pictures"]` is the
+    fingerprint of the pictures that were asked about, 16 hex digits. A ContestError has a sentence for the
+    student; any other exception means that a field is missing or has another form."""
     rules = _rules_of(content["rules"])  # ContestError if a value is out of its range
     entry_name(content["name"])  # raises ContestError if the name cannot be used
     texts, answers = content["texts"], content["answers"]
@@ -178,7 +179,8 @@ def _entry_of(content):
     for column, places_of_pictures in answers.items():
         if len(places_of_pictures) != len(rows):
             raise ContestError(f"it answers {len(places_of_pictures)} pictures, its rules say {len(rows)}")
-        # greedy answers and the controls are one for each picture
+        # several answers to each picture are sampled; of greedy ones, and of those to no picture or another
+        # one (no_picture, shuffled), there is one
         answer_count = rules.answers if column.endswith("sampled") else 1
         for row, places in zip(rows, places_of_pictures):
             # `type` and not `isinstance`, since True is an int to Python
@@ -188,6 +190,7 @@ def _entry_of(content):
             row[column] = [texts[place] for place in places]
 
     log = [{str(key): float(value) for key, value in row.items()} for row in content["log"]]
+    # the file's fingerprint is kept: `standings` refuses an entry whose pictures are not those drawn there
     return Entry(name=content["name"].strip(), reward=str(content["reward"]), rules=rules,
                  pictures=str(content["pictures"]), rows=rows, log=log, facts=dict(content["facts"]))
 

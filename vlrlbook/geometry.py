@@ -132,25 +132,27 @@ def _assigned(table):
     """Give every row of a table a column of its own, so that the sum of the gains is largest
 
     `table` holds gains and is at least as wide as high. Returns a list: for each column its row, or None.
-    The Hungarian method in the form with prices: rows are added one by one, each by the cheapest path that
-    moves earlier rows to other columns, and ends at a free one."""
+    The Hungarian method in the form with prices: rows are added one by one. For each the cheapest path to a
+    free column is searched, on which rows that were added earlier move to other columns."""
     rows, columns = len(table), len(table[0])
-    # Prices keep every pair's cost, less the prices of its row and its column, at 0 or more, as Dijkstra's
-    # search needs; for assigned pairs it is 0.
+    # A pair (row, column) costs -gain, less the prices of its row and its column. For rows that are added,
+    # prices keep every cost at 0 or more, as Dijkstra's search needs, and that of assigned pairs at 0.
     row_price, column_price = [0.0] * rows, [0.0] * columns
     taken_by: list = [None] * columns  # column → its row
     for new_row in range(rows):
-        # Dijkstra's search for a free column: cost of the path to each, and the column before it on that path
+        # Dijkstra's search. For each column: its distance, the cost of the cheapest path to it; the column
+        # before it on that path (None: the path begins with it); and whether its distance is final.
         distance, came_from = [float("inf")] * columns, [None] * columns
-        done, row, last = [False] * columns, new_row, None
+        done = [False] * columns
+        row, last = new_row, None  # the row that is reached, and the column by which it was (None: the start)
         while row is not None:  # until a column is reached that no row has taken
-            # `_reach` shortens distances by way of `row`; the nearest column comes next, and prices move so
-            # that it is at a distance of 0
             if last is not None:
                 done[last] = True
             _reach(table, row, last, row_price, column_price, distance, came_from, done)
+            # `distance` now counts paths by way of `row`, too
             nearest, shortest = _nearest(distance, done)
             _move_prices(shortest, new_row, row_price, column_price, distance, taken_by, done)
+            # now `nearest` is at a distance of 0, and the search goes on from the row that has it, if one has
             last, row = nearest, taken_by[nearest]
 
         # walk the path back: each column on it goes to the row from which it was reached
@@ -165,17 +167,19 @@ def _reach(table, row, last, row_price, column_price, distance, came_from, done)
     """One step of the shortest-path search in `_assigned`: update the distance of each column by way of `row`
 
     Where the path by way of `row` is shorter, `distance` and `came_from` of that column are changed in place.
-    `last` is the column from which `row` was reached, None for the row that is being added. Columns in `done`
-    have their final distance."""
+    `last` is the column from which `row` was reached, None for the row that is being added. A column with
+    `done` has its final distance."""
     for column, gain in enumerate(table[row]):
-        # the cost of a pair is its gain with a minus: the search looks for the smallest sum of costs
-        step = -gain - row_price[row] - column_price[column]
-        if not done[column] and step < distance[column]:
-            distance[column], came_from[column] = step, last
+        # The pair's cost; a gain counts with a minus, since the search looks for the smallest sum of costs.
+        # The way to `row` adds nothing: it is the start, or `_move_prices` has brought `last` to a distance
+        # of 0.
+        cost = -gain - row_price[row] - column_price[column]
+        if not done[column] and cost < distance[column]:
+            distance[column], came_from[column] = cost, last
 
 
 def _nearest(distance, done):
-    "The column with the smallest distance among those not in `done`, and that distance"
+    "The column with the smallest distance among those that are not `done`, and that distance"
     nearest, shortest = None, float("inf")
     for column, length in enumerate(distance):
         if not done[column] and length < shortest:
@@ -183,18 +187,27 @@ def _nearest(distance, done):
     return nearest, shortest
 
 
-def _move_prices(shortest, new_row, row_price, column_price, distance, taken_by, done):
-    """Change the prices in place so that the nearest column, `shortest` away, is at a distance of 0
+def _move_prices(
+    shortest,  # distance of the nearest column
+    new_row,  # the row that is being added
+    row_price,  # row → its price; changed
+    column_price,  # column → its price; changed
+    distance,  # column → cost of the cheapest path to it; changed
+    taken_by,  # column → the row that it is assigned to, or None
+    done,  # column → whether the search has passed through it
+):
+    """A step of the Hungarian method: change prices so that the nearest column is at a distance of 0
 
-    So the search of `_assigned` goes on from there as from its start. The rows that were visited are
-    `new_row` and those that have taken the columns in `done`; pairs that are assigned keep a cost of 0."""
+    A pair costs -gain, less the prices of its row and its column. Rows that the search has reached become
+    dearer by `shortest`: `new_row`, and those that have the columns with `done`."""
     row_price[new_row] += shortest
     for column in range(len(distance)):
         if done[column]:
+            # both by the same amount, so that this assigned pair keeps its cost of 0
             row_price[taken_by[column]] += shortest
             column_price[column] -= shortest
         else:
-            distance[column] -= shortest
+            distance[column] -= shortest  # what pairs of the reached rows with this column now cost less
 
 
 def matched(

@@ -122,8 +122,9 @@ def read_settings(
     defaults = {f.name: f.default for f in fields(cls)}
     kinds = typing.get_type_hints(cls) # name → type
     aliases = getattr(cls, "aliases", {}) # another name → the setting, such as learning_rate → lr
-    # Other names whose values are translated too: name → (the setting, {value in lower case: the setting's}).
-    # For example mask_truncated_completions=true stands for when_cut=masked.
+    # Other names whose values are translated too, such as
+    # {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}:
+    # mask_truncated_completions=true stands for when_cut=masked.
     stand_ins = getattr(cls, "stand_ins", {})
 
     # What is wrong is collected, so that one message can name all of it.
@@ -177,8 +178,9 @@ def flag_names(
     kinds = typing.get_type_hints(cls)
     flags = {f.name for f in fields(cls) if kinds[f.name] is bool}
     flag_aliases = {other for other, name in getattr(cls, "aliases", {}).items() if name in flags}
-    # Other names whose values are translated too: name → (the setting, {value in lower case: the setting's}).
-    # One that has a translation of "true" can stand without a value.
+    # Other names whose values are translated too, such as
+    # {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}.
+    # One that translates "true" can stand without a value.
     stand_ins = getattr(cls, "stand_ins", {})
     flag_stand_ins = {other for other, (_, translations) in stand_ins.items() if "true" in translations}
     return flags | flag_aliases | flag_stand_ins

@@ -94,8 +94,8 @@ def questions(
 def _decided(is_shown, could_be_shown):
     """The answer to a question about an effect: yes, no, or cannot tell
 
-    `is_shown`: the data show the effect. `could_be_shown`: there are so many pictures that it would have
-    shown; without them a missing effect means nothing."""
+    `is_shown`: the data show the effect. `could_be_shown`: if there were one, they would show it, so a
+    missing effect is a no; where it is False, a missing effect means nothing."""
     if is_shown:
         return "yes"
     return "no" if could_be_shown else "cannot tell"
@@ -110,9 +110,13 @@ def _sees_a_gain(m):
 def _rose(gain):
     "Answer whether a gain is above zero, its whole interval: returns (answer, the numbers as text)"
     low, high = gain["ci95"]
-    # `_sees_a_gain`: the interval is narrow enough; a missing gain is then a no, and else cannot be told
-    could_be_shown = high <= 0 or _sees_a_gain(gain)
-    return _decided(low > 0, could_be_shown), with_interval(gain, "+")
+    return _decided(low > 0, _would_show_a_gain(gain)), with_interval(gain, "+")
+
+
+def _would_show_a_gain(gain):
+    "Whether a gain would have shown, so that a missing one is a no: its interval is narrow, or below zero"
+    _, high = gain["ci95"]
+    return high <= 0 or _sees_a_gain(gain)
 
 
 def _more_than_luck(flipped):
@@ -132,22 +136,25 @@ def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
 
     Returns (answer, reason as text). `exact` asks for the right count, `verbatim` for the truth's words."""
     because = f"{with_interval(verbatim_gain, '+')} of {exact_gain['value']:+.3f}"
+    # a gain is clear where its whole 95 % interval, (low, high), is above zero
     verbatim_low, _ = verbatim_gain["ci95"]
+    exact_low, _ = exact_gain["ci95"]
     if verbatim_low > 0 and verbatim_gain["value"] > exact_gain["value"] / 2:
         return "yes", because
+    # A model that said "3" before, where the truth is "A photo of 3 discs", uses words of its own: that its
+    # gain is not in the truth's words does not tell that it was earned in another way.
     if verbatim_before["value"] < exact_before["value"] / 2:
-        # A model that says "3" where the truth is "A photo of 3 discs" was never right to the letter.
         return "cannot tell", f"{because}; before, right answers were not in the truth's own words either"
-    # without a gain beyond luck nothing was gained in another way
-    exact_low, _ = exact_gain["ci95"]
-    gain_is_clear = exact_low > 0
-    return ("no" if gain_is_clear else "cannot tell"), because
+    # Clearly more right answers, and most of the gain is not to the letter.
+    if exact_low > 0:
+        return "no", because
+    return "cannot tell", because  # no clear gain in right answers, so there is none to judge
 
 
 def _above(m, other):
     "Answer whether a metric's whole interval is above another's value: returns (answer, the numbers as text)"
     low, _ = m["ci95"]
-    # `_sees_a_gain`: the interval is narrow enough; a missing effect is then a no, and else cannot be told
+    # `_sees_a_gain`: so narrow an interval would have shown the metric above the other value
     could_be_shown = m["value"] <= other["value"] or _sees_a_gain(m)
     because = f"{with_interval(m)} against {other['value']:.3f}"
     return _decided(low > other["value"], could_be_shown), because
@@ -159,14 +166,15 @@ def _paid_for_right(pay, gain, sampled):
     `pay` is the gain in reward, `gain` the gain in right answers of the best guess, `sampled` that of sampled
     answers, or None. Returns (answer, the numbers as text): cannot tell where the reward pays no more."""
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
-    # a change is clear where its whole 95 % interval, (low, high), is on one side of zero
-    (pay_low, _), (low, high) = pay["ci95"], gain["ci95"]
+    # a gain is clear where its whole 95 % interval, (low, high), is above zero
+    (pay_low, _), (gain_low, _) = pay["ci95"], gain["ci95"]
     if pay_low <= 0:
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
-    # `_sees_a_gain`: the interval is narrow enough; a missing gain is then a no, and else cannot be told
-    could_be_shown = high <= 0 or _sees_a_gain(gain)
-    return _decided(low > 0 or sampled_gain_is_clear, could_be_shown), because
+    if gain_low > 0 or sampled_gain_is_clear:
+        return "yes", because
+    # no: the interval of the best guess's gain is below zero, or so narrow that a gain would have shown
+    return ("no" if _would_show_a_gain(gain) else "cannot tell"), because
 
 
 def _below(shuffled, right):
@@ -176,7 +184,7 @@ def _below(shuffled, right):
     # the whole interval of one lies below the whole interval of the other
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
     is_shown = shuffled_high < right_low
-    # `_sees_a_gain`: the interval is narrow enough; a missing effect is then a no, and else cannot be told
+    # `_sees_a_gain`: so narrow an interval would have shown that another picture does worse
     could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
     return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
@@ -211,7 +219,7 @@ def commonest(
         count=count,
         n=len(rows),
         others=len(where_wrong),
-        others_count=where_wrong.count(top),  # of these the pictures that get it all the same
+        others_count=where_wrong.count(top),  # of these the pictures that get it nevertheless
         truths=len(set(true_classes)),  # how many different ones
     )
 
@@ -233,8 +241,8 @@ def _collapsed(rows, column, task):
     """Whether nearly every picture gets the commonest answer, also where that is wrong
 
     Tried for all rows together, and for groups of rows (types of VQA questions), each with its commonest."""
-    # `commonest` counts: n rows, `count` that get the commonest answer, `others` for which it is wrong, and
-    # `others_count` of those that get it all the same
+    # dicts of counts: `n` rows; `count` of them get the commonest answer; for `others` it is wrong, and
+    # `others_count` of these get it nevertheless
     of_all_rows = commonest(rows, column, task)
     # VQA has a list of rows for each type of question, any other task one list
     of_groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
@@ -242,11 +250,14 @@ def _collapsed(rows, column, task):
     of_groups = [group for group in of_groups if group["truths"] > 1]
     for groups in ([of_all_rows], of_groups):
         pictures, got_commonest = sum(g["n"] for g in groups), sum(g["count"] for g in groups)
-        wrong_for, got_wrong = sum(g["others"] for g in groups), sum(g["others_count"] for g in groups)
+        wrong_for, got_it_wrongly = sum(g["others"] for g in groups), sum(g["others_count"] for g in groups)
         # groups that hold half of the pictures or less do not speak for the rest
         hold_most_rows = 2 * pictures > len(rows)
-        is_everywhere = got_commonest >= nearly_all * pictures and got_wrong >= nearly_all * wrong_for
-        if hold_most_rows and wrong_for and is_everywhere:
+        # Both: where most pictures have this very truth, a model that looks gives it often, too, but not to
+        # the pictures for which it is wrong.
+        nearly_all_get_it = got_commonest >= nearly_all * pictures
+        also_where_wrong = got_it_wrongly >= nearly_all * wrong_for
+        if hold_most_rows and wrong_for and nearly_all_get_it and also_where_wrong:
             return True
     return False
 
@@ -262,8 +273,10 @@ def verdict_of(
     if not rows or not {"before_greedy", "after_greedy"} <= set(columns(rows)):
         return not_measured()
     task = task or guess_task(rows)
-    # A trained reward (`batched`) looks at pictures, which are not kept; the other marks do not need it.
-    text_reward = None if getattr(reward, "batched", False) else reward
+    # A trained reward (`batched`) looks at pictures, which are not kept, so it cannot be asked here. Any
+    # other reads text alone, also the task's own, which is taken for None.
+    reward_reads_text = not getattr(reward, "batched", False)
+    text_reward = reward if reward_reads_text else None
     metrics, flipped = _needed_metrics(rows, task, text_reward)  # flipped: how many became right, and wrong
     # (column, mark) → metric over all rows, such as ("gain_greedy", "exact")
     overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
@@ -271,7 +284,7 @@ def verdict_of(
 
     from_metrics = questions(metrics, flipped, task)
     # these and those that no metric answers alone, such as whether the reward is earned without looking
-    all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=text_reward is reward)
+    all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=reward_reads_text)
     answers = {q["name"]: q["answer"] for q in all_questions}
     outcome = _outcome(rows, task, overall, answers)  # a key of `outcomes`
     sentence = _sentence(outcome, rows, task, overall)
@@ -302,10 +315,11 @@ def _needed_metrics(rows, task, reward):
     # 1 or 0 for right or wrong, from which flips can be counted
     right_before = scored["before_greedy"][flip_mark(task)]
     right_after = scored["after_greedy"][flip_mark(task)]
-    # Of the groups only the gain is needed: whether one group lost where others gained.
+    # Of groups of rows (a count, a type of question) only the gain is needed: whether one lost where others
+    # gained. `by_group` calls `difference` with the name and the numbers of each group, and returns a dict
+    # for each, in which the metric stands under that name.
     for group in by_group(rows, {"gain_greedy": after - before}, task, partial(difference, mark=main)):
         metrics.append(group["gain_greedy"])
-    del scored["after_greedy"]["reward"]  # so that `gains` makes no gain in reward, which no question needs
     return metrics + gains(rows, scored), flips(right_before, right_after)
 
 
@@ -320,6 +334,7 @@ def _paid_gain(rows):
     if not all(isinstance(pay, dict) and needed <= set(pay) for pay in pay_of_rows):
         return {}
     gain_per_row = [pay["after_greedy"] - pay["before_greedy"] for pay in pay_of_rows]
+    # with the picture of each row: rows of one picture are not independent, and the interval allows for that
     gain = difference("gain_greedy", gain_per_row, pictures_of(rows), mark="reward")
     return {("gain_greedy", "reward"): gain}
 
@@ -385,21 +400,22 @@ def _outcome(rows, task, overall, answers):
     `overall` maps (column, mark) to a metric, `answers` the name of a question to yes, no or cannot tell.
     What would make a gain worthless, such as one answer to everything, is looked for before the gain."""
     if answers["different_answers"] == "no":
-        return "collapsed"
+        return "collapsed"  # nearly every picture gets the same answer
     if commonest(rows, "after_greedy", task)["truths"] == 1:
         return "one truth"
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
     if answers.get("paid_for_right") == "no":
-        return "gamed"
+        return "gamed"  # a trained reward pays more than before, and right answers became no more
     # the upper end of the gain's interval is below zero
     if overall["gain_greedy", main_mark(task)]["ci95"][1] < 0:
         return "worse"
     rose = "yes" in (greedy, sampled)
     if rose and answers.get("as_meant") == "no":
-        return "not as meant"
+        return "not as meant"  # answers that count as right became more, those to the letter did not
     if greedy == "yes":
         words = {"yes": "better", "no": "no better than one answer", "cannot tell": "too few pictures"}
         return words[answers["beats_one_answer"]]
+    # Sampled answers are right more often, the best guess is not: the same guesses, given with less doubt.
     if sampled == "yes" and greedy == "no":
         return "surer"
     return "not better" if greedy == "no" else "too few pictures"
@@ -408,8 +424,11 @@ def _outcome(rows, task, overall, answers):
 # Words
 
 def _sentence(outcome, rows, task, overall):
-    "The verdict in one plain sentence or two, with the numbers; `overall` maps (column, mark) to a metric"
-    main, row_words = main_mark(task), _words_for_rows(rows)  # such as "held-out pictures"
+    """The verdict in one plain sentence or two, with the numbers
+
+    `overall` maps (column, mark) to a metric; a mark is a way of scoring an answer, such as "exact"."""
+    # the mark by which the task is judged: exact, accuracy or iou; and a name such as "held-out pictures"
+    main, row_words = main_mark(task), _words_for_rows(rows)
     gain = overall["gain_greedy", main]
     # the clause that most sentences hold; `_points` writes a gain with its interval
     change = (f"right answers went from {_percent(overall['before_greedy', main])} to "
@@ -428,8 +447,9 @@ def _sentence(outcome, rows, task, overall):
                 "one answer to everything is always right.")
     if outcome == "no better than one answer":
         answer, share = _one_answer(rows, task)  # the best one, and its share as text
+        verb = _reaches(task)  # "is right on", or of boxes "has a mean IoU of"
         return (f"Better than before, but no better than one answer to everything: {change}; always saying "
-                f"“{answer}” {_reaches(task)} {share}.")
+                f"“{answer}” {verb} {share}.")
     if outcome == "not as meant":
         right_gain = _points(overall["gain_sampled", main])
         verbatim_gain = _points(overall["gain_sampled", "verbatim"])
@@ -463,10 +483,12 @@ def _collapse_sentence(rows, task, change):
     """The sentences about a collapsed run: the one answer that it gives, and what its score is worth
 
     `change` says how the score changed, such as `right answers went from …`."""
-    after = commonest(rows, "after_greedy", task)  # the answer given most often
+    # The answer given most often: `text` is its commonest wording, `said` what is read in it, such as "3";
+    # `count` of `n` rows got it.
+    after = commonest(rows, "after_greedy", task)
     row_words = _words_for_rows(rows)  # such as "held-out pictures"
     n, quoted = after["n"], f"“{after['text']}”"
-    if after["said"] == "none":  # no count, or no boxes
+    if after["said"] == "none":  # no answer could be read: no count, or no boxes
         quoted = f"what holds no answer, such as {quoted},"
     if after["count"] >= nearly_all * n:
         how_often = f"{after['count']} of {n} {row_words}"
@@ -475,9 +497,10 @@ def _collapse_sentence(rows, task, change):
         # only within each type of VQA question nearly all answers are the same
         finding = f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
     answer, share = _one_answer(rows, task)  # the best answer to everything, and its share as text
+    verb = _reaches(task)  # "is right on", or of boxes "has a mean IoU of"
     before = _how_uniform_before(rows, task)  # a clause: how often the model gave one answer before
     change = change[0].upper() + change[1:]
-    return f"Collapsed: {finding} ({before}). {change}; always saying “{answer}” {_reaches(task)} {share}."
+    return f"Collapsed: {finding} ({before}). {change}; always saying “{answer}” {verb} {share}."
 
 
 def _said_to_all(rows, task):
@@ -508,7 +531,7 @@ def _one_answer(rows, task):
 
 
 def _reaches(task):
-    "The words between an answer to everything and the share that it reaches"
+    "The verb between an answer to everything and its share, as in: always saying “3” is right on 40.0 %"
     return "has a mean IoU of" if task == "pointing" else "is right on"
 
 

@@ -128,13 +128,17 @@ class PicturesForVLLM(BeforeGRPOTrainer):
             return
         engine: Any = self.vllm_generation
         if engine.mode == "colocate":  # vLLM in this process, on the same GPU
+            # TRL's prompts have a picture token for each part of a picture, and vLLM wants one a picture:
+            # `EnginePrompts` puts that into the prompts, and checks that vLLM then reads TRL's tokens.
             engine.llm.generate = EnginePrompts(engine.llm.generate, self.processing_class)
             # TRL always asks for level 2, which throws the weights away; 1 keeps them in the machine's
             # memory.
             engine.llm.sleep = _sleep_at_level(engine.llm.sleep, self.vllm_sleep_level)
             # With new weights also forget picture features that vLLM computed with the old ones.
             engine.sync_weights = _and_forget_pictures(engine.sync_weights, engine.llm)
-        else:  # a server, which has expanded the pictures itself: only the numbers of tokens can be checked
+        else:
+            # A vLLM server. TRL sends it the pictures, and `_place_features` then says where in the prompt
+            # each belongs. Before that the numbers of tokens that each picture has are compared.
             engine._place_features = _with_picture_check(engine._place_features, self.processing_class)
         self.add_callback(RatioWatch())  # warns where training and vLLM give tokens other probabilities
 

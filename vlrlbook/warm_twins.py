@@ -30,7 +30,7 @@ def warm_start(
     steps: int = 280,  # supervised steps of 32 pictures
     seed: int = 0,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
-    looks: int = 0,  # of task zoom: whether lessons call the tool
+    looks: int = 0,  # most calls of the zoom tool in an answer; above 0: some lessons have one
 ) -> str:  # directory of a checkpoint
     """A twin (small model with random weights) after a supervised start; made once, then found in the cache.
 
@@ -56,7 +56,7 @@ def _folder(family, steps, seed, task, looks):
 
     Whatever changes the twin changes the folder's name."""
     processor = twin_processor(family)
-    # lessons (eight stand for all), configuration, tokenizer
+    # Eight lessons stand for all that `supervised` draws, which it does from seed + 1, too.
     samples, answers = lessons(task, 8, seed + 1, family, looks)
     lesson_keys = []
     for sample, answer in zip(samples, answers):
@@ -66,7 +66,7 @@ def _folder(family, steps, seed, task, looks):
     if task == "zoom":
         # the size in which pictures are shown; in the other tasks they are drawn in that size
         recipe.append(dict(_zoom_eye(family).processor.image_processor.size))
-        # what this twin begins with, the counting twin, and for how many steps it learns where to look
+        # what this twin begins with, the counting twin, and the share of its steps that teach where to look
         counting = _folder(family, _counting_steps(), seed, "counting", looks=0)
         recipe += [counting.name, aiming_share]
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
@@ -78,10 +78,11 @@ def lessons(
     n: int,  # samples
     seed: int,  # of the pictures
     family: str = "qwen2_5_vl",  # whose twin, for the scale in which it writes boxes
-    looks: int = 0,  # of task zoom: whether some answers call the tool
+    looks: int = 0,  # most calls of the zoom tool in an answer; above 0: half of these have one
 ) -> tuple:  # list of `Sample`, and a good model's answer to each
     "Questions about drawn pictures, with the answers that the warm start teaches"
     if task == "counting":
+        # weights: how often each count is drawn
         samples = synthetic_counting(n, seed=seed, weights=warm_weights)
         return samples, [s.answer for s in samples]
     if task == "pointing":
@@ -92,13 +93,16 @@ def lessons(
         return samples, [answer_form(s.answer) for s in samples]
     if task == "zoom":
         return zoom_lessons(n, seed, _zoom_eye(family), looks)
-    # task vqa
+    # Task vqa. What is taught is the form, a thought and then the answer; so any thought will do.
     samples = drawn_questions(n, seed)
     return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]
 
 
 def _zoom_eye(family):
-    "How a twin sees pictures in task `zoom`: an `Eye`, with its processor and the size of the run's preset"
+    """How a twin sees pictures in task `zoom`: an `Eye`.
+
+    It holds a processor that shows pictures in the size of the run's preset, and the scale in which the
+    family writes coordinates."""
     return Eye.of(f"tiny-{family}", by_task["zoom"]["tiny"]["max_image_size"])
 
 
@@ -107,7 +111,7 @@ def supervised(
     steps: int,  # of 32 pictures each
     seed: int,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
-    looks: int = 0,  # see `lessons`
+    looks: int = 0,  # most calls of the zoom tool in an answer; above 0: some lessons have one
     **config,  # see `models.twin_config`
 ):  # model, loss per step
     """Teach a twin (small model with random weights) to answer, by supervised steps on `lessons`.
@@ -130,6 +134,7 @@ def supervised(
 
     # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
     encode_lessons = _several_turns(family) if task == "zoom" else _one_turn
+    # Pictures are drawn from another seed than weights; `_folder` names the twin by some from the same seed.
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
@@ -159,14 +164,21 @@ def _counting_steps():
     return by_task["counting"]["tiny"]["warm_steps"]
 
 
-def _lessons_by_step(task, steps, seed, family, looks):
+def _lessons_by_step(
+    task,  # counting, vqa, pointing or zoom
+    steps,  # supervised steps
+    seed,  # of the pictures
+    family,  # whose twin
+    looks,  # most calls of the zoom tool in an answer; 0: the lessons have none
+):
     "Yields the lessons of each step: (32 samples, the answer to each)"
     if task == "zoom":
         # These pictures are large, and those of all steps would fill the memory. So each step draws its own.
         for step in range(steps):
-            # The first steps teach only where to look, if the lessons call the tool at all.
+            # The first steps, this share of all, teach only where to look, if the lessons call the tool.
             aiming = looks > 0 and step < aiming_share * steps
-            yield zoom_lessons(PICTURES_A_STEP, seed + step, _zoom_eye(family), looks, aiming)
+            eye = _zoom_eye(family)  # the size in which the twin sees pictures, its scale of coordinates
+            yield zoom_lessons(PICTURES_A_STEP, seed + step, eye, looks, aiming)
         return
     samples, answers = lessons(task, PICTURES_A_STEP * steps, seed, family)
     for begin in range(0, PICTURES_A_STEP * steps, PICTURES_A_STEP):
@@ -189,11 +201,12 @@ def _several_turns(family):
 
     Its answers have several turns: the model calls a tool, gets a picture back, and then answers. Labels are
     the model's own turns."""
+    # An `Eye`: it cuts out the parts that calls ask for, and holds the processor of the run. `as_batch` uses
+    # that one and not the twin's own: pictures must have the size that the run will show.
     eye = _zoom_eye(family)
-    # The processor of the run and not the twin's own: pictures must have the size that the run will show.
     processor = eye.processor
     teach_calls(processor)  # its chat template then has a form for calls of the tool
-    def as_batch(_, samples, answers):
+    def as_batch(_twins_own, samples, answers):
         batch = encode_turns(processor, samples, answers, eye)
         return batch, turn_labels(batch["input_ids"], processor)
     return as_batch

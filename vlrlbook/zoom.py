@@ -117,6 +117,8 @@ def _corner_with_all(image):
     if drawn is None:
         return None
     drawn_left, drawn_top, drawn_right, drawn_bottom = drawn
+    # A corner's side in pixels, a quarter of the picture's. The picture is square, so its two possible places
+    # are the same from the left and from the top.
     corner = image.width // corner_share
     places = 0, image.width - corner
     for left, top in product(places, places):
@@ -303,8 +305,8 @@ aimed = 0.95
 def zoom_lessons(
     n: int,  # samples
     seed: int,  # of the pictures
-    eye: Eye,  # of the twin
-    looks: int = 1,  # 0: answers without a look
+    eye: Eye,  # of the twin: in which size it sees pictures, in which scale it writes coordinates
+    looks: int = 1,  # most calls of the tool in an answer; above 0: an answer has one or none
     aiming: bool = False,  # True: small discs alone, each looked at, to teach where to look
 ) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
     """Questions with answers that teach a twin how to call the tool, where to look, and how to answer.
@@ -318,6 +320,7 @@ def zoom_lessons(
         if not looks or rng.random() >= share_that_looks:  # an answer without a look
             answers.append(sample.answer)
             continue
+        # corner_of: the corner with all discs; None where they are large and lie over the whole picture
         picture, corner = sample.images[0], corner_of(sample)
         # Where discs are small nearly all looks (`aimed`) go to their corner; the others to any corner.
         if corner is None or rng.random() >= aimed:
@@ -338,14 +341,15 @@ def _any_corner(picture, rng):
 
 # Both looks on one picture
 
-LOOK_COLOURS = ("#D55E00", "#0072B2", "#009E73")  # told apart with any kind of colour blindness
+# Of the frames around three parts that were looked at; told apart with any kind of colour blindness.
+LOOK_COLOURS = ("#D55E00", "#0072B2", "#009E73")
 GAP = 8  # white pixels between a picture and its crops
 
 
 def with_looks_drawn(
     sample: Sample,  # of any task
     answers: list | tuple = (),  # texts in the written form of `readers/turns`
-    eye: Eye = None,  # of the model; None: the picture alone
+    eye: Eye = None,  # of the model: its scale of coordinates, the size of its crops; None: the picture alone
 ) -> Sample:  # of task zoom a copy whose picture shows the calls and, beside it, what they gave
     "A sample as a card shows it: the first three different parts that were looked at, framed and enlarged"
     if sample.task != "zoom" or not sample.images or eye is None:
@@ -355,7 +359,7 @@ def with_looks_drawn(
         # the answer's calls for which the model got a picture
         answered = [look for look in looks_of(text) if look.box and not look.refused]
         boxes |= {look.box: None for look in answered}
-    first_boxes = list(boxes)[:len(LOOK_COLOURS)]
+    first_boxes = list(boxes)[:len(LOOK_COLOURS)]  # three, since each gets a colour of its own
     return replace(sample, images=[_with_crops(sample.images[0], first_boxes, eye)])
 
 
@@ -364,7 +368,7 @@ def _with_crops(
     boxes,  # x1, y1, x2, y2 each, in the model's scale; at most three
     eye,  # `Eye` of the model
 ):  # a wider picture; without boxes the same one
-    "A picture with a coloured frame around each box, and the enlarged boxes in a column beside it"
+    "A picture with a coloured frame around each box and, in a column beside it, what the model saw of each"
     picture = picture.convert("RGB")
     if not boxes:
         return picture
@@ -375,10 +379,12 @@ def _with_crops(
     draw = ImageDraw.Draw(whole)
     line = max(2, picture.width // 150)  # pixels of a frame's width
     for number, (box, colour) in enumerate(zip(boxes, LOOK_COLOURS)):
-        # The frame around what was looked at: from the model's scale to pixels.
+        # The frame around what was looked at: from the model's scale, in which the picture reaches up to
+        # `eye.bounds`, to pixels.
         left, top, right, bottom = rescaled(box, eye.bounds(picture), picture.size)
         draw.rectangle([left, top, right - 1, bottom - 1], outline=colour, width=line)
-        # What the model got, in the column, in a frame of the same colour.
+        # What the model got, in the column, in a frame of the same colour: the box as large as the model sees
+        # a whole picture, made smaller where it is larger than its place in the column.
         crop = eye.crop(box, picture)
         crop.thumbnail((side, side))
         place = picture.width + GAP, number * (side + GAP)

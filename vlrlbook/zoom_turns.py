@@ -89,11 +89,11 @@ def teach_calls(
 
     A second call changes nothing."""
     style = _style(processor)
-    if processor.chat_template == chat_template:
+    if processor.chat_template == chat_template:  # that of twins, from `models`, which writes no calls
         processor.chat_template = _twin_template
     elif style == "tagged" and "tool_call" not in processor.chat_template:
         processor.chat_template = _tagged_template
-    begins, ends = _marks[style]
+    begins, ends = _marks[style]  # a call's first characters, and a regular expression for its last ones
     # A call without an end reaches to the end of the answer. It is handed over like any other, and refused as
     # malformed when it is read.
     # "{content}" stands for the text within the call.
@@ -140,7 +140,7 @@ def eye_for(
 
 def _split_calls(text, style):
     "Split a turn of the model into its words, and a list of the text within each call"
-    begins, ends = _marks[style]
+    begins, ends = _marks[style]  # a call's first characters, and a regular expression for its last ones
     # a call without an end goes to the end of the text
     call = re.compile(f"{re.escape(begins)}(.*?)(?:{ends}|$)", re.DOTALL)
     contents = [content.strip() for content in call.findall(text)]
@@ -173,29 +173,31 @@ def _opening_text(processor, sample):
     return processor.apply_chat_template(to_messages(sample), tools=[tool], add_generation_prompt=True)
 
 
-def _tool_turn(processor, parts):
-    """A tool's turn as text, up to where the model must speak again.
+def _tool_turns(processor, contents):
+    """What stands between the end token of a model's turn that called the tool, and the model's next words.
 
-    It follows the end token of the model's turn. `parts` is the content of the tool's message: a list of
-    {"type": "image"} or {"type": "text", "text": …}. A chat template writes only whole conversations, so this
-    is the end of one that has the turn, cut off where one without it ends. TRL does the same
-    (`_get_tool_suffix_ids`, 1.16)."""
+    `contents` holds the content of the tool's answer to each call: a list of one {"type": "image"} or
+    {"type": "text", "text": …}. For a twin and one picture the result is, with ⏎ for a line break:
+    ⏎<|im_start|>tool⏎<|vision_start|><|image_pad|><|vision_end|><|im_end|>⏎<|im_start|>assistant⏎"""
+    # A chat template writes only whole conversations. So a short one is written twice, without the tool's
+    # answers and with them, as TRL does (`_get_tool_suffix_ids`, 1.16). Up to the end token of the model's
+    # turn both are equal, and all that follows it in the second one is wanted.
     call = {"type": "function", "function": {"name": "zoom", "arguments": {"said": ""}}}
     conversation = [{"role": "user", "content": [{"type": "text", "text": "."}]},
                     {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
+    without_answers = processor.apply_chat_template(conversation)
+    conversation += [{"role": "tool", "name": "zoom", "content": content} for content in contents]
+    with_answers = processor.apply_chat_template(conversation, add_generation_prompt=True)
+    # A template may write a line break behind the end token: it is part of what is wanted.
     end = processor.tokenizer.eos_token
-    before = processor.apply_chat_template(conversation)
-    conversation.append({"role": "tool", "name": "zoom", "content": parts})
-    whole = processor.apply_chat_template(conversation, add_generation_prompt=True)
-    place = before.rindex(end) + len(end)  # what follows the end token belongs to the next turn
-    return whole[place:]
+    return with_answers[without_answers.rindex(end) + len(end):]
 
 
 def encode_turns(
     processor,  # of a Qwen family, after `teach_calls`
     samples: list,  # of `Sample`, a picture each
-    texts: list,  # answers in the written form of `readers/turns`
-    eye: Eye,  # of the model
+    texts: list,  # answers in the written form of `readers/turns`; a turn of the model holds one call at most
+    eye: Eye,  # of the model: cuts out what a call asks for
 ):  # processor's batch of tensors, padded on the left; rows in the order of `samples`
     """Encode whole conversations: question, calls of the tool, what it returned, answer.
 
@@ -214,7 +216,7 @@ def encode_turns(
             if not look.refused:  # else the tool's turn is the text of the refusal
                 own_pictures.append(eye.crop(look.box, sample.images[0].convert("RGB")))
                 content = [{"type": "image"}]
-            conversation += _tool_turn(processor, content)
+            conversation += _tool_turns(processor, [content])
         conversations.append(conversation)
         pictures.append(own_pictures)
     return _as_batch(processor, conversations, pictures)
@@ -261,7 +263,7 @@ def converse(
     samples: list,  # of `Sample`
     n: int,  # answers to each
     looks: int,  # calls that are allowed in one answer
-    eye: Eye,  # of the model
+    eye: Eye,  # of the model: in which size it sees a picture, in which scale it writes coordinates
 ) -> list:  # n texts for each sample, in the written form of `readers/turns`
     """Sample answers of a model that may call the tool `zoom`.
 
@@ -275,7 +277,8 @@ def converse(
     conversations = []
     for place, text in enumerate(first_turns):
         number = place // n  # of the sample
-        conversation = _Conversation(openings[number], samples[number], Looker(eye, looks))
+        looker = Looker(eye, looks)  # the tool of one answer: gives the enlarged parts, and counts calls
+        conversation = _Conversation(openings[number], samples[number], looker)
         conversation.add_model_turn(text, style)  # its `calls` are then those in the text
         conversations.append(conversation)
 
@@ -312,20 +315,16 @@ class _Conversation:
         self.turns.append(("assistant", _written_turn(words, self.calls)))
 
     def answer_calls(self, processor):
-        "Run the calls of the model's last turn, and append that turn and the tool's to the next prompt"
-        end = processor.tokenizer.eos_token
-        self.text += self.last_turn + end
-        tool_turns = []
+        "Run the calls of the model's last turn, and add that turn and the tool's answers to the next prompt"
+        contents = []  # of the tool's message for each call
         for said in self.calls:
             content, crops = _result_of(self.looker, said)  # of a refused call a text, and no picture
+            contents.append(content)
             self.pictures += crops
-            tool_turns.append(_tool_turn(processor, content))
             self.turns.append(("tool", "<image>" if crops else content[0]["text"]))
-        # Each tool's turn ends with the opening of the model's next one, which only the last one may keep.
-        *_, model_opening = _tool_turn(processor, []).rpartition(end)
-        for tool_turn in tool_turns[:-1]:
-            self.text += tool_turn.removesuffix(model_opening)
-        self.text += tool_turns[-1]
+        # All answers at once: a chat template may write those to several calls into one turn. The text ends
+        # where the model must speak again.
+        self.text += self.last_turn + processor.tokenizer.eos_token + _tool_turns(processor, contents)
 
 
 def _result_of(looker, said):
@@ -350,8 +349,8 @@ def look_options(
     "What makes TRL offer the tool `zoom` to the model: a factory that makes a `Looker` for each answer"
     if not settings.max_looks:
         return {}
-    eye = eye_of(model, processor)
-    teach_calls(processor)
+    eye = eye_of(model, processor)  # in which size the model sees pictures, its scale of coordinates
+    teach_calls(processor)  # its chat template then writes calls, and TRL can read them
     return dict(environment_factory=partial(Looker, eye, settings.max_looks))
 
 
@@ -388,7 +387,9 @@ def with_turns(
 def of_messages(
     messages: list | str,  # TRL's completion: turns of the model and of the tool
 ) -> str:  # the written form
-    "TRL's form of an answer of several turns as one text: calls as zoom(…), the tool's turns between marks"
+    """TRL's form of an answer of several turns as one text: calls as zoom(…), the tool's turns between marks
+
+    With ⏎ for a line break: zoom(98, 0, 112, 14)⏎<tool_response><image></tool_response>⏎A photo of 3 discs"""
     if isinstance(messages, str):  # a plain text has no turns
         return messages
     turns = []
@@ -397,7 +398,7 @@ def of_messages(
         if message["role"] == "tool":  # a list holds a picture, a text says why a call was refused
             turns.append(("tool", content if isinstance(content, str) else "<image>"))
             continue
-        # `said` is the text within a call: see `teach_calls`
+        # `said` is our calls' only argument: what the model wrote within the call, such as "98, 0, 112, 14"
         calls = [call["function"]["arguments"].get("said", "") for call in message.get("tool_calls") or []]
         turns.append(("assistant", _written_turn(content.strip(), calls)))
     return written(turns)

@@ -47,21 +47,21 @@ class JobControl:
             row = self.records.row(job_id)
         if row["status"] in ends:
             raise WrongState(f"the job is {row['status']} already")
-        job_id = row["job_id"]  # as the ledger writes it
 
-        # `move` changes the state only if the job is still in one of the given states. A job without a
-        # process is cancelled at once; `end_columns` holds the moment at which it ended.
+        # `move` changes the state, and the columns that it is given, only if the job is still in one of the
+        # expected states. A job without a process is cancelled at once, and its end is written down with it.
         without_process = ("queued", "interrupted")
-        if self.ledger.move(job_id, without_process, "cancelled", "asked", **self.clock.end_columns()):
+        end_columns = self.clock.end_columns()
+        if self.ledger.move(row["job_id"], without_process, to="cancelled", why="asked", **end_columns):
             return
 
         # A running job is only asked to die here. If the server dies before it gives the order, the order is
         # not lost: the dispatcher repeats it while the ledger says `cancelling`. For a job that is being
         # cancelled already, nothing changes.
-        if self.ledger.move(job_id, "training", "cancelling", "asked"):
+        if self.ledger.move(row["job_id"], "training", to="cancelling", why="asked"):
             # The row is read again: the attempt that trains may be a later one than a moment ago, and nobody
             # would obey an order to an attempt that is over.
-            self._give_order(self.ledger.job(job_id))
+            self._give_order(self.ledger.job(row["job_id"]))
 
     def _give_order(self,
         row,  # of the ledger's table of jobs, read just now; None if the job is gone
@@ -84,17 +84,17 @@ class JobControl:
         if row["status"] not in resumable:
             raise WrongState(f"the job is {row['status']}; "
                              "only one that was interrupted, failed or cancelled can be resumed")
-        job_id = row["job_id"]  # as the ledger writes it
         self._need_data(row)  # raises NoData if what the job trains on is gone
         # Without a checkpoint it would begin anew, which its owner can have by submitting it again.
-        if newest_checkpoint(self.data.job(job_id).run) is None:
+        if newest_checkpoint(self.data.job(row["job_id"]).run) is None:
             raise NoCheckpoint("there is no whole checkpoint to resume from")
 
-        # The job waits behind all others, and nothing is left of its earlier end.
+        # The job waits behind all others, and nothing is left of its earlier end: neither the time for people
+        # (ended_at), nor the seconds of service by which an ended job grows old (ended_clock).
         columns = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
                        error_code=None, error_message=None)
         # False: the job is no longer in one of the resumable states, so another request was quicker.
-        if not self.ledger.move(job_id, resumable, "queued", "resume asked", **columns):
+        if not self.ledger.move(row["job_id"], resumable, to="queued", why="resume asked", **columns):
             raise WrongState("the job has moved meanwhile")
 
     def _need_data(self,

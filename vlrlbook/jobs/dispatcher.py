@@ -221,15 +221,17 @@ class Jobs:
 
     def submit(self,
         job_name: str,  # any text
-        parameters: dict,  # of chapter 05, or of `command`
-        command: list = None,  # words to run in the job's folder; None: chapter 05
+        parameters: dict,  # for the GRPO run of chapter 05's notebook, or for `command`
+        command: list = None,  # words to run in the job's folder; None: that GRPO run
         key: str = None,  # Idempotency-Key: the same request again gives the same job
         request_hash: str = None,  # of the request: two with one key must be equal in it
         total_steps: int = None,  # that the run will take, if it is known
     ) -> Job:  # queued
         "Write a job down, so that it cannot be lost; raises KeyReused, QueueFull or LedgerUnavailable"
         job = self.submission.submit(
-            job_name, parameters, command, key, request_hash, grace=self.grace, max_queued=self.max_queued,
+            job_name, parameters, command, key, request_hash,
+            grace=self.grace,  # seconds between SIGTERM and SIGKILL, when it is stopped
+            max_queued=self.max_queued,
             total_steps=total_steps)
         self.wake.set()  # the dispatcher looks at once and need not wait for its next turn
         return job

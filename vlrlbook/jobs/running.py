@@ -33,7 +33,7 @@ class RunningJobs:
         self.data = data
         self.backend = backend
         self.clock = clock
-        self.progress = Progress()
+        self.progress = Progress()  # reads from the files of a job how far it is, for the ledger
         self.looking = threading.Lock()  # held by the thread that looks at a job: one at a time
         self.logged_errors = {}  # (job_id, attempt) → text of the error that was logged last
 
@@ -150,7 +150,7 @@ class RunningJobs:
                 logger.warning("job %s cannot be told to stop: %s", row["job_id"], e.strerror)
         deadline = time.monotonic() + timeout
         while self.ledger.running() and time.monotonic() < deadline:
-            self.look_at_all()
+            self.look_at_all()  # writes down which have ended, so that `running` no longer lists them
             time.sleep(seconds_between_looks)
 
 

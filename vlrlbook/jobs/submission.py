@@ -50,8 +50,8 @@ class Submission:
 
     def submit(self,
         job_name: str,  # any text
-        parameters: dict,  # of chapter 05, or of `command`
-        command: list = None,  # words to run in the job's folder; None: chapter 05
+        parameters: dict,  # for the GRPO run of chapter 05's notebook, or for `command`
+        command: list = None,  # words to run in the job's folder; None: that GRPO run
         key: str = None,  # Idempotency-Key: the same request again gives the same job
         request_hash: str = None,  # of the request: two with one key must be equal in it
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL when it is cancelled

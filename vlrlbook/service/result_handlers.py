@@ -115,11 +115,11 @@ class JobWatch:
         self.looked_at = float("-inf")  # time of the last look, by time.monotonic
         self.job: dict | None = None  # state of the job as a dict, as clients are told it
         self.job_json = b""  # the same as JSON, as it is sent
-        self.group = -1  # step of the newest groups of answers; -1: there are none
+        self.step_of_groups = -1  # step at which the newest groups of answers were made; -1: there are none
         self.rollouts_mark: str | None = None  # changes with the file of the groups, which is then read again
 
     async def look(self):
-        "Bring `job`, `log` and `group` up to date, unless another listener has just done so"
+        "Bring `job`, `log` and `step_of_groups` up to date, unless another listener has just done so"
         async with self.looking:
             # Every listener calls this each `_look_seconds`; within half of that the state is new enough.
             if time.monotonic() - self.looked_at < _look_seconds / 2:
@@ -140,7 +140,7 @@ class JobWatch:
         if mark != self.rollouts_mark:
             self.rollouts_mark = mark
             latest = rollouts_now(self.folder.path)
-            self.group = latest["step"] if latest["groups"] else -1
+            self.step_of_groups = latest["step"] if latest["groups"] else -1
 
 
 class EventSide:
@@ -168,6 +168,7 @@ class EventSide:
         folder = JobFolder(await asyncio.to_thread(self.jobs.folder, job_id))
         if request.method == "HEAD":
             return bytes_reply(b"", "text/event-stream")
+        # `_stream` counts each client that it serves in `streaming`.
         if self.streaming >= self.settings.streams:
             raise Problem("events.busy", "too many streams; ask for the job itself", {"retry-after": "10"})
         last_id = request.headers.get("last-event-id", "")
@@ -180,7 +181,7 @@ class EventSide:
 
         A status is sent when it changes, rows of the log after `step` and groups of answers when they come,
         and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
-        heard = dict(job=None, step=step, group=-1)  # what this client was told last
+        heard = dict(job=None, step=step, step_of_groups=-1)  # what this client was told last
         last_sent = time.monotonic()
 
         # Count this stream, and join the other listeners of the job if there are any.
@@ -221,11 +222,11 @@ class EventSide:
     async def _news(self, watch, heard):
         """Yield pairs (event as bytes, whether it is the last): all that is new to one client.
 
-        `heard` holds what the client was told last: the job, the step of a row, the step of the groups. It is
-        updated here."""
+        `heard` holds what the client was told last: the job, the step of a row, the step of the groups of
+        answers. It is updated here."""
         # Copied, since another client may update `watch` while this one waits to send an event.
         job, job_json = watch.job, watch.job_json
-        group = watch.group
+        step_of_groups = watch.step_of_groups  # -1: there are no groups of answers
 
         # The arguments of `_event_bytes`: the event's name, its id or None, its data as JSON.
         if job != heard["job"]:
@@ -245,9 +246,9 @@ class EventSide:
                 yield _event_bytes("metrics", step, json_list(event_rows)), False
 
         # Only the step is sent: the groups hold pictures, and a client that wants them asks for /rollouts.
-        if group != -1 and group != heard["group"]:
-            heard["group"] = group
-            yield _event_bytes("rollouts", None, encoded(group)), False
+        if step_of_groups != -1 and step_of_groups != heard["step_of_groups"]:
+            heard["step_of_groups"] = step_of_groups
+            yield _event_bytes("rollouts", None, encoded(step_of_groups)), False
 
         has_ended = job["status"] in ends
         if has_ended or self.stopping.is_set():
