@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -20,11 +21,11 @@ from papermill import inspect_notebook
 from PIL import Image
 from test_parameters import parsed
 from vlrlbook.core import RunLog, SettingsError, read_settings
-from vlrlbook.data import DataError, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
+from vlrlbook.data import DataError, draw_discs, load_vqa, synthetic_counting, synthetic_vqa, to_dataset, write_counting_zip
 from vlrlbook.evaluation import (EvaluationSettings, all_metrics, best_blind, bootstrap_ci, by_group, by_length, calibration,
                                  classifier_metrics, columns, compare, confusion, difference, evaluate, flips,
-                                 frozen_key, group_names, guess_task, is_closed, join, losing_groups, macro_f1, mcnemar,
-                                 metric, other_pictures, pair_metrics, parting, questions, read_predictions,
+                                 frozen_key, group_names, guess_task, is_closed, join, load_set, losing_groups, macro_f1, mcnemar,
+                                 metric, other_pictures, pair_metrics, parting, questions, read_bins, read_predictions,
                                  recompute, score_rows, share_ci, spearman, swap_consistency, vqa_marks, wilson, word_scores)
 from vlrlbook.marking import pictures_of
 from vlrlbook.models import add_lora, load_vlm, tiny_twin
@@ -333,10 +334,16 @@ def test_a_bad_row_of_chapter_03_is_named(tmp_path, row, message):
 @pytest.mark.parametrize("row, message", [
     (dict(label=2, p0=0.5, p1=0.5), "label = 2, expected a bin from 0 to 1"), (dict(label=0, p0=0.5, p1=0.6), "add up to 1"),
     (dict(label=0, p0=1.0), "1 probabilities p0, p1, …, the first row has 2"), (dict(label=True, p0=0.5, p1=0.5), "label = True"),
-    (dict(label=0, p0="a", p1=0.5), "expected numbers from 0")])
+    (dict(label=0, p0="a", p1=0.5), "expected numbers from 0"), (dict(label=0), "no probabilities p0, p1, …")])
 def test_a_bad_row_of_chapter_04_is_named(tmp_path, row, message):
     with pytest.raises(DataError, match=re.escape(message)) as error: judged(tmp_path, [dict(label=0, p0=0.5, p1=0.5), row])
     assert error.value.row == 2
+
+
+def test_a_first_row_without_probabilities_is_named(tmp_path):
+    "It was a ValueError of `min`, about an empty list"
+    (tmp_path / "bins.jsonl").write_text(json.dumps(dict(label=0)) + "\n")
+    with pytest.raises(DataError, match="predictions.bins: row 1: no probabilities"): read_bins(tmp_path / "bins.jsonl")
 
 
 def test_ranks_that_are_all_equal_are_no_result(tmp_path):
@@ -690,6 +697,18 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     assert by_name["before_greedy/accuracy"]["interval"] == "bootstrap over pictures"
     everything = evaluate(read_settings(EvaluationSettings, settings | dict(split="all", output_dir=str(tmp_path / "all"), controls=False)))
     assert {m["name"]: m for m in everything["metrics"]}["before_greedy/accuracy"]["n"] == 24
+
+
+def test_a_row_whose_truth_earns_nothing_is_told_of(tmp_path, capsys):
+    "The report was printed before such rows were added to it"
+    draw_discs(3, random.Random(0)).save(tmp_path / "a.png")
+    truths = ("A photo of 3 discs", "A photo of several discs", "A photo of 3 discs")
+    rows = [dict(question="How many?", answer=truth, image="a.png") for truth in truths]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = dict(task="counting", reward="counting", data=str(tmp_path / "mine.jsonl"), split="all", skip_bad_rows=True)
+    dataset, _ = load_set(read_settings(EvaluationSettings, settings))
+    report = capsys.readouterr().out
+    assert dataset["row"][:] == [1, 3] and "3 rows, 2 kept, 1 skipped" in report and "- row 2: row.truth" in report
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, SHARED, papermill, run_page
 from papermill import inspect_notebook
+from tokenizers.processors import TemplateProcessing
 from vlrlbook.core import RunLog, Sample, SettingsError, cast, read_settings
 from vlrlbook.data import DataError, draw_discs, permuted, synthetic_preferences
 from vlrlbook.models import add_lora, families, save_model, tiny_twin
@@ -182,6 +183,18 @@ def test_labels_are_the_better_answers():
     said = [processor.tokenizer.decode(row[row != -100]) for row in batch["encodings"]["labels"]]
     assert said == [rows[0]["response"][0] + "<|im_end|>", "", "", rows[1]["response"][1] + "<|im_end|>", "", ""]
     assert batch["preference"].tolist() == [1, 0, 0.5]
+
+
+def test_labels_begin_with_the_answer_where_the_tokenizer_puts_a_token_in_front():
+    "Gemma's puts <bos> before every text: it was counted as one of the answer's, and the prompt's last token was learnt, too"
+    processor = tiny_twin("gemma3")[1]
+    tokenizer = processor.tokenizer
+    first = (tokenizer.pad_token, tokenizer.pad_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{first[0]} $A", special_tokens=[first])
+    assert tokenizer("three")["input_ids"][0] == tokenizer.pad_token_id
+    rows = synthetic_preferences(1)
+    labels = encode_pairs(processor, pairs_of(rows), say=True)["encodings"]["labels"][rows[0]["human_ranking"].index(0)]
+    assert tokenizer.decode(labels[labels != -100]) == rows[0]["response"][rows[0]["human_ranking"].index(0)] + tokenizer.eos_token
 
 
 GOOD = dict(id=1, query="q", image=None, response=["a", "b"], human_ranking=[0, 1])

@@ -343,10 +343,11 @@ def exported(
     # The keys of the engine's configuration: from a YAML, and from words such as a.b=c.
     yaml_keys = {}  # dotted key → value, as the YAML and `rest` set them
     if getattr(args, "config", None):  # `export-verl` has no --config
+        # With `rest`, since the engine's rules hold for both together: it may mend what the YAML has wrong.
         yaml_keys = read_engine_yaml(args.config, engine, rest).given
     # `export_keys`: names of files and columns, which the export sets itself.
     from_yaml = {name: value for name, value in yaml_keys.items() if name not in export_keys(engine)}
-    # What is written as a.b=c wins over the YAML.
+    # Once more over the YAML's keys: `rest` may also hold keys that the line above has left out.
     overrides = from_yaml | parse_overrides(rest, engine)
 
     data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
@@ -565,7 +566,7 @@ def measuring_commands(command):
             (["question"], dict(help="such as \"How many?\"")),
             option("adapter", help="directory of a LoRA adapter or of a whole trained model"),
             option("answers", type=int, default=4,
-                   help="sampled answers of each; 0 asks for the best guess alone"),
+                   help="sampled answers of each model; 0 asks for the best guess alone"),
             # Each of these that is not given is as it was when the model was trained.
             option("temperature", type=float, help="of sampling"),
             option("max_new_tokens", type=int, help="longest answer"),

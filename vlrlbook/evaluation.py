@@ -70,7 +70,8 @@ def sample_at(
         return row
     pictures = [picture.convert("RGB") for picture in row["images"]]
     turns = system_turns(row["prompt"])  # (role, text) of what the system says before the question
-    return Sample(row["question"], row["answer"], pictures, row["task"], row["row"], turns)
+    line = row["row"]  # number of the line in the file that the row came from
+    return Sample(row["question"], row["answer"], pictures, row["task"], row=line, turns=turns)
 
 # %% ../nbs/06_evaluation.ipynb #c016
 def other_pictures(
@@ -249,7 +250,7 @@ def _refuse_other_plan(
     "Raise SettingsError if a file was begun with another plan, naming each setting that differs"
     defaults = {"engine": "transformers"}  # a plan does not name the engine where it is this one
     old = defaults | written_plan
-    # Through JSON and back, as the written one: JSON makes lists of tuples.
+    # Through JSON and back, as the written one was: JSON turns tuples into lists.
     new = defaults | json.loads(json.dumps(plan))
     different = []
     for name, value in new.items():
@@ -493,7 +494,9 @@ def _label_and_bins(
         raise wrong("row", f"{type(row).__name__}, expected an object")
 
     names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
-    bins = bins or len(names)
+    if not names:
+        raise wrong("bins", "no probabilities p0, p1, …")
+    bins = len(names) if bins is None else bins
     if len(names) != bins:
         raise wrong("bins", f"{len(names)} probabilities p0, p1, …, the first row has {bins}")
     values = [row[name] for name in names]
@@ -587,11 +590,14 @@ def _beats(
 ):
     "Answer whether an accuracy is above a baseline; a dict like those of `verdict.questions`"
     value, (low, high) = accuracy["value"], accuracy["ci95"]
-    # 0.2: "no" needs an interval of at most ten points to each side. In a wider one a gain of ten points, the
-    # smallest that the book looks for, could be hidden.
+    # In an interval of at most ten points to each side a gain of ten points, the smallest that the book looks
+    # for, would have shown; in a wider one it could be hidden.
+    is_narrow = high - low <= 0.2
     if low > baseline:
         answer = "yes"
-    elif value <= baseline or high - low <= 0.2:
+    elif value <= baseline:  # no better even in these rows, however wide its interval is
+        answer = "no"
+    elif is_narrow:
         answer = "no"
     else:
         answer = "cannot tell"
@@ -638,19 +644,22 @@ def _drawing(settings):
     return drawn_questions if s.asks_vqa else synthetic_counting
 
 def _rows_of_file(settings):
-    "Read `settings.data` as chapter 05 does; return the data set and a dict: row → more fields of its line"
+    """Read `settings.data` as chapter 05 does.
+
+    Returns the data set, and a dict: row number → more fields for the row's line in the predictions file."""
     s, task = settings, settings.asked_task
     dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
     if task == "pointing":
         # True boxes are rewritten in the coordinates of the asked model (`base_of`: under the adapter).
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
-    if report.skipped or report.notes:
-        print(report)
 
     # Training leaves out rows whose truth the reward would not pay. They must be left out here too, or other
     # pictures would be held out.
     reward = load_reward(s.reward or task)
+    # Adds the rows that it leaves out to `report.skipped`; DataError if they may not be skipped.
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
+    if report.skipped or report.notes:
+        print(report)
 
     system = _system_words(s)  # the system prompt with which the model was trained, or None
     if system:
@@ -691,8 +700,9 @@ def gather(
 
     # The log is only for the speed of this session. Rows of an earlier one are removed: it may have had
     # another machine.
-    log = RunLog(output / "run_log.csv")
-    (output / "run_log.csv").unlink(missing_ok=True)
+    log_file = output / "run_log.csv"
+    log_file.unlink(missing_ok=True)
+    log = RunLog(log_file)
 
     engine = None  # transformers answers
     if s.use_vllm:
@@ -832,19 +842,21 @@ def parting(
 # %% ../nbs/06_evaluation.ipynb #n47af788
 def parting_plot(
     logs: dict,  # title → RunLog
-    shown: dict,  # column → label; columns that a log does not have are left out
+    shown: dict,  # column → label; a column that a log does not have has no curve there
 ):  # matplotlib figure
     "Draw what was paid and what was meant over the steps of each run, with a dashed line where they part"
     fig, axes = figure(9, 3, ncols=len(logs), sharey=True, squeeze=False)
     for ax, (title, log) in zip(axes[0], logs.items()):
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
+            # Two empty lists if the log lacks the column: then no curve is drawn, but the legend names it.
             steps, values = log.series(name)
             # Pale: as logged. Strong: smoothed, each point 0.9 of the one before and 0.1 of the new value.
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
-            ax.plot(steps, smooth(values, 0.9) if values else [], color=colour, lw=2, label=label)
-        # `parting` finds the step where two columns part, so it needs both of them.
-        has_both = {"part/counting_exact", "part/verbatim"} <= set(log.columns)
-        parting_step = has_both and parting(log)["step"]
+            ax.plot(steps, smooth(values, 0.9), color=colour, lw=2, label=label)
+        # What earns the reward, and what it should stand for: `parting` finds the step where these part.
+        paid, meant = "part/counting_exact", "part/verbatim"
+        has_both = {paid, meant} <= set(log.columns)
+        parting_step = parting(log, paid, meant)["step"] if has_both else None  # None: they never part
         if parting_step:
             ax.axvline(parting_step, color="black", lw=0.8, ls="--")
         ax.set(xlabel="step", ylim=(0, 1), title=f"{title} (n = {len(log)} rows)")

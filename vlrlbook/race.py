@@ -70,12 +70,15 @@ def run_race(
     prompts: int = _prompts_a_step,  # of a step
     build=None,  # (settings, shared, G, prompts) → a trainer with `prompt_tokens`; None: a twin's trainer
 ) -> dict:  # a row of results.json; seconds and MB, medians over the rounds
-    "Time and memory of whole steps, stock TRL and shared in turns, and how far their numbers differ"
+    """Measure time and memory of whole training steps of two sides, and how far their numbers differ.
+
+    "stock" is TRL as it is, which reads a prompt again for each of its G answers. "shared" is our trainer,
+    which reads it once for all of them."""
     build = build or _twin_trainer
-    sides = {
-        "stock": build(settings, False, G, prompts),
-        "shared": build(settings, True, G, prompts),
-    }
+    sides = {}  # name of the side → its trainer
+    for name in ("stock", "shared"):
+        prompts_are_shared = name == "shared"
+        sides[name] = build(settings, prompts_are_shared, G, prompts)
 
     times = {name: [] for name in sides}  # side → for each timed step its seconds by part
     for turn in range(settings.rounds + 1):
@@ -110,16 +113,19 @@ def run_race(
 
 def _twin_trainer(
     settings,  # `RaceSettings`
-    shared,  # whether prompts are shared
+    shared,  # True: each prompt is read once for all its answers; False: for each answer, as in stock TRL
     G,  # answers to a prompt
     prompts,  # of a step
 ):  # a GRPO trainer with `prompt_tokens`, the tokens of its first prompt
-    "A trainer of one step on a twin (a small model with random weights, the same in each call)"
+    """A trainer of one step on a twin (a small model with random weights).
+
+    Weights and questions are the same in each call, so those of both sides are equal."""
     profile = profiles[settings.profile]
     picture_side, answer_tokens = profile["side"], profile["C"]
     model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
     if picture_side:
         limit_pixels(processor, picture_side)
+    # More questions than the `prompts` of a step: `_differences` needs two, even where a step takes one.
     samples = _questions(picture_side, 4 * prompts)  # with pictures of that side; 0: text alone
 
     run_settings = read_settings(GRPOSettings, dict(
@@ -134,7 +140,7 @@ def _twin_trainer(
     trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
 
     # Three places hold the token that ends an answer. All are cleared, so that every answer has the full
-    # length and both sides do the same work.
+    # length: with shared prompts and without, a step does the same work.
     trainer.eos_token_ids = [_no_token]
     trainer.generation_config.eos_token_id = None
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
@@ -154,14 +160,16 @@ def _questions(side, n):
 # Time
 
 def _timed_step(trainer):
-    """Train one step; return the seconds of `sampling`, `scoring`, `optimizing`, their sum and `processor`.
+    """Train one step; return a dict of `sampling`, `scoring`, `optimizing`, `seconds` and `processor`.
 
-    `processor` is the CPU time of this process. On a machine that others use, it says more than the clock."""
+    `seconds` is the sum of the three before it, which are parts of the step. `processor` is the CPU time of
+    this process. On a machine that others use, it says more than the clock."""
     spent = {}
     begun = time.process_time()
+    # (object, name of its method, function that returns the key of `spent` under which a call is counted)
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
     with _stopwatches(timed, spent):  # adds the seconds of each call of these methods to `spent`
-        trainer.train()
+        trainer.train()  # a single step, since its `max_steps` is 1
     # The three methods call each other: `training_step` scores, and scoring samples.
     spent["optimizing"] -= spent["scoring"]
     spent["scoring"] -= spent["sampling"]
@@ -216,11 +224,11 @@ def where_time_goes(
     steps: int = 3,  # timed, after one to warm up
 ) -> dict:  # part: seconds a step, medians
     "How long each part of a training step with shared prompts takes: vision tower, prompts, sampling, …"
-    trainer = _twin_trainer(settings, True, _answers_a_prompt, _prompts_a_step)
+    trainer = _twin_trainer(settings, shared=True, G=_answers_a_prompt, prompts=_prompts_a_step)
     core = trainer.model.get_base_model().model
     # the vision tower: the first is Qwen's name of it, the second that of other families
     tower = core.visual if hasattr(core, "visual") else core.vision_tower
-    timed = [  # object, method, and what a call of it is counted as
+    timed = [  # object, method, function that returns the part as which a call is counted
         (tower, "forward", _always("vision tower")),
         (core.language_model, "forward", _language_model_part),
         (trainer, "training_step", _always("whole")),
@@ -277,11 +285,12 @@ def _gradient(trainer, batch, shared):
 
 def step_memory(
     settings: RaceSettings,  # a checked object
-    shared: bool,  # which side
-    trainer=None,  # of that side, used on a GPU only; None: one is built
+    shared: bool,  # True: a prompt is read once for all its answers; False: for each, as stock TRL does
+    trainer=None,  # with such prompts; used on a GPU only; None: one is built
 ) -> float:  # MB
     "Most memory that one training step adds: on a GPU as torch counts it, else measured in another process"
     if torch.cuda.is_available():
+        # `_twin_trainer`: the trainer of a small model with random weights
         trainer = trainer or _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -298,7 +307,9 @@ def step_memory(
 
 
 def _memory_added_here(settings, shared):
-    "MB that a training step adds to this process: the highest memory use during it, minus that before it"
+    """MB that a training step adds to this process: the highest memory use during it, minus that before it.
+
+    `shared`: whether each prompt is read once for all its answers."""
     trainer = _twin_trainer(settings, shared, _answers_a_prompt, _prompts_a_step)
     Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak, VmHWM (proc(5))
     held = _proc_mb("VmRSS")  # memory in use now

@@ -289,7 +289,7 @@ def _curves(folder, results):
 
     png = b64encode(fig._repr_png_()).decode()
     image = f'<img src="data:image/png;base64,{png}" alt="reward over the steps">'
-    return f"{image}<p>{escape(curve_words(log))}</p>"
+    return f"{image}<p>{escape(curve_words(log))}</p>"  # whole; `_text` would cut it after 160 characters
 
 
 def _flips(kept):
@@ -378,7 +378,8 @@ def report_html(
     colour = outcome_colours.get(outcome, _grey)
     stages = StageCards(kept)
 
-    # Each part is HTML; `_section` puts a heading over it, or leaves an empty part out.
+    # Each part is HTML; `_section` puts a heading over it, or leaves an empty part out. `_text` escapes a
+    # text and cuts it after 160 characters; the verdict's sentence, which may be longer, is escaped whole.
     # The verdict stands first: who reads one line only should know the result.
     body = [
         f"<h1>{_text(title)}</h1>",

@@ -460,7 +460,7 @@ def encode_pairs(
     num_images = [len(sample.images) for sample in samples]
     batch = dict(encodings, num_images=num_images, G=2)  # G: rows that share a question
     if say:
-        # The tokens of the answers that are learnt, −100 elsewhere.
+        # [2 B, T]: the tokens of the answers that are learnt, −100 elsewhere.
         batch["labels"] = _label_tokens(processor, batch, answers, is_learnt)
     preference = torch.tensor([pair["preference"] for pair in pairs])
     return dict(encodings=batch, preference=preference, margin=torch.tensor(margins))
@@ -479,10 +479,13 @@ def _label_tokens(
     for i, end in enumerate(ends.tolist()):
         if not is_learnt[i]:
             continue
-        # A row ends in its answer and the end-of-turn token, which is learnt, too. So counting the tokens of
-        # both from the row's end gives the place where the answer begins.
+        # A row ends in its answer, as `as_text` writes it (without picture markers and control tokens), and
+        # in the end-of-turn token, which is learnt, too. Counting their tokens from the row's end gives the
+        # place where the answer begins. They are as many alone as in the row: a chat template ends in a line
+        # break, which makes no token with the word behind it. `add_special_tokens=False`: no <bos> in front.
         answer = as_text(processor, answers[i]) + processor.tokenizer.eos_token
-        begin = end - len(processor.tokenizer(answer)["input_ids"])
+        answer_ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        begin = end - len(answer_ids)
         labels[i, begin:end] = input_ids[i, begin:end]
     return labels
 
@@ -773,12 +776,13 @@ def pair_report(
         lengths.append((len(answers[i]), len(answers[j])))
         groups.append(rows[n].get("group") or "all")
         if backwards:
-            # In the reversed row answer i stands at -1 - i. `swap_consistency` wants the two scores in the
-            # order of the reversed row, the worse answer's first.
-            reversed_scores.append((backwards[n][-1 - j], backwards[n][-1 - i]))
+            # In the reversed row answer i stands at -1 - i. `swap_consistency` compares the scores of a pair
+            # (better, worse) with those of the pair turned round, (worse, better).
+            better_backwards, worse_backwards = backwards[n][-1 - i], backwards[n][-1 - j]
+            reversed_scores.append((worse_backwards, better_backwards))
 
     # Pairs of the same row are not independent; the confidence interval has to know which belong together.
-    # None where there are no more pairs than rows: then they are taken as independent.
+    # None where there are no more pairs than rows, so about one a row: these are taken as independent.
     row_numbers = [n for n, _, _ in pairs] if len(pairs) > len(rows) else None
     report = pair_metrics(better, worse, groups, lengths, clusters=row_numbers)
     if backwards:
@@ -803,8 +807,11 @@ def _better_and_worse(rows):
 def preferred_pairs(
     rows: list,  # checked preference rows
     scores: list,  # a list of scores per row
-) -> tuple:  # gaps (score of the first less score of the second), how far the first was preferred
-    "Score gap and preference of every pair of answers of all rows, ties included, as two lists"
+) -> tuple:  # two lists: gaps, preferences
+    """Score gap and preference of every pair of answers of all rows, ties included.
+
+    A gap is the score of the first answer less that of the second. A preference is 1 if the first is better,
+    0 if the second is, 0.5 for a tie; where people voted, the share of them who prefer the first."""
     gaps, preferred = [], []
     for row, row_scores in zip(rows, scores):
         gaps += [first - second for first, second in combinations(row_scores, 2)]
@@ -842,7 +849,9 @@ def chances_report(
     calibration: dict = None,  # {temperature, pairs}, from `calibrate`; None: none was fitted
 ) -> dict:  # fitted: the calibration; before, after: of `metrics.pair_reliability`, without and with it
     "How well the predicted chances agree with what people preferred, without and with the fitted temperature"
-    gaps, preferred = preferred_pairs(rows, scores)  # of each pair: score difference, and who was preferred
+    # Of each pair the score of the first answer less that of the second, and how far the first was preferred:
+    # 1, 0, 0.5 for a tie, or a share of votes.
+    gaps, preferred = preferred_pairs(rows, scores)
     before = pair_reliability(gaps, preferred)
     after = pair_reliability(gaps, preferred, calibration["temperature"]) if calibration else None
     return dict(fitted=calibration, before=before, after=after)
@@ -867,12 +876,13 @@ def plot_reliability(
 ):  # matplotlib figure
     """A reliability diagram: how often the likelier answer was preferred, over the predicted chance of it.
 
-    A dot is a group of pairs with about the same chance; a larger dot is of more pairs."""
+    A dot is a group of pairs with about the same chance; a larger dot is of more pairs. Two colours: the
+    chances before a temperature was fitted to the scores, and after it."""
     fig, ax = figure(4.2, 3.4, nrows=1)
     ax.plot([0.5, 1], [0.5, 1], color="#8a8a8a", lw=1, ls="--", label="as it should be")
     for name, colour in (("before", "#D55E00"), ("after", "#0072B2")):
-        reliability = chances[name]
-        if not reliability or not reliability["n"]:  # no temperature was fitted, or there are no pairs
+        reliability = chances[name]  # of `pair_reliability`; "after" is None if no temperature was fitted
+        if not reliability or not reliability["n"]:  # n: pairs
             continue
         figures = f"mean gap {reliability['ece']:.3f}, log loss {reliability['log_loss']:.3f}"
         label = f"temperature {reliability['temperature']:.2f}: {figures}"
@@ -948,6 +958,7 @@ def report_table(
     # `judge_rows` also scores white pictures; the report of `score_file` does not have them.
     if "blanked" in baselines:
         rows.append(_table_line("control: pictures blanked", baselines["blanked"], n))
+    # How well the chances that are made of the scores agree with what people preferred (calibration).
     if report.get("chances"):
         rows.append(_chances_line(report["chances"]))
     swapped, by_length = report.get("swap_consistency"), report["length_bias"]
@@ -998,8 +1009,9 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         out = model(**inputs["encodings"])
         # With labels the model also returns the language model's loss on the better answers.
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
-        first, second = scores.view(-1, 2).unbind(1)  # the two rows of a pair are neighbours
-        preference = inputs["preference"]
+        # [B] each, of the two answers of a pair, which are neighbouring rows; either may be the better one.
+        first, second = scores.view(-1, 2).unbind(1)
+        preference = inputs["preference"]  # [B] 1 first better, 0 second, 0.5 a tie; else a share of votes
         margin = inputs["margin"] if s.use_margin_loss else 0.0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()
         if model.training:
@@ -1015,7 +1027,7 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         second,  # [B] scores of the second answers
         preference,  # [B] 1 first better, 0 second better, 0.5 a tie; else the share who say first
         loss,  # mean loss of the pairs
-        language_loss,  # of the better answers as text; None: they are not learnt so
+        language_loss,  # of predicting the tokens of the better answers; None where `lm_weight` is 0
     ):
         "Keep accuracy, margin and losses of a training batch; `log` writes their means"
         figures = pair_figures(first.detach(), second.detach(), preference)
@@ -1168,6 +1180,8 @@ def make_trainer(
     callbacks = [RunLogCallback(log, logged_as, "reward model"), sample_log]
     if s.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
+    # `encode_pairs` makes a batch of pairs. `margin`: for pairs that have none of their own; `say`: whether
+    # the batch holds the tokens of the better answers as labels, which the language loss needs.
     has_language_loss = s.lm_weight > 0
     make_batch = partial(encode_pairs, model.processor, margin=s.margin, say=has_language_loss,
                          template=model.facts["prompt_template"])
@@ -1329,7 +1343,8 @@ def margin_histogram(
     A pair with a margin below 0 is judged wrongly."""
     fig, ax = figure(6.4, 2.8, nrows=1)
     largest = [max((abs(margin) for margin in values), default=0.0) for values in sets.values()]
-    reach = max(largest, default=0.0) or 1.0  # if all pairs are ties, there are no margins at all
+    # `margins` leaves ties out, so the lists may be empty; then the axis is drawn from -1 to 1.
+    reach = max(largest, default=0.0) or 1.0
     for (name, values), colour in zip(sets.items(), ("#8a8a8a", "#0072B2", "#D55E00")):
         label = f"{name} (n = {len(values)})"
         # The same range for all, so that the bars of two models stand at the same places.
@@ -1476,12 +1491,13 @@ def score_file(
     stem = f"{_model_name(model)}_{Path(data).stem}_{datetime.now():%Y%m%d-%H%M%S}"
     path = output if is_file else _new_file(output, stem)
     # The scores are written before all rows are scored again for the report, which takes as long.
-    write_scores(path, rows, scores, judge.facts["calibration"])
+    calibration = judge.facts["calibration"]  # {temperature, pairs}: makes chances of scores; or None
+    write_scores(path, rows, scores, calibration)
 
-    # Report.
+    # Report. The rows are scored again with their answers in reverse order, which should change no winner.
     backwards = score_rows(judge, reversed_rows(rows), batch_size)
     report = pair_report(rows, scores, backwards)
-    report["chances"] = chances_report(rows, scores, judge.facts["calibration"])
+    report["chances"] = chances_report(rows, scores, calibration)
     return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=pairs_per_second)
 
 # %% ../nbs/03_reward_model.ipynb #n704d400

@@ -84,8 +84,9 @@ class CommittedCheckpoints(BeforeTrainer):
 
         is_first_process = self.is_world_process_zero()
         if is_first_process:
-            # Makes `.saving`, and at the end of the block renames the checkpoint in it. After an error, such
-            # as a full disk, it removes what was written; the checkpoint before stays.
+            # Makes `.saving`; at the end of the block it puts a manifest into the checkpoint in it, and
+            # renames that to its final name. After an error, such as a full disk, it removes what was
+            # written; the checkpoint before stays. `mode=None`: permissions stay as Trainer set them.
             committed = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
         else:
             committed = nullcontext()
@@ -146,7 +147,7 @@ class CommittedCheckpoints(BeforeTrainer):
 
         Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is
         resumed. A run that has reached its last step takes no further one."""
-        # -1: the run begins anew, and no checkpoint is its own
+        # The number in the folder's name. -1: the run begins anew, and no checkpoint is its own
         last = checkpoint_step(resume_from_checkpoint) if resume_from_checkpoint else -1
         if self.is_world_process_zero():
             move_newer_checkpoints(self.args.output_dir, last)  # those with a higher number than `last`
@@ -158,6 +159,7 @@ class CommittedCheckpoints(BeforeTrainer):
         print(f"nothing left to train: {Path(resume_from_checkpoint).name} is this run's last step")
         # Code that runs after a training, such as saving, expects the trained weights and an optimizer.
         self._load_from_checkpoint(resume_from_checkpoint)
+        # The schedule needs the number of steps. `_is_finished` has read `self.state` from the checkpoint.
         self.create_optimizer_and_scheduler(self.state.max_steps)
 
     def _is_finished(self, checkpoint):

@@ -339,7 +339,9 @@ def model_sources(
                          "then merge-lora with the base that was trained")
 
     # Which key of the shards holds which tensor of the model; ShardError for tensors that do not fit.
-    fitted = fit_keys(_sure_shapes(shards, base), wanted) # key without peft's additions → name in the model
+    # `_whole_shapes`: key without peft's additions → shape of the whole, or None for a tensor that does not
+    # say whether it is the whole or a part.
+    fitted = fit_keys(_whole_shapes(shards, base), wanted) # key without peft's additions → name in the model
     keys = {name: base[bare_key] for bare_key, name in fitted.items()} # name in the model → key in the shards
 
     # Which module of the adapter changes which weight; ShardError for one that cannot be added.
@@ -357,7 +359,8 @@ def model_sources(
         # The shards may hold a tied tensor under any of its names.
         possible_names = (name, *sorted(wanted.twins(name)))
         key = next(keys[possible] for possible in possible_names if possible in keys)
-        sources[wanted.hub[name]] = _source(shards, key, shape, dtype, lora, updates.get(name))
+        name_in_files = wanted.hub[name]
+        sources[name_in_files] = _source(shards, key, shape, dtype, lora, updates.get(name))
     return sources
 
 def _updates(factors, wanted):
@@ -369,14 +372,16 @@ def _updates(factors, wanted):
     return {wanted.find(f"{module}.weight"): module for module in factors}
 
 # %% ../../nbs/09e_merge.ipynb #n44afe44
-def _sure_shapes(shards, base):
+def _whole_shapes(shards, base):
     """Shapes of whole tensors as far as the shards tell them: key without peft's additions → shape or None
 
     A plain tensor that several ranks hold may be whole on each, or cut into parts: None. `base`: key without
     peft's additions → key in the shards."""
     shapes = {}
     for bare_key, key in base.items():
-        is_plain = shards.pieces[key][0].shape is None
+        # A `Piece` has the shape of the whole tensor, the same on all ranks. A plain tensor has None there.
+        piece_of_rank_0 = shards.pieces[key][0]
+        is_plain = piece_of_rank_0.shape is None
         is_unsure = is_plain and shards.world_size > 1
         shapes[bare_key] = None if is_unsure else shards.shape(key)
     return shapes
@@ -460,8 +465,9 @@ def adapter_sources(
     "A `Source` for each factor of the adapter, under the names that peft gives them in files; and its config"
     base, lora = part_lora(shards, lora_alpha) # keys of the frozen base; `Lora`
     if base: # with verl's save_lora_only there is none
-        # Only to check that the shards fit the config; raises ShardError.
-        fit_keys(_sure_shapes(shards, base), wanted)
+        # Only to check that the shards fit the config; raises ShardError. `_whole_shapes`: key → shape of the
+        # whole, or None for a tensor that does not say whether it is the whole or a part.
+        fit_keys(_whole_shapes(shards, base), wanted)
     updates = _updates(lora.factors, wanted) # name of a weight in the model → adapter's name of its module
     # Checked with an empty config, as adapters that cannot be merged (DoRA) can be written all the same.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
@@ -541,11 +547,15 @@ def _main_dtype(sources):
     return max(sizes, key=sizes.__getitem__)
 
 # %% ../../nbs/09e_merge.ipynb #n3b84140
-def _write_model(sources, config, description_folder, output_dir, report, max_shard_gb):
-    """Write weights, configs and tokenizer as one folder; return the number of weight files
-
-    The folder appears only when it is complete. `config`: adapter_config.json if only an adapter is written,
-    else None; `report`: facts from `_report`, such as megabytes and dtype."""
+def _write_model(
+    sources, # tensor's name in files → `Source`, which makes the tensor when it is written
+    config, # content of adapter_config.json if only an adapter is written, else None
+    description_folder, # `huggingface/` beside the shards, whose configs and tokenizer are copied
+    output_dir, # becomes the model directory; it appears only when it is complete
+    report, # facts from `_report`, such as megabytes and dtype
+    max_shard_gb, # largest weight file
+):
+    "Write weights, configs and tokenizer as one folder; return the number of weight files"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     needed = report["megabytes"] * 1e6
     free = shutil.disk_usage(output_dir.parent).free
@@ -613,7 +623,8 @@ def _check_equal(sources, reference, wanted):
 def _tensors_of(folder, wanted):
     """Where the tensors of a model directory are: name in the model → (file, name in the file)
 
-    A tensor that the model does not have keeps its name in the file."""
+    `wanted.find` translates a name in files into the name in the model, and returns None for a tensor that
+    the model does not have. Such a tensor keeps its name in the file."""
     from safetensors import safe_open
     files = sorted(folder.glob("*.safetensors"))
     if not files:

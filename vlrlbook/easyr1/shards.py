@@ -76,6 +76,7 @@ def _save_rank(model, folder, rank, world_size, replicas, engine):
 def _fsdp(model, world_size, replicas, engine):
     """Shard the model by FSDP 1 or FSDP 2, in a process that has joined the others
 
+    On the CPU, since it is never trained: it only makes the files of `shard_model`, for tests and examples.
     With `replicas` above 1 the ranks form a mesh: (replicas, ranks that share one copy)."""
     import torch
     from torch.distributed.device_mesh import init_device_mesh
@@ -87,8 +88,9 @@ def _fsdp(model, world_size, replicas, engine):
         shape, names = (replicas, world_size // replicas), ("ddp", "fsdp")
         strategy = ShardingStrategy.HYBRID_SHARD
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+    # Wrapping each layer by itself, as trainers do, changes nothing in the files (tried with both engines).
     if engine == "fsdp2":
-        for layer in _decoder_layers(model): # each layer is gathered and freed by itself
+        for layer in _decoder_layers(model):
             fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh)
     return FullyShardedDataParallel(model, device_mesh=mesh, device_id=torch.device("cpu"),
@@ -222,7 +224,7 @@ class Stored:
 
     @property
     def plain(self) -> bool:
-        "Whether the tensor is contiguous: its elements stand one after the other in the storage"
+        "Whether the tensor is contiguous: its elements stand one after the other, in order, in the storage"
         if not prod(self.shape): # no elements
             return True
         expected = 1 # step of the last dimension; each one before it steps over all behind it
@@ -237,19 +239,21 @@ class Stored:
         "Read the tensor, into the tensor `out` if one is given, and return it"
         import torch
         dtype = getattr(torch, self.dtype)
-        first_byte = self.offset * dtype.itemsize
-        if out is not None and self.plain and out.is_contiguous(): # straight into `out`, without a copy
+        first_byte = self.offset * dtype.itemsize # of this tensor in its storage
+        is_contiguous = self.plain
+        # `_fill` reads numbers into a flat tensor; `self.record` says where the storage lies in the file.
+        if out is not None and is_contiguous and out.is_contiguous(): # straight into `out`, without a copy
             _fill(out.view(-1), self.path, self.record, first_byte)
             return out
 
         # Read a stretch of the storage, and look at it as a tensor of this shape.
-        if self.plain:
+        if is_contiguous:
             span = prod(self.shape)
-        else: # from the first element to the last, with the foreign ones between them
+        else: # from its first element to its last; elements between them may belong to other tensors
             span = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
         flat = torch.empty(span, dtype=dtype)
         _fill(flat, self.path, self.record, first_byte)
-        tensor = flat.view(self.shape) if self.plain else flat.as_strided(self.shape, self.stride)
+        tensor = flat.view(self.shape) if is_contiguous else flat.as_strided(self.shape, self.stride)
         return tensor if out is None else out.copy_(tensor)
 
 # %% ../../nbs/09d_shards.ipynb #n8b64cf6
@@ -405,7 +409,7 @@ class _Contents(pickle.Unpickler):
 # %% ../../nbs/09d_shards.ipynb #n67242c7
 def read_contents(
     path: str | Path, # a file that torch.save wrote
-) -> dict: # key → `Stored`, or a stand-in for a DTensor
+) -> dict: # key → `Stored` (a tensor whose numbers are not read yet), or a stand-in for a DTensor
     "Read the table of contents of a shard, without the tensors' numbers; ShardError for a damaged file"
     path = Path(path)
     try:
@@ -432,8 +436,10 @@ _unreadable = (
 def _contents(records, path):
     """The state dict of a file that torch.save wrote: key → `Stored` or stand-in
 
-    Such a file is a ZIP archive; `records`: name of an entry → (first byte, bytes, checksum). The entry
-    data.pkl is the table of contents, and data/0, data/1, … hold the numbers."""
+    A `Stored` is a tensor whose numbers are not read yet. A stand-in takes the place of a DTensor: it has the
+    fields of that, a `Stored` among them, and none of its code. The file is a ZIP archive; `records`: name of
+    an entry → (first byte, bytes, checksum). The entry data.pkl is the table of contents, and data/0, data/1,
+    … hold the numbers."""
     # The entries stand in a folder that is named like the file when it was saved.
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
@@ -520,8 +526,9 @@ def _piece(key, value, rank, path):
     _check_rank(key, spec.mesh, mesh, rank, path) # ShardError if another rank has written the file
     # For each mesh dimension the tensor dimension that it cuts, or None for copies.
     placements = tuple(_cut_dimension(key, placement, path) for placement in spec.placements)
-    # torch's TensorMeta is a named tuple whose first field is the shape of the whole.
-    shape = tuple(spec.tensor_meta.args[0])
+    # A stand-in for torch's TensorMeta; `args` is what it was made with: shape of the whole, strides, type.
+    meta = spec.tensor_meta
+    shape = tuple(meta.args[0])
     return Piece(rank, stored=value._local_tensor, shape=shape, placements=placements, mesh=mesh,
                  names=_mesh_names(spec.mesh))
 
@@ -748,14 +755,18 @@ def _filled_numbers(pieces):
 # %% ../../nbs/09d_shards.ipynb #n6b27019
 def assemble(
     pieces: list, # of one tensor, a `Piece` per rank
-    shape: tuple, # that the model wants; decides what plain tensors are
+    shape: tuple, # of the whole tensor, as the model's config has it
     key: str = "tensor", # for messages
 ): # tensor
     "Put a tensor together from its pieces; ShardError if ranks hold different copies of the same part"
     import torch
     whole = torch.empty(shape, dtype=getattr(torch, pieces[0].stored.dtype))
+    # The place of each piece, a tuple of slices. A DTensor says it. A plain tensor does not: then `shape`
+    # tells whether it is the whole or some of its rows.
+    boxes = _boxes(pieces, shape, key)
+    # Two places are the same or have nothing in common, since tensors are cut by a grid.
     first_rank = {} # borders of a part → first rank that holds it, whose numbers are taken
-    for piece, box in zip(pieces, _boxes(pieces, shape, key)): # box: the piece's place, a tuple of slices
+    for piece, box in zip(pieces, boxes):
         borders = _borders(box) # of slices, which cannot be keys before Python 3.12
         if not _numbers_in(borders): # an empty part
             continue

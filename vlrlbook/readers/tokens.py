@@ -110,7 +110,7 @@ def plain_text(
     apostrophe "'", a raised digit "^", and underscores that join words a space."""
     # `_both_ends` leaves out the middle of a long text
     text = text[:_most_characters] if from_start else _both_ends(text)
-    text = _raised.sub("^", text)  # 5² becomes 5^
+    text = _raised.sub("^", text)  # 5² becomes 5^: NFKC would make 52 of it, and no reader needs the power
     text = _fractions.sub(_set_apart, text)  # 2½ becomes 2 1/2
     plain = unicodedata.normalize("NFKC", text)
     # a few characters stand for whole phrases in NFKC, so the length is bounded once more
@@ -128,7 +128,8 @@ def _both_ends(text):
     if len(text) <= _most_characters:
         return text
     beginning = text[:_from_the_beginning]
-    end = text[_from_the_beginning - _most_characters:]  # the last ones: so many that both make the most
+    from_the_end = _most_characters - _from_the_beginning
+    end = text[-from_the_end:]
     # drop the word that was cut in two: half of a number would be another number
     if " " in beginning:
         beginning = beginning.rpartition(" ")[0]
@@ -202,16 +203,17 @@ def tokens_of(
 
 
 def _token_of(match, glued):
-    "The `Token` for one match of the pattern `_token`, whose named groups are the kinds of tokens"
-    kind, raw = match.lastgroup, match[0]
-    if kind == "number":
-        return Token("number", raw, raw, glued, _digits_value(raw))
-    if kind == "numeral":
-        # written in Chinese characters, such as 三十
-        return Token("number", raw, raw, glued, _chinese_value(raw))
-    if kind == "character":
-        kind = "han"
-    return Token(kind, raw.lower(), raw, glued)
+    """The `Token` for one match of the pattern `_token`
+
+    Most named groups of the pattern are kinds of tokens. Two are not: `numeral`, a number in Chinese
+    characters such as 三十, and `character`, any other single Chinese character."""
+    group, raw = match.lastgroup, match[0]  # the group that matched, and the text as written
+    if group == "number":
+        return Token("number", text=raw, raw=raw, glued=glued, value=_digits_value(raw))
+    if group == "numeral":
+        return Token("number", text=raw, raw=raw, glued=glued, value=_chinese_value(raw))
+    kind = "han" if group == "character" else group  # Chinese phrases are of this kind, too
+    return Token(kind, text=raw.lower(), raw=raw, glued=glued)
 
 
 def is_number(
@@ -247,6 +249,7 @@ def _digits_value(raw):
     whole, _, fraction = digits.partition(".")
     if "." in fraction or len(whole) > _most_digits:
         return None
+    # 007 is a code, but 05 is a 5 that was filled up to two digits
     if len(whole) > 2 and whole.startswith("0"):
         return None
     # decimal places beyond what a float can hold are cut off
@@ -256,34 +259,43 @@ def _digits_value(raw):
 
 def _chinese_value(numeral):
     "The value of a Chinese numeral below ten thousand; None for 三四 (three or four) and what is no numeral"
-    if numeral in _chinese_words:
+    if numeral in _chinese_words:  # 俩 and 仨, "two of them" and "three of them"
         return float(_chinese_words[numeral])
-    numeral = numeral.replace("廿", "二十").replace("卅", "三十")
+    numeral = numeral.replace("廿", "二十").replace("卅", "三十")  # one character for twenty, and for thirty
     readable_characters = _chinese_digits.keys() | _chinese_scales.keys()
     if not readable_characters.issuperset(numeral):
         return None
     # without 十, 百 or 千 it is a row of digits
     if _chinese_scales.keys().isdisjoint(numeral):
         return _digit_by_digit(numeral)  # 二五 is 25
-    # `digit` waits for its scale: in 三百, 三 is read first; scales must fall, as in 千 … 百 … 十
-    total, digit, scale = 0, None, 10_000
+    return _digits_with_scales(numeral)
+
+
+def _digits_with_scales(numeral):
+    """The value of Chinese digits with 十 (10), 百 (100) or 千 (1000), such as 三百二十 for 320
+
+    None for an estimate such as 十三四 (thirteen or fourteen), and where the scales do not fall."""
+    # `digit` waits for its scale: in 三百 (300), 三 is read first. `last_scale` begins above every scale.
+    total, digit, last_scale = 0, None, 10_000
     for character in numeral:
         if character in _chinese_digits:
-            # two digits side by side, as in 三四十 or 十三四, are "three or four": no count
+            # two digits side by side are an estimate; a zero between others only fills a gap, as in 一百零二
             if digit:
                 return None
             digit = _chinese_digits[character]
             continue
-        if _chinese_scales[character] >= scale:
-            return None
         scale = _chinese_scales[character]
+        if scale >= last_scale:
+            return None
         # 十二 (twelve) begins with 十: one ten, its 一 is left out
         total += scale * (1 if digit is None else digit)
-        digit = None
-    # 一百二 is short for 一百二十 (120): a last digit counts tens there; but 一百零二 is 102, and 十二 is 12
-    if scale >= 100 and "零" not in numeral and "〇" not in numeral:
-        digit = (digit or 0) * scale // 10
-    return float(total + (digit or 0))
+        last_scale, digit = scale, None
+
+    # A last digit behind 百 or 千 counts in the next lower scale: 一百二 is short for 一百二十 (120), 一千二 is
+    # 1200. A zero forbids that: 一百零二 is 102. Anywhere else it counts ones: 十二 is 12.
+    has_zero = "零" in numeral or "〇" in numeral
+    counted_in = last_scale // 10 if last_scale >= 100 and not has_zero else 1
+    return float(total + (digit or 0) * counted_in)
 
 
 def _digit_by_digit(numeral):
@@ -325,8 +337,10 @@ def _with_numerals(tokens):
 def _numeral(tokens, i):
     """Read the number of several words that begins at token `i`: returns (its value, the place behind it)
 
-    Where none begins, the place is `i` itself; so too for digits with no number word behind them, which are
-    one token already. A value of None means a numeral that this reader cannot hold, such as `3 million`."""
+    The place is `i` itself where there is nothing to join: no numeral begins there, or it is one of digits
+    alone, which is a single token already. A value of None with a place behind `i` means a numeral that this
+    reader cannot hold, such as `3 million`."""
+    begins_in_chinese = tokens[i].raw[-1] in _numerals  # `raw`: as it was written; `_numerals`: 一二三 …
     if tokens[i].kind == "number":
         value, after = tokens[i].value, i + 1
     else:
@@ -345,8 +359,8 @@ def _numeral(tokens, i):
         if word in _too_many:
             # such as `million`: reading no number is better than reading a wrong one
             return None, at + 1
-        # a Chinese measure word such as 打 (a dozen), behind a Chinese numeral
-        if word in _set_sizes and tokens[i].raw[-1] in _numerals:
+        # 两打 is two dozen; behind digits, as in 3 打, such a measure word is not read
+        if word in _set_sizes and begins_in_chinese:
             return _chinese_set(tokens, i, at)
         if word not in _number_words or tokens[at].kind != "word":
             break

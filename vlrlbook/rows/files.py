@@ -126,8 +126,8 @@ def _json_lines(text, name):
 
 def _table_rows(text, path):
     "Rows of a CSV or TSV with a header, as (line number, dict); empty fields are None"
-    if text.startswith("sep="):  # a first line that Excel writes to say which character separates fields
-        text = text.partition("\n")[2]
+    text = _without_separator_line(text)
+    # `_separator_of` looks for a comma, semicolon or tab in the header.
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator_of(text)
 
     # Long fields are allowed, since one may hold a picture in base64.
@@ -166,6 +166,13 @@ def _table_rows(text, path):
 
 
 _index_column = "row number of pandas"  # the name that such a column gets here; no role has it
+
+
+def _without_separator_line(text):
+    """Drop a first line such as `sep=;`, which Excel writes to say which character separates the fields.
+
+    Excel does not show it and counts its rows from the header, and so do our line numbers."""
+    return text.partition("\n")[2] if text.startswith("sep=") else text
 
 
 def _separator_of(text):

@@ -131,12 +131,13 @@ def _skip(report, number, error):
 def _with_good_pictures(kept, report):
     """Open all pictures of the rows in `kept`, a list of (row number, row).
 
-    Returns the rows whose pictures are all good, with `needs_white` set: for each picture, whether it must be
-    converted. The others are listed in the report as skipped."""
+    Returns the rows whose pictures are all good. Their `needs_white` says for each picture whether training
+    must convert it: put transparency on white, or scale greys of more than 8 bits. The other rows are listed
+    in the report as skipped."""
     pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
         pictures.update(row.pictures)
-    results = decoded(pictures)  # picture → whether it must be converted, or the `DataError` that it is
+    results = decoded(pictures)  # picture → True if it must be converted, False if not, or its `DataError`
 
     good = []
     for number, row in kept:

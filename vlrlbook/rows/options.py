@@ -66,14 +66,16 @@ def _of_one_column(values, number):
         values = values.split(separator) if parsed is None else parsed
 
     if isinstance(values, dict):
-        if as_list(values.get("text")) is not None:  # the data set ARC: {"text": […], "label": ["A", …]}
-            return as_list(values["text"])
+        texts = as_list(values.get("text"))  # None if there is no list
+        if texts is not None:  # the data set ARC: {"text": […], "label": ["A", …]}
+            return texts
         by_letter = {str(key).strip().upper(): value for key, value in values.items()}
         if set(by_letter) <= set(_letters):  # {"A": …, "B": …}, in whatever order
+            # Always ten, from A to J, None for a missing one: `row_options` drops these at the end.
             return [by_letter.get(letter) for letter in _letters]
         return list(values.values())
 
-    options = as_list(values)
+    options = as_list(values)  # None if it is neither a list nor an array
     if options is None:
         raise DataError("vqa.options", f"options are a {type(values).__name__}, expected a list", row=number)
     return options
@@ -82,7 +84,8 @@ def _of_one_column(values, number):
 def _of_columns(columns):
     """The options of a row that has a column for each: option_A, Choice B, …, or A, B, …, or option1, ….
 
-    Returns the values from A to J, None for a missing column; an empty list if there are fewer than two."""
+    Returns ten values, from A to J, None for a missing column (`row_options` drops these at the end); an
+    empty list if there are fewer than two."""
     name_of_letter = {}  # letter → name of its column
     for name in columns.row:
         word = str(name).strip()

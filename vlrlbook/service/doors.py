@@ -200,24 +200,29 @@ class Doors:
 
 class _Exchange:
     "One request and its reply: knows how much of the body has come, and reads the rest before a reply begins"
-    def __init__(self, scope, receive, send, complete_headers):
-        "Stand between server and application for one request; `scope`, `receive` and `send` are ASGI's"
+    def __init__(self,
+        scope,  # ASGI's description of the request
+        receive,  # ASGI's function that returns the next message of the request
+        send,  # ASGI's function that sends a message of the reply
+        complete_headers,  # function: headers of a reply → a new list, with those that every reply carries
+    ):
+        "Stand between server and application for one request and its reply"
         self._receive_message = receive
         self._send_message = send
         self._complete_headers = complete_headers
-        self._changes = scope["method"] not in _reading_methods
+        self._only_reads = scope["method"] in _reading_methods  # GET or HEAD, which need no body
         headers = dict(scope["headers"])
         # With "Expect: 100-continue" a client sends its body only after somebody has asked for it.
         self._waits_for_leave = b"expect" in headers
-        # Nobody reads the body of a GET; a client that sends it slowly would keep its connection for ever.
-        self._unwanted_body = not self._changes and (
-            headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers)
+        has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+        self._unwanted_body = self._only_reads and has_body  # that of a GET, which nobody reads
         self._asked_for_body = False  # whether the application has read any of it
-        self._more_to_come = True  # whether the body has not yet come to its end
+        # False once the body has come to its end, or the client has gone; True until somebody asks for it.
+        self._more_to_come = True
         self.status = 0  # of the reply; 0 before it begins
 
     async def receive(self):
-        "Return the next ASGI message of the request, and note whether the body has now come to its end"
+        "Return the next ASGI message of the request; at the body's end set `_more_to_come` to False"
         self._asked_for_body = True
         message = await self._receive_message()
         if message["type"] == "http.disconnect" or not message.get("more_body"):
@@ -232,11 +237,14 @@ class _Exchange:
             self.status = message["status"]
             # 408: the client has stopped sending its body, so there is nothing to wait for.
             stalled = self.status == 408
-            if self._changes and self._more_to_come and not stalled:
+            # Not the body of a GET: a client that sends it slowly would keep its connection for ever.
+            if not self._only_reads and self._more_to_come and not stalled:
                 await self._drain()
             headers = self._complete_headers(message["headers"])  # a new list, with those of every reply
             # A body that was not read to its end would be taken for the next request on this connection.
-            if (self._changes or self._unwanted_body) and self._more_to_come:
+            # `_more_to_come` does not suffice: it is True, too, for a GET without a body.
+            may_have_body = not self._only_reads or self._unwanted_body
+            if may_have_body and self._more_to_come:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
         await self._send_message(message)
@@ -251,6 +259,7 @@ class _Exchange:
         bytes_left = _most_drained
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_longest_drain):
+                # `receive` sets `_more_to_come` to False at the body's end, or when the client has gone.
                 while self._more_to_come and bytes_left > 0:
                     message = await self.receive()
                     bytes_left -= len(message.get("body", b""))

@@ -58,26 +58,27 @@ class RunLog:
 
     def after(self,
         step: int,  # only rows with later steps
-    ) -> tuple:  # JSON of the rows, each as bytes; the latest step among them, or None
+    ) -> tuple:  # JSON of the rows, each as bytes; the step of the last of them, or None
         "Read what was added to the file, and return the rows with a later step than `step`"
         self.refresh()
         return self.known_after(step)
 
     def known_after(self,
         step: int,  # only rows with later steps
-    ) -> tuple:  # JSON of the rows, each as bytes; the latest step among them, or None
+    ) -> tuple:  # JSON of the rows, each as bytes; the step of the last of them, or None
         "Return the rows with a later step among those read so far; it reads no file and waits for no lock"
         read = self.read
         # Counted once: another thread may append rows meanwhile.
         row_count = len(read.steps)
         if not read.is_sorted:
-            # A resumed run has written some steps a second time, so each row must be looked at.
+            # A resumed run has written some steps a second time, so each row must be looked at. The row that
+            # was written last need not have the highest step.
             places = [place for place in range(row_count) if read.steps[place] > step]
-            latest_step = read.steps[places[-1]] if places else None
-            return [read.rows[place] for place in places], latest_step
+            last_step = read.steps[places[-1]] if places else None
+            return [read.rows[place] for place in places], last_step
         begin = bisect_right(read.steps, step, 0, row_count)  # the first row with a later step
-        latest_step = read.steps[row_count - 1] if begin < row_count else None
-        return read.rows[begin:row_count], latest_step
+        last_step = read.steps[row_count - 1] if begin < row_count else None
+        return read.rows[begin:row_count], last_step
 
     def refresh(self):
         "Read what was added to the file since the last time; one thread reads, the others wait for it"
@@ -131,8 +132,8 @@ class RunLog:
             if numbers is None:
                 continue  # the row has no step
             if read.steps and numbers["step"] <= read.steps[-1]:
-                read.is_sorted = False
-            read.rows.append(encoded(numbers))
+                read.is_sorted = False  # `known_after` can no longer search by bisection
+            read.rows.append(encoded(numbers))  # as JSON bytes, made once and sent to every client
             read.steps.append(numbers["step"])
 
 
