@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from vlrlbook.core import Rollout, RolloutGroup, RunLog, Sample, mean_ci95, nearest, rollout_card, smooth, write_json, write_whole
+from vlrlbook.core import Rollout, RolloutGroup, RunLog, Sample, mean_ci95, nearest, plot_run, rollout_card, smooth, write_json, write_whole
 
 row = st.dictionaries(st.sampled_from(["loss", "reward", "part/exact", "eval/reward"]), st.floats(-1e6, 1e6), min_size=1)
 
@@ -18,6 +18,12 @@ def test_run_log_round_trip(tmp_path_factory, rows):
     log = RunLog(tmp_path_factory.mktemp("log") / "run_log.csv")
     for i, r in enumerate(rows): log.append({"step": i, **r})
     assert RunLog.read(log.path).rows == log.rows
+
+
+def test_a_panel_with_an_axis_on_the_right_has_no_line_at_its_top():
+    log = RunLog(rows=[dict(step=step, length=3 + step, grad_norm=step / 10) for step in range(3)])
+    right = plot_run(log).axes[-1]
+    assert right.get_legend() and right.spines["right"].get_visible() and not right.spines["top"].get_visible()
 
 
 def test_a_run_log_without_a_file_has_nothing_to_save(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from conftest import SHARED, needs_lerobot
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
+from vlrlbook import archive
 from vlrlbook.core import Sample
 from vlrlbook.data import (DataError, open_picture, permuted, picture_key, preference_pairs, preference_row, preflight, read_counting_zip,
                            read_preferences, split_by_picture, synthetic_counting, to_dataset, to_messages, to_rgb, to_samples,
@@ -133,6 +134,20 @@ def test_archives_that_two_parsers_read_differently(tmp_path, spoil, code):
     (tmp_path / "y.zip").write_bytes(spoil(bytes(raw_zip(tmp_path))))
     with pytest.raises(DataError) as e: read_counting_zip(tmp_path / "y.zip", tmp_path / "out")
     assert e.value.code == code and not (tmp_path / "out").exists()
+
+
+def test_a_directory_is_read_to_its_end(tmp_path, monkeypatch):
+    "The comment of an entry looks like the archive's end, just where reading stops: the rest must not go unread"
+    path, after_mark = tmp_path / "x.zip", 18
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in (("main.csv", ROW), ("images/a.png", picture())):
+            file.writestr(name, content)
+        file.infolist()[0].comment = b"PK\5\6" + b"\0" * after_mark
+    with zipfile.ZipFile(path) as file:
+        start = file.start_dir
+    first_end = path.read_bytes().index(b"PK\5\6")
+    monkeypatch.setattr(archive, "_most_directory_bytes", first_end + 4 + after_mark - start)
+    with pytest.raises(DataError, match="zip.foreign"): read_counting_zip(path, tmp_path / "out")
 
 
 def test_overlapping_entries(tmp_path):

@@ -116,4 +116,17 @@ def test_yaml_by_hand(tmp_path):
         else:
             with pytest.raises(SettingsError, match="EasyR1 0.3.2, and this is EasyR1 current"): read_engine_yaml(path, "current")
     with pytest.raises(SettingsError, match="cannot be read"): read_engine_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_a_config_may_merge_another_mapping_into_its_own(tmp_path):
+    "EasyR1 reads its config with OmegaConf, which takes <<; a key of its own wins and does not stand twice"
+    (tmp_path / "config.yaml").write_text("data: {<<: {seed: 1, shuffle: false}, seed: 2, train_files: a, val_files: b}\n"
+                                          "worker: {actor: {model: {model_path: m}}, rollout: {n: 5}}\n")
+    s = read_engine_yaml(tmp_path / "config.yaml")
+    assert s["data.seed"] == 2 and s["shuffle"] is False
+
+
+def test_a_list_as_a_key_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("? [data, seed]\n: 1\n")
+    with pytest.raises(SettingsError, match="config.yaml: cannot be read"): read_engine_yaml(tmp_path / "config.yaml")
     with pytest.raises(SettingsError, match="expected name=value"): parse_overrides(["--lr"])

@@ -184,6 +184,21 @@ def test_a_function_of_ones_own_travels_with_its_imports(tmp_path, monkeypatch):
     assert ask_reward_file(tmp_path / "reward.py", [(["8"], "x")]) == [[dict(overall=4.0)]]
 
 
+def test_a_module_stands_behind_those_that_it_uses_when_the_file_is_read(tmp_path, monkeypatch):
+    "`size` is asked for first by `asked`; `limits`, collected after it, uses it while it is read"
+    package = tmp_path / "ordered_rewards"
+    package.mkdir()
+    for name, source in (("__init__", ""), ("size", "def of(n): return n"),
+                         ("asked", "from .size import of\ndef asked(n): return of(n)"),
+                         ("limits", "from .size import of\nLIMIT = of(3)\ndef limit(): return LIMIT"),
+                         ("reward", "from .asked import asked\nfrom .limits import limit\n"
+                                    "def reward(completion, answer): return dict(overall=float(asked(3) == limit()))")):
+        (package / f"{name}.py").write_text(source + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "file.py").write_text(reward_file("ordered_rewards.reward:reward"))
+    assert ask_reward_file(tmp_path / "file.py", [(["a"], "b")]) == [[dict(overall=1.0)]]
+
+
 def test_rewards_that_cannot_travel_are_refused():
     trained = lambda completions, samples: []
     trained.batched = True

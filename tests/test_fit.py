@@ -103,6 +103,17 @@ def test_eager_attention_keeps_scores_and_fused_attention_does_not():
     assert gpu_twin(attention="eager", shared_prompt=False)["training"] > gpu_twin(attention="sdpa", shared_prompt=False)["training"]
 
 
+def test_gradients_of_a_head_are_cast_beside_a_chunk_of_the_logits():
+    "As in TRL's ChunkedLogProbFunction.backward: its buffer lives until float32 gradients have become bfloat16"
+    tokens, words, size = 16, 1000, 8
+    hidden = torch.zeros(tokens, size, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.zeros(words, size, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        logps = fit._FusedHead.apply(hidden, weight)
+        with fit._Counter() as counter: logps.sum().backward()
+    assert counter.peak >= words * size * (4 + 2) + tokens * size * 4 + tokens * words * 2
+
+
 def test_four_bit_weights_are_smaller_and_their_norms_are_not():
     settings = dict(size="gpu", lora_r=8)
     four = fit._Counted(fit.run_of(read_settings(GRPOSettings, settings)), False).of_model("weights")

@@ -208,13 +208,17 @@ def readable_name(
     name = info.orig_filename  # `filename` is cut at a NUL
     if info.flag_bits & _name_is_utf8 or name.isascii():
         return name
-    name_bytes = name.encode("cp437", "surrogateescape")  # as they stand in the file
     for encoding in ("utf-8", "gbk"):
         try:
-            return name_bytes.decode(encoding)
+            return _name_bytes(info).decode(encoding)
         except UnicodeDecodeError:
             continue
     return name
+
+
+def _name_bytes(info):
+    "An entry's name as bytes, as the file holds it, where `zipfile` has decoded it as cp437"
+    return info.orig_filename.encode("cp437")  # cp437 has a character for each of the 256 bytes
 
 
 def _other_names(info, name):
@@ -224,12 +228,10 @@ def _other_names(info, name):
     if info.flag_bits & _name_is_utf8 or info.orig_filename.isascii():
         return set()
 
-    # `zipfile` has decoded the name as cp437; these are the bytes as they stand in the file.
-    name_bytes = info.orig_filename.encode("cp437", "surrogateescape")
     other_names = set()
     for encoding in _name_encodings:
         try:
-            other_names.add(name_bytes.decode(encoding))
+            other_names.add(_name_bytes(info).decode(encoding))
         except UnicodeDecodeError:
             continue
     return other_names - {name}
@@ -267,7 +269,9 @@ _is_encrypted = 0x1  # flag
 _sizes_follow = 0x8  # flag: checksum and sizes stand behind the data, in a record of at most 24 bytes
 _name_is_utf8 = 0x800  # flag
 _in_zip64_extra = 0xFFFFFFFF  # in place of a size: it stands in the header's extra field
-_longest_descriptor, _end_record = 24, 22  # bytes: of the record behind the data, and of the end record
+_most_descriptor_bytes = 24  # of the record behind an entry's data
+_most_directory_bytes = 64 << 20  # that are read; 20,000 entries take a few MB, unless names are very long
+_end_record_bytes = 22  # of the end record, without the archive's comment behind it
 
 
 def check_layout(
@@ -278,7 +282,7 @@ def check_layout(
 
     These are archives with bytes that belong to no entry, with entries that overlap, with local headers that
     differ from the directory, or with a second end record."""
-    end, gap_allowed = 0, 0  # where the entry before ends, and how many bytes may lie behind it
+    end, gap_allowed = 0, 0  # of the entry before: where it ends, and how many bytes may lie behind it
     with open(path, "rb") as file:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             begin = info.header_offset
@@ -290,15 +294,18 @@ def check_layout(
                 raise DataError("zip.foreign", message, entry=info.filename)
             end = begin + length
             # Behind the data may stand a record of its checksum and sizes.
-            gap_allowed = _longest_descriptor if info.flag_bits & _sizes_follow else 0
+            gap_allowed = _most_descriptor_bytes if info.flag_bits & _sizes_follow else 0
 
+        # The directory, the end record and the archive's comment: all that stands behind the entries.
         file.seek(archive.start_dir)
-        directory = file.read(limits["table_bytes"])  # and the end record, which stands behind it
+        rest = file.read(_most_directory_bytes + 1)
 
+    if len(rest) > _most_directory_bytes:
+        raise DataError("zip.foreign", f"more than {_most_directory_bytes} bytes behind the entries")
     directory_follows = end <= archive.start_dir <= end + gap_allowed
     # A second end record, or bytes behind the first, let another program find another directory.
-    one_end = directory.count(_end_mark) == 1
-    nothing_behind = directory.rfind(_end_mark) + _end_record + len(archive.comment) == len(directory)
+    one_end = rest.count(_end_mark) == 1
+    nothing_behind = rest.rfind(_end_mark) + _end_record_bytes + len(archive.comment) == len(rest)
     if not (directory_follows and one_end and nothing_behind):
         raise DataError("zip.foreign", "bytes before, between or after the archive's own parts")
 
@@ -373,9 +380,10 @@ class _Names:
     def find(self,
         written: str,  # path of a picture, as a row of the table writes it
     ) -> tuple:  # (name of the entry or None, note about a difference or None)
-        """The entry that a path in the table means, if only one fits.
+        """The entry that a path in the table means.
 
-        The path may leave out the folder `images`, and may differ in case, accents' form or encoding."""
+        The path may leave out the folder `images`, and may differ in case, accents' form or encoding, as long
+        as only one entry fits."""
         # First the path as it is written, in the folder `images` or not.
         for form in (written, f"images/{written}"):
             if form in self.entries:
@@ -383,12 +391,13 @@ class _Names:
 
         # Then as it may have been written on another system.
         path = written.replace("\\", "/").removeprefix("./")
+        # `top`: the folder that everything lay in, with its slash. The entries are named without it.
         if self.top and folded_name(path).startswith(folded_name(self.top)):
-            path = path[len(self.top):]  # the entries are named without this folder
+            path = path[len(self.top):]
         for form in (path, f"images/{path}"):
-            # Names without case, accents in one form, and in any encoding.
+            # `folded`: name without case, accents in one form, in any encoding → the entry's own name
             name = self.folded.get(folded_name(form))
-            if name is not None:
+            if name is not None:  # None: no entry has this name, or several have it
                 note = "the picture's name differs in case, accents' form or encoding"
                 return name, None if name == form else note
         return None, None
@@ -596,7 +605,9 @@ def _check_size(image):
     if short * long > limits["picture_pixels"]:
         raise DataError("image.pixels", size)
 
-    # Qwen's processor refuses a side 200 times the other, and fails on sides of a few pixels.
+    # Qwen's processor refuses a side more than 200 times the other, and fails on sides of a few pixels. 150,
+    # not 200: EasyR1 enlarges a small picture first and rounds its sides down, so that 600 × 4 becomes
+    # 685 × 4, or 171 to 1.
     if short < 4 or long > 150 * short:
         raise DataError("image.shape", size)
 
@@ -852,6 +863,7 @@ class _PictureStore:
             data = buffer.getvalue()
 
         self.write(name, data)
+        # `picture_key`: a hash of the pixels, by which a run keeps equal pictures on one side of its split
         self.results[entry_name] = (name, picture_key(image))
 
     def write(self,

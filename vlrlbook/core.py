@@ -141,6 +141,9 @@ def _picture_class():
 # %% ../nbs/00_core.ipynb #c014
 # Widths of a rollout card's columns, relative to one another: an answer's text, and one part of its reward.
 _text_column, _part_column = 2.6, 0.55
+_column_gap = 0.05 # between the numbers of two parts
+# y on a card grows downwards: the headings stand on `_headings_y`, and answer number i (from 0) at y = i.
+_card_top, _headings_y = -1, -0.55
 
 def rollout_card(
     group: RolloutGroup, # any number of rollouts
@@ -177,15 +180,14 @@ def _card_question(ax, sample):
 
 def _card_rows(ax, rollouts, part_names):
     "Write a row for each answer: its text, then the numbers of its reward's parts under their names"
-    # y grows downwards, from the headings at -0.75 past one row for each answer
-    ax.set(xlim=(0, _text_column + _part_column * len(part_names)), ylim=(len(rollouts) - 0.5, -1))
+    # The lower end of y comes first, so that y grows downwards; half a row is left below the last answer.
+    ax.set(xlim=(0, _text_column + _part_column * len(part_names)), ylim=(len(rollouts) - 0.5, _card_top))
     ax.axis("off")
     right_ends = {} # name of a part → x where its right-aligned numbers end
     for column, name in enumerate(part_names):
-        # a little less than a column's width (`_part_column`), so that numbers do not touch
-        right_ends[name] = _text_column + _part_column * column + 0.5
+        right_ends[name] = _text_column + _part_column * (column + 1) - _column_gap
         heading = "\n".join(shorten(word, 11) for word in name.split("_", 1)) # counting_exact takes two lines
-        ax.text(right_ends[name], -0.55, heading, fontsize=7.5, ha="right", va="bottom", color="#555555")
+        ax.text(right_ends[name], _headings_y, heading, fontsize=7.5, ha="right", va="bottom", color="#555555")
     for y, rollout in enumerate(rollouts):
         ax.text(0, y, shorten(rollout.text, 38) or "(nothing)", fontsize=8.5, va="center")
         for name, x in right_ends.items():
@@ -195,16 +197,17 @@ def _card_rows(ax, rollouts, part_names):
             ax.text(x, y, text, fontsize=8.5, va="center", ha="right", weight=weight)
 
 def _card_bars(ax, rollouts, heading):
-    """Draw the number of each answer as a horizontal bar, beside the answer's row
+    """Draw the `advantage` of each answer as a horizontal bar, beside the answer's row
 
-    The number is the advantage, or what `heading` says a group keeps in its place."""
+    Some groups keep another number in `advantage`, such as the reward; `heading` names the number."""
     values = [rollout.advantage for rollout in rollouts]
     colours = [blue if value >= 0 else orange for value in values]
     ax.barh(range(len(values)), values, color=colours, height=0.62)
-    # Small advantages look small: the scale reaches at least 1.2 standard deviations to either side.
+    # Some room is left beside the longest bar. The axis reaches at least 1.2 (standard deviations, for an
+    # advantage) to either side, so that small numbers look small.
     reach = max(1.2, 1.35 * max(map(abs, values)))
     # the same limits of y as in `_card_rows`, so that each bar stands level with its answer
-    ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, -1), yticks=[])
+    ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, _card_top), yticks=[])
     ax.set_title(heading, fontsize=8, color="#555555")
     ax.axvline(0, color="black", lw=0.8)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -381,10 +384,12 @@ def _draw_legend(ax, right):
     if right is not ax:
         more_handles, more_labels = right.get_legend_handles_labels()
         handles, labels = handles + more_handles, labels + [f"{label} (right axis)" for label in more_labels]
-        right.spines[["right", "top"]].set_visible([True, False])
+        right.spines["top"].set_visible(False) # as on the left axis
         right.tick_params(labelsize=ax.xaxis.get_ticklabels()[0].get_fontsize())
-    # on the axis that is drawn last, so that no curve crosses the names
+    # "best" looks for a place that the curves of one axis leave free. Of two axes it would not see the left
+    # one's curves.
     place = "best" if right is ax else "upper left"
+    # on the axis that is drawn last, so that no curve crosses the names
     right.legend(handles, labels, fontsize=7.5, framealpha=0.8, edgecolor="none", loc=place)
 
 def _columns_of_panel(log, patterns):

@@ -162,13 +162,15 @@ def _prompt(
 ):  # a dict, see `Run.prompt`
     "The longest prompt that a run is counted with, as the tensors that a processor would make of it"
     from PIL import Image
+    # The family's own processor with a small tokenizer, so that nothing is downloaded: it cuts pictures as
+    # the real one does, and which words it knows does not matter here.
     processor = twin_processor(config.model_type)
     limit_pixels(processor, settings.max_image_size)
     draw = synthetic_counting if settings.task == "counting" else drawn_questions
     drawn = draw(1, seed=0)[0]  # one `Sample`
     side = settings.max_image_size
     picture = Image.new("RGB", (side, side))
-    sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, 0)
+    sample = Sample(drawn.question, drawn.answer, [picture] * pictures, settings.task, row=0)
     encoded = encode(processor, [sample])
 
     ids = encoded["input_ids"]
@@ -179,8 +181,9 @@ def _prompt(
         more = max(0, text_tokens - int((~is_picture).sum()))
         ids = torch.cat([torch.ones(1, more, dtype=ids.dtype), ids], 1)
     token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
+    patches = tuple(encoded["pixel_values"].shape)  # (patches of all pictures, numbers of a patch)
     return dict(input_ids=ids, mm_token_type_ids=token_types, image_grid_thw=encoded["image_grid_thw"],
-                patches=tuple(encoded["pixel_values"].shape))
+                patches=patches)
 
 
 # Tensors without numbers
@@ -277,11 +280,14 @@ def _dropout_of_a_gpu(x, p=0.5, training=True, inplace=False):
 
 def _kernels(run):
     "Functions and constants to replace while a run is counted: (module, name) -> what stands in its place"
-    # TRL makes buffers as wide as its piece even where the vocabulary is smaller. The system gives memory
-    # only for what is written, so the buffers are counted as wide as the vocabulary.
-    piece = min(_vocabulary_piece, run.config.get_text_config().vocab_size)  # the first: TRL's own width
-    replacements = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): piece}
+    # TRL computes logits of `_chunk_words` words of the vocabulary at a time, in a buffer of that width even
+    # where the vocabulary is smaller. The system gives memory only for what is written, so the buffer is
+    # counted no wider than the vocabulary.
+    words = min(_chunk_words, run.config.get_text_config().vocab_size)
+    replacements = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): words}
     if run.gpu:
+        # The count itself runs on a CPU, whose dropout and attention hold other tensors than a GPU's kernels.
+        # These stand-ins compute nothing and hold what the kernels hold.
         functional, name = torch.nn.functional, "scaled_dot_product_attention"
         replacements[functional, "dropout"] = _dropout_of_a_gpu
         replacements[functional, name] = _attention_of_a_gpu
@@ -292,46 +298,53 @@ def _kernels(run):
 # TRL 1.16 computes log-probs from logits of so many words of the vocabulary at a time, and of at most so many
 # tokens (`_CHUNKED_LOGPROB_CHUNK_SIZE` of trl.trainer.utils, `TOKEN_CHUNK_SIZE` of
 # trl.kernels.chunked_logprob).
-_vocabulary_piece, _most_tokens = 32768, 4096
+_chunk_words, _chunk_tokens = 32768, 4096
 
 
 class _FusedHead(torch.autograd.Function):
     """Stands in for TRL's fused head on a GPU (hidden states → log-probs): no numbers, the same memory.
 
-    It holds a piece of the logits at a time, and in backward the gradients in float32."""
+    It holds a chunk of the logits at a time, and in backward the gradients in float32."""
     @staticmethod
     def forward(ctx, hidden, weight):
         "hidden [tokens, size], weight [words, size] → empty log-probs [tokens]"
         ctx.save_for_backward(hidden, weight)
-        _FusedHead.piece(hidden, weight)  # held for a moment, so that it counts for the peak
+        _FusedHead.chunk(hidden, weight)  # held for a moment, so that it counts for the peak
         return hidden.new_empty(len(hidden), dtype=torch.float32)
 
     @staticmethod
-    def piece(hidden, weight):
+    def chunk(hidden, weight):
         "What is held at once: logits of some tokens over a part of the vocabulary, and that part's weight"
         dtype = torch.get_autocast_dtype("cpu")
-        part = weight[:_vocabulary_piece].to(dtype)
-        return hidden.new_empty(min(len(hidden), _most_tokens), len(part), dtype=dtype), part
+        part = weight[:_chunk_words].to(dtype)
+        return hidden.new_empty(min(len(hidden), _chunk_tokens), len(part), dtype=dtype), part
 
     @staticmethod
     def backward(ctx, grad):
-        "Empty gradients of hidden states and weight, held together with a piece of the logits"
+        """Zeros as gradients of hidden states and weight: only the memory at the peak is that of TRL's head.
+
+        There, too, both are summed up in float32 beside a chunk of the logits, and then cast."""
         hidden, weight = ctx.saved_tensors
         of_hidden = hidden.new_zeros(hidden.shape, dtype=torch.float32)
         of_weight = None
         if ctx.needs_input_grad[1]:  # the weight trains
-            of_weight = weight.new_zeros(weight.shape, dtype=torch.float32).to(weight.dtype)
-        piece = _FusedHead.piece(hidden, weight)  # computed again, beside the gradients
-        del piece
+            of_weight = weight.new_zeros(weight.shape, dtype=torch.float32)
+        chunk = _FusedHead.chunk(hidden, weight)  # never read: held until the gradients are cast
+        if of_weight is not None:
+            of_weight = of_weight.to(weight.dtype)
+        del chunk
         return of_hidden.to(hidden.dtype), of_weight
 
 
 def _fuse_head(model):
-    "Replace a model's `forward` by one with the memory of TRL's fused head on a GPU"
+    """Replace a model's `forward` by one that takes the memory of TRL's fused head on a GPU.
+
+    The head's own kernels need a GPU. This one computes no log-probs: it returns tensors of their shape, with
+    a graph behind them, so that the memory of a step can be counted on any machine."""
     plain_forward = model.forward
 
     def forward(*args, fused_lm_head=False, labels=None, **kwargs):
-        "As TRL calls it: with `fused_lm_head` it returns log-probs of the answers' tokens instead of logits"
+        "As TRL calls it: with `fused_lm_head` it returns log-probs (here without meaning) and no logits"
         if not fused_lm_head:
             return plain_forward(*args, **kwargs)
         hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
@@ -339,7 +352,7 @@ def _fuse_head(model):
         # Only the answers' tokens are scored: -100 marks all others.
         places = (targets != -100).flatten().nonzero()[:, 0]
         scored = hidden.flatten(0, 1)[places]
-        # stands in for TRL's kernel: as much memory, and no numbers
+        # stands in for TRL's kernel: as much memory, and no real numbers
         logps = _FusedHead.apply(scored, model.get_output_embeddings().weight)
         # [rows, T - 1] again, 0 where nothing was scored
         by_position = logps.new_zeros(targets.numel()).index_put((places,), logps).view(len(labels), -1)
@@ -389,13 +402,15 @@ def _small(
                 # TRL 1.16 casts an adapter on 4-bit weights to bfloat16.
                 weight.data = weight.data.to(torch.bfloat16)
 
-    # What its weights, and the optimizer's state for those that train, take in bytes.
+    # What its weights, and the optimizer's state for those that train, take in bytes. `quantised` holds the
+    # ids of the weights in 4 bits.
     size = {id(w): w.numel() * w.element_size() for w in parameters}  # in bytes
     # NF4: half a byte for each number, a byte of scale for 64 of them, and 4 bytes for 256 scales (the scales
     # are quantised, too)
     four_bit = 0.5 + 1 / 64 + 4 / (64 * 256)
     size |= {id(w): w.numel() * four_bit for w in parameters if id(w) in quantised}
     trained = [w for w in parameters if w.requires_grad]
+    # How many numbers the largest 4-bit weight has: bitsandbytes unpacks one weight at a time into a buffer.
     largest = max((w.numel() for w in parameters if id(w) in quantised), default=0)
     weights, bytes_trained = sum(size.values()), sum(size[id(w)] for w in trained)
     if settings.beta and not settings.use_lora:
@@ -405,7 +420,8 @@ def _small(
     state = sum(w.numel() * _state_bytes(settings.optim, w.element_size()) for w in trained)
 
     _faked(model, mode)
-    return _Small(model.train(), core, weights, bytes_trained, state, largest)
+    return _Small(model=model.train(), core=core, weights=weights, trained=bytes_trained, state=state,
+                  largest=largest)
 
 
 def _with_adapter(model, settings):
@@ -518,8 +534,8 @@ def _trained_step(
     mode,  # `FakeTensorMode`
 ):  # bytes
     "Most bytes that one forward and backward pass holds at once, without weights and optimizer state"
-    core, settings = small.core, run.settings
-    _prepare_training(run, small)  # with TRL's head, which returns log-probs
+    core, settings = small.core, run.settings  # `core`: the model without its adapter
+    _prepare_training(run, small)  # puts TRL's head on it, which returns log-probs
 
     # The inputs: whole prompts for each row, or where prompts are shared what one of a group needs.
     G = settings.num_generations
@@ -535,11 +551,12 @@ def _trained_step(
         fields = {name: value[:len(value) // G] for name, value in fields.items()}
         fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :run.P]
         if not any(w.requires_grad for w in core.model.visual.parameters()):
-            # A frozen tower's features are remembered, so its run is no part of a training step.
+            # A frozen tower's features are remembered, so its run is no part of a training step. This puts a
+            # function that returns them in the place of `core.model.get_image_features`.
             features = _remember(core, fields)
 
-    # The pass itself, on fake tensors: only memory is counted.
-    with _counting(run, small, [*fields.values(), *features]) as counter:
+    # The pass itself, on fake tensors. Inputs and features were there before, and are left out of the count.
+    with _counting(run, small, inputs=[*fields.values(), *features]) as counter:
         if shared:
             scorer = _Scorer(lambda: _autocast(run))  # the trainer's own method for whole groups
             logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
@@ -548,17 +565,20 @@ def _trained_step(
                 text = dict(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
                 logps = small.model(**text, **fields).log_probs
         logps.sum().backward()
-    vars(core.model).pop("get_image_features", None)  # undoes `_remember`
+    vars(core.model).pop("get_image_features", None)  # undoes `_remember`: the class's own method shows again
     return counter.peak
 
 
 def _prepare_training(run, small):
-    "Put TRL's fused head (log-probs without whole logits) on a model and, if wanted, gradient checkpointing"
+    """Prepare a model of few layers (`_Small`) for a training step whose memory is counted.
+
+    The model gets TRL's fused head, which returns log-probs without whole logits, and gradient checkpointing
+    if the run has it. `run.gpu` says what the run is counted for; the count itself needs no GPU."""
     from trl.trainer.utils import add_fused_lm_head
-    core = small.core
+    core = small.core  # the model without its adapter
     vars(core).pop("forward", None)  # of an earlier call: the method of its class shows again
     if run.gpu:
-        _fuse_head(core)  # TRL's own would run its kernels, which need a GPU
+        _fuse_head(core)  # a stand-in that takes as much memory: TRL's own head would start GPU kernels
     else:
         add_fused_lm_head(core, outputs=("log_probs", "entropy"))
     if run.recomputes:
@@ -590,13 +610,14 @@ def _prefill(
     mode,  # `FakeTensorMode`
 ):  # (most bytes at once, bytes of the cache)
     "Memory of reading prompts into a cache, as sampling does before the first token"
-    vars(small.core).pop("forward", None)  # without the fused head of training
+    # As `_trained_step` leaves it, `core` has a fused head and perhaps gradient checkpointing.
+    vars(small.core).pop("forward", None)  # the method of its class shows again
     small.core.gradient_checkpointing_disable()
-    ids, mask, fields = _batch(run, rows, mode, answers=False)
+    ids, mask, fields = _batch(run, rows, mode, answers=False)  # pixels are a fake tensor, without numbers
     positions = prompt_positions(small.model, ids, mask, fields)
     fields |= dict(position_ids=positions, use_cache=True, logits_to_keep=1)
+    # The inputs exist before, so they are not counted: above all the pixels. Ids and mask take a few KB.
     inputs = [value for value in fields.values() if torch.is_tensor(value)]
-    # The inputs exist before, so they are not counted.
     with torch.no_grad(), _counting(run, small, inputs) as counter, _autocast(run):
         out = small.model(input_ids=ids, attention_mask=mask, **fields)
     cache_layers = getattr(out, cache_keyword(small.model)).layers
@@ -612,10 +633,11 @@ def _logits(
 ):  # bytes
     "Most bytes that the vocabulary head holds at once, from hidden states to log-probs and in backward"
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-    weight = small.core.get_output_embeddings().weight
-    C = run.C
-    # On a GPU only the answers' tokens are scored; on a CPU TRL 1.16 scores every position that is read.
-    all_positions = rows * C if shared else rows * (run.P + C - 1)
+    weight = small.core.get_output_embeddings().weight  # [words, size], whole however few the layers are
+    P, C = run.P, run.C  # tokens of a prompt and of an answer
+    # On a GPU only the answers' tokens are scored; on a CPU TRL 1.16 scores every position that is read, but
+    # for the last of a row, which predicts nothing.
+    all_positions = rows * C if shared else rows * (P + C - 1)
     tokens = rows * C if run.gpu else all_positions
     with mode:  # fake tensors: shapes without numbers
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
@@ -623,12 +645,12 @@ def _logits(
     hidden.requires_grad_()
     with _counting(run, small) as counter, _autocast(run):
         if run.gpu:
-            logps = _FusedHead.apply(hidden, weight)
+            logps = _FusedHead.apply(hidden, weight)  # holds what TRL's GPU kernel holds, computes nothing
         else:
-            piece = min(_vocabulary_piece, len(weight))
+            words = min(_chunk_words, len(weight))
             # TRL's own head runs. Its arguments are: hidden, weight, bias, targets, temperature, words of a
-            # piece, softcapping, scale of logits, outputs.
-            arguments = (hidden, weight, None, targets, 1.0, piece, None, 1.0, ("entropy",))
+            # chunk, softcapping, scale of logits, outputs.
+            arguments = (hidden, weight, None, targets, 1.0, words, None, 1.0, ("entropy",))
             logps, *_ = ChunkedLogProbFunction.apply(*arguments)
         logps.sum().backward()
     weight.grad = None
@@ -652,9 +674,10 @@ class _Counted:
         text, vision = run.config.get_text_config(), run.config.vision_config
         # Fewest layers and blocks to build. Qwen3-VL needs a layer for each block that hands features to one.
         least = max(2, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
-        # With gradient checkpointing a prompt's cache grows with each layer, and from some number of layers
-        # on it decides the peak of a step. With fewer than four layers the peak lies at another moment, so
-        # that multiplying would go wrong (seven layers were measured, too: as four).
+        # With gradient checkpointing (`recomputes`) a prompt's cache grows with each layer, and from some
+        # number of layers on it decides the peak of a step. With fewer than four layers the peak lies at
+        # another moment, so that multiplying would go wrong. tests/test_fit.py compares what is so counted
+        # with all seven layers of a model.
         few = max(least, 4) if shared and run.recomputes else least
         more_layers, more_blocks = text.num_hidden_layers - few, vision.depth - least
         if more_layers <= 2 and more_blocks <= 2:  # so small a model is built as a whole
@@ -705,7 +728,8 @@ def memory_of_step(
     passes: int,  # forward passes before an optimizer step
 ) -> dict:  # part: bytes; `training`, `sampling` and `most` are what is held at once
     "Memory of one optimizer step by its parts"
-    run, (small, _) = counted.run, counted.parts[0]
+    run = counted.run
+    small, _ = counted.parts[0]  # of few layers; its head and its largest weight are the whole model's
     G, all_rows = run.settings.num_generations, rows * passes
     prompts = all_rows // G if counted.shared else all_rows
     parts = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
@@ -713,15 +737,16 @@ def memory_of_step(
     # While it trains.
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
     in_training = counted.training(rows)  # beside weights and optimizer
-    # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number.
+    # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number. `largest` is the number of numbers
+    # of the largest 4-bit weight, 0 if there is none.
     in_training += 2 * small.largest
     # From the second pass on, gradients of earlier passes are held already: as large as the trained weights.
     in_training += counted.of_model("trained") if passes > 1 else 0
     parts["activations"] = max(0, in_training - parts["logits"])
 
     # The pictures, which are held all the time.
-    patches, size = run.prompt["patches"]
-    parts["pictures"] = prompts * patches * size * 4  # float32, as the processor makes them
+    patches, patch_size = run.prompt["patches"]  # of all pictures of a prompt; numbers of a patch
+    parts["pictures"] = prompts * patches * patch_size * 4  # float32, as the processor makes them
     if counted.shared:
         # features of a frozen vision tower that are kept from epoch to epoch
         parts["pictures"] += run.settings.picture_memory_mb * 2**20
@@ -733,7 +758,8 @@ def memory_of_step(
         # The prompts' cache stays beside that of the answers, which has its full length from the beginning.
         token_bytes = cache / prompts / run.P
         parts["cache"] = cache + token_bytes * all_rows * (run.P + run.C)
-    # The peak lies at reading the prompts or at the last token, for which scores and copies are made.
+    # The peak lies at reading the prompts or at the last token. `_of_one_token`: bytes of the scores and
+    # copies that are made for a token, and freed again.
     in_sampling = max(reading, parts["cache"] + _of_one_token(counted, all_rows))
 
     held = parts["weights"] + parts["optimizer"] + parts["pictures"]
@@ -743,11 +769,14 @@ def memory_of_step(
     return parts | dict(most=max(parts["training"], parts["sampling"]))
 
 
-def _of_one_token(counted, rows):
-    "Bytes that sampling the last token of `rows` answers takes for a moment, beside the cache"
+def _of_one_token(
+    counted,  # `_Counted`; its `shared` says whether each prompt is read once for its group
+    rows,  # answers that are sampled together
+):  # bytes
+    "What is held for a moment while the last token of each answer is sampled; the cache is not counted"
     run, text = counted.run, counted.run.config.get_text_config()
-    number_bytes = 4 if not run.gpu else 2  # float32 or bfloat16
-    cached_tokens = rows * (run.P + run.C)
+    number_bytes = 2 if run.gpu else 4  # bfloat16 or float32
+    cached_tokens = rows * (run.P + run.C)  # tokens of the prompt and of the answer
     if counted.shared and not run.gpu:
         of_layer = 0  # `shared_prompt.grouped_attention` copies nothing on a CPU
     else:
@@ -765,7 +794,7 @@ def will_fit(
     sizes: tuple = cards,  # GB of the cards that are asked about
 ) -> dict:  # `run` (what was counted), `ways` (a row for stock and for shared), `cards` (a row for each size)
     "Memory in GB that a run will take, with stock TRL and with shared prompts, and which cards it fits on"
-    run = run_of(settings, None, prompt_tokens, pictures)
+    run = run_of(settings, prompt_tokens=prompt_tokens, pictures=pictures)
     counted = {"stock": _Counted(run, shared=False)}
     if settings.attention in ("auto", "sdpa"):
         counted["shared"] = _Counted(run, shared=True)  # other attention functions cannot share a prompt
@@ -776,7 +805,7 @@ def will_fit(
         # Prompts cannot be shared where a pass holds no whole groups.
         if way == "shared" and rows % settings.num_generations:
             continue
-        parts = memory_of_step(of_way, rows, passes)
+        parts = memory_of_step(of_way, rows, passes)  # part → bytes; "most" is the peak
         gigabytes = {part: size / GiB for part, size in parts.items()}
         ways.append(dict(way=way, rows=rows, passes=passes) | gigabytes)
         largest[way] = _largest_groups(of_way, [_usable_bytes(run, size) for size in sizes])
@@ -785,11 +814,11 @@ def will_fit(
     rows_of_cards = []
     for number, size in enumerate(sizes):
         row = dict(gb=size)
-        for way in ways:
-            name = way["way"]
-            # the usable part: without vLLM's share, and without what is not counted
-            row[f"{name}_fits"] = way["most"] * GiB <= _usable_bytes(run, size)
-            row[f"{name}_groups"] = largest[name][number]
+        usable = _usable_bytes(run, size)  # without vLLM's share, and without what is not counted
+        for row_of_way in ways:
+            way = row_of_way["way"]  # "stock" or "shared"
+            row[f"{way}_fits"] = row_of_way["most"] * GiB <= usable
+            row[f"{way}_groups"] = largest[way][number]
         rows_of_cards.append(row)
 
     facts = dict(model=settings.model, prompt_tokens=run.P, answer_tokens=run.C, G=settings.num_generations,
@@ -812,10 +841,11 @@ def _largest_groups(
     "The most groups that fit under each limit when a step is a single forward pass"
     G = counted.run.settings.num_generations
     largest = []
-    # Memory grows by the same amount with each group, so two counts give a straight line. TRL's pieces of the
-    # vocabulary have a largest size, so for a large batch the line may give a group too few. Training and
-    # sampling have a line each: which of the two needs more may change with the number of groups.
-    of_one_group, of_two = (memory_of_step(counted, groups * G, 1) for groups in (1, 2))
+    # Memory grows by the same amount with each group, so two counts give a straight line. For a large batch
+    # the line is too high, and the result perhaps too small: from `_chunk_tokens` tokens on TRL's buffer of
+    # logits no longer grows. Training and sampling have a line each: which of the two needs more may change
+    # with the number of groups.
+    of_one_group, of_two = (memory_of_step(counted, groups * G, passes=1) for groups in (1, 2))
     for limit in limits:
         fits = []
         for part in ("training", "sampling"):
@@ -827,12 +857,13 @@ def _largest_groups(
 
 
 def fit_tables(
-    found: dict,  # from `will_fit`
+    found: dict,  # from `will_fit`: facts of the `run`, and a list of dicts each for `ways` and `cards`
 ) -> list:  # two `Table`s, which a notebook shows: GB of the run by part, and what fits on each card
     "The result of `will_fit` as tables for people"
     run = found["run"]
     parts = ("weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most")
     rows = []
+    # A way is how prompts are read: "stock", in every row, or "shared", once for a group.
     for way in found["ways"]:
         sizes = {part: f"{way[part]:.2f}" for part in parts}
         rows.append({"prompts": way["way"], "in one pass": way["rows"], "passes": way["passes"]} | sizes)
@@ -842,11 +873,12 @@ def fit_tables(
                "training and sampling: held at once, weights and optimizer included")
 
     card_rows = []
-    for card in found["cards"]:
+    for card in found["cards"]:  # gb, and for each way such as "stock": stock_fits, stock_groups
         row = {"GB of the card": card["gb"]}
         for way in found["ways"]:
-            name, groups = way["way"], card[f"{way['way']}_groups"]
+            name = way["way"]
             row[f"{name}: as set"] = "fits" if card[f"{name}_fits"] else "does not fit"
+            groups = card[f"{name}_groups"]  # the most that fit into one pass
             batch = f"{groups} × {run['G']}" if groups else "not one group"
             row[f"{name}: largest step of one pass"] = batch
         card_rows.append(row)

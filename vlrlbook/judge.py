@@ -396,7 +396,7 @@ class Judge:
     ):
         "Load the model, or prepare the endpoint, that the settings name"
         self.settings, self.name = settings, name
-        self.grade = read_grade_form(settings.grade)
+        self.grade = read_grade_form(settings.grade)  # a `Grade`: reads a reply's last line, such as "Score: 7"
         self.speaker = _RemoteModel(settings) if settings.endpoint else _LocalModel(settings)
         self.patience = self.speaker.patience  # seconds that a batch of one may take, for `check_reward`
         self.known = {}  # memory: key of a `_JudgeRequest` → parts of the reward, the oldest first
@@ -408,7 +408,7 @@ class Judge:
     def __call__(self,
         completions: list,  # texts
         samples: list,  # a `Sample` for each
-    ) -> list:  # a dict for each, in their order
+    ) -> list:  # a dict for each, in their order: overall, grade, judged
         "Judge each completion; JudgeError or EndpointError where one cannot be judged"
         # A `_JudgeRequest` for each completion: the text and the pictures that the judge gets, and a key that
         # is equal for equal requests.
@@ -422,6 +422,7 @@ class Judge:
             replies = self.speaker.replies(list(new.values()))
             for key, reply in zip(new, replies):
                 # Remembered one by one: if a later request fails, a second call need not ask these again.
+                # `_parts`: the grade that the reply gives, as parts of a reward: overall, grade, judged.
                 self.known[key] = self._parts(reply)
         finally:
             self.facts["seconds"] += time.perf_counter() - started
@@ -600,7 +601,7 @@ def _tokens(reward, completions, samples):
 
     0 for a rule, which has no model; None for a judge whose endpoint does not report tokens."""
     if isinstance(reward, Judge):
-        cost = reward.cost()
+        cost = reward.cost()  # averages for one answer; None for tokens that were not reported
         counts = cost["prompt_tokens"], cost["completion_tokens"]
         return None if None in counts else round(sum(counts))
     model = getattr(reward, "model", None)  # of a trained reward model

@@ -229,12 +229,14 @@ def save_run(
 ):
     "Model or adapter, tokenizer, picture processor, training_args.json, trainer_state.json into `output_dir`"
     output = Path(settings.output_dir)
-    if parted(trainer):  # weights are spread over processes: all of them must take part
+    if parted(trainer):
+        # Weights are spread over processes: `save_model` gathers them, and all processes must take part. It
+        # also writes training_args.bin, a pickle, which stays there.
         trainer.save_model(str(output))
     if not trainer.is_world_process_zero():
         return
     if not parted(trainer):
-        # Not by `save_model`, which would add training_args.bin, a pickle.
+        # Not by `save_model`, so that there is no pickle.
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output)
     save_processor(processor, output)
     arguments = {"settings": asdict(settings), "trl": json.loads(trainer.args.to_json_string())}

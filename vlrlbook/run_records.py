@@ -86,13 +86,14 @@ class HeldOutReward(TrainerCallback):
         self.reward = on_batch(load_reward(settings.reward))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        "Override TrainerCallback's, called after each step: ask and log, if it is one of the `eval_steps`"
         # The first process does it alone, so the weights must not be spread over processes.
         if state.global_step % self.settings.eval_steps or not state.is_world_process_zero:
             return
         s = self.settings
         answers = generate_answers(model, self.processor, self.samples, temperature=s.temperature,
                                    max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
-                                   looks=s.max_looks)
+                                   looks=s.max_looks)  # calls of the tool `zoom` in one answer, at most
         parts = self.reward([texts[0] for texts in answers], self.samples)  # one text for each sample
         mean = sum(part["overall"] for part in parts) / len(parts)
         self.log.append({"step": state.global_step, "eval/reward": mean})
@@ -242,6 +243,7 @@ class SamePictures(TrainerCallback):
         self.flips = became_right + became_wrong
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        "Override TrainerCallback's, called after each step: ask about the chosen pictures in the middle"
         # Asks once, at the first step from the middle on: a run that is resumed later may have missed the
         # middle.
         before_the_middle = 2 * state.global_step < state.max_steps

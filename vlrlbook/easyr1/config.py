@@ -102,11 +102,12 @@ def _release_keys(explained):
     """All keys that verl takes and `explained` does not hold; both are dicts, dotted key → `Key`
 
     Only their defaults are known, so they are checked less: no choices, no limits, no meaning."""
-    # Keys that verl's code asks for although its config does not list them. Those with a row of their own
-    # keep its type and range.
-    read_at = "verl/trainer/ppo/reward.py"
-    without_row = [key for key in unlisted_in_verl if key not in explained]
-    found = {key: _unexplained_key("dict", None, read_at) for key in without_row}
+    keys = {}
+    # Keys that verl's code asks for although its config does not list them. The only one today holds the
+    # keyword arguments of the reward function, so a dict.
+    for key in unlisted_in_verl:
+        if key not in explained: # `explained` says more of a key: its range and meaning
+            keys[key] = _unexplained_key("dict", default=None, read_at="verl/trainer/ppo/reward.py")
 
     # Keys that its config lists, without older names and without those that its code never reads.
     with open(book_file("logs/09_verl_release_keys.csv"), newline="", encoding="utf-8") as f:
@@ -117,8 +118,8 @@ def _release_keys(explained):
                 continue
             # The types are those of the defaults. Where the default is a text, other types may do, too.
             kind = "any" if row["type"] == "str" else row["type"]
-            found[key] = _unexplained_key(kind, json.loads(row["default"]), row["read_at"])
-    return found
+            keys[key] = _unexplained_key(kind, json.loads(row["default"]), row["read_at"])
+    return keys
 
 def _unexplained_key(kind, default, read_at, meaning=""):
     "A `Key` of which only type and default are known: it may be null, and has neither choices nor limits"
@@ -258,9 +259,10 @@ class EngineSettings:
         table = known_keys(self.version)
         rows = []
         for key, value in self.values.items():
-            # A key that the table does not have was written with a +, so that Hydra adds it.
-            about = table.get(key) or _unexplained_key("any", None, read_at="", meaning="added for Hydra")
-            was_written = key in self.given
+            about = table.get(key)
+            if about is None: # it was written with a +, so that Hydra adds it; nothing is known of it
+                about = _unexplained_key(kind="any", default=None, read_at="", meaning="added for Hydra")
+            was_written = key in self.given # the keys that the user wrote
             differs = value != about.default
             if not (everything or was_written or differs):
                 continue
@@ -309,11 +311,13 @@ def _checked_keys(given, version):
     table = known_keys(version) # dotted key → `Key`
     full_names = short_names(version) # short name → dotted key
     written, faults = {}, []
-    for name, value in _flattened(given, table).items(): # nested dicts have become dotted names
+    # Nested dicts become dotted names; the table says which keys take a dict as their value.
+    for name, value in _flattened(given, table).items():
         key = full_names.get(name, name)
         if version == "verl":
             key = verl_name(key) # an older name becomes today's
-            if key.lstrip("+") in unlisted_in_verl: # with or without the +: the export writes it anyway
+            # Hydra wants a + before these keys. It may be left out, since the export puts it there.
+            if key.lstrip("+") in unlisted_in_verl:
                 key = key.lstrip("+")
         if key.startswith("+") and version == "verl": # Hydra adds a key that the config does not have
             written[key] = value
@@ -623,26 +627,30 @@ def read_engine_yaml(
 def _strict_loader():
     "A subclass of PyYAML's SafeLoader that raises YAMLError for a key that stands twice in a mapping"
     import yaml
-    class StrictLoader(yaml.SafeLoader): # a class of our own, so that SafeLoader itself stays as it is
-        pass
-    # Stands in for PyYAML's own constructor of mappings (read in 6.0, constructor.py), which keeps the last
-    # of two equal keys without a word. `node.value` is a list of (key node, value node).
-    def construct_mapping(loader, node):
-        "Make a dict of a mapping's node; YAMLError if a key stands twice"
-        keys = [loader.construct_object(key) for key, _ in node.value]
-        counts = Counter(str(key) for key in keys)
-        for key, count in counts.items():
-            if count > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice{node.start_mark}")
-        values = [loader.construct_object(value, deep=True) for _, value in node.value]
-        return dict(zip(keys, values))
-    StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct_mapping)
+    class StrictLoader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            "Make a dict of a mapping's node; YAMLError if a key stands twice"
+            # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two
+            # equal keys. `node.value`: a list of (key node, value node).
+            counts: Counter = Counter()
+            for key_node, _ in node.value:
+                if key_node.tag != _merge_tag:
+                    # As text, since a key may also be a list, which cannot be counted: SafeLoader refuses it.
+                    counts[str(self.construct_object(key_node))] += 1
+            for key, count in counts.items():
+                if count > 1:
+                    # `start_mark` prints as "  in FILE, line N, column N", with the spaces in front.
+                    raise yaml.YAMLError(f"the key {key!r} stands twice{node.start_mark}")
+            return super().construct_mapping(node, deep)
     return StrictLoader
+
+# PyYAML's mark of the key <<, which copies the keys of another mapping into this one.
+_merge_tag = "tag:yaml.org,2002:merge"
 
 # %% ../../nbs/09a_config.ipynb #nba71fc5
 def parse_overrides(
     words: list | tuple, # of a.b=c
-    version: str | None = "0.3.2", # decides what short names mean; None: names stay as they are written
+    version: str | None = "0.3.2", # 0.3.2 or current (EasyR1), or verl; None: short names stay as they are
 ) -> dict: # dotted key → value
     "Read words such as `worker.rollout.n=4` as settings; the values are read as YAML"
     import yaml

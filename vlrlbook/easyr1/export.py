@@ -146,8 +146,9 @@ class _Statements:
     "Collects top-level statements of modules by the names that they define, with all that they use in turn"
     def __init__(self):
         self.kept = {} # (module, number of the statement in it) → source
-        self.imports = set() # import lines of modules outside this package
+        self.imports = set() # import lines of modules that are not copied
         self.owner = {} # name → module that its statement was copied from
+        self.used_by = {} # module → modules from which names that it uses are copied
 
     def need(self, module, names):
         "Collect the statements of `module` that define `names`, and those that these use, and so on"
@@ -172,8 +173,8 @@ class _Statements:
     def _add_import(self, module, node, name):
         """Add what an import statement of `module` (its syntax tree `node`) binds to `name`
 
-        An import from another package is copied as a line. What comes from this package is copied as source,
-        since the cluster may not have the package."""
+        What comes from vlrlbook, or by a relative import from a user's own package, is copied as source,
+        since the cluster may have neither. Any other import is copied as a line."""
         alias = next(alias for alias in node.names if _bound_name(alias) == name)
         words = alias.name
         if alias.asname:
@@ -188,19 +189,34 @@ class _Statements:
             return
         if alias.asname:
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
+        self.used_by.setdefault(module, []).append(source_module)
         self.need(source_module, [name])
 
     def body(self):
         """The source of all collected statements, those of each module in the module's own order
 
-        A module comes before those that use its names: its names were asked for later, so the order in which
-        modules were asked for is reversed."""
-        modules = list(dict.fromkeys(module for module, _ in self.kept))
+        A module comes before those that use its names, since a statement such as `LIMIT = of(3)` runs when
+        the file is read."""
+        collected = dict.fromkeys(module for module, _ in self.kept) # a dict as a set that keeps the order
+        modules = [] # the same, in the order of the file
+        for module in reversed(collected): # the reward's own module was collected first, and stands last
+            self._add_in_order(module, modules)
         texts = []
-        for module in reversed(modules):
+        for module in modules:
             numbers = sorted(number for owner, number in self.kept if owner == module)
             texts += [self.kept[module, number] for number in numbers]
         return "\n\n".join(texts)
+
+    def _add_in_order(self, module, modules, waiting=()):
+        """Append a module to the list `modules`, behind all modules whose names it uses
+
+        `waiting`: modules that will be appended when this one is. One of them is met again only where
+        modules import each other in a circle, so that no order would be right."""
+        if module in modules or module in waiting:
+            return
+        for used in self.used_by.get(module, []):
+            self._add_in_order(used, modules, (*waiting, module))
+        modules.append(module)
 
 # %% ../../nbs/09b_export.ipynb #n6d1568b
 @cache
@@ -296,7 +312,7 @@ def ask_reward_file(
 ) -> list: # a list of dicts per case
     "Call a reward file as the engine does, in a Python process of its own that cannot import vlrlbook"
     # `_asker` is the text of a program that reads a case from each line of its input, calls the function with
-    # the case's texts, and prints what it returns as a line of JSON.
+    # the case's texts, and prints what it returns as a line of JSON. It refuses every import of vlrlbook.
     lines = [json.dumps(dict(texts=texts, truth=truth)) + "\n" for texts, truth in cases]
     # -I: Python ignores PYTHONPATH and the current folder; -B: it writes no __pycache__ beside the file.
     arguments = [str(path), name, engine, json.dumps(kwargs or {}), reward_type or ""]
@@ -450,10 +466,11 @@ def _read_file(path, reading):
     return dataset
 
 # %% ../../nbs/09b_export.ipynb #n2915371
-def _easyr1_rows(dataset, template):
+def _checked_rows(dataset, template):
     """Yield (number of the row, question without instructions, answer, list of pictures) of each row, checked
 
-    The question holds an `<image>` for each picture. A picture is a dict with `path` or `bytes`."""
+    The question holds an `<image>` for each picture. A picture is a dict with `path` or `bytes`. `template`:
+    the text of the jinja template, for counting the marks of pictures in the whole prompt."""
     instructions = rendered_prompt("", vqa_template) # all that the VQA template adds to a question
     for row in _undecoded(dataset): # dicts; their pictures are not decoded
         # VQA questions come with the instructions, which the template will add again.
@@ -501,13 +518,14 @@ def _picture_file(picture, number):
 def _write_rows(dataset, path, template):
     """Write the rows of a data set as JSONL, and their pictures into `images/` beside it; return their number
 
-    A picture is named by the hash of its bytes, so that equal ones are stored once."""
+    A picture is named by the hash of its bytes, so that equal ones are stored once. `template`: the text of
+    the jinja template, which EasyR1 puts around each question later; here only its marks are counted."""
     folder = path.parent / _image_folder
     folder.mkdir(exist_ok=True)
     stored = {} # path of a picture → its name in the export, so that each file is read once
     rows = 0
     with open(path, "w", encoding="utf-8") as f:
-        for number, question, answer, pictures in _easyr1_rows(dataset, template):
+        for number, question, answer, pictures in _checked_rows(dataset, template):
             names = [] # of the row's pictures in the export
             for picture in pictures:
                 if picture["bytes"]: # then `path` is only the name of the file that it came from, if anything
@@ -726,13 +744,15 @@ def _hydra_value(value):
 def _write_parquet(dataset, path, template, split):
     """Write the rows of a data set with their pictures as parquet for verl; return how many rows
 
-    Only a batch is in memory at a time. `split`: train or val, which each row names."""
+    Only a batch is in memory at a time. `template`: the text of the jinja template around each question;
+    `split`: train or val, which each row names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     schema = _verl_schema()
     rows, batch = 0, [] # rows that were written or wait in the batch
     with pq.ParquetWriter(path, schema) as writer:
-        for number, question, answer, pictures in _easyr1_rows(dataset, template): # checked
+        # DataError for a row that no engine could use, such as one with more marks than pictures.
+        for number, question, answer, pictures in _checked_rows(dataset, template):
             batch.append(_verl_row(number, question, answer, pictures, template, split, index=rows))
             rows += 1
             if len(batch) == _batch_rows:

@@ -114,13 +114,14 @@ def quick_start(
     train = run.folder("train")
     trained = run.folder("merge_shards")
 
-    # `run.do` gets what a stage depends on, its work, and a check that its folder is still complete. It
-    # returns what the work returns: a dict of facts.
+    # `run.do` gets the settings that a stage depends on, its work, and a check that its folder is still
+    # whole; it returns what the work returns, a dict of facts for the final table. A stage also depends on
+    # all stages before it, whatever is in its list: a new export repeats the dry run.
     base = s.base_model or _warm_base() # the directory of a tiny model that chapter 05 makes
     depends_on = [base, s.lora_model]
     merged = run.do("merge", depends_on,
                     lambda folder: _merge_stage(s, base, folder),
-                    lambda folder: not _writes_a_model(s, base) or _is_committed(folder))
+                    lambda folder: _is_merged(s, base, folder))
     # Where nothing had to be merged, training starts from the base itself.
     model = str(run.folder("merge")) if merged.get("written") else base
 
@@ -176,7 +177,8 @@ def _writes_a_model(settings, base):
 def _merge_stage(settings, base, folder):
     """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
 
-    If the base can be used as it is, nothing is written."""
+    If the base can be used as it is, nothing is written. Returns facts for the final table, which shows them
+    as words: "nothing to merge"."""
     # False unless there is an adapter to merge, or EasyR1 could not read the base.
     if not _writes_a_model(settings, base):
         return dict(nothing="to merge")
@@ -186,6 +188,10 @@ def _merge_stage(settings, base, folder):
     else:
         export_for_transformers_4(base, folder)
     return dict(written=folder.name) # by which `quick_start` knows that there is a model in the folder
+
+def _is_merged(settings, base, folder):
+    "Whether the folder of the stage \"merge\" is as that stage leaves it: a whole model, if it writes one"
+    return not _writes_a_model(settings, base) or _is_committed(folder)
 
 # %% ../../nbs/09f_pipeline.ipynb #nb169b63
 def _export_stage(settings, model, folder):

@@ -18,8 +18,9 @@ def commit_result(
     # Removes the hidden folder of a trainer that was killed while it did this. A job has one trainer at a
     # time, so nobody else is writing there now.
     remove_leftovers(folder.result)
-    # `aside` is a hidden folder, renamed to result/ when the block ends without an error.
-    # existing="any": a damaged result of an earlier attempt is replaced.
+    # `aside` is a hidden folder. When the block ends without an error, `new_folder` writes the manifest into
+    # it (each file's size and hash) and renames it to result/. existing="any": a damaged result of an earlier
+    # attempt is replaced.
     with new_folder(folder.result, existing="any") as aside:
         for path in (*folder.run.iterdir(), folder.executed_notebook):
             if not path.is_file():

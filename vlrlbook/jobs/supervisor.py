@@ -133,7 +133,7 @@ def start_trainer(
         environment["CUDA_VISIBLE_DEVICES"] = devices
 
     return subprocess.Popen(
-        command, cwd=folder, env=environment,
+        command, cwd=folder.path, env=environment,
         # A process group of its own, so that a signal to the supervisor's group, such as Ctrl-C, does not
         # reach the trainer.
         process_group=0,
@@ -159,7 +159,7 @@ def watch(
     grace: float,  # seconds between an order to stop and SIGKILL
 ) -> str | None:  # the order that ended it; None: it ended by itself
     "Copy what a trainer prints and pass orders on, until it and all its descendants are dead"
-    supervisor = os.getpid()  # this process
+    supervisor = os.getpid()  # this process; `tree(supervisor)` lists its descendants, without itself
     pipe = trainer.stdout.fileno()  # type: ignore[union-attr]  # started with a pipe
     # Not blocking, because a grandchild may hold the pipe open long after the trainer has ended: to wait for
     # the end of the pipe would be to wait for the grandchild.
@@ -169,7 +169,7 @@ def watch(
     while trainer.poll() is None:
         readable, _, _ = select.select([pipe], [], [], seconds_between_orders)
         if readable:
-            copy_output(pipe, log)
+            copy_output(pipe, log)  # pauses at the end of the pipe, so that this loop does not spin there
 
         newest_order, _ = read_order(lock)  # the other value is the attempt that it is for
         if order is None and newest_order != run_order:

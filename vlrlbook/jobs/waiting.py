@@ -144,7 +144,8 @@ class WaitingJobs:
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),
-            # Tells run_log.csv as the attempt before left it from what this one writes: old rows don't count.
+            # Inode, size and time of run_log.csv as the attempt before left it. As long as they are the same,
+            # this attempt has logged nothing, and the rows in the file do not count.
             log_mark=log_mark(folder.run_log),
             resumed_from=checkpoint.name if checkpoint else None,
             current_step=step, progress=percent(step, row["total_steps"]))
@@ -155,9 +156,10 @@ class WaitingJobs:
         message,  # why, for the owner
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
-        # By way of `training`, since a queued job may not become failed directly.
+        # `move` goes from the first state to the second, and does nothing if the job is in another state.
+        # `_start` may have made it interrupted before it raised; then it goes back to queued. From there it
+        # goes by way of `training`, since a queued job may not become failed directly.
         attempt = row["attempt"] + 1
-        # `_start` may have moved it to interrupted before it raised.
         self.ledger.move(row["job_id"], "interrupted", "queued", "to be ended")
         self.ledger.move(row["job_id"], "queued", "training", f"slot {slot}", attempt=attempt)
         self.ledger.move(row["job_id"], "training", "failed", "trainer.start", of_attempt=attempt,

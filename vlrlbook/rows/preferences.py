@@ -10,7 +10,7 @@ from typing import NoReturn, TypeGuard
 
 from ..archive import DataError, control_token
 from .chat import is_turns, read_turns
-from ..settings import is_number
+from ..settings import is_number as is_number_text
 from .columns import Columns, empty_columns, is_nothing, plain_name
 from .marks import marked_question
 from .shown import pictures_shown, unread_columns
@@ -67,12 +67,14 @@ def read_preference_row(
 
     # A rejected answer makes the row a pair. A column `chosen` alone does not: it may mean something else.
     is_pair = columns.name_of("rejected") is not None
-    # `_pair` reads chosen and rejected, `_ranked` two or more answers with ranks; both return the same.
+    # `_pair` reads chosen and rejected, `_ranked` two or more answers with ranks. Both return the same: the
+    # `_Question`, the answers, a rank for each (0 is best), and how many people preferred each, or None.
     question, response, ranks, votes = _pair(columns) if is_pair else _ranked(columns)
 
     notes = []  # sentences about what was changed; the next two calls add to them
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
-    # Each picture's mark, whatever its form, becomes `<image>`.
+    # Each picture's mark, whatever its form, becomes `<image>`. `turns`: (role, text) of each turn before the
+    # question, empty unless the row is a chat; `query`: the question itself.
     turns, query = _marked(question, len(pictures), notes, number)
 
     group, identifier = columns.get("group"), columns.get("id")
@@ -91,11 +93,15 @@ def read_preference_row(
     )
 
 
-def _unfolded(row, keys, number):
+def _unfolded(
+    row,  # a dict
+    keys,  # role → column, where the user has said which column holds what; may be None
+    number,  # of the row
+):
     """A row of RLHF-V with the columns that its column `text` holds; any other row unchanged.
 
     That `text` is a JSON object with question, chosen and rejected."""
-    columns = Columns(row, keys, number)
+    columns = Columns(row, keys, number)  # finds a column by its role, whatever its name is
     text = columns.get("text")
     if columns.has("rejected") or not isinstance(text, str) or not text.lstrip().startswith("{"):
         return row
@@ -105,14 +111,14 @@ def _unfolded(row, keys, number):
     except (ValueError, RecursionError):  # no JSON: the row is refused later, for the columns that it lacks
         return row
 
-    text_name = columns.name_of("text")
+    text_name = columns.name_of("text")  # such as "text", "Text", or what `keys` says
     other_columns = {name: value for name, value in row.items() if name != text_name}
     return other_columns | inside
 
 
-def _raise_error(columns, code, message) -> NoReturn:
-    "Raise a `DataError` about this row, given by its `Columns`; \"preference.\" is put in front of the code"
-    raise DataError(f"preference.{code}", message, row=columns.number)
+def _raise_error(number, code, message) -> NoReturn:
+    "Raise a `DataError` about the row with this number; \"preference.\" is put in front of the code"
+    raise DataError(f"preference.{code}", message, row=number)
 
 
 # Ranked answers
@@ -134,20 +140,26 @@ def _responses(columns):
         # Without a column of answers the message names those that there are, so that a misspelt one is seen.
         names = columns.there() or "nothing"
         problem = f"the row has {names}" if value is None else f"found {str(value)[:80]!r}"
-        _raise_error(columns, "response", f"expected two or more texts (or chosen and rejected), {problem}")
+        message = f"expected two or more texts (or chosen and rejected), {problem}"
+        _raise_error(columns.number, "response", message)
     return responses
 
 
-def _ranks(columns, response, votes):
+def _ranks(
+    columns,  # `Columns` of the row: role, such as "ranking", → the column that has it
+    response,  # the answers
+    votes,  # for each answer how many people preferred it; or None
+):
     "The rank of each answer, smaller for a better one: from the row's column or, without it, from the votes"
-    ranks = as_list(columns.get("ranking"))  # of the column for ranks, whatever its name is; or None
+    # Of the column human_ranking, ranking, rank or ranks, or of one that the user has named; None without it.
+    ranks = as_list(columns.get("ranking"))
     if ranks is None and votes:
         # The rank is the number of answers with more votes, so equal votes give equal ranks.
         ranks = [sum(other > own for other in votes) for own in votes]
     if not ranks or len(ranks) != len(response):
-        _raise_error(columns, "ranks", f"{len(response)} responses but ranks {ranks!r}")
-    if not all(_is_number(rank) for rank in ranks):
-        _raise_error(columns, "ranks", f"ranks must be numbers, found {ranks!r}")
+        _raise_error(columns.number, "ranks", f"{len(response)} responses but ranks {ranks!r}")
+    if not all(_is_finite_number(rank) for rank in ranks):
+        _raise_error(columns.number, "ranks", f"ranks must be numbers, found {ranks!r}")
     return ranks
 
 
@@ -158,12 +170,12 @@ def _ranked_question(columns):
     query = columns.row[name] if name is not None else None
     if is_turns(query):
         turns = read_turns(query, columns.number, "preference.query")
-        return _question_of_turns(turns, columns)  # the last turn is the question
+        return _question_of_turns(turns, columns.number)  # the last turn is the question
 
     if query is not None and not isinstance(query, str):
-        _raise_error(columns, "query", f"query is a {type(query).__name__}, expected a text")
+        _raise_error(columns.number, "query", f"query is a {type(query).__name__}, expected a text")
     if not query or not query.strip():
-        _raise_error(columns, "query", "query is empty")
+        _raise_error(columns.number, "query", "query is empty")
     return _Question(query)
 
 
@@ -175,7 +187,7 @@ def _is_filled_text(value):
 _largest_number = 1e15  # of a rank, votes or a margin; far larger ints cannot be converted to a float
 
 
-def _is_number(value) -> TypeGuard[float]:
+def _is_finite_number(value) -> TypeGuard[float]:
     "True for a finite int or float below 1e15; bools, which are ints in Python, are no numbers here"
     is_int_or_float = isinstance(value, (int, float)) and not isinstance(value, bool)
     is_nan = value != value
@@ -198,19 +210,19 @@ def _votes(
         # a CSV holds a list as a text that writes it
         votes = as_list(listed(value) if isinstance(value, str) else value)
         if votes is None:
-            _raise_error(columns, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
+            _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
 
     if votes is not None and probability is not None:
-        _raise_error(columns, "votes", "votes and a probability: expected one of them")
+        _raise_error(columns.number, "votes", "votes and a probability: expected one of them")
     if probability is not None:
         return _shares(columns, probability, answers)  # of the first answer and of the second
     if votes is None:
         return None
 
-    if len(votes) != answers or not all(_is_number(vote) and vote >= 0 for vote in votes):
-        _raise_error(columns, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
+    if len(votes) != answers or not all(_is_finite_number(vote) and vote >= 0 for vote in votes):
+        _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
-        _raise_error(columns, "votes", "nobody has voted: all votes are 0")
+        _raise_error(columns.number, "votes", "nobody has voted: all votes are 0")
     return [float(vote) for vote in votes]
 
 
@@ -220,13 +232,14 @@ def _shares(
     answers,  # how many answers the row has; must be two
 ):
     "Votes from a probability: the share of people that prefer the first answer, and that of the second"
-    if isinstance(probability, str) and is_number(probability):  # a CSV holds numbers as texts
+    if isinstance(probability, str) and is_number_text(probability):  # a CSV holds numbers as texts
         probability = float(probability)
     if answers != 2:
-        _raise_error(columns, "votes", f"a probability among {answers} answers; expected votes, one for each")
-    if not (_is_number(probability) and 0 <= probability <= 1):
+        message = f"a probability among {answers} answers; expected votes, one for each"
+        _raise_error(columns.number, "votes", message)
+    if not (_is_finite_number(probability) and 0 <= probability <= 1):
         meaning = "the probability that the first answer is preferred"
-        _raise_error(columns, "votes", f"{meaning}: expected 0 to 1, found {probability!r}"[:160])
+        _raise_error(columns.number, "votes", f"{meaning}: expected 0 to 1, found {probability!r}"[:160])
     return [float(probability), 1 - float(probability)]
 
 
@@ -239,7 +252,7 @@ def _check_votes(columns, ranks, votes):
         # Equal ranks with unequal votes are allowed: the makers of a file may call a narrow result a tie.
         if (ranks[i] - ranks[j]) * (votes[i] - votes[j]) > 0:
             message = f"ranks {ranks!r} prefer another answer than votes {votes!r}"
-            _raise_error(columns, "votes", message[:160])
+            _raise_error(columns.number, "votes", message[:160])
 
 
 # Chosen and rejected
@@ -249,6 +262,7 @@ def _pair(columns):
 
     Returns its `_Question` (text, pictures, earlier turns), [chosen, rejected], their ranks
     [0, 1], of which 0 is the better, and their votes or None."""
+    number = columns.number  # of the row, for messages
     rejected_name = columns.name_of("rejected")  # of the column, which has other names in some data sets
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
     prompt_turns = _prompt_turns(columns)  # of the prompt's own column; empty if that holds a plain text
@@ -257,31 +271,31 @@ def _pair(columns):
     if chosen is None:
         # The form of ms-swift: the chat ends with the chosen answer; only the rejected one has a column.
         if not prompt_turns or prompt_turns[-1].role != "assistant":
-            _raise_error(columns, "response", f"{rejected_name!r} without a chosen answer")
+            _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
         *question_turns, answer_turn = prompt_turns
         chosen, prompt_turns = answer_turn.text, question_turns
     elif is_turns(chosen):
         # An answer may be a chat of its own, with the question's turns in front. Below these are parted.
-        question_turns, chosen = _question_and_answer(chosen, prompt_turns, columns)
+        question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
 
     if is_turns(rejected):
-        rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, columns)
+        rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
         if _contents(rejected_turns) != _contents(question_turns):  # the texts and pictures of turns
-            _raise_error(columns, "query", "chosen and rejected are answers to different questions")
+            _raise_error(number, "query", "chosen and rejected are answers to different questions")
 
     # `_answer_text`: the text, also where it is wrapped in a turn or a list.
-    responses = [_answer_text(chosen, "chosen", columns), _answer_text(rejected, rejected_name, columns)]
+    responses = [_answer_text(chosen, "chosen", number), _answer_text(rejected, rejected_name, number)]
     _refuse_labels(responses, columns)  # "A" and "B" that only name other columns
     ranks, votes = [0, 1], _votes(columns, len(responses))
     _check_votes(columns, ranks, votes)  # `DataError` if more people preferred the rejected answer
 
     # The question: the last of the turns or, without turns, the column for questions.
     if question_turns:
-        return _question_of_turns(question_turns, columns), responses, ranks, votes
+        return _question_of_turns(question_turns, number), responses, ranks, votes
 
     query = columns.get("question")
     if not isinstance(query, str) or not query.strip():
-        _raise_error(columns, "query", f"no question: the row has {columns.there()}")
+        _raise_error(number, "query", f"no question: the row has {columns.there()}")
     input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
     if _is_filled_text(input_text):
         query = f"{query}\n{input_text.strip()}"
@@ -296,7 +310,7 @@ def _refuse_labels(responses, columns):
     answer_columns = [name for name in columns.row if plain_name(name).startswith(prefixes)]
     if answer_columns and all(len(text.strip()) == 1 for text in responses):
         labels = f"labels ({', '.join(responses)}) of the answers in {answer_columns[0]!r}"
-        _raise_error(columns, "response", f"chosen and rejected are {labels}")
+        _raise_error(columns.number, "response", f"chosen and rejected are {labels}")
 
 
 def _prompt_turns(columns):
@@ -310,21 +324,21 @@ def _prompt_turns(columns):
     return []
 
 
-def _question_and_answer(value, prompt_turns, columns):
+def _question_and_answer(value, prompt_turns, number):
     """Read an answer that is written as a chat; returns the turns before it, and its text.
 
     `value` holds only the answer's turn, as in TRL's rows with a prompt, or the question's turns, too.
-    `prompt_turns` are those of the prompt's own column, empty if there is none."""
-    *own_turns, answer_turn = read_turns(value, columns.number, "preference.response")
+    `prompt_turns` are those of the prompt's own column, empty if there is none. `number`: of the row."""
+    *own_turns, answer_turn = read_turns(value, number, "preference.response")
     if answer_turn.role != "assistant":
-        _raise_error(columns, "response", f"an answer that ends with a turn of the {answer_turn.role}")
+        _raise_error(number, "response", f"an answer that ends with a turn of the {answer_turn.role}")
     if answer_turn.pictures:
-        _raise_error(columns, "response", "an answer holds a picture: only texts are judged")
+        _raise_error(number, "response", "an answer holds a picture: only texts are judged")
 
     if own_turns and prompt_turns:
         # The question stands twice. The prompt's turns are kept, since only they may hold a system turn.
         if _user_contents(own_turns) != _user_contents(prompt_turns):
-            _raise_error(columns, "query", "the answers' own question is not that of the prompt")
+            _raise_error(number, "query", "the answers' own question is not that of the prompt")
         return prompt_turns, answer_turn.text
     return own_turns or prompt_turns, answer_turn.text
 
@@ -339,8 +353,12 @@ def _user_contents(turns):
     return _contents([turn for turn in turns if turn.role == "user"])
 
 
-def _answer_text(value, name, columns):
-    "The text of an answer, unchanged; `value` of the column `name` is a text, a turn or a list of one text"
+def _answer_text(
+    value,  # of the answer's column: a text, a turn or a list of one text
+    name,  # of the column, for a message
+    number,  # of the row, for a message
+):
+    "The text of an answer, unchanged"
     # Some sets wrap the text in a turn or a list.
     if isinstance(value, dict):  # LLaMA-Factory: {"from": "gpt", "value": …}
         value = value.get("value", value.get("content"))
@@ -348,34 +366,35 @@ def _answer_text(value, name, columns):
         value = value[0]
 
     if is_nothing(value) or (isinstance(value, str) and not value.strip()):
-        _raise_error(columns, "response", f"{name!r} is empty")
+        _raise_error(number, "response", f"{name!r} is empty")
     if not isinstance(value, str):
-        _raise_error(columns, "response", f"{name!r} is a {type(value).__name__}, expected a text")
+        _raise_error(number, "response", f"{name!r} is a {type(value).__name__}, expected a text")
     return value
 
 
-def _question_of_turns(turns, columns):
-    """The `_Question` of a chat's turns, of which the last is the question.
+def _question_of_turns(turns, number):
+    """The `_Question` of a chat's turns (a list of `Turn`), of which the last is the question.
 
-    The system's text is put in front of the first turn. Raises `DataError` if user and assistant do not
-    alternate, from a first to a last turn of the user."""
+    The system's text is put in front of the first turn. Raises `DataError`, with the `number` of the row, if
+    user and assistant do not alternate, from a first to a last turn of the user."""
     talk = [turn for turn in turns if turn.role != "system"]
     roles = [turn.role for turn in talk]
     expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(talk))]
     if roles != expected or len(talk) % 2 == 0:
         order = "expected turns of the user and the assistant by turns, the first and the last the user's"
-        _raise_error(columns, "query", f"turns {roles} before the answer; {order}"[:300])
+        _raise_error(number, "query", f"turns {roles} before the answer; {order}"[:300])
 
     # talk[1::2]: the turns of the assistant
     if any(turn.pictures for turn in talk[1::2]):
-        _raise_error(columns, "query", "a turn of the assistant holds a picture: only the user's may")
+        _raise_error(number, "query", "a turn of the assistant holds a picture: only the user's may")
 
     system_texts = [turn.text.strip() for turn in turns if turn.role == "system"]
     texts = [turn.text.strip() for turn in talk]
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
     texts[0] = "\n\n".join([*filter(None, system_texts), texts[0]])
+    # A single turn may hold nothing but a picture, if the system's text, now in front of it, asks about it.
     if not texts[-1].replace("<image>", "").strip():
-        _raise_error(columns, "query", "query is empty")
+        _raise_error(number, "query", "query is empty")
 
     pictures = []
     for turn in talk:
@@ -426,11 +445,13 @@ def _margin(columns):
     # Not `columns.get`, which treats NaN as no value: here NaN is an error of the file that must be reported.
     margin_names = [name for name in columns.row if plain_name(name) == "margin"]
     name = columns.keys.get("margin") or next(iter(margin_names), None)
-    margin = None if name is None else columns.row.get(name)
-    columns.read.add(name)  # so that it is not listed among the columns that were not read
+    margin = None
+    if name is not None:
+        margin = columns.row.get(name)
+        columns.read.add(name)  # so that it is not listed among the columns that were not read
 
-    if isinstance(margin, str):  # a CSV holds numbers as texts
-        margin = float(margin) if is_number(margin) else margin
-    if margin is not None and not (_is_number(margin) and margin >= 0):
-        _raise_error(columns, "margin", f"expected a number from 0, found {margin!r}"[:120])
+    if isinstance(margin, str) and is_number_text(margin):  # a CSV holds numbers as texts
+        margin = float(margin)
+    if margin is not None and not (_is_finite_number(margin) and margin >= 0):
+        _raise_error(columns.number, "margin", f"expected a number from 0, found {margin!r}"[:120])
     return margin

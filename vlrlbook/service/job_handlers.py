@@ -100,7 +100,7 @@ class StateSide:
             self.forget(job_id)  # the remembered reply is wrong now: the job may have been removed
             raise
         finally:
-            del self.asking[job_id]
+            del self.asking[job_id]  # job_id → the task that runs this, for all who wait; it is done now
         # Simply emptied when it is full: each reply is of use for a second only.
         if len(self.polled) > _most_remembered:
             self.polled.clear()
