@@ -272,6 +272,12 @@ def test_memory(mb, verdict, tmp_path):
     assert found.verdict == verdict and "core" in found.found and bool(found.advice) == (verdict != "good")
 
 
+def test_memory_there_and_memory_needed_are_told_in_one_unit(tmp_path):
+    found = doctor.check_memory(machine(tmp_path, doctor.main_job_mb))  # as much as is needed, to the byte
+    there = re.match(r"[\d.]+ GB", found.found)[0]
+    assert found.verdict == "note" and f"took {there} with" in found.advice
+
+
 def test_memory_without_proc(tmp_path):
     amount, what, limited = doctor.available_memory(tmp_path)
     assert amount > 2**28 and what == "in all" and not limited

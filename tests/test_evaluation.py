@@ -100,6 +100,8 @@ def test_clusters_widen_the_interval():
     assert wide == pytest.approx(narrow * 20**0.5, rel=0.15)
     assert bootstrap_ci(values, of) == bootstrap_ci(values, [f"film {i:02d}" for i in of])
     assert share_ci([1] * 40, clusters=[0] * 20 + [1] * 20) == wilson(2, 2)
+    all_right = metric("m", [1] * 40, clusters=[0] * 20 + [1] * 20)
+    assert all_right["ci95"] == wilson(2, 2) and all_right["interval"] == "Wilson over pictures"
 
 
 def test_the_unknown_is_nan_and_the_impossible_is_refused():

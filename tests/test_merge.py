@@ -5,6 +5,7 @@ import pytest
 import torch
 from vlrlbook.core import cast
 from vlrlbook.data import encode
+from vlrlbook.model_files import only_for_transformers_5
 from vlrlbook.models import add_lora, load_vlm, merge_lora, save_model, tiny_twin
 
 
@@ -77,6 +78,18 @@ def test_hub_names_that_differ_are_refused(pair, tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
         with pytest.raises(ValueError, match="of another base than Qwen2.5-VL-3B-Instruct: it was trained on"):
             _with_adapter(tiny_twin("qwen2_5_vl")[0], "Qwen/Qwen2.5-VL-3B-Instruct", str(tmp_path / "adapter"), False)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "qwen3_5"])
+def test_a_twin_is_merged_whether_transformers_4_knows_its_family_or_not(tmp_path, family):
+    model, processor = tiny_twin(family)
+    plain = logits(model, processor)
+    adapted = shaken(model, tmp_path / "adapter")
+    merge_lora(f"tiny-{family}", str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    merged = load_vlm(str(tmp_path / "merged"), dtype="float32")[0]
+    assert (logits(adapted, processor) - logits(merged, processor)).abs().max() < 1e-4
+    assert (logits(adapted, processor) - plain).abs().max() > 0.01
+    assert bool(only_for_transformers_5(tmp_path / "merged")) == (family != "qwen3_vl")
 
 
 def test_merge_refuses_what_is_there(pair):

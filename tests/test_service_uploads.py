@@ -1,4 +1,5 @@
 """Uploads as strangers send them: hostile and broken archives, forms and pictures, full disks, clients that hang up; their age."""
+import asyncio
 import errno
 import io
 import json
@@ -6,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 import zipfile
 
@@ -16,7 +18,7 @@ from support.service import (  # fixtures too
     CODES_MET_IN, FILE, GOOD, HEADER, ROW, Served, archive, client, form, good, nothing_stays, png, posted, raw,
     refused, seen, server, trainer, with_file)
 from conftest import ROOT
-from vlrlbook.service import Uploads, problems
+from vlrlbook.service import ServiceSettings, Uploads, problems
 
 
 def test_every_code_of_the_wall_is_in_the_table():
@@ -153,6 +155,49 @@ def test_cut_uploads_leave_nothing(server, percent):
     while any((server.folder / "data" / "tmp").iterdir()) and time.monotonic() < end: time.sleep(0.05)
     assert not list((server.folder / "data" / "tmp").iterdir())
     assert server.get("/files").json() == before
+
+
+def test_who_hangs_up_while_an_upload_is_stored_leaves_it_whole(tmp_path, monkeypatch):
+    "Cleaning up after the request must wait for the thread that still moves the folder"
+    from vlrlbook.service import uploads as module
+    moving, may_move, commit = threading.Event(), threading.Event(), module.commit_folder
+    async def receive(request, path, settings): return "x.zip", 3
+    async def read(path, data, strict, settings):
+        data.mkdir()
+        for name in ("rows.jsonl", "1.jpg"): (data / name).write_text("x")
+        return dict(csv_rows=1, valid_images=1, skipped=[])
+    def commit_late(*given, **named):
+        moving.set()
+        assert may_move.wait(30)
+        commit(*given, **named)
+    for name, stand_in in (("receive_file", receive), ("read_apart", read), ("commit_folder", commit_late)):
+        monkeypatch.setattr(module, name, stand_in)
+
+    uploads = Uploads(tmp_path)
+    async def hung_up():
+        task = asyncio.create_task(uploads.add(None, False, ServiceSettings(), asyncio.Semaphore(1)))
+        assert await asyncio.to_thread(moving.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0.2)  # long enough for a clean-up that does not wait
+        may_move.set()
+        with pytest.raises(asyncio.CancelledError): await task
+    asyncio.run(hung_up())
+    stored = list(uploads.root.iterdir())
+    assert [folder.name for folder in stored] == list(uploads.known) and len(stored) == 1
+    assert {path.name for path in stored[0].iterdir()} == {"rows.jsonl", "1.jpg", "upload.json"}
+    assert not list(uploads.aside.iterdir())
+
+
+def test_a_remembered_upload_may_be_forgotten_by_another_request_at_any_moment(client, good):
+    c = client()
+    file_id = c.post("/upload-data", files={"file": ("x.zip", good)}).json()["file_id"]
+    class ForgetsWhenAsked(dict):
+        def __contains__(self, key):
+            was_there = super().__contains__(key)
+            self.pop(key, None)  # as another thread may, just behind this look-up
+            return was_there
+    c.service.uploads.indexes = ForgetsWhenAsked()
+    for _ in range(3): assert c.get(f"/files/{file_id}/rows/2/image").status_code == 200
 
 
 def test_stalled_uploads_are_dropped(tmp_path, trainer):

@@ -27,8 +27,8 @@ from vlrlbook.versions import without_marker
 __all__ = ["Finding", "check_python", "check_requirements", "check_extras", "main"]
 
 # "The main job" in this module is the GRPO training of chapter 05 with the preset size=tiny, which runs on a
-# CPU. This is the most memory that it took in our measurements (1.7 to 2.1 GB: nbs/logs/chapters.csv and
-# 05_runs.csv), rounded up.
+# CPU. This is the most memory that it took in our measurements (nbs/logs/chapters.csv and 05_runs.csv),
+# rounded up, in MB of 2**20 bytes as there.
 main_job_mb = 2200
 
 # Library → one name in it that the main job uses. transformers and trl load their submodules only on first
@@ -532,10 +532,11 @@ def check_memory(
     limit_text = ", limited by a container or a batch system" if limited else ""
     cores_text = f"{cores} core{'s' if cores > 1 else ''}"
     found = f"{amount / 2**30:.1f} GB {kind}{limit_text}; {cores_text}"
-    needed = f"the main job took {main_job_mb / 1000:.1f} GB with size=tiny"  # as it was measured
-    if amount < main_job_mb * 2**20:
+    main_job_bytes = main_job_mb * 2**20
+    needed = f"the main job took {main_job_bytes / 2**30:.1f} GB with size=tiny"
+    if amount < main_job_bytes:
         return Finding("memory", found, "bad", f"{needed}: end other programs, or raise the limit")
-    if amount < 2 * main_job_mb * 2**20:
+    if amount < 2 * main_job_bytes:
         return Finding("memory", found, "note", f"{needed}: do not run two at once")
     return Finding("memory", found, "good")
 
@@ -725,26 +726,28 @@ def why_not(
     if broken:
         return f"{', '.join(broken)} cannot be imported", "see the lines above"
 
-    # What is not installed, and the extra that brings it.
+    # `lines` is empty where vlrlbook is not installed, such as a git checkout on the PYTHONPATH: nothing then
+    # says which packages an extra has.
+    is_installed = bool(lines)
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
-    # An extra whose packages the chapter imports only inside functions, so `needed` does not have them.
-    extra = extra_of_chapter.get(chapter.stem)
     if absent:
-        # The extra to install is the one that brings the package; None: every installation brings it.
-        extra = extra_of(absent[0]) if lines else None
-    elif extra and lines:
-        absent = absent_packages(lines, extra)
+        # Such as "serve"; None: every installation brings the package, or no extra is known.
+        missing_extra = extra_of(absent[0]) if is_installed else None
+    else:
+        # The chapter's extra has packages that it imports only inside functions, so `needed` lacks them.
+        missing_extra = extra_of_chapter.get(chapter.stem)  # None for most chapters
+        absent = absent_packages(lines, missing_extra) if missing_extra and is_installed else []
     if not absent:
         return "", ""
 
     reason = f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
-    if extra is None:
+    if missing_extra is None:
         # The package itself is not named: its name for pip may differ, as `pillow` does from `PIL`.
-        return reason, "pip install vlrlbook" if lines else "pip install -e ."
+        return reason, "pip install vlrlbook" if is_installed else "pip install -e ."
     # No requirement of the extra applies here, as with LeRobot on Python 3.11: pip would install nothing.
-    if not requirements_of(lines, extra):
+    if not requirements_of(lines, missing_extra):
         return reason, "not made for this Python or this system"
-    return reason, f"pip install 'vlrlbook[{extra}]'"
+    return reason, f"pip install 'vlrlbook[{missing_extra}]'"
 
 
 def check_chapters(

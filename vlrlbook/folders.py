@@ -358,7 +358,7 @@ def checkpoint_folders(
 ) -> list:  # paths, the lowest number first
     "Return the folders checkpoint-N of a run by their number, complete or not"
     numbered = [p for p in Path(run).glob("checkpoint-*") if checkpoint_number(p) is not None]
-    return sorted(numbered, key=checkpoint_number)  # type: ignore[arg-type]  # all have one
+    return sorted(numbered, key=checkpoint_number)  # type: ignore[arg-type]  # all have a number
 
 
 def surplus_checkpoints(
@@ -392,7 +392,8 @@ def move_newer_checkpoints(
     """Move checkpoints with a number above `last` into a new folder earlier-1, or -2 and so on
 
     An earlier run in the same folder has made them; left there, they would be taken for this run's."""
-    newer = [p for p in checkpoint_folders(run) if (checkpoint_number(p) or 0) > last]
+    checkpoints = checkpoint_folders(run)  # only folders checkpoint-N: each has a number
+    newer = [p for p in checkpoints if checkpoint_number(p) > last]  # type: ignore[operator]  # never None
     if not newer:
         return None
     place = 1  # the first N for which there is no folder earlier-N

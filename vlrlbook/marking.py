@@ -73,7 +73,9 @@ def counting_marks(
     answer: str,  # the truth
     reward=counting_reward,  # (completion, answer) → parts
 ) -> dict:  # exact, verbatim, within_one, error (nan where no count could be read), reward
-    "The marks of one answer to a counting question; `exact` asks for the count, `verbatim` for the sentence"
+    """The marks of one answer to a counting question
+
+    `exact` is 1 for the right count in any words, `verbatim` only for the text of the truth itself."""
     # as "zoom", so that answers with calls of the tool are read, too; any other is marked as in "counting"
     basic = answer_marks(text, answer, "zoom")
     return dict(
@@ -88,12 +90,13 @@ def counting_marks(
 def pointing_marks(
     text: str,  # what the model wrote
     answer: str,  # the truth, boxes
-    reward=box_reward,  # (completion, answer) → parts
+    reward=box_reward,  # (completion, answer) → parts; for the mark `reward`, and no other
 ) -> dict:  # iou, exact, inside, count, readable, off_scale, reward; each 0 to 1
     """The marks of one answer of boxes to the question where something is
 
-    `exact` asks for an IoU of 0.5 or more for each box, `inside` only for its middle inside the true box."""
-    parts = box_reward(text, answer)
+    `exact` asks for an IoU of 0.5 or more for each box, `inside` only for its middle inside the true box.
+    `off_scale` is 1 if the boxes would be right in another scale, such as pixels for thousandths."""
+    parts = box_reward(text, answer)  # for the other marks, whatever `reward` is
     return dict(
         iou=parts["overall"],
         exact=float(is_right(text, answer, "pointing")),
@@ -283,27 +286,28 @@ def guess_task(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
 ) -> str:  # counting, vqa, pointing or zoom
     "Guess the task of a file's rows from its truths and answers; vqa where they fit no other task"
-    # only a truth of boxes says its picture's size
+    # only a truth of boxes says its picture's size; of any other text `size` is None
     if all(read_box_truth(row["answer"]).size for row in rows):
         return "pointing"
     for row in rows:
         for column in columns([row]):
-            # an answer in which the zoom tool was called
-            if any(looks_of(text) for text in row[column]):
+            answers = row[column]  # a list of texts, also of one
+            # `looks_of` lists the turns of the zoom tool in an answer
+            if any(looks_of(text) for text in answers):
                 return "zoom"
     each_truth_is_a_count = all(read_count(row["answer"]) is not None for row in rows)
     return "counting" if each_truth_is_a_count else "vqa"
 
 
 def main_mark(
-    task: str,  # counting, vqa or pointing
+    task: str,  # counting, vqa, pointing or zoom
 ) -> str:  # exact for counts, accuracy for VQA, iou for boxes
     "The name of the mark by which a task is judged"
     return {"vqa": "accuracy", "pointing": "iou"}.get(task, "exact")
 
 
 def flip_mark(
-    task: str,  # counting, vqa or pointing
+    task: str,  # counting, vqa, pointing or zoom
 ) -> str:  # the name of a mark that is 1 or 0
     """The mark by which answers are counted that became right or wrong
 
@@ -314,7 +318,7 @@ def flip_mark(
 def grade(
     text: str,  # what the model wrote
     answer: str,  # the truth
-    task: str = "counting",  # counting, vqa or pointing
+    task: str = "counting",  # counting, vqa, pointing or zoom
 ) -> float:  # 0 to 1
     "The task's main mark of one answer: 1 or 0 for right or wrong; of boxes their mean IoU"
     if task == "pointing":
@@ -324,11 +328,12 @@ def grade(
 
 def said_as(
     text: str,  # an answer
-    task: str = "counting",  # counting, vqa or pointing
+    task: str = "counting",  # counting, vqa, pointing or zoom
 ) -> str:  # a count, boxes, a normalised answer, or "none" where the answer says no such thing
     "What an answer says in one form, so that two wordings of the same answer can be counted as equal"
     if task in ("counting", "zoom"):
-        # behind the last call of the tool, if there was one
+        # Zoom asks for a count, too. `last_turn` returns what stands behind the tool's last turn, or the
+        # whole text where no tool was called.
         count = read_count(last_turn(text))
         return "none" if count is None else str(count)
     if task == "pointing":
@@ -345,7 +350,7 @@ def _boxes_in_one_form(text):
 
 def score_rows(
     rows: list,  # of a predictions file: dicts with `answer`, and lists of texts such as after_greedy
-    task: str = None,  # counting, vqa or pointing; None guesses
+    task: str = None,  # counting, vqa, pointing or zoom; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict:  # column → mark → array, a number per row
     "The marks of every answer, averaged over the answers to each picture"
@@ -404,8 +409,8 @@ def pictures_of(
 
 def group_names(
     row: dict,  # question, answer, and question_type where the set has one
-    task: str = "counting",  # counting, vqa or pointing
-) -> list:  # the groups that it belongs to; "POS, PRES" is in both
+    task: str = "counting",  # counting, vqa, pointing or zoom
+) -> list:  # names; several for a question_type such as VQA-RAD's "POS, PRES" (position and presence)
     "The groups by which a row's answers are reported: its true count, number of boxes, or types of question"
     if task in ("counting", "zoom"):
         return [str(read_count(row["answer"]))]
@@ -420,7 +425,7 @@ def group_names(
 def by_group(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     values: dict,  # column → array, a number per row
-    task: str = "counting",  # counting, vqa or pointing
+    task: str = "counting",  # counting, vqa, pointing or zoom
     measure=metric,  # or `difference`; called with column, values, clusters and `group`
 ) -> list:  # of {group, n, column: metric, …}
     """Each column's mean and interval within each group of rows
@@ -453,7 +458,7 @@ def by_group(
 
 def gains(
     rows: list,  # with columns before_… and after_…
-    scored: dict,  # from `score_rows` on the same rows
+    scored: dict,  # from `score_rows` on the same rows: column → mark → array, a number per row
 ) -> list:  # of differences, their columns gain_greedy, gain_sampled, …
     "The paired differences, after less before, for each way of asking and each mark, with their intervals"
     differences, clusters = [], pictures_of(rows)  # clusters: rows of one picture are resampled together
@@ -461,7 +466,7 @@ def gains(
         before, after = scored.get(f"before_{how}"), scored.get(f"after_{how}")
         if before is None or after is None:
             continue
-        for mark in before:
+        for mark in before:  # exact, reward, …
             gain_per_row = after[mark] - before[mark]
             differences.append(difference(f"gain_{how}", gain_per_row, clusters, mark=mark))
     return differences
@@ -469,7 +474,7 @@ def gains(
 
 def greedy_flips(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
-    task: str,  # counting, vqa or pointing
+    task: str,  # counting, vqa, pointing or zoom
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict | None:  # became_right, became_wrong and p, from `flips`; None without answers before and after
     "How many pictures training made right for the best guess (greedy decoding), and how many it made wrong"
@@ -478,7 +483,8 @@ def greedy_flips(
     greedy_rows = [{name: row[name] for name in needed if name in row} for row in rows]
     if not {"before_greedy", "after_greedy"} <= set(columns(greedy_rows)):
         return None
-    scored, mark = score_rows(greedy_rows, task, reward), flip_mark(task)
+    scored = score_rows(greedy_rows, task, reward)  # column → mark → array, a number per row
+    mark = flip_mark(task)  # a mark that is 1 or 0, such as exact
     return flips(scored["before_greedy"][mark], scored["after_greedy"][mark])
 
 
@@ -487,7 +493,7 @@ def greedy_flips(
 def best_blind(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
     pay,  # (text, row) → number, the same for rows of one truth
-    task: str = "counting",  # counting, vqa or pointing
+    task: str = "counting",  # counting, vqa, pointing or zoom
     most: int = 20,  # candidates in each group, the most common truths
 ) -> list:  # a text per row
     """The one answer that earns most when it is given to every picture of a group, for each row
@@ -507,7 +513,8 @@ def best_blind(
 
         candidates = [candidate for candidate, _ in truths.most_common(most)]
         if task == "pointing":
-            # hardly two pictures share a truth, so typical boxes are tried, too
+            # `answer_form` returns the boxes of a truth as a model would write them. Hardly two pictures
+            # share a truth, so two typical answers are tried, too: the texts of `_middle_boxes`.
             candidates = [answer_form(candidate) for candidate in candidates] + _middle_boxes(truths)
 
         best, most_earned = "", -math.inf
@@ -541,7 +548,7 @@ def _middle_boxes(truths):
 
 def blind_metrics(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
-    task: str = "counting",  # counting, vqa or pointing
+    task: str = "counting",  # counting, vqa, pointing or zoom
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # two metrics: the main mark of "majority", the reward of "blind"
     """What the best answers that need no picture earn: "majority" by the main mark, "blind" by the reward
@@ -558,8 +565,10 @@ def blind_metrics(
     metrics = []
     for column, mark, pay in (("majority", main_mark(task), right), ("blind", "reward", paid)):
         cache, earned = {}, []  # (text, truth) → pay: the few pairs repeat
-        # `best_blind` returns for each row the answer that earns most, given to all rows of its group
-        for text, row in zip(best_blind(rows, pay, task), rows):
+        # One text per row: the answer that earns most if it is given to all rows, or in VQA to all questions
+        # of the row's type.
+        blind_answers = best_blind(rows, pay, task)
+        for text, row in zip(blind_answers, rows):
             pair = text, row["answer"]
             if pair not in cache:
                 cache[pair] = pay(text, row)
@@ -570,11 +579,12 @@ def blind_metrics(
 
 def baselines(
     rows: list,  # question and answer of each; question_type where the set has one
-    task: str,  # counting, vqa or pointing
-    reward=None,  # (completion, answer) → parts; a trained one is not asked, since it looks at pictures
-) -> dict:  # majority: share right; blind_reward: what the best blind answer earns, if the reward reads text
+    task: str,  # counting, vqa, pointing or zoom
+    reward=None,  # (completion, answer) → parts; None: the task's own
+) -> dict:  # majority: share right; blind_reward: what the best blind answer earns (not of a batched reward)
     "What the best answers that need no picture would earn on these truths: two lines in the chart of a run"
-    # a batched reward looks at pictures, so it cannot be computed here; `majority` needs no reward
+    # A batched reward, such as a trained model's, also looks at pictures: it cannot pay for a text alone.
+    # `blind_metrics` then takes the task's own reward (None), and what that pays is left out.
     reads_text = not getattr(reward, "batched", False)
     # two metrics: best answers by the main mark, and by the reward
     majority, blind = blind_metrics(rows, task, reward if reads_text else None)
@@ -586,8 +596,8 @@ def baselines(
 
 def seeing_gain(
     rows: list,  # with columns before_ and after_ greedy and shuffled
-    scored: dict,  # from `score_rows` on the same rows
-    mark: str = "exact",  # which mark
+    scored: dict,  # from `score_rows` on the same rows: column → mark → array, a number per row
+    mark: str = "exact",  # name of the mark to compare, such as exact, accuracy or iou
 ) -> dict | None:  # a difference, or None where a column is missing
     "How much more training gained with the right picture than with another one: what it learned by looking"
     # columns `shuffled`: the best guess to the same question, shown the picture of another row
@@ -597,14 +607,15 @@ def seeing_gain(
     after, before, after_other, before_other = (scored[column][mark] for column in needed)
     # What training gained without looking, it also gained with another picture: the subtraction removes it.
     gain_by_looking = (after - before) - (after_other - before_other)
-    return difference("seeing_gain", gain_by_looking, pictures_of(rows), mark=mark)
+    clusters = pictures_of(rows)  # for the interval, which resamples rows of one picture together
+    return difference("seeing_gain", gain_by_looking, clusters, mark=mark)
 
 
 # All of it
 
 def all_metrics(
     rows: list,  # of a predictions file: dicts with the truth, `answer`, and columns such as after_greedy
-    task: str = None,  # counting, vqa or pointing; None guesses
+    task: str = None,  # counting, vqa, pointing or zoom; None guesses
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # of metrics and differences
     "Every mark of every column, the gains, the controls, and the main mark of each count or type of question"
@@ -622,8 +633,9 @@ def all_metrics(
 
     # the main mark by groups: by true count, number of boxes, or type of question
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
-    for group in by_group(rows, values, task, partial(metric, mark=main)):
-        metrics += [group[column] for column in values]
+    # `by_group` returns for each group a dict of column → metric, with group and n beside them.
+    for metrics_of_group in by_group(rows, values, task, partial(metric, mark=main)):
+        metrics += [metrics_of_group[column] for column in values]
     if {"before_greedy", "after_greedy"} <= set(scored):
         change = {"gain_greedy": values["after_greedy"] - values["before_greedy"]}
         groups = by_group(rows, change, task, partial(difference, mark=main))

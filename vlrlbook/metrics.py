@@ -82,15 +82,21 @@ def share_ci(
     clusters: list | np.ndarray | None = None,  # what each belongs to, where they are not independent
 ) -> tuple:  # low, high
     "Return the 95 % interval of a share: Wilson's, or the bootstrap where values belong to clusters"
+    interval, _ = _share_ci_and_name(right, clusters)
+    return interval
+
+
+def _share_ci_and_name(right, clusters):
+    "Return the 95 % interval of a share, (low, high), and which it is: Wilson or bootstrap"
     x = _finite_array("right", right)
     if clusters is None:
-        return wilson(x.sum(), len(x))
+        return wilson(x.sum(), len(x)), "Wilson"
     if len(x) and x.min() == x.max():
         # All values are equal, so every bootstrap sample would be the same, and the interval a single point.
         # Wilson's has a width; each cluster counts as one trial, since values in it are not independent.
-        n = len(set(np.asarray(clusters).tolist()))
-        return wilson(x[0] * n, n)
-    return bootstrap_ci(x, clusters)
+        n = _independent_count(x, clusters)
+        return wilson(x[0] * n, n), "Wilson"
+    return bootstrap_ci(x, clusters), "bootstrap"
 
 
 def tango(
@@ -120,12 +126,14 @@ def _tango_score(gained, lost, n, gain):
     """Return by how many standard errors the observed gain exceeds `gain`, if `gain` is the true one
 
     `gained` and `lost` are numbers of pairs that became right and wrong, of `n` pairs in all."""
-    # The standard error depends on the true share of lost pairs. Its maximum-likelihood estimate, given the
-    # gain, solves a x² + b x + c = 0 (Tango 1998, equation 7).
+    # The standard error depends on the true share q of lost pairs; that of gained ones is q + gain. The
+    # likelihood is q^lost (q + gain)^gained (1 - 2 q - gain)^rest, with rest = n - gained - lost. Where it is
+    # greatest the derivative of its logarithm is 0: a q² + b q + c = 0 (Tango 1998, equation 7).
     a = 2 * n
     b = -gained - lost + (2 * n - gained + lost) * gain
     c = -lost * gain * (1 - gain)
     share_lost = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    # of gained - lost: n (share gained + share lost - gain²)
     variance = n * (2 * share_lost + gain * (1 - gain))
     distance = gained - lost - n * gain
     if variance <= 0:  # no other outcome is possible, so any distance is infinitely many standard errors
@@ -187,12 +195,12 @@ def difference_ci(
     if x.min() < x.max():
         return _bootstrap_or_none(x, clusters), "paired bootstrap"
     # All differences are equal, so every bootstrap sample would be the same, and the interval a single point.
-    # Other differences were seen in 0 of n cases; by Wilson's upper bound they may still have this share. In
-    # the extreme all of them are -1, or all are 1.
-    _, unseen_share = wilson(0, n)
+    # Other differences were seen in 0 of n cases; by Wilson's upper bound they may still have this share. The
+    # mean is lowest if all of these are -1, and highest if all are 1.
     same = float(x[0])
-    low = same - unseen_share * (same + 1)
-    high = same + unseen_share * (1 - same)
+    _, unseen_share = wilson(0, n)
+    low = (1 - unseen_share) * same + unseen_share * -1
+    high = (1 - unseen_share) * same + unseen_share * 1
     return (low, high), "Wilson"
 
 
@@ -235,14 +243,14 @@ def metric(
 ) -> dict:  # name, column, mark, group, kind (share or amount), value, n, ci95, interval
     """Return the mean of `values` as a metric, with the number of values and a 95 % interval
 
-    The interval is Wilson's where every value is right (1) or wrong (0), else the bootstrap's."""
+    Where every value is right (1) or wrong (0), the interval is that of `share_ci`: Wilson's, or the
+    bootstrap's where rows share pictures. Of other values, and of `amounts`, it is the bootstrap's."""
     x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
     right_or_wrong = len(x) > 0 and set(x.tolist()) <= {0.0, 1.0}
     # `amounts` names measures, such as error, whose mean is no share even if all values are 0 or 1
     if right_or_wrong and mark not in amounts:
         kind = "share"
-        ci95 = share_ci(x, clusters)
-        interval = "Wilson" if clusters is None else "bootstrap"
+        ci95, interval = _share_ci_and_name(x, clusters)
     else:
         kind = "amount"
         ci95 = _bootstrap_or_none(x, clusters)  # (nan, nan) where there are too few values
@@ -275,8 +283,17 @@ def _without_nan(values, clusters):
     return x[applies], np.asarray(clusters)[applies]
 
 
-def _metric_dict(column, mark, group, kind, x, ci95, interval, clusters):
-    "Return one metric as a dict; `x` holds its values"
+def _metric_dict(
+    column,  # whose answers and how they were asked for, such as after_greedy
+    mark,  # what was measured, such as exact
+    group,  # over which rows, such as "count 3"; None: all
+    kind,  # share, amount or difference
+    x,  # array of the values
+    ci95,  # (low, high) of their mean
+    interval,  # how it was computed: Wilson, bootstrap, paired bootstrap or Tango
+    clusters,  # the picture of each value, or None
+):
+    "Return one metric as a dict, the form in which metrics are kept and shown"
     if clusters is not None:
         interval += " over pictures"
     return dict(
@@ -454,9 +471,10 @@ def pair_metrics(
     won = (np.sign(margin) + 1) / 2  # of each pair: 1 won, 0.5 tie, 0 lost
     if groups is not None and len(groups) != len(won):
         raise ValueError(f"{len(won)} pairs but {len(groups)} groups")
-    by_group = _accuracy_by_group(won, groups, clusters)
-    # the mean over groups, each with equal weight
+    by_group = _accuracy_by_group(won, groups, clusters)  # group → {accuracy, n, ci95}
+    # the mean of the groups' accuracies, each with equal weight
     macro = _mean([g["accuracy"] for g in by_group.values()]) if by_group else None
+    # a dict: how often the longer answer is the better one and how often it scores higher, and a correlation
     length_bias = None if lengths is None else _length_bias(margin, lengths)
     return dict(
         pair_accuracy=_mean(won),
@@ -578,11 +596,13 @@ def pair_reliability(
     target = _finite_array("preferred", preferred, len(gap))
     # the share of people who agree with the judge about each pair
     agreeing = np.where(gap >= 0, target, 1 - target)
-    with np.errstate(over="ignore"):
-        confidence = 1 / (1 + np.exp(-np.abs(gap)))  # of the answer that the judge prefers
-    # Cross-entropy: -log of the chance that the judge gave to what people preferred. log1p keeps its
-    # precision where e^-x is small.
-    log_loss = np.log1p(np.exp(-np.abs(gap))) + (1 - agreeing) * np.abs(gap)
+    margin = np.abs(gap)
+    confidence = 1 / (1 + np.exp(-margin))  # the chance of the answer that the judge prefers
+    # Cross-entropy: -log of the chance that the judge gave to what people preferred. Written with log1p,
+    # which keeps its precision where e^-margin is small.
+    loss_if_people_agree = np.log1p(np.exp(-margin))  # -log(confidence)
+    loss_if_not = margin + loss_if_people_agree  # -log(1 - confidence)
+    log_loss = agreeing * loss_if_people_agree + (1 - agreeing) * loss_if_not
     reliability = calibration(confidence, agreeing, bins)  # ece and bins
     return dict(temperature=temperature, n=len(gap), log_loss=_mean(log_loss), **reliability)
 

@@ -160,8 +160,10 @@ def _vision_config(
 def _delta_nets(width): # hidden size of the language model
     """Return the settings that only Qwen3.5's language model has, as a dict
 
-    Three of four layers are gated delta nets (linear attention); a quarter of a head gets rotary
+    Some of its layers are gated delta nets (linear attention). A quarter of each attention head gets rotary
     positions."""
+    # Which layers they are is not set here: by transformers' default three, then one with usual attention,
+    # and so on. As in attention, heads are 32 wide; value heads fill the width and share 2 key heads.
     nets = dict(linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2,
                 linear_num_value_heads=width // 32)
     # A quarter of a head of 32 is 8 numbers or 4 pairs, and mrope_section must add up to the number of pairs.
@@ -264,6 +266,8 @@ def _gemma3_processor():
     # the first alone; the processor puts the picture's tokens and the second behind it.
     tokenizer = tiny_tokenizer(boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
     template = chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|>")
+    # A picture becomes image_seq_length tokens, which must be as many as the twin's config says: its 8 × 8
+    # patches of 14 pixels are pooled to 4 × 4.
     return t.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
 
 # %% ../nbs/00a_models.ipynb #nfc8c795
@@ -434,7 +438,7 @@ def four_bit(
 # %% ../nbs/00a_models.ipynb #n4c3ff60
 def limit_pixels(
     processor, # of any family
-    max_image_size: int, # at most this many pixels squared; Aria takes 490 or 980, Gemma 3 has one size
+    max_image_size: int, # N: at most N × N pixels in all; Aria takes 490 or 980, Gemma 3 has one size
 ):
     "Limit the number of pixels of pictures: larger ones are scaled down and keep their proportions"
     images = processor.image_processor
@@ -456,7 +460,7 @@ def load_vlm(
     dtype: str = "auto", # of the weights: auto, float32, bfloat16 or float16
     attention: str = "auto", # auto, flash_attention_2, sdpa or eager
     use_4bit: bool = False, # needs CUDA and bitsandbytes
-    max_image_size: int = None, # at most this many pixels squared a picture; None: as the checkpoint says
+    max_image_size: int = None, # N: at most N × N pixels in all a picture; None: as the checkpoint says
     trainable: bool = False, # whether the adapter's weights are to be trained further
     cache_dir: str = None, # where hub downloads go
 ): # model, processor
@@ -475,7 +479,7 @@ def load_vlm(
 
 def load_processor(
     name: str, # hub id, directory, or `tiny-` and a family
-    max_image_size: int = None, # at most this many pixels squared a picture; None: as the checkpoint says
+    max_image_size: int = None, # N: at most N × N pixels in all a picture; None: as the checkpoint says
     cache_dir: str = None, # where hub downloads go
 ): # the processor that `load_vlm` gives, without the weights
     "Load the processor of a model, which pads on the left"
@@ -531,7 +535,7 @@ def _check_base(model, name, adapter):
     config = json.loads(config_path.read_text())
     _check_alpha(adapter, config) # ValueError for a lora_alpha of 0 or none
 
-    complaint = _of_another_base(name, adapter)
+    complaint = _of_another_base(name, adapter) # how both messages below begin
     trained_on = config.get("base_model_name_or_path") or ""
     family = model.config.model_type
     adapter_family = _family_of(trained_on) # None: the name does not tell it; later the weights are compared
@@ -699,16 +703,20 @@ def merge_lora(
 
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
-        if file_dtype is None: # there are no weight files in which to replace tensors
-            merged.save_pretrained(aside)
-        if files is None: # a twin, whose weights are written above
+        if file_dtype is None: # there are no safetensors files in which to replace tensors
+            merged.save_pretrained(aside) # all weights, and configs
+        if files is None: # a twin
             save_processor(processor, aside)
         else:
-            # the base's own files, with the merged weights in place of those that have changed
+            # The base's own files, with the merged weights in place of those that have changed. Weights that
+            # were written above stay, and configs are overwritten by the base's.
             _keep_files(files, aside, merged, layers, new_dtype)
 
-        # only_for_transformers_5 lists what transformers 4 cannot read there
-        if (transformers_4 or files is None) and only_for_transformers_5(aside):
+        # A base's own files are rewritten only where that is asked for. A twin's were written just now, by
+        # transformers 5: they are rewritten wherever transformers 4 knows the family, as `save_model` does.
+        is_known_twin = files is None and merged.config.model_type in known_to_transformers_4
+        # `only_for_transformers_5` lists what transformers 4 cannot read in a directory
+        if (transformers_4 or is_known_twin) and only_for_transformers_5(aside):
             for_transformers_4(aside)
 
 def base_files(

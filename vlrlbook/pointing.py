@@ -87,8 +87,8 @@ def _is_free(x, y, radius, discs):
 
 
 def drawn_for(
-    model: str,  # as for `model_scale`
-    max_image_size: int = None,  # as for `model_scale`
+    model: str,  # hub id, directory, or `tiny-` and a family
+    max_image_size: int = None,  # N: at most N × N pixels in all a picture; None: as its processor says
 ):  # (n, seed) → list of `Sample`
     "A function that draws pictures of discs whose truths are in the scale in which a model writes boxes"
     processor, scale = model_scale(model, max_image_size)
@@ -111,7 +111,7 @@ def drawn_for(
 
 def model_scale(
     model: str,  # hub id, directory, or `tiny-` and a family
-    max_image_size: int = None,  # pixels squared that a picture may have; None: as the model's processor says
+    max_image_size: int = None,  # N: at most N × N pixels in all a picture; None: as its processor says
 ) -> tuple:  # its processor, and pixels, thousandths or fractions
     "How a model's family writes coordinates, and the processor that decides in which size it sees a picture"
     # imported here, since it needs torch, and looking through a file of boxes does not
@@ -154,7 +154,7 @@ def scaled_truth(
 ) -> str:  # the same boxes in that scale, with the size in which the model sees the picture
     """Convert a truth to the scale in which a model answers
 
-    A `DataError` where it is no truth, or belongs to a picture of another shape."""
+    A `DataError` where it is no truth, or belongs to a picture with another ratio of width and height."""
     truth = _checked_truth(answer, size, row)  # boxes, scale and size; raises the `DataError` for these
     size_for_model = shown_size(processor, size)
     # what stands for the whole width and height in the truth, and in the model's scale
@@ -170,14 +170,15 @@ def scaled_truth(
 
 
 def _checked_truth(answer, size, row):
-    """A row's truth as a `BoxTruth`; a `DataError` where it is none, or its picture has another shape
+    """A row's truth as a `BoxTruth` (boxes, scale, size); a `DataError` where it is none or does not fit
 
-    `size` is the width and height of the picture, `row` its number for messages."""
+    `size` is the width and height of the row's picture. The size that the truth says may be another one, as
+    before the picture was resized, but of the same ratio. `row` is the row's number for messages."""
     truth = read_box_truth(answer)
     if not truth.size or not truth.boxes:
         expected = "expected such as '[12, 40, 31, 59] in pixels of 112 x 112'"
         raise DataError("box.truth", f"{answer[:60]!r}: {expected}", row=row)
-    if not _same_shape(truth.size, size):
+    if not _same_ratio(truth.size, size):
         sizes = f"{_size_text(truth.size)}, but the picture has {_size_text(size)}"
         raise DataError("box.size", f"boxes in a picture of {sizes}: another shape", row=row)
     return truth
@@ -192,7 +193,7 @@ def _truth_of(row):
     return _checked_truth(row["answer"], size, number), size
 
 
-def _same_shape(size, other):
+def _same_ratio(size, other):
     """Whether two sizes have the same ratio of width and height, as a picture has before and after resizing
 
     The ratios may differ a little, since sides are rounded to whole pixels."""
@@ -207,14 +208,14 @@ def _size_text(size):
 
 def in_scale_of(
     dataset,  # of rows with a picture and a truth of boxes, made by chapter 01
-    model: str,  # as for `model_scale`
-    max_image_size: int = None,  # as for `model_scale`
+    model: str,  # hub id, directory, or `tiny-` and a family
+    max_image_size: int = None,  # N: at most N × N pixels in all a picture; None: as its processor says
 ):  # datasets.Dataset with the same rows
     "Convert the truths of a data set to the scale in which a model answers; a `DataError` names a bad row"
-    processor, scale = model_scale(model, max_image_size)
-    truths = []
+    processor, scale = model_scale(model, max_image_size)  # scale: pixels, thousandths or fractions
+    truths = []  # as texts
     for row in _undecoded(dataset):  # dicts whose pictures are bytes or a path
-        _, size = _truth_of(row)  # raises the `DataError`
+        _, size = _truth_of(row)  # width and height of the picture; raises the `DataError`
         truths.append(scaled_truth(row["answer"], size, processor, scale, row["row"]))
     columns = dataset.column_names
     rewritten = dataset.remove_columns("answer").add_column("answer", truths)
@@ -351,7 +352,7 @@ def _four_numbers(value, place, path, number):
         # a CSV file holds a box as text; two boxes give eight numbers, which are refused below
         numbers = list(chain.from_iterable(read_boxes(value).boxes))
     numbers = as_list(numbers) or []  # None for what is no list and no array
-    finite = [number for number in numbers if isinstance(number, (int, float)) and math.isfinite(number)]
+    finite = [item for item in numbers if isinstance(item, (int, float)) and math.isfinite(item)]
     if len(numbers) != 4 or len(finite) != 4:
         message = f"{path.name}: {place} = {str(value)[:60]}, expected four numbers"
         raise DataError("box.numbers", message, row=number)
@@ -430,11 +431,17 @@ def _column(raw, names, number, path):
     raise DataError("box.column", message, row=number)
 
 
-def _row_size(raw, picture, picture_folder, number, path):
+def _row_size(
+    raw,  # the row as a dict
+    picture,  # its picture, as the row has it: a path, bytes, …
+    picture_folder,  # where paths begin
+    number,  # of the row, for messages
+    path,  # the file of the rows, for messages
+):
     "Width and height of a row's picture: from the row's columns of these names, else from the picture itself"
     if raw.get("width") and raw.get("height"):
         row_size = dict(width=raw["width"], height=raw["height"])
-        return _image_size(row_size, f"row {number}", path)
+        return _image_size(row_size, f"row {number}", path)  # checked: two whole numbers above 0
     pictures = picture_list(picture, number)  # a list, also of one
     if len(pictures) != 1:
         raise DataError("box.pictures", f"{path.name}: {len(pictures)} pictures, expected one", row=number)
@@ -517,7 +524,8 @@ def draw_boxes(
     # NEAREST shows the pixels of a tiny picture as they are: they are what the model gets
     canvas = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
-    # the whole width and height as the truth, and so the answers, write them; on the canvas it is `size`
+    # what stands for the whole width and height in the truth, and so in the answers: (1000, 1000) in
+    # thousandths; on the canvas it is `size`
     unit = unit_of(parsed_truth.scale or "pixels", parsed_truth.size or image.size)
     truths_on_canvas = [rescaled(box, unit, size) for box in parsed_truth.boxes]
     for box in truths_on_canvas:

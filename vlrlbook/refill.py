@@ -114,10 +114,10 @@ def swap_groups(
 
 
 def _side_by_side(a, b):
-    """The rows of two split batches in one batch, those of `a` first, padded to the longer prompt and answer.
+    """The rows of two batches from `split_rows` in one batch, those of `a` first, padded to equal lengths.
 
-    Prompts are padded on the left, answers on the right, fields that cover both at both ends."""
-    P, C = _widths(a)
+    Prompts are padded on the left, answers on the right, token types of prompt and answer at both ends."""
+    P, C = _widths(a)  # tokens of its prompts and of its answers
     other_P, other_C = _widths(b)
     P, C = max(P, other_P), max(C, other_C)
     both = {}
@@ -125,6 +125,7 @@ def _side_by_side(a, b):
     for name in a:
         of_a, of_b = a[name], b[name]
         if not _has_one_number_an_answer(name, a, b):  # such a field has no tokens to pad
+            # pads tensors with an axis of tokens; lists (pictures) and all others come back as they are
             of_a, of_b = _padded(name, a, P, C), _padded(name, b, P, C)
         if isinstance(of_a, list):
             both[name] = of_a + of_b
@@ -136,7 +137,7 @@ def _side_by_side(a, b):
 
 
 def _with_fields_of(batch, other):
-    """A split batch with empty values for the fields that only `other` has.
+    """A batch from `split_rows` with empty values for the fields that only `other` has, another such batch.
 
     A batch in which no row has a picture lacks the fields of pictures altogether."""
     n = len(batch["advantages"])
@@ -146,8 +147,9 @@ def _with_fields_of(batch, other):
         if isinstance(other_field, list):  # an item a row: its number of pictures, or their tensor
             nothing = 0 if isinstance(other_field[0], int) else other_field[0][:0]
             added[name] = [nothing] * n
-        else:  # token types [rows, prompt + answer]: 0 stands for text
-            added[name] = other_field.new_zeros(n, sum(_widths(batch)))
+        else:  # token types [rows, P + C], of prompt and answer: 0 stands for text
+            P, C = _widths(batch)
+            added[name] = other_field.new_zeros(n, P + C)
     return batch | added
 
 
@@ -170,7 +172,8 @@ def _widths(batch):
 def _padded(name, batch, P, C):
     """The field `name` of a batch, padded with zeros to prompts of `P` and answers of `C` tokens.
 
-    What is no tensor, or has no axis of tokens, is returned as it is."""
+    The batch is one from `split_rows`, so pictures are lists. Lists, and tensors with one number per row, are
+    returned as they are; a tensor of more axes is [rows, tokens]."""
     value = batch[name]
     if not torch.is_tensor(value) or value.dim() < 2:
         return value

@@ -52,12 +52,11 @@ def last_row(
         lines = file.read().decode("utf-8", "replace").split("\n")
     lines = lines[:-1]  # what stands behind the last line break is still being written
 
-    names = next(csv.reader([header]), [])
-    column_count = header.count(",") + 1
+    names = next(csv.reader([header]), [])  # of the columns
     rows = []
     for values in csv.reader(lines):
         # The first of these lines has too few values if reading began in its middle.
-        if len(values) == column_count:
+        if len(values) == len(names):
             rows.append(dict(zip(names, values)))
 
     if not rows:

@@ -9,8 +9,11 @@ from ..archive import DataError
 
 __all__ = ["row_text", "listed", "as_list"]
 
-# NumPy prints ['yes' 'no'] without a comma. It must not be parsed as Python, which would join the two texts.
-_numpy_list = re.compile(r"\[\s*'[^']*'(?:\s+'[^']*')+\s*\]")
+# A text in quotes of either kind, as Python writes it: inside, a backslash takes the next character with it.
+_quoted_text = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+# NumPy prints ['yes' "don't know"], without commas. It must not be parsed as Python, which would join the two
+# texts.
+_numpy_list = re.compile(rf"\[\s*{_quoted_text}(?:\s+{_quoted_text})+\s*\]")
 
 
 def row_text(
@@ -43,17 +46,23 @@ def listed(
     text: str,  # of a column
 ) -> list | dict | None:  # None for any other text
     "Parse a text that writes a list or a dict in the form of JSON, Python or NumPy, as a CSV may hold it"
-    if not text.lstrip().startswith(("[", "{")):
+    text = text.strip()
+    if not text.startswith(("[", "{")):
         return None
-    if _numpy_list.fullmatch(text.strip()):
-        return re.findall(r"'([^']*)'", text)
-    for parse in (json.loads, ast.literal_eval):
+    # ['yes' 'no'], without commas: a list of Python has them and does not match
+    parsers = (_texts_of_numpy,) if _numpy_list.fullmatch(text) else (json.loads, ast.literal_eval)
+    for parse in parsers:
         try:
-            value = parse(text.strip())
+            value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return value if isinstance(value, (list, dict)) else None
     return None
+
+
+def _texts_of_numpy(text):
+    "The texts of a list that NumPy printed, such as ['yes' 'no']; it writes each as Python does"
+    return [ast.literal_eval(quoted) for quoted in re.findall(_quoted_text, text)]
 
 
 def as_list(

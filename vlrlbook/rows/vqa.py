@@ -50,6 +50,7 @@ def read_vqa_row(
         raise DataError("vqa.row", f"a {type(row).__name__}, expected an object", row=number)
     if habits is None:
         # One row does not show which columns are empty in all rows, so `Habits.empty` has none.
+        # `places`: what a number means as an answer: itself, or an option's place, counted from 0 or 1.
         habits = Habits(places=file_habits([(number, row)], keys).places)
 
     columns = Columns(row, keys, number, habits.empty)  # finds a column by its role
@@ -58,7 +59,7 @@ def read_vqa_row(
 
     # `reply` is the assistant's turn of a chat, or None; `turn_pictures` stand in the turns of the chat.
     question, reply, turn_pictures = _question(columns, notes)
-    answer = _answer(columns, reply, notes)
+    answer = _answer(columns, reply, notes)  # `DataError` for an empty one
 
     options = row_options(columns)  # texts; empty if the question has none
     if options:
@@ -144,6 +145,8 @@ def _question(columns, notes):
     # A chat column comes before a question column: LLaVA's and ms-swift's rows hold the question in the chat.
     # `name_of` finds the column for a role, whatever it is called; None if the row has none with a value.
     chat_name = columns.name_of("chat")
+    # Only a chat could hold the question, and it has no value here. (Of a value `_of_chat` refuses what is no
+    # list of turns.)
     if chat_name is None and columns.has("chat") and not columns.has("question"):
         raise DataError("vqa.chat", "messages must be a list of turns", row=columns.number)
 
@@ -168,7 +171,11 @@ def _question(columns, notes):
     return text, reply, chat_pictures
 
 
-def _of_chat(columns, chat, notes):
+def _of_chat(
+    columns,  # `Columns`: the row, which knows its `number` and finds columns by their role
+    chat,  # the value of the row's column with the turns
+    notes,  # gets a sentence if the text of a system turn was moved
+):
     """Read a chat with one turn of the user and at most one of the assistant.
 
     Returns the question, the assistant's reply or None, and the pictures of the user's turn."""
@@ -264,12 +271,14 @@ def _several(values, name, columns, notes):
             kind = type(value).__name__
             message = f"{name!r} is a list with a {kind}: a box, or a point? Write the answer as a text"
             raise DataError("vqa.empty", message, row=number)
-        texts.append(_one_truth(value, name, number, notes))
+        texts.append(_one_truth(value, name, number, notes))  # without tags and double spaces
     if not texts:
         raise DataError("vqa.empty", f"{name!r} is a list without answers", row=number)
 
-    # Of texts that differ only by case the first is kept: a dict keeps the last, and `texts` is reversed.
-    different = list({text.casefold(): text for text in reversed(texts)}.values())[::-1]
+    first_of = {}  # text without its case → the first of the texts that differ only by case
+    for text in texts:
+        first_of.setdefault(text.casefold(), text)
+    different = list(first_of.values())
     if len(different) == 1:
         return different[0]
 

@@ -106,7 +106,7 @@ class Front:
         facts = dict(
             name="vlrlbook training service",
             version=__version__,
-            trains=self.size,
+            trains=self.size,  # tiny or gpu: the preset of its jobs
             api="/openapi.json",
             data_format="/data-format",
             settings="/settings",

@@ -176,7 +176,7 @@ class JobSide:
         Returns the job and the notes on what the server decided for it. `train_request` is what
         `read_request` returns; `key` is the Idempotency-Key, or None."""
         upload = self.uploads.get(train_request["data_file_id"])
-        # For each row a text that is equal where pictures are; a Problem if a file of the upload is missing.
+        # For each row the hash of its picture; a Problem if a file of the upload is missing.
         pictures = self.uploads.check(upload["file_id"])
         # What the client left open is decided here: the batch, and the run's length in optimizer steps.
         parameters, notes, steps = plan_with_length(

@@ -77,12 +77,13 @@ async def _make_page(path, page):
 def calm_html(
     element,  # of a notebook, made from Markdown or given as an output
 ) -> str:  # HTML
-    """Remove from HTML everything that is not on a list: scripts, forms, and whatever loads from other hosts.
+    """Make HTML harmless: only tags and attributes on a list stay what they are.
 
-    Headings, text, tables, links and pictures that stand in the text itself (data: URLs) stay."""
+    These are headings, text, tables, links, and pictures that stand in the text itself (data: URLs). Any
+    other tag, such as a script or a form, is shown as text, and any other attribute is removed."""
     import bleach
     text = element.decode() if isinstance(element, bytes) else str(element)
-    return bleach.clean(
+    return bleach.clean(  # it escapes tags that are not listed, unless it is called with strip=True
         text,
         tags={*bleach.ALLOWED_TAGS, *_calm_tags},
         protocols={"http", "https", "data"},  # the two functions below allow a link or picture fewer

@@ -75,8 +75,8 @@ def _examples():
 
 examples = _examples()  # name of a reply, as `Endpoint.reply` has it → the reply
 
-# Objects whose names are data: of settings or of a reward's parts. Every other object of an example is a
-# form.
+# In some objects the keys are data: names of settings or of a reward's parts. These are the keys that such
+# objects have in the examples. Every other object has fixed keys.
 _keys_of_open_objects = {"lr", "overall"}
 _any_value_keys = ("default", "choices")  # of a field of the form: their type depends on the field
 _json_types = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -87,12 +87,13 @@ _schema_types = {"int": "integer", "float": "number", "bool": "boolean", "str": 
 
 def schema_of(
     example,  # a reply, or a part of one
-) -> dict:  # JSON Schema; null is allowed wherever a number or a text stands
+) -> dict:  # JSON Schema; null is allowed wherever a number, a text or a list stands
     """Derive the JSON schema of a reply from an example of it, part by part.
 
     Every key of an example is a required property, and the first item of a list stands for all of them."""
     if isinstance(example, dict):
-        # Here the keys are data, such as the names of settings, so no key can be required.
+        # An object whose keys are data, such as names of settings, is known by the keys that it has in the
+        # examples; an empty one stands for any object, too. No key can be required of it.
         if set(example) <= _keys_of_open_objects:
             return dict(type="object")
         properties = {}
@@ -248,14 +249,15 @@ _media_types = {
 def _success(endpoint):
     """Describe the reply of an address when all is well.
 
-    `endpoint.reply` is a media type, such as text/html, or the name of an example of a JSON reply."""
+    `endpoint.reply` is a media type, such as text/html, or the name of an example of a JSON reply. It is None
+    only where the status is 204."""
     if endpoint.status == 204:
         return dict(description="Done")  # 204 means "no content"
     text = dict(schema=dict(type="string"))
-    reply_kind = endpoint.reply or ""
-    if "/" in reply_kind:  # a media type
+    if "/" in endpoint.reply:  # a media type
         # `_media_types` lists those that the address really answers with, where they are several.
-        content = {media_type: text for media_type in _media_types.get(reply_kind, [reply_kind])}
+        media_types = _media_types.get(endpoint.reply, [endpoint.reply])
+        content = {media_type: text for media_type in media_types}
         return dict(description=endpoint.summary, content=content)
     example = examples[endpoint.reply]
     content = {"application/json": dict(schema=schema_of(example), example=example)}

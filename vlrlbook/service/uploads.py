@@ -29,7 +29,7 @@ __all__ = ["Uploads", "Intake"]
 _facts_file = "upload.json"  # in an upload's folder: what is told of it, and its `clock`
 _most_skipped_told = 1000  # rows that were left out; a reply that lists 100,000 helps nobody
 _seconds_a_day = 86400
-_most_indexes = 4  # uploads whose rows are remembered, for a page of pictures asks for many rows of one
+_most_indexes = 4  # uploads whose file names are remembered, for a page of pictures asks for many of one
 # Names in tmp/ that are given here: whatever else lies there belongs to somebody else.
 _own_names_aside = re.compile(r"(upload-)?[0-9a-f]{16}|gone-.*")
 # Of `upload.json`: what is told of an upload and what its age is counted by
@@ -54,7 +54,7 @@ class Uploads:
 
         self.born = {}  # file_id → time of the upload in seconds by `clock`
         self.known = {}  # file_id → facts about the upload, as clients are told them; the oldest first
-        self.indexes = {}  # file_id → (row → file), of the uploads whose pictures were asked for last
+        self.indexes = {}  # file_id → (row → file name), of a few uploads: a memory of `_files_by_row`
         # A lock, held while a job is started on an upload and while one is deleted, so that a job never
         # starts on an upload that is being deleted.
         self.in_use = threading.RLock()
@@ -98,6 +98,7 @@ class Uploads:
         self._check_quota(settings.quota_gb)  # a Problem if all uploads together take up the quota already
         work = self.aside / f"upload-{secrets.token_hex(8)}"  # a folder for this request only
         work.mkdir()
+        keeping = None  # the last step, which runs in a thread; None until it begins
         try:
             filename, size = await receive_file(request, work / "file", settings)
             # In a process of its own, which writes rows and pictures into a new folder `data`.
@@ -107,10 +108,12 @@ class Uploads:
                 raise Problem("storage.full", "no space is left; nothing was kept")
 
             # `_keep` moves `data` to its final place, lists the upload and returns the facts about it.
-            # Shielded: if the client hangs up now, the upload is still stored and listed, or neither.
-            keeping = asyncio.to_thread(self._keep, work, filename, size, report)
+            # Shielded: if the client hangs up now, its thread goes on, and the upload is stored and listed.
+            keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, work, filename, size, report))
             return await asyncio.shield(keeping)
         finally:
+            if keeping is not None:
+                await asyncio.wait([keeping])  # its thread still needs `work`
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
     def _check_quota(self, quota_gb):
@@ -197,8 +200,8 @@ class Uploads:
     def _stored_rows(self, file_id):
         """Yield the rows of an upload as they are stored; a Problem if their file is damaged.
 
-        Each is a dict of row (its number in main.csv), file (of the picture), question, answer and picture, a
-        text that is equal where pictures are."""
+        Each is a dict of row (its number in main.csv), file (of the picture), question, answer and picture (a
+        hash of its pixels: equal pictures have the same one)."""
         path = self.folder(file_id) / "rows.jsonl"
         try:
             with open(path, encoding="utf-8") as file:
@@ -206,17 +209,17 @@ class Uploads:
                     row = json.loads(line)
                     yield dict(row=int(row["row"]), file=str(row["file"]),
                                question=row["question"], answer=row["answer"],
-                               # Older versions stored no such text; then the file's name stands for it.
+                               # Older versions stored no hash; then the file's name stands for it.
                                picture=row.get("picture") or row["file"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path.name, error) from error
 
     def check(self,
         file_id: str,  # of an upload that is to be trained on
-    ) -> list:  # for each row a text that is equal where the pictures are
+    ) -> list:  # for each row the hash of its picture
         """Raise a Problem if rows or pictures of an upload are missing: a job would fail minutes later.
 
-        Returns for each row a text that is equal where the pictures are."""
+        Returns for each row the hash of its picture, by which a job tells which rows share one."""
         folder = self.folder(file_id)
 
         # The folder is listed once: asking for each of 100,000 pictures would take long.
@@ -229,7 +232,7 @@ class Uploads:
             raise Problem("file.damaged", "its files are being deleted") from error
 
         # Every row must have its picture, and there must be as many rows as were stored.
-        pictures = []
+        pictures = []  # their hashes
         for row in self._stored_rows(file_id):
             pictures.append(row["picture"])
             if row["file"] not in file_names:
@@ -243,23 +246,25 @@ class Uploads:
             raise Problem("file.damaged", "its report is damaged: upload it again")
         return pictures
 
-    def _file_of_row(self, file_id, row):
-        """Return the file name of a row's picture; None if there is no such row.
+    def _files_by_row(self, file_id):
+        """Return the file names of an upload's pictures: number of a row → name.
 
-        The index (row → file) of the uploads that were asked for last is kept in memory, since a page of
-        pictures asks for many rows of one upload."""
-        if file_id not in self.indexes:
-            index = {}
-            for stored in self._stored_rows(file_id):
-                index[stored["row"]] = stored["file"]
-            if len(index) != self.get(file_id)["valid_images"]:
-                raise Problem("file.damaged", f"{len(index)} rows are left: upload it again")
-            while len(self.indexes) >= _most_indexes:
-                oldest = next(iter(self.indexes))  # a dict keeps the order in which keys came
-                self.indexes.pop(oldest, None)
-            self.indexes[file_id] = index
-            return index.get(row)  # not from `indexes`, where another request may have made room meanwhile
-        return self.indexes[file_id].get(row)
+        Those of a few uploads are kept in memory, since a page of pictures asks for many rows of one."""
+        # Requests come in several threads, so the memory is asked once: another may forget the upload now.
+        remembered = self.indexes.get(file_id)
+        if remembered is not None:
+            return remembered
+
+        names = {row["row"]: row["file"] for row in self._stored_rows(file_id)}
+        if len(names) != self.get(file_id)["valid_images"]:
+            raise Problem("file.damaged", f"{len(names)} rows are left: upload it again")
+        # Room is made for it: of the others only the last that came stay. A dict keeps the order of its keys;
+        # the list is a copy, since other requests may change the dict.
+        others_that_stay = _most_indexes - 1
+        for other_id in list(self.indexes)[:-others_that_stay]:
+            self.indexes.pop(other_id, None)
+        self.indexes[file_id] = names
+        return names
 
     def picture(self,
         file_id: str,  # identifier of an upload
@@ -268,7 +273,7 @@ class Uploads:
     ) -> tuple:  # bytes, media type
         "Return the picture of a row, made smaller if a side has more than `side` pixels, in its own format"
         folder = self.folder(file_id)
-        name = self._file_of_row(file_id, row)
+        name = self._files_by_row(file_id).get(row)
         # `name` is None if there is no such row. `Path(name).name` is without folders: a name in a damaged
         # table must not lead out of the folder.
         if name is None or Path(name).name != name:
@@ -300,12 +305,12 @@ class Uploads:
 
         It is first taken out of the list and its folder renamed, so that nobody sees half of it."""
         renamed = self.aside / f"gone-{file_id}"
-        with self.in_use:
+        with self.in_use:  # the lock under which jobs are started, so none can begin on this upload now
             folder = self.folder(file_id)
             if is_needed is not None and is_needed(file_id):
                 return False
             del self.known[file_id], self.born[file_id]
-            self.indexes.pop(file_id, None)
+            self.indexes.pop(file_id, None)  # what `_files_by_row` remembers of it
             # If the server is killed while it deletes, the next one finds the rest in `aside` and removes it.
             try:
                 os.rename(folder, renamed)
@@ -327,7 +332,8 @@ def _facts_of(folder):
             raise ValueError(f"{_facts_file} has no good {name}")
     if facts["file_id"] != folder.name:
         raise ValueError(f"{_facts_file} is that of {facts['file_id']}: a copy")
-    # Uploads of older versions have no clock.
+    # `clock`: when it was uploaded, in seconds of the clock by which ages are counted. Older versions stored
+    # none.
     if not isinstance(facts.get("clock", 0.0), (int, float)):
         raise ValueError(f"{_facts_file} has no good clock")
     return facts
