@@ -111,8 +111,11 @@ class Recorder:
         most: int = 4,  # groups in the file
         eye: Eye = None,  # of a model that looks twice, see `zoom_turns.eye_for`
     ):
+        "Keep nothing yet; `path`, `every` and `most` are for the file that the web page reads"
         self.group_size, self.path, self.every, self.most, self.eye = group_size, path, every, most, eye
-        self.kept = {}  # "1 first", "2 middle", "3 last" → `RolloutGroup`
+        # For the end of the run, one group of answers of each batch of these three: "1 first", "2 middle" (half
+        # of the steps done) and "3 last", as `RolloutGroup`s.
+        self.kept = {}
 
     def __call__(self, texts, parts, samples, state):
         "Record a batch: whole groups, one after the other; `parts` is each answer's reward by parts"

@@ -292,10 +292,11 @@ def verdict_of(
 
 
 def _needed_metrics(rows, task, reward):
-    """The metrics that a verdict needs, and the flips: returns (list of metrics, dict from `flips`)
+    """What a verdict (did training help?) is made from: metrics, and how many answers became right or wrong.
 
-    They are a part of what `all_metrics` computes, in a tenth of the time."""
-    main, pictures = main_mark(task), pictures_of(rows)
+    Returns a list of metrics and the dict of `flips`. The metrics are a part of what `all_metrics` computes, in
+    a tenth of the time. A *mark* is a number for each answer, such as `exact` (1 or 0) or an overlap of boxes."""
+    main, pictures = main_mark(task), pictures_of(rows)  # the mark that counts in this task
     scored = {}  # column → mark → array with a number per row
     for column, marks in score_rows(rows, task, reward).items():
         # Boxes have no `verbatim`: an edge that is a pixel off is another text and as good an answer.
@@ -312,14 +313,13 @@ def _needed_metrics(rows, task, reward):
     metrics += [gain_by_looking] if gain_by_looking else []
 
     before, after = scored["before_greedy"][main], scored["after_greedy"][main]
-    # 1 or 0 for right or wrong, from which flips can be counted
+    # 1 or 0 for right or wrong, from which flips (right to wrong, and back) can be counted
     right_before = scored["before_greedy"][flip_mark(task)]
     right_after = scored["after_greedy"][flip_mark(task)]
-    # Of groups of rows (a count, a type of question) only the gain is needed: whether one lost where others
-    # gained. `by_group` calls `difference` with the name and the numbers of each group, and returns a dict
-    # for each, in which the metric stands under that name.
-    for group in by_group(rows, {"gain_greedy": after - before}, task, partial(difference, mark=main)):
-        metrics.append(group["gain_greedy"])
+    # The gain in each group of rows (a count, a type of question): one may lose where the others gain.
+    gain_of_rows = {"gain_greedy": after - before}
+    for group in by_group(rows, gain_of_rows, task, measure=partial(difference, mark=main)):
+        metrics.append(group["gain_greedy"])  # the mean of this group's rows, with its interval
     return metrics + gains(rows, scored), flips(right_before, right_after)
 
 

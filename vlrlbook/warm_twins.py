@@ -52,11 +52,12 @@ def warm_start(
 
 
 def _folder(family, steps, seed, task, looks):
-    """The folder in the cache for a twin after this warm start; it need not be there.
+    """The folder in the cache for a twin (a small model) after this warm start; it need not be there.
 
-    Whatever changes the twin changes the folder's name."""
+    The folder's name is a hash of all that makes this twin what it is: its training and its shape."""
     processor = twin_processor(family)
-    # Eight lessons stand for all that `supervised` draws, which it does from seed + 1, too.
+    # The pictures and texts that it is trained on. A hash of the first eight is enough: the others follow from
+    # the same seed and the same code. (`supervised` takes seed + 1 for them, so it is taken here.)
     samples, answers = lessons(task, 8, seed + 1, family, looks)
     lesson_keys = []
     for sample, answer in zip(samples, answers):

@@ -157,14 +157,17 @@ def _columns_of(
 def _latest_attempt(
     folder,  # JobFolder of a job whose row was lost
 ):
-    "The number of a job's latest attempt (0: it never started), and how that attempt ended"
-    # The lock file holds (order, number of the attempt that it was for); None as the number if it is damaged.
-    _, ordered_attempt = order_of_lock_file(folder.lock)
-    outcome = Outcome.read(folder, attempt=None)
-    if outcome and (ordered_attempt is None or ordered_attempt <= outcome["attempt"]):
+    """The number of a job's latest attempt, and how that attempt ended, from the two files that say so.
+
+    0 as the number means that the job never started; `_state_of` then does not look at the outcome."""
+    # When an attempt starts, its number is written into the lock file, beside the order to run or to stop.
+    # None: there is no such file, or it is damaged.
+    _, started_attempt = order_of_lock_file(folder.lock)
+    outcome = Outcome.read(folder, attempt=None)  # the latest that any attempt has written; None if none has
+    if outcome and (started_attempt is None or started_attempt <= outcome["attempt"]):
         return outcome["attempt"], outcome
-    # An attempt began after the one that wrote an outcome, and has none of its own.
-    return ordered_attempt or 0, outcome_content("interrupted")
+    # The attempt that started last was cut off before it could write how it ended.
+    return started_attempt or 0, outcome_content("interrupted")
 
 
 def _state_of(
