@@ -438,7 +438,8 @@ def test_a_model_of_ours_judges(tmp_path, yes_sayer):
     texts = ["1", "2", "3", "4", "5", "6", "3"]
     assert [p["overall"] for p in judge(texts, [cast()] * 7)] == [0, 0, 1, 0, 0, 0, 1]
     cost = judge.cost()
-    assert cost["judgements"] == 6 and cost["completion_tokens"] >= 1 and cost["prompt_tokens"] > 10
+    # y, es and the token that ends a reply, of one; no and that token, of five
+    assert cost["judgements"] == 6 and cost["completion_tokens"] == pytest.approx(13 / 6) and cost["prompt_tokens"] > 10
     assert not any(p.requires_grad for p in judge.speaker.model.parameters()) and not judge.speaker.model.training
     assert as_reward(tmp_path / "local.yaml") is judge
 
