@@ -183,7 +183,7 @@ def test_the_servers_own_words_are_told(trouble, told):
 
 @pytest.mark.parametrize("served, told", [
     (["m"], "; served there: m"), ([], "; no model is served there"), (list("abcdefghij"), "; served there: a, b, c, d, e, f, g, h, …"),
-    (None, "/v1/models is not there either: does the address end where /chat/completions begins?")])
+    (None, "/v1/models is not there either: expected an address such as http://localhost:8000/v1")])
 def test_a_model_that_is_not_served(served, told):
     with chat_server(troubles=[of_vllm(404, "The model `n` does not exist.")], served=served) as server:
         judge = judge_at(server, model="n")

@@ -94,7 +94,7 @@ class Endpoint:
         models_url = self.address.rstrip("/") + "/models"
         status, reply_text, _ = self._send(models_url)
         if status == 404:
-            return f"; {models_url} is not there either: does the address end where /chat/completions begins?"
+            return f"; {models_url} is not there either: expected an address such as http://localhost:8000/v1"
         try:
             names = [str(model["id"]) for model in json.loads(reply_text)["data"]]
         except (ValueError, TypeError, LookupError):  # no list of models, as of a server that keeps none
