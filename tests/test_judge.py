@@ -159,8 +159,41 @@ def test_what_will_not_pass_is_not_tried_again(trouble):
         assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("said", [dict(), dict(choices=[]), dict(choices=[dict(message=dict(content=None), finish_reason="stop")]),
-                                  dict(error="out of memory"), dict(choices=7)])
+# As vLLM 0.24 says it, status and body: seen in test_vllm_judge.py.
+TOO_LONG = ("This model's maximum context length is 512 tokens. However, you requested 4 output tokens and your prompt contains at least "
+            "509 input tokens, for a total of at least 513 tokens. Please reduce the length of the input prompt or the number of requested "
+            "output tokens. (parameter=input_tokens, value=509)")
+
+
+def of_vllm(code, message): return code, {}, json.dumps(dict(error=dict(message=message, type="Error", param=None, code=code)))
+
+
+@pytest.mark.parametrize("trouble, told", [
+    (of_vllm(400, TOO_LONG), f"status 400: {TOO_LONG} (asked once)"),
+    ((401, {}, '{"error":"Unauthorized"}'), "status 401: Unauthorized (asked once)"),
+    ((405, {}, '{"detail":"Method Not Allowed"}'), "status 405: Method Not Allowed (asked once)"),
+    ((400, {}, "[1]"), "status 400: [1] (asked once)"),
+    ((400, {}, '{"error": {}, "detail": [1]}'), 'status 400: {"error": {}, "detail": [1]} (asked once)'),
+    ((400, {}, "<h1>no</h1>"), "status 400: <h1>no</h1> (asked once)"), (of_vllm(400, "long " * 999), "long long … (asked once)")])
+def test_the_servers_own_words_are_told(trouble, told):
+    with chat_server(troubles=[trouble]) as server:
+        with pytest.raises(EndpointError) as refused: asked(judge_at(server), "3")
+        assert str(refused.value).endswith(told) and len(str(refused.value)) < 550
+
+
+@pytest.mark.parametrize("served, told", [
+    (["m"], "; served there: m"), ([], "; no model is served there"), (list("abcdefghij"), "; served there: a, b, c, d, e, f, g, h, …"),
+    (None, "/v1/models is not there either: expected an address such as http://localhost:8000/v1")])
+def test_a_model_that_is_not_served(served, told):
+    with chat_server(troubles=[of_vllm(404, "The model `n` does not exist.")], served=served) as server:
+        judge = judge_at(server, model="n")
+        with pytest.raises(EndpointError, match="status 404: The model `n` does not exist") as refused: asked(judge, "3")
+        assert str(refused.value).endswith(told)
+
+
+@pytest.mark.parametrize("said", [dict(), dict(choices=[]), dict(choices=[dict(message=dict(content=None))]),
+                                  dict(choices=[dict(message=dict(content=3), finish_reason="stop")]), dict(error="out of memory"),
+                                  dict(choices=7)])
 def test_a_reply_that_is_no_completion(said):
     with chat_server(say=lambda text: said) as server:
         with pytest.raises(EndpointError, match="expected a chat completion, came"): asked(judge_at(server), "3")
@@ -242,10 +275,14 @@ def test_what_was_judged_before_an_error_is_kept():
 # a grade that cannot be read
 
 CUT = dict(choices=[dict(message=dict(content="Score: 1"), finish_reason="length")])
+# vLLM with --reasoning-parser: the thought stands elsewhere, and it was cut, or nothing came behind it
+THOUGHT_CUT = dict(choices=[dict(message=dict(content=None, reasoning="let me"), finish_reason="length")])
+ONLY_A_THOUGHT = dict(choices=[dict(message=dict(content=None, reasoning="a 7"), finish_reason="stop")])
 
 
 @pytest.mark.parametrize("said, why", [("I would say seven.", "its last line is not Score: N"), (CUT, "it was cut"),
-                                       ("Score: 99", "not between 0 and 10")])
+                                       ("Score: 99", "not between 0 and 10"), (THOUGHT_CUT, "it was cut"),
+                                       (ONLY_A_THOUGHT, "its last line is not Score: N")])
 def test_a_grade_that_cannot_be_read_is_an_error_or_counted(said, why, capfd):
     with chat_server(say=lambda text: said) as server:
         with pytest.raises(JudgeError) as unread: asked(judge_at(server, grade="Score: 0..10"), "3")
@@ -438,7 +475,8 @@ def test_a_model_of_ours_judges(tmp_path, yes_sayer):
     texts = ["1", "2", "3", "4", "5", "6", "3"]
     assert [p["overall"] for p in judge(texts, [cast()] * 7)] == [0, 0, 1, 0, 0, 0, 1]
     cost = judge.cost()
-    assert cost["judgements"] == 6 and cost["completion_tokens"] >= 1 and cost["prompt_tokens"] > 10
+    # y, es and the token that ends a reply, of one; no and that token, of five
+    assert cost["judgements"] == 6 and cost["completion_tokens"] == pytest.approx(13 / 6) and cost["prompt_tokens"] > 10
     assert not any(p.requires_grad for p in judge.speaker.model.parameters()) and not judge.speaker.model.training
     assert as_reward(tmp_path / "local.yaml") is judge
 

@@ -1,6 +1,7 @@
 """Ask an OpenAI-style chat endpoint about pictures, such as vLLM's server: several tries, then one error.
 
-Read in vLLM 0.24 (`/v1/chat/completions`). Needs the standard library and Pillow. Written by hand."""
+Run against the server of vLLM 0.24.0 (`/v1/chat/completions` and `/v1/models`; tests/test_vllm_judge.py).
+Needs the standard library and Pillow. Written by hand."""
 import base64
 import http.client
 import io
@@ -19,7 +20,9 @@ __all__ = ["EndpointError", "Reply", "Endpoint", "address_problem", "is_on_this_
 TRIED_AGAIN = {408, 429}
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the endpoint asks for
 LARGEST_REPLY = 4 * 2**20  # bytes that are read of a reply; one of a few words is far smaller
-LONGEST_QUOTE = 200  # characters of a reply that an error message repeats
+# Characters of a reply that an error message repeats. vLLM takes 300 to say that a request is too long.
+LONGEST_QUOTE = 400
+LISTED_MODELS = 8  # names of served models that an error message lists
 
 
 class EndpointError(RuntimeError):
@@ -63,7 +66,7 @@ class Endpoint:
         content = json.dumps(body).encode()
         for tries in range(1, self.retries + 2):
             # HTTP status (None: no reply came), text of the reply, seconds that the endpoint wants us to wait
-            status, reply_text, requested_wait = self._send(content)
+            status, reply_text, requested_wait = self._send(self.url, content)
             if status == 200:
                 return self._reply(reply_text, tries)
             # TRIED_AGAIN: 408 (the request took too long) and 429 (too many requests)
@@ -76,7 +79,9 @@ class Endpoint:
 
         problem = reply_text if status is None else f"status {status}: {reply_text}"
         times = "once" if tries == 1 else f"{tries} times"
-        raise self._error(f"{problem} (asked {times})")
+        # 404 is what servers answer to a model that they do not have, and to an address that is wrong.
+        hint = self._models_hint() if status == 404 else ""
+        raise self._error(f"{problem} (asked {times}){hint}")
 
     @property
     def patience(self) -> float:
@@ -84,14 +89,30 @@ class Endpoint:
         waits = [min(self.first_wait * 2**n, LONGEST_WAIT) for n in range(self.retries)]
         return (self.retries + 1) * self.timeout + sum(waits)
 
-    def _send(self, content):
+    def _models_hint(self):
+        "What an error message adds after status 404: which models are served, or that the address is wrong"
+        models_url = self.address.rstrip("/") + "/models"
+        status, reply_text, _ = self._send(models_url)
+        if status == 404:
+            return f"; {models_url} is not there either: expected an address such as http://localhost:8000/v1"
+        try:
+            names = [str(model["id"]) for model in json.loads(reply_text)["data"]]
+        except (ValueError, TypeError, LookupError):  # no list of models, as of a server that keeps none
+            return ""
+        if not names:
+            return "; no model is served there"
+        rest = ", …" if len(names) > LISTED_MODELS else ""
+        return f"; served there: {_one_line(', '.join(names[:LISTED_MODELS]))}{rest}"
+
+    def _send(self, url, content=None):
         """Send a request once: (HTTP status, text of the reply, seconds that the endpoint wants us to wait)
 
-        Where no reply came, the status is None and the text says why."""
+        `content` is posted; without it the address is only read. Where no reply came, the status is None and
+        the text says why."""
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(self.url, content, headers)
+        request = urllib.request.Request(url, content, headers)
         try:
             # `_opener` uses no proxy and follows no redirect. `_read_text` raises if the reply breaks off.
             with _opener.open(request, timeout=self.timeout) as response:
@@ -100,7 +121,8 @@ class Endpoint:
             with error:
                 reply_text = error.read(LARGEST_REPLY).decode(errors="replace")
             requested_wait = _seconds(error.headers.get("Retry-After"))  # 0 if there is no such header
-            return error.code, _one_line(reply_text), requested_wait  # the reply's beginning, on one line
+            # The beginning of the server's words, on one line.
+            return error.code, _one_line(_words_of_error(reply_text)), requested_wait
         except (OSError, http.client.HTTPException) as error:
             # URLError and TimeoutError are kinds of OSError; a connection that breaks off within a reply is
             # an HTTPException.
@@ -116,6 +138,10 @@ class Endpoint:
             text = choice["message"]["content"]
         except (ValueError, TypeError, LookupError):
             raise self._error(_one_line(reply_text) or "nothing") from None
+        # Where a server takes thoughts out of replies (vLLM with --reasoning-parser), the content is null if
+        # nothing stands behind the thought, as when it was cut within. That is a reply without words.
+        if text is None and isinstance(choice.get("finish_reason"), str):
+            text = ""
         if not isinstance(text, str):
             raise self._error(f"content {_one_line(json.dumps(text))}")
         # "length" or "content_filter" mean that the reply was cut. Some servers leave the reason out: then
@@ -208,6 +234,23 @@ def _read_text(response):
     if announced.isdecimal() and len(content) < min(int(announced), LARGEST_REPLY):
         raise http.client.IncompleteRead(content)
     return content.decode(errors="replace")
+
+
+def _words_of_error(reply_text):
+    """What a server says of an error: the message in its JSON, else the whole text
+
+    vLLM and OpenAI send {"error": {"message": …}}, vLLM without the right key {"error": …}, FastAPI
+    {"detail": …}."""
+    try:
+        reply = json.loads(reply_text)
+    except ValueError:
+        return reply_text
+    if not isinstance(reply, dict):
+        return reply_text
+    words = reply.get("error") or reply.get("detail")
+    if isinstance(words, dict):
+        words = words.get("message")
+    return words if isinstance(words, str) and words.strip() else reply_text
 
 
 def _one_line(text):

@@ -345,9 +345,10 @@ class _LocalModel:
                 ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
                 text_ids = reply_ids[:ends[0]] if ends else reply_ids
                 text = tokenizer.decode(text_ids, skip_special_tokens=True)
-                # Without an end token the reply was cut at `max_tokens`.
+                # Without an end token the reply was cut at `max_tokens`. That token is counted, for it takes
+                # as long as any other, and vLLM's server counts it, too.
                 yield Reply(text, is_whole=bool(ends), prompt_tokens=prompt_tokens,
-                            completion_tokens=len(text_ids))
+                            completion_tokens=len(text_ids) + bool(ends))
 
 
 class _RemoteModel:

