@@ -323,6 +323,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         # To get one frame, the decoder has to go through the film up to it. So a data set whose decoded
         # videos fit into memory is decoded only once.
         video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
+        # A decoded colour value takes one byte; `labels` has an entry for every frame of the data set.
         frame_bytes = sum(int(np.prod(features[camera]["shape"])) for camera in video_cameras)
         decoded_mb = len(self.labels) * frame_bytes / 2**20
         self.keeps_films = decoded_mb <= MOST_KEPT_MB
@@ -1148,6 +1149,7 @@ def make_trainer(
     "The trainer with our collator, figures of the validation films, and early stopping if `patience` is set"
     def validation_figures(evaluated):
         "The figures of one evaluation on the frames `val`; Trainer logs them with eval_ before each name"
+        # `predictions` holds logits [frames, bins], also where the classifier learns progress as a number.
         probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
         # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
         bins = np.rint(evaluated.label_ids)
@@ -1420,6 +1422,7 @@ def _held_out_metrics(
     metrics = classifier_metrics(labels, probabilities, frames.episodes[rows], frames.moments[rows])
     if len(set(labels.tolist())) == 1: # a classifier that always predicts this bin would be right
         print(f"the {name} hold one bin only: their accuracy and macro-F1 say nothing")
+        # None is shown as "no macro-F1, since …". Accuracy stays: it is still a true share of the frames.
         metrics["macro_f1"] = None
     metrics["measured_on"] = name
     metrics.pop("expected_bin") # a number for each frame, which predictions.jsonl holds
@@ -1850,9 +1853,10 @@ def run_aloha(
     # What is left is the mode chat.
     classifier, vlm, processor, cameras = talkers(s) # the classifier is None where none was trained
     lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
-    # Of each moment that the classifier looks at, `/reward` takes a picture of every camera.
+    # `classifier.moments`: the earlier frames that it looks at, such as ["first", -2.0]; 1 for now.
     moments = 1 + len(classifier.moments) if classifier else 1
-    chat(vlm, processor, classifier, lines, cameras=len(cameras) * moments)
+    pictures = len(cameras) * moments # `/reward` takes one of every camera at each moment
+    chat(vlm, processor, classifier, lines, cameras=pictures)
 
 def _analyzed(settings):
     "The table of `analyze`; it is also written into `output_dir`, together with a figure"

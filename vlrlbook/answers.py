@@ -61,7 +61,7 @@ def generate_ids(
     max_new_tokens: int = 16,  # longest answer
     batch_size: int = 64,  # samples at a time
     seed: int = 0,  # of the sampling; the global random state is left alone
-) -> list:  # for each sample: tokens of its prompt, and n lists of token ids, padded behind their ends
+) -> list:  # for each sample: (number of tokens of its prompt, n lists of token ids, padded at the end)
     """Generate answers as token ids, together with the length of each prompt.
 
     `generate_answers` decodes them; the ids are needed to count tokens or to see whether an answer ended."""

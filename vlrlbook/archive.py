@@ -135,10 +135,9 @@ def unpack_counting_zip(
             names = _Names(entries, top)  # finds the file that a row means
             return _keep_rows(archive, names, rows, store, strict)
     except DataError:
-        raise
-    except zip_faults as fault:
+        raise  # it says already what is wrong; as a ValueError it would be caught below
+    except zip_faults as fault:  # whatever `zipfile` raises on broken input, such as a ValueError
         # If the disk is full, the archive may still be good, so it is not called broken.
-        # `zip_faults`: whatever `zipfile` raises on broken input.
         if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError("storage.full", "no space is left on the disk that it is unpacked to") from fault
         raise DataError("zip.broken", f"not a readable ZIP ({type(fault).__name__})") from fault

@@ -961,6 +961,7 @@ def _aloha_columns(
     "Type, shape and axes of each column of a drawn Aloha set, as `LeRobotDataset.create` takes them"
     axes = ["height", "width", "channels"]
     camera = dict(dtype="video" if videos else "image", shape=(96, 96, 3), names=axes)
+    # LeRobot wants a state and an action. A drawn set has no robot, so both hold the progress, one number.
     progress = dict(dtype="float32", shape=(1,), names=["progress"])
     label = dict(dtype="float32", shape=(bins,), names=None)
     # Each column gets a copy: LeRobot adds to a camera's dict what it learns about its films.

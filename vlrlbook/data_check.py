@@ -218,7 +218,7 @@ def _preferences(
     check = DataCheck(report, "preferences")
     if report.skipped and not skip_bad_rows:
         check.problems.append(report.refusal())  # the first bad row as an error
-    if not rows and skip_bad_rows:
+    if not rows and skip_bad_rows:  # without `skip_bad_rows` the refusal above is the problem already
         check.problems.append(DataError("row.none", f"none of {report.rows} rows can be used"))
 
     all_ties = all(len(set(row.human_ranking)) == 1 for _, row in rows)

@@ -135,7 +135,7 @@ def _assigned(table):
     The Hungarian method in the form with prices: rows are added one by one. For each the cheapest path to a
     free column is searched, on which rows that were added earlier move to other columns."""
     rows, columns = len(table), len(table[0])
-    # A pair (row, column) costs -gain, less the prices of its row and its column. For rows that are added,
+    # A pair (row, column) costs -gain - row_price[row] - column_price[column]. For rows that are added,
     # prices keep every cost at 0 or more, as Dijkstra's search needs, and that of assigned pairs at 0.
     row_price, column_price = [0.0] * rows, [0.0] * columns
     taken_by: list = [None] * columns  # column → its row
@@ -168,11 +168,12 @@ def _reach(table, row, last, row_price, column_price, distance, came_from, done)
 
     Where the path by way of `row` is shorter, `distance` and `came_from` of that column are changed in place.
     `last` is the column from which `row` was reached, None for the row that is being added. A column with
-    `done` has its final distance."""
+    `done` has its final distance. The price of a row or a column is taken off the cost of each of its pairs,
+    so that no cost is below 0 (see `_assigned`)."""
     for column, gain in enumerate(table[row]):
         # The pair's cost; a gain counts with a minus, since the search looks for the smallest sum of costs.
-        # The way to `row` adds nothing: it is the start, or `_move_prices` has brought `last` to a distance
-        # of 0.
+        # The way to `row` adds nothing: it is the start, or its column `last` is at a distance of 0, to which
+        # `_move_prices` brings the nearest column after each step.
         cost = -gain - row_price[row] - column_price[column]
         if not done[column] and cost < distance[column]:
             distance[column], came_from[column] = cost, last
@@ -198,16 +199,18 @@ def _move_prices(
 ):
     """A step of the Hungarian method: change prices so that the nearest column is at a distance of 0
 
-    A pair costs -gain, less the prices of its row and its column. Rows that the search has reached become
-    dearer by `shortest`: `new_row`, and those that have the columns with `done`."""
+    A pair costs -gain - row_price[row] - column_price[column], so a higher price makes it cheaper. The prices
+    of the rows that the search has reached rise by `shortest`: of `new_row`, and of those that have the
+    columns with `done`."""
     row_price[new_row] += shortest
     for column in range(len(distance)):
         if done[column]:
-            # both by the same amount, so that this assigned pair keeps its cost of 0
+            # one up, one down by the same amount: this assigned pair keeps its cost of 0
             row_price[taken_by[column]] += shortest
             column_price[column] -= shortest
         else:
-            distance[column] -= shortest  # what pairs of the reached rows with this column now cost less
+            # the path ends with a pair of a reached row and this column, which now costs so much less
+            distance[column] -= shortest
 
 
 def matched(

@@ -153,6 +153,7 @@ def vqa_marks(
         open_recall=_not_applicable if closed else recall,
         open_f1=_not_applicable if closed else f1,
         answered=parts["answered"],
+        # 1.0 if the text in the answer tags is the truth to the letter, else 0.0
         verbatim=_verbatim_mark(text, answer, "vqa"),
         reward=float(reward(text, answer)["overall"]),
     )

@@ -230,8 +230,9 @@ def where_time_goes(
     tower = core.visual if hasattr(core, "visual") else core.vision_tower
     timed = [  # object, method, function that returns the part as which a call is counted
         (tower, "forward", _always("vision tower")),
+        # by its arguments: "training, forward", "reading the prompts" or "sampling, a token at a time"
         (core.language_model, "forward", _language_model_part),
-        (trainer, "training_step", _always("whole")),
+        (trainer, "training_step", _always("whole")),  # the others lie within it, one after another
         (trainer.accelerator, "backward", _always("training, backward")),
     ]
 
@@ -239,7 +240,7 @@ def where_time_goes(
     for turn in range(steps + 1):
         spent = {}
         with _stopwatches(timed, spent):
-            trainer.train()
+            trainer.train()  # a single step in each call, since its `max_steps` is 1
         if turn > 0:  # the first step only warms up
             timed_steps.append(spent)
 

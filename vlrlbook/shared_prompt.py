@@ -229,7 +229,7 @@ def sample_groups(
     # The prompts are read: one row a group, and logits only for the first token of the answers.
     prompt_inputs = fields | dict(position_ids=_as_model_takes(positions), use_cache=True, logits_to_keep=1)
     prompt_inputs[name] = empty_cache(_bare(model).config)
-    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt_inputs)
+    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt_inputs) # fills the cache, too
     scores = out.logits[:, -1].repeat_interleave(G, 0)
     # A cache of B·G rows that begins with the prompts and has room for the answers.
     answers_cache = widened(prompt_inputs[name], G, config.max_new_tokens)
@@ -290,7 +290,9 @@ class PictureMemory:
         # first.
         self.known = {}
         self.seen = 0 # pictures that the tower has computed
-        self.by_picture = False # whether this release of transformers splits deepstack levels by picture
+        # The form of a deepstack level in this release of transformers: True, a tuple with a tensor for each
+        # picture; False, one tensor of all pictures. `_compute` sets it.
+        self.by_picture = False
         self.output_class: Any = None # of what `get_image_features` returns
         core.get_image_features = self # whoever asks the model for features now calls `__call__` below
 
@@ -542,15 +544,17 @@ class SharedSampling(SharedFallback):
         places = [row.pop(_place_column, None) for row in inputs]
         if not self.sharing: return self._without_sharing(inputs)
         for memory in self.pictures: memory.forget() # the oldest features, beyond the memory that is allowed
+        # For each row a number by which `PictureMemory` knows its pictures, from its place in the data.
         self._row_keys = self._keys_of(places)
-        # A failed batch is made again, and TRL would count its metrics and tokens twice. In training
-        # `_prepare_inputs` calls this: it has made a copy of the counts, and handles a failure itself.
+        # A failed batch is made again, and TRL would count its metrics and tokens twice. So they are copied,
+        # and set back after a failure. In training the caller, `_prepare_inputs`, does both.
         counts = None if self.model.training else self._counts()
         try:
             # What the processor made of the pictures in `_tokenize_prompts` is used again.
             with _processor_replaced(self, _PicturesOnce):
                 batch = super()._generate_and_score_completions(inputs)
-            return batch | {"row_keys": torch.tensor(self._row_keys)} # each row keeps its own when rows move
+            # Rows are shuffled later, and each keeps its number; `_compute_loss` reads it.
+            return batch | {"row_keys": torch.tensor(self._row_keys)}
         except SharedPathFailed:
             if counts is None: raise
             self._restore_counts(counts)
@@ -659,6 +663,7 @@ class SharedTraining(SharedFallback):
         Where sharing fails in it, pictures are copied to every row, as TRL needs them without sharing: in
         this micro-batch and in those that are still to come."""
         if not self.sharing: return super()._compute_loss(model, inputs)
+        # A number for each row by which `PictureMemory` knows its pictures; None: they are computed anew.
         self._row_keys = inputs["row_keys"].tolist() if "row_keys" in inputs else None
         try: return super()._compute_loss(model, inputs)
         except SharedPathFailed: pass # `_go_plain` has printed a warning
@@ -682,8 +687,8 @@ class SharedCheck(SharedFallback):
     def _compare_once(self, batch):
         """Compare log-probs with and without sharing, on the first group of a run's first batch, dropout off.
 
-        Features of pictures are not remembered here. Raises SharedPathFailed where the log-probs differ too
-        much, or where sharing raises."""
+        Features of pictures are computed anew: nothing here runs within `_remembering`. Raises
+        SharedPathFailed where the log-probs differ too much, or where sharing raises."""
         if self._compared: return
         self._compared, G = True, self.num_generations
         was_training, eval_group_size = self.model.training, self.num_generations_eval
@@ -692,7 +697,7 @@ class SharedCheck(SharedFallback):
         try:
             # The batch as it is without sharing: with its pictures in every row.
             plain = self._attempt("copying pictures", partial(copied, batch, G))
-            gap = self.shared_gap(plain, G)
+            gap = self.shared_gap(plain, G) # uses `_attempt` itself, for the side that shares
             # With several processes a backward pass would wait for those of the others.
             if self.accelerator.num_processes == 1:
                 self._attempt("gradients", partial(self._try_backward, plain, G))

@@ -129,7 +129,7 @@ def ranked(
 
     Results with equal answers to the eight questions share a place, even if one model gained more than the
     other: a gain that is larger by a few pictures may be chance."""
-    results = sorted(results, key=_sort_key)
+    results = sorted(results, key=_sort_key)  # by `rank_key`; equal ones by the larger gain, then by name
     keys = [result.rank_key() for result in results]
     for result, key in zip(results, keys):
         # of equal keys `index` finds the first, so all of them get its place

@@ -58,6 +58,9 @@ def questions(
     # (column, mark) → metric, of those over all rows; `get` returns None for one that was not measured
     overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
     sampled_gain, greedy_gain = overall.get(("gain_sampled", main)), overall.get(("gain_greedy", main))
+    # marks of 1 or 0: `verbatim` for an answer equal to the truth to the letter, `exact` for one that is
+    # right in any words. `_mostly_meant` asks how much of the gain in `exact` is one in `verbatim`, too; where
+    # few right answers were verbatim before, it cannot tell.
     verbatim_gain = overall.get(("gain_sampled", "verbatim"))
     exact_gain = overall.get(("gain_sampled", "exact"))
     verbatim_before = overall.get(("before_sampled", "verbatim"))
@@ -302,6 +305,7 @@ def _needed_metrics(rows, task, reward):
         # Boxes have no `verbatim`: an edge that is a pixel off is another text and as good an answer.
         wanted = [main, "exact", "verbatim"]
         if column == "after_greedy":
+            # to be compared with what the best answer without a picture earns; no other question asks for it
             wanted.append("reward")
         scored[column] = {mark: values for mark, values in marks.items() if mark in wanted}
 
@@ -313,13 +317,15 @@ def _needed_metrics(rows, task, reward):
     metrics += [gain_by_looking] if gain_by_looking else []
 
     before, after = scored["before_greedy"][main], scored["after_greedy"][main]
-    # 1 or 0 for right or wrong, from which flips (right to wrong, and back) can be counted
+    # 1 or 0 for right or wrong, from which flips (right to wrong, and back) can be counted. `flip_mark` is
+    # the main mark, except for boxes: their IoU is any number, so `exact` is taken.
     right_before = scored["before_greedy"][flip_mark(task)]
     right_after = scored["after_greedy"][flip_mark(task)]
     # The gain in each group of rows (a count, a type of question): one may lose where the others gain.
     gain_of_rows = {"gain_greedy": after - before}
     for group in by_group(rows, gain_of_rows, task, measure=partial(difference, mark=main)):
         metrics.append(group["gain_greedy"])  # the mean of this group's rows, with its interval
+    # `gains`: after less before, for each mark of greedy and of sampled answers
     return metrics + gains(rows, scored), flips(right_before, right_after)
 
 
@@ -401,6 +407,7 @@ def _outcome(rows, task, overall, answers):
     What would make a gain worthless, such as one answer to everything, is looked for before the gain."""
     if answers["different_answers"] == "no":
         return "collapsed"  # nearly every picture gets the same answer
+    # `truths`: how many different true answers the rows have. With one, a model that never looks is right.
     if commonest(rows, "after_greedy", task)["truths"] == 1:
         return "one truth"
     greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
@@ -494,7 +501,8 @@ def _collapse_sentence(rows, task, change):
         how_often = f"{after['count']} of {n} {row_words}"
         finding = f"the model says {quoted} to {how_often}, whatever the picture shows"
     else:
-        # only within each type of VQA question nearly all answers are the same
+        # `_collapsed` looks at all rows together, then at each type of VQA question with its own commonest
+        # answer. Here it was the second: over all rows no answer is given that often.
         finding = f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
     answer, share = _one_answer(rows, task)  # the best answer to everything, and its share as text
     verb = _reaches(task)  # "is right on", or of boxes "has a mean IoU of"

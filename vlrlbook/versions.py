@@ -133,6 +133,7 @@ def extra_of(
         # A line of the metadata is `uvicorn>=0.34; extra == "serve"`. The extra `all` is passed over (`?!`):
         # it brings everything, and the answer should be the smallest extra.
         pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""
+        # The package gym-aloha has the module gym_aloha. (No extra has a hyphen in its name.)
         match = re.match(pattern, line.replace("-", "_"))
         if match:
             return match[1] # the extra's name

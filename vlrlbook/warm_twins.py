@@ -26,7 +26,7 @@ UNSEEN = -100  # a label that transformers leaves out of the loss
 
 
 def warm_start(
-    family: str = "qwen2_5_vl",  # whose twin
+    family: str = "qwen2_5_vl",  # of the model that the twin is a tiny copy of
     steps: int = 280,  # supervised steps of 32 pictures
     seed: int = 0,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
@@ -78,7 +78,7 @@ def lessons(
     task: str,  # counting, vqa, pointing or zoom
     n: int,  # samples
     seed: int,  # of the pictures
-    family: str = "qwen2_5_vl",  # whose twin, for the scale in which it writes boxes
+    family: str = "qwen2_5_vl",  # of the model that the twin copies; it sets the scale of boxes
     looks: int = 0,  # most calls of the zoom tool in an answer; above 0: half of these have one
 ) -> tuple:  # list of `Sample`, and a good model's answer to each
     "Questions about drawn pictures, with the answers that the warm start teaches"
@@ -108,7 +108,7 @@ def _zoom_eye(family):
 
 
 def supervised(
-    family: str,  # whose twin
+    family: str,  # of the model that the twin is a tiny copy of
     steps: int,  # of 32 pictures each
     seed: int,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
@@ -169,10 +169,10 @@ def _lessons_by_step(
     task,  # counting, vqa, pointing or zoom
     steps,  # supervised steps
     seed,  # of the pictures
-    family,  # whose twin
+    family,  # of the model that the twin is a tiny copy of
     looks,  # most calls of the zoom tool in an answer; 0: the lessons have none
 ):
-    "Yields the lessons of each step: (32 samples, the answer to each)"
+    "Yields the lessons of each step: (as many samples as `PICTURES_A_STEP`, the answer to each)"
     if task == "zoom":
         # These pictures are large, and those of all steps would fill the memory. So each step draws its own.
         for step in range(steps):

@@ -148,7 +148,7 @@ class _Statements:
         self.kept = {} # (module, number of the statement in it) → source
         self.imports = set() # import lines of modules that are not copied
         self.owner = {} # name → module that its statement was copied from
-        self.used_by = {} # module → modules from which names that it uses are copied
+        self.sources_of = {} # module → modules from which names that it uses are copied
 
     def need(self, module, names):
         "Collect the statements of `module` that define `names`, and those that these use, and so on"
@@ -173,8 +173,9 @@ class _Statements:
     def _add_import(self, module, node, name):
         """Add what an import statement of `module` (its syntax tree `node`) binds to `name`
 
-        What comes from vlrlbook, or by a relative import from a user's own package, is copied as source,
-        since the cluster may have neither. Any other import is copied as a line."""
+        A name that `from … import` takes from vlrlbook, or by a relative import from a user's own package, is
+        copied as source, since the cluster may have neither. Any other import is copied as a line, and so is
+        every plain `import …`."""
         alias = next(alias for alias in node.names if _bound_name(alias) == name)
         words = alias.name
         if alias.asname:
@@ -189,7 +190,7 @@ class _Statements:
             return
         if alias.asname:
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
-        self.used_by.setdefault(module, []).append(source_module)
+        self.sources_of.setdefault(module, []).append(source_module) # it will stand before `module`
         self.need(source_module, [name])
 
     def body(self):
@@ -214,7 +215,7 @@ class _Statements:
         modules import each other in a circle, so that no order would be right."""
         if module in modules or module in waiting:
             return
-        for used in self.used_by.get(module, []):
+        for used in self.sources_of.get(module, []):
             self._add_in_order(used, modules, (*waiting, module))
         modules.append(module)
 

@@ -31,7 +31,8 @@ def make_job_folder(
         unfinished = JobFolder(path)  # `path` is `aside`, until the block ends
         write_json(unfinished.request, request)
         write_json(unfinished.parameters, parameters)
-        # This order is to nobody, since no attempt has the number 0. It takes the bytes of an order on the
+        # Orders to the supervisor, such as `run` (go on training) or `cancel`, stand in the lock file.
+        # This one is to nobody, since no attempt has the number 0. It only takes the bytes of an order on the
         # disk: later orders are written over it, also when the disk is full.
         give_order(unfinished.lock, run_order, attempt=0)
 

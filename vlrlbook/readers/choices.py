@@ -103,7 +103,8 @@ def _letters_behind(tokens, at):
 
     A denied choice is left out: `not A but B` names B. Any other word ends the search, so that `answer` in a
     sentence about something else names no choice."""
-    # the choice is looked for in the next 12 tokens: more small words than that never stand in between
+    # The choice is looked for in the next 12 tokens: more small words than that never stand in between. The
+    # text may end before: behind it stand edge tokens, which are no small words and end the search.
     is_denied, end = False, at + 12
     while True:
         # the choices of a list such as `A, C` that begins here, empty where none does; the place behind it
@@ -119,6 +120,7 @@ def _letters_behind(tokens, at):
         word = tokens[at].text
         if word in _denials:
             is_denied = True
+        # neither a small word nor the `but` of "not A but B"
         elif word not in _before_letter and word != "but":
             return set()
         at += 1
@@ -217,7 +219,8 @@ def choice_letters(
     text: str,  # an answer, without tags
 ) -> frozenset:  # of capital letters A to J; empty where it names none
     "The choices that an answer to a multiple-choice question names: B, (b), the answer is C, A and D"
-    letters_alone = truth_letters(text)  # empty unless the text is nothing but letters
+    # `B` or `A, C`: nothing but single letters, with marks between them; empty for any other text
+    letters_alone = truth_letters(text)
     if letters_alone:
         return letters_alone
 
@@ -225,7 +228,7 @@ def choice_letters(
     words = [token.raw for token in tokens if token.kind == "word"]
     if len(words) == 1:
         word = words[0]
-        # AC is A and C, but "dad" is a word
+        # several letters written as one word: AC is A and C, but "dad", or more than five letters, is a word
         if word.isupper() and len(word) < 6 and _letters_of_choices.issuperset(word.lower()):
             return frozenset(word)
 

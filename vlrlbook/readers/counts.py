@@ -341,6 +341,7 @@ def _is_range_or_fraction(near: Near):  # a number token and its neighbours
     # 三分之一 is a third; 十几 and 二十多 are ten and some, twenty and some
     if near.after.text in ("分之", "几", "幾", "多", "余"):
         return True
+    # 几十 is several tens, 半百 is half a hundred
     if near.before.text in ("几", "幾", "半"):
         return True
     # 十来个 is ten or so
@@ -670,6 +671,7 @@ def _count_after_picture(tokens, roles):  # roles: place of a number → what it
         while tokens[at].text in _words_before_count:
             # "no dogs" is a count of 0; "no more than 5 dogs" is five of them
             if tokens[at].text == "no" and tokens[at + 1].text not in _words_before_count:
+                # None for "a photo of no idea": the last such phrase decides, so none before it is read
                 return 0 if _is_no_before_thing(tokens, at) else None
             at += 1
         count = _count_of_phrase(tokens, roles, at)  # the number there, or 1 for "a"; None without either
@@ -702,10 +704,10 @@ def _count_behind_article(tokens, roles, article):  # roles: place of a number �
 
 
 def _ends_phrase(tokens, i):
-    """Whether a phrase such as `a bowl of fruit` names nothing more to be counted from token `i` on
+    """Whether a phrase that began with `a`, such as `a bowl of fruit`, ends before token `i`
 
-    It ends at a mark, at a word such as `on` or `and`, and at the `of` before its content. In `a bowl of 5`
-    and `a bowl of about 5` the number is still to come."""
+    It ends before a mark, a word such as `on` or `and`, and the `of` before its content: of `a bowl of fruit`
+    the bowl is counted. In `a bowl of 5` and `a bowl of about 5` it goes on, up to the number."""
     token, following = tokens[i], tokens[i + 1]
     if token.kind in ("mark", "line", "edge") or token.text in _words_behind_phrase:
         return True
@@ -760,7 +762,7 @@ def _stated_counts(tokens, roles):  # roles: place of a number → what it is, f
         if place is None and word in _words_before_answer:
             place = _count_behind(tokens, roles, i)
         # such as `count` and `number`, which state one only with a sign behind: `count: 5`
-        if word in _words_that_need_a_sign:
+        elif word in _words_that_need_a_sign:  # none of these is a word of the two steps above
             place = _count_behind_sign(tokens, roles, i)
         if place is not None:
             places.append(place)
@@ -874,8 +876,8 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
     if count_after_picture is not None:
         return count_after_picture
 
-    # places of the counts behind the last correction
     counts = [place for place, role in roles.items() if role == "count"]
+    # those behind the last correction that has a count behind it, or all: none are left only where none were
     counts = _after_correction(tokens, counts)
     first = counts[0] if counts else 0
 

@@ -202,7 +202,10 @@ def tokens_of(
     return _with_numerals(tokens)  # makes one token of a number of several words
 
 
-def _token_of(match, glued):
+def _token_of(
+    match,  # of `_token`
+    glued,  # no space stands between this token and the one before
+):
     """The `Token` for one match of the pattern `_token`
 
     Most named groups of the pattern are kinds of tokens. Two are not: `numeral`, a number in Chinese
@@ -340,7 +343,8 @@ def _numeral(tokens, i):
     The place is `i` itself where there is nothing to join: no numeral begins there, or it is one of digits
     alone, which is a single token already. A value of None with a place behind `i` means a numeral that this
     reader cannot hold, such as `3 million`."""
-    begins_in_chinese = tokens[i].raw[-1] in _numerals  # `raw`: as it was written; `_numerals`: 一二三 …
+    # A Chinese numeral has characters of `_numerals` (一二三 …) only, so one of them tells. `raw`: as written.
+    begins_in_chinese = tokens[i].raw[-1] in _numerals
     if tokens[i].kind == "number":
         value, after = tokens[i].value, i + 1
     else:
@@ -349,7 +353,8 @@ def _numeral(tokens, i):
             return None, i
     end_of_first_part = after
 
-    # lengthen it by each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any
+    # Lengthen it by each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any.
+    # Behind the text stand edge tokens, whose text is empty: there the loop ends.
     while value is not None:
         at = _next_word(tokens, after, value)  # behind a hyphen or an `and`, if one joins it
         word = tokens[at].text
@@ -361,7 +366,7 @@ def _numeral(tokens, i):
             return None, at + 1
         # 两打 is two dozen; behind digits, as in 3 打, such a measure word is not read
         if word in _set_sizes and begins_in_chinese:
-            return _chinese_set(tokens, i, at)
+            return _chinese_set(tokens, i, at)  # (value, the place behind it), or (None, i) if it is no set
         if word not in _number_words or tokens[at].kind != "word":
             break
         longer_value = _with_word(value, word)

@@ -117,7 +117,9 @@ def file_habits(
                 continue  # raised again by `read_vqa_row`, which reports it
             if options:
                 answers.append((raw_answer, options))
-    places = option_places(answers)  # what a number means: "text", 0, 1, or None if that is unknown
+    # What a number means. "text": it is an option's own text. 0 or 1: it is the place of an option, and the
+    # first option has this number. None: that is unknown.
+    places = option_places(answers)
     return Habits(empty, places)
 
 
@@ -219,8 +221,9 @@ def _answer(columns, reply, notes):
     name = columns.name_of("answer")  # None if no column with a name for answers has a value
 
     if name is None and reply is None:
-        if columns.has("answer"):
+        if columns.has("answer"):  # the column exists; `name_of` also wants a value in it
             raise DataError("vqa.empty", "the answer is empty", row=columns.number)
+        # `there`: the names of the columns that the row has
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
     if name is None:
         return _one_truth(reply, "the reply", columns.number, notes)
@@ -282,6 +285,7 @@ def _several(values, name, columns, notes):
     if len(different) == 1:
         return different[0]
 
+    # "any" is set by `read_keys` where the user gave `--keys answers=…`: any answer of the list is right.
     if plain_name(name) not in _any_is_right and not columns.keys.get("any"):
         # The list may also mean that an answer must name all of them: only the user knows.
         cure = f"if any of them is right, say --keys answers={name}"

@@ -185,9 +185,10 @@ class Doors:
         return completed
 
     def _log(self, scope, status, seconds):
-        """Log a request that changes something, fails or is slow.
+        """Log a request that may change something; a GET or HEAD only if it is slow or fails in the server.
 
-        A quick GET that succeeds is not logged. `status` is that of the reply, 0 if no reply was begun."""
+        So a quick GET with a 404 is not logged, but one with a 500 is. `status` is that of the reply, 0 if no
+        reply was begun."""
         reads = scope["method"] in _reading_methods
         if reads and 0 < status < 500 and seconds < _slow_request:
             return

@@ -51,6 +51,7 @@ class Service:
         logs = RunLogs()
         self.result_side = ResultSide(settings, jobs, self.readers, logs)
         self.event_side = EventSide(settings, jobs, self.stopping, logs)
+        # `aside`: the folder for what is still being received, within the data directory.
         self.ask_side = AskSide(settings, jobs, self.uploads.aside)
         self.rank_side = RankSide(settings)
         self._name_answers()  # sets `self.upload`, `self.train` and so on: the methods of these parts

@@ -226,8 +226,11 @@ def _responses(endpoint):
     return responses | _second_successes(endpoint, responses)
 
 
-def _second_successes(endpoint, responses):
-    "Return further responses that are no errors: three addresses have some, which the table does not hold"
+def _second_successes(
+    endpoint,  # an `Endpoint` of the table `endpoints`, which holds only the first status of a success
+    responses,  # of this address so far: status as a text → its description
+):
+    "Return further responses of an address that are no errors; only three addresses have some"
     if endpoint.name == "cancel":
         return {"204": dict(description="Removed")}
     if endpoint.name == "front":

@@ -284,7 +284,8 @@ def one_range(
         # attacker could ask for the same megabyte a thousand times with them.
         _drop_range(request)  # removes the header
         return
-    # bytes=first-last, bytes=first-, or bytes=-from_end for the last bytes; what is missing is None or "".
+    # bytes=first-last, bytes=first- (`last` is ""), both with `from_end` None; or bytes=-from_end for the
+    # last bytes, with `first` and `last` None. `first` and `from_end` are never "".
     first, last, from_end = match.groups()
     is_beyond_end = first is not None and int(first) >= size
     is_empty = from_end is not None and int(from_end) == 0

@@ -159,7 +159,7 @@ def serve(
     # must happen to any job.
     _log_as_json()
     sock = listen(settings.host, settings.port)
-    jobs = _jobs_for(settings)  # the ledger of jobs, open
+    jobs = _jobs_for(settings)  # the ledger of jobs, open; raises SettingsErrors itself
     _allow_many_files()  # each connection is an open file
     with _refusing_in_a_sentence(settings):  # errors about the data directory become a SettingsError
         token = own_token(data_dir) if settings.token else None  # read from its file, or drawn
