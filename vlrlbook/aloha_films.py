@@ -202,8 +202,8 @@ def _second_try(cube, left: Script, right: Script, rng):
     offset = _offset_of_a_miss(rng) # [3] metres
     right.pick(cube + offset, rotation=RIGHT_DOWN) # goes down beside the cube, and closes there
     right.move(steps=20, opening=OPEN)
-    # Up and over to the cube, at twice the usual height: the arm lags behind its target, and lower its open
-    # fingers would push the cube away.
+    # Up and over to the cube, at twice the usual height. The arm lags behind its target: at the usual height
+    # its open fingers would push the cube away.
     right.move(steps=60, place=cube + offset + 2 * ABOVE)
     right.move(steps=60, place=cube + 2 * ABOVE)
     right.move(steps=60, place=cube + GRASP)
@@ -275,9 +275,11 @@ def _drop_at_the_meeting(cube, left: Script, right: Script, rng):
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     right.pick(cube, rotation=RIGHT_DOWN)
     right.move(steps=50, place=MEETING_PLACE)
-    # The left gripper waits beside the meeting place, open, until 30 steps after the right one is there.
+    # `FURTHER_LEFT` and `TAKING` are offsets in metres: where the left gripper waits, and where it closes.
+    # It waits, open, until 30 steps after the right one is at the meeting place.
     left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     left.wait_until(right.last_step + 30)
+    # Open after 79 steps at most; the left one begins to close after 30 + 60.
     right.stay(rng.integers(20, 70)) # holds the cube for so many control steps
     right.move(steps=10, opening=OPEN)
     right.move(steps=60, place=MEETING_PLACE - FURTHER_LEFT) # away to the right

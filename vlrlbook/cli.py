@@ -347,7 +347,8 @@ def exported(
         yaml_keys = read_engine_yaml(args.config, engine, rest).given
     # `export_keys`: names of files and columns, which the export sets itself.
     from_yaml = {name: value for name, value in yaml_keys.items() if name not in export_keys(engine)}
-    # Once more over the YAML's keys: `rest` may also hold keys that the line above has left out.
+    # `rest` again, since the line above has left out the export's keys. In a YAML they are passed over; from
+    # the command line they go on to the export, which refuses them.
     overrides = from_yaml | parse_overrides(rest, engine)
 
     data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,

@@ -140,7 +140,7 @@ def compare(
     log: RunLog = None,  # gets a row per batch
     processes: int = 1,  # that ask at the same time; the answers are the same
     looks: int = 0,  # calls of the tool `zoom` in one answer
-    engine: dict = None,  # share and longest of `asking.EnginePanel`: vLLM answers; None: transformers does
+    engine: dict = None,  # vLLM answers, with share of GPU memory and longest in tokens; None: transformers
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
 ) -> list:  # a row per picture: row, question, answer, picture, and a list of texts per model and way
     """Ask base and adapter about the same pictures, batch by batch.

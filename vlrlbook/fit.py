@@ -390,7 +390,7 @@ def _small(
         config = _shortened(run.config, layers, blocks)
         core = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         core.set_attn_implementation("eager" if settings.attention == "eager" else "sdpa")
-        quantised = _quantise(core) if settings.use_4bit else set()  # ids of weights
+        quantised = _cast_for_4bit(core) if settings.use_4bit else set()  # ids of weights
         model = core
         if settings.use_lora:
             model = _with_adapter(core, settings)
@@ -451,10 +451,11 @@ def _shortened(config, layers, blocks):
     return config
 
 
-def _quantise(model):
-    """The ids, by `id()`, of the weights that bitsandbytes would hold in 4 bits: linear layers, not the head.
+def _cast_for_4bit(model):
+    """Cast the weights that bitsandbytes would not quantise to float32 in place, as PEFT (0.21) does.
 
-    All other weights are cast to float32 in place, as PEFT (0.21) does."""
+    Returns the ids, by `id()`, of the others: of linear layers, not the head. They stay as they are, for the
+    caller only counts how many bytes they would take in 4 bits."""
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     quantised = {id(m.weight) for m in linears}
@@ -493,12 +494,13 @@ def _autocast(run):
 @contextmanager
 def _counting(
     run,  # `Run`
-    small,  # `_Small`
+    small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
     inputs=(),  # tensors that the model gets
 ):  # yields a `_Counter`, whose `peak` holds bytes
     "Within the block, count the tensors that are made; weights and inputs are left out, GPU kernels imitated"
     counter = _Counter()
     counter.leave_out([*small.model.parameters(), *small.model.buffers(), *inputs])
+    # `_kernels`: (module, name) -> stand-in, which holds the tensors that the GPU's kernel would hold.
     with replaced_methods(_kernels(run)), counter:
         yield counter
 
@@ -518,8 +520,10 @@ def _batch(
     token_types = torch.cat([prompt["mm_token_type_ids"].expand(rows, -1), answer_types], 1)
     mask = torch.ones_like(ids)
     if answers and rows > 1:
-        mask[0, -1] = 0  # one answer is shorter, as in real batches: without padding no mask is made
-    patches, patch_size = prompt["patches"]
+        # One answer is shorter, as in real batches: without padding the model would not make its large mask,
+        # [rows, 1, T, T].
+        mask[0, -1] = 0
+    patches, patch_size = prompt["patches"]  # of one row: how many patches, and how many numbers each has
     with mode:
         pixels = torch.empty(rows * patches, patch_size)
     grid = prompt["image_grid_thw"].repeat(rows, 1)
@@ -528,7 +532,7 @@ def _batch(
 
 def _trained_step(
     run,  # `Run`
-    small,  # `_Small`
+    small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
     rows,  # answers in one forward pass
     shared,  # whether each prompt is read once for its group
     mode,  # `FakeTensorMode`
@@ -547,7 +551,8 @@ def _trained_step(
     features = []
     if shared:
         use_grouped_attention(small.model)
-        # one prompt and its pictures for each group
+        # One prompt and its pictures for each group: the first 1/G of each field, since `_batch` gives every row
+        # the same prompt and as many patches.
         fields = {name: value[:len(value) // G] for name, value in fields.items()}
         fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :run.P]
         if not any(w.requires_grad for w in core.model.visual.parameters()):
@@ -592,7 +597,8 @@ def _remember(core, fields):
     """Compute the pictures' features now, and let the model return them whenever it asks for features.
 
     So does `shared_prompt.PictureMemory` for a frozen vision tower: the training step does not run the tower.
-    Returns the features' tensors."""
+    `core`: the model without its adapter. Returns the features' tensors, which are there before the step, so
+    that the caller leaves them out of its count."""
     with torch.no_grad():
         features = core.model.get_image_features(fields["pixel_values"], fields["image_grid_thw"])
 
@@ -600,12 +606,13 @@ def _remember(core, fields):
         return features
 
     core.model.get_image_features = remembered
+    # A `ModelOutput`, whose fields are tensors, or tuples of them.
     return [tensor for tensor in tree_leaves(dict(features)) if torch.is_tensor(tensor)]
 
 
 def _prefill(
     run,  # `Run`
-    small,  # `_Small`
+    small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
     rows,  # prompts that are read together
     mode,  # `FakeTensorMode`
 ):  # (most bytes at once, bytes of the cache)
@@ -626,7 +633,7 @@ def _prefill(
 
 def _logits(
     run,  # `Run`
-    small,  # `_Small`
+    small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
     rows,  # answers in one forward pass
     shared,  # whether each prompt is read once for its group
     mode,  # `FakeTensorMode`
@@ -814,7 +821,8 @@ def will_fit(
     rows_of_cards = []
     for number, size in enumerate(sizes):
         row = dict(gb=size)
-        usable = _usable_bytes(run, size)  # without vLLM's share, and without what is not counted
+        # Bytes, without vLLM's share and `_left_free_gb` for what is not counted, such as the CUDA context.
+        usable = _usable_bytes(run, size)
         for row_of_way in ways:
             way = row_of_way["way"]  # "stock" or "shared"
             row[f"{way}_fits"] = row_of_way["most"] * GiB <= usable

@@ -100,11 +100,13 @@ def make_trainer(
 
     # Each mixin changes one thing of TRL's trainer and calls the next: the order is that of the calls.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
-        refill, vllm_sleep_level = settings.refill, settings.vllm_sleep_level
+        refill = settings.refill # read by RefillGroups
+        vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
     recorders = [recorder] if recorder else [] # called with each batch of answers and their rewards
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
-    # What an answer earns that was cut at the token limit: "paid" as it is, "masked" nothing, or a number.
+    # An answer that was cut at the token limit is "paid" like any other, "masked" (left out of its group: it
+    # does not train), or earns this number.
     when_cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if when_cut == "paid" else end_tokens(model, processor) # an answer without one of these was cut
     # The reward as TRL calls it, on a batch; `told_together` hands each batch to all recorders.

@@ -576,7 +576,7 @@ def compared(
     samples: list,  # a `Sample` for each
     right: list,  # whether each is right
 ) -> tuple:  # a row for each reward, for a table; name → what each answer earned
-    "Compare several rewards on the same answers: how far each agrees with the rule, its time and its tokens"
+    "Compare several rewards on the same answers: how far each agrees with `right`, and what it costs"
     rows, earned = [], {}
     first_seconds = None  # of the first reward for an answer: the unit of "times the first"
     for name, reward in rewards.items():
@@ -593,6 +593,7 @@ def compared(
             "kappa": stats["kappa"], "correlation": stats["correlation"],
             "wrong that pass": stats["wrong_passed"], "right that fail": stats["right_failed"],
             "ms an answer": 1000 * seconds, "times the first": f"{seconds / first_seconds:,.0f}",
+            # that its model reads and writes for one answer, on average: 0 for a rule, None if unknown
             "tokens an answer": _tokens(reward, completions, samples)})
     return rows, earned
 

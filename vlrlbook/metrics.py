@@ -128,7 +128,10 @@ def _tango_score(gained, lost, n, gain):
     `gained` and `lost` are numbers of pairs that became right and wrong, of `n` pairs in all."""
     # The standard error depends on the true share q of lost pairs; that of gained ones is q + gain. The
     # likelihood is q^lost (q + gain)^gained (1 - 2 q - gain)^rest, with rest = n - gained - lost. Where it is
-    # greatest the derivative of its logarithm is 0: a q² + b q + c = 0 (Tango 1998, equation 7).
+    # greatest the derivative of its logarithm is 0:
+    #     lost / q + gained / (q + gain) - 2 rest / (1 - 2 q - gain) = 0
+    # Multiplied by -1 and the three denominators: a q² + b q + c = 0 (Tango 1998, equation 7). The larger root
+    # is the share: with the smaller one q or q + gain would not be above 0.
     a = 2 * n
     b = -gained - lost + (2 * n - gained + lost) * gain
     c = -lost * gain * (1 - gain)
@@ -162,7 +165,7 @@ few = 30
 fewest_to_draw = 5
 
 
-def _bootstrap_or_none(values, clusters):
+def _bootstrap_or_nan(values, clusters):
     "Return the bootstrap's 95 % interval of the mean; (nan, nan) with fewer than five values or clusters"
     if _independent_count(values, clusters) < fewest_to_draw:
         return _no_interval
@@ -185,15 +188,15 @@ def difference_ci(
     Wilson's; all others get the bootstrap's, which is (nan, nan) with fewer than five values to draw from."""
     x = _finite_array("values", values)
     n = _independent_count(x, clusters)  # clusters if there are any, else values
-    if not bounded or n == 0:
-        return _bootstrap_or_none(x, clusters), "paired bootstrap"
+    if not bounded or n == 0:  # without values it is (nan, nan)
+        return _bootstrap_or_nan(x, clusters), "paired bootstrap"
     # differences of right (1) and wrong (0), before and after
     flips_only = set(x.tolist()) <= {-1.0, 0.0, 1.0}
     if n < few and clusters is None and flips_only:
         gained, lost = int((x > 0).sum()), int((x < 0).sum())
         return tango(gained, lost, n), "Tango"
     if x.min() < x.max():
-        return _bootstrap_or_none(x, clusters), "paired bootstrap"
+        return _bootstrap_or_nan(x, clusters), "paired bootstrap"
     # All differences are equal, so every bootstrap sample would be the same, and the interval a single point.
     # Other differences were seen in 0 of n cases; by Wilson's upper bound they may still have this share. The
     # mean is lowest if all of these are -1, and highest if all are 1.
@@ -253,7 +256,7 @@ def metric(
         ci95, interval = _share_ci_and_name(x, clusters)
     else:
         kind = "amount"
-        ci95 = _bootstrap_or_none(x, clusters)  # (nan, nan) where there are too few values
+        ci95 = _bootstrap_or_nan(x, clusters)  # (nan, nan) where there are too few values
         interval = "bootstrap"
     return _metric_dict(column, mark, group, kind, x, ci95, interval, clusters)
 
@@ -267,7 +270,8 @@ def difference(
 ) -> dict:  # as from `metric`, its kind "difference"
     """Return the mean of paired differences as a metric, with a 95 % interval
 
-    The interval is the bootstrap's, or Tango's where there are few pairs that only became right or wrong."""
+    `difference_ci` chooses the interval: Tango's for fewer than 30 pairs of right and wrong, if no rows share
+    a picture; Wilson's for shares that all moved alike; else the bootstrap's."""
     x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
     # bounded: differences of right and wrong lie between -1 and 1, those of amounts need not
     ci95, interval = difference_ci(x, clusters, bounded=mark not in amounts)

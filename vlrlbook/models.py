@@ -754,10 +754,11 @@ def _keep_files(
     dtype, # name of the type of all weights; None keeps each tensor's own
 ):
     "Write the base's files into `aside`, with the merged weights in the place of those that have changed"
-    # `save_pretrained` may have written weights there, which stay. Its configs are overwritten by the base's.
+    # Everything but weights. Configs that `save_pretrained` has written there are overwritten by the base's.
     left_out = copy_descriptions(files, aside) # names of weight files in other formats
 
-    if stored_dtype(files) is not None: # there are safetensors files
+    # If the base has no safetensors files, `save_pretrained` has written all weights before, and they stay.
+    if stored_dtype(files) is not None:
         replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
 
     if left_out:

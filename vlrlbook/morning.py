@@ -223,7 +223,7 @@ def _importable(chapter):
     origins = {}
     for cell in _cells(chapter).values():
         source = "".join(cell["source"])
-        # a cell tagged `solution` tries the book's own solution, and is left out of the class
+        # a cell tagged `solution` tries the book's own solution, and is left out of the morning's notebooks
         if cell["cell_type"] != "code" or "solution" in cell["metadata"].get("tags", []):
             continue
         for node in ast.parse(source).body:
@@ -309,6 +309,7 @@ def _split_for_slides(cell):
         # the first cell keeps the id
         piece_id = cell["id"] if number == 1 else f"{cell['id']}-{number}"
         lines = _cell_lines("\n\n".join(piece))
+        # `metadata` would hold tags: a text from `chosen_cell` has none
         cells.append(cell | dict(id=piece_id, metadata={}, source=lines))
     return cells
 

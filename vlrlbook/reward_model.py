@@ -481,8 +481,9 @@ def _label_tokens(
             continue
         # A row ends in its answer, as `as_text` writes it (without picture markers and control tokens), and
         # in the end-of-turn token, which is learnt, too. Counting their tokens from the row's end gives the
-        # place where the answer begins. They are as many alone as in the row: a chat template ends in a line
-        # break, which makes no token with the word behind it. `add_special_tokens=False`: no <bos> in front.
+        # place where the answer begins. They are as many alone as in the row: the template's text in front of
+        # the answer ends in a line break, which makes no token with the word behind it.
+        # `add_special_tokens=False`: no <bos> in front.
         answer = as_text(processor, answers[i]) + processor.tokenizer.eos_token
         answer_ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
         begin = end - len(answer_ids)
@@ -1517,6 +1518,7 @@ def rank_answers(
     for text in (*earlier_texts, query):
         check_query(text)  # a DataError where it holds a processor's picture tokens
     scores = judge.score(image, query, answers, turns)
+    # For each answer the probability that it would be picked as the best of all.
     chances = chances_of(scores, judge.facts["calibration"])
     best_first = sorted(range(len(answers)), key=scores.__getitem__, reverse=True)  # indices of answers
     ranked = []

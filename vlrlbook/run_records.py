@@ -241,7 +241,8 @@ class SamePictures(TrainerCallback):
             flips = became_right if now_right else became_wrong
             if was_right != now_right and len(flips) < most:
                 flip = dict(before=text_before, after=text_after, became_right=now_right)
-                # `_pictured`: question, right answer, and the picture with what the task draws on it
+                # `_pictured`: question, right answer, and the picture with what the task draws on it.
+                # `eye` says how the model sees pictures and writes coordinates; None but for task zoom.
                 flips.append(_pictured(sample, [text_before, text_after], self.eye) | flip)
         self.flips = became_right + became_wrong
 

@@ -793,7 +793,8 @@ def untrained_reward(
             candidates.append(Path(results[name]))
     with_model = [candidate for candidate in candidates if holds_model(candidate)]
     if with_model:
-        return f"the model lies in a folder of that run: did you mean {f'{chapter}:{with_model[0]}'!r}?"
+        suggestion = f"{chapter}:{with_model[0]}"
+        return f"the model lies in a folder of that run: did you mean {suggestion!r}?"
     if not path.is_dir():
         return "there is no such folder"
     return (f"no {expected_files[0]} there, so this is no model that chapter {_chapter_of[chapter]} "

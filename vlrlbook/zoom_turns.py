@@ -91,6 +91,7 @@ def teach_calls(
     style = _style(processor)
     if processor.chat_template == chat_template:  # that of twins, from `models`, which writes no calls
         processor.chat_template = _twin_template
+    # The templates of Qwen2-VL and Qwen2.5-VL write no calls.
     elif style == "tagged" and "tool_call" not in processor.chat_template:
         processor.chat_template = _tagged_template
     begins, ends = _marks[style]  # a call's first characters, and a regular expression for its last ones
@@ -98,8 +99,10 @@ def teach_calls(
     # malformed when it is read.
     # "{content}" stands for the text within the call.
     function = {"name": "zoom", "arguments": {"said": "{content}"}}
+    # "repeats": an answer may hold several calls.
     call = {"open": begins, "close_pattern": ends + r"\s*", "repeats": True, "content": "text",
             "transform": {"type": "function", "function": function}}
+    # The field without an "open" gets all text outside of calls.
     words = {"close_pattern": r"<\|im_end\|>\s*", "content": "text"}
     # TRL 1.16 splits an answer into text and calls by this. Where it is set, TRL does not search its own list
     # for the chat template, in which ours is missing.
@@ -216,6 +219,7 @@ def encode_turns(
             if not look.refused:  # else the tool's turn is the text of the refusal
                 own_pictures.append(eye.crop(look.box, sample.images[0].convert("RGB")))
                 content = [{"type": "image"}]
+            # the tool's turn and the opening of the model's next one, which the next part goes on from
             conversation += _tool_turns(processor, [content])
         conversations.append(conversation)
         pictures.append(own_pictures)
@@ -234,7 +238,7 @@ UNSEEN = -100  # a label that transformers leaves out of the loss
 
 def turn_labels(
     input_ids: torch.Tensor,  # [rows, T] of whole conversations
-    processor,  # of the model
+    processor,  # of a Qwen family: its template begins a turn with <|im_start|>, and ends it with <|im_end|>
 ) -> torch.Tensor:  # [rows, T], -100 for all that the model has not written itself
     "Labels for supervised training: the model's own turns with their end tokens, not question or tool"
     tokenizer = processor.tokenizer
@@ -250,7 +254,7 @@ def turn_labels(
                 continue
             if in_model_turn:
                 labels[row, place] = ids[place]
-                in_model_turn = ids[place] != tokenizer.eos_token_id
+                in_model_turn = ids[place] != tokenizer.eos_token_id  # of <|im_end|>
             place += 1
     return labels
 
@@ -269,6 +273,7 @@ def converse(
 
     Where a turn holds calls, the model gets the enlarged pictures and is asked again, as TRL's loop does in
     training."""
+    # How calls are written, plain or tagged. The processor's chat template can write them from here on.
     style = teach_calls(processor)
 
     # The first turns of all conversations: n for each sample.
@@ -361,8 +366,9 @@ class LookTwice(BeforeGRPOTrainer):
         """Overrides TRL's (1.16), which runs the tools that answers call and lets the model go on.
 
         TRL finds a tool by its name in `_sync_tool_dicts`, a dictionary for each answer of a batch, and calls
-        it with the arguments that `parse_response` gave: here `said` alone, the text within the call. If TRL
-        no longer calls this, every call is refused with a TypeError about `said`."""
+        it with the arguments that `parse_response` gave: here `said` alone, the text within the call. TRL has
+        put `Looker.zoom` there, which takes x1, y1, x2 and y2; here `answer_call` takes its place. If TRL no
+        longer calls this method, every call is refused with a TypeError about `said`."""
         # `environments` are TRL's: a `Looker` for each answer, which counts its calls and refusals
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(*args, **kwargs)

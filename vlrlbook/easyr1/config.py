@@ -393,8 +393,11 @@ def _checked_value(key, value, about):
     # YAML reads a name such as 2024 as a number.
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
-    # `as_type` converts ("5e-5" becomes a float) or raises SettingsError, but it lets None pass.
-    value = as_type(key, value, kind | None if about.optional else kind)
+    # `as_type` converts ("5e-5" becomes a float) or raises SettingsError.
+    wanted_type = kind | None if about.optional else kind
+    value = as_type(key, value, wanted_type)
+    # None here: it was given for a key that is not optional, or it is the text "none", which in YAML is not
+    # null.
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
 
@@ -620,6 +623,7 @@ def read_engine_yaml(
         raise SettingsError(f"{name}: expected sections with keys, found {type(sections).__name__}")
     given = _flattened(sections, known_keys(version)) # dotted key → value
     given |= parse_overrides(overrides, version)
+    # `house=False`: a key that is not given has the engine's default, not this book's.
     return engine_settings(given, version, name, house=False) # checks them; SettingsError for faults
 
 # %% ../../nbs/09a_config.ipynb #n3701ccb

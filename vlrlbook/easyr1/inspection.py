@@ -471,13 +471,15 @@ def _relative_to(folder, settings):
         if not isinstance(written, str) or not written:
             continue
         path, colon, function = written, "", ""
-        if key.startswith("data."): # `rows.jsonl@train`: a file, and the name of a split, which is dropped
+        # `rows.jsonl@train`: a file and the name of a split. That is dropped: the whole file is read here.
+        if key.startswith("data."):
             path, _, _ = written.partition("@")
         if key.endswith("reward_function") and ":" in written: # `reward.py:main`: file and function
             path, colon, function = written.rpartition(":")
         if not (folder / path).exists() and Path(path).exists():
             path = str(Path(path).resolve())
-        if (folder / path).exists(): # `folder /` an absolute path is that path itself
+        # Also where only the split was dropped. `folder /` an absolute path is that path itself.
+        if (folder / path).exists():
             settings.values[key] = path + colon + function
     return settings
 
@@ -517,10 +519,10 @@ def _named_files(values, engine):
     The code is that of the problem to be reported if the file or folder does not exist."""
     easyr1 = engine == "easyr1"
     keys = ["data.train_files", "data.val_files"]
-    if easyr1: # it prints only a warning if the template or the picture folder is missing, and goes on
+    if easyr1: # it only warns if the template or picture folder is missing, so that is looked for here
         keys += ["data.format_prompt", "data.image_dir"]
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
-    # The reward file must be set: its name may be empty here, which the caller reports.
+    # The reward file is listed even if its name is empty: the caller then reports that it is not set.
     reward_key = "worker.reward.reward_function" if easyr1 else "reward.custom_reward_function.path"
     reward_path, _ = _reward_of(values, engine)
     named.append((reward_key, reward_path, "file.missing"))
@@ -612,6 +614,7 @@ def _parquet_rows(path):
 def _check_rows(files, look, processes, progress, row_counts):
     """Yield what `check_row` returns for every row of the files, in their order, with the file's name added
 
+    `look`: the `_RowContext`, what `check_row` needs to know of the run; its `folder` is that of the export.
     `row_counts` (file → rows) is filled in. Several processes work; the batches are read here."""
     from tqdm.auto import tqdm
     processes = processes or os.cpu_count() or 1
@@ -696,7 +699,8 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
     if not answers:
         return {}
 
-    # As the wrong answer to a truth serves the next truth in the file that is another answer.
+    # The wrong answer to a truth is the next truth in the list that is another answer, or "none of these" if
+    # there is none.
     wrong_answers = []
     for i, truth in enumerate(answers):
         others = answers[i + 1:] + answers[:i]

@@ -67,15 +67,17 @@ def wanted_tensors(
     state = model.state_dict()
     # The conversion renames tensors and keeps the objects, so their ids connect the new names with the old.
     name_of_id = {id(tensor): name for name, tensor in state.items()}
-    hub = {name: name for name in state}
+    names_in_files = {name: name for name in state} # name in the model → name in files, mostly the same
     for in_files, tensor in revert_weight_conversion(model, dict(state)).items():
         if id(tensor) in name_of_id: # not one that the conversion has put together from others
-            hub[name_of_id[id(tensor)]] = in_files
+            names_in_files[name_of_id[id(tensor)]] = in_files
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    # Buffers outside the state dict, by their last words: the model computes them itself.
+    # Last words, such as inv_freq, of buffers outside the state dict. The model computes them itself, so they
+    # are passed over where files hold them, whatever the path before the last word.
     computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
     # `all_tied_weights_keys`: name of a tensor → name of the one whose numbers it shares
-    return Wanted(shapes, hub, tied=dict(model.all_tied_weights_keys), computed=frozenset(computed))
+    tied = dict(model.all_tied_weights_keys)
+    return Wanted(shapes, names_in_files, tied, computed=frozenset(computed))
 
 def _class_of(folder):
     "(class of transformers that the config.json of a folder names, the config)"

@@ -317,11 +317,13 @@ def _evaluate_stage(settings, model, trained, export, folder):
     values = dict(
         size=settings.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"),
         split="all", task="vqa", eval_samples=settings.eval_samples, output_dir=str(folder),
-        controls=False, resume=True)
+        controls=False, # without the questions that show no picture, or another one
+        resume=True)
     if trained.exists(): # it is missing if training was skipped; then there is no "after"
         values["adapter"] = str(trained)
     results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
-    # A metric's `column` says whose answers were measured, and how they were made; its `mark` says by what.
+    # A metric's `column` says whose answers were measured, and how they were made. Its `mark` is the name of
+    # the measure; wanted are accuracy, closed_accuracy and open_accuracy.
     accuracies = {}
     for metric in results["metrics"]:
         is_greedy = metric["column"] in ("before_greedy", "after_greedy") # without sampling, as in use

@@ -83,7 +83,8 @@ def _words_of_token(tokens, i, keep_articles):
     if token.kind in ("mark", "line"):
         return [token.text] if token.text in _kept_marks else []
     if token.text in _unit_names:
-        # a unit behind its number, as in "20 minutes" or "20-minutes", is written in its short form
+        # a unit behind its number, as in "20 minutes", "20-minutes" or "20⏎minutes" (⏎: a line break), is
+        # written in its short form
         has_mark_between = tokens[i - 1].text in ("-", "\n")
         quantity = tokens[i - 2] if has_mark_between else tokens[i - 1]
         if is_number(quantity):
@@ -291,7 +292,7 @@ def answer_kind(
     # yes and no in Chinese
     if str(truth).strip(" 。.") in ("是", "否", "是的", "不是"):
         return "yes/no"
-    # both find nothing in a truth that says anything more
+    # `truth_letters` and `truth_number` find nothing in a truth that says more than letters or a number
     if truth_letters(truth):
         return "letter"
     if truth_number(truth) is not None:

@@ -266,17 +266,19 @@ def _pair(columns):
     rejected_name = columns.name_of("rejected")  # of the column, which has other names in some data sets
     rejected, chosen = columns.row[rejected_name], columns.get("chosen")
     prompt_turns = _prompt_turns(columns)  # of the prompt's own column; empty if that holds a plain text
-    question_turns = prompt_turns  # all turns before the answers, from whatever column
 
+    # `question_turns`: all turns before the answers, from whatever column.
     if chosen is None:
         # The form of ms-swift: the chat ends with the chosen answer; only the rejected one has a column.
         if not prompt_turns or prompt_turns[-1].role != "assistant":
             _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
-        *question_turns, answer_turn = prompt_turns
-        chosen, prompt_turns = answer_turn.text, question_turns
+        *prompt_turns, answer_turn = prompt_turns  # the prompt's turns are those before the answer
+        chosen, question_turns = answer_turn.text, prompt_turns
     elif is_turns(chosen):
-        # An answer may be a chat of its own, with the question's turns in front. Below these are parted.
+        # The answer is a chat of its own, which may begin with the question's turns.
         question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
+    else:
+        question_turns = prompt_turns
 
     if is_turns(rejected):
         rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)

@@ -136,13 +136,15 @@ class Judge:
         Raises a Problem if no line comes in time, which ends the process, or if the process has died."""
         try:
             line = await asyncio.wait_for(self.child.stdout.readline(), seconds)
-        except (TimeoutError, ValueError) as error:  # a ValueError: the line is longer than any answer
+        # A ValueError: the line is longer than any answer may be. Then, too, there is no usable answer.
+        except (TimeoutError, ValueError) as error:
             await self.stop()
             raise Problem("rank.failed", f"no answer in {seconds} seconds") from error
         if line:
             return json.loads(line)
         # An empty line: the process has ended. The last line of a traceback is the exception.
         await self.child.wait()
+        # `stderr_end`: a task whose result is the last bytes that the process wrote to stderr.
         stderr_lines = (await self.stderr_end).decode("utf-8", "replace").splitlines()
         last_line = stderr_lines[-1] if stderr_lines else f"ended with {self.child.returncode}"
         logger.warning("the judge's process ended: %s", clean(last_line))

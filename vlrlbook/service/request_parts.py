@@ -57,6 +57,7 @@ def _value_of(name, text, parameter):
 
     `parameter` is a `QueryParameter`. Raises a Problem that says what was expected."""
     try:
+        # SettingsError: no value of the type; KeyError: a text that is neither true nor false.
         value = _converted(name, text, parameter.kind)
     except (SettingsError, KeyError, OverflowError) as error:
         expected = f"expected {parameter.kind.__name__}"

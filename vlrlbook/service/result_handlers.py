@@ -200,7 +200,8 @@ class EventSide:
                     return
 
                 is_end = False
-                async for event, is_end in self._news(watch, heard):  # what is new; updates `heard`
+                # What is new, and the event `end` if the job has ended or the server stops; updates `heard`.
+                async for event, is_end in self._news(watch, heard):
                     last_sent = time.monotonic()
                     yield event
                 if is_end:
@@ -210,7 +211,7 @@ class EventSide:
                 if time.monotonic() - last_sent > _silent_seconds:
                     last_sent = time.monotonic()
                     yield b": still here\n\n"
-                # Ends at once when the server stops, so that clients still get an event `end`.
+                # Ends at once when the server stops: in the next round `_news` yields the event `end`.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), _look_seconds)
         finally:

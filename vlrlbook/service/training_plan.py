@@ -168,12 +168,12 @@ class _Decisions:
 
         It is called only if the client chose neither part of the batch: others were checked before."""
         group_size = self.value("num_generations")
-        whole_groups = group_size * max(1, self.answers_a_step() // group_size)  # answers of a step
+        answers = group_size * max(1, self.answers_a_step() // group_size)  # of a step
         # The gpu preset accumulates batches of 1, since larger ones would not fit into the GPU's memory.
         accumulates = self.defaults["gradient_accumulation_steps"] != 1
         name = "gradient_accumulation_steps" if accumulates else "batch_size"
-        self.parameters[name] = whole_groups
-        self.notes.append(f"{name} is {whole_groups}: whole groups of {group_size} answers")
+        self.parameters[name] = answers  # the other part of the batch is 1
+        self.notes.append(f"{name} is {answers}: whole groups of {group_size} answers")
 
     def choose_length(self):
         """Decide the length of the run, and note what decides it: max_steps, num_epochs or the preset.

@@ -75,7 +75,7 @@ def batch_problems(
     if not message:
         return []
     field = "training_config.batch_size"
-    return [_error(field, field, message)]
+    return [_error(field=field, code=field, message=message)]  # this error's code is the field's name
 
 
 def form_defaults(
