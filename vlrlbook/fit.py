@@ -551,8 +551,8 @@ def _trained_step(
     features = []
     if shared:
         use_grouped_attention(small.model)
-        # One prompt and its pictures for each group: the first 1/G of each field, since `_batch` gives every row
-        # the same prompt and as many patches.
+        # One prompt and its pictures for each group: the first 1/G of each field, since `_batch` gives every
+        # row the same prompt and as many patches.
         fields = {name: value[:len(value) // G] for name, value in fields.items()}
         fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :run.P]
         if not any(w.requires_grad for w in core.model.visual.parameters()):

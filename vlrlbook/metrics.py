@@ -130,8 +130,8 @@ def _tango_score(gained, lost, n, gain):
     # likelihood is q^lost (q + gain)^gained (1 - 2 q - gain)^rest, with rest = n - gained - lost. Where it is
     # greatest the derivative of its logarithm is 0:
     #     lost / q + gained / (q + gain) - 2 rest / (1 - 2 q - gain) = 0
-    # Multiplied by -1 and the three denominators: a q² + b q + c = 0 (Tango 1998, equation 7). The larger root
-    # is the share: with the smaller one q or q + gain would not be above 0.
+    # Multiplied by -1 and the three denominators: a q² + b q + c = 0 (Tango 1998, equation 7). The larger
+    # root is the share: with the smaller one q or q + gain would not be above 0.
     a = 2 * n
     b = -gained - lost + (2 * n - gained + lost) * gain
     c = -lost * gain * (1 - gain)
