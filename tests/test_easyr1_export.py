@@ -208,6 +208,15 @@ def test_rewards_that_cannot_travel_are_refused():
     with pytest.raises(ValueError, match="there is no reward 'vqaa'"): reward_file("vqaa")
 
 
+def test_a_plain_import_of_vlrlbook_is_refused(tmp_path, monkeypatch):
+    "The line would be copied, and the cluster, which has no vlrlbook, would end the run with it"
+    (tmp_path / "plainly.py").write_text("import vlrlbook.rewards as ours\n"
+        "def reward(completion, answer): return dict(overall=float(ours.final_answer(completion) == answer))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match="plainly: `import vlrlbook.rewards as ours` would need vlrlbook .* write `from vlrlbook.rewards"):
+        reward_file("plainly:reward")
+
+
 def launched(folder, tmp_path, *words, **environment):
     import os
     engine = tmp_path / "engine"

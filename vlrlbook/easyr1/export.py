@@ -174,13 +174,16 @@ class _Statements:
         """Add what an import statement of `module` (its syntax tree `node`) binds to `name`
 
         A name that `from … import` takes from vlrlbook, or by a relative import from a user's own package, is
-        copied as source, since the cluster may have neither. Any other import is copied as a line, and so is
-        every plain `import …`."""
+        copied as source, since the cluster may have neither. Any other import is copied as a line. A plain
+        `import vlrlbook…` binds no name that could be cut out, so it is refused."""
         alias = next(alias for alias in node.names if _bound_name(alias) == name)
         words = alias.name
         if alias.asname:
             words += f" as {alias.asname}"
         if isinstance(node, ast.Import):
+            if words.split(".")[0].split()[0] == "vlrlbook":
+                raise SettingsError(f"{module}: `import {words}` would need vlrlbook on the cluster; write "
+                                    f"`from {alias.name} import …`, which copies what the reward uses")
             self.imports.add(f"import {words}")
             return
         source_module = _imported_module(node, module) # its full name, also for `from ..core import …`
