@@ -192,7 +192,7 @@ class AlohaSettings(Settings):
     def filled_in(self):
         """Values for settings that were not given: environment variables first, then the preset of `size`.
 
-        Returns {name: value}. Also sets `self.named`: which of `model` and `ckpt_dir` somebody has written."""
+        Returns {name: value}. Also sets `self.named`: which of model and ckpt_dir somebody has written."""
         defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         variables = self.from_environment()  # name → value, only of settings that were not given
 

@@ -402,7 +402,7 @@ def largest_batch(
     G: int, # num_generations
     accumulation: int, # forward passes before an optimizer step
     processes: int = 1, # of the run
-    # each process must hold whole groups: `refill` exchanges groups whose rewards are all equal, on each alone
+    # each process must hold whole groups, since `refill` replaces those with equal rewards on each alone
     whole_on_each: bool = False,
 ) -> int | None: # None where even the smallest step is too large
     "Return the largest batch_size with whole groups in a step and at most `rows` prompts"

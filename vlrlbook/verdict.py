@@ -268,8 +268,8 @@ def _collapsed(rows, column, task):
 # The verdict
 
 def verdict_of(
-    # of a predictions file. before_greedy and after_greedy are needed; the sampled columns are optional, and so
-    # is `paid` (column → reward), which is there where a trained reward has kept what it paid
+    # of a predictions file. before_greedy and after_greedy are needed. The sampled columns are optional, and
+    # so is `paid` (column → reward), which is there where a trained reward has kept what it paid
     rows: list,
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own

@@ -329,8 +329,8 @@ def dry_run(
     problems = _missing_files(settings, folder, engine)
     tally = _Tally(problems) # sums up over all rows
     # Below, `settings["max_prompt_length"]` is short for `settings.values["data.max_prompt_length"]`.
-    # `tally.rows` (file → number of rows) and `problems` are shared with the result, which therefore shows all
-    # that is added to them below. The limit `longest` is final; the other values are replaced below.
+    # `tally.rows` (file → number of rows) and `problems` are shared with the result, which therefore shows
+    # all that is added to them below. The limit `longest` is final; the other values are replaced below.
     result = DryRun(
         folder=folder.name, rows=tally.rows, problems=problems, tokens=[], image_tokens=0,
         longest=settings["max_prompt_length"], resized=(0, 0, 0), # pictures enlarged, shrunk, all
