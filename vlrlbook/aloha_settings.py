@@ -192,7 +192,7 @@ class AlohaSettings(Settings):
     def filled_in(self):
         """Values for settings that were not given: environment variables first, then the preset of `size`.
 
-        Returns {name: value}. Also sets `self.named`, the names of the settings that somebody has written."""
+        Returns {name: value}. Also sets `self.named`: which of model and ckpt_dir somebody has written."""
         defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         variables = self.from_environment()  # name → value, only of settings that were not given
 
@@ -203,7 +203,7 @@ class AlohaSettings(Settings):
             # Users of the older script write TRAIN and LoRA.
             if isinstance(variables.get(name), str):
                 variables[name] = variables[name].lower()
-        # In the older script -1 means all frames; here None does.
+        # In the older script -1 means all frames; here None does. No preset sets it, so it stays None.
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)

@@ -160,7 +160,7 @@ def rollout_card(
     _card_question(picture_axes, group.sample)
     # an answer's text and parts, and its bar beside them: both have one row for each answer
     _card_rows(text_axes, rollouts, part_names)
-    _card_bars(bar_axes, rollouts, group.bars)
+    _card_bars(bar_axes, rollouts, heading=group.bars) # `bars`: the bars' heading, such as "advantage"
     if group.title:
         fig.suptitle(group.title, fontsize=10, x=0.01, ha="left", weight="bold")
     return fig

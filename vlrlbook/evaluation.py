@@ -754,9 +754,11 @@ def group_plot(
 ):  # matplotlib figure
     "Draw the share of right answers in each group, with intervals, a colour for each of the columns"
     fig, ax = figure(8, 2.8, nrows=1)
-    colours = (grey, orange, blue, green, purple)
-    if len(shown) <= 2:
-        colours = colours[-len(shown) - 2:]  # two columns are orange and blue, one is blue
+    colours = [grey, orange, blue, green, purple]
+    if len(shown) == 1:
+        colours = [blue]
+    elif len(shown) == 2:
+        colours = [orange, blue]
     for j, (column, colour) in enumerate(zip(shown, colours)):
         # Group i is at x = i. Its columns stand around it, 0.22 apart, so that five columns take less than 1.
         x = [i + 0.22 * (j - (len(shown) - 1) / 2) for i in range(len(groups))]

@@ -462,7 +462,7 @@ def convert_boxes(
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the input
     form: str = "xywh",  # of the boxes in rows: xywh or xyxy; a COCO file always has xywh
     skip_bad_rows: bool = False,  # leave rows out whose picture cannot be used; False stops at the first
-    tell=None,  # called with the gate's report, such as `print`
+    tell=None,  # a function called with the report of `inspect_vqa`, such as `print`
 ) -> int:  # rows written
     """Convert a file of boxes that others wrote to rows of task `pointing`, with truths in pixels
 

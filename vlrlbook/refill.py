@@ -27,13 +27,15 @@ class RefillGroups(BeforeGRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         """Overrides TRL's (1.16): sample and score a step's batch, and replace silent groups where possible.
 
-        If TRL no longer calls it, silent groups stay and `extra_answers` is missing from the log."""
+        In a silent group all rewards are equal, so all advantages are 0 and nothing is learned.
+        If TRL no longer calls this method, silent groups stay and `extra_answers` is missing from the log."""
         batch = super()._generate_and_score_completions(inputs)
         if not (self.refill and self.model.training):
             return batch  # TRL calls this for its evaluation too, whose prompts must stay
         G, extra_answers = self.num_generations, 0
         for attempt in range(self.refill):
-            wanted = self._most_silent(batch)  # number of groups, the same on all processes
+            # How many silent groups the process with the most of them has: all processes sample as many.
+            wanted = self._most_silent(batch)
             if not wanted:
                 break  # no process has a silent group left
             extra_answers += wanted * G

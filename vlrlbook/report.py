@@ -317,7 +317,7 @@ def _questions(verdict):
 
 def _cost(results):
     "Time, memory, device and versions of a run, as a paragraph of HTML; older runs lack some of them"
-    facts = []
+    facts = []  # short texts; `_text` below joins, escapes and cuts them after 400 characters
     if results.get("seconds"):
         facts.append(f"{results['seconds'] / 60:.1f} minutes")
     if results.get("peak_memory_mb"):
@@ -328,7 +328,7 @@ def _cost(results):
     for name in ("torch", "transformers", "trl", "vlrlbook"):
         if versions.get(name):
             facts.append(f"{name} {versions[name]}")
-    return f"<p>{_text(' · '.join(facts), 400)}</p>" if facts else ""
+    return f"<p>{_text(' · '.join(facts), most=400)}</p>" if facts else ""
 
 
 _style = """

@@ -592,7 +592,9 @@ def load_rows(
         held_out.append(permuted(rows, s.seed + 1)[:most])  # the answers of each row in random order
 
     if s.loss_type == "hinge":
-        _refuse_shares(train)  # a SettingsError where people disagree
+        # Hinge needs a winner or a tie in each pair, not the share of people who prefer an answer. So this
+        # raises a SettingsError where people disagree.
+        _refuse_shares(train)
     # teaching_rows: without rows whose answers are all the same text
     return permuted(teaching_rows(train), s.seed), *held_out, skipped
 
@@ -1240,7 +1242,8 @@ def _start_in_one_process(
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     contents["template"] = judge_template(s.prompt_template)
     # Without a checkpoint this writes the settings down; with one it raises if they differ from those
-    # written down. `weights_by` is advice for the error message.
+    # written down. The error then says: … or begin anew in another output_dir (load_weights_only = true takes
+    # its weights into one).
     advice = "load_weights_only = true takes its weights into one"
     write_or_compare: Callable = partial(same_run, s, free=may_differ, weights_by=advice, **contents)
 
@@ -1254,7 +1257,7 @@ def _start_in_one_process(
         checkpoint = find_checkpoint(folder, s.resume)
         if not s.load_weights_only:
             write_or_compare(checkpoint)
-            run_dir = Path(checkpoint).parent  # type: ignore[arg-type]  # `s.resume` asks for one
+            run_dir = Path(checkpoint).parent  # type: ignore[arg-type]  # None only without `resume`
             return run_dir, checkpoint, None  # the run goes on
         weights = checkpoint
 
@@ -1290,7 +1293,8 @@ def _latest_run(settings):
     run_dirs = []
     for path in Path(s.output_dir).glob(f"{prefix}*"):
         # The experiment's name must be followed by a time, such as 20260131-235959. If it is not, the
-        # directory belongs to another experiment whose name begins with the same letters.
+        # directory belongs to another experiment whose name begins with the same letters. Runs that begin in
+        # the same second get a number at the end: -2, -3, … (`_new_run_dir`).
         is_own_run = re.fullmatch(r"\d{8}-\d{6}(-\d+)?", path.name[len(prefix):])
         if is_own_run and any(path.glob("checkpoint-*")):
             run_dirs.append(path)

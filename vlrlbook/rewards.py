@@ -317,7 +317,8 @@ def _mark(answer_part, truth, synonyms):
 
 def _number_mark(answer_part, truth, synonyms):
     "Compare an answer with a truth that is a number: returns (is it right, does it answer with one number)"
-    # the truth's own words are one: in "the one", for a truth of "one", `read_number` sees a pronoun
+    # An answer in the truth's own words is one number, even where `read_number` reads none: "the one", where
+    # the truth is "one", could be a pronoun.
     if same_words(answer_part, truth, synonyms):
         return True, True
     number, true_number = read_number(answer_part), truth_number(truth)

@@ -402,7 +402,8 @@ def largest_batch(
     G: int, # num_generations
     accumulation: int, # forward passes before an optimizer step
     processes: int = 1, # of the run
-    whole_on_each: bool = False, # each process must hold whole groups, since refilling replaces groups there
+    # each process must hold whole groups, since `refill` replaces those with equal rewards on each alone
+    whole_on_each: bool = False,
 ) -> int | None: # None where even the smallest step is too large
     "Return the largest batch_size with whole groups in a step and at most `rows` prompts"
     passes = accumulation * processes # in one step, over all processes
@@ -833,8 +834,9 @@ def whole_groups(
     # The G answers share the memory of one prompt, so a pass over G of them needs little more than a pass
     # over one answer with its prompt: larger passes fit into memory, and fewer are needed.
     batch_size, accumulation = settings.batch_size, settings.gradient_accumulation_steps
-    G, answers = settings.num_generations, answers_a_step(batch_size, accumulation)
-    # The last condition: groups are spread over processes, and no process has a whole group.
+    G = settings.num_generations
+    answers = answers_a_step(batch_size, accumulation) # of one process
+    # The last condition: a process has no whole number of groups, since groups are spread over processes.
     if not settings.shared_prompt or batch_size % G == 0 or answers % G != 0:
         return batch_size, accumulation
     return G, answers // G

@@ -281,7 +281,7 @@ class PictureMemory:
     for a tower that trains, it changes nothing."""
     def __init__(self,
         core, # inner model of the Qwen families
-        keep_mb: int = 0, # features kept across steps; 0 keeps them for one step
+        keep_mb: int = 0, # MB of features kept across batches; 0: those of one batch only
     ):
         self.tower, self.real = core.visual, core.get_image_features
         self.keep = keep_mb * 2**20 # bytes
@@ -358,7 +358,7 @@ class PictureMemory:
 # %% ../nbs/07_shared_prompt.ipynb #n09db863
 def picture_memory(
     model, # of any family, an adapter on it or not; or None
-    keep_mb: int = 0, # features kept across steps
+    keep_mb: int = 0, # MB of features kept across batches; 0: those of one batch only
 ): # a PictureMemory, or None where there is no Qwen vision tower
     "Let a model remember the features of pictures, if its vision tower is not trained"
     if model is None: return None
@@ -595,7 +595,8 @@ class SharedSampling(SharedFallback):
         inputs |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         # Of each row; a row without pictures has None. None for all: no row of the batch has any.
         num_images = None if images is None else [len(row or []) for row in images]
-        picture_keys = _picture_keys(self._row_keys, num_images, G)
+        picture_keys = _picture_keys(self._row_keys, num_images, G) # `_row_keys`: a number for each row
+        # The unwrapped model, with all weights; it keeps the features of pictures under `picture_keys`.
         with _sampling_model(self) as model, _remembering(self.pictures, picture_keys):
             # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
             answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs))
@@ -651,6 +652,8 @@ class SharedTraining(SharedFallback):
             pictures = _group_fields(fields, rows, G, P)
             arguments = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
             picture_keys = _picture_keys(self._row_keys, fields.get("num_images"), G, rows)
+            # Features of pictures that were computed for this batch, such as in sampling, are used again. (A
+            # vision tower that trains computes them anew.)
             with _remembering(self.pictures, picture_keys):
                 # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
                 parts.append(self._attempt("log-probs", partial(self._group_logps, *arguments)))
@@ -951,7 +954,7 @@ def why_plain(
 def share_prompts(
     trainer, # with `SharedPrompt` in its class
     wanted: bool = True, # the setting
-    keep_mb: int = 0, # see `PictureMemory`
+    keep_mb: int = 0, # MB of picture features that each model keeps across batches; 0: of one batch only
 ):
     "Switch sharing on where it is exact and helps; if it is wanted and stays off, print a line that says why"
     why = why_plain(trainer) # None: nothing is against it
@@ -966,8 +969,9 @@ def share_prompts(
         data = trainer.train_dataset
         if _place_column not in data.column_names:
             trainer.train_dataset = data.add_column(_place_column, list(range(len(data))))
+    # None: the model is None (no reference), or has no vision tower of Qwen's
     memories = [picture_memory(model, keep_mb) for model in (trainer.model, trainer.ref_model)]
-    trainer.pictures = [memory for memory in memories if memory] # None: no reference, or not a Qwen model
+    trainer.pictures = [memory for memory in memories if memory]
 
 def sharing_state(
     trainer, # with `SharedPrompt` in its class
@@ -1019,8 +1023,10 @@ def shared_hidden(
     positions = prompt_positions(backbone, prompt[::G], prompt_mask[::G], fields)
     core = _bare(backbone) # without an adapter around it
     name = cache_keyword(backbone) # of its argument that takes a cache
-    # A prompt's last token is read again in front of each answer (see `_read_prompts`). So these are the hidden
-    # states of P − 1 tokens for each prompt, and below those of C + 1 tokens for each answer.
+    # Hidden states come in two parts: of P − 1 tokens once a prompt, then of C + 1 tokens for each answer. A
+    # prompt's last token is read with each answer, since it predicts the answer's first token.
+    # of_prompts: [B, P − 1, hidden]; answer_inputs: attention_mask, position_ids and the cache, for B·G rows.
+    # `_read_prompts` reads the first row of each group, and needs all rows of the mask for answer_inputs.
     of_prompts, answer_inputs = _read_prompts(core, name, prompt, prompt_mask, positions, fields, C, G)
     rows, _ = answer_rows(prompt, answers, answer_mask) # the prompt's last token, then the answer
     with cache_under_checkpointing(core):

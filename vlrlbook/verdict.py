@@ -241,7 +241,7 @@ def _by_kind(rows, task):
 
 
 def _collapsed(rows, column, task):
-    """Whether nearly every picture gets the commonest answer, also where that is wrong
+    """Whether nearly every picture (`nearly_all`, 75 %) gets the commonest answer, also where that is wrong
 
     Tried for all rows together, and for groups of rows (types of VQA questions), each with its commonest."""
     # dicts of counts: `n` rows; `count` of them get the commonest answer; for `others` it is wrong, and
@@ -256,8 +256,8 @@ def _collapsed(rows, column, task):
         wrong_for, got_it_wrongly = sum(g["others"] for g in groups), sum(g["others_count"] for g in groups)
         # groups that hold half of the pictures or less do not speak for the rest
         hold_most_rows = 2 * pictures > len(rows)
-        # Both: where most pictures have this very truth, a model that looks gives it often, too, but not to
-        # the pictures for which it is wrong.
+        # Both conditions are needed: where most pictures have this very truth, a model that looks gives it
+        # often, too, but not to the pictures for which it is wrong.
         nearly_all_get_it = got_commonest >= nearly_all * pictures
         also_where_wrong = got_it_wrongly >= nearly_all * wrong_for
         if hold_most_rows and wrong_for and nearly_all_get_it and also_where_wrong:
@@ -268,7 +268,9 @@ def _collapsed(rows, column, task):
 # The verdict
 
 def verdict_of(
-    rows: list,  # of a predictions file: before_greedy and after_greedy, better also sampled; and `paid`
+    # of a predictions file. before_greedy and after_greedy are needed. The sampled columns are optional, and
+    # so is `paid` (column → reward), which is there where a trained reward has kept what it paid
+    rows: list,
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own
 ) -> dict:  # outcome, sentence, questions: a list of {name, question, answer, detail}
@@ -572,7 +574,7 @@ def verdict_line(
 
 def read_answers(
     path: str | Path,  # predictions.jsonl of chapter 05 or 06
-) -> list:  # rows, each column a list of texts
+) -> list:  # rows: `answer`, the truth, is a text; each column of a model's answers (`columns`) is a list
     "Read the rows of a predictions file that this book wrote; a ValueError names the first line that is none"
     # Files that others wrote are read by chapter 06, which checks each field.
     rows = []

@@ -30,7 +30,7 @@ def warm_start(
     steps: int = 280,  # supervised steps of 32 pictures
     seed: int = 0,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
-    looks: int = 0,  # most calls of the zoom tool in an answer; above 0: some lessons have one
+    looks: int = 0,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
 ) -> str:  # directory of a checkpoint
     """A twin (small model with random weights) after a supervised start; made once, then found in the cache.
 
@@ -79,7 +79,7 @@ def lessons(
     n: int,  # samples
     seed: int,  # of the pictures
     family: str = "qwen2_5_vl",  # of the model that the twin copies; it sets the scale of boxes
-    looks: int = 0,  # most calls of the zoom tool in an answer; above 0: half of these have one
+    looks: int = 0,  # 0: no answer calls the zoom tool; any other number: half of them call it, once
 ) -> tuple:  # list of `Sample`, and a good model's answer to each
     "Questions about drawn pictures, with the answers that the warm start teaches"
     if task == "counting":
@@ -112,7 +112,7 @@ def supervised(
     steps: int,  # of 32 pictures each
     seed: int,  # of weights and pictures
     task: str = "counting",  # counting, vqa, pointing or zoom
-    looks: int = 0,  # most calls of the zoom tool in an answer; above 0: some lessons have one
+    looks: int = 0,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
     **config,  # see `models.twin_config`
 ):  # model, loss per step
     """Teach a twin (small model with random weights) to answer, by supervised steps on `lessons`.
@@ -135,7 +135,8 @@ def supervised(
 
     # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
     encode_lessons = _several_turns(family) if task == "zoom" else _one_turn
-    # Pictures are drawn from another seed than weights; `_folder` names the twin by some from the same seed.
+    # Pictures are drawn from another seed than weights. `_folder` takes seed + 1 too: the name of the twin's
+    # folder in the cache is a hash that covers the first of these pictures.
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
@@ -170,7 +171,7 @@ def _lessons_by_step(
     steps,  # supervised steps
     seed,  # of the pictures
     family,  # of the model that the twin is a tiny copy of
-    looks,  # most calls of the zoom tool in an answer; 0: the lessons have none
+    looks,  # 0: no lesson calls the zoom tool; any other number: some call it, once each
 ):
     "Yields the lessons of each step: (as many samples as `PICTURES_A_STEP`, the answer to each)"
     if task == "zoom":

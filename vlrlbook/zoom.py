@@ -306,7 +306,7 @@ def zoom_lessons(
     n: int,  # samples
     seed: int,  # of the pictures
     eye: Eye,  # of the twin: in which size it sees pictures, in which scale it writes coordinates
-    looks: int = 1,  # most calls of the tool in an answer; above 0: an answer has one or none
+    looks: int = 1,  # 0: no answer calls the tool; any other number: an answer calls it once or not at all
     aiming: bool = False,  # True: small discs alone, each looked at, to teach where to look
 ) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
     """Questions with answers that teach a twin how to call the tool, where to look, and how to answer.

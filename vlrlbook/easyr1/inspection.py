@@ -232,7 +232,7 @@ class DryRun:
     problems: list # of {file, row, code, message}
     tokens: list # of each prompt that could be counted
     image_tokens: int # most of one prompt
-    longest: int # max_prompt_length
+    longest: int # tokens that a prompt may have: max_prompt_length
     resized: tuple # pictures enlarged, pictures shrunk, all pictures
     reward: dict # what the reward file paid
     cost: list # rows of a table
@@ -329,7 +329,9 @@ def dry_run(
     problems = _missing_files(settings, folder, engine)
     tally = _Tally(problems) # sums up over all rows
     # Below, `settings["max_prompt_length"]` is short for `settings.values["data.max_prompt_length"]`.
-    result = DryRun( # shows the same list; the rest is filled in below
+    # `tally.rows` (file → number of rows) and `problems` are shared with the result, which therefore shows
+    # all that is added to them below. The limit `longest` is final; the other values are replaced below.
+    result = DryRun(
         folder=folder.name, rows=tally.rows, problems=problems, tokens=[], image_tokens=0,
         longest=settings["max_prompt_length"], resized=(0, 0, 0), # pictures enlarged, shrunk, all
         reward={}, cost=[], seconds=0.0, per_second=0.0)

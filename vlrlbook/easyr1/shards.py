@@ -58,7 +58,10 @@ def shard_model(
 _meeting_file = ".meeting" # in the folder of the shards: through this file gloo's processes find one another
 
 def _save_rank(model, folder, rank, world_size, replicas, engine):
-    "One process of `shard_model`: join the others, shard the model with them, save the part of this rank"
+    """One process of `shard_model`: join the others, shard the model with them, save the part of this rank
+
+    `replicas` whole copies of the model are made, each spread over world_size / replicas ranks. `engine` is
+    fsdp1 or fsdp2: which FSDP of torch spreads them."""
     import torch
     import torch.distributed as dist
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict

@@ -381,9 +381,10 @@ def _is_alternative(near: Near):  # a number token and its neighbours
 def _has_alternative(near, step):
     """Whether `or` or `maybe`, and then another number, stand on one side of the number in `near`
 
-    `step` is 1 to look behind it and -1 to look before it. Between them may stand commas, and one word behind
-    each number, as in `5 apples or 6`; anything else ends the search."""
-    saw_or, words_since_number = False, 0
+    `step` is 1 to go through the tokens after it and -1 for those before it, the nearest first. Commas are
+    passed, and one word for each number, as in `5 apples or 6`: from the 5 on apples, or, 6 are met; from the
+    6 back or, apples, 5. Anything else ends the search."""
+    saw_or, words_since_number = False, 0  # `since`: in the direction of the search
     # a text is padded with `margin` edge tokens at both ends, so these places always exist
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
@@ -541,7 +542,8 @@ def number_roles(
         if i in list_numbers:
             roles[i] = "list number"
             continue
-        near = Near(tokens, i, *tokens[i - 3:i + 4])  # the number and three tokens on each side
+        # The number and three tokens on each side; `tokens_of` puts 8 edge tokens at both ends of a text.
+        near = Near(tokens, i, *tokens[i - 3:i + 4])
         fitting_roles = (role for role, rule in _rules if rule(near))  # rules are asked until one fits
         roles[i] = next(fitting_roles, role_without_rule[i])
     return roles

@@ -155,7 +155,7 @@ class Problem(Exception):
         code: str,  # a key of `problems`
         detail="",  # what exactly is wrong, for people; may hold a stranger's text
         headers: dict = None,  # headers of the reply, such as retry-after
-        **more,  # further members of the body, such as row, entry or errors; None is left out
+        **more,  # further members of the body, such as row, entry or errors; `body` leaves None out
     ):
         "Make a refusal, an exception that becomes a reply of form RFC 9457 (problem details)"
         status, _ = problems[code]  # (HTTP status, title)

@@ -127,8 +127,9 @@ def _text_problems(body):
 def _read_group(values, group, fields, settings):
     """Put the good values of a group into `settings` (chapter 05's name → value); list errors for the rest.
 
-    `group` is training_config or lora_config, `values` is what the request has under it, and `fields` are the
-    form's."""
+    `group` is training_config or lora_config, and `values` is what the request has under it. `fields` are the
+    group's fields as clients see them (dicts with name, type and limits, for this size of server).
+    `form_fields` is the same for all sizes: it holds chapter 05's name of each field's setting."""
     if values is None:
         return []
     if not isinstance(values, dict):
