@@ -258,8 +258,8 @@ def cache_under_checkpointing(
     # each time a layer runs. Ours do not, so within the block transformers' checkpointing is switched off and
     # the same layers are checkpointed from here. If that switch is renamed, this finds no layer to
     # checkpoint.
-    # Modules in which transformers' checkpointing is switched on: the decoder's layers, and the model that holds
-    # them, which has the same switch and is not recomputed itself.
+    # Modules in which transformers' checkpointing is switched on: the decoder's layers, and the model that
+    # holds them, which has the same switch and is not recomputed itself.
     layers = []
     if backbone.training:
         for layer in backbone.language_model.modules():

@@ -526,8 +526,8 @@ class SharedSampling(SharedFallback):
         one_a_group = partial(super()._tokenize_prompts, prompts[::G])
         # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
         ids, images, fields = self._attempt("reading the prompts", one_a_group)
-        # Kept for `_PicturesOnce`, which returns it while TRL scores, instead of reading the pictures again, and
-        # which repeats the token types for every row.
+        # Kept for `_PicturesOnce`, which returns it while TRL scores, instead of reading the pictures again,
+        # and which repeats the token types for every row.
         self._fields = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
         ids_of_rows, images_of_rows = [], []
         for row in range(len(prompts)):

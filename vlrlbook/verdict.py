@@ -299,8 +299,9 @@ def verdict_of(
 def _needed_metrics(rows, task, reward):
     """What a verdict (did training help?) is made from: metrics, and how many answers became right or wrong.
 
-    Returns a list of metrics and the dict of `flips`. The metrics are a part of what `all_metrics` computes, in
-    a tenth of the time. A *mark* is a number for each answer, such as `exact` (1 or 0) or an overlap of boxes."""
+    Returns a list of metrics and the dict of `flips`. The metrics are a part of what `all_metrics` computes,
+    in a tenth of the time. A *mark* is a number for each answer, such as `exact` (1 or 0) or an overlap of
+    boxes."""
     main, pictures = main_mark(task), pictures_of(rows)  # the mark that counts in this task
     scored = {}  # column → mark → array with a number per row
     for column, marks in score_rows(rows, task, reward).items():

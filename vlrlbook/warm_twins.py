@@ -56,8 +56,8 @@ def _folder(family, steps, seed, task, looks):
 
     The folder's name is a hash of all that makes this twin what it is: its training and its shape."""
     processor = twin_processor(family)
-    # The pictures and texts that it is trained on. A hash of the first eight is enough: the others follow from
-    # the same seed and the same code. (`supervised` takes seed + 1 for them, so it is taken here.)
+    # The pictures and texts that it is trained on. A hash of the first eight is enough: the others follow
+    # from the same seed and the same code. (`supervised` takes seed + 1 for them, so it is taken here.)
     samples, answers = lessons(task, 8, seed + 1, family, looks)
     lesson_keys = []
     for sample, answer in zip(samples, answers):
