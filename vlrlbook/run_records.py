@@ -218,7 +218,9 @@ class SamePictures(TrainerCallback):
         self.stages[when] = dict(when=when, step=step, **answers)
         in_order = ("first", "middle", "last")
         stages = [self.stages[name] for name in in_order if name in self.stages]
+        # `places`: the chosen pictures' places in `samples`
         pictures = [_pictured(self.samples[i]) for i in self.places]
+        # `flips`: pictures whose answer became right or wrong; empty until `keep_flips` has chosen them
         write_json(self.path, dict(pictures=pictures, stages=stages, flips=self.flips))
 
     def of_all(self,
