@@ -687,8 +687,8 @@ class _Counted:
         if more_layers <= 2 and more_blocks <= 2:  # so small a model is built as a whole
             self.parts = [(_small(run, text.num_hidden_layers, vision.depth, self.mode), 1)]
         else:
-            # All layers take the same, and so do all blocks. With base for the smallest model, a for one with a
-            # layer more, and b for one with a block more:
+            # All layers take the same, and so do all blocks. With base for the smallest model, a for one with
+            # a layer more, and b for one with a block more:
             # whole = base + more_layers · (a - base) + more_blocks · (b - base)
             #       = (1 - more_layers - more_blocks) · base + more_layers · a + more_blocks · b
             sizes = [  # layers, blocks, factor

@@ -113,8 +113,8 @@ class Recorder:
     ):
         "Keep nothing yet; `path`, `every` and `most` are for the file that the web page reads"
         self.group_size, self.path, self.every, self.most, self.eye = group_size, path, every, most, eye
-        # For the end of the run, one group of answers of each batch of these three: "1 first", "2 middle" (half
-        # of the steps done) and "3 last", as `RolloutGroup`s.
+        # For the end of the run, one group of answers of each batch of these three: "1 first", "2 middle"
+        # (half of the steps done) and "3 last", as `RolloutGroup`s.
         self.kept = {}
 
     def __call__(self, texts, parts, samples, state):
