@@ -709,7 +709,8 @@ def build_classifier(
 ): # classifier, processor
     """A classifier to be trained, and its processor: model, adapter and head as the settings say.
 
-    In full fine-tuning with dtype auto the weights are float32; on a GPU products are computed in bf16."""
+    In full fine-tuning with dtype auto the weights are float32. On a GPU the trainer still computes in bf16:
+    `training_arguments` switches that on."""
     s, dtype = settings, settings.dtype
     # bfloat16 has 8 significant bits: a small optimizer step would be rounded away in most weights.
     if s.dtype == "auto" and s.finetune_mode == "full":
@@ -1470,7 +1471,8 @@ def prediction_rows(
             # from 0 to 1; named as LeRobot's reward model SARM names it in its files
             progress_sparse=round(expected / last_bin, 4),
         )
-        if frames.targets is not None: # progress that was learnt as a number
+        if frames.targets is not None: # [frames]: progress learnt as a number, from 0 to the last bin
+            # true progress from 0 to 1
             row["progress"] = round(float(frames.targets[i]) / last_bin, 4)
         row |= {f"p{bin_number}": round(float(p), 5) for bin_number, p in enumerate(of_bins)}
         rows.append(row)
@@ -1766,11 +1768,13 @@ class AlohaRewardModel(PreTrainedRewardModel):
         # loss, and a dict of numbers for LeRobot's log.
         device = self.classifier.head.weight.device
         label_column = batch[self.config.label]
+        # [B]: bins, or floats between two bins where the column holds progress, which is learnt as a number.
         labels = torch.tensor(self.labels_of(label_column))
         collate = AlohaCollator(self.processor)
+        # `items`: one dict of `images` and `text` for each row; the collator makes one padded batch of them.
         encodings = collate(self.items(batch)).to(device)
         out = self.classifier(labels=labels.to(device), **encodings)
-        # `round` gives the nearest bin of a label that lies between two.
+        # A label between two bins counts as the nearest bin.
         is_right = out["logits"].argmax(-1).cpu() == labels.round()
         return out["loss"], {"accuracy": float(is_right.float().mean())}
 

@@ -656,7 +656,8 @@ def imported_names(
     """List the modules that code imports at its top level.
 
     Imports inside functions are left out, since the function may never be called (Ray is such an import).
-    Only those of the main job's libraries (torch, transformers, trl, peft) are listed wherever they stand."""
+    Only torch, transformers, trl and peft are listed wherever they stand: the GRPO training of this book
+    (the "main job") uses all four."""
     tree, names = ast.parse(source), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -667,7 +668,7 @@ def imported_names(
         else:
             continue
         at_top = node in tree.body
-        # "torch.nn" → "torch", which is a key of `used_names` as every library of the main job is
+        # The library of "torch.nn" is "torch"; the keys of `used_names` are the four libraries.
         names.update(name for name in imported if at_top or name.partition(".")[0] in used_names)
     return names
 
@@ -731,10 +732,12 @@ def why_not(
     is_installed = bool(lines)
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
-        # Such as "serve"; None: every installation brings the package, or no extra is known.
+        # The extra that brings the package, such as "serve"; None: every installation has it, or no extra is
+        # known. The first package is enough: no chapter imports those of two extras at its top level.
         missing_extra = extra_of(absent[0]) if is_installed else None
     else:
-        # The chapter's extra has packages that it imports only inside functions, so `needed` lacks them.
+        # The chapter's extra has packages that it imports only inside functions, so `needed` lacks them. The
+        # extra is missing only if one of them is absent.
         missing_extra = extra_of_chapter.get(chapter.stem)  # None for most chapters
         absent = absent_packages(lines, missing_extra) if missing_extra and is_installed else []
     if not absent:

@@ -302,9 +302,9 @@ _chunk_words, _chunk_tokens = 32768, 4096
 
 
 class _FusedHead(torch.autograd.Function):
-    """Stands in for TRL's fused head on a GPU (hidden states → log-probs): no numbers, the same memory.
+    """Stands in for TRL's fused head on a GPU (hidden states → log-probs), to measure memory.
 
-    It holds a chunk of the logits at a time, and in backward the gradients in float32."""
+    Nothing is computed. It holds a chunk of the logits at a time, and in backward gradients in float32."""
     @staticmethod
     def forward(ctx, hidden, weight):
         "hidden [tokens, size], weight [words, size] → empty log-probs [tokens]"
@@ -321,9 +321,10 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        """Zeros as gradients of hidden states and weight: only the memory at the peak is that of TRL's head.
+        """Measure the memory of TRL's backward: gradients have its sizes and dtypes, but are all zero.
 
-        There, too, both are summed up in float32 beside a chunk of the logits, and then cast."""
+        No step is taken with them. As in TRL, both are held in float32 beside a chunk of the logits, and then
+        cast."""
         hidden, weight = ctx.saved_tensors
         of_hidden = hidden.new_zeros(hidden.shape, dtype=torch.float32)
         of_weight = None
@@ -640,7 +641,9 @@ def _logits(
 ):  # bytes
     "Most bytes that the vocabulary head holds at once, from hidden states to log-probs and in backward"
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-    weight = small.core.get_output_embeddings().weight  # [words, size], whole however few the layers are
+    # `small.core` is the model with few layers, of fake tensors, so the head needs no memory. Its weight is
+    # [words, size], whole however few the layers are.
+    weight = small.core.get_output_embeddings().weight
     P, C = run.P, run.C  # tokens of a prompt and of an answer
     # On a GPU only the answers' tokens are scored; on a CPU TRL 1.16 scores every position that is read, but
     # for the last of a row, which predicts nothing.
@@ -650,6 +653,7 @@ def _logits(
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
         targets = torch.empty(tokens, dtype=torch.long)
     hidden.requires_grad_()
+    # `counter.peak`: most bytes that tensors made in the block hold at once
     with _counting(run, small) as counter, _autocast(run):
         if run.gpu:
             logps = _FusedHead.apply(hidden, weight)  # holds what TRL's GPU kernel holds, computes nothing
@@ -682,16 +686,18 @@ class _Counted:
         # Fewest layers and blocks to build. Qwen3-VL needs a layer for each block that hands features to one.
         least = max(2, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
         # With gradient checkpointing (`recomputes`) a prompt's cache grows with each layer, and from some
-        # number of layers on it decides the peak of a step. With fewer than four layers the peak lies at
-        # another moment, so that multiplying would go wrong. tests/test_fit.py compares what is so counted
-        # with all seven layers of a model.
+        # number of layers on it decides the peak of a step. In a smaller model the peak lies at another
+        # moment, and what is measured there cannot be scaled up. Four layers are enough: in tests/test_fit.py
+        # what is counted so is within 1 % of a Qwen2.5-VL of seven layers that is built as a whole.
         few = max(least, 4) if shared and run.recomputes else least
         more_layers, more_blocks = text.num_hidden_layers - few, vision.depth - least
         if more_layers <= 2 and more_blocks <= 2:  # so small a model is built as a whole
             self.parts = [(_small(run, text.num_hidden_layers, vision.depth, self.mode), 1)]
         else:
-            # All layers take the same, and so do all blocks. So with `base` for the smallest model: whole =
-            # base + more_layers · (base with a layer more - base) + more_blocks · (… a block more - base)
+            # All layers take the same, and so do all blocks. With base for the smallest model, a for one with
+            # a layer more, and b for one with a block more:
+            # whole = base + more_layers · (a - base) + more_blocks · (b - base)
+            #       = (1 - more_layers - more_blocks) · base + more_layers · a + more_blocks · b
             sizes = [  # layers, blocks, factor
                 (few, least, 1 - more_layers - more_blocks),
                 (few + 1, least, more_layers),
@@ -736,19 +742,24 @@ def memory_of_step(
 ) -> dict:  # part: bytes; `training`, `sampling` and `most` are what is held at once
     "Memory of one optimizer step by its parts"
     run = counted.run
-    small, _ = counted.parts[0]  # of few layers; its head and its largest weight are the whole model's
+    # A `_Small` of few layers; its head and its largest weight are the whole model's. Not used: its factor.
+    small, _ = counted.parts[0]
     G, all_rows = run.settings.num_generations, rows * passes
     prompts = all_rows // G if counted.shared else all_rows
+    # `of_model`: bytes that the whole model takes, here for all weights and for the optimizer's state
     parts = dict(weights=counted.of_model("weights"), optimizer=counted.of_model("state"))
 
     # While it trains.
     parts["logits"] = _logits(run, small, rows, counted.shared, counted.mode)
-    in_training = counted.training(rows)  # beside weights and optimizer
+    # Most bytes held at once in a forward and backward pass, beside weights and optimizer: logits,
+    # activations and gradients.
+    in_training = counted.training(rows)
     # bitsandbytes unpacks one 4-bit weight at a time, to 2 bytes a number. `largest` is the number of numbers
     # of the largest 4-bit weight, 0 if there is none.
     in_training += 2 * small.largest
     # From the second pass on, gradients of earlier passes are held already: as large as the trained weights.
     in_training += counted.of_model("trained") if passes > 1 else 0
+    # All of this but the logits, so gradients and the unpacked weight, too.
     parts["activations"] = max(0, in_training - parts["logits"])
 
     # The pictures, which are held all the time.

@@ -151,8 +151,9 @@ def _assigned(table):
             _reach(table, row, last, row_price, column_price, distance, came_from, done)
             # `distance` now counts paths by way of `row`, too
             nearest, shortest = _nearest(distance, done)
+            # lowers the distance of every column that is not done by `shortest`; assigned pairs still cost 0
             _move_prices(shortest, new_row, row_price, column_price, distance, taken_by, done)
-            # now `nearest` is at a distance of 0, and the search goes on from the row that has it, if one has
+            # so `nearest` is at a distance of 0, and the search goes on from the row that has it, if one has
             last, row = nearest, taken_by[nearest]
 
         # walk the path back: each column on it goes to the row from which it was reached

@@ -397,7 +397,8 @@ class Judge:
     ):
         "Load the model, or prepare the endpoint, that the settings name"
         self.settings, self.name = settings, name
-        self.grade = read_grade_form(settings.grade)  # a `Grade`: reads a reply's last line, such as "Score: 7"
+        # a `Grade`: reads a reply's last line, such as "Score: 7"
+        self.grade = read_grade_form(settings.grade)
         self.speaker = _RemoteModel(settings) if settings.endpoint else _LocalModel(settings)
         self.patience = self.speaker.patience  # seconds that a batch of one may take, for `check_reward`
         self.known = {}  # memory: key of a `_JudgeRequest` → parts of the reward, the oldest first
@@ -530,7 +531,7 @@ def as_reward(
     settings = load_judge_settings(path)
     # A file that was edited since then gives other settings, so another judge.
     key = str(Path(path).resolve()), repr(settings)
-    judge = _judges.get(key)
+    judge = _judges.get(key)  # `_judges` holds judges weakly: one that nobody uses any more is gone
     if judge is None:
         judge = Judge(settings, Path(path).name)
         _judges[key] = judge

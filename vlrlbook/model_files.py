@@ -456,7 +456,9 @@ def _vision_config_for_4(config):
 
 def _tokenizer_for_4(config):
     "Return tokenizer_config.json as transformers 4 reads it"
+    # `backend` is new in transformers 5; `extra_special_tokens` is written again below, in 4's form.
     out = {key: value for key, value in config.items() if key not in ("backend", "extra_special_tokens")}
+    # a class that only transformers 5 has → its counterpart in 4; any other stays
     name = out.get("tokenizer_class")
     out["tokenizer_class"] = _tokenizer_classes.get(name, name)
 

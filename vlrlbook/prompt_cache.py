@@ -171,6 +171,8 @@ class _AnswerStates(LinearAttentionLayer):
     ):
         super().__init__(prompt.number_of_states)
         self.keeps_new_states = room > 0  # in sampling each token needs the state that the one before it left
+        # A layer has a numbered pair of states for each of its convolutions (one in most models): the last
+        # columns of the convolution's input, and a matrix that sums up all tokens before (None: not kept).
         for number in range(prompt.number_of_states):
             # each row G times; None stays None
             self.conv_states[number] = _repeated(prompt.conv_states[number], G)
@@ -226,7 +228,7 @@ def read_prompt(
 ) -> tuple:  # hidden states [B, n, hidden], and the filled cache
     "Run B different prompts through the model once, and keep keys and values in a cache, with gradients"
     inputs = fields | {cache_name: empty_cache(backbone.config)}  # the model fills this cache
-    # Within the block layers use it, even with gradient checkpointing.
+    # Inside this `with` the layers use the cache; with gradient checkpointing transformers would remove it.
     with cache_under_checkpointing(backbone):
         out = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **inputs)
     return out.last_hidden_state, inputs[cache_name]

@@ -113,7 +113,7 @@ class Recorder:
     ):
         "Keep nothing yet; `path`, `every` and `most` are for the file that the web page reads"
         self.group_size, self.path, self.every, self.most, self.eye = group_size, path, every, most, eye
-        # For the end of the run, one group of answers of each of these three batches: "1 first", "2 middle"
+        # For the end of the run, one group of answers of each batch of these three: "1 first", "2 middle"
         # (half of the steps done) and "3 last", as `RolloutGroup`s.
         self.kept = {}
 
@@ -218,7 +218,9 @@ class SamePictures(TrainerCallback):
         self.stages[when] = dict(when=when, step=step, **answers)
         in_order = ("first", "middle", "last")
         stages = [self.stages[name] for name in in_order if name in self.stages]
+        # `places`: the chosen pictures' places in `samples`
         pictures = [_pictured(self.samples[i]) for i in self.places]
+        # `flips`: pictures whose answer became right or wrong; empty until `keep_flips` has chosen them
         write_json(self.path, dict(pictures=pictures, stages=stages, flips=self.flips))
 
     def of_all(self,
@@ -241,8 +243,7 @@ class SamePictures(TrainerCallback):
             flips = became_right if now_right else became_wrong
             if was_right != now_right and len(flips) < most:
                 flip = dict(before=text_before, after=text_after, became_right=now_right)
-                # `_pictured`: question, right answer, and the picture with what the task draws on it.
-                # `eye` says how the model sees pictures and writes coordinates; None but for task zoom.
+                # `_pictured`: question, right answer, and the picture with what the task draws on it
                 flips.append(_pictured(sample, [text_before, text_after], self.eye) | flip)
         self.flips = became_right + became_wrong
 

@@ -86,7 +86,8 @@ class CommittedCheckpoints(BeforeTrainer):
         if is_first_process:
             # Makes `.saving`; at the end of the block it puts a manifest into the checkpoint in it, and
             # renames that to its final name. After an error, such as a full disk, it removes what was
-            # written; the checkpoint before stays. `mode=None`: permissions stay as Trainer set them.
+            # written; the checkpoint before stays. `existing="any"`: a folder of that name is replaced.
+            # `mode=None`: permissions stay as Trainer set them.
             committed = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
         else:
             committed = nullcontext()
@@ -142,7 +143,9 @@ class CommittedCheckpoints(BeforeTrainer):
         if has_second_adapter:
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
-    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]  # with names only
+    # Trainer's further arguments, `trial` and `ignore_keys_for_eval`, can be given by keyword only: for type
+    # checkers that is another signature.
+    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]
         """Train as transformers' Trainer does, but first move checkpoints of other runs aside.
 
         Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is

@@ -429,9 +429,10 @@ _instead = {
 def _why_not_a_key(name, key, version):
     """The message for a name that cannot be set; `key` is the full name that `name` may be short for
 
-    The engine sets the key itself, another version has it, it is a section, or it is misspelt."""
+    The caller has sorted out all keys that can be set. So the engine sets this one itself, another version
+    has it, it is a section, or it is misspelt."""
     table = known_keys(version)
-    if key in table: # the engine sets it; the meaning in the table says so
+    if key in table: # of the kind "auto": the engine sets it, and its meaning in the table says so
         return f"{key} cannot be set: {table[key].meaning}"
     version_message = _of_another_version(name, version) # None if no other version has such a key
     if version_message:

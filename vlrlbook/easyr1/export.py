@@ -204,9 +204,11 @@ class _Statements:
         collected = dict.fromkeys(module for module, _ in self.kept) # a dict as a set that keeps the order
         modules = [] # the same, in the order of the file
         for module in reversed(collected): # the reward's own module was collected first, and stands last
+            # appends it behind all modules whose names it uses; does nothing if it is in the list already
             self._add_in_order(module, modules)
         texts = []
         for module in modules:
+            # `self.kept`: (module, number of the statement in it) → source
             numbers = sorted(number for owner, number in self.kept if owner == module)
             texts += [self.kept[module, number] for number in numbers]
         return "\n\n".join(texts)

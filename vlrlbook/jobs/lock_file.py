@@ -76,7 +76,7 @@ def give_order(
 
 def read_order(
     descriptor: int,  # of a job's lock file
-) -> tuple:  # word, attempt
+) -> tuple:  # word, and the number of the job's attempt to which it speaks
     "Read the order in an open lock file of a job, such as (`cancel`, 2); (run_order, None) if it is damaged"
     # A damaged order must not stop a run.
     match = re.match(rb"(\w+) (\d+)\s*$", os.pread(descriptor, order_bytes, 0))
@@ -88,7 +88,10 @@ def read_order(
 def order_of_lock_file(
     path: str | Path,  # a job's lock file
 ) -> tuple:  # word, attempt; (run_order, None) if there is no order in it, or no such file
-    "Read the order in a job's lock file by its path; the lock itself is neither needed nor taken"
+    """Read the order in a job's lock file by its path; the lock itself is neither needed nor taken
+
+    The word is run_order, cancel_order or interrupt_order; an attempt is the number of the job's start to
+    which it speaks. Without an order a job goes on, which is what run_order means."""
     if not os.path.isfile(path):
         return run_order, None
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -270,7 +270,7 @@ def _chinese_value(numeral):
         return None
     # without 十, 百 or 千 it is a row of digits
     if _chinese_scales.keys().isdisjoint(numeral):
-        return _digit_by_digit(numeral)  # 二五 is 25
+        return _digit_by_digit(numeral)  # 二五 is 25; None for 三四, an estimate
     return _digits_with_scales(numeral)
 
 
@@ -418,7 +418,8 @@ def _chinese_set(tokens, i, at):
 def _begun_with_word(tokens, i):
     """Read the first words of a numeral that begins with a word: returns (value, the place behind them)
 
-    (None, i) means that token `i` begins no numeral, as the `a` of `a dog` does not."""
+    Token `i` must be one of `_begins_numeral`: a number word, hundred or thousand, `a`, `half` or 半.
+    (None, i) means that it begins no numeral here, as the `a` of `a dog` does not."""
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word = tokens[i].text
     if word in units or word in tens:

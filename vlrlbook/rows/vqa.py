@@ -147,8 +147,8 @@ def _question(columns, notes):
     # A chat column comes before a question column: LLaVA's and ms-swift's rows hold the question in the chat.
     # `name_of` finds the column for a role, whatever it is called; None if the row has none with a value.
     chat_name = columns.name_of("chat")
-    # Only a chat could hold the question, and it has no value here. (Of a value `_of_chat` refuses what is no
-    # list of turns.)
+    # The row has a chat column, but without a value, and no question column. (A chat with a value that is no
+    # list of turns is refused later, by `_of_chat`.)
     if chat_name is None and columns.has("chat") and not columns.has("question"):
         raise DataError("vqa.chat", "messages must be a list of turns", row=columns.number)
 

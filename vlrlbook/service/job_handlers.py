@@ -179,6 +179,7 @@ class JobSide:
         # For each row the hash of its picture; a Problem if a file of the upload is missing.
         pictures = self.uploads.check(upload["file_id"])
         # What the client left open is decided here: the batch, and the run's length in optimizer steps.
+        # `size` (tiny or gpu) says which models are trained; `form` has the default of every setting.
         parameters, notes, steps = plan_with_length(
             train_request["settings"], self.size, self.form, rows=upload["valid_images"], pictures=pictures)
         # Relative to the job's folder, where the trainer runs: a data directory can be moved.

@@ -52,7 +52,8 @@ async def _make_page(path, page):
     """Make the notebook at `path` into the HTML file `page`, and remove pages of its earlier states.
 
     `write_html` does it in a process of its own: nbconvert takes a second of processor time, and a notebook
-    holds strangers' text, which might make it fail or hang."""
+    holds strangers' text, which might make it fail or hang. A Problem if it fails. TimeoutError if
+    it takes longer than `_longest_making`: `as_problem` makes a status 500 of it."""
     code = "import sys; from vlrlbook.service import write_html; write_html(*sys.argv[1:])"
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, str(path), str(page),

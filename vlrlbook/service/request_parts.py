@@ -93,7 +93,8 @@ async def json_body(
         raise Problem("body.type", f"{clean(media_type, 60)!r}; expected application/json")
 
     data = bytearray()
-    # The whole body must come in this time (`in_all`): unlike an upload it has only a few kilobytes.
+    # The whole body must come in this time (`in_all`). Most bodies have a few kilobytes; a caller that allows
+    # megabytes, as POST /rank does, must allow enough `seconds` for them.
     async for chunk in chunks_in_time(request, seconds, "body.stalled", in_all=seconds):
         data += chunk
         if len(data) > most:
