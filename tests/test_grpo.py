@@ -125,6 +125,22 @@ def test_the_latest_logged_groups_lie_in_a_file(tmp_path):
     assert group["answers"][0]["advantage"] < 0 < group["answers"][1]["advantage"]
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_on_a_card_are_those_of_the_run(scale):
+    "As TRL 1.16 computes them: by the spread of the group, of the batch, or of nothing"
+    from vlrlbook.run_records import scaled_advantages
+    rewards = torch.tensor([1.0, 0.0, 0.5, 0.5, 0.9, 0.1, 0.2, 0.2])
+    groups = rewards.view(-1, 4)
+    centred = groups - groups.mean(1, keepdim=True)
+    spread = {"group": groups.std(1, keepdim=True) + 1e-4, "batch": rewards.std() + 1e-4, "none": 1.0}[scale]
+    assert scaled_advantages(rewards.tolist(), 4, scale) == pytest.approx((centred / spread).flatten().tolist(), abs=1e-6)
+    assert scaled_advantages([1.0, None, 0.0, None, None], 5, scale)[1::2] == [0.0, 0.0] and scaled_advantages([None] * 2, 2, scale) == [0, 0]
+    recorder, samples = Recorder(2, scale=scale), [s for s in synthetic_vqa(2, seed=1) for _ in range(2)]
+    recorder(list("abcd"), [dict(overall=r) for r in (1.0, 0.8, 0.0, 0.0)], samples, SimpleNamespace(global_step=0, max_steps=4))
+    shown = [a["advantage"] for a in recorder.rows()[0]["rollouts"]]
+    assert shown == scaled_advantages([1.0, 0.8, 0.0, 0.0], 2, scale)[:2] and sum(shown) == pytest.approx(0)
+
+
 def test_the_kept_group_has_something_to_show():
     "The first group that is not silent; the first of all where every one is"
     recorder, samples = Recorder(2), [s for s in synthetic_vqa(3, seed=1) for _ in range(2)]
@@ -275,6 +291,25 @@ def test_model_card_names_data_reward_settings_commit_and_results():
         "`counting`", "abc1234", "| lr | `5e-05` |", "n = 9", "+0.100 (+0.000 to +0.200)"))
 
 
+def test_figures_of_before_and_after_are_those_of_the_task():
+    "One list for the report, the model card and the service"
+    from vlrlbook.compared import compared_figures
+    def side(value): return dict(mean_iou=value, exact_accuracy=value, verbatim_accuracy=0.0, mean_reward=value, n=9)
+    gained = {}
+    for name in ("mean_iou", "exact_accuracy", "verbatim_accuracy", "mean_reward"):
+        gained |= {name: 0.25, f"{name}_ci95": [0.125, 0.375], f"{name}_interval": "Tango"}
+    results = dict(before=dict(greedy=side(0.25)), after=dict(greedy=side(0.5)), gain=dict(greedy=gained))
+    rows = compared_figures(results)
+    assert [r["measure"] for r in rows] == ["mean_iou", "exact_accuracy", "mean_reward"] # of boxes nothing is asked to the letter
+    assert rows[0] == dict(asked="best guess", measure="mean_iou", words="overlap of boxes (IoU)", before=0.25, after=0.5, gain=0.25,
+                           ci95=[0.125, 0.375], interval="Tango")
+    assert "| greedy mean_iou, n = 9 | 0.250 | 0.500 | +0.250 (+0.125 to +0.375) |" in model_card(read_settings(GRPOSettings,
+        dict(task="pointing")), results)
+    gained["mean_reward_ci95"] = [None, None] # JSON has no NaN
+    assert compared_figures(results)[2]["ci95"] is None
+    for damaged in ({}, dict(gain=None), dict(gain=[1]), dict(gain=dict(greedy=gained)), results | dict(before=7)): assert compared_figures(damaged) == []
+
+
 FIXED = '''
 import sys, torch
 from vlrlbook import grpo
@@ -365,7 +400,7 @@ def test_a_reward_that_does_not_exist_is_found_before_the_data(tmp_path):
 def test_a_truth_in_the_held_out_part_is_looked_at(tmp_path, monkeypatch):
     "An evaluation row that nothing can earn would end the run after its last step"
     rows = [dataclasses.replace(s, row=k) for k, s in enumerate(synthetic_counting(11, seed=1), 1)]
-    monkeypatch.setattr(data, "unpacked_counting_zip", lambda path: (to_dataset(rows), Report()))
+    monkeypatch.setattr(data, "unpacked_counting_zip", lambda path, task: (to_dataset(rows), Report()))
     (tmp_path / "mine.zip").write_bytes(b"read by nobody")
     settings = read_settings(GRPOSettings, SHORT | dict(data=str(tmp_path / "mine.zip"), batch_size=4, reward="counting"))
     held = load_data(settings)[1]["row"][0]

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "vlrlbook"
 FLOORS = [
     ["folders"],
     ["settings"],
-    ["chat_endpoint", "core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
+    ["chat_endpoint", "compared", "core", "evaluation_settings", "geometry", "metrics", "model_files", "readers"],
     ["archive", "chapters", "morning_plan", "prompt_cache", "rewards", "training", "versions"],
     ["prediction_files", "rows", "teacher_notes"],
     ["data", "film_labels", "jobs", "marking", "models", "old_scores", "shared_prompt", "vllm_sampling"],
@@ -43,7 +43,7 @@ LEFT_BEHIND = {("shared_prompt", "race")}
 # `long` is in percent: nbdev writes `__all__` and a page's first line into an exported module as wide as it likes.
 TARGETS = dict(nodes=7.0, lambdas=0.0, two_for=0.0, long=1.0, longest=60)
 REBUILT = ["aloha", "aloha_films", "aloha_plots", "aloha_settings", "answers", "archive", "asking",
-           "chapters", "chat_endpoint", "cli", "contest", "contest_files", "core", "data", "data_check", "doctor", "easyr1",
+           "chapters", "chat_endpoint", "cli", "compared", "contest", "contest_files", "core", "data", "data_check", "doctor", "easyr1",
            "evaluation", "evaluation_settings", "film_labels", "fit", "folders", "geometry", "jobs", "judge",
            "marking", "metrics", "model_files", "models", "morning", "morning_plan", "old_scores", "pointing",
            "prediction_files", "prompt_cache", "race", "readers", "refill", "report", "results_page",
@@ -162,7 +162,7 @@ def test_public_names_stay(module):
     assert not [name for name in names if not hasattr(there, name)]
 
 
-@pytest.mark.parametrize("module", ["jobs", "service", "settings", "folders", "archive", "chapters",
+@pytest.mark.parametrize("module", ["jobs", "service", "settings", "folders", "archive", "chapters", "compared",
                                     "marking", "metrics", "verdict", "report", "cli"])
 def test_light_rooms_start_without_heavy_libraries(module):
     "A supervisor, a server, the upload's reading process and `vlrlbook --help` must start at once"

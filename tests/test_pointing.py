@@ -221,6 +221,45 @@ def test_a_truth_that_no_answer_can_earn_is_refused_with_its_row(answer, code):
     assert caught.value.code == code and caught.value.row == 7
 
 
+def test_a_zip_of_boxes_trains(tmp_path):
+    "Uploaded to the service or given as a file: the same rows, truths in the model's scale; what stops a run is found before"
+    from vlrlbook.data import write_counting_zip
+    from vlrlbook.run_data import load_data
+    from vlrlbook.settings import GRPOSettings, read_settings
+    path = write_counting_zip(synthetic_pointing(12, seed=4), tmp_path / "boxes.zip")
+    found = check_file(path, "pointing", model="tiny-qwen2_5_vl")
+    assert found.good and "12 pointing rows, 12 kept" in repr(found)
+    assert check_file(path).kind == "counting" # as before where nobody says what the answers are
+    small = dict(task="pointing", data=str(path), batch_size=8, max_steps=1, eval_samples=2)
+    train, held, report = load_data(read_settings(GRPOSettings, small))
+    assert (report.valid_images, len(held)) == (12, 2) and set(train["task"]) == {"pointing"}
+    assert all(read_box_truth(answer).size == (56, 56) for answer in train["answer"])
+    with pytest.raises(DataError, match="box.truth: row"): # a folder that holds a counting ZIP
+        from vlrlbook.archive import unpack_counting_zip
+        from vlrlbook.data import synthetic_counting
+        (tmp_path / "counts").mkdir()
+        unpack_counting_zip(write_counting_zip(synthetic_counting(12, seed=4), tmp_path / "c.zip"), tmp_path / "counts")
+        load_data(read_settings(GRPOSettings, small | dict(data=str(tmp_path / "counts"))))
+
+
+def test_a_picture_of_no_size_is_of_no_shape():
+    from vlrlbook.geometry import have_same_shape
+    assert have_same_shape((640, 480), (56, 42)) and not have_same_shape((640, 480), (480, 640))
+    assert not have_same_shape((0, 0), (1, 1)) and not have_same_shape((1, 1), (1, 0))
+
+
+def test_what_an_answer_says_in_pixels_of_the_picture():
+    "A model that sees 56 pixels, asked about a picture of 448"
+    from vlrlbook.answers import read_in_task
+    seen = "[] in pixels of 56 x 56"
+    assert read_in_task("[12, 0, 28, 56]", "pointing", seen, (448, 224)) == "[96, 0, 224, 224] in pixels of 448 x 224"
+    assert read_in_task("[500, 0, 1000, 250]", "pointing", "[] in thousandths of 56 x 56", (448, 224)) == "[224, 0, 448, 56] in pixels of 448 x 224"
+    assert [read_in_task(text, "pointing", seen, (448, 448)) for text in ("there", "[3, 4]", "[9, 1, 2, 3]")] == [None] * 3
+    assert read_in_task("<think>[1]</think><answer> left </answer>", "vqa") == "left" and read_in_task("<think>cut", "vqa") is None
+    assert (read_in_task("A photo of three discs", "counting"), read_in_task("none that I know", "counting")) == ("3", "0")
+    assert read_in_task("what?", "counting") is None
+
+
 def coco(**changes):
     "A COCO file of two pictures"
     return dict(images=[dict(id=1, file_name="a.png", width=100, height=80), dict(id=2, file_name="b.png", width=50, height=50)],
@@ -312,6 +351,15 @@ def test_boxes_are_drawn_where_they_are():
     assert with_boxes_drawn(sample, ["[0, 0, 10, 10]"]).images[0].size == (336, 336) and sample.images[0].size == (112, 112)
     other = Sample("How many?", "A photo of 3 discs", [image], "counting")
     assert with_boxes_drawn(other) is other
+
+
+def test_without_a_truth_a_box_has_no_number_of_overlap():
+    "The picture that somebody asks about: the box in the model's scale, and its number alone"
+    image = Image.new("RGB", (336, 336), "white")
+    drawn = draw_boxes(image, "[] in pixels of 56 x 56", ["[7, 7, 28, 28]"])
+    assert drawn.getpixel((100, 42)) != (255, 255, 255) and drawn.getpixel((100, 100)) == (255, 255, 255)
+    with_truth = draw_boxes(image, "[7, 7, 28, 28] in pixels of 56 x 56", ["[7, 7, 28, 28]"])
+    assert drawn.getpixel((42 + 30, 42 + 14)) == (255, 255, 255) != with_truth.getpixel((42 + 30, 42 + 15))
 
 
 def test_the_rollout_card_of_a_run_shows_the_boxes():

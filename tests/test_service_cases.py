@@ -671,7 +671,13 @@ def completed(c, tmp_path, monkeypatch, **results):
 def test_the_verdict_of_a_run(client, tmp_path, monkeypatch):
     c = client()
     verdict = dict(outcome="better", sentence="Better: 1 of 2.", questions=[])
-    assert c.get(f"/jobs/{completed(c, tmp_path, monkeypatch, verdict=verdict)}/verdict").json() == verdict
+    told = c.get(f"/jobs/{completed(c, tmp_path, monkeypatch, verdict=verdict)}/verdict").json()
+    assert told == verdict | dict(task="counting", figures=[]) # a job of an older version names no task
+    side = dict(exact_accuracy=0.5, mean_reward=0.5)
+    gained = dict(exact_accuracy=0.0, exact_accuracy_ci95=[None, None], mean_reward=0.0, mean_reward_ci95=[-0.1, 0.1])
+    results = dict(verdict=verdict, before=dict(sampled=side), after=dict(sampled=side), gain=dict(sampled=gained))
+    figures = c.get(f"/jobs/{completed(c, tmp_path, monkeypatch, **results)}/verdict").json()["figures"]
+    assert [(f["measure"], f["ci95"]) for f in figures] == [("exact_accuracy", None), ("mean_reward", [-0.1, 0.1])]
     old = c.get(f"/jobs/{completed(c, tmp_path, monkeypatch)}/verdict").json() # a run of an older version, without answers
     assert old["outcome"] == "not measured" and old["sentence"]
     waiting = c.jobs.submit("b", {}, TRAINER).job_id

@@ -13,7 +13,7 @@ import zipfile
 
 import pytest
 from PIL import Image
-from support.bad_requests import BAD_FORMS, BAD_PICTURES, BAD_TEXTS, BAD_UPLOADS
+from support.bad_requests import BAD_BOXES, BAD_FORMS, BAD_PICTURES, BAD_TEXTS, BAD_UPLOADS
 from support.service import (  # fixtures too
     CODES_MET_IN, FILE, GOOD, HEADER, ROW, Served, archive, client, form, good, nothing_stays, png, posted, raw,
     refused, seen, server, trainer, with_file)
@@ -48,6 +48,16 @@ def test_bad_pictures_are_skipped_or_refused(client, code):
     body = refused(c.post("/upload-data?strict=true", files={"file": ("x.zip", packed)}), code)
     assert body["row"] == 3
     assert len(c.get("/files").json()["files"]) == 1
+
+
+@pytest.mark.parametrize("answer, words", BAD_BOXES.items())
+def test_bad_boxes_are_skipped_or_refused(client, answer, words):
+    rows = f'{HEADER}images/a.png,Where?,"[1, 2, 30, 31] in pixels of 32 x 32"\nimages/a.png,Where?,"{answer}"\n'
+    c, packed = client(), archive([("main.csv", rows), ("images/a.png", png())])
+    found = c.post("/upload-data?kind=pointing", files={"file": ("x.zip", packed)}).json()
+    assert (found["kind"], found["valid_images"], [(s["row"], s["code"]) for s in found["skipped"]]) == ("pointing", 1, [(3, "row.boxes")])
+    assert words in found["skipped"][0]["message"]
+    assert refused(c.post("/upload-data?kind=pointing&strict=true", files={"file": ("x.zip", packed)}), "row.boxes")["row"] == 3
 
 
 @pytest.mark.parametrize("code, kind, body", BAD_FORMS, ids=range(len(BAD_FORMS)))

@@ -275,6 +275,80 @@ def test_presets(page, server, data):
     assert job["total_steps"] == 20 and job["parameters"]["warm_steps"] == 100
 
 
+def test_each_task_has_its_own_form(page, server, data):
+    "What it learns is chosen first; defaults, presets and data follow, and the name that was typed stays"
+    page.goto(f"{server.url}/#/train?file={data}")
+    task = "[id='training_config.task']"
+    page.wait_for_selector(task)
+    assert page.input_value(task) == "counting" and page.locator("[id='training_config.max_looks']").count() == 0
+    assert page.locator(f"{task} option").all_inner_texts() == ["Counting: how many?", "Questions: yes, no, a word",
+                                                               "Pointing: where? (boxes)", "Zoom: how many, looking twice"]
+    page.fill("#job_name", "looking")
+    setting(page, "max_steps", 21)
+    page.select_option(task, "zoom")
+    page.wait_for_selector("[id='training_config.max_looks']", state="attached")
+    defaults = {f["name"]: f["default"] for f in ask(f"{server.url}/settings?task=zoom")["training_config"]}
+    assert page.input_value("[id='training_config.max_steps']") == str(defaults["max_steps"]) # 21 was typed for another task
+    assert page.input_value("#job_name") == "looking" and page.input_value("#data_file_id") == data # it has counts, which zoom needs
+    assert f"{defaults['max_steps']} steps" in page.inner_text("#preset-normal-help") and page.is_checked("#preset-normal")
+    assert page.evaluate("document.activeElement.id") == "training_config.task"
+    page.select_option(task, "pointing")
+    page.wait_for_selector("[id='training_config.max_looks']", state="detached")
+    assert page.input_value("#data_file_id") == "drawn" and "None of the uploads is for this task" in page.inner_text("main")
+    assert "training_config.task=pointing" in page.url and "max_steps" not in page.url
+    page.reload() # what was chosen stands in the address
+    page.wait_for_selector(task)
+    assert (page.input_value(task), page.input_value("#job_name")) == ("pointing", "looking")
+    page.check("#preset-quick")
+    page.click("button >> text=Start training")
+    page.wait_for_selector(".state [data-status]")
+    job = ask(f"{server.url}/jobs/{page.url.rpartition('/')[2]}")
+    assert (job["parameters"]["task"], job["data_file_id"], job["total_steps"]) == ("pointing", None, 20)
+    page.click("summary >> text=About this job")
+    page.wait_for_selector("dd >> text=drawn pictures")
+    page.click("summary >> text=What the server decided")
+    page.wait_for_selector("text=pictures are drawn to train on, by seed 43")
+
+
+def test_boxes_are_uploaded_as_boxes(page, server):
+    page.goto(server.url + "/#/data")
+    page.select_option("#kind", "pointing")
+    assert page.get_attribute("text=Download them", "href").endswith("sample-data?kind=pointing")
+    page.click("text=Use 60 drawn pictures")
+    page.wait_for_selector("text=60 rows of 60 kept, none skipped")
+    assert "in pixels of 112 x 112" in page.inner_text(".gallery")
+    file_id = page.url.rpartition("/")[2]
+    page.click("text=Train on this data")
+    page.wait_for_selector("#data_file_id")
+    assert (page.input_value("[id='training_config.task']"), page.input_value("#data_file_id")) == ("pointing", file_id)
+
+
+def test_a_job_with_a_second_look(page, server, data):
+    "Both turns stand below one another beside a wide picture; the figures and what was read in an answer are the task's"
+    job = start(server, data, max_steps=8, task="zoom")
+    answer = dict(text="zoom(0, 0, 28, 28) → picture → A photo of 2 discs", parts=dict(overall=0.9, looks=1.0), advantage=0.1)
+    group = dict(row=1, question="How many?", truth="A photo of 2 discs", image="data:image/gif;base64,R0lGODlhAQABAAAAACw=", answers=[answer])
+    page.route("**/rollouts", lambda route: route.fulfill(json=dict(step=1, groups=[group])))
+    figure = dict(asked="best guess", measure="mean_iou", words="overlap of boxes (IoU)", before=0.25, after=0.5, gain=0.25,
+                  ci95=[0.125, 0.375], interval="Tango")
+    verdict = dict(outcome="better", sentence="Better.", questions=[], task="zoom", figures=[figure, figure | dict(gain=-0.5, ci95=None)])
+    page.route("**/verdict", lambda route: route.fulfill(json=verdict))
+    page.goto(f"{server.url}/#/jobs/{job}")
+    page.wait_for_selector(".rollout.wide img[alt*='looked at']")
+    assert page.locator(".rollout .turn").all_inner_texts() == ["zoom(0, 0, 28, 28)", "→ picture", "→ A photo of 2 discs"]
+    until(page, "completed")
+    page.click("summary >> text=Before and after, in figures")
+    rows = [page.locator(f".outcome tbody tr >> nth={i} >> td").all_inner_texts() for i in (0, 1)]
+    assert rows[0] == ["best guess", "overlap of boxes (IoU)", "0.250", "0.500", "+0.250", "+0.125 to +0.375"] and rows[1][4:] == ["−0.500", "–"]
+    assert page.input_value("#try-question") == "How many discs are there?"
+    one = dict(greedy="zoom(0, 0, 28, 28) → picture → A photo of 2 discs", sampled=[], read="2", picture=group["image"])
+    page.route("**/ask?**", lambda route: route.fulfill(json=dict(question="q", task="zoom", before=one | dict(read=None), after=one)))
+    page.set_input_files("#try-picture", dict(name="a.png", mimeType="image/png", buffer=b"any"))
+    page.click("text=Ask the model")
+    page.wait_for_selector(".replies >> text=Read as: 2")
+    assert "This answer could not be read." in page.inner_text(".replies") and page.locator(".replies img[alt*='enlarged']").count() == 2
+
+
 def test_getting_ready_has_a_progress_of_its_own(page, server, data):
     job = start(server, data, max_steps=5, seed=17)
     page.goto(f"{server.url}/#/jobs/{job}")

@@ -391,6 +391,30 @@ def test_a_stored_row_is_evaluated():
     assert marks([sample], [[LOOKED]], load_reward("zoom"))["reward"] == [pytest.approx(0.9)]
 
 
+def test_a_counting_zip_trains_the_task(tmp_path):
+    from vlrlbook.data import synthetic_counting, write_counting_zip
+    from vlrlbook.run_data import load_data
+    path = write_counting_zip(synthetic_counting(12, seed=4), tmp_path / "discs.zip")
+    train, held, report = load_data(settings(data=str(path), batch_size=8, eval_samples=2))
+    assert report.valid_images == 12 and set(train["task"]) == {"zoom"} and train["answer"][0].startswith("A photo of")
+
+
+def test_an_answer_with_a_look_is_told_without_marks():
+    "In the verdict, in the table of stages, and on the cards of what changed, where the answer itself was cut off"
+    from vlrlbook.answers import read_in_task
+    from vlrlbook.report import StageCards, _flips
+    rows = [dict(row=i, question="How many?", answer=f"A photo of {i % 2 + 2} discs", before_greedy=[LOOKED], before_sampled=[LOOKED],
+                 after_greedy=[LOOKED], after_sampled=[LOOKED]) for i in range(8)]
+    told = json.dumps(verdict_of(rows, "zoom"), ensure_ascii=False)
+    assert "tool_response" not in told and "“A photo of 3 discs” to 8 of 8 pictures" in told
+    cards = StageCards(dict(pictures=[dict(question="How many?", answer="3", image=None)],
+                            stages=[dict(when="first", step=0, greedy=[[LOOKED]], sampled=[[LOOKED, "A photo of 3 discs"]])]))
+    assert "tool_response" not in repr(cards) and "zoom(42, 0, 56, 14) → picture → A photo of 3 discs" in cards._repr_html_()
+    shown = _flips(dict(flips=[dict(before=REFUSED, after=LOOKED, answer="A photo of 3 discs", became_right=True, image=None)]))
+    assert "tool_response" not in shown and "→ picture → A photo of 3 discs" in shown
+    assert read_in_task(LOOKED, "zoom") == "3" and read_in_task("zoom(1, 2", "zoom") != "3"
+
+
 def test_what_an_answer_earns():
     truth = "A photo of 3 discs"
     assert zoom_reward(truth, truth)["overall"] == 1 and zoom_reward("3", truth)["overall"] == pytest.approx(0.2)
@@ -429,15 +453,6 @@ def test_refused_before_a_model_is_loaded(given, words):
 def test_without_the_tool_the_task_is_plain():
     s = settings(max_looks=0)
     assert s.max_looks == 0 and settings().max_looks == 1 and asdict(read_settings(GRPOSettings, dict(size="tiny")))["max_looks"] == 0
-
-
-@pytest.mark.parametrize("name, value", [("task", "zoom"), ("max_looks", 1)])
-def test_the_service_refuses_by_name(name, value):
-    from vlrlbook.service.refusals import Problem
-    from vlrlbook.service.training_form import request_form
-    from vlrlbook.service.training_requests import read_request
-    with pytest.raises(Problem, match="vlrlbook grpo --task"):
-        read_request(dict(job_name="a", data_file_id="b", training_config={name: value}), request_form())
 
 
 def test_a_loaded_model_of_another_family_is_refused():

@@ -6,23 +6,32 @@ too. Written by hand."""
 import io
 import json
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from .archive import open_picture, to_rgb
-from .core import Sample, progress_bar
+from .core import Sample, progress_bar, thumbnail
 from .data import encode, vqa_prompt
+from .geometry import box_fault, rescaled, scale_of_family, unit_of
 # All of them, so that old imports from here and the reward setting `vlrlbook.answers:verbatim` keep working.
 from .marking import answer_marks, counting_marks, gain, is_closed, marks, summary
 from .marking import verbatim, vqa_marks, word_scores
 from .models import load_vlm, vision_marker_ids
+from .pointing import drawn_side, shown_size, with_boxes_drawn
+from .readers.boxes import box_truth, read_box_truth, read_boxes
+from .readers.counts import read_count
+from .readers.tokens import final_answer
+from .readers.turns import last_turn, on_one_line
 from .settings import SettingsError, by_task, presets
+from .zoom import with_looks_drawn
 from .zoom_turns import converse, eye_of
 
-__all__ = ["generate_answers", "generate_ids", "predict", "speakers", "base_of", "ask_model",
-           "system_of_run", "looks_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed",
+__all__ = ["generate_answers", "generate_ids", "predict", "speakers", "base_of", "ask_model", "read_in_task",
+           "data_url", "system_of_run", "looks_of_run",
+           "answer_marks", "verbatim", "counting_marks", "is_closed",
            "word_scores", "vqa_marks", "marks", "summary", "gain"]
 
 
@@ -134,7 +143,9 @@ def _with_looks(
 
     answers = []
     with _generating(model, seed):  # the model in eval mode, random numbers from `seed`; restored at the end
-        for begin in range(0, len(samples), batch_size):
+        batches = range(0, len(samples), batch_size)
+        description = f"{n} answers each" if options["do_sample"] else "greedy"
+        for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
             # calls `say` for each turn, and gives the model the enlarged pictures in between
             answers += converse(say, processor, samples[begin:begin + batch_size], n, looks, eye)
     return answers
@@ -204,8 +215,12 @@ def ask_model(
     task: str = None,  # counting, vqa, pointing or zoom; None: as the run was trained
     seed: int = 0,  # of sampling
     use_4bit: bool = False,  # 4-bit weights under the adapter; needs CUDA and bitsandbytes
-) -> dict:  # question, task, before and after: each None, or greedy (a text) and sampled (texts)
-    "Ask a model one question about a picture, before and after its training; DataError for a bad picture"
+) -> dict:  # question, task, before and after: each None, or greedy, sampled, read and picture
+    """Ask a model one question about a picture, before and after its training; DataError for a bad picture.
+
+    Of each: `greedy`, the best guess, and `sampled`, texts; `read`, what the best guess says in the form of
+    its task, None where that cannot be read (see `read_in_task`); and `picture`, a data URL, in which the
+    boxes of the best guess, or what it looked at, are drawn; None for other tasks."""
     image = _as_upload(picture)  # first, so that a bad picture is refused before a model is loaded
     if not isinstance(question, str) or not question.strip():
         raise SettingsError("question: expected a text")
@@ -231,17 +246,81 @@ def ask_model(
     options = dict(max_new_tokens=max_new_tokens or trained["max_completion_length"])
     options |= dict(looks=looks_of_run(adapter or model, task))  # 0 but for task zoom
 
+    sampling = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
     result = dict(question=question.strip(), task=task, before=None, after=None)
     for name, speaker, context in loaded:  # "before" or "after", model, what switches an adapter off
         with context():
-            # one sample, one answer
-            [[greedy]] = generate_answers(speaker, processor, [sample], **options)
-            sampled = []
-            if answers:
-                sampling: dict = dict(n=answers, seed=seed, temperature=temperature or trained["temperature"])
-                [sampled] = generate_answers(speaker, processor, [sample], **options, **sampling)
-        result[name] = dict(greedy=greedy.strip(), sampled=[text.strip() for text in sampled])
+            result[name] = _answers_of(speaker, processor, sample, options, sampling)
     return result
+
+
+def _answers_of(model, processor, sample, options, sampling):
+    """One part of what `ask_model` returns: greedy, sampled, read and picture.
+
+    `options` are keyword arguments of `generate_answers` for all answers, `sampling` for sampled ones alone;
+    its `n` may be 0."""
+    # one sample, one answer
+    [[greedy]] = generate_answers(model, processor, [sample], **options)
+    sampled = []
+    if sampling["n"]:
+        [sampled] = generate_answers(model, processor, [sample], **options, **sampling)
+    # Several turns, of task zoom, on one line; any other text stays as it is.
+    texts = [on_one_line(text.strip()) for text in (greedy, *sampled)]
+    understood = _understood(greedy, sample, model, processor)  # read and picture
+    return dict(greedy=texts[0], sampled=texts[1:]) | understood
+
+
+def _understood(text, sample, model, processor):
+    "What an answer of `model` to a sample says in the form of its task: {read, picture}, see `ask_model`"
+    [image] = sample.images
+    if sample.task == "pointing":
+        # Boxes are written in the scale of the model's family, of the picture as its processor shows it.
+        scale = scale_of_family.get(model.config.model_type, "thousandths")
+        seen = f"[] in {scale} of {'{} x {}'.format(*shown_size(processor, image.size))}"
+        shown = with_boxes_drawn(replace(sample, answer=seen), [text])
+        return dict(read=read_in_task(text, "pointing", seen, image.size), picture=_url_of(shown))
+    picture = None
+    if sample.task == "zoom":
+        picture = _url_of(with_looks_drawn(sample, [text], eye_of(model, processor)))
+    return dict(read=read_in_task(text, sample.task), picture=picture)
+
+
+def read_in_task(
+    text: str,  # an answer
+    task: str,  # counting, vqa, pointing or zoom
+    seen: str = "",  # of pointing: a truth that says the scale of the model and the size in which it sees
+    size: tuple = (1, 1),  # of pointing: width and height of the picture in pixels
+) -> str | None:  # such as "3", "left" or "[12, 40, 31, 59] in pixels of 640 x 480"; None: it cannot be read
+    """Read an answer as its task does: a count, the words in the answer's tags, or boxes.
+
+    Boxes are converted from the model's own scale to pixels of the picture that was asked about."""
+    if task == "vqa":
+        return final_answer(text).strip() or None
+    if task != "pointing":
+        count = read_count(last_turn(text))  # of zoom what stands behind the tool's last turn
+        return None if count is None else str(count)
+    boxes = read_boxes(text).boxes
+    if not boxes or any(box_fault(box) for box in boxes):
+        return None
+    truth = read_box_truth(seen)
+    unit = unit_of(truth.scale, truth.size)
+    of_picture = unit_of("pixels", size)
+    return box_truth([rescaled(box, unit, of_picture) for box in boxes], "pixels", size)
+
+
+def data_url(
+    image: Image.Image,  # of any size and mode
+    side: int,  # pixels of the longer side of the small copy
+) -> str:  # such as data:image/png;base64,…
+    "A picture, made small, as a data URL"
+    tag = thumbnail(image, side)  # <img src="data:…" …>
+    _, url, *_ = tag.split('"')
+    return url
+
+
+def _url_of(sample):
+    "The first picture of a sample as a data URL, of the size in which boxes are drawn"
+    return data_url(sample.images[0], drawn_side)
 
 
 def _as_upload(picture):

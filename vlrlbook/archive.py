@@ -1,5 +1,7 @@
 """The wall in front of strangers' files: a counting ZIP is checked, its pictures decoded, its good rows kept.
 
+The answers of its table are counts, or, of the kind pointing, boxes; all else is the same for both.
+
 The training service reads uploads in a process of its own that needs this module and nothing above it, so
 nothing here imports torch, pandas or `datasets`. The order of the checks matters: names and sizes in the
 directory first, then how the bytes lie, then the table, and only then is a picture unpacked, under a name of
@@ -27,14 +29,21 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from .folders import free_bytes
+from .geometry import box_fault, have_same_shape, unit_of
+from .readers.boxes import read_box_truth
 from .readers.counts import read_count
 from .settings import nearest
 
-__all__ = ["DataError", "Report", "counting_columns", "limits", "foreign", "zip_faults",
+__all__ = ["DataError", "Report", "counting_columns", "zip_kinds", "limits", "foreign", "zip_faults",
            "unpack_counting_zip", "archive_entries", "name_faults", "check_layout", "counting_table",
            "decode_picture", "open_picture", "to_rgb", "control_token", "folded_name", "most_unpacked", "picture_key"]
 
 counting_columns = ("images_path", "question", "answer")  # header of main.csv
+# Kind of a ZIP → what the answers of its table are, in words for messages
+zip_kinds = {
+    "counting": "a text with a number in it, such as 'A photo of 3 apples'",
+    "pointing": "a box or a list of boxes, such as '[12, 40, 31, 59] in pixels of 112 x 112'",
+}
 
 # What an archive may hold. Bytes where nothing else is said.
 limits = dict(
@@ -121,6 +130,7 @@ def unpack_counting_zip(
     folder: str | Path,  # an empty folder: pictures, rows.jsonl and report.json are written into it
     strict: bool = False,  # refuse the whole archive for one bad row
     reserve: int = 0,  # bytes of the disk that must stay free
+    kind: str = "counting",  # what its answers are, a key of `zip_kinds`
 ) -> Report:
     "Check a counting ZIP and write its good rows into a folder; `DataError` says why an archive is refused"
     path, folder = Path(path), Path(folder)
@@ -133,7 +143,7 @@ def unpack_counting_zip(
             rows = counting_table(_table_text(archive, entries))  # of main.csv
             store = _PictureStore(folder, most_unpacked(packed_bytes), reserve)
             names = _Names(entries, top)  # finds the file that a row means
-            return _keep_rows(archive, names, rows, store, strict)
+            return _keep_rows(archive, names, rows, store, strict, kind)
     except DataError:
         raise  # it says already what is wrong; as a ValueError it would be caught below
     except zip_faults as fault:  # whatever `zipfile` raises on broken input, such as a ValueError
@@ -666,6 +676,7 @@ def _keep_rows(
     rows,  # of main.csv: (line number, image path, question, answer)
     store,  # `_PictureStore` that writes into the new folder
     strict,  # refuse the archive for the first bad row instead of leaving such rows out
+    kind,  # what the answers are, a key of `zip_kinds`
 ):
     """Write the pictures of the good rows, rows.jsonl and report.json into the store's folder.
 
@@ -681,15 +692,17 @@ def _keep_rows(
         for start in range(0, len(rows), _rows_at_a_time):
             batch = rows[start:start + _rows_at_a_time]
             # of each row: the ZipInfo of its picture, or the `DataError` that it is
-            entries = [_or_error(_entry_of_row, names, row, notes) for row in batch]
+            entries = [_or_error(_entry_of_row, names, row, notes, kind) for row in batch]
             # Decodes and writes their pictures, and puts what came of each into `store.results`.
             _keep_new_pictures(archive, store, pool, batch, entries)
 
             for (number, image, question, answer), entry in zip(batch, entries):
-                # (file, `picture_key`), or what is wrong with the row or its picture
+                # (file, `picture_key`, size), or what is wrong with the row or its picture
                 result = entry if isinstance(entry, DataError) else store.results[entry.filename]
+                if kind == "pointing" and not isinstance(result, DataError):
+                    result = _or_error(_with_boxes_of_its_shape, result, answer)
                 if not isinstance(result, DataError):
-                    file, key = result
+                    file, key, _ = result
                     kept.append(dict(row=number, file=file, question=question, answer=answer, picture=key))
                 elif strict:
                     raise DataError(result.code, result.message, row=number, entry=image) from result
@@ -786,10 +799,18 @@ def _entry_of_row(
     names,  # `_Names` of the archive's files
     row,  # (line number, image path, question, answer)
     notes,  # Counter, sentence -> number of rows; counts a name that differs from the entry's
+    kind,  # what the answers are, a key of `zip_kinds`
 ):
     "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
     _, image_path, question, answer = row
-    _check_texts(question, answer)  # `DataError` without a question, or without a count in the answer
+    # Both raise a `DataError`: without a question, and without a count or boxes in the answer.
+    _check_question(question, answer)
+    if kind == "pointing":
+        _check_boxes(answer)
+    else:
+        _check_count(answer)
+        if read_box_truth(answer).size:  # a text such as "[12, 40, 31, 59] in pixels of 112 x 112"
+            notes["the answer is boxes, and was read as a count; a ZIP of kind pointing has boxes"] += 1
 
     # Both may be None: the name in the archive, and a sentence about how it differs from the row's.
     name, note = names.find(image_path)
@@ -810,8 +831,8 @@ def _entry_of_row(
 _decimal_comma = re.compile(r"(?<![\d,])\d+,\d{1,2}(?![\d,])")  # "2,5", but not "2,500" or "1,2,3"
 
 
-def _check_texts(question, answer):
-    "Raise `DataError` unless a row has a question that a model can be asked and an answer that holds a count"
+def _check_question(question, answer):
+    "Raise `DataError` unless a row has an answer, and a question that a model can be asked"
     if not question or not answer:
         raise DataError("row.empty", "question or answer is empty")
     if question.count("<image>") > 1:
@@ -821,11 +842,43 @@ def _check_texts(question, answer):
     if token:
         raise DataError("row.tokens", f"the question holds {token}, a control token of the models")
 
+
+def _check_count(answer):
+    "Raise `DataError` unless an answer holds a count"
     decimal = _decimal_comma.search(answer)
     if decimal:  # "2,5" may mean two and a half, as in German, or the two numbers 2 and 5
         raise DataError("row.count", f"{decimal[0]!r} in the answer {answer[:60]!r} is no count, or two")
     if read_count(answer) is None:
         raise DataError("row.count", f"no count in the answer {answer[:60]!r}: no answer could be right")
+
+
+def _check_boxes(answer):
+    "Raise `DataError` unless an answer is boxes that lie in a picture, with their scale and its size"
+    truth = read_box_truth(answer)
+    if not truth.boxes or not truth.size:
+        expected = f"expected {zip_kinds['pointing']}"
+        raise DataError("row.boxes", f"no boxes in the answer {answer[:60]!r}: {expected}")
+    width, height = unit_of(truth.scale, truth.size)  # the right and the lower edge, as the boxes write them
+    for box in truth.boxes:
+        left, top, right, bottom = box
+        fault = box_fault(box)  # such as swapped corners, or None
+        if fault is None and not (left >= 0 and top >= 0 and right <= width and bottom <= height):
+            fault = "outside the picture"
+        if fault:
+            raise DataError("row.boxes", f"{fault} in the answer {answer[:60]!r}: no answer could be right")
+
+
+def _with_boxes_of_its_shape(stored, answer):
+    """Return what the store knows of a picture, if the boxes of `answer` belong to a picture of its shape.
+
+    `stored` is (file, key, size). Raises `DataError` otherwise: the boxes may be of another picture, or of
+    this one before it was turned by a quarter."""
+    _, _, size = stored
+    said = read_box_truth(answer).size
+    if not have_same_shape(said, size):
+        sizes = f"{said[0]} x {said[1]}, and it has {size[0]} x {size[1]}"
+        raise DataError("row.boxes", f"the answer's boxes are of a picture of {sizes}: another shape")
+    return stored
 
 
 class _PictureStore:
@@ -836,7 +889,8 @@ class _PictureStore:
         reserve: int,  # bytes of the disk that must stay free, for other programs
     ):
         self.folder, self.most, self.reserve = folder, most, reserve
-        self.results = {}  # name of the entry -> (file, `picture_key`), or the DataError that it is
+        # name of the entry -> (file, `picture_key`, (width, height)), or the DataError that it is
+        self.results = {}
         self.written = 0  # bytes so far
         self.writing = threading.Lock()  # held by the thread that writes
 
@@ -863,7 +917,7 @@ class _PictureStore:
 
         self.write(name, data)
         # `picture_key`: a hash of the pixels, by which a run keeps equal pictures on one side of its split
-        self.results[entry_name] = (name, picture_key(image))
+        self.results[entry_name] = (name, picture_key(image), image.size)
 
     def write(self,
         name: str,  # of a new file

@@ -508,7 +508,7 @@ def check_options():
     return [
         (["path"], dict(help="a .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet")),
         (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa",
-                          help="what the rows hold")),
+                          help="what the rows hold; a ZIP has counts, or boxes where pointing is said")),
         option("image_dir", help="where picture paths begin; beside the file if not given"),
         option("reward", help="under which truths are tried; the task's own if not given"),
         option("val_data", help="a file that must not share a picture with this one"),

@@ -458,16 +458,16 @@ def _vqa_records(kept, task):
 
 def read_task_rows(
     path: str | Path, # counting ZIP, what was unpacked from one, or a file of rows
-    task: str, # counting, vqa or pointing
+    task: str, # counting, vqa, pointing or zoom
     image_dir: str | Path | None = None, # where picture paths begin; None: beside the file
     keys: str | dict | None = None, # which column holds what, such as "question=problem image=scan"
     skip_bad_rows: bool = False, # leave bad rows of a table out; those of a ZIP always are
 ): # datasets.Dataset; the report of what was kept and left out
     "Read the rows that a run on `task` is trained on or evaluated with"
     is_table = Path(path).suffix.lower() in table_suffixes
-    if task != "counting" or is_table:
+    if task == "vqa" or is_table:
         return read_vqa(path, image_dir, keys, skip_bad_rows, task)
-    return unpacked_counting_zip(path) # into the cache, where it is read
+    return unpacked_counting_zip(path, task) # into the cache, where it is read
 
 def _stored(picture, convert):
     """A picture, given as a path or bytes, as the dict of `bytes` and `path` in which `datasets` stores it.
@@ -1159,6 +1159,7 @@ def read_counting_zip(
     path: str | Path, # the archive
     out_dir: str | Path, # new folder for the pictures and their table
     strict: bool = False, # refuse the archive for one bad row
+    task: str = "counting", # what its rows are for: counting and zoom have counts as answers, pointing boxes
 ): # datasets.Dataset; `Report` of the rows that were kept and left out
     "Unpack a counting ZIP into a new folder and load it as a data set; every picture is checked on the way"
     path, out_dir = Path(path), Path(out_dir)
@@ -1169,22 +1170,27 @@ def read_counting_zip(
     # `new_folder` gives a hidden folder that becomes `out_dir` when all is written. Not durable: forcing many
     # files to the disk takes long, and after a power cut they can be unpacked again.
     with new_folder(out_dir, existing="none", manifest=False, durable=False) as aside:
-        report = unpack_counting_zip(path, aside, strict)
-    return load_counting(out_dir), report
+        report = unpack_counting_zip(path, aside, strict, kind=_kind_of_zip(task))
+    return load_counting(out_dir, task), report
+
+def _kind_of_zip(task):
+    "What the answers in a ZIP for this task are, a key of `archive.zip_kinds`"
+    return "pointing" if task == "pointing" else "counting"
 
 def load_counting(
     folder: str | Path, # written by `read_counting_zip`
+    task: str = "counting", # what its rows are for
 ): # datasets.Dataset
     "Load an unpacked counting ZIP as a data set; its pictures stay on disk until a row is read"
     folder = Path(folder).resolve()
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
-        return _dataset(_counting_records(file, folder))
+        return _dataset(_counting_records(file, folder, task))
 
-def _counting_records(lines, folder):
+def _counting_records(lines, folder, task):
     "Yield one row of a data set, a dict, for each line of an unpacked counting ZIP's table `rows.jsonl`"
     for line in lines:
         row = json.loads(line)
-        sample = Sample(row["question"], row["answer"], [], "counting", row["row"])
+        sample = Sample(row["question"], row["answer"], [], task, row["row"])
         # Not `folder / file`: there may be 100,000 rows, and joining texts is several times as fast.
         path = f"{folder}{os.sep}{row['file']}"
         yield _record(sample, [{"bytes": None, "path": path}])
@@ -1192,6 +1198,7 @@ def _counting_records(lines, folder):
 # %% ../nbs/01_data.ipynb #n19a0c4e1
 def unpacked_counting_zip(
     path: str | Path, # the archive, or a folder that holds one unpacked
+    task: str = "counting", # what its rows are for: counting and zoom have counts as answers, pointing boxes
 ): # datasets.Dataset; `Report` of the rows that were kept and left out
     """A counting ZIP as a data set.
 
@@ -1201,12 +1208,14 @@ def unpacked_counting_zip(
     if not folder.is_dir(): # else the ZIP was unpacked into it before
         with open(path, "rb") as file:
             key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        folder = cache_dir() / f"data-{key}"
+        # Which rows are good depends on what the answers shall be, so each kind has a folder of its own.
+        prefix = "data" if _kind_of_zip(task) == "counting" else f"data-{_kind_of_zip(task)}"
+        folder = cache_dir() / f"{prefix}-{key}"
         if not folder.exists():
             try:
-                return read_counting_zip(path, folder) # unpacks it into `folder`
+                return read_counting_zip(path, folder, task=task) # unpacks it into `folder`
             except FileExistsError:
                 # Another process of the same run has made it meanwhile. It appears complete, by a rename.
                 pass
     report = json.loads((folder / "report.json").read_text())
-    return load_counting(folder), Report(**report)
+    return load_counting(folder, task), Report(**report)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-from .archive import DataError, Report, unpack_counting_zip
+from .archive import DataError, Report, unpack_counting_zip, zip_kinds
 from .data import load_counting, preflight, split_by_picture, vqa_dataset, with_good_truths
 from .pointing import in_scale_of, with_good_boxes
 from .rewards import load_reward
@@ -49,7 +49,8 @@ class DataCheck:
 
 def check_file(
     path: str | Path,  # .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet
-    kind: str = "vqa",  # of the rows: vqa, preferences, counting or pointing; a ZIP is always counting
+    # of the rows: vqa, preferences, counting or pointing; a ZIP is pointing if that is said, else counting
+    kind: str = "vqa",
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     keys: str | dict | None = None,  # which column holds what, such as "question=problem image=scan"
     reward: str = None,  # that the true answers must be able to earn; None: the reward of the kind
@@ -73,8 +74,8 @@ def check_file(
             if keys:
                 # The columns of a ZIP are fixed: if `keys` were ignored, the user would think they were used.
                 raise SettingsError("keys: a counting ZIP has the columns of its contract")
-            kind = "counting"  # whatever the caller says: a ZIP holds nothing else
-            check, dataset, rows = _counting(path, reward, strict, Path(work) / "data")
+            kind = _kind_of_zip(kind)
+            check, dataset, rows = _counting(path, kind, reward, strict, Path(work) / "data")
         elif kind == "preferences":
             check, dataset, rows = _preferences(path, image_dir, keys, skip_bad_rows)
         else:
@@ -99,6 +100,11 @@ def _is_archive(path):
     return path.suffix.lower() == ".zip" or path.is_dir()
 
 
+def _kind_of_zip(kind):
+    "What the answers in a ZIP are, a key of `archive.zip_kinds`: counts unless boxes were asked for"
+    return kind if kind in zip_kinds else "counting"
+
+
 def _look_for_leaks(
     rows,  # of this file: (row number, object with `pictures`)
     others,  # of the file that is compared, in the same form
@@ -120,7 +126,7 @@ def _rows_of(path, kind, image_dir, keys, work):
 
     An archive is unpacked into the folder `work`; the other arguments are those of `check_file`."""
     if _is_archive(path):
-        _, _, rows = _unpacked(path, work, strict=False)
+        _, _, rows = _unpacked(path, work, _kind_of_zip(kind), strict=False)
     elif kind == "preferences":
         rows, _ = inspect_preferences(path, image_dir, keys)
     else:
@@ -131,6 +137,7 @@ def _rows_of(path, kind, image_dir, keys, work):
 def _unpacked(
     path,  # a counting ZIP, or a folder that one was unpacked into
     work,  # new folder that a ZIP is unpacked into
+    kind,  # what its answers are, a key of `zip_kinds`
     strict,  # refuse a ZIP for one bad row
 ):
     """Unpack a counting ZIP, or find what was unpacked from one.
@@ -147,7 +154,8 @@ def _unpacked(
         raise DataError("zip.missing", f"no such file: {path.name}")
     else:
         work.mkdir()
-        report = unpack_counting_zip(path, work, strict)  # writes rows.jsonl and the pictures into `work`
+        # Writes rows.jsonl and the pictures into `work`.
+        report = unpack_counting_zip(path, work, strict, kind=kind)
         folder = work
 
     rows = []  # in the form of `inspect_vqa`, as far as `leaks` needs it to compare two files
@@ -160,19 +168,20 @@ def _unpacked(
 
 def _counting(
     path,  # a counting ZIP, or a folder that one was unpacked into
-    reward,  # name of the reward that the true answers must be able to earn; None: that of counting
+    kind,  # what its answers are, a key of `zip_kinds`
+    reward,  # name of the reward that the true answers must be able to earn; None: that of the kind
     strict,  # refuse a ZIP for one bad row
     work,  # new folder that a ZIP is unpacked into
 ):
     """Check the rows of a counting ZIP.
 
     Returns the `DataCheck`, the data set, and the rows as (row number, object with `pictures`)."""
-    folder, report, rows = _unpacked(path, work, strict)
-    check = DataCheck(report, "counting")
-    dataset = load_counting(folder)
+    folder, report, rows = _unpacked(path, work, kind, strict)
+    check = DataCheck(report, kind)
+    dataset = load_counting(folder, kind)
     # `skip=False`: bad rows of a ZIP were left out already, but an answer that gets nothing from this reward
     # stops a run.
-    _try_truths(dataset, reward or "counting", skip=False, check=check)
+    _try_truths(dataset, reward or kind, skip=False, check=check)
     return check, dataset, rows
 
 

@@ -6,8 +6,8 @@ no decorators, since chapter 09 cuts these functions out into reward files that 
 not. For that reason the matching is written out here and not taken from SciPy; the tests compare it with
 trying all matchings."""
 
-__all__ = ["scales", "scale_of_family", "good_overlap", "unit_of", "rescaled", "of_corner_and_size", "area",
-           "overlap", "centre", "is_inside", "box_fault", "best_matching", "matched", "scale_that_fits"]
+__all__ = ["scales", "scale_of_family", "good_overlap", "unit_of", "rescaled", "have_same_shape",
+           "of_corner_and_size", "area", "overlap", "centre", "is_inside", "box_fault", "best_matching", "matched", "scale_that_fits"]
 
 # How models write a coordinate, and what stands for a whole side
 scales = ("pixels", "thousandths", "fractions")
@@ -46,6 +46,23 @@ def rescaled(
         side = place % 2  # 0 (width) for an x, 1 (height) for a y: the two alternate in `numbers`
         converted.append(number / unit[side] * other[side])
     return tuple(converted)
+
+
+# The largest relative difference between the sides' ratios of two sizes of one picture
+_same_shape = 0.02
+
+
+def have_same_shape(
+    size: tuple,  # width and height of a picture
+    other: tuple,  # the same of another one, or of the same picture in another size
+) -> bool:
+    """Whether two sizes have the same ratio of width and height, as a picture has before and after resizing
+
+    The ratios may differ a little, since sides are rounded to whole pixels."""
+    if not all((*size, *other)):
+        return False  # a text may say that a picture has 0 pixels
+    ratio = size[0] / size[1]
+    return abs(ratio * other[1] / other[0] - 1) <= _same_shape
 
 
 def of_corner_and_size(

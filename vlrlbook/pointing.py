@@ -17,7 +17,8 @@ from .archive import DataError
 from .core import Sample
 from .data import disc_colours
 from .folders import write_whole
-from .geometry import box_fault, centre, matched, of_corner_and_size, rescaled, scale_of_family, unit_of
+from .geometry import box_fault, centre, have_same_shape, matched, of_corner_and_size, rescaled
+from .geometry import scale_of_family, unit_of
 from .readers.boxes import box_truth, read_box_truth, read_boxes
 from .rows.columns import is_nothing
 from .rows.files import read_rows
@@ -142,9 +143,6 @@ def shown_size(
     return width, height
 
 
-same_shape = 0.02  # largest relative difference between the sides' ratios of two sizes of one picture
-
-
 def scaled_truth(
     answer: str,  # a row's truth
     size: tuple,  # width and height of its picture in pixels
@@ -178,7 +176,7 @@ def _checked_truth(answer, size, row):
     if not truth.size or not truth.boxes:
         expected = "expected such as '[12, 40, 31, 59] in pixels of 112 x 112'"
         raise DataError("box.truth", f"{answer[:60]!r}: {expected}", row=row)
-    if not _same_ratio(truth.size, size):
+    if not have_same_shape(truth.size, size):
         sizes = f"{_size_text(truth.size)}, but the picture has {_size_text(size)}"
         raise DataError("box.size", f"boxes in a picture of {sizes}: another shape", row=row)
     return truth
@@ -191,14 +189,6 @@ def _truth_of(row):
         raise DataError("box.pictures", f"{len(pictures)} pictures, expected one", row=number)
     size = _size_of(pictures[0])
     return _checked_truth(row["answer"], size, number), size
-
-
-def _same_ratio(size, other):
-    """Whether two sizes have the same ratio of width and height, as a picture has before and after resizing
-
-    The ratios may differ a little, since sides are rounded to whole pixels."""
-    ratio = size[0] / size[1]
-    return abs(ratio * other[1] / other[0] - 1) <= same_shape
 
 
 def _size_text(size):
@@ -536,12 +526,12 @@ def draw_boxes(
     return canvas
 
 
-def _draw_answer(draw, text, number, colour, truths_on_canvas, unit, size):
+def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
     """Draw one answer on a picture: its boxes, each with the answer's number and the IoU, or its points
 
     `unit` is the whole width and height as the answer writes them, `size` the same in pixels of the canvas.
     What lies outside the picture cannot be seen."""
-    answer_boxes = read_boxes(text)
+    answer_boxes = read_boxes(answer)
     boxes = [rescaled(box, unit, size) for box in answer_boxes.boxes]
     partners = {}  # place of a box → (the true box that it is paired with, their IoU)
     for box_place, truth_place, iou in matched(boxes, truths_on_canvas):
@@ -554,7 +544,9 @@ def _draw_answer(draw, text, number, colour, truths_on_canvas, unit, size):
         # without a partner the line ends where it begins
         partner, iou = partners.get(box_place, (box, 0.0))
         draw.line([centre(box), centre(partner)], fill=colour, width=1)
-        _label(draw, box, number, f"{number}: {iou:.2f}", colour, font)
+        # without a truth, as of a picture that a user asks about, there is no IoU to tell
+        text = f"{number}: {iou:.2f}" if truths_on_canvas else str(number)
+        _label(draw, box, number, text, colour, font)
     for point in answer_boxes.points:
         x, y = rescaled(point, unit, size)
         draw.ellipse([x - 4, y - 4, x + 4, y + 4], outline=colour, width=2)  # a small circle

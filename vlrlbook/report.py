@@ -9,9 +9,11 @@ from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
+from .compared import compared_figures
 from .core import RunLog, blue, figure, green, smooth
 from .folders import write_whole
 from .marking import counted, merged
+from .readers.turns import on_one_line
 from .settings import GRPOSettings, SettingsError, read_settings, reward_without_paths
 from .verdict import outcomes, read_verdict
 
@@ -81,7 +83,7 @@ class StageCards:
         self.pictures = kept.get("pictures", [])  # dicts with image (data URL), question, answer (the truth)
         # Dicts with when (first, middle, last), step, and the model's answers: `greedy` and `sampled` hold a
         # list of texts for each picture, `greedy` a list of one.
-        self.stages = kept.get("stages", [])
+        self.stages = [_on_one_line(stage) for stage in kept.get("stages", [])]
 
     def said(self,
         stage: dict,  # one of `stages`
@@ -117,6 +119,14 @@ class StageCards:
                 cells.append("<br>".join([f"<b>{best_guess}</b>", *samples]))
             rows.append(cells)
         return _table(heads, rows)
+
+
+def _on_one_line(stage):
+    "A stage whose answers of several turns (task zoom) are on one line each; others stay as they are"
+    answers = {}
+    for how in ("greedy", "sampled"):
+        answers[how] = [list(map(on_one_line, texts)) for texts in stage[how]]
+    return stage | answers
 
 
 def stage_table(
@@ -236,23 +246,16 @@ def _comparison(results):
     """An HTML table of the measures before and after training, with the gain and its interval
 
     A row for each way of asking (greedy, sampled, …) and each measure."""
-    # Name of a measure in results.json → words for the table
-    measures = dict(exact_accuracy="right", verbatim_accuracy="to the letter", mean_reward="mean reward")
     rows = []
-    gains = results.get("gain") or {}  # way of asking → measure → after minus before
-    for way, gain in gains.items():
-        before, after = results["before"][way], results["after"][way]
-        for measure, words in measures.items():
-            if measure not in gain or before.get(measure) is None:  # it was not measured
-                continue
-            low, high = gain[f"{measure}_ci95"]
-            # JSON has no NaN: an interval that could not be computed, as for one picture, is read as None.
-            interval = "none" if low is None else f"{low:+.3f} to {high:+.3f}"
-            # The method of the interval; older runs did not keep it, and knew the normal one alone.
-            method = gain.get(f"{measure}_interval", "normal")
-            way_words = "best guess" if way == "greedy" else way
-            rows.append([way_words, words, f"{before[measure]:.3f}", f"{after[measure]:.3f}",
-                         f"<b>{gain[measure]:+.3f}</b>", f"{interval} ({_text(method)})"])
+    for row in compared_figures(results):
+        if row["before"] is None:  # it was not measured
+            continue
+        interval = "none"
+        if row["ci95"]:
+            low, high = row["ci95"]
+            interval = f"{low:+.3f} to {high:+.3f}"
+        rows.append([row["asked"], row["words"], f"{row['before']:.3f}", f"{row['after']:.3f}",
+                     f"<b>{row['gain']:+.3f}</b>", f"{interval} ({_text(row['interval'])})"])
     return _table(["asked", "measure", "before", "after", "gain", "95 % interval"], rows)
 
 
@@ -300,7 +303,7 @@ def _flips(kept):
     for flip in kept.get("flips", []):
         kind = "became right" if flip["became_right"] else "became wrong"
         # As HTML, each at most 60 characters
-        before, after, truth = (_text(flip[name], 60) for name in ("before", "after", "answer"))
+        before, after, truth = (_text(on_one_line(flip[name]), 60) for name in ("before", "after", "answer"))
         words = f"<b>{kind}</b><br>{before} → {after}<br>truth: {truth}"
         image = _image(flip["image"], width=84)
         cards.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")

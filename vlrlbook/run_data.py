@@ -8,7 +8,7 @@ from .data import drawn_questions, picture_key, read_task_rows, split_by_picture
 from .data import to_dataset, with_good_truths, with_system_turn
 from .pointing import drawn_for, in_scale_of
 from .rewards import check_reward, load_reward
-from .settings import GRPOSettings, SettingsError, largest_batch, whole_groups
+from .settings import GRPOSettings, SettingsError, drawn_rows_of_an_epoch, largest_batch, whole_groups
 from .zoom import synthetic_zoom
 
 __all__ = ["held_out_seed", "frozen_seed", "drawn_apart", "load_data", "cost"]
@@ -17,7 +17,6 @@ __all__ = ["held_out_seed", "frozen_seed", "drawn_apart", "load_data", "cost"]
 held_out_seed = 2**20  # of the held-out pictures on which chapter 05 evaluates a run
 frozen_seed = 2**21  # of the pictures on which chapter 06 evaluates all runs
 SEED_STEP = 2**32  # added to a seed for each new draw; larger than any seed that a user gives
-ROWS_OF_AN_EPOCH = 2000  # drawn if a run counts epochs instead of steps: drawn rows have no natural number
 
 
 def drawn_apart(
@@ -89,7 +88,7 @@ def _drawn(settings):
     draw = _drawing_function(settings)  # (n, seed) → list of `Sample`
     steps = settings.max_steps
     # Without a number of steps (-1) the run takes a number of epochs over as many rows as are drawn here.
-    n = steps * settings.prompts_per_step if steps > 0 else ROWS_OF_AN_EPOCH
+    n = steps * settings.prompts_per_step if steps > 0 else drawn_rows_of_an_epoch
     held_out = draw(settings.eval_samples, seed=held_out_seed)
     frozen = draw(settings.eval_samples, seed=frozen_seed)
     train = drawn_apart(draw, n, settings.seed, held_out + frozen)

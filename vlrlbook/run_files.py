@@ -295,7 +295,9 @@ def _gain_table(results):
     yield "| --- | --- | --- | --- |"
     for how, gained in results["gain"].items():  # "greedy", "sampled"
         before, after = results["before"][how], results["after"][how]
-        for metric in ("exact_accuracy", "mean_reward"):
+        # boxes are judged by their overlap, so it comes first
+        with_overlap = ["mean_iou"] if "mean_iou" in gained else []
+        for metric in (*with_overlap, "exact_accuracy", "mean_reward"):
             low, high = gained[f"{metric}_ci95"]
             change = f"{gained[metric]:+.3f} ({low:+.3f} to {high:+.3f})"
             values = f"{before[metric]:.3f} | {after[metric]:.3f}"

@@ -6,12 +6,14 @@ Written by hand, not exported from a notebook."""
 import json
 import os
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
+from statistics import stdev
 
 from transformers import TrainerCallback
 
-from .answers import generate_answers, predict
-from .core import Rollout, RolloutGroup, RunLog, thumbnail
+from .answers import data_url, generate_answers, predict
+from .core import Rollout, RolloutGroup, RunLog, mean_of
 from .folders import write_json, write_whole
 from .pointing import with_boxes_drawn
 from .readers.turns import on_one_line
@@ -19,9 +21,12 @@ from .rewards import advantages, is_right, load_reward, on_batch
 from .zoom import Eye, with_looks_drawn
 from .zoom_turns import eye_for
 
-__all__ = ["Completions", "HeldOutReward", "Recorder", "SamePictures", "chosen_pictures", "told_together"]
+__all__ = ["Completions", "HeldOutReward", "Recorder", "SamePictures", "scaled_advantages", "chosen_pictures",
+           "told_together"]
 
-THUMBNAIL = 160  # pixels of the longer side of a picture in a file for the web page or the report
+# Pixels of the longer side of a picture in a file for the web page or the report. A picture of task zoom has
+# what was looked at beside it, in a third of its height, which would be too small to be seen.
+THUMBNAIL, THUMBNAIL_WITH_LOOKS = 160, 400
 
 
 def told_together(
@@ -110,9 +115,11 @@ class Recorder:
         every: int = 1,  # steps from one writing of the file to the next
         most: int = 4,  # groups in the file
         eye: Eye = None,  # of a model that looks twice, see `zoom_turns.eye_for`
+        scale: str = "group",  # the run's `scale_rewards`: by whose spread its advantages are divided
     ):
         "Keep nothing yet; `path`, `every` and `most` are for the file that the web page reads"
         self.group_size, self.path, self.every, self.most, self.eye = group_size, path, every, most, eye
+        self.scale = scale
         # For the end of the run, one group of answers of each batch of these three: "1 first", "2 middle"
         # (half of the steps done) and "3 last", as `RolloutGroup`s.
         self.kept = {}
@@ -121,9 +128,11 @@ class Recorder:
         "Record a batch: whole groups, one after the other; `parts` is each answer's reward by parts"
         step, last_step, G = state.global_step, state.max_steps, self.group_size
         title = f"step {step + 1} of {last_step}"
+        of_answers = scaled_advantages([part["overall"] for part in parts], G, self.scale)
         groups = []
         for i in range(0, len(texts), G):
-            groups.append(self._group(texts[i:i + G], parts[i:i + G], samples[i], title))
+            rows = slice(i, i + G)  # of the group
+            groups.append(self._group(texts[rows], parts[rows], of_answers[rows], samples[i], title))
 
         # Where all answers of a group earn the same, there is nothing to show: prefer a group with
         # advantages.
@@ -148,9 +157,8 @@ class Recorder:
             return "2 middle"
         return "3 last"
 
-    def _group(self, texts, parts, sample, title):
+    def _group(self, texts, parts, of_answers, sample, title):
         "The answers to one sample, with rewards and advantages, as a `RolloutGroup`"
-        of_answers = advantages([part["overall"] for part in parts])
         rollouts = []
         for text, part, advantage in zip(texts, parts, of_answers):
             rollouts.append(Rollout(on_one_line(text), part, advantage))
@@ -160,7 +168,8 @@ class Recorder:
         "A group for the file: question, right answer, answers, and the first picture as a data URL"
         sample = group.sample
         answers = [asdict(rollout) for rollout in group.rollouts]
-        return dict(question=sample.question, truth=sample.answer, image=_data_url(sample), answers=answers)
+        return dict(row=sample.row, question=sample.question, truth=sample.answer, image=_data_url(sample),
+                    answers=answers)
 
     def rows(self) -> list:
         "The kept groups as plain dictionaries, pictures left out"
@@ -173,6 +182,29 @@ class Recorder:
             row["rollouts"] = [asdict(rollout) for rollout in group.rollouts]
             rows.append(row)
         return rows
+
+
+def scaled_advantages(
+    rewards: list,  # of whole groups, one after the other; None for an answer that is left out
+    group_size: int,  # G
+    scale: str = "group",  # by whose spread they are divided: group, batch, or none, as the run's setting
+) -> list:  # same length; 0 for what is left out
+    "The advantages of a batch as TRL (1.16) computes them under `scale_rewards`"
+    if scale == "group":
+        groups = [rewards[i:i + group_size] for i in range(0, len(rewards), group_size)]
+        return list(chain(*map(advantages, groups)))
+    centred = []
+    for i in range(0, len(rewards), group_size):
+        group = rewards[i:i + group_size]
+        paid = [reward for reward in group if reward is not None]
+        mean = mean_of(paid) if paid else 0.0
+        centred += [0.0 if reward is None else reward - mean for reward in group]
+    if scale == "none":
+        return centred
+    paid = [reward for reward in rewards if reward is not None]
+    # the same number that TRL adds, so that nothing is divided by 0
+    deviation = (stdev(paid) if len(paid) > 1 else 0.0) + 1e-4
+    return [value / deviation for value in centred]
 
 
 def chosen_pictures(
@@ -276,6 +308,5 @@ def _data_url(sample):
     "The first picture of a sample, made small, as a data URL; None where it has none"
     if not sample.images:
         return None
-    tag = thumbnail(sample.images[0], THUMBNAIL)  # <img src="data:…" …>
-    _, url, *_ = tag.split('"')
-    return url
+    side = THUMBNAIL_WITH_LOOKS if sample.task == "zoom" else THUMBNAIL
+    return data_url(sample.images[0], side)

@@ -21,7 +21,7 @@ from .folders import write_whole
 
 __all__ = ["SettingsError", "nearest", "as_type", "finite_number", "read_settings", "flag_names",
            "named_options", "names_since", "settings_help", "size_by_model", "Settings", "answers_a_step",
-           "whole_groups_problem", "largest_batch", "presets", "by_task", "GRPOSettings", "trained_rewards",
+           "whole_groups_problem", "largest_batch", "drawn_rows_of_an_epoch", "presets", "by_task", "GRPOSettings", "trained_rewards",
            "reward_without_paths", "untrained_reward", "whole_groups", "service_settings", "save_settings",
            "names_and_values", "load_settings"]
 
@@ -419,6 +419,9 @@ def largest_batch(
 
 
 # GRPO
+
+# Rows that are drawn where a run counts epochs and not steps: drawn pictures have no natural number.
+drawn_rows_of_an_epoch = 2000
 
 # size → {setting: its value where None was given}, for all tasks
 presets = {

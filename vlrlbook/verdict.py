@@ -14,6 +14,7 @@ from pathlib import Path
 from .marking import best_blind, blind_metrics, by_group, columns, gains, group_names, guess_task
 from .marking import flip_mark, grade, losing_groups, main_mark, pictures_of, said_as, score_rows, seeing_gain
 from .metrics import difference, flips, metric, with_interval
+from .readers.turns import last_turn
 from .rewards import known_rewards, load_reward
 from .settings import by_task
 
@@ -213,7 +214,8 @@ def commonest(
     answer_classes = [class_of[text] for text, _ in pairs]
     true_classes = [class_of[truth] for _, truth in pairs]
     top, count = Counter(answer_classes).most_common(1)[0]
-    texts = Counter(text.strip() for text, _ in pairs if class_of[text] == top)  # its wordings
+    # Its wordings; of an answer with calls of a tool what stands behind the last one.
+    texts = Counter(last_turn(text).strip() for text, _ in pairs if class_of[text] == top)
     # answers to the pictures for which the commonest is wrong
     where_wrong = [own for own, truth in zip(answer_classes, true_classes) if truth != top]
     return dict(

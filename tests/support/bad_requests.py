@@ -80,6 +80,14 @@ BAD_TEXTS = {
             "How many <image> in <image>?", "3"), "row.tokens": (
                 "How many <|image_pad|> discs?", "3"), "row.count": (
                     "How many?", "many")}
+# what is no answer of boxes, for a picture of 32 x 32 pixels → words of the message
+BAD_BOXES = {
+    "3": "no boxes in the answer", "[1, 2, 3, 4]": "expected a box", "[1, 2, 3] in pixels of 32 x 32": "no boxes",
+    "[9, 2, 3, 4] in pixels of 32 x 32": "swapped corners", "[1, 2, 1, 4] in pixels of 32 x 32": "no area",
+    "[1, 2, 33, 4] in pixels of 32 x 32": "outside the picture", "[-1, 2, 3, 4] in pixels of 32 x 32": "outside the picture",
+    "[0.1, 0.2, 1.5, 0.4] in fractions of 32 x 32": "outside the picture", "[1, 2, 3, 4] in pixels of 64 x 32": "64 x 32, and it has 32 x 32",
+    "[0, 0, 0, 0] in pixels of 0 x 0": "no area", "[1, 2, 3, 4] in thousandths of 0 x 0": "0 x 0, and it has 32 x 32",
+    "[[1, 2, 3, 4], [5, 6]] in pixels of 32 x 32": "no boxes"}
 BAD_PICTURES = {"image.name": ("/etc/passwd", png()), "image.missing": ("b.png", png()),
                 "image.bytes": ("a.png", b"\0" * ((32 << 20) + 1)), "image.pixels": ("a.png", png(7100)),
                 "image.decode": ("a.png", png()[:60]), "row.empty": ("a.png", png()),
@@ -138,4 +146,7 @@ BAD_TRAIN = [
     (dict(training_config=dict(model="/etc/passwd")), "training_config.model"),
     (dict(training_config=dict(lr=1e-4, learning_rate=1e-4)), "training_config.learning_rate"),
     (dict(training_config=dict(batch_size=12, gradient_accumulation_steps=1)), "training_config.batch_size"),
-    (dict(training_config=dict(batch_size=1024)), "training_config.batch_size")]
+    (dict(training_config=dict(batch_size=1024)), "training_config.batch_size"),
+    (dict(training_config=dict(task="pointing")), "train.kind"), (dict(training_config=dict(task="vqa")), "train.kind"),
+    (dict(training_config=dict(max_looks=1)), "training_config.max_looks"), (dict(training_config=dict(loss_type="cispo")), "train.settings"),
+    (dict(training_config=dict(task="zoom", reward_function="counting")), "training_config.reward_function")]

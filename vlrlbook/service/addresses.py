@@ -5,7 +5,9 @@ requests from the document and looks for a status that is not in it. Written by 
 notebook."""
 from dataclasses import dataclass
 
+from ..archive import zip_kinds
 from ..jobs import states
+from ..settings import by_task
 from .refusals import problems
 
 __all__ = ["Endpoint", "endpoints", "codes_of", "archive_codes", "json_codes"]
@@ -45,6 +47,7 @@ _job_codes = ("job.unknown", "ledger.unavailable")  # of whatever looks a job up
 
 _limit = ("limit", "integer", "At most so many, 1 to 500")
 _after = ("after", "string", "`next` of the page before")
+_kind = ("kind", "string", "What the answers are: " + ", ".join(zip_kinds))
 
 endpoints = [
     # before there is anything
@@ -54,12 +57,16 @@ endpoints = [
              errors=("door.path",)),
     Endpoint("GET", "/data-format", "data_format", "Columns, limits and error codes", "formats"),
     Endpoint("GET", "/settings", "settings_form", "What training_config and lora_config may hold",
-             "settings"),
-    Endpoint("GET", "/sample-data", "sample_data", "A ZIP of 60 drawn pictures", "application/zip"),
+             "settings",
+             query=(("task", "string", "Whose defaults and choices: " + ", ".join(by_task)),),
+             errors=_query_codes),
+    Endpoint("GET", "/sample-data", "sample_data", "A ZIP of 60 drawn pictures", "application/zip",
+             query=(_kind,),
+             errors=_query_codes),
 
     # uploads
     Endpoint("POST", "/upload-data", "upload", "Upload a counting ZIP in the field `file`", "upload",
-             query=(("strict", "boolean", "Refuse the archive for one bad row"),),
+             query=(("strict", "boolean", "Refuse the archive for one bad row"), _kind),
              errors=(*archive_codes, *_query_codes)),
     Endpoint("GET", "/files", "files", "Uploads, newest first", "files",
              query=(_limit, _after),

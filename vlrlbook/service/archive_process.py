@@ -46,6 +46,7 @@ def read_upload(
     megabytes: str,  # of memory
     seconds: str,  # of processor time
     reserve_mb: str = "0",  # of the disk that stay free
+    kind: str = "counting",  # what the answers are, a key of `archive.zip_kinds`
 ):
     """Read an archive inside the reading process, and print what came of it as one line of JSON to stdout.
 
@@ -57,7 +58,7 @@ def read_upload(
     os.mkdir(out_dir)
     reserve_bytes = int(reserve_mb) << 20
     try:
-        report = unpack_counting_zip(Path(zip_path), Path(out_dir), strict == "1", reserve_bytes)
+        report = unpack_counting_zip(Path(zip_path), Path(out_dir), strict == "1", reserve_bytes, kind)
     except DataError as error:
         # The error's own code, or that of the limit of this process which caused it.
         code = code_of_limit(error)
@@ -104,13 +105,14 @@ async def read_apart(
     out_dir: Path,  # new folder
     strict: bool,  # refuse for one bad row
     settings: ServiceSettings,  # its limits are used
+    kind: str = "counting",  # what the answers are, a key of `archive.zip_kinds`
 ) -> dict:  # chapter 01's report
     """Read an archive in a process of its own, by `read_upload`, and return the reader's report.
 
     Raises a Problem if the reader refuses the archive, takes too long, or dies of it."""
     code = "import sys; from vlrlbook.service import read_upload; read_upload(*sys.argv[1:])"
     arguments = [zip_path, out_dir, int(strict), settings.intake_mb, settings.intake_seconds,
-                 settings.reserve_mb]
+                 settings.reserve_mb, kind]
     # Only the harmless variables of `_inherited`, no tokens and keys, in case an archive takes the process
     # over. `_one_thread` keeps numerical libraries to one thread, since each reserves memory.
     environment = {name: os.environ[name] for name in _inherited if name in os.environ}

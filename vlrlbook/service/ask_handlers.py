@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..compared import compared_figures
 from ..jobs import JobFolder
 from .log_lines import logger
 from .multipart_file import receive_file
@@ -70,17 +71,21 @@ class AskSide:
     async def verdict(self, request):
         """GET /jobs/{job_id}/verdict: whether the model got better.
 
-        The reply holds an outcome in a word, a sentence, and the questions that led to it. A new run has
-        written its verdict into its results; for an older run it is computed in a process of its own."""
+        The reply holds an outcome in a word, a sentence, the questions that led to it, and the figures before
+        and after. A new run has written its verdict into its results; for an older run it is computed in a
+        process of its own."""
         job, folder = await self._completed(request)  # a Problem unless the job has completed
         if job.job_id not in self.verdicts:
-            verdict = await asyncio.to_thread(_verdict_in_results, folder.result)
+            results = await asyncio.to_thread(_results_in, folder.result)  # {} if there are none
+            verdict = _verdict_in(results)
             if verdict is None:  # the run is of an older version, or its file is damaged
                 verdict = await _run_python(_verdict_code, [folder.result], _longest_verdict)
             # Emptied when it is full: a verdict can always be read or computed again.
             if len(self.verdicts) >= _most_verdicts:
                 self.verdicts.clear()
-            self.verdicts[job.job_id] = verdict
+            # Jobs of older versions name no task: they counted.
+            task = job.parameters.get("task", "counting")
+            self.verdicts[job.job_id] = verdict | dict(task=task, figures=compared_figures(results))
         return reply(self.verdicts[job.job_id])
 
     async def ask(self, request):
@@ -110,12 +115,18 @@ class AskSide:
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
 
-def _verdict_in_results(result):
-    "Read the verdict that a run wrote into its folder `result`; None if an older version or damage left none"
+def _results_in(result):
+    "Read the object that a run wrote into results.json of its folder `result`; {} if damage left none"
     try:
-        verdict = json.loads((result / "results.json").read_text(encoding="utf-8"))["verdict"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        results = json.loads((result / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
+def _verdict_in(results):
+    "Return the verdict that the content of results.json holds; None if an older version or damage left none"
+    verdict = results.get("verdict")
     # A file of another version may hold something else under this name.
     is_complete = isinstance(verdict, dict) and {"outcome", "sentence", "questions"} <= set(verdict)
     return verdict if is_complete else None

@@ -6,13 +6,17 @@ import hmac
 from pathlib import Path
 
 from .. import __version__
-from ..archive import limits
+from ..archive import limits, zip_kinds
+from ..settings import nearest
 from .doors import Doors
 from .options import ServiceSettings
-from .refusals import Problem, problems
+from .refusals import Problem, clean, problems
 from .replies import bytes_reply, file_reply, reply
+from .request_parts import query
 from .sessions import Sessions, session_cookie, session_seconds
 from .strict_json import most_json_bytes
+from .training_form import kind_of_task
+from .upload_handlers import zip_kind
 from .uploads import Uploads
 
 __all__ = ["Front", "web_folder", "sample_zip", "data_format"]
@@ -34,13 +38,16 @@ def web_folder(
 
 
 def sample_zip(
+    kind: str = "counting",  # what the answers are, a key of `archive.zip_kinds`
 ) -> bytes:  # 60 drawn pictures
-    "Draw a data set of 60 pictures to count in, as a ZIP that POST /upload-data takes"
+    "Draw a data set of 60 pictures to count or to point in, as a ZIP that POST /upload-data takes"
     # Imported here, since `..data` loads pandas and `datasets`, without which the server starts sooner.
     import tempfile
     from ..data import synthetic_counting, write_counting_zip
+    from ..pointing import synthetic_pointing
     with tempfile.TemporaryDirectory() as folder:
-        samples = synthetic_counting(60, seed=7)  # any fixed seed: everybody gets the same pictures
+        # Any fixed seed: everybody gets the same pictures.
+        samples = synthetic_pointing(60, seed=7) if kind == "pointing" else synthetic_counting(60, seed=7)
         zip_path = write_counting_zip(samples, Path(folder) / "sample.zip")
         return zip_path.read_bytes()
 
@@ -51,7 +58,7 @@ def data_format(
     "What an upload must look like, and every code that a refusal may carry"
     columns = {"images_path": "a picture's name in the archive, such as images/1.jpg",
                "question": "any text",
-               "answer": "a text with a number in it, such as 'A photo of 3 apples'"}
+               "answer": zip_kinds["counting"]}
     # Taken from where they are enforced: the settings, and `limits` of chapter 01's archive reader.
     shown_limits = dict(
         upload_bytes=settings.upload_mb << 20,
@@ -67,6 +74,8 @@ def data_format(
     return dict(
         format="a ZIP with main.csv and the pictures it names",
         columns=columns,
+        kinds=zip_kinds,  # value of the parameter `kind` of an upload → what its answers are
+        tasks=kind_of_task,  # task → the kind that it trains on; null: on drawn pictures alone
         example=["images_path,question,answer",
                  "images/1.jpg,How many apples are there?,A photo of 3 apples"],
         pictures=["PNG", "JPEG", "WEBP", "BMP", "GIF (one frame)"],
@@ -80,17 +89,17 @@ class Front:
     def __init__(self,
         settings: ServiceSettings,  # whose limits are told
         size: str,  # tiny or gpu: the models that the server trains
-        form: dict,  # group → list of fields, from `request_form`
+        forms: dict,  # task → its form, from `request_form`
         uploads: Uploads,  # their number is shown
         token: str | None,  # that clients must show; None: none is needed
     ):
         "Answer the addresses that need neither an upload nor a job, such as the page for browsers"
         self.settings = settings
         self.size = size
-        self.form = form
+        self.forms = forms
         self.uploads = uploads
         self.token = token
-        self.sample: bytes | None = None  # a ZIP of drawn pictures, made when it is first asked for
+        self.samples = {}  # kind → a ZIP of drawn pictures, made when it is first asked for
 
     async def front(self, request):
         """GET /: the page for a browser, a few facts as JSON for a program.
@@ -147,12 +156,17 @@ class Front:
         return reply(data_format(self.settings))
 
     async def settings_form(self, request):
-        "GET /settings: what a request for training may set"
-        return reply(self.form)
+        "GET /settings: what a request for training may set, with the defaults of a task"
+        task = query(request, task=(str, "counting"))["task"]  # (type, default)
+        if task not in self.forms:
+            shown_task = clean(task, 40)
+            raise Problem("query.value", f"task = {shown_task!r}{nearest(shown_task, list(self.forms))}")
+        return reply(self.forms[task])
 
     async def sample_data(self, request):
         "GET /sample-data: a ZIP of 60 drawn pictures for people who have no data yet"
-        if self.sample is None:  # drawn once, in a thread, since it takes a while
-            self.sample = await asyncio.to_thread(sample_zip)
+        kind = zip_kind(query(request, kind=(str, "counting"))["kind"])  # (type, default)
+        if kind not in self.samples:  # drawn once, in a thread, since it takes a while
+            self.samples[kind] = await asyncio.to_thread(sample_zip, kind)
         headers = {"content-disposition": 'attachment; filename="sample-data.zip"'}
-        return bytes_reply(self.sample, "application/zip", headers)
+        return bytes_reply(self.samples[kind], "application/zip", headers)

@@ -3,6 +3,7 @@
 Written by hand, not exported from a notebook."""
 import asyncio
 
+from ..settings import by_task
 from .ask_handlers import AskSide
 from .front_page import Front
 from .job_handlers import JobSide, StateSide
@@ -36,17 +37,18 @@ class Service:
         self.jobs = jobs
         self.token = token
         self.size = settings.trains  # tiny or gpu
-        self.form = request_form(self.size)  # the settings that a request for training may set
+        # Task → the settings that a request to train it may set.
+        self.forms = {task: request_form(self.size, task) for task in by_task}
         self.uploads = Uploads(settings.data_dir, jobs.clock)
         self.stopping = asyncio.Event()  # set when the server stops
         # Shared by reading archives and making notebooks into pages: each takes a whole processor.
         self.readers = asyncio.Semaphore(_at_once)
 
         # Each answers some of the addresses.
-        self.front_side = Front(settings, self.size, self.form, self.uploads, token)
+        self.front_side = Front(settings, self.size, self.forms, self.uploads, token)
         self.upload_side = UploadSide(settings, self.uploads, jobs, self.readers)
         self.state_side = StateSide(jobs)
-        self.job_side = JobSide(jobs, self.uploads, self.state_side, self.size, self.form,
+        self.job_side = JobSide(jobs, self.uploads, self.state_side, self.size, self.forms,
                                 settings.stall_seconds)
         logs = RunLogs()
         self.result_side = ResultSide(settings, jobs, self.readers, logs)

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 
+from ..archive import zip_kinds
 from ..folders import write_json
 from ..jobs import JobFolder, states, train_command
 from ..settings import nearest
@@ -16,12 +17,13 @@ from .refusals import Problem, clean
 from .replies import bytes_reply, empty_reply, encoded, reply
 from .request_parts import json_body, query
 from .results import add_outlook, job_reply
+from .training_form import kind_of_task
 from .training_plan import plan_with_length
-from .training_requests import read_request
+from .training_requests import read_request, refuse_clashes, requested_task
 from .upload_handlers import page_limit
 from .uploads import Uploads
 
-__all__ = ["after_you", "gentle", "JobSide", "StateSide"]
+__all__ = ["after_you", "gentle", "JobSide", "StateSide", "refuse_other_kind"]
 
 # A program that lowers its own priority and then becomes the program that its arguments name.
 after_you = """
@@ -145,7 +147,7 @@ class JobSide:
         uploads: Uploads,  # what may be trained on
         states_of_jobs: StateSide,  # forgets a job that is changed here
         size: str,  # tiny or gpu: the models that the server trains
-        form: dict,  # group → list of fields, from `request_form`
+        forms: dict,  # task → its form, from `request_form`
         stall_seconds: float = 30.0,  # in which a request's body must have come
     ):
         "Answer the addresses that start, list and change jobs"
@@ -154,7 +156,7 @@ class JobSide:
         self.stall_seconds = stall_seconds
         self.states_of_jobs = states_of_jobs
         self.size = size
-        self.form = form
+        self.forms = forms
         self.command = gentle(size)  # command line of the trainer; None: the usual one of `vlrlbook.jobs`
 
     async def train(self, request):
@@ -163,7 +165,8 @@ class JobSide:
         if key is not None and not re.fullmatch(r"[!-~]{1,200}", key):
             raise Problem("idempotency.key", "expected 1 to 200 printable characters without spaces")
         body = await json_body(request, seconds=self.stall_seconds)
-        train_request = read_request(body, self.form)  # job_name, data_file_id, settings
+        # What may be set depends on the task. The result: job_name, data_file_id (or None), settings.
+        train_request = read_request(body, self.forms[requested_task(body)])
         # The ledger stores key and hash with the job in one transaction. Were they stored later, a server
         # that died in between would start a second job when the client repeats its request.
         request_hash = _hash_of(body) if key else None  # equal for equal requests, in any order of keys
@@ -175,23 +178,30 @@ class JobSide:
 
         Returns the job and the notes on what the server decided for it. `train_request` is what
         `read_request` returns; `key` is the Idempotency-Key, or None."""
-        upload = self.uploads.get(train_request["data_file_id"])
-        # For each row the hash of its picture; a Problem if a file of the upload is missing.
-        pictures = self.uploads.check(upload["file_id"])
+        settings, file_id = train_request["settings"], train_request["data_file_id"]
+        task = settings.get("task", "counting")
+        rows = pictures = None  # without an upload chapter 05 draws pictures
+        if file_id is not None:
+            upload = self.uploads.get(file_id)  # a Problem if there is none
+            refuse_other_kind(task, upload)
+            # For each row a text that is equal where pictures are; a Problem if one of its files is missing.
+            rows, pictures = upload["valid_images"], self.uploads.check(file_id)
         # What the client left open is decided here: the batch, and the run's length in optimizer steps.
-        # `size` (tiny or gpu) says which models are trained; `form` has the default of every setting.
-        parameters, notes, steps = plan_with_length(
-            train_request["settings"], self.size, self.form, rows=upload["valid_images"], pictures=pictures)
-        # Relative to the job's folder, where the trainer runs: a data directory can be moved.
-        parameters |= dict(task="counting", data=f"../../uploads/{upload['file_id']}")
+        # `size` (tiny or gpu) says which models are trained; the task's form has the default of every setting.
+        parameters, notes, steps = plan_with_length(settings, self.size, self.forms[task], rows, pictures)
+        parameters["task"] = task
+        refuse_clashes(parameters)  # a Problem where chapter 05 would refuse the settings
 
         # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
         with self.uploads.in_use:
-            self.uploads.get(upload["file_id"])  # a Problem if it was deleted just before
+            if file_id is not None:
+                self.uploads.get(file_id)  # a Problem if it was deleted just before
+                # Relative to the job's folder, where the trainer runs: a data directory can be moved.
+                parameters["data"] = f"../../uploads/{file_id}"
             job_name = train_request["job_name"]
             job = self.jobs.submit(job_name, parameters, self.command, key, request_hash, steps)
 
-        logger.info("train", extra=dict(job_id=job.job_id, file_id=upload["file_id"]))
+        logger.info("train", extra=dict(job_id=job.job_id, file_id=file_id))
         self._keep_notes(job.job_id, notes)  # in a file of the job's folder
         return job, notes
 
@@ -246,6 +256,27 @@ class JobSide:
         "GET /jobs/{job_id}/moves: every move between states"
         moves = await asyncio.to_thread(self.jobs.events, request.path_params["job_id"])
         return reply(dict(moves=moves))
+
+
+def refuse_other_kind(
+    task: str,  # counting, vqa, pointing or zoom
+    upload: dict,  # what is told of it
+):
+    "Raise a Problem unless a task can be trained on an upload, with what was expected instead"
+    kind, wanted = upload["kind"], kind_of_task[task]
+    if kind == wanted:
+        return
+    filename = clean(upload["filename"], 60)
+    found = f"task {task} cannot be trained on {filename!r}, whose answers are of kind {kind}"
+    without = "leave data_file_id out to train on drawn pictures"
+    if wanted is None:
+        command = f"`vlrlbook grpo --task {task} --data FILE`"
+        advice = f"{without}, or train on your own rows with {command}, which reads them in all usual forms"
+    else:
+        advice = f"upload a ZIP with ?kind={wanted} (an answer is {zip_kinds[wanted]}), or {without}"
+    message = f"{found}: {advice}"
+    error = dict(field="data_file_id", code="train.kind", message=message)
+    raise Problem("train.kind", message, errors=[error])
 
 
 def _hash_of(body):

@@ -5,8 +5,10 @@ parameter and a title to every field, and what it takes as given (several codes 
 an example) are the dicts below. The document is part of what clients program against, so it is made here.
 Written by hand, not exported from a notebook."""
 import re
+from itertools import chain
 
 from .. import __version__
+from ..settings import by_task
 from .addresses import endpoints
 from .refusals import Problem, problems
 from .training_form import request_form
@@ -20,8 +22,8 @@ def _examples():
     "Make an example of each request's or reply's body, with all fields; `schema_of` derives its schema"
     skipped = dict(row=17, image="images/16.jpg", code="image.decode", message="cannot be decoded (OSError)")
     upload = dict(
-        file_id=_file_id, filename="apples.zip", upload_time="2026-01-31T12:00:00Z", csv_rows=500,
-        valid_images=498, skipped=[skipped], skipped_rows=2,
+        file_id=_file_id, filename="apples.zip", kind="counting", upload_time="2026-01-31T12:00:00Z",
+        csv_rows=500, valid_images=498, skipped=[skipped], skipped_rows=2,
         notes=["everything lay in the folder 'apples/' of the archive (500 rows)"],
         size_bytes=1234567, unpacked_bytes=2345678)
     row = dict(row=2, question="How many apples are there?", answer="A photo of 3 apples",
@@ -38,7 +40,7 @@ def _examples():
         data_format="/data-format", settings="/settings", files=3)
     field = dict(
         name="learning_rate", label="Learning rate", type="float", default=5e-5, minimum=1e-8, maximum=1.0,
-        choices=None, help="Learning rate of the policy (5e-5)")
+        choices=None, choice_labels=None, help="Learning rate of the policy (5e-5)")
     train = dict(
         job_name="apples", data_file_id=_file_id, training_config=dict(learning_rate=5e-5, num_generations=8),
         lora_config=dict(r=16))
@@ -48,9 +50,6 @@ def _examples():
         answers=[dict(text="A photo of 3 discs", parts=dict(overall=1.0), advantage=1.2)])
     move = {  # no dict(…): `from` is a word of Python
         "time": "2026-01-31T12:00:00.000Z", "attempt": 1, "from": "queued", "to": "training", "why": "slot 0"}
-    question = dict(name="greedy_rose", question="Is the best guess right more often?", answer="yes",
-                    detail="+0.270 (+0.180 to +0.350)")
-    model_answers = dict(greedy="A photo of 3 apples", sampled=["A photo of 3 apples"])
     # Replies that hold others are put together from the same pieces. An empty dict stands for any object.
     return dict(
         upload=upload, row=row, job=job, front=front, field=field, train=train, metric=metric, group=group,
@@ -63,9 +62,6 @@ def _examples():
         metrics=dict(rows=[metric], next_step=5),
         rollouts=dict(step=5, groups=[group]),
         moves=dict(moves=[move]),
-        verdict=dict(outcome="better", sentence="Better: right answers went from 31 % to 58 %.",
-                     questions=[question]),
-        asked=dict(question="How many apples?", task="counting", before=model_answers, after=model_answers),
         rank=dict(question="How many apples?", answers=["A photo of 3 apples", "A photo of 4 apples"],
                   image=None),
         ranked=dict(ranked=[dict(place=1, answer="A photo of 3 apples", score=1.2, chance=0.9)],
@@ -73,12 +69,29 @@ def _examples():
         cleaned=dict(files=[_file_id], jobs=[]))
 
 
-examples = _examples()  # name of a reply, as `Endpoint.reply` has it → the reply
+def _examples_of_outcome():
+    "Make examples of what has become of a completed job: its verdict, and answers to somebody's picture"
+    question = dict(name="greedy_rose", question="Is the best guess right more often?", answer="yes",
+                    detail="+0.270 (+0.180 to +0.350)")
+    figure = dict(
+        asked="best guess", measure="exact_accuracy", words="right", before=0.31, after=0.58, gain=0.27,
+        ci95=[0.18, 0.35], interval="Tango")
+    said = dict(
+        greedy="A photo of 3 apples", sampled=["A photo of 3 apples"], read="3",
+        picture="data:image/png;base64,")
+    return dict(
+        verdict=dict(outcome="better", sentence="Better: right answers went from 31 % to 58 %.",
+                     questions=[question], task="counting", figures=[figure]),
+        asked=dict(question="How many apples?", task="counting", before=said, after=said))
+
+
+examples = _examples() | _examples_of_outcome()  # name of a reply, as `Endpoint.reply` has it → the reply
 
 # In some objects the keys are data: names of settings or of a reward's parts. These are the keys that such
 # objects have in the examples. Every other object has fixed keys.
 _keys_of_open_objects = {"lr", "overall"}
-_any_value_keys = ("default", "choices")  # of a field of the form: their type depends on the field
+# Of a field of the form: their type depends on the field.
+_any_value_keys = ("default", "choices", "choice_labels")
 _json_types = {bool: "boolean", int: "integer", float: "number", str: "string"}
 _schema_types = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
 
@@ -113,22 +126,43 @@ def train_schema(
 ) -> dict:  # JSON Schema
     "Return the schema of the body of POST /train, with the range or the choices of every setting"
     # No further names are allowed, since the service refuses unknown ones.
-    properties = {}
-    for name in ("job_name", "data_file_id"):
-        properties[name] = dict(type="string", minLength=1, maxLength=200)
-    for group, fields in request_form().items():  # training_config and lora_config → their fields
-        # The schema of a field: its type, and its choices or its range; null is allowed and means "not set".
-        settings = {field["name"]: _field_schema(field) for field in fields}
+    properties: dict = dict(
+        job_name=dict(type="string", minLength=1, maxLength=200),
+        data_file_id=dict(
+            type=["string", "null"], minLength=1, maxLength=200,
+            description="An upload. It may be left out where training_config names a task: then pictures are "
+                        "drawn, by seed"))
+    for group in request_form():  # training_config and lora_config
+        # A field's schema: its type, and its choices or its range; null is allowed and means "not set".
+        settings = {name: _field_schema(of_tasks) for name, of_tasks in _fields_of_tasks(group).items()}
         properties[group] = dict(type=["object", "null"], properties=settings, additionalProperties=False)
-    required = ["job_name", "data_file_id"]
-    return dict(type="object", required=required, properties=properties, additionalProperties=False)
+    return dict(type="object", required=["job_name"], properties=properties, additionalProperties=False)
 
 
-def _field_schema(field):
-    "Return the schema of one setting from its `field` of the form; null means that it is not set"
+def _fields_of_tasks(group):
+    "Return the fields of a group of the form: name → {task: its field}, of the tasks that have the field"
+    found: dict = {}
+    for task in by_task:
+        for field in request_form(task=task)[group]:
+            found.setdefault(field["name"], {})[task] = field
+    return found
+
+
+def _field_schema(of_tasks):
+    """Return the schema of one setting from its fields, {task: field}; null means that it is not set.
+
+    Its choices are those of all tasks together. Where they differ, or a task lacks the setting, its
+    description says so, and GET /settings has the form of each task."""
+    field = next(iter(of_tasks.values()))
     schema = dict(type=[_schema_types[field["type"]], "null"], description=field["help"])
+    if len(of_tasks) < len(by_task):
+        schema["description"] += f" (task {', '.join(of_tasks)} alone)"
     if field["choices"]:
-        schema["enum"] = [*field["choices"], None]
+        choices = list(dict.fromkeys(chain(*(field["choices"] for field in of_tasks.values()))))
+        if any(field["choices"] != choices for field in of_tasks.values()):
+            of_each = [f"{task}: {' | '.join(field['choices'])}" for task, field in of_tasks.items()]
+            schema["description"] = f"{field['label']}. Of each task: {'; '.join(of_each)}"
+        schema["enum"] = [*choices, None]
     if field["minimum"] is not None:  # a field has both limits or neither
         schema["minimum"] = field["minimum"]
         schema["maximum"] = field["maximum"]
@@ -161,8 +195,8 @@ _rank_schema = dict(
 def openapi(
 ) -> dict:  # an OpenAPI 3.1 document
     "Make the OpenAPI document from the table of addresses: parameters, bodies, statuses and codes of each"
-    about = ("GRPO for counting in pictures: upload, train, watch, download. "
-             "Errors are RFC 9457 with stable codes.")
+    about = ("GRPO for questions about pictures: upload, train, watch, download. The task is counting unless "
+             "training_config names another. Errors are RFC 9457 with stable codes.")
     paths = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)

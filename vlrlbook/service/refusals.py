@@ -50,6 +50,7 @@ problems = {
     "row.marks": (422, "More <image> marks than pictures"),
     "row.tokens": (422, "A control token of the models in the question"),
     "row.count": (422, "An answer without a count"),
+    "row.boxes": (422, "An answer without boxes in its picture"),
     # a body on its way in
     "upload.type": (415, "Not multipart/form-data"),
     "upload.form": (400, "The form cannot be read"),
@@ -80,6 +81,8 @@ problems = {
     "train.job_name": (422, "job_name"),
     "train.data_file_id": (422, "data_file_id"),
     "train.rows": (422, "Too few rows to train on"),
+    "train.kind": (422, "The task cannot be trained on this data"),
+    "train.settings": (422, "Settings that cannot go together"),
     "training_config.unknown": (422, "An unknown setting"),
     "training_config.type": (422, "training_config is no object"),
     "lora_config.unknown": (422, "An unknown setting"),

@@ -1,5 +1,6 @@
 """What a request for training may set: names, ranges and choices; types, defaults and help are chapter 05's.
 
+Each task of chapter 05 has a form of its own, with its defaults, its rewards and the data that it can have.
 Not in the form, and so not to be set by strangers: paths, addresses, module names, `output_dir`,
 `trust_remote_code`, keys. Written by hand, not exported from a notebook."""
 from dataclasses import fields as dataclass_fields
@@ -7,8 +8,9 @@ from typing import Any, NamedTuple
 
 from ..settings import GRPOSettings, by_task, presets, settings_help
 
-__all__ = ["tiny_models", "hub_models", "FormField", "form_fields", "also_called", "not_offered", "said_here",
-           "labels", "chapter_05", "request_form"]
+__all__ = ["tiny_models", "hub_models", "reward_choices", "task_labels", "kind_of_task", "FormField",
+           "form_fields", "also_called", "said_here", "labels", "chapter_05", "request_form", "tasks_of",
+           "choices_of"]
 
 # The models that a server of each size trains: a path or another name of the Hub would be code of strangers.
 tiny_models = ["tiny-qwen2_5_vl", "tiny-qwen2_vl", "tiny-qwen3_vl", "tiny-qwen3_5", "tiny-gemma3",
@@ -16,18 +18,44 @@ tiny_models = ["tiny-qwen2_5_vl", "tiny-qwen2_vl", "tiny-qwen3_vl", "tiny-qwen3_
 hub_models = ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct",
               "Qwen/Qwen3-VL-2B-Instruct", "rhymes-ai/Aria"]
 
+# What task zoom cannot train: TRL 1.16 hands a tool's picture to Qwen's families only.
+_models_without_tool = ("tiny-gemma3", "tiny-aria", "rhymes-ai/Aria")
+
+# Task → the rewards that can be chosen for it. A list and no free text: chapter 05 takes `module:function`
+# too, which would run any code there is. What is left out would train something else than the task's own
+# marks measure, such as `point` (a point in place of a box) or `looks` (a call that nobody needed).
+reward_choices = {
+    "counting": ["counting", "0.8*verbatim + 0.2*counting", "0.9*counting + 0.1*format"],
+    "vqa": ["vqa", "accuracy", "0.9*f1 + 0.1*format", "0.9*anls + 0.1*format"],
+    "pointing": ["pointing", "0.9*pointing + 0.1*box_format"],
+    "zoom": ["zoom"]}
+
+# What the page calls a task
+task_labels = {
+    "counting": "Counting: how many?",
+    "vqa": "Questions: yes, no, a word",
+    "pointing": "Pointing: where? (boxes)",
+    "zoom": "Zoom: how many, looking twice"}
+
+# Task → the kind of upload that it trains on, a key of `archive.zip_kinds`; None: on drawn pictures alone.
+# Rows of VQA have no picture or several, options, several accepted answers: more than a ZIP's table can hold.
+kind_of_task = {"counting": "counting", "vqa": None, "pointing": "pointing", "zoom": "counting"}
+
 
 class FormField(NamedTuple):
     "One name that a request may use, and the values that it may have"
     setting: str  # the name in chapter 05's `GRPOSettings`
     minimum: float | None = None  # smallest number; None for what is no number
     maximum: float | None = None  # largest number: what more would cost is never wanted by anybody
-    choices: list | dict | None = None  # the only values there are; a dict has a list for each size of server
+    # The only values there are; a dict has a list for each size of server, or for each task.
+    choices: list | dict | None = None
+    tasks: tuple | None = None  # that have this field; None: all
 
 
 # The names are the counting system's. group in a request → name in that group → field
 form_fields = {
     "training_config": {
+        "task": FormField("task", choices=list(by_task)),
         "model": FormField("model", choices={"tiny": tiny_models, "gpu": hub_models}),
         "num_epochs": FormField("num_epochs", 1, 1000),
         "max_steps": FormField("max_steps", 1, 1_000_000),
@@ -44,9 +72,8 @@ form_fields = {
         "system_prompt": FormField("system_prompt"),
         "seed": FormField("seed", 0, 2**32 - 1),  # NumPy takes no larger one
         "max_completion_length": FormField("max_completion_length", 1, 4096),
-        # A list and no free text: chapter 05 takes `module:function` too, which would run any code there is.
-        "reward_function": FormField("reward", choices=["counting", "0.8*verbatim + 0.2*counting",
-                                                        "0.9*counting + 0.1*format"]),
+        "max_looks": FormField("max_looks", 0, 3, tasks=("zoom",)),  # a card has three colours for looks
+        "reward_function": FormField("reward", choices=reward_choices),
         "loss_type": FormField("loss_type", choices=["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]),
         "beta": FormField("beta", 0.0, 10.0),
         "epsilon": FormField("epsilon", 0.01, 1.0),
@@ -77,6 +104,8 @@ form_fields = {
 
 # What the page calls a field, where its name in words would not say it to somebody who never trained a model
 labels = {
+    "task": "What it learns",
+    "max_looks": "Second looks in an answer",
     "num_epochs": "Passes over the data",
     "max_steps": "Training steps",
     "batch_size": "Answers at a time",
@@ -121,17 +150,19 @@ labels = {
 also_called = {"num_train_epochs": "num_epochs", "lr": "learning_rate", "alpha": "lora_alpha",
                "dropout": "lora_dropout", "lora_r": "r"}
 
-# Settings of chapter 05 that a client may well look for, and why a request cannot have them: an upload is a
-# counting set, and its results, its page and its questions to a finished run are those of counting.
-_by_command = ("this service trains task counting on counting ZIPs; "
-               "other tasks run with `vlrlbook grpo --task`")
-not_offered = {"task": _by_command,
-               "max_looks": f"the tool zoom belongs to task zoom, and {_by_command}"}
-
 # Settings for which a request has fewer choices than chapter 05, whose help text would promise too much here
-said_here = {"model": "Which model is trained",
-             "reward": "What an answer is paid for: chapter 02's staircase, the truth to the letter with a "
-                       "fifth of the staircase, or nine tenths of the staircase and a tenth for the form"}
+said_here: dict = {"model": "Which model is trained",
+             # By task, since each has other choices.
+             "reward": {
+                 "counting": "What an answer is paid for: chapter 02's staircase, the truth to the letter "
+                             "with a fifth of the staircase, or nine tenths of the staircase and a tenth for "
+                             "the form",
+                 "vqa": "What an answer is paid for: the right answer with a tenth for the form (vqa), the "
+                        "right answer alone, or words (f1) or letters (anls) in common with it",
+                 "pointing": "What an answer is paid for: the overlap of its boxes with the true ones (IoU), "
+                             "or nine tenths of it and a tenth for the form",
+                 "zoom": "What an answer is paid for: the right count, to the letter, less a tenth for each "
+                         "look"}}
 
 
 def chapter_05(
@@ -149,14 +180,15 @@ def chapter_05(
 
 def request_form(
     size: str = "tiny",  # tiny or gpu: the models that the server trains
-) -> dict:  # group → list of {name, type, default, minimum, maximum, choices, help}
+    task: str = "counting",  # what is trained: counting, vqa, pointing or zoom
+) -> dict:  # group → list of {name, type, default, minimum, maximum, choices, help and more}
     """Return the fields that a request for training may set, as GET /settings shows them.
 
-    The groups are training_config and lora_config. Defaults are those of the preset for `size`."""
+    The groups are training_config and lora_config. Defaults are those of the preset for `size` and `task`."""
     # Its `parameters` (types, defaults, help), and the values of its presets: by size, and by task and size.
     chapter = chapter_05()
-    # This service trains the task counting, whose own values win over those of the size.
-    preset = chapter["presets"][size] | chapter["by_task"]["counting"][size]
+    # The task's own values win over those of the size.
+    preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
     # A run's length is given by max_steps or by num_epochs: the form shows the one that the preset uses, and
     # leaves the other empty. A max_steps below 0 means: by num_epochs.
     if preset["max_steps"] < 0:
@@ -167,18 +199,41 @@ def request_form(
     for group, fields in form_fields.items():
         form[group] = []
         for name, field in fields.items():
-            form[group].append(_shown_field(name, field, size, preset, chapter["parameters"]))
+            if task in tasks_of(field):
+                form[group].append(_shown_field(name, field, size, preset, chapter["parameters"]))
     return form
+
+
+def tasks_of(
+    field: FormField,  # of `form_fields`
+) -> tuple:  # such as ("zoom",)
+    "Return the tasks that have a field"
+    return field.tasks or tuple(by_task)
+
+
+def choices_of(
+    field: FormField,  # of `form_fields`
+    size: str,  # tiny or gpu: the models that the server trains
+    task: str,  # counting, vqa, pointing or zoom
+) -> list | None:
+    "Return the values that a field may have on a server of this size and for this task; None: it has a range"
+    choices = field.choices
+    if isinstance(choices, dict):  # a list for each task, or for each size of server
+        choices = choices[task] if task in choices else choices[size]
+    if field.setting == "model" and task == "zoom":
+        choices = [model for model in choices or [] if model not in _models_without_tool]
+    return choices
 
 
 def _shown_field(name, field, size, preset, parameters):
     """Return one field of the form as a client sees it.
 
-    `field` is a `FormField`; `parameters` are chapter 05's: setting → (type, default, help)."""
+    `field` is a `FormField`; `preset` has the values of size and task, the task itself among them;
+    `parameters` are chapter 05's: setting → (type, default, help)."""
     type_name, default, help_text = parameters[field.setting]
-    choices = field.choices
-    if isinstance(choices, dict):  # a list for each size of server
-        choices = choices[size]
+    task = preset["task"]
+    # A few settings have fewer choices here than in chapter 05, and so a help text of their own.
+    help_here = said_here.get(field.setting, help_text)
     return dict(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
@@ -187,6 +242,7 @@ def _shown_field(name, field, size, preset, parameters):
         default=preset.get(field.setting, default),
         minimum=field.minimum,
         maximum=field.maximum,
-        choices=choices,
-        # A few settings have fewer choices here than in chapter 05, and so a help text of their own.
-        help=said_here.get(field.setting, help_text))
+        choices=choices_of(field, size, task),
+        # What the page calls each choice, where the value itself would not say it.
+        choice_labels=task_labels if name == "task" else None,
+        help=help_here[task] if isinstance(help_here, dict) else help_here)

@@ -3,8 +3,9 @@
 A client that learns only from the result that its 50 epochs became 400 steps was not served well. Written
 by hand, not exported from a notebook."""
 import math
+import sys
 
-from ..settings import largest_batch
+from ..settings import drawn_rows_of_an_epoch, largest_batch
 from .run_length import held_out_share, rows_to_train_on
 from .refusals import Problem
 from .training_requests import form_defaults
@@ -13,12 +14,17 @@ __all__ = ["plan", "plan_with_length"]
 
 _parts_of_a_batch = ("batch_size", "gradient_accumulation_steps")
 
+# Drawn pictures are all in memory at once. So many take about two gigabytes: a side has 112 pixels, or in
+# task zoom 448.
+_most_drawn = {"zoom": 4_000}
+_most_drawn_small = 50_000  # of any other task
+
 
 def plan(
     settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
     size: str,  # tiny or gpu: the models that the server trains
     form: dict,  # group → list of fields, from `request_form`
-    rows: int,  # how many rows the upload has
+    rows: int | None,  # how many rows the upload has; None: there is none, and pictures are drawn
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
 ) -> tuple:  # parameters for chapter 05, notes for the client
     "Decide what a request leaves open: a batch that the rows can fill, and the length of the run"
@@ -30,14 +36,14 @@ def plan_with_length(
     settings: dict,  # what the client chose: chapter 05's name → value, from `read_request`
     size: str,  # tiny or gpu: the models that the server trains
     form: dict,  # group → list of fields, from `request_form`
-    rows: int,  # how many rows the upload has
+    rows: int | None,  # how many rows the upload has; None: there is none, and pictures are drawn
     pictures: list = None,  # `picture_key` of each row; None: taken as different from one another
 ) -> tuple:  # parameters for chapter 05, notes for the client, optimizer steps of the run
     """Decide what a request leaves open, and count the optimizer steps that the run will take.
 
     Decided are a batch that the rows can fill, and the length of the run; each decision has a note. Raises a
     Problem where there are too few rows or pictures."""
-    if rows < 2:
+    if rows is not None and rows < 2:
         raise Problem("train.rows", f"{rows} row: one to train on and one to measure with are needed")
     # Collects the job's parameters and the notes; each of its methods makes one decision.
     decisions = _Decisions(settings, size, form, rows, pictures)
@@ -46,6 +52,8 @@ def plan_with_length(
     decisions.leave_out_4bit()  # where the server has no GPU
     decisions.choose_batch()  # no larger than the rows can fill, with whole groups of answers
     decisions.choose_length()
+    if rows is None:
+        decisions.count_drawn()  # raises a Problem where they would be too many
     if size == "tiny":
         decisions.notes.append("a tiny model on this server's CPU; size gpu trains Qwen2.5-VL-3B")
     return decisions.parameters, decisions.notes, decisions.steps()
@@ -57,17 +65,23 @@ class _Decisions:
         settings: dict,  # what the client chose: setting → value
         size: str,  # tiny or gpu: the models that the server trains
         form: dict,  # group → list of fields, from `request_form`
-        rows: int,  # how many rows the upload has
+        rows: int | None,  # how many rows the upload has; None: there is none, and pictures are drawn
         pictures: list | None,  # for each row a text that is equal where the pictures are; None: all differ
     ):
         "Begin with what the client chose; the methods decide the rest"
         self.asked = settings  # never changed here
         self.size = size
-        self.rows = rows
         self.defaults = form_defaults(form)  # setting → value where the client chose none
         self.parameters = dict(size=size) | settings  # the job's: completed by the methods below
         self.notes = []  # sentences for the client
 
+        if rows is None:
+            # As many are drawn as the steps need; only where epochs are counted there is a number. Others
+            # are drawn to measure with.
+            rows = drawn_rows_of_an_epoch if self.goes_by_epochs() else sys.maxsize
+            self.rows = self.rows_to_train_on = rows
+            return
+        self.rows = rows
         if pictures is None:
             pictures = [str(number) for number in range(rows)]
         # A share of the pictures is held out to measure with. Rows with the same picture stay together, so
@@ -77,6 +91,12 @@ class _Decisions:
     def value(self, name):
         "Return a setting's value as decided so far, else its default"
         return self.parameters.get(name, self.defaults[name])
+
+    def goes_by_epochs(self):
+        "Whether the length of the run is given by num_epochs, by the client or else by the preset"
+        if "max_steps" in self.asked:
+            return False  # as in chapter 05, max_steps wins
+        return "num_epochs" in self.asked or not self.defaults["max_steps"]
 
     def answers_a_step(self):
         "Answers in one optimizer step"
@@ -196,6 +216,26 @@ class _Decisions:
             epochs = self.defaults["num_epochs"]
             self.notes.append(
                 f"num_epochs = {epochs}, as the gpu preset has it: {self._steps_of_epochs()} steps")
+
+    def count_drawn(self):
+        """Note how many pictures are drawn for a run without a data set, and by which seed.
+
+        Raises a Problem where they would fill the memory: chapter 05 draws all of them before its first
+        step."""
+        is_counted = self.goes_by_epochs()
+        drawn = drawn_rows_of_an_epoch if is_counted else self.steps() * self.rows_a_step()
+        task = self.value("task")
+        most = _most_drawn.get(task, _most_drawn_small)
+        if drawn > most:
+            steps = most // self.rows_a_step()
+            raise Problem(
+                "training_config.max_steps",
+                f"{drawn} pictures would be drawn for {self.steps()} steps, and at most {most} can be for "
+                f"task {task}: {steps} steps of {self.rows_a_step()} rows, or an upload to train on")
+        held_out, seed = self.value("eval_samples"), self.value("seed")
+        self.notes.insert(
+            0, f"no data_file_id: {drawn} pictures are drawn to train on, by seed {seed}, and {held_out} "
+               "others to measure with")
 
     def _steps_of_epochs(self):
         "Return the optimizer steps of `num_epochs` epochs"

@@ -3,11 +3,13 @@
 Written by hand, not exported from a notebook."""
 import json
 
-from ..settings import answers_a_step, nearest, whole_groups_problem
+from ..settings import GRPOSettings, SettingsError, answers_a_step, by_task, nearest, read_settings
+from ..settings import whole_groups_problem
 from .refusals import Problem, clean
-from .training_form import also_called, form_fields, not_offered
+from .training_form import also_called, choices_of, form_fields, tasks_of
 
-__all__ = ["read_request", "value_problem", "batch_problems", "form_defaults"]
+__all__ = ["requested_task", "read_request", "value_problem", "batch_problems", "form_defaults",
+           "refuse_clashes"]
 
 _most_letters = 200  # of a job's name and of an upload's identifier
 _most_told = 50  # errors listed in a refusal: a page shows no more, and a stranger's mistakes have no end
@@ -16,10 +18,21 @@ _most_in_detail = 3  # errors repeated in the sentence for people
 _python_types: dict = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
 
 
+def requested_task(
+    body: dict,  # of POST /train, as `read_json` gives it
+) -> str:  # counting, vqa, pointing or zoom
+    """Return the task that a request names, which decides what else it may say; counting if it names none.
+
+    Also counting if what it names is no task: `read_request` then refuses that."""
+    config = body.get("training_config")
+    task = config.get("task") if isinstance(config, dict) else None
+    return task if isinstance(task, str) and task in by_task else "counting"
+
+
 def read_request(
     body: dict,  # of POST /train, as `read_json` gives it
-    form: dict,  # group → list of fields, from `request_form`
-) -> dict:  # job_name, data_file_id, and `settings`: chapter 05's names → values
+    form: dict,  # group → list of fields, from `request_form` for the task that the request names
+) -> dict:  # job_name, data_file_id (None: drawn pictures), and `settings`: chapter 05's names → values
     """Check the body of a request for training.
 
     Raises one Problem that lists all that is wrong, each error with the field that it is about."""
@@ -27,7 +40,8 @@ def read_request(
     errors = _unknown_keys(body, form) + _text_problems(body)
     settings = {}
     for group in form:  # training_config and lora_config
-        errors += _read_group(body.get(group), group, form[group], settings)  # fills `settings`
+        # Fills `settings`.
+        errors += _read_group(body.get(group), group, form[group], settings, requested_task(body))
     # Rules over several settings make sense only where each of them is good by itself.
     if not errors:
         errors = batch_problems(settings, form)
@@ -35,7 +49,7 @@ def read_request(
         # The sentence for people repeats the first few; the list for programs has more of them.
         sentences = [f"{error['field']}: {error['message']}" for error in errors[:_most_in_detail]]
         raise Problem(errors[0]["code"], "; ".join(sentences), errors=errors[:_most_told])
-    return dict(job_name=clean(body["job_name"]), data_file_id=body["data_file_id"], settings=settings)
+    return dict(job_name=clean(body["job_name"]), data_file_id=body.get("data_file_id"), settings=settings)
 
 
 def value_problem(
@@ -110,10 +124,14 @@ def _unknown_keys(body, form):
 
 
 def _text_problems(body):
-    "List errors for the two texts that every request must have, job_name and data_file_id"
+    "List errors for the two texts of a request, job_name and data_file_id"
     errors = []
     for name in ("job_name", "data_file_id"):
         text = body.get(name)
+        # Without a data set pictures are drawn. Only where the task is named: a client that knows nothing of
+        # tasks has forgotten its data set, and would train on pictures that it never saw.
+        if name == "data_file_id" and text is None and _names_a_task(body):
+            continue
         is_good = isinstance(text, str) and len(text) <= _most_letters
         # A name of control characters and spaces only would be invisible in a list. The service's `clean`
         # (of `refusals`) makes a dot, ·, of each control character.
@@ -124,12 +142,19 @@ def _text_problems(body):
     return errors
 
 
-def _read_group(values, group, fields, settings):
+def _names_a_task(body):
+    "Whether a request says what is to be trained, and does not leave it to the server"
+    config = body.get("training_config")
+    return isinstance(config, dict) and config.get("task") is not None
+
+
+def _read_group(values, group, fields, settings, task):
     """Put the good values of a group into `settings` (chapter 05's name → value); list errors for the rest.
 
     `group` is training_config or lora_config, and `values` is what the request has under it. `fields` are the
     group's fields as clients see them (dicts with name, type and limits, for this size of server).
-    `form_fields` is the same for all sizes: it holds chapter 05's name of each field's setting."""
+    `form_fields` is the same for all sizes: it holds chapter 05's name of each field's setting. `task` is
+    what the request trains."""
     if values is None:
         return []
     if not isinstance(values, dict):
@@ -142,18 +167,38 @@ def _read_group(values, group, fields, settings):
         name = also_called[written_name] if written_name in also_called else written_name
         shown_name = clean(written_name, 80)
         place = f"{group}.{shown_name}"
+        if name in form_fields[group] and name not in known_fields:
+            if value is not None:  # null counts as not given
+                tasks = ", ".join(tasks_of(form_fields[group][name]))
+                message = f"belongs to task {tasks}, and this request is for task {task}"
+                errors.append(_error(place, f"{group}.{name}", message))
+            continue
         if name not in known_fields:
             advice = nearest(shown_name, list(known_fields))  # ": did you mean …?"
-            # `not_offered` says why a setting of chapter 05 cannot be set here.
-            message = not_offered.get(name) or f"there is no {shown_name!r}{advice}"
-            errors.append(_error(place, f"{group}.unknown", message))
+            errors.append(_error(place, f"{group}.unknown", f"there is no {shown_name!r}{advice}"))
             continue
 
         setting = form_fields[group][name].setting  # chapter 05's name
         message = _take_value(known_fields[name], setting, value, settings)  # None if it was good
         if message:
+            message += _of_another_task(form_fields[group][name], value, task)
             errors.append(_error(place, f"{group}.{name}", message))
     return errors
+
+
+def _of_another_task(field, value, task):
+    """Return the end of a message about a bad value: of which other tasks it would be a choice, if of any.
+
+    `field` is a `FormField`, `task` the one that the request is for."""
+    tasks = []
+    for other in by_task:
+        # Of both sizes of server: a choice of another size is no choice of another task.
+        choices = [*(choices_of(field, "tiny", other) or []), *(choices_of(field, "gpu", other) or [])]
+        if value in choices:
+            tasks.append(other)
+    if not tasks or task in tasks:
+        return ""
+    return f"; it is a choice of task {', '.join(tasks)}, not of {task}"
 
 
 def _take_value(field, setting, value, settings):
@@ -170,3 +215,16 @@ def _take_value(field, setting, value, settings):
     # A whole number is accepted where a float is expected.
     settings[setting] = float(value) if field["type"] == "float" else value
     return None
+
+
+def refuse_clashes(
+    parameters: dict,  # for chapter 05: name → value, complete but for the data
+):
+    """Raise a Problem for settings that are good by themselves and cannot go together.
+
+    Chapter 05's own rules are asked, such as: a tool with a model that cannot be given its pictures. Else
+    the job would wait for its turn, and be refused then."""
+    try:
+        read_settings(GRPOSettings, parameters)
+    except SettingsError as error:
+        raise Problem("train.settings", str(error)) from error

@@ -4,18 +4,29 @@ Written by hand, not exported from a notebook."""
 import asyncio
 import re
 
+from ..archive import zip_kinds
+from ..settings import nearest
 from .log_lines import logger
 from .options import ServiceSettings
-from .refusals import Problem
+from .refusals import Problem, clean
 from .replies import bytes_reply, empty_reply, reply
 from .request_parts import QueryParameter, query
 from .results import uploads_in_use
 from .uploads import Uploads
 
-__all__ = ["UploadSide", "page_limit"]
+__all__ = ["UploadSide", "page_limit", "zip_kind"]
 
 page_limit = QueryParameter(int, 50, 1, 500)  # the parameter `limit` of every list: default 50, 1 to 500
 _largest_row = 10**9  # number of a row that can be asked for
+
+
+def zip_kind(
+    text: str,  # the parameter `kind` of a request
+) -> str:  # a key of `archive.zip_kinds`
+    "Return what the answers of a ZIP are; a Problem unless there is such a kind"
+    if text not in zip_kinds:
+        raise Problem("query.value", f"kind = {clean(text, 40)!r}{nearest(clean(text, 40), list(zip_kinds))}")
+    return text
 
 
 class UploadSide:
@@ -36,14 +47,15 @@ class UploadSide:
     async def upload(self, request):
         "POST /upload-data: receive an archive, read it and keep it; the reply tells what was found in it"
         # (type, default)
-        strict = query(request, strict=(bool, False))["strict"]
+        parameters = query(request, strict=(bool, False), kind=(str, "counting"))
+        strict, kind = parameters["strict"], zip_kind(parameters["kind"])
         # Bounded, because each upload takes space on the disk before it is known to be good.
         if self.uploading >= self.settings.uploads_at_once:
             raise Problem("upload.busy", "too many uploads at once", {"retry-after": "5"})
         self.uploading += 1
         try:
             # A dict of facts; a Problem if the archive is refused. `turns` limits how many are read at once.
-            upload = await self.uploads.add(request, strict, self.settings, self.turns)
+            upload = await self.uploads.add(request, strict, self.settings, self.turns, kind)
         finally:
             self.uploading -= 1
         logger.info("upload", extra=dict(

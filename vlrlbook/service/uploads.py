@@ -17,6 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..archive import zip_kinds
 from ..folders import commit_folder, free_bytes, write_json
 from ..jobs import read_object
 from .archive_process import read_apart
@@ -82,7 +83,8 @@ class Uploads:
         for upload in stored:
             # Older versions stored no clock: such an upload counts as new, rather kept too long than lost.
             self.born[upload["file_id"]] = upload.pop("clock", self.clock())
-            self.known[upload["file_id"]] = upload
+            # Older versions took counting ZIPs alone, and stored no kind.
+            self.known[upload["file_id"]] = dict(kind="counting") | upload
 
     # From a request to a folder
 
@@ -91,6 +93,7 @@ class Uploads:
         strict: bool,  # refuse for one bad row
         settings,  # `ServiceSettings`: limits
         turns: asyncio.Semaphore,  # limits how many archives are read at once
+        kind: str = "counting",  # what the answers are, a key of `archive.zip_kinds`
     ) -> dict:  # what is told of the upload
         """Receive an upload, check and unpack it, and keep it under a new identifier.
 
@@ -103,13 +106,13 @@ class Uploads:
             filename, size = await receive_file(request, work / "file", settings)
             # In a process of its own, which writes rows and pictures into a new folder `data`.
             async with turns:
-                report = await read_apart(work / "file", work / "data", strict, settings)
+                report = await read_apart(work / "file", work / "data", strict, settings, kind)
             if free_bytes(work) < settings.reserve_mb << 20:
                 raise Problem("storage.full", "no space is left; nothing was kept")
 
             # `_keep` moves `data` to its final place, lists the upload and returns the facts about it.
             # Shielded: if the client hangs up now, its thread goes on, and the upload is stored and listed.
-            keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, work, filename, size, report))
+            keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, work, filename, size, report, kind))
             return await asyncio.shield(keeping)
         finally:
             if keeping is not None:
@@ -126,12 +129,12 @@ class Uploads:
             held_and_most = f"{held_gb:.1f} GiB are held, {quota_gb:g} may be"
             raise Problem("storage.quota", f"{held_and_most}: delete uploads first")
 
-    def _keep(self, work, filename, size, report):
+    def _keep(self, work, filename, size, report, kind):
         """Store the unpacked archive under a new identifier, list it, and return the facts about it.
 
         `work`/data holds rows and pictures; `filename` and `size` (bytes) are those of the archive, `report`
-        is that of its reader. The folder gets its final name by one rename when it is complete, so that it is
-        there as a whole or not at all."""
+        is that of its reader, `kind` is what its answers are. The folder gets its final name by one rename
+        when it is complete, so that it is there as a whole or not at all."""
         data = work / "data"
 
         # Names in main.csv are a stranger's text, which the page shows: `clean` makes it printable. Only the
@@ -144,6 +147,7 @@ class Uploads:
         upload = dict(
             file_id=str(uuid.uuid4()),  # the form of identifier that existing clients know
             filename=filename,
+            kind=kind,
             upload_time=now(),
             csv_rows=report["csv_rows"],
             valid_images=report["valid_images"],
@@ -332,6 +336,8 @@ def _facts_of(folder):
             raise ValueError(f"{_facts_file} has no good {name}")
     if facts["file_id"] != folder.name:
         raise ValueError(f"{_facts_file} is that of {facts['file_id']}: a copy")
+    if facts.get("kind", "counting") not in zip_kinds:
+        raise ValueError(f"{_facts_file} has no good kind")
     # `clock`: when it was uploaded, in seconds of the clock by which ages are counted. Older versions stored
     # none.
     if not isinstance(facts.get("clock", 0.0), (int, float)):

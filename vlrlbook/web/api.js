@@ -52,12 +52,12 @@ function problem(status, text) {
 }
 
 // XMLHttpRequest, because fetch does not tell how far an upload is.
-export function upload(file, strict, onProgress, signal, path = "upload-data") {
+export function upload(file, onProgress, signal, path) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const form = new FormData();
     form.append("file", file);
-    request.open("POST", path + (strict ? "?strict=true" : ""));
+    request.open("POST", path);
     request.upload.addEventListener("progress", (e) => onProgress(e.loaded, e.total));
     request.addEventListener("load", () => request.status < 300 ? resolve(JSON.parse(request.responseText)) : reject(problem(request.status, request.responseText)));
     request.addEventListener("error", () => reject(unreachable()));

@@ -9,31 +9,39 @@ export async function dataPage({ signal }) {
   const [files, format] = await Promise.all([get("files" + query({ limit: 50 }), signal), get("data-format", signal)]);
   return [h("h1", {}, "Data"),
     h("p", { class: "lead" }, "Pictures, a question about each, and the true answer: the model learns to answer better by trying."),
-    uploader(format.limits ?? {}, signal), layout(format), fileList(files, signal)];
+    uploader(format.limits ?? {}, format.kinds ?? {}, signal), layout(format), fileList(files, signal)];
 }
 
 // An upload goes on while other views are looked at; its place on the page is kept here.
 let going = null;
 
-function uploader(limits, signal) {
+// What the answers of a table are; the tasks counting and zoom need numbers, pointing needs boxes.
+const kindWords = { counting: "Numbers (counting, zoom)", pointing: "Boxes (pointing)" };
+
+function uploader(limits, kinds, signal) {
   const status = going ?? h("div", { class: "upload-status" }), disabled = going !== null;
   const input = h("input", { type: "file", id: "zip", accept: ".zip,application/zip", disabled, "aria-describedby": "zip-help", change: () => {
     if (input.files[0]) start(input.files[0]);
     input.value = "";
   } });
   const strict = h("input", { type: "checkbox", id: "strict", disabled });
-  const sample = h("button", { type: "button", id: "sample", disabled, click: () => withSample(status, signal, start) }, "Use 60 drawn pictures instead");
-  const start = (file) => {
+  const download = h("a", { download: "sample.zip" }, "Download them, to see the format");
+  const show = () => { download.href = "sample-data" + query({ kind: chosen.value === "counting" ? "" : chosen.value }); };
+  const chosen = h("select", { id: "kind", disabled, change: show }, Object.keys(kinds).map((k) => h("option", { value: k }, kindWords[k] ?? k)));
+  const sample = h("button", { type: "button", id: "sample", disabled, click: () => withSample(download.href, status, signal, start) }, "Use 60 drawn pictures instead");
+  const start = (file, kind = chosen.value) => {
     if (going) return;
     if (file.size > limits.upload_bytes) status.replaceChildren(notice(tooLarge(file, limits)));
-    else send(file, strict.checked, status);
+    else send(file, { strict: strict.checked || "", kind: kind === "counting" ? "" : kind }, status);
   };
+  show();
   return h("section", { "aria-labelledby": "upload-title" }, h("h2", { id: "upload-title" }, "Upload"),
+    h("div", { class: "field" }, h("label", { for: "kind" }, "What the answers are"), chosen),
     dropZone(start, input, h("label", { for: "zip" }, "Choose a ZIP file, or drop it here"),
       h("p", { id: "zip-help", class: "help" }, "main.csv and a folder of pictures", limits.upload_bytes ? `, at most ${bytes(limits.upload_bytes)}` : "", "; details below.")),
     h("p", { class: "check" }, strict, h("label", { for: "strict" }, "Refuse the file when a single row is bad, instead of skipping that row")),
-    photoMaker(start, () => going !== null),
-    h("p", { class: "actions" }, sample, h("a", { href: "sample-data", download: "sample.zip" }, "Download them, to see the format")),
+    photoMaker((file) => start(file, "counting"), () => going !== null),
+    h("p", { class: "actions" }, sample, download),
     status);
 }
 
@@ -48,23 +56,23 @@ function dropZone(start, ...children) {
   return zone;
 }
 
-async function withSample(status, signal, start) {
+async function withSample(path, status, signal, start) {
   status.replaceChildren(h("p", {}, "Fetching the drawn pictures…"));
   try {
-    const reply = await fetch("sample-data", { signal });
+    const reply = await fetch(path, { signal });
     if (!reply.ok) throw new Problem(reply.status, { title: "There are no drawn pictures on this server" });
     start(new File([await reply.blob()], "sample.zip", { type: "application/zip" }));
   } catch (e) { if (!signal.aborted) status.replaceChildren(notice(e)); }
 }
 
-async function send(file, strict, status) {
+async function send(file, options, status) {
   const stop = new AbortController();
   const bar = h("progress", { max: "1", value: "0", "aria-label": "Upload" });
   const text = h("p", { role: "status" }, "Uploading ", words(file.name), "…");
   status.replaceChildren(text, bar, h("button", { type: "button", click: () => stop.abort() }, "Stop the upload"));
   hold(status);
   try {
-    const report = await upload(file, strict, (sent, all) => progress(bar, text, sent, all), stop.signal);
+    const report = await upload(file, (sent, all) => progress(bar, text, sent, all), stop.signal, "upload-data" + query(options));
     announce(`${file.name}: ${summary(report)}`);
     if (status.isConnected) location.hash = `#/${address("data", report.file_id)}`;
   } catch (e) {
@@ -75,7 +83,7 @@ async function send(file, strict, status) {
 
 function hold(status) {
   going = status;
-  for (const control of document.querySelectorAll("#zip, #strict, #sample")) control.disabled = Boolean(status);
+  for (const control of document.querySelectorAll("#zip, #strict, #kind, #sample")) control.disabled = Boolean(status);
   window[status ? "addEventListener" : "removeEventListener"]("beforeunload", warn);
 }
 
@@ -88,11 +96,12 @@ function progress(bar, text, sent, all) {
   if (sent >= all) bar.removeAttribute("value");
 }
 
-function layout({ columns = {}, example = [], pictures = [], limits = {} }) {
+function layout({ columns = {}, kinds = {}, example = [], pictures = [], limits = {} }) {
   return h("details", {}, h("summary", {}, "What the ZIP must look like"),
     h("p", {}, "A table, ", h("code", {}, "main.csv"), ", and the pictures that it names. Its columns:"),
     facts(Object.entries(columns).map(([name, what]) => [h("code", {}, name), what])),
     h("pre", {}, example.join("\n")),
+    h("p", {}, "An answer depends on what is learned:"), facts(Object.entries(kinds).map(([kind, what]) => [kindWords[kind] ?? kind, what])),
     h("p", {}, `Pictures: ${pictures.join(", ")}. `, limits.rows && `At most ${count(limits.rows, "row")}. `,
       "A row whose picture is missing or broken is skipped and listed. All limits and error codes: ", h("a", { href: "data-format" }, "data format"), "."));
 }
@@ -117,7 +126,7 @@ function fileCard(file, signal) {
   const trouble = h("div");
   const card = h("li", {},
     h("h3", {}, h("a", { href: `#/${path}` }, words(file.filename))),
-    facts([["Rows kept", `${file.valid_images} of ${file.csv_rows}`], ["Size", bytes(file.size_bytes ?? 0)], ["Uploaded", when(file.upload_time)]]),
+    facts([["Rows kept", `${file.valid_images} of ${file.csv_rows}`], ["Answers", kindWords[file.kind] ?? file.kind], ["Size", bytes(file.size_bytes ?? 0)], ["Uploaded", when(file.upload_time)]]),
     h("p", { class: "actions" }, h("a", { class: "button", href: `#/train${query({ file: file.file_id })}` }, "Train on it"),
       h("button", { type: "button", "aria-label": `Remove ${file.filename}`, click: () => remove(file, card, trouble, signal) }, "Remove")), trouble);
   return card;

@@ -1,5 +1,5 @@
 // One job, live: progress, curves, the latest answers, the log, and what can be done with it.
-import { h, words, put, announce, ask, facts, number, when } from "./dom.js";
+import { h, words, put, announce, ask, facts, number, scrollable, when } from "./dom.js";
 import { address, call, get, notice, query, upload } from "./api.js";
 import { badge, stepText } from "./jobs.js";
 import { chart } from "./chart.js";
@@ -137,6 +137,7 @@ function outcomePart(view) {
       const found = await get(address("jobs", view.id, "verdict"), view.signal);
       node.replaceChildren(h("section", { class: `outcome notice ${found.outcome === "better" ? "good" : found.outcome === "not measured" ? "plain" : "warn"}`, "aria-labelledby": "outcome-title" },
         h("h2", { id: "outcome-title" }, "Did it get better?"), h("p", { class: "sentence" }, h("bdi", {}, found.sentence)),
+        found.figures?.length > 0 && h("details", {}, h("summary", {}, "Before and after, in figures"), figures(found.figures)),
         found.questions.length > 0 && h("details", {}, h("summary", {}, `The ${found.questions.length} questions behind this`), h("ul", { class: "questions" }, found.questions.map(question)))));
     } catch (e) { if (!view.signal.aborted && e.code !== "ask.failed") node.replaceChildren(notice(e)); }
     tryIt.replaceChildren(trial(view));
@@ -144,12 +145,23 @@ function outcomePart(view) {
   return { node, tryIt, load };
 }
 
+// The measures of the task on held-out pictures; of boxes their overlap comes first.
+function figures(rows) {
+  const signed = (v) => (v > 0 ? "+" : "") + number(v);
+  const head = h("tr", {}, ["Asked", "Measure", "Before", "After", "Gain", "95 % interval"].map((t, i) => h("th", { scope: "col", class: i > 1 ? "num" : "" }, t)));
+  const row = (r) => h("tr", {}, h("td", {}, r.asked), h("td", {}, r.words), [number(r.before), number(r.after), signed(r.gain), r.ci95 ? `${signed(r.ci95[0])} to ${signed(r.ci95[1])}` : "–"].map((t) => h("td", { class: "num" }, t)));
+  return scrollable("Figures before and after", h("table", {}, h("thead", {}, head), h("tbody", {}, rows.map(row))));
+}
+
 const marks = { yes: "✓", no: "✗", "cannot tell": "?" };
 const question = (q) => h("li", {}, h("span", { "aria-hidden": "true" }, `${marks[q.answer] ?? "–"} `), h("bdi", {}, q.question), " ", h("strong", {}, q.answer), q.detail && h("span", { class: "help" }, " ", h("bdi", {}, q.detail)));
 
+// What a task's drawn pictures are asked; a tiny model knows no other question.
+const asks = { pointing: "Where is the disc?", zoom: "How many discs are there?", vqa: "How many discs are there?" };
+
 // One picture of one's own, shown to the model before and after.
 function trial(view) {
-  const chosen = h("p", { class: "help", id: "try-chosen" }, "JPEG, PNG, WEBP, BMP or GIF"), words_ = h("input", { id: "try-question", value: "How many are there?", autocomplete: "off", required: true });
+  const chosen = h("p", { class: "help", id: "try-chosen" }, "JPEG, PNG, WEBP, BMP or GIF"), words_ = h("input", { id: "try-question", value: asks[view.job.parameters?.task] ?? "How many are there?", autocomplete: "off", required: true });
   const file = h("input", { type: "file", id: "try-picture", accept: "image/*", "aria-describedby": "try-chosen", change: () => put(chosen, file.files[0]?.name ?? "") });
   const out = h("div", { role: "status" }), button = h("button", {}, "Ask the model");
   const form = h("form", { submit: async (e) => {
@@ -159,7 +171,7 @@ function trial(view) {
     view.signal.addEventListener("abort", leave);
     button.disabled = true;
     out.replaceChildren(h("p", {}, "The model is loaded and asked; this takes from seconds to minutes."));
-    try { out.replaceChildren(replies(await upload(file.files[0], false, () => {}, stop.signal, address("jobs", view.id, "ask") + query({ question: words_.value })))); }
+    try { out.replaceChildren(replies(await upload(file.files[0], () => {}, stop.signal, address("jobs", view.id, "ask") + query({ question: words_.value })))); }
     catch (error) { if (!view.signal.aborted) out.replaceChildren(notice(error)); }
     finally { button.disabled = false; view.signal.removeEventListener("abort", leave); }
   } }, h("div", { class: "drop small" }, file, h("label", { for: "try-picture" }, "Choose a picture, or drop it here"), chosen),
@@ -168,7 +180,10 @@ function trial(view) {
 }
 
 function replies(said) {
-  const one = (title, given) => given && h("div", {}, h("h3", {}, title), h("p", { class: "answer" }, words(given.greedy)), given.sampled.length > 0 && h("p", { class: "help" }, "Further tries: ", given.sampled.map((t, i) => [i ? ", " : "", words(t)])));
+  const drawn = { pointing: "The picture, with the boxes of this answer", zoom: "The picture, with what this answer looked at framed and enlarged beside it" };
+  // What the answer says in the form of its task, where that is not the answer itself.
+  const understood = (given) => given.read === null ? h("p", { class: "help" }, "This answer could not be read.") : given.read && given.read !== given.greedy && h("p", { class: "help" }, "Read as: ", words(given.read));
+  const one = (title, given) => given && h("div", {}, h("h3", {}, title), given.picture && h("img", { src: given.picture, alt: drawn[said.task] ?? "The picture" }), h("p", { class: "answer" }, words(given.greedy)), understood(given), given.sampled.length > 0 && h("p", { class: "help" }, "Further tries: ", given.sampled.map((t, i) => [i ? ", " : "", words(t)])));
   return h("div", { class: "replies" }, one("Before training", said.before), one("After training", said.after));
 }
 
@@ -184,7 +199,7 @@ function offer(view, job) {
     job.status === "completed" && h("a", { class: "button primary", href: to("download"), download: "" }, "Download"),
     !ended(job) && job.status !== "cancelling" && button("Cancel", () => cancel(view, job)),
     job.can_resume && button("Resume", () => act(view, "POST", to("resume"), "The job goes on"), "primary"),
-    ["failed", "cancelled"].includes(job.status) && !job.can_resume && h("a", { class: "button primary", href: `#/train${query({ file: job.data_file_id, job_name: job.job_name })}` }, "Start again"),
+    ["failed", "cancelled"].includes(job.status) && !job.can_resume && h("a", { class: "button primary", href: `#/train${query({ file: job.data_file_id ?? "drawn", job_name: job.job_name, "training_config.task": job.parameters?.task })}` }, "Start again"),
     readable(job) && h("a", { class: "button", href: to("notebook"), target: "_blank", rel: "noopener" }, "Notebook", h("span", { class: "unseen" }, " (opens a new tab)")),
     ended(job) && button("Remove", () => purge(view, job)),
   ].filter(Boolean));
@@ -219,7 +234,7 @@ function answersPart(view) {
     wanted = step;
     if (busy || step === shown || !box.checked) return;
     busy = true;
-    try { cards.replaceChildren(...groups(await get(address("jobs", view.id, "rollouts"), view.signal))); shown = step; }
+    try { cards.replaceChildren(...groups(await get(address("jobs", view.id, "rollouts"), view.signal), view.job.parameters?.task)); shown = step; }
     catch (e) { if (!view.signal.aborted && e.status) cards.replaceChildren(notice(e)); }
     finally { busy = false; }
     if (wanted !== step && !view.signal.aborted) load();
@@ -227,9 +242,9 @@ function answersPart(view) {
   return { node, load, choice };
 }
 
-const groups = (found) => !found.groups?.length ? [empty()] :
-  [h("p", { class: "help" }, `Step ${found.step}: what the model answered, what each answer earned, and its advantage over the others of its group.`), ...found.groups.slice(0, mostShown).map((g) => card(g, found.step)),
-    found.groups.length > mostShown && h("details", {}, h("summary", {}, `${found.groups.length - mostShown} more questions of this step`), found.groups.slice(mostShown).map((g) => card(g, found.step)))].filter(Boolean);
+const groups = (found, task) => !found.groups?.length ? [empty()] :
+  [h("p", { class: "help" }, `Step ${found.step}: what the model answered, what each answer earned, and its advantage over the others of its group.`), ...found.groups.slice(0, mostShown).map((g) => card(g, found.step, task)),
+    found.groups.length > mostShown && h("details", {}, h("summary", {}, `${found.groups.length - mostShown} more questions of this step`), found.groups.slice(mostShown).map((g) => card(g, found.step, task)))].filter(Boolean);
 
 const empty = () => h("p", { class: "empty" }, "No answers yet: they appear with the first logged step.");
 
@@ -251,6 +266,6 @@ function logPart(view) {
 function about(job) {
   const settings = job.parameters ?? {};
   return h("details", {}, h("summary", {}, "About this job"),
-    facts([["Job", job.job_id], ["Data", job.data_file_id && h("a", { href: `#/${address("data", job.data_file_id)}` }, job.data_file_id)], ["Created", when(job.created_at)], ["Output", words(job.output_dir)],
+    facts([["Job", job.job_id], ["Data", job.data_file_id === null ? "drawn pictures" : h("a", { href: `#/${address("data", job.data_file_id)}` }, job.data_file_id)], ["Created", when(job.created_at)], ["Output", words(job.output_dir)],
       ...Object.entries(settings).map(([k, v]) => [k, words(typeof v === "object" ? JSON.stringify(v) : v)])]));
 }

@@ -19,18 +19,40 @@ const trains = { tiny: ", which trains a tiny model on its CPU in minutes", gpu:
 const groups = ["training_config", "lora_config"];
 
 export async function trainPage({ params, signal }) {
-  const [settings, page, server] = await Promise.all([get("settings", signal), get("files" + query({ limit: 200 }), signal), get("./", signal)]);
-  const wanted = params.get("file"), title = h("h1", {}, "Train");
-  if (wanted && !page.files.some((f) => f.file_id === wanted)) page.files.unshift(await get(address("files", wanted), signal));
-  if (!page.files.length) return [title, h("p", { class: "empty" }, "There is no data to train on yet. ", h("a", { href: "#/data" }, "Upload some first"), ", or use the drawn pictures there.")];
-  return [title, h("p", { class: "lead" }, "Choose how thorough it shall be on this server", trains[server.trains] ?? "", ", and press ", h("b", {}, "Start training"), "."),
-    makeForm(settings, page.files, params, presetsOf(server.trains in presets ? server.trains : "tiny", settings), signal)];
+  const [page, server, format] = await Promise.all([get("files" + query({ limit: 200 }), signal), get("./", signal), get("data-format", signal)]);
+  const wanted = params.get("file"), size = server.trains in presets ? server.trains : "tiny", place = h("div");
+  if (wanted && wanted !== drawn && !page.files.some((f) => f.file_id === wanted)) page.files.unshift(await get(address("files", wanted), signal));
+  // The form is the task's: what may be set, and with which defaults. With another task it is made anew.
+  const show = async (task, given) => {
+    const settings = await get("settings" + query({ task }), signal);
+    const files = page.files.filter((f) => f.kind === format.tasks[task]);
+    const again = async (next, kept) => {
+      try {
+        await show(next, kept);
+        place.firstChild.dispatchEvent(new Event("input")); // the address forgets the settings of the task before
+        document.getElementById(taskPath).focus();
+        announce("The form has the settings of the other task");
+      } catch (e) { if (!signal.aborted) place.replaceChildren(notice(e)); }
+    };
+    place.replaceChildren(makeForm({ settings, files, task, again, anything: page.files.length > 0 }, given, presetsOf(size, settings), signal));
+  };
+  const first = page.files.find((f) => f.file_id === wanted);
+  await show(params.get(taskPath) ?? Object.keys(format.tasks).find((t) => first && format.tasks[t] === first.kind) ?? "counting", params);
+  return [h("h1", {}, "Train"), h("p", { class: "lead" }, "Choose what it shall learn and how thoroughly, on this server", trains[server.trains] ?? "", ", and press ", h("b", {}, "Start training"), "."), place];
 }
+
+const taskPath = "training_config.task";
+const drawn = "drawn"; // in the address and in the form, where a job has no upload; no upload has such a name
 
 const presetsOf = (size, settings) => presets[size](settings[groups[0]].find((f) => f.name === lengths[size]).default);
 
-function makeForm(settings, files, params, choices, signal) {
-  const all = [jobName(params, files), dataFile(files, params), ...groups.flatMap((g) => (settings[g] ?? []).map((f) => control(g, f, params)))];
+function makeForm({ settings, files, task, again, anything }, params, choices, signal) {
+  const fields = (group) => (settings[group] ?? []).filter((f) => `${group}.${f.name}` !== taskPath);
+  const name = jobName(params, files, task), data = dataFile(files, params, task, anything);
+  // What was typed as a name stays, and so does the data where the other task can have it.
+  const kept = () => new Map([["file", files.length ? data.read() : params.get("file")], ["job_name", name.read() === name.first ? null : name.read()]]);
+  const learns = taskChoice(settings[groups[0]].find((f) => f.name === "task"), task, (next) => again(next, kept()));
+  const all = [name, learns, data, ...groups.flatMap((g) => fields(g).map((f) => control(g, f, params)))];
   const pick = (test) => all.filter(test).map((c) => c.node);
   const problems = h("div", { class: "problems" });
   const button = h("button", { class: "primary" }, "Start training");
@@ -73,16 +95,24 @@ const more = (title, nodes) => nodes.length > 0 && h("details", { class: "fields
 // The same key makes a second press, or a retry after a lost reply, the same job; randomUUID is missing on plain http.
 const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
 
-function jobName(params, files) {
+function jobName(params, files, task) {
   const chosen = files.find((f) => f.file_id === params.get("file")) ?? files[0];
-  const start = params.get("job_name") ?? shorten(chosen.filename.replace(/\.zip$/i, ""), 60);
-  const input = h("input", { id: "job_name", value: start, maxlength: "100", autocomplete: "off" });
-  return wrap({ path: "job_name", label: "Name of the job", help: "Anything that helps you find it again", input, read: () => input.value.trim() || null, wrong: (t) => !t && "A name is needed", start: null });
+  const first = chosen ? shorten(chosen.filename.replace(/\.zip$/i, ""), 60) : `${task} in drawn pictures`;
+  const input = h("input", { id: "job_name", value: params.get("job_name") ?? first, maxlength: "100", autocomplete: "off" });
+  return wrap({ path: "job_name", label: "Name of the job", help: "Anything that helps you find it again", input, read: () => input.value.trim() || null, wrong: (t) => !t && "A name is needed", start: null, first });
 }
 
-function dataFile(files, params) {
-  const input = h("select", { id: "data_file_id" }, files.map((f) => h("option", { value: f.file_id, selected: f.file_id === params.get("file") }, shorten(`${f.filename} (${f.valid_images} rows)`, 80))));
-  return wrap({ path: "data_file_id", label: "Data", help: "", input, read: () => input.value, wrong: () => false, start: null });
+function taskChoice(field, task, change) {
+  const input = h("select", { id: taskPath, change: () => change(input.value) }, field.choices.map((t) => h("option", { value: t, selected: t === task }, field.choice_labels?.[t] ?? t)));
+  return wrap({ path: taskPath, label: field.label, help: "Each has its own settings, rewards and data", input, read: () => input.value, wrong: () => false, start: "counting" });
+}
+
+// Without an upload the pictures are drawn, by the number that fixes chance.
+function dataFile(files, params, task, anything) {
+  const options = [...files.map((f) => [f.file_id, shorten(`${f.filename} (${f.valid_images} rows)`, 80)]), [drawn, "Drawn pictures, made for this job"]];
+  const input = h("select", { id: "data_file_id" }, options.map(([value, said]) => h("option", { value, selected: value === params.get("file") }, said)));
+  const help = files.length ? "" : [anything ? "None of the uploads is for this task. " : "There is no data to train on yet. ", task === "vqa" ? "Own questions are trained with vlrlbook grpo --task vqa; here pictures are drawn." : [h("a", { href: "#/data" }, "Upload some first"), ", or train on drawn pictures."]];
+  return wrap({ path: "data_file_id", label: "Data", help, input, read: () => input.value, wrong: () => false, start: null });
 }
 
 function control(group, field, params) {
@@ -154,7 +184,8 @@ function remember(all) {
 async function submit(all, problems, button, key, signal) {
   const wrong = all.filter((c) => { const text = c.wrong(c.read() ?? ""); c.say(text); return text; });
   if (wrong.length) return summarise(problems, wrong);
-  const json = { job_name: all[0].read(), data_file_id: all[1].read(), training_config: changed(all, groups[0]), lora_config: changed(all, groups[1]) };
+  const of = (path) => all.find((c) => c.path === path).read();
+  const json = { job_name: of("job_name"), data_file_id: of("data_file_id") === drawn ? null : of("data_file_id"), training_config: { task: of(taskPath), ...changed(all, groups[0]) }, lora_config: changed(all, groups[1]) };
   button.disabled = true;
   problems.replaceChildren();
   try {

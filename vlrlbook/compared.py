@@ -1,0 +1,58 @@
+"""What a run's results say of before and after, as rows for tables: those of the report and of the service.
+
+No library is needed, so that a server can show the figures of a run. Written by hand, not exported from a
+notebook."""
+
+__all__ = ["measure_words", "compared_figures"]
+
+# A measure in results.json → words for people, in the order in which a table has them. Of boxes the overlap
+# comes first, since they are judged by it.
+measure_words = {
+    "mean_iou": "overlap of boxes (IoU)",
+    "exact_accuracy": "right",
+    "verbatim_accuracy": "to the letter",
+    "mean_reward": "mean reward",
+}
+
+
+def compared_figures(
+    results: dict,  # what results.json of a run holds
+) -> list:  # of {asked, measure, words, before, after, gain, ci95, interval}; empty if nothing was measured
+    """Compare the measures of a run before and after training: a row for each way of asking and measure.
+
+    `ci95` is the gain's interval, None where it could not be computed; `interval` names its method. A file
+    that another program wrote, or damage, gives no rows."""
+    rows = []
+    try:
+        for way, gains in (results.get("gain") or {}).items():  # greedy, sampled
+            before, after = results["before"][way], results["after"][way]
+            for measure in _measures_of(gains):
+                rows.append(_row(way, measure, before, after, gains))
+    except (KeyError, TypeError, AttributeError):
+        return []
+    return rows
+
+
+def _measures_of(gains):
+    "List the measures of which there is a gain, in the order of `measure_words`"
+    measures = [measure for measure in measure_words if measure in gains]
+    if "mean_iou" not in measures:
+        return measures
+    # A box that is a pixel off is another text and as good an answer.
+    return [measure for measure in measures if measure != "verbatim_accuracy"]
+
+
+def _row(way, measure, before, after, gains):
+    "One row: a measure under one way of asking, from the parts of results.json that belong to this way"
+    low, high = gains[f"{measure}_ci95"]
+    return dict(
+        asked="best guess" if way == "greedy" else way,
+        measure=measure,
+        words=measure_words[measure],
+        before=before[measure],
+        after=after[measure],
+        gain=gains[measure],
+        # JSON has no NaN: an interval that could not be computed, as for one picture, is read as None.
+        ci95=None if low is None or high is None else [low, high],
+        # Older runs did not keep the method, and knew the normal one alone.
+        interval=gains.get(f"{measure}_interval", "normal"))
