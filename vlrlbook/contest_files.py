@@ -211,7 +211,9 @@ def _rules_of(values_in_file):
 
 @cache  # all files of a class have the same rules, so the pictures are drawn once
 def _truths(rules):
-    "Return a dict for each frozen picture: question, answer (the truth), picture (hash of its pixels)"
+    """Return a dict for each test picture: question, answer (the truth), picture (hash of its pixels)
+
+    The pictures are *frozen*: drawn from the contest's rules by a fixed seed, the same for everybody."""
     from .data import picture_key
     truths = []
     for sample in frozen_pictures(rules):

@@ -582,7 +582,8 @@ def _prepare_training(run, small):
     if the run has it. `run.gpu` says what the run is counted for; the count itself needs no GPU."""
     from trl.trainer.utils import add_fused_lm_head
     core = small.core  # the model without its adapter
-    vars(core).pop("forward", None)  # of an earlier call: the method of its class shows again
+    # A head is put on by giving the object a `forward` of its own. That of an earlier call is taken off.
+    vars(core).pop("forward", None)
     if run.gpu:
         _fuse_head(core)  # a stand-in that takes as much memory: TRL's own head would start GPU kernels
     else:
@@ -980,7 +981,9 @@ def twin_run(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary`
 ) -> Run:  # on a CPU
-    "A run of an untrained Qwen2.5-VL twin (a model with few and narrow layers) of a given shape"
+    """A `Run`, whose memory can be counted, for an untrained Qwen2.5-VL twin of a given shape.
+
+    A twin has few and narrow layers, so that its memory can be measured too, and compared with the count."""
     config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, shape["width"], shape["depth"])
     config.get_text_config().vocab_size = shape["vocabulary"]  # larger than the twin's tokenizer needs
     return run_of(read_settings(GRPOSettings, settings), config, gpu=False)

@@ -564,8 +564,11 @@ def blind_metrics(
         return float(reward(text, row["answer"])["overall"])
 
     metrics = []
-    for column, mark, pay in (("majority", main_mark(task), right), ("blind", "reward", paid)):
-        cache, earned = {}, []  # (text, truth) → pay: the few pairs repeat
+    # The measures: name of the metric's column, name of its mark, and what an answer earns by it.
+    measures = (("majority", main_mark(task), right), ("blind", "reward", paid))
+    for column, mark, pay in measures:
+        cache = {}  # (text, truth) → what it earns: the few pairs repeat
+        earned = []  # a number per row
         # One text per row: the answer that earns most if it is given to all rows, or in VQA to all questions
         # of the row's type.
         blind_answers = best_blind(rows, pay, task)

@@ -57,7 +57,8 @@ def lesson_notebook(
         cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
     ids = set()
     for cell in cells:
-        # two steps may take two parts of the same text; a notebook's ids must differ
+        # A cell of a chapter keeps its id there. Where two steps take two parts of one cell, they have the
+        # same id, and a notebook's ids must differ.
         cell["id"] += "-more" if cell["id"] in ids else ""
         ids.add(cell["id"])
 

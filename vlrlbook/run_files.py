@@ -121,15 +121,18 @@ def results_of(
     before: dict,  # from `predict`
     after: dict,  # from `predict`
     reward,  # (completion, answer) → parts, or a batched one
-    lines: dict = None,  # from `marking.baselines`
+    lines: dict = None,  # rewards to compare with, such as that of a blind answer, from `marking.baselines`
 ) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
     "Compare the answers before and after training: what results.json will hold, and the answers themselves"
     # "greedy" or "sampled" → marks: for each sample its mean reward, share right, …
     before_marks = {how: marks(samples, texts, reward) for how, texts in before.items()}
     after_marks = {how: marks(samples, texts, reward) for how, texts in after.items()}
-    # `_paid`: what a reward model gave, by column; None for a rule, whose rewards can be computed again
-    rows = prediction_rows(samples, before, after, _paid(before_marks, after_marks, reward))
-    pictures = pictures_of(rows)  # a name a row, to resample by picture; None where no two rows share one
+    # What a reward model gave each answer is stored beside it; None for a rule, which can be asked again.
+    paid = _paid(before_marks, after_marks, reward)
+    rows = prediction_rows(samples, before, after, paid)
+    # Each row's picture: questions about one picture are not independent, so the interval of a gain draws
+    # whole pictures. None where no two rows share one.
+    pictures = pictures_of(rows)
     results = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),

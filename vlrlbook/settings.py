@@ -773,7 +773,7 @@ def reward_without_paths(
 
 def untrained_reward(
     chapter: str, # reward_model, aloha or judge
-    folder: str, # that a reward names; of a judge its file
+    folder: str, # what stands behind the colon of a reward such as reward_model:folder; of a judge its file
 ) -> str | None: # a message
     """Return why a folder cannot pay for answers, or None if it can
 
@@ -792,7 +792,7 @@ def untrained_reward(
     # People often name the folder of the run. Its model lies in a subfolder, or where results.json says.
     candidates = [path / "model", path / "classifier"]
     results = _read_object(path / "results.json") # {} if there is no such file
-    for name in ("model", "ckpt_dir"): # under which the chapters write the model's place there
+    for name in ("model", "ckpt_dir"): # the keys under which chapters 03 and 04 write where the model is
         if isinstance(results.get(name), str):
             candidates.append(Path(results[name]))
     with_model = [candidate for candidate in candidates if holds_model(candidate)]

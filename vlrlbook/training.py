@@ -143,9 +143,8 @@ class CommittedCheckpoints(BeforeTrainer):
         if has_second_adapter:
             model.load_adapter(checkpoint, model.active_adapters[0], is_trainable=True)
 
-    # Trainer's further arguments, `trial` and `ignore_keys_for_eval`, can be given by keyword only: for type
-    # checkers that is another signature.
-    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]
+    # Trainer's further arguments, `trial` and `ignore_keys_for_eval`, can be given by keyword only.
+    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]  # another signature
         """Train as transformers' Trainer does, but first move checkpoints of other runs aside.
 
         Those are the ones with a higher number than `resume_from_checkpoint`, or all if nothing is

@@ -215,9 +215,10 @@ class Looker:
     without an underscore to the model as a tool: that is `zoom` alone."""
 
     def __init__(self,
-        eye: Eye,  # of the model
+        eye: Eye,  # how the model sees pictures: cuts and enlarges what a call asks for
         most: int,  # calls that are allowed in one answer
     ):
+        "A tool without a picture yet, which `reset` gives it"
         self._eye, self._most = eye, most
         self.reset()
 

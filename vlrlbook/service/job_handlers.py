@@ -187,7 +187,7 @@ class JobSide:
             # For each row a text that is equal where pictures are; a Problem if one of its files is missing.
             rows, pictures = upload["valid_images"], self.uploads.check(file_id)
         # What the client left open is decided here: the batch, and the run's length in optimizer steps.
-        # `size` (tiny or gpu) says which models are trained; the task's form has the default of every setting.
+        # `size` (tiny or gpu) says which models are trained; the task's form has every setting's default.
         parameters, notes, steps = plan_with_length(settings, self.size, self.forms[task], rows, pictures)
         parameters["task"] = task
         refuse_clashes(parameters)  # a Problem where chapter 05 would refuse the settings

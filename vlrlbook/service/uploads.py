@@ -262,8 +262,8 @@ class Uploads:
         names = {row["row"]: row["file"] for row in self._stored_rows(file_id)}
         if len(names) != self.get(file_id)["valid_images"]:
             raise Problem("file.damaged", f"{len(names)} rows are left: upload it again")
-        # Room is made for it: of the others only the last that came stay. A dict keeps the order of its keys;
-        # the list is a copy, since other requests may change the dict.
+        # The oldest are dropped, so that with this one there are at most `_most_indexes`. A dict keeps the
+        # order in which its keys came; the list is a copy, since other requests may change the dict.
         others_that_stay = _most_indexes - 1
         for other_id in list(self.indexes)[:-others_that_stay]:
             self.indexes.pop(other_id, None)
