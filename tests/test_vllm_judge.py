@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -46,11 +47,16 @@ def far(server, **more):
 def near(folder, **more): return Judge(read_settings(JudgeSettings, HOW | dict(model=str(folder)) | more))
 
 
+def in_whole_characters(reply):
+    """A reply without the half of a character at which it was cut: vLLM leaves that half out, transformers writes U+FFFD for it.
+    Seen with a twin's babble in one reply of 187; what is cut has no grade"""
+    return reply if reply.is_whole else replace(reply, text=reply.text.rstrip("\ufffd"))
+
+
 def test_the_server_replies_as_the_model_loaded_here(server, twin):
     "Text for text, cut or not, and in the same number of tokens: pictures of all sizes, hostile answers"
     texts, samples = WORDS + HOSTILE, looked_at()
-    ours = said(near(twin), texts, samples)
-    theirs = said(far(server), texts, samples)
+    ours, theirs = ([in_whole_characters(reply) for reply in said(judge, texts, samples)] for judge in (near(twin), far(server)))
     assert len(ours) == len(texts) * len(samples) > 180 and theirs == ours
     assert {reply.text for reply in ours} >= {"yes", "no"}
 

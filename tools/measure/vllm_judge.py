@@ -1,12 +1,12 @@
 """A judge behind vLLM's own server beside the same model loaded here: replies and tokens.
 
-    .venv-vllm/bin/python tools/logs.py vllm_judge [FAMILY ...]
+    python tools/logs.py vllm_judge [FAMILY ...]
 
 For each FAMILY (qwen2_vl, qwen2_5_vl and qwen3_vl unless said otherwise) a twin is taught to judge,
 `vllm serve` is started with it, and both are asked the same: eleven questions, with a picture, two or none,
-about each of three plain and fourteen hostile answers. Needs the environment of `make test-vllm`. Four
-minutes on a machine that does nothing else. Writes the row of each family in nbs/logs/03a_vllm_judge.csv
-anew."""
+about each of three plain and fourteen hostile answers. The python is that of .venv-vllm, which
+`make test-vllm` makes. Ten minutes on two cores that others used, too, most of them for the three servers to
+start. Writes the row of each family in nbs/logs/03a_vllm_judge.csv anew."""
 import tempfile
 import time
 from dataclasses import astuple
