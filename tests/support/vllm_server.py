@@ -81,10 +81,11 @@ def vllm_server(model, home, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | dict(
+    # What test_vllm.py, and TRL within it, leave in the environment is meant for an engine within their own process.
+    of_their_own = {"VLLM_ENABLE_V1_MULTIPROCESSING", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {name: value for name, value in os.environ.items() if name not in of_their_own} | dict(
         PYTHONPATH=str(home / "shim"), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1",
         VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_NO_USAGE_STATS="1", VLLM_LOGGING_LEVEL="INFO")
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None) # test_vllm.py sets it for an engine within its own process
     command = [BIN / "vllm", "serve", model, "--host", "127.0.0.1", "--port", port, *SMALL, *options]
     with open(home / "said.txt", "w") as said:
         process = subprocess.Popen([str(word) for word in command], env=environment, stdout=said, stderr=subprocess.STDOUT,
