@@ -134,7 +134,8 @@ def test_advantages_on_a_card_are_those_of_the_run(scale):
     centred = groups - groups.mean(1, keepdim=True)
     spread = {"group": groups.std(1, keepdim=True) + 1e-4, "batch": rewards.std() + 1e-4, "none": 1.0}[scale]
     assert scaled_advantages(rewards.tolist(), 4, scale) == pytest.approx((centred / spread).flatten().tolist(), abs=1e-6)
-    assert scaled_advantages([1.0, None, 0.0, None, None], 5, scale)[1::2] == [0.0, 0.0] and scaled_advantages([None] * 2, 2, scale) == [0, 0]
+    assert scaled_advantages([1.0, None, 0.0, None, None], 5, scale)[1::2] == [0.0, 0.0]
+    assert scaled_advantages([None] * 2, 2, scale) == [0, 0]
     recorder, samples = Recorder(2, scale=scale), [s for s in synthetic_vqa(2, seed=1) for _ in range(2)]
     recorder(list("abcd"), [dict(overall=r) for r in (1.0, 0.8, 0.0, 0.0)], samples, SimpleNamespace(global_step=0, max_steps=4))
     shown = [a["advantage"] for a in recorder.rows()[0]["rollouts"]]
@@ -307,7 +308,8 @@ def test_figures_of_before_and_after_are_those_of_the_task():
         dict(task="pointing")), results)
     gained["mean_reward_ci95"] = [None, None] # JSON has no NaN
     assert compared_figures(results)[2]["ci95"] is None
-    for damaged in ({}, dict(gain=None), dict(gain=[1]), dict(gain=dict(greedy=gained)), results | dict(before=7)): assert compared_figures(damaged) == []
+    for damaged in ({}, dict(gain=None), dict(gain=[1]), dict(gain=dict(greedy=gained)), results | dict(before=7)):
+        assert compared_figures(damaged) == []
 
 
 FIXED = '''

@@ -253,7 +253,8 @@ def test_what_an_answer_says_in_pixels_of_the_picture():
     from vlrlbook.answers import read_in_task
     seen = "[] in pixels of 56 x 56"
     assert read_in_task("[12, 0, 28, 56]", "pointing", seen, (448, 224)) == "[96, 0, 224, 224] in pixels of 448 x 224"
-    assert read_in_task("[500, 0, 1000, 250]", "pointing", "[] in thousandths of 56 x 56", (448, 224)) == "[224, 0, 448, 56] in pixels of 448 x 224"
+    in_thousandths = read_in_task("[500, 0, 1000, 250]", "pointing", "[] in thousandths of 56 x 56", (448, 224))
+    assert in_thousandths == "[224, 0, 448, 56] in pixels of 448 x 224"
     assert [read_in_task(text, "pointing", seen, (448, 448)) for text in ("there", "[3, 4]", "[9, 1, 2, 3]")] == [None] * 3
     assert read_in_task("<think>[1]</think><answer> left </answer>", "vqa") == "left" and read_in_task("<think>cut", "vqa") is None
     assert (read_in_task("A photo of three discs", "counting"), read_in_task("none that I know", "counting")) == ("3", "0")

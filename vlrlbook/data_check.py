@@ -49,8 +49,7 @@ class DataCheck:
 
 def check_file(
     path: str | Path,  # .zip, or rows in .json, .jsonl, .csv, .tsv or .parquet
-    # of the rows: vqa, preferences, counting or pointing; a ZIP is pointing if that is said, else counting
-    kind: str = "vqa",
+    kind: str = "vqa",  # of the rows: vqa, preferences, counting, pointing; of a ZIP pointing, else counting
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     keys: str | dict | None = None,  # which column holds what, such as "question=problem image=scan"
     reward: str = None,  # that the true answers must be able to earn; None: the reward of the kind

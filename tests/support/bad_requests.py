@@ -85,7 +85,8 @@ BAD_BOXES = {
     "3": "no boxes in the answer", "[1, 2, 3, 4]": "expected a box", "[1, 2, 3] in pixels of 32 x 32": "no boxes",
     "[9, 2, 3, 4] in pixels of 32 x 32": "swapped corners", "[1, 2, 1, 4] in pixels of 32 x 32": "no area",
     "[1, 2, 33, 4] in pixels of 32 x 32": "outside the picture", "[-1, 2, 3, 4] in pixels of 32 x 32": "outside the picture",
-    "[0.1, 0.2, 1.5, 0.4] in fractions of 32 x 32": "outside the picture", "[1, 2, 3, 4] in pixels of 64 x 32": "64 x 32, and it has 32 x 32",
+    "[0.1, 0.2, 1.5, 0.4] in fractions of 32 x 32": "outside the picture",
+    "[1, 2, 3, 4] in pixels of 64 x 32": "64 x 32, and it has 32 x 32",
     "[0, 0, 0, 0] in pixels of 0 x 0": "no area", "[1, 2, 3, 4] in thousandths of 0 x 0": "0 x 0, and it has 32 x 32",
     "[[1, 2, 3, 4], [5, 6]] in pixels of 32 x 32": "no boxes"}
 BAD_PICTURES = {"image.name": ("/etc/passwd", png()), "image.missing": ("b.png", png()),
@@ -148,5 +149,6 @@ BAD_TRAIN = [
     (dict(training_config=dict(batch_size=12, gradient_accumulation_steps=1)), "training_config.batch_size"),
     (dict(training_config=dict(batch_size=1024)), "training_config.batch_size"),
     (dict(training_config=dict(task="pointing")), "train.kind"), (dict(training_config=dict(task="vqa")), "train.kind"),
-    (dict(training_config=dict(max_looks=1)), "training_config.max_looks"), (dict(training_config=dict(loss_type="cispo")), "train.settings"),
+    (dict(training_config=dict(max_looks=1)), "training_config.max_looks"),
+    (dict(training_config=dict(loss_type="cispo")), "train.settings"),
     (dict(training_config=dict(task="zoom", reward_function="counting")), "training_config.reward_function")]
