@@ -213,7 +213,8 @@ def test_a_plain_import_of_vlrlbook_is_refused(tmp_path, monkeypatch):
     (tmp_path / "plainly.py").write_text("import vlrlbook.rewards as ours\n"
         "def reward(completion, answer): return dict(overall=float(ours.final_answer(completion) == answer))\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SettingsError, match="plainly: `import vlrlbook.rewards as ours` would need vlrlbook .* write `from vlrlbook.rewards"):
+    message = "plainly: `import vlrlbook.rewards as ours` would need vlrlbook .* write `from vlrlbook.rewards"
+    with pytest.raises(SettingsError, match=message):
         reward_file("plainly:reward")
 
 

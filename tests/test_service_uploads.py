@@ -172,7 +172,7 @@ def test_who_hangs_up_while_an_upload_is_stored_leaves_it_whole(tmp_path, monkey
     from vlrlbook.service import uploads as module
     moving, may_move, commit = threading.Event(), threading.Event(), module.commit_folder
     async def receive(request, path, settings): return "x.zip", 3
-    async def read(path, data, strict, settings):
+    async def read(path, data, strict, settings, kind):
         data.mkdir()
         for name in ("rows.jsonl", "1.jpg"): (data / name).write_text("x")
         return dict(csv_rows=1, valid_images=1, skipped=[])

@@ -402,8 +402,8 @@ def largest_batch(
     G: int, # num_generations
     accumulation: int, # forward passes before an optimizer step
     processes: int = 1, # of the run
-    # each process must hold whole groups, since `refill` replaces those with equal rewards on each alone
-    whole_on_each: bool = False,
+    # True where `refill` is on, since it replaces groups with equal rewards on each process alone.
+    whole_on_each: bool = False, # each process must hold whole groups
 ) -> int | None: # None where even the smallest step is too large
     "Return the largest batch_size with whole groups in a step and at most `rows` prompts"
     passes = accumulation * processes # in one step, over all processes

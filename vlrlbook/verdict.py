@@ -270,9 +270,9 @@ def _collapsed(rows, column, task):
 # The verdict
 
 def verdict_of(
-    # of a predictions file. before_greedy and after_greedy are needed. The sampled columns are optional, and
-    # so is `paid` (column → reward), which is there where a trained reward has kept what it paid
-    rows: list,
+    # before_greedy and after_greedy are needed. The sampled columns are optional, and so is `paid` (column →
+    # reward), which is there where a trained reward has kept what it paid.
+    rows: list,  # of a predictions file
     task: str = None,  # counting, vqa or pointing; None guesses
     reward=None,  # (completion, answer) → parts, that of the run; None: the task's own
 ) -> dict:  # outcome, sentence, questions: a list of {name, question, answer, detail}

@@ -192,9 +192,9 @@ def chosen_option(
     raw,  # the answer as the row holds it: a text or a number
     answer: str,  # the same as text
     options: list,  # from `row_options`
-    # What a number means as an answer, from `option_places`. "text": it is an option's text. 0 or 1: it is an
-    # option's position, counted from 0 or from 1. None: a position, but it is unknown from where it counts.
-    places,
+    # From `option_places`. "text": a number is an option's text. 0 or 1: it is an option's position, counted
+    # from 0 or from 1. None: a position, but it is unknown from where it counts.
+    places,  # what a number means as an answer
     columns,  # `Columns` of the row
     notes: list,  # gets a sentence if a number became a letter
 ) -> str:  # a letter, several letters ("A, C"), or an option's text
