@@ -696,7 +696,8 @@ def test_vqa_rows_are_asked_with_their_prompt(tmp_path):
     assert {"before_greedy/accuracy", "before_greedy/closed_accuracy", "before_greedy/open_recall", "before_greedy/open_f1",
             "majority/accuracy", "before_greedy/accuracy/type PRES"} <= set(by_name)
     assert by_name["before_greedy/accuracy/type PRES"]["n"] == len(rows)
-    assert by_name["before_greedy/accuracy"]["interval"] == "bootstrap over pictures"
+    # An untrained twin answers nothing right: all shares are 0, and a bootstrap of equal values has no width.
+    assert by_name["before_greedy/accuracy"]["value"] == 0 and by_name["before_greedy/accuracy"]["interval"] == "Wilson over pictures"
     everything = evaluate(read_settings(EvaluationSettings, settings | dict(split="all", output_dir=str(tmp_path / "all"), controls=False)))
     assert {m["name"]: m for m in everything["metrics"]}["before_greedy/accuracy"]["n"] == 24
 
