@@ -1,4 +1,4 @@
-"""GB that a 3B run of chapter 05 is counted to take, as one setting after the other saves some.
+"""GB that a 3B run of chapter 05 is counted to take, one setting after the other.
 
     python tools/logs.py levers
 
