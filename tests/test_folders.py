@@ -575,7 +575,7 @@ def test_an_upload_that_is_kept(tmp_path, monkeypatch):
     write_whole(work / "data" / "rows.jsonl", "")
     monkeypatch.setattr(folders, "_all_to_disk", no_space)
     report = dict(skipped=[], csv_rows=1, valid_images=1)
-    with pytest.raises(OSError, match="No space"): intake._keep(work, "x.zip", 1, report)
+    with pytest.raises(OSError, match="No space"): intake._keep(work, "x.zip", 1, report, "counting")
     assert names(tmp_path / "uploads") == [] and intake.known == {}
 
 
