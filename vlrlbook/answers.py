@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from .archive import open_picture, to_rgb
-from .core import Sample, progress_bar, thumbnail
+from .core import Sample, progress_bar, thumbnail_url
 from .data import encode, vqa_prompt
 from .geometry import box_fault, rescaled, scale_of_family, unit_of
 # All of them, so that old imports from here and the reward setting `vlrlbook.answers:verbatim` keep working.
@@ -30,8 +30,7 @@ from .zoom import with_looks_drawn
 from .zoom_turns import converse, eye_of
 
 __all__ = ["generate_answers", "generate_ids", "predict", "speakers", "base_of", "ask_model", "read_in_task",
-           "data_url", "system_of_run", "looks_of_run",
-           "answer_marks", "verbatim", "counting_marks", "is_closed",
+           "system_of_run", "looks_of_run", "answer_marks", "verbatim", "counting_marks", "is_closed",
            "word_scores", "vqa_marks", "marks", "summary", "gain"]
 
 
@@ -308,19 +307,9 @@ def read_in_task(
     return box_truth([rescaled(box, unit, of_picture) for box in boxes], "pixels", size)
 
 
-def data_url(
-    image: Image.Image,  # of any size and mode
-    side: int,  # pixels of the longer side of the small copy
-) -> str:  # such as data:image/png;base64,…
-    "A picture, made small, as a data URL"
-    tag = thumbnail(image, side)  # <img src="data:…" …>
-    _, url, *_ = tag.split('"')
-    return url
-
-
 def _url_of(sample):
     "The first picture of a sample as a data URL, of the size in which boxes are drawn"
-    return data_url(sample.images[0], drawn_side)
+    return thumbnail_url(sample.images[0], drawn_side)
 
 
 def _as_upload(picture):

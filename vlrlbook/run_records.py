@@ -12,8 +12,8 @@ from statistics import stdev
 
 from transformers import TrainerCallback
 
-from .answers import data_url, generate_answers, predict
-from .core import Rollout, RolloutGroup, RunLog, mean_of
+from .answers import generate_answers, predict
+from .core import Rollout, RolloutGroup, RunLog, mean_of, thumbnail_url
 from .folders import write_json, write_whole
 from .pointing import with_boxes_drawn
 from .readers.turns import on_one_line
@@ -309,4 +309,4 @@ def _data_url(sample):
     if not sample.images:
         return None
     side = THUMBNAIL_WITH_LOOKS if sample.task == "zoom" else THUMBNAIL
-    return data_url(sample.images[0], side)
+    return thumbnail_url(sample.images[0], side)
