@@ -965,13 +965,14 @@ def share_prompts(
     for model in (trainer.model, trainer.ref_model):
         # sdpa that does not copy keys and values for each query head
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
-    if keep_mb: # A picture is known again in the next epoch by its row's place in the data set.
-        data = trainer.train_dataset
-        if _place_column not in data.column_names:
-            trainer.train_dataset = data.add_column(_place_column, list(range(len(data))))
     # None: the model is None (no reference), or has no vision tower of Qwen's
     memories = [picture_memory(model, keep_mb) for model in (trainer.model, trainer.ref_model)]
     trainer.pictures = [memory for memory in memories if memory]
+    if keep_mb and trainer.pictures:
+        # A picture is known again in the next epoch by its row's place in the data set.
+        data = trainer.train_dataset
+        if _place_column not in data.column_names:
+            trainer.train_dataset = data.add_column(_place_column, list(range(len(data))))
 
 def sharing_state(
     trainer, # with `SharedPrompt` in its class
