@@ -357,6 +357,16 @@ def test_rows_that_changed_under_a_run_are_noticed_and_a_moved_file_is_not(tmp_p
     assert start_run(s("other.jsonl", resume="true", load_weights_only=True), *read("other.jsonl"))[2] == str(directory / "checkpoint-1")
 
 
+def test_the_tenth_run_of_a_second_is_later_than_the_ninth(tmp_path):
+    "The numbers at the end of their names are no text: -10 is behind -9"
+    from vlrlbook.reward_model import _latest_run
+    asked = settings(tmp_path)
+    second = Path(asked.output_dir) / f"{asked.experiment_name}_20260131-235959"
+    for ending in ("", "-2", "-9", "-10"): (Path(f"{second}{ending}") / "checkpoint-1").mkdir(parents=True)
+    (Path(f"{second}-11")).mkdir()
+    assert _latest_run(asked) == Path(f"{second}-10"), "-11 has no checkpoint"
+
+
 def write_committed(folder):
     "A checkpoint that equals its manifest"
     from vlrlbook.folders import new_folder

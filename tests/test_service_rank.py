@@ -115,6 +115,19 @@ def test_a_model_that_cannot_be_loaded_is_told_and_tried_again(tmp_path, judge):
     assert not any(str(broken) in (p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
 
 
+def test_a_line_that_is_too_long_is_told_as_such():
+    "Not as a process that was too slow"
+    import asyncio
+    from types import SimpleNamespace
+    from vlrlbook.service.judge_process import Judge
+    async def read():
+        judge, stdout = Judge("nowhere"), asyncio.StreamReader(limit=100)
+        stdout.feed_data(b"x" * 1000)
+        judge.child = SimpleNamespace(stdout=stdout, returncode=0)
+        await judge._read_line(5)
+    with pytest.raises(Problem, match="longer than any ranking"): asyncio.run(read())
+
+
 def test_every_code_of_rank_was_met():
     "The last test: each code that this file is to meet was answered somewhere above"
     assert CODES_MET_IN["rank"] - seen == set()

@@ -8,6 +8,8 @@ import shutil
 import stat
 import zipfile
 
+import pytest
+
 from support.service import CODES_MET_IN, client, done, good, nothing_stays, refused, seen, server, trainer, with_file
 
 
@@ -53,6 +55,17 @@ def test_what_there_is_not(with_file):
     assert c.get(f"/jobs/{job}/metrics").json() == dict(rows=[], next_step=0)
     assert c.get(f"/jobs/{job}/rollouts").json() == dict(step=0, groups=[])
     c.delete(f"/jobs/{job}"), c.delete(f"/jobs/{job}?purge=true")
+
+
+def test_a_notebook_that_takes_too_long_is_told_as_such(tmp_path, monkeypatch):
+    "It was a status 500 without a name"
+    import asyncio
+    from vlrlbook.service import notebook_page
+    (tmp_path / "out.ipynb").write_text("{}")
+    monkeypatch.setattr(notebook_page, "_longest_making", 0.01)
+    with pytest.raises(notebook_page.Problem, match="more than 0.01 seconds") as problem:
+        asyncio.run(notebook_page.notebook_html(tmp_path / "out.ipynb", asyncio.Semaphore(1)))
+    assert problem.value.code == "job.no_notebook" and not list(tmp_path.glob("*.html"))
 
 
 def test_streams_have_a_limit(client, good):

@@ -1295,12 +1295,14 @@ def _latest_run(settings):
         # The experiment's name must be followed by a time, such as 20260131-235959. If it is not, the
         # directory belongs to another experiment whose name begins with the same letters. Runs that begin in
         # the same second get a number at the end: -2, -3, … (`_new_run_dir`).
-        is_own_run = re.fullmatch(r"\d{8}-\d{6}(-\d+)?", path.name[len(prefix):])
-        if is_own_run and any(path.glob("checkpoint-*")):
-            run_dirs.append(path)
+        time_and_number = re.fullmatch(r"(\d{8}-\d{6})(?:-(\d+))?", path.name[len(prefix):])
+        if time_and_number and any(path.glob("checkpoint-*")):
+            time, number = time_and_number.groups()
+            run_dirs.append((time, int(number or 1), path)) # as numbers, -10 is later than -9
     if not run_dirs:
         raise SettingsError(f"resume: no run of {s.experiment_name!r} with a checkpoint in {s.output_dir}")
-    return max(run_dirs)  # the last in the alphabet is the latest in time
+    _, _, latest = max(run_dirs) # a later time sorts behind an earlier one
+    return latest
 
 # %% ../nbs/03_reward_model.ipynb #c067
 def plot_training(

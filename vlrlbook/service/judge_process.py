@@ -136,10 +136,12 @@ class Judge:
         Raises a Problem if no line comes in time, which ends the process, or if the process has died."""
         try:
             line = await asyncio.wait_for(self.child.stdout.readline(), seconds)
-        # A ValueError: the line is longer than any answer may be. Then, too, there is no usable answer.
-        except (TimeoutError, ValueError) as error:
+        except TimeoutError as error:
             await self.stop()
             raise Problem("rank.failed", f"no answer in {seconds} seconds") from error
+        except ValueError as error:  # asyncio's word for a line that is longer than `_most_line_bytes`
+            await self.stop()
+            raise Problem("rank.failed", "the answer is longer than any ranking is") from error
         if line:
             return json.loads(line)
         # An empty line: the process has ended. The last line of a traceback is the exception.

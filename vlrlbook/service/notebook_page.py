@@ -52,14 +52,16 @@ async def _make_page(path, page):
     """Make the notebook at `path` into the HTML file `page`, and remove pages of its earlier states.
 
     `write_html` does it in a process of its own: nbconvert takes a second of processor time, and a notebook
-    holds strangers' text, which might make it fail or hang. A Problem if it fails. TimeoutError if
-    it takes longer than `_longest_making`: `as_problem` makes a status 500 of it."""
+    holds strangers' text, which might make it fail or hang. A Problem if it fails, or takes longer
+    than `_longest_making`."""
     code = "import sys; from vlrlbook.service import write_html; write_html(*sys.argv[1:])"
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, str(path), str(page),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _, stderr = await asyncio.wait_for(child.communicate(), _longest_making)
+    except TimeoutError as error:
+        raise Problem("job.no_notebook", f"making the page took more than {_longest_making} seconds") from error
     finally:
         # A client that hangs up cancels this function; the process must not go on without it.
         if child.returncode is None:
