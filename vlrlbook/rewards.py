@@ -931,9 +931,9 @@ def check_truth(
 ) -> str | None: # a message, where the right answer earns too little; else None
     """Look whether a right answer to a row earns enough that a run can learn from it
 
-    It must earn more than an empty answer. One of three things must be true as well: it earns more than a
-    wrong answer; or as much as right answers to simple truths do; or the reward looks at no truth, but for
-    example at the form alone."""
+    It must earn more than an empty answer, and more than a wrong one. The second is not asked of a reward
+    that does not look at truths (one for the form alone), nor where it pays this answer its best: as much as
+    the right answers to simple questions."""
     right_answer = _first_accepted(answer)
     # `_paid_forms`: what an answer earns without tags and with them; the form that earns more counts
     earned = max(_paid_forms(reward, right_answer, answer))
@@ -955,7 +955,7 @@ _sure_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to 
 def _looks_at_truths(reward):
     """Whether a reward depends on the truth: it pays the same text differently where the truth differs
 
-    False for one that pays some wrong answer more than the right one, since it pays for length or form."""
+    It does not if it pays a wrong answer more than the right one: then it pays for length or form."""
     # `_sure_truths` are simple texts, each used as an answer and as a truth; `_paid_forms` returns what an
     # answer earns with and without tags
     for text in _sure_truths:
