@@ -228,17 +228,16 @@ def judged_film(
     moments: int = 10,  # drawn
 ):  # matplotlib figure
     "Some moments of one test film, with the true and the predicted bin beneath each"
-    # Indices of the film's frames among the test frames. `run.test.rows` has the number of each test frame
-    # among all frames, and `run.probabilities` its predicted probabilities.
-    film_indices = np.flatnonzero(run.frames.episodes[run.test.rows] == episode)
+    episode_of_test_frames = run.frames.episodes[run.test.rows]
+    film_indices = np.flatnonzero(episode_of_test_frames == episode)  # indices into the test frames
     count = min(moments, len(film_indices))  # a short film is shown whole
     evenly_spread = np.linspace(0, len(film_indices) - 1, count).astype(int)
     chosen = film_indices[evenly_spread]
-    items = run.test.__getitems__(chosen)
+    items = run.test.__getitems__(chosen)  # a dict for each frame
     # "right wrist" for observation.images.cam_right_wrist
     camera_names = [re.sub(r".*cam_", "", camera) for camera in run.frames.cameras]
     camera_names = [name.replace("_", " ") for name in camera_names]
-    # An item may have pictures of earlier moments first; the last ones are those of the frame itself.
+    # Pictures of earlier moments may come first; the last ones, one for each camera, show the frame itself.
     pictures = [item["images"][-len(camera_names):] for item in items]
     labels = [item["label"] for item in items]
     predicted = run.probabilities[chosen].argmax(1)  # the likeliest bin of each frame

@@ -489,10 +489,9 @@ def control_groups(
             top, version = root / "sys/fs/cgroup/memory", 1
         else:
             continue
-        # In a container the path may be the host's, and does not exist here. The top folder among the parents
-        # exists, and holds the container's own limit.
+        # In a container only `top`, the last of the parents, may exist: the path may be the host's. What does
+        # not exist is listed all the same, and later read as a group without a limit.
         group = Path(path.lstrip("/"))
-        # All are listed; `number_in`, which reads their files later, returns None for one that is not there.
         groups += [(top / folder, version) for folder in (group, *group.parents)]
     return groups
 
@@ -727,30 +726,33 @@ def why_not(
     if broken:
         return f"{', '.join(broken)} cannot be imported", "see the lines above"
 
-    # `lines` is empty where vlrlbook is not installed, such as a git checkout on the PYTHONPATH: nothing then
-    # says which packages an extra has.
-    is_installed = bool(lines)
+    is_installed = bool(lines)  # else nothing says which packages an extra has
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
-        # The extra that brings the package, such as "serve"; None: every installation has it, or no extra is
-        # known. The first package is enough: no chapter imports those of two extras at its top level.
-        missing_extra = extra_of(absent[0]) if is_installed else None
+        # No chapter imports packages of two extras at its top level, so one package tells the extra.
+        extra = extra_of(absent[0]) if is_installed else None
     else:
-        # The chapter's extra has packages that it imports only inside functions, so `needed` lacks them. The
-        # extra is missing only if one of them is absent.
-        missing_extra = extra_of_chapter.get(chapter.stem)  # None for most chapters
-        absent = absent_packages(lines, missing_extra) if missing_extra and is_installed else []
+        # A chapter may import its extra's packages only inside functions; they are then not in `needed`.
+        extra = extra_of_chapter.get(chapter.stem)  # None for most chapters
+        absent = absent_packages(lines, extra) if extra and is_installed else []
     if not absent:
         return "", ""
-
     reason = f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
-    if missing_extra is None:
+    return reason, advice_to_install(lines, extra)
+
+
+def advice_to_install(
+    lines: list, # requirements of vlrlbook; empty where it is not installed, as in a git checkout
+    extra: str | None, # the extra that brings the absent packages, such as "serve"; None: not known, or none
+) -> str: # such as "pip install 'vlrlbook[serve]'"
+    "Say how to install packages that are absent"
+    if extra is None:
         # The package itself is not named: its name for pip may differ, as `pillow` does from `PIL`.
-        return reason, "pip install vlrlbook" if is_installed else "pip install -e ."
-    # No requirement of the extra applies here, as with LeRobot on Python 3.11: pip would install nothing.
-    if not requirements_of(lines, missing_extra):
-        return reason, "not made for this Python or this system"
-    return reason, f"pip install 'vlrlbook[{missing_extra}]'"
+        return "pip install vlrlbook" if lines else "pip install -e ."
+    # pip would install nothing, as for LeRobot's extra on Python 3.11.
+    if not requirements_of(lines, extra):
+        return "not made for this Python or this system"
+    return f"pip install 'vlrlbook[{extra}]'"
 
 
 def check_chapters(
@@ -849,16 +851,15 @@ def check_two_steps(
     Run, cache and temporary files are in one temporary folder, which is deleted at the end."""
     code = "import sys; from vlrlbook.doctor import run_two_steps; run_two_steps(sys.argv[1])"
     with tempfile.TemporaryDirectory(prefix="vlrlbook-doctor-", ignore_cleanup_errors=True) as folder:
-        # The new process starts in the current folder, as Python may find `vlrlbook` only from there (a git
-        # checkout that is not installed). So the path of the run must be absolute.
+        # The new process starts in the current folder, not in the temporary one: Python may find `vlrlbook`
+        # only from there (a git checkout that is not installed).
         output_dir = Path(folder).resolve() / "run"
-        # Offline, since the small model is built on the spot and nothing has to be downloaded.
+        # Offline, since the small model is built, not downloaded.
         env = {"HF_HUB_OFFLINE": "1", "VLRLBOOK_CACHE": folder, "TMPDIR": folder}
         started = time.monotonic()
         status, stdout, stderr = call([sys.executable, "-c", code, str(output_dir)], limit, env)
         took = time.monotonic() - started
         losses = logged_losses(output_dir / "run_log.csv")
-    # The status is None if the time limit has ended the process.
     return judge_steps(status, f"{stdout}\n{stderr}", losses, took, limit)
 
 
@@ -891,29 +892,40 @@ def table_lines(
     """Lay out findings as a table with the columns what, found and verdict.
 
     The advice of a finding stands below its row, under the second column, and begins with "> "."""
-    # The widths of the columns. The heading is laid out as a row, too.
+    heading = Finding("what", "found", "verdict")
+    rows = [heading, *findings]
     gap, verdict_width = "  ", len("verdict")
-    rows = [Finding("what", "found", "verdict"), *findings]
     what_width = min(max(len(row.name) for row in rows), width // 3)
     # 6 and 8 are the least widths that can be read. A very narrow terminal gets lines that are too long.
     what_width = max(what_width, 6)
     found_width = max(width - what_width - verdict_width - 2 * len(gap), 8)
-    advice_width = found_width + len(gap) + verdict_width
 
     lines = []
     for finding in rows:
-        name_lines = wrapped(finding.name, what_width)  # a list of lines of at most this width
+        what_lines = wrapped(finding.name, what_width)
         found_lines = wrapped(finding.found, found_width)
         # A row is as high as its highest cell.
-        for what, found, verdict in zip_longest(name_lines, found_lines, [finding.verdict], fillvalue=""):
+        for what, found, verdict in zip_longest(what_lines, found_lines, [finding.verdict], fillvalue=""):
             lines.append(f"{what:{what_width}}{gap}{found:{found_width}}{gap}{verdict}".rstrip())
-        for part in finding.advice.splitlines():
-            for number, line in enumerate(wrapped(part, advice_width - 2)):
-                mark = "  " if number else "> "
-                lines.append(" " * what_width + gap + mark + line)
+        # The advice takes the width of the last two columns.
+        indent = " " * what_width + gap
+        advice_width = found_width + len(gap) + verdict_width
+        lines += [indent + line for line in advice_lines(finding.advice, advice_width)]
 
-    # A line of dashes below the heading, which is always one line high.
-    lines.insert(1, "-" * min(width, what_width + found_width + verdict_width + 2 * len(gap)))
+    dashes = "-" * min(width, what_width + found_width + verdict_width + 2 * len(gap))
+    lines.insert(1, dashes)  # below the heading, which is always one line high
+    return lines
+
+
+def advice_lines(
+    advice: str, # of a finding: empty, or one line or several
+    width: int, # most characters of a line
+) -> list: # of str
+    """Break advice into lines of a table; "> " stands before the first line of each paragraph."""
+    lines = []
+    for paragraph in advice.splitlines():
+        for number, line in enumerate(wrapped(paragraph, width - 2)):
+            lines.append(("> " if number == 0 else "  ") + line)
     return lines
 
 

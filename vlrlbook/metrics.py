@@ -184,27 +184,32 @@ def difference_ci(
 ) -> tuple:  # (low, high), name of the interval
     """Return the 95 % interval of a mean of paired differences, and its name
 
-    Few pairs that are only right or wrong get Tango's interval; pairs that all moved alike get one from
-    Wilson's; all others get the bootstrap's, which is (nan, nan) with fewer than five values to draw from."""
+    Fewer than 30 pairs of right and wrong, without clusters, get Tango's interval; equal differences get one
+    made of Wilson's; all others get the bootstrap's, (nan, nan) with fewer than five values or clusters."""
     x = _finite_array("values", values)
     n = _independent_count(x, clusters)  # clusters if there are any, else values
     if not bounded or n == 0:  # without values it is (nan, nan)
         return _bootstrap_or_nan(x, clusters), "paired bootstrap"
     # differences of right (1) and wrong (0), before and after
-    flips_only = set(x.tolist()) <= {-1.0, 0.0, 1.0}
-    if n < few and clusters is None and flips_only:
+    right_or_wrong = set(x.tolist()) <= {-1.0, 0.0, 1.0}
+    if n < few and clusters is None and right_or_wrong:
         gained, lost = int((x > 0).sum()), int((x < 0).sum())
         return tango(gained, lost, n), "Tango"
     if x.min() < x.max():
         return _bootstrap_or_nan(x, clusters), "paired bootstrap"
-    # All differences are equal, so every bootstrap sample would be the same, and the interval a single point.
-    # Other differences were seen in 0 of n cases; by Wilson's upper bound they may still have this share. The
-    # mean is lowest if all of these are -1, and highest if all are 1.
-    same = float(x[0])
-    _, unseen_share = wilson(0, n)
-    low = (1 - unseen_share) * same + unseen_share * -1
-    high = (1 - unseen_share) * same + unseen_share * 1
-    return (low, high), "Wilson"
+    return _interval_of_equal_differences(float(x[0]), n), "Wilson"
+
+
+def _interval_of_equal_differences(value, n):
+    """Return the 95 % interval (low, high) of the mean if all `n` differences have the same value, -1 to 1
+
+    The bootstrap's would be a single point, since all its samples would be the same."""
+    # Another difference was seen in 0 of n cases, so its true share is at most Wilson's upper bound. At worst
+    # that share is all -1 (for the low end) or all 1 (for the high end).
+    _, most_unseen = wilson(0, n)
+    low = (1 - most_unseen) * value + most_unseen * -1
+    high = (1 - most_unseen) * value + most_unseen * 1
+    return low, high
 
 
 def _finite_array(name, values, n=None):
@@ -265,15 +270,14 @@ def difference(
     column: str,  # what was subtracted from what, such as gain_greedy
     values: list,  # paired differences, a number per row; nan where it does not apply
     clusters: list = None,  # the picture of each row, where rows share pictures
-    mark: str = "",  # of which measure, such as exact
+    mark: str = "",  # what was measured, such as exact
     group: str = None,  # over which rows; None: all
 ) -> dict:  # as from `metric`, its kind "difference"
     """Return the mean of paired differences as a metric, with a 95 % interval
 
-    `difference_ci` chooses the interval: Tango's for fewer than 30 pairs of right and wrong, if no rows share
-    a picture; Wilson's for shares that all moved alike; else the bootstrap's."""
+    `difference_ci` chooses the interval: Tango's, Wilson's or the bootstrap's."""
     x, clusters = _without_nan(values, clusters)  # without rows whose value is nan
-    # bounded: differences of right and wrong lie between -1 and 1, those of amounts need not
+    # bounded: between -1 and 1, which the differences of amounts, such as error, may exceed
     ci95, interval = difference_ci(x, clusters, bounded=mark not in amounts)
     return _metric_dict(column, mark, group, "difference", x, ci95, interval, clusters)
 
@@ -560,21 +564,22 @@ def pair_temperature(
 ) -> float | None:  # None where no number above 0 fits: there are no pairs, or they go against the scores
     """Return the temperature for which sigmoid(gap / temperature) fits how often the first is preferred
 
-    It is the maximum-likelihood fit (Bradley-Terry model), found by bisection of the slope 1 /
-    temperature."""
+    It is the maximum-likelihood fit of the Bradley-Terry model. Its slope, 1 / temperature, is found by
+    bisection."""
     gap = _finite_array("gaps", gaps)
     target = _finite_array("preferred", preferred, len(gap))
     n = len(gap)
-    # Targets are moved a little away from 0 and 1 (Platt 1999). Without this the pairs of a judge that makes
-    # no mistake would be fitted best by a temperature of 0. Unlike Platt's there is no offset to fit: with
-    # the two answers exchanged, the chance must become 1 - p.
+    # Targets stay a little away from 0 and 1 (Platt 1999): else a temperature of 0 would be the best fit for
+    # a judge that makes no mistake.
     target = (target * n + 1) / (n + 2)
 
     def slope_is_too_small(slope):
-        # The derivative of the log-likelihood falls as the slope grows; the best slope is where it is 0.
+        "Whether the log-likelihood still rises at this slope; at the best slope its derivative is 0"
+        # No offset is fitted, unlike Platt's: exchanging the two answers must turn p into 1 - p.
         with np.errstate(over="ignore"):  # exp may become infinite, and the chance is then 0 as it should
             chance = 1 / (1 + np.exp(-slope * gap))
-        return float((gap * (target - chance)).sum()) > 0
+        derivative = float((gap * (target - chance)).sum())
+        return derivative > 0
 
     if not n or not slope_is_too_small(0.0):
         return None
@@ -590,10 +595,10 @@ def pair_temperature(
 def pair_reliability(
     gaps: list,  # score of the first less score of the second answer of each pair
     preferred: list,  # 1 first better, 0 second better, between them the share of people who say first
-    temperature: float = 1.0,  # what gaps are divided by; 1: the chance that Bradley-Terry reads off scores
+    temperature: float = 1.0,  # the chance of the first is sigmoid(gap / temperature); 1: plain Bradley-Terry
     bins: int = 20,  # of equal width from 0 to 1; the likelier answer lies in the upper half of them
 ) -> dict:  # temperature, n, ece, log_loss, bins: a list of {confidence, accuracy, n}
-    """Measure whether answers that are preferred with a chance of 0.8 really are preferred in 8 of 10 pairs
+    """Measure whether people agree with a judge in 8 of 10 pairs where its scores say a chance of 0.8
 
     `ece` and `bins` are those of `calibration`."""
     gap = _finite_array("gaps", gaps) / temperature
@@ -601,9 +606,8 @@ def pair_reliability(
     # the share of people who agree with the judge about each pair
     agreeing = np.where(gap >= 0, target, 1 - target)
     margin = np.abs(gap)
-    confidence = 1 / (1 + np.exp(-margin))  # the chance of the answer that the judge prefers
-    # Cross-entropy: -log of the chance that the judge gave to what people preferred. Written with log1p,
-    # which keeps its precision where e^-margin is small.
+    confidence = 1 / (1 + np.exp(-margin))  # the judge's chance for the answer that it prefers
+    # Cross-entropy. log1p keeps its precision where e^-margin is small.
     loss_if_people_agree = np.log1p(np.exp(-margin))  # -log(confidence)
     loss_if_not = margin + loss_if_people_agree  # -log(1 - confidence)
     log_loss = agreeing * loss_if_people_agree + (1 - agreeing) * loss_if_not

@@ -119,19 +119,22 @@ class _AnswerKeys(DynamicLayer):
         room,  # tokens of an answer that the buffers have space for; 0: training, there are no buffers
     ):
         super().__init__()
-        self.prompt, self.G, self.is_initialized = prompt, G, True
+        self.prompt, self.G = prompt, G
+        self.is_initialized = True  # tells transformers that this layer holds keys and values already
         self.length = prompt.keys.shape[2]  # tokens so far, the prompt's among them
-        # In sampling each buffer has its full length from the beginning, so that no token copies it again.
-        self.buffers = [self._with_room(x, room) for x in (prompt.keys, prompt.values)] if room else None
+        # (keys, values) in sampling, allocated once, so that a new token copies nothing; None in training
+        self.buffers: list | None = None
+        if room:
+            self.buffers = [self._with_room(prompt.keys, room), self._with_room(prompt.values, room)]
 
     def _with_room(self, states, room):
-        "The prompts' keys or values [B, heads, P, size] in front of a buffer [B·G, heads, P + room, size]"
+        "A buffer [B·G, heads, P + room, size] that begins with a prompt's keys or values [B, heads, P, size]"
         rows, heads, length, size = states.shape
         buffer = states.new_empty(rows * self.G, heads, length + room, size)
         buffer[:, :, :length] = states.repeat_interleave(self.G, 0)
         return buffer
 
-    def _behind_prompt(self, of_prompt, own):
+    def _concatenated(self, of_prompt, own):
         "Keys or values of the prompts [B, heads, P, size] before those of the answers [B·G, heads, n, size]"
         rows, heads, length, size = of_prompt.shape
         # `expand` copies nothing, and in backward it sums the gradients of all G answers into the one prompt.
@@ -139,18 +142,20 @@ class _AnswerKeys(DynamicLayer):
         return torch.cat([wide.flatten(0, 1), own], 2)
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Overrides transformers' (5.17): take keys and values of n new tokens, each [B·G, heads, n, size].
+        """Overrides transformers' (5.17): add keys and values of n new tokens, each [B·G, heads, n, size].
 
-        Returns all keys and all values [B·G, heads, P + n, size], those of the prompt first."""
+        Returns the keys and the values of all tokens so far, those of the prompt first."""
         if self.buffers is None:  # training: nothing is kept, so gradient checkpointing may call this again
-            keys = self._behind_prompt(self.prompt.keys, key_states)
-            return keys, self._behind_prompt(self.prompt.values, value_states)
-        # Sampling: the new tokens go into the buffers, behind all that came before.
+            keys = self._concatenated(self.prompt.keys, key_states)
+            values = self._concatenated(self.prompt.values, value_states)
+            return keys, values
+        # Sampling: the buffers begin with the prompt, so the new tokens are written behind the earlier ones.
         begin = self.length
         self.length += key_states.shape[2]
-        for buffer, new in zip(self.buffers, (key_states, value_states)):
-            buffer[:, :, begin:self.length] = new
-        return tuple(buffer[:, :, :self.length] for buffer in self.buffers)
+        keys, values = self.buffers
+        keys[:, :, begin:self.length] = key_states
+        values[:, :, begin:self.length] = value_states
+        return keys[:, :, :self.length], values[:, :, :self.length]
 
     def get_seq_length(self):
         "Overrides transformers' (5.17): how many tokens the model has read before, the prompt's among them"
@@ -171,10 +176,10 @@ class _AnswerStates(LinearAttentionLayer):
     ):
         super().__init__(prompt.number_of_states)
         self.keeps_new_states = room > 0  # in sampling each token needs the state that the one before it left
-        # A layer has a numbered pair of states for each of its convolutions (one in most models): the last
-        # columns of the convolution's input, and a matrix that sums up all tokens before (None: not kept).
+        # One state for each convolution of the layer; most models have one.
         for number in range(prompt.number_of_states):
-            # each row G times; None stays None
+            # The last columns of the convolution's input, and a matrix that sums up all tokens before.
+            # `_repeated`: each row G times; None, for a part that the layer lacks, stays None.
             self.conv_states[number] = _repeated(prompt.conv_states[number], G)
             self.recurrent_states[number] = _repeated(prompt.recurrent_states[number], G)
             # Without this flag transformers would begin at zero instead of continuing from the state.
@@ -256,31 +261,31 @@ def cache_under_checkpointing(
     backbone,  # the inner model
 ):
     "Within the block, the model's layers use a cache although gradient checkpointing is on"
-    # transformers 5.17 removes the cache in GradientCheckpointingLayer.__call__, since its own caches grow
-    # each time a layer runs. Ours do not, so within the block transformers' checkpointing is switched off and
-    # the same layers are checkpointed from here. If that switch is renamed, this finds no layer to
-    # checkpoint.
-    # Modules in which transformers' checkpointing is switched on: the decoder's layers, and the model that
-    # holds them, which has the same switch and is not recomputed itself.
-    layers = []
+    # A layer that transformers (5.17) checkpoints gets no cache: GradientCheckpointingLayer.__call__ takes it
+    # away. So within the block transformers' checkpointing is off, and `checkpoint` is called from here. If
+    # the attribute `gradient_checkpointing` were renamed, nothing would be found here to switch off.
+    switched_on = []
     if backbone.training:
-        for layer in backbone.language_model.modules():
-            if getattr(layer, "gradient_checkpointing", False):
-                layers.append(layer)
+        for module in backbone.language_model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                switched_on.append(module)
+    # The model around the layers has the attribute, too, but only layers are recomputed.
+    layers = [module for module in switched_on if _is_decoder_layer(module)]
+
+    for module in switched_on:
+        module.gradient_checkpointing = False
     for layer in layers:
-        layer.gradient_checkpointing = False
-        if _is_decoder_layer(layer):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield
     finally:
+        for module in switched_on:
+            module.gradient_checkpointing = True
         for layer in layers:
-            layer.gradient_checkpointing = True
-            if _is_decoder_layer(layer):
-                del layer.forward  # the method of its class shows again
+            del layer.forward  # from now on the method of its class is called again
 
 
 def _is_decoder_layer(layer):
-    "Whether gradient checkpointing recomputes this module; False for a model that only holds the switch"
+    "Whether gradient checkpointing recomputes this module; False for the model around the layers"
     from transformers.modeling_layers import GradientCheckpointingLayer
     return isinstance(layer, GradientCheckpointingLayer)

@@ -271,8 +271,15 @@ def _curves(folder, results):
     if not rewards:
         return ""
 
-    # Beside the reward the first of its parts that says whether an answer is right. In a sum of rewards a
-    # part's name is prefixed with that of its reward, so only the end is compared.
+    png = b64encode(_reward_figure(log)._repr_png_()).decode()
+    image = f'<img src="data:image/png;base64,{png}" alt="reward over the steps">'
+    return f"{image}<p>{escape(curve_words(log))}</p>"  # whole; `_text` would cut it after 160 characters
+
+
+def _reward_figure(log):
+    "The chart of `_curves`: a line each for the reward and for the share of right answers, and the baselines"
+    # The column with that share ends in `exact` or `accuracy`. In a sum of rewards its name begins with that
+    # of its reward.
     parts = [name for name in log.columns if name.startswith("part/")]
     right_parts = [name for name in parts if name.endswith(("exact", "accuracy"))]
     names = ["reward"] + right_parts[:1]
@@ -283,16 +290,13 @@ def _curves(folder, results):
         ax.plot(steps, values, color=colour, alpha=0.25, lw=1)  # raw values faint, smoothed ones strong
         ax.plot(steps, smooth(values), color=colour, lw=2, label=name.removeprefix("part/"))
     words = dict(majority="right: one answer to all", blind_reward="reward: best answer without a picture")
-    # At most two baselines, for which there are two kinds of dashes.
+    # At most two baselines, each with its kind of dashes.
     for (name, value), dashes in zip(log.baselines.items(), (":", "--")):
         ax.axhline(value, color="black", lw=0.9, ls=dashes, label=f"{words.get(name, name)} ({value:.2f})")
     ax.set(xlabel="step", title=f"while training (n = {len(log)} logged rows)")
     ax.title.set_fontsize(9)
     ax.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-
-    png = b64encode(fig._repr_png_()).decode()
-    image = f'<img src="data:image/png;base64,{png}" alt="reward over the steps">'
-    return f"{image}<p>{escape(curve_words(log))}</p>"  # whole; `_text` would cut it after 160 characters
+    return fig
 
 
 def _flips(kept):
@@ -369,25 +373,18 @@ def report_html(
     if not (folder / "results.json").exists():
         raise SettingsError(f"{folder.name}: no results.json there, so this is no finished run")
 
-    # What the run has left.
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     # Older runs, and runs that were not measured, have no pictures.json.
     pictures = folder / "pictures.json"
     kept = json.loads(pictures.read_text(encoding="utf-8")) if pictures.exists() else {}
     verdict = read_verdict(folder)  # outcome (a word), sentence, questions
-    title = _title(results)
-    outcome = verdict["outcome"]
-    meaning = outcomes.get(outcome, "")
-    colour = outcome_colours.get(outcome, _grey)
+    title = _text(_title(results))  # `_text` escapes a text for HTML and cuts it after 160 characters
     stages = StageCards(kept)
 
-    # Each part is HTML; `_section` puts a heading over it, or leaves an empty part out. `_text` escapes a
-    # text and cuts it after 160 characters; the verdict's sentence, which may be longer, is escaped whole.
-    # The verdict stands first: who reads one line only should know the result.
+    # Parts of the page in HTML. `_section` puts a heading over a part, or leaves an empty one out.
     body = [
-        f"<h1>{_text(title)}</h1>",
-        f'<div class="verdict" style="border-color: {colour}">{escape(verdict["sentence"])}'
-        f"<br><small><b>{_text(outcome)}</b>: {_text(meaning)}</small></div>",
+        f"<h1>{title}</h1>",
+        _verdict_box(verdict),
         _about_run(results, kept),
         '<div class="two">',
         _section("Before and after, on the same held-out pictures", _comparison(results)),
@@ -398,8 +395,18 @@ def report_html(
         _section("What a gain must survive", _questions(verdict)),
         _section("Cost", _cost(results)),
     ]
-    head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{_style}</style>'
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_style}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _verdict_box(verdict):
+    "A verdict's sentence and outcome as HTML, in the colour of the outcome"
+    outcome = verdict["outcome"]  # a word, such as "better"
+    meaning = outcomes.get(outcome, "")
+    colour = outcome_colours.get(outcome, _grey)
+    sentence = escape(verdict["sentence"])  # whole; `_text` would cut it after 160 characters
+    return (f'<div class="verdict" style="border-color: {colour}">{sentence}'
+            f"<br><small><b>{_text(outcome)}</b>: {_text(meaning)}</small></div>")
 
 
 def write_report(

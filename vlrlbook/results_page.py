@@ -105,27 +105,24 @@ def _introduction(standings):
 def _result_item(result):
     """Return one student's `Result` as an HTML list item.
 
-    A row shows place, name and outcome, chapter 06's eight questions as marks (one is "Does it need its
-    picture?"), the share of right greedy answers before and after training, and the curve of the student's
-    own reward. Details can be opened below it."""
+    It has a row of cells, from the place to the curve of the reward, and details that can be opened."""
     entry, colour = result.entry, outcome_colours.get(result.outcome, "#666666")  # grey for any other outcome
     _steps, rewards = entry.run_log().series("reward")  # at each logged step
-    # result.asked: a dict for each question; its answer becomes a sign in HTML, such as ✓ for yes
-    marks = _question_marks(result.asked)
+    question_signs = _question_marks(result.asked)  # the answers to chapter 06's questions, such as ✓ for yes
     collapsed_answer = ""
     if result.outcome == "collapsed":
-        # it gives one answer to nearly every picture, which is shown without opening the details
+        # the model gives this one answer to nearly every picture
         most_frequent_answer = escape(result.often[0])
         collapsed_answer = f'<div class="tally">{most_frequent_answer}</div>'
-    # greedy answers, which the page calls best guesses
+    # shares of right greedy answers before and after training
     right = f"{100 * result.before:.1f} % → <b>{100 * result.after:.1f} %</b>"
 
-    # one cell of the row after the other, from left to right; curve_svg: a small curve
+    # from left to right
     cells = [
         f'<div class="place">{result.place}</div>',
         f'<div><div class="name">{escape(entry.name)}</div>'
         f'<div><b style="color: {colour}">●</b> {escape(result.outcome)}</div>{collapsed_answer}</div>',
-        f'<div class="below"><div class="marks">{marks}</div>'
+        f'<div class="below"><div class="marks">{question_signs}</div>'
         f'<div class="tally">{result.yes} yes, {result.no} no, of {len(result.asked)}</div></div>',
         f'<div class="below">{right}<div class="tally">best guesses that are right</div></div>',
         f'<div class="below">{curve_svg(rewards)}<div class="tally">{_reward_change(rewards)}</div></div>',

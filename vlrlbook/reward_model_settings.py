@@ -33,30 +33,30 @@ def judge_template(
 ) -> str | None:
     """The template of a judge's prompt, written in jinja; None if there is none.
 
-    A SettingsError if it has another variable than {{ content }}, the question, or holds a picture's mark."""
+    Raises SettingsError if it has other variables than {{ content }}, the question, or holds a picture's
+    token, such as <image>."""
     if not written:
         return None
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import SandboxedEnvironment
     text = _template_text(written)  # reads the file, if `written` is the name of one
 
-    # The names that jinja would have to fill in.
     try:
-        names = meta.find_undeclared_variables(SandboxedEnvironment().parse(text))
+        variables = meta.find_undeclared_variables(SandboxedEnvironment().parse(text))
     except TemplateSyntaxError as error:
         message = f"prompt_template, line {error.lineno}: {error.message}"
         raise SettingsError(message) from error
-    if names != {"content"}:
+    if variables != {"content"}:
         # A text without a brace was probably meant as the name of a file, which does not exist.
         if "{" in text:
-            problem = f"found {', '.join(sorted(names)) or 'no name'}"
+            problem = f"found {', '.join(sorted(variables)) or 'no name'}"
         else:
             problem = f"{text[:60]!r} is no file, and no template either"
         expected = "expected {{ content }} where the question goes, and no other name"
         raise SettingsError(f"prompt_template: {expected}; {problem}")
 
-    # vision_marks: tokens such as <|image_pad|>, which processors put in where a picture stands
-    if any(mark in text for mark in ("<image>", *vision_marks)):
+    # `vision_marks`: tokens such as <|image_pad|>, which processors put in a picture's place
+    if any(token in text for token in ("<image>", *vision_marks)):
         raise SettingsError("prompt_template: holds the mark of a picture; pictures come with the question")
     return text
 

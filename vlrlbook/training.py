@@ -74,23 +74,21 @@ class CommittedCheckpoints(BeforeTrainer):
 
     def _save_checkpoint(self, model, trial):
         "Save a checkpoint so that it appears complete and with a manifest, or not at all"
-        # Trainer's own method writes into `_get_output_dir()/checkpoint-N`, each process of a run its part.
-        # While it does, `_get_output_dir` returns the folder `.saving`, a name that all processes know. If
-        # Trainer stopped calling this method, checkpoints would be written straight under their final names.
+        # Trainer's own method writes into `_get_output_dir()/checkpoint-N`: here into `.saving/checkpoint-N`,
+        # which is renamed at the end. If Trainer stopped calling this method, checkpoints would be written
+        # straight under their final names.
         run = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
-        aside = run / ".saving"
+        aside = run / ".saving"  # a fixed name, so that every process knows it
         self._check_weights(model)  # NotANumber where a weight is infinite or NaN
 
+        # The first process makes the folder and renames it; the others only write into it.
         is_first_process = self.is_world_process_zero()
+        committed: Any = nullcontext()
         if is_first_process:
-            # Makes `.saving`; at the end of the block it puts a manifest into the checkpoint in it, and
-            # renames that to its final name. After an error, such as a full disk, it removes what was
-            # written; the checkpoint before stays. `existing="any"`: a folder of that name is replaced.
-            # `mode=None`: permissions stay as Trainer set them.
+            # At the end of the `with` block it adds a manifest and renames; after an error it deletes
+            # `.saving`. existing="any": a checkpoint of that name is replaced. mode=None: permissions stay.
             committed = new_folder(run / name, existing="any", mode=None, aside=aside, part=name)
-        else:
-            committed = nullcontext()
 
         with committed:
             self.accelerator.wait_for_everyone()  # until the folder is there, and empty
@@ -101,7 +99,7 @@ class CommittedCheckpoints(BeforeTrainer):
                 self._aside = None
             self.accelerator.wait_for_everyone()  # until every part is written
 
-            # The state names the best checkpoint by a path, which may still lie in `.saving`.
+            # The path of the best checkpoint may still lead into `.saving`.
             best = self.state.best_model_checkpoint
             if best:
                 self.state.best_model_checkpoint = str(run / Path(best).name)
@@ -240,28 +238,29 @@ def same_run(
     weights_by: str = "adapter = … goes on from its weights",  # how a new run begins with these weights
     **more,  # what else must be the same, such as a fingerprint of the data
 ):
-    """Check that a run goes on with the settings with which it began; write them down where it begins.
+    """Save the settings of a new run in begun_with.json; check that a resumed run still has the same.
 
-    SettingsError names the settings that differ. The optimizer, its schedule and the order of the data
-    come from the checkpoint, so another learning rate or batch size would be written into every file and
-    used by none."""
-    # name -> value, of this start and (`then`, below) of the first one
+    SettingsError names the settings that differ. Another learning rate, for example, would have no effect,
+    since the optimizer comes from the checkpoint."""
     now = {name: value for name, value in (asdict(settings) | more).items() if name not in free}
-    path = Path(folder or settings.output_dir) / begun_with
     if checkpoint is None:
-        write_json(path, now)
+        write_json(Path(folder or settings.output_dir) / begun_with, now)
         return
 
-    path = Path(checkpoint).parent / begun_with  # begun_with.json of the run that made the checkpoint
+    path = Path(checkpoint).parent / begun_with  # of the run that made the checkpoint
     try:
-        then = json.loads(path.read_text(encoding="utf-8"))
+        then = json.loads(path.read_text(encoding="utf-8"))  # the settings with which that run began
     except FileNotFoundError:
         print(f"resume: there is no {begun_with}, so nobody can tell whether it began with these settings")
         return
 
-    # Through JSON and back, so that tuples become lists as in the file. A setting that the file lacks is
-    # newer than the run, and is not compared.
-    changed = {name for name in now if name in then and json.loads(json.dumps(now[name])) != then[name]}
+    changed = []
+    for name, value in now.items():
+        if name not in then:  # a setting that is newer than the run
+            continue
+        value_as_in_file = json.loads(json.dumps(value))  # with lists for tuples
+        if value_as_in_file != then[name]:
+            changed.append(name)
     if changed:
         changes = "; ".join(f"{name} = {then[name]!r} then, {now[name]!r} now" for name in sorted(changed))
         raise SettingsError(
@@ -355,12 +354,12 @@ class StopWhenAsked(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         "Called after each step: ask for a checkpoint if the file named by VLRLBOOK_STOP says interrupt"
         path = os.environ.get("VLRLBOOK_STOP", "")
-
-        # Not with several processes: they might read the request at different steps, and would then wait for
-        # each other forever.
-        # `every`: steps that TRL takes on one batch of answers; between them a checkpoint would not be exact
-        may_stop = bool(path) and args.world_size == 1 and state.global_step % self.every == 0
-        self.asked = may_stop and Path(path).read_text().startswith("interrupt")
+        self.asked = False
+        # Several processes might read the request at different steps, and then wait for each other forever.
+        if path and args.world_size == 1:
+            # A checkpoint would not be exact in the middle of a batch, on which TRL takes `every` steps.
+            is_batch_done = state.global_step % self.every == 0
+            self.asked = is_batch_done and Path(path).read_text().startswith("interrupt")
         control.should_save |= self.asked  # transformers then saves, and calls on_save
 
     def on_save(self, args, state, control, **kwargs):

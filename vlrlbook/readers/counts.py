@@ -32,6 +32,16 @@ class Near(NamedTuple):
         return self.tokens[self.place - 7:self.place]
 
 
+def _is_clause_border(token):
+    "Whether a token is no word and no number: a mark such as a comma, a line break, the edge of the text"
+    return token.kind in ("mark", "line", "edge")
+
+
+def _is_line_border(token):
+    "Whether a token is a line break, or an edge token, which stands beyond the first and the last line"
+    return token.kind in ("line", "edge")
+
+
 # Rules: what is no count at all
 
 _before_pronoun = set(
@@ -319,9 +329,9 @@ def _is_one_letter(token):
 
 
 def _word_before(near: Near):  # a number token and its neighbours
-    """The last word before the mark that stands before the number; an empty text where there is none
+    """The word before the `:`, `=`, `is` or `of` in front of the number: `confidence` in `confidence: 97`
 
-    In `"confidence": 97` it is `confidence`: a quotation mark may stand between the word and the colon."""
+    It is empty where there is no word. A quotation mark may stand between, as in `"confidence": 97`."""
     for token in (near.second_before, near.third_before):
         if token.kind == "word":
             return token.text
@@ -379,25 +389,25 @@ def _is_alternative(near: Near):  # a number token and its neighbours
 
 
 def _has_alternative(near, step):
-    """Whether `or` or `maybe`, and then another number, stand on one side of the number in `near`
+    """Whether another number stands on one side of the number in `near`, with `or` or `maybe` between them
 
-    `step` is 1 to go through the tokens after it and -1 for those before it, the nearest first. Commas are
-    passed, and one word for each number, as in `5 apples or 6`: from the 5 on apples, or, 6 are met; from the
-    6 back or, apples, 5. Anything else ends the search."""
-    saw_or, words_since_number = False, 0  # `since`: in the direction of the search
+    `step` is 1 to search the tokens after it, -1 for those before it. Between two numbers there may also be
+    commas and one word, as in `5 apples, 6 pears or 7`; anything else ends the search."""
+    saw_or = False
+    saw_word = False  # since the last number that was met
     # a text is padded with `margin` edge tokens at both ends, so these places always exist
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
-        # `glued`: no space before it. "5or 5" is a typing error, and its `or` is taken for any other word.
+        # `glued`: no space before it. The `or` of "5or 5" is a typing error, and counts as any other word.
         is_or = token.text == "or" and not token.glued
         if is_or or token.text in ("maybe", "perhaps", "possibly"):
             saw_or = True
         elif is_number(token):
             if saw_or:
                 return True
-            words_since_number = 0
-        elif token.kind == "word" and words_since_number == 0:
-            words_since_number = 1
+            saw_word = False
+        elif token.kind == "word" and not saw_word:
+            saw_word = True
         elif token.text != ",":
             return False
     return False
@@ -436,7 +446,7 @@ def _is_share_by_what_follows(near: Near):  # a number token and its neighbours
         return True
     # "One is flying" or "and two are red", at the beginning of a clause
     if following in ("is", "are", "was", "were", "has", "have"):
-        return near.before.kind in ("mark", "line", "edge") or near.before.text == "and"
+        return _is_clause_border(near.before) or near.before.text == "and"
     return False
 
 
@@ -495,15 +505,15 @@ def _is_behind_name(near: Near):  # a number token and its neighbours
 
 
 def _is_superseded(near: Near):  # a number token and its neighbours
-    "Whether the number is what was believed before and is no longer: at first I saw 8, I thought 8"
-    words = set()
-    # only words of the same clause: in "at first I saw 8, now 9" the 9 is not superseded
-    for token in reversed(near.seven_before()):
-        if token.kind in ("mark", "line", "edge"):
+    "Whether the number is a first guess that the text then gives up: at first I saw 8, I thought 8"
+    words = set()  # of the number's own clause: in "at first I saw 8, now 9" the 9 is no first guess
+    for token in reversed(near.seven_before()):  # the nearest first
+        if _is_clause_border(token):
             break
         words.add(token.text)
     if words & {"initially", "originally", "thought"}:
         return True
+    # "at first", "I first saw"
     return "first" in words and bool(words & {"at", "i"})
 
 
@@ -553,16 +563,16 @@ def _list_numbers(tokens):
     "The places of the tokens that number the items of a list: 1., 2., 3. at the beginning of lines"
     places, next_number = set(), 1
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
-        token, mark = tokens[i], tokens[i + 1]
-        begins_item = tokens[i - 1].kind in ("line", "edge")
-        if mark.text == ")" and next_number > 1 and tokens[i - 1].text != "(":
-            # "1) red 2) blue" in one line: an item may also begin behind the one before
-            begins_item = True
-        if not begins_item or token.value != next_number:
+        before, number, sign = tokens[i - 1:i + 2]
+        if number.value != next_number:
             continue
-        # The mark touches the number (`glued`), and something must follow: "3." at the end of a line or a
-        # text is a count and a full stop.
-        if mark.glued and mark.text in (".", ")", "、") and tokens[i + 2].kind not in ("line", "edge"):
+        begins_line = _is_line_border(before)
+        # In "1) red 2) blue" the second item stands behind the first one.
+        follows_item = sign.text == ")" and next_number > 1 and before.text != "("
+        has_sign = sign.text in (".", ")", "、") and sign.glued  # `glued`: no space before it
+        # "3." at the end of a line is a count and a full stop
+        has_content = not _is_line_border(tokens[i + 2])
+        if (begins_line or follows_item) and has_sign and has_content:
             places.add(i)
             next_number += 1
     return places
@@ -600,13 +610,19 @@ def _says_none_at(tokens, i):
         return following.text not in ("to", "more")
     if word == "no":
         return _is_no_before_thing(tokens, i)
-    if word in ("any", "one", "a single"):  # `tokens_of` makes one token of the number "a single"
-        # "I can't see any apples" says it, but "I can't see one of them" says that one is out of sight
-        is_unseen = word != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
-        is_denied = is_unseen or _negated(tokens, i)  # a `not` or the like stands before
-        # "I can't see any number" does not say it: its noun is no thing
-        return is_denied and not _is_meta_noun(tokens, i + 1)
+    if word in ("any", "one", "a single"):  # "a single" is one token
+        return _is_denied_any(tokens, i)
     return _says_none_in_chinese(tokens, i)
+
+
+def _is_denied_any(tokens, i):
+    "Whether `any`, `one` or `a single` at token `i` is denied: not any apples, I can't see a single apple"
+    # "not any number" says nothing of the things
+    if _is_meta_noun(tokens, i + 1):
+        return False
+    # "I can't see any". Not for `one`: "I can't see one of them" says only that one is hidden.
+    is_unseen = tokens[i].text != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
+    return is_unseen or _negated(tokens, i)  # `_negated`: a word such as `not` stands before
 
 
 # number, way, answer, certainty: nouns that speak of the answer and not of the things
@@ -668,18 +684,25 @@ def _count_after_picture(tokens, roles):  # roles: place of a number → what it
     for i in range(len(tokens) - margin - 1, margin, -1):  # backwards, without the edge tokens
         if tokens[i].text != "of" or tokens[i - 1].text not in _picture_words:
             continue
-        # go on to the number behind words such as `about` or `exactly`
-        at = i + 1
-        while tokens[at].text in _words_before_count:
-            # "no dogs" is a count of 0; "no more than 5 dogs" is five of them
-            if tokens[at].text == "no" and tokens[at + 1].text not in _words_before_count:
-                # None for "a photo of no idea": the last such phrase decides, so none before it is read
-                return 0 if _is_no_before_thing(tokens, at) else None
-            at += 1
+        at = _behind_words_before_count(tokens, i + 1)  # the place of a number, of `a`, or of `no`
+        if tokens[at].text == "no":
+            # 0 for "a photo of no dogs". None for "a photo of no idea", without a look at earlier phrases.
+            return 0 if _is_no_before_thing(tokens, at) else None
         count = _count_of_phrase(tokens, roles, at)  # the number there, or 1 for "a"; None without either
         if count is not None:
             return count
     return None
+
+
+def _behind_words_before_count(tokens, at):
+    """The place behind words such as `about` or `exactly`, if token `at` and those after it are such words
+
+    The `no` of `no more than 5` is such a word, but not the `no` of `no dogs`."""
+    while tokens[at].text in _words_before_count:
+        if tokens[at].text == "no" and tokens[at + 1].text not in _words_before_count:
+            break
+        at += 1
+    return at
 
 
 def _count_of_phrase(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
@@ -708,36 +731,35 @@ def _count_behind_article(tokens, roles, article):  # roles: place of a number �
 def _ends_phrase(tokens, i):
     """Whether a phrase that began with `a`, such as `a bowl of fruit`, ends before token `i`
 
-    It ends before a mark, a word such as `on` or `and`, and the `of` before its content: of `a bowl of fruit`
-    the bowl is counted. In `a bowl of 5` and `a bowl of about 5` it goes on, up to the number."""
+    This one ends before `of`, since the bowl is counted. `a bowl of 5` and `a bowl of about 5` go on."""
     token, following = tokens[i], tokens[i + 1]
-    if token.kind in ("mark", "line", "edge") or token.text in _words_behind_phrase:
+    if _is_clause_border(token) or token.text in _words_behind_phrase:  # such as `on` and `and`
         return True
-    # `_words_before_content`: of, with, containing; `_words_before_count`: about, exactly
-    number_may_come = is_number(following) or following.text in _words_before_count
-    return token.text in _words_before_content and not number_may_come
+    is_before_content = token.text in _words_before_content  # of, with, containing
+    number_may_come = is_number(following) or following.text in _words_before_count  # about, exactly
+    return is_before_content and not number_may_come
 
 
 def _count_that_is_named(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
-    """The count that the number at token `at`, right behind `photo of`, stands for, or None
+    """The count that the number at token `at`, announced by a phrase such as `photo of`, stands for, or None
 
-    In that place also a number that looks like a measure or a share counts things: a photo of 5 feet."""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
-    number, following = tokens[at], tokens[at + 1]
-    role = roles.get(at)
+    More roles count here than elsewhere: in `a photo of 5 feet` the measure counts feet."""
+    number, role = tokens[at], roles.get(at)
     if role == "name":
-        # "photo of 5c discs" is a typing error and counts; "photo of 3D glasses" does not
-        # `glued`: no space before the token
-        touches_letter = following.glued and following.kind == "word"
-        is_count = touches_letter and not number.glued
-        if number.text + following.text in _dimension_names:
-            is_count = False
+        is_count = _is_mistyped_count(number, tokens[at + 1])
     else:
-        # `_roles_of_second_choice`: such as `share` and `place`, counts where there is no better one
-        is_count = role in ("count", "measure") or role in _roles_of_second_choice
+        is_count = role in ("count", "measure") or role in _roles_of_second_choice  # such as `share`
     if not is_count or number.value is None:
         return None
     return int(number.value)  # a whole number: 2.5 has the role `not whole`
+
+
+def _is_mistyped_count(number, following):
+    "Whether a number with the role `name` is a count with a typing error: 5c discs, but not 3D glasses"
+    # `glued`: no space before the token
+    touches_letters = following.glued and following.kind == "word"
+    is_dimension = number.text + following.text in _dimension_names
+    return touches_letters and not number.glued and not is_dimension
 
 
 # The count that is marked as the answer
@@ -754,21 +776,26 @@ def _stated_counts(tokens, roles):  # roles: place of a number → what it is, f
     "The places of the counts that the text marks as its answer: `answer: 5`, `5 in total`, `一共有5`"
     places = []
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
-        word = tokens[i].text
-        if word == "all" and tokens[i - 1].text == "in":  # "in all" means "in total"
-            word = "total"
-        # of the count: before the word, as in `5 in total`, or else behind it
-        place = None
-        if word in ("total", "altogether"):
-            place = _count_before_total(tokens, roles, i)
-        if place is None and word in _words_before_answer:
-            place = _count_behind(tokens, roles, i)
-        # such as `count` and `number`, which state one only with a sign behind: `count: 5`
-        elif word in _words_that_need_a_sign:  # none of these is a word of the two steps above
-            place = _count_behind_sign(tokens, roles, i)
+        place = _count_stated_by(tokens, roles, i)
         if place is not None:
             places.append(place)
     return places
+
+
+def _count_stated_by(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+    "The place of the count that the word at token `i`, such as `total`, marks as the answer, or None"
+    word = tokens[i].text
+    if word == "all" and tokens[i - 1].text == "in":  # "in all" means "in total"
+        word = "total"
+    if word in ("total", "altogether"):
+        place = _count_before_total(tokens, roles, i)  # "5 in total"
+        if place is not None:
+            return place
+    if word in _words_before_answer:
+        return _count_behind(tokens, roles, i)  # "answer 5", "total: 5"
+    if word in _words_that_need_a_sign:
+        return _count_behind_sign(tokens, roles, i)  # "count: 5", but not "count 5"
+    return None
 
 
 def _count_before_total(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
@@ -783,10 +810,10 @@ def _count_before_total(tokens, roles, i):  # roles: place of a number → what 
             break
     if place is None or tokens[i + 1].text != ":":
         return place
-    # With a colon behind `total`, the number before it is the total only where its parts follow and add up to
-    # it: "5 in total: 2 left, 3 right". In "2 here and 3 there, in total: 5" the total follows.
-    parts = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
-    return place if tokens[place].value == sum(parts) else None
+    # "5 in total: 2 left, 3 right", where parts follow; but in "2 and 3, in total: 5" the total follows
+    counts_behind = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
+    parts_follow = tokens[place].value == sum(counts_behind)
+    return place if parts_follow else None
 
 
 def _count_behind(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
@@ -797,13 +824,9 @@ def _count_behind(tokens, roles, i):  # roles: place of a number → what it is,
         if token.kind == "edge":
             break
         if token.text in _ends_clause:
-            # read on where no count came yet: "Answer:" may stand on a line of its own (the line ends at most
-            # three tokens behind the word), and in "the answer is (5)" the count stands in brackets
-            may_pass = token.text == "(" or (token.kind == "line" and at <= i + 3)
-            if last_count is not None or not may_pass:
+            if last_count is not None or not _may_precede_count(token, at - i):
                 break
-        # Behind such a word also a number counts that is passed over elsewhere: "the answer is 5 of them" (a
-        # share), "the total is in 5 rows" (a place).
+        # shares and places count here, too: "the answer is 5 of them", "the total is in 5 rows"
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             last_count = at
     if last_count is None:
@@ -811,6 +834,14 @@ def _count_behind(tokens, roles, i):  # roles: place of a number → what it is,
     # "let me count: 1, 2, 3" counts up and states nothing yet
     counts_up = tokens[last_count + 1].text == "," and is_number(tokens[last_count + 2])
     return None if counts_up else last_count
+
+
+def _may_precede_count(token, distance):
+    """Whether a token that ends a clause may stand between a word such as `answer` and its count
+
+    An opening bracket may, as in `the answer is (5)`, and a line break close behind the word, as in `Answer:`
+    on a line of its own. `distance` is the number of tokens from the word to this one."""
+    return token.text == "(" or (token.kind == "line" and distance <= 3)
 
 
 def _count_behind_sign(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
@@ -835,7 +866,7 @@ def _is_correction(tokens, i):
         return word in _correction_words
     if following not in (",", ".", ":"):
         return False
-    return tokens[i - 1].kind in ("mark", "line", "edge")
+    return _is_clause_border(tokens[i - 1])
 
 
 def behind_correction(
@@ -871,19 +902,22 @@ def _total_before_parts(values):
 def _chosen_count(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
     """The one count that a text states, chosen among its numbers, or None
 
-    The steps, each tried where those before found none: the number behind `a photo of`; one that is marked as
-    the answer; the last count, or a total before its parts; 0 where the text says that there are none; a
-    number of a weaker role; 1 for `there is a …`. Counts before a correction (`wait`, `No,`) are left out."""
+    The first of these that the text holds:
+      1. the number in a phrase such as `a photo of 3 apples`
+      2. the last count that a word such as `answer` or `total` marks
+      3. a total before its parts, or else the last count
+      4. 0, where the text says that there are none
+      5. the last number with a weaker role, such as `share`
+      6. 1, for `there is a …`
+    Steps 2 and 3 pass over what stands before a correction such as `wait` or `No,`."""
     count_after_picture = _count_after_picture(tokens, roles)
     if count_after_picture is not None:
         return count_after_picture
 
     counts = [place for place, role in roles.items() if role == "count"]
-    # those behind the last correction that has a count behind it, or all: none are left only where none were
     counts = _after_correction(tokens, counts)
-    first = counts[0] if counts else 0
+    first = counts[0] if counts else 0  # steps 2 and 3 take no number before this place
 
-    # places of those marked by `answer` or `total`; one that was corrected later is not stated any more
     stated = [place for place in _stated_counts(tokens, roles) if place >= first]
     if stated:
         return int(tokens[stated[-1]].value)
@@ -892,16 +926,15 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
         # with the shares, since a part may be one: "5 apples: 2 of them red, 3 green"
         candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
         total = _total_before_parts([int(tokens[place].value) for place in candidates])
-        # without such a total the last count is taken: people reason first and conclude last
+        # the last count: people reason first and conclude last
         return int(tokens[counts[-1]].value) if total is None else total
 
     if _says_none(tokens):
         return 0
-    # numbers with a role such as `share` or `place`
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
         return int(tokens[weaker[-1]].value)
-    return _one_thing(tokens, roles)  # of `there is a …`; or None
+    return _one_thing(tokens, roles)  # None without such a phrase
 
 
 def _one_thing(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
@@ -956,21 +989,21 @@ def read_number(
     fraction = _lone_fraction(tokens)  # None unless the text holds one fraction and no other number
     if fraction is not None:
         return fraction
-    # both: place of a number → what it is, such as "count" or "measure"
-    roles, candidates = number_roles(tokens), {}
+    roles = number_roles(tokens)  # place of a number → what it is, such as "count" or "measure"
+    candidates = {}  # place → "count", so that `_stated_counts` accepts a measure, too
     for place, role in roles.items():
         if role == "not whole" and _is_part_of_number(tokens[place].value):
             return None  # of 2 1/2 or 10^3 this token is only a part
         if role in _roles_read_as_numbers:
-            candidates[place] = "count"  # so that `_stated_counts` accepts a measure, too
+            candidates[place] = "count"
 
-    # the last number that is marked as the answer wins; without one all must have the same value
-    places = _stated_counts(tokens, candidates)[-1:] or list(candidates)
-    values = {tokens[place].value for place in places}
+    # the last number that is marked as the answer; without one all numbers, which must have the same value
+    marked_places = _stated_counts(tokens, candidates)[-1:]
+    values = {tokens[place].value for place in marked_places or candidates}
     if len(values) == 1:
         return values.pop()
-    # "there are no nodules" is 0
-    return 0.0 if not roles and _says_none(tokens) else None
+    is_none = not roles and _says_none(tokens)  # "there are no nodules"
+    return 0.0 if is_none else None
 
 
 def _is_part_of_number(value):

@@ -106,16 +106,16 @@ def plain_text(
 ) -> str:  # at most 2,000 characters; upper and lower case are kept
     """A text in one spelling, so that the readers need to know each sign in one form only
 
-    Unicode's NFKC makes one character of its full-width and other forms. Also every hyphen becomes "-", every
-    apostrophe "'", a raised digit "^", and underscores that join words a space."""
-    # `_both_ends` leaves out the middle of a long text
+    Full-width and similar characters become plain ones (Unicode's NFKC), every hyphen becomes "-", every
+    apostrophe "'", a raised digit "^", and underscores that join words become spaces."""
     text = text[:_most_characters] if from_start else _both_ends(text)
-    text = _raised.sub("^", text)  # 5² becomes 5^: NFKC would make 52 of it, and no reader needs the power
-    text = _fractions.sub(_set_apart, text)  # 2½ becomes 2 1/2
+    # before NFKC, which would write 5² as 52 and 2½ as 21/2
+    text = _raised.sub("^", text)  # 5^
+    text = _fractions.sub(_set_apart, text)  # 2 1/2
     plain = unicodedata.normalize("NFKC", text)
-    # a few characters stand for whole phrases in NFKC, so the length is bounded once more
+    # cut once more, since NFKC makes several characters of some
     plain = plain[:_most_characters] if from_start else _both_ends(plain)
-    plain = plain.translate(_same_marks)  # of each dash, apostrophe and quotation mark one form
+    plain = plain.translate(_same_marks)  # one form for all dashes, apostrophes and quotation marks
     plain = _underscores_around.sub(r" \1 ", plain)  # _bold_, as Markdown writes it
     return _underscore.sub(" ", plain)
 
@@ -123,14 +123,14 @@ def plain_text(
 def _both_ends(text):
     """At most `_most_characters` of a text: of a longer one its beginning and its end, a line break between
 
-    It is cut at spaces where there are any. An answer mostly stands at one of the ends, and the reasoning
-    that is left out between them."""
+    The middle is left out, since an answer mostly stands at one of the ends. The text is cut at spaces where
+    there are any."""
     if len(text) <= _most_characters:
         return text
     beginning = text[:_from_the_beginning]
     from_the_end = _most_characters - _from_the_beginning
     end = text[-from_the_end:]
-    # drop the word that was cut in two: half of a number would be another number
+    # drop a word that may be cut in two: half of a number would be another number
     if " " in beginning:
         beginning = beginning.rpartition(" ")[0]
     if " " in end:
@@ -277,12 +277,14 @@ def _chinese_value(numeral):
 def _digits_with_scales(numeral):
     """The value of Chinese digits with 十 (10), 百 (100) or 千 (1000), such as 三百二十 for 320
 
-    None for an estimate such as 十三四 (thirteen or fourteen), and where the scales do not fall."""
-    # `digit` waits for its scale: in 三百 (300), 三 is read first. `last_scale` begins above every scale.
-    total, digit, last_scale = 0, None, 10_000
+    None for an estimate such as 十三四 (thirteen or fourteen), and where a scale follows a smaller or equal
+    one, as in 十百."""
+    total = 0
+    digit = None  # read, but not yet multiplied by its scale: in 三百 (300), 三 is read first
+    last_scale = 10_000  # above every scale
     for character in numeral:
         if character in _chinese_digits:
-            # two digits side by side are an estimate; a zero between others only fills a gap, as in 一百零二
+            # two digits side by side are an estimate, but a zero may stand before another: 一百零二 (102)
             if digit:
                 return None
             digit = _chinese_digits[character]
@@ -290,15 +292,15 @@ def _digits_with_scales(numeral):
         scale = _chinese_scales[character]
         if scale >= last_scale:
             return None
-        # 十二 (twelve) begins with 十: one ten, its 一 is left out
-        total += scale * (1 if digit is None else digit)
+        total += scale * (1 if digit is None else digit)  # 十二 (twelve) begins without a digit: 1 ten
         last_scale, digit = scale, None
 
-    # A last digit behind 百 or 千 counts in the next lower scale: 一百二 is short for 一百二十 (120), 一千二 is
-    # 1200. A zero forbids that: 一百零二 is 102. Anywhere else it counts ones: 十二 is 12.
+    last_digit = digit or 0
     has_zero = "零" in numeral or "〇" in numeral
-    counted_in = last_scale // 10 if last_scale >= 100 and not has_zero else 1
-    return float(total + (digit or 0) * counted_in)
+    if last_scale >= 100 and not has_zero:
+        # 一百二 is short for 一百二十 (120), and 一千二 is 1200; but 一百零二 is 102
+        return float(total + last_digit * (last_scale // 10))
+    return float(total + last_digit)
 
 
 def _digit_by_digit(numeral):
@@ -340,42 +342,35 @@ def _with_numerals(tokens):
 def _numeral(tokens, i):
     """Read the number of several words that begins at token `i`: returns (its value, the place behind it)
 
-    The place is `i` itself where there is nothing to join: no numeral begins there, or it is one of digits
-    alone, which is a single token already. A value of None with a place behind `i` means a numeral that this
-    reader cannot hold, such as `3 million`."""
-    # A Chinese numeral has characters of `_numerals` (一二三 …) only, so one of them tells. `raw`: as written.
-    begins_in_chinese = tokens[i].raw[-1] in _numerals
-    if tokens[i].kind == "number":
-        value, after = tokens[i].value, i + 1
+    The place is `i` itself where there is no such number. A value of None with a place behind `i` means a
+    number that is too large for this reader, such as `3 million`."""
+    first = tokens[i]
+    if first.kind == "number":
+        value, after = first.value, i + 1
     else:
         value, after = _begun_with_word(tokens, i)
         if after == i:
             return None, i
-    end_of_first_part = after
+    is_chinese = first.raw[-1] in _numerals  # `raw`: as written
 
-    # Lengthen it by each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any.
-    # Behind the text stand edge tokens, whose text is empty: there the loop ends.
+    # Add each word that may follow: `hundred` after 2, `six` after twenty, `dozen` after any number.
     while value is not None:
-        at = _next_word(tokens, after, value)  # behind a hyphen or an `and`, if one joins it
-        word = tokens[at].text
-        if word == "dozens":
-            # "two dozens" are 24; "dozens" alone never comes here, since it begins no numeral
+        at = _next_word(tokens, after, value)  # its place; a hyphen or an `and` may stand before it
+        word = tokens[at].text  # empty behind the end of the text
+        if word == "dozens":  # "two dozens"
             word = "dozen"
-        if word in _too_many:
-            # such as `million`: reading no number is better than reading a wrong one
+        if word in _too_many:  # such as `million`
             return None, at + 1
-        # 两打 is two dozen; behind digits, as in 3 打, such a measure word is not read
-        if word in _set_sizes and begins_in_chinese:
+        if word in _set_sizes and is_chinese:  # 两打 is two dozen, but 3 打 is not read
             return _chinese_set(tokens, i, at)  # (value, the place behind it), or (None, i) if it is no set
-        if word not in _number_words or tokens[at].kind != "word":
-            break
-        longer_value = _with_word(value, word)
-        if longer_value is None:  # the word begins another number
+        is_number_word = word in _number_words and tokens[at].kind == "word"
+        longer_value = _with_word(value, word) if is_number_word else None
+        if longer_value is None:  # the word does not belong to this number
             break
         value, after = longer_value, at + 1
 
-    # digits alone are one token already
-    if tokens[i].kind == "number" and after == end_of_first_part:
+    is_one_token = first.kind == "number" and after == i + 1
+    if is_one_token:
         return None, i
     return (value if value <= _most_in_words else None), after
 
@@ -422,13 +417,16 @@ def _begun_with_word(tokens, i):
     (None, i) means that it begins no numeral here, as the `a` of `a dog` does not."""
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word = tokens[i].text
-    if word in units or word in tens:
-        return float(units.get(word, tens.get(word, 0))), i + 1
+    if word in units:
+        return float(units[word]), i + 1
+    if word in tens:
+        return float(tens[word]), i + 1
     second, third = tokens[i + 1].text, tokens[i + 2].text
     if word in ("half", "半"):
         # half a dozen, half-dozen, 半打 are 6; any other half is a fraction
-        at = i + 2 if second in ("a", "-") else i + 1
-        return (6.0, at + 1) if tokens[at].text in ("dozen", "打") else (None, i)
+        dozen_at = i + 2 if second in ("a", "-") else i + 1
+        is_half_dozen = tokens[dozen_at].text in ("dozen", "打")
+        return (6.0, dozen_at + 1) if is_half_dozen else (None, i)
     if word == "a":
         return _begun_with_article(i, second, third)
     return float(_scales[word]), i + 1  # hundred or thousand
@@ -455,9 +453,10 @@ def _with_word(value, word):
         return value * 12
     below_thousand = value % 1000
     if word == "hundred":
-        # The last part becomes hundreds: 2 → 200; 3002 ("three thousand two") → 3200. As that part is in
-        # `value` once already, 99 times as much is added.
-        return value + 99 * below_thousand if 0 < below_thousand < 100 else None
+        if not 0 < below_thousand < 100:
+            return None
+        # 3002 ("three thousand two") becomes 3200: the 2 counts once already, so 99 times 2 are added.
+        return value + 99 * below_thousand
     if word == "thousand":
         return value * 1000 if 0 < value < 1000 else None
     if value < 20:  # "three six" are two numbers

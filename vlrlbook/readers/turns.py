@@ -118,14 +118,14 @@ def _call_with_arguments(arguments):
 def written(
     turns: list,  # (role, text), role assistant or tool; of a picture the tool's text is `<image>`
 ) -> str:  # such as zoom(98, 0, 112, 14) ⏎ <tool_response><image></tool_response> ⏎ 3 discs
-    """Several turns of a model and a tool as one text: the tool's turns stand between `<tool_response>` marks
+    """Join the turns of a model and a tool to one text, with the tool's in `<tool_response>` tags
 
-    Empty turns are left out. `turns_of` reads it back."""
+    Empty turns are left out. `turns_of` reads the text back."""
     parts = []
     for role, text in turns:
-        # A model that writes the marks itself must not seem to have got something from the tool.
-        without_marks = text.replace(_begins, "").replace(_ends, "").strip()
-        parts.append(f"{_begins}{without_marks}{_ends}" if role == "tool" else without_marks)
+        # Tags in the text are removed: a model could write them to fake an answer of the tool.
+        without_tags = text.replace(_begins, "").replace(_ends, "").strip()
+        parts.append(f"{_begins}{without_tags}{_ends}" if role == "tool" else without_tags)
     return "\n".join(part for part in parts if part)
 
 
@@ -169,12 +169,14 @@ def looks_of(
 def refusal_kind(
     told: str,  # the text of a turn of the tool
 ) -> str:  # a key of `refusals`, such as "outside"; empty where the tool gave a picture
-    "The kind of refusal in a turn of the tool: why it gave no picture"
+    "Why the tool gave no picture, read from the text of its turn"
     if told == _picture:
         return ""
-    # TRL writes the tool's exception as {'error': 'outside: …'}: its text begins with the kind
+    # TRL writes the tool's exception as {'error': 'outside: …'}, and its text begins with the kind.
     match = re.search(r"(\w+): ", told)
-    return match[1] if match and match[1] in refusals else "malformed"
+    if match is None or match[1] not in refusals:
+        return "malformed"
+    return match[1]
 
 
 def on_one_line(

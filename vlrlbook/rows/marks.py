@@ -22,21 +22,20 @@ def marked_question(
     notes: list,  # gets a sentence if marks are left as words
     number: int = None,  # the row's line in its file, for the message of an error
 ) -> str:  # with as many `<image>` as pictures, or with the question's marks unchanged
-    """The question with all marks of pictures, in whatever form, replaced by `<image>`.
+    """Replace each mark of a picture, such as `<|image_1|>` or `<img>`, by `<image>`.
 
-    Raises `DataError` if there are not as many marks as pictures. Numbers that do not count the pictures in
-    their order are words of the question, which then stays unchanged."""
+    Numbered marks must count the pictures in order; else they are words of the question, which stays
+    unchanged. Raises `DataError` if there are not as many marks as pictures."""
     def raise_error(message):
         "Raise a `DataError` about this question"
         raise DataError(code, message, row=number)
 
-    # A video cannot be shown, and without it the question would mean something else.
     if _video_mark.search(question):
         raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
-    named = _named_picture.search(question)
-    if named:
+    file_name_mark = _named_picture.search(question)  # <img>a.png</img>
+    if file_name_mark:
         cure = "put the file into a column and <image> in its place"
-        raise_error(f"the question names a picture inside ({named[0][:80]!r}): {cure}")
+        raise_error(f"the question names a picture inside ({file_name_mark[0][:80]!r}): {cure}")
 
     marks = list(_any_mark.finditer(question))
     if not marks:
@@ -44,10 +43,10 @@ def marked_question(
 
     first_mark = marks[0][0]
     numbers = [int(mark[1]) for mark in marks if mark[1]]
-    # A row without pictures is not meant here: its marks are the error below.
-    if numbers and numbers != list(range(1, pictures + 1)) and pictures:
-        # Such a question calls pictures, or parts of one picture, by numbers, as in "Is <image 2> larger?"
-        # The marks are left as words, and the pictures come in front of the question.
+    counts_pictures = numbers == list(range(1, pictures + 1))
+    # In "Is <image 2> larger?" the mark is a word of the question: it names a picture, or a part of one. In a
+    # row without pictures every mark is an error (below).
+    if pictures and numbers and not counts_pictures:
         notes.append(f"marks such as {first_mark} are words here; the pictures stand in front")
         return question
 

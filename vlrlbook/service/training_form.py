@@ -173,7 +173,7 @@ def chapter_05(
     help_texts = settings_help(GRPOSettings)  # name → the comment behind the setting
     parameters = {}
     for field in dataclass_fields(GRPOSettings):
-        kind: Any = field.type  # a class: no annotation there is a text
+        kind: Any = field.type  # a class such as float; `Any` for mypy, which also expects a string here
         parameters[field.name] = (kind.__name__, field.default, help_texts[field.name])
     return dict(parameters=parameters, presets=presets, by_task=by_task)
 
@@ -185,12 +185,11 @@ def request_form(
     """Return the fields that a request for training may set, as GET /settings shows them.
 
     The groups are training_config and lora_config. Defaults are those of the preset for `size` and `task`."""
-    # Its `parameters` (types, defaults, help), and the values of its presets: by size, and by task and size.
     chapter = chapter_05()
     # The task's own values win over those of the size.
     preset = chapter["presets"][size] | chapter["by_task"][task][size] | dict(task=task)
-    # A run's length is given by max_steps or by num_epochs: the form shows the one that the preset uses, and
-    # leaves the other empty. A max_steps below 0 means: by num_epochs.
+    # A preset sets the length of a run by max_steps or, where that is below 0, by num_epochs. The form shows
+    # only the one that it uses.
     if preset["max_steps"] < 0:
         preset = preset | dict(max_steps=None)
     elif preset["max_steps"] > 0:
@@ -232,8 +231,10 @@ def _shown_field(name, field, size, preset, parameters):
     `parameters` are chapter 05's: setting → (type, default, help)."""
     type_name, default, help_text = parameters[field.setting]
     task = preset["task"]
-    # A few settings have fewer choices here than in chapter 05, and so a help text of their own.
-    help_here = said_here.get(field.setting, help_text)
+    # `said_here`: help texts of settings that have fewer choices here than in chapter 05
+    help_text = said_here.get(field.setting, help_text)
+    if isinstance(help_text, dict):  # one for each task
+        help_text = help_text[task]
     return dict(
         name=name,
         label=labels.get(name) or name.replace("_", " ").capitalize(),
@@ -243,6 +244,6 @@ def _shown_field(name, field, size, preset, parameters):
         minimum=field.minimum,
         maximum=field.maximum,
         choices=choices_of(field, size, task),
-        # What the page calls each choice, where the value itself would not say it.
+        # Words for the page in place of the values: a task's value, such as vqa, explains nothing.
         choice_labels=task_labels if name == "task" else None,
-        help=help_here[task] if isinstance(help_here, dict) else help_here)
+        help=help_text)

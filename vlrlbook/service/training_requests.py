@@ -12,7 +12,7 @@ __all__ = ["requested_task", "read_request", "value_problem", "batch_problems", 
            "refuse_clashes"]
 
 _most_letters = 200  # of a job's name and of an upload's identifier
-_most_told = 50  # errors listed in a refusal: a page shows no more, and a stranger's mistakes have no end
+_most_listed = 50  # errors listed in a refusal: a page shows no more, and a stranger's mistakes have no end
 _most_in_detail = 3  # errors repeated in the sentence for people
 
 _python_types: dict = {"int": int, "float": (int, float), "bool": bool, "str": str}  # by a field's `type`
@@ -38,17 +38,17 @@ def read_request(
     Raises one Problem that lists all that is wrong, each error with the field that it is about."""
     # Each error is a dict of field, code, message.
     errors = _unknown_keys(body, form) + _text_problems(body)
-    settings = {}
+    settings = {}  # filled by `_read_group`
+    task = requested_task(body)
     for group in form:  # training_config and lora_config
-        # Fills `settings`.
-        errors += _read_group(body.get(group), group, form[group], settings, requested_task(body))
+        errors += _read_group(body.get(group), group, form[group], settings, task)
     # Rules over several settings make sense only where each of them is good by itself.
     if not errors:
         errors = batch_problems(settings, form)
     if errors:
         # The sentence for people repeats the first few; the list for programs has more of them.
         sentences = [f"{error['field']}: {error['message']}" for error in errors[:_most_in_detail]]
-        raise Problem(errors[0]["code"], "; ".join(sentences), errors=errors[:_most_told])
+        raise Problem(errors[0]["code"], "; ".join(sentences), errors=errors[:_most_listed])
     return dict(job_name=clean(body["job_name"]), data_file_id=body.get("data_file_id"), settings=settings)
 
 
@@ -77,11 +77,11 @@ def batch_problems(
     settings: dict,  # chapter 05's names → values that the client chose
     form: dict,  # group → list of fields, from `request_form`
 ) -> list:  # of errors: empty, or one
-    """Check a batch of which a client chose both parts: the answers of a step must make whole groups.
+    """Check that the answers of a step make whole groups, if the request sets how many there are.
 
-    The parts are batch_size and gradient_accumulation_steps, and their product is the answers of a step."""
+    Their number is batch_size times gradient_accumulation_steps."""
     if "batch_size" not in settings or "gradient_accumulation_steps" not in settings:
-        return []  # the server chooses the part that is missing, so that it fits (`plan`)
+        return []  # the server chooses what is missing, so that it fits (`plan`)
     values = form_defaults(form) | settings  # setting → value, chosen or by default
     answers = answers_a_step(values["batch_size"], values["gradient_accumulation_steps"])
     product = "batch_size × gradient_accumulation_steps"
@@ -128,18 +128,22 @@ def _text_problems(body):
     errors = []
     for name in ("job_name", "data_file_id"):
         text = body.get(name)
-        # Without a data set pictures are drawn. Only where the task is named: a client that knows nothing of
-        # tasks has forgotten its data set, and would train on pictures that it never saw.
+        # A request that names its task may leave out the data set: it trains on drawn pictures. A client
+        # that names no task does not know of these, so it has forgotten its data set.
         if name == "data_file_id" and text is None and _names_a_task(body):
             continue
-        is_good = isinstance(text, str) and len(text) <= _most_letters
-        # A name of control characters and spaces only would be invisible in a list. The service's `clean`
-        # (of `refusals`) makes a dot, ·, of each control character.
-        is_good = is_good and clean(text).strip("· ") != ""
-        if not is_good:
+        if not _is_visible_text(text):
             message = f"expected a text of 1 to {_most_letters} characters"
             errors.append(_error(name, f"train.{name}", message))
     return errors
+
+
+def _is_visible_text(text):
+    "Whether a value is a text of allowed length that shows something in a list"
+    if not isinstance(text, str) or len(text) > _most_letters:
+        return False
+    # `clean` makes a dot, ·, of each control character
+    return clean(text).strip("· ") != ""
 
 
 def _names_a_task(body):
@@ -151,48 +155,49 @@ def _names_a_task(body):
 def _read_group(values, group, fields, settings, task):
     """Put the good values of a group into `settings` (chapter 05's name → value); list errors for the rest.
 
-    `group` is training_config or lora_config, and `values` is what the request has under it. `fields` are the
-    group's fields as clients see them (dicts with name, type and limits, for this size of server).
-    `form_fields` is the same for all sizes: it holds chapter 05's name of each field's setting. `task` is
-    what the request trains."""
+    `values` is what the request has under `group` (training_config or lora_config). `fields` are the dicts
+    with name, type and limits that the request's `task` has in this group."""
     if values is None:
         return []
     if not isinstance(values, dict):
         return [_error(group, f"{group}.type", "expected an object")]
 
     known_fields = {field["name"]: field for field in fields}
+    fields_of_all_tasks = form_fields[group]  # name → `FormField`
     errors = []
     for written_name, value in values.items():
         # Names of other libraries are taken too, such as lr for learning_rate.
         name = also_called[written_name] if written_name in also_called else written_name
         shown_name = clean(written_name, 80)
         place = f"{group}.{shown_name}"
-        if name in form_fields[group] and name not in known_fields:
-            if value is not None:  # null counts as not given
-                tasks = ", ".join(tasks_of(form_fields[group][name]))
-                message = f"belongs to task {tasks}, and this request is for task {task}"
-                errors.append(_error(place, f"{group}.{name}", message))
-            continue
-        if name not in known_fields:
+        if name not in fields_of_all_tasks:
             advice = nearest(shown_name, list(known_fields))  # ": did you mean …?"
             errors.append(_error(place, f"{group}.unknown", f"there is no {shown_name!r}{advice}"))
             continue
 
-        setting = form_fields[group][name].setting  # chapter 05's name
-        message = _take_value(known_fields[name], setting, value, settings)  # None if it was good
+        form_field = fields_of_all_tasks[name]
+        if name in known_fields:
+            # None if the value is good; it is then in `settings`
+            message = _take_value(known_fields[name], form_field.setting, value, settings)
+            if message:
+                message += _tasks_with_choice(form_field, value, task)
+        elif value is None:  # null counts as not given
+            message = None
+        else:
+            tasks = ", ".join(tasks_of(form_field))
+            message = f"belongs to task {tasks}, and this request is for task {task}"
         if message:
-            message += _of_another_task(form_fields[group][name], value, task)
             errors.append(_error(place, f"{group}.{name}", message))
     return errors
 
 
-def _of_another_task(field, value, task):
-    """Return the end of a message about a bad value: of which other tasks it would be a choice, if of any.
+def _tasks_with_choice(field, value, task):
+    """Return the end of a message about a bad value: the other tasks in which it could be chosen, or "".
 
     `field` is a `FormField`, `task` the one that the request is for."""
     tasks = []
     for other in by_task:
-        # Of both sizes of server: a choice of another size is no choice of another task.
+        # Both sizes of server, so that a model of the other size is not said to be one of another task.
         choices = [*(choices_of(field, "tiny", other) or []), *(choices_of(field, "gpu", other) or [])]
         if value in choices:
             tasks.append(other)
@@ -220,10 +225,9 @@ def _take_value(field, setting, value, settings):
 def refuse_clashes(
     parameters: dict,  # for chapter 05: name → value, complete but for the data
 ):
-    """Raise a Problem for settings that are good by themselves and cannot go together.
+    """Raise a Problem if settings that are good one by one contradict each other by chapter 05's rules.
 
-    Chapter 05's own rules are asked, such as: a tool with a model that cannot be given its pictures. Else
-    the job would wait for its turn, and be refused then."""
+    Without this check the job would wait in the queue first, and fail at its start."""
     try:
         read_settings(GRPOSettings, parameters)
     except SettingsError as error:
