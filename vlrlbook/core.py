@@ -65,10 +65,10 @@ class Sample:
 
 def cast(
 ) -> Sample: # 112 × 112 picture of three discs
-    "The sample that every chapter works through by hand: how many discs are in the picture?"
+    "Draw the book's running example, which every chapter works through by hand: three discs to count"
     image = Image.new("RGB", (112, 112), "white")
     draw = ImageDraw.Draw(image)
-    # centre of each disc from the upper left corner and radius, in pixels
+    # of each disc the centre and the radius, in pixels
     for x, y, radius, colour in ((30, 28, 10, "#d62728"), (78, 40, 8, "#1f77b4"), (46, 84, 9, "#2ca02c")):
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     return Sample("How many discs are there?", "A photo of 3 discs", [image], "counting")
@@ -186,12 +186,13 @@ def _card_question(ax, sample):
 
 def _card_rows(ax, rollouts, part_names):
     "Write a row for each answer: its text, then the numbers of its reward's parts under their names"
-    # The lower end of y comes first, so that y grows downwards; half a row is left below the last answer.
-    ax.set(xlim=(0, _text_column + _part_column * len(part_names)), ylim=(len(rollouts) - 0.5, _card_top))
+    width = _text_column + _part_column * len(part_names)
+    # y grows downwards, since its larger limit comes first; answer number i stands at y = i.
+    ax.set(xlim=(0, width), ylim=(len(rollouts) - 0.5, _card_top))
     ax.axis("off")
     right_ends = {} # name of a part → x where its right-aligned numbers end
-    for column, name in enumerate(part_names):
-        right_ends[name] = _text_column + _part_column * (column + 1) - _column_gap
+    for column, name in enumerate(part_names, 1):
+        right_ends[name] = _text_column + _part_column * column - _column_gap
         heading = "\n".join(shorten(word, 11) for word in name.split("_", 1)) # counting_exact takes two lines
         ax.text(right_ends[name], _headings_y, heading, fontsize=7.5, ha="right", va="bottom", color="#555555")
     for y, rollout in enumerate(rollouts):
@@ -209,8 +210,7 @@ def _card_bars(ax, rollouts, heading):
     values = [rollout.advantage for rollout in rollouts]
     colours = [blue if value >= 0 else orange for value in values]
     ax.barh(range(len(values)), values, color=colours, height=0.62)
-    # Some room is left beside the longest bar. The axis reaches at least 1.2 (standard deviations, for an
-    # advantage) to either side, so that small numbers look small.
+    # Some room beside the longest bar; and at least 1.2 to either side, so that small numbers look small.
     reach = max(1.2, 1.35 * max(map(abs, values)))
     # the same limits of y as in `_card_rows`, so that each bar stands level with its answer
     ax.set(xlim=(-reach, reach), ylim=(len(values) - 0.5, _card_top), yticks=[])
@@ -385,15 +385,15 @@ def plot_run(
     return fig
 
 def _draw_legend(ax, right):
-    "Name the curves of a panel, and of its right axis if it has one"
+    "Draw a panel's legend; `right` is the panel's second y axis, or `ax` itself if it has only one"
     handles, labels = ax.get_legend_handles_labels()
     if right is not ax:
-        more_handles, more_labels = right.get_legend_handles_labels()
-        handles, labels = handles + more_handles, labels + [f"{label} (right axis)" for label in more_labels]
+        right_handles, right_labels = right.get_legend_handles_labels()
+        handles = handles + right_handles
+        labels = labels + [f"{label} (right axis)" for label in right_labels]
         right.spines["top"].set_visible(False) # as on the left axis
         right.tick_params(labelsize=ax.xaxis.get_ticklabels()[0].get_fontsize())
-    # "best" looks for a place that the curves of one axis leave free. Of two axes it would not see the left
-    # one's curves.
+    # "best" avoids the curves of one axis only, so a legend for two axes has a fixed place.
     place = "best" if right is ax else "upper left"
     # on the axis that is drawn last, so that no curve crosses the names
     right.legend(handles, labels, fontsize=7.5, framealpha=0.8, edgecolor="none", loc=place)
@@ -454,56 +454,56 @@ def paired_board(
     """Draw samples with their answers before and after training
 
     First those that became right (blue frame), then those that became wrong (orange), then the rest."""
-    marks = [] # of each sample (right before, right after), two booleans
+    outcomes = [] # of each sample (right before, right after), two booleans
     for sample, old, new in zip(samples, before, after):
-        marks.append((right(old, sample.answer), right(new, sample.answer)))
+        outcomes.append((right(old, sample.answer), right(new, sample.answer)))
     # indices of the samples in the order in which they are shown
-    order = sorted(range(len(samples)), key=lambda place: _order_on_board.index(marks[place]))
+    order = sorted(range(len(samples)), key=lambda i: _order_on_board.index(outcomes[i]))
     # at most `most` indices into `samples`, with room for both gains and losses
-    shown = _choose_for_board(order, marks, most)
+    shown = _choose_for_board(order, outcomes, most)
 
     columns = min(6, len(shown))
     rows = -(-len(shown) // columns) # rounded up
     fig, axes = figure(9, 1.95 * rows + 0.4, nrows=rows, ncols=columns, squeeze=False)
     for ax in axes.flat:
         ax.axis("off") # the last row may not be full; `_board_cell` turns its own on again
-    for ax, place in zip(axes.flat, shown):
-        _board_cell(ax, samples[place], before[place], after[place], marks[place])
-    gained, lost = marks.count(_became_right), marks.count(_became_wrong)
+    for ax, i in zip(axes.flat, shown):
+        _board_cell(ax, samples[i], before[i], after[i], outcomes[i])
+    gained, lost = outcomes.count(_became_right), outcomes.count(_became_wrong)
     fig.suptitle(f"{gained} became right, {lost} became wrong, of n = {len(samples)}", fontsize=10)
     return fig
 
 # %% ../nbs/00_core.ipynb #n5ce32f5
 def _choose_for_board(
     order, # indices of samples, in the order in which they would be shown
-    marks, # of each sample (right before, right after)
+    outcomes, # of each sample (right before, right after)
     most, # how many to choose
 ):
-    """Choose the samples that a board shows, with room for answers that became right and that became wrong
+    """Choose at most `most` samples for a board, with room for gains (became right) and for losses
 
-    Were the first `most` taken, many gains could leave no room for a single loss."""
-    # indices of samples that became right, that became wrong, and of all others
-    gains = [place for place in order if marks[place] == _became_right]
-    losses = [place for place in order if marks[place] == _became_wrong]
-    rest = [place for place in order if marks[place] in (_stayed_wrong, _stayed_right)]
-    # Each kind has half of the board, and also what the other kind leaves free of its own half.
+    The first `most` of `order` could all be gains, and would hide every loss."""
+    # indices of samples
+    gains = [i for i in order if outcomes[i] == _became_right]
+    losses = [i for i in order if outcomes[i] == _became_wrong]
+    rest = [i for i in order if outcomes[i] in (_stayed_wrong, _stayed_right)]
+    # Gains may fill half of the board, and more where losses need less than their half; and the reverse.
     room_for_gains = max(most // 2, most - len(losses))
     room_for_losses = max(most // 2, most - len(gains))
     shown = gains[:room_for_gains] + losses[:room_for_losses]
     return (shown + rest)[:most]
 
-def _board_cell(ax, sample, before, after, mark): # mark: (right before, right after)
+def _board_cell(ax, sample, before, after, outcome): # outcome: (right before, right after)
     "Draw one sample with both answers; its frame is blue if it became right, orange if it became wrong"
     if sample.images:
         ax.imshow(sample.images[0])
     ax.axis("on")
     ax.set(xticks=[], yticks=[])
-    frame = {_became_right: blue, _became_wrong: orange}.get(mark, "#cccccc")
+    frame = {_became_right: blue, _became_wrong: orange}.get(outcome, "#cccccc")
     for spine in ax.spines.values():
         spine.set(visible=True, color=frame, linewidth=3)
     ax.set_title(f"truth: {shorten(sample.answer, 22)}", fontsize=7)
     lines = [] # ✓ or ✗ and the answer, before and after
-    for is_right, answer in zip(mark, (before, after)):
+    for is_right, answer in zip(outcome, (before, after)):
         lines.append(f"{'✓' if is_right else '✗'} {shorten(answer, 22)}")
     ax.set_xlabel("\n".join(lines), fontsize=7)
 
@@ -758,17 +758,17 @@ class SignOfLife:
         line_seconds: float = 10.0, # between two lines, where they go into a file such as a job's log
         screen_seconds: float = 0.5, # between two changes of a line on a screen
     ):
-        "Prepare to write to a terminal, at most once in `line_seconds` or `screen_seconds`"
+        "Prepare to write to a terminal: at most once in `screen_seconds`, into a file once in `line_seconds`"
         self.terminal = terminal
         self.on_screen = terminal is not None and os.isatty(terminal) # else it is a file
         self.pause = screen_seconds if self.on_screen else line_seconds
-        self.last = time.monotonic() # time of the last sign; a loop shorter than `pause` gives none
+        self.last_shown = time.monotonic() # as if a text were shown now, so that the first waits, too
 
     def say(self, text: str):
         "Show `text`, unless something was shown just before"
-        if self.terminal is None or time.monotonic() - self.last < self.pause:
+        if self.terminal is None or time.monotonic() - self.last_shown < self.pause:
             return
-        self.last = time.monotonic()
+        self.last_shown = time.monotonic()
         # on a screen the new text replaces the old one, in a file each has a line
         self._write(f"\r{_clear_line}{text}" if self.on_screen else f"{text}\n")
 
@@ -791,23 +791,23 @@ def progress_bar(
 ): # a tqdm bar
     "Return a tqdm bar that also writes its state into the terminal of a papermill job"
     from tqdm.auto import tqdm
-    # Two methods of tqdm are overridden, read in tqdm 4.70: each does what tqdm does, and writes to the
-    # terminal too. tqdm calls `update` while it walks through an iterable. If it stopped doing so, nothing
-    # would reach the terminal; the bar itself would still be right.
+    # `update` and `close` override tqdm's (read in 4.70). If tqdm no longer calls `update` while it walks
+    # through an iterable, the text in the job's terminal is missing; the bar itself stays right.
     class Bar(tqdm):
-        sign: SignOfLife | None = None # made at the first step: only then is it known whether the bar shows
+        job_line: SignOfLife | None = None # writes the bar as a line of text into the job's terminal
         def update(self, n=1):
+            "Count `n` more steps, and show the bar in the job's terminal, too"
             was_drawn = super().update(n) # tqdm's answer: True if it drew the bar again
-            if self.disable:
+            if self.disable: # the bar is switched off
                 return was_drawn
-            if self.sign is None:
-                self.sign = SignOfLife(job_terminal())
-            # The bar as tqdm writes it, in plain text of 78 columns, which every terminal has.
+            if self.job_line is None:
+                self.job_line = SignOfLife(job_terminal()) # writes nothing outside a job
+            # The bar in plain text of 78 columns, which every terminal has.
             state = {**self.format_dict, "ncols": 78, "bar_format": None}
-            self.sign.say(self.format_meter(**state)) # writes the text, unless it has just done so
+            self.job_line.say(self.format_meter(**state)) # does nothing if it has just written
             return was_drawn
         def close(self):
             super().close()
-            if self.sign is not None:
-                self.sign.done()
+            if self.job_line is not None:
+                self.job_line.done()
     return Bar(*args, **kwargs)

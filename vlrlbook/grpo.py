@@ -67,16 +67,16 @@ def grpo_loss(
     if level == "sequence": # the mean over an answer's tokens, so that long answers are not clipped sooner
         log_ratio = (log_ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
-    # How many times likelier a token (or an answer) has become since it was sampled. What the advantage asks
-    # for earns nothing more once this ratio leaves the clip range: the smaller product counts.
-    ratio, advantage = log_ratio.exp(), advantage[:, None]
+    ratio = log_ratio.exp() # how many times likelier a token (or an answer) is than when it was sampled
+    advantage = advantage[:, None] # [rows, 1]
     highest = 1 + (epsilon if epsilon_high is None else epsilon_high)
-    objective = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, highest) * advantage)
-    loss = -objective.expand_as(logps) # for level "sequence" [rows, 1]: the same for each token of an answer
+    clipped_ratio = ratio.clamp(1 - epsilon, highest)
+    # PPO's clipping: because of the minimum, a ratio beyond the clip range earns nothing more.
+    objective = torch.minimum(ratio * advantage, clipped_ratio * advantage)
+    loss = -objective.expand_as(logps) # level "sequence": [rows, 1] becomes the same number for each token
 
     if beta:
-        # KL to the reference, estimated on the sampled tokens so that it is never below 0 (called k3), and
-        # weighted by the ratio as TRL does
+        # KL to the reference by the k3 estimator, which is never below 0; weighted by the ratio, as in TRL
         log_ref_ratio = ref_logps - logps
         loss = loss + beta * ratio * (log_ref_ratio.exp() - log_ref_ratio - 1)
 
@@ -98,20 +98,21 @@ def make_trainer(
     "TRL's trainer, set up for a run: with our mixins, the reward that `settings` names, log and callbacks"
     from trl import GRPOTrainer
 
-    # Each mixin changes one thing of TRL's trainer and calls the next: the order is that of the calls.
+    # Mixins, called from left to right. They run calls of the tool `zoom`, replace groups with equal rewards,
+    # read a group's prompt once, give pictures to vLLM, and write a checkpoint completely or not at all.
     class Trainer(LookTwice, RefillGroups, SharedPrompt, PicturesForVLLM, CommittedCheckpoints, GRPOTrainer):
         refill = settings.refill # read by RefillGroups
         vllm_sleep_level = settings.vllm_sleep_level # read by PicturesForVLLM
 
     recorders = [recorder] if recorder else [] # called with each batch of answers and their rewards
     if settings.keep_completions: recorders.append(Completions(settings.output_dir))
-    # An answer that was cut at the token limit is "paid" like any other, "masked" (left out of its group: it
-    # does not train), or earns this number.
+    # An answer that was cut at the token limit is "paid" like any other, "masked" (left out of its group), or
+    # earns this number.
     when_cut = settings.when_cut if settings.when_cut in ("paid", "masked") else float(settings.when_cut)
     ends = () if when_cut == "paid" else end_tokens(model, processor) # an answer without one of these was cut
-    # The reward as TRL calls it, on a batch; `told_together` hands each batch to all recorders.
-    reward = for_trl(
-        load_reward(settings.reward), recorder=told_together(recorders), name="reward",
+    record = told_together(recorders) # one function that calls all of them; None without any
+    reward = for_trl( # the reward as TRL calls it, on a batch
+        load_reward(settings.reward), recorder=record, name="reward",
         group_size=settings.num_generations, when_cut=when_cut, end_tokens=ends)
     tool_options = look_options(settings, model, processor) # for task zoom the tool; else empty
     if tool_options: reward = with_turns(reward) # an answer then has several turns
@@ -122,13 +123,13 @@ def make_trainer(
     # A stop that was asked for waits until every batch of answers has had its `num_iterations` steps.
     callbacks = [run_log, StopWhenAsked(every=settings.num_iterations)]
     if settings.eval_steps and held_out:
-        # Goes first, so that its row of a step is written before that of the training.
+        # First, so that its row of a step stands in the log before that of the training.
         callbacks.insert(0, HeldOutReward(processor, held_out, settings, log))
 
     trainer = Trainer(model=model, processing_class=processor, args=grpo_config(settings, processor),
                       reward_funcs=reward, train_dataset=dataset, callbacks=callbacks, **tool_options)
     trainer.remove_callback(PrinterCallback) # it would print every row that `RunLogCallback` keeps
-    # Each group's prompt is read once, if that is wanted and exact; else a line says why not.
+    # Read each group's prompt once, if the setting wants it and results stay exact; else print why not.
     share_prompts(trainer, settings.shared_prompt, settings.picture_memory_mb)
     return trainer
 
@@ -138,12 +139,11 @@ def load_policy(
 ): # model with its adapter, processor
     """Load the model that will be trained, as `settings` say: with a new adapter, an old one, or none.
 
-    A tiny twin, which has no trained weights, first gets a supervised warm start."""
+    A `tiny-` model has random weights, so it first learns the form of an answer (supervised warm start)."""
     s, name = settings, settings.model
-    if name.startswith("tiny-"): # an untrained twin gives no answer that a reward could tell from another
+    if name.startswith("tiny-"):
         family = name.removeprefix("tiny-") # such as qwen2_5_vl
-        # `looks`: how many calls of the tool `zoom` an answer may hold. The twin learns the form of an answer
-        # and, if there is a tool, to call it; from here on `name` is its directory.
+        # Returns the trained model's directory; `looks`: most calls of the tool `zoom` in an answer.
         name = warm_start(family, s.warm_steps, task=s.task, looks=s.max_looks)
     loading: dict = dict(attention=s.attention, use_4bit=s.use_4bit, max_image_size=s.max_image_size)
     model, processor = load_vlm(name, adapter=s.adapter, trainable=True, **loading)

@@ -42,14 +42,14 @@ gap = 2  # pixels between two discs
 def synthetic_pointing(
     n: int,  # samples
     seed: int = 0,  # same seed, same pictures
-    most: int = 1,  # discs in a picture, at most; each number from 1 on is as frequent
+    most: int = 1,  # discs in a picture: a random number from 1 to `most`
     side: int = full_side,  # pixels of a picture's side; discs grow with it
 ) -> list:  # of `Sample`, their truths in pixels
     "Draw pictures of discs, each with the question where they are and the true boxes"
     rng, samples = random.Random(seed), []
     question = "Where is the disc?" if most == 1 else "Where are the discs?"
     for row in range(1, n + 1):
-        # no random number is drawn for `most` = 1: so a seed goes on giving the same pictures of one disc
+        # for one disc no random number is drawn here, so that the pictures of a seed stay the same
         count = rng.randint(1, most) if most > 1 else 1
         image, boxes = _drawn(count, rng, side)
         truth = box_truth(boxes, "pixels", image.size)  # as text, with scale and size
@@ -97,6 +97,7 @@ def drawn_for(
     side = min(full_side, max_image_size or full_side)
 
     def draw(n, seed):
+        "Draw `n` samples, their truths in the scale of the model that `drawn_for` was called with"
         samples = []
         for sample in synthetic_pointing(n, seed, side=side):
             size = sample.images[0].size
@@ -155,11 +156,11 @@ def scaled_truth(
     A `DataError` where it is no truth, or belongs to a picture with another ratio of width and height."""
     truth = _checked_truth(answer, size, row)  # boxes, scale and size; raises the `DataError` for these
     size_for_model = shown_size(processor, size)
-    # what stands for the whole width and height in the truth, and in the model's scale
+    # (width, height) of the whole picture, in the truth's numbers and in the model's
     unit, model_unit = unit_of(truth.scale, truth.size), unit_of(scale, size_for_model)
     boxes = [rescaled(box, unit, model_unit) for box in truth.boxes]
     converted = box_truth(boxes, scale, size_for_model)  # as text
-    # Writing rounds the numbers: a small box may lose its area, and then no answer can overlap it.
+    # Rounding may leave a small box without area, and then no answer can overlap it.
     if any(box_fault(box) for box in read_box_truth(converted).boxes):
         model_scale_text = f"{scale} of {_size_text(size_for_model)}"
         message = f"a box has no area in {model_scale_text}, in which the model sees the picture"
@@ -244,8 +245,8 @@ def coco_rows(
     coco = _coco_file(path)
     images, categories = _by_id(coco, "images", path), _by_id(coco, "categories", path)
     boxes = {}  # (image id, category id) → boxes
-    crowds = set()  # (image id, category id) of those that hold a crowd
-    # Each helper takes one thing out of an entry; a `DataError` names the place of what is wrong.
+    crowds = set()  # (image id, category id) with an annotation of a crowd (iscrowd)
+    # Each helper raises a `DataError` that names `place` if something is wrong in the entry.
     for number, annotation in enumerate(coco["annotations"], 1):
         place = f"annotations[{number - 1}]"  # for messages, counted from 0 as in JSON
         image_id = _known_id(annotation, "image_id", images, place, path)
@@ -253,15 +254,14 @@ def coco_rows(
         size = _image_size(images[image_id], f"image {image_id}", path)
         bbox = _field(annotation, "bbox", place, path)
         corner_and_size = _four_numbers(bbox, f"{place}.bbox", path, number)
-        # cut at the picture's edge where it stands over by a pixel
-        box = _inside(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
+        box = _clipped(of_corner_and_size(corner_and_size), size, f"{place}.bbox", path, number)
         boxes.setdefault((image_id, category_id), []).append(box)
         if annotation.get("iscrowd"):
             crowds.add((image_id, category_id))
 
     rows = []
     for (image_id, category_id), boxes_of_category in boxes.items():
-        # a crowd is one box around many things: what the true boxes are is not known
+        # a crowd is one box around many things, whose own boxes are not known: no row is made
         if (image_id, category_id) not in crowds:
             row = _coco_row(images[image_id], categories[category_id], boxes_of_category, path)
             rows.append((len(rows) + 1, row))
@@ -349,19 +349,19 @@ def _four_numbers(value, place, path, number):
     return tuple(map(float, numbers))
 
 
-over_the_edge = 1.0  # pixels that a box may stand over its picture's edge, by rounding
+over_the_edge = 1.0  # pixels that a box may reach beyond its picture, by rounding
 
 
-def _inside(box, size, place, path, number):
-    """The box, cut at the picture's edge where it stands over by rounding, at most `over_the_edge` pixels
+def _clipped(box, size, place, path, number):
+    """The box clipped to its picture; a `DataError` if it reaches far beyond it, or is no valid box
 
-    A `DataError` where it lies further outside, or is no valid box. `place` and `number` are for messages."""
+    By rounding it may reach beyond by `over_the_edge` pixels. `place` and `number` are for messages."""
     if box_fault(box):
         raise DataError("box.fault", f"{path.name}: {place} has {box_fault(box)}", row=number)
     width, height = size
-    # how far it stands over the left, upper, right or lower edge
-    over = max(-box[0], -box[1], box[2] - width, box[3] - height)
-    if over > over_the_edge:
+    # beyond the left, upper, right or lower edge, whichever is most
+    beyond = max(-box[0], -box[1], box[2] - width, box[3] - height)
+    if beyond > over_the_edge:
         message = (f"{path.name}: {place} ends at {box[2]:g}, {box[3]:g}, the picture is {_size_text(size)}: "
                    "another scale, or corners where width and height were expected?")
         raise DataError("box.outside", message, row=number)
@@ -382,26 +382,28 @@ def refcoco_rows(
     form: str = "xywh",  # xywh: corner, width and height, as RefCOCO's own; xyxy: two corners
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
 ) -> tuple:  # list of (number, row), list of notes (sentence, how many)
-    """Read rows in the style of RefCOCO: a row for each phrase, with the question where the thing is
+    """Read rows in the style of RefCOCO: for each phrase a row that asks for the box of what it names
 
     The picture's size is the row's `width` and `height`, else it is read from the picture file."""
     if form not in box_forms:
         raise DataError("box.form", f"form = {form!r}{nearest(form, list(box_forms))}")
     path = Path(path)
-    picture_folder, rows = Path(image_dir) if image_dir else path.parent, []
+    picture_folder = Path(image_dir) if image_dir else path.parent
+    phrase_names, box_names, picture_names = _column_names  # that a column may have
+    rows = []
     # Each helper raises a `DataError` that names the row and the column if something is wrong there.
     for number, raw in read_rows(path):  # raw: a dict
-        # the names of the row's columns for phrase, box and picture
-        phrase_column, box_column, picture_column = (
-            _column(raw, names, number, path) for names in _column_names)
+        phrase_column = _column(raw, phrase_names, number, path)  # the first of these names in the row
+        box_column = _column(raw, box_names, number, path)
+        picture_column = _column(raw, picture_names, number, path)
         numbers = _four_numbers(raw[box_column], box_column, path, number)
         size = _row_size(raw, raw[picture_column], picture_folder, number, path)
         corners = of_corner_and_size(numbers) if form == "xywh" else numbers
-        box = _inside(corners, size, box_column, path, number)  # cut at the picture's edge
+        box = _clipped(corners, size, box_column, path, number)
         truth = box_truth([box], "pixels", size)
-        # RefCOCO has for one box phrases by several people: each becomes a question of its own
-        # A single phrase stands there without a list: `as_list` returns None for it.
-        for phrase in as_list(raw[phrase_column]) or [raw[phrase_column]]:
+        # RefCOCO may have a list of phrases for one box, by several people: each becomes a question.
+        phrases = as_list(raw[phrase_column]) or [raw[phrase_column]]  # as_list: None for a single text
+        for phrase in phrases:
             question = phrase if phrase_column == "question" else _question_for(phrase)
             rows.append((number, dict(question=question, answer=truth, images=raw[picture_column])))
     return rows, []
@@ -458,13 +460,13 @@ def convert_boxes(
 
     The rows go through the same checks as all rows of the book (`inspect_vqa`)."""
     path, output = Path(input_path), Path(output_jsonl)
-    # the output would take the place of the file that others wrote
+    # the input must not be overwritten
     if output.resolve() == path.resolve():
         raise DataError("file.kind", f"{output.name}: the output is the input")
 
     # notes: (sentence, how many) about what was left out
     rows, notes = coco_rows(path) if _is_coco(path) else refcoco_rows(path, form, image_dir)
-    kept, report = inspect_vqa(path, image_dir, rows=rows)  # (number, checked row) of the good ones, a report
+    kept, report = inspect_vqa(path, image_dir, rows=rows)  # kept: (number, checked row) of the good rows
     if report.skipped and not skip_bad_rows:
         raise report.refusal()  # a `DataError` about the first bad row
     if not kept:
@@ -473,7 +475,7 @@ def convert_boxes(
 
     lines = []
     for number, row in kept:
-        # the output holds paths only, and RefCOCO's and COCO's pictures are files; bytes in a row are refused
+        # the output can hold only paths of pictures
         if any(isinstance(picture, bytes) for picture in row.pictures):
             message = f"{path.name}: its picture is in the row: save it as a file"
             raise DataError("image.bytes", message, row=number)
@@ -514,8 +516,7 @@ def draw_boxes(
     # NEAREST shows the pixels of a tiny picture as they are: they are what the model gets
     canvas = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
-    # what stands for the whole width and height in the truth, and so in the answers: (1000, 1000) in
-    # thousandths; on the canvas it is `size`
+    # (width, height) of the whole picture in the numbers of truth and answers; in thousandths (1000, 1000)
     unit = unit_of(parsed_truth.scale or "pixels", parsed_truth.size or image.size)
     truths_on_canvas = [rescaled(box, unit, size) for box in parsed_truth.boxes]
     for box in truths_on_canvas:
@@ -527,24 +528,23 @@ def draw_boxes(
 
 
 def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
-    """Draw one answer on a picture: its boxes, each with the answer's number and the IoU, or its points
+    """Draw one answer on a picture: its boxes, each with the answer's number and the IoU, and its points
 
-    `unit` is the whole width and height as the answer writes them, `size` the same in pixels of the canvas.
-    What lies outside the picture cannot be seen."""
+    `unit` is (width, height) of the whole picture in the answer's numbers, `size` in pixels of the canvas."""
     answer_boxes = read_boxes(answer)
     boxes = [rescaled(box, unit, size) for box in answer_boxes.boxes]
-    partners = {}  # place of a box → (the true box that it is paired with, their IoU)
-    for box_place, truth_place, iou in matched(boxes, truths_on_canvas):
-        partners[box_place] = truths_on_canvas[truth_place], iou
+    partners = {}  # index of a box → (the true box that it is paired with, their IoU)
+    for box_index, truth_index, iou in matched(boxes, truths_on_canvas):
+        partners[box_index] = truths_on_canvas[truth_index], iou
     font = ImageFont.load_default(13)
-    for box_place, box in enumerate(boxes):
+    for box_index, box in enumerate(boxes):
         if box_fault(box):
             continue  # swapped corners: there is nothing to draw
         draw.rectangle(box, outline=colour, width=2)
-        # without a partner the line ends where it begins
-        partner, iou = partners.get(box_place, (box, 0.0))
+        # a box without a partner is joined with itself
+        partner, iou = partners.get(box_index, (box, 0.0))
         draw.line([centre(box), centre(partner)], fill=colour, width=1)
-        # without a truth, as of a picture that a user asks about, there is no IoU to tell
+        # a picture without true boxes, such as a user's own, has no IoU to show
         text = f"{number}: {iou:.2f}" if truths_on_canvas else str(number)
         _label(draw, box, number, text, colour, font)
     for point in answer_boxes.points:
@@ -553,11 +553,12 @@ def _draw_answer(draw, answer, number, colour, truths_on_canvas, unit, size):
 
 
 def _label(draw, box, number, text, colour, font):
-    """Write a text on white into a corner of a box, which the answer's `number` chooses
+    """Write `text` on a white ground into a corner of a box; the answer's `number` decides which corner
 
-    Four answers in a row use the four corners, so that labels of equal boxes do not cover each other."""
+    Four answers use the four corners, so that the labels of equal boxes do not cover each other."""
     width, height = font.getlength(text) + 4, 15
-    is_right, is_low = (number - 1) // 2 % 2, (number - 1) % 2
+    corner = (number - 1) % 4  # 0: upper left, 1: lower left, 2: upper right, 3: lower right
+    is_right, is_low = corner >= 2, corner % 2 == 1
     left = box[2] - width if is_right else box[0]
     top = box[3] - height if is_low else box[1]
     draw.rectangle([left, top, left + width, top + height], fill="white", outline=colour)

@@ -86,11 +86,11 @@ def check_query(
 ):
     """Raise a DataError if a question holds picture tokens of a processor, such as <|image_pad|>.
 
-    A processor has prepared such a text already; the pictures that its tokens stand for are not with it."""
-    for mark in vision_marks:
-        if mark in query:
+    Such a text has gone through a processor already, and the pictures of its tokens are missing."""
+    for token in vision_marks:
+        if token in query:
             expected = "expected <image> for a picture, or nothing"
-            message = f"query holds {mark}, which a processor puts in; {expected}"
+            message = f"query holds {token}, which a processor puts in; {expected}"
             raise DataError("preference.query", message, row=number)
 
 # %% ../nbs/03_reward_model.ipynb #c017
@@ -118,31 +118,30 @@ def pairwise_loss(
     first: torch.Tensor,  # [B] scores
     second: torch.Tensor,  # [B] scores
     preference: torch.Tensor,  # [B] 1 first better, 0 second better, 0.5 a tie; else the share who say first
-    margin: torch.Tensor | float = 0.0,  # gap asked for where nobody disagrees, one for all or one a row
-    form: str = "bt",  # bt or hinge; the hinge knows no shares
-    centring: float = 0.0,  # weight of the square of the sum of both scores
+    margin: torch.Tensor | float = 0.0,  # how far the better answer shall be ahead; one number, or [B]
+    form: str = "bt",  # bt (Bradley-Terry) or hinge, which takes a share for a tie
+    centring: float = 0.0,  # weight of a term that keeps scores around 0
 ) -> torch.Tensor:  # [B]
     """Loss of each pair: Bradley-Terry or hinge, with or without a margin.
 
-    A tie, and a pair about which people disagree, get a loss of their own."""
+    Pairs with a winner have one formula, ties and pairs about which people disagree another."""
     difference = first - second
     is_undecided = (preference > 0) & (preference < 1)  # a tie, or people who disagree
-    # Score of the better answer less score of the worse; used for decided pairs only, where the factor is ±1.
+    # Score of the better answer less score of the worse, for pairs with a winner: there the factor is ±1.
     gap = difference * (2 * preference - 1)
     if form == "bt":
         decided_loss = -logsigmoid(gap - margin)
-        # Cross-entropy with the share of people as target. It is least where sigmoid(difference) equals the
-        # share; for a tie that is a difference of 0.
+        # Cross-entropy between sigmoid(difference) and the share of people who prefer the first (tie: 0.5).
         undecided_loss = -(preference * logsigmoid(difference) + (1 - preference) * logsigmoid(-difference))
     elif form == "hinge":
         decided_loss = relu(margin - gap)
-        # A tie costs something only if the scores differ by more than the margin.
+        # A tie costs nothing as long as the scores differ by no more than the margin.
         undecided_loss = relu(difference.abs() - margin)
     else:
         raise ValueError(f"form = {form!r}{nearest(form, ['bt', 'hinge'])}")
 
     loss = torch.where(is_undecided, undecided_loss, decided_loss)
-    # A number added to all scores changes no difference; the last term keeps scores around 0.
+    # Only differences count above, so all scores could drift together: the last term keeps them around 0.
     return loss + centring * (first + second) ** 2
 
 # %% ../nbs/03_reward_model.ipynb #c028
@@ -247,14 +246,13 @@ class VLRewardModel(BackboneWithHead):
         prompt_template: str = None,  # jinja around each question, as it was trained
         calibration: dict = None,  # from `calibrate`: {temperature, pairs}; None: scores were not calibrated
     ):
+        "Join a backbone and a new score head, as `self.backbone` and `self.head`"
         device = next(backbone.parameters()).device
-        # Kept as `self.backbone` and `self.head`.
         super().__init__(backbone, score_head(hidden_size(backbone.config), activation).to(device))
-        # True if a question can be read once for all its answers, as in chapter 07. That needs attention to
-        # be sdpa; this call also prepares the backbone for it.
+        # Whether a question can be read once for all its answers (chapter 07); prepares the backbone for it.
         self.shares = share_attention(backbone)
         self.processor = processor
-        # The contents of reward_model.json: the arguments with which a saved model is built again.
+        # Saved as reward_model.json: arguments with which `from_pretrained` builds the model again.
         self.facts: dict = dict(
             score_min=score_min, score_max=score_max, activation=activation, base=base,
             prompt_template=prompt_template, calibration=calibration)
@@ -323,13 +321,11 @@ class VLRewardModel(BackboneWithHead):
         hidden,  # [B, T, hidden] states of the backbone
         labels,  # [B, T] tokens that are learnt, −100 elsewhere
     ):
-        """Mean cross-entropy of the tokens in `labels`.
+        """Mean cross-entropy of the tokens in `labels`, as for a language model.
 
-        A reward model has no vocabulary head; the input embedding takes its place, since both are tied."""
-        # The hidden state of token t predicts token t + 1.
-        next_tokens = labels[:, 1:]
-        # Rows without labels, those of worse answers, need no logits.
-        has_labels = (next_tokens != -100).any(1)
+        A reward model keeps no vocabulary head. The tied input embedding, which has its weight, is used."""
+        next_tokens = labels[:, 1:]  # the hidden state at t predicts token t + 1
+        has_labels = (next_tokens != -100).any(1)  # other rows, such as worse answers, need no logits
         embedding = self.backbone.get_input_embeddings().weight
         logits = linear(hidden[has_labels, :-1], embedding).flatten(0, 1)  # [rows · (T − 1), vocabulary]
         targets = next_tokens[has_labels].flatten()
@@ -343,13 +339,14 @@ class VLRewardModel(BackboneWithHead):
         batch_size: int = 16,  # answers at a time
     ) -> list:  # a float each
         "Scores of any number of answers, in batches; a score does not depend on the rest of its batch"
-        was_training, scores = self.training, []
+        was_training = self.training
         self.eval()  # without dropout
+        scores = []
         for i in range(0, len(answers), batch_size):
             chunk, texts = samples[i:i + batch_size], answers[i:i + batch_size]
             batch = encode_answers(self.processor, chunk, texts, template=self.facts["prompt_template"])
             num_images = [len(sample.images) for sample in chunk]
-            G = _answers_per_question(chunk)  # answers for which a question is read only once
+            G = _answers_per_question(chunk)  # so many neighbours share a question, which is then read once
             batch_scores = self(**batch.to(self.device), num_images=num_images, G=G)
             scores += batch_scores.tolist()
         self.train(was_training)
@@ -443,25 +440,25 @@ def encode_pairs(
     processor,  # of any family
     pairs: list,  # from `pairs_of`
     margin: float = 0.0,  # for pairs without one of their own
-    say: bool = False,  # also give the tokens of the better answers as labels, for a language model's loss
+    say: bool = False,  # also return labels, for a language model's loss on the better answers
     template: str = None,  # jinja around each question
 ) -> dict:  # encodings: arguments of the model for 2 B rows; preference [B], margin [B]
     "A batch of B pairs for `PairTrainer`; the two answers of a pair are neighbouring rows"
-    samples, answers, is_learnt, margins = [], [], [], []
+    samples, answers, is_learnt = [], [], []  # of each row of the batch
+    margins = []  # of each pair
     for pair in pairs:
         # The same sample for both rows, so that its pictures are opened only once.
         samples += [row_sample(pair["row"])] * 2  # question and pictures of the row
         answers += [pair["first"], pair["second"]]
-        # Only the preferred answer is learnt as text; of a tie neither.
+        # The language loss learns the text of the preferred answer; of a tie neither.
         is_learnt += [pair["preference"] > 0.5, pair["preference"] < 0.5]
         own_margin = pair["margin"]
         margins.append(float(margin if own_margin is None else own_margin))
     encodings = encode_answers(processor, samples, answers, template=template)
     num_images = [len(sample.images) for sample in samples]
-    batch = dict(encodings, num_images=num_images, G=2)  # G: rows that share a question
+    batch = dict(encodings, num_images=num_images, G=2)  # G: how many neighbouring rows share a question
     if say:
-        # [2 B, T]: the tokens of the answers that are learnt, −100 elsewhere.
-        batch["labels"] = _label_tokens(processor, batch, answers, is_learnt)
+        batch["labels"] = _label_tokens(processor, batch, answers, is_learnt)  # [2 B, T]
     preference = torch.tensor([pair["preference"] for pair in pairs])
     return dict(encodings=batch, preference=preference, margin=torch.tensor(margins))
 
@@ -477,18 +474,17 @@ def _label_tokens(
     labels = torch.full_like(input_ids, -100)  # which cross_entropy ignores
     ends = last_real_token(batch["attention_mask"]) + 1
     for i, end in enumerate(ends.tolist()):
-        if not is_learnt[i]:
-            continue
-        # A row ends in its answer, as `as_text` writes it (without picture markers and control tokens), and
-        # in the end-of-turn token, which is learnt, too. Counting their tokens from the row's end gives the
-        # place where the answer begins. They are as many alone as in the row: the template's text in front of
-        # the answer ends in a line break, which makes no token with the word behind it.
-        # `add_special_tokens=False`: no <bos> in front.
-        answer = as_text(processor, answers[i]) + processor.tokenizer.eos_token
-        answer_ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        begin = end - len(answer_ids)
-        labels[i, begin:end] = input_ids[i, begin:end]
+        if is_learnt[i]:
+            begin = end - _answer_length(processor, answers[i])  # a row ends in its answer
+            labels[i, begin:end] = input_ids[i, begin:end]
     return labels
+
+def _answer_length(processor, answer):
+    """Number of tokens that an answer takes at the end of a row, with its end-of-turn token.
+
+    In the row they are as many as alone: the line break in front of it joins no token with its first word."""
+    text = as_text(processor, answer) + processor.tokenizer.eos_token  # as it stands in the row
+    return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # False: no <bos> in front
 
 # %% ../nbs/03_reward_model.ipynb #c046
 def _device_or_default(device):
@@ -558,32 +554,29 @@ def _head_weights(path):
 def load_rows(
     settings: RewardModelSettings,  # a checked object
 ) -> tuple:  # train, eval and test rows, list of skipped ones
-    """The rows to train on, to decide when to stop, and to judge the final model by.
+    """The rows for training, for evaluations that decide when to stop, and for a test of the final model.
 
-    Without `train_data` they are drawn. Rows that are held out have no picture in common with the others. The
-    answers of each row are in random order."""
+    Without `train_data` they are drawn. Rows split off from the training rows have pictures of their own."""
     s = settings
 
     # Without a file: synthetic rows.
     if not s.train_data:
-        # Far from any seed that a run is given, so that no run is trained on these rows, and all runs are
-        # judged by the same ones.
-        eval_seed = 2**20
+        eval_seed = 2**20  # far from the seeds of runs: none trains on these rows, and all have the same
         train = _drawn_rows(s.drawn_rows, s.seed)
         evaluation = _drawn_rows(s.eval_rows, eval_seed)
-        return train, evaluation, _drawn_rows(s.eval_rows, eval_seed + 1), []  # no row was skipped
+        test = _drawn_rows(s.eval_rows, eval_seed + 1)
+        return train, evaluation, test, []  # no row was skipped
 
-    # Evaluation and test rows come from files of their own, or are taken out of the training rows.
+    # Evaluation and test rows come from files of their own, or are split off from the training rows.
     train, skipped = read_pair_rows(s.train_data, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
     held_out = []  # evaluation rows, then test rows
     for purpose, path in (("evaluation", s.eval_data), ("test", s.test_data)):
         if path:
-            # Of a file that somebody has named all rows are used.
             rows, also_skipped = read_pair_rows(path, s.image_dir, s.skip_bad_rows, s.keys, tell=print)
             skipped += also_skipped
-            most = len(rows)
+            most = len(rows)  # all rows of a file that was named
         else:
-            # `split_rows_by_picture` tells pictures apart by the field `images`.
+            # `split_rows_by_picture` compares the pictures in the field `images`.
             named = [row | dict(images=_picture_names(row)) for row in train]
             train, rows = split_rows_by_picture(named, 0.1, s.seed)  # a tenth of the pictures
             most = s.eval_rows
@@ -592,10 +585,8 @@ def load_rows(
         held_out.append(permuted(rows, s.seed + 1)[:most])  # the answers of each row in random order
 
     if s.loss_type == "hinge":
-        # Hinge needs a winner or a tie in each pair, not the share of people who prefer an answer. So this
-        # raises a SettingsError where people disagree.
-        _refuse_shares(train)
-    # teaching_rows: without rows whose answers are all the same text
+        _refuse_shares(train)  # SettingsError if people disagree about a pair
+    # teaching_rows: without rows whose answers are all the same text; permuted: answers in random order
     return permuted(teaching_rows(train), s.seed), *held_out, skipped
 
 def _refuse_shares(rows):
@@ -696,8 +687,8 @@ def load_model(
 def _load_base(settings):
     "The vision-language model that the settings name, and its processor"
     s = settings
-    # A tiny twin has random weights, drawn from the run's seed. Not under an adapter, which must find the
-    # same base when it is loaded again: `load_vlm` below always draws a twin from seed 0.
+    # A `tiny-` model has random weights, here from the run's seed. Under an adapter they must be the same
+    # whenever it is loaded, so `load_vlm` below always takes seed 0.
     if s.model.startswith("tiny-") and not s.use_lora:
         vlm, processor = tiny_twin(s.model.removeprefix("tiny-"), s.seed)
         limit_pixels(processor, s.max_image_size)
@@ -770,25 +761,22 @@ def pair_report(
 ) -> dict:  # of `metrics.pair_metrics`, with baselines and swap_consistency
     "All figures that are reported of a judge, over all pairs of answers that are no ties"
     pairs = _better_and_worse(rows)  # (row number, index of the better answer, index of the worse one)
-    # For each pair: both scores, (length of the better, of the worse), its group, both scores backwards.
-    better, worse, lengths, groups, reversed_scores = [], [], [], [], []
+    # For each pair: both scores, (length of the better, of the worse), its group.
+    better, worse, lengths, groups = [], [], [], []
     for n, i, j in pairs:  # in row n, answer i is better than answer j
         better.append(scores[n][i])
         worse.append(scores[n][j])
         answers = rows[n]["response"]
         lengths.append((len(answers[i]), len(answers[j])))
         groups.append(rows[n].get("group") or "all")
-        if backwards:
-            # In the reversed row answer i stands at -1 - i. `swap_consistency` compares the scores of a pair
-            # (better, worse) with those of the pair turned round, (worse, better).
-            better_backwards, worse_backwards = backwards[n][-1 - i], backwards[n][-1 - j]
-            reversed_scores.append((worse_backwards, better_backwards))
 
-    # Pairs of the same row are not independent; the confidence interval has to know which belong together.
-    # None where there are no more pairs than rows, so about one a row: these are taken as independent.
+    # Pairs of one row are not independent: by its number the confidence interval keeps them together.
+    # With no more pairs than rows, about one a row, they count as independent.
     row_numbers = [n for n, _, _ in pairs] if len(pairs) > len(rows) else None
     report = pair_metrics(better, worse, groups, lengths, clusters=row_numbers)
     if backwards:
+        # Each pair turned round: (score of the worse, of the better). Answer i of a row now is at -1 - i.
+        reversed_scores = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
         report["swap_consistency"] = swap_consistency(list(zip(better, worse)), reversed_scores)
     return report | dict(baselines=plain_baselines(rows))
 
@@ -852,8 +840,7 @@ def chances_report(
     calibration: dict = None,  # {temperature, pairs}, from `calibrate`; None: none was fitted
 ) -> dict:  # fitted: the calibration; before, after: of `metrics.pair_reliability`, without and with it
     "How well the predicted chances agree with what people preferred, without and with the fitted temperature"
-    # Of each pair the score of the first answer less that of the second, and how far the first was preferred:
-    # 1, 0, 0.5 for a tie, or a share of votes.
+    # Of each pair: the first score less the second, and how far people preferred the first, from 0 to 1.
     gaps, preferred = preferred_pairs(rows, scores)
     before = pair_reliability(gaps, preferred)
     after = pair_reliability(gaps, preferred, calibration["temperature"]) if calibration else None
@@ -862,25 +849,26 @@ def chances_report(
 def _chances_line(
     chances,  # from `chances_report`: {fitted, before, after}
 ):
-    """A row of `report_table` about calibration.
+    """A row of `report_table` with the expected calibration error (ECE).
 
-    Its figure is the expected calibration error (ece): how far the predicted chances and the shares of pairs
-    that came true are apart on average."""
+    That is the mean gap between a predicted chance and the share of pairs in which it came true."""
     before, after, fitted = chances["before"], chances["after"], chances["fitted"]
-    method, value = "not calibrated", f"{before['ece']:.3f}"
-    if after is not None:
+    error_before = f"{before['ece']:.3f}"
+    if after is None:
+        method, value = "not calibrated", error_before
+    else:
         method = f"temperature {fitted['temperature']:.2f} of {fitted['pairs']} other pairs"
-        value = f"{after['ece']:.3f} (without: {value})"
+        value = f"{after['ece']:.3f} (without: {error_before})"
     return dict(what=f"chances, {method}: mean gap to what came", value=value, n=before["n"], ci95="")
 
 # %% ../nbs/03_reward_model.ipynb #n24ca03
 def plot_reliability(
     chances: dict,  # from `chances_report`
 ):  # matplotlib figure
-    """A reliability diagram: how often the likelier answer was preferred, over the predicted chance of it.
+    """A reliability diagram: x is the predicted chance of the likelier answer, y how often it was preferred.
 
-    A dot is a group of pairs with about the same chance; a larger dot is of more pairs. Two colours: the
-    chances before a temperature was fitted to the scores, and after it."""
+    Each dot is a group of pairs with about the same chance, larger for more pairs. One colour is before a
+    temperature was fitted to the scores, the other after it."""
     fig, ax = figure(4.2, 3.4, nrows=1)
     ax.plot([0.5, 1], [0.5, 1], color="#8a8a8a", lw=1, ls="--", label="as it should be")
     for name, colour in (("before", "#D55E00"), ("after", "#0072B2")):
@@ -890,11 +878,11 @@ def plot_reliability(
         figures = f"mean gap {reliability['ece']:.3f}, log loss {reliability['log_loss']:.3f}"
         label = f"temperature {reliability['temperature']:.2f}: {figures}"
         groups = reliability["bins"]  # dicts of confidence and accuracy (means of the group) and n (pairs)
-        chances_given = [group["confidence"] for group in groups]
-        shares_preferred = [group["accuracy"] for group in groups]
-        # A dot's area grows with the square root of n; with n itself the largest dot would hide the others.
+        predicted = [group["confidence"] for group in groups]
+        observed = [group["accuracy"] for group in groups]
+        # The square root of n, since with n itself the largest dot would hide the others.
         areas = [12 + 12 * group["n"] ** 0.5 for group in groups]
-        ax.scatter(chances_given, shares_preferred, areas, color=colour, alpha=0.7, label=label)
+        ax.scatter(predicted, observed, areas, color=colour, alpha=0.7, label=label)
     ax.set(xlabel="chance of the likelier answer", ylabel="share of pairs that preferred it")
     # The likelier of two answers has a chance of at least one half.
     ax.set(xlim=(0.48, 1.02), ylim=(0, 1.05), title=f"n = {chances['before']['n']} pairs")
@@ -996,31 +984,30 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         settings: RewardModelSettings,  # of the losses
         **kwargs,  # of transformers' Trainer
     ):
+        "Make a Trainer that divides the loss by the number of accumulated batches, and keeps our figures"
         super().__init__(**kwargs)
         self.settings = settings
-        self.batch_figures = []  # a dict of each training batch since the last row of the log
-        # Trainer sets this to true if `forward` takes **kwargs, as ours does, and then does not divide the
-        # loss by the number of accumulated batches: such a model is expected to do it, and ours does not. If
-        # Trainer reads another attribute one day, the losses of these batches are summed.
+        self.batch_figures = []  # a dict for each training batch since the last row of the log
+        # Trainer sets this to True for a `forward` with **kwargs, such as ours, and then leaves the division
+        # to the model. If it reads another attribute one day, the losses of accumulated batches are summed.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # Trainer's own method calls the model with the batch and takes its first output for the loss. Here a
-        # batch comes from `encode_pairs`, and the loss is computed from its scores. If Trainer no longer
-        # calls this, the first step fails: the model gets no attention_mask.
+        """Override Trainer's, which takes the model's first output for the loss: our model outputs scores.
+
+        `inputs` is a batch from `encode_pairs`. If Trainer no longer calls this, the first step fails: the
+        model gets no attention_mask."""
         s = self.settings
         out = model(**inputs["encodings"])
         # With labels the model also returns the language model's loss on the better answers.
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
-        # [B] each, of the two answers of a pair, which are neighbouring rows; either may be the better one.
-        first, second = scores.view(-1, 2).unbind(1)
+        first, second = scores.view(-1, 2).unbind(1)  # [B] each: the answers of a pair are neighbouring rows
         preference = inputs["preference"]  # [B] 1 first better, 0 second, 0.5 a tie; else a share of votes
         margin = inputs["margin"] if s.use_margin_loss else 0.0
         loss = pairwise_loss(first, second, preference, margin, s.loss_type, s.centring).mean()
         if model.training:
             self._keep_figures(first, second, preference, loss, language_loss)  # for the next row of the log
-        # The loss of an evaluation is that of the pairs alone, so that runs with different lm_weight can be
-        # compared.
+        # Not in an evaluation, so that runs with different lm_weight can be compared.
         if language_loss is not None and model.training:
             loss = loss + s.lm_weight * language_loss
         return (loss, torch.stack([first, second], 1)) if return_outputs else loss
@@ -1040,19 +1027,20 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         self.batch_figures.append(figures)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        # Trainer's own method looks for `labels` at the top of a batch, finds none in ours, and would call
-        # the model with the whole batch. What is returned here reaches `compute_metrics` as losses,
-        # predictions and label_ids. If Trainer no longer calls this, the first evaluation fails.
+        """Override Trainer's, which finds no `labels` in our batches: return (loss, scores, preferences).
+
+        Scores and preferences reach `compute_metrics` as predictions and label_ids. If Trainer no longer
+        calls this, the first evaluation fails."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach(), scores, inputs["preference"]
 
     def log(self, logs, start_time=None):
-        # Trainer calls this with every row of its log; a row of training has `loss`, one of an evaluation
-        # `eval_loss`. To rows of training the means over the batches since the last row are added. If Trainer
-        # no longer calls this, run_log.csv lacks these columns.
-        if "loss" in logs and self.batch_figures:
+        """Override Trainer's, called with every row of its log: add the means of our figures to it.
+
+        If Trainer no longer calls this, run_log.csv lacks these columns."""
+        if "loss" in logs and self.batch_figures:  # only a row of training has `loss`
             for name in self.batch_figures[0]:
                 logs[name] = mean_of(figures[name] for figures in self.batch_figures)
             self.batch_figures = []
@@ -1109,7 +1097,7 @@ class SampleLog(TrainerCallback):
         self.rows, self.path = rows, Path(path)
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
-        # transformers calls this on every callback after each evaluation, in every process.
+        "Override TrainerCallback's, called after each evaluation: the first process adds a line for each row"
         if not state.is_world_process_zero or not self.rows:
             return
         with open(self.path, "a", encoding="utf-8") as file:
@@ -1177,14 +1165,13 @@ def make_trainer(
 ) -> PairTrainer:  # call its `train`
     "The trainer of pairs, with its logs, early stopping and the function that makes batches"
     s = settings
-    # Writes the scores of a few rows after each evaluation, for people who want to watch them change.
+    # Writes the scores of a few rows after each evaluation, so that people can watch them change.
     sample_log = SampleLog(held[:s.log_samples], Path(run_dir) / "samples.jsonl")
     # RunLogCallback: copies Trainer's rows into `log`, under the names in `logged_as`
     callbacks = [RunLogCallback(log, logged_as, "reward model"), sample_log]
     if s.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
-    # `encode_pairs` makes a batch of pairs. `margin`: for pairs that have none of their own; `say`: whether
-    # the batch holds the tokens of the better answers as labels, which the language loss needs.
+    # `margin` is for pairs without one of their own; `say` adds the labels that the language loss needs.
     has_language_loss = s.lm_weight > 0
     make_batch = partial(encode_pairs, model.processor, margin=s.margin, say=has_language_loss,
                          template=model.facts["prompt_template"])
@@ -1236,15 +1223,13 @@ def _start_in_one_process(
 
     The settings of a new run are written down; a run goes on only with the settings with which it began."""
     s = settings
-    # Compared beside the settings: the rows themselves, since their files may have moved, and the template.
+    # What must stay the same beside the settings: the rows (their files may have moved), and the template.
     contents = {}
     if s.train_data:
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     contents["template"] = judge_template(s.prompt_template)
-    # Without a checkpoint this writes the settings down; with one it raises if they differ from those
-    # written down. The error then says: … or begin anew in another output_dir (load_weights_only = true takes
-    # its weights into one).
-    advice = "load_weights_only = true takes its weights into one"
+    advice = "load_weights_only = true takes its weights into one"  # ends the message of the error
+    # `same_run`: without a checkpoint it writes the settings down, with one it raises if they have changed.
     write_or_compare: Callable = partial(same_run, s, free=may_differ, weights_by=advice, **contents)
 
     weights = None
@@ -1482,8 +1467,8 @@ def score_file(
 ) -> dict:  # path, report, skipped, pairs_per_second
     "Score all rows of a file with a saved reward model, write the scores into a new file, and report on them"
     output = Path(output_dir)
-    is_file = output.suffix in (".jsonl", ".json")
-    if is_file and output.exists():
+    names_a_file = output.suffix in (".jsonl", ".json")  # else it is a folder
+    if names_a_file and output.exists():
         raise DataError("preference.output", "is there already, and is not written over", entry=output_dir)
 
     # Score.
@@ -1496,10 +1481,9 @@ def score_file(
 
     # Write. The name of a new file in a folder says model, data and time.
     stem = f"{_model_name(model)}_{Path(data).stem}_{datetime.now():%Y%m%d-%H%M%S}"
-    path = output if is_file else _new_file(output, stem)
-    # The scores are written before all rows are scored again for the report, which takes as long.
-    calibration = judge.facts["calibration"]  # {temperature, pairs}: makes chances of scores; or None
-    write_scores(path, rows, scores, calibration)
+    path = output if names_a_file else _new_file(output, stem)
+    calibration = judge.facts["calibration"]  # {temperature, pairs}, or None
+    write_scores(path, rows, scores, calibration)  # now, since the report takes as long as the scores did
 
     # Report. The rows are scored again with their answers in reverse order, which should change no winner.
     backwards = score_rows(judge, reversed_rows(rows), batch_size)
@@ -1577,14 +1561,12 @@ def as_reward(
     """A trained reward model as a reward function: `score` in its own range, `overall` from 0 to 1.
 
     The model is loaded only once, even if several rewards are made from the same folder."""
-    model = _frozen_model(Path(path), device)  # one that is in use already, if its files are unchanged
-    low, high = model.facts["score_min"], model.facts["score_max"]
-    warned = False  # the warning comes once for each reward, not once for each batch
+    model = _frozen_model(Path(path), device)  # loaded, or shared with another reward
+    low, high = model.facts["score_min"], model.facts["score_max"]  # range of its scores
+    warned = False  # whether the reward has warned of long answers, which it does once
 
     def rewarded(completions, samples):
-        """The rewards of a batch of answers by the loaded reward model.
-
-        A dict for each answer: its score, from `low` to `high`, and overall, the same from 0 to 1."""
+        "Score a batch of answers with `model`: a dict each, of `score` and `overall` (scaled to 0 to 1)"
         nonlocal warned
         long_answers = sum(len(text) > longest for text in completions)
         if long_answers and not warned:
@@ -1607,12 +1589,12 @@ _models_in_use = WeakValueDictionary()  # (folder, device, state of its files) �
 def _frozen_model(path, device):
     """The reward model in a folder, with frozen weights.
 
-    A model that was loaded before and is still in use is returned again, if its files are unchanged."""
-    files = []
+    If a reward still uses this model and its files are unchanged, the same object is returned."""
+    file_states = []  # a file that was written anew has another time or size
     for file in sorted(path.glob("*")):
         stat = file.stat()
-        files.append((file.name, stat.st_mtime_ns, stat.st_size))
-    key = (str(path.resolve()), device, tuple(files))
+        file_states.append((file.name, stat.st_mtime_ns, stat.st_size))
+    key = (str(path.resolve()), device, tuple(file_states))
     model = _models_in_use.get(key)
     if model is None:
         model = VLRewardModel.from_pretrained(path, device).eval().requires_grad_(False)

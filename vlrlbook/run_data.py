@@ -28,17 +28,18 @@ def drawn_apart(
     """Draw samples for training whose pictures are none of `others`, such as the held-out ones.
 
     A sample that has such a picture is replaced by one that is drawn anew; all others stay as they were."""
-    # It happens: simple pictures, of one disc, repeat by chance, and a user may give the held-out set's seed.
+    # Equal pictures occur: simple ones repeat by chance, and a user may choose the seed of `others`.
     taken = set().union(*map(_picture_keys, others))  # hashes of their pictures
     samples = draw(n, seed=seed)
 
-    to_check, attempt = list(range(n)), 0  # indices in `samples`; draws so far
+    to_check = list(range(n))  # indices in `samples`
+    attempt = 0  # how often samples were drawn anew
     while True:
         colliding = [i for i in to_check if taken & _picture_keys(samples[i])]
         if not colliding:
             return samples
         attempt += 1
-        fresh = draw(len(colliding), seed=seed + attempt * SEED_STEP)  # seeds that no user gives
+        fresh = draw(len(colliding), seed=seed + attempt * SEED_STEP)  # a seed that no user gives
         for i, sample in zip(colliding, fresh):
             samples[i] = replace(sample, row=samples[i].row)
         to_check = colliding
@@ -54,21 +55,19 @@ def load_data(
 ):  # training data set, held-out data set, report of the file's rows (None if pictures were drawn)
     """Load the rows of a GRPO run: drawn pictures, or a file that is split by picture.
 
-    The reward is tried on hostile texts first. Of a file every true answer is tried, too. So what would stop
-    the run stops it here, before a model is loaded."""
-    # First the reward: if its name is wrong, the error comes at once.
-    reward = load_reward(settings.reward)
+    The reward is tried on hostile texts, and on all true answers of a file: a bad one stops the run here,
+    before a model is loaded."""
+    reward = load_reward(settings.reward)  # first of all, so that a wrong name is an error at once
     if settings.data is None:
         train, held = _drawn(settings)
         report = None
         # SettingsError if the reward fails at one of the hostile texts.
         check_reward_of_run(reward, settings.reward, train["answer"][0])
     else:
-        train, held, report = _read(settings, reward)  # tries the reward and all true answers, too
+        train, held, report = _read(settings, reward)  # tries the reward, too
 
     if settings.system_prompt:
-        # Rows that came with a system text of their own keep only that. Only a `RowReport` lists such rows;
-        # a ZIP and drawn pictures have none.
+        # Numbers of rows that keep a system text of their own; only the report of a file of rows lists them.
         own = set(getattr(report, "own_system", ()))
         train = with_system_turn(train, settings.system_prompt, own)
         held = with_system_turn(held, settings.system_prompt, own)
@@ -112,11 +111,12 @@ def _read(settings, reward):
     dataset, report = read_task_rows(s.data, s.task, s.image_dir, s.keys, s.skip_bad_rows)
 
     if s.task == "pointing":
-        # The file gives boxes in pixels of its pictures; the model sees these resized, or counts otherwise.
+        # From pixels of the file's pictures to the numbers that this model writes for the resized pictures.
         dataset = in_scale_of(dataset, s.model, s.max_image_size)
 
-    # SettingsError for a reward that fails at hostile texts, DataError for a true answer that gets nothing.
+    # SettingsError if the reward fails at one of the hostile texts.
     check_reward_of_run(reward, s.reward, dataset["answer"][0])
+    # DataError for a row whose true answer earns nothing; with `skip_bad_rows` it is left out.
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
 
     train, held = split_by_picture(dataset, seed=s.seed)
@@ -158,7 +158,7 @@ def check_reward_of_run(
 def cost(
     settings: GRPOSettings,  # checked
     model,  # the model that is trained
-    checked,  # `Preflight` of the training rows, from `data.preflight`
+    checked,  # from `data.preflight`: tokens of the longest prompt and of its pictures
     rows: int,  # number of training rows
 ) -> dict:  # what is counted, in words → how many
     "Estimate steps, answers, tokens and memory of a run; without activations, which depend on the kernels"
@@ -170,13 +170,13 @@ def cost(
     trained = sum(p.numel() for p in weights if p.requires_grad)
     weight_bytes = sum(p.numel() * p.element_size() for p in weights)
 
-    # All answers of a step are sampled at once; only those of one forward pass go through the loss together.
-    answers_per_pass, passes = whole_groups(s)
+    answers_per_pass, passes = whole_groups(s)  # answers in a forward pass, forward passes in a step
+    # All answers of a step are sampled at once, so the key-value cache holds the tokens of all passes.
     cached_tokens = (checked.prompt_tokens + longest_answer) * answers_per_pass * passes
-    bytes_per_token = _cached_numbers(config) * weights[0].element_size()  # keys and values
+    bytes_per_token = _cached_numbers(config) * weights[0].element_size()
 
     optimizer_bytes = 12 * trained  # float32: 4 bytes of gradient, 8 of AdamW's two moments
-    # float32 (4 bytes), and twice: the logits and their log-softmax
+    # 4 bytes (float32) for each number of two tensors: the logits and their log-softmax
     logits_bytes = 2 * 4 * answers_per_pass * longest_answer * config.vocab_size
 
     return {

@@ -32,13 +32,13 @@ THUMBNAIL, THUMBNAIL_WITH_LOOKS = 160, 400
 def told_together(
     recorders: list,  # called with (texts, parts, samples, state), see `rewards.for_trl`
 ):  # one recorder, or None where there is none
-    "One recorder that calls several, since `rewards.for_trl` takes only one"
+    "Combine several recorders into one, since `rewards.for_trl` takes only one"
     if not recorders:
         return None
-    def recorded(*batch):
+    def call_all(*arguments):
         for recorder in recorders:
-            recorder(*batch)
-    return recorded
+            recorder(*arguments)
+    return call_all
 
 
 class Completions:
@@ -53,13 +53,13 @@ class Completions:
         self.is_cleaned = False  # whether rows that an earlier attempt left have been removed
 
     def __call__(self, texts, parts, samples, state):
-        "Append the answers of a batch; `parts` is a dict for each answer, its reward by parts"
+        "Append a line to the file for each answer; `parts` has a dict for each, part of its reward → number"
         if not self.is_cleaned:
             self._remove_later_rows(state.global_step)  # of an earlier attempt at this run; sets `is_cleaned`
         step = state.global_step + 1  # `global_step` counts finished steps
         with open(self.path, "a", encoding="utf-8") as file:
             for text, part, sample in zip(texts, parts, samples, strict=True):
-                # `row` is the number of the sample in the data: by it its picture is found
+                # `row` is the sample's number in the data, by which a reader finds its picture
                 line = dict(step=step, row=sample.row, question=sample.question, truth=sample.answer)
                 line |= dict(answer=text) | part
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -87,18 +87,19 @@ class HeldOutReward(TrainerCallback):
         settings,  # `GRPOSettings`, checked: reward, eval_steps, and how to ask
         log: RunLog,  # of the run
     ):
+        "Load the reward of the run; nothing is asked yet"
         self.processor, self.samples, self.settings, self.log = processor, samples, settings, log
-        self.reward = on_batch(load_reward(settings.reward))
+        self.reward = on_batch(load_reward(settings.reward))  # (texts, samples) → a dict of parts for each
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        "Override TrainerCallback's, called after each step: ask and log, if it is one of the `eval_steps`"
-        # The first process does it alone, so the weights must not be spread over processes.
+        "Override TrainerCallback's, called after each step: every `eval_steps` steps ask, and log the reward"
+        # Only the first process asks, so it must hold all weights.
         if state.global_step % self.settings.eval_steps or not state.is_world_process_zero:
             return
         s = self.settings
         answers = generate_answers(model, self.processor, self.samples, temperature=s.temperature,
                                    max_new_tokens=s.max_completion_length, batch_size=s.eval_batch_size,
-                                   looks=s.max_looks)  # calls of the tool `zoom` in one answer, at most
+                                   looks=s.max_looks)  # most calls of the tool `zoom` in one answer
         parts = self.reward([texts[0] for texts in answers], self.samples)  # one text for each sample
         mean = sum(part["overall"] for part in parts) / len(parts)
         self.log.append({"step": state.global_step, "eval/reward": mean})
@@ -114,32 +115,29 @@ class Recorder:
         path: str | Path | None = None,  # JSON file of the latest logged batch, with pictures; None: no file
         every: int = 1,  # steps from one writing of the file to the next
         most: int = 4,  # groups in the file
-        eye: Eye = None,  # of a model that looks twice, see `zoom_turns.eye_for`
-        scale: str = "group",  # the run's `scale_rewards`: by whose spread its advantages are divided
+        eye: Eye = None,  # how the model sees pictures, from `zoom_turns.eye_for`; None but for task zoom
+        scale: str = "group",  # the run's `scale_rewards`, see `scaled_advantages`
     ):
-        "Keep nothing yet; `path`, `every` and `most` are for the file that the web page reads"
+        "Keep no group yet; `path`, `every` and `most` are for the file that the web page reads"
         self.group_size, self.path, self.every, self.most, self.eye = group_size, path, every, most, eye
         self.scale = scale
-        # For the end of the run, one group of answers of each batch of these three: "1 first", "2 middle"
-        # (half of the steps done) and "3 last", as `RolloutGroup`s.
-        self.kept = {}
+        self.kept = {}  # "1 first", "2 middle", "3 last" → a `RolloutGroup` of that batch, see `_slot`
 
     def __call__(self, texts, parts, samples, state):
-        "Record a batch: whole groups, one after the other; `parts` is each answer's reward by parts"
+        "Record a batch of whole groups; `parts` has a dict for each answer, part of reward → number"
         step, last_step, G = state.global_step, state.max_steps, self.group_size
         title = f"step {step + 1} of {last_step}"
-        of_answers = scaled_advantages([part["overall"] for part in parts], G, self.scale)
+        batch_advantages = scaled_advantages([part["overall"] for part in parts], G, self.scale)
         groups = []
         for i in range(0, len(texts), G):
             rows = slice(i, i + G)  # of the group
-            groups.append(self._group(texts[rows], parts[rows], of_answers[rows], samples[i], title))
+            groups.append(self._group(texts[rows], parts[rows], batch_advantages[rows], samples[i], title))
 
-        # Where all answers of a group earn the same, there is nothing to show: prefer a group with
-        # advantages.
-        teaching = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
-        chosen = teaching if teaching else groups
-        # `_slot`: "1 first", "2 middle" or, for all others, "3 last", so that the latest batch stays
-        self.kept[self._slot(step, last_step)] = chosen[0]
+        # Prefer a group with advantages: where all answers earn the same, there is nothing to show.
+        with_advantages = [g for g in groups if any(rollout.advantage for rollout in g.rollouts)]
+        chosen = with_advantages if with_advantages else groups
+        slot = self._slot(step, last_step)  # "1 first", "2 middle" or, for all other batches, "3 last"
+        self.kept[slot] = chosen[0]
 
         is_logged = (step + 1) % self.every == 0
         if self.path and is_logged:
@@ -157,10 +155,10 @@ class Recorder:
             return "2 middle"
         return "3 last"
 
-    def _group(self, texts, parts, of_answers, sample, title):
+    def _group(self, texts, parts, group_advantages, sample, title):
         "The answers to one sample, with rewards and advantages, as a `RolloutGroup`"
         rollouts = []
-        for text, part, advantage in zip(texts, parts, of_answers):
+        for text, part, advantage in zip(texts, parts, group_advantages):
             rollouts.append(Rollout(on_one_line(text), part, advantage))
         return RolloutGroup(_drawn(sample, texts, self.eye), rollouts, title=title)
 
@@ -187,23 +185,24 @@ class Recorder:
 def scaled_advantages(
     rewards: list,  # of whole groups, one after the other; None for an answer that is left out
     group_size: int,  # G
-    scale: str = "group",  # by whose spread they are divided: group, batch, or none, as the run's setting
+    scale: str = "group",  # group, batch or none: the run's setting
 ) -> list:  # same length; 0 for what is left out
-    "The advantages of a batch as TRL (1.16) computes them under `scale_rewards`"
+    """The advantages of a batch as TRL (1.16) computes them under `scale_rewards`
+
+    A reward less the mean of its group, divided by the standard deviation of group or batch, or undivided."""
+    groups = [rewards[i:i + group_size] for i in range(0, len(rewards), group_size)]
     if scale == "group":
-        groups = [rewards[i:i + group_size] for i in range(0, len(rewards), group_size)]
         return list(chain(*map(advantages, groups)))
-    centred = []
-    for i in range(0, len(rewards), group_size):
-        group = rewards[i:i + group_size]
-        paid = [reward for reward in group if reward is not None]
-        mean = mean_of(paid) if paid else 0.0
+    centred = []  # rewards less the mean of their group
+    for group in groups:
+        counted = [reward for reward in group if reward is not None]
+        mean = mean_of(counted) if counted else 0.0
         centred += [0.0 if reward is None else reward - mean for reward in group]
     if scale == "none":
         return centred
-    paid = [reward for reward in rewards if reward is not None]
-    # the same number that TRL adds, so that nothing is divided by 0
-    deviation = (stdev(paid) if len(paid) > 1 else 0.0) + 1e-4
+    counted = [reward for reward in rewards if reward is not None]
+    # TRL adds the same small number, so that nothing is divided by 0
+    deviation = (stdev(counted) if len(counted) > 1 else 0.0) + 1e-4
     return [value / deviation for value in centred]
 
 
@@ -232,9 +231,10 @@ class SamePictures(TrainerCallback):
         path: str | Path,  # JSON file that grows with the run
         resumed: bool = False,  # keep the stages that are in the file already
     ):
+        "Choose the pictures; nothing is asked yet"
         self.processor, self.samples, self.settings, self.path = processor, samples, settings, Path(path)
-        # places of the chosen pictures in `samples`; how the model sees a picture, None but for task zoom
-        self.places, self.eye = chosen_pictures(samples), eye_for(settings)
+        self.places = chosen_pictures(samples)  # indices of the chosen pictures in `samples`
+        self.eye = eye_for(settings)  # how the model sees pictures; None but for task zoom
         self.stages = {}  # first, middle or last → the answers then, see `keep`
         self.flips = []  # pictures whose answer became right or wrong, see `keep_flips`
         if resumed and self.path.exists():
@@ -269,20 +269,21 @@ class SamePictures(TrainerCallback):
         "Choose for the report the first pictures whose greedy answer became right, and that became wrong"
         became_right, became_wrong = [], []
         greedy = zip(self.samples, before["greedy"], after["greedy"])
-        for sample, (text_before, *_), (text_after, *_) in greedy:  # of each list of texts the first
+        for sample, (text_before, *_), (text_after, *_) in greedy:  # the first text of each list
             was_right = bool(is_right(text_before, sample.answer, sample.task))
             now_right = bool(is_right(text_after, sample.answer, sample.task))
+            if was_right == now_right:
+                continue
             flips = became_right if now_right else became_wrong
-            if was_right != now_right and len(flips) < most:
+            if len(flips) < most:
                 flip = dict(before=text_before, after=text_after, became_right=now_right)
-                # `_pictured`: question, right answer, and the picture with what the task draws on it
+                # `_pictured`: question, right answer, and picture with the boxes or crops of both answers
                 flips.append(_pictured(sample, [text_before, text_after], self.eye) | flip)
         self.flips = became_right + became_wrong
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        "Override TrainerCallback's, called after each step: ask about the chosen pictures in the middle"
-        # Asks once, at the first step from the middle on: a run that is resumed later may have missed the
-        # middle.
+        "Override TrainerCallback's, called after each step: in the middle of the run ask about the pictures"
+        # Once, at the first step from the middle on: a resumed run may begin behind the exact middle.
         before_the_middle = 2 * state.global_step < state.max_steps
         if not state.is_world_process_zero or "middle" in self.stages or before_the_middle:
             return

@@ -44,18 +44,16 @@ def grpo_config(
     # A group must not be cut in two by a micro-batch, or its prompt would be read twice (chapter 07).
     batch_size, accumulation = whole_groups(s)
     checkpointing = cuda if s.gradient_checkpointing is None else s.gradient_checkpointing
-    # A sampled token that marks a picture would make the model look for a picture that is not there.
+    # Never sample a token that marks a picture: the model would look for a picture that is not there.
     markers = vision_marker_ids(processor)
-    # vLLM and transformers have different arguments for it.
     forbidden = {"logit_bias": {i: NEVER for i in markers}} if s.use_vllm else {"suppress_tokens": markers}
-    same: dict = {name: getattr(s, name) for name in same_in_trl}  # settings that TRL calls by the same names
-    # the argument's name, which depends on the release of transformers
-    same[checkpointing_name(GRPOConfig)] = checkpointing
+    options: dict = {name: getattr(s, name) for name in same_in_trl}  # those with the same name in TRL
+    options[checkpointing_name(GRPOConfig)] = checkpointing  # the name depends on transformers' release
     if s.max_looks:
-        # One more than the allowed looks: a call too many is then refused in words, and an answer may follow.
-        same["max_tool_calling_iterations"] = s.max_looks + 1
+        # One more than calls are allowed: the model reads why a call too many is refused, and can answer.
+        options["max_tool_calling_iterations"] = s.max_looks + 1
     return GRPOConfig(
-        **same,
+        **options,
         learning_rate=s.lr,
         num_train_epochs=s.num_epochs,
         per_device_train_batch_size=batch_size,
@@ -67,8 +65,8 @@ def grpo_config(
         disable_tqdm=True,
         bf16=cuda,
         use_cpu=not cuda,
-        # TRL 1.16 gathers the pictures for its own table: a process whose rows have none would not take part,
-        # and the others would wait for it.
+        # TRL 1.16 gathers pictures from all processes: one that has none does not take part, and the others
+        # wait for it.
         log_multimodal=False,
         vllm_enable_sleep_mode=s.vllm_sleep_level > 0,
         generation_kwargs=forbidden)
@@ -77,13 +75,14 @@ def grpo_config(
 def check_transformers_words(
     settings: GRPOSettings,  # a checked object
 ):
-    "Raise SettingsError, with the nearest valid name, where transformers lacks the optimizer or the schedule"
+    "Raise SettingsError if transformers does not know the optimizer or the schedule of the learning rate"
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames
-    for name, valid_names in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
-        value, words = getattr(settings, name), [str(valid.value) for valid in valid_names]
-        if value not in words:
-            raise SettingsError(f"{name} = {value!r}{nearest(value, words)}")
+    for name, enum in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        value = getattr(settings, name)
+        valid_values = [str(member.value) for member in enum]
+        if value not in valid_values:
+            raise SettingsError(f"{name} = {value!r}{nearest(value, valid_values)}")
 
 
 def checkpointing_name(

@@ -60,7 +60,6 @@ def judge_version(
     """Compare an installed version with the bounds of a requirement
 
     The verdict is good inside the bounds, note above them, and bad below them or where excluded (!=)."""
-    from packaging.version import Version
     failed_bounds = [] # such as <2.12
     for bound in requirement.specifier:
         # By default `contains` refuses pre-releases; a nightly build of torch shall count by its number.
@@ -69,18 +68,22 @@ def judge_version(
     if not failed_bounds:
         return "good", ""
 
-    # One bound that makes the version bad decides; without any the version is above all that failed.
     for bound in failed_bounds:
         if bound.operator == "!=":
             wanted = without_marker(requirement)
             return "bad", f"this release is known not to work: pip install '{wanted}'"
-        is_newer = bound.operator in ("<", "<=")
-        # == and ~= are bounds on both sides, so the version is compared with the number in them.
-        if bound.operator not in ("<", "<=", ">", ">="):
-            is_newer = Version(version) > Version(bound.version.removesuffix(".*"))
-        if not is_newer:
+        if not _is_too_new(version, bound):
             return "bad", f"older than is needed ({bound}): pip install -U '{without_marker(requirement)}'"
     return "note", f"newer than was tested ({failed_bounds[0]})"
+
+
+def _is_too_new(version, bound):
+    "Whether a version that fails a bound, such as <2.12, is too new for it; else it is too old"
+    from packaging.version import Version
+    if bound.operator in ("<", "<=", ">", ">="):
+        return bound.operator in ("<", "<=")
+    # == and ~= can be failed on both sides, so the version is compared with the number in them
+    return Version(version) > Version(bound.version.removesuffix(".*"))
 
 
 def own_requirements() -> list: # of lines such as "torch>=2.10"
@@ -103,15 +106,14 @@ def untested_versions(
     sentences = []
     for requirement in wanted:
         version = installed_version(requirement.name)
-        # None: the library is missing. It may belong to an extra that was not installed; if it is needed, the
-        # error of its import says so.
-        if version is None:
+        if version is None: # not installed, as with an extra that the user did not ask for
             continue
-        verdict, advice = judge_version(requirement, version) # verdict: good, note (newer) or bad (older)
-        if verdict == "note": # the advice on a bad version holds a command already
+        verdict, advice = judge_version(requirement, version)
+        if verdict == "good":
+            continue
+        if verdict == "note": # newer than was tested; the advice has no command yet
             advice += f"; if something breaks: pip install '{without_marker(requirement)}'"
-        if verdict != "good":
-            sentences.append(f"{requirement.name} {version} is {advice}")
+        sentences.append(f"{requirement.name} {version} is {advice}")
     return sentences
 
 
@@ -129,10 +131,9 @@ def extra_of(
     """Return the extra of vlrlbook that installs a module; for a message such as: install vlrlbook[serve]
 
     It is looked for by the module's name, so None also means that its package has another name."""
+    # Matches a line such as `uvicorn>=0.34; extra == "serve"`; not the extra `all`, which brings everything.
+    pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""
     for line in metadata.requires("vlrlbook") or []:
-        # A line of the metadata is `uvicorn>=0.34; extra == "serve"`. The extra `all` is passed over (`?!`):
-        # it brings everything, and the answer should be the smallest extra.
-        pattern = rf"""{re.escape(module)}\b[^;]*;.*extra == ["'](?!all\b)(\w+)"""
         # The package gym-aloha has the module gym_aloha. (No extra has a hyphen in its name.)
         match = re.match(pattern, line.replace("-", "_"))
         if match:

@@ -25,23 +25,23 @@ days = {
                    "03_reward_model", "break 60", "04_aloha", "05_grpo", "break 15", "06_evaluation",
                    "07_shared_prompt"),
 }
-_begins = 9 * 60  # when a day begins, in minutes after midnight
+_start_of_day = 9 * 60  # in minutes after midnight
 
 
 def write_workshop(
     folder: str | Path,  # is made, and must not exist yet
 ) -> list:  # names of the files in it
     "Write a folder for a workshop: each chapter without outputs and solutions, the glossary, and PLAN.md"
-    # all files are written into a hidden folder, which gets its name when everything is there
-    with new_folder(folder, existing="none", manifest=False) as aside:
+    # the hidden folder is renamed to `folder` when all files are in it
+    with new_folder(folder, existing="none", manifest=False) as hidden_folder:
         for path in sorted(notebooks_dir().glob("[0-9]*.ipynb")):
-            # exercises are emptied, and their solutions folded away
+            # twin: the notebook as students get it
             notebook = twin(json.loads(path.read_text(encoding="utf-8")), path.name)
             text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-            (aside / path.name).write_text(text, encoding="utf-8")
+            (hidden_folder / path.name).write_text(text, encoding="utf-8")
         # The chapters have links to the glossary.
-        shutil.copy(book_file("glossary.md"), aside)
-        (aside / "PLAN.md").write_text(plan(), encoding="utf-8")
+        shutil.copy(book_file("glossary.md"), hidden_folder)
+        (hidden_folder / "PLAN.md").write_text(plan(), encoding="utf-8")
     return sorted(p.name for p in Path(folder).iterdir())
 
 
@@ -56,7 +56,7 @@ def twin(
     cells = []
     solution = None  # source of an exercise whose check has not come yet
     for cell in book["cells"]:
-        tags, source = cell["metadata"].get("tags", []), "".join(cell["source"])
+        tags = cell["metadata"].get("tags", [])
         where = f"{name}, cell {cell['id']}"  # for error messages
         # Code that tries the book's own solution, which students must not see.
         if "solution" in tags:
@@ -64,18 +64,9 @@ def twin(
         if solution and "check" not in tags:
             raise ValueError(f"{where}: expected the check of the exercise before it")
 
-        # The cell as students get it.
-        if cell["cell_type"] == "code":
-            cell = cell | dict(outputs=[], execution_count=None)
+        cells.append(_cell_for_students(cell, tags, where))
         if "exercise" in tags:
-            solution = source
-            # emptied: the same functions with `...` in place of their bodies
-            cell = cell | dict(source=emptied(source, where).splitlines(keepends=True))
-        if "check" in tags:
-            # The check fails until the exercise is done. With this tag, "Run all" goes on after it.
-            cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"]))
-        cells.append(cell)
-
+            solution = "".join(cell["source"])
         if solution and "check" in tags:
             cells.append(_folded(solution, cell["id"]))
             solution = None
@@ -85,6 +76,20 @@ def twin(
     # `widgets` holds the state of progress bars, which belong to the outputs that were removed.
     metadata = {key: value for key, value in book["metadata"].items() if key != "widgets"}
     return book | dict(cells=cells, metadata=metadata)
+
+
+def _cell_for_students(cell, tags, where):
+    "A cell without outputs; an exercise has empty functions, and a check may fail"
+    if cell["cell_type"] == "code":
+        cell = cell | dict(outputs=[], execution_count=None)
+    if "exercise" in tags:
+        # emptied: the same functions with `...` in place of their bodies
+        empty_functions = emptied("".join(cell["source"]), where)
+        cell = cell | dict(source=empty_functions.splitlines(keepends=True))
+    if "check" in tags:
+        # The check fails until the exercise is done. With this tag, "Run all" goes on after it.
+        cell = cell | dict(metadata=dict(tags=[*tags, "raises-exception"]))
+    return cell
 
 
 def _folded(solution, check_id):
@@ -136,13 +141,12 @@ def _day(steps, measured, people_minutes):
     `steps` holds names of chapters, and breaks such as "break 15" (minutes). `measured` maps a chapter to its
     row of chapters.csv: seconds, memory_mb, and what it shows. `people_minutes` are added to each chapter."""
     rows = []
-    now = _begins  # minutes after midnight
+    now = _start_of_day  # minutes after midnight
     machine_seconds = 0
     for step in steps:
-        clock = f"{now // 60}:{now % 60:02d}"
         if step.startswith("break"):
             minutes = int(step.removeprefix("break "))
-            rows.append(_plan_row(clock, "break", what="", took="", memory="", minutes=minutes))
+            rows.append(_plan_row(now, "break", what="", took="", memory="", minutes=minutes))
             now += minutes
             continue
 
@@ -150,17 +154,22 @@ def _day(steps, measured, people_minutes):
         seconds = int(row["seconds"])
         took = f"{seconds // 60} min {seconds % 60:02d} s"
         memory = f"{row['memory_mb']} MB"
-        rows.append(_plan_row(clock, f"`{step}`", row["what"], took, memory, people_minutes))
+        rows.append(_plan_row(now, f"`{step}`", row["what"], took, memory, people_minutes))
         machine_minutes = -(-seconds // 60)  # rounded up
         now += people_minutes + machine_minutes
         machine_seconds += seconds
-    end = f"{now // 60}:{now % 60:02d}"
+    end = _clock(now)
     return f"{Table(rows)}\n\nEnds at {end}, of which the machine works {machine_seconds / 60:.0f} minutes."
 
 
-def _plan_row(clock, chapter, what, took, memory, minutes):
-    "Return a row of a day's timetable as a dict, column → text; `minutes` are those for people"
-    return {"from": clock, "chapter": chapter, "what you see": what, "machine, measured": took,
+def _clock(minutes):
+    "Minutes after midnight as the time on a clock, such as 9:05"
+    return f"{minutes // 60}:{minutes % 60:02d}"
+
+
+def _plan_row(now, chapter, what, took, memory, minutes):
+    "A row of a timetable, column → text; `now`: minutes after midnight; `minutes`: those for people"
+    return {"from": _clock(now), "chapter": chapter, "what you see": what, "machine, measured": took,
             "memory, measured": memory, "people, allowed": f"{minutes} min"}
 
 

@@ -43,18 +43,20 @@ class QuickStartSettings(Settings):
         "gpu": dict(base_model="Qwen/Qwen2.5-VL-3B-Instruct", eval_samples=200)}
 
     def rules(self):
-        """Yield (is wrong, message) for every rule; the message is shown only where its rule is broken
+        """Yield (is broken, message) for each rule; `check` puts the messages of broken rules into one error
 
-        `must_be` raises at once for a setting that is none of a few words."""
+        `must_be` raises at once if a setting is none of the allowed words."""
         self.must_be("engine", ("trl", "easyr1"))
         self.must_be("version", versions)
         for name in self.skipped:
             hint = nearest(name, list(stages))
             yield name not in stages, f"skip: there is no stage {name!r}{hint}"
-        yield bool(self.data) and not Path(self.data or "").is_file(), f"data = {self.data!r}: no such file"
-        # `_has_easyr1` starts a process, so it is asked only where EasyR1 is to train.
+        is_missing = bool(self.data) and not Path(self.data or "").is_file()
+        yield is_missing, f"data = {self.data!r}: no such file"
+        # `_has_easyr1` starts a process, so it is called only where EasyR1 is to train.
         trains_there = self.engine == "easyr1" and "train" not in self.skipped
-        yield trains_there and not _has_easyr1(), (
+        lacks_easyr1 = trains_there and not _has_easyr1()
+        yield lacks_easyr1, (
             "engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "
             "(in an environment of its own: git clone https://github.com/hiyouga/EasyR1; pip install -e .); "
             "`skip` train,merge_shards,evaluate, or take engine trl")

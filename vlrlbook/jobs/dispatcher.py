@@ -210,7 +210,7 @@ class Jobs:
     @property
     def cleaned(self) -> float:
         "Seconds of service at the latest clean-up"
-        return self.retention.last
+        return self.retention.last_clean_up
 
     @property
     def marks(self) -> dict:

@@ -67,8 +67,7 @@ def ledger_problem(
     path = Path(path)
     if not path.exists():
         return "is missing"
-    # Not left to SQLite: it takes a file of no bytes for a new one and then deletes the write-ahead log
-    # beside it, which may still hold all the jobs.
+    # SQLite would take an empty file for a new one, and delete the write-ahead log that may hold all jobs.
     if path.is_file() and path.stat().st_size == 0:
         return "is empty"
 
@@ -103,14 +102,15 @@ class Ledger:
         path: str | Path,  # made if it is not there
         wall=time.time,  # function without arguments: the time that is shown, in seconds since 1970
     ):
-        # The threads of a server share one connection, one at a time. So sqlite3's own check, which allows
-        # only the thread that opened it, is turned off below (check_same_thread).
-        self.lock = threading.RLock()
+        "Open the ledger's SQLite file; a file or a table that is missing is made"
+        self.lock = threading.RLock()  # held by the one thread that uses the connection
         self.wall = wall
         with self._errors_renamed():
-            # isolation_level=None: Python's sqlite3 must not open transactions by itself, `write` does it.
             self.db = sqlite3.connect(
-                path, timeout=lock_patience, isolation_level=None, check_same_thread=False)
+                path,
+                timeout=lock_patience,
+                isolation_level=None,  # sqlite3 begins no transactions by itself: `write` begins them
+                check_same_thread=False)  # all threads of a server share this connection
             self.db.row_factory = sqlite3.Row
             self.db.execute("PRAGMA journal_mode=WAL")  # readers go on reading while somebody writes
             self.db.execute("PRAGMA synchronous=FULL")  # a transaction counts once it is on the disk
@@ -179,25 +179,23 @@ class Ledger:
         """Change a job's state, if it is still in an expected one (compare and set).
 
         This is the only way in which a state changes."""
-        # Between the moment when a caller reads a job and this one, its owner may have cancelled it or its
-        # supervisor may have died. So the UPDATE compares the state again while it writes, and of two callers
-        # the second changes nothing. It compares the attempt too: "training" of an attempt that died is not
-        # "training" of the one after it.
+        # The caller may have read the job before it was cancelled, or before a new attempt began. So the
+        # UPDATE itself compares state and attempt, and changes nothing where they are others by now.
         expected = (expected,) if isinstance(expected, str) else expected
-        allowed = [state for state in expected if to in moves[state]]  # `moves`: the states that may follow
+        allowed = [state for state in expected if to in moves[state]]  # moves: state → states that may follow
         columns = {"status": to, "updated_at": self.now(), **columns}
         assignments = ", ".join(f"{column} = ?" for column in columns)
         placeholders = ", ".join("?" * len(allowed))
 
         with self.write() as db:  # a transaction
             before = db.execute("SELECT status, attempt FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-            # coalesce: where `of_attempt` is None, the attempt is compared with itself.
+            # Where `of_attempt` is None (NULL), coalesce compares the attempt with itself.
             update = (f"UPDATE jobs SET {assignments} WHERE job_id = ? AND status IN ({placeholders}) "
                       "AND attempt = coalesce(?, attempt)")
             done = db.execute(update, (*columns.values(), job_id, *allowed, of_attempt))
             if not done.rowcount:
                 return False
-            # In the same transaction as the new state, so that the log of moves has every change.
+            # Logged in the same transaction, so that the log of moves misses no change.
             attempt = columns.get("attempt", before["attempt"])
             self.log(db, job_id, attempt, before=before["status"], after=to, why=why)
             return True
@@ -284,8 +282,8 @@ class Ledger:
             if not done.rowcount:
                 return False
             db.execute("DELETE FROM moves WHERE job_id = ?", (job_id,))
-            # If this server dies before it has deleted the folder, the next one does so by this note. Folders
-            # without row and note are kept: such a one may be all that is left of a finished job.
+            # By this note the next server deletes the folder if this one dies first. It keeps a folder that
+            # has no row and no note, since that may be all that is left of a finished job.
             db.execute("INSERT OR IGNORE INTO removed VALUES (?)", (job_id,))
             return True
 
@@ -316,8 +314,8 @@ class Ledger:
         before: int | None,  # only rows with lower numbers; None: from the newest on
         limit: int,  # at most so many
     ) -> list:  # rows of jobs
-        "At most `limit` jobs, the newest first; rows are numbered in the order of submission"
-        # The second question mark is the status too: where it is None, every state will do.
+        "A page of at most `limit` jobs, the newest first: the newest has the highest row number"
+        # With the status None (NULL) the condition in brackets holds for every job.
         query = ("SELECT * FROM jobs WHERE number < ? AND (? IS NULL OR status = ?) "
                  "ORDER BY number DESC LIMIT ?")
         before = beyond_all_numbers if before is None else before

@@ -25,9 +25,9 @@ def newest_checkpoint(
 
 
 def log_mark(
-    path: str | Path,  # run_log.csv
+    path: str | Path,  # run_log.csv, or another file that a run writes
 ) -> str:  # inode, bytes and time of change; "" if there is no such file
-    "A text that changes when a run's log is written or replaced: as long as it is the same, nothing is new"
+    "A fingerprint of a file, to see whether it was written or replaced since; the content is not read"
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -118,16 +118,16 @@ class Progress:
         folder: JobFolder,  # of that job
     ) -> dict:  # columns of the ledger: progress and current_step, and more where the log has changed
         "How far the job's latest attempt is; the ledger's own values while nothing new was logged"
-        # `mark` changes when run_log.csv does. The ledger's log_mark is that of the moment when the attempt
-        # began: as long as it is the same, the file holds only rows of the attempt before. `self.marks` holds
-        # the mark at the last reading: as long as it is the same, nothing new was logged.
-        mark = log_mark(folder.run_log)
+        fingerprint = log_mark(folder.run_log)  # changes when run_log.csv does
         attempt = (row["job_id"], row["attempt"])
-        if mark in (row["log_mark"], self.marks.get(attempt)):
+        # The file is as it was when the attempt began: it holds only rows of the attempt before.
+        is_of_attempt_before = fingerprint == row["log_mark"]
+        is_read_already = fingerprint == self.marks.get(attempt)
+        if is_of_attempt_before or is_read_already:
             return dict(progress=row["progress"], current_step=row["current_step"])
         columns = progress_of(folder, row["total_steps"])
-        self.marks[attempt] = mark
-        # Within an attempt neither ever falls.
+        self.marks[attempt] = fingerprint
+        # Within an attempt these two must not fall.
         for name in ("progress", "current_step"):
             columns[name] = max(columns[name], row[name])
         return columns

@@ -18,12 +18,12 @@ class ServiceClock:
 
     def __init__(self,
         ledger: Ledger,  # keeps the seconds from one server to the next
-        steady,  # function without arguments: seconds of a clock that only goes forward
+        steady,  # function without arguments: seconds of a monotonic clock, which only goes forward
     ):
+        "Begin to count, from the seconds that the last server saved"
         self.ledger = ledger
         self.steady = steady
-        # Seconds of service are base + steady(): at this moment as many as the last server saved.
-        self.base = ledger.saved_clock() - steady()
+        self.base = ledger.saved_clock() - steady()  # offset: seconds of service are base + steady()
 
     def now(self) -> float:
         "Seconds for which servers have worked on this data directory, until now"
@@ -58,38 +58,37 @@ class CleanUp:
         clock: ServiceClock,  # seconds for which the data directory has been served
         remove,  # function of a job's id that removes the job and says whether it was still there
     ):
+        "Prepare clean-ups of a data directory; nothing is removed before `clean_up` is called"
         self.ledger = ledger
         self.data = data
         self.clock = clock
         self.remove = remove
-        self.last = 0.0  # seconds of service at the latest clean-up
+        self.last_clean_up = 0.0  # when it was, in seconds of service
 
     def clean_up(self,
-        days: float | None,  # of service since a job ended; None: no job is too old
-        keep_bytes: int | None,  # room that ended jobs may take; None: any
-    ) -> list:  # ids of the removed
+        days: float | None,  # of service since a job ended, from which on it is too old; None: no job is
+        keep_bytes: int | None,  # disk space that ended jobs may take together; None: any
+    ) -> list:  # ids of the removed jobs
         """Remove ended jobs that are too old, then those that ended first until the rest fits `keep_bytes`.
 
-        Ages are in seconds of service: the time during which a server ran, so that a week switched off
-        removes nothing."""
-        now = self.clock.now()  # seconds of service; read once, so that all jobs are judged by one time
-        self.last = now  # the server asks it whether a clean-up is due again
-        self.clock.save()  # from here the next server goes on counting, should this one be killed
+        Age is counted in seconds of service, while a server runs: a week switched off makes no job older."""
+        now = self.clock.now()  # seconds of service
+        self.last_clean_up = now
+        self.clock.save()  # the next server goes on from here, even if this one is killed
 
         too_old, others = [], []
-        for row in self.ledger.ended():  # those that ended first come first, as `_too_much` needs them
+        for row in self.ledger.ended():  # the one that ended first comes first
             is_old = days is not None and now - row["ended_clock"] >= seconds_a_day * days
             if is_old:
                 too_old.append(row["job_id"])
             else:
                 others.append(row["job_id"])
 
-        # The first of `others`, as many as must go so that the rest fits.
-        too_much = self._too_much(others, keep_bytes) if keep_bytes is not None else []
+        over_limit = self._over_limit(others, keep_bytes) if keep_bytes is not None else []
         # `remove` returns False for a job that its owner has removed or resumed meanwhile.
-        return [job_id for job_id in too_old + too_much if self.remove(job_id)]
+        return [job_id for job_id in too_old + over_limit if self.remove(job_id)]
 
-    def _too_much(self,
+    def _over_limit(self,
         job_ids,  # of ended jobs, the one that ended first in front
         keep_bytes,  # room that these jobs may take together
     ):

@@ -24,14 +24,13 @@ def normalise_answer(
     Lower case, Unicode's NFKC form, number words of one word as digits, no articles, no punctuation."""
     plain = unicodedata.normalize("NFKC", str(text)[:_most_normalised]).lower()
     plain = re.sub(r"['’`]", "", plain)
-    # the comma between thousands, as in 1,200
+    # the comma between thousands: 1,200 becomes 1200
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
-    # every mark but a decimal point and the signs of a quantity becomes a space
-    # so does a minus, since it may be a hyphen: -5 becomes 5, and x-ray becomes x ray
+    # marks become spaces, but for a decimal point and % + < > =: x-ray becomes x ray, and so -5 becomes 5
     plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", plain)
     words = []
     for word in plain.split():
-        # not "twenty one": the challenge's own form knows single number words only
+        # like the challenge, only number words of one word: "twenty one" becomes "20 1"
         if word not in _articles:
             words.append(str(units.get(word, tens.get(word, word))))
     return " ".join(words)
@@ -52,11 +51,13 @@ def answer_words(
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
     plain = plain_text(str(text), from_start=True)  # in one spelling; of a long text only its beginning
     if not plain.isascii():
-        # NFKD writes an accent as a character of its own, so that it can be removed
+        # NFKD splits é into e and an accent, which is removed; NFKC joins what is left
         letters_and_accents = unicodedata.normalize("NFKD", plain)
         plain = unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
-    words, tokens = [], tokens_of(unwrapped(plain))  # without Markdown and LaTeX: **B** becomes B
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+    tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
+    words = []
+    # all tokens but the `margin` (8) edge tokens that `tokens_of` adds at both ends
+    for i in range(margin, len(tokens) - margin):
         words += _words_of_token(tokens, i, keep_articles)  # mostly one word; none for a comma
     return _with_synonyms(words, synonyms) if synonyms else words
 
@@ -97,12 +98,12 @@ def _words_of_token(tokens, i, keep_articles):
 def _words_of_number(token):
     """The list of words that a number token stands for when answers are compared: mostly one, its digits
 
-    A number that begins with `a`, `half` or `hundred`, such as `a single` or `half a dozen`, stays words: an
-    answer may say it without the article, and `single` alone is read as a word."""
+    `a single` or `half a dozen` gives its words without `a` and `of`, and not 1 or 6: another answer may say
+    only `single`, which is read as a word."""
     words = token.text.split()
     if words[0] in ("a", "half", "hundred"):
         return [word for word in words if word not in ("a", "of")]
-    if token.value is None:  # a version or a code, such as 2.5.1
+    if token.value is None:  # digits that are no number: a version or a code, such as 2.5.1
         return [token.text]
     if token.value == int(token.value):
         return [str(int(token.value))]  # 3.0 is written 3
@@ -189,13 +190,14 @@ _reason = re.compile(r"(?i)\b(?:because|since|due to)\b")
 
 
 def _candidates(text, truth):
-    """The parts of an answer that are to be compared with the truth, each of which may be what is meant
+    """The parts of a text that may be the answer alone, so that each is compared with the truth
 
     The whole text; the sentence behind `the answer is`; and of both what stands before `because` or the like.
     Parts that are too long for this truth are left out."""
-    parts, stated_at = [text], [match.end() for match in _stated_answer.finditer(text)]
-    if stated_at:
-        behind_last = text[stated_at[-1]:].strip()
+    parts = [text]
+    statement_ends = [match.end() for match in _stated_answer.finditer(text)]  # of `the answer is`
+    if statement_ends:
+        behind_last = text[statement_ends[-1]:].strip()
         stated_sentence = _ends_sentence.split(behind_last, maxsplit=1)[0]
         parts.append(stated_sentence)
     for part in list(parts):
@@ -223,21 +225,18 @@ def same_words(
     synonyms=None,  # as `answer_words` takes it
 ) -> bool:  # True if the words are the same, whatever their spelling
     "Whether an answer says the words of the truth, alone or in a short sentence such as `it shows a liver`"
-    # `_joined_words` joins words to one string, so that "x ray" and "xray" are the same
-    true_words = _joined_words(answer_words(truth, synonyms))
+    true_words = _joined_words(answer_words(truth, synonyms))  # one string: "x ray" and "xray" are the same
     if not true_words:
         # a truth of marks alone, such as "?", is compared as it is
         return text.strip() == truth.strip()
-    # without synonyms: these are applied in the second comparison below, without articles
     truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
-    # the text, and the parts of it that may be the answer alone, such as what follows `the answer is`; of a
-    # very long text only the first 4,000 characters, to save time
+    # the text (its beginning, to save time), and parts of it such as what follows `the answer is`
     for part in _candidates(text[:_most_normalised], truth):
-        # first with articles: in "hepatitis a virus", lower case, the `a` would be dropped as one
+        # with articles: in "hepatitis a virus" the `a` is a name
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
             return True
+        # without articles, with synonyms; also without first words such as `the image shows`
         words = answer_words(part, synonyms)
-        # as it is, and without its first words as long as they are such as `the image shows`
         if any(_joined_words(rest) == true_words for rest in _without_lead_in(words)):
             return True
     return False
@@ -267,13 +266,12 @@ def same_items(
 ) -> bool:  # True if it names all of them, in any order, and no other
     "Whether an answer names the items of the list that is the truth"
     true_items = set(answer_items(truth, synonyms))
-    # the text, and the parts of it that may be the answer alone, such as what follows `the answer is`
+    # the text, and parts of it such as what follows `the answer is`
     for part in _candidates(text[:_most_normalised], truth):
-        # at commas, semicolons, line breaks, `and`, `&`; `from_start`: of a long part only its beginning
+        # split at commas, semicolons, line breaks, `and`, `&`
         first, *rest = _separators.split(plain_text(part, from_start=True))
         other_items = set(answer_items(";".join(rest), synonyms))
-        # In "the answer is liver and spleen" the first part is "the answer is liver": try it whole, then with
-        # fewer and fewer of its first words.
+        # the first item may be "the answer is liver": try it whole, then without more and more first words
         for words in _without_lead_in(answer_words(first, synonyms)):
             items = other_items | {_joined_words(words)} if words else other_items
             if items == true_items:
@@ -304,14 +302,12 @@ def truth_number(
     truth: str,  # what the data set says
 ) -> float | None:  # None where the truth is more than a number
     "The value of a truth that is one number and nothing else, such as -2.5, .5, 1,200, twenty-one or 1/2"
-    # in one spelling, without Markdown and LaTeX: **4** and $4$ become 4
-    tokens = tokens_of(unwrapped(plain_text(str(truth))))
-    tokens = tokens[margin:-margin]  # without the edge tokens that `tokens_of` puts before and behind
-    # "(4)." is 4
+    tokens = tokens_of(unwrapped(plain_text(str(truth))))  # unwrapped: **4** and $4$ become 4
+    tokens = tokens[margin:-margin]  # without the edge tokens that `tokens_of` adds at both ends
+    # brackets, full stops and quotation marks do not count: "(4)." is 4
     tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
     if len(tokens) == 1:
         return tokens[0].value  # None if the one token is no number
-    # a fraction is two numbers with a slash between
+    # three tokens with a slash in the middle, as in 1/2, which `read_number` reads as 0.5
     is_fraction = len(tokens) == 3 and tokens[1].text == "/"
-    # `read_number` divides the one by the other
     return read_number(str(truth)) if is_fraction else None

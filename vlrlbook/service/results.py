@@ -58,27 +58,26 @@ def uploads_in_use(
 def job_reply(
     job,  # a job as the ledger has it
 ) -> dict:  # what its owner is told
-    "Return a job as clients are told it: the ledger's facts, but no parameter with a path of the server"
+    "Return a job as its owner may see it: the ledger's facts, but no parameter with a path of the server"
     shown_job = job.as_dict()
     parameters = shown_job["parameters"].items()
     shown_job["parameters"] = {name: value for name, value in parameters if name not in _paths_of_a_job}
     shown_job["data_file_id"] = upload_of(job)
-    # These two need a look into the job's folder: `add_outlook` fills them where a single job is asked for.
+    # `add_outlook` fills these two from the job's folder, where a single job is asked for.
     shown_job["can_resume"] = False
     shown_job["stage"] = None
     return shown_job
 
 
 def add_outlook(
-    told: dict,  # a job as clients are told it, from `job_reply`; it is changed
+    told: dict,  # the job's reply, from `job_reply`; it is changed
     folder: JobFolder,  # of the job
-) -> dict:  # with `can_resume` and `stage`, as far as the job's files tell
-    """Fill in `can_resume` and `stage` of a job by a look into its folder, and return it.
+) -> dict:  # the same reply
+    """Fill in `can_resume` and `stage` of a job's reply from the files in its folder, and return the reply.
 
-    Only done for a single job, and not in lists, since it reads files."""
+    Not for lists of jobs, since reading files of each would take long."""
     if told["status"] in ("interrupted", "failed", "cancelled"):
-        # A checkpoint with a manifest was written to its end. Its bytes are not verified here: resuming does
-        # that, and refuses a damaged one.
+        # With a manifest a checkpoint was written to its end; resuming will check its bytes.
         has_checkpoint = any(folder.run.glob(f"checkpoint-*/{manifest_name}"))
         data_path = folder.path / _data_of(told, folder)  # of the upload that the job trains on
         told["can_resume"] = has_checkpoint and data_path.exists()
@@ -210,16 +209,14 @@ def pack(
     if digest is not None:
         return path, digest
 
-    # Checked before it is packed: otherwise damage would be noticed only where the model is used. `damage`
-    # returns a sentence, or an empty value if the files are as the manifest lists them.
+    # `damage` returns a sentence, or an empty value if the files are as the manifest lists them.
     problem = damage(result) if result.is_dir() else "it is not there"
     names = [] if problem else _committed_names(result)  # files of the manifest, and the manifest itself
     if problem or not names:
         raise Problem("job.no_artefact", f"the job's result is damaged: {problem or 'it holds no file'}")
 
     try:
-        # Written under another name, `temporary`, and renamed when it is complete. Not flushed to the disk
-        # (`durable`), since it can be made again.
+        # `temporary` is renamed to `path` when it is complete; not durable, since it can be made again.
         with new_file(path, durable=False) as temporary:
             _zip_files(result, names, temporary, reserve)  # a Problem if the disk is full
         digest = sha256_of(path)
@@ -236,7 +233,7 @@ def _hash_file(path):
 
 
 def _known_hash(path):
-    "Read the sha256 that was stored for this very ZIP; None: there is none, so the ZIP must be made again"
+    "Read the sha256 stored for a ZIP of this size and time; None: there is none, so the ZIP must be made"
     try:
         digest = _hash_file(path).read_text(encoding="ascii")
     except (OSError, ValueError):
