@@ -18,16 +18,16 @@ measure_words = {
 def compared_figures(
     results: dict,  # what results.json of a run holds
 ) -> list:  # of {asked, measure, words, before, after, gain, ci95, interval}; empty if nothing was measured
-    """Compare the measures of a run before and after training: a row for each way of asking and measure.
+    """Compare the measures of a run before and after training, for greedy and for sampled answers.
 
-    `ci95` is the gain's interval, None where it could not be computed; `interval` names its method. A file
-    that another program wrote, or damage, gives no rows."""
+    `ci95` is the confidence interval of the gain, or None; `interval` is the method that computed it. A file
+    that is damaged, or of another program, gives no rows."""
     rows = []
     try:
-        for way, gains in (results.get("gain") or {}).items():  # greedy, sampled
-            before, after = results["before"][way], results["after"][way]
+        for decoding, gains in (results.get("gain") or {}).items():  # greedy, sampled
+            before, after = results["before"][decoding], results["after"][decoding]
             for measure in _measures_of(gains):
-                rows.append(_row(way, measure, before, after, gains))
+                rows.append(_row(decoding, measure, before, after, gains))
     except (KeyError, TypeError, AttributeError):
         return []
     return rows
@@ -42,17 +42,17 @@ def _measures_of(gains):
     return [measure for measure in measures if measure != "verbatim_accuracy"]
 
 
-def _row(way, measure, before, after, gains):
-    "One row: a measure under one way of asking, from the parts of results.json that belong to this way"
+def _row(decoding, measure, before, after, gains):
+    "The row of one measure; `before`, `after` and `gains` are the parts of results.json for one `decoding`"
     low, high = gains[f"{measure}_ci95"]
     return dict(
-        asked="best guess" if way == "greedy" else way,
+        asked="best guess" if decoding == "greedy" else decoding,
         measure=measure,
         words=measure_words[measure],
         before=before[measure],
         after=after[measure],
         gain=gains[measure],
-        # JSON has no NaN: an interval that could not be computed, as for one picture, is read as None.
+        # None: the interval could not be computed, as for one picture.
         ci95=None if low is None or high is None else [low, high],
-        # Older runs did not keep the method, and knew the normal one alone.
+        # Older runs did not store the method, which was always "normal".
         interval=gains.get(f"{measure}_interval", "normal"))

@@ -97,12 +97,13 @@ def synthetic_counting(
 def to_messages(
     sample: Sample, # its question, its pictures, and the turns that were said before the question
 ) -> list: # of messages: those of earlier turns, then the user's question with image and text parts
-    """The messages that put `sample` to a model; each `<image>` mark becomes an image part.
+    """A sample as chat messages for a model; each `<image>` mark in its texts becomes an image part.
 
     Raises `DataError` if the texts have some marks, but not as many as there are pictures."""
     texts = [text for _, text in sample.turns] + [sample.question]
-    marks, pictures = sum(text.count("<image>") for text in texts), len(sample.images)
-    # No marks at all are fine: `_messages` then puts the pictures in front.
+    marks = sum(text.count("<image>") for text in texts)
+    pictures = len(sample.images)
+    # Texts without any mark are allowed: `_messages` puts all pictures in front.
     if marks not in (0, pictures):
         raise DataError("row.images", f"{marks} <image> marks but {pictures} pictures", row=sample.row)
     return _messages(sample.question, pictures, sample.turns)
@@ -325,20 +326,19 @@ def convert_vqa(
     if output.resolve() == Path(input_jsonl).resolve():
         raise ValueError(f"{output.name}: the output is the input, whose other columns would be lost")
 
-    # Read the rows. Picture files are searched and opened only if the caller says where they are.
-    open_pictures = image_dir is not None
-    # `kept` is a list of (row number, `VQARow`) without the bad rows, which are listed in `report`.
+    open_pictures = image_dir is not None # otherwise nobody knows where the picture files are
+    # `kept`: (row number, `VQARow`) of each good row
     kept, report = read_vqa_file(input_jsonl, image_dir, keys, skip_bad_rows, look=open_pictures)
     if not open_pictures:
-        # No error: that the pictures lie beside the file of rows is only a guess.
+        # The pictures may be elsewhere, so those that are not beside the file of rows are no error.
         _note_missing(kept, Path(input_jsonl).parent, report)
 
-    files = {output: range(len(kept))} # output file → indices in `kept` of the rows it gets
+    files = {output: range(len(kept))} # output file → indices in `kept` of its rows
     if split:
         train, test = _train_and_test(split, kept, input_jsonl, image_dir)
         files = {_with_ending(output, "train"): train, _with_ending(output, "test"): test}
 
-    # Make EasyR1's rows, and files of the pictures that rows hold as bytes; then write the tables.
+    # This writes a file for each picture that a row holds as bytes.
     rows = [_easyr1_row(row, output, absolute=open_pictures) for _, row in kept]
     for path, indices in files.items():
         lines = [json.dumps(rows[i], ensure_ascii=False) + "\n" for i in indices]
@@ -357,12 +357,11 @@ def _train_and_test(split, kept, input_jsonl, image_dir):
     `split` is "picture" (rows that share a picture stay on one side) or "published" (VQA-RAD's own split)."""
     if split == "picture":
         folder = Path(image_dir or Path(input_jsonl).parent)
-        identities = [] # for each row: what tells its pictures from others
+        identities = [] # for each row a list of texts; equal pictures have equal texts
         for _, row in kept:
             identities.append([_picture_identity(picture, folder) for picture in row.pictures])
-        # A fifth of the groups of rows that share pictures becomes the test.
         return _split(identities, share=0.2, seed=0)
-    # A `VQARow` lacks the column that marks VQA-RAD's test rows, so the file is read again as it is.
+    # Only the raw rows have the column that marks VQA-RAD's test rows.
     raw_rows = dict(read_rows(input_jsonl)) # row number → row
     return _published([raw_rows[number] for number, _ in kept])
 
@@ -388,9 +387,8 @@ def _easyr1_row(row, output, absolute):
 
 def _write_picture(picture, output):
     "Write the bytes of a picture into a folder beside `output`, under their hash; returns the new file"
-    # JPEG and PNG, known by their first bytes, are kept as they are; any other format becomes a PNG.
     is_jpeg, is_png = picture.startswith(b"\xff\xd8"), picture.startswith(b"\x89PNG")
-    data = picture if is_jpeg or is_png else as_meant(picture)
+    data = picture if is_jpeg or is_png else as_meant(picture) # other formats are converted to PNG
     suffix = "jpg" if is_jpeg else "png"
     file = output.parent / f"{output.stem}_images" / f"{picture_content(picture)[:32]}.{suffix}"
     with new_file(file) as aside: # a hidden file, renamed to `file` when all is written
@@ -470,18 +468,18 @@ def read_task_rows(
     return unpacked_counting_zip(path, task) # into the cache, where it is read
 
 def _stored(picture, convert):
-    """A picture, given as a path or bytes, as the dict of `bytes` and `path` in which `datasets` stores it.
+    """A picture (a path or bytes) as a dict of `bytes` and `path`, as `datasets` stores pictures.
 
-    With `convert` it is first written to the cache as an RGB PNG, transparency on white and 16-bit greys
-    scaled to 8, since a processor would misread it as it is."""
+    With `convert` the dict has the path of an RGB PNG in the cache, without transparency or 16-bit greys,
+    which a processor would misread."""
     if convert:
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        # The name is the hash of the bytes, so a picture is converted once, whichever data set it is in.
+        # The name is a hash of the bytes, so each picture is converted only once.
         file = cache_dir() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
         if not file.exists():
-            # Not forced to the disk (`durable`): a cached file can be made again after a power cut.
+            # durable=False: it need not survive a power cut, since it can be made again.
             with new_file(file, durable=False) as aside: # a hidden file, renamed when all is written
-                aside.write_bytes(as_meant(data)) # an RGB PNG
+                aside.write_bytes(as_meant(data))
         picture = str(file)
     if isinstance(picture, bytes):
         return {"bytes": picture, "path": None}
@@ -503,15 +501,14 @@ def with_good_truths(
     skip: bool, # leave bad rows out instead of stopping at the first
     report, # of the reader; rows that are left out are added to its `skipped`
 ): # datasets.Dataset
-    """The rows whose true answer gets the best reward when a model gives it.
+    """The rows whose true answer earns enough reward, so that a model can learn from them.
 
-    From a row where even the true answer gets no reward nothing can be learned, and it spoils the evaluation.
-    Such a row is a `DataError` or, with `skip`, left out. Rewards that are trained models are not tried."""
+    Other rows are left out with `skip`; without it the first one raises a `DataError`. Rewards that are
+    trained models are not tried."""
     if getattr(reward, "batched", False):
         return dataset # a trained reward model scores answers by its own judgement, not by the truth
 
-    # True answer → what is wrong with it, or None. Many rows share an answer, and a reward may be slow.
-    faults = {}
+    faults = {} # true answer → what is wrong with it, or None; each answer is tried once
     good = [] # indices of the rows to keep
     for index, (row_number, answer) in enumerate(zip(dataset["row"], dataset["answer"])):
         if answer not in faults:
@@ -531,8 +528,7 @@ def with_good_truths(
         message = f"{faults[first_answer]}; no row has a truth that the reward can pay"
         raise DataError("row.truth", message, row=first_row)
 
-    # The `RowReport` of a table counts in `kept` the rows to train on. The `Report` of a ZIP has no such
-    # field: it counts what the archive holds, which has not changed.
+    # A ZIP's `Report` has no field `kept`; in a table's `RowReport` it is the number of rows to train on.
     if len(good) < len(dataset) and hasattr(report, "kept"):
         report.kept = len(good)
     return dataset.select(good)
@@ -580,31 +576,30 @@ def split_rows_by_picture(
     return [rows[i] for i in train], [rows[i] for i in held]
 
 def _split(
-    pictures, # for each row a list of its pictures, as anything that can be compared
+    pictures, # for each row a list of its pictures, each a text that is equal for equal pictures
     share, # of the groups that are held out
     seed, # same seed, same split
 ):
     """Split rows into two lists of row indices, training and held out, so that no picture is in both.
 
-    Rows that share a picture form a group, and so do rows that are linked by a third row. A group stays
-    together."""
-    # Union-find: each picture points to another one of its group, and the leader of the group to itself.
-    points_to = {}
-    def leader(name):
-        "The picture that stands for the group of `name`; a new name is a group by itself"
-        while points_to.setdefault(name, name) != name:
-            name = points_to[name]
+    Rows that share a picture, directly or by way of other rows, are a group, which is never divided."""
+    # Union-find: each picture has a parent in its group; the root of a group is its own parent.
+    parent_of = {}
+    def root(name):
+        "The root of the group of `name`; a new name is a group by itself"
+        while parent_of.setdefault(name, name) != name:
+            name = parent_of[name]
         return name
 
-    # A row without pictures gets a name of its own, and so is a group by itself.
+    # A row without pictures gets a name of its own, so it is a group by itself.
     names_of_rows = [names or [f"row {i}"] for i, names in enumerate(pictures)]
     for names in names_of_rows:
         for name in names:
-            points_to[leader(name)] = leader(names[0]) # the two groups become one
-    row_leaders = [leader(names[0]) for names in names_of_rows] # for each row: its group
+            parent_of[root(name)] = root(names[0]) # joins their groups
+    row_groups = [root(names[0]) for names in names_of_rows]
 
-    # Groups, by the names of their leaders. Sorted, since the order of a set differs from process to process.
-    groups = sorted(set(row_leaders))
+    # Sorted, since the order of a set differs from process to process.
+    groups = sorted(set(row_groups))
     if len(groups) < 2:
         raise DataError("data.split", "all rows hang together by their pictures: nothing to split")
 
@@ -612,8 +607,8 @@ def _split(
     # At least one group on either side, however small the share.
     count = min(len(groups) - 1, max(1, round(share * len(groups))))
     held_groups = set(groups[:count])
-    train = [i for i, group in enumerate(row_leaders) if group not in held_groups]
-    held = [i for i, group in enumerate(row_leaders) if group in held_groups]
+    train = [i for i, group in enumerate(row_groups) if group not in held_groups]
+    held = [i for i, group in enumerate(row_groups) if group in held_groups]
     return train, held
 
 # %% ../nbs/01_data.ipynb #c065
@@ -704,20 +699,18 @@ def permuted(
 colour_names = ("red", "blue", "green", "orange", "purple", "cyan") # of `disc_colours`
 
 def _scene(rng):
-    """Draw one to four discs of different colours.
+    """Draw one to four discs of different colours and sizes, each in a quarter of the picture of its own.
 
     Returns the picture of 112 × 112 pixels, and for each colour's name the (x, radius) of its disc."""
     image = Image.new("RGB", (112, 112), "white")
-    draw, placed = ImageDraw.Draw(image), {} # placed: colour's name → (x, radius)
-
-    # All radii differ, so that one disc is the largest.
-    radii, count = rng.sample(range(8, 15), 4), rng.randint(1, 4)
-
-    # So that discs do not touch, each lies in another quarter of the picture: 0 and 1 above, 2 and 3 below.
-    middles = (28, 84) # of the quarters, in pixels from the left or from above
-    quarters = rng.sample(range(4), count)
+    draw = ImageDraw.Draw(image)
+    radii = rng.sample(range(8, 15), 4) # of the disc in each quarter
+    count = rng.randint(1, 4)
+    quarters = rng.sample(range(4), count) # 0 upper left, 1 upper right, 2 lower left, 3 lower right
     colours = rng.sample(range(6), count) # indices in `disc_colours` and in `colour_names`
 
+    placed = {}
+    middles = (28, 84) # pixels from the left, or from above, to the middle of a quarter
     for quarter, colour in zip(quarters, colours):
         radius = radii[quarter]
         x = middles[quarter % 2] + rng.randint(-8, 8)
@@ -998,7 +991,7 @@ class Preflight:
     problems: list # of {row, code, message}
 
     def _repr_markdown_(self):
-        "The measures on one line, then at most 20 problems, one on a line"
+        "One line of counts, then at most 20 problems, one on a line"
         longest = f"longest prompt {self.prompt_tokens} tokens"
         of_pictures = f"at most {self.image_tokens} of pictures in a row"
         lines = [f"{self.rows} rows; {longest}, {of_pictures}; {len(self.problems)} problems"]
@@ -1067,10 +1060,9 @@ def _check_row(
         return _CheckedRow([("image.decode", message)])
 
     images, problems = row["images"], []
-    # Pictures with more than 8 bits a channel are read, but wrongly.
-    other_modes = {image.mode for image in images} - _eight_bit_modes
-    if other_modes:
-        mode = other_modes.pop()
+    deep_modes = {image.mode for image in images} - _eight_bit_modes # with more than 8 bits a channel
+    if deep_modes:
+        mode = deep_modes.pop()
         message = f"a picture of mode {mode}, which a processor would clip: convert it with `to_rgb`"
         problems.append(("image.mode", message))
 
@@ -1080,7 +1072,7 @@ def _check_row(
     except DataError as error: # not as many marks as pictures
         return _CheckedRow([*problems, (error.code, error.message)])
 
-    # The tokens of all its pictures, and why the processor does not take one of them, or None.
+    # `fault`: why one of the pictures cannot be used, or None
     image_tokens, fault = _tokens_of(processor, images)
     if fault:
         return _CheckedRow([*problems, ("image.shape", fault)])
@@ -1101,12 +1093,11 @@ def _prompt_length(
 ):
     "Length of a prompt in tokens, those of its pictures included"
     tokenizer = processor.tokenizer
-    # Gemma's processor has `full_image_sequence`: the text that it puts in place of each picture's mark
-    # `boi_token`, with all the picture's tokens and line breaks around them, which are tokens, too.
+    # Gemma's processor replaces each mark `boi_token` by a text: the picture's tokens between line breaks.
     image_text = getattr(processor, "full_image_sequence", None)
     if image_text:
         return len(tokenizer(text.replace(processor.boi_token, image_text))["input_ids"])
-    # In the text each picture is one placeholder token, which the processor replaces by the picture's tokens.
+    # Other processors replace one placeholder token for each picture by the picture's tokens.
     return len(tokenizer(text)["input_ids"]) - image_count + image_tokens
 
 def _tokens_of(processor, images):

@@ -65,14 +65,12 @@ class EvaluationSettings(Settings):
     presets: ClassVar[dict] = presets
 
     def filled_in(self):
-        """Return the values of the settings that `size` decides: name → value.
-
-        `Settings` puts them where the user has set nothing."""
-        place = tasks.index(self.asked_task)
+        "Return the default values that depend on `size`: name of a setting → value"
+        task_index = tasks.index(self.asked_task)
         values = {}
         for name, value in presets[self.size].items():
-            # A tuple holds a value for each task: counting, VQA, pointing, zoom.
-            values[name] = value[place] if isinstance(value, tuple) else value
+            # A tuple holds a value for each of `tasks`.
+            values[name] = value[task_index] if isinstance(value, tuple) else value
         return values
 
     @property
@@ -117,32 +115,32 @@ class EvaluationSettings(Settings):
         "Yield (is wrong, message): vLLM's own settings, and what cannot be set together with use_vllm"
         share = self.vllm_gpu_memory_utilization
         yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
-        # Both in tokens: of prompt and answer together, and of the answer alone.
-        most_tokens, longest_answer = self.vllm_max_model_length, self.max_completion_length
+        most_tokens = self.vllm_max_model_length  # of prompt and answer together
+        longest_answer = self.max_completion_length  # in tokens
         no_room_for_prompt = most_tokens is not None and most_tokens <= longest_answer
         yield no_room_for_prompt, (
             f"vllm_max_model_length = {most_tokens}: no room for a prompt beside "
             f"max_completion_length = {longest_answer}")
-        # In task zoom the model calls a tool, which returns a part of the picture as a new one.
+        # In task zoom a tool returns parts of the picture as new pictures.
         calls_a_tool = self.use_vllm and self.asked_task == "zoom"
         yield calls_a_tool, "use_vllm with task = zoom: pictures that a tool gives are not tested there"
-        # vLLM takes the whole GPU for itself; a second process would find no memory there.
-        several = self.use_vllm and self.processes > 1
-        yield several, f"use_vllm asks in one process, and processes = {self.processes}"
+        # vLLM takes the memory of the whole GPU.
+        has_several_processes = self.use_vllm and self.processes > 1
+        yield has_several_processes, f"use_vllm asks in one process, and processes = {self.processes}"
         yield self.use_vllm and self.use_4bit, "use_vllm loads whole weights: leave out use_4bit"
-        # `find_spec` looks for vLLM without importing it: that takes long, and starts processes.
-        missing = self.use_vllm and not importlib.util.find_spec("vllm")
-        yield missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
+        # `find_spec` looks for vLLM without the slow import.
+        is_missing = self.use_vllm and not importlib.util.find_spec("vllm")
+        yield is_missing, "use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')"
 
     def _file_rules(self):
         "Yield (is wrong, message): files that are missing, and settings that exclude `predictions`"
         for name in ("data", "predictions"):
             path = getattr(self, name)
-            missing = bool(path) and not Path(path).is_file()
-            yield missing, f"{name} = {path!r}: no such file"
-        # The folder of a LoRA adapter holds the first of these files, that of a whole model the second.
+            is_missing = bool(path) and not Path(path).is_file()
+            yield is_missing, f"{name} = {path!r}: no such file"
+        # `adapter` is a folder with a LoRA adapter (the first file) or a whole model (the second one).
         config_files = ("adapter_config.json", "config.json")
         no_model = bool(self.adapter) and not any(Path(self.adapter, name).exists() for name in config_files)
         yield no_model, f"adapter = {self.adapter!r}: no adapter_config.json and no config.json there"
-        both = bool(self.predictions) and bool(self.model or self.adapter or self.data)
-        yield both, "predictions are scored as they are: leave out model, adapter and data"
+        has_other_input = bool(self.predictions) and bool(self.model or self.adapter or self.data)
+        yield has_other_input, "predictions are scored as they are: leave out model, adapter and data"

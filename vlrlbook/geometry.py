@@ -9,7 +9,7 @@ trying all matchings."""
 __all__ = ["scales", "scale_of_family", "good_overlap", "unit_of", "rescaled", "have_same_shape",
            "of_corner_and_size", "area", "overlap", "centre", "is_inside", "box_fault", "best_matching", "matched", "scale_that_fits"]
 
-# How models write a coordinate, and what stands for a whole side
+# How models write a coordinate: in pixels, from 0 to 1000, or from 0 to 1
 scales = ("pixels", "thousandths", "fractions")
 
 # What each family was trained to write: Qwen2.5-VL counts pixels of the picture as it sees it, resized;
@@ -25,11 +25,10 @@ good_overlap = 0.5  # IoU from which on a box counts as found, as in RefCOCO and
 def unit_of(
     scale: str,  # pixels, thousandths or fractions
     size: tuple,  # width and height of the picture in pixels
-) -> tuple:  # what stands for the whole width and for the whole height
-    """The numbers that stand for a picture's whole width and whole height in a scale
+) -> tuple:  # the whole picture's width and height in that scale
+    """Width and height of a whole picture in the units of a scale, such as (1.0, 1.0) in fractions
 
-    To write a coordinate in another scale, divide it by the side's number in the old one and multiply by that
-    in the new one: `rescaled` does so."""
+    `rescaled` converts a box from one scale to another by two such pairs."""
     if scale == "pixels":
         return float(size[0]), float(size[1])
     return (1000.0, 1000.0) if scale == "thousandths" else (1.0, 1.0)
@@ -37,14 +36,14 @@ def unit_of(
 
 def rescaled(
     numbers: tuple,  # a box or a point
-    unit: tuple,  # the whole width and height as the numbers write them, from `unit_of`
-    other: tuple,  # the whole width and height as the result shall write them, from `unit_of`
+    unit: tuple,  # width and height of the whole picture in the scale of `numbers`, from `unit_of`
+    other: tuple,  # the same in the scale of the result
 ) -> tuple:  # of floats, as many as `numbers` has
     "A box or a point converted to another scale, or to another size of its picture"
     converted = []
-    for place, number in enumerate(numbers):
-        side = place % 2  # 0 (width) for an x, 1 (height) for a y: the two alternate in `numbers`
-        converted.append(number / unit[side] * other[side])
+    for i, number in enumerate(numbers):
+        axis = i % 2  # 0 for an x, 1 for a y: they alternate
+        converted.append(number / unit[axis] * other[axis])
     return tuple(converted)
 
 
@@ -87,11 +86,9 @@ def overlap(
     other: tuple,  # in the same scale
 ) -> float:  # 0 to 1
     "Intersection over union (IoU) of two boxes: the area they share, divided by the area they cover together"
-    # the shared box begins at the larger x1 and y1 and ends at the smaller x2 and y2
-    upper_left = map(max, box[:2], other[:2])
-    lower_right = map(min, box[2:], other[2:])
-    # where the boxes do not meet, these corners are swapped, and `area` is 0
-    intersection = area((*upper_left, *lower_right))
+    # the shared box goes from the larger x1 and y1 to the smaller x2 and y2
+    shared_box = (*map(max, box[:2], other[:2]), *map(min, box[2:], other[2:]))
+    intersection = area(shared_box)  # 0 if the boxes do not meet: then the corners are swapped
     union = area(box) + area(other) - intersection
     return intersection / union if intersection > 0 else 0.0
 
@@ -132,103 +129,95 @@ def best_matching(
     "The one-to-one matching with the largest sum: the Hungarian method (Kuhn 1955), by shortest paths"
     if not gains or not gains[0]:
         return []
-    # `_assigned` wants as many columns as rows, or more: a higher table is transposed. It is also faster so:
-    # its time grows with the square of the rows, truths are few, and answers may be many.
+    # `_assigned` needs at least as many columns as rows, so a table with more rows is transposed.
     is_wide = len(gains) <= len(gains[0])
     table = gains if is_wide else [list(column) for column in zip(*gains)]
     row_of_column = _assigned(table)  # None for a column that stays without a row
     pairs = []
     for column, row in enumerate(row_of_column):
-        # `_assigned` gives every row a column, also one with a gain of 0: a box that hit nothing
+        # `_assigned` gives every row a column, even with a gain of 0 (a box that hits nothing): leave it out
         if row is not None and table[row][column] > 0:
             pairs.append((row, column) if is_wide else (column, row))
     return sorted(pairs)
 
 
 def _assigned(table):
-    """Give every row of a table a column of its own, so that the sum of the gains is largest
+    """Give every row of a table its own column, so that the sum of the gains is largest: the Hungarian method
 
-    `table` holds gains and is at least as wide as high. Returns a list: for each column its row, or None.
-    The Hungarian method in the form with prices: rows are added one by one. For each the cheapest path to a
-    free column is searched, on which rows that were added earlier move to other columns."""
+    `table` holds gains and has at least as many columns as rows. Returns a list: for each column its row, or
+    None. Rows are added one at a time: on the cheapest path from the new row to a free column, rows that were
+    added earlier move to other columns."""
     rows, columns = len(table), len(table[0])
-    # A pair (row, column) costs -gain - row_price[row] - column_price[column]. For rows that are added,
-    # prices keep every cost at 0 or more, as Dijkstra's search needs, and that of assigned pairs at 0.
-    row_price, column_price = [0.0] * rows, [0.0] * columns
-    taken_by: list = [None] * columns  # column → its row
+    # The potentials of the Hungarian method. A pair of a row and a column costs
+    # -gain - row_potential[row] - column_potential[column]. This is 0 for an assigned pair, and never below 0
+    # for a row that was added, as Dijkstra's search needs.
+    row_potential, column_potential = [0.0] * rows, [0.0] * columns
+    row_of_column: list = [None] * columns
     for new_row in range(rows):
-        # Dijkstra's search. For each column: its distance, the cost of the cheapest path to it; the column
-        # before it on that path (None: the path begins with it); and whether its distance is final.
-        distance, came_from = [float("inf")] * columns, [None] * columns
-        done = [False] * columns
-        row, last = new_row, None  # the row that is reached, and the column by which it was (None: the start)
-        while row is not None:  # until a column is reached that no row has taken
-            if last is not None:
-                done[last] = True
-            _reach(table, row, last, row_price, column_price, distance, came_from, done)
-            # `distance` now counts paths by way of `row`, too
-            nearest, shortest = _nearest(distance, done)
-            # lowers the distance of every column that is not done by `shortest`; assigned pairs still cost 0
-            _move_prices(shortest, new_row, row_price, column_price, distance, taken_by, done)
-            # so `nearest` is at a distance of 0, and the search goes on from the row that has it, if one has
-            last, row = nearest, taken_by[nearest]
-
-        # walk the path back: each column on it goes to the row from which it was reached
-        while last is not None:
-            before = came_from[last]
-            taken_by[last] = new_row if before is None else taken_by[before]
-            last = before
-    return taken_by
+        column, previous_column = _path_to_free_column(
+            table, new_row, row_potential, column_potential, row_of_column)
+        # Walk the path back: each column takes the row of the column before it, the first one the new row.
+        while column is not None:
+            previous = previous_column[column]
+            row_of_column[column] = new_row if previous is None else row_of_column[previous]
+            column = previous
+    return row_of_column
 
 
-def _reach(table, row, last, row_price, column_price, distance, came_from, done):
-    """One step of the shortest-path search in `_assigned`: update the distance of each column by way of `row`
+def _path_to_free_column(table, new_row, row_potential, column_potential, row_of_column):
+    """Dijkstra's search for the cheapest path from a new row to a column that has no row yet
 
-    Where the path by way of `row` is shorter, `distance` and `came_from` of that column are changed in place.
-    `last` is the column from which `row` was reached, None for the row that is being added. A column with
-    `done` has its final distance. The price of a row or a column is taken off the cost of each of its pairs,
-    so that no cost is below 0 (see `_assigned`)."""
-    for column, gain in enumerate(table[row]):
-        # The pair's cost; a gain counts with a minus, since the search looks for the smallest sum of costs.
-        # The way to `row` adds nothing: it is the start, or its column `last` is at a distance of 0, to which
-        # `_move_prices` brings the nearest column after each step.
-        cost = -gain - row_price[row] - column_price[column]
-        if not done[column] and cost < distance[column]:
-            distance[column], came_from[column] = cost, last
+    Returns the path's last column, and a list: for each column the one before it on its path, None for the
+    new row itself. Changes both potentials (see `_assigned`)."""
+    columns = len(row_of_column)
+    distance = [float("inf")] * columns  # cost of the cheapest path to each column that is known so far
+    previous_column: list = [None] * columns
+    visited = [False] * columns
+    row, column = new_row, None  # `column`: by which `row` was reached
+    while row is not None:  # until a free column is reached
+        if column is not None:
+            visited[column] = True
+        for other, gain in enumerate(table[row]):
+            # The path to `row` itself costs 0: `_update_potentials` has made it so.
+            cost = -gain - row_potential[row] - column_potential[other]
+            if not visited[other] and cost < distance[other]:
+                distance[other], previous_column[other] = cost, column
+        nearest, shortest = _nearest(distance, visited)
+        _update_potentials(
+            shortest, new_row, row_potential, column_potential, distance, row_of_column, visited)
+        column, row = nearest, row_of_column[nearest]
+    return column, previous_column
 
 
-def _nearest(distance, done):
-    "The column with the smallest distance among those that are not `done`, and that distance"
+def _nearest(distance, visited):
+    "The column with the smallest distance among those that are not `visited`, and that distance"
     nearest, shortest = None, float("inf")
     for column, length in enumerate(distance):
-        if not done[column] and length < shortest:
+        if not visited[column] and length < shortest:
             nearest, shortest = column, length
     return nearest, shortest
 
 
-def _move_prices(
+def _update_potentials(
     shortest,  # distance of the nearest column
     new_row,  # the row that is being added
-    row_price,  # row → its price; changed
-    column_price,  # column → its price; changed
+    row_potential,  # row → its potential; changed
+    column_potential,  # column → its potential; changed
     distance,  # column → cost of the cheapest path to it; changed
-    taken_by,  # column → the row that it is assigned to, or None
-    done,  # column → whether the search has passed through it
+    row_of_column,  # column → the row that it is assigned to, or None
+    visited,  # column → whether the search has passed through it
 ):
-    """A step of the Hungarian method: change prices so that the nearest column is at a distance of 0
+    """Change the potentials so that the nearest column gets the distance 0: a step of the Hungarian method
 
-    A pair costs -gain - row_price[row] - column_price[column], so a higher price makes it cheaper. The prices
-    of the rows that the search has reached rise by `shortest`: of `new_row`, and of those that have the
-    columns with `done`."""
-    row_price[new_row] += shortest
+    All pairs of a row that the search has reached (`new_row`, or the row of a visited column) become cheaper
+    by `shortest`."""
+    row_potential[new_row] += shortest
     for column in range(len(distance)):
-        if done[column]:
-            # one up, one down by the same amount: this assigned pair keeps its cost of 0
-            row_price[taken_by[column]] += shortest
-            column_price[column] -= shortest
+        if visited[column]:
+            row_potential[row_of_column[column]] += shortest
+            column_potential[column] -= shortest  # so the cost of this assigned pair stays 0
         else:
-            # the path ends with a pair of a reached row and this column, which now costs so much less
-            distance[column] -= shortest
+            distance[column] -= shortest  # the last pair on the path to it is of a reached row
 
 
 def matched(
@@ -250,21 +239,20 @@ def scale_that_fits(
     truths: list,  # true boxes
     scale: str,  # of the truths
     size: tuple,  # width and height of the picture in pixels
-) -> str | None:  # pixels, thousandths or fractions; None if the answer is right as it is, or in no scale
-    """The wrong scale that an answer was written in: read so, its boxes would be right
+) -> str | None:  # pixels, thousandths or fractions; None if the answer is right as it is, or wrong in all
+    """Find the wrong scale in which an answer was written: converted from it, its boxes match the truths
 
-    Right means a mean IoU of `good_overlap`, one half, or more."""
-    truth_unit = unit_of(scale, size)  # what stands for the whole width and height in the truths' scale
+    They match if their mean IoU is at least `good_overlap`, 0.5."""
+    truth_unit = unit_of(scale, size)  # width and height of the whole picture in the truths' scale
     if _mean_overlap(boxes, truths) >= good_overlap:
         return None
-    # Several scales may fit: in a picture nearly 1000 pixels wide, pixels and thousandths are alike.
-    # Then the best is taken.
+    # Several scales may fit, as in a picture of about 1000 pixels: take the one with the best IoU.
     best_iou, best_scale = good_overlap, None
     for other in scales:
         if other == scale:
             continue
-        reread = [rescaled(box, unit_of(other, size), truth_unit) for box in boxes]
-        mean_iou = _mean_overlap(reread, truths)
+        converted = [rescaled(box, unit_of(other, size), truth_unit) for box in boxes]
+        mean_iou = _mean_overlap(converted, truths)
         if mean_iou >= best_iou:
             best_iou, best_scale = mean_iou, other
     return best_scale

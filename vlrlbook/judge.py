@@ -147,27 +147,31 @@ def check_template(
     template: str,  # with fields in braces
 ):
     "Raise SettingsError for a field that does not exist, or if the template does not show the completion"
-    fields = []  # as they are written between the braces: name, name!r, name:>8, …
     try:
-        # `parse` yields the text before each field and the parts of that field.
-        for _, name, form, conversion in Formatter().parse(template):
-            if name is not None:  # None: text behind the last field
-                # Put together again, as it was written.
-                conversion_mark = f"!{conversion}" if conversion else ""
-                form_mark = f":{form}" if form else ""
-                fields.append(name + conversion_mark + form_mark)
+        fields = _fields_as_written(template)
     except ValueError as error:  # a brace without its partner
         raise SettingsError(f"template: {error}; a brace that is meant is written twice") from error
 
     for field in fields:
-        # A field with a conversion, a format, an attribute ({answer.x}) or an index is unknown, too: a
-        # template is only a text, and nothing in it is evaluated.
+        # Only plain names are allowed, so {answer.x}, {answer!r} and {answer:>8} are refused here, too.
         if field not in template_fields:
             hint = nearest(field, list(template_fields))
             raise SettingsError(f"template: there is no field {{{field}}}{hint}; a brace that is meant is "
                                 "written twice")
     if "completion" not in fields:
         raise SettingsError("template: {completion} is missing, so no answer would be judged")
+
+
+def _fields_as_written(template):
+    "The fields of a template as they stand between the braces: name, name!r, name:>8 and the like"
+    fields = []
+    # `parse` yields the text before each field, and the parts of that field.
+    for _, name, format_spec, conversion in Formatter().parse(template):
+        if name is not None:  # None: text behind the last field
+            conversion_part = f"!{conversion}" if conversion else ""
+            format_part = f":{format_spec}" if format_spec else ""
+            fields.append(name + conversion_part + format_part)
+    return fields
 
 
 def fill_template(
@@ -277,19 +281,19 @@ def as_shown(
 ) -> str:  # text without anything that a chat template could take for its own
     """Put a space into every control word of a text (`<|im_end|>` becomes `< |im_end|>`)
 
-    Without it an answer could end the judge's turn or move its pictures, and so grade itself."""
+    Otherwise an answer could end the message to the judge and write the judge's reply itself."""
     # A model's text may end in half a surrogate pair, which cannot be encoded as UTF-8; it becomes a "?".
     encodable = text.encode("utf-8", errors="replace").decode()
-    return _control.sub(r"\g<0> ", encodable)  # \g<0>: the first bracket of the control word
+    return _control.sub(r"\g<0> ", encodable)  # \g<0>: what `_control` matches, a word's first bracket
 
 
 def _question_shown(sample):
-    "The question with the turns before it, as the judge reads it; `<image>` becomes `[picture N]`"
+    "The question with the turns before it, as the judge reads it: without `<image>` marks"
     lines = [f"{role}: {text}" for role, text in sample.turns] + [sample.question]
     pieces = "\n".join(lines).split("<image>")
     question = pieces[0]
     for number, piece in enumerate(pieces[1:], 1):
-        # The judge gets all pictures before the text, so with several the text must say which one is meant.
+        # The judge gets all pictures before the text, so the text must say which of several is meant.
         mark = f"[picture {number}]" if len(sample.images) > 1 else ""
         question += mark + piece
     return as_shown(question).strip()
@@ -340,15 +344,15 @@ class _LocalModel:
                 self.model, self.processor, samples, batch_size=len(batch), temperature=s.temperature,
                 max_new_tokens=s.max_tokens, seed=s.seed)
 
-            # For each sample: number of tokens of its prompt, and the token ids of its one reply.
-            for prompt_tokens, (reply_ids,) in generated:
+            # For each sample: the number of tokens of its prompt, and a list of one reply as token ids.
+            for prompt_tokens, replies_ids in generated:
+                [reply_ids] = replies_ids
                 ends = [place for place, token in enumerate(reply_ids) if token in self.end_token_ids]
-                text_ids = reply_ids[:ends[0]] if ends else reply_ids
+                is_whole = bool(ends)  # else it was cut at `max_tokens`
+                text_ids = reply_ids[:ends[0]] if is_whole else reply_ids
                 text = tokenizer.decode(text_ids, skip_special_tokens=True)
-                # Without an end token the reply was cut at `max_tokens`. That token is counted, for it takes
-                # as long as any other, and vLLM's server counts it, too.
-                yield Reply(text, is_whole=bool(ends), prompt_tokens=prompt_tokens,
-                            completion_tokens=len(text_ids) + bool(ends))
+                completion_tokens = len(text_ids) + is_whole  # with the end token, as vLLM's server counts
+                yield Reply(text, is_whole, prompt_tokens, completion_tokens)
 
 
 class _RemoteModel:
@@ -364,7 +368,7 @@ class _RemoteModel:
         self.patience = self.endpoint.patience + 5.0
 
     def replies(self, requests):
-        "Yield a `Reply` to each `_JudgeRequest`, in the order of the requests; `at_once` run side by side"
+        "Yield a `Reply` to each `_JudgeRequest`, in their order; up to `at_once` requests run in parallel"
         s = self.settings
         options = dict(max_tokens=s.max_tokens, temperature=s.temperature, seed=s.seed)
         executor = ThreadPoolExecutor(s.at_once)
@@ -373,7 +377,7 @@ class _RemoteModel:
             for future in futures:
                 yield future.result()
         finally:
-            # After an error requests that wait are dropped; those that were sent are waited for.
+            # After an error, waiting requests are dropped and running ones are finished.
             executor.shutdown(cancel_futures=True)
 
     def _reply(self, request, options):
@@ -399,11 +403,13 @@ class Judge:
         self.settings, self.name = settings, name
         # a `Grade`: reads a reply's last line, such as "Score: 7"
         self.grade = read_grade_form(settings.grade)
+        # Its `replies` sends requests to the model.
         self.speaker = _RemoteModel(settings) if settings.endpoint else _LocalModel(settings)
-        self.patience = self.speaker.patience  # seconds that a batch of one may take, for `check_reward`
-        self.known = {}  # memory: key of a `_JudgeRequest` → parts of the reward, the oldest first
-        self.warned = set()  # kinds of trouble that were reported; each is reported once
-        # Sums over all requests. A sum of tokens is None from the first reply on that does not report them.
+        self.patience = self.speaker.patience  # seconds that one judgement may take; `check_reward` reads it
+        # Remembered judgements: key of a `_JudgeRequest` → parts of the reward, the oldest first.
+        self.known = {}
+        self.warned = set()  # kinds of warnings that were given; each is given once
+        # Sums over all requests. A sum of tokens becomes None when a reply does not report its tokens.
         self.facts: dict = dict(judgements=0, from_memory=0, unreadable=0, retries=0, seconds=0.0,
                                 prompt_tokens=0, completion_tokens=0)
 
@@ -412,19 +418,17 @@ class Judge:
         samples: list,  # a `Sample` for each
     ) -> list:  # a dict for each, in their order: overall, grade, judged
         "Judge each completion; JudgeError or EndpointError where one cannot be judged"
-        # A `_JudgeRequest` for each completion: the text and the pictures that the judge gets, and a key that
-        # is equal for equal requests.
+        # `_JudgeRequest`s, which have equal keys if they ask the same.
         requests = [self._request(text, sample) for text, sample in zip(completions, samples, strict=True)]
-        # Only new requests are sent, and of equal ones only one.
+        # Remembered requests are not sent again, and of equal ones only one is sent.
         new = {request.key: request for request in requests if request.key not in self.known}
         self.facts["from_memory"] += len(requests) - len(new)
         started = time.perf_counter()
         try:
-            # `replies` yields a `Reply` to each request, in their order, as they come.
+            # Yields a `Reply` to each request, in their order.
             replies = self.speaker.replies(list(new.values()))
             for key, reply in zip(new, replies):
-                # Remembered one by one: if a later request fails, a second call need not ask these again.
-                # `_parts`: the grade that the reply gives, as parts of a reward: overall, grade, judged.
+                # Remembered at once, so that they are kept if a later request fails.
                 self.known[key] = self._parts(reply)
         finally:
             self.facts["seconds"] += time.perf_counter() - started
@@ -466,14 +470,14 @@ class Judge:
         """The parts of the reward that a judge's `Reply` gives a completion: overall, grade, judged
 
         For a reply without a grade the setting `unreadable` decides: JudgeError, or a fixed number."""
-        self._count(reply)  # in the sums of tokens and retries
+        self._count(reply)  # adds its tokens and retries to `self.facts`
         grade, fault = None, "it was cut"
         if reply.is_whole:
-            grade, fault = self.grade.read(reply.text)  # the grade from 0 to 1, or None and why
+            grade, fault = self.grade.read(reply.text)  # a grade from 0 to 1, or None and what is wrong
         if grade is not None:
             return dict(overall=grade, grade=grade, judged=1.0)
 
-        # There is no grade. `_address` names judge and model.
+        # `_address`: the judge's name, model and endpoint.
         problem = f"{self._address}: expected {self.grade.example}; came {reply.text[:200]!r}: {fault}"
         if self.settings.unreadable == "error":
             raise JudgeError(problem)
@@ -527,11 +531,11 @@ _judges = WeakValueDictionary()  # (file, its settings as text) → `Judge`
 def as_reward(
     path: str | Path,  # a judge's .yaml or .json file
 ) -> Judge:
-    "The judge of a file as a reward, `judge:FILE`; the same object as long as somebody uses it"
+    "Make the judge of a file (the reward `judge:FILE`), or return the one that is still in use"
     settings = load_judge_settings(path)
-    # A file that was edited since then gives other settings, so another judge.
+    # The settings are part of the key, so that an edited file gives a new judge.
     key = str(Path(path).resolve()), repr(settings)
-    judge = _judges.get(key)  # `_judges` holds judges weakly: one that nobody uses any more is gone
+    judge = _judges.get(key)
     if judge is None:
         judge = Judge(settings, Path(path).name)
         _judges[key] = judge
@@ -541,9 +545,9 @@ def as_reward(
 def about_judge(
     path: str | Path,  # a judge's file
 ) -> dict:  # kind, name, fingerprint, base, grade
-    "Facts about the judge of a run for its results.json: they tell judges apart, and hold no address"
+    "Facts for the results.json of a run that name its judge, without the address of an endpoint"
     settings = load_judge_settings(path)
-    # The settings that change what an answer earns.
+    # Judges with the same fingerprint have the same values of these settings.
     content = [settings.model, settings.adapter, settings.template, settings.grade, settings.unreadable]
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()[:12]
     return dict(kind="judge", name=Path(path).stem, fingerprint=fingerprint, base=Path(settings.model).name,
@@ -559,10 +563,10 @@ def agreement(
     "How far a reward agrees with the rule on the same answers; an answer that earns 0.5 or more passes"
     is_right = [bool(value) for value in right]
     passed = [earned >= 0.5 for earned in pay]
-    agrees = [one_passed == one_right for one_passed, one_right in zip(passed, is_right, strict=True)]
-    # Whether each wrong answer passed, and whether each right one did.
-    wrong_passed = [one_passed for one_passed, one_right in zip(passed, is_right) if not one_right]
-    right_passed = [one_passed for one_passed, one_right in zip(passed, is_right) if one_right]
+    agrees = [has_passed == truth for has_passed, truth in zip(passed, is_right, strict=True)]
+    # For each wrong answer whether it passed, and the same for each right one.
+    wrong_passed = [has_passed for has_passed, truth in zip(passed, is_right) if not truth]
+    right_passed = [has_passed for has_passed, truth in zip(passed, is_right) if truth]
     low, high = share_ci(agrees)  # 95 % interval of the share
     return dict(
         n=len(agrees), passes=mean_of(passed), agrees=mean_of(agrees), low=low, high=high,
@@ -572,14 +576,14 @@ def agreement(
 
 
 def compared(
-    rewards: dict,  # name → reward of any kind; the first one's seconds are the unit of the last column
+    rewards: dict,  # name → reward of any kind; the times of the others are compared with the first one's
     completions: list,  # texts
     samples: list,  # a `Sample` for each
     right: list,  # whether each is right
 ) -> tuple:  # a row for each reward, for a table; name → what each answer earned
     "Compare several rewards on the same answers: how far each agrees with `right`, and what it costs"
     rows, earned = [], {}
-    first_seconds = None  # of the first reward for an answer: the unit of "times the first"
+    first_seconds = None  # that the first reward takes for an answer
     for name, reward in rewards.items():
         started = time.perf_counter()
         # `on_batch` makes any reward a function of whole batches: a dict of parts for each answer.
@@ -587,14 +591,14 @@ def compared(
         seconds = (time.perf_counter() - started) / len(completions)
         if first_seconds is None:
             first_seconds = seconds
-        earned[name] = [part["overall"] for part in parts]  # what is paid
+        earned[name] = [part["overall"] for part in parts]
         stats = agreement(earned[name], right)  # `low` and `high`: 95 % interval of `agrees`
         rows.append({
             "reward": name, "agrees": f"{stats['agrees']:.3f} ({stats['low']:.3f} to {stats['high']:.3f})",
             "kappa": stats["kappa"], "correlation": stats["correlation"],
             "wrong that pass": stats["wrong_passed"], "right that fail": stats["right_failed"],
             "ms an answer": 1000 * seconds, "times the first": f"{seconds / first_seconds:,.0f}",
-            # that its model reads and writes for one answer, on average: 0 for a rule, None if unknown
+            # 0 for a rule, None if unknown
             "tokens an answer": _tokens(reward, completions, samples)})
     return rows, earned
 
@@ -611,10 +615,10 @@ def _tokens(reward, completions, samples):
     if model is None:
         return 0
 
-    # A reward model only reads. Its batches are made here for nothing but their length, without the padding.
+    # A reward model only reads: count the tokens of its batches, without the padding.
     from .reward_model import encode_answers
     total = 0
-    for begin in range(0, len(completions), 64):  # few at a time, for a batch holds all its pictures
+    for begin in range(0, len(completions), 64):  # a few at a time, since a batch holds all its pictures
         part = slice(begin, begin + 64)
         batch = encode_answers(model.processor, samples[part], completions[part])
         total += int(batch["attention_mask"].sum())

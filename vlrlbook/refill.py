@@ -25,32 +25,32 @@ class RefillGroups(BeforeGRPOTrainer):
     refill = 0
 
     def _generate_and_score_completions(self, inputs):
-        """Overrides TRL's (1.16): sample and score a step's batch, and replace silent groups where possible.
+        """Overrides TRL's (1.16): sample and score a step's batch, then replace silent groups if possible.
 
-        In a silent group all rewards are equal, so all advantages are 0 and nothing is learned.
-        If TRL no longer calls this method, silent groups stay and `extra_answers` is missing from the log."""
+        A silent group has equal rewards, so nothing is learned from it. If a new TRL does not call this
+        method any more, silent groups stay and `extra_answers` is missing from the log."""
         batch = super()._generate_and_score_completions(inputs)
         if not (self.refill and self.model.training):
             return batch  # TRL calls this for its evaluation too, whose prompts must stay
         G, extra_answers = self.num_generations, 0
         for attempt in range(self.refill):
-            # How many silent groups the process with the most of them has: all processes sample as many.
-            wanted = self._most_silent(batch)
-            if not wanted:
-                break  # no process has a silent group left
-            extra_answers += wanted * G
-            prompts = self._new_prompts(wanted, attempt)
-            fresh = super()._generate_and_score_completions(prompts)
-            batch = swap_groups(batch, fresh, G)  # groups that teach take the place of silent ones
+            # The largest number of silent groups on any process: all processes must sample equally many.
+            most_silent = self._most_silent(batch)
+            if not most_silent:
+                break
+            extra_answers += most_silent * G
+            prompts = self._new_prompts(most_silent, attempt)
+            new_batch = super()._generate_and_score_completions(prompts)
+            batch = swap_groups(batch, new_batch, G)  # only its groups that are not silent are taken
 
-        # TRL divides the loss by the number of answer tokens on all processes, which the swap has changed.
+        # Count the answer tokens of all processes again, since TRL divides the loss by their number.
         answer_mask = batch["completion_mask"]  # [rows, answer], 1 on tokens
         if "tool_mask" in batch:
-            answer_mask = answer_mask * batch["tool_mask"]  # 0 on what a tool returned: no part of the answer
+            answer_mask = answer_mask * batch["tool_mask"]  # 0 on text that a tool returned
         own_tokens = answer_mask.sum().reshape(1)
         tokens_of_all = self.accelerator.gather(own_tokens).sum()
 
-        # For the log, as shares of the batch: groups that stayed silent, answers sampled beyond it.
+        # Both are logged as shares of the batch.
         silent = silent_groups(batch["advantages"], G)
         metrics = self._metrics["train"]
         metrics["silent_left"].append(len(silent) * G / len(batch["advantages"]))
@@ -94,10 +94,10 @@ def swap_groups(
     fresh: dict,  # a batch for new prompts, also as TRL scored it
     G: int,  # answers of a group
 ) -> dict:  # `batch` with as many of its silent groups replaced as `fresh` has groups that teach
-    """Replace groups that teach nothing by groups of another batch that teach.
+    """Replace silent groups, which teach nothing, by groups of another batch that are not silent.
 
-    Prompts and answers are padded to the longer ones of both batches. Rewards and pictures move with their
-    rows and are not computed again."""
+    Prompts and answers are padded to the longest of both batches. Rewards and pictures are copied with their
+    rows, not computed again."""
     silent_in_fresh = silent_groups(fresh["advantages"], G)
     groups = range(len(fresh["advantages"]) // G)
     teaching = [group for group in groups if group not in silent_in_fresh]
@@ -105,65 +105,67 @@ def swap_groups(
     if not silent or not teaching:
         return batch
     n = len(batch["advantages"])
-    rows = list(range(n))  # row numbers in `both`, in which the rows of `fresh` come after the n of `batch`
+    chosen = list(range(n))  # row numbers in `both`: first the n rows of `batch`, then those of `fresh`
     for old_group, new_group in zip(silent, teaching):
-        place = old_group * G  # of the silent group's first row
-        first = n + new_group * G  # first row of the group that takes that place
-        rows[place:place + G] = range(first, first + G)
-    # split: pictures are lists with an item for each row, so that rows can be chosen
-    both = _side_by_side(split_rows(batch), split_rows(fresh))
-    return join_rows(take_rows(both, rows))
+        old_start = old_group * G
+        new_start = n + new_group * G
+        chosen[old_start:old_start + G] = range(new_start, new_start + G)
+    # `split_rows` makes lists of the pictures, an item for each row; `join_rows` undoes it.
+    both = _concatenated(split_rows(batch), split_rows(fresh))
+    return join_rows(take_rows(both, chosen))
 
 
-def _side_by_side(a, b):
-    """The rows of two batches from `split_rows` in one batch, those of `a` first, padded to equal lengths.
-
-    Prompts are padded on the left, answers on the right, token types of prompt and answer at both ends."""
+def _concatenated(a, b):
+    "Two batches from `split_rows` as one, the rows of `a` first, padded to equal lengths"
     P, C = _widths(a)  # tokens of its prompts and of its answers
     other_P, other_C = _widths(b)
     P, C = max(P, other_P), max(C, other_C)
     both = {}
-    a, b = _with_fields_of(a, b), _with_fields_of(b, a)  # now both have the same names
+    a, b = _with_missing_fields(a, b), _with_missing_fields(b, a)  # now both have the same fields
     for name in a:
         of_a, of_b = a[name], b[name]
-        if not _has_one_number_an_answer(name, a, b):  # such a field has no tokens to pad
-            # pads tensors with an axis of tokens; lists (pictures) and all others come back as they are
+        if not _has_one_column(name, a, b):
+            # Only tensors with an axis of tokens are padded; others come back as they are.
             of_a, of_b = _padded(name, a, P, C), _padded(name, b, P, C)
         if isinstance(of_a, list):
             both[name] = of_a + of_b
         elif torch.is_tensor(of_a) and of_a.dim():
             both[name] = torch.cat([of_a, of_b])
         else:
-            both[name] = of_a  # one number for the whole batch: that of `a` stays
+            both[name] = of_a  # one value for the whole batch
     return both
 
 
-def _with_fields_of(batch, other):
-    """A batch from `split_rows` with empty values for the fields that only `other` has, another such batch.
+def _with_missing_fields(batch, other):
+    """A batch from `split_rows`, with empty values added for the fields that only the batch `other` has.
 
-    A batch in which no row has a picture lacks the fields of pictures altogether."""
+    A batch without any picture has no fields of pictures."""
     n = len(batch["advantages"])
     added = {}
     for name in other.keys() - batch.keys():
         other_field = other[name]
-        if isinstance(other_field, list):  # an item a row: its number of pictures, or their tensor
-            nothing = 0 if isinstance(other_field[0], int) else other_field[0][:0]
-            added[name] = [nothing] * n
+        if isinstance(other_field, list):  # for each row the number of its pictures, or a tensor of them
+            is_number = isinstance(other_field[0], int)
+            no_pictures = 0 if is_number else other_field[0][:0]  # [:0]: an empty tensor of that kind
+            added[name] = [no_pictures] * n
         else:  # token types [rows, P + C], of prompt and answer: 0 stands for text
             P, C = _widths(batch)
             added[name] = other_field.new_zeros(n, P + C)
     return batch | added
 
 
-def _has_one_number_an_answer(name, a, b):
-    """Whether the field `name` of two batches is [rows, 1], a number for each answer and not for each token.
+def _has_one_column(name, a, b):
+    """Whether the field `name` of two batches is [rows, 1]: one number for each answer, not for each token.
 
-    Under vLLM TRL keeps such a field: the ratio of a whole answer's probabilities. It must not be padded."""
+    With vLLM, TRL keeps such a field (the ratio of a whole answer's probabilities). It must not be padded."""
     if not torch.is_tensor(a[name]) or a[name].dim() < 2 or name.startswith("prompt"):
         return False
-    # Where all answers of a batch are one token long, its width does not tell. So both batches are looked at:
-    # it is such a field if it is narrower than the answers in either.
-    return any(batch[name].shape[1] == 1 < _widths(batch)[1] for batch in (a, b))
+    # Only a batch with answers of several tokens can tell: in others every field has one column.
+    for batch in (a, b):
+        _, C = _widths(batch)
+        if batch[name].shape[1] == 1 and C > 1:
+            return True
+    return False
 
 
 def _widths(batch):
@@ -174,8 +176,8 @@ def _widths(batch):
 def _padded(name, batch, P, C):
     """The field `name` of a batch, padded with zeros to prompts of `P` and answers of `C` tokens.
 
-    The batch is one from `split_rows`, so pictures are lists. Lists, and tensors with one number per row, are
-    returned as they are; a tensor of more axes is [rows, tokens]."""
+    Prompts are padded on the left, answers on the right. A field that is no tensor [rows, tokens], such as
+    the lists of pictures, is returned unchanged."""
     value = batch[name]
     if not torch.is_tensor(value) or value.dim() < 2:
         return value
@@ -183,5 +185,5 @@ def _padded(name, batch, P, C):
     left, right = P - own_P, C - own_C
     if name.startswith("prompt"):
         return torch.nn.functional.pad(value, (left, 0))
-    covers_both = value.shape[1] == own_P + own_C  # such as the token types of prompt and answer
-    return torch.nn.functional.pad(value, (left if covers_both else 0, right))
+    is_prompt_and_answer = value.shape[1] == own_P + own_C  # such as token types
+    return torch.nn.functional.pad(value, (left if is_prompt_and_answer else 0, right))

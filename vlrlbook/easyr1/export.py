@@ -80,19 +80,17 @@ def reward_file(
     is_named = isinstance(reward, str)
     function = load_reward(reward) if is_named else reward
 
-    # Collect the source of all that the file needs: the reward, and the function that makes this engine's
-    # `compute_score` of it.
-    statements = _Statements()
+    statements = _Statements() # collects the source of all that the file needs
     expression = _reward_expression(function, statements, reward) # Python that names or makes the reward
-    adapter = _adapters[engine]
-    statements.need("vlrlbook.rewards", [adapter])
+    adapter = _adapters[engine] # the function that turns the reward into `compute_score`
+    statements.collect("vlrlbook.rewards", [adapter])
 
     name = reward if is_named else function.__name__
-    source = _reward_text.format( # the frame of such a file, with fields
+    source = _reward_text.format(
         name=name.replace("\\", " ").replace('"', "'"), # it stands between double quotes in the file
         imports="\n".join(sorted(statements.imports)), body=statements.body(),
         made=expression, adapter=adapter)
-    # SyntaxError if the oldest Python on which EasyR1 runs could not read the file
+    # SyntaxError if Python 3.9, the oldest on which EasyR1 runs, could not read the file
     ast.parse(source, feature_version=(3, 9))
     return source
 
@@ -117,28 +115,29 @@ compute_score = {adapter}(reward)
 def _reward_expression(function, statements, spec):
     """A Python expression for a reward: the function's name, or `mix(…)` for a weighted sum
 
-    `statements` (`_Statements`) collects the source of all that the expression needs; `spec`: the reward as
+    Adds the source of all that the expression needs to `statements`, a `_Statements`. `spec`: the reward as
     it was given, for messages."""
     if getattr(function, "batched", False): # a trained reward model or a judge
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
 
-    # A weighted sum: the function that chapter 02's `mix` returns. Its parts become expressions in turn.
     qualified_name = getattr(function, "__qualname__", "")
-    if qualified_name == "mix.<locals>.mixed":
+    is_weighted_sum = qualified_name == "mix.<locals>.mixed" # the function that chapter 02's `mix` returns
+    if is_weighted_sum:
         variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights by name
-        statements.need("vlrlbook.rewards", ["mix"]) # collects the source of `mix`
-        pairs = []
+        statements.collect("vlrlbook.rewards", ["mix"])
+        pairs = [] # such as 'format': (format_reward, 0.5)
         for name, part in variables["rewards"].items():
             weight = variables["weights"][name]
             pairs.append(f"{name!r}: ({_reward_expression(part, statements, spec)}, {weight!r})")
         return "mix(**{" + ", ".join(pairs) + "})"
 
-    # `<locals>` or `<lambda>` in its name: the function is not defined at the top of a module.
-    if not inspect.isfunction(function) or "<" in qualified_name or function.__module__ == "__main__":
+    # Other functions have `<locals>` or `<lambda>` in this name.
+    is_at_top = inspect.isfunction(function) and "<" not in qualified_name
+    if not is_at_top or function.__module__ == "__main__":
         raise SettingsError(f"reward {spec!r}: only a function at the top of a module has a source "
                             "that can be cut out; put it into a file of its own")
-    statements.need(function.__module__, [function.__name__])
+    statements.collect(function.__module__, [function.__name__])
     return function.__name__
 
 # %% ../../nbs/09b_export.ipynb #n3b72d00
@@ -150,7 +149,7 @@ class _Statements:
         self.owner = {} # name → module that its statement was copied from
         self.sources_of = {} # module → modules from which names that it uses are copied
 
-    def need(self, module, names):
+    def collect(self, module, names):
         "Collect the statements of `module` that define `names`, and those that these use, and so on"
         # Source lines, syntax trees of the statements, name → number of the statement that defines it
         lines, statements, defined_by = _top_level(module)
@@ -168,56 +167,55 @@ class _Statements:
                     f"two different {name!r} would stand in the file: of {owner} and of {module}")
             self.kept[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
             used_here = _used_names(node) & set(defined_by) # without builtins and local names
-            self.need(module, sorted(used_here))
+            self.collect(module, sorted(used_here))
 
     def _add_import(self, module, node, name):
         """Add what an import statement of `module` (its syntax tree `node`) binds to `name`
 
-        A name that `from … import` takes from vlrlbook, or by a relative import from a user's own package, is
-        copied as source, since the cluster may have neither. Any other import is copied as a line. A plain
-        `import vlrlbook…` binds no name that could be cut out, so it is refused."""
+        The cluster may lack vlrlbook and the user's own package, so what `from … import` takes from these is
+        copied as source. Other imports are copied as a line. A plain `import vlrlbook…` is refused, since it
+        does not say which names are used."""
         alias = next(alias for alias in node.names if _bound_name(alias) == name)
-        words = alias.name
+        imported = alias.name
         if alias.asname:
-            words += f" as {alias.asname}"
+            imported += f" as {alias.asname}"
         if isinstance(node, ast.Import):
-            if words.split(".")[0].split()[0] == "vlrlbook":
-                raise SettingsError(f"{module}: `import {words}` would need vlrlbook on the cluster; write "
-                                    f"`from {alias.name} import …`, which copies what the reward uses")
-            self.imports.add(f"import {words}")
+            if alias.name.split(".")[0] == "vlrlbook":
+                raise SettingsError(f"{module}: `import {imported}` would need vlrlbook on the cluster; "
+                                    f"write `from {alias.name} import …`, which copies what the reward uses")
+            self.imports.add(f"import {imported}")
             return
         source_module = _imported_module(node, module) # its full name, also for `from ..core import …`
         is_relative = bool(node.level) # number of leading dots
         if source_module.split(".")[0] != "vlrlbook" and not is_relative:
-            self.imports.add(f"from {source_module} import {words}")
+            self.imports.add(f"from {source_module} import {imported}")
             return
         if alias.asname:
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
-        self.sources_of.setdefault(module, []).append(source_module) # it will stand before `module`
-        self.need(source_module, [name])
+        self.sources_of.setdefault(module, []).append(source_module)
+        self.collect(source_module, [name])
 
     def body(self):
-        """The source of all collected statements, those of each module in the module's own order
+        """The source of all collected statements, module by module, each in its own order
 
         A module comes before those that use its names, since a statement such as `LIMIT = of(3)` runs when
         the file is read."""
         collected = dict.fromkeys(module for module, _ in self.kept) # a dict as a set that keeps the order
-        modules = [] # the same, in the order of the file
-        for module in reversed(collected): # the reward's own module was collected first, and stands last
-            # appends it behind all modules whose names it uses; does nothing if it is in the list already
+        modules = [] # the same modules, in the order of the file
+        for module in reversed(collected): # the reward's own module was collected first, and comes last
             self._add_in_order(module, modules)
         texts = []
         for module in modules:
-            # `self.kept`: (module, number of the statement in it) → source
+            # numbers of the collected statements in this module
             numbers = sorted(number for owner, number in self.kept if owner == module)
             texts += [self.kept[module, number] for number in numbers]
         return "\n\n".join(texts)
 
     def _add_in_order(self, module, modules, waiting=()):
-        """Append a module to the list `modules`, behind all modules whose names it uses
+        """Append a module to the list `modules`, after all modules whose names it uses
 
-        `waiting`: modules that will be appended when this one is. One of them is met again only where
-        modules import each other in a circle, so that no order would be right."""
+        `waiting`: the modules that led to this one, each of which uses the next. It prevents endless
+        recursion where modules import each other in a circle."""
         if module in modules or module in waiting:
             return
         for used in self.sources_of.get(module, []):
@@ -241,7 +239,7 @@ def _names_defined(node):
         return [node.name]
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return [_bound_name(alias) for alias in node.names]
-    # An assignment, or a block such as `if` or `try` with assignments in it: Store marks a name that is set.
+    # An assignment, or a block such as `if` with assignments in it: assigned names have the context Store.
     names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
     return [name.id for name in names if isinstance(name.ctx, ast.Store)]
 
@@ -348,16 +346,16 @@ def export_easyr1(
         raise SettingsError(f"version = {version!r}{nearest(str(version), list(versions))}")
     # Settings and reward are checked before any row is read.
     checked = _export_settings(settings, version) # `EngineSettings`: a value for every key, short or dotted
-    source = reward_file(reward) # of a Python file that needs nothing else
+    source = reward_file(reward) # source of a Python file that does not import vlrlbook
     reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell) # how files of rows are read
 
     seed = checked["data.seed"] # decides which pictures are held out
     train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed)
     name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
-        # Rows and pictures; `_write_rows` returns how many rows it wrote.
-        train_count = _write_rows(train, folder / "train.jsonl", template)
-        counts = [train_count, _write_rows(held_out, folder / "val.jsonl", template)]
+        train_count = _write_rows(train, folder / "train.jsonl", template) # with the pictures
+        held_out_count = _write_rows(held_out, folder / "val.jsonl", template)
+        counts = [train_count, held_out_count]
         # SettingsError if the training rows do not fill one batch
         _check_enough(train_count, checked["data.rollout_batch_size"], "data.rollout_batch_size")
 
@@ -368,7 +366,7 @@ def export_easyr1(
         write_whole(folder / "config.yaml", checked.yaml())
         _write_launcher(folder, launcher)
         write_whole(folder / "README.md", _readme(checked, f"EasyR1 {version}", name, counts, _easyr1_files))
-        # By export.json `dry_run` knows what the folder is.
+        # `dry_run` reads from export.json for which engine the folder was made.
         about = dict(engine="easyr1", version=version, reward=name, rows=counts, made_by=_made_by())
         write_json(folder / "export.json", about)
     return Path(out_dir)
@@ -419,18 +417,18 @@ def _check_enough(rows, batch, key):
 
 # %% ../../nbs/09b_export.ipynb #n6273119
 def _train_and_held_out(dataset, val, reading, template, seed):
-    """(training rows, held-out rows, template around the questions of both)
+    """Returns (training rows, held-out rows, template for the questions of both)
 
     `dataset` and `val`: files, lists of samples or data sets; `reading`: how files are read (`_Reading`).
-    Without `val` a tenth of the pictures is held out. Without `template` VQA rows get the VQA prompt, and
-    others the question alone."""
+    Without `val` a tenth of the pictures is held out. The default template is the VQA prompt for VQA rows,
+    and the question alone for others."""
     train = _as_dataset(dataset, reading) # reads a file, makes a data set of a list
     if val is None:
         train, held_out = split_by_picture(train, 0.1, seed) # no picture is on both sides
     else:
         held_out = _as_dataset(val, reading)
 
-    # The set is {True}, {False}, or holds both where some rows are VQA rows and some are not.
+    # {True} if all rows are VQA rows, {False} if none is, both if some are
     are_vqa = {task == "vqa" for task in [*train["task"], *held_out["task"]]}
     if template is None and len(are_vqa) == 2:
         raise SettingsError("one template stands around all rows, and some are VQA rows and some are not: "
@@ -457,15 +455,15 @@ def _as_dataset(rows, reading):
     return to_dataset(rows) if isinstance(rows, list) else rows
 
 def _read_file(path, reading):
-    """Read the usable rows of a file (`reading` is a `_Reading`), checked as for training
+    """Read the good rows of a file (`reading` is a `_Reading`), checked as for training
 
-    A row whose truth no answer can earn under the reward is a bad row, too."""
+    A row is bad, too, if its own truth earns too little under the reward."""
     if path.suffix.lower() == ".zip" or path.is_dir(): # a counting ZIP, or a folder that holds one unpacked
         dataset, report = unpacked_counting_zip(path)
     else:
         dataset, report = read_vqa(path, reading.image_dir, reading.keys, reading.skip_bad_rows)
-    # Rows whose truth earns nothing are left out and noted in `report`, or the first one raises DataError.
     reward = load_reward(reading.reward) if isinstance(reading.reward, str) else reading.reward
+    # Leaves rows out and adds them to `report` or, without `skip_bad_rows`, raises DataError.
     dataset = with_good_truths(dataset, reward, reading.skip_bad_rows, report)
     if reading.tell:
         reading.tell(report)
@@ -473,13 +471,13 @@ def _read_file(path, reading):
 
 # %% ../../nbs/09b_export.ipynb #n2915371
 def _checked_rows(dataset, template):
-    """Yield (number of the row, question without instructions, answer, list of pictures) of each row, checked
+    """Check each row; yield (its number, question without instructions, answer, list of pictures)
 
-    The question holds an `<image>` for each picture. A picture is a dict with `path` or `bytes`. `template`:
-    the text of the jinja template, for counting the marks of pictures in the whole prompt."""
+    A picture is a dict with `path` or `bytes`. Raises DataError unless the prompt, which the jinja `template`
+    makes of the question, has an `<image>` mark for each picture."""
     instructions = rendered_prompt("", vqa_template) # all that the VQA template adds to a question
     for row in _undecoded(dataset): # dicts; their pictures are not decoded
-        # VQA questions come with the instructions, which the template will add again.
+        # Questions of VQA rows end with the instructions, but the template will add them.
         question = row["question"].removesuffix(instructions)
         pictures, number = row["images"], row["row"]
         if "<image>" not in question: # then all pictures are put before it
@@ -524,18 +522,18 @@ def _picture_file(picture, number):
 def _write_rows(dataset, path, template):
     """Write the rows of a data set as JSONL, and their pictures into `images/` beside it; return their number
 
-    A picture is named by the hash of its bytes, so that equal ones are stored once. `template`: the text of
-    the jinja template, which EasyR1 puts around each question later; here only its marks are counted."""
+    A picture is named by the hash of its bytes, so that equal ones are stored once. The jinja `template` is
+    only used to check the rows: EasyR1 itself will put it around each question."""
     folder = path.parent / _image_folder
     folder.mkdir(exist_ok=True)
-    stored = {} # path of a picture → its name in the export, so that each file is read once
+    stored = {} # path of a picture file → its name in the export, so that each file is read once
     rows = 0
     with open(path, "w", encoding="utf-8") as f:
         for number, question, answer, pictures in _checked_rows(dataset, template):
             names = [] # of the row's pictures in the export
             for picture in pictures:
-                if picture["bytes"]: # then `path` is only the name of the file that it came from, if anything
-                    names.append(_store(picture, number, folder)) # writes it unless it is there
+                if picture["bytes"]: # the row holds the picture itself
+                    names.append(_store(picture, number, folder)) # writes it unless it is there already
                     continue
                 source = picture["path"]
                 if source not in stored:
@@ -618,11 +616,12 @@ A run that was stopped goes on from its newest checkpoint when it is started aga
 
 # %% ../../nbs/09b_export.ipynb #nd3ace95
 def _readme(checked, engine, reward, counts, files):
-    """README.md of an export, for whoever starts the run
+    """The text of an export's README.md
 
-    `checked`: `EngineSettings`, which takes short names of keys; `engine`: with its version;
-    `counts`: [training rows, held-out rows]; `files`: rows of a Markdown table that explain the files."""
-    model = checked["actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"]
+    `checked`: an `EngineSettings`. `engine`: its name and version. `counts`: numbers of training rows and
+    held-out rows. `files`: rows of a Markdown table that explain the files."""
+    model_key = "actor_rollout_ref.model.path" if engine.startswith("verl") else "model_path"
+    model = checked[model_key]
     train_count, held_out_count = counts
     return _readme_text.format(
         engine=engine, train=train_count, val=held_out_count, reward=reward, files=files, model=model,
@@ -644,16 +643,16 @@ def export_verl(
     "Write a directory that verl runs: parquet files that hold their pictures, reward, launcher, README.md"
     # Settings and reward are checked before any row is read.
     checked = _export_settings(settings, "verl") # `EngineSettings`: a value for every key, short or dotted
-    source = reward_file(reward, "verl") # of a Python file that needs nothing else
+    source = reward_file(reward, "verl") # source of a Python file that does not import vlrlbook
     reading = _Reading(reward, image_dir, keys, skip_bad_rows, tell) # how files of rows are read
 
     # verl shuffles with a seed of its own; this one only decides which pictures are held out.
     train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed=1)
     name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
-        # `_write_parquet` returns how many rows it wrote.
         train_count = _write_parquet(train, folder / "train.parquet", template, "train")
-        counts = [train_count, _write_parquet(held_out, folder / "val.parquet", template, "val")]
+        held_out_count = _write_parquet(held_out, folder / "val.parquet", template, "val")
+        counts = [train_count, held_out_count]
         # SettingsError if the training rows do not fill one batch
         _check_enough(train_count, checked["data.train_batch_size"], "data.train_batch_size")
 
@@ -661,7 +660,7 @@ def export_verl(
         _write_launcher(folder, _verl_launcher(checked))
         write_whole(folder / "README.md", _readme(checked, f"verl {verl_release}", name, counts, _verl_files))
         lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
-        # export.json holds the settings, too, since a dry run has no YAML from which it could read them.
+        # A dry run reads the settings from export.json, since verl gets no YAML file.
         about = dict(engine="verl", version="verl", written_for=f"verl {verl_release}", reward=name,
                      rows=counts, settings=_settings_to_keep(checked), lora=lora, made_by=_made_by())
         write_json(folder / "export.json", about)
@@ -697,9 +696,9 @@ _set_by_launcher = ("trainer.n_gpus_per_node", "trainer.nnodes", "data.train_fil
 def verl_overrides(
     settings: EngineSettings, # of verl
 ) -> list: # words a.b=c
-    """The overrides of train.sh: what was written or differs from verl's default, in Hydra's syntax
+    """The overrides of train.sh in Hydra's syntax: settings that were given or differ from verl's default
 
-    A run with LoRA always gets rank and alpha, since without alpha it could not be merged later."""
+    With LoRA, rank and alpha are always among them, since a later merge needs alpha."""
     table = known_keys("verl")
     always = set(settings.given)
     if settings["lora_rank"] > 0:
@@ -708,9 +707,9 @@ def verl_overrides(
     for key, value in settings.values.items():
         if key in _set_by_launcher: # train.sh sets it by a line of its own
             continue
-        # A key that is not in the table was written with Hydra's +, so it is in `always`.
+        # A key that is not in `table` was given with Hydra's +, so it is in `always`.
         if key in always or value != table[key].default:
-            plus = "+" if key in unlisted_in_verl else "" # Hydra's mark for a key that the config lacks
+            plus = "+" if key in unlisted_in_verl else "" # in Hydra + adds a key that the config lacks
             words.append(f"{plus}{key}={_hydra_value(value)}")
     return words
 
@@ -726,9 +725,9 @@ def _bash_path(path):
 
 # %% ../../nbs/09b_export.ipynb #n90da575
 _bare_in_hydra = re.compile(r"[\w./+*@?|%-]*") # needs no quotes in Hydra's grammar of overrides
-# What Hydra reads as a value of another type, where it stands bare.
-_no_text_in_hydra = re.compile(r"(?i)null|true|false|[-+]?"
-                               r"(inf|nan|(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[-+]?\d+)?)")
+# What Hydra reads as null, a bool or a number, unless it is quoted.
+_typed_in_hydra = re.compile(r"(?i)null|true|false|[-+]?"
+                             r"(inf|nan|(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[-+]?\d+)?)")
 
 def _hydra_value(value):
     "A value in Hydra's syntax of overrides: `null`, `true`, `[a,b]`, `{a:1}`, a bare or a quoted text"
@@ -739,25 +738,22 @@ def _hydra_value(value):
     if isinstance(value, dict):
         return "{" + ",".join(f"{name}:{_hydra_value(part)}" for name, part in value.items()) + "}"
     text = str(value)
-    # A text such as "true" or "12" needs quotes, or Hydra reads a truth value or a number.
-    is_misread = isinstance(value, str) and _no_text_in_hydra.fullmatch(text)
-    # letters, digits and the few signs that need no quotes
+    is_misread = isinstance(value, str) and _typed_in_hydra.fullmatch(text) # such as "true" or "12"
     if not is_misread and _bare_in_hydra.fullmatch(text):
         return text
     return json.dumps(text, ensure_ascii=False) if "'" in text else f"'{text}'"
 
 # %% ../../nbs/09b_export.ipynb #n3c17b1a
 def _write_parquet(dataset, path, template, split):
-    """Write the rows of a data set with their pictures as parquet for verl; return how many rows
+    """Write the rows of a data set with their pictures as parquet for verl; return the number of rows
 
-    Only a batch is in memory at a time. `template`: the text of the jinja template around each question;
-    `split`: train or val, which each row names."""
+    Only one batch is in memory at a time. `template`: the jinja template around each question. `split`: train
+    or val, stored in each row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     schema = _verl_schema()
-    rows, batch = 0, [] # rows that were written or wait in the batch
+    rows, batch = 0, [] # `rows`: how many came so far
     with pq.ParquetWriter(path, schema) as writer:
-        # DataError for a row that no engine could use, such as one with more marks than pictures.
         for number, question, answer, pictures in _checked_rows(dataset, template):
             batch.append(_verl_row(number, question, answer, pictures, template, split, index=rows))
             rows += 1

@@ -28,14 +28,14 @@ class _Stages:
     A stage has a key, a hash of all that its result depends on. A stage that was done under the same key is
     not repeated; one that was stopped goes on."""
     def __init__(self, settings):
-        "Read what earlier runs into the same folder have done; remove what a killed run left unfinished"
+        "Read from stages.json what earlier runs have done; remove temporary folders that they left"
         self.settings = settings
         self.home = Path(settings.output_dir)
         self.path = self.home / "stages.json"
-        self.key = "" # of the latest stage; it goes into the key of the next one
-        self.lines = [] # dicts, a row of the final table for each stage
+        self.key = "" # of the latest stage
+        self.lines = [] # rows of the final table, a dict for each stage
         for stage in stages:
-            remove_leftovers(self.folder(stage)) # temporary folders of a run that was killed
+            remove_leftovers(self.folder(stage))
         self.states = {} # stage → dict(key, done, result)
         if self.path.exists():
             self.states = json.loads(self.path.read_text(encoding="utf-8"))
@@ -47,28 +47,28 @@ class _Stages:
     def do(self, stage, depends_on, work, is_whole):
         """Run a stage unless it is skipped or was done before; return its result, a dict of a few facts
 
-        `depends_on`: settings (JSON values) on which the result depends, besides the stages before it;
-        `work(folder)`: does the stage, or goes on with it, and returns the result; `is_whole(folder)`:
-        whether the folder still holds all that a finished stage leaves."""
+        `depends_on`: settings (JSON values) on which the result depends. `work(folder)`: does or continues
+        the stage, and returns the result. `is_whole(folder)`: whether the folder of a finished stage still
+        has all its files."""
+        # The key of the stage before is part of it, so a change in one stage repeats all later ones.
         key_source = json.dumps([self.key, stage, depends_on], sort_keys=True)
         digest = hashlib.sha256(key_source.encode())
         self.key = digest.hexdigest()[:16]
         folder = self.folder(stage)
 
-        # `_report` prints a line about the stage and returns the result that it was given.
-        if stage in self.settings.skipped: # its key is made all the same, so later stages depend on it
+        # `_report` prints a line about the stage and returns its last argument.
+        if stage in self.settings.skipped:
             return self._report(stage, "skipped", 0.0, {})
         state = self.states.get(stage, {})
         same_key = state.get("key") == self.key
         if same_key and state.get("done") and is_whole(folder):
             return self._report(stage, "done before", 0.0, state["result"])
 
-        # A folder that was begun under the same key is continued. One of another key was made with other
-        # settings, so it is moved out of the way.
+        # A folder with another key was made with other settings; one with the same key is continued.
         if folder.exists() and not same_key:
             self._move_aside(folder)
 
-        # "Not done" is saved first: if the stage is stopped, the next run finds its key and goes on with it.
+        # The key is saved before the work, so that the next run can continue a stage that was stopped.
         started = time.perf_counter()
         self._save_state(stage, dict(key=self.key, done=False))
         result = work(folder)
@@ -114,24 +114,23 @@ def quick_start(
     train = run.folder("train")
     trained = run.folder("merge_shards")
 
-    # `run.do` gets the settings that a stage depends on, its work, and a check that its folder is still
-    # whole; it returns what the work returns, a dict of facts for the final table. A stage also depends on
-    # all stages before it, whatever is in its list: a new export repeats the dry run.
-    base = s.base_model or _warm_base() # the directory of a tiny model that chapter 05 makes
+    # `run.do` returns the result of a stage's work, a dict of facts for the final table. It repeats a stage
+    # if a setting in `depends_on`, or an earlier stage, has changed.
+    base = s.base_model or _warm_base() # the default is the directory of a tiny model of chapter 05
     depends_on = [base, s.lora_model]
     merged = run.do("merge", depends_on,
                     lambda folder: _merge_stage(s, base, folder),
                     lambda folder: _is_merged(s, base, folder))
-    # Where nothing had to be merged, training starts from the base itself.
+    # Without `written` nothing had to be merged, and training starts from the base itself.
     model = str(run.folder("merge")) if merged.get("written") else base
 
-    # Of a file of rows the bytes count, not the date: only an edited file makes the export run again.
+    # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data)
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), _is_committed)
     run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), _has_results)
 
-    # Chapter 05 leaves an adapter or a model, EasyR1 leaves shards; "merge_shards" turns each into a model.
+    # Training leaves an adapter, a model or EasyR1's shards; "merge_shards" makes a plain model of each.
     depends_on = [s.engine, s.max_steps, s.training, s.size, s.seed]
     run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), _is_trained)
     run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder), _is_committed)
@@ -177,17 +176,15 @@ def _writes_a_model(settings, base):
 def _merge_stage(settings, base, folder):
     """Write the model to train from: the base with an adapter merged, or the base in transformers 4's form
 
-    If the base can be used as it is, nothing is written. Returns facts for the final table, which shows them
-    as words: "nothing to merge"."""
-    # False unless there is an adapter to merge, or EasyR1 could not read the base.
+    If the base can be used as it is, nothing is written. Returns a fact for the final table."""
     if not _writes_a_model(settings, base):
-        return dict(nothing="to merge")
+        return dict(nothing="to merge") # the table shows "nothing to merge"
     if settings.lora_model:
         from vlrlbook.models import merge_lora
         merge_lora(base, settings.lora_model, str(folder), transformers_4=True)
     else:
         export_for_transformers_4(base, folder)
-    return dict(written=folder.name) # by which `quick_start` knows that there is a model in the folder
+    return dict(written=folder.name) # `quick_start` looks for `written`
 
 def _is_merged(settings, base, folder):
     "Whether the folder of the stage \"merge\" is as that stage leaves it: a whole model, if it writes one"
@@ -212,8 +209,7 @@ def _export_stage(settings, model, folder):
 # %% ../../nbs/09f_pipeline.ipynb #n456b35d
 def _dry_run_stage(settings, export, folder):
     "Check the export before training; SettingsError with a table if there are problems"
-    # The estimate is of EasyR1's memory. Chapter 05 needs far less (it trains an adapter, or on a CPU), so
-    # for trl the limit is out of reach.
+    # The dry run estimates EasyR1's memory. Chapter 05 (trl) needs far less, so it gets no real limit.
     gpu_gb = 1e9 if settings.engine == "trl" else 80.0
     report = dry_run(export, gpu_gb=gpu_gb, progress=False)
     if not report.ok:
@@ -245,8 +241,8 @@ def _train_stage(settings, model, export, folder):
 
 # %% ../../nbs/09f_pipeline.ipynb #n09aba69
 def _train_easyr1(settings, model, export, folder):
-    "Run the export's train.sh, which starts EasyR1; started again, EasyR1 goes on from its newest checkpoint"
-    # Absolute paths, since train.sh changes to its own directory, and Ray's workers have others.
+    "Run the export's train.sh, which starts EasyR1, or continues it from its newest checkpoint"
+    # Absolute paths, since train.sh and Ray's workers run in other directories.
     words = [f"trainer.save_checkpoint_path={folder.resolve()}"]
     if Path(model).exists():
         words.append(f"worker.actor.model.model_path={Path(model).resolve()}")
@@ -258,7 +254,7 @@ def _train_easyr1(settings, model, export, folder):
         raise SettingsError(f"EasyR1 stopped with exit status {done.returncode}; "
                             "started again, it goes on from its newest checkpoint")
     step = newest_step(folder) # N of the newest global_step_N; SettingsError if there is none
-    (folder / _finished_file).touch() # by which `quick_start` knows that training has ended
+    (folder / _finished_file).touch() # `_is_trained` looks for this file
     return dict(step=step)
 
 # %% ../../nbs/09f_pipeline.ipynb #nead948f
@@ -278,10 +274,10 @@ def newest_step(
 _run_files = ("*.csv", "results.json") # files in a training run's folder that are no part of the model
 
 def _merge_shards_stage(settings, model, train, folder):
-    """Write the trained model as one plain model directory
+    """Write the trained model as one plain model directory; return facts for the final table
 
-    `train`: the folder of the stage before, with EasyR1's shards, chapter 05's adapter, or a whole model;
-    `model`: what training started from. Returns a few facts for the final table."""
+    `train`: the folder of the stage "train", with EasyR1's shards, chapter 05's adapter, or a whole model.
+    `model`: what training started from."""
     if settings.engine == "easyr1":
         # EasyR1 writes a folder for each checkpoint, with the trained model under `actor`.
         actor = train / f"global_step_{newest_step(train)}" / "actor"
@@ -291,12 +287,16 @@ def _merge_shards_stage(settings, model, train, folder):
         from vlrlbook.models import merge_lora
         merge_lora(model, str(train), str(folder)) # writes base and adapter as one model into `folder`
         return dict(folded="the adapter")
+    _copy_whole_model(model, train, folder)
+    return dict(copied="the whole model")
 
-    # All weights were trained: `train` holds a whole model, whose weights are copied.
+def _copy_whole_model(model, train, folder):
+    """Write a model whose weights were all trained: weights of `train`, config and tokenizer of `model`
+
+    Training has saved config and tokenizer in the form of the installed transformers, which other versions
+    may not read."""
     from vlrlbook.models import base_files
-    # Config and tokenizer are copied from the base: those that training has saved are in the form of the
-    # installed transformers, which other versions may not read.
-    description_folder = base_files(model) or train # None for a model without files
+    description_folder = base_files(model) or train # `base_files` is None for a model without files
     with new_folder(folder) as new: # a temporary folder that is renamed at the end
         copy_descriptions(description_folder, new, leave=_run_files)
         for path in sorted([*train.glob("*.safetensors"), *train.glob("*.safetensors.index.json")]):
@@ -306,27 +306,25 @@ def _merge_shards_stage(settings, model, train, folder):
         corrected = config_with_dtype(config, number_type) # type: ignore[arg-type] # weights lie there
         if corrected != config:
             write_json(new / "config.json", corrected)
-    return dict(copied="the whole model")
 
 # %% ../../nbs/09f_pipeline.ipynb #nc854c5f
 def _evaluate_stage(settings, model, trained, export, folder):
-    """Evaluate the model on the held-out rows before and after training, by chapter 06
+    """Evaluate the model before and after training on the held-out rows, with the code of chapter 06
 
     Returns the accuracies as texts, for the final table."""
     from vlrlbook.evaluation import EvaluationSettings, evaluate
     values = dict(
         size=settings.size, model=model, data=str(export / "val.jsonl"), image_dir=str(export / "images"),
         split="all", task="vqa", eval_samples=settings.eval_samples, output_dir=str(folder),
-        controls=False, # without the questions that show no picture, or another one
+        controls=False, # no control questions, which show no picture or a wrong one
         resume=True)
-    if trained.exists(): # it is missing if training was skipped; then there is no "after"
+    if trained.exists(): # else training was skipped, and only the model before it is measured
         values["adapter"] = str(trained)
     results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
-    # A metric's `column` says whose answers were measured, and how they were made. Its `mark` is the name of
-    # the measure; wanted are accuracy, closed_accuracy and open_accuracy.
     accuracies = {}
     for metric in results["metrics"]:
-        is_greedy = metric["column"] in ("before_greedy", "after_greedy") # without sampling, as in use
+        # `column`: which model answered, and how; `mark`: the measure, such as closed_accuracy
+        is_greedy = metric["column"] in ("before_greedy", "after_greedy")
         if is_greedy and "accuracy" in metric["mark"]:
             accuracies[metric["name"]] = f"{metric['value']:.3f} (n = {metric['n']})"
     return accuracies

@@ -35,13 +35,13 @@ class DispatcherThread:
     "A thread that calls one function again and again, and outlives whatever goes wrong in it"
 
     def __init__(self,
-        look,  # function without arguments: what is done again and again
-        pause,  # function without arguments that returns the seconds between two looks; called before each
+        look,  # function without arguments that the thread calls again and again
+        pause,  # function without arguments that returns the seconds between two calls of `look`
     ):
         self.look = look
         self.pause = pause
         self.thread = None
-        self.wake = threading.Event()  # set: look now, there may be something to do
+        self.wake = threading.Event()  # setting it ends the pause
         self.stopping = False
 
     def start(self):
@@ -59,18 +59,17 @@ class DispatcherThread:
             self.thread.join()
 
     def _look_until_stopped(self):
-        "The thread's loop: call `look`, wait for the pause or for `wake`, and again until `stopping` is true"
+        "The thread's loop: call `look` and wait, again and again, until `stopping` is true"
         while not self.stopping:
             pause = self.pause()
             try:
                 self.look()
             except Exception as e:
-                # Logged, and tried again: one bad job must not stop the others, and a ledger that cannot be
-                # written now can be written later. These two need no traceback: their message says it all.
-                is_explained = isinstance(e, (LedgerUnavailable, OSError))
-                logger.error("%s: %s", type(e).__name__, e, exc_info=not is_explained)
+                # The thread goes on after any error, since one bad job must not stop the others.
+                needs_traceback = not isinstance(e, (LedgerUnavailable, OSError))
+                logger.error("%s: %s", type(e).__name__, e, exc_info=needs_traceback)
                 pause *= pauses_after_an_error  # a disk that is full stays full for a while
-            self.wake.wait(pause)  # ends early when somebody sets it: a job came in, or `stop` was called
+            self.wake.wait(pause)  # ends early if `wake` is set, as for a new job
             self.wake.clear()
 
 
@@ -86,17 +85,17 @@ class Jobs:
 
     def __init__(self,
         data_dir: str | Path,  # made if it is not there; one server each
-        slots: int | list = 1,  # jobs at a time: a number, or CUDA_VISIBLE_DEVICES of each
+        slots: int | list = 1,  # jobs at a time: their number, or a list with CUDA_VISIBLE_DEVICES of each
         backend: str = "local",  # local, submitit or ray
-        options: dict = None,  # of the back end
-        ledger_dir: str | Path | None = None,  # on a local disk, where the data directory is on a shared one
-        max_queued: int = 200,  # more are refused
+        options: dict = None,  # passed to the back end
+        ledger_dir: str | Path | None = None,  # local folder for the ledger; None: in the data directory
+        max_queued: int = 200,  # jobs that may wait; more are refused
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL
         on_exit: str = "keep",  # keep: jobs go on without the server; interrupt: they go on with the next one
         restarts: int = 3,  # how often a job whose supervisor died is restarted without a new checkpoint
         keep_days: float = None,  # ended jobs are removed after so many days of service; None: never
-        keep_bytes: int = None,  # room that ended jobs may take: those that ended first are removed
-        adopt: bool = False,  # add job folders that the ledger does not know to it, also if it was lost
+        keep_bytes: int = None,  # disk space of ended jobs; beyond it, those that ended first are removed
+        adopt: bool = False,  # add job folders to the ledger that it does not know, also if it was lost
     ):
         if sys.platform != "linux":
             raise JobsError("jobs lean on promises of Linux's kernel and run there only")
@@ -116,7 +115,7 @@ class Jobs:
         self.adopt = adopt
 
         self.data = DataFolder(data_dir, ledger_dir)
-        # Its thread, begun by `start`, calls the first method again and again; the second tells the pause.
+        # `start` starts its thread, which calls `_look_and_clean_up` again and again.
         self.dispatcher = DispatcherThread(self._look_and_clean_up, self._pause)
         self.server_lock = self._take_data_folder()  # descriptor: no other server may work here
         try:
@@ -134,8 +133,7 @@ class Jobs:
             raise NetworkFolder(f"{self.data.ledger_dir.name} is on {system_type}; "
                                 "the ledger needs a local disk (ledger_dir)")
         self.data.make()  # the folders that are not there yet
-        # Why it has patience: if a server was killed while it started a child, that child holds copies of all
-        # its locks for some milliseconds more.
+        # It waits a little, since a child of a killed server may hold the lock for some milliseconds.
         lock = take_lock(self.data.server_lock, patience=server_lock_patience)
         if lock is None:
             raise AlreadyServed("another server works on this data directory")
@@ -227,13 +225,13 @@ class Jobs:
         request_hash: str = None,  # of the request: two with one key must be equal in it
         total_steps: int = None,  # that the run will take, if it is known
     ) -> Job:  # queued
-        "Write a job down, so that it cannot be lost; raises KeyReused, QueueFull or LedgerUnavailable"
+        "Store a job on the disk and queue it; raises KeyReused, QueueFull or LedgerUnavailable"
         job = self.submission.submit(
             job_name, parameters, command, key, request_hash,
             grace=self.grace,  # seconds between SIGTERM and SIGKILL, when it is stopped
             max_queued=self.max_queued,
             total_steps=total_steps)
-        self.wake.set()  # the dispatcher looks at once and need not wait for its next turn
+        self.wake.set()  # ends the dispatcher's pause
         return job
 
     def get(self,

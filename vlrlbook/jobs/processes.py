@@ -89,12 +89,10 @@ def environment_of(
     pid: int,  # a process
 ) -> bytes:  # NAME=value, each closed by a zero byte; empty for a thread of the kernel
     "The environment that a process was started with; OSError if it has ended or is another user's"
-    # While a process becomes another program (exec), the kernel shows its environment as empty for a moment.
-    # A search that believed this would overlook an orphan, so an empty one is read again. Threads of the
-    # kernel never have an environment; they are told by having no program file.
+    # An empty one is read again, since during exec the kernel shows it as empty for a moment.
     for _ in range(looks_at_an_empty_environment):
         environment = Path(f"/proc/{pid}/environ").read_bytes()
-        if environment or not has_program(pid):
+        if environment or not has_program(pid):  # a thread of the kernel has neither
             break
         time.sleep(seconds_between_looks)
     return environment
@@ -115,8 +113,7 @@ def tagged(
     tag: str,  # NAME=value, such as `job_tag` makes it
 ) -> list:  # ids of living processes
     "List the living processes that were started with `tag` in their environment, whoever their parent is now"
-    # Why not by their parents: when a supervisor is killed, its children become children of process 1,
-    # together with those of everybody else.
+    # Their parents do not help: the children of a killed supervisor become children of process 1.
     pids = []
     for pid, (_, state) in parents().items():
         try:
@@ -143,10 +140,10 @@ def signal_all(
 
 def kill_until_gone(
     find,  # function without arguments that returns a list of process ids
-    seconds: float = float("inf"),  # to try: a process inside a driver dies only when the driver returns
+    seconds: float = float("inf"),  # how long to try: a process inside a driver does not die at once
 ) -> bool:  # True: no such process is left; False: the time is over
     "Send SIGKILL to all processes that `find` lists, again and again until it lists none"
-    # Once is not enough: a process may fork before its signal comes, and the child is not on the list.
+    # The list is made again and again, since a process may fork before its signal comes.
     deadline = time.monotonic() + seconds
     while pids := find():
         if time.monotonic() > deadline:

@@ -13,23 +13,20 @@ __all__ = ["commit_result", "problem_of"]
 def commit_result(
     folder: str | os.PathLike,  # of the job
 ):
-    "Make result/ from the run's files and its notebook, with a manifest: the last act of a trainer"
+    "Make result/ from the run's files and its notebook, with a manifest; a trainer does this at its end"
     folder = JobFolder(folder)
-    # Removes the hidden folder of a trainer that was killed while it did this. A job has one trainer at a
-    # time, so nobody else is writing there now.
-    remove_leftovers(folder.result)
-    # `aside` is a hidden folder. When the block ends without an error, `new_folder` writes the manifest into
-    # it (each file's size and hash) and renames it to result/. existing="any": a damaged result of an earlier
-    # attempt is replaced.
+    remove_leftovers(folder.result)  # the hidden folder of a trainer that was killed while it did this
+    # `aside` is a hidden folder. At the end of the block it gets a manifest (each file's size and hash) and
+    # is renamed to result/. existing="any": a damaged result of an earlier attempt is replaced.
     with new_folder(folder.result, existing="any") as aside:
         for path in (*folder.run.iterdir(), folder.executed_notebook):
             if not path.is_file():
-                continue  # checkpoints are folders: they are for going on, not for keeping
+                continue  # checkpoints, which are folders, are not kept
             if path.name.startswith("."):
-                continue  # a killed writer left it
+                continue  # a temporary file of a killed process
             if path.name == folder.rollouts.name:
-                continue  # it is only of use while the run lasts
-            os.link(path, aside / path.name)  # a hard link: the same file under a second name takes no room
+                continue  # only needed while the run lasts
+            os.link(path, aside / path.name)  # a hard link needs no space for a copy
 
 
 def problem_of(

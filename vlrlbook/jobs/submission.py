@@ -31,9 +31,8 @@ def make_job_folder(
         unfinished = JobFolder(path)  # `path` is `aside`, until the block ends
         write_json(unfinished.request, request)
         write_json(unfinished.parameters, parameters)
-        # Orders to the supervisor, such as `run` (go on training) or `cancel`, stand in the lock file.
-        # This one is to nobody, since no attempt has the number 0. It only takes the bytes of an order on the
-        # disk: later orders are written over it, also when the disk is full.
+        # This order reserves space: later ones, such as `cancel`, overwrite it even when the disk is full. No
+        # attempt has the number 0, so nobody obeys it.
         give_order(unfinished.lock, run_order, attempt=0)
 
 
@@ -62,7 +61,7 @@ class Submission:
         """Make a job's folder and add its row to the ledger; from then on it cannot be lost.
 
         Raises KeyReused, QueueFull or LedgerUnavailable, and then leaves nothing behind."""
-        earlier_job = self.known(key, request_hash)  # the job that came with this key before; None: none did
+        earlier_job = self.known(key, request_hash)
         if earlier_job:
             return earlier_job
 
@@ -72,17 +71,16 @@ class Submission:
         folder = self.data.job(job_id)
         request = dict(command=command or train_command(), grace=grace, name=name)
 
-        # The folder first: a kill between the two leaves a folder without a row, which the next start names
-        # in its log. In the other order a row would promise a job that has no files.
+        # The folder is made before the row, so that even after a crash no row is without its files.
         try:
             make_job_folder(folder, self.data.unfinished_job(job_id), request, parameters)
-            # None; or the job with the same key that was added meanwhile, and then no row is added.
+            # Not None if another job with the same key was added meanwhile.
             earlier_job = self._write_row(
                 job_id, name, parameters, key, request_hash, max_queued, total_steps)
         except OSError as e:
             raise LedgerUnavailable(f"the job's folder cannot be written: {e.strerror}") from e
         finally:
-            # Without a row there is no new job: the row was refused, or an equal request was quicker.
+            # Without a row there is no new job, so its folder is removed.
             if folder.path.exists() and self.ledger.job(job_id) is None:
                 self.data.discard(folder)
         return earlier_job or self.records.get(job_id)
@@ -91,7 +89,7 @@ class Submission:
         key: str | None,  # Idempotency-Key
         request_hash: str | None,  # of the request that came with it now
     ) -> Job | None:  # None: no job was submitted with that key
-        "The earlier job that was submitted with a key; raises KeyReused if its request was another one"
+        "The job that was submitted with this key before; raises KeyReused if its request was different"
         row = self.ledger.job_by_key(key) if key is not None else None
         if row is None:
             return None
@@ -107,8 +105,7 @@ class Submission:
         if total_steps is None and isinstance(max_steps, int) and max_steps > 0:
             total_steps = max_steps
         with self.ledger.write() as db:
-            # `submit` has asked this before. But two equal requests may have asked at the same moment, and
-            # inside this transaction nobody else can write.
+            # Checked again inside the transaction, since two equal requests may come at the same moment.
             earlier_job = self.known(key, request_hash)
             if earlier_job:
                 return earlier_job

@@ -26,40 +26,35 @@ def _letter_at(tokens, i):
     """The choice, A to J, that token `i` names; an empty text where it names none
 
     A single letter may also be an article (`a`), a pronoun (`I`) or a part of a name (`C3`)."""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    # `tokens` ends with `margin` (8) edge tokens, so that there is always a next one
     token, following = tokens[i], tokens[i + 1]
     if token.text not in _letters_of_choices or token.kind != "word":
         return ""
-    # `glued`: no space before the token. C3 is a vertebra.
-    if following.kind == "number" and following.glued:
+    is_name = following.kind == "number" and following.glued  # such as C3; `glued`: no space before it
+    if is_name:
         return ""
-    # `raw` is the token as written; `text` is in lower case
-    if token.raw.islower():
-        return _small_letter_at(tokens, i)  # stricter: "a" is mostly an article
-    if following.kind != "word" or _is_enclosed(tokens, i):  # "B." or "(B)"
+    if token.raw.islower():  # `raw` is the token as written; `text` is in lower case
+        return _small_letter_at(tokens, i)
+    stands_alone = following.kind != "word" or _is_enclosed(tokens, i)  # "B." or "(B)"
+    if stands_alone or token.text not in ("a", "i"):
         return token.raw
-    # any other letter than A and I is a choice, whatever word follows
-    if token.text not in ("a", "i"):
-        return token.raw
-    # "A is right" and "A because …" name a choice, but "A small mass" begins with an article; I is a pronoun
-    # before any word, as in "I would"
-    return "A" if token.text == "a" and following.text in _after_letter else ""
+    # "I would": before a word, I is always a pronoun
+    if token.text == "i":
+        return ""
+    # "A is right" names a choice; in "A small mass" it is an article
+    return "A" if following.text in _after_letter else ""
 
 
 def _small_letter_at(tokens, i):
     """The choice, as a capital, that the lower-case letter at token `i` names; an empty text if it names none
 
-    It names one only where nothing else can be meant: in brackets as in (d), or with no word on either side
-    but a few such as `is` and `because`, as in `b.` or `answer is c`."""
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    It is a choice in brackets, as in `(d)`, or if it has no other neighbours than marks and a few words, as
+    in `b.` or `answer is c`. Anywhere else it may be an article."""
     before, following = tokens[i - 1], tokens[i + 1]
-    if _is_enclosed(tokens, i):
-        return tokens[i].raw.upper()
-    may_begin = before.kind in _kinds_without_words or before.text in ("is", "option", "answer", "choice")
-    may_end = following.kind in _kinds_without_words or following.text in ("because", "since", "as", "but")
-    if not may_begin or not may_end:
-        return ""
-    return tokens[i].raw.upper()
+    fits_before = before.kind in _kinds_without_words or before.text in ("is", "option", "answer", "choice")
+    fits_after = following.kind in _kinds_without_words or following.text in ("because", "since", "as", "but")
+    is_choice = _is_enclosed(tokens, i) or (fits_before and fits_after)
+    return tokens[i].raw.upper() if is_choice else ""
 
 
 def _is_enclosed(tokens, i):
@@ -72,58 +67,52 @@ def _letter_list(tokens, i):
     """Read a list of choices such as `A, C and D` at token `i`: returns (set of letters, place behind it)
 
     Where no choice stands at token `i`, the set is empty and the place is `i`."""
-    letters, after = set(), i
+    letters, end = set(), i  # `end`: the place behind the last letter
     while True:
-        at = after
-        while letters and tokens[at].text in _between_letters:
-            at += 1
-        letter = _letter_at(tokens, at)  # "" where token `at` names no choice
-        # without a comma or the like between, the next letter is no part of the list
-        if not letter or (letters and at == after):
-            return letters, after
+        place = end
+        while letters and tokens[place].text in _between_letters:  # a comma, `and` and the like
+            place += 1
+        has_separator = place > end
+        letter = _letter_at(tokens, place)  # "" where this token names no choice
+        if not letter or (letters and not has_separator):
+            return letters, end
         letters.add(letter)
-        after = at + 1
+        end = place + 1
 
 
 # Ways of naming it
 
 def _letters_after(tokens, words):
-    """The set of choices behind one of `words`, such as `answer` or `option`; empty where there are none
+    """The set of choices that follow one of `words`, such as `answer` or `option`; empty if there are none
 
-    Of several such words the last one counts that has choices behind it."""
+    If choices follow several of these words, only the last ones count."""
     letters = set()
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text in words:
             letters = _letters_behind(tokens, i + 1) or letters
     return letters
 
 
-def _letters_behind(tokens, at):
-    """The set of choices that follow from token `at` on, behind small words such as `is most likely`
+def _letters_behind(tokens, place):
+    """The set of choices that follow from token `place` on, after small words such as `is most likely`
 
-    A denied choice is left out: `not A but B` names B. Any other word ends the search, so that `answer` in a
-    sentence about something else names no choice."""
-    # The choice is looked for in the next 12 tokens: more small words than that never stand in between. The
-    # text may end before: behind it stand edge tokens, which are no small words and end the search.
-    is_denied, end = False, at + 12
+    A denied choice is left out: `not A but B` names B. Any word that is not a small one ends the search."""
+    search_end = place + 12  # no phrase before a choice has more small words
+    is_denied = False
     while True:
-        # the choices of a list such as `A, C` that begins here, empty where none does; the place behind it
-        letters, after = _letter_list(tokens, at)
+        letters, end = _letter_list(tokens, place)  # choices such as `A, C` at this place, and where they end
         if letters and not is_denied:
             return letters
         if letters:
-            # "not A but B": go on behind the A
-            at, is_denied = after, False
+            place, is_denied = end, False  # "not A but B": go on behind the A
             continue
-        if at >= end:
+        word = tokens[place].text
+        is_small_word = word in _denials or word in _before_letter or word == "but"  # not so an edge token
+        if place >= search_end or not is_small_word:
             return set()
-        word = tokens[at].text
         if word in _denials:
             is_denied = True
-        # neither a small word nor the `but` of "not A but B"
-        elif word not in _before_letter and word != "but":
-            return set()
-        at += 1
+        place += 1
 
 
 _confirming_words = {"correct", "answer", "right", "best"}
@@ -131,19 +120,15 @@ _confirming_words = {"correct", "answer", "right", "best"}
 
 def _confirmed_letter(tokens):
     "The choice in `B is correct` or `(B) is the best answer`, as a set of one letter; empty if there is none"
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         if tokens[i].text != "is":
             continue
-        letter_place, adjective_place = i - 1, i + 1
-        if tokens[adjective_place].text == "the":
-            adjective_place += 1
-        if tokens[letter_place].text in (")", '"'):
-            letter_place -= 1
+        adjective_place = i + 2 if tokens[i + 1].text == "the" else i + 1
+        letter_place = i - 2 if tokens[i - 1].text in (")", '"') else i - 1
         letter = _letter_at(tokens, letter_place)  # "" where that token names no choice
-        if not letter or tokens[adjective_place].text not in _confirming_words:
-            continue
-        # "A and B is correct" names two choices and is left to the other ways
-        if tokens[letter_place - 1].text not in ("and", "or"):
+        is_confirmed = tokens[adjective_place].text in _confirming_words
+        is_one_of_two = tokens[letter_place - 1].text in ("and", "or")  # "A and B is correct"
+        if letter and is_confirmed and not is_one_of_two:
             return {letter}
     return set()
 
@@ -153,21 +138,17 @@ _marks_at_beginning = {"(", "[", '"', "'", "-", "#", ",", ":", "\n"}
 
 def _leading_letters(tokens):
     "The set of choices that the text begins with, as in `B.`, `(B) yes`, `B because …` or `A, C`; else empty"
-    at = margin  # the first token of the text: so many edge tokens stand before it
-    while tokens[at].text in _marks_at_beginning:
-        at += 1
-    letters, after = _letter_list(tokens, at)  # an empty set where no choice stands there
-    following, second = tokens[after], tokens[after + 1]
-    # a hyphen without spaces makes a name, as in B-cells; `glued`: no space before the token
-    if following.text in ("-", "'") and following.glued and second.glued:
-        return set()
-    # E. coli is a name, too
-    if following.text == "." and second.text in _species_names:
-        return set()
-    # "A small mass": a word behind the letter makes it the beginning of a sentence; not so `because` or `is`
-    if following.kind == "word" and following.text not in _after_letter:
-        return set()
-    if following.text in ("is", "are") and second.text in ("wrong", "incorrect", "false", "not"):
+    place = margin  # the text begins behind `margin` edge tokens
+    while tokens[place].text in _marks_at_beginning:
+        place += 1
+    letters, end = _letter_list(tokens, place)  # an empty set where no choice stands there
+    following, second = tokens[end], tokens[end + 1]
+    # B-cells; `glued`: no space before the token
+    is_compound = following.text in ("-", "'") and following.glued and second.glued
+    is_species = following.text == "." and second.text in _species_names  # E. coli
+    is_sentence = following.kind == "word" and following.text not in _after_letter  # "A small mass"
+    is_denied = following.text in ("is", "are") and second.text in ("wrong", "incorrect", "false", "not")
+    if is_compound or is_species or is_sentence or is_denied:
         return set()
     return letters
 
@@ -179,26 +160,22 @@ _before_lone_letter = {
 
 
 def _lone_letter(tokens):
-    """The set of choices that are named by themselves in a text, as in `the first (B)` or `so it is B.`
+    """The set of choices that a text names anywhere, as in `the first (B)` or `so it is B.`
 
-    They stand in brackets, or behind a word such as `is` and before no word. A letter behind `not` and the
-    like is left out."""
+    A choice must stand in brackets, or between a word such as `is` and something that is no word. With `not`
+    or the like in the three tokens before it, it does not count."""
     named = set()
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
+    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
         letter = _letter_at(tokens, i)  # "" where that token names no choice
         if not letter:
             continue
         before, following = tokens[i - 1].text, tokens[i + 1]
         if before == ",":
-            # "Therefore, B": look at the word before the comma
-            before = tokens[i - 2].text
+            before = tokens[i - 2].text  # "Therefore, B"
         is_stated = before in _before_lone_letter and following.kind != "word"
         is_in_brackets = before in ("(", "[") and following.text in (")", "]")
-        # "it can't be A"
-        is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])
-        if is_denied:
-            continue
-        if is_stated or is_in_brackets:
+        is_denied = any(token.text in _denying_words for token in tokens[i - 3:i])  # "it can't be A"
+        if (is_stated or is_in_brackets) and not is_denied:
             named.add(letter)
     return named
 
@@ -219,22 +196,20 @@ def choice_letters(
     text: str,  # an answer, without tags
 ) -> frozenset:  # of capital letters A to J; empty where it names none
     "The choices that an answer to a multiple-choice question names: B, (b), the answer is C, A and D"
-    # `B` or `A, C`: nothing but single letters, with marks between them; empty for any other text
-    letters_alone = truth_letters(text)
+    letters_alone = truth_letters(text)  # of a text such as `B` or `A, C`; empty if it says anything else
     if letters_alone:
         return letters_alone
 
     tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [token.raw for token in tokens if token.kind == "word"]
     if len(words) == 1:
-        word = words[0]
-        # several letters written as one word: AC is A and C, but "dad", or more than five letters, is a word
-        if word.isupper() and len(word) < 6 and _letters_of_choices.issuperset(word.lower()):
-            return frozenset(word)
+        # AC means A and C, but "dad" in small letters is a word
+        has_only_choices = _letters_of_choices.issuperset(words[0].lower())
+        if words[0].isupper() and len(words[0]) < 6 and has_only_choices:
+            return frozenset(words[0])
 
     # "A. Actually, it is B": what follows the correction counts, if it names a choice
     tokens_behind = behind_correction(tokens)  # empty where nothing is corrected
-    # `_named_letters` tries the ways in which a sentence names a choice
     named = _named_letters(tokens_behind) if tokens_behind else set()
     return frozenset(named or _named_letters(tokens))
 
@@ -294,28 +269,26 @@ _before_yes_or_no = set("is : = - would be a clearly definitely probably the \" 
 
 
 def _how_said(tokens, i):
-    """In what way the yes or no at token `i` is said
+    """In what way the yes or no at token `i` is said: stated, missing, bare or an empty text
 
-    Returns `stated`: behind a word such as `answer`; `missing`: a `no` before a noun, such as `no fracture`;
-    `bare`: any other that answers; an empty text: it answers nothing, as in `yes or no` or `no idea`."""
+    `stated`: behind a word such as `answer`. `missing`: a `no` before a noun, as in `no fracture`. `bare`: a
+    plain yes or no, as in `yes, it is`. Empty: it answers nothing, as in `yes or no` or `no idea`."""
     if _is_one_of_two(tokens, i) or _is_denied_yes_or_no(tokens, i):  # "yes or no", "I cannot say yes"
         return ""
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     following, second = tokens[i + 1], tokens[i + 2]
-    # a word behind a "no" is taken for a noun, except words such as `because` and `it`
-    is_noun = following.kind in ("word", "number")
-    if following.text in _after_answering_no:
-        is_noun = False
-    if tokens[i].text == "no" and is_noun:
+    is_word = following.kind in ("word", "number")
+    is_before_noun = is_word and following.text not in _after_answering_no  # `because`, `it` and the like
+    if tokens[i].text == "no" and is_before_noun:
         # "no idea", "no clear answer"
         if following.text in _nouns_without_answer or second.text in _nouns_without_answer:
             return ""
         return "missing"
     # back over small words: in "the answer is: no" to `answer`
-    at = i - 1
-    while tokens[at].text in _before_yes_or_no:
-        at -= 1
-    return "stated" if tokens[at].text in _answer_words else "bare"
+    place = i - 1
+    while tokens[place].text in _before_yes_or_no:
+        place -= 1
+    return "stated" if tokens[place].text in _answer_words else "bare"
 
 
 def _is_one_of_two(tokens, i):
@@ -344,8 +317,8 @@ def yes_or_no(
 ) -> str | None:  # yes, no, or None where it says neither or both
     """Whether an answer says yes or no
 
-    What is stated behind a word such as `answer` counts first; else every other yes or no that answers, which
-    must agree; else a missing thing, as in `no fracture` or `there is not`, is a no."""
+    The last yes or no behind a word such as `answer` decides. Without one, all plain ones must agree, or the
+    last must correct the others. Without these, `no fracture`, `there is not` and the like mean no."""
     tokens = tokens_of(unwrapped(plain_text(text)))  # in one spelling, without Markdown
     words = [i for i, token in enumerate(tokens) if token.kind not in _kinds_without_words]
     if not words:
@@ -354,13 +327,8 @@ def yes_or_no(
     if whole_text in _side_of_whole_text:  # such as "of course not"
         return _side_of_whole_text[whole_text]
 
-    # the way in which a yes or no is said, as `_how_said` names it → places of such tokens
-    places = {
-        "stated": [],  # behind a word such as `answer`
-        "bare": [],  # any other that answers
-        "missing": [],  # a no before a noun, such as "no fracture"
-        "": [],  # answers nothing, as in "yes or no" or "no idea"
-    }
+    # how a yes or no is said (`_how_said` explains the names) → places of such tokens
+    places = {"stated": [], "bare": [], "missing": [], "": []}
     for i in words:
         if tokens[i].text in _side_of_word:
             places[_how_said(tokens, i)].append(i)
@@ -369,8 +337,7 @@ def yes_or_no(
         last = places["stated"][-1]
         return _side_of_word[tokens[last].text]
     if words[0] in places["missing"]:
-        # "No abnormality": as the first word a no answers like a bare one
-        places["bare"].insert(0, words[0])
+        places["bare"].insert(0, words[0])  # "No abnormality": a no at the beginning is an answer, too
     if places["bare"]:
         return _side_of_bare(tokens, places["bare"])  # None where they do not agree
     if places["missing"] or _says_there_is_not(tokens):
@@ -380,34 +347,32 @@ def yes_or_no(
 
 
 def _side_of_bare(tokens, places):
-    """The side, yes or no, that the tokens at `places` (each a yes or a no) take together
+    """Yes or no, if the tokens at `places` (each a yes or a no) agree; else None
 
-    Of two different sides the last one counts if a word between takes the first back; else None."""
+    If they differ and a word such as `wait` stands between them, the last one counts."""
     sides = [_side_of_word[tokens[i].text] for i in places]
     if len(set(sides)) == 1:
         return sides[0]
     # "no, wait: yes" is yes; "no, yes" is neither
     for token in tokens[places[0]:places[-1]]:
-        if token.text in _words_that_take_back:
+        if token.text in _correcting_words:
             return sides[-1]
     return None
 
 
 _words_about_knowledge = {"enough", "much", "sufficient", "clear"}
-_words_that_take_back = {"wait", "actually", "correction", "sorry", "oops"}
+_correcting_words = {"wait", "actually", "correction", "sorry", "oops"}
 
 
 def _says_there_is_not(tokens):
     "Whether a text says that something is not there, as in `there is not` or `there aren't`"
-    for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
-        first, second, third, fourth = (token.text for token in tokens[i:i + 4])
-        if first != "there":
+    for i in range(margin, len(tokens) - margin):  # without the edge tokens at both ends
+        if tokens[i].text != "there":
             continue
-        is_denied = second in ("isn't", "aren't", "wasn't")
-        if second in ("is", "are"):
-            is_denied = third == "not"
-        # "there is not enough information" speaks of what one can know, not of the thing
-        if is_denied and not _words_about_knowledge & {third, fourth}:
+        verb, second, third = (token.text for token in tokens[i + 1:i + 4])
+        is_denied = verb in ("isn't", "aren't", "wasn't") or (verb in ("is", "are") and second == "not")
+        # "there is not enough information" says nothing about the thing itself
+        if is_denied and not _words_about_knowledge & {second, third}:
             return True
     return False
 

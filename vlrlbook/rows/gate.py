@@ -191,8 +191,11 @@ def _add_repeats(kept, report):
         key = (row.question, *map(_identity, row.pictures))
         answers.setdefault(key, []).append(row.answer)
 
-    repeats = sum(len(group) - len(set(group)) for group in answers.values())
-    contradicted = sum(len(group) for group in answers.values() if len(set(group)) > 1)
+    repeats = contradicted = 0
+    for group in answers.values():
+        different = set(group)
+        repeats += len(group) - len(different)
+        contradicted += len(group) if len(different) > 1 else 0
     if repeats:
         report.notes.append(("question, pictures and answer are those of an earlier row", repeats))
     if contradicted:
@@ -216,7 +219,7 @@ def read_vqa_file(
     image_dir: str | Path | None = None,  # where picture paths begin; None: beside the file
     keys: str | dict | None = None,  # which column holds what, such as "question=problem image=img_name"
     skip_bad_rows: bool = False,  # list bad rows in the report instead of stopping at the first
-    look: bool = True,  # find and open every picture; False: paths stay as they are, unchecked
+    look: bool = True,  # open every picture to check it; False: paths stay as they are, unchecked
 ) -> tuple:  # list of (row number, VQARow), RowReport
     "Read and check the rows of a file; the first bad row is a `DataError` unless bad rows may be skipped"
     kept, report = inspect_vqa(path, image_dir, keys, look)
@@ -270,33 +273,43 @@ def _best_answer(row):
 def _add_rank_notes(kept, report):
     "Note in the report how many kept rows are ties, have votes, repeat or contradict other rows, and so on"
     ties = sum(len(set(row.human_ranking)) == 1 for _, row in kept)
-    # rows in which two answers are the same text
-    equal = sum(len({text.strip() for text in row.response}) < len(row.response) for _, row in kept)
-
-    best: dict = {}  # (question, turns, pictures, set of answers) → best answer of each row, None for a tie
+    with_votes = sum(row.votes is not None for _, row in kept)
+    with_turns = sum(bool(row.turns) for _, row in kept)
+    with_equal_answers = 0
     for _, row in kept:
-        key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
-        best.setdefault(key, []).append(_best_answer(row))
-    # A row counts as a repeat if an earlier one has the same question, answers and best answer.
-    repeats = sum(len(group) - len(set(group)) for group in best.values())
-    contradicted = sum(len(group) for group in best.values() if len(set(group) - {None}) > 1)
+        different = {text.strip() for text in row.response}
+        with_equal_answers += len(different) < len(row.response)
+    repeats, contradicted = _repeats_and_contradictions(kept)
 
-    voted = sum(row.votes is not None for _, row in kept)
-    talks = sum(bool(row.turns) for _, row in kept)
     for count, note in ((ties, "all ranks are equal: the row prefers nothing"),
-                        (voted, "votes of several people: trained on as shares"),
-                        (talks, "a talk of several turns: the answers are to its last question"),
-                        (equal, "two answers are the same text"),
+                        (with_votes, "votes of several people: trained on as shares"),
+                        (with_turns, "a talk of several turns: the answers are to its last question"),
+                        (with_equal_answers, "two answers are the same text"),
                         (repeats, "question, pictures, answers and ranks are those of an earlier row"),
                         (contradicted, "the same answers are ranked the other way elsewhere")):
         if count:
             report.notes.append((note, count))
 
-    # From such a file a reward model learns nothing, or something else than the user expects.
     if kept and ties == len(kept):
         report.notes.append(("no pair has a preference: there is nothing to learn from", ties))
     if kept and not report.with_pictures:
         report.notes.append(("no row has a picture: the model judges texts alone", len(kept)))
+
+
+def _repeats_and_contradictions(kept):
+    "(number of rows that repeat an earlier row, number of rows that contradict another row)"
+    # (question, turns, pictures, set of answers) → the best answer of each such row, None for a tie
+    best_answers: dict = {}
+    for _, row in kept:
+        key = (row.query, *row.turns, *map(_identity, row.pictures), frozenset(row.response))
+        best_answers.setdefault(key, []).append(_best_answer(row))
+
+    repeats = contradicted = 0
+    for group in best_answers.values():
+        different = set(group)
+        repeats += len(group) - len(different)
+        contradicted += len(group) if len(different - {None}) > 1 else 0
+    return repeats, contradicted
 
 
 def read_preference_file(

@@ -9,36 +9,34 @@ __all__ = ["pictures_shown", "unread_columns"]
 
 def pictures_shown(
     columns,  # `Columns` of the row
-    turn_pictures: list,  # of the chat's parts: paths, bytes, and None for a part that only marks a place
-    notes: list,  # gets a sentence about pictures that are not used
+    turn_pictures: list,  # of the chat's parts: paths, bytes, and None for a place without a picture
+    notes: list,  # sentences about pictures that are not used are added to it
     kind: str,  # vqa or preference: what the codes of errors begin with
 ) -> list:  # of paths and bytes, in the order in which the question shows them
     """The pictures that a row shows, from its column of pictures, from its chat, or from both.
 
     Raises `DataError` if no picture would be shown though some other column looks like one."""
-    name = columns.name_of("image")  # of the column for pictures, whatever it is called; or None
+    name = columns.name_of("image")  # the name of the column of pictures in this file, or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
     column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
     chat_pictures = [picture for picture in turn_pictures if picture is not None]
 
-    has_none = not column_pictures and not chat_pictures
+    has_no_picture = not column_pictures and not chat_pictures
     other_columns = columns.unread_pictures()  # names of columns whose values look like pictures
-    if other_columns and has_none:
-        # Without this error a model would be trained without its pictures, and nobody would notice.
+    if other_columns and has_no_picture:
         other = other_columns[0]
         message = f"column {str(other)!r} holds pictures and is not read: say --keys image={other}"
         raise DataError(code, message, row=columns.number)
 
     number_columns = columns.unread_picture_numbers()  # such as image_id
-    if number_columns and has_none:
+    if number_columns and has_no_picture:
         other = str(number_columns[0])
         message = f"column {other!r} names a picture by its number, and no column names its file"
         raise DataError(code, message, row=columns.number)
 
     notes += [f"column {str(other)!r} looks like pictures too and is not read" for other in other_columns]
     if not chat_pictures:
-        # Parts of the chat that mark places became `<image>` marks, which are compared with these later.
-        return column_pictures
+        return column_pictures  # the caller compares their number with the marks in the text
 
     places = len(turn_pictures) - len(chat_pictures)  # parts of the chat without a picture of their own
     if column_pictures and places == 0:

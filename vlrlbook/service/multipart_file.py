@@ -48,7 +48,7 @@ class FilePart:
     def feed(self,
         chunk: bytes,  # the next piece of the body
     ):
-        "Parse a piece of the body; a Problem where it is no form, or not a form with one file"
+        "Parse a piece of the body; raises a Problem if it is no form, or if a part is not the one file"
         from python_multipart.exceptions import FormParserError
         try:
             self.parser.write(chunk)
@@ -70,7 +70,7 @@ class FilePart:
         self._header_name = self._header_value = b""
 
     def _headers_are_complete(self):
-        "Check a part's headers before its data come; a Problem unless it is a file in the one field `file`"
+        "Check a part's headers before its data come; raises a Problem unless it is the one file, `file`"
         from python_multipart.multipart import parse_options_header
         # Such as: form-data; name="file"; filename="apples.zip"
         kind, options = parse_options_header(self.headers.get(b"content-disposition"))
@@ -83,8 +83,7 @@ class FilePart:
             raise Problem("upload.field", "more than one part")
         if filename is None:
             raise Problem("upload.field", "`file` is a text; a file was expected")
-        # Some browsers of Windows send a whole path. The name is only ever shown, but a path could tempt
-        # somebody.
+        # Some browsers send a whole path, of which only the file's name is kept.
         last_name = re.split(r"[/\\]", filename.decode("utf-8", "replace"))[-1]
         self.filename = clean(last_name) or "unnamed"
 
@@ -132,7 +131,7 @@ async def receive_file(
 
 
 def _parser_for(request):
-    "Make a `FilePart` for the request's body; a Problem where the content-type is not that of a form"
+    "Make a `FilePart` for the request's body; raises a Problem if the content-type is not that of a form"
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import parse_options_header
     # Such as: multipart/form-data; boundary=----abc
@@ -147,27 +146,27 @@ def _parser_for(request):
 
 
 async def _write_out(part, file, reserve_mb):
-    """Write to disk, and empty, what a `FilePart` has gathered; return the number of bytes written.
+    """Move the bytes that a `FilePart` has gathered to the disk; return their number.
 
     Raises a Problem if the disk would then have less than `reserve_mb` megabytes free."""
     data = bytes(part.data)
     part.data = bytearray()
     if not data:
         return 0
-    # The ledger and running jobs write to the same disk, and must still be able to.
+    # The reserve is for the ledger and running jobs, which write to the same disk.
     available_bytes = free_bytes(file.name) - (reserve_mb << 20)
     if available_bytes < len(data):
         raise Problem("storage.full", "no space is left; nothing was kept")
-    # In a thread: a disk that is slow for one upload must not be slow for everybody.
+    # In a thread, so that a slow disk does not block other requests.
     await asyncio.to_thread(write_all, file, data)
     return len(data)
 
 
 def write_all(
     file,  # opened without a buffer
-    data: bytes,  # for its end
+    data: bytes,  # what to write
 ):
-    "Write all of `data`: one call of `write` of a file without a buffer may write only a part of it"
+    "Write all of `data`, since without a buffer one call of `write` may write only a part of it"
     rest = memoryview(data)  # slices of it are no copies
     while rest:
         written = file.write(rest)

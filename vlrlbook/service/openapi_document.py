@@ -70,19 +70,19 @@ def _examples():
 
 
 def _examples_of_outcome():
-    "Make examples of what has become of a completed job: its verdict, and answers to somebody's picture"
+    "Make examples of two replies about a completed job: its verdict, and its model's answers to a picture"
     question = dict(name="greedy_rose", question="Is the best guess right more often?", answer="yes",
                     detail="+0.270 (+0.180 to +0.350)")
     figure = dict(
         asked="best guess", measure="exact_accuracy", words="right", before=0.31, after=0.58, gain=0.27,
         ci95=[0.18, 0.35], interval="Tango")
-    said = dict(
+    answers = dict(
         greedy="A photo of 3 apples", sampled=["A photo of 3 apples"], read="3",
         picture="data:image/png;base64,")
     return dict(
         verdict=dict(outcome="better", sentence="Better: right answers went from 31 % to 58 %.",
                      questions=[question], task="counting", figures=[figure]),
-        asked=dict(question="How many apples?", task="counting", before=said, after=said))
+        asked=dict(question="How many apples?", task="counting", before=answers, after=answers))
 
 
 examples = _examples() | _examples_of_outcome()  # name of a reply, as `Endpoint.reply` has it → the reply
@@ -105,10 +105,10 @@ def schema_of(
 
     Every key of an example is a required property, and the first item of a list stands for all of them."""
     if isinstance(example, dict):
-        # An object whose keys are data, such as names of settings, is known by the keys that it has in the
-        # examples; an empty one stands for any object, too. No key can be required of it.
-        if set(example) <= _keys_of_open_objects:
-            return dict(type="object")
+        # Keys that are data, such as names of settings, cannot be required.
+        keys_are_data = set(example) <= _keys_of_open_objects  # also true for an empty example
+        if keys_are_data:
+            return dict(type="object")  # any object
         properties = {}
         for name, value in example.items():
             # An empty schema allows any value.
@@ -133,8 +133,9 @@ def train_schema(
             description="An upload. It may be left out where training_config names a task: then pictures are "
                         "drawn, by seed"))
     for group in request_form():  # training_config and lora_config
-        # A field's schema: its type, and its choices or its range; null is allowed and means "not set".
-        settings = {name: _field_schema(of_tasks) for name, of_tasks in _fields_of_tasks(group).items()}
+        settings = {}  # name of a setting → its schema
+        for name, field_of_task in _fields_of_tasks(group).items():
+            settings[name] = _field_schema(field_of_task)
         properties[group] = dict(type=["object", "null"], properties=settings, additionalProperties=False)
     return dict(type="object", required=["job_name"], properties=properties, additionalProperties=False)
 
@@ -148,19 +149,20 @@ def _fields_of_tasks(group):
     return found
 
 
-def _field_schema(of_tasks):
-    """Return the schema of one setting from its fields, {task: field}; null means that it is not set.
+def _field_schema(field_of_task):
+    """Return the schema of one setting; null means that it is not set.
 
-    Its choices are those of all tasks together. Where they differ, or a task lacks the setting, its
-    description says so, and GET /settings has the form of each task."""
-    field = next(iter(of_tasks.values()))
+    `field_of_task`: task → the setting's field in the form of that task. The choices of all tasks are put
+    together. If they differ, or if a task lacks the setting, the description says so."""
+    field = next(iter(field_of_task.values()))
     schema = dict(type=[_schema_types[field["type"]], "null"], description=field["help"])
-    if len(of_tasks) < len(by_task):
-        schema["description"] += f" (task {', '.join(of_tasks)} alone)"
+    if len(field_of_task) < len(by_task):
+        schema["description"] += f" (task {', '.join(field_of_task)} alone)"
     if field["choices"]:
-        choices = list(dict.fromkeys(chain(*(field["choices"] for field in of_tasks.values()))))
-        if any(field["choices"] != choices for field in of_tasks.values()):
-            of_each = [f"{task}: {' | '.join(field['choices'])}" for task, field in of_tasks.items()]
+        choice_lists = [own["choices"] for own in field_of_task.values()]
+        choices = list(dict.fromkeys(chain(*choice_lists)))  # each once
+        if any(own_choices != choices for own_choices in choice_lists):
+            of_each = [f"{task}: {' | '.join(own['choices'])}" for task, own in field_of_task.items()]
             schema["description"] = f"{field['label']}. Of each task: {'; '.join(of_each)}"
         schema["enum"] = [*choices, None]
     if field["minimum"] is not None:  # a field has both limits or neither
@@ -250,12 +252,11 @@ def _responses(endpoint):
 
     First success, then every code that the address may refuse with, under the code's status."""
     responses = {str(endpoint.status): _success(endpoint)}
-    # Refusals that come before any address is looked at, and may come from each.
-    door_codes = ["door.token", "door.host"]
+    access_codes = ["door.token", "door.host"]  # checked before a request to any address is handled
     if endpoint.method != "GET":
-        door_codes.append("door.origin")  # the page that sends a request is not checked for a GET
-    for code in (*endpoint.errors, *door_codes, "server.error"):
-        _add_code(responses, code)  # several codes may share a status
+        access_codes.append("door.origin")  # not checked for a GET
+    for code in (*endpoint.errors, *access_codes, "server.error"):
+        _add_code(responses, code)
     # Three addresses have a further status that is no error, such as 304 (not changed) for a download.
     return responses | _second_successes(endpoint, responses)
 
@@ -276,7 +277,7 @@ def _second_successes(
     return {}
 
 
-# A media type of the table → those that the address really answers with
+# A media type in the table of addresses → all media types of its replies, if there are several
 _media_types = {
     "image/png": ["image/png", "image/jpeg"],
     "application/octet-stream": ["text/javascript", "text/css", "image/svg+xml", "text/html",
@@ -290,16 +291,16 @@ def _success(endpoint):
     only where the status is 204."""
     if endpoint.status == 204:
         return dict(description="Done")  # 204 means "no content"
-    text = dict(schema=dict(type="string"))
-    if "/" in endpoint.reply:  # a media type
-        # `_media_types` lists those that the address really answers with, where they are several.
+    any_text = dict(schema=dict(type="string"))
+    is_media_type = "/" in endpoint.reply
+    if is_media_type:
         media_types = _media_types.get(endpoint.reply, [endpoint.reply])
-        content = {media_type: text for media_type in media_types}
+        content = {media_type: any_text for media_type in media_types}
         return dict(description=endpoint.summary, content=content)
     example = examples[endpoint.reply]
     content = {"application/json": dict(schema=schema_of(example), example=example)}
     if endpoint.name == "front":
-        content["text/html"] = text  # the page for browsers has the same address
+        content["text/html"] = any_text  # the page for browsers has the same address
     return dict(description=endpoint.summary, content=content)
 
 
@@ -307,10 +308,11 @@ def _add_code(responses, code):
     """Add the description of a refusal with `code` to `responses` (status as a text → description).
 
     Several codes may share a status; each gets an example of its own there."""
-    status, _ = problems[code]
+    status, _ = problems[code]  # (HTTP status, title)
+    # `setdefault`: made for the first code of a status, found for the next ones.
     response = responses.setdefault(str(status), dict(description="", content={}))
-    empty = dict(schema={"$ref": "#/components/schemas/Problem"}, examples={})
-    # The entry is made for the first code of a status, and found for the next ones.
-    media = response["content"].setdefault("application/problem+json", empty)
+    new_media = dict(schema={"$ref": "#/components/schemas/Problem"}, examples={})
+    media = response["content"].setdefault("application/problem+json", new_media)
     media["examples"][code] = dict(value=Problem(code).body())
+    # The description lists the codes; `strip` removes the comma before the first one.
     response["description"] = (response["description"] + f", `{code}`").strip(", ")
