@@ -231,9 +231,9 @@ def _name_bytes(info):
 
 
 def _other_names(info, name):
-    """The set of names, other than `name`, that an entry would have in the encodings that ZIP tools use.
+    """Decode an entry's name in each encoding that ZIP tools use; return the set of results except `name`.
 
-    Empty if the encoding is known. Such a name may be the one by which the table means the entry."""
+    main.csv may use any of them for this entry. The set is empty if the encoding is known."""
     if info.flag_bits & _name_is_utf8 or info.orig_filename.isascii():
         return set()
 
@@ -275,10 +275,10 @@ def name_faults(
 _local_header = struct.Struct("<4s5H3I2H")  # its fields are named in `_checked_header`
 _local_mark, _end_mark = b"PK\3\4", b"PK\5\6"  # first bytes of a local header and of the end record
 _is_encrypted = 0x1  # flag
-_sizes_follow = 0x8  # flag: checksum and sizes stand behind the data, in a record of at most 24 bytes
+_sizes_follow = 0x8  # flag: checksum and sizes stand behind the data, in a record named data descriptor
 _name_is_utf8 = 0x800  # flag
 _in_zip64_extra = 0xFFFFFFFF  # in place of a size: it stands in the header's extra field
-_most_descriptor_bytes = 24  # of the record behind an entry's data
+_most_descriptor_bytes = 24  # of a data descriptor
 _most_directory_bytes = 64 << 20  # that are read; 20,000 entries take a few MB, unless names are very long
 _end_record_bytes = 22  # of the end record, without the archive's comment behind it
 
@@ -291,49 +291,57 @@ def check_layout(
 
     These are archives with bytes that belong to no entry, with entries that overlap, with local headers that
     differ from the directory, or with a second end record."""
-    end, gap_allowed = 0, 0  # of the entry before: where it ends, and how many bytes may lie behind it
     with open(path, "rb") as file:
-        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
-            begin = info.header_offset
-            length = _checked_header(file, info)  # bytes of local header and data
-            if begin < end:
-                raise DataError("zip.overlap", "overlaps the entry before it", entry=info.filename)
-            if begin > end + gap_allowed:
-                message = "bytes that belong to no entry stand before it"
-                raise DataError("zip.foreign", message, entry=info.filename)
-            end = begin + length
-            # Behind the data may stand a record of its checksum and sizes.
-            gap_allowed = _most_descriptor_bytes if info.flag_bits & _sizes_follow else 0
-
-        # The directory, the end record and the archive's comment: all that stands behind the entries.
+        end, latest_end = _check_entries(file, archive)
         file.seek(archive.start_dir)
+        # The directory, the end record and the archive's comment
         rest = file.read(_most_directory_bytes + 1)
 
     if len(rest) > _most_directory_bytes:
         raise DataError("zip.foreign", f"more than {_most_directory_bytes} bytes behind the entries")
-    directory_follows = end <= archive.start_dir <= end + gap_allowed
-    # A second end record, or bytes behind the first, let another program find another directory.
-    one_end = rest.count(_end_mark) == 1
-    nothing_behind = rest.rfind(_end_mark) + _end_record_bytes + len(archive.comment) == len(rest)
-    if not (directory_follows and one_end and nothing_behind):
+    directory_follows = end <= archive.start_dir <= latest_end
+    # With a second end record, or bytes behind the first, another program could find another directory.
+    has_one_end_record = rest.count(_end_mark) == 1
+    end_record_begin = rest.rfind(_end_mark)
+    archive_end = end_record_begin + _end_record_bytes + len(archive.comment)
+    if not (directory_follows and has_one_end_record and archive_end == len(rest)):
         raise DataError("zip.foreign", "bytes before, between or after the archive's own parts")
 
 
-def _checked_header(file, info):
-    """Length of an entry in bytes, its local header and its data.
+def _check_entries(file, archive):
+    """Raise `DataError` if entries overlap, if other bytes lie between them, or if a local header is wrong.
 
-    `info` is what the directory says about the entry. If its local header, read from `file`, says anything
-    else, that is a `DataError`."""
+    Returns where the last entry ends: without a data descriptor, and at the latest with one."""
+    end, latest_end = 0, 0  # of the entry before
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        begin = info.header_offset
+        length = _checked_header(file, info)
+        if begin < end:
+            raise DataError("zip.overlap", "overlaps the entry before it", entry=info.filename)
+        if begin > latest_end:
+            message = "bytes that belong to no entry stand before it"
+            raise DataError("zip.foreign", message, entry=info.filename)
+        end = begin + length
+        has_descriptor = info.flag_bits & _sizes_follow
+        latest_end = end + _most_descriptor_bytes if has_descriptor else end
+    return end, latest_end
+
+
+def _checked_header(file, info):
+    """Check an entry's local header; return how many bytes the header and the data take together.
+
+    `info` is the directory's record of the entry. `DataError` if the local header differs from it."""
     file.seek(info.header_offset)
     fields = _local_header.unpack(file.read(_local_header.size))
     mark, _, flags, method, _, _, checksum, packed, unpacked, name_length, extra_length = fields
     name = file.read(name_length).decode("utf-8" if flags & _name_is_utf8 else "cp437")
 
-    # With this flag, or this value in their place, the sizes stand elsewhere and cannot be compared.
+    # In these two cases the local header does not hold the sizes, so they cannot be compared.
     sizes_elsewhere = flags & _sizes_follow or _in_zip64_extra in (packed, unpacked)
     same_sizes = (checksum, packed, unpacked) == (info.CRC, info.compress_size, info.file_size)
     same_rest = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
-    if mark != _local_mark or not same_rest or not (sizes_elsewhere or same_sizes):
+    is_same = mark == _local_mark and same_rest and (sizes_elsewhere or same_sizes)
+    if not is_same:
         raise DataError("zip.headers", "its local header differs from the directory", entry=info.filename)
     return _local_header.size + name_length + extra_length + info.compress_size
 
@@ -376,13 +384,13 @@ class _Names:
         top: str,  # folder that everything lay in, with its slash; empty if there is none
     ):
         self.entries, self.top = entries, top
-        self.folded = {}  # `folded_name` of a name, in any encoding -> the name; None if two files share it
-        self.stems = {}  # file name without folder and suffix -> names, for `hint`
+        self.by_folded_name = {}  # `folded_name` of any spelling → entry's name; None: several entries fit
+        self.stems = {}  # file name without folder and suffix → names, for `hint`
         for name, info in entries.items():
-            # `_other_names`: the name in other encodings, since a ZIP may not say which one it is in
-            for form in {folded_name(name), *map(folded_name, _other_names(info, name))}:
-                is_ambiguous = self.folded.get(form, name) != name
-                self.folded[form] = None if is_ambiguous else name
+            spellings = {name} | _other_names(info, name)  # in all encodings that the table may use
+            for folded in map(folded_name, spellings):
+                is_taken = folded in self.by_folded_name and self.by_folded_name[folded] != name
+                self.by_folded_name[folded] = None if is_taken else name
             stem = folded_name(PurePosixPath(name).stem)
             self.stems.setdefault(stem, []).append(name)
 
@@ -404,8 +412,7 @@ class _Names:
         if self.top and folded_name(path).startswith(folded_name(self.top)):
             path = path[len(self.top):]
         for form in (path, f"images/{path}"):
-            # `folded`: name without case, accents in one form, in any encoding → the entry's own name
-            name = self.folded.get(folded_name(form))
+            name = self.by_folded_name.get(folded_name(form))
             if name is not None:  # None: no entry has this name, or several have it
                 note = "the picture's name differs in case, accents' form or encoding"
                 return name, None if name == form else note
@@ -487,11 +494,12 @@ def _without_separator_line(text):
 
 
 def _separator_of(text):
-    "The character that separates fields: a semicolon or a tab if so the header has our columns, else a comma"
+    "Find the character that separates fields: the one that splits the header into our columns, else a comma"
     header = text.lstrip("\r\n").partition("\n")[0]
+    wanted = {_plain_name(column) for column in counting_columns}
     for separator in ";\t":
-        names = {_letters_of(name) for name in header.split(separator)}
-        if {_letters_of(column) for column in counting_columns} <= names:
+        names = {_plain_name(name) for name in header.split(separator)}
+        if wanted <= names:
             return separator
     return ","
 
@@ -504,14 +512,13 @@ def _header(fields):
     names = [name.strip() for name in fields]
     while names and not names[-1]:
         names.pop()
-    # `_letters_of`: without case, spaces and underscores
-    by_letters = {_letters_of(column): column for column in counting_columns}
-    header = [by_letters.get(_letters_of(name), name) for name in names]
+    column_of_plain_name = {_plain_name(column): column for column in counting_columns}
+    header = [column_of_plain_name.get(_plain_name(name), name) for name in names]
     _check_header(header)
     return header
 
 
-def _letters_of(name):
+def _plain_name(name):
     "A column's name as it is compared: in lower case, without spaces, underscores and punctuation"
     return re.sub(r"[\W_]+", "", name.casefold())
 
@@ -520,14 +527,7 @@ def _check_header(header):
     "Raise `DataError` if one of the three columns is missing or a column stands twice"
     missing = [column for column in counting_columns if column not in header]
     if missing:
-        # A header that is one field was perhaps meant to be separated by one of these.
-        separator = next((s for s in ";\t|" if len(header) == 1 and s in header[0]), None)
-        hint = f"; fields are parted by {separator!r}, expected a comma" if separator else ""
-        other_names = [name for name in header if name and name not in counting_columns]
-        # `_may_mean`: spelt alike, or with a word for the missing column in it
-        similar = [name for name in other_names if _may_mean(name, missing[0])]
-        if similar and not separator:
-            hint = f"; did you mean {missing[0]!r} by {similar[0]!r}?"
+        hint = _missing_column_hint(missing[0], header)
         shown, wanted = ",".join(header)[:200], ",".join(counting_columns)
         message = f"no column {missing[0]!r}; the header is {shown!r}, expected {wanted!r}{hint}"
         raise DataError("csv.columns", message, row=1)
@@ -535,6 +535,18 @@ def _check_header(header):
     named = [name for name in header if name]
     if len(set(named)) < len(named):
         raise DataError("csv.columns", "a column stands twice in the header", row=1)
+
+
+def _missing_column_hint(column, header):
+    "The end of an error message: names a wrong separator or a similar column; empty if there is neither"
+    if len(header) == 1:  # one field: the line was perhaps separated by another character
+        for separator in ";\t|":
+            if separator in header[0]:
+                return f"; fields are parted by {separator!r}, expected a comma"
+    for name in header:
+        if name and name not in counting_columns and _may_mean(name, column):
+            return f"; did you mean {column!r} by {name!r}?"
+    return ""
 
 
 def _may_mean(name, column):
@@ -614,14 +626,12 @@ def _check_size(image):
     if short * long > limits["picture_pixels"]:
         raise DataError("image.pixels", size)
 
-    # Qwen's processor refuses a side more than 200 times the other, and fails on sides of a few pixels. 150,
-    # not 200: EasyR1 enlarges a small picture first and rounds its sides down, so that 600 × 4 becomes
-    # 685 × 4, or 171 to 1.
+    # Qwen's processor fails on sides of a few pixels, and refuses shapes of more than 200 to 1. The limit is
+    # 150, since EasyR1 enlarges small pictures first: 600 × 4 becomes 685 × 4, or 171 to 1.
     if short < 4 or long > 150 * short:
         raise DataError("image.shape", size)
 
-    # Phones write MPO files, JPEGs with a second picture behind the first. The first is the photograph, so
-    # these are no animations.
+    # An MPO file of a phone is no animation: its first picture is the photograph.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise DataError("image.animated", f"{image.n_frames} frames")
 
@@ -641,8 +651,8 @@ def to_rgb(
     if image.mode.startswith("I") or image.mode == "F":  # greys as integers of 16 or 32 bits, or as floats
         brightest: Any = image.getextrema()[1]  # a number: there is one channel
         if brightest > 255:
-            # Pillow's own convert("L") cuts off at 255, which turns most of an X-ray white. The file does not
-            # say whether its scanner used 10, 12, 14 or 16 bits: taken are those of the brightest pixel.
+            # convert("L") alone would make all values above 255 white. The file does not say how many bits
+            # its scanner used (10, 12, 14 or 16), so we take as many as the brightest pixel needs.
             bits = min(16, int(brightest).bit_length())
             divisor = (2**bits - 1) / 255
             image = image.point(lambda value: value / divisor)
@@ -700,7 +710,7 @@ def _keep_rows(
                 # (file, `picture_key`, size), or what is wrong with the row or its picture
                 result = entry if isinstance(entry, DataError) else store.results[entry.filename]
                 if kind == "pointing" and not isinstance(result, DataError):
-                    result = _or_error(_with_boxes_of_its_shape, result, answer)
+                    result = _or_error(_with_checked_shape, result, answer)
                 if not isinstance(result, DataError):
                     file, key, _ = result
                     kept.append(dict(row=number, file=file, question=question, answer=answer, picture=key))
@@ -747,13 +757,17 @@ def _add_table_notes(
     for row in kept:
         key = (name_of_row[row["row"]], row["question"])
         answers.setdefault(key, []).append(row["answer"])
-    repeated = sum(len(group) - len(set(group)) for group in answers.values())
-    contradicted = sum(len(group) for group in answers.values() if len(set(group)) > 1)
+    repeated_rows = contradicted_rows = 0
+    for group in answers.values():
+        distinct = len(set(group))
+        repeated_rows += len(group) - distinct
+        if distinct > 1:
+            contradicted_rows += len(group)
 
-    if repeated:
-        notes["picture, question and answer are those of an earlier row"] = repeated
-    if contradicted:
-        notes["the same question about the same picture has another answer elsewhere"] = contradicted
+    if repeated_rows:
+        notes["picture, question and answer are those of an earlier row"] = repeated_rows
+    if contradicted_rows:
+        notes["the same question about the same picture has another answer elsewhere"] = contradicted_rows
 
 
 def _is_picture_name(name):
@@ -772,19 +786,23 @@ def _keep_new_pictures(
     store,  # `_PictureStore`
     pool,  # of threads that decode and write
     rows,  # of main.csv: (line number, image path, question, answer)
-    entries,  # of each row: the ZipInfo of its picture, or the `DataError` that it is
+    entries,  # for each row the ZipInfo of its picture, or a `DataError` if the row cannot be used
 ):
-    "Decode and write those pictures of some rows that are not in the store yet; waits until all are written"
-    jobs, submitted = [], set()
-    for (number, *_), entry in zip(rows, entries):
-        if isinstance(entry, DataError) or entry.filename in store.results or entry.filename in submitted:
+    "Decode and write the pictures of `rows` that are not in the store yet; wait until all are written"
+    futures, submitted = [], set()
+    for row, entry in zip(rows, entries):
+        if isinstance(entry, DataError):
             continue
-        submitted.add(entry.filename)
-        # In the pool: the picture is decoded and written, and the result noted in `store.results`.
-        jobs.append(pool.submit(store.keep, entry.filename, number, archive.read(entry)))
+        name = entry.filename
+        if name in store.results or name in submitted:
+            continue  # an earlier row has the same picture
+        submitted.add(name)
+        line_number = row[0]
+        # `keep` puts its result into `store.results`.
+        futures.append(pool.submit(store.keep, name, line_number, archive.read(entry)))
 
-    for job in jobs:
-        job.result()  # raises what ends the whole archive: a full disk, too many bytes
+    for future in futures:
+        future.result()  # raises an error that ends the whole archive: a full disk, too many bytes
 
 
 def _or_error(function, *arguments):
@@ -803,7 +821,6 @@ def _entry_of_row(
 ):
     "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
     _, image_path, question, answer = row
-    # Both raise a `DataError`: without a question, and without a count or boxes in the answer.
     _check_question(question, answer)
     if kind == "pointing":
         _check_boxes(answer)
@@ -812,12 +829,11 @@ def _entry_of_row(
         if read_box_truth(answer).size:  # a text such as "[12, 40, 31, 59] in pixels of 112 x 112"
             notes["the answer is boxes, and was read as a count; a ZIP of kind pointing has boxes"] += 1
 
-    # Both may be None: the name in the archive, and a sentence about how it differs from the row's.
-    name, note = names.find(image_path)
-    leads_out = ":" in image_path or image_path.startswith(("/", "\\")) or ".." in image_path
-    if name is None and leads_out:
-        raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
+    name, note = names.find(image_path)  # `note`: a sentence if the archive spells the name in another way
     if name is None:
+        leads_out = ":" in image_path or image_path.startswith(("/", "\\")) or ".." in image_path
+        if leads_out:
+            raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
         raise DataError("image.missing", f"not in the archive{names.hint(image_path)}")
 
     if note:
@@ -868,15 +884,15 @@ def _check_boxes(answer):
             raise DataError("row.boxes", f"{fault} in the answer {answer[:60]!r}: no answer could be right")
 
 
-def _with_boxes_of_its_shape(stored, answer):
-    """Return what the store knows of a picture, if the boxes of `answer` belong to a picture of its shape.
+def _with_checked_shape(stored, answer):
+    """Return `stored` unchanged; `DataError` if the boxes of `answer` are of a picture of another shape.
 
-    `stored` is (file, key, size). Raises `DataError` otherwise: the boxes may be of another picture, or of
-    this one before it was turned by a quarter."""
+    `stored` is (file, `picture_key`, size). Boxes have another shape if they belong to another picture, or
+    were drawn before this one was rotated."""
     _, _, size = stored
-    said = read_box_truth(answer).size
-    if not have_same_shape(said, size):
-        sizes = f"{said[0]} x {said[1]}, and it has {size[0]} x {size[1]}"
+    size_in_answer = read_box_truth(answer).size
+    if not have_same_shape(size_in_answer, size):
+        sizes = f"{size_in_answer[0]} x {size_in_answer[1]}, and it has {size[0]} x {size[1]}"
         raise DataError("row.boxes", f"the answer's boxes are of a picture of {sizes}: another shape")
     return stored
 
@@ -885,23 +901,23 @@ class _PictureStore:
     "Writes an archive's pictures into a folder: each once, however many rows name it, and within two limits"
     def __init__(self,
         folder: Path,  # they are written into it
-        most: int,  # bytes that may be written, all files together
+        most_bytes: int,  # that may be written, all files together
         reserve: int,  # bytes of the disk that must stay free, for other programs
     ):
-        self.folder, self.most, self.reserve = folder, most, reserve
-        # name of the entry -> (file, `picture_key`, (width, height)), or the DataError that it is
+        self.folder, self.most_bytes, self.reserve = folder, most_bytes, reserve
+        # entry's name → (file, `picture_key`, (width, height)), or a `DataError` for a bad picture
         self.results = {}
-        self.written = 0  # bytes so far
-        self.writing = threading.Lock()  # held by the thread that writes
+        self.written_bytes = 0
+        self.write_lock = threading.Lock()
 
     def keep(self,
         entry_name: str,  # in the archive
         number: int,  # line of the first row that names it, which becomes the file's name
         data: bytes,  # the encoded picture
     ):
-        """Decode a picture, write it and note the result under `entry_name`.
+        """Decode a picture, write it, and put the result into `results` under `entry_name`.
 
-        A bad picture is noted as its `DataError`. One is raised only if `write` exceeds a limit."""
+        For a bad picture the result is a `DataError`. None is raised unless `write` exceeds a limit."""
         try:
             image, reusable_format = decode_picture(data)  # PNG, JPEG, or None: encode it anew
         except DataError as error:
@@ -925,10 +941,10 @@ class _PictureStore:
     ):
         "Write a file; `DataError` if the archive then takes too many bytes, or too few stay free on the disk"
         # One thread at a time: two that look at the free space together would both find it large enough.
-        with self.writing, open(f"{self.folder}{os.sep}{name}", "xb", buffering=0) as file:
+        with self.write_lock, open(f"{self.folder}{os.sep}{name}", "xb", buffering=0) as file:
             # Can be more than the archive unpacks to, since some pictures are encoded anew.
-            self.written += len(data)
-            if self.written > self.most:
+            self.written_bytes += len(data)
+            if self.written_bytes > self.most_bytes:
                 raise DataError("zip.size", "its pictures take too much room")
 
             rest = memoryview(data)

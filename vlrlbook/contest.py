@@ -33,6 +33,7 @@ def as_reward(
     function_name = getattr(function, "__name__", "your reward")
 
     def reward(completion, answer):
+        "Call the student's `function`; return its dict of numbers, or a plain number as dict(overall=number)"
         try:
             value = function(completion, answer)  # `answer` is the truth
         except Exception as error:  # a student's function may raise anything
@@ -40,7 +41,6 @@ def as_reward(
             where = f"for the answer {completion[:60]!r}"
             raise ContestError(f"{function_name} stops with {problem[:120]} {where}") from error
 
-        # a plain number is allowed too, so that a first attempt can be one line
         if isinstance(value, Real):
             value = dict(overall=float(value))
         if not isinstance(value, dict) or not isinstance(value.get("overall"), Real):

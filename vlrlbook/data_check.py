@@ -67,11 +67,9 @@ def check_file(
         raise SettingsError(f"kind = {kind!r}{nearest(kind, list(_kinds))}")
 
     with tempfile.TemporaryDirectory() as work:  # archives are unpacked into it
-        # Each of the three returns the new `DataCheck`, the data set that a run would train on, or None, and
-        # the usable rows as (row number, object with `pictures`).
+        # dataset: what a run would train on, or None. rows: usable ones as (number, object with `pictures`).
         if _is_archive(path):
-            if keys:
-                # The columns of a ZIP are fixed: if `keys` were ignored, the user would think they were used.
+            if keys:  # a ZIP has fixed columns, so `keys` would have no effect
                 raise SettingsError("keys: a counting ZIP has the columns of its contract")
             kind = _kind_of_zip(kind)
             check, dataset, rows = _counting(path, kind, reward, strict, Path(work) / "data")
@@ -80,17 +78,16 @@ def check_file(
         else:
             check, dataset, rows = _questions(path, kind, image_dir, keys, reward, skip_bad_rows)
 
-        # The checks from here on add the problems that they find to `check`.
+        # Each function from here on adds the problems that it finds to `check`.
         if val_data is not None:
-            # The other file's rows in the same form: no picture may stand in both files.
             others = _rows_of(Path(val_data), kind, image_dir, keys, Path(work) / "val")
             _look_for_leaks(rows, others, Path(val_data).name, check)
         if dataset is not None:
             if kind == "pointing":
-                _try_boxes(dataset, model, check)  # do the boxes of the answers lie in their pictures?
-            _try_split(dataset, check)  # are there two rows without a common picture?
+                _check_boxes(dataset, model, check)
+            _check_split(dataset, check)
             if model:
-                _measure(dataset, model, check)  # such as prompts that are too long
+                _check_prompts(dataset, model, check)
     return check
 
 
@@ -143,12 +140,7 @@ def _unpacked(
 
     Returns the folder, the `Report`, and the rows as (row number, object with `pictures`)."""
     if path.is_dir():
-        folder = path
-        try:
-            report = Report(**json.loads((path / "report.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            message = f"{path.name} is a folder that no counting ZIP was unpacked into; expected a file"
-            raise DataError("file.kind", message) from error
+        folder, report = path, _report_in(path)
     elif not path.is_file():
         raise DataError("zip.missing", f"no such file: {path.name}")
     else:
@@ -157,12 +149,21 @@ def _unpacked(
         report = unpack_counting_zip(path, work, strict, kind=kind)
         folder = work
 
-    rows = []  # in the form of `inspect_vqa`, as far as `leaks` needs it to compare two files
+    rows = []  # in the form that `leaks` takes
     with open(folder / "rows.jsonl", encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             rows.append((row["row"], SimpleNamespace(pictures=[str(folder / row["file"])])))
     return folder, report, rows
+
+
+def _report_in(folder):
+    "Read the `Report` that was written when a counting ZIP was unpacked into this folder"
+    try:
+        return Report(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        message = f"{folder.name} is a folder that no counting ZIP was unpacked into; expected a file"
+        raise DataError("file.kind", message) from error
 
 
 def _counting(
@@ -180,7 +181,7 @@ def _counting(
     dataset = load_counting(folder, kind)
     # `skip=False`: bad rows of a ZIP were left out already, but an answer that gets nothing from this reward
     # stops a run.
-    _try_truths(dataset, reward or kind, skip=False, check=check)
+    _rewarded_rows(dataset, reward or kind, skip=False, check=check)
     return check, dataset, rows
 
 
@@ -207,8 +208,7 @@ def _questions(
 
     # The good rows are checked even if bad ones would stop a run, so that one call finds all problems.
     dataset = vqa_dataset(rows, kind)
-    # The rows whose true answer gets the best reward; None if one does not, and may not be skipped.
-    dataset = _try_truths(dataset, reward or kind, skip_bad_rows, check)
+    dataset = _rewarded_rows(dataset, reward or kind, skip_bad_rows, check)
     return check, dataset, rows
 
 
@@ -236,11 +236,11 @@ def _preferences(
     return check, None, rows
 
 
-def _try_truths(dataset, reward, skip, check):
-    """The rows whose true answer gets the best score from the reward of this name.
+def _rewarded_rows(dataset, reward, skip, check):
+    """Return the rows whose true answer gets the highest score from the reward named `reward`.
 
-    A row whose answer does not is left out with `skip`. Otherwise it is added to `check` as a problem, and
-    None is returned."""
+    With `skip`, other rows are left out. Without it, the first of them becomes a problem of `check`, and the
+    result is None."""
     try:
         return with_good_truths(dataset, load_reward(reward), skip, check.report)
     except DataError as error:
@@ -248,10 +248,10 @@ def _try_truths(dataset, reward, skip, check):
         return None
 
 
-def _try_boxes(dataset, model, check):
-    """Add a problem to `check` if a box that a true answer names lies outside its picture.
+def _check_boxes(dataset, model, check):
+    """Add a problem to `check` if a box of a true answer lies outside its picture.
 
-    With a model also if the box is too small to be written in the coordinates that the model uses."""
+    If a model is given, a box that is too small for that model's coordinates is a problem too."""
     try:
         if model:
             in_scale_of(dataset, model)  # its result, the boxes in those coordinates, is not needed here
@@ -261,7 +261,7 @@ def _try_boxes(dataset, model, check):
         check.problems.append(error)
 
 
-def _try_split(dataset, check):
+def _check_split(dataset, check):
     """Add a problem to `check` if there are no two rows without a common picture.
 
     Training needs one row at least to train on and one to hold out."""
@@ -271,7 +271,7 @@ def _try_split(dataset, check):
         check.problems.append(error)
 
 
-def _measure(dataset, model, check):
+def _check_prompts(dataset, model, check):
     "Add to `check` what `preflight` finds with the model's processor, such as prompts that are too long"
     from .models import load_processor  # imported here: without a model no torch is needed
     result = preflight(dataset, load_processor(model))

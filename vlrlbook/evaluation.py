@@ -80,28 +80,31 @@ def other_pictures(
 ) -> list:  # for each row, the row whose pictures it gets; its own where no other set of pictures has as many
     """Choose for each row another row, whose pictures it is asked about as a control.
 
-    No row gets its own pictures or copies of them, as far as there are others to be had."""
-    # Both rows must have as many pictures, since a question holds an <image> mark for each of its own.
-    # So: number of pictures → fingerprints of the pictures → numbers of the rows that hold them.
-    groups = {}
-    for i in range(len(dataset)):
-        images = sample_at(dataset, i).images
-        keys = tuple(map(picture_key, images))
-        groups.setdefault(len(images), {}).setdefault(keys, []).append(i)
+    No row gets its own pictures or copies of them, unless no other pictures fit."""
     rng = np.random.default_rng(seed)
     lenders = list(range(len(dataset)))  # at first each row lends to itself
-    for count, rows_of in groups.items():
-        if not count:
+    for picture_count, sets in _rows_by_pictures(dataset).items():
+        if picture_count == 0:
             continue  # rows without a picture have nothing to lend
-        # Rows with equal pictures are one set. The sets stand in a circle, in random order: the rows of each
-        # set get the pictures of the next set. A single set is next to itself, and gets its own.
-        sets = list(rows_of.values())
+        # The sets stand in a circle, in random order: each gets the pictures of the next one.
         circle = [sets[j] for j in rng.permutation(len(sets))]
         next_sets = circle[1:] + circle[:1]
         for borrowing, lending in zip(circle, next_sets):  # both are lists of row numbers
             for i in borrowing:
-                lenders[i] = lending[0]  # all rows of a set have the same pictures: the first one will do
+                lenders[i] = lending[0]  # any row of the set will do: all have the same pictures
     return lenders
+
+def _rows_by_pictures(dataset):
+    """A dict: number of pictures → list of sets; a set is a list of the rows that have the same pictures.
+
+    Pictures can be exchanged only between rows that have as many, since each has an <image> mark."""
+    groups = {}  # number of pictures → fingerprints of the pictures → row numbers
+    for i in range(len(dataset)):
+        images = sample_at(dataset, i).images
+        keys = tuple(map(picture_key, images))
+        rows_of_keys = groups.setdefault(len(images), {})
+        rows_of_keys.setdefault(keys, []).append(i)
+    return {count: list(rows_of_keys.values()) for count, rows_of_keys in groups.items()}
 
 def ways(
     samples: list,  # of `Sample`, one batch
@@ -145,27 +148,25 @@ def compare(
 ) -> list:  # a row per picture: row, question, answer, picture, and a list of texts per model and way
     """Ask base and adapter about the same pictures, batch by batch.
 
-    The answers are appended to the file `path`; a run that was killed goes on behind the last whole batch."""
-    # The plan is all that an answer depends on. It is kept beside the file, and a run with another plan
-    # refuses to go on.
+    The answers are appended to the file `path`; a run that was killed goes on after the last whole batch."""
     sampling = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens,
                     controls=controls, seed=seed)
     if looks:  # left out where it is 0, so that files of runs without the tool keep the same plan
         sampling["looks"] = looks
-    # `_weights_key` and `frozen_key` are fingerprints, of the adapter's weights and of the data set.
+    # All that an answer depends on, weights and data as fingerprints. It is kept beside the file, and a run
+    # with another plan cannot continue that file.
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
                 batch_size=batch_size, names=list(names), **sampling, **loading)
     if engine is not None:
         plan["engine"] = "vllm"  # with the same seed it samples other answers than transformers
 
     lenders = other_pictures(dataset, seed) if controls else None  # row → the row whose pictures it gets
-    # A panel is what answers: the models in this process, in several, or in vLLM.
+    # `panel` answers the questions: with models in this process, in several processes, or in vLLM.
     with panel_of(processes, base, adapter, names, sampling, loading, engine=engine) as panel:
         order = by_length(panel.processor, dataset)  # row numbers, longest prompt first
         batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
         rows = _earlier_rows(path, plan, batches, resume)  # answered by the run that was killed
         log = RunLog() if log is None else log
-        # `_ask` asks what is left, saves each batch in the file, and returns its rows.
         return rows + _ask(panel, dataset, batches, done=len(rows), lenders=lenders, path=path, seed=seed,
                            extras=extras or {}, log=log)
 
@@ -210,37 +211,38 @@ def _earlier_rows(
     batches,  # lists of row numbers, in the order in which they are asked
     resume,  # False: begin a new file
 ):
-    "Rows that an earlier run of the same plan has answered; the file is cut after its last whole batch"
+    "Read the rows that a killed run has answered, and cut its file after the last whole batch"
     if path is None:
         return []
     path = Path(path)
     plan_file = path.with_suffix(".settings.json")
-
-    # Begin a new file.
-    if not resume or not path.exists():
+    if not resume or not path.exists():  # begin a new file
         write_json(plan_file, plan)
         write_whole(path, "")
         return []
 
-    # Or go on with the old one, if it was begun with the same plan.
     if not plan_file.exists():
         missing = f"not {plan_file.name} that says how it was made"
         raise SettingsError(f"{path.name} is there, but {missing}; resume = false begins anew")
     _refuse_other_plan(path, json.loads(plan_file.read_text()), plan)  # SettingsError if they differ
 
-    # [:-1]: what stands behind the last line break is empty, or a line that a killed run has not finished.
-    # Lines are cut as bytes, since such a line may end within a character.
-    lines = [line.decode() for line in path.read_bytes().split(b"\n")[:-1]]
+    lines = _whole_lines(path)
+    # A batch is sampled with one seed, so an incomplete one is asked again as a whole.
     kept_count = 0
     for batch in batches:
-        # A batch is sampled with one seed, so one that is not complete is asked again as a whole.
         if kept_count + len(batch) > len(lines):
-            break  # a shorter batch behind it has no lines of its own either
+            break
         kept_count += len(batch)
 
     kept_lines = lines[:kept_count]
     write_whole(path, "".join(line + "\n" for line in kept_lines))
     return [json.loads(line) for line in kept_lines]
+
+def _whole_lines(path):
+    "The lines of a file, without the rest of a line that a killed run has not finished"
+    # Split as bytes, since the unfinished line may end within a character.
+    *whole_lines, _unfinished = path.read_bytes().split(b"\n")
+    return [line.decode() for line in whole_lines]
 
 def _refuse_other_plan(
     path,  # of the predictions file
@@ -276,22 +278,20 @@ def _ask(
     rows, bar = [], progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
     batch_numbers = _unanswered(batches, done)  # numbers of the batches that are left
 
-    # Several processes take batches ahead of their answers. The samples of those batches wait here, so that
-    # their pictures need not be decoded again when the answers come.
-    waiting = deque()
+    waiting = deque()  # the samples of each batch that was asked, until its answers come
     def questions_with_seeds():
+        "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
         for number in batch_numbers:
-            asked = _batch_in_all_ways(dataset, batches[number], lenders)  # way of asking → samples
+            asked = _batch_in_all_ways(dataset, batches[number], lenders)
             waiting.append(asked["greedy"])  # the unchanged samples
             # A large prime lies between the seeds of two runs, so that no two of their batches share a seed.
             yield asked, seed * 100_003 + number
 
     start = time.perf_counter()
-    # `in_order` takes the questions from the generator, and yields the answers in the order of the batches:
-    # for each sample a dict, column (such as before_greedy) → list of texts.
+    # `in_order` may take several batches before it yields the answers to the first of them.
+    # `answered`: for each sample a dict, column (such as before_greedy) → list of texts
     for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
         samples = waiting.popleft()
-        # A line is what the file keeps of one picture: question, true answer, fingerprint and texts.
         lines = [_line(sample, extras, texts) for sample, texts in zip(samples, answered)]
         rows += lines
         if path is not None:
@@ -374,29 +374,30 @@ def _prediction_row(
     file,  # its name, for error messages
 ):
     "Check a row of a predictions file; return it with its truth as text and its answers as lists of texts"
-    def wrong(what, message):
-        return DataError(f"predictions.{what}", message, row=number, entry=file)
+    def error(code, message):
+        return DataError(f"predictions.{code}", message, row=number, entry=file)
 
     if not isinstance(row, dict):
-        raise wrong("row", f"{type(row).__name__}, expected an object")
+        raise error("row", f"{type(row).__name__}, expected an object")
     row = as_ours(row)  # a row of lmms-eval gets the names of this chapter
     truth = row.get("answer")
     if not isinstance(truth, (str, int, float)) or not str(truth).strip():
-        # `_of_other_chapters`: advice if the row is one of chapter 03 or 04, else empty.
-        raise wrong("answer", "no truth in field 'answer'" + _of_other_chapters(row))
+        raise error("answer", "no truth in field 'answer'" + _of_other_chapters(row))
 
     names = columns([row])  # the fields that hold answers, such as after_greedy
     if not names:
         ends = ", ".join("_" + how for how in hows)  # _greedy, _sampled, _no_picture, _shuffled
         fields = ", ".join(map(str, row))[:120]
-        raise wrong("text", f"no field 'prediction', and none that ends in {ends}, in {fields}")
+        raise error("text", f"no field 'prediction', and none that ends in {ends}, in {fields}")
 
-    texts = {}  # a single text becomes a list of one
+    texts = {}  # column → list of texts
     for name in names:
-        texts[name] = row[name] if isinstance(row[name], list) else [row[name]]
-        if not texts[name] or not all(isinstance(text, str) for text in texts[name]):
-            raise wrong("text", f"{name}: expected a text or a list of texts")
-    return dict(row=number) | row | dict(answer=str(truth), **texts)  # a number of the row's own wins
+        values = row[name] if isinstance(row[name], list) else [row[name]]
+        if not values or not all(isinstance(text, str) for text in values):
+            raise error("text", f"{name}: expected a text or a list of texts")
+        texts[name] = values
+    # If the row has a field `row`, that number is kept.
+    return dict(row=number) | row | dict(answer=str(truth), **texts)
 
 def _of_other_chapters(
     row,  # dict without a field 'answer'
@@ -488,28 +489,32 @@ def _label_and_bins(
     bins,  # how many probabilities the first row has; None: this is the first
 ):
     "Check a row of chapter 04's predictions; return its label, an int, and its list of probabilities"
-    def wrong(what, message):
-        return DataError(f"predictions.{what}", message, row=number)
-    if not isinstance(row, dict):
-        raise wrong("row", f"{type(row).__name__}, expected an object")
+    def error(code, message):
+        return DataError(f"predictions.{code}", message, row=number)
 
+    if not isinstance(row, dict):
+        raise error("row", f"{type(row).__name__}, expected an object")
     names = [f"p{b}" for b in range(len(row)) if f"p{b}" in row]  # p0, p1, … as far as the row has them
     if not names:
-        raise wrong("bins", "no probabilities p0, p1, …")
+        raise error("bins", "no probabilities p0, p1, …")
     bins = len(names) if bins is None else bins
     if len(names) != bins:
-        raise wrong("bins", f"{len(names)} probabilities p0, p1, …, the first row has {bins}")
+        raise error("bins", f"{len(names)} probabilities p0, p1, …, the first row has {bins}")
     values = [row[name] for name in names]
-    are_numbers = all(map(_is_number, values))
-    # 1e-3: the probabilities were rounded when they were written.
-    if not are_numbers or min(values) < 0 or abs(math.fsum(values) - 1) > 1e-3:
+    if not _are_probabilities(values):
         expected = "expected numbers from 0 that add up to 1"
-        raise wrong("bins", f"p0 to p{bins - 1} are {str(values)[:60]}, {expected}")
+        raise error("bins", f"p0 to p{bins - 1} are {str(values)[:60]}, {expected}")
 
     label = row.get("label")
     if not _is_number(label) or label != int(label) or not 0 <= label < bins:
-        raise wrong("label", f"label = {label!r}, expected a bin from 0 to {bins - 1}")
+        raise error("label", f"label = {label!r}, expected a bin from 0 to {bins - 1}")
     return int(label), values
+
+def _are_probabilities(values):
+    "Tell whether a list holds numbers from 0 that add up to 1, but for the rounding when they were written"
+    if not all(map(_is_number, values)):
+        return False
+    return min(values) >= 0 and abs(math.fsum(values) - 1) <= 1e-3
 
 def _is_number(value) -> TypeGuard[float]:
     "Tell whether a value is a finite number; True and False, which are ints in Python, are none"
@@ -540,15 +545,13 @@ def _judged_scores(path):
     report = pair_report(rows, [row["scores"] for row in rows])
     if not report["n"]:  # pairs of answers that people ranked differently
         raise DataError("predictions.human_ranking", "no pair with a preference: all ranks are equal")
-    # Accuracies of rules that read no answer, such as to prefer the longer one.
-    others = {f"baseline_{name}": value for name, value in report["baselines"].items()}
-    others["margin_mean"] = report["margin_mean"]
-    metrics = _judged_metrics("pair_accuracy", report, others)  # records with name, value, interval
-    accuracy = metrics[0]
-    best_baseline = max(report["baselines"].values())
-    # The question with its answer: yes, no or cannot tell.
-    question = _beats("Better than place or length alone?", accuracy, best_baseline, "the better of both")
-    return "preference", report, metrics, question
+    baselines = report["baselines"]  # rule that prefers the first, or the longer answer → its accuracy
+    without_interval = {f"baseline_{name}": value for name, value in baselines.items()}
+    without_interval["margin_mean"] = report["margin_mean"]
+    accuracy, *others = _judged_metrics("pair_accuracy", report, without_interval)
+    question = _beats_baseline("Better than place or length alone?", accuracy,
+                               baseline=max(baselines.values()), rule="the better of both")
+    return "preference", report, [accuracy, *others], question
 
 def _judged_bins(path):
     """Judge a file of a classifier's probabilities of ordered bins (chapter 04).
@@ -557,12 +560,10 @@ def _judged_bins(path):
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
     names = ("macro_f1", "majority_accuracy", "mae_bins", "within_one")
-    metrics = _judged_metrics("accuracy", report, {name: report[name] for name in names})
-    accuracy = metrics[0]
-    baseline = report["majority_accuracy"]  # of always saying the commonest bin
-    # The question with its answer: yes, no or cannot tell.
-    question = _beats("Better than the commonest bin?", accuracy, baseline, "the commonest bin")
-    return "aloha", report, metrics, question
+    accuracy, *others = _judged_metrics("accuracy", report, {name: report[name] for name in names})
+    question = _beats_baseline("Better than the commonest bin?", accuracy,
+                               baseline=report["majority_accuracy"], rule="the commonest bin")
+    return "aloha", report, [accuracy, *others], question
 
 def _judged_metrics(
     name,  # key in `report` of the accuracy, which has an interval
@@ -582,33 +583,30 @@ def _judged(name, value, n, ci95, interval):
     return dict(name=name, column=name, mark="", group=None, kind="amount",
                 value=value, n=n, ci95=ci95, interval=interval)
 
-def _beats(
+def _beats_baseline(
     question,  # its text
     accuracy,  # a record with value and ci95
     baseline,  # accuracy of a rule that needs no model
-    against,  # name of that rule
+    rule,  # name of that rule
 ):
     "Answer whether an accuracy is above a baseline; a dict like those of `verdict.questions`"
     value, (low, high) = accuracy["value"], accuracy["ci95"]
-    # In an interval of at most ten points to each side a gain of ten points, the smallest that the book looks
-    # for, would have shown; in a wider one it could be hidden.
+    # The book looks for gains of ten points or more, which an interval of ± ten points cannot hide.
     is_narrow = high - low <= 0.2
     if low > baseline:
         answer = "yes"
-    elif value <= baseline:  # no better even in these rows, however wide its interval is
-        answer = "no"
-    elif is_narrow:
+    elif value <= baseline or is_narrow:
         answer = "no"
     else:
         answer = "cannot tell"
-    because = f"{value:.3f} ({low:.3f} to {high:.3f}) against {baseline:.3f}, {against}"
+    because = f"{value:.3f} ({low:.3f} to {high:.3f}) against {baseline:.3f}, {rule}"
     return dict(name="beats_baseline", question=question, answer=answer, because=because)
 
 # %% ../nbs/06_evaluation.ipynb #c029
 def load_set(
     settings: EvaluationSettings,  # already filled in and checked
 ):  # dataset; dict: row → further fields for its line, such as question_type
-    "The samples that will be asked about: newly drawn ones, or a file's, all or the held-out ones (`split`)"
+    "Load the samples to ask about: newly drawn ones, or those of a file (all of them, or the held-out ones)"
     s, extras = settings, {}
     if s.data is None:
         draw = _drawing(s)  # function: (number of samples, seed) → list of `Sample`
@@ -621,7 +619,7 @@ def load_set(
         dataset, extras = _rows_of_file(s)  # with the system prompt
         if s.split == "held-out":
             _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
-    # Only a file's data set can be longer: drawn samples, a list without `select`, are never too many.
+    # Only a file can hold more. Its data set has `select`, unlike the list of drawn samples.
     if len(dataset) > s.eval_samples:
         dataset = dataset.select(range(s.eval_samples))
     return dataset, extras
@@ -653,18 +651,17 @@ def _rows_of_file(settings):
         # True boxes are rewritten in the coordinates of the asked model (`base_of`: under the adapter).
         dataset = in_scale_of(dataset, s.model or base_of(s.adapter), s.max_image_size)
 
-    # Training leaves out rows whose truth the reward would not pay. They must be left out here too, or other
-    # pictures would be held out.
+    # Leave out the same rows as training does (true answers without a reward), so that the split is the same.
     reward = load_reward(s.reward or task)
-    # Adds the rows that it leaves out to `report.skipped`; DataError if they may not be skipped.
+    # DataError unless they may be skipped; those that are left out are listed in `report.skipped`.
     dataset = with_good_truths(dataset, reward, s.skip_bad_rows, report)
     if report.skipped or report.notes:
         print(report)
 
     system = _system_words(s)  # the system prompt with which the model was trained, or None
     if system:
-        own = set(getattr(report, "own_system", ()))  # numbers of rows that have a system prompt of their own
-        dataset = with_system_turn(dataset, system, own)
+        rows_with_own_prompt = set(getattr(report, "own_system", ()))  # they keep their own system prompt
+        dataset = with_system_turn(dataset, system, rows_with_own_prompt)
     extras = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
     return dataset, extras
 
@@ -698,8 +695,7 @@ def gather(
     dataset, extras = load_set(s)
     output = Path(s.output_dir)
 
-    # The log is only for the speed of this session. Rows of an earlier one are removed: it may have had
-    # another machine.
+    # A new log, since the speed of an earlier session may be that of another machine.
     log_file = output / "run_log.csv"
     log_file.unlink(missing_ok=True)
     log = RunLog(log_file)
@@ -707,12 +703,12 @@ def gather(
     engine = None  # transformers answers
     if s.use_vllm:
         engine = dict(share=s.vllm_gpu_memory_utilization, longest=s.vllm_max_model_length)
-    # `looks`: how many calls of the tool `zoom` an answer may hold, 0 for any other task.
+    zoom_calls = looks_of_run(s.adapter or base, s.asked_task)  # most calls of the tool `zoom` in an answer
     rows = compare(
         base, s.adapter, dataset, output / "predictions.jsonl",
         answers=s.eval_answers, temperature=s.temperature, max_new_tokens=s.max_completion_length,
         batch_size=s.eval_batch_size, controls=s.controls, seed=s.seed, extras=extras, resume=s.resume,
-        log=log, processes=s.processes, engine=engine, looks=looks_of_run(s.adapter or base, s.asked_task),
+        log=log, processes=s.processes, engine=engine, looks=zoom_calls,
         max_image_size=s.max_image_size, use_4bit=s.use_4bit)
     return rows, dataset, log
 
@@ -785,15 +781,14 @@ def confusion_rows(
             truths.append(said_as(row["answer"], task))
             answers.append(said_as(text, task))
 
-    # The most frequent truths are classes of their own; "other" stands for the rest, if there is any.
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
     classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
-    has_rare_ones = bool({*truths, *answers} - set(classes))
-    if has_rare_ones:
+    rare = {*truths, *answers} - set(classes)  # all of them become "other"
+    if rare:
         classes.append("other")
-    def with_other(names):
-        return [name if name in classes else "other" for name in names]
-    return classes, confusion(with_other(truths), with_other(answers), classes)
+    truths = ["other" if truth in rare else truth for truth in truths]
+    answers = ["other" if answer in rare else answer for answer in answers]
+    return classes, confusion(truths, answers, classes)
 
 # %% ../nbs/06_evaluation.ipynb #n0c997b8
 def confusion_plot(
@@ -825,37 +820,34 @@ def parting(
     meant: str = "part/verbatim",  # column: share of the answers that are what the reward should stand for
     allowed: float = 0.03,  # share of the answers that may earn the reward without being meant
 ) -> dict:  # step (None: never), gap, paid_gain, meant_gain
-    """Find the step from which on a run is paid for what was not meant (reward hacking).
+    """Find the step from which on a model earns the reward with answers that are not meant (reward hacking).
 
-    From there on the smoothed share of paid answers stays more than `allowed` above that of meant ones."""
-    steps, earned = log.series(paid)
-    _, intended = log.series(meant)  # at the same steps
-    earned, intended = np.array(smooth(earned, 0.9)), np.array(smooth(intended, 0.9))
-    # The row after the last one at which the two were still close: from there on they stay apart. If they are
-    # close in the last row, that is a row behind the end: they never part.
-    close = np.flatnonzero(earned - intended <= allowed)
-    first = close[-1] + 1 if len(close) else 0
+    From that step on, the smoothed share `paid` stays more than `allowed` above the share `meant`."""
+    steps, paid_shares = log.series(paid)
+    _, meant_shares = log.series(meant)  # at the same steps
+    paid_shares, meant_shares = np.array(smooth(paid_shares, 0.9)), np.array(smooth(meant_shares, 0.9))
+    close_rows = np.flatnonzero(paid_shares - meant_shares <= allowed)
+    first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # from this row on they stay apart
+    has_parted = first_apart < len(steps)  # False if they are close in the last row
     return dict(
-        step=int(steps[first]) if first < len(steps) else None,
-        gap=float(earned[-1] - intended[-1]),
-        paid_gain=float(earned[-1] - earned[0]),
-        meant_gain=float(intended[-1] - intended[0]))
+        step=int(steps[first_apart]) if has_parted else None,
+        gap=float(paid_shares[-1] - meant_shares[-1]),
+        paid_gain=float(paid_shares[-1] - paid_shares[0]),
+        meant_gain=float(meant_shares[-1] - meant_shares[0]))
 
 # %% ../nbs/06_evaluation.ipynb #n47af788
 def parting_plot(
     logs: dict,  # title → RunLog
     shown: dict,  # column → label; a column that a log does not have has no curve there
 ):  # matplotlib figure
-    "Draw what was paid and what was meant over the steps of each run, with a dashed line where they part"
+    "Draw logged shares over the steps of each run, with a dashed line at the step that `parting` finds"
     fig, axes = figure(9, 3, ncols=len(logs), sharey=True, squeeze=False)
     for ax, (title, log) in zip(axes[0], logs.items()):
         for (name, label), colour in zip(shown.items(), (blue, orange, green, purple)):
-            # Two empty lists if the log lacks the column: then no curve is drawn, but the legend names it.
-            steps, values = log.series(name)
-            # Pale: as logged. Strong: smoothed, each point 0.9 of the one before and 0.1 of the new value.
+            steps, values = log.series(name)  # empty lists if the log lacks the column
             ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
             ax.plot(steps, smooth(values, 0.9), color=colour, lw=2, label=label)
-        # What earns the reward, and what it should stand for: `parting` finds the step where these part.
+        # Shares of the answers that earn the reward, and of those that it should stand for
         paid, meant = "part/counting_exact", "part/verbatim"
         has_both = {paid, meant} <= set(log.columns)
         parting_step = parting(log, paid, meant)["step"] if has_both else None  # None: they never part
@@ -880,7 +872,7 @@ def recompute(
     table = {"before": {}, "after": {}, "gain": {}}
     for how in ("greedy", "sampled"):
         before, after = scored[f"before_{how}"], scored[f"after_{how}"]
-        table["before"][how], table["after"][how] = _results(before), _results(after)  # means of the marks
+        table["before"][how], table["after"][how] = _means(before), _means(after)
         gain = {}
         for mark in after:
             # `error` has no gain: it is nan where an answer holds no number, so before and after would be
@@ -890,16 +882,17 @@ def recompute(
         table["gain"][how] = gain
     return table
 
-def _results(
-    marks,  # mark → array, a number per row; nan where the mark does not apply
+def _means(
+    marks,  # mark, such as "exact" → array with a number for each row; nan where the mark does not apply
 ):
-    "The mean of each mark under its name in results.json, and n; None where no answer has the mark"
-    means: dict = dict(mean_absolute_error=None)  # chapter 05 writes it for every task
+    "Average each mark, under its name in results.json; None if it applies to no row. `n` counts the rows"
+    row_count = len(next(iter(marks.values())))  # all arrays have this length
+    means: dict = dict(n=row_count, mean_absolute_error=None)  # chapter 05 writes it for every task
     for mark, values in marks.items():
         if mark in result_names:
             applicable = values[~np.isnan(values)]
             means[result_names[mark]] = float(applicable.mean()) if len(applicable) else None
-    return dict(n=len(values)) | means  # every mark has a number, or nan, for each row
+    return means
 
 # %% ../nbs/06_evaluation.ipynb #c114
 def report(
@@ -918,11 +911,11 @@ def report(
 
     metrics = all_metrics(rows, task, reward)
     flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
-    # The verdict is the first key, as in the results.json of every run.
-    results: dict = dict(verdict=verdict_of(rows, task, reward), task=task, metrics=metrics, flips=flipped,
-                         questions=questions(metrics, flipped, task))  # each with its answer in a word
-    results |= dict(settings=asdict(settings), seconds=seconds, **speed(log))
-    results |= dict(peak_memory_mb=peak_memory_mb(), **run_facts())
+    results: dict = dict(
+        verdict=verdict_of(rows, task, reward),  # first, as in the results.json of every run
+        task=task, metrics=metrics, flips=flipped, questions=questions(metrics, flipped, task),
+        settings=asdict(settings), seconds=seconds, **speed(log),
+        peak_memory_mb=peak_memory_mb(), **run_facts())
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "metrics.csv", metrics_csv(metrics))
     return results

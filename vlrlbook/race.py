@@ -80,14 +80,7 @@ def run_race(
         prompts_are_shared = name == "shared"
         sides[name] = build(settings, prompts_are_shared, G, prompts)
 
-    times = {name: [] for name in sides}  # side → for each timed step its seconds by part
-    for turn in range(settings.rounds + 1):
-        # The sides alternate, so that a machine that slows down slows both. The first step of each warms up.
-        for name, trainer in sides.items():
-            spent = _timed_step(trainer)  # trains a step; seconds by part
-            if turn > 0:
-                times[name].append(spent)
-
+    times = _times_of(sides, settings.rounds)
     P, C = sides["shared"].prompt_tokens, profiles[settings.profile]["C"]  # tokens of prompt and of answer
     row: dict = dict(profile=settings.profile, family=settings.family)
     row |= dict(width=settings.width, depth=settings.depth, G=G, prompts=prompts, P=P, C=C)
@@ -98,17 +91,32 @@ def run_race(
     row |= dict(ratio=row["stock_seconds"] / row["shared_seconds"], bound=token_bound(P, C, G))
     row["processor_ratio"] = row["stock_processor"] / row["shared_processor"]
     for name in sides:
-        # how far the rounds of one side lie apart, as a share of their median
+        # The range of the rounds, as a share of their median
         seconds = [spent["seconds"] for spent in times[name]]
         row[f"{name}_spread"] = (max(seconds) - min(seconds)) / median(seconds)
     row["rounds"] = settings.rounds
 
+    # Without a GPU `step_memory` measures in another process, which cannot use the caller's `build`.
+    can_measure = build is _twin_trainer or torch.cuda.is_available()
     for name, trainer in sides.items():
-        # Without a GPU `step_memory` builds a twin's trainer in another process: it cannot take the caller's
-        # own.
-        can_measure = build is _twin_trainer or torch.cuda.is_available()
         row[f"{name}_memory_mb"] = step_memory(settings, name == "shared", trainer) if can_measure else None
     return row | _differences(sides["shared"], G)  # of log-probs and gradients, with and without sharing
+
+
+def _times_of(
+    sides,  # name of the side → its trainer
+    rounds,  # steps of each side that are timed, after one to warm up
+):
+    """Time the training steps of all sides; return a dict: side → list of dicts from `_timed_step`.
+
+    The sides take turns, so that a machine that slows down slows all of them."""
+    times = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, trainer in sides.items():
+            spent = _timed_step(trainer)
+            if turn > 0:  # the first step only warms up
+                times[name].append(spent)
+    return times
 
 
 def _twin_trainer(
@@ -117,15 +125,15 @@ def _twin_trainer(
     G,  # answers to a prompt
     prompts,  # of a step
 ):  # a GRPO trainer with `prompt_tokens`, the tokens of its first prompt
-    """A trainer of one step on a twin (a small model with random weights).
+    """Build a trainer of one step for a twin (a small model with random weights).
 
-    Weights and questions are the same in each call, so those of both sides are equal."""
+    Each call makes the same weights and questions."""
     profile = profiles[settings.profile]
     picture_side, answer_tokens = profile["side"], profile["C"]
     model, processor = tiny_twin(settings.family, width=settings.width, depth=settings.depth)
     if picture_side:
         limit_pixels(processor, picture_side)
-    # More questions than the `prompts` of a step: `_differences` needs two, even where a step takes one.
+    # `_differences` needs two questions, even if a step takes one.
     samples = _questions(picture_side, 4 * prompts)  # with pictures of that side; 0: text alone
 
     run_settings = read_settings(GRPOSettings, dict(
@@ -136,13 +144,13 @@ def _twin_trainer(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)  # the adapter's first weights too
     model = add_lora(model.to(device), _lora_rank, _lora_alpha, 0.0)
+
+    # No token may end an answer early, so that all steps do the same work. Three places hold such tokens.
     model.generation_config.eos_token_id = None
     trainer = make_trainer(run_settings, model, processor, to_dataset(samples))
-
-    # Three places hold the token that ends an answer. All are cleared, so that every answer has the full
-    # length: with shared prompts and without, a step does the same work.
     trainer.eos_token_ids = [_no_token]
     trainer.generation_config.eos_token_id = None
+
     trainer.prompt_tokens = encode(processor, samples[:1])["input_ids"].shape[1]
     return trainer
 
@@ -166,9 +174,8 @@ def _timed_step(trainer):
     this process. On a machine that others use, it says more than the clock."""
     spent = {}
     begun = time.process_time()
-    # (object, name of its method, function that returns the key of `spent` under which a call is counted)
     timed = [(trainer, method, _always(part)) for method, part in _method_parts.items()]
-    with _stopwatches(timed, spent):  # adds the seconds of each call of these methods to `spent`
+    with _time_calls(timed, spent):
         trainer.train()  # a single step, since its `max_steps` is 1
     # The three methods call each other: `training_step` scores, and scoring samples.
     spent["optimizing"] -= spent["scoring"]
@@ -178,35 +185,35 @@ def _timed_step(trainer):
 
 
 @contextmanager
-def _stopwatches(
-    timed,  # list of (object, name of its method, key_of); key_of(*the call's arguments) → a key of `spent`
-    spent,  # key → seconds; changed
+def _time_calls(
+    timed,  # list of (object, name of its method, part_of): part_of(*args, **kwargs) names the part of a call
+    spent,  # dict, part → seconds; gets the times
 ):
-    "Within the block, each call of these methods adds its seconds to `spent`"
+    "Measure all calls of some methods within a `with` block, and add up their seconds by part in `spent`"
     replacements = {}
-    for owner, method, key_of in timed:
-        replacements[owner, method] = _clocked(getattr(owner, method), spent, key_of)
+    for owner, method, part_of in timed:
+        replacements[owner, method] = _timed(getattr(owner, method), spent, part_of)
     with replaced_methods(replacements):
         yield
 
 
-def _clocked(function, spent, key_of):
-    "`function` that also adds the seconds of each call to `spent[key_of(*arguments)]`"
-    def clocked(*args, **kwargs):
-        key, begun = key_of(*args, **kwargs), time.perf_counter()
+def _timed(function, spent, part_of):
+    "Wrap `function`, so that the seconds of each call are added to `spent[part_of(*args, **kwargs)]`"
+    def timed(*args, **kwargs):
+        part, begun = part_of(*args, **kwargs), time.perf_counter()
         result = function(*args, **kwargs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a GPU only queues its work: without this nothing seems to take time
-        spent[key] = spent.get(key, 0.0) + time.perf_counter() - begun
+        spent[part] = spent.get(part, 0.0) + time.perf_counter() - begun
         return result
-    return clocked
+    return timed
 
 
 def _always(part):
-    "A function that returns `part` whatever it is called with: for `_stopwatches`, a method with one key"
-    def key_of(*args, **kwargs):
+    "Make a `part_of` for `_time_calls` that returns `part` for every call"
+    def part_of(*args, **kwargs):
         return part
-    return key_of
+    return part_of
 
 
 def _language_model_part(*args, inputs_embeds=None, **kwargs):
@@ -228,7 +235,7 @@ def where_time_goes(
     core = trainer.model.get_base_model().model
     # the vision tower: the first is Qwen's name of it, the second that of other families
     tower = core.visual if hasattr(core, "visual") else core.vision_tower
-    timed = [  # object, method, function that returns the part as which a call is counted
+    timed = [  # object, method, function that names the part to which a call belongs
         (tower, "forward", _always("vision tower")),
         # by its arguments: "training, forward", "reading the prompts" or "sampling, a token at a time"
         (core.language_model, "forward", _language_model_part),
@@ -239,7 +246,7 @@ def where_time_goes(
     timed_steps = []  # for each step a dict: part → seconds
     for turn in range(steps + 1):
         spent = {}
-        with _stopwatches(timed, spent):
+        with _time_calls(timed, spent):
             trainer.train()  # a single step in each call, since its `max_steps` is 1
         if turn > 0:  # the first step only warms up
             timed_steps.append(spent)
@@ -253,20 +260,20 @@ def where_time_goes(
 # Equality
 
 def _differences(trainer, G):
-    """How far numbers with shared prompts are from those without, on a batch of 2 groups of G answers.
+    """Compare log-probs and gradients with and without shared prompts, on 2 groups of G answers.
 
     Returns a dict: the largest difference of a log-prob, and the relative difference of the gradient."""
-    trainer.model.eval()  # dropout would differ between any two forwards
+    trainer.model.eval()  # without dropout, which is random in each forward
     trainer.num_generations_eval = G  # the group size that TRL uses for a model that does not train
     rows = []
     for prompt in range(2):
         rows += [trainer.train_dataset[prompt] for _ in range(G)]
     batch = trainer._generate_and_score_completions(rows)  # TRL's method: answers, rewards, log-probs
-    # Untrained answers may all earn the same, and advantages of zero would make any two gradients equal.
+    # Random: if all answers earned the same, advantages of zero would make any two gradients equal.
     batch["advantages"] = torch.randn(len(rows), device=batch["advantages"].device)
     plain_batch = copied(batch, G)  # with the pictures copied to every row, as stock TRL has it
+
     gap = trainer.shared_gap(plain_batch, G)  # largest difference of a log-prob
-    # all gradients as one vector, each prompt read once or not
     shared = _gradient(trainer, batch, shared=True)
     plain = _gradient(trainer, plain_batch, shared=False)
     relative = ((shared - plain).norm() / plain.norm()).item()
@@ -297,9 +304,8 @@ def step_memory(
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    # A new process, since one that has held much memory seldom returns it to the system. By this variable
-    # glibc returns blocks of 128 KB or more as soon as they are freed. (It begins with that limit, but then
-    # raises it.) Otherwise unused memory between tensors would be counted, too.
+    # In a new process, since this one may still hold memory that it does not use. The variable makes glibc
+    # return freed blocks of 128 KB or more at once, so that they are not counted.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     # The process runs this module as a program: it measures in itself, and prints the number.
     command = [sys.executable, "-m", "vlrlbook.race", json.dumps(vars(settings)), json.dumps(shared)]

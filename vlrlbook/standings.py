@@ -57,15 +57,7 @@ def judge(
     The marks come from the model's answers alone; the student's reward function is never run here."""
     # a dict of outcome, sentence, and questions (a list of dicts: name, question, answer, detail)
     verdict = verdict_of(entry.rows, "counting")
-
-    answered = {question["name"]: question for question in verdict["questions"]}
-    asked = []
-    # the verdict may leave questions out. Without any numbers, `questions` returns all eight of them,
-    # unanswered and in the order of the chapter.
-    for question in questions([], None, "counting"):
-        marked = answered.get(question["name"], dict(answer="not measured", detail=""))
-        asked.append(dict(name=question["name"], question=question["question"], answer=marked["answer"],
-                          detail=marked["detail"]))
+    asked = _all_eight_questions(verdict["questions"])
 
     answers_after = [row["after_greedy"][0] for row in entry.rows]
     # texts such as "7 × A photo of 3 discs", the most frequent first
@@ -73,6 +65,17 @@ def judge(
     return Result(entry, outcome=verdict["outcome"], sentence=verdict["sentence"], asked=asked,
                   before=_right_share(entry.rows, "before_greedy"),
                   after=_right_share(entry.rows, "after_greedy"), often=most_frequent)
+
+
+def _all_eight_questions(answered):
+    "Chapter 06's eight questions in their order, with the answers of the verdict or else \"not measured\""
+    answer_of = {question["name"]: question for question in answered}
+    asked = []
+    for question in questions([], None, "counting"):  # without metrics it returns all eight, unanswered
+        found = answer_of.get(question["name"], dict(answer="not measured", detail=""))
+        asked.append(dict(name=question["name"], question=question["question"], answer=found["answer"],
+                          detail=found["detail"]))
+    return asked
 
 
 def _right_share(rows, column):
@@ -184,21 +187,18 @@ def _without_same_names(entries, refused):
 
 
 def _with_same_rules(entries, standings):
-    """Keep the entries that can be compared: made under the same rules and about the same pictures.
+    """Keep the entries with the rules of most files and with the pictures that this machine draws.
 
-    `entries` is a dict, file name → Entry, and so is the result. The rules of most files are taken as those
-    of the class, and written into `standings`; the others get a sentence in `standings.refused`."""
+    `entries` is a dict, file name → Entry, and so is the result. Sets `rules` and `pictures` of `standings`;
+    for each other entry, a sentence is added to `standings.refused`."""
     if not entries:
         return entries
-    # the majority decides, so that one student with other rules does not shut out the class
     rule_counts = Counter(entry.rules for entry in entries.values())
-    [(common_rules, _count)] = rule_counts.most_common(1)
-    # a hash of the pictures as this machine draws them
+    common_rules, _ = rule_counts.most_common(1)[0]
     standings.rules, standings.pictures = common_rules, fingerprint(common_rules)
     kept = {}
     for file, entry in entries.items():
         if entry.rules != common_rules:
-            # _rule_difference: the rules that differ, in words
             standings.refused.append(f"{file}: {_rule_difference(entry.rules, common_rules)}")
         elif entry.pictures != standings.pictures:
             here = f"not those that are drawn here ({standings.pictures})"

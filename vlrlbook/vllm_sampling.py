@@ -41,8 +41,8 @@ def unexpanded(
 ) -> list: # the same with one token for each picture
     """Undo what the processor did: put one token in the place of each picture's run of tokens.
 
-    vLLM expands pictures itself, so it must get the prompt as it was before. SettingsError where the runs
-    cannot be told apart, so that there are not as many as pictures."""
+    vLLM expands pictures itself, so it needs the prompt as it was before. SettingsError if the runs of two
+    pictures touch: then there are fewer runs than pictures."""
     runs = picture_runs(ids, image_token)
     if len(runs) != pictures:
         raise SettingsError(f"use_vllm: a prompt has {len(runs)} runs of picture tokens and {pictures} "
@@ -87,7 +87,9 @@ class EnginePrompts:
         return outputs
 
     def _for_vllm(self, prompt):
-        "A prompt with one token for each picture; a prompt without pictures as it is"
+        """A prompt as vLLM expects it: one token for each picture, and the picture size of training.
+
+        A prompt without pictures is returned unchanged."""
         pictures = (prompt.get("multi_modal_data") or {}).get("image")
         if pictures is None:
             return prompt
@@ -96,15 +98,14 @@ class EnginePrompts:
         return prompt | dict(prompt_token_ids=ids, mm_processor_kwargs=self.size)
 
     def _check_same_tokens(self, training_ids, vllm_ids):
-        "Raise SettingsError where vLLM read other tokens of a prompt than training will"
+        "Raise SettingsError if vLLM read a prompt as other tokens than training does"
         if list(training_ids) == vllm_ids:
             return
         of_training = picture_runs(training_ids, self.image_token)  # tokens of each picture
         of_vllm = picture_runs(vllm_ids, self.image_token)
-        # Mostly a picture has another number of tokens, since its size limits differ. Otherwise the texts
-        # differ.
-        what = f"picture tokens {of_training} and {of_vllm}"
-        if of_training == of_vllm:
+        if of_training != of_vllm:  # the usual cause: other size limits of pictures
+            what = f"picture tokens {of_training} and {of_vllm}"
+        else:
             what = f"{len(training_ids)} and {len(vllm_ids)} tokens"
         raise SettingsError(f"use_vllm: training and vLLM have read one prompt as {what}, so the answers "
                             "belong to another prompt; has the model's directory another processor?")
@@ -121,26 +122,19 @@ class PicturesForVLLM(BeforeGRPOTrainer):
 
     def __init__(self, *args, **kwargs):
         "Overrides TRL's (1.16): make the trainer, then replace methods of the vLLM engine that it has made"
-        # Within the block TRL makes the engine, in the number type of this model.
-        with _dtype_of(kwargs.get("model")):
+        with _engine_dtype_of(kwargs.get("model")):
             super().__init__(*args, **kwargs)
         if not self.use_vllm:
             return
         engine: Any = self.vllm_generation
         if engine.mode == "colocate":  # vLLM in this process, on the same GPU
-            # TRL's prompts have a picture token for each part of a picture, and vLLM wants one a picture:
-            # `EnginePrompts` puts that into the prompts, and checks that vLLM then reads TRL's tokens.
             engine.llm.generate = EnginePrompts(engine.llm.generate, self.processing_class)
-            # TRL always asks for level 2, which throws the weights away; 1 keeps them in the machine's
-            # memory.
+            # TRL always asks for level 2, which throws the weights away; level 1 keeps them in memory.
             engine.llm.sleep = _sleep_at_level(engine.llm.sleep, self.vllm_sleep_level)
-            # With new weights also forget picture features that vLLM computed with the old ones.
-            engine.sync_weights = _and_forget_pictures(engine.sync_weights, engine.llm)
-        else:
-            # A vLLM server. TRL sends it the pictures, and `_place_features` then says where in the prompt
-            # each belongs. Before that the numbers of tokens that each picture has are compared.
+            engine.sync_weights = _clearing_picture_features(engine.sync_weights, engine.llm)
+        else:  # a vLLM server
             engine._place_features = _with_picture_check(engine._place_features, self.processing_class)
-        self.add_callback(RatioWatch())  # warns where training and vLLM give tokens other probabilities
+        self.add_callback(RatioWatch())  # warns if training and vLLM give tokens different probabilities
 
     def _generate_single_turn(self, prompt_ids, images, *args, **kwargs):
         """Overrides TRL's (1.16): sample an answer to each prompt; `images` has a list of pictures a row.
@@ -161,15 +155,16 @@ def _sleep_at_level(sleep, level):
 
 
 @contextmanager
-def _dtype_of(model):
-    "Within the block, a vLLM engine that TRL makes gets the model's number type, such as float32"
-    # TRL 1.16 lets vLLM choose, and vLLM 0.24 chooses 16 bits for a float32 model: training's probabilities
-    # are then 0.94 times vLLM's on average. If a later TRL passes a dtype itself, its own wins over this one.
+def _engine_dtype_of(model):
+    "Within a `with` block, a vLLM engine that TRL makes gets the number type of `model`, such as float32"
+    # TRL 1.16 passes no dtype, and vLLM 0.24 then takes 16 bits for a float32 model, which changes its
+    # probabilities (training's are 0.94 times as large on average).
     import trl.generation.vllm_generation as generation
     engine = getattr(generation, "LLM", None) # absent without vLLM
     if engine is None or not hasattr(model, "dtype"):
         yield
         return
+    # A dtype that a later TRL passes itself replaces this one.
     generation.LLM = partial(engine, dtype=str(model.dtype).removeprefix("torch."))
     try:
         yield
@@ -177,8 +172,8 @@ def _dtype_of(model):
         generation.LLM = engine
 
 
-def _and_forget_pictures(sync_weights, llm):
-    """TRL's `sync_weights`, which copies weights to vLLM, and then clear vLLM's cache of picture features.
+def _clearing_picture_features(sync_weights, llm):
+    """Wrap TRL's `sync_weights`, which copies weights to vLLM: clear vLLM's cache of picture features, too.
 
     The vision tower may have been trained, so features that it computed with old weights are wrong."""
     def sync():
@@ -189,13 +184,13 @@ def _and_forget_pictures(sync_weights, llm):
 
 
 def _with_picture_check(
-    place_features,  # TRL's method (1.16): says where in a prompt the features of a server's pictures belong
+    place_features,  # TRL's method (1.16): finds the places in a prompt to which a server's features belong
     processor,  # of the model, as training uses it
 ):  # a method that is called in the same way
-    "`place_features` that first raises SettingsError where the server gave a picture more or fewer tokens"
+    "Wrap `place_features`: SettingsError if the server gave a picture another number of tokens than training"
     def place(features, prompt_ids):
+        "Compare the number of tokens of each picture, then call `place_features`"
         if features is not None:  # None: a prompt without pictures
-            # For each picture vLLM reports where its tokens begin in the prompt, and how many they are.
             of_server = [placeholder["length"] for placeholder in features["mm_placeholders"]["image"]]
             of_training = picture_runs(prompt_ids, processor.image_token_id)
             if of_server != of_training:
@@ -218,6 +213,7 @@ class RatioWatch(TrainerCallback):
         self.has_warned = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        "Keep the mean ratio of this step, and warn at the first one that is outside of `ratio_bounds`"
         ratio = (logs or {}).get(_logged_ratio)
         if ratio is None:
             return

@@ -58,29 +58,32 @@ def wanted_tensors(
 ) -> Wanted: # names and shapes
     "Names and shapes of a model's tensors, from its config alone: no weights are read or made"
     import torch
-    # `revert_weight_conversion` turns the names of a state dict into those in files, as save_pretrained does.
-    # It is not public (read in transformers 5.17); the tests compare with what save_pretrained writes.
-    from transformers.core_model_loading import revert_weight_conversion
     model_class, config = _class_of(folder)
     with torch.device("meta"): # tensors with shapes, but without numbers
         model = model_class(config)
     state = model.state_dict()
-    # The conversion renames tensors and keeps the objects, so their ids connect the new names with the old.
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    # Buffers that the model computes itself, by the last words of their names, such as inv_freq
+    computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
+    tied = dict(model.all_tied_weights_keys) # name of a tensor → name of the one whose numbers it shares
+    return Wanted(shapes, _names_in_files(model, state), tied, computed=frozenset(computed))
+
+def _names_in_files(model, state):
+    """A dict: name of a tensor in `state`, the model's state dict → its name in files of save_pretrained
+
+    It leans on a function that is not public (read in transformers 5.17); a test compares the names with
+    those that save_pretrained writes."""
+    from transformers.core_model_loading import revert_weight_conversion
+    # A renamed tensor is the same object as before, so its id leads from the new name to the old one.
     name_of_id = {id(tensor): name for name, tensor in state.items()}
-    names_in_files = {name: name for name in state} # name in the model → name in files, mostly the same
+    names_in_files = {name: name for name in state} # most names stay
     for in_files, tensor in revert_weight_conversion(model, dict(state)).items():
         if id(tensor) in name_of_id: # not one that the conversion has put together from others
             names_in_files[name_of_id[id(tensor)]] = in_files
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    # Last words, such as inv_freq, of buffers outside the state dict. The model computes them itself, so they
-    # are passed over where files hold them, whatever the path before the last word.
-    computed = {name.rpartition(".")[2] for name, _ in model.named_buffers() if name not in state}
-    # `all_tied_weights_keys`: name of a tensor → name of the one whose numbers it shares
-    tied = dict(model.all_tied_weights_keys)
-    return Wanted(shapes, names_in_files, tied, computed=frozenset(computed))
+    return names_in_files
 
 def _class_of(folder):
-    "(class of transformers that the config.json of a folder names, the config)"
+    "Read a folder's config.json; return the class of transformers that it names, and the config"
     import transformers
     if not (Path(folder) / "config.json").exists():
         raise FileNotFoundError(f"{folder}: no config.json there; "
@@ -91,7 +94,7 @@ def _class_of(folder):
     if hasattr(transformers, name):
         return getattr(transformers, name), config
 
-    # There is no such class: an error, with the nearest one of the usual kinds.
+    # There is no such class: the error suggests a similar name.
     hint = ""
     if name != "none":
         endings = ("ForConditionalGeneration", "ForCausalLM", "ForTokenClassification")
@@ -105,27 +108,27 @@ def _architectures(config):
 
 # %% ../../nbs/09e_merge.ipynb #ndbdb06e
 def fit_keys(
-    found: dict, # key → its shape; None where the shape is not known before the tensor is put together
+    found: dict, # key → shape of the whole tensor; None if that is not known
     wanted: Wanted, # the model's tensors according to its config
 ) -> dict: # key → name in the model
     "Match the tensors of shards with those of the config; one ShardError counts all that do not fit"
-    # None for a key that the model does not have. Buffers that the model computes itself are passed over.
+    # Key → name in the model; None if the model has no such tensor
     names = {key: wanted.find(key) for key in found if not wanted.is_computed(key)}
     misfits = []
     for key, name in names.items():
+        shape = found[key]
         if name is None:
-            # A hint takes time among hundreds of names, so only misfits that will be shown get one.
+            # A hint takes time, so only misfits that the message will show get one.
             hint = _closest(key, wanted) if len(misfits) < _most_shown else ""
             misfits.append(f"unexpected {key!r}{hint}")
-        elif found[key] is not None and tuple(found[key]) != wanted.shapes[name]:
-            shapes = f"has shape {list(found[key])}, the config wants {list(wanted.shapes[name])}"
-            misfits.append(f"{key!r} {shapes}")
+        elif shape is not None and tuple(shape) != wanted.shapes[name]:
+            misfits.append(f"{key!r} has shape {list(shape)}, the config wants {list(wanted.shapes[name])}")
     names_found = set(names.values())
     for name in wanted.shapes:
-        # `twins`: all names that share its numbers, its own among them; one of them is enough.
-        if not wanted.twins(name) & names_found:
+        has_its_numbers = wanted.twins(name) & names_found # the tensor, or one that is tied to it
+        if not has_its_numbers:
             misfits.append(f"missing {name!r}")
-    if misfits: # the message shows the first of them
+    if misfits:
         raise ShardError(f"{len(misfits)} misfits between shards and config.json: {_join_first(misfits)}")
     return names
 
@@ -175,9 +178,9 @@ _other_additions = (".lora_", "modules_to_save", "original_module")
 # %% ../../nbs/09e_merge.ipynb #nd404f2d
 def part_lora(
     shards: Shards, # of a model with or without a LoRA adapter
-    lora_alpha: float = None, # wins over what is written beside the shards
+    lora_alpha: float = None, # replaces the alpha that is written beside the shards
 ) -> tuple: # base: key without peft's additions → key; `Lora` or None
-    "Tell the frozen base from the LoRA adapter in shards, by the keys of the tensors"
+    "Separate the frozen base from the LoRA adapter, by the keys of the tensors in the shards"
     factors = {} # module's name → {"A": key, "B": key}
     base, adapters = {}, set() # key without peft's additions → key; names of adapters
     for key in shards.pieces:
@@ -192,7 +195,6 @@ def part_lora(
             # peft wraps the model, and each layer that gets an adapter.
             bare_key = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
             base[bare_key] = key
-    # The adapter must be one alone, and have A and B for each of its modules.
     if not factors:
         return base, None
     incomplete = sorted(module for module, keys in factors.items() if len(keys) < 2)
@@ -201,21 +203,21 @@ def part_lora(
     if len(adapters) > 1:
         names = ", ".join(map(str, sorted(adapters)))
         raise ShardError(f"several adapters in one checkpoint: {names}")
-    # `_lora_config`: what the trainer has written beside the shards; ShardError if alpha is not known
-    return base, Lora(_lora_config(shards, factors, lora_alpha), factors)
+    config = _lora_config(shards, factors, lora_alpha)
+    return base, Lora(config, factors)
 
 # %% ../../nbs/09e_merge.ipynb #ne1fb7aa
 def _lora_config(shards, factors, lora_alpha):
-    """The adapter's config: what the trainer has written beside the shards, over what the shapes tell
+    """Make the adapter's config from the shapes and from what the trainer has written beside the shards
 
-    `factors`: module's name → {"A": key, "B": key}. ShardError if alpha is not known, or a rank does not fit
-    the shapes."""
+    `factors`: module's name → {"A": key, "B": key}. ShardError if alpha is not known, or if a rank in the
+    config does not fit the shapes."""
     any_key_of_a = next(iter(factors.values()))["A"]
     rank = shards.shape(any_key_of_a)[0] # A is rank × inputs
     config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors),
                   r=rank)
 
-    # A trainer writes one of these files; if both exist, the second one wins.
+    # A trainer writes one of these files. Its values replace those above.
     files = ["lora_train_meta.json", "lora_adapter/adapter_config.json"]
     for name in files:
         path = shards.folder / name
@@ -227,7 +229,7 @@ def _lora_config(shards, factors, lora_alpha):
     if not config.get("lora_alpha"): # missing, or 0, which verl's own merger writes for an unknown alpha
         raise ShardError(f"{shards.folder}: LoRA shards, but their alpha is not known: "
                          f"neither {' nor '.join(files)} holds one; give lora_alpha")
-    _check_ranks_of(shards, factors, config) # ShardError if a module's shapes contradict the config
+    _check_ranks_of(shards, factors, config)
     return config
 
 def _check_ranks_of(shards, factors, config):
@@ -335,30 +337,26 @@ def model_sources(
     """A `Source` for every tensor of the merged model, with LoRA updates added
 
     Of tied tensors, which share their numbers, only one is written."""
-    base, lora = part_lora(shards, lora_alpha) # base: key without peft's additions → key; `Lora` or None
+    base, lora = part_lora(shards, lora_alpha) # `lora` is None without an adapter
     if not base: # verl's save_lora_only leaves the base out
         raise ShardError(f"{shards.folder}: the shards hold an adapter and no base; take lora='adapter', "
                          "then merge-lora with the base that was trained")
 
-    # Which key of the shards holds which tensor of the model; ShardError for tensors that do not fit.
-    # `_whole_shapes`: key without peft's additions → shape of the whole, or None for a tensor that does not
-    # say whether it is the whole or a part.
-    fitted = fit_keys(_whole_shapes(shards, base), wanted) # key without peft's additions → name in the model
-    keys = {name: base[bare_key] for bare_key, name in fitted.items()} # name in the model → key in the shards
-
-    # Which module of the adapter changes which weight; ShardError for one that cannot be added.
-    updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → module
+    # `bare_key`: a key without peft's additions
+    name_of_bare_key = fit_keys(_whole_shapes(shards, base), wanted)
+    keys = {name: base[bare_key] for bare_key, name in name_of_bare_key.items()} # name → key in the shards
+    updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → the adapter's module
     if lora:
         _check_updates(shards, wanted, lora, updates)
 
     sources = {}
     for name, shape in wanted.shapes.items():
         tied_to = wanted.tied.get(name)
-        if tied_to is not None: # its numbers are written under that name
-            if name in keys and tied_to in keys: # the shards hold both; ShardError unless they are equal
+        if tied_to is not None: # only `tied_to` is written
+            if name in keys and tied_to in keys: # the shards hold both
                 _check_tied(shards, keys, name, tied_to)
             continue
-        # The shards may hold a tied tensor under any of its names.
+        # The shards may hold the tensor under the name of one that is tied to it.
         possible_names = (name, *sorted(wanted.twins(name)))
         key = next(keys[possible] for possible in possible_names if possible in keys)
         name_in_files = wanted.hub[name]
@@ -375,26 +373,24 @@ def _updates(factors, wanted):
 
 # %% ../../nbs/09e_merge.ipynb #n44afe44
 def _whole_shapes(shards, base):
-    """Shapes of whole tensors as far as the shards tell them: key without peft's additions → shape or None
+    """Shapes of the whole tensors: key without peft's additions → shape, or None if it is not known
 
-    A plain tensor that several ranks hold may be whole on each, or cut into parts: None. `base`: key without
-    peft's additions → key in the shards."""
+    `base`: key without peft's additions → key in the shards."""
     shapes = {}
     for bare_key, key in base.items():
-        # A `Piece` has the shape of the whole tensor, the same on all ranks. A plain tensor has None there.
         piece_of_rank_0 = shards.pieces[key][0]
-        is_plain = piece_of_rank_0.shape is None
-        is_unsure = is_plain and shards.world_size > 1
-        shapes[bare_key] = None if is_unsure else shards.shape(key)
+        is_plain = piece_of_rank_0.shape is None # only other pieces say the shape of the whole
+        # If several ranks hold a plain tensor, each may have the whole or a part of it.
+        is_unknown = is_plain and shards.world_size > 1
+        shapes[bare_key] = None if is_unknown else shards.shape(key)
     return shapes
 
 # %% ../../nbs/09e_merge.ipynb #n3253d77
 def _check_updates(shards, wanted, lora, updates):
-    """Raise ShardError unless every pair of LoRA factors can be added to a weight of the model
+    """Raise ShardError unless the product B·A of every module can be added to a weight of the model
 
-    `updates`: name of the weight → the adapter's name of its module; the name is None for a module that the
-    model does not have."""
-    # With these options more than B·A is added to a weight, or its transpose.
+    `updates`: name of the weight, or None if the model does not have it → module of the adapter."""
+    # DoRA changes a weight in another way; with fan_in_fan_out the weight is stored transposed.
     if lora.config.get("use_dora") or lora.config.get("fan_in_fan_out"):
         raise ShardError("adapter_config.json: use_dora and fan_in_fan_out cannot be merged; "
                          "take lora='adapter'")
@@ -403,7 +399,8 @@ def _check_updates(shards, wanted, lora, updates):
             hint = _closest(f"{module}.weight", wanted)
             raise ShardError(f"{module}: an adapter for a layer that the config does not have{hint}")
         keys = lora.factors[module]
-        shape = (shards.shape(keys["B"])[0], shards.shape(keys["A"])[1]) # of B·A
+        rows_of_b, columns_of_a = shards.shape(keys["B"])[0], shards.shape(keys["A"])[1]
+        shape = (rows_of_b, columns_of_a) # of B·A
         if shape != wanted.shapes[name]:
             raise ShardError(f"{module}: factors for {list(shape)}, the layer is {list(wanted.shapes[name])}")
 
@@ -423,18 +420,17 @@ def _check_tied(shards, keys, name, tied_to):
 def _source(shards, key, shape, dtype, lora, module):
     """The `Source` of one tensor of the model: put together from shards, updated by LoRA, converted
 
-    `module`: the adapter's name of the module whose update is added, or None for a tensor without one."""
+    `module`: the module of the adapter `lora` whose update is added; None: nothing is added."""
     stored_dtype = shards.dtype(key)
     is_float = "float" in stored_dtype # integers keep their type
     target_dtype = dtype if dtype and is_float else stored_dtype
     def load():
-        "Make the tensor, when it is to be written"
-        tensor = assemble(shards.pieces[key], shape, key) # the whole, from the files of all ranks
+        "Put the tensor together from the files of all ranks; called only when it is needed"
+        tensor = assemble(shards.pieces[key], shape, key)
         if module:
-            update = _lora_update(shards, lora, module)
-            # Added in float32 and then rounded once.
+            update = _lora_update(shards, lora, module) # in float32, so that the sum is rounded only once
             tensor = (tensor.float() + update).to(tensor.dtype)
-        return _converted(tensor, target_dtype, key) # ShardError if a number becomes infinite by that
+        return _converted(tensor, target_dtype, key)
     return Source(target_dtype, shape, load)
 
 def _lora_update(shards, lora, module):
@@ -462,16 +458,14 @@ def adapter_sources(
     shards: Shards, # of a peft model
     wanted: Wanted, # the model's tensors according to its config
     dtype: str = None, # number type of all floating tensors; None keeps each one's own
-    lora_alpha: float = None, # wins over the alpha that is written beside the shards
+    lora_alpha: float = None, # replaces the alpha that is written beside the shards
 ) -> tuple: # name in the file → `Source`; adapter_config.json
     "A `Source` for each factor of the adapter, under the names that peft gives them in files; and its config"
-    base, lora = part_lora(shards, lora_alpha) # keys of the frozen base; `Lora`
-    if base: # with verl's save_lora_only there is none
-        # Only to check that the shards fit the config; raises ShardError. `_whole_shapes`: key → shape of the
-        # whole, or None for a tensor that does not say whether it is the whole or a part.
-        fit_keys(_whole_shapes(shards, base), wanted)
-    updates = _updates(lora.factors, wanted) # name of a weight in the model → adapter's name of its module
-    # Checked with an empty config, as adapters that cannot be merged (DoRA) can be written all the same.
+    base, lora = part_lora(shards, lora_alpha)
+    if base: # verl's save_lora_only leaves the base out
+        fit_keys(_whole_shapes(shards, base), wanted) # only to check it: ShardError if it does not fit
+    updates = _updates(lora.factors, wanted) # name of a weight → the adapter's module
+    # The empty config lets DoRA pass: it cannot be merged, but it can be written.
     _check_updates(shards, wanted, Lora(config={}, factors=lora.factors), updates)
     sources = {}
     for name, module in updates.items():
@@ -498,17 +492,17 @@ def merge_shards(
     description_folder = Path(local_dir) / "huggingface" # configs and tokenizer, which rank 0 has saved
     wanted = wanted_tensors(description_folder) # names and shapes according to the config
 
-    # For each tensor to be written a `Source`, which makes it only when it is needed.
-    adapter_alone = lora == "adapter"
-    # `_factor`: the pattern of the key of a LoRA factor
-    if adapter_alone and not any(map(_factor.fullmatch, shards.pieces)):
-        raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
-    if adapter_alone:
+    # sources: name in files → `Source`, which makes the tensor only when it is needed
+    if lora == "adapter":
+        if not any(map(_factor.fullmatch, shards.pieces)): # no key is that of a LoRA factor
+            raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
+        kind = "adapter"
         sources, config = adapter_sources(shards, wanted, dtype, lora_alpha)
     else:
+        kind = "model"
         sources, config = model_sources(shards, wanted, dtype, lora_alpha), None # its config is copied
 
-    report = _report(shards, sources, "adapter" if adapter_alone else "model")
+    report = _report(shards, sources, kind)
     if not any(description_folder.glob("tokenizer*")): # EasyR1 goes on if it cannot save the tokenizer
         report["lacks"] = "tokenizer: take the base model's"
     if test:
@@ -573,18 +567,18 @@ def _write_model(
 # Files that are not copied from `huggingface/`: weights, which verl may have saved there, and their indexes.
 _not_descriptions = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json", "manifest.json")
 
-def _describe(description_folder, folder, config, dtype):
-    """Copy tokenizer, processor and configs beside the weights, with the number type that the weights have
+def _describe(description_folder, folder, adapter_config, dtype):
+    """Copy tokenizer, processor and configs into the folder of the weights, and correct its config
 
-    `config`: adapter_config.json if only an adapter is written, else None; `dtype`: torch's name."""
+    `adapter_config` is None if a whole model is written. `dtype`: the weights' number type, torch's name."""
     shutil.copytree(description_folder, folder, dirs_exist_ok=True, ignore=_not_descriptions)
-    if config is None:
+    if adapter_config is None:
         _describe_model(folder / "config.json", dtype)
         return
     # If a model's config.json stood beside an adapter, libraries would look for the model's weights there.
     for name in ("config.json", "generation_config.json"):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / "adapter_config.json", config | dict(inference_mode=True))
+    write_json(folder / "adapter_config.json", adapter_config | dict(inference_mode=True))
 
 # %% ../../nbs/09e_merge.ipynb #n926a43b
 def _describe_model(path, dtype):
@@ -603,18 +597,18 @@ def _check_equal(sources, reference, wanted):
     One ShardError lists the first that differ or are missing. `sources`: name in files → `Source`;
     `wanted.find` translates a name in files into the name in the model."""
     theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
-    # Name in the model → `Source`
-    ours = {wanted.find(name) or name: source for name, source in sources.items()}
+    ours = {wanted.find(name) or name: source for name, source in sources.items()} # by the names in the model
     differences = [] # in words
     for name in theirs:
-        # The reference may hold a tied tensor under both of its names, of which we write one.
-        if name not in ours and wanted.tied.get(name) not in ours:
+        is_tied_to_ours = wanted.tied.get(name) in ours # of two tied tensors only one is written
+        if name not in ours and not is_tied_to_ours:
             differences.append(f"{name!r} is only in the reference")
     for name, source in ours.items():
-        difference = "is not in the reference"
         if name in theirs:
             path, name_in_file = theirs[name]
             difference = _difference(source, path, name_in_file) # None if the tensors are equal
+        else:
+            difference = "is not in the reference"
         if difference:
             differences.append(f"{name!r} {difference}")
     if differences:

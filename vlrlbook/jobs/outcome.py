@@ -30,13 +30,13 @@ class Outcome:
     def __init__(self,
         folder: str | os.PathLike,  # of the job
     ):
-        "Write the bytes that will become outcome.json, unless they are there already; OSError on a full disk"
+        "Reserve disk space for outcome.json, so that `write` works on a full disk; OSError if it is full now"
         folder = JobFolder(folder)
         self.path = folder.outcome
-        self.room = folder.outcome_room  # a hidden file of blanks until `write`
-        # If the file is too short, its writer was killed or the disk ran full.
-        if not self.room.exists() or self.room.stat().st_size < self.size:
-            self.room.write_bytes(b" " * self.size)
+        self.reserved_file = folder.outcome_room  # filled with blanks; `write` renames it to outcome.json
+        # The file is too short if its writer was killed or the disk was full.
+        if not self.reserved_file.exists() or self.reserved_file.stat().st_size < self.size:
+            self.reserved_file.write_bytes(b" " * self.size)
 
     def write(self,
         content: dict,  # attempt, state, error_code, error_message: JSON that fits into 4096 bytes
@@ -48,13 +48,13 @@ class Outcome:
         # ensure_ascii=False: an emoji then takes four bytes. As "\ud83c\udf4e" it takes twelve, and a long
         # message might not fit into 4096.
         text = json.dumps(content, ensure_ascii=False).encode("utf-8").ljust(self.size)  # filled with blanks
-        with open(self.room, "r+b") as file:
+        with open(self.reserved_file, "r+b") as file:
             file.write(text)
             file.flush()
             # To the disk before the rename: else a power cut could leave an empty outcome.json.
             os.fsync(file.fileno())
         # Readers find the outcome of the attempt before or this one, never half of it.
-        os.replace(self.room, self.path)
+        os.replace(self.reserved_file, self.path)
 
     @staticmethod
     def read(

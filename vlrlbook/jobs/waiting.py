@@ -93,7 +93,7 @@ class WaitingJobs:
         except OSError as e:
             if e.errno not in own_faults:  # error numbers such as ENOENT: a file is missing
                 raise  # an error of the machine, such as a full disk: the job waits until it is over
-            # An error of this job's files: it would come again at every look, and the jobs behind would wait.
+            # Only this job's files are damaged: if it stayed first in the queue, it would block all others.
             self._fail(row, slot, f"the job's files are damaged: {e.strerror}")
 
     def _start(self,
@@ -102,9 +102,8 @@ class WaitingJobs:
         slot,  # CUDA_VISIBLE_DEVICES
     ):
         "Start a queued job's supervisor, or leave the job queued; OSError if no supervisor can be started"
-        # First the lock, then the ledger, then the process, so that whenever this server is killed, the next
-        # one can see what happened. Killed after the lock: it is free again, and the job is still queued.
-        # Killed after the ledger: the job is `training` and its lock is free, so no supervisor lives.
+        # The order (lock, ledger, process) matters if this server is killed, which frees the lock. The next
+        # server finds the job still queued, or `training` with a free lock: then it has no supervisor.
         lock = take_lock(folder.lock)
         if lock is None:
             return  # the supervisor of the attempt before is about to end
@@ -122,7 +121,7 @@ class WaitingJobs:
             handle = self.backend.start(folder.path, attempt, slot, lock)
             self.ledger.save_handle(row["job_id"], handle)
         except OSError as e:
-            # If the job is still queued, this changes nothing: it moves only a job that is `training`.
+            # If the job is still queued, this changes nothing.
             self.ledger.move(row["job_id"], "training", "interrupted", f"could not be started: {e.strerror}",
                              of_attempt=attempt)
             raise
@@ -140,12 +139,13 @@ class WaitingJobs:
         "Move a job in the ledger from queued to training; False if it is no longer queued"
         # The attempt goes on from the newest undamaged checkpoint; its name holds the optimizer step.
         checkpoint = newest_checkpoint(folder.run)
-        step = checkpoint and checkpoint_number(checkpoint) or 0
+        step = 0
+        if checkpoint:
+            step = checkpoint_number(checkpoint) or 0
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),
-            # Inode, size and time of run_log.csv as the attempt before left it. As long as they are the same,
-            # this attempt has logged nothing, and the rows in the file do not count.
+            # Inode, size and time of run_log.csv: until they change, its rows are of an earlier attempt.
             log_mark=log_mark(folder.run_log),
             resumed_from=checkpoint.name if checkpoint else None,
             current_step=step, progress=percent(step, row["total_steps"]))
@@ -156,9 +156,8 @@ class WaitingJobs:
         message,  # why, for the owner
     ):
         "End a job that cannot be started as failed, so that the jobs behind it can start"
-        # `move` goes from the first state to the second, and does nothing if the job is in another state.
-        # `_start` may have made it interrupted before it raised; then it goes back to queued. From there it
-        # goes by way of `training`, since a queued job may not become failed directly.
+        # `_start` may have left the job queued or interrupted; only a job in `training` may become failed.
+        # `move` does nothing if the job is not in the first of its two states.
         attempt = row["attempt"] + 1
         self.ledger.move(row["job_id"], "interrupted", "queued", "to be ended")
         self.ledger.move(row["job_id"], "queued", "training", f"slot {slot}", attempt=attempt)

@@ -57,7 +57,7 @@ def read_preference_row(
         raise DataError("preference.row", f"expected an object, found {str(row)[:80]!r}", row=number)
     if empty is None:
         empty = empty_columns([row])
-    row = _unfolded(row, keys, number)  # RLHF-V writes a row into one text; any other is unchanged
+    row = _with_columns_of_text(row, keys, number)  # RLHF-V writes a row into one text; others are unchanged
     # Finds a column by its role, whatever its name is, and remembers which columns were read.
     columns = Columns(row, keys, number, empty)
 
@@ -75,7 +75,7 @@ def read_preference_row(
     pictures = pictures_shown(columns, question.pictures, notes, "preference")
     # Each picture's mark, whatever its form, becomes `<image>`. `turns`: (role, text) of each turn before the
     # question, empty unless the row is a chat; `query`: the question itself.
-    turns, query = _marked(question, len(pictures), notes, number)
+    turns, query = _with_image_marks(question, len(pictures), notes, number)
 
     group, identifier = columns.get("group"), columns.get("id")
     return PreferenceRow(
@@ -93,17 +93,18 @@ def read_preference_row(
     )
 
 
-def _unfolded(
+def _with_columns_of_text(
     row,  # a dict
     keys,  # role → column, where the user has said which column holds what; may be None
     number,  # of the row
 ):
-    """A row of RLHF-V with the columns that its column `text` holds; any other row unchanged.
+    """Return a row of RLHF-V with the columns that its column `text` holds; any other row unchanged.
 
-    That `text` is a JSON object with question, chosen and rejected."""
+    In RLHF-V `text` is a JSON object with question, chosen and rejected."""
     columns = Columns(row, keys, number)  # finds a column by its role, whatever its name is
     text = columns.get("text")
-    if columns.has("rejected") or not isinstance(text, str) or not text.lstrip().startswith("{"):
+    looks_like_json = isinstance(text, str) and text.lstrip().startswith("{")
+    if columns.has("rejected") or not looks_like_json:
         return row
 
     try:
@@ -203,22 +204,16 @@ def _votes(
     """The votes of a row: for each answer, how many people preferred it, or which share of them.
 
     None if the row has no votes; `DataError` if they are no votes for so many answers."""
-    # From the columns with these roles; None if there is no such column, or no value in it.
-    value, probability = columns.get("votes"), columns.get("probability")
-    votes = None
-    if value is not None:
-        # a CSV holds a list as a text that writes it
-        votes = as_list(listed(value) if isinstance(value, str) else value)
-        if votes is None:
-            _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
+    value, probability = columns.get("votes"), columns.get("probability")  # None: no such column, or no value
+    if value is None:
+        return None if probability is None else _shares(columns, probability, answers)
 
-    if votes is not None and probability is not None:
-        _raise_error(columns.number, "votes", "votes and a probability: expected one of them")
-    if probability is not None:
-        return _shares(columns, probability, answers)  # of the first answer and of the second
+    # A CSV holds the list as a text.
+    votes = as_list(listed(value) if isinstance(value, str) else value)
     if votes is None:
-        return None
-
+        _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {value!r}"[:160])
+    if probability is not None:
+        _raise_error(columns.number, "votes", "votes and a probability: expected one of them")
     if len(votes) != answers or not all(_is_finite_number(vote) and vote >= 0 for vote in votes):
         _raise_error(columns.number, "votes", f"expected {answers} numbers from 0, found {votes!r}"[:160])
     if not any(votes):
@@ -244,13 +239,14 @@ def _shares(
 
 
 def _check_votes(columns, ranks, votes):
-    "Raise `DataError` if an answer has a better rank, which is a smaller number, than one with more votes"
+    "Raise `DataError` if ranks and votes contradict each other; the best rank is the smallest number"
     if votes is None:
         return
     for i, j in combinations(range(len(votes)), 2):
-        # Positive if the answer with the larger, so worse, rank has more votes.
-        # Equal ranks with unequal votes are allowed: the makers of a file may call a narrow result a tie.
-        if (ranks[i] - ranks[j]) * (votes[i] - votes[j]) > 0:
+        rank_difference = ranks[i] - ranks[j]
+        vote_difference = votes[i] - votes[j]
+        # More votes need a smaller rank, or an equal one: a file may call a narrow result a tie.
+        if rank_difference * vote_difference > 0:
             message = f"ranks {ranks!r} prefer another answer than votes {votes!r}"
             _raise_error(columns.number, "votes", message[:160])
 
@@ -260,57 +256,63 @@ def _check_votes(columns, ranks, votes):
 def _pair(columns):
     """Read a row with a chosen and a rejected answer.
 
-    Returns its `_Question` (text, pictures, earlier turns), [chosen, rejected], their ranks
-    [0, 1], of which 0 is the better, and their votes or None."""
+    Returns its `_Question`, [chosen, rejected], their ranks [0, 1] (0 is best), and their votes or None."""
     number = columns.number  # of the row, for messages
     rejected_name = columns.name_of("rejected")  # of the column, which has other names in some data sets
-    rejected, chosen = columns.row[rejected_name], columns.get("chosen")
-    prompt_turns = _prompt_turns(columns)  # of the prompt's own column; empty if that holds a plain text
+    question_turns, chosen, rejected = _chosen_and_rejected(columns, rejected_name)
+    responses = [_answer_text(chosen, "chosen", number), _answer_text(rejected, rejected_name, number)]
+    _refuse_labels(responses, columns)
+    ranks, votes = [0, 1], _votes(columns, len(responses))
+    _check_votes(columns, ranks, votes)  # `DataError` if more people preferred the rejected answer
+    question = _question_of_turns(question_turns, number) if question_turns else _text_question(columns)
+    return question, responses, ranks, votes
 
-    # `question_turns`: all turns before the answers, from whatever column.
+
+def _chosen_and_rejected(columns, rejected_name):
+    """Read the two answers of a row; returns all turns before them (may be none), chosen and rejected.
+
+    An answer is the value of its column or, if that is a chat, the text of the last turn."""
+    number = columns.number  # of the row, for messages
+    rejected, chosen = columns.row[rejected_name], columns.get("chosen")
+    prompt_turns = _prompt_turns(columns)  # empty if the prompt is a plain text
+
     if chosen is None:
-        # The form of ms-swift: the chat ends with the chosen answer; only the rejected one has a column.
+        # ms-swift has a column for the rejected answer only; the chosen one is the last turn of the prompt.
         if not prompt_turns or prompt_turns[-1].role != "assistant":
             _raise_error(number, "response", f"{rejected_name!r} without a chosen answer")
-        *prompt_turns, answer_turn = prompt_turns  # the prompt's turns are those before the answer
-        chosen, question_turns = answer_turn.text, prompt_turns
+        *prompt_turns, answer_turn = prompt_turns
+        question_turns, chosen = prompt_turns, answer_turn.text
     elif is_turns(chosen):
-        # The answer is a chat of its own, which may begin with the question's turns.
         question_turns, chosen = _question_and_answer(chosen, prompt_turns, number)
     else:
         question_turns = prompt_turns
 
     if is_turns(rejected):
         rejected_turns, rejected = _question_and_answer(rejected, prompt_turns, number)
-        if _contents(rejected_turns) != _contents(question_turns):  # the texts and pictures of turns
+        if _contents(rejected_turns) != _contents(question_turns):
             _raise_error(number, "query", "chosen and rejected are answers to different questions")
+    return question_turns, chosen, rejected
 
-    # `_answer_text`: the text, also where it is wrapped in a turn or a list.
-    responses = [_answer_text(chosen, "chosen", number), _answer_text(rejected, rejected_name, number)]
-    _refuse_labels(responses, columns)  # "A" and "B" that only name other columns
-    ranks, votes = [0, 1], _votes(columns, len(responses))
-    _check_votes(columns, ranks, votes)  # `DataError` if more people preferred the rejected answer
 
-    # The question: the last of the turns or, without turns, the column for questions.
-    if question_turns:
-        return _question_of_turns(question_turns, number), responses, ranks, votes
-
+def _text_question(columns):
+    "The `_Question` of a pair whose question is a plain text"
     query = columns.get("question")
     if not isinstance(query, str) or not query.strip():
-        _raise_error(number, "query", f"no question: the row has {columns.there()}")
+        _raise_error(columns.number, "query", f"no question: the row has {columns.there()}")
     input_text = columns.get("input")  # the form of Alpaca: an instruction, and an input for it
     if _is_filled_text(input_text):
         query = f"{query}\n{input_text.strip()}"
-    return _Question(query), responses, ranks, votes
+    return _Question(query)
 
 
 def _refuse_labels(responses, columns):
-    """Raise `DataError` if chosen and rejected are no answers but labels of other columns, "A" and "B".
+    """Raise `DataError` if chosen and rejected are labels such as "A" and "B" instead of answers.
 
-    They are taken for labels if each is one character and another column is named like one of answers."""
+    Single characters count as labels if the row has columns for answers, such as response_a or answer_b."""
     prefixes = ("response", "answera", "answerb")
     answer_columns = [name for name in columns.row if plain_name(name).startswith(prefixes)]
-    if answer_columns and all(len(text.strip()) == 1 for text in responses):
+    are_single_characters = all(len(text.strip()) == 1 for text in responses)
+    if answer_columns and are_single_characters:
         labels = f"labels ({', '.join(responses)}) of the answers in {answer_columns[0]!r}"
         _raise_error(columns.number, "response", f"chosen and rejected are {labels}")
 
@@ -327,10 +329,10 @@ def _prompt_turns(columns):
 
 
 def _question_and_answer(value, prompt_turns, number):
-    """Read an answer that is written as a chat; returns the turns before it, and its text.
+    """Read an answer that is written as a chat; return the turns before it, and its text.
 
-    `value` holds only the answer's turn, as in TRL's rows with a prompt, or the question's turns, too.
-    `prompt_turns` are those of the prompt's own column, empty if there is none. `number`: of the row."""
+    `value` is the chat; it may begin with the question's turns. `prompt_turns` are the turns of the row's
+    prompt, or an empty list; `number` is the row's number."""
     *own_turns, answer_turn = read_turns(value, number, "preference.response")
     if answer_turn.role != "assistant":
         _raise_error(number, "response", f"an answer that ends with a turn of the {answer_turn.role}")
@@ -338,7 +340,7 @@ def _question_and_answer(value, prompt_turns, number):
         _raise_error(number, "response", "an answer holds a picture: only texts are judged")
 
     if own_turns and prompt_turns:
-        # The question stands twice. The prompt's turns are kept, since only they may hold a system turn.
+        # Both hold the question. The prompt's turns are used, since they may hold a system turn, too.
         if _user_contents(own_turns) != _user_contents(prompt_turns):
             _raise_error(number, "query", "the answers' own question is not that of the prompt")
         return prompt_turns, answer_turn.text
@@ -377,29 +379,29 @@ def _answer_text(
 def _question_of_turns(turns, number):
     """The `_Question` of a chat's turns (a list of `Turn`), of which the last is the question.
 
-    The system's text is put in front of the first turn. Raises `DataError`, with the `number` of the row, if
-    user and assistant do not alternate, from a first to a last turn of the user."""
-    talk = [turn for turn in turns if turn.role != "system"]
-    roles = [turn.role for turn in talk]
-    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(talk))]
-    if roles != expected or len(talk) % 2 == 0:
+    Apart from system turns, user and assistant must alternate, and the first and the last turn must be the
+    user's; else a `DataError` names the row's `number`."""
+    dialogue = [turn for turn in turns if turn.role != "system"]
+    roles = [turn.role for turn in dialogue]
+    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(dialogue))]
+    if roles != expected or len(dialogue) % 2 == 0:
         order = "expected turns of the user and the assistant by turns, the first and the last the user's"
         _raise_error(number, "query", f"turns {roles} before the answer; {order}"[:300])
 
-    # talk[1::2]: the turns of the assistant
-    if any(turn.pictures for turn in talk[1::2]):
+    assistant_turns = dialogue[1::2]
+    if any(turn.pictures for turn in assistant_turns):
         _raise_error(number, "query", "a turn of the assistant holds a picture: only the user's may")
 
     system_texts = [turn.text.strip() for turn in turns if turn.role == "system"]
-    texts = [turn.text.strip() for turn in talk]
+    texts = [turn.text.strip() for turn in dialogue]
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
     texts[0] = "\n\n".join([*filter(None, system_texts), texts[0]])
-    # A single turn may hold nothing but a picture, if the system's text, now in front of it, asks about it.
+    # Only now: a single turn may hold a picture alone, if the system's text in front of it is the question.
     if not texts[-1].replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
 
     pictures = []
-    for turn in talk:
+    for turn in dialogue:
         pictures += turn.pictures
     earlier_turns = list(zip(roles[:-1], texts[:-1]))
     return _Question(texts[-1], pictures, earlier_turns)
@@ -410,24 +412,24 @@ def _question_of_turns(turns, number):
 _turn_separator = "\0"  # stands in no text that is meant to be read
 
 
-def _marked(
+def _with_image_marks(
     question,  # `_Question`
     pictures,  # how many the row shows
     notes,  # gets a sentence about marks that are left as they are
     number,  # of the row, for an error
 ):
-    """Replace all marks of pictures by `<image>`; returns the earlier turns, (role, text), and the query.
+    """Replace all marks of pictures by `<image>`; return the earlier turns, as (role, text), and the query.
 
     Raises `DataError` for marks that do not fit the pictures, and for control tokens of the models."""
     texts = [text for _, text in question.earlier_turns] + [question.text]
-    # All turns as one text, since their marks together must fit the pictures, and may be numbered throughout.
+    # The marks of all turns are counted together, so the turns are joined to one text and split again.
     whole = _turn_separator.join(texts)
-    # One separator fewer than there are texts was put in; any more stand in the texts themselves.
-    if len(texts) > 1 and whole.count(_turn_separator) >= len(texts):
+    added_separators = len(texts) - 1
+    if len(texts) > 1 and whole.count(_turn_separator) > added_separators:
         raise DataError("preference.query", "a turn holds a NUL character: the text is damaged", row=number)
 
     whole = marked_question(whole, pictures, "preference.marks", notes, number)
-    # A single text is not split: a NUL in it would be its own.
+    # A single text may hold a NUL of its own, so it is not split.
     marked_texts = whole.split(_turn_separator) if len(texts) > 1 else [whole]
 
     query = marked_texts.pop()
@@ -443,14 +445,15 @@ def _marked(
 
 
 def _margin(columns):
-    "By how much the score of the better answer should be higher, as the row says it; None if it does not"
-    # Not `columns.get`, which treats NaN as no value: here NaN is an error of the file that must be reported.
-    margin_names = [name for name in columns.row if plain_name(name) == "margin"]
-    name = columns.keys.get("margin") or next(iter(margin_names), None)
+    "Read the margin by which the better answer's score should be higher; None if the row has none"
+    # Not `columns.get`: it treats NaN as no value, but a margin of NaN must be reported as an error.
+    name = columns.keys.get("margin")  # the column that the user has named
+    if not name:
+        name = next((name for name in columns.row if plain_name(name) == "margin"), None)
     margin = None
     if name is not None:
         margin = columns.row.get(name)
-        columns.read.add(name)  # so that it is not listed among the columns that were not read
+        columns.read.add(name)  # so that it is not reported as unused
 
     if isinstance(margin, str) and is_number_text(margin):  # a CSV holds numbers as texts
         margin = float(margin)

@@ -45,20 +45,19 @@ print(json.dumps(read_verdict(sys.argv[1])))
 
 
 class AskSide:
-    "Answers the addresses about what a completed job has become; each method takes a request"
+    "Handles requests about a completed job: GET …/verdict and POST …/ask"
     def __init__(self,
         settings: ServiceSettings,  # its limits are used
         jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
-        aside: Path,  # the data directory's folder for what is being received
+        aside: Path,  # folder of the data directory for files that are being received
     ):
-        "Answer the addresses about what a completed job has become: verdict and ask"
-        # `receive_file` takes its limit from the settings; a picture gets a smaller one than an archive.
+        # `receive_file` reads its limit from the settings; a picture gets a smaller one than an archive.
         picture_mb = min(settings.upload_mb, _most_picture_mb)
         self.settings = dataclasses.replace(settings, upload_mb=picture_mb)
         self.jobs = jobs
         self.aside = aside
-        self.asking = asyncio.Semaphore(1)  # each asking loads a model
-        self.waiting = 0  # requests that ask or wait for their turn
+        self.model_lock = asyncio.Semaphore(1)  # one request at a time loads a model
+        self.waiting = 0  # requests to `ask` that run or wait
         self.verdicts = {}  # job_id → verdict; a result never changes
 
     async def _completed(self, request):
@@ -95,18 +94,18 @@ class AskSide:
             raise Problem("query.value", "question: expected a text")
         _, folder = await self._completed(request)  # (job, its folder); a Problem unless it has completed
 
-        # As many as may upload at once, since each holds a picture on the disk while it waits.
+        # The same limit as for uploads: each waiting request keeps a picture on the disk.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("upload.busy", "too many pictures at once", {"retry-after": "30"})
         self.waiting += 1
 
-        # A name of the form that the next start of a server clears away, should this one be killed.
+        # If this server is killed, its next start deletes folders with such names.
         work = self.aside / f"upload-{secrets.token_hex(8)}"
         picture = work / "picture"
         try:
             work.mkdir()
             await receive_file(request, picture, self.settings)
-            async with self.asking:  # one at a time: each loads a model
+            async with self.model_lock:
                 # `_ask_code` takes these arguments, asks the model, and prints its answers as JSON.
                 arguments = [folder.result, picture, question.strip()[:_most_question_letters]]
                 return reply(await _run_python(_ask_code, arguments, _longest_asking))

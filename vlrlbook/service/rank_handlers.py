@@ -52,14 +52,14 @@ class RankSide:
         "POST /rank: answers to a question about a picture, best first"
         if self.judge is None:
             raise Problem("rank.none", "start the server with --reward_model DIRECTORY")
-        # As many as may upload at once, since each holds up to 12 MB while it waits for the one model.
+        # The same limit as for uploads: each waiting request keeps up to 12 MB in memory.
         if self.waiting >= self.settings.uploads_at_once:
             raise Problem("rank.busy", "too many requests at once", {"retry-after": "30"})
         self.waiting += 1
         try:
-            # As much time as an upload may stand still, since a picture may come over a slow line.
+            # A slow client may take as many seconds for all of it as an upload may pause.
             body = await json_body(request, _most_body_mb << 20, seconds=self.settings.stall_seconds)
-            rank_request = await asyncio.to_thread(read_rank_request, body)  # checked
+            rank_request = await asyncio.to_thread(read_rank_request, body)
             return reply(await self.judge.rank(rank_request))
         finally:
             self.waiting -= 1

@@ -127,7 +127,7 @@ for _group, _named in form_fields.items():
     for _name in _named:
         problems[f"{_group}.{_name}"] = (422, f"{_group}: {_name}")
 
-_joiners = "\u200c\u200d"  # letters of their scripts: without them Persian words and family emoji fall apart
+_joiners = "\u200c\u200d"  # zero width, and harmless: Persian words and family emoji need them
 _disk_is_full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, or a file beyond its limit
 _retry_seconds = "5"  # told with 429 and 503: longer than a busy moment, shorter than anybody's patience
 
@@ -139,13 +139,10 @@ def clean(
     """Make a stranger's text fit to be repeated in a reply or a log: one line, printable, not too long.
 
     White space becomes single spaces, and each character that is not printable becomes a dot."""
-    # Cut first: splitting a text of megabytes would take long. Four times the length of the result leaves
-    # room for white space that is dropped.
+    # Cut first, since splitting megabytes would take long. The factor leaves room for dropped white space.
     beginning = str(text)[:4 * most]
     line = " ".join(beginning.split())
-    # Control characters could rewrite the terminal in which somebody reads the log; marks that change the
-    # direction of writing could make a name look like another. `_joiners` (zero width) are harmless, and
-    # Persian words and family emoji need them.
+    # Characters that are not printable could rewrite a terminal, or change the direction of writing.
     line = "".join(letter if letter.isprintable() or letter in _joiners else "·" for letter in line)
     if len(line) <= most:
         return line

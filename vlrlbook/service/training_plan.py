@@ -75,18 +75,18 @@ class _Decisions:
         self.parameters = dict(size=size) | settings  # the job's: completed by the methods below
         self.notes = []  # sentences for the client
 
-        if rows is None:
-            # As many are drawn as the steps need; only where epochs are counted there is a number. Others
-            # are drawn to measure with.
-            rows = drawn_rows_of_an_epoch if self.goes_by_epochs() else sys.maxsize
-            self.rows = self.rows_to_train_on = rows
-            return
-        self.rows = rows
-        if pictures is None:
-            pictures = [str(number) for number in range(rows)]
-        # A share of the pictures is held out to measure with. Rows with the same picture stay together, so
-        # the seed, which draws the pictures, decides how many rows are left.
-        self.rows_to_train_on = rows_to_train_on(pictures, held_out_share, self.value("seed"))
+        # None of the drawn rows is held out: others are drawn to measure with.
+        if rows is None and self.goes_by_epochs():
+            self.rows = self.rows_to_train_on = drawn_rows_of_an_epoch
+        elif rows is None:
+            # A run of `max_steps` draws as many rows as its steps need, so there is no limit.
+            self.rows = self.rows_to_train_on = sys.maxsize
+        else:
+            self.rows = rows
+            if pictures is None:
+                pictures = [str(number) for number in range(rows)]
+            # The seed chooses the pictures that are held out; each may have another number of rows.
+            self.rows_to_train_on = rows_to_train_on(pictures, held_out_share, self.value("seed"))
 
     def value(self, name):
         "Return a setting's value as decided so far, else its default"
@@ -123,17 +123,18 @@ class _Decisions:
             self._make_groups_whole()
 
     def _complete_batch(self):
-        """Where the client chose one part of the batch, choose the other so that a step holds whole groups.
+        """If the client chose only batch_size or only gradient_accumulation_steps, choose the other one.
 
-        The parts are batch_size and gradient_accumulation_steps; their product is the answers of a step."""
+        Their product, the number of answers in a step, must be a multiple of num_generations."""
         group_size = self.value("num_generations")  # answers to each row
         chosen_parts = [name for name in _parts_of_a_batch if name in self.asked]
         if len(chosen_parts) != 1 or self.answers_a_step() % group_size == 0:
-            return  # nothing to complete, or the groups are whole already
+            return  # nothing to complete, or the default of the other one fits
         chosen = chosen_parts[0]
+        first, second = _parts_of_a_batch
+        other = second if chosen == first else first
         chosen_value = self.asked[chosen]
-        other = _parts_of_a_batch[1 - _parts_of_a_batch.index(chosen)]
-        # The smallest factor that makes the product a multiple of the group: 8 for batch 1 and groups of 8.
+        # The smallest factor with which the product is a multiple of group_size.
         factor = group_size // math.gcd(chosen_value, group_size)
         self.parameters[other] = factor
         rows = chosen_value * factor // group_size
@@ -150,8 +151,7 @@ class _Decisions:
         accumulation = self.value("gradient_accumulation_steps")
 
         if "batch_size" in self.asked:
-            # `_accumulate_less` sets and notes fewer accumulation steps; it returns False if none will do.
-            if "gradient_accumulation_steps" not in self.asked and self._accumulate_less():
+            if "gradient_accumulation_steps" not in self.asked and self._reduce_accumulation():
                 return
             too_few = (f"{self.rows_to_train_on} of {self.rows} rows are for training, "
                        f"fewer than the {self.rows_a_step()} of a step")
@@ -167,15 +167,17 @@ class _Decisions:
             f"batch_size is {batch_size}{accumulation_note}: "
             f"a step takes {self.rows_to_train_on} of the rows, {group_size} answers each")
 
-    def _accumulate_less(self):
-        """Choose fewer accumulation steps, so that the rows fill a step with the batch_size asked for.
+    def _reduce_accumulation(self):
+        """Lower gradient_accumulation_steps until there are enough rows for a step, and note the new value.
 
-        The largest number that makes whole groups is set and noted. Returns False if there is none."""
+        The client's batch_size is kept. Returns False if no value fits."""
         group_size, batch_size = self.value("num_generations"), self.asked["batch_size"]
-        # Downwards from one less than now, to 1.
-        for accumulation in range(self.value("gradient_accumulation_steps") - 1, 0, -1):
-            answers = batch_size * accumulation  # of a step
-            if answers % group_size == 0 and answers // group_size <= self.rows_to_train_on:
+        current = self.value("gradient_accumulation_steps")
+        for accumulation in range(current - 1, 0, -1):
+            answers_a_step = batch_size * accumulation
+            has_whole_groups = answers_a_step % group_size == 0
+            rows_a_step = answers_a_step // group_size
+            if has_whole_groups and rows_a_step <= self.rows_to_train_on:
                 self.parameters["gradient_accumulation_steps"] = accumulation
                 self.notes.append(
                     f"gradient_accumulation_steps is {accumulation}: {self.rows_to_train_on} of "
@@ -184,15 +186,16 @@ class _Decisions:
         return False
 
     def _make_groups_whole(self):
-        """Make the default batch a multiple of the group size that the client chose, not larger if possible.
+        """Round the answers of a step down to whole groups of num_generations, but not below one group.
 
-        It is called only if the client chose neither part of the batch: others were checked before."""
+        Called only if the client chose neither batch_size nor gradient_accumulation_steps."""
         group_size = self.value("num_generations")
-        answers = group_size * max(1, self.answers_a_step() // group_size)  # of a step
-        # The gpu preset accumulates batches of 1, since larger ones would not fit into the GPU's memory.
-        accumulates = self.defaults["gradient_accumulation_steps"] != 1
-        name = "gradient_accumulation_steps" if accumulates else "batch_size"
-        self.parameters[name] = answers  # the other part of the batch is 1
+        group_count = max(1, self.answers_a_step() // group_size)
+        answers = group_count * group_size
+        # In each preset one of the two is 1: batch_size in gpu, gradient_accumulation_steps in tiny.
+        is_gpu_preset = self.defaults["gradient_accumulation_steps"] != 1
+        name = "gradient_accumulation_steps" if is_gpu_preset else "batch_size"
+        self.parameters[name] = answers
         self.notes.append(f"{name} is {answers}: whole groups of {group_size} answers")
 
     def choose_length(self):
@@ -220,10 +223,11 @@ class _Decisions:
     def count_drawn(self):
         """Note how many pictures are drawn for a run without a data set, and by which seed.
 
-        Raises a Problem where they would fill the memory: chapter 05 draws all of them before its first
-        step."""
-        is_counted = self.goes_by_epochs()
-        drawn = drawn_rows_of_an_epoch if is_counted else self.steps() * self.rows_a_step()
+        Raises a Problem if they are too many for the memory, since all are drawn before the first step."""
+        if self.goes_by_epochs():
+            drawn = drawn_rows_of_an_epoch
+        else:
+            drawn = self.steps() * self.rows_a_step()
         task = self.value("task")
         most = _most_drawn.get(task, _most_drawn_small)
         if drawn > most:
