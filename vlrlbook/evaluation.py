@@ -783,11 +783,12 @@ def confusion_rows(
 
     frequent = [truth for truth, _ in Counter(truths).most_common(most)]
     classes = sorted(frequent, key=lambda name: (len(name), name))  # "2" before "10"
-    rare = {*truths, *answers} - set(classes)  # all of them become "other"
+    rare = {*truths, *answers} - set(classes)  # all of them become one class
+    other = "other" if "other" not in classes else "all other"  # "other" may be a truth
     if rare:
-        classes.append("other")
-    truths = ["other" if truth in rare else truth for truth in truths]
-    answers = ["other" if answer in rare else answer for answer in answers]
+        classes.append(other)
+    truths = [other if truth in rare else truth for truth in truths]
+    answers = [other if answer in rare else answer for answer in answers]
     return classes, confusion(truths, answers, classes)
 
 # %% ../nbs/06_evaluation.ipynb #n0c997b8
@@ -851,7 +852,7 @@ def parting_plot(
         paid, meant = "part/counting_exact", "part/verbatim"
         has_both = {paid, meant} <= set(log.columns)
         parting_step = parting(log, paid, meant)["step"] if has_both else None  # None: they never part
-        if parting_step:
+        if parting_step is not None:
             ax.axvline(parting_step, color="black", lw=0.8, ls="--")
         ax.set(xlabel="step", ylim=(0, 1), title=f"{title} (n = {len(log)} rows)")
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower left")

@@ -547,8 +547,10 @@ def about_judge(
 ) -> dict:  # kind, name, fingerprint, base, grade
     "Facts for the results.json of a run that name its judge, without the address of an endpoint"
     settings = load_judge_settings(path)
-    # Judges with the same fingerprint have the same values of these settings.
-    content = [settings.model, settings.adapter, settings.template, settings.grade, settings.unreadable]
+    # Judges with the same fingerprint have the same values of these settings, which decide what is paid.
+    content = [settings.model, settings.adapter, settings.use_4bit, settings.template, settings.grade,
+               settings.unreadable, settings.show_pictures, settings.max_image_size, settings.longest,
+               settings.max_tokens, settings.temperature, settings.seed]
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()[:12]
     return dict(kind="judge", name=Path(path).stem, fingerprint=fingerprint, base=Path(settings.model).name,
                 grade=settings.grade)

@@ -664,16 +664,12 @@ def load_model(
         # Training changes the scores, so that the temperature fitted to the old ones no longer holds.
         model.facts["calibration"] = None
         model.facts["prompt_template"] = template or model.facts["prompt_template"]
+        _check_language_loss(s, model.backbone.config)
         return model
 
     # A vision-language model with a new head.
     vlm, processor = _load_base(s)
-    # A reward model keeps no vocabulary head. Its language loss takes the input embedding instead, which is
-    # the same weight only if both are tied.
-    is_tied = getattr(vlm.config, "tie_word_embeddings", False)
-    if s.lm_weight and not is_tied:
-        problem = f"{s.model} has a vocabulary head of its own, which a reward model does not keep"
-        raise SettingsError(f"lm_weight = {s.lm_weight}: {problem}; set lm_weight to 0")
+    _check_language_loss(s, vlm.config)
 
     # The new weights are drawn from the run's seed. fork_rng restores torch's generator afterwards, so that
     # later random numbers do not depend on how many were drawn here.
@@ -684,6 +680,19 @@ def load_model(
                              base=s.model, prompt_template=template)
 
 # %% ../nbs/03_reward_model.ipynb #n55ba97e
+def _check_language_loss(
+    settings,  # with `lm_weight`, the weight of the language loss
+    config,  # of the model that is trained
+):
+    """Refuse a language loss where the model's vocabulary head is not its input embedding.
+
+    A reward model keeps no vocabulary head. Its language loss takes the input embedding instead, which is the
+    same weight only if both are tied."""
+    is_tied = getattr(config, "tie_word_embeddings", False)
+    if settings.lm_weight and not is_tied:
+        problem = f"{settings.model} has a vocabulary head of its own, which a reward model does not keep"
+        raise SettingsError(f"lm_weight = {settings.lm_weight}: {problem}; set lm_weight to 0")
+
 def _load_base(settings):
     "The vision-language model that the settings name, and its processor"
     s = settings
@@ -1264,10 +1273,15 @@ def _new_run_dir(settings):
 def rows_fingerprint(
     rows: list,  # checked preference rows, in their order
 ) -> str:  # 16 characters, equal for equal rows
-    """A hash of questions, answers, ranks and margins, to tell whether two sets of rows are the same.
+    """A hash of all that training reads of the rows but the pictures, to tell whether two sets are the same.
 
     Pictures are left out, because to read them all again would take too long."""
-    contents = [[row["query"], row["response"], row["human_ranking"], row.get("margin")] for row in rows]
+    contents = []
+    for row in rows:
+        content = [row["query"], row["response"], row["human_ranking"], row.get("margin")]
+        # Only where a row has them, so that the fingerprints of older runs still hold.
+        content += [row[name] for name in ("turns", "votes") if row.get(name)]
+        contents.append(content)
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 # %% ../nbs/03_reward_model.ipynb #n221a675

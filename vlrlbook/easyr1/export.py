@@ -741,7 +741,14 @@ def _hydra_value(value):
     is_misread = isinstance(value, str) and _typed_in_hydra.fullmatch(text) # such as "true" or "12"
     if not is_misread and _bare_in_hydra.fullmatch(text):
         return text
-    return json.dumps(text, ensure_ascii=False) if "'" in text else f"'{text}'"
+    quote = '"' if "'" in text and '"' not in text else "'"
+    # Hydra takes a backslash as it is, except before a quote. So those before a quote are doubled, those at
+    # the end too, and a quote inside gets one more.
+    def escape(found):
+        "Backslashes, and the quote or the end of the text behind them"
+        return found[1] * 2 + ("\\" + quote if found[2] else "")
+    escaped = re.sub(rf"(\\*)({quote}|$)", escape, text)
+    return f"{quote}{escaped}{quote}"
 
 # %% ../../nbs/09b_export.ipynb #n3c17b1a
 def _write_parquet(dataset, path, template, split):

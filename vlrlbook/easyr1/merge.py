@@ -47,10 +47,10 @@ class Wanted:
     def twins(self, name):
         "The names of all tensors that hold the numbers of the one called `name`, its own among them"
         names = {name}
-        if name in self.tied:
-            names.add(self.tied[name])
-        names.update(other for other, source in self.tied.items() if source == name)
-        return names
+        while True: # a tie may lead to a name that is tied itself
+            near = {end for tie in self.tied.items() if names & set(tie) for end in tie}
+            if near <= names: return names
+            names |= near
 
 # %% ../../nbs/09e_merge.ipynb #n37d1ee9
 def wanted_tensors(
@@ -645,8 +645,9 @@ def _difference(source, path, name):
         return f"has shape {list(source.shape)}, the reference's {list(theirs.shape)}"
     ours = source.load()
     narrower = min(ours.dtype, theirs.dtype, key=lambda dtype: dtype.itemsize)
-    differs = ours.to(narrower) != theirs.to(narrower)
+    both_nan = ours.isnan() & theirs.isnan() # NaN is not equal to itself
+    differs = (ours.to(narrower) != theirs.to(narrower)) & ~both_nan
     if not differs.any():
         return None
-    largest = (ours.double() - theirs.double()).abs().max().item()
+    largest = (ours.double() - theirs.double())[differs].abs().max().item()
     return f"differs in {int(differs.sum())} of {differs.numel()} numbers, by up to {largest:.3g}"

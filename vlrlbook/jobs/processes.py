@@ -49,7 +49,8 @@ def parents() -> dict:  # process id → (parent's id, state letter)
         if not entry.name.isdigit():
             continue
         try:
-            line = (entry / "stat").read_text()
+            # Linux cuts a long name after 15 bytes, which may be in the middle of a character.
+            line = (entry / "stat").read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
         # "PID (NAME) STATE PARENT …": a name may hold spaces and brackets, so the line is

@@ -811,8 +811,9 @@ def _count_before_total(tokens, roles, i):  # roles: place of a number → what 
     if place is None or tokens[i + 1].text != ":":
         return place
     # "5 in total: 2 left, 3 right", where parts follow; but in "2 and 3, in total: 5" the total follows
-    counts_behind = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
-    parts_follow = tokens[place].value == sum(counts_behind)
+    values_behind = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
+    known = [value for value in values_behind if value is not None]  # None: no reader can tell it, as of 2.5.1
+    parts_follow = tokens[place].value == sum(known)
     return place if parts_follow else None
 
 

@@ -308,6 +308,6 @@ def truth_number(
     tokens = [token for token in tokens if token.text not in ("(", ")", ".", '"')]
     if len(tokens) == 1:
         return tokens[0].value  # None if the one token is no number
-    # three tokens with a slash in the middle, as in 1/2, which `read_number` reads as 0.5
-    is_fraction = len(tokens) == 3 and tokens[1].text == "/"
+    # a slash between two numbers, as in 1/2, which `read_number` reads as 0.5; `km/2` is no number
+    is_fraction = [token.kind for token in tokens[::2]] == ["number", "number"] and tokens[1].text == "/"
     return read_number(str(truth)) if is_fraction else None
