@@ -159,13 +159,11 @@ def drawn_data(
         if root.exists():
             return root
         try:
-            # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside
-            # the hidden folder, and `new_folder` renames that part to `root` at the end. With existing="none"
-            # it raises FileExistsError if there is anything at `root` by then.
+            # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `root`.
             with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
                 synthetic_aloha(hidden_folder / "set", film_count, s.frames, seed=s.seed)
         except FileExistsError:
-            # Another run with the same output_dir has finished first. Its films are the same.
+            # Another run has drawn the same films in the meantime: they are used.
             if not root.exists():
                 raise
     return root
@@ -173,26 +171,39 @@ def drawn_data(
 def open_data(
     settings: AlohaSettings, # repo_id, data and, for the drawn set, episodes, frames, seed
 ): # LeRobotDataset
-    """Open the data set that the settings name.
+    "Open the data set that the settings name, with the films that they choose"
+    s, folder = settings, _data_folder(settings)
+    films = s.chosen_films() # numbers, sorted; None: all
+    if folder and films:
+        _check_films_exist(folder, films)
+    return open_lerobot(s.repo_id, folder, episodes=films, revision=s.revision, tolerance_s=s.tolerance_s,
+                        video_backend=s.video_backend)
+
+def _data_folder(settings):
+    """The folder of the settings' data set; None: LeRobot must find it in its cache or download it.
 
     Two names need no download: the films of DRAWN are drawn here, those of SIMULATED come with this book."""
-    s = settings
-    # The folder of the data set. It may stay None: then LeRobot takes its cache, or downloads the data set.
-    root = s.data
-    if not root and s.repo_id == DRAWN:
-        root = drawn_data(s)
-    if not root and s.repo_id == SIMULATED:
-        root = book_file("films/aloha_transfer_cube/meta/info.json").parent.parent # the folder above meta/
+    if settings.data:
+        return settings.data
+    if settings.repo_id == DRAWN:
+        return drawn_data(settings)
+    if settings.repo_id == SIMULATED:
+        info_file = book_file("films/aloha_transfer_cube/meta/info.json")
+        return info_file.parent.parent
+    return settings.data # not set
 
-    # Refuse a film that a data set in a folder does not have, before anything is loaded.
-    films = s.chosen_films() # numbers, sorted; None: all
-    info_file = root and Path(root, "meta", "info.json")
-    if films and info_file and info_file.exists():
-        total = json.loads(info_file.read_text())["total_episodes"]
-        if films[-1] >= total: # the last number is the largest
-            raise SettingsError(f"episodes: film {films[-1]}, but there are films 0 to {total - 1}")
-    return open_lerobot(s.repo_id, root, episodes=films, revision=s.revision, tolerance_s=s.tolerance_s,
-                        video_backend=s.video_backend)
+def _check_films_exist(
+    folder, # of a data set
+    films, # numbers of the wanted films, sorted
+):
+    "Raise a SettingsError if the data set has no film of the largest number"
+    info_file = Path(folder, "meta", "info.json")
+    if not info_file.exists():
+        return # `open_lerobot` then downloads the data set, or raises
+    total = json.loads(info_file.read_text())["total_episodes"]
+    largest = films[-1]
+    if largest >= total:
+        raise SettingsError(f"episodes: film {largest}, but there are films 0 to {total - 1}")
 
 # %% ../nbs/04_aloha.ipynb #c019
 def to_picture(
@@ -264,26 +275,25 @@ class AlohaFrames(torch.utils.data.Dataset):
         cameras: list | tuple = aloha_cameras, # names in order
         label: str | None = "reward_bins", # column of the bins; None: films and items have no label
         zero_labels: str = "first", # all-zero labels: first (bin 0) or drop
-        change=None, # applied to each item, for augmentation
+        change=None, # function: item → changed item, for augmentation; None: items stay as they are
         label_as: str = "auto", # how the column is read, see `film_labels.readings`
         num_classes: int = None, # into how many bins progress is cut; None: 5
         moments: list | tuple = (), # earlier frames to show before each: "first", or seconds such as -2.0
     ):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
-        # ["first", -2.0]: an item shows the first frame of its film, that of 2 seconds before, then its own.
         self.shown_before = list(moments)
-        # Sets `labels`, `kinds`, `episodes` and other columns, with an entry for every frame of the data set.
+        # Sets `labels`, `kinds`, `episodes` and others, arrays with an entry for every frame.
         self._read_columns(label, label_as, num_classes)
-        # The rows that are items of this data set, in order: all, or with zero_labels="drop" those whose
-        # label is not all zeros.
-        self.rows: np.ndarray = np.arange(len(self.labels))
-        if zero_labels != "first":
-            self.rows = np.flatnonzero(self.kinds != "zero")
         self._find_pictures() # sets how pictures are read
 
+        # The frames that are items, as numbers among all frames.
+        self.rows: np.ndarray = np.arange(len(self.labels))
+        if zero_labels != "first": # leave out frames whose label is all zeros
+            self.rows = np.flatnonzero(self.kinds != "zero")
+
     def _read_columns(self, label, label_as, num_classes):
-        """Read all columns but the pictures, once, into attributes with an entry for every frame.
+        """Read all columns but the pictures into attributes with an entry for every frame of the data set.
 
         `label` is the name of the column with the bins, or None; `label_as` says how it is read."""
         names = ["index", "episode_index", "frame_index", "task_index", "timestamp"]
@@ -297,19 +307,22 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.indices = np.array(columns["index"])
         texts = self.data.meta.tasks.index # LeRobot keeps tasks as a table whose index is their text
         self.tasks = [texts[number] for number in columns["task_index"]]
-
-        # The labels; `read` is a `FilmLabels`.
-        films_and_moments = self.episodes, self.moments # for error messages
         if label:
-            read = read_film_labels(columns[label], *films_and_moments, label, label_as, num_classes)
+            labels = read_film_labels(
+                columns[label], self.episodes, self.moments, label, label_as, num_classes)
         else:
-            read = no_labels(len(self.episodes))
-        self.labels = read.bins # -1 without a label
-        self.kinds = read.kinds # how the label was read: vector, zero, integer, success, progress or missing
-        self.num_classes = read.num_classes
-        self.told = read.told # a sentence that says how the label column was read
-        self.targets: Any = read.targets # progress as a number, if it is learnt so; else None
+            labels = no_labels(len(self.episodes))
+        self._set_labels(labels)
         self.labelled = bool(label)
+
+    def _set_labels(self, film_labels):
+        "Keep the fields of a `FilmLabels` as attributes of this data set"
+        self.labels = film_labels.bins # [frames] the frame's bin; -1 without a label
+        self.kinds = film_labels.kinds # [frames] how it was read: vector, zero, integer, success, …
+        self.num_classes = film_labels.num_classes
+        self.told = film_labels.told # a sentence for users: how the label column was read
+        # [frames] progress from 0 to num_classes - 1, if label_as is "regress"; else None
+        self.targets: Any = film_labels.targets
 
     def _find_pictures(self):
         """Find out which cameras are stored as pictures and which as videos.
@@ -317,14 +330,15 @@ class AlohaFrames(torch.utils.data.Dataset):
         Also decide whether decoded videos are kept in memory."""
         features = self.data.features
         image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
-        self.pictures = None # the columns of stored pictures, read row by row
+        video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
+
+        # The columns of the image cameras: pictures[rows] is a dict, camera → its frames at these rows.
+        self.pictures = None
         if image_cameras:
             self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
-        # To get one frame, the decoder has to go through the film up to it. So a data set whose decoded
-        # videos fit into memory is decoded only once.
-        video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
-        # A decoded colour value takes one byte; `labels` has an entry for every frame of the data set.
-        frame_bytes = sum(int(np.prod(features[camera]["shape"])) for camera in video_cameras)
+
+        # Decoding is slow, so films are decoded only once if all of them fit into memory.
+        frame_bytes = sum(int(np.prod(features[camera]["shape"])) for camera in video_cameras) # 1 a value
         decoded_mb = len(self.labels) * frame_bytes / 2**20
         self.keeps_films = decoded_mb <= MOST_KEPT_MB
         self.films = {} # (camera, film number) → {row: frame}; filled only if `keeps_films`
@@ -433,8 +447,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         # A video file holds several films, one after the other; this one begins at `start` seconds.
         start = meta.episodes[episode][f"videos/{camera}/from_timestamp"]
         times = [start + float(self.times[row]) for row in rows]
-        # LeRobot keeps the decoder that the data set was opened with in a private attribute. If a later
-        # version names it otherwise, the first decoder that works here does as well.
+        # The decoder that the data set was opened with. LeRobot's attribute is private: if it is renamed, our
+        # own choice is used.
         backend = getattr(data, "_video_backend", None) or video_backend()
         try:
             return decode_video_frames(path, times, data.tolerance_s, backend, return_uint8=True)
@@ -460,22 +474,21 @@ def open_frames(
 ) -> AlohaFrames:
     "All frames of the settings' data set; the first process of a run prints how the labels were read"
     s, data = settings, open_data(settings)
-    # A trained classifier may judge films that have no label column. But a column that somebody has named,
-    # other than the default, must exist: `AlohaFrames` raises if it does not.
-    unlabelled = not training and s.label not in data.features and s.label == AlohaSettings.label
+    # Predicting needs no labels. But a label column that the user has named (not the default) must exist.
+    may_lack_labels = not training and s.label == AlohaSettings.label
+    lacks_labels = may_lack_labels and s.label not in data.features
     frames = AlohaFrames(
         data,
         cameras or s.camera_names,
-        label=None if unlabelled else s.label,
-        # A label that is all zeros: "first" counts it as bin 0, "drop" leaves its frame out. Without training
-        # no frame is left out, since a prediction is wanted for each.
+        label=None if lacks_labels else s.label,
+        # Only training may leave out frames ("drop"): a prediction is wanted for every frame.
         zero_labels=s.zero_labels if training else "first",
         label_as=s.label_as,
         num_classes=s.num_classes,
         moments=s.earlier_moments() if moments is None else moments,
     )
     if PartialState().is_main_process:
-        print(frames.told) # a sentence: how the label column was read, how many frames are in each bin
+        print(frames.told) # how the label column was read, and how many frames are in each bin
     return frames
 
 # %% ../nbs/04_aloha.ipynb #c030
@@ -502,10 +515,10 @@ def reading_speeds(
     By LeRobot's own indexing, by ours one frame at a time, and by ours in shuffled batches."""
     plain = frames_per_second(frames.data.__getitem__, n) # `data` is LeRobot's data set
     one_by_one = frames_per_second(frames.__getitem__, n)
-    # Three batches of 32, from the first 192 frames: more of a large data set would only take longer.
+    # Three shuffled batches of 32 frames, from the first 192 frames.
     order = np.random.default_rng(0).permutation(min(192, len(frames)))
-    batches = order[:96].reshape(3, 32)
-    # Here each of the three calls reads a batch instead of a frame, so batches a second are measured.
+    batches = order[:3 * 32].reshape(3, 32)
+    # Each call reads a whole batch, so the result is batches per second.
     batches_a_second = frames_per_second(lambda i: frames.__getitems__(batches[i]), n=3)
     return {
         "storage": frames.data.features[frames.cameras[0]]["dtype"],
@@ -537,7 +550,7 @@ def analyze(
         "frames a second of the recording": frames.data.fps,
         "tasks": len(set(frames.tasks)),
         "bins": frames.num_classes,
-        "label": frames.told.partition("; ")[0], # behind the semicolon stand the counts of the next row
+        "label": frames.told.partition("; ")[0], # how the labels were read, without "; frames in each bin: …"
         "frames in each bin": ", ".join(map(str, counts)) or "none",
         "labels that are all zeros": kinds["zero"],
         "labels that are one number": numbers,
@@ -570,7 +583,7 @@ def about_set(
 def _warnings(
     frames, # `AlohaFrames`; its `labels`, `kinds` and `episodes` have an entry for each frame
 ):
-    "Yields a sentence for everything in a data set that would spoil a classifier trained on it"
+    "Yield a warning, a sentence, for each fault of a data set that would spoil a classifier trained on it"
     if not frames.labelled:
         yield "there are no labels: mode predict can write some, training cannot start"
         return
@@ -581,11 +594,10 @@ def _warnings(
     empty_bins = [str(bin_number) for bin_number in range(frames.num_classes) if bin_number not in labels]
     if empty_bins:
         yield f"no frame in bin {', '.join(empty_bins)}"
-    # The highest bin that each film reaches. If even the lowest of them is the last bin, all films succeed.
-    highest_bins = [labels[frames.episodes == film].max() for film in np.unique(frames.episodes)]
+    highest_bins = [labels[frames.episodes == film].max() for film in np.unique(frames.episodes)] # per film
     if len(set(labels.tolist())) == 1:
         yield "every frame has the same bin: there is nothing to learn"
-    elif min(highest_bins) == last_bin:
+    elif min(highest_bins) == last_bin: # even the worst film succeeds
         yield "every film reaches the last bin: there are no failures to learn from"
 
 # %% ../nbs/04_aloha.ipynb #n8d2204e
@@ -614,16 +626,16 @@ class AlohaCollator:
     def __call__(self, items):
         "The encodings of items of `AlohaFrames`, padded to one length, with labels if the items have some"
         from qwen_vl_utils import process_vision_info
-        # For each item one message of the user, with all its pictures, and this as text with picture markers.
+        # For each item a chat of one user message, and the same chat as text with placeholders for pictures.
         chats = [aloha_messages(item["images"], item["text"]) for item in items]
         texts = [self._chat_text(chat_messages) for chat_messages in chats]
-        # Qwen wants pictures whose sides are multiples of its patch; this function resizes them. Processors
-        # of other families may have no patch size; they resize pictures themselves, so any number will do.
+        # process_vision_info resizes pictures as Qwen needs them: to multiples of its patch size. Processors
+        # without a patch size resize again, so the default does no harm.
         patch_size = getattr(self.processor.image_processor, "patch_size", 14)
-        pictures, _videos = process_vision_info(chats, image_patch_size=patch_size)
-        pictures = iter(pictures) # of all items, one after the other
-        # A list of pictures for each item, since Gemma's processor takes no flat list.
-        pictures_of_items = [list(islice(pictures, len(item["images"]))) for item in items]
+        flat_pictures, _videos = process_vision_info(chats, image_patch_size=patch_size)
+        # Gemma's processor takes no flat list, so it is cut into a list for each item.
+        remaining = iter(flat_pictures)
+        pictures_of_items = [list(islice(remaining, len(item["images"]))) for item in items]
 
         batch = self.processor(text=texts, images=pictures_of_items, padding=True, padding_side=self.side,
                                return_tensors="pt")
@@ -658,38 +670,37 @@ class AlohaClassifier(BackboneWithHead):
         head = nn.Linear(hidden_size(unwrapped.config), num_classes, device=unwrapped.device)
         # Kept as `self.backbone` and `self.head`; `.model` is the backbone without its vocabulary head.
         super().__init__(unwrapped.model, head)
-        # Written around `nn.Module.__setattr__`, which would make it a submodule: it shares its weights with
-        # the backbone, so each of them would be counted and saved twice.
+        # Not `self.vlm = vlm`: a submodule's weights would be saved twice, with those of the backbone.
         self.__dict__["vlm"] = vlm
-        # Which earlier frames an item must show before its own: ["first", -2.0] for the first of the film and
-        # that of 2 seconds before. Whoever makes items for this model reads it.
+        # The earlier frames that each item must show before its own. For example ["first", -2.0]: the first
+        # frame of the film, and the frame 2 seconds before.
         self.moments: list = []
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
     def forward(self, labels=None, **encodings): # type: ignore[override] # called with names only
         """The logits [B, bins], and the loss if there are labels [B].
 
-        Labels that are whole numbers are bins; floats are places between two bins, such as 1.3."""
+        Labels that are integers are bins; floats, such as 1.3, lie between two bins."""
         logits = super().forward(**encodings).float() # [B, bins], of the head at the last real token
         if labels is None:
             return {"logits": logits}
         if labels.is_floating_point():
-            # The target of 1.3 is a distribution: 0.7 for bin 1 and 0.3 for bin 2.
-            loss = nn.functional.cross_entropy(logits, two_marks(labels, logits.shape[1]))
+            soft_targets = two_marks(labels, logits.shape[1]) # for 1.3: 0.7 for bin 1 and 0.3 for bin 2
+            loss = nn.functional.cross_entropy(logits, soft_targets)
         else:
             loss = nn.functional.cross_entropy(logits, labels, self.weights)
         return {"loss": loss, "logits": logits}
 
 def two_marks(
-    places: torch.Tensor, # [B] from 0 to bins - 1
-    bins: int, # number of marks
-) -> torch.Tensor: # [B, bins], rows adding up to 1, whose expected bin is the place
-    """Targets for a cross-entropy: each place is shared out between the two marks beside it.
+    places: torch.Tensor, # [B] numbers from 0 to bins - 1
+    bins: int, # number of bins
+) -> torch.Tensor: # [B, bins], each row adds up to 1
+    """Soft targets for a cross-entropy: each number is split between the two bins around it.
 
-    The marks are the whole numbers from 0. 1.3 becomes 0.7 for mark 1, 0.3 for mark 2, and 0 for the rest."""
-    marks = torch.arange(bins, device=places.device)
-    distances = (places[:, None] - marks).abs() # [B, bins]
-    return (1 - distances).clamp(min=0) # a mark at a distance of 1 or more gets nothing
+    For example 1.3 becomes 0.7 for bin 1, 0.3 for bin 2, and 0 for all other bins."""
+    bin_numbers = torch.arange(bins, device=places.device)
+    distances = (places[:, None] - bin_numbers).abs() # [B, bins]
+    return (1 - distances).clamp(min=0) # a bin at a distance of 1 or more gets 0
 
 def expected_bin(
     probabilities: torch.Tensor, # [B, bins]
@@ -731,7 +742,7 @@ def load_head(
     path: str | Path, # .safetensors, or a .pt or .bin that holds tensors and nothing else
     head: nn.Linear, # filled in place
 ):
-    "Fill `head` with the weights in a file; a DataError if they have another shape, or the file runs code"
+    "Fill `head` with the weights in a file; DataError if shapes differ, or if loading could run code"
     saved, expected = head_tensors(path), head.state_dict() # name → tensor: weight and bias
     for name, tensor in expected.items():
         shape = tuple(saved[name].shape) if name in saved else "missing"
@@ -782,53 +793,53 @@ def save_classifier(
         save_processor(processor, weights)
         save_file(head, hidden_folder / "head.safetensors")
 
-        # Two descriptions: classifier.json for `load_classifier`, and config.json, in which LeRobot looks up
-        # the type of a reward model. Only ours has `moments`, the earlier frames that are shown before an
-        # item's own: LeRobot's reward models see one frame.
+        # For `load_classifier`.
         ours = dict(description, base=base, moments=classifier.moments)
         write_json(hidden_folder / "classifier.json", ours)
+        # For LeRobot: the type of the model, and fields of `AlohaConfig`.
         write_json(hidden_folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
 
 def load_classifier(
     path: str | Path, # directory that `save_classifier` or the older script wrote
     device: str = None, # where it runs; None: the GPU where there is one
-    max_image_size: int = None, # pixels squared of a picture; None: as it was trained
-    base: str = None, # the model under an adapter; None: the one that was noted down
+    max_image_size: int = None, # N: at most N × N pixels in all a picture; None: as it was trained
+    base: str = None, # the model under an adapter; None: the one that was saved with the classifier
 ): # classifier, processor, list of cameras
     "A trained classifier that is ready to predict, its processor and its cameras, read from a directory"
     path = Path(path)
     if not is_classifier(path): # it holds neither classifier.json nor a head's file of the older script
         raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
-    # A `_Saved`: where the parts lie, and what was noted down with them.
+    # `saved` says where the parts lie, and what was saved about them.
     saved = _saved_by_us(path) if (path / "classifier.json").exists() else _saved_by_older_script(path)
-
-    # The vision-language model: a whole saved one, or a base model with the saved adapter on it.
-    base_model = base or saved.base
-    if not saved.has_adapter:
-        vlm, processor = load_vlm(str(saved.weights), adapter=None)
-    elif base_model:
-        vlm, processor = load_vlm(base_model, adapter=str(saved.weights))
-    else:
-        message = "the adapter does not say which model it stands on; name it with model"
-        raise DataError("aloha.base", message, entry=str(path))
-
-    # The processor as it was trained, with its size of pictures, takes the place of the base model's.
-    if saved.has_processor():
-        processor = type(processor).from_pretrained(saved.weights)
+    vlm, processor = _load_saved_vlm(saved, base, path)
+    if saved.has_unread_processor():
+        processor = type(processor).from_pretrained(saved.weights) # with the picture size of the training
     if max_image_size:
         limit_pixels(processor, max_image_size)
 
     classifier = AlohaClassifier(vlm, saved.num_classes)
-    # The earlier frames that it was trained to see before each frame, such as ["first", -2.0]. Whoever asks
-    # it must show them, too.
-    classifier.moments = saved.moments
+    classifier.moments = saved.moments # the earlier frames that it was trained to see before each frame
     load_head(saved.head, classifier.head)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return classifier.to(device).eval(), processor, saved.cameras
 
+def _load_saved_vlm(
+    saved, # `_Saved`
+    base, # the model under an adapter; None: the one that was saved with the classifier
+    path, # of the classifier, for an error message
+): # vision-language model, processor
+    "Load a saved classifier's vision-language model: a whole one, or a base model with the saved adapter"
+    if not saved.has_adapter:
+        return load_vlm(str(saved.weights), adapter=None)
+    base_model = base or saved.base
+    if not base_model:
+        message = "the adapter does not say which model it stands on; name it with model"
+        raise DataError("aloha.base", message, entry=str(path))
+    return load_vlm(base_model, adapter=str(saved.weights))
+
 @dataclass
 class _Saved:
-    "Where the parts of a saved classifier lie, and what was noted down with them"
+    "Where the parts of a saved classifier lie, and what was saved about them"
     weights: Path # folder of the adapter, or of the model, and of the processor
     has_adapter: bool
     head: Path # file of the linear head
@@ -837,15 +848,15 @@ class _Saved:
     base: str | None # the model under an adapter
     moments: list # earlier frames that are shown before each frame, such as ["first", -2.0]
 
-    def has_processor(self):
-        """True if the trained processor lies beside the weights and must still be read from there.
+    def has_unread_processor(self):
+        """True if a processor lies beside the weights that `load_vlm` has not read together with the model.
 
         transformers writes processor_config.json; its older versions wrote preprocessor_config.json."""
         newer, older = self.weights / "processor_config.json", self.weights / "preprocessor_config.json"
-        # With a whole model `load_vlm` has read the newer file already; with an adapter it has read the base
-        # model's.
-        is_newer_unread = self.has_adapter and newer.exists()
-        return is_newer_unread or older.exists()
+        if older.exists():
+            return True
+        # A whole model was read with the processor beside it, an adapter with the base model's processor.
+        return self.has_adapter and newer.exists()
 
 def _saved_by_us(path):
     "Where the parts of a classifier lie that `save_classifier` wrote, and what was noted down with them"
@@ -899,19 +910,17 @@ def split_films(
 ): # two `AlohaFrames`: kept, held out
     """Split frames in two by film, so that no film has frames on both sides.
 
-    Films that reach high bins and films that stay low are on both sides, where there are enough of them."""
+    The split is stratified: both sides get films with high and with low bins, if there are enough."""
     film_of_row = frames.episodes[frames.rows] # the film's number of each frame
     films = np.unique(film_of_row)
     if len(films) < 2:
         why = f"{len(films)} film cannot be split, and a split by frames would leak"
         raise DataError("aloha.split", f"{why}; set val_share or test_share to 0, or give more films")
-    # Sort the films by the highest bin that they reach, at random among equals. Then hold out films at even
-    # distances in this order, so that low and high ones are among them.
-    ordered_films = sorted(films, key=partial(_highest_bin_then_random, frames, seed))
     count = min(len(films) - 1, max(1, round(share * len(films)))) # at least one film on either side
-    # The middles of `count` equal parts of the order.
-    places = [int((i + 0.5) * len(ordered_films) / count) for i in range(count)]
-    held_out_films = [ordered_films[place] for place in places]
+    # From the lowest to the highest film; then the middle film of each of `count` equal parts is held out.
+    ordered_films = sorted(films, key=partial(_highest_bin_then_random, frames, seed))
+    middles = [int((part + 0.5) * len(ordered_films) / count) for part in range(count)]
+    held_out_films = [ordered_films[middle] for middle in middles]
 
     is_held_out = np.isin(film_of_row, held_out_films) # True for each frame of a held-out film
     # `part` gives the same data set with these rows only; both keep `change`, the augmentation.
@@ -936,6 +945,11 @@ def _swapped(match):
     "For `re.sub`: `right` for a match whose first group is `left`, and the other way round"
     return _swaps[match[1]]
 
+def _other_side(camera):
+    "The name of the camera on the other side: cam_right_wrist for cam_left_wrist; else the same name"
+    # A whole word only: not the "left" in "leftover".
+    return re.sub(r"(?<![a-z])(left|right)(?![a-z])", _swapped, camera)
+
 def mirrored(
     item: dict, # from `AlohaFrames`
     cameras: list, # names in the order of its pictures
@@ -943,24 +957,21 @@ def mirrored(
     """The item as seen in a mirror, for augmentation.
 
     Pictures are flipped, left and right cameras are exchanged, and so are the words left and right."""
-    # The camera on the other side of each: cam_right_wrist for cam_left_wrist. `left` must be a word of its
-    # own between underscores, not a part of "leftover".
-    partners = [re.sub(r"(?<![a-z])(left|right)(?![a-z])", _swapped, camera) for camera in cameras]
-    # A mirror turns clockwise into counter-clockwise too, which exchanging two words does not express.
+    other_sides = [_other_side(camera) for camera in cameras]
+    lacks_partner = set(other_sides) != set(cameras) # such as a left wrist without a right one
+    # The direction of a rotation is mirrored too, and exchanging left and right does not say that.
     has_rotation = re.search(r"clockwise", item["text"], re.I)
-    # None also where a camera has no partner, such as a left wrist without a right one.
-    if set(partners) != set(cameras) or has_rotation:
+    if lacks_partner or has_rotation:
         return None
 
     images = []
-    # The pictures of one moment after those of another, each moment in the order of the cameras.
+    # `images` has the pictures of one moment after another, each moment in the order of the cameras.
     for start in range(0, len(item["images"]), len(cameras)):
         views = item["images"][start:start + len(cameras)]
         flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
-        by_camera = dict(zip(partners, flipped)) # the left wrist's picture, flipped, is now the right one's
+        by_camera = dict(zip(other_sides, flipped)) # the flipped left picture becomes the right one
         images += [by_camera[camera] for camera in cameras]
-    # _swapped: right for left, and left for right
-    text = re.sub(r"\b(left|right|Left|Right)\b", _swapped, item["text"])
+    text = re.sub(r"\b(left|right|Left|Right)\b", _swapped, item["text"]) # right for left, left for right
     return item | dict(images=images, text=text)
 
 def jittered(
@@ -982,11 +993,10 @@ def shifted(
     pixels: int, # largest distance to any side
     generator: torch.Generator = None, # source of chance
 ) -> list: # PIL images of the same sizes
-    """Move each picture by a random distance of its own, at most `pixels` to any side.
+    """Shift each picture by a random distance of its own, at most `pixels` to any side.
 
-    What comes into view repeats the pixels at the picture's edge."""
-    # Each picture is padded by `pixels` on every side, then cut out again with its upper left corner at a
-    # random place. The corner (pixels, pixels) would leave it unmoved.
+    This is a random crop after padding, which repeats the pixels at the picture's edge."""
+    # Upper left corners of the crops, in the padded pictures: (pixels, pixels) would be no shift.
     corners = torch.randint(0, 2 * pixels + 1, (len(images), 2), generator=generator).tolist()
     moved = []
     padding = ((pixels, pixels), (pixels, pixels), (0, 0)) # of height, width and channels
@@ -1046,20 +1056,18 @@ class AlohaTrainer(CommittedCheckpoints, Trainer):
         return {name for name, weight in model.named_parameters() if weight.requires_grad}
 
     def _save(self, output_dir=None, state_dict=None):
-        # Trainer calls this to write the weights of a checkpoint. Its own method writes all weights of a
-        # model that is no PreTrainedModel; here only those that are trained are handed to it. If Trainer no
-        # longer calls this, checkpoints hold the frozen backbone too: they are larger, but not wrong.
+        # Overrides Trainer's method, which writes all weights into a checkpoint: it gets the trained ones
+        # only. If Trainer no longer calls this, checkpoints are larger, but not wrong.
         trained = self._trained_names()
         all_weights = state_dict or self.model.state_dict()
         trained_weights = {name: tensor for name, tensor in all_weights.items() if name in trained}
         super()._save(output_dir, trained_weights)
 
     def _issue_warnings_after_load(self, load_result):
-        # Trainer loads a checkpoint with strict=False, and calls this with the names that did not fit. Its
-        # own method only warns, also of the frozen weights that `_save` leaves out. Here frozen weights may
-        # be missing, and any other name is an error. If Trainer no longer calls this, a checkpoint of another
-        # model is loaded in part, without a word.
+        # Overrides Trainer's method, which only warns of missing and unexpected weights in a checkpoint: here
+        # they are an error. If Trainer no longer calls this, a wrong checkpoint is loaded in part, silently.
         trained = self._trained_names()
+        # Frozen weights may be missing: `_save` leaves them out.
         wrong_names = [name for name in load_result.missing_keys if name in trained]
         wrong_names += load_result.unexpected_keys
         if wrong_names:
@@ -1147,15 +1155,15 @@ def make_trainer(
     val: AlohaFrames = None, # frames of other films, for validation
     log: RunLog = None, # gets a row per logged step
 ) -> AlohaTrainer: # ready to train
-    "The trainer with our collator, figures of the validation films, and early stopping if `patience` is set"
-    def validation_figures(evaluated):
-        "The figures of one evaluation on the frames `val`; Trainer logs them with eval_ before each name"
-        # `predictions` holds logits [frames, bins], also where the classifier learns progress as a number.
-        probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
-        # If progress is learnt as a number, labels are floats: the nearest whole number is the bin.
+    "The trainer with our collator, metrics on the validation films, and early stopping if `patience` is set"
+    def validation_metrics(evaluated):
+        "Metrics of one evaluation on the frames `val`; Trainer calls this, and adds eval_ to the names"
+        logits = torch.tensor(evaluated.predictions) # [frames, bins]
+        probabilities = logits.softmax(-1).double().numpy()
+        # A label may be a float between two bins: the nearest bin counts.
         bins = np.rint(evaluated.label_ids)
         # the film of each validation frame
-        films = val.episodes[val.rows] # type: ignore[union-attr] # nobody asks where there are none
+        films = val.episodes[val.rows] # type: ignore[union-attr] # never called without validation frames
         metrics = classifier_metrics(bins, probabilities, films)
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
 
@@ -1173,7 +1181,7 @@ def make_trainer(
         train_dataset=train,
         eval_dataset=val,
         data_collator=AlohaCollator(processor),
-        compute_metrics=validation_figures if val else None,
+        compute_metrics=validation_metrics if val else None,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
@@ -1221,30 +1229,22 @@ def split_parts(
 
 def judge_success(
     frames: AlohaFrames, # all of them
-    held: AlohaFrames, # those that the run is judged on
-    probabilities: np.ndarray, # of the frames in `held`, [frames, bins]
-    seen: np.ndarray = None, # of the frames in `val`, [frames, bins], for the threshold; None: it is one half
-    val: AlohaFrames = None, # the validation frames
+    held: AlohaFrames, # the held-out frames, on which precision and recall are measured
+    probabilities: np.ndarray, # predicted for the frames in `held`, [frames, bins]
+    seen: np.ndarray = None, # predicted for the frames in `val`, [frames, bins]; None: the threshold is 0.5
+    val: AlohaFrames = None, # the validation frames, which choose the threshold
 ) -> dict: # threshold, precision, recall, n, successes, said (how often success was predicted)
     """Precision and recall of predicting success, that is, the last bin.
 
     Success is predicted where the last bin's probability is at least the threshold. The threshold is the one
     with the best F1 on the validation frames."""
     last_bin = probabilities.shape[1] - 1
-
-    # The threshold, from the validation frames.
     threshold = 0.5
     if seen is not None and val is None:
         raise ValueError("seen is of the frames in val: give val too")
-    if seen is not None and val is not None: # both or neither
-        # `rows` are the numbers that the frames of a part have among all frames.
-        is_success, scores = frames.labels[val.rows] == last_bin, seen[:, last_bin]
-        # Without a success among the validation frames every F1 is 0, and the threshold stays one half.
-        if is_success.any():
-            candidates = np.unique(scores).tolist() # from low to high; of equal F1 the lowest is taken
-            threshold = max(candidates, key=partial(_f1_at, scores, is_success))
+    if seen is not None and val is not None:
+        threshold = _best_threshold(seen[:, last_bin], frames.labels[val.rows] == last_bin)
 
-    # Precision and recall, on the held-out frames.
     is_success = frames.labels[held.rows] == last_bin
     is_predicted = probabilities[:, last_bin] >= threshold
     successes, predicted = int(is_success.sum()), int(is_predicted.sum())
@@ -1257,6 +1257,16 @@ def judge_success(
         precision=hits / predicted if predicted else None,
         recall=hits / successes if successes else None,
     )
+
+def _best_threshold(
+    scores, # [frames] probability of the last bin
+    is_success, # [frames] True where the label is the last bin
+):
+    "The threshold with the best F1, the lowest one among equals; 0.5 if no frame is a success"
+    if not is_success.any():
+        return 0.5
+    candidates = np.unique(scores).tolist() # from low to high
+    return max(candidates, key=partial(_f1_at, scores, is_success))
 
 def _f1_at(
     scores, # [frames] probability of the last bin
@@ -1294,11 +1304,10 @@ def check_bins(
     """Raise a DataError if all training frames have the same bin.
 
     A classifier that always predicts this bin would be right, and would have learnt nothing."""
-    # `labels` has the bin of every frame of the data set, `rows` the numbers of the training frames.
-    bins = sorted(set(train.labels[train.rows].tolist()))
+    bins = sorted(set(train.labels[train.rows].tolist())) # those of the training frames
     if len(bins) < 2:
         only = f"bin {bins[0]}" if bins else "no bin"
-        # told: a sentence about the whole data set, how its label column was read and frames in each bin
+        # `frames.told` says how the label column was read, and how many frames are in each bin.
         message = f"every training frame has {only}, so there is nothing to tell apart; {frames.told}"
         raise DataError("aloha.label", message)
 
@@ -1346,18 +1355,16 @@ def as_it_began(
     train: AlohaFrames, # those to learn from
     bins: int, # of the head
 ):
-    """Check that a run goes on from its checkpoint with the settings and labels with which it began.
+    """Save the settings and labels of a new run, or check that a resumed run has the same ones.
 
-    Without a checkpoint the run begins, and they are written down. A SettingsError names what differs."""
-    # A fingerprint of the training frames (film, place in it, label), since the films' folder may have moved.
+    A SettingsError names what differs."""
+    # Of each training frame its film, its place in the film and its label.
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # The last words of the error message: "Give what was given then, or begin anew in another output_dir
-    # (adapter and head take its weights)". With these two settings a new run starts from saved weights.
-    weights_by = "adapter and head take its weights"
-    # Without a checkpoint this writes a file into output_dir; with one it compares everything with the file.
-    # `may_differ` holds the names of settings that need not be the same, such as max_steps.
-    same_run(settings, checkpoint, free=may_differ, weights_by=weights_by, bins=bins,
+    # Advice at the end of the error message: with these two settings a new run starts from saved weights.
+    advice = "adapter and head take its weights"
+    # Without a checkpoint it writes a file into output_dir, else it compares with the first run's file.
+    same_run(settings, checkpoint, free=may_differ, weights_by=advice, bins=bins,
              frames_to_learn=fingerprint)
 
 def train_classifier(
@@ -1423,8 +1430,7 @@ def _held_out_metrics(
     metrics = classifier_metrics(labels, probabilities, frames.episodes[rows], frames.moments[rows])
     if len(set(labels.tolist())) == 1: # a classifier that always predicts this bin would be right
         print(f"the {name} hold one bin only: their accuracy and macro-F1 say nothing")
-        # None is shown as "no macro-F1, since …". Accuracy stays: it is still a true share of the frames.
-        metrics["macro_f1"] = None
+        metrics["macro_f1"] = None # `AlohaRun` then shows "no macro-F1"
     metrics["measured_on"] = name
     metrics.pop("expected_bin") # a number for each frame, which predictions.jsonl holds
     return metrics
@@ -1488,6 +1494,12 @@ from .aloha_plots import plot_confusion
 from .aloha_plots import judged_film
 
 # %% ../nbs/04_aloha.ipynb #c100
+def _named_model(settings):
+    """The base model, if somebody has named one in the settings; else None.
+
+    A preset's model must not replace the one that a saved adapter was trained on."""
+    return settings.model if "model" in settings.named else None
+
 def predict_dataset(
     settings: AlohaSettings, # data, ckpt_dir, output_dir, batch_size
 ) -> Path: # the parquet file, one that was not there before
@@ -1496,11 +1508,8 @@ def predict_dataset(
     With `labelled_set` a copy of the data set gets them as columns, too."""
     import pandas as pd
     s = settings
-    # `named` holds the settings that somebody has written. A model that only a preset has chosen must not
-    # replace the base model that the adapter was trained on.
-    base = s.model if "model" in s.named else None
-    classifier, processor, cameras = load_classifier(s.ckpt_dir, base=base)
-    # With the earlier frames that the classifier was trained to see, whatever the settings say.
+    classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
+    # `moments`: the earlier frames that it was trained to see, whatever the settings say.
     frames = open_frames(s, cameras, moments=classifier.moments)
     probabilities = predict_bins(classifier, processor, frames, s.batch_size)
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
@@ -1520,7 +1529,7 @@ def write_columns(
 ): # LeRobotDataset
     "Write a copy of a data set with two more columns: `predicted_reward` from 0 to 1, and `predicted_bin`"
     from lerobot.datasets.dataset_tools import add_features
-    rewards = rows["progress_sparse"].to_numpy(np.float32) # the expected bin over the last bin
+    rewards = rows["progress_sparse"].to_numpy(np.float32) # the expected bin divided by the last bin
     bins = rows["predicted"].to_numpy(np.int64)
     # LeRobot wants (values, description) for each column.
     columns = {
@@ -1531,8 +1540,7 @@ def write_columns(
         if name in data.features:
             raise DataError("aloha.column", "the data set has such a column already", entry=name)
     repo_id = f"local/{Path(folder).name}"
-    # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside the hidden
-    # folder, and `new_folder` renames that part to `folder` at the end.
+    # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `folder`.
     with new_folder(folder, existing="none", manifest=False, part="set") as hidden_folder:
         add_features(data, columns, output_dir=hidden_folder / "set", repo_id=repo_id)
     return open_lerobot(repo_id, folder)
@@ -1637,8 +1645,9 @@ def _reward_answer(
     images = [open_picture(Path(name).read_bytes()) for name in file_names]
     item = dict(images=images, text=f"Task: {task.strip()}")
     probabilities = predict_bins(classifier, processor, [item])[0] # [bins], of the only item
-    listed, expected = " ".join(f"{p:.2f}" for p in probabilities), expected_bin(torch.tensor(probabilities))
     likeliest, last_bin = probabilities.argmax(), len(probabilities) - 1
+    expected = expected_bin(torch.tensor(probabilities))
+    listed = " ".join(f"{p:.2f}" for p in probabilities)
     return f"bin {likeliest} of 0 to {last_bin}, expected {expected:.2f}; probabilities {listed}"
 
 # %% ../nbs/04_aloha.ipynb #c106
@@ -1652,33 +1661,36 @@ def as_reward(
     how far the classifier finds this task done in the pictures."""
     classifier, processor, cameras = load_classifier(path, device)
     classifier.requires_grad_(False)
-    # ["first", -2.0]: a sample shows, with every camera, the film's first frame, that of 2 seconds before,
-    # and the frame itself.
-    moments = classifier.moments
+    moments = classifier.moments # the earlier frames that a sample must show before its own
 
     def reward(completions, samples):
-        """The rewards of a batch of answers by the loaded classifier.
-
-        A dict for each answer: overall (from 0 to 1), expected_bin, the likeliest bin and its confidence."""
+        "Score a batch of answers with the loaded classifier: a dict for each, see `_reward_parts`"
         for sample in samples:
-            # a DataError where a picture of a camera is missing, at one of the moments that are shown
-            _check_pictures(sample, cameras, moments)
-        # The classifier judges the pictures as if the task that the answer names had been asked for.
+            _check_pictures(sample, cameras, moments) # a DataError if pictures are missing
         items = []
         for sample, completion in zip(samples, completions):
             items.append(dict(images=sample.images, text=f"Task: {_named_task(completion)}"))
-        probabilities = predict_bins(classifier, processor, items) # [answers, bins]
-        expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
-        last_bin = probabilities.shape[1] - 1
-        rewards = []
-        for expected, of_bins in zip(expected_bins, probabilities):
-            likeliest = dict(bin=float(of_bins.argmax()), confidence=float(of_bins.max()))
-            rewards.append(dict(overall=expected / last_bin, expected_bin=expected, **likeliest))
-        return rewards
+        return _reward_parts(predict_bins(classifier, processor, items))
 
-    # the trainer then calls it once with all answers of a step
+    # The trainer then calls it once with all answers of a step.
     reward.batched = True # type: ignore[attr-defined] # functions have attributes
     return reward
+
+def _reward_parts(
+    probabilities, # [answers, bins]
+): # a dict for each answer: overall, expected_bin, bin, confidence
+    "The reward of each answer (`overall`, from 0 to 1), its expected and its likeliest bin with confidence"
+    expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
+    last_bin = probabilities.shape[1] - 1
+    rewards = []
+    for row, expected in zip(probabilities, expected_bins):
+        rewards.append(dict(
+            overall=expected / last_bin,
+            expected_bin=expected,
+            bin=float(row.argmax()),
+            confidence=float(row.max()),
+        ))
+    return rewards
 
 def _check_pictures(
     sample, # a `Sample` with pictures of a robot
@@ -1764,14 +1776,11 @@ class AlohaRewardModel(PreTrainedRewardModel):
         return (expected / (self.config.num_classes - 1)).float().to(self.config.device)
 
     def forward(self, batch):
-        # LeRobot's own method raises; a class that has one can be trained by `lerobot-train`. It returns the
-        # loss, and a dict of numbers for LeRobot's log.
+        # Overrides LeRobot's method, which raises: `lerobot-train` takes the loss, and numbers for its log.
         device = self.classifier.head.weight.device
-        label_column = batch[self.config.label]
-        # [B]: bins, or floats between two bins where the column holds progress, which is learnt as a number.
-        labels = torch.tensor(self.labels_of(label_column))
+        # [B] bins, or floats between two bins where progress is learnt as a number
+        labels = torch.tensor(self.labels_of(batch[self.config.label]))
         collate = AlohaCollator(self.processor)
-        # `items`: one dict of `images` and `text` for each row; the collator makes one padded batch of them.
         encodings = collate(self.items(batch)).to(device)
         out = self.classifier(labels=labels.to(device), **encodings)
         # A label between two bins counts as the nearest bin.
@@ -1792,31 +1801,28 @@ class AlohaRewardModel(PreTrainedRewardModel):
         rows = values.cpu().float().numpy().reshape(len(values), -1)
         column, label_as = self.config.label, self.config.label_as
         if rows.shape[1] == 1 and label_as == "auto":
-            # To find out whether numbers are bins, successes or progress takes the whole column, and here
-            # there is only one batch of it.
+            # One batch is too little to find out whether numbers are bins, successes or progress.
             message = "plain numbers; say what they are by label_as = integer, success or progress"
             raise DataError("aloha.label", message, entry=column)
-        # Error messages name the film and the frame of a label. A batch does not tell them, so the number of
-        # the row in the batch stands for both.
+        # Stand for the film and the frame of each label in error messages: a batch does not tell them.
         row_numbers = np.arange(len(rows))
         return read_film_labels(rows, row_numbers, row_numbers, column, label_as, self.config.num_classes)
 
     def _save_pretrained(self, save_directory):
-        # LeRobot's `save_pretrained` makes the folder and calls this. Its own method writes config.json and
-        # one file of weights; this one writes what `load_classifier` reads. If LeRobot no longer calls it,
-        # `from_pretrained` finds no classifier.json.
+        # Overrides LeRobot's method, which `save_pretrained` calls: writes the files that `load_classifier`
+        # reads. If LeRobot no longer calls it, `from_pretrained` finds no classifier.json.
         with tempfile.TemporaryDirectory() as folder:
-            # `save_classifier` replaces its folder as a whole; LeRobot may have files in `save_directory`.
+            # Not straight into `save_directory`: `save_classifier` would remove LeRobot's files there.
             saved = Path(folder) / "saved"
             save_classifier(self.classifier, self.processor, saved, self.config.cameras, self.config.model)
             shutil.copytree(saved, save_directory, dirs_exist_ok=True)
-        # LeRobot's config.json takes the place of ours: it holds the type of the model, too.
+        # Replaces the config.json of `save_classifier` by the whole configuration.
         self.config._save_pretrained(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path, *, config=None, **kwargs):
-        # LeRobot's own method makes a model from the configuration and fills it from model.safetensors, a
-        # file that our folders do not have. If LeRobot no longer calls this, it looks for that file in vain.
+        # Overrides LeRobot's method, which reads model.safetensors, a file that our folders do not have. If
+        # LeRobot no longer calls this, it does not find that file.
         config = config or RewardModelConfig.from_pretrained(pretrained_name_or_path)
         classifier, processor, _cameras = load_classifier(pretrained_name_or_path, config.device)
         if classifier.moments: # it was trained to see earlier frames, too
@@ -1857,9 +1863,9 @@ def run_aloha(
     # What is left is the mode chat.
     classifier, vlm, processor, cameras = talkers(s) # the classifier is None where none was trained
     lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
-    # `classifier.moments`: the earlier frames that it looks at, such as ["first", -2.0]; 1 for now.
-    moments = 1 + len(classifier.moments) if classifier else 1
-    pictures = len(cameras) * moments # `/reward` takes one of every camera at each moment
+    # The frame itself, and the earlier frames that the classifier was trained to see before it.
+    frames_shown = 1 + len(classifier.moments) if classifier else 1
+    pictures = len(cameras) * frames_shown # that a line with `/reward` must name
     chat(vlm, processor, classifier, lines, cameras=pictures)
 
 def _analyzed(settings):
@@ -1879,14 +1885,11 @@ def talkers(
     They are the classifier in `ckpt_dir` and the model under it; without a classifier, `model` alone."""
     s = settings
     if not is_classifier(s.ckpt_dir):
-        # Printed to standard error, so that standard output holds answers only.
+        # To standard error: standard output holds answers only.
         missing = f"there is no classifier in {s.ckpt_dir}, so /reward has none to ask"
         print(f"{s.model} answers, as it is; {missing}", file=sys.stderr)
         vlm, processor = load_vlm(s.model, max_image_size=s.max_image_size)
         return None, vlm, processor, s.camera_names
-    # `named` holds the settings that somebody has written. A model that only a preset has chosen must not
-    # replace the base model that the adapter was trained on.
-    base = s.model if "model" in s.named else None
-    classifier, processor, cameras = load_classifier(s.ckpt_dir, base=base)
+    classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
     print(f"the model of {s.ckpt_dir} answers, and its classifier behind /reward", file=sys.stderr)
     return classifier, classifier.vlm, processor, cameras

@@ -59,9 +59,9 @@ class Endpoint:
         images: list | tuple = (),  # PIL images, which come before the text
         **options,  # max_tokens, temperature, seed, …: as the endpoint takes them
     ) -> Reply:
-        """Send one message and return the model's reply; repeat a request that fails for a passing reason
+        """Send one message and return the model's reply; try again after a temporary failure
 
-        Raises EndpointError after the last try, or at once for a failure that would come again."""
+        Raises EndpointError after the last try, or at once after any other failure."""
         body = dict(model=self.model, messages=[_message(text, images)], stream=False) | options
         content = json.dumps(body).encode()
         for tries in range(1, self.retries + 2):
@@ -69,17 +69,17 @@ class Endpoint:
             status, reply_text, requested_wait = self._send(self.url, content)
             if status == 200:
                 return self._reply(reply_text, tries)
-            # TRIED_AGAIN: 408 (the request took too long) and 429 (too many requests)
-            is_passing = status is None or status in TRIED_AGAIN or status >= 500
-            if not is_passing or tries > self.retries:  # the latter: this was the last try
+            is_temporary = status is None or status in TRIED_AGAIN or status >= 500
+            is_last_try = tries > self.retries
+            if is_last_try or not is_temporary:
                 break
-            # Twice as long each time, so that a server that starts, or is overloaded, has time to recover.
+            # Exponential backoff gives an overloaded server time to recover.
             wait = max(self.first_wait * 2 ** (tries - 1), requested_wait)
             time.sleep(min(wait, LONGEST_WAIT))
 
         problem = reply_text if status is None else f"status {status}: {reply_text}"
         times = "once" if tries == 1 else f"{tries} times"
-        # 404 is what servers answer to a model that they do not have, and to an address that is wrong.
+        # 404: the server does not have this model, or the address is wrong.
         hint = self._models_hint() if status == 404 else ""
         raise self._error(f"{problem} (asked {times}){hint}")
 
@@ -138,14 +138,12 @@ class Endpoint:
             text = choice["message"]["content"]
         except (ValueError, TypeError, LookupError):
             raise self._error(_one_line(reply_text) or "nothing") from None
-        # Where a server takes thoughts out of replies (vLLM with --reasoning-parser), the content is null if
-        # nothing stands behind the thought, as when it was cut within. That is a reply without words.
+        # The content is null if a server removes thoughts (vLLM with --reasoning-parser) and nothing is left.
         if text is None and isinstance(choice.get("finish_reason"), str):
             text = ""
         if not isinstance(text, str):
             raise self._error(f"content {_one_line(json.dumps(text))}")
-        # "length" or "content_filter" mean that the reply was cut. Some servers leave the reason out: then
-        # the reply counts as whole.
+        # Other reasons, such as "length", mean that the reply was cut. Some servers give no reason.
         is_whole = choice.get("finish_reason") in ("stop", None)
         usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
         # `_count` makes None of anything that is no number of tokens.
@@ -188,14 +186,13 @@ def is_on_this_machine(
 
 def data_url(
     image,  # PIL image
-    max_size: int = None,  # pixels squared that it has at most; None: as it is
+    max_size: int = None,  # N: at most N × N pixels in all; None: the picture keeps its size
 ) -> str:  # data:image/png;base64,…
     "A picture as a data URL (its PNG bytes in base64), the form in which chat endpoints take pictures"
     rgb = image.convert("RGB")
     if max_size:
-        # Both sides by the same factor, until the area is at most max_size². Pictures are never enlarged.
-        factor = max_size / math.sqrt(rgb.width * rgb.height)
-        if factor < 1:
+        factor = max_size / math.sqrt(rgb.width * rgb.height)  # for both sides
+        if factor < 1:  # pictures are never enlarged
             rgb = rgb.resize([max(1, int(side * factor)) for side in rgb.size])
     buffer = io.BytesIO()
     rgb.save(buffer, "PNG")

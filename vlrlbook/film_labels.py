@@ -146,9 +146,9 @@ def _from_numbers(
     Returns (bins, kinds, number of bins, how the numbers were read in words)."""
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
     are_whole = bool((numbers == np.round(numbers)).all())
-    # One of success (all are 0 or 1), integer (all are whole), progress (any others), or what was asked for.
+    # How the numbers are read: success (all are 0 or 1), integer (all are whole), progress or regress.
     reading = _reading_of(low, high, are_whole) if label_as == "auto" else label_as
-    _check_range(low, high, are_whole, column, reading, label_as) # a DataError where they cannot be read so
+    _check_range(low, high, are_whole, column, reading, label_as) # a DataError if they cannot be read so
     kinds = np.full(len(numbers), reading)
 
     if reading == "success":
@@ -157,13 +157,11 @@ def _from_numbers(
         meaning = f"whole numbers from {low:g} to {high:g}, taken as bins"
         return numbers.astype(int), kinds, max(2, int(high) + 1), meaning
     if reading == "regress":
-        # Progress is learnt as a number. Its bin, for metrics, is the nearest mark: with 5 marks, which lie
-        # at 0, 1/4, 1/2, 3/4 and 1, progress 0.3 belongs to mark 1. `_scaled_progress` gives the progress
-        # in marks: 1.2 for 0.3.
+        # Progress is learnt as a number; its bin is for metrics. With 5 bins, 0.3 is scaled to 1.2: bin 1.
         meaning = f"numbers from {low:.3g} to {high:.3g}, learnt as progress between {progress_bins} marks"
         bins = np.rint(_scaled_progress(numbers, progress_bins)).astype(int)
         return bins, kinds, progress_bins, meaning
-    # What is left is progress, cut into bins of equal width. Clipped, since 1.0 belongs to the last bin.
+    # What is left is progress, cut into bins of equal width; 1.0 belongs to the last bin.
     bins = np.clip((numbers * progress_bins).astype(int), 0, progress_bins - 1)
     meaning = f"numbers from {low:.3g} to {high:.3g}, taken as progress and cut into {progress_bins} bins"
     return bins, kinds, progress_bins, meaning
@@ -187,19 +185,19 @@ def _check_range(
         fits = are_whole and 0 <= low and high <= 1
     elif reading == "integer":
         fits = are_whole and 0 <= low and high < MOST_BINS
-    else:
-        in_range = -PROGRESS_TOLERANCE <= low and high <= 1 + PROGRESS_TOLERANCE
-        # Single numbers cannot be read as a vector, the only other reading.
-        fits = reading in ("progress", "regress") and in_range
+    elif reading in ("progress", "regress"):
+        fits = -PROGRESS_TOLERANCE <= low and high <= 1 + PROGRESS_TOLERANCE
+    else: # "vector": these are single numbers
+        fits = False
     if fits:
         return
 
-    expected = f"expected {reading}"
-    if label_as == "auto":
-        # The user asked for no reading, so the message names those that are possible.
+    if label_as == "auto": # the user asked for no reading: name all that are possible
         expected = f"expected whole numbers from 0 to {MOST_BINS - 1}, or progress from 0 to 1"
-    if label_as == "vector":
+    elif label_as == "vector":
         expected = "expected a vector of bins in each frame"
+    else:
+        expected = f"expected {reading}"
     raise DataError("aloha.label", f"numbers from {low:g} to {high:g}, {expected}", entry=column)
 
 

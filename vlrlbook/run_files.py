@@ -46,17 +46,15 @@ def as_it_began(
     checkpoint: str | None,  # where the run goes on, or None
     train,  # data set that it trains on
 ):
-    """Write down the settings with which a run begins, or compare them where a run is resumed.
+    """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
-    SettingsError where a resumed run has other settings (but for `may_differ`) or other rows of data. The
-    optimizer, its schedule and the order of the data come from the checkpoint, so that a new learning rate
-    would be written into every file without being used."""
+    SettingsError if a resumed run has other settings (except `may_differ`) or other rows of data."""
     fingerprint = None
     if settings.data:  # without a file the rows are drawn, and follow from the settings
-        # Pictures are left out: to hash them would open every file of a large set.
+        # Without pictures, since hashing them would open every file of a large set.
         columns = [list(train[name]) for name in ("row", "question", "answer")]
         fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # Writes all this down without a checkpoint; with one it compares, and raises where it differs.
+    # Without a checkpoint it writes a file into output_dir, else it compares with the first run's file.
     same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
 
 
@@ -88,21 +86,20 @@ def prediction_rows(
     samples: list,  # of `Sample`
     before: dict,  # from `predict`
     after: dict,  # from `predict`
-    paid: dict = None,  # column → what a trained reward paid for each sample's answers; None: not kept
+    paid: dict = None,  # column → a reward for each sample; None: rewards are not kept
 ) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if kept
     "A row for each held-out sample: question, right answer, and the model's answers before and after"
     columns = {}  # such as before_greedy → a list of texts for each sample
     for when, answers in (("before", before), ("after", after)):
-        for how, texts_of_samples in answers.items():
-            columns[f"{when}_{how}"] = texts_of_samples
+        for how, texts in answers.items():
+            columns[f"{when}_{how}"] = texts
     rows = []
     for i, sample in enumerate(samples):
-        # Confidence intervals resample rows that share a picture together, so each row names its pictures.
-        picture = " ".join(map(picture_key, sample.images))
+        picture = " ".join(map(picture_key, sample.images))  # groups rows, for confidence intervals
         row = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=picture)
-        row |= {column: texts_of_samples[i] for column, texts_of_samples in columns.items()}
+        row |= {column: texts[i] for column, texts in columns.items()}
         if paid:
-            row["paid"] = {column: round(of_samples[i], 4) for column, of_samples in paid.items()}
+            row["paid"] = {column: round(rewards[i], 4) for column, rewards in paid.items()}
         rows.append(row)
     return rows
 
@@ -121,38 +118,34 @@ def results_of(
     before: dict,  # from `predict`
     after: dict,  # from `predict`
     reward,  # (completion, answer) → parts, or a batched one
-    lines: dict = None,  # rewards to compare with, such as that of a blind answer, from `marking.baselines`
+    lines: dict = None,  # baselines, such as the reward of a blind answer, from `marking.baselines`
 ) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
     "Compare the answers before and after training: what results.json will hold, and the answers themselves"
-    # "greedy" or "sampled" → marks: for each sample its mean reward, share right, …
-    before_marks = {how: marks(samples, texts, reward) for how, texts in before.items()}
-    after_marks = {how: marks(samples, texts, reward) for how, texts in after.items()}
-    # What a reward model gave each answer is stored beside it; None for a rule, which can be asked again.
-    paid = _paid(before_marks, after_marks, reward)
-    rows = prediction_rows(samples, before, after, paid)
-    # Each row's picture: questions about one picture are not independent, so the interval of a gain draws
-    # whole pictures. None where no two rows share one.
+    # "greedy" or "sampled" → scores: a dict of lists, for each sample its mean reward, share right, …
+    scores_before = {how: marks(samples, texts, reward) for how, texts in before.items()}
+    scores_after = {how: marks(samples, texts, reward) for how, texts in after.items()}
+    rows = prediction_rows(samples, before, after, _rewards_to_keep(scores_before, scores_after, reward))
+    # Rows that share a picture are resampled together in the interval of a gain.
     pictures = pictures_of(rows)
     results = dict(
         verdict=verdict_of(rows, settings.task, reward),
         settings=asdict(settings),
-        before={how: summary(of_how) for how, of_how in before_marks.items()},
-        after={how: summary(of_how) for how, of_how in after_marks.items()},
-        gain={how: gain(before_marks[how], after_marks[how], pictures) for how in before_marks},
+        before={how: summary(scores) for how, scores in scores_before.items()},
+        after={how: summary(scores) for how, scores in scores_after.items()},
+        gain={how: gain(scores_before[how], scores_after[how], pictures) for how in scores_before},
         baselines=lines or {})
     return results, rows
 
 
-def _paid(before_marks, after_marks, reward):
-    """Each sample's mean reward, by column such as before_greedy; None where the reward is a rule.
+def _rewards_to_keep(scores_before, scores_after, reward):
+    """A dict, column such as before_greedy → the mean reward of each sample; None if the reward is a rule.
 
-    A reward model looks at pictures. The file of answers does not hold them, so its rewards could not be
-    computed again and are kept; those of a rule can."""
+    Only a rule's rewards can be computed again from the answers: a reward model needs the pictures, too."""
     is_model = getattr(reward, "batched", False)
     if not is_model:
         return None
-    paid = {f"before_{how}": of_how["reward"] for how, of_how in before_marks.items()}
-    return paid | {f"after_{how}": of_how["reward"] for how, of_how in after_marks.items()}
+    rewards = {f"before_{how}": scores["reward"] for how, scores in scores_before.items()}
+    return rewards | {f"after_{how}": scores["reward"] for how, scores in scores_after.items()}
 
 
 def judges_of(
@@ -230,16 +223,15 @@ def save_run(
     processor,  # of its model
     settings: GRPOSettings,  # for training_args.json and the directory
 ):
-    "Model or adapter, tokenizer, picture processor, training_args.json, trainer_state.json into `output_dir`"
+    "Save model or adapter, processor, training_args.json and trainer_state.json into `output_dir`"
     output = Path(settings.output_dir)
-    if parted(trainer):
-        # Weights are spread over processes: `save_model` gathers them, and all processes must take part. It
-        # also writes training_args.bin, a pickle, which stays there.
-        trainer.save_model(str(output))
+    is_sharded = parted(trainer)
+    if is_sharded:
+        trainer.save_model(str(output))  # gathers the weights: every process must call it
     if not trainer.is_world_process_zero():
         return
-    if not parted(trainer):
-        # Not by `save_model`, so that there is no pickle.
+    if not is_sharded:
+        # Not `save_model`, which also writes a pickle, training_args.bin.
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output)
     save_processor(processor, output)
     arguments = {"settings": asdict(settings), "trl": json.loads(trainer.args.to_json_string())}
@@ -253,29 +245,33 @@ def model_card(
 ) -> str:  # Markdown with the hub's front matter
     "The model card (README.md) of a run: verdict, data, reward, facts of the run, settings, results"
     s = replace(settings, reward=reward_without_paths(settings.reward))  # a card is for everybody
-    facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results}
-    facts |= results.get("versions", {})
     # The hub reads the YAML between two lines of dashes and lists the model by it.
     lines = ["---", f"base_model: {s.model}", f"library_name: {'peft' if s.use_lora else 'transformers'}",
              "tags: [grpo, vision-language, vlrlbook]", "---", ""]
-
-    # What was done, with which data and reward, and on what machine.
     lines += [f"# {s.task}: {Path(s.model).name} after GRPO"]
     if "verdict" in results:
         lines += _verdict_lines(results["verdict"])
-    lines += ["", f"- data: {Path(s.data).name if s.data else 'drawn pictures'}", f"- reward: `{s.reward}`"]
-    for judge in results.get("judges", []):
-        lines.append(f"- {judge['kind']} that paid: {judge['name']}, fingerprint {judge['fingerprint']}")
-    for name, value in facts.items():
-        lines.append(f"- {name}: {round(value) if isinstance(value, float) else value}")
+    lines += ["", *_fact_lines(s, results)]
 
-    # Tables: settings, and what was gained.
     lines += ["", "| setting | value |", "| --- | --- |"]
     lines += [f"| {k} | `{v}` |" for k, v in asdict(s).items() if k not in PRIVATE]
     lines.append("")
     if "gain" in results:
         lines += _gain_table(results)
     return "\n".join(lines) + "\n"
+
+
+def _fact_lines(settings, results):
+    "A list in Markdown, as lines: data, reward, models that gave the reward, machine and versions"
+    data = Path(settings.data).name if settings.data else "drawn pictures"
+    lines = [f"- data: {data}", f"- reward: `{settings.reward}`"]
+    for judge in results.get("judges", []):
+        lines.append(f"- {judge['kind']} that paid: {judge['name']}, fingerprint {judge['fingerprint']}")
+    facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results}
+    facts |= results.get("versions", {})
+    for name, value in facts.items():
+        lines.append(f"- {name}: {round(value) if isinstance(value, float) else value}")
+    return lines
 
 
 def _verdict_lines(verdict):
@@ -314,7 +310,7 @@ def finish(
     results: dict,  # for results.json and the card
 ):
     "Write model files, results.json, card and report into `output_dir`; push them if `hub_model_id` is set"
-    save_run(trainer, processor, settings)  # model, processor, settings: all processes may take part
+    save_run(trainer, processor, settings)  # in every process: weights may be spread over them
     if not trainer.is_world_process_zero():
         return
     judges = judges_of(settings.reward)  # descriptions of the models that gave the reward

@@ -175,15 +175,14 @@ def flag_names(
     """Return the names, and the other names, of all settings that are true or false
 
     On a command line such a name can stand without a value, and then means "true"."""
-    kinds = typing.get_type_hints(cls)
-    flags = {f.name for f in fields(cls) if kinds[f.name] is bool}
-    flag_aliases = {other for other, name in getattr(cls, "aliases", {}).items() if name in flags}
-    # Other names whose values are translated too, such as
+    types = typing.get_type_hints(cls) # name → type
+    names = {f.name for f in fields(cls) if types[f.name] is bool}
+    aliases = {alias for alias, name in getattr(cls, "aliases", {}).items() if name in names}
+    # An alias whose values are translated, such as
     # {"mask_truncated_completions": ("when_cut", {"true": "masked", "false": "paid"})}.
-    # One that translates "true" can stand without a value.
     stand_ins = getattr(cls, "stand_ins", {})
-    flag_stand_ins = {other for other, (_, translations) in stand_ins.items() if "true" in translations}
-    return flags | flag_aliases | flag_stand_ins
+    translated = {alias for alias, (_, translations) in stand_ins.items() if "true" in translations}
+    return names | aliases | translated
 
 
 def named_options(
@@ -192,9 +191,8 @@ def named_options(
 ) -> dict: # name → text
     """Read `--name value` and `--name=value` from a command line; SettingsError for anything else
 
-    - and _ in a name mean the same. A name in `flags` can stand without a value, and is then "true"."""
-    # No message repeats a value: it may be a secret key that somebody has put on the command line. A message
-    # names the last option instead.
+    - and _ in a name mean the same. A name in `flags` can stand without a value, and is then "true".
+    Messages repeat no value, since it may be a secret key."""
     options, last_option = {}, "the start"
     words = list(rest)
     while words:
@@ -204,9 +202,8 @@ def named_options(
                                 f"after {last_option}")
         last_option, equals, value = word.partition("=")
         name = last_option[2:].replace("-", "_").lower()
+        value_follows = bool(words) and not words[0].startswith("--") # also a negative number, such as -1
         if not equals:
-            # A negative number begins with one dash only, so it is a value.
-            value_follows = bool(words) and not words[0].startswith("--")
             if value_follows:
                 value = words.pop(0)
             elif name in flags:
@@ -223,32 +220,28 @@ def names_since(
 ) -> dict: # name → value
     """Return the public names that a notebook's parameters cell, or papermill after it, has set
 
-    With a dict as `before`, names are included that existed before and got a new value."""
-    # Why new values matter: a notebook with lessons before its parameters cell has variables of its own, such
-    # as `mask`. `-p mask 1`, which is no setting, gives one of them a new value, and must be refused.
+    These are new names and, if `before` is a dict, older names with a new value: `-p mask 1` must be refused
+    even if an earlier cell has a variable `mask`."""
     set_names = {}
     for name, value in names.items():
-        # `before` is the notebook's own variable that holds what is passed under this name here
-        if name.startswith("_") or name == "before":
-            continue
-        if name in before:
-            # a frozenset holds no values, so it cannot tell whether one is new
-            has_new_value = isinstance(before, dict) and before[name] is not value
-            if not has_new_value:
-                continue
-        set_names[name] = value
+        is_public = not name.startswith("_") and name != "before" # notebooks keep `before` in a variable
+        is_new = name not in before
+        has_new_value = isinstance(before, dict) and not is_new and before[name] is not value
+        if is_public and (is_new or has_new_value):
+            set_names[name] = value
     return set_names
 
 
 def settings_help(
     cls: type, # a dataclass whose source can be read
 ) -> dict: # field name → the comment behind it
-    "Return the help text of each setting, read from the comments in the source of `cls`"
-    # such as `    lr: float = None # Learning rate`
+    """Return the help text of each setting, read from the comments in the source of `cls`
+
+    A line of the source is `    lr: float = None # Learning rate`. If the comment goes on in the next line,
+    that line begins with # and three blanks."""
     field_line = re.compile(r"^\s+(\w+): [^#]*?#\s*(.+?)\s*$")
-    # A comment that is too long for its line continues on the next one, with three blanks behind the #.
     continuation = re.compile(r"^\s+# {3}(\S.*?)\s*$")
-    texts, name = {}, None
+    texts, name = {}, None # name: of the last setting
     for line in _source(cls).splitlines():
         if name and (more := continuation.match(line)):
             texts[name] += f" {more[1]}"
@@ -285,22 +278,20 @@ WIDEST_TWIN = 512
 def size_by_model(
     model: str | None, # hub id, directory or the name of a twin
 ) -> str: # tiny or gpu
-    """Return the name of the preset that fits a model: "tiny" for a tiny twin, "gpu" for any other
+    """Return the preset for a model: "tiny" for a tiny model of this book (a twin), "gpu" for any other
 
-    A twin is known by its name, or in a directory by the width of its hidden states."""
+    A twin is known by a name that begins with tiny-, or in a directory by the width of its hidden states."""
     if not model or model.startswith("tiny-"):
         return "tiny"
-    folder = Path(model)
+    folder = Path(model) # a hub id is no folder: `_read_object` then returns {}
+    # The size of an adapter or a reward head is that of its base model.
     for name, base_key in (("adapter_config.json", "base_model_name_or_path"), ("reward_model.json", "base")):
-        # An adapter or a reward head belongs to a base model, whose size counts. Where there is no such file,
-        # as for a hub id, `_read_object` returns {}.
         base_model = _read_object(folder / name).get(base_key)
-        if base_model and base_model != model: # one that names itself would be asked without end
+        if base_model and base_model != model: # else endless recursion
             return size_by_model(base_model)
     config = _read_object(folder / "config.json")
-    # a vision-language model keeps the numbers of its language model in a part of its config
-    text_config = config.get("text_config") or config
-    width = text_config.get("hidden_size") # None for a hub id, which then counts as no twin
+    text_config = config.get("text_config") or config # the language model's part of the config
+    width = text_config.get("hidden_size") # None for a hub id
     return "tiny" if isinstance(width, int) and width <= WIDEST_TWIN else "gpu"
 
 
@@ -402,18 +393,15 @@ def largest_batch(
     G: int, # num_generations
     accumulation: int, # forward passes before an optimizer step
     processes: int = 1, # of the run
-    # True where `refill` is on, since it replaces groups with equal rewards on each process alone.
-    whole_on_each: bool = False, # each process must hold whole groups
+    whole_on_each: bool = False, # each process must hold whole groups; `refill` needs that
 ) -> int | None: # None where even the smallest step is too large
     "Return the largest batch_size with whole groups in a step and at most `rows` prompts"
     passes = accumulation * processes # in one step, over all processes
-    most = rows * G // passes # with a larger one a step would need more prompts than there are rows
-    for batch_size in range(most, 0, -1):
-        has_whole_groups = batch_size * passes % G == 0
-        if whole_on_each:
-            answers_of_process = batch_size * accumulation
-            has_whole_groups = has_whole_groups and answers_of_process % G == 0
-        if has_whole_groups:
+    most_answers = rows * G # in one step
+    for batch_size in range(most_answers // passes, 0, -1):
+        step_is_whole = batch_size * passes % G == 0
+        process_is_whole = batch_size * accumulation % G == 0
+        if step_is_whole and (process_is_whole or not whole_on_each):
             return batch_size
     return None
 
@@ -621,13 +609,20 @@ class GRPOSettings(Settings):
         yield not 0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout}: expected 0 up to 1"
         yield not 0 < self.top_p <= 1, f"top_p = {self.top_p}: expected more than 0, up to 1"
         yield self.min_p is not None and not 0 <= self.min_p <= 1, f"min_p = {self.min_p}: expected 0 to 1"
-        # Other losses clip the probability ratio at 1 + epsilon_high; CISPO clips it at epsilon_high itself.
+        yield from self._clip_rules()
+        yield from self._vllm_rules()
+
+    def _clip_rules(self):
+        "Yield (is wrong, message) for the clip range of the probability ratio"
         high = self.epsilon_high
         yield high is not None and high <= 0, f"epsilon_high = {high}: expected more than 0"
+        # CISPO clips the ratio at epsilon_high, other losses at 1 + epsilon_high.
         yield self.loss_type == "cispo" and (high is None or high <= 1), (
             f"loss_type = cispo with epsilon_high = {high}: there it is the largest ratio, 5.0 for example; "
             "at 1 or less every token would be held back")
-        # vLLM, which generates the answers where use_vllm is set
+
+    def _vllm_rules(self):
+        "Yield (is wrong, message) for the numbers of vLLM, which generates the answers if use_vllm is set"
         share = self.vllm_gpu_memory_utilization
         yield not 0 < share <= 1, f"vllm_gpu_memory_utilization = {share}: expected more than 0, up to 1"
         longest = self.vllm_max_model_length # tokens of prompt and answer together
@@ -644,20 +639,18 @@ class GRPOSettings(Settings):
         G = self.num_generations # answers in a group, all to the same prompt
         accumulation = self.gradient_accumulation_steps
         yield G < 2, f"num_generations = {G}: a group needs at least 2 answers"
-        # in one optimizer step: answers of one process, and of all processes
-        answers_of_process = answers_a_step(self.batch_size, accumulation)
+        # whole_groups_problem: a message if the answers of a step are no multiple of G, else an empty text
         answers = answers_a_step(self.batch_size, accumulation, self.processes)
-        # a message if the answers are no multiple of G, else an empty text
-        message = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
-        yield bool(message), message
-        # Refilling replaces groups whose rewards are all equal. It does so on each process alone, which
-        # therefore needs whole groups.
+        problem = whole_groups_problem(answers, G, "batch_size × gradient_accumulation_steps × processes")
+        yield bool(problem), problem
+        # `refill` replaces whole groups on each process alone.
+        answers_of_process = answers_a_step(self.batch_size, accumulation)
         product = "refill: batch_size × gradient_accumulation_steps of one process"
-        message = whole_groups_problem(answers_of_process, G, product)
-        yield bool(self.refill and message), message
-        # TRL trains num_iterations steps on the same answers, and a checkpoint does not hold those answers.
-        # A num_iterations of 0 or less is refused as out of its range.
-        splits_a_batch = self.num_iterations > 0 and self.save_steps % self.num_iterations != 0
+        refill_problem = whole_groups_problem(answers_of_process, G, product)
+        yield bool(self.refill and refill_problem), refill_problem
+        # TRL takes num_iterations steps on one batch of answers, which a checkpoint does not hold.
+        is_valid = self.num_iterations > 0 # `_range_rules` refuses other numbers
+        splits_a_batch = is_valid and self.save_steps % self.num_iterations != 0
         yield splits_a_batch, (
             f"save_steps = {self.save_steps}: a checkpoint between the {self.num_iterations} passes over a "
             "batch cannot be resumed exactly; a multiple of num_iterations was expected")
@@ -716,13 +709,13 @@ class GRPOSettings(Settings):
             yield not Path(self.image_dir).is_dir(), f"image_dir = {self.image_dir!r}: no such directory"
         if self.data:
             data = Path(self.data)
-            # a folder must be an unpacked counting ZIP, such as the service makes of an upload
-            exists = data.is_file() or (data / "rows.jsonl").is_file()
+            is_unpacked_zip = (data / "rows.jsonl").is_file() # a folder with the content of a counting ZIP
+            exists = data.is_file() or is_unpacked_zip
             yield not exists, f"data = {self.data!r}: no such file"
         if self.adapter:
             has_config = (Path(self.adapter) / "adapter_config.json").exists()
             yield not has_config, f"adapter = {self.adapter!r}: no adapter_config.json there"
-        # trained models that pay for answers, such as ("reward_model", "runs/judge/model")
+        # trained models in the reward, such as ("reward_model", "runs/judge/model")
         for chapter, folder in trained_rewards(self.reward):
             problem = untrained_reward(chapter, folder) # a message, or None
             yield bool(problem), f"reward = {self.reward!r}, {chapter}:{folder}: {problem}"
@@ -775,34 +768,38 @@ def untrained_reward(
     chapter: str, # reward_model, aloha or judge
     folder: str, # what stands behind the colon of a reward such as reward_model:folder; of a judge its file
 ) -> str | None: # a message
-    """Return why a folder cannot pay for answers, or None if it can
+    """Return why a folder cannot be used as a trained reward, or None if it can
 
-    The message names the folder that was probably meant, if one is found. The model itself is not loaded."""
+    If the folder of a run is named, the message suggests its model's folder. The model is not loaded."""
     if chapter == "judge":
         return _no_judge(Path(folder)) # a message, or None
-    expected_files = _files_of_trained_reward[chapter]
-
-    def holds_model(path):
-        return any((path / name).is_file() for name in expected_files)
-
     path = Path(folder)
-    if folder and holds_model(path): # an empty text would stand for the current folder
+    if folder and _holds_model(path, chapter): # an empty text would stand for the current folder
         return None
-
-    # People often name the folder of the run. Its model lies in a subfolder, or where results.json says.
-    candidates = [path / "model", path / "classifier"]
-    results = _read_object(path / "results.json") # {} if there is no such file
-    for name in ("model", "ckpt_dir"): # the keys under which chapters 03 and 04 write where the model is
-        if isinstance(results.get(name), str):
-            candidates.append(Path(results[name]))
-    with_model = [candidate for candidate in candidates if holds_model(candidate)]
+    with_model = [place for place in _model_places(path) if _holds_model(place, chapter)]
     if with_model:
         suggestion = f"{chapter}:{with_model[0]}"
         return f"the model lies in a folder of that run: did you mean {suggestion!r}?"
     if not path.is_dir():
         return "there is no such folder"
-    return (f"no {expected_files[0]} there, so this is no model that chapter {_chapter_of[chapter]} "
+    expected_file = _files_of_trained_reward[chapter][0]
+    return (f"no {expected_file} there, so this is no model that chapter {_chapter_of[chapter]} "
             "has trained")
+
+
+def _holds_model(path, chapter):
+    "Return True if a folder holds one of the files by which a model of this chapter is known"
+    return any((path / name).is_file() for name in _files_of_trained_reward[chapter])
+
+
+def _model_places(run):
+    "List the folders in which a run of chapter 03 or 04 may have left its model, as paths"
+    places = [run / "model", run / "classifier"]
+    results = _read_object(run / "results.json") # {} if there is no such file
+    for key in ("model", "ckpt_dir"): # where chapter 03 and chapter 04 write the model's folder
+        if isinstance(results.get(key), str):
+            places.append(Path(results[key]))
+    return places
 
 
 def _no_judge(file):
@@ -833,26 +830,26 @@ def whole_groups(
 ) -> tuple: # of two numbers
     """Return (answers in a forward pass, forward passes in a step), with a whole group in a pass if possible
 
-    The step holds as many answers as before. With `shared_prompt` a prompt is read once for a whole group."""
-    # The G answers share the memory of one prompt, so a pass over G of them needs little more than a pass
-    # over one answer with its prompt: larger passes fit into memory, and fewer are needed.
+    The step holds as many answers as before. With `shared_prompt` the G answers of a group share the memory
+    of their prompt, so a pass over all of them costs little more memory than one answer."""
     batch_size, accumulation = settings.batch_size, settings.gradient_accumulation_steps
     G = settings.num_generations
     answers = answers_a_step(batch_size, accumulation) # of one process
-    # The last condition: a process has no whole number of groups, since groups are spread over processes.
-    if not settings.shared_prompt or batch_size % G == 0 or answers % G != 0:
+    pass_is_whole = batch_size % G == 0
+    groups_are_spread = answers % G != 0 # over several processes
+    if not settings.shared_prompt or pass_is_whole or groups_are_spread:
         return batch_size, accumulation
     return G, answers // G
 
 
 def service_settings(
-    training_config: dict, # the counting system's names, such as learning_rate
+    training_config: dict, # by the names of the counting system, which this book rebuilds
     lora_config: dict = None, # r, lora_alpha or alpha, lora_dropout or dropout
     **more, # settings that the caller decides, such as data and output_dir
 ) -> GRPOSettings: # checked
     """Make settings of the two JSON objects that a client of the counting system sends to start a training
 
-    Its names, such as learning_rate, are other names of ours. SettingsError for a name that is unknown."""
+    Names may be aliases, such as learning_rate for lr. SettingsError for an unknown name."""
     given = {**training_config, **(lora_config or {}), **more}
     return read_settings(GRPOSettings, given, where="training_config")
 

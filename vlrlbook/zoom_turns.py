@@ -77,39 +77,43 @@ XML tags:
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-# Style → text with which a call begins, regular expression for its end. Twins write "plain", checkpoints
-# "tagged".
-_marks = {"plain": ("zoom(", r"\)"), "tagged": ("<tool_call>", r"</tool_call>")}
+# Style of calls → (text with which a call begins, regular expression for its end). The tiny models of this
+# book (twins) write "plain" calls, all others "tagged" ones.
+_call_delimiters = {"plain": ("zoom(", r"\)"), "tagged": ("<tool_call>", r"</tool_call>")}
 
 
 def teach_calls(
     processor,  # of a Qwen family; changed
-) -> str:  # plain, as twins write calls, or tagged: a key of `_marks`
-    """Let a processor write calls of the tool (by its chat template) and TRL read them (response template).
+) -> str:  # style of its calls, a key of `_call_delimiters`: plain or tagged
+    """Make a processor's chat template write calls of the tool, and let TRL read them (response template).
 
     A second call changes nothing."""
     style = _style(processor)
-    if processor.chat_template == chat_template:  # that of twins, from `models`, which writes no calls
+    if processor.chat_template == chat_template:  # that of twins
         processor.chat_template = _twin_template
-    # The templates of Qwen2-VL and Qwen2.5-VL write no calls.
-    elif style == "tagged" and "tool_call" not in processor.chat_template:
+    elif style == "tagged" and "tool_call" not in processor.chat_template:  # of Qwen2-VL and Qwen2.5-VL
         processor.chat_template = _tagged_template
-    begins, ends = _marks[style]  # a call's first characters, and a regular expression for its last ones
-    # A call without an end reaches to the end of the answer. It is handed over like any other, and refused as
-    # malformed when it is read.
-    # "{content}" stands for the text within the call.
-    function = {"name": "zoom", "arguments": {"said": "{content}"}}
-    # "repeats": an answer may hold several calls.
-    call = {"open": begins, "close_pattern": ends + r"\s*", "repeats": True, "content": "text",
-            "transform": {"type": "function", "function": function}}
-    # The field without an "open" gets all text outside of calls.
-    words = {"close_pattern": r"<\|im_end\|>\s*", "content": "text"}
-    # TRL 1.16 splits an answer into text and calls by this. Where it is set, TRL does not search its own list
-    # for the chat template, in which ours is missing.
-    processor.tokenizer.response_template = {
-        "defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n",
-        "fields": {"tool_calls": call, "content": words}}
+    processor.tokenizer.response_template = _response_template(style)
     return style
+
+
+def _response_template(style):
+    """A response template, by which TRL 1.16 splits an answer into text and calls.
+
+    Without one TRL looks for the chat template in a list of its own, in which ours is missing."""
+    begin, end_pattern = _call_delimiters[style]
+    function = {"name": "zoom", "arguments": {"said": "{content}"}}  # said: the text within the call
+    call = {
+        "open": begin,
+        "close_pattern": end_pattern + r"\s*",
+        "repeats": True,  # an answer may hold several calls
+        "content": "text",
+        "transform": {"type": "function", "function": function},
+    }
+    text_outside_calls = {"close_pattern": r"<\|im_end\|>\s*", "content": "text"}
+    return {
+        "defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n",
+        "fields": {"tool_calls": call, "content": text_outside_calls}}
 
 
 def _style(processor):
@@ -121,9 +125,9 @@ def eye_of(
     model,  # of a Qwen family, with an adapter or not
     processor,  # of the model
 ) -> Eye:
-    """The `Eye` of a loaded model: in which size it sees pictures, in which scale it writes coordinates.
+    """The `Eye` of a loaded model: the size in which it sees pictures, and the scale of its coordinates.
 
-    SettingsError where its family cannot be trained with the tool."""
+    SettingsError if a model of this family cannot be trained with the tool."""
     family = model.config.model_type
     if family not in looking_families:
         raise SettingsError(
@@ -143,25 +147,24 @@ def eye_for(
 
 def _split_calls(text, style):
     "Split a turn of the model into its words, and a list of the text within each call"
-    begins, ends = _marks[style]  # a call's first characters, and a regular expression for its last ones
+    begin, end_pattern = _call_delimiters[style]
     # a call without an end goes to the end of the text
-    call = re.compile(f"{re.escape(begins)}(.*?)(?:{ends}|$)", re.DOTALL)
+    call = re.compile(f"{re.escape(begin)}(.*?)(?:{end_pattern}|$)", re.DOTALL)
     contents = [content.strip() for content in call.findall(text)]
     return call.sub("", text).strip(), contents
 
 
 def _written_turn(words, calls):
-    """A turn of the model in the written form of `readers/turns`: its words, then a line zoom(…) a call.
+    """A turn of the model as one text: its words, then for each call a line such as zoom(98, 0, 112, 14).
 
-    `calls` holds the text within each call. The numbers of a call that can be read are written as x1, y1, x2,
-    y2, whatever form the model used."""
+    `calls` holds the text within each call, as the model wrote it."""
     parts = [words] if words else []
     for content in calls:
-        box = read_call(content).box  # None where the call cannot be read
+        box = read_call(content).box  # x1, y1, x2, y2; None if the call cannot be read
         if box:
             arguments = ", ".join(map(str, box))
         else:
-            # Without brackets, which would end the call too early when it is read again, and special tokens.
+            # As it is, but without special tokens, and without brackets, which would end the call too early.
             arguments = re.sub(r"[()]|<\|.*?\|>", "", content)
         parts.append(f"zoom({arguments})")
     return "\n".join(parts)
@@ -177,23 +180,24 @@ def _opening_text(processor, sample):
 
 
 def _tool_turns(processor, contents):
-    """What stands between the end token of a model's turn that called the tool, and the model's next words.
+    """The tool's turns as the chat template writes them, and the opening of the model's next turn.
 
     `contents` holds the content of the tool's answer to each call: a list of one {"type": "image"} or
-    {"type": "text", "text": …}. For a twin and one picture the result is, with ⏎ for a line break:
+    {"type": "text", "text": …}. The result follows the end token of the model's turn. For one picture, with ⏎
+    for a line break, it may be:
     ⏎<|im_start|>tool⏎<|vision_start|><|image_pad|><|vision_end|><|im_end|>⏎<|im_start|>assistant⏎"""
-    # A chat template writes only whole conversations. So a short one is written twice, without the tool's
-    # answers and with them, as TRL does (`_get_tool_suffix_ids`, 1.16). Up to the end token of the model's
-    # turn both are equal, and all that follows it in the second one is wanted.
+    # A template writes whole conversations only. So a short one is written, and the part that is the same
+    # without the tool's turns is cut off, as in TRL 1.16 (`_get_tool_suffix_ids`).
     call = {"type": "function", "function": {"name": "zoom", "arguments": {"said": ""}}}
     conversation = [{"role": "user", "content": [{"type": "text", "text": "."}]},
                     {"role": "assistant", "content": [{"type": "text", "text": ""}], "tool_calls": [call]}]
-    without_answers = processor.apply_chat_template(conversation)
+    without_tool = processor.apply_chat_template(conversation)
     conversation += [{"role": "tool", "name": "zoom", "content": content} for content in contents]
-    with_answers = processor.apply_chat_template(conversation, add_generation_prompt=True)
-    # A template may write a line break behind the end token: it is part of what is wanted.
-    end = processor.tokenizer.eos_token
-    return with_answers[without_answers.rindex(end) + len(end):]
+    with_tool = processor.apply_chat_template(conversation, add_generation_prompt=True)
+    # Cut behind the end token of the model's turn, not behind a line break that may follow it.
+    end_token = processor.tokenizer.eos_token
+    cut = without_tool.rindex(end_token) + len(end_token)
+    return with_tool[cut:]
 
 
 def encode_turns(
@@ -202,28 +206,33 @@ def encode_turns(
     texts: list,  # answers in the written form of `readers/turns`; a turn of the model holds one call at most
     eye: Eye,  # of the model: cuts out what a call asks for
 ):  # processor's batch of tensors, padded on the left; rows in the order of `samples`
-    """Encode whole conversations: question, calls of the tool, what it returned, answer.
-
-    The written form is one text: calls as zoom(98, 0, 112, 14), the tool's turns between marks. It holds no
-    pictures, so what the tool returned is cut out of the question's picture again."""
+    "Encode whole conversations: question, calls of the tool, what it returned, answer"
     conversations, pictures = [], []  # a text for each sample; a list of pictures for each
     for sample, text in zip(samples, texts, strict=True):
-        # the text up to where the model must answer, and the pictures that it has so far
-        conversation, own_pictures = _opening_text(processor, sample), list(sample.images)
-        looks = iter(looks_of(text))  # the calls in order; each has a turn of the tool
-        for role, part in turns_of(text):
-            if role == "assistant":
-                conversation += part + processor.tokenizer.eos_token
-                continue
-            look, content = next(looks), [{"type": "text", "text": part}]
-            if not look.refused:  # else the tool's turn is the text of the refusal
-                own_pictures.append(eye.crop(look.box, sample.images[0].convert("RGB")))
-                content = [{"type": "image"}]
-            # the tool's turn and the opening of the model's next one, which the next part goes on from
-            conversation += _tool_turns(processor, [content])
+        conversation, own_pictures = _whole_conversation(processor, sample, text, eye)
         conversations.append(conversation)
         pictures.append(own_pictures)
     return _as_batch(processor, conversations, pictures)
+
+
+def _whole_conversation(processor, sample, text, eye):
+    """A sample's conversation as the chat template writes it, and its pictures: (text, list).
+
+    The written answer `text` holds no pictures, so each crop is cut out of the question's picture again."""
+    conversation, pictures = _opening_text(processor, sample), list(sample.images)
+    looks = iter(looks_of(text))  # for each turn of the tool the call: its box, and why it was refused
+    for role, part in turns_of(text):
+        if role == "assistant":
+            conversation += part + processor.tokenizer.eos_token
+            continue
+        look = next(looks)
+        if look.refused:
+            content = [{"type": "text", "text": part}]
+        else:
+            content = [{"type": "image"}]
+            pictures.append(eye.crop(look.box, sample.images[0].convert("RGB")))
+        conversation += _tool_turns(processor, [content])
+    return conversation, pictures
 
 
 def _as_batch(processor, conversations, pictures):
@@ -248,14 +257,15 @@ def turn_labels(
     for row, ids in enumerate(input_ids.tolist()):
         in_model_turn, place = False, 0
         while place < len(ids):
-            # The tokens that open a turn of the model are the template's: they are passed over.
-            if not in_model_turn and ids[place:place + len(turn_begin)] == turn_begin:
-                in_model_turn, place = True, place + len(turn_begin)
-                continue
             if in_model_turn:
                 labels[row, place] = ids[place]
-                in_model_turn = ids[place] != tokenizer.eos_token_id  # of <|im_end|>
-            place += 1
+                in_model_turn = ids[place] != tokenizer.eos_token_id  # <|im_end|>
+                place += 1
+            elif ids[place:place + len(turn_begin)] == turn_begin:
+                in_model_turn = True
+                place += len(turn_begin)  # they get no label: the template has written them
+            else:
+                place += 1
     return labels
 
 
@@ -273,34 +283,37 @@ def converse(
 
     Where a turn holds calls, the model gets the enlarged pictures and is asked again, as TRL's loop does in
     training."""
-    # How calls are written, plain or tagged. The processor's chat template can write them from here on.
-    style = teach_calls(processor)
-
-    # The first turns of all conversations: n for each sample.
+    style = teach_calls(processor)  # how the model writes calls: plain or tagged
     openings = [_opening_text(processor, sample) for sample in samples]
     first_turns = say(_as_batch(processor, openings, [sample.images for sample in samples]), n)
-    conversations = []
-    for place, text in enumerate(first_turns):
-        number = place // n  # of the sample
-        looker = Looker(eye, looks)  # the tool of one answer: gives the enlarged parts, and counts calls
-        conversation = _Conversation(openings[number], samples[number], looker)
-        conversation.add_model_turn(text, style)  # its `calls` are then those in the text
+    conversations = []  # n of the first sample, then n of the second, and so on
+    for i, text in enumerate(first_turns):
+        sample_number = i // n
+        tool = Looker(eye, looks)  # makes the enlarged pictures, and counts calls
+        conversation = _Conversation(openings[sample_number], samples[sample_number], tool)
+        conversation.add_model_turn(text, style)
         conversations.append(conversation)
 
-    # One turn more than calls are allowed: a call too many is refused in words, and an answer may follow.
+    # One turn more than calls are allowed: the model may still answer after a call too many was refused.
     for _ in range(looks + 1):
         calling = [conversation for conversation in conversations if conversation.calls]
         if not calling:
             break
-        for conversation in calling:
-            conversation.answer_calls(processor)  # adds the enlarged pictures to its `pictures`
-        texts, pictures = zip(*[(conversation.text, conversation.pictures) for conversation in calling])
-        batch = _as_batch(processor, list(texts), list(pictures))
-        for conversation, text in zip(calling, say(batch, 1), strict=True):
-            conversation.add_model_turn(text, style)
+        _take_turns(say, processor, calling, style)
 
     answers = [written(conversation.turns) for conversation in conversations]
     return [answers[begin:begin + n] for begin in range(0, len(answers), n)]
+
+
+def _take_turns(say, processor, conversations, style):
+    "Answer the calls in each conversation, then let the model go on by one turn; see `converse`"
+    for conversation in conversations:
+        conversation.answer_calls(processor)
+    texts = [conversation.text for conversation in conversations]
+    pictures = [conversation.pictures for conversation in conversations]
+    model_turns = say(_as_batch(processor, texts, pictures), 1)
+    for conversation, text in zip(conversations, model_turns, strict=True):
+        conversation.add_model_turn(text, style)
 
 
 class _Conversation:
@@ -321,23 +334,23 @@ class _Conversation:
 
     def answer_calls(self, processor):
         "Run the calls of the model's last turn, and add that turn and the tool's answers to the next prompt"
-        contents = []  # of the tool's message for each call
-        for said in self.calls:
-            content, crops = _result_of(self.looker, said)  # of a refused call a text, and no picture
+        contents = []  # content of the tool's message for each call
+        for call_text in self.calls:
+            content, crops = _result_of(self.looker, call_text)
             contents.append(content)
             self.pictures += crops
             self.turns.append(("tool", "<image>" if crops else content[0]["text"]))
-        # All answers at once: a chat template may write those to several calls into one turn. The text ends
-        # where the model must speak again.
-        self.text += self.last_turn + processor.tokenizer.eos_token + _tool_turns(processor, contents)
+        # All messages at once: some chat templates write them into one turn.
+        tool_turns = _tool_turns(processor, contents)
+        self.text += self.last_turn + processor.tokenizer.eos_token + tool_turns
 
 
-def _result_of(looker, said):
-    """Answer a call: (the content of the tool's message, the pictures that belong into it).
+def _result_of(looker, call_text):
+    """Run a call of the tool: (content of the tool's message, list of the pictures in it).
 
-    A refused call gives a text, in the form in which TRL writes an exception, and no picture."""
+    A refused call gives a text and no picture."""
     try:
-        parts = answer_call(looker, said)
+        parts = answer_call(looker, call_text)
     except CallRefused as refused:
         # TRL 1.16 (`_tool_call_loop`) writes an exception in this form.
         return [{"type": "text", "text": str({"error": str(refused)})}], []
@@ -351,10 +364,10 @@ def look_options(
     model,  # the policy
     processor,  # of the model; changed by `teach_calls`
 ) -> dict:  # keyword arguments for `GRPOTrainer`; empty where the run has no tool
-    "What makes TRL offer the tool `zoom` to the model: a factory that makes a `Looker` for each answer"
+    "Make TRL offer the tool `zoom` to the model: a factory makes the tool, a `Looker`, for each answer"
     if not settings.max_looks:
         return {}
-    eye = eye_of(model, processor)  # in which size the model sees pictures, its scale of coordinates
+    eye = eye_of(model, processor)  # the size in which the model sees pictures, its scale of coordinates
     teach_calls(processor)  # its chat template then writes calls, and TRL can read them
     return dict(environment_factory=partial(Looker, eye, settings.max_looks))
 
@@ -365,11 +378,11 @@ class LookTwice(BeforeGRPOTrainer):
     def _tool_call_loop(self, *args, **kwargs):
         """Overrides TRL's (1.16), which runs the tools that answers call and lets the model go on.
 
-        TRL finds a tool by its name in `_sync_tool_dicts`, a dictionary for each answer of a batch, and calls
-        it with the arguments that `parse_response` gave: here `said` alone, the text within the call. TRL has
-        put `Looker.zoom` there, which takes x1, y1, x2 and y2; here `answer_call` takes its place. If TRL no
-        longer calls this method, every call is refused with a TypeError about `said`."""
-        # `environments` are TRL's: a `Looker` for each answer, which counts its calls and refusals
+        The tool becomes `answer_call`, which takes `said`, the text within a call, in place of `Looker.zoom`,
+        which takes four numbers. Refused calls are logged by kind. If TRL no longer calls this method, every
+        call is refused with a TypeError about `said`."""
+        # Both attributes are TRL's. `_sync_tool_dicts`: for each answer, name → tool. `environments`: a
+        # `Looker` for each answer.
         self._sync_tool_dicts = [{"zoom": partial(answer_call, looker)} for looker in self.environments]
         result = super()._tool_call_loop(*args, **kwargs)
         mode = "train" if self.model.training else "eval"
@@ -382,29 +395,32 @@ class LookTwice(BeforeGRPOTrainer):
 def with_turns(
     rewarded,  # from `rewards.for_trl`
 ):  # a function that TRL calls in the same way
-    "A reward for answers of several turns: it gets each as one text, in the written form of `readers/turns`"
-    def of_turns(prompts, completions, **columns):
+    "Adapt a reward to answers of several turns: it gets each answer as one text, from `of_messages`"
+    def rewarded_as_text(prompts, completions, **columns):
         texts = [of_messages(completion) for completion in completions]
         return rewarded(prompts=prompts, completions=texts, **columns)
-    of_turns.__name__ = rewarded.__name__
-    return of_turns
+    rewarded_as_text.__name__ = rewarded.__name__  # TRL logs a reward under this name
+    return rewarded_as_text
 
 
 def of_messages(
     messages: list | str,  # TRL's completion: turns of the model and of the tool
-) -> str:  # the written form
-    """TRL's form of an answer of several turns as one text: calls as zoom(…), the tool's turns between marks
+) -> str:  # in the written form of `readers/turns`
+    """Write an answer of several turns as one text
 
-    With ⏎ for a line break: zoom(98, 0, 112, 14)⏎<tool_response><image></tool_response>⏎A photo of 3 discs"""
+    For example, with ⏎ for a line break:
+    zoom(98, 0, 112, 14)⏎<tool_response><image></tool_response>⏎A photo of 3 discs"""
     if isinstance(messages, str):  # a plain text has no turns
         return messages
     turns = []
     for message in messages:
         content = message.get("content") or ""
-        if message["role"] == "tool":  # a list holds a picture, a text says why a call was refused
-            turns.append(("tool", content if isinstance(content, str) else "<image>"))
+        if message["role"] == "tool":
+            was_refused = isinstance(content, str)  # with this text; else a list with a picture
+            turns.append(("tool", content if was_refused else "<image>"))
             continue
-        # `said` is our calls' only argument: what the model wrote within the call, such as "98, 0, 112, 14"
-        calls = [call["function"]["arguments"].get("said", "") for call in message.get("tool_calls") or []]
-        turns.append(("assistant", _written_turn(content.strip(), calls)))
+        calls = message.get("tool_calls") or []
+        # said: the text within the call, such as "98, 0, 112, 14"
+        call_texts = [call["function"]["arguments"].get("said", "") for call in calls]
+        turns.append(("assistant", _written_turn(content.strip(), call_texts)))
     return written(turns)

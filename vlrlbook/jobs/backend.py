@@ -90,9 +90,8 @@ class LocalBackend:
         folder: Path,  # of a job whose supervisor died
         handle: str | None,  # what `start` returned; other back ends need it, this one does not
     ) -> bool:  # no process of the job is left
-        "Kill the processes that a dead supervisor left, found by the job's mark in their environment"
-        # `job_tag` is that mark, NAME=value; `tagged` lists the ids of the processes that carry it.
-        find_processes_of_job = partial(tagged, job_tag(folder))
+        "Kill the processes that a dead supervisor left, found by an environment variable of the job"
+        find_processes_of_job = partial(tagged, job_tag(folder))  # a call returns their process ids
         return kill_until_gone(find_processes_of_job, seconds=patience_with_orphans)
 
 

@@ -18,12 +18,13 @@ class Log:
 
     def __init__(self,
         path: str | Path,  # appended to
-        most: int = largest_log,  # bytes of the file; the one before it is kept as .1
+        most: int = largest_log,  # bytes of the file; a full one is renamed to job.log.1
     ):
+        "Prepare to write; the file is opened by each `write`"
         self.path = Path(path)
         self.most = most
-        self.lost = 0  # bytes that did not fit on the disk and are not told of yet
-        self.tail = b""  # the end of all that was written, also of what was lost
+        self.lost = 0  # bytes that did not fit on the disk, until a line in the log says so
+        self.tail = b""  # the last bytes that were given to `write`, lost ones too
 
     def write(self,
         data: bytes,  # what the trainer wrote
@@ -33,9 +34,8 @@ class Log:
         On a full disk the bytes are lost and counted; any other OSError is raised."""
         self.tail = (self.tail + data)[-remembered_bytes:]
         try:
-            self._start_new_file_if_full(len(data))  # the full one is kept under another name
-            # Opened anew each time: closing hands the bytes to the system, so a kill of this process
-            # loses none of them. `_note_of_loss`: a line that counts lost bytes, or empty.
+            self._start_new_file_if_full(len(data))
+            # Opened and closed each time, so that no bytes are lost if this process is killed.
             with open(self.path, "ab") as file:
                 file.write(self._note_of_loss() + data)
         except OSError as e:
@@ -43,7 +43,7 @@ class Log:
                 raise
             self.lost += len(data)
         else:
-            self.lost = 0  # the note that tells of the loss has been written
+            self.lost = 0  # the note of lost bytes, if there were any, is now in the file
 
     def _start_new_file_if_full(self,
         byte_count: int,  # how many bytes will be appended

@@ -90,19 +90,23 @@ def _json_rows(text, name):
         return _json_lines(text, name)  # a row on each line
 
     if isinstance(whole, dict):
-        # Either the object is a row, or it is a frame around the rows, such as {"version": 1, "data": [...]}.
-        # A row is known by the names of its columns; one of them may be a list of objects, such as a chat.
-        keys_with_rows = [key for key, value in whole.items() if _is_rows(value)]
-        if keys_with_rows and not is_row(whole):
-            place = f"its rows stand under {keys_with_rows[0]!r}"
-            raise DataError("json.rows", f"{name} is one object; {place}: save that list by itself")
-        return [(1, whole)]
+        _refuse_wrapped_rows(whole, name)
+        return [(1, whole)]  # a file of one row
 
     if not isinstance(whole, list):
         raise DataError("json.rows", f"{name} is one {type(whole).__name__}, expected a list of rows")
     if not whole:
         raise DataError("json.empty", f"{name} holds no row")
     return list(enumerate(whole, 1))
+
+
+def _refuse_wrapped_rows(whole, name):
+    'Raise `DataError` if a JSON object is no row but holds a list of rows: {"version": 1, "data": […]}'
+    keys_with_rows = [key for key, value in whole.items() if _is_rows(value)]
+    # A row may hold a list of objects too, a chat; `is_row` knows it by the names of its columns.
+    if keys_with_rows and not is_row(whole):
+        place = f"its rows stand under {keys_with_rows[0]!r}"
+        raise DataError("json.rows", f"{name} is one object; {place}: save that list by itself")
 
 
 def _is_rows(value):
@@ -127,25 +131,8 @@ def _json_lines(text, name):
 def _table_rows(text, path):
     "Rows of a CSV or TSV with a header, as (line number, dict); empty fields are None"
     text = _without_separator_line(text)
-    # `_separator_of` looks for a comma, semicolon or tab in the header.
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator_of(text)
-
-    # Long fields are allowed, since one may hold a picture in base64.
-    # This limit holds for the whole process, so the old one is restored below.
-    old_limit = csv.field_size_limit(_longest_field)
-    # Strict: an unclosed quote would swallow the rest of the file without an error.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    lines = []  # (line number, fields); a row of several lines has the number of its last
-    try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                lines.append((reader.line_num, fields))
-    except csv.Error as error:
-        message = f"{path.name}: {error}, perhaps an unclosed quote"
-        raise DataError("csv.syntax", message, row=reader.line_num) from error
-    finally:
-        csv.field_size_limit(old_limit)
-
+    lines = _table_lines(text, separator, path.name)
     if len(lines) < 2:
         end = " under its header" if lines else ""
         raise DataError("csv.empty", f"{path.name} holds no row{end}")
@@ -153,16 +140,38 @@ def _table_rows(text, path):
     (_, header_fields), *rows = lines
     header = [name.strip() for name in header_fields]
     if not header[0] and all(fields[0].strip().isdigit() for _, fields in rows):
-        # pandas writes its row numbers into a first column without a name; it gets one that means nothing.
-        header[0] = _index_column
-
-    named = [name for name in header if name]
-    if len(set(named)) < len(named):
-        twice = next(name for name in named if named.count(name) > 1)
-        raise DataError("csv.columns", f"{path.name}: the column {twice!r} stands twice in the header", row=1)
-
-    # `_table_row`: column → text or None; `DataError` if a line has too many or too few fields.
+        header[0] = _index_column  # pandas writes its row numbers into a first column without a name
+    _refuse_repeated_columns(header, path.name)
     return [(number, _table_row(header, fields, number, path.name)) for number, fields in rows]
+
+
+def _table_lines(text, separator, name):
+    """The lines of a CSV that are not empty, as (line number, list of fields); `DataError` for bad syntax.
+
+    A row that goes over several lines has the number of its last line."""
+    # Fields may hold pictures in base64. The limit is one for the whole process, so the old one is restored.
+    old_limit = csv.field_size_limit(_longest_field)
+    # Strict: an unclosed quote would swallow the rest of the file without an error.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = []
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                lines.append((reader.line_num, fields))
+    except csv.Error as error:
+        message = f"{name}: {error}, perhaps an unclosed quote"
+        raise DataError("csv.syntax", message, row=reader.line_num) from error
+    finally:
+        csv.field_size_limit(old_limit)
+    return lines
+
+
+def _refuse_repeated_columns(header, name):
+    "Raise `DataError` if two columns of the header have the same name; several may have none"
+    named = [column for column in header if column]
+    if len(set(named)) < len(named):
+        twice = next(column for column in named if named.count(column) > 1)
+        raise DataError("csv.columns", f"{name}: the column {twice!r} stands twice in the header", row=1)
 
 
 _index_column = "row number of pandas"  # the name that such a column gets here; no role has it

@@ -43,14 +43,13 @@ def read_vqa_row(
     row: dict,  # in any of the known forms
     number: int = None,  # the row's line in its file, for messages
     keys: dict = None,  # role → column, from `read_keys`
-    habits: "Habits" = None,  # what the row's file shows as a whole; None: there is only this row
+    habits: "Habits" = None,  # facts about the row's whole file; None: there is only this row
 ) -> VQARow:
     "Read one row of a question with its answer; `DataError` if something is missing or would be lost"
     if not isinstance(row, dict):
         raise DataError("vqa.row", f"a {type(row).__name__}, expected an object", row=number)
     if habits is None:
-        # One row does not show which columns are empty in all rows, so `Habits.empty` has none.
-        # `places`: what a number means as an answer: itself, or an option's place, counted from 0 or 1.
+        # Without `empty`: one row does not show which columns are empty in all rows.
         habits = Habits(places=file_habits([(number, row)], keys).places)
 
     columns = Columns(row, keys, number, habits.empty)  # finds a column by its role
@@ -59,31 +58,34 @@ def read_vqa_row(
 
     # `reply` is the assistant's turn of a chat, or None; `turn_pictures` stand in the turns of the chat.
     question, reply, turn_pictures = _question(columns, notes)
-    answer = _answer(columns, reply, notes)  # `DataError` for an empty one
+    answer = _answer(columns, reply, notes)
 
     options = row_options(columns)  # texts; empty if the question has none
     if options:
         question = with_options(question, options, columns, notes)  # added, if it does not list them
-        raw_answer = _raw_answer(columns) if reply is None else answer  # not as text: a number has a meaning
-        # The option that the answer names: its letter, or its text.
+        raw_answer = _raw_answer(columns) if reply is None else answer  # a number or a text
+        # the letter or the text of the right option
         answer = chosen_option(raw_answer, answer, options, habits.places, columns, notes)
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         notes.append("the answer is a letter, and no options are known")
 
-    # Paths and bytes, from a column or from the chat.
-    pictures = pictures_shown(columns, turn_pictures, notes, "vqa")
-    # Marks of pictures become `<image>`, whatever their form; there must be one for each picture, or none.
+    pictures = pictures_shown(columns, turn_pictures, notes, "vqa")  # paths and bytes
+    # Placeholders of pictures, in whatever form, become `<image>`.
     question = marked_question(question, len(pictures), "vqa.marks", notes, number)
     if pictures and "<image>" not in question:
         question = "<image>" * len(pictures) + " " + question
+    _check_question(question, number)
+    return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
 
+
+def _check_question(question, number):
+    "Raise `DataError` if a question, with `<image>` for each picture, has a control token or no text"
     token = control_token(question)
     if token:
         message = f"the question holds {token}, a control token of the models: the text is damaged"
         raise DataError("vqa.tokens", message, row=number)
     if not question.replace("<image>", "").strip():
         raise DataError("vqa.empty", "question or answer is empty", row=number)
-    return VQARow(question, answer, pictures, notes=notes, unread=unread_columns(columns))
 
 
 # A question that lists options itself, such as "… A. yes B. no"
@@ -92,9 +94,11 @@ _lists_options = re.compile(r"(?<![A-Za-z])\(?A\s*[).:].*(?<![A-Za-z])\(?B\s*[).
 
 @dataclass
 class Habits:
-    "What only all rows of a file together show, and what is needed to read each of them"
+    "Facts about a whole file that are needed to read each of its rows"
     empty: frozenset = frozenset()  # columns without a value in any row, which are passed over
-    places: str | int | None = "text"  # what a number means as an answer, from `option_places`
+    # What a number means as an answer. "text": an option's text. 0 or 1: an option's position, counted from
+    # 0 or 1. None: a position, but it is unknown from where it counts.
+    places: str | int | None = "text"
 
 
 def file_habits(
@@ -103,24 +107,20 @@ def file_habits(
 ) -> Habits:
     "Which columns of a file are empty in all rows, and whether numbers as answers count options from 0 or 1"
     empty = empty_columns([row for _, row in rows])
-
-    answers = []  # of (answer that is a number, options of its row)
+    numbered_answers = []  # of (answer that is a number, options of its row)
     for number, row in rows:
         if isinstance(row, dict):
             columns = Columns(row, keys, number, empty)
             raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
-            if whole_number(raw_answer) is None:  # only a number can be a place
+            if whole_number(raw_answer) is None:
                 continue
             try:
                 options = row_options(columns)
             except DataError:
                 continue  # raised again by `read_vqa_row`, which reports it
             if options:
-                answers.append((raw_answer, options))
-    # What a number means. "text": it is an option's own text. 0 or 1: it is the place of an option, and the
-    # first option has this number. None: that is unknown.
-    places = option_places(answers)
-    return Habits(empty, places)
+                numbered_answers.append((raw_answer, options))
+    return Habits(empty, option_places(numbered_answers))
 
 
 def _raw_answer(columns):
@@ -140,43 +140,44 @@ def _refuse_videos(columns):
 # Question
 
 def _question(columns, notes):
-    """Read the question of a row from its `Columns`; `notes` gets a sentence if a system turn was moved.
+    """Read the question of a row from its `Columns`; `notes` gets a sentence if there is a system's text.
 
     Returns the question as text, the assistant's reply if the row is a chat that has one (else None), and the
     list of pictures that stand in the chat."""
-    # A chat column comes before a question column: LLaVA's and ms-swift's rows hold the question in the chat.
-    # `name_of` finds the column for a role, whatever it is called; None if the row has none with a value.
+    # `name_of` gives the name of a column with this role and a value, or None. A chat holds the question, so
+    # it comes first.
     chat_name = columns.name_of("chat")
-    # The row has a chat column, but without a value, and no question column. (A chat with a value that is no
-    # list of turns is refused later, by `_of_chat`.)
-    if chat_name is None and columns.has("chat") and not columns.has("question"):
+    if chat_name is not None:
+        return _question_of_chat(columns, columns.row[chat_name], notes)
+    if columns.has("chat") and not columns.has("question"):  # a chat column without a value
         raise DataError("vqa.chat", "messages must be a list of turns", row=columns.number)
 
-    question_name = columns.name_of("question") if chat_name is None else None
-    if question_name is not None and is_turns(columns.row[question_name]):
-        chat_name = question_name  # in rows of TRL and verl the column `prompt` is a chat
-    if chat_name is not None:
-        return _of_chat(columns, columns.row[chat_name], notes)  # the same three results
+    question_name = columns.name_of("question")
     if question_name is None:
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
+    if is_turns(columns.row[question_name]):  # in rows of TRL and verl the column `prompt` is a chat
+        return _question_of_chat(columns, columns.row[question_name], notes)
+    reply, chat_pictures = None, []  # the row is no chat
+    return _question_of_text(columns, question_name, notes), reply, chat_pictures
 
-    text = row_text(columns.row[question_name], question_name, columns.number)
-    if question_name.casefold() == "instruction":  # the form of Alpaca: the instruction, and an input for it
+
+def _question_of_text(columns, name, notes):
+    "The question in the column `name`, with an input of Alpaca behind it and a system's text before it"
+    question = row_text(columns.row[name], name, columns.number)
+    if name.casefold() == "instruction":  # the form of Alpaca: the instruction, and an input for it
         input_text = columns.get("input")
         if isinstance(input_text, str) and input_text.strip():
-            text = f"{text}\n{input_text.strip()}"
+            question = f"{question}\n{input_text.strip()}"
     system = columns.get("system")
     if isinstance(system, str) and system.strip():
-        text = _after_system(system, text, notes)  # the system's text, then the question
-
-    reply, chat_pictures = None, []  # the row is no chat
-    return text, reply, chat_pictures
+        question = _after_system(system, question, notes)
+    return question
 
 
-def _of_chat(
-    columns,  # `Columns`: the row, which knows its `number` and finds columns by their role
+def _question_of_chat(
+    columns,  # `Columns` of the row
     chat,  # the value of the row's column with the turns
-    notes,  # gets a sentence if the text of a system turn was moved
+    notes,  # gets a sentence if there is a system turn, whose text is put before the question
 ):
     """Read a chat with one turn of the user and at most one of the assistant.
 
@@ -187,21 +188,19 @@ def _of_chat(
     if names not in (["user", "assistant"], ["user"]):
         message = f"turns {names}, expected one of the user and one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
-    if len(turns) == 1 and columns.name_of("answer") is None:
+    has_reply = len(turns) == 2
+    if not has_reply and columns.name_of("answer") is None:
         message = f"turns {names} and no column with an answer, expected one of the assistant"
         raise DataError("vqa.chat", message, row=columns.number)
+    if has_reply and turns[1].pictures:
+        raise DataError("vqa.chat", "the reply holds a picture", row=columns.number)
 
-    user_turn, reply = turns[0], None
-    if len(turns) == 2:
-        reply = turns[1].text
-        if turns[1].pictures:
-            raise DataError("vqa.chat", "the reply holds a picture", row=columns.number)
-
-    question = user_turn.text.strip()
+    question = turns[0].text.strip()
     for turn in all_turns:
         if turn.role == "system" and turn.text.strip():
-            question = _after_system(turn.text, question, notes)  # the system's text, then the question
-    return question, reply, user_turn.pictures
+            question = _after_system(turn.text, question, notes)
+    reply = turns[1].text if has_reply else None
+    return question, reply, turns[0].pictures
 
 
 def _after_system(system, question, notes):
@@ -240,7 +239,7 @@ def _answer(columns, reply, notes):
     several = as_list(value)  # None for a single value
     if several is None:
         return _one_truth(value, name, columns.number, notes)
-    return _several(several, name, columns, notes)
+    return _accepted_answers(several, name, columns, notes)
 
 
 def _written_list(text):
@@ -260,39 +259,42 @@ def _written_list(text):
 _any_is_right = ("answers", "groundtruth", "gtanswer", "goldanswer", "rewardmodel")
 
 
-def _several(values, name, columns, notes):
+def _accepted_answers(values, name, columns, notes):
     """Read a list of accepted answers from the column `name`, for example those of several annotators.
 
-    Returns the different ones as a JSON list in a text, which rewards can read, or the only one as it is."""
-    number, texts = columns.number, []
-    for value in values:
-        if isinstance(value, dict):  # VQA v2: {"answer": …, "answer_confidence": …}
-            value = value.get("answer")
-        if value is None:
-            raise DataError("vqa.empty", f"one of the answers in {name!r} is empty", row=number)
-        if not isinstance(value, str):
-            kind = type(value).__name__
-            message = f"{name!r} is a list with a {kind}: a box, or a point? Write the answer as a text"
-            raise DataError("vqa.empty", message, row=number)
-        texts.append(_one_truth(value, name, number, notes))  # without tags and double spaces
+    Returns a JSON list as a text, which rewards can read; a single answer is returned as it is."""
+    texts = [_listed_answer(value, name, columns.number, notes) for value in values]
     if not texts:
-        raise DataError("vqa.empty", f"{name!r} is a list without answers", row=number)
+        raise DataError("vqa.empty", f"{name!r} is a list without answers", row=columns.number)
 
-    first_of = {}  # text without its case → the first of the texts that differ only by case
+    by_folded = {}  # case-folded answer → the first answer that is written so
     for text in texts:
-        first_of.setdefault(text.casefold(), text)
-    different = list(first_of.values())
+        by_folded.setdefault(text.casefold(), text)
+    different = list(by_folded.values())
     if len(different) == 1:
         return different[0]
 
-    # "any" is set by `read_keys` where the user gave `--keys answers=…`: any answer of the list is right.
-    if plain_name(name) not in _any_is_right and not columns.keys.get("any"):
-        # The list may also mean that an answer must name all of them: only the user knows.
+    # A list may also mean that an answer must name all of them: then the user has to decide.
+    user_accepts_any = columns.keys.get("any")  # set by `--keys answers=…`
+    if plain_name(name) not in _any_is_right and not user_accepts_any:
         cure = f"if any of them is right, say --keys answers={name}"
         message = f"{name!r} is a list of {len(different)} answers: {cure}"
-        raise DataError("vqa.answers", message, row=number)
+        raise DataError("vqa.answers", message, row=columns.number)
     notes.append("several answers are accepted, any of which is right")
     return json.dumps(different, ensure_ascii=False)
+
+
+def _listed_answer(value, name, number, notes):
+    'Read one answer of the list in the column `name`, a text or a dict {"answer": …} of VQA v2, as text'
+    if isinstance(value, dict):
+        value = value.get("answer")
+    if value is None:
+        raise DataError("vqa.empty", f"one of the answers in {name!r} is empty", row=number)
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        message = f"{name!r} is a list with a {kind}: a box, or a point? Write the answer as a text"
+        raise DataError("vqa.empty", message, row=number)
+    return _one_truth(value, name, number, notes)
 
 
 def _one_truth(value, name, number, notes):

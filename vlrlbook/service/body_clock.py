@@ -15,24 +15,24 @@ least_bytes_a_second = 1024
 
 async def chunks_in_time(
     request,  # whose body comes
-    seconds: float,  # so long nothing may come
-    code: str,  # of the refusal, a status 408
+    seconds: float,  # longest wait for one piece; also the time over which the speed is measured
+    code: str,  # of the `Problem`, whose HTTP status is 408
     in_all: float = None,  # seconds for the whole body; None: as long as bytes go on coming
 ):
     """Yield a request's body in the pieces in which it comes.
 
     Raises a Problem if nothing comes for `seconds`, if less than `least_bytes_a_second` come on average over
     a stretch of `seconds`, or if the whole body takes longer than `in_all`."""
-    # A slow line is no reason to refuse a large upload, so speed is measured over one stretch of time after
-    # another, not over the whole. A limit on the wait for one piece would not do: a byte every few seconds
-    # would satisfy it.
     stream = request.stream().__aiter__()
     started = time.monotonic()
-    stretch_seconds, stretch_bytes = 0.0, 0  # of the stretch that is being measured
+    # Speed is measured in one stretch of time after another; a stretch takes about `seconds`.
+    stretch_seconds, stretch_bytes = 0.0, 0
     while True:
-        # For one piece: `seconds`, or what is left of `in_all`, if that is less.
-        longest_wait = seconds if in_all is None else min(seconds, started + in_all - time.monotonic())
-        # Only waiting for the client counts: our own disk may be slow, which is not the client's fault.
+        longest_wait = seconds
+        if in_all is not None:
+            seconds_left = started + in_all - time.monotonic()
+            longest_wait = min(seconds, seconds_left)
+        # Only the wait for the client is timed, not the caller, who may write to a slow disk.
         wait_started = time.monotonic()
         try:
             chunk = await asyncio.wait_for(anext(stream), max(0.0, longest_wait))

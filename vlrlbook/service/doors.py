@@ -65,15 +65,16 @@ class Entry:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
 
-        # A stranger's page can let its own name point to 127.0.0.1; its scripts would then share an origin
-        # with the service and read its answers. Two Host headers are refused, since a proxy in front of this
-        # server may have checked the one that we do not read.
-        if header_names.count(b"host") != 1 or host_name(host) not in self.hosts:
+        # Against DNS rebinding, where a stranger's host name points to 127.0.0.1.
+        is_known_host = host_name(host) in self.hosts
+        # Of two Host headers a proxy may have checked the one that we do not read.
+        has_one_host = header_names.count(b"host") == 1
+        if not has_one_host or not is_known_host:
             return Problem("door.host", f"{clean(host, 100)!r} is not a name of this server")
+        # Against cross-site request forgery.
         if scope["method"] not in _reading_methods and self._comes_from_elsewhere(headers, host):
             return Problem("door.origin", "requests from the pages of others are refused")
 
-        # No token is needed for the page for browsers and its files, which hold no data of any user.
         if self.token is None or self._needs_no_token(scope, headers):
             return None
         # Programs show the token in a header; a browser's cookie shows a session that was begun with it.
@@ -81,7 +82,6 @@ class Entry:
             return None
 
         reply_headers = {"www-authenticate": "Bearer"}  # the standard requires it with every 401
-        # Whoever copies an example that was written for a server without a token meets this first.
         advice = ("send the header Authorization: Bearer TOKEN; the token lies in the file `token` of the "
                   "server's data directory, and a server started with --no-token asks this machine for none")
         return Problem("door.token", advice, reply_headers)
@@ -139,19 +139,16 @@ class Doors:
     reply_policy = "default-src 'none'; frame-ancestors 'none'"
 
     def __init__(self,
-        app,  # the application behind the doors
+        app,  # the ASGI application that is wrapped
         token: str | None,  # None: no token is asked for
         hosts: list,  # names by which the server may be called
     ):
-        "Put the doors around an application: its requests are checked, its replies get headers and log lines"
+        "Wrap an application: check its requests, complete the headers of its replies, and log both"
         self.app = app
-        self.entry = Entry(token, hosts)
+        self.entry = Entry(token, hosts)  # decides which requests may come in
 
     async def __call__(self, scope, receive, send):
-        """Answer one request, as ASGI calls an application: by the application, or by a refusal of `Entry`.
-
-        `_Exchange` stands between the server and whoever answers: it completes the reply's headers, reads the
-        rest of the body, and knows the reply's status for the log."""
+        "Answer one request (ASGI calls this): with a refusal of `Entry`, or by the application"
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})  # "policy violation": none are served here
             return
@@ -159,6 +156,7 @@ class Doors:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
+        # Its `receive` and `send` stand in for the server's: they complete headers and note the status.
         exchange = _Exchange(scope, receive, send, self._complete_headers)
         try:
             problem = self.entry.refusal(scope)
@@ -211,23 +209,24 @@ class _Exchange:
         self._receive_message = receive
         self._send_message = send
         self._complete_headers = complete_headers
-        self._only_reads = scope["method"] in _reading_methods  # GET or HEAD, which need no body
-        headers = dict(scope["headers"])
-        # With "Expect: 100-continue" a client sends its body only after somebody has asked for it.
-        self._waits_for_leave = b"expect" in headers
-        has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
-        self._unwanted_body = self._only_reads and has_body  # that of a GET, which nobody reads
-        self._asked_for_body = False  # whether the application has read any of it
-        # False once the body has come to its end, or the client has gone; True until somebody asks for it.
-        self._more_to_come = True
         self.status = 0  # of the reply; 0 before it begins
 
+        # The request and its body.
+        headers = dict(scope["headers"])
+        self._is_get_or_head = scope["method"] in _reading_methods  # these need no body
+        announces_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+        self._may_have_body = announces_body or not self._is_get_or_head
+        # "Expect: 100-continue": the client sends its body only after the server has asked for it.
+        self._expects_continue = b"expect" in headers
+        self._body_requested = False  # True after the first `receive`
+        self._body_ended = False  # True after its last piece was received, or if the client has gone
+
     async def receive(self):
-        "Return the next ASGI message of the request; at the body's end set `_more_to_come` to False"
-        self._asked_for_body = True
+        "Return the next ASGI message of the request; note when the body has ended"
+        self._body_requested = True
         message = await self._receive_message()
         if message["type"] == "http.disconnect" or not message.get("more_body"):
-            self._more_to_come = False
+            self._body_ended = True
         return message
 
     async def send(self, message):
@@ -236,31 +235,30 @@ class _Exchange:
         The first message carries the status and the headers, which are completed here."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            # 408: the client has stopped sending its body, so there is nothing to wait for.
-            stalled = self.status == 408
-            # Not the body of a GET: a client that sends it slowly would keep its connection for ever.
-            if not self._only_reads and self._more_to_come and not stalled:
+            if self._body_is_being_sent():
                 await self._drain()
             headers = self._complete_headers(message["headers"])  # a new list, with those of every reply
-            # A body that was not read to its end would be taken for the next request on this connection.
-            # `_more_to_come` does not suffice: it is True, too, for a GET without a body.
-            may_have_body = not self._only_reads or self._unwanted_body
-            if may_have_body and self._more_to_come:
+            # The rest of an unread body would be taken for the next request on this connection.
+            if self._may_have_body and not self._body_ended:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
         await self._send_message(message)
 
+    def _body_is_being_sent(self):
+        "Return whether the client is still sending a body that must be read before the reply"
+        if self._body_ended or self._is_get_or_head:  # nobody needs the body of a GET
+            return False
+        client_stalled = self.status == 408
+        was_never_requested = self._expects_continue and not self._body_requested
+        return not client_stalled and not was_never_requested
+
     async def _drain(self):
         """Read the rest of the request's body and throw it away, within limits of time and size.
 
-        A client that is refused while it still sends would see a broken connection and not the reason."""
-        # A client that sent "Expect: 100-continue", and was not asked for its body, has not begun to send it.
-        if self._waits_for_leave and not self._asked_for_body:
-            return
+        Without this, a client that is refused while it sends sees a broken connection, not the reason."""
         bytes_left = _most_drained
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_longest_drain):
-                # `receive` sets `_more_to_come` to False at the body's end, or when the client has gone.
-                while self._more_to_come and bytes_left > 0:
+                while not self._body_ended and bytes_left > 0:
                     message = await self.receive()
                     bytes_left -= len(message.get("body", b""))

@@ -37,14 +37,14 @@ class Service:
         self.jobs = jobs
         self.token = token
         self.size = settings.trains  # tiny or gpu
-        # Task → the settings that a request to train it may set.
+        # Task → the settings that a request to train it may give.
         self.forms = {task: request_form(self.size, task) for task in by_task}
         self.uploads = Uploads(settings.data_dir, jobs.clock)
         self.stopping = asyncio.Event()  # set when the server stops
-        # Shared by reading archives and making notebooks into pages: each takes a whole processor.
+        # Limits how many archives are read and notebooks made into pages at the same time.
         self.readers = asyncio.Semaphore(_at_once)
 
-        # Each answers some of the addresses.
+        # Parts of the service, each with the methods that answer some of the addresses.
         self.front_side = Front(settings, self.size, self.forms, self.uploads, token)
         self.upload_side = UploadSide(settings, self.uploads, jobs, self.readers)
         self.state_side = StateSide(jobs)
@@ -53,10 +53,10 @@ class Service:
         logs = RunLogs()
         self.result_side = ResultSide(settings, jobs, self.readers, logs)
         self.event_side = EventSide(settings, jobs, self.stopping, logs)
-        # `aside`: the folder for what is still being received, within the data directory.
+        # aside: the folder for what is still being received
         self.ask_side = AskSide(settings, jobs, self.uploads.aside)
         self.rank_side = RankSide(settings)
-        self._name_answers()  # sets `self.upload`, `self.train` and so on: the methods of these parts
+        self._name_answers()  # makes the methods of these parts attributes: `self.upload`, `self.train`, …
 
     def _name_answers(self):
         """Set an attribute for each address: the method that answers it.
@@ -113,16 +113,15 @@ class Service:
         return reply(dict(files=removed_files, jobs=removed_jobs))
 
     def tidy(self,
-        days: float,  # least age: days in which the server ran, by the ledger's clock, which nobody can set
+        days: float,  # least age in days; the jobs' clock counts only while a server runs
     ) -> list:  # file_ids of what was removed
         "Remove uploads that no job needs and that are at least `days` old"
         removed_ids = []
         for file_id in self.uploads.older(days):
-            # `remove` asks `is_needed` anew for each: a job may have been started meanwhile.
             try:
                 is_removed = self.uploads.remove(file_id, self.upload_side.is_needed)
             except Problem:
-                continue  # there is no such upload any more: its owner has just deleted it
+                continue  # its owner has just deleted it
             if is_removed:
                 removed_ids.append(file_id)
         return removed_ids

@@ -18,7 +18,7 @@ __all__ = ["serve_judge", "Judge"]
 _longest_loading = 600  # seconds: of a large model from a slow disk
 _longest_ranking = 300  # seconds
 _most_line_bytes = 32 << 20  # of an answer: it repeats the texts that were ranked
-_last_words = 2000  # bytes of what the process said before it died
+_kept_of_stderr = 2000  # bytes: the last ones that the process wrote before it died
 
 
 # In the judge's process
@@ -28,9 +28,8 @@ def serve_judge(
 ):
     """Run in the judge's process: load the reward model, then answer requests from stdin, one a line.
 
-    Prints one line of JSON when the model is loaded, and one for each request; `Judge` is the other end."""
-    # Libraries may print to stdout (descriptor 1), where only answers may stand. So the answers get a copy of
-    # it, and 1 becomes stderr (2).
+    Prints one line of JSON when the model is loaded, and one for each request, for `Judge` in the server."""
+    # Only answers may go to stdout: what libraries print there is sent to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     os.nice(5)  # a lower priority than the server's
@@ -98,8 +97,7 @@ class Judge:
         asked: dict,  # question, answers, image
     ) -> dict:  # ranked, calibrated, temperature
         "Return the process's answer to a request; a Problem where it refuses or fails"
-        # Shielded: a client that hangs up cancels this function, but not the exchange. Otherwise the answer
-        # would stay unread, and the next request would get it.
+        # If the client hangs up, the answer must still be read: else the next request would get it.
         exchange = asyncio.ensure_future(self._exchange(asked))
         return await asyncio.shield(exchange)
 
@@ -121,12 +119,12 @@ class Judge:
         "Start the process if it does not run, and wait until its model is loaded; a Problem if that fails"
         if self.child and self.child.returncode is None:
             return
-        # -c and not -m, which would run this module a second time after its package has imported it.
+        # Not `python -m`, which would run this module twice: its package imports it first.
         code = "import sys; from vlrlbook.service.judge_process import serve_judge; serve_judge(sys.argv[1])"
         self.child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, self.folder, limit=_most_line_bytes,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        # A task that reads stderr all the time; its result is the last of it.
+        # A task that reads stderr until it is closed; its result is the last bytes.
         self.stderr_end = asyncio.ensure_future(_end_of(self.child.stderr))
         await self._read_line(_longest_loading)  # the line that says that the model is loaded
 
@@ -162,8 +160,8 @@ class Judge:
 async def _end_of(stream):
     """Read a stream until it is closed, and return its last bytes.
 
-    It must be read all the time: a pipe that is full would make the process that writes to it wait."""
+    If nobody read it, the pipe would fill up and block the process that writes to it."""
     last_bytes = b""
     while piece := await stream.read(1 << 16):
-        last_bytes = (last_bytes + piece)[-_last_words:]
+        last_bytes = (last_bytes + piece)[-_kept_of_stderr:]
     return last_bytes

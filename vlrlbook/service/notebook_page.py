@@ -20,8 +20,8 @@ _longest_making = 60  # seconds
 
 # HTML that shows something, beside what bleach allows by itself. A list of what may stay is shorter and
 # safer than one of what must go: there are more ways to write a script than anybody has counted.
-_calm_tags = ("p h1 h2 h3 h4 h5 h6 div pre code span table caption thead tbody tr th td img br hr dl dt dd "
-              "details summary sub sup del").split()
+_shown_tags = ("p h1 h2 h3 h4 h5 h6 div pre code span table caption thead tbody tr th td img br hr dl dt dd "
+               "details summary sub sup del").split()
 
 # The page carries its own style and nothing else, so whoever saves it has all of it in one file.
 _page_style = """
@@ -80,16 +80,16 @@ async def _make_page(path, page):
 def calm_html(
     element,  # of a notebook, made from Markdown or given as an output
 ) -> str:  # HTML
-    """Make HTML harmless: only tags and attributes on a list stay what they are.
+    """Sanitize HTML: keep only the tags and attributes of an allowlist.
 
-    These are headings, text, tables, links, and pictures that stand in the text itself (data: URLs). Any
-    other tag, such as a script or a form, is shown as text, and any other attribute is removed."""
+    It has headings, text, tables, links, and pictures as data: URLs. Any other tag, such as a script or a
+    form, is shown as text, and any other attribute is removed."""
     import bleach
     text = element.decode() if isinstance(element, bytes) else str(element)
-    return bleach.clean(  # it escapes tags that are not listed, unless it is called with strip=True
+    return bleach.clean(  # without strip=True it escapes other tags
         text,
-        tags={*bleach.ALLOWED_TAGS, *_calm_tags},
-        protocols={"http", "https", "data"},  # the two functions below allow a link or picture fewer
+        tags={*bleach.ALLOWED_TAGS, *_shown_tags},
+        protocols={"http", "https", "data"},  # `_may_be_in_link` and `_may_be_in_picture` allow fewer
         attributes={"*": ["class", "id"], "a": _may_be_in_link, "img": _may_be_in_picture})
 
 
@@ -109,8 +109,8 @@ def write_html(
 ):
     "Write a notebook as one HTML file that holds its pictures and no scripts"
     from nbconvert import HTMLExporter
-    # With `sanitize_html`, nbconvert 7.17 cleans outputs by its filter `clean_html`, which removes pictures
-    # and headings too; `calm_html` takes its place.
+    # With sanitize_html=True, nbconvert 7.17 cleans outputs with its filter `clean_html`. Ours replaces it,
+    # since that one would remove pictures and headings.
     exporter = HTMLExporter(template_name="basic", sanitize_html=True, filters={"clean_html": calm_html})
     body, _ = exporter.from_filename(notebook)
     head = f'<meta charset="utf-8"><title>The executed notebook</title><style>{_page_style}</style>'
