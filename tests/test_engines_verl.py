@@ -73,6 +73,18 @@ def test_hydra_and_verls_own_checks_take_every_override(world):
     assert said["manager"] == dict(naive="NaiveRewardManager", dapo="DAPORewardManager")[named]
 
 
+def test_hydra_reads_every_text_as_it_was_meant():
+    "Quotes and backslashes in all places: what its own parser makes of our words is the text again"
+    from vlrlbook.easyr1.export import _hydra_value
+    texts = ["it's", 'a "b"', "a'b\"c", "C:\\dir\\", "\\", "a\\'", "a\\\\'", "two\nlines", "it's\ntwo", "日本'語\\n", "${x}", "true", "1e-5"]
+    values = [*texts, texts, {"a": texts[0], "b": texts[3]}]
+    code = ("import json, sys; from hydra.core.override_parser.overrides_parser import OverridesParser as P; p = P.create(); "
+            "print(json.dumps([p.parse_override('k=' + word).value() for word in json.load(sys.stdin)], default=str))")
+    done = subprocess.run([PYTHON, "-c", code], input=json.dumps(list(map(_hydra_value, values))), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == values
+
+
 def test_verl_samples_with_three_engines_alone(world):
     "It has a file hf_rollout.py, but its trainer asks a registry that does not list it"
     _, said = world

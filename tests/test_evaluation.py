@@ -834,3 +834,10 @@ def test_one_model_needs_one_name():
     from vlrlbook.answers import speakers
     models, _ = speakers("tiny-qwen2_5_vl", None, ("untrained",))
     assert [name for name, _, _ in models] == ["untrained"]
+
+
+def test_a_truth_that_is_called_other_stands_once():
+    from vlrlbook.evaluation import confusion_rows
+    rows = [dict(answer=truth, after=[said]) for truth, said in (("other", "other"), ("other", "liver"), ("liver", "liver"), ("lung", "heart"))]
+    classes, counts = confusion_rows(rows, "after", "vqa", most=2)
+    assert classes == ["liver", "other", "all other"] and counts[1][1] == 1 and counts[2][2] == 1

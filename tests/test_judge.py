@@ -402,7 +402,8 @@ def test_what_is_told_of_a_judge(tmp_path):
     told = about_judge(path)
     assert told == dict(kind="judge", name="judge", fingerprint=told["fingerprint"], base="b", grade="yes/no")
     assert about_judge(judge_file(tmp_path, model="a/b", timeout=9.0))["fingerprint"] == told["fingerprint"]
-    assert about_judge(judge_file(tmp_path, model="a/b", template=PLAIN))["fingerprint"] != told["fingerprint"]
+    for other in (dict(template=PLAIN), dict(show_pictures=False), dict(max_tokens=4), dict(longest=100), dict(temperature=0.5)):
+        assert about_judge(judge_file(tmp_path, model="a/b", **other))["fingerprint"] != told["fingerprint"], other
 
 
 def test_cost_counts_what_was_asked():

@@ -419,3 +419,14 @@ def test_chapter_05_as_a_job_killed_and_resumed(tmp_path):
         bad = jobs.submit("bad", {"lr": "fast"})
         wait(lambda: jobs.get(bad.job_id).status in ends, 120)
         assert jobs.get(bad.job_id).error_code == "trainer.parameters" and "lr = 'fast'" in jobs.get(bad.job_id).error_message
+
+
+def test_half_a_character_in_a_name_hides_no_process():
+    "Linux cuts a process's name after 15 bytes, wherever that is"
+    code = "import ctypes, time; ctypes.CDLL(None).prctl(15, 'ééééééééé'.encode()[:15], 0, 0, 0); print('named', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"named\n"
+        with pytest.raises(UnicodeDecodeError): Path(f"/proc/{child.pid}/stat").read_text(encoding="utf-8")
+        assert module.parents()[child.pid][0] == os.getpid()
+    finally: child.kill(), child.wait()

@@ -513,3 +513,16 @@ def test_what_the_engine_described_stays_byte_for_byte(actor, tmp_path):
     changed = json.loads((tmp_path / "half/config.json").read_text())
     assert {k for k in config if config[k] != changed[k]} <= {"dtype", "torch_dtype", "text_config", "vision_config"}
     assert changed["torch_dtype"] == "bfloat16"
+
+
+def test_ties_of_ties_and_nan_beside_nan(tmp_path):
+    from types import SimpleNamespace
+    from safetensors.torch import save_file
+    wanted = merge.Wanted({}, {}, {"a": "b", "c": "b", "d": "c"}, computed=frozenset())
+    assert all(wanted.twins(name) == set("abcd") for name in "abcd") and wanted.twins("e") == {"e"}
+    numbers = torch.tensor([1.0, float("nan")])
+    save_file({"w": numbers}, tmp_path / "w.safetensors")
+    def told(ours): return merge._difference(SimpleNamespace(shape=(2,), load=lambda: ours), tmp_path / "w.safetensors", "w")
+    assert told(numbers) is None
+    assert told(torch.tensor([3.0, float("nan")])) == "differs in 1 of 2 numbers, by up to 2"
+    assert "differs in 1 of 2" in told(torch.tensor([1.0, 2.0]))

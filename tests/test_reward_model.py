@@ -351,6 +351,9 @@ def test_rows_that_changed_under_a_run_are_noticed_and_a_moved_file_is_not(tmp_p
     directory = start_run(s("a.jsonl"), *read("a.jsonl"))[0]
     write_committed(directory / "checkpoint-1")
     assert "train_rows" in json.loads((directory / begun_with).read_text())
+    from vlrlbook.reward_model import rows_fingerprint
+    assert rows_fingerprint(rows) != rows_fingerprint([rows[0] | dict(votes=[3, 1]), *rows[1:]]), "votes decide who is preferred"
+    assert rows_fingerprint(rows) == rows_fingerprint([row | dict(votes=None, turns=[]) for row in rows]), "as in older runs"
     assert start_run(s("moved.jsonl", resume="true"), *read("moved.jsonl"))[1] == str(directory / "checkpoint-1")
     with pytest.raises(SettingsError, match="evaluation_rows = .* now; train_rows = .* now.*load_weights_only"):
         start_run(s("other.jsonl", resume="true"), *read("other.jsonl"))
@@ -569,3 +572,14 @@ def test_public_pairs(model):
     row = ixc_row(json.loads((SHARED / "ixc_pref_example/example.json").read_text())[0], SHARED / "ixc_pref_example/example.jpg")
     scores = score_rows(model, [row])
     assert len(scores[0]) == 2 and scores[0][0] != scores[0][1]
+
+
+def test_a_saved_model_with_a_vocabulary_head_of_its_own_gets_no_language_loss(tmp_path, run):
+    "As a fresh one: the language loss would take the input embedding, which is another weight"
+    from vlrlbook.reward_model import load_model
+    saved = load_model(settings(tmp_path, use_lora=False, lm_weight=0))
+    saved.backbone.config.tie_word_embeddings = False
+    saved.save_pretrained(tmp_path / "untied")
+    load_model(settings(tmp_path, model=str(tmp_path / "untied"), lm_weight=0))
+    with pytest.raises(SettingsError, match="vocabulary head of its own"):
+        load_model(settings(tmp_path, model=str(tmp_path / "untied"), lm_weight=0.1))

@@ -375,3 +375,13 @@ def test_a_truth_that_cannot_be_earned_is_named():
     assert [check_truth(by_length, truth) for truth in ("A photo of 1 disc", "B")] == [None, None], "it looks at no truth"
     def length_and_truth(text, truth): return dict(overall=float(len(text) % 5) + 0.1 * (truth.lower() in text.lower()))
     assert [check_truth(length_and_truth, truth) for truth in ("no", "yes")] == [None, None], "some wrong answers earn more"
+
+
+def test_a_number_that_cannot_be_told_does_not_stop_a_reward():
+    "A total beside 2.5.1; and a slash between a word and a number makes no number of a truth"
+    from vlrlbook.readers.words import truth_number
+    from vlrlbook.rewards import answer_kind, vqa_accuracy
+    for text in ("5 in total: 2.5.1", "5 in total: 007, 2.5.1", "5 in total: v2.5.1"): assert 0 <= vqa_accuracy(text, "5")["overall"] <= 1
+    assert truth_number("1/2") == 0.5 and truth_number("(1/2).") == 0.5
+    for text in ("km/2", "x/2", "3/x", "and/5", "no / 2"):
+        assert truth_number(text) is None and answer_kind(text) == "text", text

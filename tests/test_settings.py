@@ -136,3 +136,11 @@ def test_a_reward_is_shown_without_the_paths_of_a_machine():
     assert reward_without_paths("0.5*reward_model:/home/me/judge_20250102/model + 0.5*counting") == (
         "0.5*reward_model:judge_20250102 + 0.5*counting")
     assert reward_without_paths("aloha:runs/x/classifier") == "aloha:x" and reward_without_paths("counting") == "counting"
+    inside = "0.5*reward_model:/data/judge + 0.5*reward_model:/data/judge/old/model"  # one path begins the other
+    assert reward_without_paths(inside) == "0.5*reward_model:judge + 0.5*reward_model:old"
+
+
+def test_a_number_that_no_float_can_hold_is_no_number():
+    from vlrlbook.settings import finite_number
+    assert finite_number(10 ** 400) is None and finite_number("1" * 400) is None
+    with pytest.raises(SettingsError, match="lr"): read_settings(GRPOSettings, dict(lr=10 ** 400))

@@ -103,7 +103,7 @@ def finite_number(
     "Return `text` as a float; None if it is no number, or NaN or infinite"
     try:
         number = float(text)
-    except ValueError:
+    except (ValueError, OverflowError): # a whole number of over 308 digits is no float
         return None
     # float() also reads "nan" and "inf". NaN would pass range checks: every comparison with it is False.
     return number if math.isfinite(number) else None
@@ -754,7 +754,8 @@ def reward_without_paths(
     """Return a reward as it may be shown to others: paths of trained models become names of their runs
 
     "reward_model:/data/judge/model" becomes "reward_model:judge"."""
-    for chapter, folder in trained_rewards(reward):
+    longest_first = sorted(trained_rewards(reward), key=lambda named: len(named[1]), reverse=True)
+    for chapter, folder in longest_first: # one path may be the beginning of another
         path = Path(folder)
         # Every run keeps its model in a subfolder `model` or `classifier`; the folder above names the run.
         run_name = path.parent.name if path.name in ("model", "classifier") else path.name

@@ -66,6 +66,7 @@ async def _make_page(path, page):
         # A client that hangs up cancels this function; the process must not go on without it.
         if child.returncode is None:
             child.kill()
+            await child.wait()
 
     if child.returncode:
         lines = stderr[-100:].decode("utf-8", "replace").splitlines()
