@@ -578,7 +578,8 @@ def test_a_saved_model_with_a_vocabulary_head_of_its_own_gets_no_language_loss(t
     "As a fresh one: the language loss would take the input embedding, which is another weight"
     from vlrlbook.reward_model import load_model
     saved = load_model(settings(tmp_path, use_lora=False, lm_weight=0))
-    saved.backbone.config.tie_word_embeddings = False
+    config = saved.backbone.config
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     saved.save_pretrained(tmp_path / "untied")
     load_model(settings(tmp_path, model=str(tmp_path / "untied"), lm_weight=0))
     with pytest.raises(SettingsError, match="vocabulary head of its own"):
