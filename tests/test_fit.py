@@ -180,3 +180,31 @@ def test_counting_leaves_torch_as_it_was():
     attention, dropout = torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.dropout
     gpu_twin()
     assert torch.nn.functional.scaled_dot_product_attention is attention and torch.nn.functional.dropout is dropout
+
+
+def test_models_that_are_rewards_are_counted_with_their_weights(tmp_path):
+    "A judge that is loaded here and a saved reward model take their weights; behind an endpoint another program has them"
+    from vlrlbook.models import tiny_twin
+    from vlrlbook.reward_model import VLRewardModel
+    real = sum(w.numel() * w.element_size() for w in tiny_twin("qwen2_5_vl")[0].parameters())
+    def counted(reward): return fit.reward_weights(read_settings(GRPOSettings, SHORT | dict(reward=reward)))
+    def judge(name, text):
+        (tmp_path / name).write_text(text)
+        return counted(f"0.5*judge:{tmp_path / name} + 0.5*counting")
+    assert counted("counting") == 0
+    assert judge("here.yaml", "model: tiny-qwen2_5_vl\n") == real
+    assert judge("there.yaml", "endpoint: http://127.0.0.1:8000/v1\nmodel: x\n") == 0
+    assert judge("large.yaml", "model: Qwen/Qwen2.5-VL-3B-Instruct\n") == 2 * 3_754_622_976
+    policy = fit._Counted(fit.run_of(read_settings(GRPOSettings, dict(size="gpu", use_4bit=True))), False)  # the same model
+    small = judge("small.yaml", "model: Qwen/Qwen2.5-VL-3B-Instruct\nuse_4bit: true\n")
+    assert small == pytest.approx(policy.of_model("weights") - policy.of_model("trained"))
+    twin, processor = tiny_twin("qwen2_vl")
+    VLRewardModel(twin.model, processor).save_pretrained(tmp_path / "scores")
+    files = sum(p.stat().st_size for p in (tmp_path / "scores").glob("*.safetensors"))
+    assert counted(f"reward_model:{tmp_path / 'scores'}") == files > 1e6
+    # in a whole count they lie beside the policy in both halves of a step, and the table has a column for them
+    alone, beside = (fit.will_fit(read_settings(GRPOSettings, SHORT | dict(reward=r)))
+                     for r in ("counting", f"judge:{tmp_path / 'here.yaml'}"))
+    for part in ("training", "sampling"):
+        assert beside["ways"][0][part] - alone["ways"][0][part] == pytest.approx(real / fit.GiB)
+    assert "rewards" in str(fit.fit_tables(beside)[0]) and "rewards" not in str(fit.fit_tables(alone)[0])

@@ -27,12 +27,14 @@ from . import shared_prompt
 from .core import Sample, Table
 from .data import drawn_questions, encode, synthetic_counting, to_dataset
 from .grpo import make_trainer
+from .judge import load_judge_settings
 from .models import add_lora, limit_pixels, twin_config, twin_processor
-from .settings import GRPOSettings, SettingsError, nearest, read_settings, whole_groups
+from .settings import GRPOSettings, SettingsError, nearest, read_settings, trained_rewards, whole_groups
 from .shared_prompt import SharedPrompt, cache_keyword, prompt_positions, replaced_methods
 from .shared_prompt import use_grouped_attention
 
-__all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "will_fit", "fit_tables",
+__all__ = ["published", "cards", "Run", "run_of", "model_config", "memory_of_step", "reward_weights", "will_fit",
+           "fit_tables",
            "real_model", "real_steps", "measured_mb", "twin_run", "counted_step", "counted_mb",
            "not_counted"]
 
@@ -71,7 +73,7 @@ published: dict = {
 not_counted = (
     "the CUDA context, workspaces of kernels, holes between tensors (a GB of the card is left free for them)",
     "vLLM, when it samples: it takes its own share of the card (vllm_gpu_memory_utilization)",
-    "a reward model, when it is the reward",
+    "what a model that is the reward holds while it reads answers, beside its weights",
     "the held-out pictures before and after (eval_batch_size at a time)",
     "gradients and weights of other processes: a run on several GPUs is counted as one of them",
 )
@@ -405,11 +407,7 @@ def _small(
 
     # What its weights, and the optimizer's state for those that train, take in bytes. `quantised` holds the
     # ids of the weights in 4 bits.
-    size = {id(w): w.numel() * w.element_size() for w in parameters}  # in bytes
-    # NF4: half a byte for each number, a byte of scale for 64 of them, and 4 bytes for 256 scales (the scales
-    # are quantised, too)
-    four_bit = 0.5 + 1 / 64 + 4 / (64 * 256)
-    size |= {id(w): w.numel() * four_bit for w in parameters if id(w) in quantised}
+    size = {id(w): _weight_bytes(w, id(w) in quantised) for w in parameters}
     trained = [w for w in parameters if w.requires_grad]
     # How many numbers the largest 4-bit weight has: bitsandbytes unpacks one weight at a time into a buffer.
     largest = max((w.numel() for w in parameters if id(w) in quantised), default=0)
@@ -781,11 +779,61 @@ def memory_of_step(
     # copies that are made for a token, and freed again.
     in_sampling = max(reading, parts["cache"] + _of_one_token(counted, all_rows))
 
-    held = parts["weights"] + parts["optimizer"] + parts["pictures"]
+    parts["rewards"] = reward_weights(run.settings)
+    held = parts["weights"] + parts["optimizer"] + parts["pictures"] + parts["rewards"]
     if run.settings.use_vllm:
         parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
     parts |= dict(training=held + in_training, sampling=held + in_sampling)
     return parts | dict(most=max(parts["training"], parts["sampling"]))
+
+
+def reward_weights(
+    settings: GRPOSettings,  # whose reward may be a trained model, or a judge that is loaded here
+) -> float:  # bytes; 0 where the reward is a rule, or a judge behind an endpoint
+    "What the weights of models that are rewards take: they lie beside the policy during the whole run"
+    total = 0.0
+    for chapter, folder in trained_rewards(settings.reward):
+        if chapter != "judge":
+            total += _bytes_of_folder(Path(folder))
+            continue
+        judge = load_judge_settings(folder)
+        if judge.endpoint is None:  # else another program holds the model
+            total += _bytes_of_model(judge.model, judge.use_4bit)
+            total += _bytes_of_files(Path(judge.adapter)) if judge.adapter else 0
+    return total
+
+
+def _bytes_of_folder(folder):
+    "Weights of a reward model or a reward classifier in its folder; of one that is an adapter its base, too"
+    adapter_file = folder / "adapter_config.json"
+    if not adapter_file.is_file():
+        return _bytes_of_files(folder)
+    base = json.loads(adapter_file.read_text())["base_model_name_or_path"]
+    return _bytes_of_files(folder) + _bytes_of_model(base, use_4bit=False)
+
+
+def _bytes_of_files(folder):
+    "Size of all weights in a folder"
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _bytes_of_model(name, use_4bit):
+    "Weights of a model by its name, from its shapes alone and in the number type of its checkpoint"
+    from transformers import AutoModelForImageTextToText
+    config = model_config(name)
+    # a twin is float32; checkpoints of `published` are bfloat16, and others say it in their config
+    dtype = torch.float32 if name.startswith("tiny-") else config.dtype or torch.bfloat16
+    with torch.device("meta"):  # shapes without memory
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        in_4bit = _cast_for_4bit(model) if use_4bit else set()  # ids of weights
+    return sum(_weight_bytes(weight, id(weight) in in_4bit) for weight in model.parameters())
+
+
+def _weight_bytes(weight, is_4bit):
+    "Bytes of one weight"
+    # NF4: half a byte for each number, a byte of scale for 64 of them, and 4 bytes for 256 scales (the scales
+    # are quantised, too)
+    return weight.numel() * (0.5 + 1 / 64 + 4 / (64 * 256) if is_4bit else weight.element_size())
 
 
 def _of_one_token(
@@ -881,7 +929,9 @@ def fit_tables(
 ) -> list:  # two `Table`s, which a notebook shows: GB of the run by part, and what fits on each card
     "The result of `will_fit` as tables for people"
     run = found["run"]
-    parts = ("weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most")
+    parts = ["weights", "optimizer", "activations", "logits", "cache", "training", "sampling", "most"]
+    if found["ways"][0]["rewards"]:  # weights of models that are rewards
+        parts.insert(1, "rewards")
     rows = []
     # A way is how prompts are read: "stock", in every row, or "shared", once for a group.
     for way in found["ways"]:

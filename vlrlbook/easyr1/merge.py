@@ -47,10 +47,13 @@ class Wanted:
     def twins(self, name):
         "The names of all tensors that hold the numbers of the one called `name`, its own among them"
         names = {name}
-        while True: # a tie may lead to a name that is tied itself
-            near = {end for tie in self.tied.items() if names & set(tie) for end in tie}
-            if near <= names: return names
-            names |= near
+        found_more = True
+        while found_more: # a tie may lead to a name that is tied itself
+            ties = [set(tie) for tie in self.tied.items()]
+            more = set().union(*(tie for tie in ties if tie & names))
+            found_more = not more <= names
+            names |= more
+        return names
 
 # %% ../../nbs/09e_merge.ipynb #n37d1ee9
 def wanted_tensors(
