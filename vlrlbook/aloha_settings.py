@@ -80,7 +80,7 @@ def is_classifier(
     return any((Path(path) / name).exists() for name in ("classifier.json", *OLD_HEADS))
 
 
-# Names of settings for `AlohaSettings._range_rules`: more than 0, at least 0, and from 0 to below 1
+# Names of settings for `AlohaSettings._number_rules`: more than 0, at least 0, and from 0 to below 1
 _positive = ("batch_size", "gradient_accumulation_steps", "lr", "epochs", "lora_r", "lora_alpha",
              "eval_steps", "logging_steps", "max_image_size", "max_grad_norm", "frames", "tolerance_s")
 _not_negative = ("seed", "shift", "warmup_steps", "weight_decay", "patience", "num_workers")
@@ -192,40 +192,43 @@ class AlohaSettings(Settings):
     def filled_in(self):
         """Values for settings that were not given: environment variables first, then the preset of `size`.
 
-        Returns {name: value}. Also sets `self.named`: which of model and ckpt_dir somebody has written."""
-        defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
+        Returns {name: value}. Also sets `self.named`: which of model and ckpt_dir the user has chosen."""
+        defaults = self._defaults()
         variables = self.from_environment()  # name → value, only of settings that were not given
 
-        # Chat refuses to start if a model or a classifier that somebody has named does not exist. A
-        # classifier that only a preset names may be missing.
+        # In mode chat a classifier that the user has chosen must exist, but not one that a preset names.
         self.named = {name for name in ("model", "ckpt_dir") if getattr(self, name) or name in variables}
         for name in ("mode", "finetune_mode"):
             # Users of the older script write TRAIN and LoRA.
             if isinstance(variables.get(name), str):
                 variables[name] = variables[name].lower()
-        # In the older script -1 means all frames; here None does. No preset sets it, so it stays None.
+        # The older script has -1 for all frames, here it is None. No preset replaces this None.
         if self.max_train_samples == -1 or variables.get("max_train_samples") == -1:
             self.max_train_samples = None
             variables.pop("max_train_samples", None)
+        return defaults | variables
 
+    def _defaults(self):
+        "The values of the preset of `size`, and those that depend on other settings: {name: value}"
+        defaults = {"mode": "train", "ckpt_dir": f"{self.output_dir}/classifier"} | presets[self.size]
         if self.data and Path(self.data, "meta", "info.json").exists():
             # A user's own films get the name of their folder, not that of the preset's data set.
             defaults["repo_id"] = f"local/{Path(self.data).resolve().name}"
-        if not self.data and (self.repo_id or defaults["repo_id"]) == DRAWN:  # the films are drawn
+        films_are_drawn = not self.data and (self.repo_id or defaults["repo_id"]) == DRAWN
+        if films_are_drawn:
             defaults["episodes"] = DRAWN_FILMS
-        return defaults | variables
+        return defaults
 
     def rules(self):
         "Yields (is broken, error message) for every rule; `Settings.check` raises with those that are broken"
-        yield from self._range_rules()
+        yield from self._number_rules()
+        yield from self._film_rules()
+        yield from self._training_rules()
         yield from self._name_rules()
         yield from self._file_rules()
 
-    def _range_rules(self):
-        """Yields (is broken, error message) for each rule about the range of a number.
-
-        The message is yielded even where the rule holds; whoever collects them then ignores it."""
-        # Numbers by name: above 0, at least 0, and from 0 to below 1.
+    def _number_rules(self):
+        "Yields (is broken, error message) for each number that must lie in one of three ranges"
         for name in _positive:
             yield getattr(self, name) <= 0, f"{name} = {getattr(self, name)}: expected more than 0"
         # max_train_samples may be None, which takes all frames and cannot be compared with 0.
@@ -235,26 +238,28 @@ class AlohaSettings(Settings):
         for name in _shares:
             yield not 0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)}: expected 0 up to 1"
 
-        # Films and frames.
+    def _film_rules(self):
+        "Yields (is broken, error message) for each rule about the number of films and of frames"
         held_out = self.val_share + self.test_share  # share of the films
         yield held_out >= 0.9, f"val_share + test_share = {held_out:g}: too little is left to train on"
         is_drawn = not self.data and self.repo_id == DRAWN
         sets_frames = self.frames != type(self).frames  # another number than the default
         yield sets_frames and not is_drawn, f"frames = {self.frames}: of drawn films only (repo_id {DRAWN})"
 
-        # Training.
+    def _training_rules(self):
+        "Yields (is broken, error message) for each rule about training, `episodes` and `moments`"
         yield self.max_steps == 0, "max_steps = 0: expected more than 0, or -1 to go by epochs"
         has_too_few = self.num_classes is not None and self.num_classes < 2
         yield has_too_few, f"num_classes = {self.num_classes}: expected 2 or more"
         stops_without_validation = bool(self.patience) and not self.val_share
         yield stops_without_validation, "patience with val_share 0: early stopping needs films to look at"
-        # These two methods parse a text and raise if it is wrong; here that is one broken rule among others.
+        # These two methods raise SettingsError for a wrong text: a rule is broken.
         for parse in (self.chosen_films, self.earlier_moments):
             try:
                 parse()
             except SettingsError as error:
                 yield True, str(error)
-        weighs_numbers = self.class_weights and self.label_as == "regress"  # progress learnt as a number
+        weighs_numbers = self.class_weights and self.label_as == "regress"  # which has no classes
         yield weighs_numbers, ("class_weights with label_as regress: "
                                "a place between two marks is of no class that could be weighed")
 
@@ -272,21 +277,23 @@ class AlohaSettings(Settings):
 
     def _file_rules(self):
         "Yields (is broken, error message) for each rule about folders that must exist, or must not"
-        is_taken = bool(self.labelled_set) and Path(self.labelled_set or "").exists()
-        yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
-        copies_a_part = bool(self.labelled_set) and bool(self.data) and self.episodes is not None
-        yield copies_a_part, "labelled_set with episodes: a copy holds all films, so all must be judged"
-        is_no_data_set = bool(self.data) and not Path(self.data or "", "meta", "info.json").exists()
+        if self.labelled_set:
+            is_taken = Path(self.labelled_set).exists()
+            yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
+            picks_films = bool(self.data) and self.episodes is not None
+            yield picks_films, "labelled_set with episodes: a copy holds all films, so all must be judged"
+
         # With size gpu or a revision, `data` may be an empty folder: the data set is downloaded into it.
-        must_exist = self.size == "tiny" and not self.revision
-        yield is_no_data_set and must_exist, (
-            f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
-        has_classifier = is_classifier(self.ckpt_dir)
-        missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
-        yield self.mode == "predict" and not has_classifier, f"mode = 'predict': {missing}; train one first"
-        was_named = "ckpt_dir" in self.named  # by somebody, not by a preset
-        yield self.mode == "chat" and was_named and not has_classifier, (
-            f"mode = 'chat': {missing}; leave it out to talk with the model alone")
+        if self.data and self.size == "tiny" and not self.revision:
+            yield not Path(self.data, "meta", "info.json").exists(), (
+                f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
+
+        if not is_classifier(self.ckpt_dir):
+            missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
+            yield self.mode == "predict", f"mode = 'predict': {missing}; train one first"
+            # Chat does without a classifier, unless the user has chosen one.
+            yield self.mode == "chat" and "ckpt_dir" in self.named, (
+                f"mode = 'chat': {missing}; leave it out to talk with the model alone")
 
     def chosen_films(self) -> list | None:  # numbers of films; None: all, or films that are drawn
         """The numbers of the films that `episodes` names, such as [0,2,5] or 0-2.
@@ -296,15 +303,12 @@ class AlohaSettings(Settings):
             return None
         text = str(self.episodes).strip()
 
-        # A count, where films are drawn.
-        if not self.data and self.repo_id == DRAWN:
-            is_count = text.isdigit() and int(text) > 0
-            if not is_count:
-                raise SettingsError(f"episodes = {self.episodes!r}: expected how many films to draw")
-            self.episodes = int(text)
+        films_are_drawn = not self.data and self.repo_id == DRAWN
+        if films_are_drawn:
+            self.episodes = self._films_to_draw(text)
             return None
 
-        # Numbers of films. A single number could mean that film, or so many films: the user has to say which.
+        # A single number could mean that film, or so many films: the user has to say which.
         if text.isdigit():
             n = int(text)
             raise SettingsError(f"episodes = {n}: of a data set it names films, as LeRobot's does; "
@@ -319,6 +323,13 @@ class AlohaSettings(Settings):
             last = int(first_and_last[2] or first)
             films += range(first, last + 1)
         return sorted(set(films))
+
+    def _films_to_draw(self, text):
+        "How many films to draw, from the text of `episodes`; a SettingsError if it is no number above 0"
+        is_count = text.isdigit() and int(text) > 0
+        if not is_count:
+            raise SettingsError(f"episodes = {self.episodes!r}: expected how many films to draw")
+        return int(text)
 
     def earlier_moments(self) -> list:  # the word first, and seconds below 0, in the order they are shown
         """Earlier moments to show before each frame: the setting `moments`, such as first,-2,-1, as a list.

@@ -139,7 +139,7 @@ def given(
     from vlrlbook.settings import flag_names, named_options
     not_settings = ("command", "function", "config")  # `parser` puts these into `args` too
 
-    # What argparse knows.
+    # Options that argparse knows.
     written = {}
     for name, value in vars(args).items():
         if name not in not_settings and value is not None:
@@ -148,11 +148,11 @@ def given(
     if isinstance(written.get("keys"), list):
         written["keys"] = " ".join(written["keys"])
 
-    # What it does not know: other names of settings, which whoever reads the result translates.
+    # Options that it does not know: other names of settings, which `read_settings` translates.
     flags = flag_names(cls) if cls else set()  # settings that may be written without a value
     other_options = named_options(rest, flags)  # name → text
     for name in other_options:
-        setting = _setting_of(name, cls)  # the setting that has this other name; None: no setting has it
+        setting = _setting_of(name, cls)  # None if no setting has this other name
         if setting and setting != name:
             print(f"--{name} is taken as {setting}", file=sys.stderr)
     return written | other_options
@@ -166,7 +166,8 @@ def _setting_of(
     aliases = getattr(cls, "aliases", {})  # another name → setting
     if aliases.get(name):
         return aliases[name]
-    # Other names whose values are translated too: name → (setting, {text on the command line: value}).
+    # `stand_ins`: other names whose values are translated as well, such as
+    # {"mask_truncated_completions": ("when_cut", {"true": "masked"})}
     stand_ins = getattr(cls, "stand_ins", {})
     if name not in stand_ins:
         return None
@@ -337,20 +338,8 @@ def exported(
     verl=False,  # for verl; False: for EasyR1
 ):
     "Write the directory that EasyR1 or verl runs, and print how many rows it holds and what to do next"
-    from vlrlbook.easyr1 import export_easyr1, export_keys, export_verl, parse_overrides, read_engine_yaml
-    engine = "verl" if verl else args.version
-
-    # The keys of the engine's configuration: from a YAML, and from words such as a.b=c.
-    yaml_keys = {}  # dotted key → value, as the YAML and `rest` set them
-    if getattr(args, "config", None):  # `export-verl` has no --config
-        # With `rest`, since the engine's rules hold for both together: it may mend what the YAML has wrong.
-        yaml_keys = read_engine_yaml(args.config, engine, rest).given
-    # `export_keys`: names of files and columns, which the export sets itself.
-    from_yaml = {name: value for name, value in yaml_keys.items() if name not in export_keys(engine)}
-    # `rest` again, since the line above has left out the export's keys. In a YAML they are passed over; from
-    # the command line they go on to the export, which refuses them.
-    overrides = from_yaml | parse_overrides(rest, engine)
-
+    from vlrlbook.easyr1 import export_easyr1, export_verl
+    overrides = _engine_keys(args, rest, "verl" if verl else args.version)
     data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
                         skip_bad_rows=args.skip_bad_rows, tell=print)
     is_counting = Path(args.data).suffix.lower() == ".zip" or Path(args.data).is_dir()
@@ -364,6 +353,21 @@ def exported(
     train, val = json.loads((folder / "export.json").read_text())["rows"]  # how many rows each part has
     rows = f"{train} rows to learn from, {val} to measure on"
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
+
+
+def _engine_keys(args, rest, engine):
+    """The keys that the user sets in the engine's configuration: dotted key → value.
+
+    They come from the YAML of --config and from words such as a.b=c (`rest`), which win."""
+    from vlrlbook.easyr1 import export_keys, parse_overrides, read_engine_yaml
+    keys = {}
+    if getattr(args, "config", None):  # `export-verl` has no --config
+        # The YAML is checked together with `rest`, which may correct it.
+        keys = read_engine_yaml(args.config, engine, rest).given
+    # Names of files and columns (`export_keys`) in a YAML are ignored: the export sets them itself.
+    from_yaml = {name: value for name, value in keys.items() if name not in export_keys(engine)}
+    # From the command line they are handed on, so that the export refuses them.
+    return from_yaml | parse_overrides(rest, engine)
 
 
 def export_easyr1(args, rest):  # args: read by argparse; rest: words unknown to it, such as a.b=c
@@ -427,28 +431,30 @@ def chapter_options(chapter):
     """List (name, help text, is a flag) for each setting of a chapter, such as "05_grpo".
 
     A flag needs no value on the command line. Nothing heavy is imported, so that --help is quick."""
-    # `notebooks_dir` imports NumPy and Pillow. If they are missing, `vlrlbook doctor` must still start and
-    # say so. Without this list --help shows no settings, but they can be written all the same.
+    # Without NumPy or Pillow, which `notebooks_dir` imports, `vlrlbook doctor` must still start and say so.
     try:
         notebooks_dir()
     except ImportError:
-        return []
+        return []  # then --help shows no settings
 
     if chapter == "05_grpo":
         from vlrlbook.settings import GRPOSettings, flag_names, settings_help
         flags = flag_names(GRPOSettings)
         return [(name, text, name in flags) for name, text in settings_help(GRPOSettings).items()]
+    return _options_in_notebook(chapter)
 
-    # The classes of the other chapters are in modules that import torch, so the notebook is read instead: its
-    # parameters cell has a line `name: type = default  # help` for each setting.
+
+def _options_in_notebook(chapter):
+    """Return what `chapter_options` does, read from the parameters cell of a chapter's notebook
+
+    The chapter's class of settings is not imported, since its module imports torch, which is slow."""
     cells = json.loads(notebook(chapter).read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if cell["metadata"].get("tags") == ["parameters"]]
-    parameters = "".join(tagged[0]["source"])
+    parameters = "".join(tagged[0]["source"])  # lines such as `name: type = default  # help`
     fields = re.findall(r"^(\w+): (\w+).*?  # (.*)$", parameters, re.M)
     settings = []
     for name, type_name, text in fields:
-        # In the older reward system --log_samples was a flag. Here it is a number, and the flag alone means
-        # its default.
+        # --log_samples takes a number, but was a flag in the older reward system: alone it means the default.
         is_flag = type_name == "bool" or name == "log_samples"
         settings.append((name, text, is_flag))
     return settings

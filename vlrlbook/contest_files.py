@@ -162,37 +162,40 @@ def read_entry(
 
 
 def _entry_of(content):
-    """Build an Entry from the content of a file, a dict of JSON, and check it on the way.
+    """Build an Entry from the dict that `entry_text` wrote as JSON, and check it on the way.
 
-    `content["texts"]` is a list of different texts. `content["answers"]` holds, for each column such as
-    before_greedy, a list for each picture: the places of its answers in `texts`. `content["pictures"]` is the
-    fingerprint of the pictures that were asked about, 16 hex digits. A ContestError has a sentence for the
-    student; any other exception means that a field is missing or has another form."""
+    A ContestError has a sentence for the student. Any other exception means that the file is damaged: a field
+    is missing or has another form."""
     rules = _rules_of(content["rules"])  # ContestError if a value is out of its range
-    entry_name(content["name"])  # raises ContestError if the name cannot be used
+    entry_name(content["name"])  # ContestError if the name cannot be used
+    # `texts` lists each different answer once; `answers` has places in this list: column → picture → places
     texts, answers = content["texts"], content["answers"]
-    # ValueError, here and below: the caller then says that the file is damaged
     if not all(isinstance(text, str) for text in texts) or set(answers) != set(_columns):
         raise ValueError("texts")
-    # question, answer and picture of each row are drawn here; those that a file may hold are not read
+
+    # question, true answer and picture of each row are drawn, not read from the file
     rows = [dict(truth) for truth in _truths(rules)]
     for column, places_of_pictures in answers.items():
         if len(places_of_pictures) != len(rows):
             raise ContestError(f"it answers {len(places_of_pictures)} pictures, its rules say {len(rows)}")
-        # several answers to each picture are sampled; of greedy ones, and of those to no picture or another
-        # one (no_picture, shuffled), there is one
+        # only sampled columns have several answers to a picture
         answer_count = rules.answers if column.endswith("sampled") else 1
         for row, places in zip(rows, places_of_pictures):
-            # `type` and not `isinstance`, since True is an int to Python
-            valid = all(type(place) is int and 0 <= place < len(texts) for place in places)
-            if len(places) != answer_count or not valid:
-                raise ValueError("places")
-            row[column] = [texts[place] for place in places]
+            row[column] = _texts_at(places, texts, answer_count)
 
     log = [{str(key): float(value) for key, value in row.items()} for row in content["log"]]
-    # the file's fingerprint is kept: `standings` refuses an entry whose pictures are not those drawn there
+    # `pictures`: the fingerprint in the file, by which `standings` refuses an entry about other pictures
     return Entry(name=content["name"].strip(), reward=str(content["reward"]), rules=rules,
                  pictures=str(content["pictures"]), rows=rows, log=log, facts=dict(content["facts"]))
+
+
+def _texts_at(places, texts, answer_count):
+    "The answers to one picture: the texts at these places; ValueError if a place, or their number, is wrong"
+    # `type` and not `isinstance`, since True is an int to Python
+    are_valid = all(type(place) is int and 0 <= place < len(texts) for place in places)
+    if len(places) != answer_count or not are_valid:
+        raise ValueError("places")
+    return [texts[place] for place in places]
 
 
 def _rules_of(values_in_file):

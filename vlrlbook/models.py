@@ -99,9 +99,9 @@ def twin_config(
     depth: int = 4, # its layers
     spread: float = 0.1, # standard deviation of the initial weights
 ): # a transformers configuration
-    """Return the configuration of a tiny twin: the real class of `family`, with about a million parameters
+    """Return the configuration of a tiny model (twin) of `family`: the real class, about a million parameters
 
-    The twin has random weights and runs on a CPU; the book's tests and first lessons train it."""
+    Its weights are random, and it runs on a CPU; the book's tests and first lessons train it."""
     import transformers
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in special_tokens}
 
@@ -117,16 +117,14 @@ def twin_config(
     if family == "gemma3":
         return _gemma3_config(common, ids)
 
-    # The four Qwens.
-    # Rotary positions: the 16 pairs of numbers in a head are shared out among time, height and width of a
-    # picture token's place (mrope_section).
+    # The four Qwens. mrope_section: of a head's 16 rotary pairs 4 encode time, 6 height and 6 width.
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
     text = dict(common, rope_parameters=rope)
     if family == "qwen3_vl":
         rope["mrope_interleaved"] = True
         text["head_dim"] = 32 # the older two compute it as width / heads, Qwen3-VL has a fixed default
     if family == "qwen3_5":
-        text |= _delta_nets(width) # its linear-attention layers
+        text |= _qwen3_5_settings(width) # for layers with linear attention
 
     classes = {"qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
                "qwen3_vl": "Qwen3VLConfig", "qwen3_5": "Qwen3_5Config"}
@@ -148,28 +146,24 @@ def _vision_config(
 
     settings_of = dict(
         qwen2_vl=dict(embed_dim=64, hidden_size=width, mlp_ratio=2, patch_size=14),
-        # All three layers attend to the whole picture: a twin's pictures fit into one window of 112 pixels.
+        # All three layers have full attention: the largest picture of a twin is one window of 112 pixels.
         qwen2_5_vl=dict(tower_sizes, patch_size=14, window_size=112, fullatt_block_indexes=[0, 1, 2]),
-        # 64 positions are a table of 8 × 8, one for each patch of the largest picture. The outputs of layers
-        # 0 and 1 also go to the language model directly (DeepStack).
+        # A position for each of the 8 × 8 patches of the largest picture. The outputs of layers 0 and 1 also
+        # go directly to the language model (DeepStack).
         qwen3_vl=dict(tower_sizes, patch_size=16, num_position_embeddings=64,
                       deepstack_visual_indexes=[0, 1]),
         qwen3_5=dict(tower_sizes, patch_size=16, num_position_embeddings=64))
     return dict(depth=3, num_heads=4, spatial_merge_size=2, initializer_range=spread) | settings_of[family]
 
-def _delta_nets(width): # hidden size of the language model
-    """Return the settings that only Qwen3.5's language model has, as a dict
-
-    Some of its layers are gated delta nets (linear attention). A quarter of each attention head gets rotary
-    positions."""
-    # Which layers they are is not set here: by transformers' default three, then one with usual attention,
-    # and so on. As in attention, heads are 32 wide; value heads fill the width and share 2 key heads.
+def _qwen3_5_settings(width): # hidden size of the language model
+    "Return the settings that only Qwen3.5's language model has, as a dict"
+    # Layers with linear attention (gated delta nets): by transformers' default three of four layers.
     nets = dict(linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2,
                 linear_num_value_heads=width // 32)
-    # A quarter of a head of 32 is 8 numbers or 4 pairs, and mrope_section must add up to the number of pairs.
+    # Only a quarter of a head's 16 pairs of numbers gets rotary positions: 4 pairs, 2 + 1 + 1.
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
-            "mrope_interleaved": True}
-    return dict(nets, head_dim=32, rope_parameters=rope | {"partial_rotary_factor": 0.25})
+            "mrope_interleaved": True, "partial_rotary_factor": 0.25}
+    return dict(nets, head_dim=32, rope_parameters=rope)
 
 def _gemma3_config(
     common, # settings of the language model that all twins share
@@ -179,7 +173,7 @@ def _gemma3_config(
 
     Every second layer looks back 32 tokens only, and the 64 patches of a picture are pooled to 16 tokens."""
     import transformers
-    # In the real one every sixth layer attends to all tokens, which a twin of four layers would never reach.
+    # In the real model it is every sixth layer that attends to all tokens, but a twin has four layers.
     layer_types = []
     for layer in range(common["num_hidden_layers"]):
         layer_types.append("full_attention" if layer % 2 else "sliding_attention")
@@ -209,18 +203,17 @@ def _aria_config(
     text = dict(common, model_type="aria_text", intermediate_size=64, moe_num_experts=4, moe_topk=2,
                 moe_num_shared_experts=1)
 
-    # Aria's processor only knows pictures of 490 and 980 pixels. Patches of 70 pixels, not 14, keep them few.
+    # Aria's processor only makes pictures of 490 or 980 pixels; patches of 70 pixels keep their number low.
     vision = dict(model_type="idefics3_vision", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                   num_attention_heads=4, image_size=490, patch_size=70,
                   initializer_range=common["initializer_range"])
 
-    # Patches of a picture → its tokens: 490 pixels are 7 × 7 patches, 980 are 14 × 14. The real Aria makes
-    # 128 and 256 tokens of them.
-    tokens_of = {49: 16, 196: 16}
+    # Patches of a picture → its tokens. A picture of 490 pixels has 7 × 7 patches, one of 980 has 14 × 14.
+    tokens_of_patches = {49: 16, 196: 16}
     return transformers.AriaConfig(
         text_config=text, vision_config=vision, image_token_index=ids["<|image_pad|>"],
         tie_word_embeddings=True,
-        projector_patch_to_query_dict=tokens_of, initializer_range=common["initializer_range"])
+        projector_patch_to_query_dict=tokens_of_patches, initializer_range=common["initializer_range"])
 
 # %% ../nbs/00a_models.ipynb #c011
 def twin_processor(
@@ -234,40 +227,40 @@ def twin_processor(
         suggestion = nearest(family, list(families)) # ": did you mean …?", or a list of all
         raise ValueError(f"unknown family {family!r}{suggestion}")
 
-    tokenizer = tiny_tokenizer() # trained on this book's sentences
     if family == "aria":
         # size_conversion: longest side of a picture → its tokens, as many as the twin's projector makes
-        return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tokenizer,
+        return t.AriaProcessor(t.AriaImageProcessor(max_image_size=490), tiny_tokenizer(),
                                chat_template=chat_template, size_conversion={490: 16, 980: 16})
     if family == "gemma3":
         return _gemma3_processor()
+    return _qwen_processor(family)
 
+def _qwen_processor(family):
+    "Return the processor of one of the four Qwen families with the tiny tokenizer"
+    import transformers as t
     is_qwen3 = family in ("qwen3_vl", "qwen3_5") # both use the processor of Qwen3-VL
     # in pixels: the side of a patch, and the side of the largest picture
     patch, largest_side = (16, 128) if is_qwen3 else (14, 112)
 
-    # In spite of their names, Qwen's two "edges" limit the number of pixels of the whole picture. 2 × 2
-    # patches become a token, so a picture has at least 2 × 2 tokens and at most 4 × 4.
+    # In spite of their names, the two "edges" are the smallest and largest number of pixels of a picture.
     size = {"shortest_edge": (4 * patch) ** 2, "longest_edge": largest_side**2}
     images = t.Qwen2VLImageProcessor(patch_size=patch, size=size)
 
     processor_classes = dict(qwen2_vl=t.Qwen2VLProcessor, qwen2_5_vl=t.Qwen2_5_VLProcessor)
     processor_class = processor_classes.get(family, t.Qwen3VLProcessor)
     video_class = getattr(t, "Qwen3VLVideoProcessor" if is_qwen3 else "Qwen2VLVideoProcessor")
-    return processor_class(images, tokenizer, video_class(patch_size=patch), chat_template=chat_template)
+    return processor_class(
+        images, tiny_tokenizer(), video_class(patch_size=patch), chat_template=chat_template)
 
 def _gemma3_processor():
-    """Return Gemma 3's processor with the tiny tokenizer; it scales every picture to 112 × 112 pixels
-
-    In its chat template a single mark stands for a whole picture: the one that begins it."""
+    "Return Gemma 3's processor with the tiny tokenizer; it scales every picture to 112 × 112 pixels"
     import transformers as t
     images = t.Gemma3ImageProcessor(size={"height": 112, "width": 112})
-    # Gemma 3's processor reads these two from the tokenizer, for begin and end of image. The template writes
-    # the first alone; the processor puts the picture's tokens and the second behind it.
+    # boi and eoi: begin and end of image. The chat template writes boi alone; the processor adds the
+    # picture's tokens and eoi.
     tokenizer = tiny_tokenizer(boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
     template = chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|>")
-    # A picture becomes image_seq_length tokens, which must be as many as the twin's config says: its 8 × 8
-    # patches of 14 pixels are pooled to 4 × 4.
+    # image_seq_length: tokens of a picture, as many as mm_tokens_per_image in the twin's config
     return t.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=16)
 
 # %% ../nbs/00a_models.ipynb #nfc8c795
@@ -375,8 +368,7 @@ def pick_dtype(
 ) -> torch.dtype:
     "Return the number type for a model's weights; `auto` is bfloat16 on a GPU and float32 on a CPU"
     if name == "auto":
-        # On a CPU only tiny twins are trained, and float32 costs them little. The 8 binary digits of bfloat16
-        # would lose small updates of the weights.
+        # On a CPU only tiny models are trained. bfloat16 would lose small updates of their weights.
         return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in dtypes:
@@ -429,8 +421,7 @@ def four_bit(
     if obstacle:
         raise ValueError(f"use_4bit cannot run: {obstacle}")
     from transformers import BitsAndBytesConfig
-    # QLoRA's own choices. nf4: the 16 values of 4 bits lie at quantiles of a normal distribution. Double
-    # quantization: each block of weights has a scale, which is itself stored in 8 bits.
+    # QLoRA's choices: nf4 is its type of 4-bit numbers; double_quant stores the scales of blocks in 8 bits.
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True)
@@ -550,16 +541,15 @@ def _check_base(model, name, adapter):
         raise ValueError(f"{complaint}: it was trained on {trained_on}")
 
 def _check_weights(adapted, adapter, complaint):
-    """Raise ValueError unless the adapter's file and the adapted model have the same weights, by name
-
-    `complaint` begins the message."""
+    "Raise ValueError (`complaint: …`) unless the adapter's file and the model have weights of the same names"
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
-    # Both functions name weights as the file does, without the adapter's name (read in peft 0.21).
+    # Both functions leave out the adapter's name, so that names can be compared (read in peft 0.21).
     stored_names = set(load_peft_weights(str(adapter), device="cpu"))
     expected_names = set(get_peft_model_state_dict(adapted))
     if stored_names != expected_names:
-        surplus, missing = stored_names - expected_names, expected_names - stored_names
+        surplus = stored_names - expected_names # in the file and not in the model
+        missing = expected_names - stored_names # in the model and not in the file
         raise ValueError(f"{complaint}: {len(surplus)} of its {len(stored_names)} weights have no place "
                          f"there, {len(missing)} places get none; first: {min(surplus | missing)}")
 
@@ -589,17 +579,17 @@ def _check_alpha(
     if config.get("peft_type") != "LORA":
         return
 
-    # verl's tool for merging checkpoints once wrote 0 where it did not know the value. PEFT accepts 0, and
-    # takes 8 where there is none. `alpha_pattern` has layers with an alpha of their own: name → alpha.
-    alphas = {"lora_alpha": config.get("lora_alpha"), **(config.get("alpha_pattern") or {})}
-    for name, alpha in alphas.items():
-        if not alpha:
-            if alpha is None:
-                fault = "does not say its lora_alpha"
-            else:
-                fault = f"says {name} = {alpha:g}, and so changes nothing"
-            raise ValueError(f"{Path(adapter).name}: adapter_config.json {fault}; "
-                             "write the alpha of its training into it")
+    # verl's merge tool once wrote 0 for an unknown alpha. PEFT accepts 0, and takes 8 where none is given.
+    own_alphas = config.get("alpha_pattern") or {} # names of layers → their own alpha
+    for name, alpha in {"lora_alpha": config.get("lora_alpha"), **own_alphas}.items():
+        if alpha:
+            continue
+        if alpha is None:
+            fault = "does not say its lora_alpha"
+        else:
+            fault = f"says {name} = {alpha:g}, and so changes nothing"
+        raise ValueError(f"{Path(adapter).name}: adapter_config.json {fault}; "
+                         "write the alpha of its training into it")
 
 def _load_twin(name):
     "Build the twin called `name` (tiny- and a family), on the GPU if there is one"
@@ -691,9 +681,8 @@ def merge_lora(
     if Path(output_path).exists():
         raise FileExistsError(f"{output_path} is there already") # before gigabytes are loaded
 
-    files = base_files(base_model, cache_dir) # directory of the base; None for a twin
-    # None also where the weights have another form than safetensors
-    file_dtype = stored_dtype(files) if files else None
+    files = base_files(base_model, cache_dir) # directory of the base; None for a tiny twin
+    file_dtype = stored_dtype(files) if files else None # None: there are no safetensors files
     new_dtype = None if dtype == "keep" else dtype
     loaded_as = new_dtype or file_dtype or "auto"
 
@@ -703,17 +692,16 @@ def merge_lora(
 
     # aside: a hidden folder, renamed to output_path when the block ends
     with new_folder(output_path, existing="none") as aside:
-        if file_dtype is None: # there are no safetensors files in which to replace tensors
+        if file_dtype is None:
             merged.save_pretrained(aside) # all weights, and configs
         if files is None: # a twin
             save_processor(processor, aside)
         else:
-            # The base's own files, with the merged weights in place of those that have changed. Weights that
-            # were written above stay, and configs are overwritten by the base's.
+            # Copies the base's files, and replaces changed tensors in its safetensors files.
             _keep_files(files, aside, merged, layers, new_dtype)
 
-        # A base's own files are rewritten only where that is asked for. A twin's were written just now, by
-        # transformers 5: they are rewritten wherever transformers 4 knows the family, as `save_model` does.
+        # The files of a twin are rewritten where transformers 4 knows the family, as `save_model` does; those
+        # of another base only if that is asked for.
         is_known_twin = files is None and merged.config.model_type in known_to_transformers_4
         # `only_for_transformers_5` lists what transformers 4 cannot read in a directory
         if (transformers_4 or is_known_twin) and only_for_transformers_5(aside):
@@ -753,11 +741,11 @@ def _keep_files(
     layers, # names of the layers that the adapter has changed
     dtype, # name of the type of all weights; None keeps each tensor's own
 ):
-    "Write the base's files into `aside`, with the merged weights in the place of those that have changed"
-    # Everything but weights. Configs that `save_pretrained` has written there are overwritten by the base's.
+    "Copy the base's files into `aside`; in its safetensors files the weights that have changed are replaced"
+    # Copies everything but weights; a config that `merge_lora` has saved there before is overwritten.
     left_out = copy_descriptions(files, aside) # names of weight files in other formats
 
-    # If the base has no safetensors files, `save_pretrained` has written all weights before, and they stay.
+    # Without safetensors files, `merge_lora` has already saved all weights.
     if stored_dtype(files) is not None:
         replace_weights(files, aside, _changed_weights(merged, layers, files), dtype)
 

@@ -136,23 +136,24 @@ def _more_than_luck(flipped):
 
 
 def _mostly_meant(verbatim_gain, exact_gain, verbatim_before, exact_before):
-    """Answer whether most of the gain is in answers equal to the truth to the letter, as the task means them
+    """Answer whether most of the gain in right answers is in answers that repeat the truth word for word
 
-    Returns (answer, reason as text). `exact` asks for the right count, `verbatim` for the truth's words."""
+    `exact` is the share of right answers, in any words; `verbatim` that of answers in the truth's own words.
+    Returns (answer, reason as text)."""
     because = f"{with_interval(verbatim_gain, '+')} of {exact_gain['value']:+.3f}"
-    # a gain is clear where its whole 95 % interval, (low, high), is above zero
+    # A gain is clear if its whole 95 % interval, (low, high), is above zero.
     verbatim_low, _ = verbatim_gain["ci95"]
     exact_low, _ = exact_gain["ci95"]
-    if verbatim_low > 0 and verbatim_gain["value"] > exact_gain["value"] / 2:
+    is_most_of_the_gain = verbatim_gain["value"] > exact_gain["value"] / 2
+    if verbatim_low > 0 and is_most_of_the_gain:
         return "yes", because
-    # A model that said "3" before, where the truth is "A photo of 3 discs", uses words of its own: that its
-    # gain is not in the truth's words does not tell that it was earned in another way.
-    if verbatim_before["value"] < exact_before["value"] / 2:
+    # A model that said "3" before training, for the truth "A photo of 3 discs", may go on doing so.
+    used_other_words = verbatim_before["value"] < exact_before["value"] / 2
+    if used_other_words:
         return "cannot tell", f"{because}; before, right answers were not in the truth's own words either"
-    # Clearly more right answers, and most of the gain is not to the letter.
     if exact_low > 0:
         return "no", because
-    return "cannot tell", because  # no clear gain in right answers, so there is none to judge
+    return "cannot tell", because  # there is no clear gain in right answers
 
 
 def _above(m, other):
@@ -165,30 +166,27 @@ def _above(m, other):
 
 
 def _paid_for_right(pay, gain, sampled):
-    """Answer whether a trained reward that pays more than before pays for more right answers
+    """Answer whether answers are right more often, if a trained reward gives them clearly more than before
 
-    `pay` is the gain in reward, `gain` the gain in right answers of the best guess, `sampled` that of sampled
-    answers, or None. Returns (answer, the numbers as text): cannot tell where the reward pays no more."""
+    The arguments are gains by training: `pay` in the reward, `gain` in right best guesses, `sampled` in right
+    sampled answers, or None. Returns (answer, the numbers as text)."""
     because = f"pay {with_interval(pay, '+')}, right answers {with_interval(gain, '+')}"
-    # a gain is clear where its whole 95 % interval, (low, high), is above zero
+    # A gain is clear if its whole 95 % interval, (low, high), is above zero.
     (pay_low, _), (gain_low, _) = pay["ci95"], gain["ci95"]
     if pay_low <= 0:
         return "cannot tell", because
     sampled_gain_is_clear = bool(sampled and sampled["ci95"][0] > 0)
-    if gain_low > 0 or sampled_gain_is_clear:
-        return "yes", because
-    # no: the interval of the best guess's gain is below zero, or so narrow that a gain would have shown
-    return ("no" if _would_show_a_gain(gain) else "cannot tell"), because
+    more_are_right = gain_low > 0 or sampled_gain_is_clear
+    return _decided(more_are_right, _would_show_a_gain(gain)), because
 
 
 def _below(shuffled, right):
     """Answer whether answers to another picture are clearly worse than those to the right one
 
     Returns (answer, the numbers as text)."""
-    # the whole interval of one lies below the whole interval of the other
     (_, shuffled_high), (right_low, _) = shuffled["ci95"], right["ci95"]
-    is_shown = shuffled_high < right_low
-    # `_sees_a_gain`: so narrow an interval would have shown that another picture does worse
+    is_shown = shuffled_high < right_low  # one interval is wholly below the other
+    # A narrow interval (`_sees_a_gain`) would have shown it.
     could_be_shown = shuffled["value"] >= right["value"] or _sees_a_gain(right)
     return _decided(is_shown, could_be_shown), f"{with_interval(shuffled)} with another picture"
 
@@ -208,63 +206,61 @@ def commonest(
 ) -> dict:  # said (class), text, count, n, others, others_count, truths
     """The answer that a column gives most often, and how often it is given where it is wrong
 
-    Different wordings of an answer are one class, such as a count: see `said_as`."""
+    Texts that mean the same, such as the same count, are one class: see `said_as`."""
     pairs = [(row[column][0], row["answer"]) for row in rows]  # the first answer, and the truth
     class_of = {text: said_as(text, task) for text in set(chain(*pairs))}  # of answers and truths
     answer_classes = [class_of[text] for text, _ in pairs]
     true_classes = [class_of[truth] for _, truth in pairs]
     top, count = Counter(answer_classes).most_common(1)[0]
-    # Its wordings; of an answer with calls of a tool what stands behind the last one.
+    # the texts of this class; `last_turn` leaves out calls of a tool that come before the answer
     texts = Counter(last_turn(text).strip() for text, _ in pairs if class_of[text] == top)
-    # answers to the pictures for which the commonest is wrong
-    where_wrong = [own for own, truth in zip(answer_classes, true_classes) if truth != top]
+    # what the model answered in the rows for which the commonest answer is wrong
+    where_wrong = [answer for answer, truth in zip(answer_classes, true_classes) if truth != top]
     return dict(
-        said=top,
-        text=texts.most_common(1)[0][0],
-        count=count,
-        n=len(rows),
-        others=len(where_wrong),
-        others_count=where_wrong.count(top),  # of these the pictures that get it nevertheless
-        truths=len(set(true_classes)),  # how many different ones
+        said=top,  # class of the commonest answer
+        text=texts.most_common(1)[0][0],  # its commonest text
+        count=count,  # rows that get it
+        n=len(rows),  # all rows
+        others=len(where_wrong),  # rows for which it is wrong
+        others_count=where_wrong.count(top),  # rows that get it although it is wrong
+        truths=len(set(true_classes)),  # different true answers
     )
 
 
 def _by_kind(rows, task):
-    """The rows in groups within which one answer could be given to everything: a list of lists
-
-    VQA has a group for each type of question, any other task one group of all rows."""
+    "The rows in groups (lists): for VQA a group for each type of question, else one group of all rows"
     if task != "vqa":
         return [rows]
-    groups = {}
-    # of several types that a data set names for a question, its authors put the main one first
+    groups = {}  # type of question → rows
     for row in rows:
-        groups.setdefault(group_names(row, task)[0], []).append(row)
+        main_type = group_names(row, task)[0]  # of several types, data sets name the main one first
+        groups.setdefault(main_type, []).append(row)
     return list(groups.values())
 
 
 def _collapsed(rows, column, task):
     """Whether nearly every picture (`nearly_all`, 75 %) gets the commonest answer, also where that is wrong
 
-    Tried for all rows together, and for groups of rows (types of VQA questions), each with its commonest."""
-    # dicts of counts: `n` rows; `count` of them get the commonest answer; for `others` it is wrong, and
-    # `others_count` of these get it nevertheless
+    Tried for all rows together, then for each type of VQA question with its own commonest answer."""
     of_all_rows = commonest(rows, column, task)
-    # VQA has a list of rows for each type of question, any other task one list
     of_groups = [commonest(group, column, task) for group in _by_kind(rows, task)]
     # In a group with a single truth, the same answer each time may be right each time.
     of_groups = [group for group in of_groups if group["truths"] > 1]
-    for groups in ([of_all_rows], of_groups):
-        pictures, got_commonest = sum(g["n"] for g in groups), sum(g["count"] for g in groups)
-        wrong_for, got_it_wrongly = sum(g["others"] for g in groups), sum(g["others_count"] for g in groups)
-        # groups that hold half of the pictures or less do not speak for the rest
-        hold_most_rows = 2 * pictures > len(rows)
-        # Both conditions are needed: where most pictures have this very truth, a model that looks gives it
-        # often, too, but not to the pictures for which it is wrong.
-        nearly_all_get_it = got_commonest >= nearly_all * pictures
-        also_where_wrong = got_it_wrongly >= nearly_all * wrong_for
-        if hold_most_rows and wrong_for and nearly_all_get_it and also_where_wrong:
-            return True
-    return False
+    return _get_one_answer([of_all_rows], len(rows)) or _get_one_answer(of_groups, len(rows))
+
+
+def _get_one_answer(groups, row_count):
+    """Whether nearly all rows of these groups get the commonest answer of their group, also where it is wrong
+
+    `groups` are dicts from `commonest`. False if they hold no more than half of all `row_count` rows."""
+    rows = sum(group["n"] for group in groups)
+    get_it = sum(group["count"] for group in groups)
+    wrong_for = sum(group["others"] for group in groups)
+    get_it_wrongly = sum(group["others_count"] for group in groups)
+    if 2 * rows <= row_count or not wrong_for:
+        return False
+    # Where most rows have the same truth, a model that looks often gives it, too, but seldom wrongly.
+    return get_it >= nearly_all * rows and get_it_wrongly >= nearly_all * wrong_for
 
 
 # The verdict
@@ -280,17 +276,16 @@ def verdict_of(
     if not rows or not {"before_greedy", "after_greedy"} <= set(columns(rows)):
         return not_measured()
     task = task or guess_task(rows)
-    # A trained reward (`batched`) looks at pictures, which are not kept, so it cannot be asked here. Any
-    # other reads text alone, also the task's own, which is taken for None.
+    # A trained reward (`batched`) needs pictures, which the rows do not hold: it cannot be computed here.
     reward_reads_text = not getattr(reward, "batched", False)
-    text_reward = reward if reward_reads_text else None
+    text_reward = reward if reward_reads_text else None  # None: the task's own reward is computed
     metrics, flipped = _needed_metrics(rows, task, text_reward)  # flipped: how many became right, and wrong
     # (column, mark) → metric over all rows, such as ("gain_greedy", "exact")
     overall = {(m["column"], m["mark"]): m for m in metrics if m["group"] is None}
-    overall |= _paid_gain(rows)  # what a trained reward pays more than before, if its pay was kept
+    overall |= _paid_gain(rows)  # the gain in a trained reward, if its numbers were stored with the answers
 
     from_metrics = questions(metrics, flipped, task)
-    # these and those that no metric answers alone, such as whether the reward is earned without looking
+    # adds questions that need more than metrics, such as whether all pictures get the same answer
     all_questions = _all_questions(rows, task, overall, from_metrics, pays_text=reward_reads_text)
     answers = {q["name"]: q["answer"] for q in all_questions}
     outcome = _outcome(rows, task, overall, answers)  # a key of `outcomes`
@@ -299,53 +294,56 @@ def verdict_of(
 
 
 def _needed_metrics(rows, task, reward):
-    """What a verdict (did training help?) is made from: metrics, and how many answers became right or wrong.
+    """The numbers from which a verdict is made: a list of metrics, and the dict of `flips`
 
-    Returns a list of metrics and the dict of `flips`. The metrics are a part of what `all_metrics` computes,
-    in a tenth of the time. A *mark* is a number for each answer, such as `exact` (1 or 0) or an overlap of
-    boxes."""
-    main, pictures = main_mark(task), pictures_of(rows)  # the mark that counts in this task
-    scored = {}  # column → mark → array with a number per row
-    for column, marks in score_rows(rows, task, reward).items():
-        # Boxes have no `verbatim`: an edge that is a pixel off is another text and as good an answer.
-        wanted = [main, "exact", "verbatim"]
-        if column == "after_greedy":
-            # to be compared with what the best answer without a picture earns; no other question asks for it
-            wanted.append("reward")
-        scored[column] = {mark: values for mark, values in marks.items() if mark in wanted}
-
+    `all_metrics` computes more metrics, and takes ten times as long."""
+    scored = _needed_scores(rows, task, reward)  # column → mark → array with a number per row
+    main, pictures = main_mark(task), pictures_of(rows)  # main: the mark by which this task is judged
     metrics = []
     for column, marks in scored.items():
         metrics += [metric(column, values, pictures, mark=mark) for mark, values in marks.items()]
     metrics += blind_metrics(rows, task, reward)  # what the best answers without a picture earn
     gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
-    metrics += [gain_by_looking] if gain_by_looking else []
+    if gain_by_looking:
+        metrics.append(gain_by_looking)
 
-    before, after = scored["before_greedy"][main], scored["after_greedy"][main]
-    # 1 or 0 for right or wrong, from which flips (right to wrong, and back) can be counted. `flip_mark` is
-    # the main mark, except for boxes: their IoU is any number, so `exact` is taken.
-    right_before = scored["before_greedy"][flip_mark(task)]
-    right_after = scored["after_greedy"][flip_mark(task)]
-    # The gain in each group of rows (a count, a type of question): one may lose where the others gain.
-    gain_of_rows = {"gain_greedy": after - before}
+    # The gain in each group of rows (a count, a type of question), since a group may lose where others gain.
+    gain_of_rows = {"gain_greedy": scored["after_greedy"][main] - scored["before_greedy"][main]}
     for group in by_group(rows, gain_of_rows, task, measure=partial(difference, mark=main)):
         metrics.append(group["gain_greedy"])  # the mean of this group's rows, with its interval
-    # `gains`: after less before, for each mark of greedy and of sampled answers
-    return metrics + gains(rows, scored), flips(right_before, right_after)
+    # The gain in all rows, for each mark of greedy and of sampled answers.
+    metrics += gains(rows, scored)
+
+    # How many answers became right, and how many wrong; `flip_mark` is a mark that is 1 or 0.
+    right_or_wrong = flip_mark(task)
+    return metrics, flips(scored["before_greedy"][right_or_wrong], scored["after_greedy"][right_or_wrong])
+
+
+def _needed_scores(rows, task, reward):
+    """The marks that a verdict needs: column → mark → array with a number per row
+
+    A mark is a number for each answer, such as `exact` (1 or 0) or `iou`, the overlap of boxes."""
+    scored = {}
+    for column, marks in score_rows(rows, task, reward).items():
+        wanted = [main_mark(task), "exact", "verbatim"]  # boxes have no `verbatim`
+        if column == "after_greedy":
+            wanted.append("reward")  # to compare with what the best answer without a picture earns
+        scored[column] = {mark: values for mark, values in marks.items() if mark in wanted}
+    return scored
 
 
 def _paid_gain(rows):
-    """The gain in what a trained reward pays for best guesses: {("gain_greedy", "reward"): difference}
+    """The gain of best guesses in a trained reward: {("gain_greedy", "reward"): difference}; {} if not stored
 
-    Such a reward looks at pictures, which are not kept, so its pay is stored with the answers under `paid`.
-    An empty dict where the rows hold no pay."""
-    pay_of_rows = [row.get("paid") for row in rows]
+    A run with such a reward stores its numbers in the column `paid`: a dict, name of a column of answers →
+    reward of the answer in it."""
+    rewards_of_rows = [row.get("paid") for row in rows]
     # another program's file may have a column `paid` with something else in it
     needed = {"before_greedy", "after_greedy"}
-    if not all(isinstance(pay, dict) and needed <= set(pay) for pay in pay_of_rows):
+    if not all(isinstance(rewards, dict) and needed <= set(rewards) for rewards in rewards_of_rows):
         return {}
-    gain_per_row = [pay["after_greedy"] - pay["before_greedy"] for pay in pay_of_rows]
-    # with the picture of each row: rows of one picture are not independent, and the interval allows for that
+    gain_per_row = [rewards["after_greedy"] - rewards["before_greedy"] for rewards in rewards_of_rows]
+    # `pictures_of`: rows of one picture are not independent, and the interval allows for that
     gain = difference("gain_greedy", gain_per_row, pictures_of(rows), mark="reward")
     return {("gain_greedy", "reward"): gain}
 
@@ -406,31 +404,32 @@ def _all_questions(rows, task, overall, from_metrics, pays_text):
 
 
 def _outcome(rows, task, overall, answers):
-    """The one word for a run, a key of `outcomes`
+    """The one word for a run, a key of `outcomes`, where each word is explained
 
-    `overall` maps (column, mark) to a metric, `answers` the name of a question to yes, no or cannot tell.
-    What would make a gain worthless, such as one answer to everything, is looked for before the gain."""
+    `overall` maps (column, mark) to a metric, `answers` the name of a question to yes, no or cannot tell."""
+    # What would make a gain worthless.
     if answers["different_answers"] == "no":
-        return "collapsed"  # nearly every picture gets the same answer
-    # `truths`: how many different true answers the rows have. With one, a model that never looks is right.
-    if commonest(rows, "after_greedy", task)["truths"] == 1:
+        return "collapsed"
+    different_truths = commonest(rows, "after_greedy", task)["truths"]
+    if different_truths == 1:
         return "one truth"
-    greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
     if answers.get("paid_for_right") == "no":
-        return "gamed"  # a trained reward pays more than before, and right answers became no more
-    # the upper end of the gain's interval is below zero
-    if overall["gain_greedy", main_mark(task)]["ci95"][1] < 0:
+        return "gamed"
+
+    _, gain_high = overall["gain_greedy", main_mark(task)]["ci95"]  # upper end of the gain's interval
+    if gain_high < 0:
         return "worse"
-    rose = "yes" in (greedy, sampled)
-    if rose and answers.get("as_meant") == "no":
-        return "not as meant"  # answers that count as right became more, those to the letter did not
+
+    # Did the best guess, and did sampled answers, become right more often?
+    greedy, sampled = answers["greedy_rose"], answers.get("sampled_rose")
+    if "yes" in (greedy, sampled) and answers.get("as_meant") == "no":
+        return "not as meant"
     if greedy == "yes":
         words = {"yes": "better", "no": "no better than one answer", "cannot tell": "too few pictures"}
         return words[answers["beats_one_answer"]]
-    # Sampled answers are right more often, the best guess is not: the same guesses, given with less doubt.
-    if sampled == "yes" and greedy == "no":
-        return "surer"
-    return "not better" if greedy == "no" else "too few pictures"
+    if greedy == "no":
+        return "surer" if sampled == "yes" else "not better"
+    return "too few pictures"
 
 
 # Words
@@ -495,25 +494,25 @@ def _collapse_sentence(rows, task, change):
     """The sentences about a collapsed run: the one answer that it gives, and what its score is worth
 
     `change` says how the score changed, such as `right answers went from …`."""
-    # The answer given most often: `text` is its commonest wording, `said` what is read in it, such as "3";
-    # `count` of `n` rows got it.
+    finding = _what_is_repeated(rows, task)
+    before = _how_uniform_before(rows, task)  # a clause: how often the model gave one answer before
+    answer, share = _one_answer(rows, task)  # the best answer to everything, and its share as text
+    verb = _reaches(task)  # "is right on", or of boxes "has a mean IoU of"
+    change = change[0].upper() + change[1:]
+    return f"Collapsed: {finding} ({before}). {change}; always saying “{answer}” {verb} {share}."
+
+
+def _what_is_repeated(rows, task):
+    "A clause that says which answer a collapsed model gives, and how often"
     after = commonest(rows, "after_greedy", task)
-    row_words = _words_for_rows(rows)  # such as "held-out pictures"
-    n, quoted = after["n"], f"“{after['text']}”"
+    n, row_words = after["n"], _words_for_rows(rows)  # such as "held-out pictures"
+    quoted = f"“{after['text']}”"
     if after["said"] == "none":  # no answer could be read: no count, or no boxes
         quoted = f"what holds no answer, such as {quoted},"
     if after["count"] >= nearly_all * n:
-        how_often = f"{after['count']} of {n} {row_words}"
-        finding = f"the model says {quoted} to {how_often}, whatever the picture shows"
-    else:
-        # `_collapsed` looks at all rows together, then at each type of VQA question with its own commonest
-        # answer. Here it was the second: over all rows no answer is given that often.
-        finding = f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
-    answer, share = _one_answer(rows, task)  # the best answer to everything, and its share as text
-    verb = _reaches(task)  # "is right on", or of boxes "has a mean IoU of"
-    before = _how_uniform_before(rows, task)  # a clause: how often the model gave one answer before
-    change = change[0].upper() + change[1:]
-    return f"Collapsed: {finding} ({before}). {change}; always saying “{answer}” {verb} {share}."
+        return f"the model says {quoted} to {after['count']} of {n} {row_words}, whatever the picture shows"
+    # So `_collapsed` found an answer for each type of VQA question, not one for all rows.
+    return f"one kind of question gets one answer, such as {quoted}, on nearly all {n} {row_words}"
 
 
 def _said_to_all(rows, task):
@@ -530,17 +529,18 @@ def _how_uniform_before(rows, task):
 
 
 def _one_answer(rows, task):
-    """The best answer to everything, and the share of the main mark that it reaches, as text
+    """The best answer to everything, and its mean grade in percent, as text
 
-    VQA has a best answer for each type of question: that to the largest type is named."""
+    VQA has a best answer for each type of question; the one for most rows is returned."""
     def right(text, row):
         return grade(text, row["answer"], task)  # 0 to 1
 
-    texts = best_blind(rows, right, task)  # for each row the answer that is best for all rows of its group
-    pairs = Counter((text, row["answer"]) for text, row in zip(texts, rows))  # few: each is graded once
-    earned = [count * right(text, dict(answer=answer)) for (text, answer), count in pairs.items()]
-    commonest_text, _ = Counter(texts).most_common(1)[0]
-    return commonest_text, f"{100 * math.fsum(earned) / len(rows):.1f} %"
+    best_texts = best_blind(rows, right, task)  # for each row the text that is best for all rows of its group
+    # Many rows have the same text and truth: each such pair is graded once.
+    pairs = Counter((text, row["answer"]) for text, row in zip(best_texts, rows))
+    grades = [count * grade(text, truth, task) for (text, truth), count in pairs.items()]
+    commonest_text, _ = Counter(best_texts).most_common(1)[0]
+    return commonest_text, f"{100 * math.fsum(grades) / len(rows):.1f} %"
 
 
 def _reaches(task):

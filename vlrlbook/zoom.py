@@ -50,7 +50,7 @@ def _in_a_corner(count, rng, side):
     corner = side // corner_share  # pixels of the corner's side
     left, top = rng.choice((0, side - corner)), rng.choice((0, side - corner))
     image = Image.new("RGB", (side, side), "white")
-    # The card is seen at once, in a picture that was made small too; the discs on it are not.
+    # In a picture that is scaled down, the discs are too small to see; the card still shows where they are.
     right, bottom = left + corner - 1, top + corner - 1
     ImageDraw.Draw(image).rectangle([left, top, right, bottom], fill=card_grey)
     _draw_discs(image, count, rng, region=(left, top, corner))
@@ -62,8 +62,7 @@ def _all_over(count, rng, side):
     while True:
         image = Image.new("RGB", (side, side), "white")
         _draw_discs(image, count, rng, region=(0, 0, side))
-        # By chance all discs may lie in one corner. The picture would then be of the other kind, so draw
-        # again.
+        # If all discs happen to lie in one corner, this is a picture of the other kind: draw again.
         if _corner_with_all(image) is None:
             return image
 
@@ -109,22 +108,21 @@ def corner_of(
 
 
 def _corner_with_all(image):
-    """The corner of a picture that holds everything drawn on its white ground: left, top, right, bottom.
+    """The corner of a square white picture that holds all that is drawn in it: left, top, right, bottom.
 
-    None where the drawing reaches beyond every corner, or there is none."""
-    # `getbbox` encloses what is not 0. White is 255, so the picture is inverted first.
-    drawn = image.convert("L").point(lambda value: 255 - value).getbbox()
+    None if nothing is drawn, or if no corner holds all of it."""
+    inverted = image.convert("L").point(lambda value: 255 - value)  # white becomes 0
+    drawn = inverted.getbbox()  # the box around all pixels that are not 0; None if there are none
     if drawn is None:
         return None
     drawn_left, drawn_top, drawn_right, drawn_bottom = drawn
-    # A corner's side in pixels, a quarter of the picture's. The picture is square, so its two possible places
-    # are the same from the left and from the top.
-    corner = image.width // corner_share
-    places = 0, image.width - corner
-    for left, top in product(places, places):
-        right, bottom = left + corner, top + corner
-        begins_inside = left <= drawn_left and top <= drawn_top
-        if begins_inside and drawn_right <= right and drawn_bottom <= bottom:
+    size = image.width // corner_share  # pixels of a corner's side
+    near_and_far = 0, image.width - size  # where a corner begins, counted from the left or from the top
+    for left, top in product(near_and_far, near_and_far):
+        right, bottom = left + size, top + size
+        fits_across = left <= drawn_left and drawn_right <= right
+        fits_down = top <= drawn_top and drawn_bottom <= bottom
+        if fits_across and fits_down:
             return left, top, right, bottom
     return None
 
@@ -250,11 +248,11 @@ class Looker:
         return self._look((x1, y1, x2, y2))
 
     def _look(self, box, fault=""):
-        """Answer a call: a message whose one part is the enlarged picture of `box`, (x1, y1, x2, y2).
+        """Answer a call of the tool: return the enlarged picture of `box`, (x1, y1, x2, y2), as a message.
 
-        `fault` says why a call could not be read; then `box` is None. Raises CallRefused for any bad call."""
+        If the call cannot be read, `box` is None and `fault` says why. Raises CallRefused for a bad call."""
         self._looks += 1
-        # Each `_refuse` raises, and `_check` does so for a bad box: the end is reached by good calls alone.
+        # `_refuse` raises CallRefused, and so does `_check` for a bad box.
         if fault:
             self._refuse("malformed", fault)
         if self._looks > self._most:
@@ -267,18 +265,18 @@ class Looker:
     def _check(self, box):
         "Raise CallRefused where a box lies outside of the picture, or is empty or too thin to be shown"
         x1, y1, x2, y2 = box
-        width, height = self._eye.bounds(self._picture)  # in the model's scale
-        ends = width, height, width, height
-        # Each `_refuse` raises.
-        for name, value, end in zip(("x1", "y1", "x2", "y2"), box, ends):
-            if not 0 <= value <= end:
-                self._refuse("outside", f"{name} = {value}, 0 to {end:g}")
+        width, height = self._eye.bounds(self._picture)  # the largest x and y, in the model's scale
+        largest_values = width, height, width, height  # of x1, y1, x2, y2
+        # `_refuse` raises CallRefused.
+        for name, value, largest in zip(("x1", "y1", "x2", "y2"), box, largest_values):
+            if not 0 <= value <= largest:
+                self._refuse("outside", f"{name} = {value}, 0 to {largest:g}")
         if x2 <= x1 or y2 <= y1:
             self._refuse("swapped", "x1 < x2, y1 < y2")
         # in pixels of the picture itself
         left, top, right, bottom = rescaled(box, (width, height), self._picture.size)
-        sides = right - left, bottom - top
-        if min(sides) < 1 or max(sides) > LONGEST_SHAPE * min(sides):
+        shorter, longer = sorted((right - left, bottom - top))
+        if shorter < 1 or longer > LONGEST_SHAPE * shorter:
             self._refuse("thin", "too thin")
 
     def _refuse(self, kind, why) -> NoReturn:
@@ -298,8 +296,7 @@ def answer_call(
 
 # What the warm start of a twin is taught
 
-# Where discs are small, this share of the lessons that look does so at their corner, the others at any
-# corner.
+# Where discs are small, this share of the calls goes to the corner with the discs, the others to any corner.
 aimed = 0.95
 
 
@@ -310,26 +307,27 @@ def zoom_lessons(
     looks: int = 1,  # 0: no answer calls the tool; any other number: an answer calls it once or not at all
     aiming: bool = False,  # True: small discs alone, each looked at, to teach where to look
 ) -> tuple:  # samples, and an answer to each in the written form of `readers/turns`
-    """Questions with answers that teach a twin how to call the tool, where to look, and how to answer.
+    """Questions with answers that teach a tiny model (twin) to call the tool, to aim the call, and to answer.
 
-    Without `aiming` half of the answers call the tool, whether that is needed or not. The reward of
-    task zoom takes something off for a call: when one is worth this price is left to GRPO."""
+    Without `aiming` half of the answers call the tool, whether it is needed or not. When a call is needed
+    is learnt later, by GRPO: the reward of task zoom is lower for an answer that calls the tool."""
     samples = synthetic_zoom(n, seed, small=1.0 if aiming else 0.5)
-    share_that_looks = 1.0 if aiming else 0.5
+    share_with_call = 1.0 if aiming else 0.5
     rng, answers = random.Random(seed), []
     for sample in samples:
-        if not looks or rng.random() >= share_that_looks:  # an answer without a look
-            answers.append(sample.answer)
-            continue
-        # corner_of: the corner with all discs; None where they are large and lie over the whole picture
-        picture, corner = sample.images[0], corner_of(sample)
-        # Where discs are small nearly all looks (`aimed`) go to their corner; the others to any corner.
-        if corner is None or rng.random() >= aimed:
-            corner = _any_corner(picture, rng)
-        call = eye.said(corner, picture)  # such as "zoom(98, 0, 112, 14)"
-        turns = [("assistant", call), ("tool", "<image>"), ("assistant", sample.answer)]
-        answers.append(written(turns))
+        calls_the_tool = looks and rng.random() < share_with_call
+        answers.append(_answer_with_call(sample, eye, rng) if calls_the_tool else sample.answer)
     return samples, answers
+
+
+def _answer_with_call(sample, eye, rng):
+    "An answer that first looks at one corner of the picture, in the written form of `readers/turns`"
+    picture = sample.images[0]
+    corner = corner_of(sample)  # the corner with all discs; None where they lie over the whole picture
+    if corner is None or rng.random() >= aimed:
+        corner = _any_corner(picture, rng)
+    call = eye.said(corner, picture)  # such as "zoom(98, 0, 112, 14)"
+    return written([("assistant", call), ("tool", "<image>"), ("assistant", sample.answer)])
 
 
 def _any_corner(picture, rng):
@@ -351,16 +349,16 @@ def with_looks_drawn(
     sample: Sample,  # of any task
     answers: list | tuple = (),  # texts in the written form of `readers/turns`
     eye: Eye = None,  # of the model: its scale of coordinates, the size of its crops; None: the picture alone
-) -> Sample:  # of task zoom a copy whose picture shows the calls and, beside it, what they gave
-    "A sample as a card shows it: the first three different parts that were looked at, framed and enlarged"
+) -> Sample:  # for task zoom a copy with a picture that shows the calls; else the sample itself
+    "Mark in a sample's picture the first three different boxes of calls, and add their crops beside it"
     if sample.task != "zoom" or not sample.images or eye is None:
         return sample
-    boxes = {}  # used as a set that keeps its order
+    boxes = {}  # box of a call → None: a set that keeps its order
     for text in answers:
-        # the answer's calls for which the model got a picture
-        answered = [look for look in looks_of(text) if look.box and not look.refused]
-        boxes |= {look.box: None for look in answered}
-    first_boxes = list(boxes)[:len(LOOK_COLOURS)]  # three, since each gets a colour of its own
+        for call in looks_of(text):
+            if call.box and not call.refused:  # the model got a picture
+                boxes[call.box] = None
+    first_boxes = list(boxes)[:len(LOOK_COLOURS)]  # as many as there are colours
     return replace(sample, images=[_with_crops(sample.images[0], first_boxes, eye)])
 
 
@@ -373,23 +371,21 @@ def _with_crops(
     picture = picture.convert("RGB")
     if not boxes:
         return picture
-    side = max(1, picture.height // len(LOOK_COLOURS) - GAP)  # of a crop: three fit below one another
+    # pixels of a crop's longer side, at most, so that three fit below one another
+    side = max(1, picture.height // len(LOOK_COLOURS) - GAP)
     # 4 pixels more, so that the frame of a crop is not cut off
     whole = Image.new("RGB", (picture.width + GAP + side + 4, picture.height), "white")
     whole.paste(picture)
     draw = ImageDraw.Draw(whole)
     line = max(2, picture.width // 150)  # pixels of a frame's width
     for number, (box, colour) in enumerate(zip(boxes, LOOK_COLOURS)):
-        # The frame around what was looked at: from the model's scale, in which the picture reaches up to
-        # `eye.bounds`, to pixels.
+        # In the picture: a frame around the box, which is rescaled to pixels.
         left, top, right, bottom = rescaled(box, eye.bounds(picture), picture.size)
         draw.rectangle([left, top, right - 1, bottom - 1], outline=colour, width=line)
-        # What the model got, in the column, in a frame of the same colour: the box as large as the model sees
-        # a whole picture, made smaller where it is larger than its place in the column.
+        # In the column: what the model got, made smaller if needed, in a frame of the same colour.
         crop = eye.crop(box, picture)
         crop.thumbnail((side, side))
-        place = picture.width + GAP, number * (side + GAP)
-        whole.paste(crop, place)
-        end = place[0] + crop.width, place[1] + crop.height
-        draw.rectangle((*place, *end), outline=colour, width=line)
+        x, y = picture.width + GAP, number * (side + GAP)
+        whole.paste(crop, (x, y))
+        draw.rectangle((x, y, x + crop.width, y + crop.height), outline=colour, width=line)
     return whole

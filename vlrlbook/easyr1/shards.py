@@ -32,9 +32,7 @@ def shard_model(
     import torch.multiprocessing as mp
     folder = Path(folder)
     folder.mkdir(parents=True)
-    # Each process shards the model together with the others, and saves its own part (`_save_rank`). Forked,
-    # so that it has the model already and nothing is sent to it.
-    context = mp.get_context("fork")
+    context = mp.get_context("fork") # a forked process already has the model in its memory
     processes = []
     for rank in range(world_size):
         arguments = (model, folder, rank, world_size, replicas, engine)
@@ -43,7 +41,7 @@ def shard_model(
         processes.append(process)
     for process in processes:
         process.join(120) # seconds; a tiny model takes a few
-    # Those that still run wait for ever, for a rank that has failed.
+    # A process that still runs waits for a rank that has failed, and would do so for ever.
     for process in processes:
         process.kill()
 
@@ -77,21 +75,21 @@ def _save_rank(model, folder, rank, world_size, replicas, engine):
 
 # %% ../../nbs/09d_shards.ipynb #n11c762e
 def _fsdp(model, world_size, replicas, engine):
-    """Shard the model by FSDP 1 or FSDP 2, in a process that has joined the others
+    """Shard the model on the CPU by FSDP 1 or FSDP 2, in a process that has joined the others
 
-    On the CPU, since it is never trained: it only makes the files of `shard_model`, for tests and examples.
     With `replicas` above 1 the ranks form a mesh: (replicas, ranks that share one copy)."""
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-    # EasyR1 and verl give the mesh dimensions these names, too.
-    shape, names = (world_size,), ("fsdp",)
-    strategy = ShardingStrategy.FULL_SHARD
+    # The names of the mesh dimensions are those of EasyR1 and verl.
     if replicas > 1:
         shape, names = (replicas, world_size // replicas), ("ddp", "fsdp")
         strategy = ShardingStrategy.HYBRID_SHARD
+    else:
+        shape, names = (world_size,), ("fsdp",)
+        strategy = ShardingStrategy.FULL_SHARD
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
-    # Wrapping each layer by itself, as trainers do, changes nothing in the files (tried with both engines).
+    # With FSDP 2 each layer is wrapped by itself, as trainers do. It changes nothing in the files (tried).
     if engine == "fsdp2":
         for layer in _decoder_layers(model):
             fully_shard(layer, mesh=mesh)
@@ -189,7 +187,7 @@ def _draw_part(ax, borders, ranks, colour, height, parts):
     rectangle = Rectangle(
         (x0, y0), x1 - x0, y1 - y0, facecolor=colour, alpha=0.45, edgecolor="white", linewidth=2)
     ax.add_patch(rectangle)
-    # A part over (nearly) the whole height is a column; among more than two it is narrow: its text is turned.
+    # The text is turned in a narrow column: a high part that is one of more than two.
     is_narrow = (y1 - y0) > 0.6 * height and parts > 2
     words = f"rank {' and '.join(map(str, ranks))}\n{y1 - y0} × {x1 - x0}"
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
@@ -244,15 +242,14 @@ class Stored:
         dtype = getattr(torch, self.dtype)
         first_byte = self.offset * dtype.itemsize # of this tensor in its storage
         is_contiguous = self.plain
-        # `_fill` reads numbers into a flat tensor; `self.record` says where the storage lies in the file.
         if out is not None and is_contiguous and out.is_contiguous(): # straight into `out`, without a copy
-            _fill(out.view(-1), self.path, self.record, first_byte)
+            _fill(out.view(-1), self.path, self.record, first_byte) # `record`: where the storage lies
             return out
 
-        # Read a stretch of the storage, and look at it as a tensor of this shape.
+        # How many elements of the storage are read: from the tensor's first to its last.
         if is_contiguous:
             span = prod(self.shape)
-        else: # from its first element to its last; elements between them may belong to other tensors
+        else: # some elements between these two are not the tensor's
             span = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
         flat = torch.empty(span, dtype=dtype)
         _fill(flat, self.path, self.record, first_byte)
@@ -437,19 +434,16 @@ _unreadable = (
 
 # %% ../../nbs/09d_shards.ipynb #n7576d5c
 def _contents(records, path):
-    """The state dict of a file that torch.save wrote: key → `Stored` or stand-in
+    """The state dict of a file that torch.save wrote: key → `Stored` (a tensor), or `_StandIn` for a DTensor
 
-    A `Stored` is a tensor whose numbers are not read yet. A stand-in takes the place of a DTensor: it has the
-    fields of that, a `Stored` among them, and none of its code. The file is a ZIP archive; `records`: name of
-    an entry → (first byte, bytes, checksum). The entry data.pkl is the table of contents, and data/0, data/1,
-    … hold the numbers."""
-    # The entries stand in a folder that is named like the file when it was saved.
+    `records`: name of an entry of this ZIP archive → (first byte, bytes, checksum)."""
+    # In the archive's folder data.pkl is the table of contents; data/0, data/1, … hold the numbers.
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
     byte_order = records.get(f"{folder}byteorder") # older versions of torch write no such entry
     if byte_order and _bytes(path, byte_order) != b"little": # `_bytes` reads an entry
         raise ShardError(f"{path.name}: written on a big-endian machine")
-    storages = {} # number of a storage, as text → record
+    storages = {} # "0", "1", … → record of data/0, data/1, …
     for name, record in records.items():
         if name.startswith(f"{folder}data/"):
             storages[name.removeprefix(f"{folder}data/")] = record
@@ -569,15 +563,15 @@ def _cut_dimension(key, placement, path):
 def _mesh_ranks(device_mesh):
     """Rank numbers of a device mesh as an array, a dimension for each mesh dimension
 
-    `device_mesh`: a DeviceMesh as it was unpickled: its fields without its code, tensors as `Stored`, whose
-    `read()` reads them. The fields changed between torch 2.6 and 2.11."""
-    # 2.11 (read in its device_mesh.py) keeps all ranks in a row, and a layout: shape and strides over them.
+    `device_mesh`: an unpickled DeviceMesh, with its fields and without its code; tensors in it are `Stored`.
+    Its fields depend on the version of torch."""
+    # torch 2.11: a flat array of all ranks, and a layout: shape and strides of the mesh over it.
     if hasattr(device_mesh, "_layout"):
         ranks = device_mesh._rank_map.read().numpy()
         shape = _as_tuple(device_mesh._layout.shape)
         byte_strides = [stride * ranks.itemsize for stride in _as_tuple(device_mesh._layout.stride)]
         return np.lib.stride_tricks.as_strided(ranks, shape, byte_strides).copy()
-    # 2.6, which EasyR1 0.3.2 runs on, keeps the array itself under `mesh`, others under `_mesh`.
+    # torch 2.6, on which EasyR1 0.3.2 runs: the array itself as `mesh`; other versions: as `_mesh`.
     stored = device_mesh.mesh if hasattr(device_mesh, "mesh") else device_mesh._mesh
     return stored.read().numpy()
 
@@ -764,10 +758,8 @@ def assemble(
     "Put a tensor together from its pieces; ShardError if ranks hold different copies of the same part"
     import torch
     whole = torch.empty(shape, dtype=getattr(torch, pieces[0].stored.dtype))
-    # The place of each piece, a tuple of slices. A DTensor says it. A plain tensor does not: then `shape`
-    # tells whether it is the whole or some of its rows.
-    boxes = _boxes(pieces, shape, key)
-    # Two places are the same or have nothing in common, since tensors are cut by a grid.
+    boxes = _boxes(pieces, shape, key) # the place of each piece in the whole, a tuple of slices
+    # Pieces are either copies of the same part or do not overlap, since tensors are cut by a grid.
     first_rank = {} # borders of a part → first rank that holds it, whose numbers are taken
     for piece, box in zip(pieces, boxes):
         borders = _borders(box) # of slices, which cannot be keys before Python 3.12

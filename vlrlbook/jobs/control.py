@@ -66,34 +66,33 @@ class JobControl:
     def _give_order(self,
         row,  # of the ledger's table of jobs, read just now; None if the job is gone
     ):
-        "Order the supervisor of a job that is `cancelling` to stop it; it reads its orders in the lock file"
+        "Write an order to stop into the lock file of a `cancelling` job, where its supervisor reads it"
         if row is None or row["status"] != "cancelling":
             return  # it has ended meanwhile
         lock_file = self.data.job(row["job_id"]).lock
         try:
             give_order(lock_file, cancel_order, row["attempt"])
         except OSError as e:
-            # The folder is gone or the lock file is no file: the dispatcher will see that nobody lives there.
+            # The folder is gone, or the lock file is no file: the dispatcher will find no supervisor alive.
             logger.warning("job %s cannot be told to stop: %s", row["job_id"], e.strerror)
 
     def resume(self,
         job_id: str,  # which job
     ):
-        "Queue a job that has not completed once more; raises UnknownJob, WrongState, NoData or NoCheckpoint"
+        "Queue a job again that has not completed; raises UnknownJob, WrongState, NoData or NoCheckpoint"
         row = self.records.row(job_id)
         if row["status"] not in resumable:
             raise WrongState(f"the job is {row['status']}; "
                              "only one that was interrupted, failed or cancelled can be resumed")
         self._need_data(row)  # raises NoData if what the job trains on is gone
-        # Without a checkpoint it would begin anew, which its owner can have by submitting it again.
+        # Without a checkpoint the job would begin anew; for that its owner can submit it again.
         if newest_checkpoint(self.data.job(row["job_id"]).run) is None:
             raise NoCheckpoint("there is no whole checkpoint to resume from")
 
-        # The job waits behind all others, and nothing is left of its earlier end: neither the time for people
-        # (ended_at), nor the seconds of service by which an ended job grows old (ended_clock).
+        # The job goes to the end of the queue, and the columns about its earlier end are emptied.
         columns = dict(place=self.ledger.last_place(), restarts=0, ended_at=None, ended_clock=None,
                        error_code=None, error_message=None)
-        # False: the job is no longer in one of the resumable states, so another request was quicker.
+        # `move` returns False if another request has changed the job's state meanwhile.
         if not self.ledger.move(row["job_id"], resumable, to="queued", why="resume asked", **columns):
             raise WrongState("the job has moved meanwhile")
 
@@ -113,13 +112,12 @@ class JobControl:
         row = self.records.row(job_id)
         if row["status"] not in (*ends, "interrupted"):
             raise WrongState(f"the job is {row['status']}; cancel it first")
-        # `forget` deletes the row and notes, in the same transaction, that the folder is to go. If the server
-        # is killed after it, a folder without a row is left, and the next start removes it by the note.
-        # It returns False if the state has changed since the row was read.
+        # `forget` deletes the row and notes that the folder must go, in one transaction: if the server is
+        # killed now, the next one removes the folder. It returns False if the state has changed meanwhile.
         if not self.ledger.forget(row["job_id"], row["status"]):
             raise WrongState("the job has moved meanwhile")
-        self.data.discard(self.data.job(row["job_id"]))
-        self.ledger.removal_done(row["job_id"])
+        self.data.discard(self.data.job(row["job_id"]))  # deletes the folder
+        self.ledger.removal_done(row["job_id"])  # deletes the note
 
     def remove_if_there(self,
         job_id: str,  # of a job that had ended when the caller looked

@@ -87,12 +87,10 @@ class JobRecords:
         if status is not None and status not in states:
             raise ValueError(f"status = {status!r}{nearest(status, [*states])}")
 
-        # `after` is the number of the last row of the page before, not a count of rows: if a job is submitted
-        # between two pages, a count would show the last job of the first page on the second one again.
+        # A page begins after a row's number, not after a count of rows, which every new job would shift.
         before = int(after) if after is not None else None
         rows = self.ledger.page(status, before, limit + 1)  # one more tells whether there is a next page
         jobs = [self.shown(row) for row in rows[:limit]]  # `shown` makes a `Job` of a row
-        # The next page begins behind the last row of this one.
         has_next_page = len(rows) > limit
         next_page = str(rows[limit - 1]["number"]) if has_next_page else None
         return jobs, next_page

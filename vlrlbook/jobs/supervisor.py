@@ -78,12 +78,13 @@ def run_attempt(
     log = Log(folder.log)
     memory_kills_before = memory_kills()  # processes that the kernel has killed for want of memory
 
-    # Is there anything to do?
+    # An earlier attempt may have written its result before it was killed.
     if problem_of(folder.result) is None:  # the result is there and undamaged
-        return outcome_content("completed")  # an earlier attempt was killed after it had committed its result
+        return outcome_content("completed")
+    # The job may have been cancelled or interrupted before this process began.
     order, _ = read_order(lock)  # the other value is the attempt that it is for
     if order != run_order:
-        return stopped_by(order)  # the job was cancelled or interrupted before this process had begun
+        return stopped_by(order)
 
     try:
         request = json.loads(folder.request.read_text(encoding="utf-8"))
@@ -97,11 +98,10 @@ def run_attempt(
         return outcome_content("failed", "trainer.start", str(e))
     order = watch(trainer, log, lock, grace)  # the order that stopped it; None: it ended by itself
 
-    # Only now, when all processes of the job are dead: a child that still writes could damage the result
-    # after it was checked.
-    result_problem = problem_of(folder.result)
+    # All processes of the job are dead now, so none can damage the result after this check.
+    result_problem = problem_of(folder.result)  # None: it is there and undamaged
     if order and result_problem:
-        return stopped_by(order)  # cancelled or interrupted; a whole result counts as completed all the same
+        return stopped_by(order)  # with an undamaged result the job is completed, in spite of the order
     last_words = log.tail.decode("utf-8", "replace")
     killed_for_memory = memory_kills() > memory_kills_before
     return verdict(trainer.returncode, last_words, result_problem, killed_for_memory)
@@ -161,11 +161,10 @@ def watch(
     "Copy what a trainer prints and pass orders on, until it and all its descendants are dead"
     supervisor = os.getpid()  # this process; `tree(supervisor)` lists its descendants, without itself
     pipe = trainer.stdout.fileno()  # type: ignore[union-attr]  # started with a pipe
-    # Not blocking, because a grandchild may hold the pipe open long after the trainer has ended: to wait for
-    # the end of the pipe would be to wait for the grandchild.
+    # Not blocking, since the pipe may never end: a grandchild can hold it open after the trainer has ended.
     os.set_blocking(pipe, False)
 
-    order, deadline = None, None  # deadline: when those that have not obeyed are killed
+    order, deadline = None, None  # the first order to stop, and when all processes are killed that ignore it
     while trainer.poll() is None:
         readable, _, _ = select.select([pipe], [], [], seconds_between_orders)
         if readable:
@@ -175,15 +174,13 @@ def watch(
         if order is None and newest_order != run_order:
             order = newest_order
             deadline = time.monotonic() + grace
-            # Only a cancelled trainer gets a signal. An interrupted one reads the order itself after its
-            # current step, and saves a checkpoint before it ends.
+            # A trainer that is interrupted reads the order itself, to save a checkpoint before it ends.
             if order == cancel_order:
                 signal_all(tree(supervisor), signal.SIGTERM)
         if deadline is not None and time.monotonic() > deadline:
             signal_all(tree(supervisor), signal.SIGKILL)
 
-    # The trainer is dead. Its descendants are children of this process now (`adopt_orphans`): none of them
-    # may keep the GPU.
+    # The trainer's descendants are children of this process now (`adopt_orphans`). None may keep the GPU.
     kill_until_gone(partial(tree, supervisor))
     copy_output(pipe, log)
     return order

@@ -56,53 +56,72 @@ def _raise_error(columns, message) -> NoReturn:
 def _of_one_column(values, number):
     """The options that one column holds, as a list.
 
-    `values` may be a list, a dict, a text that writes one of these (JSON, Python), or a text in which a line
-    break, a semicolon or a bar separates the options. `number` is the row's, for an error."""
+    `values` may be a text, a dict, a list or an array. `number` is the row's, for an error."""
     if isinstance(values, str):
-        if values.strip().casefold() in _no_options:
-            return []
-        parsed = listed(values)  # a list or a dict, or None if the text writes neither
-        separator = next((mark for mark in "\n;|" if mark in values), "\n")
-        values = values.split(separator) if parsed is None else parsed
-
+        values = _of_text(values)  # a list or a dict
     if isinstance(values, dict):
-        texts = as_list(values.get("text"))  # None if there is no list
-        if texts is not None:  # the data set ARC: {"text": […], "label": ["A", …]}
-            return texts
-        by_letter = {str(key).strip().upper(): value for key, value in values.items()}
-        if set(by_letter) <= set(_letters):  # {"A": …, "B": …}, in whatever order
-            # Always ten, from A to J, None for a missing one: `row_options` drops these at the end.
-            return [by_letter.get(letter) for letter in _letters]
-        return list(values.values())
-
+        return _of_dict(values)
     options = as_list(values)  # None if it is neither a list nor an array
     if options is None:
         raise DataError("vqa.options", f"options are a {type(values).__name__}, expected a list", row=number)
     return options
 
 
+def _of_text(text):
+    "Split a text at line breaks, semicolons or bars, unless it writes a list or a dict, which is returned"
+    if text.strip().casefold() in _no_options:
+        return []
+    parsed = listed(text)  # None if the text writes neither a list nor a dict
+    if parsed is not None:
+        return parsed
+    for separator in "\n;|":
+        if separator in text:
+            return text.split(separator)
+    return [text]
+
+
+def _of_dict(values):
+    """The options of a dict such as {"A": …, "B": …}, or {"text": […]} as in the data set ARC, as a list"""
+    texts = as_list(values.get("text"))  # None if there is no list
+    if texts is not None:
+        return texts
+    by_letter = {str(key).strip().upper(): value for key, value in values.items()}
+    if set(by_letter) <= set(_letters):
+        # From A to J, with None for a missing option; `row_options` drops those at the end.
+        return [by_letter.get(letter) for letter in _letters]
+    return list(values.values())
+
+
 def _of_columns(columns):
     """The options of a row that has a column for each: option_A, Choice B, …, or A, B, …, or option1, ….
 
     Returns ten values, from A to J, None for a missing column (`row_options` drops these at the end); an
-    empty list if there are fewer than two."""
+    empty list if there are fewer than two options."""
     name_of_letter = {}  # letter → name of its column
     for name in columns.row:
-        word = str(name).strip()
-        lettered, numbered = _lettered_column.fullmatch(word), _numbered_column.fullmatch(word)
-        if lettered:
-            name_of_letter[lettered[1].upper()] = name
-        elif word in tuple(_letters):  # as in the data set MMBench
-            name_of_letter[word] = name
-        elif numbered and 1 <= int(numbered[1]) <= len(_letters):
-            letter = _letters[int(numbered[1]) - 1]  # option1 is A
+        letter = _letter_of_column(str(name).strip())
+        if letter:
             name_of_letter[letter] = name
 
     values = {letter: columns.row[name] for letter, name in name_of_letter.items()}
-    if sum(not is_nothing(value) for value in values.values()) < 2:
+    filled = [value for value in values.values() if not is_nothing(value)]
+    if len(filled) < 2:
         return []
     columns.read.update(name_of_letter.values())  # so that they are not reported as unread
     return [values.get(letter) for letter in _letters]
+
+
+def _letter_of_column(name):
+    "The letter of the option that a column holds, by the column's name; None if it holds no option"
+    lettered = _lettered_column.fullmatch(name)  # option_A, Choice B
+    if lettered:
+        return lettered[1].upper()
+    if name in tuple(_letters):  # A, B, as in the data set MMBench
+        return name
+    numbered = _numbered_column.fullmatch(name)  # option1, which is A
+    if numbered and 1 <= int(numbered[1]) <= len(_letters):
+        return _letters[int(numbered[1]) - 1]
+    return None
 
 
 def _without_letters(texts):
@@ -159,20 +178,20 @@ def option_places(
 
     "text": it is an option's text. 0 or 1: it is the position of an option, and the first option has this
     number. None: it is a position, but the rows do not show from where they count."""
-    numbered = []  # of (number, how many options, whether the number is the text of one)
+    numbered = []  # (number, options of its row), for each answer that is a number
     for answer, options in answers:
         number = whole_number(answer)
         if number is not None:
-            numbered.append((number, len(options), str(number) in options))
-    if not numbered or all(is_text for _, _, is_text in numbered):
-        return "text"
+            numbered.append((number, options))
+    if all(str(number) in options for number, options in numbered):
+        return "text"  # also if no answer is a number
 
-    # Only a file that counts from 0 has the number 0; only one that counts from 1 has the number of options.
-    from_zero = any(number == 0 for number, _, _ in numbered)
-    from_one = any(number == count for number, count, _ in numbered)
-    if from_zero == from_one:
-        return None  # neither occurs, or both
-    return 0 if from_zero else 1
+    # Of four options, the first may be called 0 and the last 4, but not in the same file.
+    counts_from_zero = any(number == 0 for number, _ in numbered)
+    counts_from_one = any(number == len(options) for number, options in numbered)
+    if counts_from_zero == counts_from_one:
+        return None  # the numbers show neither, or contradict each other
+    return 0 if counts_from_zero else 1
 
 
 def whole_number(
@@ -192,9 +211,7 @@ def chosen_option(
     raw,  # the answer as the row holds it: a text or a number
     answer: str,  # the same as text
     options: list,  # from `row_options`
-    # From `option_places`. "text": a number is an option's text. 0 or 1: it is an option's position, counted
-    # from 0 or from 1. None: a position, but it is unknown from where it counts.
-    places,  # what a number means as an answer
+    places,  # what a number means as an answer: "text", 0, 1 or None, as `option_places` returns it
     columns,  # `Columns` of the row
     notes: list,  # gets a sentence if a number became a letter
 ) -> str:  # a letter, several letters ("A, C"), or an option's text
@@ -210,9 +227,10 @@ def chosen_option(
         return answer
 
     alone = _letter_alone.fullmatch(answer.strip())  # such as "B" or "(B)"
-    letter = (alone[1] or alone[2]).upper() if alone else None
-    if letter and letter in letters:
-        return letter
+    if alone:
+        letter = (alone[1] or alone[2]).upper()  # the pattern has two groups, of which one has matched
+        if letter in letters:
+            return letter
 
     in_front = _letter_in_front.match(answer)  # such as "B. dog"
     if in_front and in_front[1].upper() in letters:
@@ -220,7 +238,7 @@ def chosen_option(
         return _letter_with_text(answer, in_front, texts, columns)
 
     if _several_letters.fullmatch(answer.strip()):  # such as "A, C" or "A and C"
-        several = re.findall("[A-J]", re.sub("and", ",", answer))
+        several = re.findall("[A-J]", answer)
         if set(several) <= set(letters):
             return ", ".join(several)
 
@@ -236,13 +254,14 @@ def _option_index(
 ):
     "Index of the option that a number names by its position; `DataError` if there is no such option"
     if first is None:
-        unknown = "an option's place, counted from 0 or from 1: write its letter or text"
-        _raise_error(columns, f"the answer {number} is {unknown}")
-    if not 0 <= number - first < len(options):
-        among = f"no place among {len(options)} options (counted from {first})"
-        _raise_error(columns, f"the answer {number} is {among}")
+        _raise_error(columns, f"the answer {number} is an option's place, counted from 0 or from 1: "
+                              "write its letter or text")
+    index = number - first
+    if not 0 <= index < len(options):
+        _raise_error(columns, f"the answer {number} is no place among {len(options)} options "
+                              f"(counted from {first})")
     notes.append(f"the answer is an option's place (from {first}) and became its letter")
-    return number - first
+    return index
 
 
 def _letter_with_text(

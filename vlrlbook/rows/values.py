@@ -49,7 +49,7 @@ def listed(
     text = text.strip()
     if not text.startswith(("[", "{")):
         return None
-    # ['yes' 'no'], without commas: a list of Python has them and does not match
+    # NumPy writes ['yes' 'no'], without commas; Python's parser would join these texts.
     parsers = (_texts_of_numpy,) if _numpy_list.fullmatch(text) else (json.loads, ast.literal_eval)
     for parse in parsers:
         try:

@@ -14,7 +14,7 @@ from .strict_json import most_json_bytes, read_json
 
 __all__ = ["QueryParameter", "query", "json_body"]
 
-_truths = {"true": True, "1": True, "false": False, "0": False}
+_bool_of_word = {"true": True, "1": True, "false": False, "0": False}
 _longest_value = 100  # letters; Python's time to read a number grows with the square of its length
 
 
@@ -39,7 +39,7 @@ def query(
     pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     seen_names = set()
     for name, text in pairs:
-        # Ignoring it would mislead: who writes `limt=2` and gets fifty rows looks for another fault.
+        # Ignoring a misspelt name such as `limt=2` would return fifty rows without a word about it.
         if name not in parameters:
             shown_name = clean(name, 60)
             advice = nearest(shown_name, list(parameters)) if parameters else ""  # ": did you mean …?"
@@ -57,7 +57,6 @@ def _value_of(name, text, parameter):
 
     `parameter` is a `QueryParameter`. Raises a Problem that says what was expected."""
     try:
-        # SettingsError: no value of the type; KeyError: a text that is neither true nor false.
         value = _converted(name, text, parameter.kind)
     except (SettingsError, KeyError, OverflowError) as error:
         expected = f"expected {parameter.kind.__name__}"
@@ -71,10 +70,9 @@ def _value_of(name, text, parameter):
 def _converted(name, text, kind):
     "Convert a text to int, float, bool or str, as settings are read; SettingsError or KeyError if it is none"
     if kind is bool:
-        return _truths[text.lower()]  # true, 1, false or 0
-    # Python needs very long to read a number of many digits, so a long text becomes an empty one: no number.
+        return _bool_of_word[text.lower()]
     if len(text) >= _longest_value:
-        text = ""
+        text = ""  # no number, because Python would need very long to read one of many digits
     return as_type(name, text, kind)
 
 

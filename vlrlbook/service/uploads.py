@@ -81,7 +81,7 @@ class Uploads:
                                self.root.name, clean(folder.name), clean(error))
         stored.sort(key=_age_order)  # the oldest first
         for upload in stored:
-            # Older versions stored no clock: such an upload counts as new, rather kept too long than lost.
+            # Older versions stored no clock: such an upload counts as new, so that it is not deleted early.
             self.born[upload["file_id"]] = upload.pop("clock", self.clock())
             # Older versions took counting ZIPs alone, and stored no kind.
             self.known[upload["file_id"]] = dict(kind="counting") | upload
@@ -254,7 +254,7 @@ class Uploads:
         """Return the file names of an upload's pictures: number of a row → name.
 
         Those of a few uploads are kept in memory, since a page of pictures asks for many rows of one."""
-        # Requests come in several threads, so the memory is asked once: another may forget the upload now.
+        # One call of `get`: between a test and a look-up, another thread could remove the entry.
         remembered = self.indexes.get(file_id)
         if remembered is not None:
             return remembered
@@ -262,10 +262,10 @@ class Uploads:
         names = {row["row"]: row["file"] for row in self._stored_rows(file_id)}
         if len(names) != self.get(file_id)["valid_images"]:
             raise Problem("file.damaged", f"{len(names)} rows are left: upload it again")
-        # The oldest are dropped, so that with this one there are at most `_most_indexes`. A dict keeps the
-        # order in which its keys came; the list is a copy, since other requests may change the dict.
-        others_that_stay = _most_indexes - 1
-        for other_id in list(self.indexes)[:-others_that_stay]:
+        # Make room: with this upload at most `_most_indexes` are remembered, and the oldest go first.
+        oldest_first = list(self.indexes)  # a copy, since other threads may change the dict
+        surplus = len(oldest_first) + 1 - _most_indexes
+        for other_id in oldest_first[:max(0, surplus)]:
             self.indexes.pop(other_id, None)
         self.indexes[file_id] = names
         return names
