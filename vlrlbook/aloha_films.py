@@ -145,13 +145,13 @@ class Script:
         return self
 
     def pick(self,
-        cube: np.ndarray, # [3] where it is believed to be
-        rotation: np.ndarray, # of the tilted gripper
-        closed: float = CLOSED, # how far it closes
+        cube: np.ndarray, # [3] metres, middle of the cube; a place beside it for a miss
+        rotation: np.ndarray, # [4] quaternion that tilts the gripper towards the table
+        closed: float = CLOSED, # opening at the end: with TOUCHING the fingers only touch the cube
     ): # self
         """Add three waypoints: open above the cube, go down, close.
 
-        They take about 170 steps; in fewer the arm, which lags behind its target, would not get there."""
+        They take about 170 steps, because the arm lags behind its target."""
         # What is not given to `move` stays as it was at the last waypoint.
         self.move(steps=90, place=cube + ABOVE, rotation=rotation, opening=OPEN)
         self.move(steps=40, place=cube + GRASP)
@@ -275,15 +275,14 @@ def _drop_at_the_meeting(cube, left: Script, right: Script, rng):
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     right.pick(cube, rotation=RIGHT_DOWN)
     right.move(steps=50, place=MEETING_PLACE)
-    # `FURTHER_LEFT` and `TAKING` are offsets in metres: where the left gripper waits, and where it closes.
-    # It waits, open, until 30 steps after the right one is at the meeting place.
+    # The left gripper waits beside the meeting place, open, until 30 steps after the right one has come.
     left.move(steps=100, place=MEETING_PLACE + FURTHER_LEFT, rotation=ON_ITS_SIDE, opening=OPEN)
     left.wait_until(right.last_step + 30)
-    # Open after 79 steps at most; the left one begins to close after 30 + 60.
+    # The right gripper opens within about 80 steps. The left one begins to close after about 30 + 60.
     right.stay(rng.integers(20, 70)) # holds the cube for so many control steps
     right.move(steps=10, opening=OPEN)
     right.move(steps=60, place=MEETING_PLACE - FURTHER_LEFT) # away to the right
-    # The left one closes where the cube would be.
+    # The left gripper closes where the cube would have been.
     left.move(steps=60, place=MEETING_PLACE + TAKING)
     left.move(steps=30, opening=CLOSED)
 
@@ -421,9 +420,8 @@ class Simulator:
         self.size = size
         world_file = str(Path(ASSETS_DIR) / "bimanual_viperx_end_effector_transfer_cube.xml")
         task = TransferCubeEndEffectorTask(random=0)
-        # TransferCubeEndEffectorTask.get_observation, read in gym-aloha 0.1.5, renders three pictures of
-        # 480 × 640 at each control step. `views` renders its own, only at the moments that are kept. If the
-        # method is renamed, films stay the same and take fifty times as long.
+        # The task's own method (gym-aloha 0.1.5) renders three pictures of 480 × 640 at each control step:
+        # films would take fifty times as long. `views` renders only the moments that are kept.
         task.get_observation = _no_observation
         # A film ends when its scripts do, so the environment's own limit must never be reached.
         no_limit = float("inf")
@@ -591,9 +589,9 @@ def _describe(folder, about):
 
 
 def _turns(only):
-    """The plans in the order in which films take them: those named in `only`, else TURNS.
+    """Names of plans, which the films of a data set take in turns: those in `only`, else TURNS.
 
-    `only` holds names with commas between; a name that is no plan is a SettingsError."""
+    `only`: names with commas between, or None. SettingsError for a name that is no key of `plans`."""
     if not only:
         return TURNS
     names = [name.strip() for name in only.split(",")]

@@ -48,14 +48,13 @@ def generate_answers(
     looks: int = 0,  # calls of the tool `zoom` in one answer; 0: there is no tool
 ) -> list:  # n texts for each sample
     "Generate answers as text; afterwards the model's mode and the global random state are as before"
-    if looks:
-        # for `generate`; answers of several turns are sampled by another function
-        options = _options(processor, temperature, max_new_tokens)
+    if looks:  # an answer may have several turns: the model's, and the tool's between them
+        options = _options(processor, temperature, max_new_tokens)  # for `model.generate`
         return _with_looks(model, processor, samples, n, options, batch_size, seed, looks)
     answers = []
-    of_samples = generate_ids(model, processor, samples, n, temperature, max_new_tokens, batch_size, seed)
-    for _, rows in of_samples:  # tokens of the prompt, and the ids of n answers
-        answers.append(processor.tokenizer.batch_decode(rows, skip_special_tokens=True))
+    generated = generate_ids(model, processor, samples, n, temperature, max_new_tokens, batch_size, seed)
+    for _, answer_ids in generated:  # for each sample: (length of its prompt, ids of its n answers)
+        answers.append(processor.tokenizer.batch_decode(answer_ids, skip_special_tokens=True))
     return answers
 
 
@@ -111,12 +110,11 @@ def _answer_ids(model, batch, options):
 
 def _options(processor, temperature, max_new_tokens):
     "Keyword arguments for transformers' `generate` that all answers of this book have; temperature 0: greedy"
-    # Tokens that mark a picture are suppressed: an answer that holds one cannot be put to the model again.
-    options = dict(max_new_tokens=max_new_tokens, repetition_penalty=1.0)
-    options |= dict(suppress_tokens=vision_marker_ids(processor), do_sample=bool(temperature))
+    options = dict(max_new_tokens=max_new_tokens, repetition_penalty=1.0, do_sample=bool(temperature))
+    # Tokens that mark a picture are never sampled: the model would look for a picture that is not there.
+    options["suppress_tokens"] = vision_marker_ids(processor)
     if temperature:
-        # Switch top-k and top-p off: a model's own generation config may have them on, and cut off rare
-        # tokens.
+        # A model's own generation config may switch top-k or top-p on, which cut off rare tokens: both off.
         options |= dict(temperature=temperature, top_k=0, top_p=1.0)
     return options
 
@@ -132,11 +130,11 @@ def _with_looks(
     seed,  # of the sampling
     looks,  # calls of the tool `zoom` in one answer, at most
 ):  # n texts for each sample
-    "Answers of a model that may call the tool `zoom`, in the written form of `readers/turns`"
-    eye = eye_of(model, processor)  # in which size and scale the model sees pictures
+    "Sample answers of a model that may call the tool `zoom`; all turns of an answer become one text"
+    eye = eye_of(model, processor)  # says in which size and scale the model sees pictures
 
-    def say(batch, answers_each):
-        "The model's next turn as text, `answers_each` times for each row of a batch"
+    def next_turns(batch, answers_each):
+        "Sample the next turn of each row of a batch, `answers_each` times, as texts"
         rows = _answer_ids(model, batch, options | dict(num_return_sequences=answers_each))
         return processor.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
@@ -145,8 +143,9 @@ def _with_looks(
         batches = range(0, len(samples), batch_size)
         description = f"{n} answers each" if options["do_sample"] else "greedy"
         for begin in progress_bar(batches, desc=description, leave=False, disable=len(batches) < 2):
-            # calls `say` for each turn, and gives the model the enlarged pictures in between
-            answers += converse(say, processor, samples[begin:begin + batch_size], n, looks, eye)
+            # `converse` calls `next_turns` for each turn, and puts the enlarged pictures in between.
+            batch_samples = samples[begin:begin + batch_size]
+            answers += converse(next_turns, processor, batch_samples, n, looks, eye)
     return answers
 
 
@@ -170,14 +169,14 @@ def predict(
 def speakers(
     base: str | Path | None,  # hub id, directory or `tiny-` and a family; None: adapter is a whole model
     adapter: str | Path | None,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
-    names: tuple = ("before", "after"),  # what the two are called
+    names: tuple = ("before", "after"),  # what the two are called; one name is enough for `base` alone
     **loading,  # for `models.load_vlm`: use_4bit, max_image_size, …
-) -> tuple:  # list of (name, model, context to enter before it speaks), processor
+) -> tuple:  # list of (name, model, context), and processor; the model answers within `with context():`
     """Load a model before and after its training.
 
-    With an adapter both are one model in memory: its context for `before` switches the adapter off."""
-    # No adapter: two whole models, or only one where the other is None, and then one name is enough.
-    if adapter is None or not Path(adapter, "adapter_config.json").exists():
+    With an adapter there is one model in memory: the context for `before` switches the adapter off."""
+    has_adapter = adapter is not None and Path(adapter, "adapter_config.json").exists()
+    if not has_adapter:  # whole models, loaded one by one; either may be None
         loaded = {}  # name → (model, processor)
         for name, folder in zip(names, (base, adapter)):
             if folder:
@@ -254,28 +253,28 @@ def ask_model(
 
 
 def _answers_of(model, processor, sample, options, sampling):
-    """One part of what `ask_model` returns: greedy, sampled, read and picture.
+    """What one model answers, as `ask_model` returns it: a dict of greedy, sampled, read and picture.
 
-    `options` are keyword arguments of `generate_answers` for all answers, `sampling` for sampled ones alone;
-    its `n` may be 0."""
-    # one sample, one answer
-    [[greedy]] = generate_answers(model, processor, [sample], **options)
+    `options`: arguments of `generate_answers` for every answer. `sampling`: further ones for the sampled
+    answers, of which there are none if its `n` is 0."""
+    [[greedy]] = generate_answers(model, processor, [sample], **options)  # one answer to one sample
     sampled = []
     if sampling["n"]:
         [sampled] = generate_answers(model, processor, [sample], **options, **sampling)
-    # Several turns, of task zoom, on one line; any other text stays as it is.
+    # Answers of task zoom may have several turns, which are joined; any other text stays as it is.
     texts = [on_one_line(text.strip()) for text in (greedy, *sampled)]
     understood = _understood(greedy, sample, model, processor)  # read and picture
     return dict(greedy=texts[0], sampled=texts[1:]) | understood
 
 
 def _understood(text, sample, model, processor):
-    "What an answer of `model` to a sample says in the form of its task: {read, picture}, see `ask_model`"
+    "Read an answer of `model` in the form of the sample's task: `read` and `picture` of `ask_model`, a dict"
     [image] = sample.images
     if sample.task == "pointing":
-        # Boxes are written in the scale of the model's family, of the picture as its processor shows it.
+        # The model writes boxes in the scale of its family, and sees the picture as its processor resizes it.
         scale = scale_of_family.get(model.config.model_type, "thousandths")
-        seen = f"[] in {scale} of {'{} x {}'.format(*shown_size(processor, image.size))}"
+        width, height = shown_size(processor, image.size)
+        seen = f"[] in {scale} of {width} x {height}"  # a truth without boxes, see `read_box_truth`
         shown = with_boxes_drawn(replace(sample, answer=seen), [text])
         return dict(read=read_in_task(text, "pointing", seen, image.size), picture=_url_of(shown))
     picture = None
@@ -287,8 +286,8 @@ def _understood(text, sample, model, processor):
 def read_in_task(
     text: str,  # an answer
     task: str,  # counting, vqa, pointing or zoom
-    seen: str = "",  # of pointing: a truth that says the scale of the model and the size in which it sees
-    size: tuple = (1, 1),  # of pointing: width and height of the picture in pixels
+    seen: str = "",  # for pointing: the model's scale and picture size, as "[] in thousandths of 112 x 112"
+    size: tuple = (1, 1),  # for pointing: width and height of the picture in pixels
 ) -> str | None:  # such as "3", "left" or "[12, 40, 31, 59] in pixels of 640 x 480"; None: it cannot be read
     """Read an answer as its task does: a count, the words in the answer's tags, or boxes.
 
@@ -296,15 +295,16 @@ def read_in_task(
     if task == "vqa":
         return final_answer(text).strip() or None
     if task != "pointing":
-        count = read_count(last_turn(text))  # of zoom what stands behind the tool's last turn
+        count = read_count(last_turn(text))  # for zoom: the text behind the tool's last turn
         return None if count is None else str(count)
     boxes = read_boxes(text).boxes
     if not boxes or any(box_fault(box) for box in boxes):
         return None
     truth = read_box_truth(seen)
-    unit = unit_of(truth.scale, truth.size)
-    of_picture = unit_of("pixels", size)
-    return box_truth([rescaled(box, unit, of_picture) for box in boxes], "pixels", size)
+    # Width and height of the whole picture, in the model's scale and in pixels.
+    in_scale, in_pixels = unit_of(truth.scale, truth.size), unit_of("pixels", size)
+    boxes_in_pixels = [rescaled(box, in_scale, in_pixels) for box in boxes]
+    return box_truth(boxes_in_pixels, "pixels", size)
 
 
 def _url_of(sample):
@@ -313,8 +313,8 @@ def _url_of(sample):
 
 
 def _as_upload(picture):
-    "A picture (path, bytes or PIL image) in RGB; `open_picture` refuses what the service's upload refuses"
-    if isinstance(picture, Image.Image):  # as a file, so that the same checks see it
+    "Open a picture (path, bytes or PIL image) as RGB, with the same checks as the service's upload"
+    if isinstance(picture, Image.Image):  # encoded first, since `open_picture` checks encoded bytes
         buffer = io.BytesIO()
         to_rgb(picture).save(buffer, "PNG")
         return open_picture(buffer.getvalue())
@@ -334,14 +334,16 @@ def system_of_run(
 
 
 def looks_of_run(
-    folder: str | Path,  # of a run, or the name of a model
+    folder: str | Path,  # the folder of a run, or the name of a model
     task: str,  # what is asked
 ) -> int:  # 0 for every task but zoom
-    "How many calls of the tool `zoom` an answer may hold: as in the model's training, else as in the preset"
+    "How many calls of the tool `zoom` an answer may hold: as in the run of `folder`, else as in the preset"
     if task != "zoom":
         return 0
-    trained = _settings_of_run(folder).get("max_looks")
-    return by_task["zoom"]["tiny"]["max_looks"] if trained is None else trained
+    max_looks = _settings_of_run(folder).get("max_looks")  # None for the name of a model
+    if max_looks is None:
+        return by_task["zoom"]["tiny"]["max_looks"]  # the preset for a GPU has the same number
+    return max_looks
 
 
 def _settings_of_run(folder):
@@ -351,10 +353,10 @@ def _settings_of_run(folder):
 
 
 def _trained_with(folder):
-    """Task, temperature, max_completion_length and max_image_size with which a model was trained.
+    """With which task, temperature, max_completion_length and max_image_size a model was trained, as a dict.
 
-    What the folder does not hold (or `folder` is the name of a model) comes from the presets."""
-    settings = _settings_of_run(folder)
+    `folder`: of a run, or the name of a model. What no run's settings say comes from the presets."""
+    settings = _settings_of_run(folder)  # empty for the name of a model
     task = settings.get("task") or "counting"
     size = settings.get("size") or ("tiny" if str(folder).startswith("tiny-") else "gpu")
     defaults = presets[size] | by_task[task][size]

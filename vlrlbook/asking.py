@@ -48,10 +48,10 @@ class _Panel:
     def answer(self,
         asked: dict,  # way of asking ("greedy", "sampled", …) → the batch's samples with that way's prompts
         seed: int,  # of the sampling
-    ) -> list:  # for each sample a dict: name and way, such as before_greedy → texts
-        "The answers of every model to a batch, in every way of asking"
+    ) -> list:  # a dict for each sample: name and way, such as before_greedy → texts
+        "Ask every model about a batch, in every way of asking"
         rows = [{} for _ in asked["greedy"]]
-        # A tuple for each model: its name, such as before, and as `speaker` what `_texts` needs to run it.
+        # For each model: its name, such as before, and in the list `speaker` what `_texts` needs to run it.
         for name, *speaker in self.speakers:
             for way, samples in asked.items():
                 texts_of_samples = self._texts(speaker, way, samples, seed)
@@ -109,10 +109,10 @@ class Pool:
         arguments = (numbers, processes, panel)
         # `_begin` loads the models in each process before it takes any work.
         self.executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=arguments)
-        # Batches that are handed out but not yet returned: two for each process, so that none waits for work.
-        # Their pictures are in memory, so no more than that.
+        # How many batches may be handed out and not yet returned. With two for each process none waits for
+        # work, and few pictures are in memory.
         self.most_pending = 2 * processes
-        # Waits until one process has loaded its models; what that raised is raised here.
+        # Wait until a process has loaded its models; an error in loading is raised here.
         with _dead_process_as_settings_error():
             self.processor = self.executor.submit(_processor).result()
 
@@ -228,17 +228,20 @@ class EnginePanel(_Panel):
     ):  # name → hub id or directory of a whole model
         """Find what vLLM can load for `base` and `adapter`.
 
-        What it cannot load (an adapter, an untrained tiny model) becomes a whole model in `self.copies`."""
+        vLLM cannot load an adapter or an untrained tiny model: these become whole models in `self.copies`."""
         before, after = names
-        copies = Path(self.copies.name)
+        copies = Path(self.copies.name)  # a temporary folder
         folders = {}
-        if base:
+        if base and str(base).startswith("tiny-"):
+            # Its weights are drawn from a seed, so there are no files yet.
+            folders[before] = str(copies / "before")
+            model, processor = load_vlm(str(base))
+            save_model(model, processor, folders[before])
+        elif base:
             folders[before] = str(base)
-            if str(base).startswith("tiny-"):  # its weights are drawn from a seed: there are no files of it
-                folders[before] = str(copies / "before")
-                model, processor = load_vlm(str(base))
-                save_model(model, processor, folders[before])
-        if adapter and Path(adapter, "adapter_config.json").exists():  # a LoRA adapter: merged into its base
+
+        if adapter and Path(adapter, "adapter_config.json").exists():
+            # A LoRA adapter is merged into a copy of its base.
             folders[after] = str(copies / "after")
             merge_lora(str(base), str(adapter), folders[after])
         elif adapter:  # a whole trained model
@@ -263,16 +266,16 @@ class EnginePanel(_Panel):
         return dict(prompt_token_ids=ids, multi_modal_data={"image": list(sample.images)})
 
     def _sampling_parameters(self, way, count, seed):
-        """vLLM's `SamplingParams` for each of `count` prompts: greedy, or several answers for "sampled".
+        """Make vLLM's `SamplingParams` for each of `count` prompts: greedy, or several answers for "sampled".
 
-        Each prompt has its own seed, since equal prompts with one seed would get equal answers."""
+        Each prompt has a seed of its own. With the same seed, equal prompts would get equal answers."""
         from vllm import SamplingParams
-        # Tokens that mark a picture are suppressed: an answer that holds one cannot be put to a model again.
+        # Tokens that mark a picture are never sampled: the model would look for a picture that is not there.
         suppressed = {token: never for token in vision_marker_ids(self.processor)}
         options = dict(max_tokens=self.sampling["max_new_tokens"], temperature=0.0, logit_bias=suppressed)
         if way == "sampled":
             options |= dict(n=self.sampling["answers"], temperature=self.sampling["temperature"])
-        return [SamplingParams(seed=seed * count + place, **options) for place in range(count)]
+        return [SamplingParams(seed=seed * count + number, **options) for number in range(count)]
 
     def close(self):
         "Free the engines and delete the merged copies"
@@ -284,10 +287,10 @@ def _engine(
     folder,  # of a whole model, or a hub id
     share,  # of the GPU's memory that this engine may take
     longest,  # tokens of prompt and answer; None: as the model allows
-):  # its method `generate`
-    "Start a vLLM engine with a model, in the number type with which transformers would load it here"
+):  # the engine's method `generate`
+    "Start a vLLM engine with a model, in the number type of this machine: bfloat16 on a GPU, else float32"
     from vllm import LLM
-    dtype = str(pick_dtype()).removeprefix("torch.")
+    dtype = str(pick_dtype()).removeprefix("torch.")  # such as "bfloat16"
     return LLM(folder, dtype=dtype, gpu_memory_utilization=share, max_model_len=longest).generate
 
 

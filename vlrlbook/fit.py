@@ -147,7 +147,7 @@ def run_of(
         # of Qwen3-VL's positions), and fake tensors have no values.
         countable = "memory is counted for Qwen2-VL and Qwen2.5-VL"
         raise SettingsError(f"model = {settings.model!r}: {countable}, this is a {family}")
-    if settings.max_looks:
+    if settings.max_looks:  # the tool `zoom` adds pictures to an answer
         raise SettingsError("max_looks: memory is counted for one picture before the answer, not for those "
                             "inside it; max_looks=0 counts the rest")
     # `size` names the preset: "tiny" for a tiny twin, else "gpu".
@@ -164,8 +164,7 @@ def _prompt(
 ):  # a dict, see `Run.prompt`
     "The longest prompt that a run is counted with, as the tensors that a processor would make of it"
     from PIL import Image
-    # The family's own processor with a small tokenizer, so that nothing is downloaded: it cuts pictures as
-    # the real one does, and which words it knows does not matter here.
+    # A tiny model's processor, so that nothing is downloaded. It cuts pictures as the real one does.
     processor = twin_processor(config.model_type)
     limit_pixels(processor, settings.max_image_size)
     draw = synthetic_counting if settings.task == "counting" else drawn_questions
@@ -177,11 +176,11 @@ def _prompt(
 
     ids = encoded["input_ids"]
     is_picture = ids == processor.image_token_id
-    # Where the pictures are matters, which words stand around them does not: every word becomes token 1.
+    # Which words a prompt has changes no memory, so every token but those of pictures becomes 1.
     ids = torch.where(is_picture, config.image_token_id, 1)
-    if text_tokens is not None:  # more text goes in front; a prompt is never made shorter
-        more = max(0, text_tokens - int((~is_picture).sum()))
-        ids = torch.cat([torch.ones(1, more, dtype=ids.dtype), ids], 1)
+    if text_tokens is not None:  # text is added in front; a prompt is never made shorter
+        missing = max(0, text_tokens - int((~is_picture).sum()))
+        ids = torch.cat([torch.ones(1, missing, dtype=ids.dtype), ids], 1)
     token_types = (ids == config.image_token_id).long()  # 1 for a picture's tokens
     patches = tuple(encoded["pixel_values"].shape)  # (patches of all pictures, numbers of a patch)
     return dict(input_ids=ids, mm_token_type_ids=token_types, image_grid_thw=encoded["image_grid_thw"],
@@ -209,13 +208,13 @@ class _Counter(TorchDispatchMode):
         return result
 
     def _add(self, storage):
-        "Count a storage until it is freed"
-        address = storage._cdata
-        if address in self.held:
+        "Count the bytes of a tensor's storage until it is freed"
+        address = storage._cdata  # identifies the storage, also that of a fake tensor
+        if address in self.held:  # address → bytes
             return  # the tensor is a view of one that is counted already
         self.held[address] = storage.nbytes()
-        self.now += storage.nbytes()
-        weakref.finalize(storage, self._drop, address)
+        self.now += storage.nbytes()  # bytes held at the moment
+        weakref.finalize(storage, self._drop, address)  # `_drop` subtracts them when the storage is freed
 
     def _drop(self, address):
         "A storage was freed: subtract its bytes"
@@ -232,9 +231,9 @@ def _faked(model, mode):
     made = {}  # id of a real tensor → its fake: a weight that two modules share gets one fake
 
     def fake(tensor):
-        "The fake tensor that replaces a real one"
+        "The fake tensor for a real one, made only once: `made` keeps it by the real tensor's id"
         if id(tensor) not in made:
-            with mode:  # a `FakeTensorMode`: what is made within it has a shape and no numbers
+            with mode:  # a `FakeTensorMode`: tensors that are made within it have a shape and no numbers
                 empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             is_weight = isinstance(tensor, torch.nn.Parameter)
             made[id(tensor)] = torch.nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
@@ -282,18 +281,16 @@ def _dropout_of_a_gpu(x, p=0.5, training=True, inplace=False):
 
 def _kernels(run):
     "Functions and constants to replace while a run is counted: (module, name) -> what stands in its place"
-    # TRL computes logits of `_chunk_words` words of the vocabulary at a time, in a buffer of that width even
-    # where the vocabulary is smaller. The system gives memory only for what is written, so the buffer is
-    # counted no wider than the vocabulary.
+    # TRL computes the logits of `_chunk_words` words at a time. With a smaller vocabulary a part of its
+    # buffer is never written and takes no memory, so it is not counted.
     words = min(_chunk_words, run.config.get_text_config().vocab_size)
     replacements = {(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"): words}
     if run.gpu:
-        # The count itself runs on a CPU, whose dropout and attention hold other tensors than a GPU's kernels.
-        # These stand-ins compute nothing and hold what the kernels hold.
-        functional, name = torch.nn.functional, "scaled_dot_product_attention"
+        # The count runs on a CPU. These stand-ins hold the tensors that a GPU's kernels would hold.
+        functional, attention = torch.nn.functional, "scaled_dot_product_attention"
         replacements[functional, "dropout"] = _dropout_of_a_gpu
-        replacements[functional, name] = _attention_of_a_gpu
-        replacements[shared_prompt, name] = _attention_of_a_gpu  # imported there by name
+        replacements[functional, attention] = _attention_of_a_gpu
+        replacements[shared_prompt, attention] = _attention_of_a_gpu  # imported there by its name
     return replacements
 
 
@@ -323,44 +320,43 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        """Measure the memory of TRL's backward: gradients have its sizes and dtypes, but are all zero.
+        """Take as much memory as TRL's backward: gradients of the same sizes and dtypes, but all zero.
 
-        No step is taken with them. As in TRL, both are held in float32 beside a chunk of the logits, and then
-        cast."""
+        TRL holds both gradients in float32 together with a chunk of logits, and casts them afterwards."""
         hidden, weight = ctx.saved_tensors
-        of_hidden = hidden.new_zeros(hidden.shape, dtype=torch.float32)
-        of_weight = None
+        hidden_grad = hidden.new_zeros(hidden.shape, dtype=torch.float32)
+        weight_grad = None
         if ctx.needs_input_grad[1]:  # the weight trains
-            of_weight = weight.new_zeros(weight.shape, dtype=torch.float32)
-        chunk = _FusedHead.chunk(hidden, weight)  # never read: held until the gradients are cast
-        if of_weight is not None:
-            of_weight = of_weight.to(weight.dtype)
+            weight_grad = weight.new_zeros(weight.shape, dtype=torch.float32)
+        chunk = _FusedHead.chunk(hidden, weight)  # never read, only held at the same time
+        if weight_grad is not None:
+            weight_grad = weight_grad.to(weight.dtype)
         del chunk
-        return of_hidden.to(hidden.dtype), of_weight
+        return hidden_grad.to(hidden.dtype), weight_grad
 
 
 def _fuse_head(model):
-    """Replace a model's `forward` by one that takes the memory of TRL's fused head on a GPU.
+    """Replace a model's `forward` by one that takes as much memory as TRL's fused head on a GPU.
 
-    The head's own kernels need a GPU. This one computes no log-probs: it returns tensors of their shape, with
-    a graph behind them, so that the memory of a step can be counted on any machine."""
+    TRL's own head needs a GPU. This one runs on any machine: in place of log-probs it returns tensors of the
+    same shape without meaning, through which backward can run."""
     plain_forward = model.forward
 
     def forward(*args, fused_lm_head=False, labels=None, **kwargs):
-        "As TRL calls it: with `fused_lm_head` it returns log-probs (here without meaning) and no logits"
+        "With `fused_lm_head`, as TRL calls it: log-probs (here without meaning) in place of logits"
         if not fused_lm_head:
             return plain_forward(*args, **kwargs)
         hidden = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
         targets = labels[:, 1:]  # each position predicts the next token
-        # Only the answers' tokens are scored: -100 marks all others.
-        places = (targets != -100).flatten().nonzero()[:, 0]
-        scored = hidden.flatten(0, 1)[places]
+        # Only the answers' tokens are scored; -100 is the label of all others.
+        scored_places = (targets != -100).flatten().nonzero()[:, 0]
+        scored_hidden = hidden.flatten(0, 1)[scored_places]
         # stands in for TRL's kernel: as much memory, and no real numbers
-        logps = _FusedHead.apply(scored, model.get_output_embeddings().weight)
-        # [rows, T - 1] again, 0 where nothing was scored
-        by_position = logps.new_zeros(targets.numel()).index_put((places,), logps).view(len(labels), -1)
-        # An entropy is a tensor of the same shape without a graph. Its numbers do not matter here.
-        return SimpleNamespace(log_probs=by_position, entropy=by_position.detach())
+        logps = _FusedHead.apply(scored_hidden, model.get_output_embeddings().weight)
+        # back to [rows, T - 1], with 0 where nothing was scored
+        all_logps = logps.new_zeros(targets.numel()).index_put((scored_places,), logps).view(len(labels), -1)
+        # TRL's entropy has the same shape, and no gradient.
+        return SimpleNamespace(log_probs=all_logps, entropy=all_logps.detach())
 
     model.forward = forward
 
@@ -437,24 +433,23 @@ def _shortened(config, layers, blocks):
     text, vision = config.get_text_config(), config.vision_config
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
-        # the first so many, from the beginning again where there are not enough
+        # one entry for each layer; the list is repeated where it is too short
         text.layer_types = [text.layer_types[i % len(text.layer_types)] for i in range(layers)]
     vision.depth = blocks
     if hasattr(vision, "fullatt_block_indexes"):
-        # Blocks attend within windows, but these see the whole picture: the last block does so in real
-        # towers.
+        # The blocks that see the whole picture, and not only windows of it. In real towers the last one does.
         vision.fullatt_block_indexes = [blocks - 1]
     if hasattr(vision, "deepstack_visual_indexes"):
-        # as many blocks as before hand their features to layers of text: now the first ones
+        # The blocks whose features go into layers of text: as many as before, now the first ones.
         vision.deepstack_visual_indexes = list(range(len(vision.deepstack_visual_indexes)))
     return config
 
 
 def _cast_for_4bit(model):
-    """Cast the weights that bitsandbytes would not quantise to float32 in place, as PEFT (0.21) does.
+    """Cast all weights to float32 in place, as PEFT (0.21) does, but those that bitsandbytes would quantise.
 
-    Returns the ids, by `id()`, of the others: of linear layers, not the head. They stay as they are, for the
-    caller only counts how many bytes they would take in 4 bits."""
+    Those are the weights of linear layers, without the head. They stay as they are, and the set of their
+    `id()`s is returned, so that the caller can count their bytes in 4 bits."""
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     quantised = {id(m.weight) for m in linears}
@@ -496,10 +491,10 @@ def _counting(
     small,  # `_Small`: `model` is the model of few layers, `core` the same without its adapter
     inputs=(),  # tensors that the model gets
 ):  # yields a `_Counter`, whose `peak` holds bytes
-    "Within the block, count the tensors that are made; weights and inputs are left out, GPU kernels imitated"
+    "Within the block, count the tensors that are made, without the model's weights and its inputs"
     counter = _Counter()
     counter.leave_out([*small.model.parameters(), *small.model.buffers(), *inputs])
-    # `_kernels`: (module, name) -> stand-in, which holds the tensors that the GPU's kernel would hold.
+    # `_kernels`: stand-ins for functions, which hold the tensors that a GPU's kernels would hold.
     with replaced_methods(_kernels(run)), counter:
         yield counter
 
@@ -510,7 +505,7 @@ def _batch(
     mode,  # `FakeTensorMode`
     answers,  # whether an answer of full length follows each prompt
 ):  # ids and mask [rows, P or P + C]; pixel_values, image_grid_thw and mm_token_type_ids as a dict
-    "Model inputs of so many rows: text as real tensors, pixels as a fake one"
+    "Model inputs for `rows` copies of the run's prompt: text as real tensors, pixels as a fake one"
     prompt = run.prompt
     C = run.C if answers else 0
     answer_ids = torch.ones(rows, C, dtype=torch.long)
@@ -519,7 +514,7 @@ def _batch(
     token_types = torch.cat([prompt["mm_token_type_ids"].expand(rows, -1), answer_types], 1)
     mask = torch.ones_like(ids)
     if answers and rows > 1:
-        # One answer is shorter, as in real batches: without padding the model would not make its large mask,
+        # One answer is shorter, as in real batches: only with padding does the model make a mask
         # [rows, 1, T, T].
         mask[0, -1] = 0
     patches, patch_size = prompt["patches"]  # of one row: how many patches, and how many numbers each has
@@ -538,67 +533,70 @@ def _trained_step(
 ):  # bytes
     "Most bytes that one forward and backward pass holds at once, without weights and optimizer state"
     core, settings = small.core, run.settings  # `core`: the model without its adapter
-    _prepare_training(run, small)  # puts TRL's head on it, which returns log-probs
-
-    # The inputs: whole prompts for each row, or where prompts are shared what one of a group needs.
-    G = settings.num_generations
-    ids, mask, fields = _batch(run, rows, mode, answers=True)
+    _prepare_training(run, small)  # the model gets TRL's head, which returns log-probs
     for weight in small.model.parameters():
         weight.grad = None  # of an earlier count
+
+    G = settings.num_generations
+    ids, mask, fields = _batch(run, rows, mode, answers=True)
     labels = ids.clone()
     labels[:, :run.P] = -100  # prompts are not scored
     features = []
     if shared:
         use_grouped_attention(small.model)
-        # One prompt and its pictures for each group: the first 1/G of each field, since `_batch` gives every
-        # row the same prompt and as many patches.
-        fields = {name: value[:len(value) // G] for name, value in fields.items()}
-        fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :run.P]
-        if not any(w.requires_grad for w in core.model.visual.parameters()):
-            # A frozen tower's features are remembered, so its run is no part of a training step. This puts a
-            # function that returns them in the place of `core.model.get_image_features`.
+        fields = _fields_of_groups(fields, G, run.P)
+        tower_trains = any(w.requires_grad for w in core.model.visual.parameters())
+        if not tower_trains:
+            # As in a real run, the tower does not run within the step: its features were remembered before.
             features = _remember(core, fields)
 
-    # The pass itself, on fake tensors. Inputs and features were there before, and are left out of the count.
+    # The forward and backward pass. Inputs and features were there before, so they are not counted.
     with _counting(run, small, inputs=[*fields.values(), *features]) as counter:
         if shared:
-            scorer = _Scorer(lambda: _autocast(run))  # the trainer's own method for whole groups
+            # the trainer's own method, which reads the prompt once for each group
+            scorer = _Scorer(lambda: _autocast(run))
             logps = scorer.logps(small.model, ids, mask, fields, run.C, G)
         else:
             with _autocast(run):
                 text = dict(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
                 logps = small.model(**text, **fields).log_probs
         logps.sum().backward()
-    vars(core.model).pop("get_image_features", None)  # undoes `_remember`: the class's own method shows again
+    vars(core.model).pop("get_image_features", None)  # undo `_remember`
     return counter.peak
+
+
+def _fields_of_groups(fields, G, P):
+    "The fields of `_batch` for one prompt (P tokens, without an answer) in each group of G rows"
+    # All rows have the same prompt and as many patches, so the first 1/G of each field will do.
+    fields = {name: value[:len(value) // G] for name, value in fields.items()}
+    fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, :P]
+    return fields
 
 
 def _prepare_training(run, small):
     """Prepare a model of few layers (`_Small`) for a training step whose memory is counted.
 
     The model gets TRL's fused head, which returns log-probs without whole logits, and gradient checkpointing
-    if the run has it. `run.gpu` says what the run is counted for; the count itself needs no GPU."""
+    if the run has it."""
     from trl.trainer.utils import add_fused_lm_head
     core = small.core  # the model without its adapter
-    # A head is put on by giving the object a `forward` of its own. That of an earlier call is taken off.
-    vars(core).pop("forward", None)
-    if run.gpu:
-        _fuse_head(core)  # a stand-in that takes as much memory: TRL's own head would start GPU kernels
+    vars(core).pop("forward", None)  # remove the head of an earlier call: it replaces the object's `forward`
+    if run.gpu:  # the run is counted for a GPU; the count itself needs none
+        _fuse_head(core)  # takes as much memory as TRL's own head, which would start GPU kernels
     else:
         add_fused_lm_head(core, outputs=("log_probs", "entropy"))
     if run.recomputes:
-        # Random states take next to no memory, and cannot be read under fake tensors.
+        # Random states are not preserved: they cannot be read under fake tensors, and take little memory.
         core.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         if run.settings.use_lora:
             small.model.enable_input_require_grads()
 
 
 def _remember(core, fields):
-    """Compute the pictures' features now, and let the model return them whenever it asks for features.
+    """Compute the features of pictures once, and let the model use these instead of running its vision tower.
 
-    So does `shared_prompt.PictureMemory` for a frozen vision tower: the training step does not run the tower.
-    `core`: the model without its adapter. Returns the features' tensors, which are there before the step, so
-    that the caller leaves them out of its count."""
+    `shared_prompt.PictureMemory` does so in a real run. `core`: the model without its adapter. Returns the
+    features' tensors, so that the caller can leave them out of its count."""
     with torch.no_grad():
         features = core.model.get_image_features(fields["pixel_values"], fields["image_grid_thw"])
 
@@ -617,18 +615,19 @@ def _prefill(
     mode,  # `FakeTensorMode`
 ):  # (most bytes at once, bytes of the cache)
     "Memory of reading prompts into a cache, as sampling does before the first token"
-    # As `_trained_step` leaves it, `core` has a fused head and perhaps gradient checkpointing.
-    vars(small.core).pop("forward", None)  # the method of its class shows again
+    # Undo `_prepare_training`: remove the fused head, which replaces `forward`, and gradient checkpointing.
+    vars(small.core).pop("forward", None)
     small.core.gradient_checkpointing_disable()
     ids, mask, fields = _batch(run, rows, mode, answers=False)  # pixels are a fake tensor, without numbers
     positions = prompt_positions(small.model, ids, mask, fields)
     fields |= dict(position_ids=positions, use_cache=True, logits_to_keep=1)
-    # The inputs exist before, so they are not counted: above all the pixels. Ids and mask take a few KB.
+    # The inputs were there before, so they are not counted: above all the pixels.
     inputs = [value for value in fields.values() if torch.is_tensor(value)]
     with torch.no_grad(), _counting(run, small, inputs) as counter, _autocast(run):
         out = small.model(input_ids=ids, attention_mask=mask, **fields)
     cache_layers = getattr(out, cache_keyword(small.model)).layers
-    return counter.peak, sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_layers)
+    cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_layers)
+    return counter.peak, cache_bytes
 
 
 def _logits(
@@ -640,14 +639,13 @@ def _logits(
 ):  # bytes
     "Most bytes that the vocabulary head holds at once, from hidden states to log-probs and in backward"
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-    # `small.core` is the model with few layers, of fake tensors, so the head needs no memory. Its weight is
-    # [words, size], whole however few the layers are.
+    # [words, size], a fake tensor. The small model has fewer layers, but the whole vocabulary head.
     weight = small.core.get_output_embeddings().weight
     P, C = run.P, run.C  # tokens of a prompt and of an answer
-    # On a GPU only the answers' tokens are scored; on a CPU TRL 1.16 scores every position that is read, but
-    # for the last of a row, which predicts nothing.
-    all_positions = rows * C if shared else rows * (P + C - 1)
-    tokens = rows * C if run.gpu else all_positions
+    # How many tokens are scored. On a CPU TRL 1.16 scores all that are read (but the last of a row, which
+    # predicts nothing), and with shared prompts only answers are read in this pass.
+    scores_prompts = not run.gpu and not shared
+    tokens = rows * (P + C - 1) if scores_prompts else rows * C
     with mode:  # fake tensors: shapes without numbers
         hidden = torch.empty(tokens, weight.shape[1], dtype=torch.bfloat16 if run.gpu else torch.float32)
         targets = torch.empty(tokens, dtype=torch.long)
@@ -682,25 +680,26 @@ class _Counted:
         self.run, self.shared, self.mode = run, shared, FakeTensorMode(allow_non_fake_inputs=True)
         self.measured = {}  # ("training" or "reading", rows) → what was measured on each small model
         text, vision = run.config.get_text_config(), run.config.vision_config
-        # Fewest layers and blocks to build. Qwen3-VL needs a layer for each block that hands features to one.
-        least = max(2, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
-        # With gradient checkpointing (`recomputes`) a prompt's cache grows with each layer, and from some
-        # number of layers on it decides the peak of a step. In a smaller model the peak lies at another
-        # moment, and what is measured there cannot be scaled up. Four layers are enough: in tests/test_fit.py
-        # what is counted so is within 1 % of a Qwen2.5-VL of seven layers that is built as a whole.
-        few = max(least, 4) if shared and run.recomputes else least
-        more_layers, more_blocks = text.num_hidden_layers - few, vision.depth - least
+        # The smallest model to build. Qwen3-VL needs a layer for each block that hands features to one.
+        min_blocks = max(2, len(getattr(vision, "deepstack_visual_indexes", None) or ()))
+        min_layers = min_blocks
+        if shared and run.recomputes:
+            # With gradient checkpointing the prompt's cache decides the peak of a step, but not in a model of
+            # very few layers. Four are enough: tests/test_fit.py compares the result with a whole model.
+            min_layers = max(min_blocks, 4)
+
+        more_layers, more_blocks = text.num_hidden_layers - min_layers, vision.depth - min_blocks
         if more_layers <= 2 and more_blocks <= 2:  # so small a model is built as a whole
             self.parts = [(_small(run, text.num_hidden_layers, vision.depth, self.mode), 1)]
         else:
-            # All layers take the same, and so do all blocks. With base for the smallest model, a for one with
-            # a layer more, and b for one with a block more:
-            # whole = base + more_layers · (a - base) + more_blocks · (b - base)
-            #       = (1 - more_layers - more_blocks) · base + more_layers · a + more_blocks · b
+            # All layers take the same, and so do all blocks. So three models are enough: the smallest one,
+            # one with a layer more, one with a block more.
+            # whole = smallest + more_layers · (layer_more - smallest) + more_blocks · (block_more - smallest)
+            # The factors below are those of this sum, collected for each model.
             sizes = [  # layers, blocks, factor
-                (few, least, 1 - more_layers - more_blocks),
-                (few + 1, least, more_layers),
-                (few, least + 1, more_blocks),
+                (min_layers, min_blocks, 1 - more_layers - more_blocks),
+                (min_layers + 1, min_blocks, more_layers),
+                (min_layers, min_blocks + 1, more_blocks),
             ]
             self.parts = []
             for layers, blocks, factor in sizes:
@@ -865,7 +864,11 @@ def will_fit(
     counted = {"stock": _Counted(run, shared=False)}
     if settings.attention in ("auto", "sdpa"):
         counted["shared"] = _Counted(run, shared=True)  # other attention functions cannot share a prompt
-    ways, largest = [], {}  # rows of the result; way → for each size the most groups that one pass may hold
+    # Bytes of each card that the run may use: without vLLM's share, and without `_left_free_gb`.
+    usable = [_usable_bytes(run, size) for size in sizes]
+
+    ways = []  # a row for "stock", and one for "shared" where prompts can be shared
+    largest_groups = {}  # "stock" or "shared" → for each card the most groups that one pass may hold
     for way, of_way in counted.items():
         # answers in a forward pass, and forward passes in a step
         rows, passes = whole_groups(replace(settings, shared_prompt=way == "shared"))
@@ -875,18 +878,16 @@ def will_fit(
         parts = memory_of_step(of_way, rows, passes)  # part → bytes; "most" is the peak
         gigabytes = {part: size / GiB for part, size in parts.items()}
         ways.append(dict(way=way, rows=rows, passes=passes) | gigabytes)
-        largest[way] = _largest_groups(of_way, [_usable_bytes(run, size) for size in sizes])
+        largest_groups[way] = _largest_groups(of_way, usable)
 
-    # For each card: whether either way fits as it is set, and how many groups would fit into one pass.
+    # For each card: whether the run fits as it is set, and how many groups would fit into one pass.
     rows_of_cards = []
     for number, size in enumerate(sizes):
         row = dict(gb=size)
-        # Bytes, without vLLM's share and `_left_free_gb` for what is not counted, such as the CUDA context.
-        usable = _usable_bytes(run, size)
         for row_of_way in ways:
-            way = row_of_way["way"]  # "stock" or "shared"
-            row[f"{way}_fits"] = row_of_way["most"] * GiB <= usable
-            row[f"{way}_groups"] = largest[way][number]
+            way = row_of_way["way"]
+            row[f"{way}_fits"] = row_of_way["most"] * GiB <= usable[number]
+            row[f"{way}_groups"] = largest_groups[way][number]
         rows_of_cards.append(row)
 
     facts = dict(model=settings.model, prompt_tokens=run.P, answer_tokens=run.C, G=settings.num_generations,
@@ -909,17 +910,15 @@ def _largest_groups(
     "The most groups that fit under each limit when a step is a single forward pass"
     G = counted.run.settings.num_generations
     largest = []
-    # Memory grows by the same amount with each group, so two counts give a straight line. For a large batch
-    # the line is too high, and the result perhaps too small: from `_chunk_tokens` tokens on TRL's buffer of
-    # logits no longer grows. Training and sampling have a line each: which of the two needs more may change
-    # with the number of groups.
-    of_one_group, of_two = (memory_of_step(counted, groups * G, passes=1) for groups in (1, 2))
+    # Memory grows by the same amount with each group, so counting one and two groups is enough. For large
+    # batches the result may be too small: TRL's buffer of logits stops growing at `_chunk_tokens` tokens.
+    one_group, two_groups = (memory_of_step(counted, groups * G, passes=1) for groups in (1, 2))
     for limit in limits:
-        fits = []
+        fits = []  # how many groups fit in training, and in sampling
         for part in ("training", "sampling"):
-            of_each_more = of_two[part] - of_one_group[part]
-            # one group, and as many more as there is room for behind it; below 1 where there is none for it
-            fits.append(int(1 + (limit - of_one_group[part]) // of_each_more))
+            of_each_more = two_groups[part] - one_group[part]
+            more_groups = (limit - one_group[part]) // of_each_more  # below 0 if not even one group fits
+            fits.append(int(1 + more_groups))
         largest.append(max(0, min(fits)))
     return largest
 
@@ -1031,11 +1030,11 @@ def twin_run(
     settings: dict,  # of the run
     shape: dict,  # `width`, `depth` and `vocabulary`
 ) -> Run:  # on a CPU
-    """A `Run`, whose memory can be counted, for an untrained Qwen2.5-VL twin of a given shape.
+    """A `Run` for a twin of a given shape: an untrained Qwen2.5-VL of few and narrow layers.
 
-    A twin has few and narrow layers, so that its memory can be measured too, and compared with the count."""
+    It is so small that its memory can be measured, too, and compared with what is counted."""
     config = twin_config("qwen2_5_vl", twin_processor("qwen2_5_vl").tokenizer, shape["width"], shape["depth"])
-    config.get_text_config().vocab_size = shape["vocabulary"]  # larger than the twin's tokenizer needs
+    config.get_text_config().vocab_size = shape["vocabulary"]  # more words than its tokenizer has
     return run_of(read_settings(GRPOSettings, settings), config, gpu=False)
 
 
@@ -1044,9 +1043,10 @@ def counted_step(
 ) -> dict:  # from `memory_of_step`
     "Memory in bytes of one optimizer step of a run, by its parts"
     rows, passes = whole_groups(run.settings)  # answers in a forward pass, forward passes in a step
+    # Prompts are shared if that is set and possible: with these attention functions, and in whole groups.
     wanted = run.settings.shared_prompt and run.settings.attention in ("auto", "sdpa")
-    has_whole_groups = rows % run.settings.num_generations == 0
-    return memory_of_step(_Counted(run, wanted and has_whole_groups), rows, passes)
+    shared = wanted and rows % run.settings.num_generations == 0
+    return memory_of_step(_Counted(run, shared), rows, passes)
 
 
 def counted_mb(

@@ -57,8 +57,7 @@ def lesson_notebook(
         cells += _split_for_slides(chosen_cell(step, f"{name}-{number:02d}"))
     ids = set()
     for cell in cells:
-        # A cell of a chapter keeps its id there. Where two steps take two parts of one cell, they have the
-        # same id, and a notebook's ids must differ.
+        # Two steps may take parts of the same cell, but the ids in a notebook must differ.
         cell["id"] += "-more" if cell["id"] in ids else ""
         ids.add(cell["id"])
 
@@ -68,7 +67,7 @@ def lesson_notebook(
     # the first cell is the title
     book = dict(cells=[cells[0], setup, *cells[1:]], nbformat=4, nbformat_minor=5,
                 metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")))
-    # exercises emptied, their solutions folded away behind the checks
+    # `twin` empties the exercises, and puts each solution into a folded cell behind its check
     notebook = twin(book, f"{name}.ipynb")
     _add_slide_types(notebook["cells"])  # which cell begins a slide, for nbconvert
     for cell in notebook["cells"]:
@@ -123,11 +122,10 @@ def chosen_cell(
 
 
 def _part_of_text(source, part, place):
-    """Return some paragraphs of a text.
+    """Return the paragraphs of a text that `part` chooses; all of them if it is empty.
 
-    `part` is "from WORDS" (from the paragraph that begins with these words on), "until WORDS" (the paragraphs
-    before that one) or "" (all). `place` names the text, for the ValueError that is raised if the number of
-    such paragraphs is not one."""
+    "from WORDS": the paragraph that begins with WORDS and all after it. "until WORDS": all before that one.
+    Unless exactly one paragraph begins so, a ValueError is raised; `place` names the text in it."""
     if not part:
         return source
     which, _, words = part.partition(" ")

@@ -76,8 +76,8 @@ def _for_lmms_eval(
         completions = row[column]
         line = dict(doc_id=number, target=str(row["answer"]), input=row["question"])
 
-        # As lmms-eval writes it: one completion as a text, several as a list. Its other field `resps` is left
-        # out there, too, when it is equal to this one.
+        # As in lmms-eval: one completion is a text, several are a list. Its field `resps` is left out, as
+        # lmms-eval does where it is equal to this one.
         line["filtered_resps"] = completions[0] if len(completions) == 1 else completions
         line["row"] = row["row"]  # added by us: the row's number in its own file
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")

@@ -83,7 +83,7 @@ def cache_keyword(
 def shared_log_probs(
     model, # as a trainer calls it, with TRL's head on it
     bare, # the same model without what accelerate puts around it; its adapter may be on
-    ids: torch.Tensor, # [B·G, P + C], prompts padded on the left, answers on the right; equal prompts a group
+    ids: torch.Tensor, # [B·G, P + C], prompt padded on the left, answer on the right; G rows share a prompt
     mask: torch.Tensor, # [B·G, P + C]
     fields: dict, # picture fields of the prompts, one a group
     C: int, # longest answer
@@ -93,14 +93,12 @@ def shared_log_probs(
     P = ids.shape[1] - C
     prompt, prompt_mask = ids[:, :P], mask[:, :P]
     positions = prompt_positions(bare, prompt[::G], prompt_mask[::G], fields) # [::G]: one row a group
-    backbone, cache_name = _bare(bare).model, cache_keyword(bare) # without its adapter's wrapper and its head
-    # The answers' inputs: attention mask, positions, and the cache with the prompts. The prompts' own hidden
-    # states are not needed.
+    backbone, cache_name = _bare(bare).model, cache_keyword(bare) # backbone: without adapter and head
+    # answer_inputs: attention mask, positions and the cache with the prompts. Not needed: hidden states.
     _, answer_inputs = _read_prompts(backbone, cache_name, prompt, prompt_mask, positions, fields, C, G)
     rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:]) # the prompt's last token, then the answer
-    # With `fused_lm_head` TRL's head returns no logits: it gives a log-prob for each token of a row but
-    # the first: C of them. Within the block layers use the cache, even with gradient checkpointing.
-    with cache_under_checkpointing(backbone):
+    with cache_under_checkpointing(backbone): # layers use the cache, even with gradient checkpointing
+        # With `fused_lm_head` TRL's head returns no logits, but C log-probs a row: none for the first token.
         out = model(input_ids=rows, labels=labels, fused_lm_head=True, **answer_inputs)
     return out.log_probs, out.entropy
 
@@ -114,7 +112,7 @@ _token_type_fields = ("mm_token_type_ids", "token_type_ids")
 # %% ../nbs/07_shared_prompt.ipynb #n21logp2
 def _read_prompts(
     core, # inner model
-    name, # of its cache, from `cache_keyword`
+    cache_name, # of its argument that takes a cache, from `cache_keyword`
     ids, # [B·G, P], padded on the left; groups of equal rows
     mask, # [B·G, P]
     positions, # [3 or 1, B, P], from `prompt_positions`
@@ -124,16 +122,16 @@ def _read_prompts(
 ): # hidden states [B, P − 1, hidden]; inputs for the answers: attention_mask, position_ids and the cache
     """Read the first P − 1 tokens of each prompt once, into a cache that all its answers continue.
 
-    The last token predicts the first token of each answer, so it is left for `answer_rows`."""
+    The last token is read with each answer, whose first token it predicts (`answer_rows`)."""
     fields = dict(fields)
-    for name_of_types in _token_type_fields:
-        if name_of_types in fields:
-            fields[name_of_types] = fields[name_of_types][:, :-1] # a column for each token that is read
-    # The first row of each group, without its last token; positions as [3, B, P − 1] or [B, P − 1].
-    one_a_group = ids[::G, :-1], mask[::G, :-1], _as_model_takes(positions[:, :, :-1])
-    hidden, cache = read_prompt(core, name, *one_a_group, fields)
+    for name in _token_type_fields:
+        if name in fields:
+            fields[name] = fields[name][:, :-1] # without the last token, too
+    # ids, mask and positions of the first row of each group, without its last token
+    first_rows = ids[::G, :-1], mask[::G, :-1], _as_model_takes(positions[:, :, :-1])
+    hidden, cache = read_prompt(core, cache_name, *first_rows, fields)
     answer_inputs = _mask_and_positions(positions, mask, C, G)
-    answer_inputs[name] = widened(cache, G) # for B·G rows
+    answer_inputs[cache_name] = widened(cache, G) # each prompt's cache for its G answers
     return hidden, answer_inputs
 
 def _mask_and_positions(
@@ -142,10 +140,9 @@ def _mask_and_positions(
     C, # longest answer
     G, # answers to a prompt
 ): # dict of attention_mask [B·G, P + C] and position_ids of C + 1 tokens
-    """Inputs of the answers whose prompts are in a cache, but for each prompt's last token.
+    """Inputs with which answers are read after the first P − 1 tokens of their prompts, which are in a cache.
 
-    That token stands before the answer. So C + 1 tokens are read, and with the P − 1 tokens of the cache the
-    mask covers P + C."""
+    The prompt's last token stands in front of the answer, so C + 1 tokens are read. The mask covers all."""
     # An answer's padding is not masked: it stands at the end, where no token of the answer can see it.
     attention_mask = torch.cat([mask, mask.new_ones(len(mask), C)], 1)
     steps = torch.arange(C + 1, device=mask.device)
@@ -201,7 +198,8 @@ def share_attention(
 ) -> bool: # whether its prompts can be shared
     "Make a model use `grouped_attention` if it uses sdpa; a model with any other attention is not changed"
     uses_sdpa = _text_config(model)._attn_implementation in ("sdpa", attention_name)
-    can_share = cannot_share is None and cannot_cache is None and uses_sdpa # the first two: reasons, or None
+    # `cannot_share`, `cannot_cache`: what the installed transformers lacks, or None
+    can_share = cannot_share is None and cannot_cache is None and uses_sdpa
     if can_share: use_grouped_attention(model)
     return can_share
 
@@ -221,39 +219,40 @@ def sample_groups(
     eos: list, # ids that end an answer
 ) -> torch.Tensor: # [B·G, at most config.max_new_tokens]
     "Sample G answers to each prompt, which is read once; temperature, top-k, … as transformers applies them"
-    # Prompt and tokens so far, [B·G, P + t]: transformers' functions that change the scores want all of it.
-    row = prompt_ids.repeat_interleave(G, 0)
-    config, change_scores = _config_and_warpers(model, config, row) # the second: temperature, top-k, …
+    ids = prompt_ids.repeat_interleave(G, 0) # prompt and answer so far, [B·G, P + t]
+    config, change_scores = _config_and_warpers(model, config, ids) # the second applies temperature, top-k, …
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
-    name = cache_keyword(model) # of the model's argument that takes a cache
-    # The prompts are read: one row a group, and logits only for the first token of the answers.
+    cache_name = cache_keyword(model) # of the model's argument that takes a cache
+
+    # Read each prompt once; logits only of its last token, which predicts the answers' first one.
     prompt_inputs = fields | dict(position_ids=_as_model_takes(positions), use_cache=True, logits_to_keep=1)
-    prompt_inputs[name] = empty_cache(_bare(model).config)
+    prompt_inputs[cache_name] = empty_cache(_bare(model).config)
     out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt_inputs) # fills the cache, too
     scores = out.logits[:, -1].repeat_interleave(G, 0)
     # A cache of B·G rows that begins with the prompts and has room for the answers.
-    answers_cache = widened(prompt_inputs[name], G, config.max_new_tokens)
-    step_inputs = {"use_cache": True, name: answers_cache}
+    answers_cache = widened(prompt_inputs[cache_name], G, config.max_new_tokens)
+    token_inputs = {"use_cache": True, cache_name: answers_cache}
 
+    # Sample the answers, a token of all rows at a time.
     last_position = positions[:, :, -1:].repeat_interleave(G, 1) # of each prompt
     attention_mask = prompt_mask.repeat_interleave(G, 0)
     has_padding = not prompt_mask.all() # without padding a token sees all before it, and no mask is needed
-    ends = torch.tensor(eos, device=prompt_ids.device)
-    done = torch.zeros_like(row[:, 0], dtype=torch.bool)
+    eos_ids = torch.tensor(eos, device=prompt_ids.device)
+    has_ended = torch.zeros_like(ids[:, 0], dtype=torch.bool) # [B·G]
     for t in range(config.max_new_tokens):
         # [B·G]: drawn, or the likeliest
-        token = _next_token(change_scores(row, scores.float()), config.do_sample)
-        token = token.masked_fill(done, config.pad_token_id) # padding where an answer has ended
-        row = torch.cat([row, token[:, None]], 1)
-        done = done | torch.isin(token, ends)
-        if t + 1 == config.max_new_tokens or done.all(): break
-        # Read this token behind the cache; its logits are the scores of the next one.
+        token = _next_token(change_scores(ids, scores.float()), config.do_sample)
+        token = token.masked_fill(has_ended, config.pad_token_id) # padding where an answer has ended
+        ids = torch.cat([ids, token[:, None]], 1)
+        has_ended = has_ended | torch.isin(token, eos_ids)
+        if t + 1 == config.max_new_tokens or has_ended.all(): break
+        # The model reads this token, and its logits are the scores of the next one.
         if has_padding:
             attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
-        step_inputs["attention_mask"] = attention_mask if has_padding else None
-        step_inputs["position_ids"] = _as_model_takes(last_position + 1 + t) # [3, B·G, 1] or [B·G, 1]
-        scores = model(input_ids=token[:, None], **step_inputs).logits[:, -1]
-    return row[:, prompt_ids.shape[1]:]
+        token_inputs["attention_mask"] = attention_mask if has_padding else None
+        token_inputs["position_ids"] = _as_model_takes(last_position + 1 + t) # [3, B·G, 1] or [B·G, 1]
+        scores = model(input_ids=token[:, None], **token_inputs).logits[:, -1]
+    return ids[:, prompt_ids.shape[1]:]
 
 # %% ../nbs/07_shared_prompt.ipynb #n0fe045d
 def _next_token(scores, sample):
@@ -263,11 +262,10 @@ def _next_token(scores, sample):
 
 # %% ../nbs/07_shared_prompt.ipynb #nd28450b
 def _config_and_warpers(model, config, ids):
-    """What transformers' `generate` prepares: the complete GenerationConfig, and its changes to the scores.
+    """What transformers' `generate` prepares: the complete GenerationConfig, and a function for the scores.
 
-    The second is a function (ids, scores) → scores: suppressed tokens, temperature, top-k, …"""
-    # Two private methods of GenerationMixin (5.17 to 5.24). If they go, this raises, and prompts are no
-    # longer shared.
+    The function, (ids, scores) → scores, applies temperature, top-k, suppressed tokens, …"""
+    # These methods of GenerationMixin (5.17 to 5.24) are private. Without them prompts are not shared.
     core = _bare(model)
     config, _ = core._prepare_generation_config(config)
     lengths = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, device=ids.device)
@@ -283,45 +281,44 @@ class PictureMemory:
         core, # inner model of the Qwen families
         keep_mb: int = 0, # MB of features kept across batches; 0: those of one batch only
     ):
-        self.tower, self.real = core.visual, core.get_image_features
-        self.keep = keep_mb * 2**20 # bytes
+        self.tower, self.real = core.visual, core.get_image_features # `real`: the method that is replaced
+        self.keep = keep_mb * 2**20 # bytes of features that are kept across batches
         self.keys = None # of the pictures that the model reads next, in order; None: nothing is remembered
-        # Key of a picture → its features, then those of each deepstack level (Qwen3-VL); least recently used
-        # first.
+        # Key of a picture → list of its features and of those of each deepstack level (Qwen3-VL only). The
+        # least recently used stand first.
         self.known = {}
-        self.seen = 0 # pictures that the tower has computed
-        # The form of a deepstack level in this release of transformers: True, a tuple with a tensor for each
-        # picture; False, one tensor of all pictures. `_compute` sets it.
+        self.seen = 0 # how many pictures the tower has computed so far
+        # Whether a deepstack level is a tuple with a tensor for each picture (newer transformers), or one
+        # tensor. `_compute` finds out.
         self.by_picture = False
         self.output_class: Any = None # of what `get_image_features` returns
         core.get_image_features = self # whoever asks the model for features now calls `__call__` below
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
-        "Features of all pictures, in order: remembered, or computed by the tower where a picture is new"
+        "Features of all pictures, in order; the tower computes only those of new pictures"
         learns = any(p.requires_grad for p in self.tower.parameters()) # its features change with each step
         if self.keys is None or learns: return self.real(pixel_values, image_grid_thw, **kwargs)
-        # Features also depend on the number types of the computation, so these belong to the key.
+        # Features also depend on the computation's number type, so it becomes a part of the key.
         device = pixel_values.device.type
         precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         keys = [(key, precision) for key in self.keys]
 
-        # Which pictures are new. A picture may be there twice: it is computed once.
+        # Compute the new pictures and add them to `known`.
         patches = pixel_values.split(image_grid_thw.prod(-1).tolist()) # of each picture
-        places = {} # key → the last place of this picture
+        new_places = {} # key of a new picture → its place (of a picture that is there twice, the last)
         for place, (key, _) in enumerate(zip(keys, patches, strict=True)):
-            if key not in self.known: places[key] = place
-        if places:
-            new = list(places.values())
-            new_pixels = torch.cat([patches[place] for place in new])
-            # from here on `known` holds their features, too
-            self._compute(list(places), new_pixels, image_grid_thw[new], kwargs)
+            if key not in self.known: new_places[key] = place
+        if new_places:
+            places = list(new_places.values())
+            new_pixels = torch.cat([patches[place] for place in places])
+            self._compute(list(new_places), new_pixels, image_grid_thw[places], kwargs)
 
-        # The features of all pictures, in the form in which the model's own method returns them.
+        # Return the features of all pictures in the form of the model's own method.
         wanted = []
         for key in keys:
             self.known[key] = self.known.pop(key) # moves to the end: what stands first is forgotten first
             wanted.append(self.known[key])
-        features, *levels = zip(*wanted)
+        features, *levels = zip(*wanted) # each a tuple with a tensor for each picture
         output: dict = dict(pooler_output=features)
         if levels: # Qwen3-VL only
             levels = [level if self.by_picture else torch.cat(level) for level in levels]
@@ -332,14 +329,11 @@ class PictureMemory:
     def _compute(self, keys, pixels, grid, kwargs):
         "Let the tower compute pictures, and keep copies of their features in `known` under `keys`"
         out = self.real(pixels, grid, **kwargs)
-        # transformers 5.24 calls `to_tuple` on it, so it must be the model's own class
-        self.output_class = type(out)
-        # Qwen3-VL also returns features of some inner layers, called levels; the other families do not.
+        self.output_class = type(out) # `__call__` returns it: transformers 5.24 calls its `to_tuple`
+        # Qwen3-VL only: the features of some inner layers of the tower, the deepstack levels.
         levels = getattr(out, "deepstack_features", None) or []
-        # Newer releases return a tuple for each level, with a tensor for each picture; older ones a single
-        # tensor.
         self.by_picture = any(isinstance(level, tuple) for level in levels)
-        if not self.by_picture:
+        if not self.by_picture: # one tensor for each level: split it by pictures
             lengths = [len(features) for features in out.pooler_output]
             levels = [level.split(lengths) for level in levels]
         for key, *features in zip(keys, out.pooler_output, *levels):
@@ -376,12 +370,12 @@ def _remembering(memories, keys):
         for memory in memories: memory.keys = None
 
 def _picture_keys(
-    row_keys, # a number for each row of a batch; None: nothing is remembered
-    num_images, # of each row; None: there are no pictures
+    row_keys, # a number for each row of the batch; None: nothing is remembered
+    num_images, # how many pictures each row has; None: there are none
     G, # rows of a group, which have the same pictures
-    rows=slice(None), # of the batch that are meant: whole groups
-): # list of (number of the row, place of the picture in it), or None
-    "Keys of the pictures of one row a group, in order"
+    rows=slice(None), # which rows of the batch are read: whole groups
+): # list of (number from `row_keys`, place of the picture in its row), or None
+    "Keys of the pictures in the first row of each group, in order"
     if row_keys is None or num_images is None: return None
     keys = []
     for row_key, count in zip(row_keys[rows][::G], num_images[rows][::G]):
@@ -394,14 +388,13 @@ def replaced_methods(
     new: dict, # (object, name of its method) → what stands in its place
 ):
     "Within the block, objects have other methods; afterwards their own again, also after an exception"
-    # None: the object has none of its own, so the method of its class shows again when the new one is
-    # deleted.
+    # What the object itself holds under that name; None where the method is that of its class.
     own = {(owner, name): vars(owner).get(name) for owner, name in new}
     for (owner, name), method in new.items(): setattr(owner, name, method)
     try: yield
     finally:
         for (owner, name), method in own.items():
-            delattr(owner, name)
+            delattr(owner, name) # now Python finds the method of the class again
             if method is not None: setattr(owner, name, method)
 
 # %% ../nbs/07_shared_prompt.ipynb #n3e5cf9a
@@ -412,14 +405,14 @@ def _gated(act, gate, up):
 def _thrifty_forward(self, x):
     """Replaces the `forward` of a gated feed-forward layer: the same numbers, less memory until backward.
 
-    It keeps the two projections `gate` and `up`, and computes their product again in backward."""
+    It keeps the two projections `gate` and `up`, but not their product, which backward computes again."""
     gate, up = self.gate_proj(x), self.up_proj(x)
-    # `checkpoint` keeps nothing from within `_gated`, but `down_proj` would keep the product itself. `pack`
-    # and `unpack` prevent that: autograd calls them where it keeps a tensor, and where it needs it again.
+    # `checkpoint` keeps nothing of what `_gated` computes.
     product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
-    # Which storage it is. (The address of its data would not do: fake tensors have none.)
-    product_storage = product.untyped_storage()._cdata
+    product_storage = product.untyped_storage()._cdata # identifies it, also where it is a fake tensor
 
+    # `down_proj` would keep its input, the product. So autograd calls `pack` where it keeps a tensor, and
+    # `unpack` where it needs it again.
     def pack(tensor):
         "What autograd keeps of a tensor that `down_proj` needs: of the product only the shape"
         return tensor.shape if tensor.untyped_storage()._cdata == product_storage else tensor
@@ -432,9 +425,9 @@ def _thrifty_forward(self, x):
 
 # %% ../nbs/07_shared_prompt.ipynb #n359ea53
 def _thrifty(model):
-    """A context within which a model's gated feed-forward layers keep less memory for backward.
+    """Within the block, a model's gated feed-forward layers keep less for backward (`_thrifty_forward`).
 
-    It changes nothing without gradients, or with gradient checkpointing, which keeps even less."""
+    Nothing changes without gradients, or with gradient checkpointing, which keeps even less."""
     core = _bare(model)
     new_forwards = {}
     if torch.is_grad_enabled() and not _recomputes(core):
@@ -476,12 +469,12 @@ class SharedFallback(BeforeGRPOTrainer):
         If it raises on one process, all processes do so. `stage` names the work in the warning."""
         result, error = None, None
         try: result = shared_path()
-        # Without sharing even more memory is needed, so falling back would not help against these two.
+        # Out of memory: without sharing the run would need even more, so it stops.
         except (torch.OutOfMemoryError, MemoryError): raise
         except Exception as e: error = e
         if self._on_any_process(error is not None):
             cause = f"{type(error).__name__}: {str(error)[:300]}" if error else "an error on another process"
-            self._go_plain(f"{stage} raised {cause}", it_was_here=error is not None)
+            self._go_plain(f"{stage} raised {cause}", raised_here=error is not None)
             raise SharedPathFailed(self.plain_because) from error
         return result
 
@@ -501,12 +494,12 @@ class SharedFallback(BeforeGRPOTrainer):
         "Set TRL's counted numbers back to those that `_counts` returned"
         self._metrics, self.state.num_input_tokens_seen = counts
 
-    def _go_plain(self, why, it_was_here=False):
+    def _go_plain(self, why, raised_here=False):
         """Switch sharing off for the rest of the run, with a warning.
 
-        The first process prints it, and so does each on which the exception was raised (`it_was_here`)."""
-        self.sharing, self.plain_because = False, " ".join(why.split())
-        if self.accelerator.is_main_process or it_was_here:
+        The first process prints it, and so does every process where sharing raised (`raised_here`)."""
+        self.sharing, self.plain_because = False, " ".join(why.split()) # the reason in one line
+        if self.accelerator.is_main_process or raised_here:
             warn_loudly(f"shared prompt: {self.plain_because}; this run goes on the plain way, "
                         "slower but just as exact")
 
@@ -520,14 +513,13 @@ class SharedSampling(SharedFallback):
     def _tokenize_prompts(self, prompts):
         """Overrides TRL's (1.16): the prompts of all rows as (ids, pictures, the processor's other tensors).
 
-        Only the first row of each group is tokenized. Its pictures and tensors stand once for the group."""
+        Only the first row of each group is tokenized; its pictures and tensors are not repeated."""
         if not self.sharing: return super()._tokenize_prompts(prompts)
         G = self._group_size()
-        one_a_group = partial(super()._tokenize_prompts, prompts[::G])
+        tokenize_first_rows = partial(super()._tokenize_prompts, prompts[::G])
         # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
-        ids, images, fields = self._attempt("reading the prompts", one_a_group)
-        # Kept for `_PicturesOnce`, which returns it while TRL scores, instead of reading the pictures again,
-        # and which repeats the token types for every row.
+        ids, images, fields = self._attempt("reading the prompts", tokenize_first_rows)
+        # Kept for `_PicturesOnce`, so that the processor does not read the pictures again when TRL scores.
         self._fields = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
         ids_of_rows, images_of_rows = [], []
         for row in range(len(prompts)):
@@ -540,23 +532,22 @@ class SharedSampling(SharedFallback):
         """Overrides TRL's (1.16): sample answers to a batch, compute rewards and log-probs.
 
         Where sharing prompts fails, the batch is made again without it."""
-        # Taken out of the rows, so that no reward function gets it.
+        # places in the data set, taken out of the rows so that no reward function gets them
         places = [row.pop(_place_column, None) for row in inputs]
         if not self.sharing: return self._without_sharing(inputs)
         for memory in self.pictures: memory.forget() # the oldest features, beyond the memory that is allowed
-        # For each row a number by which `PictureMemory` knows its pictures, from its place in the data.
-        self._row_keys = self._keys_of(places)
-        # A failed batch is made again, and TRL would count its metrics and tokens twice. So they are copied,
-        # and set back after a failure. In training the caller, `_prepare_inputs`, does both.
+        self._row_keys = self._keys_of(places) # for each row a number by which its pictures are remembered
+        # TRL's metrics and tokens so far, so that a failed batch is not counted. None in training, where
+        # `_prepare_inputs` restores them.
         counts = None if self.model.training else self._counts()
         try:
-            # What the processor made of the pictures in `_tokenize_prompts` is used again.
+            # TRL gets the pictures as `_tokenize_prompts` has kept them.
             with _processor_replaced(self, _PicturesOnce):
                 batch = super()._generate_and_score_completions(inputs)
-            # Rows are shuffled later, and each keeps its number; `_compute_loss` reads it.
+            # The numbers go with their rows, which are shuffled before `_compute_loss` reads them.
             return batch | {"row_keys": torch.tensor(self._row_keys)}
         except SharedPathFailed:
-            if counts is None: raise
+            if counts is None: raise # to `_prepare_inputs`
             self._restore_counts(counts)
         return self._without_sharing(inputs)
 
@@ -590,13 +581,13 @@ class SharedSampling(SharedFallback):
         ids = _left_padded(prompts, self._tokenizer.pad_token_id)
         mask = _left_padded([[1] * len(prompt) for prompt in prompts], 0)
         inputs: dict = dict(prompt_ids=ids, prompt_mask=mask, fields=_tensors(multimodal_fields))
-        # transformers' method, which moves tensors to the device: TRL's of the same name would sample again
+        # transformers' own method, which moves tensors to the device (TRL's override of it samples answers)
         inputs = Trainer._prepare_inputs(self, inputs)
         inputs |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
-        # Of each row; a row without pictures has None. None for all: no row of the batch has any.
+        # How many pictures each row has; None where no row of the batch has any.
         num_images = None if images is None else [len(row or []) for row in images]
         picture_keys = _picture_keys(self._row_keys, num_images, G) # `_row_keys`: a number for each row
-        # The unwrapped model, with all weights; it keeps the features of pictures under `picture_keys`.
+        # The model is unwrapped and has all weights; it remembers the features of pictures by `picture_keys`.
         with _sampling_model(self) as model, _remembering(self.pictures, picture_keys):
             # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
             answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs))
@@ -648,12 +639,11 @@ class SharedTraining(SharedFallback):
         parts = []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            # Those of the first row of each group; token types only for the prompt, which is read with them.
+            # Picture fields and token types of the first row of each group; token types only of the prompt.
             pictures = _group_fields(fields, rows, G, P)
             arguments = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
             picture_keys = _picture_keys(self._row_keys, fields.get("num_images"), G, rows)
-            # Features of pictures that were computed for this batch, such as in sampling, are used again. (A
-            # vision tower that trains computes them anew.)
+            # A frozen vision tower's features of these pictures, such as from sampling, are used again.
             with _remembering(self.pictures, picture_keys):
                 # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
                 parts.append(self._attempt("log-probs", partial(self._group_logps, *arguments)))
@@ -663,7 +653,7 @@ class SharedTraining(SharedFallback):
     def _compute_loss(self, model, inputs):
         """Overrides TRL's (1.16), which computes the loss of a micro-batch.
 
-        Where sharing fails in it, pictures are copied to every row, as TRL needs them without sharing: in
+        Where sharing fails, TRL's own way goes on. It needs the pictures in every row, so they are copied: in
         this micro-batch and in those that are still to come."""
         if not self.sharing: return super()._compute_loss(model, inputs)
         # A number for each row by which `PictureMemory` knows its pictures; None: they are computed anew.
@@ -680,7 +670,7 @@ class SharedTraining(SharedFallback):
         ids and mask are [rows, P + C], P tokens of prompt and C of answer; `fields` are the picture inputs of
         one row for each group of G rows."""
         bare = self.accelerator.unwrap_model(model)
-        with self.accelerator.autocast(), _thrifty(bare): # `_thrifty`: less memory is kept for backward
+        with self.accelerator.autocast(), _thrifty(bare): # feed-forward layers keep less for backward
             return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
@@ -690,13 +680,13 @@ class SharedCheck(SharedFallback):
     def _compare_once(self, batch):
         """Compare log-probs with and without sharing, on the first group of a run's first batch, dropout off.
 
-        Features of pictures are computed anew: nothing here runs within `_remembering`. Raises
-        SharedPathFailed where the log-probs differ too much, or where sharing raises."""
+        Raises SharedPathFailed where they differ too much, or where sharing raises. Features of pictures are
+        computed anew, since nothing here runs within `_remembering`."""
         if self._compared: return
         self._compared, G = True, self.num_generations
         was_training, eval_group_size = self.model.training, self.num_generations_eval
         self.model.eval()
-        self.num_generations_eval = G # what `_group_size` returns in eval mode
+        self.num_generations_eval = G # `_group_size` returns it in eval mode; the batch is one of training
         try:
             # The batch as it is without sharing: with its pictures in every row.
             plain = self._attempt("copying pictures", partial(copied, batch, G))
@@ -707,7 +697,7 @@ class SharedCheck(SharedFallback):
         finally:
             self.num_generations_eval = eval_group_size
             self.model.train(was_training)
-        # The largest of all processes, so that all decide alike.
+        # The largest gap of all processes, so that all decide alike.
         gap = self.accelerator.gather(torch.tensor([gap], device=self.accelerator.device)).max().item()
         limit = _tolerance(self.model, self.args)
         if gap > limit:
@@ -727,14 +717,14 @@ class SharedCheck(SharedFallback):
     def shared_gap(self, batch, G):
         """Largest difference of a log-prob between reading a prompt once for its G answers and once for each.
 
-        It is taken over the first group of a batch that has its pictures copied to every row (`copied`)."""
+        Compared is the first group of `batch`, which has its pictures in every row (from `copied`)."""
         ids, mask, is_answer, fields = self._first_group(batch, G) # is_answer: [G, C], False on padding
         model, C = _WithoutEmptyPictures(self.model), is_answer.shape[1]
-        # A row at a time, so that this check is not what takes most memory in a run.
+        # One row at a time: this check must not need more memory than the run itself.
         options = dict(batch_size=1) | fields
         # `super()`: TRL's own method, which reads every row as a whole
         plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
-        # Only this side may fail: `_attempt` then switches sharing off and raises SharedPathFailed.
+        # If this side raises, `_attempt` switches sharing off and raises SharedPathFailed.
         shared = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
         return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
 
@@ -777,7 +767,7 @@ class _PicturesOnce:
     def __init__(self, processor, trainer): self._processor, self._trainer = processor, trainer
     def __getattr__(self, name): return getattr(self._processor, name)
     def __call__(self, *args, **kwargs):
-        # TRL asks for text alone, too; only a call with pictures is answered from what is known.
+        # TRL also calls the processor with text alone: that call goes on to the real one.
         if not kwargs.get("images"): return self._processor(*args, **kwargs)
         # What `_tokenize_prompts` got from the processor for the same pictures: one row a group.
         fields = _tensors(self._trainer._fields)
@@ -818,7 +808,7 @@ def _tensors(fields):
         "One field as a tensor"
         if torch.is_tensor(field): return field
         if isinstance(field[0], list): return _left_padded(field, 0) # token types, a list for each prompt
-        return torch.stack([torch.as_tensor(row) for row in field])
+        return torch.stack([torch.as_tensor(row) for row in field]) # a list of arrays of equal size
     return {name: as_tensor(field) for name, field in fields.items()}
 
 def _until_end(row, eos):
@@ -839,8 +829,8 @@ def _sampling_model(trainer):
     options |= dict(generation_kwargs=trainer.generation_kwargs)
     options |= dict(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
     unwrapped = unwrap_model_for_generation(wrapped, trainer.accelerator, **options)
-    # Where weights are spread over processes (FSDP), this puts together those of the outermost module, as TRL
-    # does it: `recurse=False`, since FSDP puts together each inner module when it is called.
+    # FSDP spreads weights over processes. As in TRL, those of the outermost module are gathered here; FSDP
+    # itself gathers those of an inner module when it is called (so `recurse=False`).
     all_weights = trainer._dist.summon_full_params(wrapped, recurse=False)
     with unwrapped as model, all_weights: yield model
 
@@ -882,12 +872,12 @@ def _first_rows(batch, n):
 # %% ../nbs/07_shared_prompt.ipynb #nb9f482a
 def _micro_batches(batch, G, n):
     "A batch in `n` micro-batches of whole groups of G rows; the groups are in random order"
-    groups, split = len(batch["advantages"]) // G, split_rows(batch)
+    groups, split = len(batch["advantages"]) // G, split_rows(batch) # `split`: rows can be taken from it
     first_rows = torch.randperm(groups)[:, None] * G # [groups, 1]: number of each group's first row
-    rows = (first_rows + torch.arange(G)).flatten().tolist()
-    size, micro_batches = len(rows) // n, []
-    for start in range(0, n * size, size):
-        part = take_rows(split, rows[start:start + size])
+    rows = (first_rows + torch.arange(G)).flatten().tolist() # numbers of all rows, group by group
+    rows_each, micro_batches = len(rows) // n, []
+    for start in range(0, n * rows_each, rows_each):
+        part = take_rows(split, rows[start:start + rows_each])
         micro_batches.append(join_rows(part))
     return micro_batches
 
@@ -895,10 +885,10 @@ def _group_fields(
     fields, # of B·G rows: pictures, `num_images`, token types
     rows, # slice of them that holds whole groups
     G, # rows of a group
-    length, # columns of the token types that are wanted: tokens of the prompt, or all
+    length, # columns of the token types to keep: those of the prompt, or all
 ):
     "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
-    # `split_rows` makes pixel_values and image_grid_thw lists with a tensor for each row, by `num_images`.
+    # By `num_images`, `split_rows` makes each picture field a list with a tensor for each row.
     split, of_groups = split_rows(fields), {}
     # [rows][::G]: the first row of each group
     for name in _picture_fields:
@@ -912,16 +902,16 @@ def _group_fields(
 
 # %% ../nbs/07_shared_prompt.ipynb #nb060f6c
 def copied(
-    batch: dict, # what TRL scored, a group's pictures in its first row
+    batch: dict, # what TRL scored, a group's pictures in its first row only
     G: int, # answers to a prompt
-) -> dict: # the same with the pictures copied to every row
-    "A batch as TRL has it without sharing: the pictures of a group's first row are copied to all its rows"
-    whole = {}
+) -> dict: # as TRL has a batch without sharing
+    "Copy the pictures of each group's first row to all rows of the group"
+    result = {}
     for name, field in split_rows(batch).items():
         if isinstance(field, list): # pictures, an item a row
             field = [field[row // G * G] for row in range(len(field))]
-        whole[name] = field
-    return join_rows(whole)
+        result[name] = field
+    return join_rows(result)
 
 # %% ../nbs/07_shared_prompt.ipynb #n9c24380
 def _tolerance(model, args):
@@ -936,14 +926,14 @@ def why_plain(
     "Why a run cannot share prompts; None if it can"
     model = trainer.accelerator.unwrap_model(trainer.model)
     rows, G = trainer.args.per_device_train_batch_size, trainer.num_generations # G: answers to a prompt
-    attention, kind = _text_config(model)._attn_implementation, _bare(model).config.model_type
-    # What the installed transformers lacks for sharing; None where it lacks nothing.
+    attention, family = _text_config(model)._attn_implementation, _bare(model).config.model_type
+    # Both say what the installed transformers lacks for sharing, or are None.
     if cannot_share or cannot_cache: return cannot_share or cannot_cache
     if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
     # `attention_name` is our own attention, which `use_grouped_attention` puts in the place of sdpa.
     if attention not in ("sdpa", attention_name): return f"attention is {attention}, not sdpa"
-    if kind not in tested_families: return f"not tested with {kind}"
-    # With any of these TRL takes other paths than those that the shared one replaces.
+    if family not in tested_families: return f"not tested with {family}"
+    # With any of these TRL calls other methods than those that are overridden here.
     untested = ("tools", "environment_factories", "rollout_func", "use_transformers_continuous_batching",
                 "pad_to_multiple_of", "aux_loss_enabled")
     for name in untested:
@@ -1006,8 +996,8 @@ def shared_hidden(
     answer_lengths = mask.sum(1) - prompt_lengths
     P, C = prompt_lengths.max().item(), answer_lengths.max().item()
 
-    # The prompts are padded on the left, the answers on the right. `_window` cuts equally many places out of
-    # each row, from a begin of its own; places outside of the row hold some token of it, and are masked.
+    # Cut each row in two: a prompt, padded on the left to P tokens, and an answer, padded on the right to C.
+    # `_window` takes equally many tokens of each row, from its own begin; the masks say which are padding.
     prompt, prompt_mask = _window(ids, prompt_lengths - P, P), _mask_of_first(prompt_lengths, P).flip(1)
     answers, answer_mask = _window(ids, prompt_lengths, C), _mask_of_first(answer_lengths, C)
 
@@ -1023,12 +1013,10 @@ def shared_hidden(
 
     positions = prompt_positions(backbone, prompt[::G], prompt_mask[::G], fields)
     core = _bare(backbone) # without an adapter around it
-    name = cache_keyword(backbone) # of its argument that takes a cache
-    # Hidden states come in two parts: of P − 1 tokens once a prompt, then of C + 1 tokens for each answer. A
-    # prompt's last token is read with each answer, since it predicts the answer's first token.
-    # of_prompts: [B, P − 1, hidden]; answer_inputs: attention_mask, position_ids and the cache, for B·G rows.
-    # `_read_prompts` reads the first row of each group, and needs all rows of the mask for answer_inputs.
-    of_prompts, answer_inputs = _read_prompts(core, name, prompt, prompt_mask, positions, fields, C, G)
+    cache_name = cache_keyword(backbone) # of its argument that takes a cache
+    # Each prompt is read once, but for its last token, which is read with each answer: it predicts the
+    # answer's first token. of_prompts: [B, P − 1, hidden]; answer_inputs: mask, positions and cache.
+    of_prompts, answer_inputs = _read_prompts(core, cache_name, prompt, prompt_mask, positions, fields, C, G)
     rows, _ = answer_rows(prompt, answers, answer_mask) # the prompt's last token, then the answer
     with cache_under_checkpointing(core):
         of_answers = core(input_ids=rows, **answer_inputs).last_hidden_state # [B·G, C + 1, hidden]

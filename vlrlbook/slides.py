@@ -46,7 +46,7 @@ def executed(
     book = load_notebook_node(str(path))
     if any("parameters" in cell.metadata.get("tags", []) for cell in book.cells):
         book = parameterize_notebook(book, _quick if parameters is None else parameters)
-    # if so, papermill has inserted a cell with the new values, which no slide should show
+    # the cell that papermill has inserted, with the new values, is shown on no slide
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["slideshow"] = dict(slide_type="skip")

@@ -58,7 +58,7 @@ class Key:
 def key_table(
     version: str, # 0.3.2 or current (EasyR1), or verl
 ) -> dict: # dotted key → `Key`
-    "The keys of a version that this book explains, with types, limits and meaning; of EasyR1 these are all"
+    "The explained keys of a version, with types, limits and meaning: all of EasyR1's, some of verl's"
     known = [*versions, "verl"] # `versions`: those of EasyR1
     if version not in known: # the message ends with the nearest known word: ": did you mean …?"
         raise SettingsError(f"version = {version!r}{nearest(str(version), known)}")
@@ -70,7 +70,7 @@ def key_table(
     with open(book_file(file), newline="", encoding="utf-8") as f: # a file that comes with the book
         for row in csv.DictReader(f):
             default = row[default_column]
-            if default != "absent": # the mark of a key that this version does not have
+            if default != "absent": # "absent": this version has no such key
                 table[row["key"]] = _read_key(row, default, version)
     return table
 
@@ -200,8 +200,7 @@ def short_names(
     for key, about in key_table(version).items():
         # The critic's and the reference model's keys repeat the actor's words; `lr` means the actor's.
         is_other_role = ".critic." in key or ".ref." in key or key.startswith("critic")
-        # A key of kind `auto` is set by the engine itself. One without a meaning is not explained here; verl
-        # has a thousand of these, among which hardly a last word is unique.
+        # Keys that the engine sets itself (`auto`), or that nobody has explained, get no short name.
         if about.kind != "auto" and about.meaning and not is_other_role:
             keys_of.setdefault(_last_word(key), []).append(key)
     names = {word: keys[0] for word, keys in keys_of.items() if len(keys) == 1}
@@ -335,12 +334,13 @@ def _checked_keys(given, version):
 
 # %% ../../nbs/09a_config.ipynb #n655c306
 def _plus_faults(name, table):
-    """Check a key that is written with a +, which tells Hydra to add it: a list of one message, or none
+    """Check a key that is written with + or ++; returns a list of one message, or none
 
-    Hydra refuses + for a key that its config has; ++ adds a key or sets it. `table`: key → `Key`."""
+    Hydra takes + only for a key that its config lacks, and ++ for any key. `table`: key → `Key`."""
     bare = name.lstrip("+")
-    # An unlisted key is in our table, but not in the config that Hydra reads.
-    if bare in table and bare not in unlisted_in_verl and not name.startswith("++"):
+    # The keys of `unlisted_in_verl` are in our table, but not in the config.
+    is_in_config = bare in table and bare not in unlisted_in_verl
+    if is_in_config and not name.startswith("++"):
         return [f"{name}: verl knows {bare}, so that Hydra would refuse to add it; write it without the +"]
     return []
 
@@ -370,15 +370,12 @@ def _house_of(version):
     return values
 
 def _implied_values(written, version):
-    """Values that follow from a written setting: LoRA with verl needs three others
-
-    vLLM starts with the base's own weights, they are gathered layer by layer, and the vision layers get no
-    adapter."""
+    "Values of three other settings that LoRA with verl needs; an empty dict where it is not used"
     if version != "verl" or not written.get("actor_rollout_ref.model.lora_rank"):
         return {}
-    return {"actor_rollout_ref.rollout.load_format": "safetensors",
-            "actor_rollout_ref.rollout.layered_summon": True,
-            "actor_rollout_ref.model.exclude_modules": ".*visual.*"}
+    return {"actor_rollout_ref.rollout.load_format": "safetensors", # vLLM starts with the base's own weights
+            "actor_rollout_ref.rollout.layered_summon": True, # weights are gathered layer by layer
+            "actor_rollout_ref.model.exclude_modules": ".*visual.*"} # vision layers get no adapter
 
 # %% ../../nbs/09a_config.ipynb #nf1bbff6
 def _checked_value(key, value, about):
@@ -396,8 +393,7 @@ def _checked_value(key, value, about):
     # `as_type` converts ("5e-5" becomes a float) or raises SettingsError.
     wanted_type = kind | None if about.optional else kind
     value = as_type(key, value, wanted_type)
-    # None here: it was given for a key that is not optional, or it is the text "none", which in YAML is not
-    # null.
+    # Refused: None for a key that is not optional, and the text "none", which YAML does not read as null.
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
 
@@ -639,8 +635,8 @@ def _strict_loader():
             # equal keys. `node.value`: a list of (key node, value node).
             counts: Counter = Counter()
             for key_node, _ in node.value:
-                if key_node.tag != _merge_tag:
-                    # As text, since a key may also be a list, which cannot be counted: SafeLoader refuses it.
+                if key_node.tag != _merge_tag: # all keys but <<
+                    # As text, since a key may be a list, which no dict can count. SafeLoader refuses lists.
                     counts[str(self.construct_object(key_node))] += 1
             for key, count in counts.items():
                 if count > 1:

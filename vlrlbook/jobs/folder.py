@@ -25,16 +25,15 @@ class JobFolder:
         self.parameters = self.path / "parameters.json"  # of the chapter: read by the trainer
         self.notes = self.path / "notes.json"  # what the training service told the job's owner
 
-        # Whoever holds the lock runs the job. The file's content is the order
-        # to the holder, see lock_file.py.
+        # Held by the supervisor that runs the job. The file's content is an order to it, see lock_file.py.
         self.lock = self.path / "lock"
 
         # Written by the supervisor.
         self.log = self.path / "job.log"  # what the trainer printed
         self.supervisor_log = self.path / "supervisor.log"  # what the supervisor printed: nothing, usually
         self.outcome = self.path / "outcome.json"  # how the latest attempt ended
-        # Blanks, written before the trainer starts. They are overwritten and become outcome.json, so that a
-        # full disk cannot keep the end of a job from being written down.
+        # A file of blanks, written before the trainer starts. It is overwritten at the end and renamed to
+        # outcome.json, so that the outcome has room even on a full disk.
         self.outcome_room = self.path / ".outcome"
 
         # Written by the trainer.
@@ -103,13 +102,12 @@ class DataFolder:
     def discard(self,
         folder: Path | JobFolder,  # inside the data directory
     ):
-        "Remove a folder with all its files; a kill in between never leaves half of it in its place"
-        # Removing many files takes a while, and a kill may come meanwhile. So it is renamed first, which is
-        # one act: whoever looks into jobs/ sees the whole folder or none. What a kill leaves in tmp/ is
-        # removed at the next start, which looks for folders named job-*.
-        aside = Path(tempfile.mkdtemp(prefix="job-", dir=self.tmp))
+        "Remove a folder with all its files; even if the process is killed, no half of it stays in its place"
+        # First renamed, which is a single act: in its place the folder is whole or gone. If the process is
+        # killed while it removes the files, the next start removes the rest, by the name job-* in tmp/.
+        trash = Path(tempfile.mkdtemp(prefix="job-", dir=self.tmp))
         try:
-            os.rename(folder, aside / "gone")
+            os.rename(folder, trash / "gone")
         except FileNotFoundError:
             pass  # somebody has removed it by hand already
-        shutil.rmtree(aside)
+        shutil.rmtree(trash)

@@ -38,15 +38,14 @@ class RunningJobs:
         self.logged_errors = {}  # (job_id, attempt) → text of the error that was logged last
 
     def look_at_all(self):
-        "Look at each running job once; an error with one of them is logged and does not stop the others"
+        "Check each running job once; an error with one of them is logged and does not stop the others"
         for row in self.ledger.running():
             try:
                 self.look_at(row)
             except LedgerUnavailable:
                 raise  # every other job would have the same error
             except Exception as e:
-                # Tried again at the next look. If this job's files are damaged, the other jobs must not wait
-                # until somebody has mended them.
+                # The next round tries again. The other jobs must not wait until this one's files are mended.
                 self._log_once(row, e)
 
     def _log_once(self,
@@ -64,8 +63,8 @@ class RunningJobs:
         row,  # of the ledger's table of jobs: a job that is training or cancelling
     ):
         "Find out whether a job goes on, has ended or has died, and write that into the ledger"
-        # One thread at a time, and with the row as it is now. Otherwise a request that still kills processes
-        # of a dead attempt could kill those of the next one, which the dispatcher has started meanwhile.
+        # One thread at a time, and each reads the row again: the dispatcher may have started the next attempt
+        # meanwhile, whose processes must not be killed.
         with self.looking:
             current_row = self.ledger.job(row["job_id"])
             if current_row is None or current_row["status"] not in live:
@@ -76,11 +75,10 @@ class RunningJobs:
     def _look_at_current(self,
         row,  # of the ledger's table of jobs, read just now: a job that is training or cancelling
     ):
-        "Find out what became of a job's attempt, and write it into the ledger; the caller holds `looking`"
+        "Find out what became of a job's attempt, and write it down; the caller holds the lock `self.looking`"
         folder = self.data.job(row["job_id"])
-        # The order of these two matters. A supervisor writes its outcome first and releases its lock last. If
-        # the outcome were read first, a supervisor that ends between the two would look as if it had died
-        # without an outcome.
+        # `alive` must come first. A supervisor writes its outcome and then releases its lock: in the other
+        # order, one that ends in between would seem to have died without an outcome.
         alive = self.backend.alive(folder.path, row["handle"])  # whether its supervisor lives
         outcome = Outcome.read(folder, row["attempt"])  # None where the attempt has not ended, or was killed
         if alive and outcome:
@@ -130,7 +128,7 @@ class RunningJobs:
         if state == "completed":
             columns["progress"] = 100.0
         if state == "interrupted":
-            # How often it was restarted without a new checkpoint: one that has too many gets no other.
+            # Automatic restarts without a new checkpoint: after too many the job is not restarted.
             columns["restarts"] = restarts_after(row, folder, outcome)
         why = outcome["error_code"] or outcome.get("why", "its outcome says so")
         # Changes nothing if the job is no longer running or is at a later attempt.
@@ -169,12 +167,11 @@ def restarts_after(
     folder: JobFolder,  # of that job
     outcome: dict,  # how the attempt ended; it has the key `why` only if the supervisor was killed
 ) -> int:  # for the ledger's column `restarts`; -1 is possible
-    """Count the automatic restarts of a job that gained no new checkpoint.
+    """Count the automatic restarts that brought a job no new checkpoint.
 
-    The next restart adds one (`WaitingJobs.queue_interrupted`); a job that has too many gets no other."""
+    `WaitingJobs.queue_interrupted` adds one when it restarts the job, and stops after too many."""
     if "why" not in outcome:
-        # It was stopped by order, which is no fault of the job. One less now and one more at the next start:
-        # that start is not counted.
+        # The job was stopped by order, so its next start must not count: it will add one, and this takes one.
         return row["restarts"] - 1
     newest = newest_checkpoint(folder.run)
     # The ledger's `resumed_from` is the checkpoint with which this attempt began.

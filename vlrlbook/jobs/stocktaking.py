@@ -130,7 +130,7 @@ def _submitted_at(
 
 def _columns_of(
     folder,  # JobFolder of a job whose row was lost
-    clock,  # ServiceClock: its age, if it has ended, counts from now
+    clock,  # ServiceClock: a job that has ended is kept as long as if it had ended now
 ):
     "The ledger's columns of a job, made from the files in its folder"
     attempt, outcome = _latest_attempt(folder)  # its number (0: it never started), and how it ended
@@ -147,7 +147,7 @@ def _columns_of(
         # Only the lost ledger knew on which devices it trains; `adopted_slot` is a guess, the first GPU.
         slot=adopted_slot if state == "training" else None,
         ended_clock=clock.now() if has_ended else None)
-    # current_step, loss, total_steps and progress, as the run's log has them.
+    # current_step, loss, total_steps and progress, read from the run's log.
     columns |= progress_of(folder, total=None)
     if state == "completed":
         columns["progress"] = 100.0
@@ -157,16 +157,16 @@ def _columns_of(
 def _latest_attempt(
     folder,  # JobFolder of a job whose row was lost
 ):
-    """The number of a job's latest attempt, and how that attempt ended, from the two files that say so.
+    """The number of a job's latest attempt (0: it never started), and how that attempt ended.
 
-    0 as the number means that the job never started; `_state_of` then does not look at the outcome."""
-    # When an attempt starts, its number is written into the lock file, beside the order to run or to stop.
-    # None: there is no such file, or it is damaged.
+    The lock file holds the number of the attempt that started last, outcome.json the end of an attempt."""
+    # (order to run or to stop, number); the number is None if there is no such file, or if it is damaged.
     _, started_attempt = order_of_lock_file(folder.lock)
     outcome = Outcome.read(folder, attempt=None)  # the latest that any attempt has written; None if none has
     if outcome and (started_attempt is None or started_attempt <= outcome["attempt"]):
         return outcome["attempt"], outcome
-    # The attempt that started last was cut off before it could write how it ended.
+    # The attempt that started last was cut off before it could write how it ended. (If none has started,
+    # `_state_of` does not look at the outcome.)
     return started_attempt or 0, outcome_content("interrupted")
 
 

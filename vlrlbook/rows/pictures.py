@@ -27,11 +27,11 @@ def picture_list(
     number: int = None,  # the row's line in its file, for the message of an error
     code: str = "vqa.images",  # of an error
 ) -> list:  # of paths (text) and encoded pictures (bytes)
-    "The pictures that a value of a column holds; `DataError`, which says what it is, if it is no picture"
+    "List the pictures in a value of a column; `DataError` if something in it is no picture"
     if value is None:
         return []
     if isinstance(value, str) and value.startswith(("[", "{")):
-        value = listed(value) or value  # a CSV holds a list or a dict as a text that writes it
+        value = listed(value) or value  # in a CSV a list or a dict is written as text; `listed` reads it
     if isinstance(value, (list, tuple)):
         elements = value
     elif _is_array(value):
@@ -74,9 +74,9 @@ def _picture(value, number, code):
     if text.startswith("data:"):
         return _from_data_url(text, number, code)  # the bytes in it
 
-    # In an address the mark stands among the first letters; further on it would be part of a path.
+    # "://" near the beginning makes a text an address; further on it may be part of a path.
     scheme = text.partition("://")[0].casefold() if "://" in text[:12] else ""  # such as https
-    if scheme == "file":
+    if scheme == "file":  # file://PATH
         return unquote(text[len("file://"):])
     if scheme:
         raise_error(f"an address ({text[:_most_shown]!r}): download the picture and name the file")
@@ -130,7 +130,7 @@ def _from_data_url(text, number, code):
 
 
 # First bytes of encoded pictures: PNG, JPEG, GIF, WEBP (a kind of RIFF), BMP, TIFF
-_picture_marks = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_picture_signatures = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 def _from_base64(text):
@@ -141,7 +141,7 @@ def _from_base64(text):
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return data if data.startswith(_picture_marks) else None
+    return data if data.startswith(_picture_signatures) else None
 
 
 # Where a picture is
@@ -168,7 +168,8 @@ _names_compared = 5_000  # of a folder, for a hint; comparing more would take se
 def _near_name(name, folder_names):
     """The end of a message about a missing file: ": did you mean …?" with a similar name, or an empty text.
 
-    `folder_names` are those of `_names_in`. Preferred is the same name with another suffix."""
+    `folder_names`: from `_names_in`. A file of the same name with another suffix is preferred."""
+    # `if other`: the value is None where the names of two files differ only by case
     names = [other for other in folder_names.values() if other][:_names_compared]
     stem = folded_name(Path(name).stem)
     same_stem = [other for other in names if folded_name(Path(other).stem) == stem]
@@ -255,7 +256,7 @@ def decoded(
 def _decoded_one(picture):
     """Decode one picture, a path or bytes, to see whether it is good.
 
-    Returns its `DataError` or, for a good one, whether training would misread it as it is."""
+    Returns its `DataError` if it is broken; else True if `as_meant` must convert it, or False."""
     try:
         data = _encoded(picture)
         decode_picture(data)  # `DataError` if it is broken, too large or of another format
@@ -264,18 +265,19 @@ def _decoded_one(picture):
     except DataError as error:
         return error
 
-    # A processor converts every picture to RGB. That is right for 8-bit greys, palettes and CMYK. But it
-    # turns transparent areas black, and cuts off greys above 255.
+    # In training a processor converts every picture to RGB. It turns transparent areas black, and cuts off
+    # greys above 255; other modes it converts well.
     with Image.open(BytesIO(data)) as image:
         transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-        return transparent or image.mode.startswith(("I", "F"))
+        has_deep_greys = image.mode.startswith(("I", "F"))  # more than 8 bits
+        return transparent or has_deep_greys
 
 
 def as_meant(
     picture: str | bytes,  # path or encoded picture
 ) -> bytes:  # PNG, RGB
     "Convert a picture to an upright RGB PNG: transparency on white, greys of more than 8 bits scaled to 8"
-    image, _ = decode_picture(_encoded(picture))  # upright and RGB
+    image, _ = decode_picture(_encoded(picture))  # does all of this but the encoding
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -17,7 +17,7 @@ from .request_parts import query
 
 __all__ = ["create_app"]
 
-_longest_farewell = 6.0  # seconds for jobs that are interrupted; the server itself must end within ten
+_most_seconds_to_save = 6.0  # for jobs that are interrupted; the server itself must end within ten
 _tidy_seconds = 3600
 
 
@@ -25,7 +25,7 @@ def create_app(
     settings: ServiceSettings,  # checked
     jobs,  # `vlrlbook.jobs.Jobs`: starts jobs, and keeps them in a ledger
     token: str = None,  # None: no token is asked for
-):  # FastAPI, its doors on
+):  # FastAPI, with `Doors` as its middleware
     """Build the service as an application for any ASGI server.
 
     Each row of the table `endpoints` becomes a route; its `name` is that of the method of `Service` which
@@ -35,15 +35,14 @@ def create_app(
     from starlette.exceptions import HTTPException
     service = Service(settings, jobs, token)
     # FastAPI's own pages (docs, redoc) are off, since they load scripts from another host; so is its OpenAPI
-    # document, since we serve our own. A slash too many is no address of ours: a redirect to the right one
-    # would turn a POST into a GET.
+    # document, since we serve our own. An address with a slash too many is refused, not redirected.
     app = FastAPI(title="vlrlbook training service", docs_url=None, redoc_url=None, openapi_url=None,
                   redirect_slashes=False, lifespan=_life)
     app.state.service = service
 
     for endpoint in endpoints:
-        # Where this is False, `_answering` refuses any query string. `front` takes one, `?token=…`, that the
-        # table does not list.
+        # An endpoint without parameters refuses any query string. Only `front` has a parameter that is not in
+        # the table: `?token=…`.
         takes_query = bool(endpoint.query) or endpoint.name == "front"
         answer = _answering(getattr(service, endpoint.name), takes_query)
         app.add_route(endpoint.path, answer, [endpoint.method])
@@ -77,9 +76,10 @@ def _answering(method, takes_query):
     from starlette.requests import ClientDisconnect
 
     async def answer(request):
+        "Answer a request by `method`; an exception becomes a refusal"
         try:
             if not takes_query:
-                query(request)  # called with no parameter: raises a Problem if the query string has any
+                query(request)  # knows no parameter here, so it raises a Problem if the request has one
             return await method(request)
         except ClientDisconnect:
             return empty_reply(400)  # the client has closed the connection, so nobody reads this reply
@@ -99,9 +99,7 @@ def _answer_to_error(error, request):
 
 
 async def _refuse_address(request, error):
-    """Reply in the service's own form where the framework itself refuses.
-
-    It does so for a wrong method (405) and for an address that no route has (404)."""
+    "Write the framework's refusals (404 no such address, 405 wrong method) in the service's own form"
     if error.status_code != 405:
         return problem_response(Problem("door.path", f"there is no {clean(request.url.path, 100)}"))
     detail = f"{clean(request.method, 20)} is not for this address"
@@ -125,8 +123,8 @@ async def _life(app):
         tidying.cancel()
         loading.cancel()
         await service.rank_side.stop()
-        # Last, because until then a job may want to write its end down.
-        seconds_to_save = min(_longest_farewell, service.settings.grace)
+        # Last: until now the dispatcher has written down how jobs end.
+        seconds_to_save = min(_most_seconds_to_save, service.settings.grace)
         await asyncio.to_thread(service.jobs.stop, seconds_to_save)
 
 

@@ -130,8 +130,8 @@ class Front:
         redirect = RedirectResponse("./", 303)  # "see other": the browser asks for the page by GET
         shown_token = request.query_params["token"]
         if self.token and hmac.compare_digest(shown_token.encode(), self.token.encode()):
-            # No script can read the cookie, and no other site's page can make the browser send it. But a
-            # program on another port of this host is sent it too, when this browser visits that port.
+            # The cookie holds a session and not the token, since browsers send it to all ports of this host.
+            # No script can read it, and no page of another site can make the browser send it.
             name = session_cookie(request.headers.get("host", ""))
             session = Sessions(self.token).begin(name)  # the cookie's value: its end, signed with the token
             redirect.set_cookie(name, session, httponly=True, samesite="strict", max_age=session_seconds)
