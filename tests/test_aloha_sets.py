@@ -418,3 +418,19 @@ def test_lerobot_trains_on_the_number_too():
     views = {c: torch.rand(2, 3, 64, 64) for c in aloha_cameras}
     loss, said = model(views | {"next.reward": values, "task": ["lift", "lift"]})
     assert torch.isfinite(loss) and 0 <= said["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("episodes, told", [("5-3", "5-3 holds no film.*3-5"), ("0-2,9-7", "9-7 holds no film"), ("²", "expected numbers of films"),
+                                            ("1-", "expected numbers of films"), ("4", "\\[4\\] for that film")])
+def test_films_that_cannot_be_meant_are_refused(tmp_path, episodes, told):
+    from vlrlbook.aloha_settings import AlohaSettings
+    from vlrlbook.core import SettingsError, read_settings
+    make(tmp_path / "set")
+    with pytest.raises(SettingsError, match=told): read_settings(AlohaSettings, dict(data=str(tmp_path / "set"), episodes=episodes))
+
+
+def test_a_number_of_films_to_draw_is_a_number():
+    from vlrlbook.aloha_settings import AlohaSettings
+    from vlrlbook.core import SettingsError, read_settings
+    for episodes in ("²", "0", "many"):
+        with pytest.raises(SettingsError, match="episodes"): read_settings(AlohaSettings, dict(size="tiny", episodes=episodes))

@@ -309,7 +309,7 @@ class AlohaSettings(Settings):
             return None
 
         # A single number could mean that film, or so many films: the user has to say which.
-        if text.isdigit():
+        if text.isdecimal():
             n = int(text)
             raise SettingsError(f"episodes = {n}: of a data set it names films, as LeRobot's does; "
                                 f"[{n}] for that film, 0-{max(n - 1, 0)} for the first {n}")
@@ -321,12 +321,15 @@ class AlohaSettings(Settings):
                 raise SettingsError(f"episodes = {self.episodes!r}: {wanted}")
             first = int(first_and_last[1])
             last = int(first_and_last[2] or first)
+            if last < first:
+                raise SettingsError(f"episodes = {self.episodes!r}: {first}-{last} holds no film; "
+                                    f"expected the smaller number first, {last}-{first}")
             films += range(first, last + 1)
         return sorted(set(films))
 
     def _films_to_draw(self, text):
         "How many films to draw, from the text of `episodes`; a SettingsError if it is no number above 0"
-        is_count = text.isdigit() and int(text) > 0
+        is_count = text.isdecimal() and int(text) > 0
         if not is_count:
             raise SettingsError(f"episodes = {self.episodes!r}: expected how many films to draw")
         return int(text)

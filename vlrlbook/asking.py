@@ -195,6 +195,9 @@ def _dead_process_as_settings_error():
 never = -100.0  # added to the logit of a token that vLLM must not sample: its probability is practically 0
 
 
+_most_prompts = 1_000_000  # more than any batch has; keeps the seeds of batches apart
+
+
 class EnginePanel(_Panel):
     "Answers batches with a model before and after its training, each loaded into a vLLM engine of its own"
 
@@ -275,7 +278,8 @@ class EnginePanel(_Panel):
         options = dict(max_tokens=self.sampling["max_new_tokens"], temperature=0.0, logit_bias=suppressed)
         if way == "sampled":
             options |= dict(n=self.sampling["answers"], temperature=self.sampling["temperature"])
-        return [SamplingParams(seed=seed * count + number, **options) for number in range(count)]
+        first_seed = seed * _most_prompts  # not times `count`: the last batch is shorter, and would repeat seeds
+        return [SamplingParams(seed=first_seed + number, **options) for number in range(count)]
 
     def close(self):
         "Free the engines and delete the merged copies"

@@ -345,7 +345,7 @@ def _int_or_float(text):
     """Return the number in a CSV cell: an int where it is written as one, else a float
 
     A run that goes on writes its log again, and a step 5 must not become 5.0."""
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
 
 # %% ../nbs/00_core.ipynb #c023
 # Title of each panel, and the columns drawn in it; "part/" stands for all columns that begin with part/.

@@ -76,7 +76,9 @@ class UploadSide:
         page = file_ids[start:start + parameters["limit"]]
         is_last = start + len(page) >= len(file_ids)
         next_after = None if is_last else page[-1]
-        return reply(dict(files=[self.uploads.known[file_id] for file_id in page], next=next_after))
+        # Another request may have deleted an upload since the list was made.
+        files = [self.uploads.known.get(file_id) for file_id in page]
+        return reply(dict(files=[file for file in files if file], next=next_after))
 
     async def file(self, request):
         "GET /files/{file_id}: one upload"
