@@ -594,7 +594,7 @@ box_table = [ # completion, truth, earns, why
 ]
 
 # %% ../nbs/02_rewards.ipynb #n02zoom1
-look_price = 0.1 # of a call, answered or refused
+look_price = 0.25 # of a call, answered or refused: about half of what a look brings where it is needed (page 10a)
 
 def zoom_reward(
     completion: str, # what the model wrote, in the written form of `readers/turns` where a tool was called

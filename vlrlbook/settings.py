@@ -449,7 +449,7 @@ by_task: dict = {
         # are not divided: in a group of right answers the price of a call is all that differs, and divided
         # by the spread it would count as much as a right answer does elsewhere. Then all calls die out
         # (nbs/logs/05b_zoom.csv).
-        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=450, max_steps=120, max_looks=1,
+        "tiny": dict(reward="zoom", max_completion_length=96, warm_steps=450, max_steps=240, max_looks=1,
                      lr=2e-5, scale_rewards="none", lora_alpha=1024, lora_vision=True, max_image_size=112,
                      eval_samples=200, eval_batch_size=50),
         "gpu": dict(reward="zoom", max_completion_length=1024, warm_steps=400, max_looks=1,
@@ -477,7 +477,7 @@ class GRPOSettings(Settings):
     output_dir: str = "runs/05_grpo" # Where the adapter, the logs and the results go
     lr: float = None # Learning rate of the policy (5e-5; tiny pointing 1e-4, zoom 2e-5)
     num_epochs: int = None # Passes over the data (gpu 50); max_steps wins
-    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 600, zoom 120)
+    max_steps: int = None # Optimizer steps (tiny: counting 400, vqa 200, pointing 600, zoom 240)
     batch_size: int = None # Answers in one forward pass of a device (tiny 64, gpu 1)
     gradient_accumulation_steps: int = None # Forward passes before an optimizer step (tiny 1, gpu 8)
     num_generations: int = 8 # G, answers to each prompt
