@@ -19,7 +19,7 @@ from vlrlbook.grpo import make_trainer
 from vlrlbook.marking import all_metrics, answer_marks, guess_task, marks, said_as, score_rows
 from vlrlbook.models import add_lora, chat_template, image_token, limit_pixels, tiny_twin, twin_processor
 from vlrlbook.readers.turns import last_turn, looks_of, on_one_line, read_call, refusals, turns_of, written
-from vlrlbook.rewards import check_reward, is_right, load_reward, looks_reward, nasty, zoom_reward
+from vlrlbook.rewards import check_reward, is_right, load_reward, look_price, looks_reward, nasty, zoom_reward
 from vlrlbook.run_records import Recorder
 from vlrlbook.settings import GRPOSettings, SettingsError, read_settings
 from vlrlbook.verdict import verdict_of
@@ -386,9 +386,9 @@ def test_a_stored_row_is_evaluated():
             before_sampled=[REFUSED], after_greedy=[late], after_sampled=[late]))))
     assert guess_task(rows) == "zoom"
     scored = score_rows(rows)
-    assert scored["after_greedy"]["exact"].tolist() == [1.0] * 8 and scored["after_greedy"]["reward"].tolist() == pytest.approx([0.9] * 8)
+    assert scored["after_greedy"]["exact"].tolist() == [1.0] * 8 and scored["after_greedy"]["reward"].tolist() == pytest.approx([1 - look_price] * 8)
     assert all_metrics(rows, "zoom") and verdict_of(rows, "zoom")["outcome"] in ("better", "too few pictures")
-    assert marks([sample], [[LOOKED]], load_reward("zoom"))["reward"] == [pytest.approx(0.9)]
+    assert marks([sample], [[LOOKED]], load_reward("zoom"))["reward"] == [pytest.approx(1 - look_price)]
 
 
 def test_a_counting_zip_trains_the_task(tmp_path):
@@ -418,8 +418,8 @@ def test_an_answer_with_a_look_is_told_without_marks():
 def test_what_an_answer_earns():
     truth = "A photo of 3 discs"
     assert zoom_reward(truth, truth)["overall"] == 1 and zoom_reward("3", truth)["overall"] == pytest.approx(0.2)
-    assert zoom_reward(LOOKED, truth) == pytest.approx(dict(overall=0.9, right=1.0, looks=1.0, refused=0.0))
-    assert zoom_reward(REFUSED, truth) == pytest.approx(dict(overall=0.9, right=1.0, looks=1.0, refused=1.0))
+    assert zoom_reward(LOOKED, truth) == pytest.approx(dict(overall=1 - look_price, right=1.0, looks=1.0, refused=0.0))
+    assert zoom_reward(REFUSED, truth) == pytest.approx(dict(overall=1 - look_price, right=1.0, looks=1.0, refused=1.0))
     # the numbers of a call are no count, and a look alone is no answer
     assert zoom_reward("zoom(3, 0, 14, 14)\n<tool_response><image></tool_response>", truth)["right"] == 0
     assert looks_reward(LOOKED)["overall"] == 1 and looks_reward(REFUSED)["overall"] == 0
