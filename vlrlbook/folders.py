@@ -112,26 +112,22 @@ def new_folder(
     """Yield a hidden folder to write into; it is renamed to `path` when the block ends without an error
 
     After an error it is removed, and what was at `path` before is still there."""
-    # `aside` is given where several processes write and must all know the name, or where a place is cleared
-    # at the next start. `part` is given where a library insists on making its own folder inside `aside`.
     path = Path(path)
     _refuse(path, existing)  # FileExistsError if something is at `path` that must not be replaced
     path.parent.mkdir(parents=True, exist_ok=True)
-    # both return an empty folder; the second removes what a killed writer has left in it
+    # A caller names `aside` itself where, for example, several processes write into it.
     aside = _hidden_folder(path) if aside is None else _emptied_folder(Path(aside))
 
     try:
         yield aside
+        # `part`: some libraries insist on making their folder themselves, inside `aside`.
         finished = aside if part is None else aside / part
         if mode is not None:
             finished.chmod(mode)  # a new hidden folder is closed to other users
-        # Asked again: another process may have made the same folder in the meantime.
-        _refuse(path, existing)
-        # writes the manifest, then renames
+        _refuse(path, existing)  # again, since another process may have made the folder in the meantime
         commit_folder(finished, path, manifest=manifest, durable=durable, replace=existing == "any")
     finally:
-        # After the rename only what surrounded `part` is left; after an error or Ctrl-C all of it.
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)  # all that was not renamed
 
 
 def commit_folder(
@@ -320,19 +316,19 @@ def _give_name(aside, path):
 
 def _take_the_place(aside, path):
     "Rename the folder `aside` to `path`, and remove the folder that was there"
-    # A folder cannot be renamed over one that holds files, so the old one is first renamed into a hidden
-    # folder `.old-…`. For a moment there is nothing at `path`; a kill in that moment leaves the old folder,
-    # complete, inside `.old-…`.
-    stash = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
-    old = stash / path.name
+    # A folder cannot be renamed over one that holds files, so the old one first moves into a hidden folder.
+    # A process that is killed between the two renames leaves it there, complete.
+    hidden_folder = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
+    old = hidden_folder / path.name
     try:
         os.rename(path, old)
         os.rename(aside, path)
     finally:
-        if old.exists() and not path.exists():
-            os.rename(old, path)  # the second rename failed: put the old folder back
+        second_rename_failed = old.exists() and not path.exists()
+        if second_rename_failed:
+            os.rename(old, path)
         if path.exists():
-            shutil.rmtree(stash, ignore_errors=True)
+            shutil.rmtree(hidden_folder, ignore_errors=True)
 
 
 # Checkpoints: folders `checkpoint-N` of a run, told apart by N. File times change when a folder is copied.

@@ -41,24 +41,27 @@ def answer_marks(
 ) -> dict:  # exact and verbatim: 1 or 0; error: a distance of counts, nan where there is none; pointing: iou
     """The marks of one answer
 
-    `exact` is 1 for the right count or answer; of boxes, for an IoU of 0.5 or more of each, with none too
-    many and none missing. `verbatim` is 1 for the truth to the letter, `error` is the distance between the
-    two counts, and `iou` is the mean IoU of boxes."""
-    if task == "pointing":
-        iou = grade(text, answer, task)
-        # a truth also says its scale and the picture's size, which `answer_form` takes off
-        is_verbatim = final_answer(text) == answer_form(answer)
-        exact = float(is_right(text, answer, task))
-        return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)  # nan
-    error = _not_applicable  # nan, unless two counts can be compared
+    `exact` is 1 for a right answer; boxes are right if each has an IoU of 0.5 or more, with none too many and
+    none missing. `verbatim` is 1 for the truth to the letter, `error` is how far the count is from the true
+    one, and `iou` is the mean IoU of boxes."""
     if task == "zoom":
         text = last_turn(text)  # what the model says after its last call of the tool
-    if task != "vqa":
-        count, truth = read_count(text), read_count(answer)
-        if count is not None and truth is not None:
-            error = float(abs(count - truth))
     exact = float(is_right(text, answer, task))
+    if task == "pointing":
+        # a truth also says its scale and the picture's size, which `answer_form` takes off
+        is_verbatim = final_answer(text) == answer_form(answer)
+        iou = grade(text, answer, task)
+        return dict(exact=exact, verbatim=float(is_verbatim), error=_not_applicable, iou=iou)
+    error = _not_applicable if task == "vqa" else _count_error(text, answer)
     return dict(exact=exact, verbatim=_verbatim_mark(text, answer, task), error=error)
+
+
+def _count_error(text, answer):
+    "How far the count in an answer is from the true one; nan if one of the two cannot be read"
+    count, true_count = read_count(text), read_count(answer)
+    if count is None or true_count is None:
+        return _not_applicable
+    return float(abs(count - true_count))
 
 
 def _verbatim_mark(text, answer, task):
@@ -143,17 +146,16 @@ def vqa_marks(
 ) -> dict:  # accuracy, closed_accuracy, open_accuracy, open_recall, open_f1, answered, verbatim, reward
     "The marks of one answer to a VQA question; nan where one does not apply, as recall to a closed question"
     answer, reward = row["answer"], reward or load_reward("vqa")
-    parts = vqa_accuracy(text, answer)  # accuracy; and `answered`, 0 where no answer of its kind was read
-    right, closed = parts["accuracy"], is_closed(row)  # 1.0 or 0.0; True or False
+    parts = vqa_accuracy(text, answer)  # a dict with accuracy and answered, each 1.0 or 0.0
+    accuracy, closed = parts["accuracy"], is_closed(row)
     recall, f1 = word_scores(final_answer(text), answer)
     return dict(
-        accuracy=right,
-        closed_accuracy=right if closed else _not_applicable,
-        open_accuracy=_not_applicable if closed else right,
+        accuracy=accuracy,
+        closed_accuracy=accuracy if closed else _not_applicable,
+        open_accuracy=_not_applicable if closed else accuracy,
         open_recall=_not_applicable if closed else recall,
         open_f1=_not_applicable if closed else f1,
-        answered=parts["answered"],
-        # 1.0 if the text in the answer tags is the truth to the letter, else 0.0
+        answered=parts["answered"],  # 0.0 where the truth is, for example, a number and the answer holds none
         verbatim=_verbatim_mark(text, answer, "vqa"),
         reward=float(reward(text, answer)["overall"]),
     )
@@ -166,27 +168,34 @@ def marks(
     answers: list,  # texts for each sample
     reward=counting_reward,  # (completion, answer) → parts, or a batched one
 ) -> dict:  # reward, exact, error, verbatim: a number per sample, its answers averaged
-    """The marks of each sample: a list per mark, in the order of the samples
+    """The marks of each sample, averaged over its answers: mark → list, in the order of the samples
 
-    Of a sample's answers they are the mean reward, the share right, the mean error of the counts that could
-    be read, and the share equal to the truth; where boxes were asked for, also the mean `iou`."""
+    The error is averaged over the answers in which a count could be read. Where boxes were asked for, there
+    is also the mark `iou`."""
     marks_of_samples = {"reward": [], "exact": [], "error": [], "verbatim": []}
     if any(sample.task == "pointing" for sample in samples):
         marks_of_samples["iou"] = []
-    parts_in_order = iter(_reward_parts(samples, answers, reward))  # one dict per answer
+    parts_of_answers = iter(_reward_parts(samples, answers, reward))  # one dict per answer, in order
     for sample, texts in zip(samples, answers):
-        of_answers = [answer_marks(text, sample.answer, sample.task) for text in texts]
-        # An answer without a number has no error: to count one as large, a size would have to be made up.
-        errors = [m["error"] for m in of_answers if not math.isnan(m["error"])]
-        parts_of_answers = [next(parts_in_order) for _ in texts]
-        marks_of_samples["reward"].append(mean_of(parts["overall"] for parts in parts_of_answers))
-        marks_of_samples["exact"].append(mean_of(m["exact"] for m in of_answers))
-        marks_of_samples["error"].append(mean_of(errors) if errors else _not_applicable)
-        marks_of_samples["verbatim"].append(mean_of(m["verbatim"] for m in of_answers))
-        if "iou" in marks_of_samples:
-            # 0 for a sample of another task than pointing
-            marks_of_samples["iou"].append(mean_of(m.get("iou", 0.0) for m in of_answers))
+        rewards = [next(parts_of_answers)["overall"] for _ in texts]
+        marks_of_answers = [answer_marks(text, sample.answer, sample.task) for text in texts]
+        means = _mean_marks(rewards, marks_of_answers)
+        for name, values in marks_of_samples.items():
+            values.append(means[name])
     return marks_of_samples
+
+
+def _mean_marks(rewards, marks_of_answers):
+    "The marks of one sample: the means over its answers, from their rewards and their `answer_marks`"
+    # An answer without a count has no error, and is left out of the mean error.
+    errors = [m["error"] for m in marks_of_answers if not math.isnan(m["error"])]
+    return dict(
+        reward=mean_of(rewards),
+        exact=mean_of(m["exact"] for m in marks_of_answers),
+        error=mean_of(errors) if errors else _not_applicable,
+        verbatim=mean_of(m["verbatim"] for m in marks_of_answers),
+        iou=mean_of(m.get("iou", 0.0) for m in marks_of_answers),  # 0 in another task than pointing
+    )
 
 
 def _reward_parts(samples, answers, reward):
@@ -330,11 +339,10 @@ def grade(
 def said_as(
     text: str,  # an answer
     task: str = "counting",  # counting, vqa, pointing or zoom
-) -> str:  # a count, boxes, a normalised answer, or "none" where the answer says no such thing
-    "What an answer says in one form, so that two wordings of the same answer can be counted as equal"
+) -> str:  # a count, boxes, a normalised answer, or "none" where there is none of these in the answer
+    "An answer in a standard form: two wordings of the same answer become the same text"
     if task in ("counting", "zoom"):
-        # Zoom asks for a count, too. `last_turn` returns what stands behind the tool's last turn, or the
-        # whole text where no tool was called.
+        # `last_turn`: the text after the last call of the tool; all of it where none was called
         count = read_count(last_turn(text))
         return "none" if count is None else str(count)
     if task == "pointing":
@@ -358,25 +366,22 @@ def score_rows(
     task = task or guess_task(rows)
     reward = reward or load_reward(task)
     scored = {}
-    cache = {}  # (text, truth) → marks: short answers repeat, and are marked once
+    cache = {}  # (text, truth) → marks
     for column in columns(rows):
         marks_of_rows = []  # for each row a list with the marks of each of its answers
         for row in rows:
-            if task == "vqa":
-                # not kept in the cache: these marks depend on the row's question, too
-                marks_of_rows.append([vqa_marks(text, row, reward) for text in row[column]])
-            else:
-                mark_one = pointing_marks if task == "pointing" else counting_marks
-                truth = row["answer"]
-                of_row = [_cached_marks(mark_one, text, truth, reward, cache) for text in row[column]]
-                marks_of_rows.append(of_row)
+            marks_of_rows.append([_marks_of(text, row, task, reward, cache) for text in row[column]])
         scored[column] = _averaged(marks_of_rows)  # mark → array, a number per row
     return scored
 
 
-def _cached_marks(mark_one, text, truth, reward, cache):
-    "The marks of an answer from `mark_one` (text, truth, reward); each pair of text and truth is marked once"
+def _marks_of(text, row, task, reward, cache):
+    "The marks of one answer to a row; short answers repeat, so their marks are kept in `cache`"
+    if task == "vqa":
+        return vqa_marks(text, row, reward)  # not kept: these marks depend on the row's question, too
+    truth = row["answer"]
     if (text, truth) not in cache:
+        mark_one = pointing_marks if task == "pointing" else counting_marks
         cache[text, truth] = mark_one(text, truth, reward)
     return cache[text, truth]
 
@@ -432,27 +437,33 @@ def by_group(
     """Each column's mean and interval within each group of rows
 
     Groups of counts come in the order of the counts, types of questions by their size, the largest first."""
-    members, pictures = {}, pictures_of(rows)  # group → places of its rows; picture of each row, or None
-    for i, row in enumerate(rows):
-        for group in group_names(row, task):
-            members.setdefault(group, []).append(i)
-
-    if task in ("counting", "pointing", "zoom"):
-        order = sorted(members, key=lambda group: (len(group), group))  # 2 before 10, though both are texts
-    else:
-        order = sorted(members, key=lambda group: -len(members[group]))
+    pictures = pictures_of(rows)  # of each row, or None
     # the word before a group's name in a metric, such as "count 3"
     kind = {"counting": "count", "zoom": "count", "pointing": "boxes"}.get(task, "type")
 
     groups = []
-    for group in order:
-        inside = members[group]
-        clusters = None if pictures is None else [pictures[i] for i in inside]
-        metrics_of_group = dict(group=group, n=len(inside))
+    for group, indices in _indices_by_group(rows, task).items():
+        clusters = None if pictures is None else [pictures[i] for i in indices]
+        metrics_of_group = dict(group=group, n=len(indices))
         for column, numbers in values.items():
-            metrics_of_group[column] = measure(column, numbers[inside], clusters, group=f"{kind} {group}")
+            metrics_of_group[column] = measure(column, numbers[indices], clusters, group=f"{kind} {group}")
         groups.append(metrics_of_group)
     return groups
+
+
+def _indices_by_group(rows, task):
+    "Group → indices of its rows, in the order in which `by_group` returns the groups"
+    indices = {}
+    for i, row in enumerate(rows):
+        for group in group_names(row, task):
+            indices.setdefault(group, []).append(i)
+
+    if task in ("counting", "pointing", "zoom"):
+        # The names are counts as texts: by their length first, so that 2 comes before 10.
+        order = sorted(indices, key=lambda group: (len(group), group))
+    else:
+        order = sorted(indices, key=lambda group: -len(indices[group]))
+    return {group: indices[group] for group in order}
 
 
 # What was gained
@@ -479,7 +490,7 @@ def greedy_flips(
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict | None:  # became_right, became_wrong and p, from `flips`; None without answers before and after
     "How many pictures training made right for the best guess (greedy decoding), and how many it made wrong"
-    # Only the best guesses are scored: sampled answers are many, and a share of right ones cannot flip.
+    # The columns of sampled answers are dropped, since `score_rows` would mark all of them for nothing.
     needed = ("question", "answer", "answer_type", "question_type", "before_greedy", "after_greedy")
     greedy_rows = [{name: row[name] for name in needed if name in row} for row in rows]
     if not {"before_greedy", "after_greedy"} <= set(columns(greedy_rows)):
@@ -497,36 +508,41 @@ def best_blind(
     task: str = "counting",  # counting, vqa, pointing or zoom
     most: int = 20,  # candidates in each group, the most common truths
 ) -> list:  # a text per row
-    """The one answer that earns most when it is given to every picture of a group, for each row
+    """For each row the one answer that earns most when it is given to every row of the row's group
 
-    It shows what can be earned without looking. VQA has a group for each type of question, other tasks one
-    group of all rows. The candidates are the group's own truths."""
-    members = {}  # group → places of its rows
+    It shows what can be earned without looking at the pictures. VQA has a group for each type of question,
+    other tasks one group of all rows. The candidates are the group's own truths."""
+    indices_by_group = {}  # group → indices of its rows
     for i, row in enumerate(rows):
         group = group_names(row, task)[0] if task == "vqa" else ""
-        members.setdefault(group, []).append(i)
+        indices_by_group.setdefault(group, []).append(i)
 
     texts = [""] * len(rows)
-    for inside in members.values():  # the places of one group's rows
-        truths = Counter(rows[i]["answer"] for i in inside)  # truth → how many rows have it
-        # a row for each truth: as `pay` depends on a row's truth alone, any will do
-        row_of = {rows[i]["answer"]: rows[i] for i in inside}
-
-        candidates = [candidate for candidate, _ in truths.most_common(most)]
-        if task == "pointing":
-            # `answer_form` returns the boxes of a truth as a model would write them. Hardly two pictures
-            # share a truth, so two typical answers are tried, too: the texts of `_middle_boxes`.
-            candidates = [answer_form(candidate) for candidate in candidates] + _middle_boxes(truths)
-
-        best, most_earned = "", -math.inf
-        for candidate in candidates:
-            # `fsum` rounds the same on every Python, so that the same candidate wins
-            earned = math.fsum(count * pay(candidate, row_of[truth]) for truth, count in truths.items())
-            if earned > most_earned:
-                best, most_earned = candidate, earned
-        for i in inside:
+    for indices in indices_by_group.values():
+        best = _best_for_all([rows[i] for i in indices], pay, task, most)
+        for i in indices:
             texts[i] = best
     return texts
+
+
+def _best_for_all(rows, pay, task, most):
+    "The one answer that earns most when all of these rows get it; the arguments are those of `best_blind`"
+    truths = Counter(row["answer"] for row in rows)  # truth → how many rows have it
+    row_with = {row["answer"]: row for row in rows}  # a row for each truth; `pay` is the same for all of them
+
+    candidates = [truth for truth, _ in truths.most_common(most)]
+    if task == "pointing":
+        # `answer_form` returns the boxes of a truth as a model would write them. Hardly two pictures share a
+        # truth, so two typical answers are tried as well.
+        candidates = [answer_form(truth) for truth in candidates] + _middle_boxes(truths)
+
+    best, most_earned = "", -math.inf
+    for candidate in candidates:
+        # `fsum` rounds the same on every Python, so that the same candidate wins
+        earned = math.fsum(count * pay(candidate, row_with[truth]) for truth, count in truths.items())
+        if earned > most_earned:
+            best, most_earned = candidate, earned
+    return best
 
 
 def _middle_boxes(truths):
@@ -552,33 +568,32 @@ def blind_metrics(
     task: str = "counting",  # counting, vqa, pointing or zoom
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> list:  # two metrics: the main mark of "majority", the reward of "blind"
-    """What the best answers that need no picture earn: "majority" by the main mark, "blind" by the reward
+    """What answers earn that were chosen without looking at the pictures, by two measures
 
-    For each of the two the answers are chosen that earn most by that measure."""
-    reward, pictures = reward or load_reward(task), pictures_of(rows)
+    "majority" is measured by the main mark and "blind" by the reward. Each has its own answers from
+    `best_blind`: those that earn most by that measure."""
+    reward = reward or load_reward(task)
 
-    def right(text, row):
+    def mark_of(text, row):
         return grade(text, row["answer"], task)
 
-    def paid(text, row):
+    def reward_of(text, row):
         return float(reward(text, row["answer"])["overall"])
 
-    metrics = []
-    # The measures: name of the metric's column, name of its mark, and what an answer earns by it.
-    measures = (("majority", main_mark(task), right), ("blind", "reward", paid))
-    for column, mark, pay in measures:
-        cache = {}  # (text, truth) → what it earns: the few pairs repeat
-        earned = []  # a number per row
-        # One text per row: the answer that earns most if it is given to all rows, or in VQA to all questions
-        # of the row's type.
-        blind_answers = best_blind(rows, pay, task)
-        for text, row in zip(blind_answers, rows):
-            pair = text, row["answer"]
-            if pair not in cache:
-                cache[pair] = pay(text, row)
-            earned.append(cache[pair])
-        metrics.append(metric(column, earned, pictures, mark=mark))
-    return metrics
+    return [_blind_metric(rows, task, "majority", main_mark(task), mark_of),
+            _blind_metric(rows, task, "blind", "reward", reward_of)]
+
+
+def _blind_metric(rows, task, column, mark, pay):
+    "The metric of the answers from `best_blind`; `pay` (text, row) → number measures them"
+    cache = {}  # (text, truth) → number: the few pairs repeat
+    earned = []  # a number per row
+    for text, row in zip(best_blind(rows, pay, task), rows):
+        pair = text, row["answer"]
+        if pair not in cache:
+            cache[pair] = pay(text, row)
+        earned.append(cache[pair])
+    return metric(column, earned, pictures_of(rows), mark=mark)
 
 
 def baselines(
@@ -587,15 +602,12 @@ def baselines(
     reward=None,  # (completion, answer) → parts; None: the task's own
 ) -> dict:  # majority: share right; blind_reward: what the best blind answer earns (not of a batched reward)
     "What the best answers that need no picture would earn on these truths: two lines in the chart of a run"
-    # A batched reward, such as a trained model's, also looks at pictures: it cannot pay for a text alone.
-    # `blind_metrics` then takes the task's own reward (None), and what that pays is left out.
-    reads_text = not getattr(reward, "batched", False)
-    # two metrics: best answers by the main mark, and by the reward
-    majority, blind = blind_metrics(rows, task, reward if reads_text else None)
-    values = dict(majority=majority["value"])
-    if reads_text:
-        values["blind_reward"] = blind["value"]
-    return values
+    if getattr(reward, "batched", False):
+        # Such a reward, for example a trained model's, also looks at pictures: no text alone has a reward.
+        majority, _ = blind_metrics(rows, task)
+        return dict(majority=majority["value"])
+    majority, blind = blind_metrics(rows, task, reward)
+    return dict(majority=majority["value"], blind_reward=blind["value"])
 
 
 def seeing_gain(
@@ -608,9 +620,10 @@ def seeing_gain(
     needed = ("after_greedy", "before_greedy", "after_shuffled", "before_shuffled")
     if not set(needed) <= set(scored):
         return None
-    after, before, after_other, before_other = (scored[column][mark] for column in needed)
-    # What training gained without looking, it also gained with another picture: the subtraction removes it.
-    gain_by_looking = (after - before) - (after_other - before_other)
+    gain_with_own = scored["after_greedy"][mark] - scored["before_greedy"][mark]
+    gain_with_other = scored["after_shuffled"][mark] - scored["before_shuffled"][mark]
+    # Both hold what was gained without looking, so that cancels out.
+    gain_by_looking = gain_with_own - gain_with_other
     clusters = pictures_of(rows)  # for the interval, which resamples rows of one picture together
     return difference("seeing_gain", gain_by_looking, clusters, mark=mark)
 
@@ -624,26 +637,32 @@ def all_metrics(
 ) -> list:  # of metrics and differences
     "Every mark of every column, the gains, the controls, and the main mark of each count or type of question"
     task = task or guess_task(rows)
-    scored, main = score_rows(rows, task, reward), main_mark(task)  # column → mark → number per row
+    scored = score_rows(rows, task, reward)  # column → mark → array, a number per row
     clusters = pictures_of(rows)  # rows of one picture are resampled together
     metrics = []
     for column, marks_of_column in scored.items():
         for mark, values in marks_of_column.items():
             metrics.append(metric(column, values, clusters, mark=mark))
     metrics += gains(rows, scored)
-    gain_by_looking = seeing_gain(rows, scored, main)  # None without answers to shuffled pictures
-    metrics += [gain_by_looking] if gain_by_looking else []
+    gain_by_looking = seeing_gain(rows, scored, main_mark(task))  # None without answers to shuffled pictures
+    if gain_by_looking:
+        metrics.append(gain_by_looking)
     metrics += blind_metrics(rows, task, reward)  # what the best answers without a picture earn
+    metrics += _group_metrics(rows, scored, task)
+    return metrics
 
-    # the main mark by groups: by true count, number of boxes, or type of question
+
+def _group_metrics(rows, scored, task):
+    "The main mark of every column in each group of rows, and the gain of the greedy answers"
+    main = main_mark(task)
     values = {column: marks_of_column[main] for column, marks_of_column in scored.items()}
-    # `by_group` returns for each group a dict of column → metric, with group and n beside them.
-    for metrics_of_group in by_group(rows, values, task, partial(metric, mark=main)):
-        metrics += [metrics_of_group[column] for column in values]
+    metrics = []
+    for group in by_group(rows, values, task, partial(metric, mark=main)):  # {group, n, column: metric, …}
+        metrics += [group[column] for column in values]
     if {"before_greedy", "after_greedy"} <= set(scored):
         change = {"gain_greedy": values["after_greedy"] - values["before_greedy"]}
-        groups = by_group(rows, change, task, partial(difference, mark=main))
-        metrics += [group["gain_greedy"] for group in groups]
+        for group in by_group(rows, change, task, partial(difference, mark=main)):
+            metrics.append(group["gain_greedy"])
     return metrics
 
 
@@ -651,17 +670,20 @@ def losing_groups(
     metrics: list,  # from `all_metrics`
     main: str = "exact",  # the mark
 ) -> list:  # of the metrics of groups that clearly got worse
-    """Groups that clearly got worse: their gain's interval, widened for the number of groups, is below zero
+    """Groups that clearly got worse: the whole interval of their gain is below zero
 
-    With many groups one of them falls by luck alone, so each must pass a stricter test (Bonferroni)."""
+    The 95 % intervals are first widened for the number of groups (Bonferroni): of many groups one often falls
+    by luck alone."""
     group_gains = [m for m in metrics if m["group"] and (m["column"], m["mark"]) == ("gain_greedy", main)]
-    # how many times wider the half width of a 95 % interval must be, for a normal distribution
+    # Half widths of an interval in standard errors, for a normal distribution: with all groups, with one.
     normal = NormalDist()
-    widening = normal.inv_cdf(1 - 0.025 / max(1, len(group_gains))) / normal.inv_cdf(0.975)
+    half_width_for_all = normal.inv_cdf(1 - 0.025 / max(1, len(group_gains)))
+    half_width_for_one = normal.inv_cdf(0.975)
+    widening = half_width_for_all / half_width_for_one
     losers = []
     for m in group_gains:
         _, high = m["ci95"]
-        half_width = high - m["value"]
-        if m["value"] + widening * half_width < 0:
+        widened_high = m["value"] + widening * (high - m["value"])
+        if widened_high < 0:
             losers.append(m)
     return losers

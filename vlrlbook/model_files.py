@@ -120,14 +120,16 @@ def replace_weights(
         if name not in stored:
             suggestion = nearest(name, list(stored)) # ": did you mean …?", or a list of all
             raise ValueError(f"{source.name}: no weight file holds {name!r}{suggestion}")
-        shape, short = stored[name]["shape"], stored[name]["dtype"]
-        if list(tensor.shape) != shape or short not in _torch_names: # not a floating type: quantised
-            raise ValueError(f"{source.name}: {name!r} is stored as {short} {shape}, its new numbers are "
-                             f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
+        shape, stored_type = stored[name]["shape"], stored[name]["dtype"]
+        has_same_shape = list(tensor.shape) == shape
+        is_quantised = stored_type not in _torch_names # not a floating type
+        if is_quantised or not has_same_shape:
+            raise ValueError(
+                f"{source.name}: {name!r} is stored as {stored_type} {shape}, its new numbers are "
+                f"{list(tensor.shape)}: quantised weights cannot take an adapter in")
 
     for path in files:
-        # Puts in the tensors of `changed` that this file holds, and checks that their numbers are finite.
-        _rewrite(path, target / path.name, changed, dtype)
+        _rewrite(path, target / path.name, changed, dtype) # checks that the new numbers are finite
     _copy_index(source, target, dtype) # the table that says which file holds which tensor
     return len(changed)
 
@@ -143,34 +145,47 @@ def _rewrite(
     header, begin = read_header(source) # begin: place of the first number, behind the header
     names = [name for name in header if name != "__metadata__"]
     names.sort(key=_by_place(header)) # in the order in which they lie in the file
-
-    # `_torch_names`: BF16 → bfloat16 and so on; `_safetensors_names` the other way round. Both have only the
-    # floating types of 16 bits and more: tensors of whole numbers and quantised ones keep their type.
-    types = {} # tensor → safetensors' name of its type in the new file, such as BF16
-    for name in names:
-        short = header[name]["dtype"]
-        types[name] = _safetensors_names[dtype] if dtype and short in _torch_names else short
-    converted = any(types[name] != header[name]["dtype"] for name in names)
+    types = _new_types(header, names, dtype) # tensor → its type in the new file, such as BF16
+    is_converted = any(types[name] != header[name]["dtype"] for name in names)
 
     with open(source, "rb") as old, open(target, "wb") as new:
         # If no number type changes, no size changes either, and the old header is copied.
-        new.write(_new_header(header, names, types) if converted else old.read(begin))
+        new.write(_new_header(header, names, types) if is_converted else old.read(begin))
         for name in names:
-            first, end = header[name]["data_offsets"]
+            entry, new_type = header[name], types[name]
+            first, end = entry["data_offsets"]
             old.seek(begin + first)
-            # The same numbers in the same type: their bytes are copied.
-            if name not in changed and types[name] == header[name]["dtype"]:
+            if name not in changed and new_type == entry["dtype"]:
                 _copy_bytes(old, new, end - first)
                 continue
 
             # From here on the type is a floating one: `replace_weights` lets no other tensor be changed.
             tensor = changed.get(name)
-            if tensor is None: # its numbers stay, in another type
-                old_type = getattr(torch, _torch_names[header[name]["dtype"]])
-                flat = torch.frombuffer(bytearray(old.read(end - first)), dtype=old_type)
-                tensor = flat.reshape(header[name]["shape"])
-            # `_as_bytes` converts to the new type; ValueError if a number is infinite or NaN in it.
-            new.write(_as_bytes(name, tensor, getattr(torch, _torch_names[types[name]])))
+            if tensor is None: # only its type changes
+                tensor = _read_tensor(old, entry)
+            # ValueError if a number is infinite or NaN in the new type
+            new.write(_as_bytes(name, tensor, getattr(torch, _torch_names[new_type])))
+
+
+def _new_types(header, names, dtype):
+    """Return the type of each tensor in a new file: tensor → safetensors' name of the type, such as BF16
+
+    Floating tensors get the type `dtype`, torch's name; with None, and in any other tensor, it stays."""
+    types = {}
+    for name in names:
+        old_type = header[name]["dtype"]
+        is_floating = old_type in _torch_names # else whole numbers, or quantised
+        types[name] = _safetensors_names[dtype] if dtype and is_floating else old_type
+    return types
+
+
+def _read_tensor(file, entry):
+    "Read a floating tensor at the current place of an open file; `entry`: its dtype, shape and data_offsets"
+    import torch
+    first, end = entry["data_offsets"]
+    dtype = getattr(torch, _torch_names[entry["dtype"]])
+    numbers = torch.frombuffer(bytearray(file.read(end - first)), dtype=dtype)
+    return numbers.reshape(entry["shape"])
 
 
 def _by_place(header):
@@ -280,7 +295,7 @@ known_to_transformers_4 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "aria")
 # A class of tokenizers that only transformers 5 has → its counterpart in 4.
 _tokenizer_classes: dict = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 # Families whose config in 4.57 looks up every attribute, except model_type, in its text_config.
-_asks_text_config = ("qwen2_vl", "qwen2_5_vl")
+_read_from_text_config = ("qwen2_vl", "qwen2_5_vl")
 # The base of rotary positions in vision towers, which transformers 4.57 has built in and reads from no
 # config.
 _rope_theta_of_towers = 10000.0
@@ -337,17 +352,24 @@ def for_transformers_4(
     if tokenizer:
         write_json(folder / "tokenizer_config.json", _tokenizer_for_4(tokenizer))
 
-    processor = _read_json(folder / "processor_config.json") # or {}
-    # transformers 5 keeps the parts of a processor in one file, 4 reads each from a file of its own.
+    _split_processor_file(folder)
+
+
+def _split_processor_file(folder):
+    """Give each part of a processor a file of its own, as transformers 4 reads it
+
+    transformers 5 keeps all parts in processor_config.json."""
+    processor = _read_json(folder / "processor_config.json")
+    if not processor:
+        return
     file_of_part = {"image_processor": "preprocessor_config.json",
                     "video_processor": "video_preprocessor_config.json"}
     for part, name in file_of_part.items():
         if part in processor:
             content = {"processor_class": processor["processor_class"]} | processor[part]
             write_json(folder / name, content)
-    if processor:
-        rest = {key: value for key, value in processor.items() if key not in file_of_part}
-        write_json(folder / "processor_config.json", rest)
+    rest = {key: value for key, value in processor.items() if key not in file_of_part}
+    write_json(folder / "processor_config.json", rest)
 
 
 def export_for_transformers_4(
@@ -388,32 +410,32 @@ def _config_for_4(config):
     Above all, `rope_parameters` become `rope_theta` and `rope_scaling`."""
     out = {}
     for key, value in config.items():
-        if key == "vision_config":
-            value = _vision_config_for_4(value) # without rope_parameters, which 4 does not read there
-        elif isinstance(value, dict) and key != "rope_parameters":
-            # Such as text_config. A dict that is no config, such as id2label, has none of the keys that are
-            # changed here, and stays as it is.
-            value = _config_for_4(value)
         if key == "rope_parameters" and value is not None:
-            # rope_theta and rope_scaling in their place
-            out |= _rope_for_4(value, config.get("model_type"))
+            out |= _rope_for_4(value, config.get("model_type")) # rope_theta and rope_scaling
+        elif key == "vision_config":
+            out[key] = _vision_config_for_4(value)
+        elif isinstance(value, dict):
+            # Such as text_config. A dict that is no config, such as id2label, comes back unchanged.
+            out[key] = _config_for_4(value)
         else:
             out[key] = value
 
-    tied = out.get("tie_word_embeddings")
-    if tied is not None and isinstance(out.get("text_config"), dict):
-        # Whether input and output embeddings are one tensor: transformers 5 reads this at the top of the
-        # config, 4.57 in text_config. Without it there 4.57 would leave the output head with random weights.
-        out["text_config"] = out["text_config"] | dict(tie_word_embeddings=tied)
-
-    architectures = out.get("architectures")
-    # Whether the family's config in 4.57 looks every attribute up in its text_config: qwen2_vl, qwen2_5_vl.
-    asks_text_config = config.get("model_type") in _asks_text_config
-    if architectures and asks_text_config and isinstance(out.get("text_config"), dict):
-        # EasyR1 reads `architectures` of the loaded config, so it must stand in text_config, too.
-        out["text_config"] = out["text_config"] | dict(architectures=architectures)
-
+    if isinstance(out.get("text_config"), dict):
+        out["text_config"] = out["text_config"] | _copied_to_text_config(out)
     return _with_both_dtypes(out) # the number type as `dtype` and as `torch_dtype`
+
+
+def _copied_to_text_config(config):
+    "Return the values at the top of a config that transformers 4.57 reads in its text_config instead"
+    copied = {}
+    # Whether input and output embeddings are one tensor. If this is missing in text_config, 4.57 leaves the
+    # output head with random weights.
+    if config.get("tie_word_embeddings") is not None:
+        copied["tie_word_embeddings"] = config["tie_word_embeddings"]
+    # EasyR1 reads `architectures` of the loaded config, which in these families means its text_config.
+    if config.get("architectures") and config.get("model_type") in _read_from_text_config:
+        copied["architectures"] = config["architectures"]
+    return copied
 
 
 def _with_both_dtypes(config):
@@ -456,24 +478,29 @@ def _vision_config_for_4(config):
 
 def _tokenizer_for_4(config):
     "Return tokenizer_config.json as transformers 4 reads it"
-    # `backend` is new in transformers 5; `extra_special_tokens` is written again below, in 4's form.
+    # `backend` is new in transformers 5; `extra_special_tokens` is set again below, in 4's form.
     out = {key: value for key, value in config.items() if key not in ("backend", "extra_special_tokens")}
-    # a class that only transformers 5 has → its counterpart in 4; any other stays
     name = out.get("tokenizer_class")
     out["tokenizer_class"] = _tokenizer_classes.get(name, name)
 
     extra = config.get("extra_special_tokens")
     if isinstance(extra, list) and extra: # a list is called `additional_special_tokens` in transformers 4
         out["additional_special_tokens"] = extra
+    named_tokens = _named_tokens(config)
+    if named_tokens:
+        out["extra_special_tokens"] = named_tokens
+    return out
 
+
+def _named_tokens(config):
+    """Return the special tokens of a family in tokenizer_config.json: name, such as image_token → token
+
+    transformers 5 writes them beside the other settings; 4 looks for them in `extra_special_tokens`."""
+    extra = config.get("extra_special_tokens")
     named_tokens = dict(extra) if isinstance(extra, dict) else {}
-    # Special tokens of a family, such as image_token: transformers 5 writes them beside the other settings, 4
-    # looks for them in `extra_special_tokens`. The usual ones stay where they are.
+    # These stay beside the other settings in 4 as well.
     usual = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}
     for key, value in config.items():
         if re.fullmatch(r"\w+_token", key) and key not in usual and isinstance(value, str):
             named_tokens[key] = value
-
-    if named_tokens:
-        out["extra_special_tokens"] = named_tokens
-    return out
+    return named_tokens

@@ -101,15 +101,12 @@ def _checkpoint_file(path):
     if not path.is_dir():
         return None
 
-    # A folder. First those of other kinds: a model that `VLRewardModel` has saved,
-    if (path / "reward_model.json").exists():
-        return None
-    # and a checkpoint of transformers, which also holds files with these endings, beside a safetensors file.
-    if any(path.glob("*.safetensors")):
+    is_our_model = (path / "reward_model.json").exists() # saved by `VLRewardModel`
+    is_of_transformers = any(path.glob("*.safetensors")) # its folder also holds files with these endings
+    if is_our_model or is_of_transformers:
         return None
     files = [file for file in sorted(path.iterdir()) if file.suffix in ENDINGS]
-    # If there are several, the user has to name the file.
-    return files[0] if len(files) == 1 else None
+    return files[0] if len(files) == 1 else None # of several, the user has to name one
 
 
 def _load_tensors(file):
@@ -149,34 +146,37 @@ def _head_of(state, file):
     """Find the score head among the weights of a checkpoint ({name: tensor}).
 
     Returns (prefix, head): how the head's names begin, such as "reward_head.", and its tensors under the
-    names that chapter 03's head uses. The head is found by its last layer, the only one with a single
-    output."""
-    # The last layer. It has a name as in a Sequential, such as reward_head.3.weight.
-    numbered = [name for name in state if re.search(r"\.\d+\.weight$", name)]
-    # A score is one number, so the weight of the last layer has the shape [1, hidden].
-    last_layers = [name for name in numbered if state[name].ndim == 2 and len(state[name]) == 1]
-    if len(last_layers) != 1:
-        expected = "expected the one at the end of a score head"
-        message = f"{len(last_layers)} layers with a single output, {expected}"
-        raise DataError("reward_model.checkpoint", message, entry=file.name)
-    prefix = re.sub(r"\d+\.weight$", "", last_layers[0])
-
-    # The numbers of both layers with weights.
+    names that chapter 03's head uses."""
+    prefix = _prefix_of_head(state, file)
     in_head = [name.removeprefix(prefix) for name in state if name.startswith(prefix)] # such as 3.weight
-    # An activation and maybe a dropout stand between the two layers, so the second one's number varies.
+    # Numbers in a Sequential. An activation and maybe a dropout, which have no weights, stand in between.
     numbers = sorted({int(name.split(".")[0]) for name in in_head})
     if len(numbers) != 2:
         message = f"a head of {len(numbers)} layers ({prefix}…), expected two"
         raise DataError("reward_model.checkpoint", message, entry=file.name)
 
-    head = {} # chapter 03's head has its layers at 0 and 2 of a Sequential
-    for our_number, old_number in zip((0, 2), numbers):
+    head = {}
+    for our_number, old_number in zip((0, 2), numbers): # 0 and 2: the layers of chapter 03's head
         for part in ("weight", "bias"):
             name = f"{prefix}{old_number}.{part}"
             if name not in state:
                 raise DataError("reward_model.checkpoint", f"no {name}", entry=file.name)
             head[f"{our_number}.{part}"] = state[name]
     return prefix, head
+
+
+def _prefix_of_head(state, file):
+    """How the names of the score head's tensors begin, such as "reward_head.".
+
+    The head is found by its last layer: no other layer has a single output, the score."""
+    numbered = [name for name in state if re.search(r"\.\d+\.weight$", name)] # such as reward_head.3.weight
+    # The weight of a layer with a single output has the shape [1, hidden].
+    last_layers = [name for name in numbered if state[name].ndim == 2 and len(state[name]) == 1]
+    if len(last_layers) != 1:
+        expected = "expected the one at the end of a score head"
+        message = f"{len(last_layers)} layers with a single output, {expected}"
+        raise DataError("reward_model.checkpoint", message, entry=file.name)
+    return re.sub(r"\d+\.weight$", "", last_layers[0])
 
 
 def _settings_of(contents):
@@ -197,6 +197,12 @@ def _common_name(name):
     # The names inside the vision tower begin with `visual.` everywhere.
     if "visual." in name:
         return name[name.index("visual."):]
-    # What is left is the language model: its layers, its embedding or its last norm.
-    inner_name = re.search(r"(layers\.\d+\..*|embed_tokens\.weight|(?<![\w])norm\.weight)$", name)
+    inner_name = _name_in_language_model.search(name)
     return f"language_model.{inner_name[1]}" if inner_name else name
+
+
+_name_in_language_model = re.compile(r"""(
+    layers\.\d+\..*         # a tensor of a layer
+    | embed_tokens\.weight  # the embedding
+    | (?<!\w)norm\.weight   # the last norm; a layer's norms are longer words, such as input_layernorm
+    )$""", re.VERBOSE)

@@ -45,10 +45,11 @@ def accepted_answers(
 ) -> list: # of texts, at least one
     "The list of the truths that a question accepts, any of which earns full marks"
     # a column of a data set holds texts only, so a list is stored in it as JSON
-    if isinstance(answer, str) and answer.startswith('["') and answer.endswith("]"):
+    looks_like_list = isinstance(answer, str) and answer.startswith('["') and answer.endswith("]")
+    if looks_like_list:
         try:
             answer = json.loads(answer)
-        except ValueError: # a text that only looks like a list is itself the truth
+        except ValueError: # it is no list, but itself the truth
             pass
     is_list = not isinstance(answer, str) and hasattr(answer, "__iter__")
     if not is_list:
@@ -105,17 +106,16 @@ def format_reward(
     answer: str = "", # not looked at
 ) -> dict: # overall, format
     "Pay 1 for one think block, then one answer block, and nothing but white space outside of them; else 0"
-    text = completion.strip()
     tags = ("<think>", "</think>", "<answer>", "</answer>")
-    places = [text.find(tag) for tag in tags]
-    each_once = all(text.count(tag) == 1 for tag in tags)
-    fits = each_once and places == sorted(places)
-    if fits:
-        end_of_thought = places[1] + len("</think>")
-        between = text[end_of_thought:places[2]]
-        # nothing before the thought, between the two blocks, or behind the answer
-        outside = [text[:places[0]], between, text[places[3] + len("</answer>"):]]
-        fits = not any(part.strip() for part in outside)
+    each_once = all(completion.count(tag) == 1 for tag in tags)
+    # each tag is looked for behind the one before it; if one is not found there, nor are those behind it
+    before, _, rest = completion.partition("<think>")
+    _, _, rest = rest.partition("</think>")
+    between, _, rest = rest.partition("<answer>")
+    _, last_tag, behind = rest.partition("</answer>")
+    in_order = bool(last_tag) # empty if it was not found
+    has_text_outside = bool((before + between + behind).strip())
+    fits = each_once and in_order and not has_text_outside
     return dict(overall=float(fits), format=float(fits))
 
 # %% ../nbs/02_rewards.ipynb #nce3bc42
@@ -158,24 +158,27 @@ def mix(
     weights = {name: weight for name, (_, weight) in weighted.items()}
 
     def mixed(completion, answer):
+        "The mix for one completion: its parts, a dict"
         parts_of = {name: reward(completion, answer) for name, reward in rewards.items()}
-        return _sum_of(parts_of, weights) # the parts of the mix, a dict
+        return _sum_of(parts_of, weights)
 
     def mixed_batch(completions, samples):
-        # name → list of parts, one dict per completion; `on_batch`: a reward as a function of whole batches
+        "The mix for a list of completions: the parts of each"
+        # each reward is called once: its name → a list with the parts of each completion
         parts_lists = {name: on_batch(reward)(completions, samples) for name, reward in rewards.items()}
-        sums = []
-        for row in range(len(completions)):
-            parts_of = {name: parts_list[row] for name, parts_list in parts_lists.items()}
-            sums.append(_sum_of(parts_of, weights))
-        return sums
+        mixed_parts = []
+        for i in range(len(completions)):
+            parts_of = {name: parts_list[i] for name, parts_list in parts_lists.items()} # of completion i
+            mixed_parts.append(_sum_of(parts_of, weights))
+        return mixed_parts
 
+    if not any(getattr(reward, "batched", False) for reward in rewards.values()):
+        return mixed
     mixed_batch.batched = True # type: ignore[attr-defined] # functions have attributes
-    # the seconds that a reward may wait for a network; rewards are called one after the other, so they add up
+    # seconds that the rewards may wait for a network, one after the other
     patience = sum(getattr(reward, "patience", 0.0) for reward in rewards.values())
     mixed_batch.patience = patience # type: ignore[attr-defined] # the same
-    batched = [getattr(reward, "batched", False) for reward in rewards.values()]
-    return mixed_batch if any(batched) else mixed
+    return mixed_batch
 
 def _sum_of(parts_of, weights):
     "The parts of a mix: the weighted sum of each reward's `overall`, and all other parts by name"
@@ -299,26 +302,25 @@ def _mark(answer_part, truth, synonyms):
     if not answer_part.strip():
         return False, False
     kind = answer_kind(truth)
+    if kind == "yes/no":
+        yes_no = yes_or_no(answer_part) # None if it says neither, or both
+        return yes_no == yes_or_no(truth), yes_no is not None
+    if kind == "letter":
+        letters = choice_letters(answer_part) # a set; empty if it names no letter
+        return letters == truth_letters(truth), bool(letters)
+    if kind == "number":
+        return _number_mark(answer_part, truth, synonyms)
     if kind == "list":
         is_right = same_items(answer_part, truth, synonyms) or same_words(answer_part, truth, synonyms)
         return is_right, True
-    if kind == "text":
-        # an answer of marks alone, such as "?", answers nothing, unless just that is the truth
-        is_right = same_words(answer_part, truth, synonyms)
-        return is_right, is_right or any(character.isalnum() for character in answer_part)
-    # both readers give None, or an empty set, where the answer says no such thing
-    if kind == "yes/no":
-        answered, wanted = yes_or_no(answer_part), yes_or_no(truth)
-    elif kind == "letter":
-        answered, wanted = choice_letters(answer_part) or None, truth_letters(truth)
-    else: # a number
-        return _number_mark(answer_part, truth, synonyms)
-    return answered == wanted, answered is not None
+    # a text; an answer such as "?" is none, unless just that is the truth
+    is_right = same_words(answer_part, truth, synonyms)
+    has_letters_or_digits = any(character.isalnum() for character in answer_part)
+    return is_right, is_right or has_letters_or_digits
 
 def _number_mark(answer_part, truth, synonyms):
     "Compare an answer with a truth that is a number: returns (is it right, does it answer with one number)"
-    # An answer in the truth's own words is one number, even where `read_number` reads none: "the one", where
-    # the truth is "one", could be a pronoun.
+    # first as words: `read_number` finds no number in "the one", which could be a pronoun
     if same_words(answer_part, truth, synonyms):
         return True, True
     number, true_number = read_number(answer_part), truth_number(truth)
@@ -427,18 +429,18 @@ def _one_case(text):
     "A text in lower case, its spaces single"
     return " ".join(text.lower().split())
 
-_most_letters = 120 # of an answer that are compared one by one; more would take longer than a reward may
+_most_letters = 120 # or words, that are compared one by one; more would take longer than a reward may
 
 def _anls(text, truth):
     "Normalised Levenshtein similarity of two texts, 0 to 1; below one half it is set to 0"
-    longest = max(len(text), len(truth))
     if not text or not truth:
         return 0.0
-    # the longer text has so many letters more that at least half of them must change
-    if abs(len(text) - len(truth)) >= longest / 2:
+    longest = max(len(text), len(truth))
+    fewest_changes = abs(len(text) - len(truth)) # the difference in length has to be inserted or deleted
+    if fewest_changes >= longest / 2:
         return 0.0
     if longest > _most_letters:
-        # long texts are compared by words: the time for letters grows with the square of their number
+        # compared by their first words, since the time grows with the square of what is compared
         text, truth = text.split()[:_most_letters], truth.split()[:_most_letters]
         longest = max(len(text), len(truth))
     changed_share = _changes(text, truth) / longest
@@ -481,17 +483,17 @@ def _box_parts(answer_boxes, truth):
     parts = dict(overall=0.0, found=0.0, count=0.0, readable=float(bool(boxes)), swapped=0.0, off_scale=0.0)
     if not boxes or not true_boxes:
         return parts
-    # The IoU of each pair, one to one. What has no partner counts as 0: the means are over the longer list.
-    ious = [iou for _, _, iou in matched(boxes, true_boxes)]
-    longer = max(len(boxes), len(true_boxes))
-    mean_iou = math.fsum(ious) / longer # `fsum` rounds the same on every Python
-    found = sum(iou >= good_overlap for iou in ious) / longer
-    swapped = sum(box_fault(box) == "swapped corners" for box in boxes) / len(boxes)
-    # another scale in which the answer would be right, such as thousandths for pixels, or None
-    other_scale = scale_that_fits(boxes, true_boxes, truth.scale, truth.size) if truth.size else None
-    same_count = float(len(boxes) == len(true_boxes))
-    return parts | dict(overall=mean_iou, found=found, count=same_count, swapped=swapped,
-                        off_scale=float(other_scale is not None))
+    ious = [iou for _, _, iou in matched(boxes, true_boxes)] # of each pair of a box and a true box
+    longer = max(len(boxes), len(true_boxes)) # so a box without a partner counts as an IoU of 0
+    parts["overall"] = math.fsum(ious) / longer # `fsum` rounds the same on every Python
+    parts["found"] = sum(iou >= good_overlap for iou in ious) / longer
+    parts["count"] = float(len(boxes) == len(true_boxes))
+    parts["swapped"] = sum(box_fault(box) == "swapped corners" for box in boxes) / len(boxes)
+    if truth.size:
+        # a scale in which the answer would be right, such as thousandths for pixels, or None
+        other_scale = scale_that_fits(boxes, true_boxes, truth.scale, truth.size)
+        parts["off_scale"] = float(other_scale is not None)
+    return parts
 
 # %% ../nbs/02_rewards.ipynb #n02box03
 def point_reward(
@@ -637,16 +639,20 @@ def load_reward(
     weighted = {}
     for term in terms:
         weight, _, name = (part.strip() for part in term.rpartition("*"))
-        # the name that the term's parts get: `reward_model` of reward_model:DIRECTORY, `f` of my.module:f
-        key = name.partition(":")[0] if name.startswith(model_rewards) else name.rpartition(":")[2]
+        key = _name_in_sum(name)
         if key in weighted:
             raise ValueError(f"reward {spec!r}: {key!r} stands in it twice")
         try:
-            # ValueError for an unknown name, and for a weight that is no finite number; no weight means 1
             weighted[key] = (_named_reward(name), _weight(weight))
-        except ValueError as e:
+        except ValueError as e: # an unknown name, or a weight that is no finite number
             raise ValueError(f"reward {spec!r}: {term!r} is not `weight*name` with a known name; {e}") from e
     return mix(**weighted)
+
+def _name_in_sum(name):
+    "The name that a reward gets in a sum: `reward_model` for reward_model:DIRECTORY, `f` for my.module:f"
+    if name.startswith(model_rewards):
+        return name.partition(":")[0]
+    return name.rpartition(":")[2] # the whole name if there is no colon
 
 def _weight(text):
     "The weight that a term of a sum says, a finite number; 1 where it says none"
@@ -664,17 +670,15 @@ def _named_reward(name):
     "The reward function of one name: a known one, my.module:function, a trained model's, or a judge's"
     if name in known_rewards:
         return known_rewards[name]
-    if name.startswith(model_rewards):
-        # such as reward_model:DIRECTORY: the module of this package that can load it stands before the colon
-        module, _, path = name.partition(":")
+    if name.startswith(model_rewards): # such as reward_model:DIRECTORY
+        module, _, path = name.partition(":") # a module of this package
         return importlib.import_module(f"vlrlbook.{module}").as_reward(path)
-    module, _, function = name.partition(":") if ":" in name else name.rpartition(".")
+    if ":" in name:
+        module, _, function = name.partition(":")
+    else: # my.module.function
+        module, _, function = name.rpartition(".")
     if not module:
-        similar_names = get_close_matches(name, known_rewards, 1)
-        hint = f"; did you mean {similar_names[0]!r}?" if similar_names else ""
-        other_forms = "module:function, reward_model:directory, aloha:directory, judge:file"
-        choices = f"{', '.join(known_rewards)}; or {other_forms}"
-        raise ValueError(f"there is no reward {name!r}{hint} (there are: {choices})")
+        raise ValueError(_no_such_reward(name))
     try:
         reward = getattr(importlib.import_module(module), function)
     except Exception as e: # a user's module may fail in any way while it is imported
@@ -682,6 +686,14 @@ def _named_reward(name):
     if not callable(reward):
         raise ValueError(f"reward {name!r} is a {type(reward).__name__}, no function")
     return reward
+
+def _no_such_reward(name):
+    "A message about an unknown name: a similar one, if there is one, and all forms that a name may have"
+    similar_names = get_close_matches(name, known_rewards, 1)
+    hint = f"; did you mean {similar_names[0]!r}?" if similar_names else ""
+    other_forms = "module:function, reward_model:directory, aloha:directory, judge:file"
+    choices = f"{', '.join(known_rewards)}; or {other_forms}"
+    return f"there is no reward {name!r}{hint} (there are: {choices})"
 
 def is_right(
     text: str, # what the model wrote
@@ -693,7 +705,7 @@ def is_right(
         return vqa_accuracy(text, answer)["accuracy"] == 1
     if task == "pointing":
         return box_reward(text, answer)["found"] == 1
-    # of a zoom answer only what stands behind the tool's last turn; any other text is its own last turn
+    # `last_turn`: the text after the last call of the zoom tool; all of it where none was called
     return counting_reward(last_turn(text), answer)["exact"] == 1
 
 # %% ../nbs/02_rewards.ipynb #c056
@@ -737,36 +749,40 @@ def for_trl(
     "Make a reward function for TRL's trainer of any reward: it returns a float per answer and logs the parts"
     if when_cut not in ("paid", "masked") and not isinstance(when_cut, (int, float)):
         raise ValueError(f"when_cut = {when_cut!r}: 'paid', 'masked' or a number")
-    # looked at where a cut answer is paid otherwise, or where its share can be logged exactly
-    looks_for_cuts = when_cut != "paid" or bool(end_tokens)
+    # cut answers are looked for, to pay them otherwise, or because `end_tokens` show exactly which they are
+    finds_cut_answers = when_cut != "paid" or bool(end_tokens)
 
     def rewarded(prompts, completions, answer, log_metric=None, trainer_state=None, **columns):
+        "What TRL calls: the reward of each completion; `answer` and `columns` are those of the data set"
         texts = [completion_text(completion) for completion in completions]
         samples = _samples_of(answer, columns) # question, picture and truth of each answer
         parts = on_batch(reward)(texts, samples) # a dict per answer
-        if looks_for_cuts:
+        if finds_cut_answers:
             are_cut = _which_are_cut(texts, columns.get("completion_ids"), end_tokens)
-            # adds the part `cut`, and changes the pay where `when_cut` is a number
             parts = [_with_cut(part, cut, when_cut) for part, cut in zip(parts, are_cut)]
 
         paid = [part["overall"] for part in parts]
         if when_cut == "masked":
-            # TRL leaves an answer whose reward is None out of its group's mean and gives it no advantage
-            # (read in 1.16, `_generate_and_score_completions`; before, a None was paid as 0)
+            # TRL gives no advantage to an answer whose reward is None, and leaves it out of its group's mean
+            # (read in 1.16, `_generate_and_score_completions`; older releases take None for 0)
             paid = [None if part["cut"] else part["overall"] for part in parts]
 
         if log_metric:
-            for key in parts[0]:
-                if key != "overall":
-                    log_metric(f"part/{key}", mean_of(part[key] for part in parts))
-            if group_size:
-                log_metric("silent", silent_share(paid, group_size))
+            _log_parts(log_metric, parts, paid, group_size)
         if recorder:
             recorder(texts, parts, samples, trainer_state)
         return paid
 
     rewarded.__name__ = name
     return rewarded
+
+def _log_parts(log_metric, parts, paid, group_size):
+    "Log the mean of each part and, if there is a `group_size`, the share of silent groups"
+    for key in parts[0]:
+        if key != "overall":
+            log_metric(f"part/{key}", mean_of(part[key] for part in parts))
+    if group_size:
+        log_metric("silent", silent_share(paid, group_size))
 
 def _samples_of(answers, columns):
     "A `Sample` for each answer of a batch, made of the columns (name → list) that TRL passes to a reward"
@@ -841,21 +857,29 @@ def check_reward(
     for text in texts:
         shown = repr(text[:20]) + f" ({len(text)} characters)"
         try:
-            # a reward that waits for a network says in `patience` how many seconds that may take
-            limit = max(_longest_call, getattr(reward, "patience", 0.0))
-            with _stopped_after(limit): # TimeoutError after so many seconds
-                # the quickest of several tries, in seconds: a busy machine makes one try look slow
-                took = 0.0 if batched else _quickest(reward, text, answer, milliseconds / 1000)
-                parts = _parts_of_one(reward, text, answer) # whatever the reward returns for this text
-        except Exception as e: # whatever a user's function raises is what this function reports
+            seconds, parts = _try_reward(reward, text, answer, milliseconds / 1000)
+        except Exception as e: # a user's function may raise anything
             problems.append(f"{shown}: raises {type(e).__name__}: {e}"[:400])
             continue
         problem = _wrong_parts(parts) # a message, or None
         if problem:
             problems.append(f"{shown}: {problem}")
-        if took > milliseconds / 1000:
-            problems.append(f"{shown}: takes {1000 * took:.0f} ms, at most {milliseconds:g}")
+        if seconds > milliseconds / 1000:
+            problems.append(f"{shown}: takes {1000 * seconds:.0f} ms, at most {milliseconds:g}")
     return problems
+
+def _try_reward(reward, text, answer, enough):
+    """Call a reward on one text: returns (seconds of its quickest call, what it returned)
+
+    A call that takes `enough` seconds or less is not repeated. A batched reward is not timed: 0 seconds.
+    Raises what the reward raises, and TimeoutError if it stalls."""
+    # a reward that waits for a network says in `patience` how many seconds that may take
+    limit = max(_longest_call, getattr(reward, "patience", 0.0))
+    batched = getattr(reward, "batched", False)
+    with _stopped_after(limit):
+        seconds = 0.0 if batched else _quickest(reward, text, answer, enough)
+        parts = _parts_of_one(reward, text, answer)
+    return seconds, parts
 
 _longest_call = 5 # seconds after which a reward that stalls is stopped, however slow the machine
 
@@ -903,21 +927,23 @@ def _stopped_after(seconds):
         signal.signal(signal.SIGALRM, earlier_handler)
 
 def _quickest(reward, text, answer, enough):
-    """Seconds of the quickest of several calls of a reward
+    """Seconds of the quickest of several calls of a reward, ten at most
 
-    A busy machine makes a quick reward look slow. So it is called again, ten times at most, while it took
-    more than `enough` seconds. One that took ten times as long twice is slow and not tried again."""
+    A busy machine can make a quick reward look slow, so it is called again until a call takes `enough`
+    seconds or less. If the first two calls take ten times as long, no other one is made."""
     seconds = _timed(reward, text, answer)
-    for tries in range(9):
-        # the first retry comes in any case: however long the machine stalled, it seldom does so twice
-        if seconds > enough and (tries == 0 or seconds < 10 * enough):
-            seconds = min(seconds, _timed(reward, text, answer))
+    for retries in range(9):
+        is_quick = seconds <= enough
+        is_hopeless = retries > 0 and seconds >= 10 * enough
+        if is_quick or is_hopeless:
+            break
+        seconds = min(seconds, _timed(reward, text, answer))
     return seconds
 
 def _timed(reward, text, answer):
     "Seconds of one call of a reward: this thread's processor time, or a tenth of the clock's if that is more"
-    # The clock also counts what other processes do in that time. But a reward that waits for a network uses
-    # no processor time, and would look quick without the clock.
+    # The clock is needed for a reward that waits for a network, which takes no processor time. Only a tenth
+    # counts, since on a busy machine the clock also counts the work of other processes.
     clock_start, work_start = time.perf_counter(), time.thread_time()
     reward(text, answer)
     work_seconds = time.thread_time() - work_start
@@ -935,36 +961,37 @@ def check_truth(
     that does not look at truths (one for the form alone), nor where it pays this answer its best: as much as
     the right answers to simple questions."""
     right_answer = _first_accepted(answer)
-    # `_paid_forms`: what an answer earns without tags and with them; the form that earns more counts
-    earned = max(_paid_forms(reward, right_answer, answer))
+    earned = _most_paid(reward, right_answer, answer)
     if earned <= reward("", answer)["overall"]:
         return f"the answer {right_answer[:80]!r} earns nothing under its own reward"
-    if earned > max(_paid_forms(reward, _wrong_answer, answer)):
+    if earned > _most_paid(reward, _wrong_answer, answer):
         return None
 
-    # `_sure_truths`: simple ones, such as 3 and yes; `best`: the most that right answers to them earn
-    best = max(max(_paid_forms(reward, truth, truth)) for truth in _sure_truths)
+    best = max(_most_paid(reward, truth, truth) for truth in _simple_truths)
     if earned < best and _looks_at_truths(reward):
         shown = f"the answer {right_answer[:80]!r} earns {earned:g} under its own reward"
         return f"{shown}, no more than a wrong answer does"
     return None
 
 _wrong_answer = "none of these words"
-_sure_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to one earns a reward's best
+_simple_truths = ("3", "yes", "B", "liver") # one of each kind; a right answer to one earns a reward's best
 
 def _looks_at_truths(reward):
     """Whether a reward depends on the truth: it pays the same text differently where the truth differs
 
     It does not if it pays a wrong answer more than the right one: then it pays for length or form."""
-    # `_sure_truths` are simple texts, each used as an answer and as a truth; `_paid_forms` returns what an
-    # answer earns with and without tags
-    for text in _sure_truths:
-        if max(_paid_forms(reward, _wrong_answer, text)) > max(_paid_forms(reward, text, text)):
+    for truth in _simple_truths:
+        if _most_paid(reward, _wrong_answer, truth) > _most_paid(reward, truth, truth):
             return False
-    for text in _sure_truths:
-        if any(_paid_forms(reward, text, truth) != _paid_forms(reward, text, text) for truth in _sure_truths):
-            return True
+    for text in _simple_truths:
+        for truth in _simple_truths:
+            if _paid_forms(reward, text, truth) != _paid_forms(reward, text, text):
+                return True
     return False
+
+def _most_paid(reward, text, answer):
+    "What an answer earns, with think and answer tags or without them, whichever is more"
+    return max(_paid_forms(reward, text, answer))
 
 def _paid_forms(reward, text, answer):
     "What an answer earns in two forms, a list of two numbers: as it is, and with think and answer tags"

@@ -52,12 +52,11 @@ def warm_start(
 
 
 def _folder(family, steps, seed, task, looks):
-    """The folder in the cache for a twin (a small model) after this warm start; it need not be there.
+    """The folder in the cache for the twin (a small model) of this warm start; it need not be there.
 
-    The folder's name is a hash of all that makes this twin what it is: its training and its shape."""
+    The folder's name is a hash of all that the weights depend on: first weights, training and shape."""
     processor = twin_processor(family)
-    # The pictures and texts that it is trained on. A hash of the first eight is enough: the others follow
-    # from the same seed and the same code. (`supervised` takes seed + 1 for them, so it is taken here.)
+    # What it is trained on, from the same seed as in `supervised`. Eight lessons stand for all of them.
     samples, answers = lessons(task, 8, seed + 1, family, looks)
     lesson_keys = []
     for sample, answer in zip(samples, answers):
@@ -65,11 +64,10 @@ def _folder(family, steps, seed, task, looks):
     config = twin_config(family, processor.tokenizer).to_json_string()
     recipe = [steps, seed, lesson_keys, config, processor.tokenizer.backend_tokenizer.to_str()]
     if task == "zoom":
-        # the size in which pictures are shown; in the other tasks they are drawn in that size
-        recipe.append(dict(_zoom_eye(family).processor.image_processor.size))
-        # what this twin begins with, the counting twin, and the share of its steps that teach where to look
-        counting = _folder(family, _counting_steps(), seed, "counting", looks=0)
-        recipe += [counting.name, aiming_share]
+        picture_size = dict(_zoom_eye(family).processor.image_processor.size)  # in which pictures are shown
+        # Training begins with the weights of another twin, after task counting's warm start.
+        counting_twin = _folder(family, _counting_steps(), seed, "counting", looks=0)
+        recipe += [picture_size, counting_twin.name, aiming_share]
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
     return cache_dir() / f"warm-{family}-{key}"
 
@@ -81,20 +79,19 @@ def lessons(
     family: str = "qwen2_5_vl",  # of the model that the twin copies; it sets the scale of boxes
     looks: int = 0,  # 0: no answer calls the zoom tool; any other number: half of them call it, once
 ) -> tuple:  # list of `Sample`, and a good model's answer to each
-    "Questions about drawn pictures, with the answers that the warm start teaches"
+    "Questions about drawn pictures, and the answers to them that the warm start teaches"
     if task == "counting":
-        # weights: how often each count is drawn
-        samples = synthetic_counting(n, seed=seed, weights=warm_weights)
+        samples = synthetic_counting(n, seed=seed, weights=warm_weights)  # how often each count is drawn
         return samples, [s.answer for s in samples]
     if task == "pointing":
-        # pictures as small as those that the run will show
-        side = by_task["pointing"]["tiny"]["max_image_size"]
+        side = by_task["pointing"]["tiny"]["max_image_size"]  # of the pictures, as in the run
         draw = drawn_for(f"tiny-{family}", side)  # its boxes are in the scale that the family writes
         samples = draw(n, seed)
         return samples, [answer_form(s.answer) for s in samples]
     if task == "zoom":
-        return zoom_lessons(n, seed, _zoom_eye(family), looks)
-    # Task vqa. What is taught is the form, a thought and then the answer; so any thought will do.
+        eye = _zoom_eye(family)  # the size in which the model sees a picture, and its scale of coordinates
+        return zoom_lessons(n, seed, eye, looks)
+    # Task vqa: only the form is taught, a thought and then the answer, so any thought will do.
     samples = drawn_questions(n, seed)
     return samples, [f"<think>discs</think><answer>{s.answer}</answer>" for s in samples]
 
@@ -127,16 +124,14 @@ def supervised(
 
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    def share_of_lr(step):
-        "What the learning rate is multiplied by: it rises over 30 steps and falls over the second half"
+    def lr_factor(step):
         rising, falling = (step + 1) / 30, (steps - step) / (steps / 2)
         return min(1, rising) * min(1, falling)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
 
     # A function (processor, samples, answers) → batch, labels. In task zoom an answer has several turns.
     encode_lessons = _several_turns(family) if task == "zoom" else _one_turn
-    # Pictures are drawn from another seed than weights. `_folder` takes seed + 1 too: the name of the twin's
-    # folder in the cache is a hash that covers the first of these pictures.
+    # Pictures have another seed than weights. It must be the same as in `_folder`.
     lessons_by_step = _lessons_by_step(task, steps, seed + 1, family, looks)
     losses = []
     for _ in progress_bar(range(steps), desc="warm start"):
@@ -175,17 +170,17 @@ def _lessons_by_step(
 ):
     "Yields the lessons of each step: (as many samples as `PICTURES_A_STEP`, the answer to each)"
     if task == "zoom":
-        # These pictures are large, and those of all steps would fill the memory. So each step draws its own.
+        # Each step draws its own pictures: they are large, and those of all steps would fill the memory.
         for step in range(steps):
-            # The first steps, this share of all, teach only where to look, if the lessons call the tool.
-            aiming = looks > 0 and step < aiming_share * steps
-            eye = _zoom_eye(family)  # the size in which the twin sees pictures, its scale of coordinates
-            yield zoom_lessons(PICTURES_A_STEP, seed + step, eye, looks, aiming)
+            is_first_part = step < aiming_share * steps
+            only_where_to_zoom = looks > 0 and is_first_part  # then the lessons teach nothing else
+            eye = _zoom_eye(family)  # the size in which the model sees pictures, and its scale of coordinates
+            yield zoom_lessons(PICTURES_A_STEP, seed + step, eye, looks, only_where_to_zoom)
         return
     samples, answers = lessons(task, PICTURES_A_STEP * steps, seed, family)
     for begin in range(0, PICTURES_A_STEP * steps, PICTURES_A_STEP):
-        chosen = slice(begin, begin + PICTURES_A_STEP)
-        yield samples[chosen], answers[chosen]
+        of_step = slice(begin, begin + PICTURES_A_STEP)
+        yield samples[of_step], answers[of_step]
 
 
 def _one_turn(processor, samples, answers):
@@ -203,15 +198,13 @@ def _several_turns(family):
 
     Its answers have several turns: the model calls a tool, gets a picture back, and then answers. Labels are
     the model's own turns."""
-    # An `Eye`: it cuts out the parts that calls ask for, and holds the processor of the run. `as_batch` uses
-    # that one and not the twin's own: pictures must have the size that the run will show.
-    eye = _zoom_eye(family)
-    processor = eye.processor
-    teach_calls(processor)  # its chat template then has a form for calls of the tool
-    def as_batch(_twins_own, samples, answers):
+    eye = _zoom_eye(family)  # also cuts out the parts of pictures that calls ask for
+    processor = eye.processor  # shows pictures in the size of the run
+    teach_calls(processor)  # adds a form for calls of the tool to its chat template
+    def encode_lessons(_ignored_processor, samples, answers):
         batch = encode_turns(processor, samples, answers, eye)
         return batch, turn_labels(batch["input_ids"], processor)
-    return as_batch
+    return encode_lessons
 
 
 def len_of_answers(

@@ -169,55 +169,58 @@ class _RowContext:
         return self.measured[image]
 
 # %% ../../nbs/09c_inspection.ipynb #n2fe4d38
-def _row_fields(look, row):
+def _row_fields(context, row):
     """((prompt, answer, pictures), problems) of a row; the first is None if the row has no usable prompt
 
-    `look`: `_RowContext`, with engine and names of the columns; problems: a list of (code, message)."""
+    `context`: `_RowContext`, with engine and names of the columns; problems: a list of (code, message)."""
     if isinstance(row, ValueError): # what `_read_rows` yields for a line that is no JSON
         return None, [("row.json", f"no JSON: {row}")]
     if not isinstance(row, dict):
         return None, [("row.json", f"a {type(row).__name__}, expected an object")]
 
-    prompt, answer = row.get(look.prompt_key), row.get(look.answer_key)
-    if look.engine == "verl": # its rows keep the answer in a dict for the reward
+    prompt, answer = row.get(context.prompt_key), row.get(context.answer_key)
+    if context.engine == "verl": # its rows keep the answer in a dict for the reward
         answer = (row.get("reward_model") or {}).get("ground_truth")
         if isinstance(prompt, list): # turns of a conversation, each with role and content
             prompt = "".join(turn["content"] for turn in prompt)
     if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
         columns = ", ".join(map(str, row))[:80]
-        return None, [("row.prompt", f"no text under {look.prompt_key!r}; the row has {columns}")]
+        return None, [("row.prompt", f"no text under {context.prompt_key!r}; the row has {columns}")]
 
-    # From here on a problem does not keep the row from being looked at.
+    # Despite the problems that follow, the prompt and the pictures are returned, to be checked as well.
     problems = []
     if not isinstance(answer, str) or not answer.strip():
-        problems.append(("row.answer", f"{answer!r} under {look.answer_key!r}, expected text"))
-    images = row.get(look.image_key, [])
-    if images is None:
-        images = []
-        if look.engine != "verl":
-            problems.append(("row.images", "null, on which EasyR1 stops; a row without pictures has []"))
-    elif not isinstance(images, list):
-        problems.append(("row.images", f"a {type(images).__name__}, expected a list"))
-        images = []
-    return (prompt, answer, images), problems
+        problems.append(("row.answer", f"{answer!r} under {context.answer_key!r}, expected text"))
+    images, image_problems = _row_images(row.get(context.image_key, []), context.engine)
+    return (prompt, answer, images), problems + image_problems
+
+def _row_images(images, engine):
+    "(list of pictures, problems) from the value in a row's picture column; if it is no list: none"
+    if isinstance(images, list):
+        return images, []
+    if images is not None:
+        return [], [("row.images", f"a {type(images).__name__}, expected a list")]
+    if engine == "verl": # only EasyR1 stops on null
+        return [], []
+    return [], [("row.images", "null, on which EasyR1 stops; a row without pictures has []")]
 
 # %% ../../nbs/09c_inspection.ipynb #na80924c
 _most_elongated = 150 # long side / short side; Qwen's own resizing raises an error above 200
 
-def _measure_picture(read):
+def _measure_picture(read_bytes):
     """((width, height), None) of a picture, or (None, (code, message)) if it cannot be used
 
-    `read`: a function without arguments that returns the picture's bytes."""
+    `read_bytes`: a function without arguments that returns the picture's bytes."""
     from PIL import Image
     try:
-        # Closed at once, so that thousands of pictures do not wait for the garbage collector.
-        with closing(Image.open(io.BytesIO(read()))) as image:
+        # Closed here: otherwise thousands of pictures could stay in memory until garbage is collected.
+        with closing(Image.open(io.BytesIO(read_bytes()))) as image:
             if image.mode.startswith(("I", "F")): # 16 or 32 bits a pixel
                 return None, ("image.mode", f"{image.mode}: EasyR1's plain conversion would clip it")
-            # Long and thin: Qwen's own resizing would refuse the picture, or come close to that.
-            if min(image.size) * _most_elongated < max(image.size):
+            short_side, long_side = sorted(image.size)
+            if long_side > _most_elongated * short_side:
                 return None, ("image.shape", f"{image.width} × {image.height} pixels")
-            image.load() # decodes it: the header of a file that is cut off would still tell a size
+            image.load() # decodes the whole file, which fails if it is cut off; the size is in its header
             return image.size, None
     # Pillow's decoders raise many kinds of errors; whatever it is, the picture cannot be used.
     except Exception as e:
@@ -325,30 +328,19 @@ def dry_run(
     Rows, reward and memory are checked only if the files, the processor and the template can be used."""
     started = time.perf_counter()
     folder, engine, settings = _what_to_run(Path(path), version, list(overrides))
-    # Dicts with file, row, code and message. The functions below add to this list.
-    problems = _missing_files(settings, folder, engine)
-    tally = _Tally(problems) # sums up over all rows
-    # Below, `settings["max_prompt_length"]` is short for `settings.values["data.max_prompt_length"]`.
-    # `tally.rows` (file → number of rows) and `problems` are shared with the result, which therefore shows
-    # all that is added to them below. The limit `longest` is final; the other values are replaced below.
+    problems = _missing_files(settings, folder, engine) # dicts with file, row, code and message
+    tally = _Tally(problems) # counts over all rows
+    # The functions below add to `problems` and to `tally.rows` (file → number of rows). `result` holds the
+    # same two objects; its other fields that are zero or empty are filled in below.
     result = DryRun(
         folder=folder.name, rows=tally.rows, problems=problems, tokens=[], image_tokens=0,
-        longest=settings["max_prompt_length"], resized=(0, 0, 0), # pictures enlarged, shrunk, all
+        longest=settings["max_prompt_length"], # short for settings.values["data.max_prompt_length"]
+        resized=(0, 0, 0), # pictures enlarged, shrunk, all
         reward={}, cost=[], seconds=0.0, per_second=0.0)
-    # Rows can be looked at if the files are here, the processor loads and the template is right.
-    can_look = not any(problem["code"] in ("file.missing", "data.hub") for problem in problems)
-    if can_look and processor is None:
-        processor = _processor_of(settings, folder, problems) # None, and a problem, if it cannot be loaded
-        can_look = processor is not None
-    if can_look:
-        try:
-            look = _RowContext(settings, folder, engine, processor) # what checking a row needs
-        except SettingsError as e: # a template that is no jinja
-            problems.append(_problem(settings.values["data.format_prompt"], "prompt.template", str(e)))
-            can_look = False
 
-    if can_look:
-        _check_and_count_rows(look, settings, tally, result, processes, progress)
+    context = _context_for_rows(settings, folder, engine, processor, problems) # None: no row can be checked
+    if context is not None:
+        _check_and_count_rows(context, settings, tally, result, processes, progress)
         result.reward = _check_reward_file(settings, folder, engine, tally.truths, full_marks, problems)
         config = _config_of(settings, folder) # None if it cannot be read
         usable = _usable_rows(settings, folder, tally) # training rows that the engine does not leave out
@@ -356,39 +348,57 @@ def dry_run(
     result.seconds = time.perf_counter() - started
     return result
 
-def _check_and_count_rows(look, settings, tally, result, processes, progress):
+def _context_for_rows(settings, folder, engine, processor, problems):
+    """The `_RowContext` of a run, or None if its rows cannot be checked; `problems` then says why
+
+    They cannot if a file is missing, the processor cannot be loaded or the template is wrong."""
+    if any(problem["code"] in ("file.missing", "data.hub") for problem in problems):
+        return None
+    if processor is None:
+        processor = _processor_of(settings, folder, problems)
+    if processor is None: # it could not be loaded: `_processor_of` has added the problem
+        return None
+    try:
+        return _RowContext(settings, folder, engine, processor)
+    except SettingsError as e: # a template that is no jinja
+        problems.append(_problem(settings.values["data.format_prompt"], "prompt.template", str(e)))
+        return None
+
+def _check_and_count_rows(context, settings, tally, result, processes, progress):
     """Check all rows of all files and fill in the counts of `result`, a `DryRun`
 
-    `look`: `_RowContext`; `tally`: `_Tally`, which sums up over the rows and collects the problems."""
+    `context`: `_RowContext`; `tally`: `_Tally`, which sums up over the rows and collects the problems."""
     # `train_files` is short for data.train_files; it names one file, or a folder of files.
-    files = _row_files(look.folder, settings["train_files"]) + _row_files(look.folder, settings["val_files"])
+    train_files = _row_files(context.folder, settings["train_files"])
+    files = train_files + _row_files(context.folder, settings["val_files"])
     started = time.perf_counter()
-    for row_result in _check_rows(files, look, processes, progress, tally.rows): # it counts into `tally.rows`
+    # `_check_rows` writes the number of rows of each file into `tally.rows`.
+    for row_result in _check_rows(files, context, processes, progress, tally.rows):
         tally.add(row_result)
-    # What only all rows together show: that none is held out, or that a picture stands in both parts.
-    _check_held_out_rows(look, settings, tally)
-    seconds = max(1e-9, time.perf_counter() - started) # not 0, by which is divided
+    _check_held_out_rows(context, settings, tally)
+    seconds = max(1e-9, time.perf_counter() - started) # not 0, since it divides below
     result.tokens = list(tally.tokens)
     result.image_tokens = tally.most_image_tokens
-    result.resized = tuple(tally.pictures) # how many were enlarged, shrunk, and all
+    result.resized = (tally.enlarged, tally.shrunk, tally.pictures)
     result.per_second = sum(tally.rows.values()) / seconds
 
-def _check_held_out_rows(look, settings, tally):
+def _check_held_out_rows(context, settings, tally):
     """Add a problem if there are no held-out rows, or if their pictures stand in the training rows, too
 
-    `look`: `_RowContext`; `tally`: `_Tally` of all rows, which has the pictures that each file shows."""
+    `context`: `_RowContext`; `tally`: `_Tally` of all rows."""
     # `train_files` is short for data.train_files; it names one file, or a folder of files.
-    train_pictures = set()
-    for name in _row_files(look.folder, settings["train_files"]):
-        train_pictures |= tally.shown.get(name, {}).keys()
-    held_out_files = _row_files(look.folder, settings["val_files"])
+    train_files = _row_files(context.folder, settings["train_files"])
+    held_out_files = _row_files(context.folder, settings["val_files"])
 
     if not sum(tally.rows[name] for name in held_out_files):
         file = held_out_files[0] if held_out_files else "data"
         tally.problems.append(_problem(file, "rows.none", "no rows to measure on"))
 
+    train_pictures = set()
+    for name in train_files:
+        train_pictures |= tally.first_rows.get(name, {}).keys()
     for name in held_out_files:
-        first_rows = tally.shown.get(name, {}) # picture → number of the first row that shows it
+        first_rows = tally.first_rows.get(name, {}) # picture → number of the first row that shows it
         leaked = [number for picture, number in first_rows.items() if picture in train_pictures]
         if leaked:
             message = f"{len(leaked)} of its {len(first_rows)} pictures stand in the training rows too"
@@ -413,23 +423,25 @@ class _Tally:
         self.rows = {} # file → number of rows
         self.tokens = array.array("i") # length of each prompt; an array takes four bytes for each
         self.truths = {} # answer → list of (file, row number) where it is the true answer
-        self.pictures = [0, 0, 0] # enlarged, shrunk, all
+        self.enlarged = self.shrunk = self.pictures = 0 # numbers of pictures; `pictures` counts all
         self.most_image_tokens = 0 # of one prompt
-        self.shown = {} # file → picture's name → number of the first row that shows it
+        self.first_rows = {} # file → picture's name → number of the first row that shows it
 
     def add(self, row_result):
         "Add what `check_row` returned for a row, with the file's name under `file`"
         file, number = row_result["file"], row_result["number"]
-        for picture in row_result["shown"]: # `setdefault` keeps the first row that shows it
-            self.shown.setdefault(file, {}).setdefault(picture, number)
+        first_rows = self.first_rows.setdefault(file, {})
+        for picture in row_result["shown"]: # names of the row's pictures
+            first_rows.setdefault(picture, number) # an earlier row stays
         for code, message in row_result["problems"]:
             self.problems.append(dict(file=file, row=number, code=code, message=message))
         if row_result["tokens"]: # 0: they could not be counted
             self.tokens.append(row_result["tokens"])
         self.most_image_tokens = max(self.most_image_tokens, row_result["image_tokens"])
         enlarged, shrunk = row_result["resized"]
-        for i, count in enumerate((enlarged, shrunk, row_result["pictures"])):
-            self.pictures[i] += count
+        self.enlarged += enlarged
+        self.shrunk += shrunk
+        self.pictures += row_result["pictures"]
         answer = row_result["answer"]
         if isinstance(answer, str) and answer.strip():
             self.truths.setdefault(answer, []).append((file, number))
@@ -439,51 +451,62 @@ def _what_to_run(path, version, overrides):
     """(folder, engine, `EngineSettings`) of the run at a path: an exported directory, or an EasyR1 YAML
 
     The engine is easyr1 or verl."""
-    if path.is_file(): # a YAML; its relative paths are changed so that they begin in its folder
-        # A YAML does not say for which EasyR1 it was written: without `version` it is this book's default.
+    if path.is_file(): # a YAML; it does not say for which EasyR1 it was written
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
-        return path.parent, "easyr1", _relative_to(path.parent, settings)
+        return path.parent, "easyr1", _relative_to(path.parent, settings) # its paths then begin in its folder
 
     # An exported directory says in export.json for which engine it was made.
-    if not (path / "export.json").is_file():
+    export_file = path / "export.json"
+    if not export_file.is_file():
         raise SettingsError(f"{path.name}: no export.json there; "
                             "give an exported directory, or a YAML of EasyR1")
-    about = json.loads((path / "export.json").read_text(encoding="utf-8"))
-    if about["engine"] == "easyr1":
-        settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
-    else: # verl reads no file of settings, so the export has kept them in export.json
-        # An older export may hold older names of keys, which `verl_name` turns into today's.
-        exported = {verl_name(key): value for key, value in about["settings"].items()}
-        given = exported | parse_overrides(overrides, "verl")
-        # house=False: this book's values are in export.json already; any other key has verl's default.
-        settings = engine_settings(given, "verl", path.name, house=False)
-    return path, about["engine"], settings
+    export = json.loads(export_file.read_text(encoding="utf-8"))
+    if export["engine"] == "easyr1":
+        settings = read_engine_yaml(path / "config.yaml", version or export["version"], overrides)
+    else:
+        settings = _verl_settings(export["settings"], overrides, path.name)
+    return path, export["engine"], settings
+
+def _verl_settings(exported, overrides, name):
+    """The `EngineSettings` of an export for verl, from the settings (key → value) in its export.json
+
+    verl reads no file of settings. `name`: of the export, for messages."""
+    # An older export may hold older names of keys, which `verl_name` turns into today's.
+    exported = {verl_name(key): value for key, value in exported.items()}
+    given = exported | parse_overrides(overrides, "verl")
+    # house=False: this book's values are in export.json already; any other key has verl's default.
+    return engine_settings(given, "verl", name, house=False)
 
 # %% ../../nbs/09c_inspection.ipynb #n6b93fe1
 def _relative_to(folder, settings):
     """Change the paths in the settings of a YAML, so that they can be read from the YAML's `folder`
 
-    EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's. A
-    path that does not exist from `folder`, but from the current folder, is made absolute. A path that exists
-    from neither stays as it was written."""
+    EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's. So
+    a path that exists only from the current folder is made absolute. One that exists from neither stays as it
+    was written."""
     keys = ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
             "worker.reward.reward_function", "worker.actor.model.model_path")
     for key in keys:
         written = settings.values.get(key)
         if not isinstance(written, str) or not written:
             continue
-        path, colon, function = written, "", ""
-        # `rows.jsonl@train`: a file and the name of a split. That is dropped: the whole file is read here.
-        if key.startswith("data."):
-            path, _, _ = written.partition("@")
-        if key.endswith("reward_function") and ":" in written: # `reward.py:main`: file and function
-            path, colon, function = written.rpartition(":")
+        path, function = _path_and_function(key, written)
         if not (folder / path).exists() and Path(path).exists():
             path = str(Path(path).resolve())
-        # Also where only the split was dropped. `folder /` an absolute path is that path itself.
-        if (folder / path).exists():
-            settings.values[key] = path + colon + function
+        if (folder / path).exists(): # `folder /` an absolute path is that path itself
+            settings.values[key] = path + function
     return settings
+
+def _path_and_function(key, written):
+    "(path, function) in a setting; `function` is such as `:main` for a reward file, else empty"
+    if key.startswith("data."):
+        # `rows.jsonl@train` also names a split, which is dropped: the whole file is read here.
+        path, _, _ = written.partition("@")
+        return path, ""
+    if key.endswith("reward_function") and ":" in written: # such as `reward.py:main`
+        path, colon, function = written.rpartition(":")
+        return path, colon + function
+    return written, ""
 
 def _is_on_hub(name):
     "Whether a name looks like a data set of the hub, such as hiyouga/math12k@train: one slash and no suffix"
@@ -519,18 +542,22 @@ def _named_files(values, engine):
     """The files and folders that settings name, as a list of (key, name, code)
 
     The code is that of the problem to be reported if the file or folder does not exist."""
-    easyr1 = engine == "easyr1"
     keys = ["data.train_files", "data.val_files"]
-    if easyr1: # it only warns if the template or picture folder is missing, so that is looked for here
+    if engine == "easyr1":
+        # EasyR1 itself only warns if one of these two is missing.
         keys += ["data.format_prompt", "data.image_dir"]
+        reward_key, model_key = "worker.reward.reward_function", "worker.actor.model.model_path"
+    else:
+        reward_key, model_key = "reward.custom_reward_function.path", "actor_rollout_ref.model.path"
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
+
     # The reward file is listed even if its name is empty: the caller then reports that it is not set.
-    reward_key = "worker.reward.reward_function" if easyr1 else "reward.custom_reward_function.path"
     reward_path, _ = _reward_of(values, engine)
     named.append((reward_key, reward_path, "file.missing"))
-    model_key = "worker.actor.model.model_path" if easyr1 else "actor_rollout_ref.model.path"
-    if values[model_key].startswith((".", "/", "~")): # anything else may be a hub id
-        named.append((model_key, values[model_key], "model.missing"))
+
+    model = values[model_key]
+    if model.startswith((".", "/", "~")): # anything else may be a hub id
+        named.append((model_key, model, "model.missing"))
     return named
 
 def _reward_of(values, engine):
@@ -613,25 +640,26 @@ def _parquet_rows(path):
         yield from batch.to_pylist()
 
 # %% ../../nbs/09c_inspection.ipynb #n07e6d57
-def _check_rows(files, look, processes, progress, row_counts):
+def _check_rows(files, context, processes, progress, row_counts):
     """Yield what `check_row` returns for every row of the files, in their order, with the file's name added
 
-    `look`: the `_RowContext`, what `check_row` needs to know of the run; its `folder` is that of the export.
-    `row_counts` (file → rows) is filled in. Several processes work; the batches are read here."""
+    This process reads the rows; `processes` check them, in batches. `context`: the `_RowContext` of the run,
+    whose `folder` holds the files. `row_counts` (file → number of rows) is filled in."""
     from tqdm.auto import tqdm
     processes = processes or os.cpu_count() or 1
     most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
-    # `submit(batch)` starts the check of a batch, and returns a function that waits for its results.
-    with tqdm(desc="rows", disable=not progress) as bar, _workers(look, processes) as submit:
+    with tqdm(desc="rows", disable=not progress) as bar, _workers(context, processes) as submit:
         waiting = deque() # (file, function that waits for the results of a batch), the oldest batch first
         for name in files:
             row_counts[name] = 0
-            for batch in _batched(_read_rows(look.folder / name), _batch_size):
+            rows = _read_rows(context.folder / name)
+            for batch in _batched(rows, _batch_size):
                 row_counts[name] += len(batch)
-                waiting.append((name, submit(batch)))
+                wait_for_results = submit(batch) # the check has begun
+                waiting.append((name, wait_for_results))
                 while len(waiting) > most_waiting:
                     yield from _batch_results(waiting.popleft(), bar)
-        while waiting: # everything is read; what is left has to be waited for
+        while waiting: # all rows are read
             yield from _batch_results(waiting.popleft(), bar)
 
 # %% ../../nbs/09c_inspection.ipynb #nf10ba92
@@ -659,19 +687,22 @@ def _batched(items, size):
 
 # %% ../../nbs/09c_inspection.ipynb #n7c72dc2
 @contextmanager
-def _workers(look, processes):
-    """A context with a function `submit(batch)`, which checks rows in this process or in several others
+def _workers(context, processes):
+    """A context manager that yields a function `submit(batch)`, which starts the check of a batch of rows
 
-    `submit` returns a function without arguments that waits for the batch's results and returns them. `look`:
-    the `_RowContext` of the rows."""
+    `submit` returns a function without arguments that waits for the batch's results and returns them. The
+    check runs in this process if `processes` is 1, else in as many others. `context`: the `_RowContext`."""
     if processes == 1:
-        _set_look(look) # where `_check_batch` finds it
+        _set_row_context(context)
         yield _submit_here
         return
-    # Forked where the system can, so that the processes share the processor that is loaded already.
-    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
-    with ProcessPoolExecutor(processes, context, initializer=_set_look, initargs=(look,)) as pool:
-        yield lambda batch: pool.submit(_check_batch, batch).result # a method that waits for the results
+    # Forked where the system can, so that the processes share the model's processor, which is loaded already.
+    mp_context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
+    with ProcessPoolExecutor(
+            processes, mp_context, initializer=_set_row_context, initargs=(context,)) as pool:
+        def submit(batch):
+            return pool.submit(_check_batch, batch).result # the method that waits for the results
+        yield submit
 
 def _submit_here(batch):
     "Check a batch in this process at once, and return a function that returns the results, as `submit` must"
@@ -679,16 +710,16 @@ def _submit_here(batch):
     return lambda: results
 
 # %% ../../nbs/09c_inspection.ipynb #n4229e6e
-_look: _RowContext # of this process
+_row_context: _RowContext # of this process
 
-def _set_look(look):
+def _set_row_context(context):
     "Keep the `_RowContext` in a global variable of this process, where `_check_batch` finds it"
-    global _look
-    _look = look
+    global _row_context
+    _row_context = context
 
 def _check_batch(batch):
-    "Results of `check_row` for a batch, a list of (number, row); `_look` was set when the process started"
-    return [check_row(row, number, _look) for number, row in batch]
+    "Results of `check_row` for a batch, a list of (number, row); `_row_context` must have been set before"
+    return [check_row(row, number, _row_context) for number, row in batch]
 
 # %% ../../nbs/09c_inspection.ipynb #ne9f50e8
 def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
@@ -696,46 +727,52 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
 
     `truths`: answer → list of (file, row number). A truth must earn `full_marks`, and a wrong answer less
     than the truth; what breaks this is added to `problems`."""
-    path, name = _reward_of(settings.values, engine) # file, function
-    answers = list(truths)
-    if not answers:
+    path, function = _reward_of(settings.values, engine)
+    if not truths:
         return {}
-
-    # The wrong answer to a truth is the next truth in the list that is another answer, or "none of these" if
-    # there is none.
-    wrong_answers = []
-    for i, truth in enumerate(answers):
-        others = answers[i + 1:] + answers[:i]
-        wrong_answers.append(_different_truth(truth, others))
+    wrong_answers = _wrong_answers(list(truths)) # one for each truth
     cases = [] # (five texts to be scored, truth)
-    for truth, wrong in zip(answers, wrong_answers):
+    for truth, wrong in zip(truths, wrong_answers):
         texts = [_tagged(truth), truth, _tagged(wrong), wrong, ""] # with <answer> tags, and without
         cases.append((texts, truth))
 
-    try: # a list of five dicts for each case, in another process
-        results = ask_reward_file(folder / path, cases, name, engine, kwargs=_reward_kwargs(settings.values),
-                                  reward_type=settings.values.get("worker.reward.reward_type"))
+    try: # calls the function in another process, which returns five dicts for each case
+        results = ask_reward_file(
+            folder / path, cases, function, engine, kwargs=_reward_kwargs(settings.values),
+            reward_type=settings.values.get("worker.reward.reward_type"))
     except SettingsError as e:
         problems.append(_problem(path, "reward.file", f"{e}{_reward_type_hint(settings.values)}"))
         return {}
 
-    key = "score" if engine == "verl" else "overall" # under which a reward's dict holds what is paid
-    earned = [] # for each truth: number of its rows, reward of the truth, reward of the wrong answer
-    for truth, wrong, parts in zip(answers, wrong_answers, results):
-        # (reward of the truth, reward of the wrong answer), or None if a dict is malformed
-        rewards, reward_problems = _compare_rewards(truth, wrong, parts, key, full_marks)
-        # Listed for every row that has this truth, since each of them will be paid wrongly.
+    key = "score" if engine == "verl" else "overall" # where a dict holds the reward itself
+    measured = [] # (number of rows with a truth, reward of the truth, reward of the wrong answer)
+    for truth, wrong, dicts in zip(truths, wrong_answers, results):
+        rows_with_truth = truths[truth] # (file, row number)
+        rewards, reward_problems = _compare_rewards(truth, wrong, dicts, key, full_marks)
+        # A problem is listed for every row that has this truth, since it concerns each of them.
         for code, message in reward_problems:
-            problems += [dict(file=file, row=row, code=code, message=message) for file, row in truths[truth]]
-        if rewards:
-            earned.append((len(truths[truth]), *rewards))
+            for file, row in rows_with_truth:
+                problems.append(dict(file=file, row=row, code=code, message=message))
+        if rewards: # None if a dict was malformed
+            measured.append((len(rows_with_truth), *rewards))
+    return _mean_rewards(measured) | {"different truths asked": len(truths)}
 
-    # The means are over rows, so a truth counts as often as rows have it.
-    count = max(1, sum(rows for rows, _, _ in earned))
-    truth_mean = math.fsum(rows * reward for rows, reward, _ in earned) / count
-    wrong_mean = math.fsum(rows * reward for rows, _, reward in earned) / count
-    return {"reward of the truths, mean": truth_mean, "reward of wrong answers, mean": wrong_mean,
-            "different truths asked": len(answers)}
+def _wrong_answers(truths):
+    "A wrong answer to each truth: the next truth in the list that is another answer, or `none of these`"
+    wrong_answers = []
+    for i, truth in enumerate(truths):
+        others = truths[i + 1:] + truths[:i]
+        wrong_answers.append(_different_truth(truth, others))
+    return wrong_answers
+
+def _mean_rewards(measured):
+    """Mean rewards over all rows, for a table, so that a truth counts as often as rows have it
+
+    `measured`: a list of (number of rows with a truth, reward of the truth, reward of the wrong answer)."""
+    count = max(1, sum(rows for rows, _, _ in measured)) # not 0, if all dicts were malformed
+    truth_mean = math.fsum(rows * reward for rows, reward, _ in measured) / count
+    wrong_mean = math.fsum(rows * reward for rows, _, reward in measured) / count
+    return {"reward of the truths, mean": truth_mean, "reward of wrong answers, mean": wrong_mean}
 
 def _reward_kwargs(values):
     "Keyword arguments that the settings give the reward function; EasyR1 and verl keep them under other keys"
@@ -757,17 +794,17 @@ def _tagged(answer):
     return f"<think>.</think><answer>{answer}</answer>"
 
 # %% ../../nbs/09c_inspection.ipynb #na867ad7
-def _compare_rewards(truth, wrong, parts, key, full_marks):
-    """((reward of the truth, reward of the wrong answer), problems), from the reward's dicts for five texts
+def _compare_rewards(truth, wrong, dicts, key, full_marks):
+    """Check that a true answer earns `full_marks`, and a wrong one less than it: returns (rewards, problems)
 
-    `parts`: dicts for the truth with tags and without, the answer `wrong` with tags and without, and an empty
-    text; `key`: where a dict holds what is paid. The first is None if a dict has a wrong form; problems is a
-    list of (code, message)."""
-    for part in parts:
-        if not _well_formed(part, key, parts[0]): # the dict of the first text says which names are expected
+    `dicts`: what the reward function returned for five texts: the truth with tags and without, the answer
+    `wrong` with tags and without, and an empty text. `key`: where a dict holds the reward itself. `rewards`:
+    (of the truth, of the wrong answer), or None if a dict is malformed. `problems`: [(code, message)]."""
+    for parts in dicts:
+        if not _well_formed(parts, key, dicts[0]): # all must have the names that the first one has
             expected = f"expected finite numbers with {key!r}, the same names for every answer"
-            return None, [("reward.form", f"{str(part)[:80]}: {expected}")]
-    scores = [part[key] for part in parts]
+            return None, [("reward.form", f"{str(parts)[:80]}: {expected}")]
+    scores = [parts[key] for parts in dicts]
     # Some rewards want the tags and others do not, so the better form counts.
     truth_score, wrong_score, empty_score = max(scores[:2]), max(scores[2:4]), scores[4]
     problems = []
@@ -832,12 +869,17 @@ def _cost_of(settings, engine, config, rows, gpu_gb, problems):
     `settings`: `EngineSettings`; `rows`: how many usable training rows; `config`: of the model, or None.
     Problems are added to the list."""
     values, easyr1 = settings.values, engine == "easyr1"
-    batch = values["data.rollout_batch_size" if easyr1 else "data.train_batch_size"] # prompts of one step
-    mini_key = "worker.actor.global_batch_size" if easyr1 else "actor_rollout_ref.actor.ppo_mini_batch_size"
-    updates = batch // values[mini_key] # of the weights in one step; each takes a part of its prompts
-    max_steps = values["trainer.max_steps" if easyr1 else "trainer.total_training_steps"] # None: by epochs
-    # The engine drops the last incomplete batch of each epoch.
-    steps = max_steps or rows // batch * values["trainer.total_epochs"]
+    if easyr1:
+        batch_key, mini_batch_key = "data.rollout_batch_size", "worker.actor.global_batch_size"
+        max_steps_key = "trainer.max_steps"
+    else:
+        batch_key, mini_batch_key = "data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size"
+        max_steps_key = "trainer.total_training_steps"
+    batch = values[batch_key] # prompts of one step
+    updates = batch // values[mini_batch_key] # of the weights in one step
+    max_steps = values[max_steps_key] # None: the epochs decide
+    # `//`: the engine drops the last incomplete batch of each epoch.
+    steps = max_steps or (rows // batch) * values["trainer.total_epochs"]
 
     if rows < batch:
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
@@ -868,11 +910,14 @@ def _memory_lines(values, easyr1, config, gpu_gb, problems):
         message = f"the update needs at least {update_gb:.0f} GB a GPU, there are {gpu_gb:g}: {large_parts}"
         problems.append(_problem("config", "memory.update", message))
 
-    # The sampler, vLLM: what its weights leave of its share of a GPU is room for its cache.
-    rollout = "worker.rollout." if easyr1 else "actor_rollout_ref.rollout."
-    parallel = values[rollout + ("tensor_parallel_size" if easyr1 else "tensor_model_parallel_size")]
-    weights_gb = 2 * count / parallel / 1e9 # vLLM's own copy in bfloat16, cut by tensor parallelism alone
-    sampler_gb = values[rollout + "gpu_memory_utilization"] * gpu_gb # what vLLM may take of a GPU
+    # The sampler, vLLM, has a copy of the weights; its cache gets the rest of its share of a GPU.
+    if easyr1:
+        section, parallel_key = "worker.rollout", "tensor_parallel_size"
+    else:
+        section, parallel_key = "actor_rollout_ref.rollout", "tensor_model_parallel_size"
+    parallel = values[f"{section}.{parallel_key}"] # how many GPUs share one copy
+    weights_gb = 2 * count / parallel / 1e9 # two bytes for each parameter: bfloat16
+    sampler_gb = values[f"{section}.gpu_memory_utilization"] * gpu_gb # the sampler's share
     if weights_gb >= sampler_gb:
         message = (f"the sampler's weights, {weights_gb:.0f} GB, "
                    f"do not fit into its share of {sampler_gb:.0f} GB a GPU")
@@ -888,18 +933,18 @@ def _update_memory(values, easyr1, config, count):
 
     `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `count`: of parameters."""
     text_config = config.get_text_config() # of the language model
-    # Rank of the LoRA adapter; 0: all weights train.
+    # Rank of the LoRA adapter, in EasyR1 or in verl; 0: all weights train.
     rank = values.get("worker.actor.model.lora.rank") or values.get("actor_rollout_ref.model.lora_rank") or 0
-    # Share of the parameters that trains: with a rank `parameter_count` counts those of the adapter alone.
+    # With a rank, `parameter_count` counts the adapter's parameters alone.
     trained = parameter_count(config, rank) / count if rank else 1.0
-    gpus = values["trainer.n_gpus_per_node"] * values["trainer.nnodes"]
-    bits16 = values.get("worker.actor.fsdp.torch_dtype") == "bf16" # a key of EasyR1 alone
-    # `_update_tokens`: most tokens of a micro-batch; `_keeps_reference`: whether the frozen copy for the KL
-    # term is on the GPU, too.
     return memory_gb(
         count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
-        width=text_config.hidden_size, gpus=gpus, tokens=_update_tokens(values, easyr1), bits16=bits16,
-        reference=_keeps_reference(values, easyr1), trained=trained)
+        width=text_config.hidden_size,
+        gpus=values["trainer.n_gpus_per_node"] * values["trainer.nnodes"],
+        tokens=_update_tokens(values, easyr1), # of a micro-batch, at most
+        bits16=values.get("worker.actor.fsdp.torch_dtype") == "bf16", # a key of EasyR1 alone
+        reference=_keeps_reference(values, easyr1), # a frozen copy, for the KL term, is on the GPU, too
+        trained=trained) # share of the parameters
 
 # %% ../../nbs/09c_inspection.ipynb #n5fb6aee
 def _update_tokens(values, easyr1):

@@ -64,9 +64,9 @@ def give_order(
     attempt: int,  # to which attempt it speaks: an order to attempt 1 must not stop attempt 2
 ):
     "Write an order, such as `cancel 2`, into a job's lock file, over the one before; the supervisor reads it"
-    # Always of one size and in place: bytes that the file has already can be written on a full disk too. A
-    # new file and a rename would need room, and the lock would stay on the old file.
-    text = f"{word} {attempt}".ljust(order_bytes)
+    # Written in place, over the old order: this works on a full disk, too. A new file would need room, and
+    # the lock would stay on the old file.
+    text = f"{word} {attempt}".ljust(order_bytes)  # always of one size, so that the file does not grow
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         os.pwrite(descriptor, text.encode(), 0)  # at offset 0
@@ -90,8 +90,8 @@ def order_of_lock_file(
 ) -> tuple:  # word, attempt; (run_order, None) if there is no order in it, or no such file
     """Read the order in a job's lock file by its path; the lock itself is neither needed nor taken
 
-    The word is run_order, cancel_order or interrupt_order; an attempt is the number of the job's start to
-    which it speaks. Without an order a job goes on, which is what run_order means."""
+    The word is run_order, cancel_order or interrupt_order. `attempt` is the number of one start of the job:
+    the order is for that start alone."""
     if not os.path.isfile(path):
         return run_order, None
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -61,47 +61,44 @@ def read_boxes(
     Two round pairs, `(x1, y1), (x2, y2)`, are a box, too. Brackets that hold a word are passed over."""
     text = final_answer(completion)[:_longest_answer]
     boxes, points = [], []
-    point_spans = []  # of each point: (where its brackets begin in the text, where they end, are they round)
+    point_matches = []  # of each point: the match of its brackets in the text
     for match in _box_brackets.finditer(text):
         between_brackets = match[1]
-        # a label such as "disc (red)" is no place
         if not _only_coordinates.fullmatch(between_brackets):
-            continue
+            continue  # a label, such as "disc (red)"
         numbers = tuple(float(digits) for digits in _each_coordinate.findall(between_brackets))
         if len(numbers) == 4:
             boxes.append(numbers)
         elif len(numbers) == 2:
             points.append(numbers)
-            point_spans.append((match.start(), match.end(), match[0][0] == "("))
+            point_matches.append(match)
         if len(boxes) + len(points) > most_boxes:
-            break  # the rest is not read: `_checked_boxes` returns a fault for one too many
-        # one number alone, as in "(1)", may be a list's number and is no fault
+            break  # `_checked_boxes` will return a fault
+        # One number alone, as in "(1)", is no fault: it may be the number of a list's entry.
         if len(numbers) not in (1, 2, 4):
             return Boxes([], [], f"{len(numbers)} numbers in brackets: a box has four, a point two")
-    # beside a box of four numbers, round pairs are not joined: they are points, and a fault
     if points and not boxes:
-        joined = _joined_corners(text, points, point_spans)  # [] unless all points pair up
+        joined = _joined_corners(text, points, point_matches)  # [] unless all points pair up
         if joined:
             boxes, points = joined, []
-    # a fault instead, where there are none, too many, or both kinds
-    return _checked_boxes(boxes, points)
+    return _checked_boxes(boxes, points)  # a fault, where there are none, too many, or both kinds
 
 
-def _joined_corners(text, points, point_spans):
+def _joined_corners(text, points, point_matches):
     """Boxes made of the points two by two, for a model that writes a box as `(x1, y1), (x2, y2)`
 
-    `point_spans` holds of each point where its brackets begin and end in the text, and whether they are
-    round. Returns an empty list unless all points pair up: round, nothing but a comma or a space between."""
+    `point_matches`: the match of each point's brackets in the text. Returns [] unless all points pair up:
+    two pairs of round brackets, with nothing but a comma or white space between."""
     if len(points) % 2:
         return []
     boxes = []
-    for first in range(0, len(points), 2):
-        _, first_end, first_is_round = point_spans[first]
-        second_begin, _, second_is_round = point_spans[first + 1]
-        between = text[first_end:second_begin]
-        if not (first_is_round and second_is_round and _corner_joint.fullmatch(between)):
+    for i in range(0, len(points), 2):
+        first, second = point_matches[i], point_matches[i + 1]
+        both_are_round = first[0].startswith("(") and second[0].startswith("(")
+        between = text[first.end():second.start()]
+        if not both_are_round or not _corner_joint.fullmatch(between):
             return []
-        boxes.append(points[first] + points[first + 1])  # x1, y1 and x2, y2
+        boxes.append(points[i] + points[i + 1])  # x1, y1 and x2, y2
     return boxes
 
 

@@ -68,20 +68,11 @@ def read_keys(
 ) -> dict:  # role → column; empty if `keys` is None or empty
     """Read what a user says about which column holds what; an unknown role is a `SettingsError`.
 
-    "answers" means the role "answer", and that any answer of a list is right: then the key "any" is set."""
+    "answers" sets two keys: "answer", and "any", which says that any answer of a list is right."""
     if not keys:
         return {}
-    if isinstance(keys, list):
-        keys = " ".join(keys)
-
-    if isinstance(keys, dict):
-        pairs = keys.items()
-    else:
-        # Split in front of each role=, not at every space, since the name of a column may hold spaces.
-        pairs = [_role_and_column(word) for word in re.split(r"[\s,]+(?=\w+=)", keys.strip())]
-
     columns = {}
-    for role, column in pairs:
+    for role, column in _roles_and_columns(keys):
         if role == "answers":
             columns["any"] = column
         role = _other_roles.get(role, role)  # such as "images", which means "image"
@@ -97,6 +88,15 @@ def read_keys(
 _other_roles = {"answers": "answer", "images": "image", "picture": "image", "pictures": "image",
                 "responses": "response",
                 "human_ranking": "ranking", "prompt": "question", "query": "question"}
+
+
+def _roles_and_columns(keys):
+    "The pairs (role, column) in `keys`, which has one of the forms that `read_keys` takes"
+    if isinstance(keys, dict):
+        return keys.items()
+    text = " ".join(keys) if isinstance(keys, list) else keys
+    # Split in front of each role=, not at every space, since the name of a column may hold spaces.
+    return [_role_and_column(word) for word in re.split(r"[\s,]+(?=\w+=)", text.strip())]
 
 
 def _role_and_column(word):
@@ -139,15 +139,18 @@ def holds_pictures(
     value,  # of any column
 ) -> bool:
     "True if a value looks like a picture: a file's name, bytes, base64, a PIL image, a list or dict of these"
+    if isinstance(value, (bytes, bytearray)):
+        return True
     if isinstance(value, str):
         return _looks_like_picture(value)
-    if isinstance(value, dict):
-        inside = [value.get(key) for key in ("path", "url", "image", "image_url", "file_name")]
-        return isinstance(value.get("bytes"), (bytes, str)) or any(map(holds_pictures, inside))
     if isinstance(value, (list, tuple)):
         return bool(value) and holds_pictures(value[0])
-    is_pil_image = hasattr(value, "getextrema")  # a method of PIL's images; so PIL need not be imported
-    return is_pil_image or isinstance(value, (bytes, bytearray))
+    if isinstance(value, dict):
+        if isinstance(value.get("bytes"), (bytes, str)):
+            return True
+        keys = ("path", "url", "image", "image_url", "file_name")
+        return any(holds_pictures(value.get(key)) for key in keys)
+    return hasattr(value, "getextrema")  # a method of PIL's images; so PIL need not be imported
 
 
 _longest_name = 500  # characters; a longer text is no file's name
@@ -158,15 +161,19 @@ def _looks_like_picture(text):
 
     It may also be a list of these that was written as a text."""
     if text.startswith('["') and len(text) < _longest_name:
-        text = text[2:].partition('"')[0]  # the first name of the list
+        text = text[2:].partition('"')[0]  # the first text of the list
+    return text.startswith(_base64_marks) or _looks_like_picture_name(text)
 
-    may_be_name = len(text) < _longest_name and "\n" not in text
+
+def _looks_like_picture_name(text):
+    "True if a text looks like the name or the address of a picture's file"
+    if len(text) >= _longest_name or "\n" in text:
+        return False
     if text.startswith(("http://", "https://")):
         text = text.partition("?")[0]  # without the query
-    has_suffix = may_be_name and PurePosixPath(text.strip().casefold()).suffix in picture_suffixes
-
-    # A name may have some spaces, but a text with more is a sentence that ends with a name: "… see scan.png".
-    return (has_suffix and text.count(" ") < 4) or text.startswith(_base64_marks)
+    has_suffix = PurePosixPath(text.strip().casefold()).suffix in picture_suffixes
+    # With many spaces it is a sentence that ends with a name: "… see scan.png".
+    return has_suffix and text.count(" ") < 4
 
 
 def is_nothing(
@@ -209,25 +216,26 @@ class Columns:
         role: str,  # one of `roles`
     ) -> str | None:  # the column's name in this row
         "Name of the column that has a role and a value in this row; None if there is none. It counts as read"
-        if role in self.keys:
-            # The user has chosen a column. This row may lack it; `check_keys` refuses one that all rows lack.
-            chosen = self.keys[role]
-            if chosen not in self.row:
-                return None
-            self.read.add(chosen)
-            return None if is_nothing(self.row[chosen]) else chosen
+        name = self._column_for(role)
+        if name is None:
+            return None
+        self.read.add(name)
+        return None if is_nothing(self.row[name]) else name
 
+    def _column_for(self, role):
+        """Name of this row's column for a role, with a value or without; None if there is no such column
+
+        A column that is empty in this row alone is taken all the same: otherwise rows of one file would take,
+        for example, their answers from different columns."""
+        if role in self.keys:
+            chosen = self.keys[role]  # by the user
+            return chosen if chosen in self.row else None
         taken = set(self.keys.values())  # a column to which the user gave a role has no other role
-        # The names that a column with this role may have, as `plain_name` writes them, the best first.
-        for plain in _plain_roles[role]:
+        for plain in _plain_roles[role]:  # names that the column may have, the best first
             name = self._by_plain_name.get(plain)  # as this row writes it
-            # `self.empty`: columns that have no value in any row of the file
-            if name is None or name in taken or name in self.empty:
-                continue
-            # The first column that has values in the file decides, even if this row has none there: otherwise
-            # rows of one file would take their answers from different columns.
-            self.read.add(name)
-            return None if is_nothing(self.row[name]) else name
+            is_empty_in_file = name in self.empty
+            if name is not None and name not in taken and not is_empty_in_file:
+                return name
         return None
 
     def get(self,

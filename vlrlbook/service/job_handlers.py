@@ -49,8 +49,8 @@ def gentle(
 ) -> list | None:  # a command line; None: the usual one of `vlrlbook.jobs`
     "Return the command of a trainer with a lower priority than the server, which must answer requests soon"
     if size != "tiny":
-        return None  # what trains on a GPU hardly needs the processors that answer requests
-    # The program `after_you` lowers its priority and becomes the trainer. -S: it needs no installed package.
+        return None  # training on a GPU leaves the CPU free for requests
+    # `after_you` lowers its priority and becomes the trainer. -S: it needs no installed package.
     return [sys.executable, "-S", "-c", after_you, *train_command()]
 
 
@@ -61,35 +61,35 @@ class StateSide:
     ):
         "Answer GET /jobs/{job_id} for many clients at once"
         self.jobs = jobs
-        self.polled = {}  # job_id → (when the ledger had answered, the reply's bytes)
-        self.asking = {}  # job_id → the task that asks the ledger now
+        self.replies = {}  # job_id → (when the ledger answered, by time.monotonic; the reply as bytes)
+        self.tasks = {}  # job_id → the task that is asking the ledger
         self.notes = {}  # job_id → notes on what the server decided for the job; they never change
 
     async def job(self, request):
         """GET /jobs/{job_id}: the job's state, at most a second old, however many clients ask.
 
-        The last reply is remembered. While it is fresh it is sent again; a little older, it is sent while the
-        ledger is asked anew for the next readers; too old, this request waits for the ledger."""
+        The last reply is sent again as long as it is usable. Once it is no longer fresh, the ledger is asked
+        for a newer one, and this request waits for that only if the last one is no longer usable."""
         job_id = request.path_params["job_id"]
-        told_at, remembered_reply = self.polled.get(job_id, (float("-inf"), None))
-        age = time.monotonic() - told_at
-        if age > _fresh_seconds and job_id not in self.asking:
-            self._begin_to_ask(job_id)  # puts a task into `self.asking`
-        if remembered_reply is None or age > _usable_seconds:
-            # Shielded, since others wait for the same task: a client that hangs up must not cancel it.
-            _, remembered_reply = await asyncio.shield(self.asking[job_id])
-        return bytes_reply(remembered_reply, "application/json")
+        answered_at, last_reply = self.replies.get(job_id, (float("-inf"), None))
+        age = time.monotonic() - answered_at
+        if age > _fresh_seconds and job_id not in self.tasks:
+            self._begin_to_ask(job_id)  # puts a task into `self.tasks`
+        if last_reply is None or age > _usable_seconds:
+            # Several clients wait for one task. `shield`: a client that hangs up does not cancel it.
+            _, last_reply = await asyncio.shield(self.tasks[job_id])
+        return bytes_reply(last_reply, "application/json")
 
     def forget(self,
         job_id: str,  # of a job that was just changed
     ):
         "Drop the remembered reply about a job, so that the next reader waits for what the ledger says now"
-        self.polled.pop(job_id, None)
+        self.replies.pop(job_id, None)
 
     def _begin_to_ask(self, job_id):
-        "Ask the ledger in a task; `self.asking` holds it until it is done, for all who wait for the answer"
+        "Ask the ledger in a task; `self.tasks` holds it until it is done, for all who wait for the answer"
         task = asyncio.create_task(self._ask(job_id))
-        self.asking[job_id] = task
+        self.tasks[job_id] = task
         # If nobody waits for the task when it fails, asyncio would log "exception was never retrieved".
         task.add_done_callback(_look_at_failure)
 
@@ -102,12 +102,12 @@ class StateSide:
             self.forget(job_id)  # the remembered reply is wrong now: the job may have been removed
             raise
         finally:
-            del self.asking[job_id]  # job_id → the task that runs this, for all who wait; it is done now
-        # Simply emptied when it is full: each reply is of use for a second only.
-        if len(self.polled) > _most_remembered:
-            self.polled.clear()
-        self.polled[job_id] = (time.monotonic(), reply_bytes)
-        return self.polled[job_id]
+            del self.tasks[job_id]  # the task that runs this method
+        # All are dropped at once, since each is of use for a second only.
+        if len(self.replies) > _most_remembered:
+            self.replies.clear()
+        self.replies[job_id] = (time.monotonic(), reply_bytes)
+        return self.replies[job_id]
 
     def _reply_about(self, job_id):
         "Return a job's state as the bytes of a JSON reply"
@@ -178,19 +178,8 @@ class JobSide:
 
         Returns the job and the notes on what the server decided for it. `train_request` is what
         `read_request` returns; `key` is the Idempotency-Key, or None."""
-        settings, file_id = train_request["settings"], train_request["data_file_id"]
-        task = settings.get("task", "counting")
-        rows = pictures = None  # without an upload chapter 05 draws pictures
-        if file_id is not None:
-            upload = self.uploads.get(file_id)  # a Problem if there is none
-            refuse_other_kind(task, upload)
-            # For each row a text that is equal where pictures are; a Problem if one of its files is missing.
-            rows, pictures = upload["valid_images"], self.uploads.check(file_id)
-        # What the client left open is decided here: the batch, and the run's length in optimizer steps.
-        # `size` (tiny or gpu) says which models are trained; the task's form has every setting's default.
-        parameters, notes, steps = plan_with_length(settings, self.size, self.forms[task], rows, pictures)
-        parameters["task"] = task
-        refuse_clashes(parameters)  # a Problem where chapter 05 would refuse the settings
+        file_id = train_request["data_file_id"]
+        parameters, notes, steps = self._planned(train_request["settings"], file_id)
 
         # The lock keeps anybody from deleting the upload until the ledger says that a job needs it.
         with self.uploads.in_use:
@@ -205,6 +194,24 @@ class JobSide:
         self._keep_notes(job.job_id, notes)  # in a file of the job's folder
         return job, notes
 
+    def _planned(self, settings, file_id):
+        """Decide what the client left open, such as the batch, and check that all of it fits together.
+
+        Returns chapter 05's parameters, the notes on the decisions, and the run's length in optimizer steps.
+        Raises a Problem if the upload is missing, is of another task, or if settings clash."""
+        task = settings.get("task", "counting")
+        rows = pictures = None  # without an upload chapter 05 draws pictures
+        if file_id is not None:
+            upload = self.uploads.get(file_id)
+            refuse_other_kind(task, upload)
+            rows = upload["valid_images"]  # how many
+            pictures = self.uploads.check(file_id)  # for each row the hash of its picture
+        form = self.forms[task]  # has the default of every setting
+        parameters, notes, steps = plan_with_length(settings, self.size, form, rows, pictures)
+        parameters["task"] = task
+        refuse_clashes(parameters)
+        return parameters, notes, steps
+
     def _keep_notes(self, job_id, notes):
         "Write the notes on what the server decided into the job's folder"
         try:
@@ -215,18 +222,18 @@ class JobSide:
 
     async def list_jobs(self, request):
         "GET /jobs: newest first, a page at a time"
-        # (type, default); `page_limit` is such an entry too: int, 50, and the range 1 to 500.
+        # Each parameter's type and default; `page_limit` has a range as well.
         parameters = query(request, status=(str, None), limit=page_limit, after=(str, None))
         status, after = parameters["status"], parameters["after"]
         if status is not None and status not in states:
-            # `nearest` ends the message with ": did you mean …?" or all choices.
-            raise Problem("query.value", f"status{nearest(clean(status, 40), list(states))}")
+            suggestion = nearest(clean(status, 40), list(states))  # ": did you mean …?", or a list of all
+            raise Problem("query.value", f"status{suggestion}")
         if after is not None and not re.fullmatch(r"[0-9]{1,18}", after):
             raise Problem("query.value", "after: take `next` of the page before")
-        # `next_page` is the value of `after` for the next page; None on the last one.
-        page, next_page = await asyncio.to_thread(
+        # `next_after`: what a client sends as `after` for the next page; None on the last one
+        page, next_after = await asyncio.to_thread(
             self.jobs.list, status=status, limit=parameters["limit"], after=after)
-        return reply(dict(jobs=[job_reply(job) for job in page], next=next_page))
+        return reply(dict(jobs=[job_reply(job) for job in page], next=next_after))
 
     async def cancel(self, request):
         "DELETE /jobs/{job_id}: stop a job, or with ?purge=true forget one that has ended"

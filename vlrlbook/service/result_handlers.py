@@ -21,7 +21,7 @@ from .run_log_reader import RunLogs
 __all__ = ["ResultSide", "JobWatch", "EventSide"]
 
 _largest_step = 10**9  # that can be asked for
-_look_seconds = 0.5  # between two looks at a job that somebody listens to
+_refresh_seconds = 0.5  # a job that somebody listens to is read again after this time
 _rows_an_event = 500  # at most: a listener that comes late is not sent one line of a megabyte
 _silent_seconds = 15  # after that a comment keeps the line open: proxies close one on which nothing comes
 
@@ -111,23 +111,23 @@ class JobWatch:
         self.folder = folder
         self.log = log
         self.listeners = 0  # how many clients listen
-        self.looking = asyncio.Lock()  # held while what follows is read anew: once for all listeners
-        self.looked_at = float("-inf")  # time of the last look, by time.monotonic
-        self.job: dict | None = None  # state of the job as a dict, as clients are told it
+        self.refresh_lock = asyncio.Lock()  # one listener at a time reads the state, for all of them
+        self.refreshed_at = float("-inf")  # when it was read last, by time.monotonic
+        self.job: dict | None = None  # state of the job as a dict, as it stands in replies
         self.job_json = b""  # the same as JSON, as it is sent
         self.step_of_groups = -1  # step at which the newest groups of answers were made; -1: there are none
-        self.rollouts_mark: str | None = None  # changes with the file of the groups, which is then read again
+        self.rollouts_fingerprint: str | None = None  # of the file of the groups when it was read last
 
-    async def look(self):
+    async def refresh(self):
         "Bring `job`, `log` and `step_of_groups` up to date, unless another listener has just done so"
-        async with self.looking:
-            # Every listener calls this each `_look_seconds`; within half of that the state is new enough.
-            if time.monotonic() - self.looked_at < _look_seconds / 2:
+        async with self.refresh_lock:
+            # Every listener calls this each `_refresh_seconds`; within half of that the state is new enough.
+            if time.monotonic() - self.refreshed_at < _refresh_seconds / 2:
                 return
-            await asyncio.to_thread(self._look)
-            self.looked_at = time.monotonic()
+            await asyncio.to_thread(self._read_state)
+            self.refreshed_at = time.monotonic()
 
-    def _look(self):
+    def _read_state(self):
         "Read the job's state, its log and its newest groups; run in a thread, since it may wait for the disk"
         # `add_outlook` adds `can_resume` and `stage`.
         job = add_outlook(job_reply(self.jobs.get(self.job_id)), self.folder)
@@ -136,9 +136,9 @@ class JobWatch:
         # The log is read after the state: if that says that the job has ended, the last rows are there.
         self.log.refresh()
         # The groups hold pictures, hundreds of kilobytes: they are read only when their file has changed.
-        mark = log_mark(self.folder.rollouts)
-        if mark != self.rollouts_mark:
-            self.rollouts_mark = mark
+        fingerprint = log_mark(self.folder.rollouts)  # inode, size and time of change
+        if fingerprint != self.rollouts_fingerprint:
+            self.rollouts_fingerprint = fingerprint
             latest = rollouts_now(self.folder.path)
             self.step_of_groups = latest["step"] if latest["groups"] else -1
 
@@ -181,74 +181,69 @@ class EventSide:
 
         A status is sent when it changes, rows of the log after `step` and groups of answers when they come,
         and an event `end` at last. All clients of a job share a `JobWatch`, which reads its state."""
-        heard = dict(job=None, step=step, step_of_groups=-1)  # what this client was told last
-        last_sent = time.monotonic()
+        sent = dict(job=None, step=step, step_of_groups=-1)  # what this client has; `_new_events` updates it
+        last_sent_at = time.monotonic()
 
-        # Count this stream, and join the other listeners of the job if there are any.
         self.streaming += 1
         new_watch = JobWatch(self.jobs, job_id, folder, self.logs.of(folder.run_log))
-        watch = self.watches.setdefault(job_id, new_watch)
+        watch = self.watches.setdefault(job_id, new_watch)  # the one of other listeners, if there are any
         watch.listeners += 1
 
         try:
             while True:
                 try:
-                    # Reads the job's state and files anew, unless another listener has just done so.
-                    await watch.look()
+                    await watch.refresh()
                 except UnknownJob:  # the job was removed meanwhile
                     yield _event_bytes("end", None, encoded("removed"))
                     return
 
                 is_end = False
-                # What is new, and the event `end` if the job has ended or the server stops; updates `heard`.
-                async for event, is_end in self._news(watch, heard):
-                    last_sent = time.monotonic()
+                async for event, is_end in self._new_events(watch, sent):
+                    last_sent_at = time.monotonic()
                     yield event
                 if is_end:
                     return
 
                 # A line with a colon first is a comment, which keeps the connection open.
-                if time.monotonic() - last_sent > _silent_seconds:
-                    last_sent = time.monotonic()
+                if time.monotonic() - last_sent_at > _silent_seconds:
+                    last_sent_at = time.monotonic()
                     yield b": still here\n\n"
-                # Ends at once when the server stops: in the next round `_news` yields the event `end`.
+                # Waits, but not if the server stops: then `_new_events` yields the event `end`.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopping.wait(), _look_seconds)
+                    await asyncio.wait_for(self.stopping.wait(), _refresh_seconds)
         finally:
             self.streaming -= 1
             watch.listeners -= 1
             if watch.listeners == 0:
                 self.watches.pop(job_id, None)
 
-    async def _news(self, watch, heard):
+    async def _new_events(self, watch, sent):
         """Yield pairs (event as bytes, whether it is the last): all that is new to one client.
 
-        `heard` holds what the client was told last: the job, the step of a row, the step of the groups of
-        answers. It is updated here."""
+        `sent` holds what the client was sent last and is updated here: `job`, the job's state; `step`, that
+        of the last row of the log; `step_of_groups`, that of the last groups of answers."""
         # Copied, since another client may update `watch` while this one waits to send an event.
         job, job_json = watch.job, watch.job_json
         step_of_groups = watch.step_of_groups  # -1: there are no groups of answers
 
-        # The arguments of `_event_bytes`: the event's name, its id or None, its data as JSON.
-        if job != heard["job"]:
-            heard["job"] = job
+        if job != sent["job"]:
+            sent["job"] = job
             yield _event_bytes("status", None, job_json), False
 
-        # Rows of the log after a step, as far as `watch.look` has read them, and the latest step among them.
-        rows, latest_step = watch.log.known_after(heard["step"])
+        rows, last_step = watch.log.known_after(sent["step"])  # last_step: that of the last row
         if rows:
-            heard["step"] = latest_step
+            sent["step"] = last_step
             for begin in range(0, len(rows), _rows_an_event):
                 event_rows = rows[begin:begin + _rows_an_event]
                 # Only the last event carries the step as its id: if the connection breaks before it, the
                 # client asks for all of these rows again.
                 is_last = begin + _rows_an_event >= len(rows)
-                step = latest_step if is_last else None
-                yield _event_bytes("metrics", step, json_list(event_rows)), False
+                event_id = last_step if is_last else None
+                yield _event_bytes("metrics", event_id, json_list(event_rows)), False
 
         # Only the step is sent: the groups hold pictures, and a client that wants them asks for /rollouts.
-        if step_of_groups != -1 and step_of_groups != heard["step_of_groups"]:
-            heard["step_of_groups"] = step_of_groups
+        if step_of_groups != -1 and step_of_groups != sent["step_of_groups"]:
+            sent["step_of_groups"] = step_of_groups
             yield _event_bytes("rollouts", None, encoded(step_of_groups)), False
 
         has_ended = job["status"] in ends

@@ -67,18 +67,16 @@ class RunLog:
         step: int,  # only rows with later steps
     ) -> tuple:  # JSON of the rows, each as bytes; the step of the last of them, or None
         "Return the rows with a later step among those read so far; it reads no file and waits for no lock"
-        read = self.read
-        # Counted once: another thread may append rows meanwhile.
-        row_count = len(read.steps)
-        if not read.is_sorted:
-            # A resumed run has written some steps a second time, so each row must be looked at. The row that
-            # was written last need not have the highest step.
-            places = [place for place in range(row_count) if read.steps[place] > step]
-            last_step = read.steps[places[-1]] if places else None
-            return [read.rows[place] for place in places], last_step
-        begin = bisect_right(read.steps, step, 0, row_count)  # the first row with a later step
-        last_step = read.steps[row_count - 1] if begin < row_count else None
-        return read.rows[begin:row_count], last_step
+        read = self.read  # `_Rows`: the lists `rows` and `steps` belong together, item by item
+        row_count = len(read.steps)  # counted once: another thread may append rows meanwhile
+        if read.is_sorted:
+            begin = bisect_right(read.steps, step, 0, row_count)  # the first row with a later step
+            last_step = read.steps[row_count - 1] if begin < row_count else None
+            return read.rows[begin:row_count], last_step
+        # A resumed run has written some steps a second time, so every row is compared.
+        later = [i for i in range(row_count) if read.steps[i] > step]
+        last_step = read.steps[later[-1]] if later else None  # which need not be the highest step
+        return [read.rows[i] for i in later], last_step
 
     def refresh(self):
         "Read what was added to the file since the last time; one thread reads, the others wait for it"

@@ -86,9 +86,8 @@ def listen(
     "Open a socket for TCP connections to `host` and `port`; a SettingsError says why that cannot be"
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # The protocol is named, since asyncio sets TCP_NODELAY only on a socket that says that it is TCP.
-        # Without that option the second piece of a reply would wait 40 ms for the client's acknowledgement of
-        # the first.
+        # IPPROTO_TCP must be given: otherwise asyncio does not set TCP_NODELAY, and the second piece of a
+        # reply comes 40 ms late.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         # Without this option the port stays taken for a minute after a server has ended.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,32 +107,33 @@ def patient(
 
     uvicorn itself waits for the rest of a request's headers for ever, so a thousand unfinished requests would
     hold a thousand connections."""
-    # Overridden are three methods of asyncio.Protocol as uvicorn's H11Protocol has them; read are its `conn`,
-    # `cycle`, `loop` and `transport` (uvicorn 0.35 to 0.54). Should one of them move,
+    # Written for uvicorn 0.35 to 0.54: it overrides three methods of H11Protocol, which come from
+    # asyncio.Protocol, and reads its `conn`, `cycle`, `loop` and `transport`. If uvicorn changes one of them,
     # test_half_a_request_does_not_stay_for_ever fails.
     from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
     class Patient(H11Protocol):
-        timer: asyncio.TimerHandle | None = None  # closes the connection; None while nothing is waited for
+        timer: asyncio.TimerHandle | None = None  # closes the connection; None while no headers are awaited
 
         def connection_made(self, transport):
             super().connection_made(transport)
-            self.watch()
+            self.update_timer()
 
         def data_received(self, data):
             super().data_received(data)
-            self.watch()
+            self.update_timer()
 
         def connection_lost(self, exc):
             super().connection_lost(exc)
             if self.timer:
                 self.timer.cancel()
 
-        def watch(self):
-            "Start the timer while the headers of a request are awaited; stop it when they are complete"
-            is_idle = self.conn.their_state is h11.IDLE  # the headers of the next request are not complete
-            has_answered = self.cycle is None or self.cycle.response_complete  # `cycle`: request and reply
-            waits_for_headers = is_idle and has_answered
+        def update_timer(self):
+            "Start the timer if the headers of a request are awaited, `seconds` at most; else stop it"
+            headers_are_incomplete = self.conn.their_state is h11.IDLE
+            # `cycle`: uvicorn's object for the last request and its reply
+            is_answering = self.cycle is not None and not self.cycle.response_complete
+            waits_for_headers = headers_are_incomplete and not is_answering
             if waits_for_headers and self.timer is None:
                 self.timer = self.loop.call_later(seconds, self.transport.close)
             elif not waits_for_headers and self.timer:
@@ -149,34 +149,37 @@ def serve(
     """Run the service until SIGTERM or Ctrl-C.
 
     Prints where it listens, where its data lie and how to stop it; a SettingsError if it cannot start."""
-    data_dir = Path(settings.data_dir)
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise SettingsError(f"{settings.data_dir} cannot be the data directory: {error.strerror}") from error
-
-    # Log and port come before the jobs are opened: that may log something, and if the port is taken, nothing
-    # must happen to any job.
-    _log_as_json()
-    sock = listen(settings.host, settings.port)
-    jobs = _jobs_for(settings)  # the ledger of jobs, open; raises SettingsErrors itself
+    data_dir = _made_data_dir(settings)
+    _log_as_json()  # before anything that may log
+    sock = listen(settings.host, settings.port)  # before the jobs: if the port is taken, none is touched
+    jobs = _jobs_for(settings)
     _allow_many_files()  # each connection is an open file
     with _refusing_in_a_sentence(settings):  # errors about the data directory become a SettingsError
         token = own_token(data_dir) if settings.token else None  # read from its file, or drawn
         app = create_app(settings, jobs, token)
 
     service = app.state.service
-    # Tests replace the real trainer by a command that takes a moment only.
-    if os.environ.get("VLRLBOOK_TRAINER"):
-        service.command = shlex.split(os.environ["VLRLBOOK_TRAINER"])
+    test_command = os.environ.get("VLRLBOOK_TRAINER")  # set by tests, in place of the real trainer
+    if test_command:
+        service.command = shlex.split(test_command)
 
     port = sock.getsockname()[1]  # (host, port, …); the system has chosen it if the settings say 0
-    _greet(settings, port, token, service.size)  # prints where it listens and what it trains: tiny or gpu
+    _greet(settings, port, token, service.size)
     _uvicorn_for(app, settings).run(sockets=[sock])
     if settings.on_exit == "keep":
         print("stopped; jobs that train go on, and are found again at the next start", flush=True)
     else:
         print("stopped; jobs that trained have saved and wait", flush=True)
+
+
+def _made_data_dir(settings):
+    "Make the data directory if it is not there, and return its path; a SettingsError if that cannot be done"
+    data_dir = Path(settings.data_dir)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SettingsError(f"{settings.data_dir} cannot be the data directory: {error.strerror}") from error
+    return data_dir
 
 
 def _uvicorn_for(app, settings):
@@ -187,12 +190,12 @@ def _uvicorn_for(app, settings):
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig, frame):
-            # Replaces uvicorn's method (0.54), which remembers the signal and raises it again at the end, so
-            # that `serve` could not print its last line. A second Ctrl-C stops the server at once.
-            self.force_exit = self.should_exit and sig == signal.SIGINT
+            # Replaces uvicorn's method (0.54). With that one uvicorn raises the signal again at its end, and
+            # `serve` does not come to print its last line.
+            is_second_ctrl_c = self.should_exit and sig == signal.SIGINT
+            self.force_exit = is_second_ctrl_c
             self.should_exit = True
-            # Streams of events end when this is set; otherwise uvicorn would wait for them and cut them off.
-            app.state.service.stopping.set()
+            app.state.service.stopping.set()  # ends the streams of events
 
     config = uvicorn.Config(
         app,

@@ -99,7 +99,7 @@ def _checked_object(pairs):
     Raises a Problem if a key stands twice, or if a text holds half of a surrogate pair (no Unicode)."""
     seen_keys = set()
     for key, value in pairs:
-        # Another program, such as a proxy, may check the first of two equal keys, while the last would count.
+        # Of two equal keys `dict` would keep the last, while a proxy may have checked the first.
         if key in seen_keys:
             raise Problem("json.duplicate", f"{clean(key)!r} stands twice")
         seen_keys.add(key)
