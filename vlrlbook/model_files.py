@@ -481,7 +481,8 @@ def _tokenizer_for_4(config):
     # `backend` is new in transformers 5; `extra_special_tokens` is set again below, in 4's form.
     out = {key: value for key, value in config.items() if key not in ("backend", "extra_special_tokens")}
     name = out.get("tokenizer_class")
-    out["tokenizer_class"] = _tokenizer_classes.get(name, name)
+    if name is not None:
+        out["tokenizer_class"] = _tokenizer_classes.get(name, name)
 
     extra = config.get("extra_special_tokens")
     if isinstance(extra, list) and extra: # a list is called `additional_special_tokens` in transformers 4

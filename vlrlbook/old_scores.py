@@ -150,7 +150,8 @@ def _head_of(state, file):
     prefix = _prefix_of_head(state, file)
     in_head = [name.removeprefix(prefix) for name in state if name.startswith(prefix)] # such as 3.weight
     # Numbers in a Sequential. An activation and maybe a dropout, which have no weights, stand in between.
-    numbers = sorted({int(name.split(".")[0]) for name in in_head})
+    layers = {name.split(".")[0] for name in in_head}
+    numbers = sorted(int(layer) for layer in layers if layer.isdecimal())
     if len(numbers) != 2:
         message = f"a head of {len(numbers)} layers ({prefix}…), expected two"
         raise DataError("reward_model.checkpoint", message, entry=file.name)

@@ -36,6 +36,9 @@ def take_lock(
             if time.monotonic() >= deadline:
                 os.close(descriptor)
                 return None
+        except OSError:  # the file system has no locks, for example
+            os.close(descriptor)
+            raise
         time.sleep(seconds_between_tries)
 
 
