@@ -308,3 +308,17 @@ def test_verdicts(code, tail, whole, killed, expected):
                           ({"a": [float("inf"), 1, True, None]}, {"a": [None, 1, True, None]}), ("三个苹果\n", "三个苹果\n"),
                           ("三个\u3000苹果\u00a0👨\u200d👩", "三个\u3000苹果\u00a0👨\u200d👩"), ("a\u202eb\u2066\x85", "a\ufffdb\ufffd\ufffd")])
 def test_clean(given, kept): assert clean(given) == kept
+
+
+def test_a_lock_that_cannot_be_had_leaves_no_file_open(tmp_path, monkeypatch):
+    "On a file system without locks: the error goes on, and the descriptor is closed"
+    import errno
+    import fcntl
+    from vlrlbook.jobs.lock_file import take_lock
+    def no_locks(descriptor, how): raise OSError(errno.ENOLCK, "No locks available")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", no_locks)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No locks"): take_lock(tmp_path / "lock")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -957,9 +957,9 @@ def check_truth(
 ) -> str | None: # a message, where the right answer earns too little; else None
     """Look whether a right answer to a row earns enough that a run can learn from it
 
-    It must earn more than an empty answer, and more than a wrong one. The second is not asked of a reward
-    that does not look at truths (one for the form alone), nor where it pays this answer its best: as much as
-    the right answers to simple questions."""
+    It must earn more than an empty answer, and more than a wrong one. Two kinds of rewards need not pay it
+    more than a wrong one: a reward that looks at the form alone, and one that pays this answer as much as
+    it pays right answers to simple questions."""
     right_answer = _first_accepted(answer)
     earned = _most_paid(reward, right_answer, answer)
     if earned <= reward("", answer)["overall"]:
