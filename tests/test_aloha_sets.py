@@ -420,8 +420,9 @@ def test_lerobot_trains_on_the_number_too():
     assert torch.isfinite(loss) and 0 <= said["accuracy"] <= 1
 
 
-@pytest.mark.parametrize("episodes, told", [("5-3", "5-3 holds no film.*3-5"), ("0-2,9-7", "9-7 holds no film"), ("²", "expected numbers of films"),
-                                            ("1-", "expected numbers of films"), ("4", "\\[4\\] for that film")])
+@pytest.mark.parametrize("episodes, told", [
+    ("5-3", "5-3 holds no film.*3-5"), ("0-2,9-7", "9-7 holds no film"), ("²", "expected numbers of films"),
+    ("1-", "expected numbers of films"), ("4", "\\[4\\] for that film")])
 def test_films_that_cannot_be_meant_are_refused(tmp_path, episodes, told):
     from vlrlbook.aloha_settings import AlohaSettings
     from vlrlbook.core import SettingsError, read_settings

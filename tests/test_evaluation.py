@@ -838,6 +838,7 @@ def test_one_model_needs_one_name():
 
 def test_a_truth_that_is_called_other_stands_once():
     from vlrlbook.evaluation import confusion_rows
-    rows = [dict(answer=truth, after=[said]) for truth, said in (("other", "other"), ("other", "liver"), ("liver", "liver"), ("lung", "heart"))]
+    said = (("other", "other"), ("other", "liver"), ("liver", "liver"), ("lung", "heart"))  # (truth, answer)
+    rows = [dict(answer=truth, after=[answer]) for truth, answer in said]
     classes, counts = confusion_rows(rows, "after", "vqa", most=2)
     assert classes == ["liver", "other", "all other"] and counts[1][1] == 1 and counts[2][2] == 1

@@ -423,7 +423,8 @@ def test_chapter_05_as_a_job_killed_and_resumed(tmp_path):
 
 def test_half_a_character_in_a_name_hides_no_process():
     "Linux cuts a process's name after 15 bytes, wherever that is"
-    code = "import ctypes, time; ctypes.CDLL(None).prctl(15, 'ééééééééé'.encode()[:15], 0, 0, 0); print('named', flush=True); time.sleep(60)"
+    code = ("import ctypes, time; ctypes.CDLL(None).prctl(15, 'ééééééééé'.encode()[:15], 0, 0, 0); "
+            "print('named', flush=True); time.sleep(60)")
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         assert child.stdout.readline() == b"named\n"

@@ -386,7 +386,8 @@ def test_a_stored_row_is_evaluated():
             before_sampled=[REFUSED], after_greedy=[late], after_sampled=[late]))))
     assert guess_task(rows) == "zoom"
     scored = score_rows(rows)
-    assert scored["after_greedy"]["exact"].tolist() == [1.0] * 8 and scored["after_greedy"]["reward"].tolist() == pytest.approx([1 - look_price] * 8)
+    assert scored["after_greedy"]["exact"].tolist() == [1.0] * 8
+    assert scored["after_greedy"]["reward"].tolist() == pytest.approx([1 - look_price] * 8)
     assert all_metrics(rows, "zoom") and verdict_of(rows, "zoom")["outcome"] in ("better", "too few pictures")
     assert marks([sample], [[LOOKED]], load_reward("zoom"))["reward"] == [pytest.approx(1 - look_price)]
 
