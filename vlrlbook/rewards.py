@@ -596,7 +596,7 @@ box_table = [ # completion, truth, earns, why
 ]
 
 # %% ../nbs/02_rewards.ipynb #n02zoom1
-look_price = 0.25 # of a call, answered or refused: about half of what a look brings where it is needed (page 10a)
+look_price = 0.2 # of a call, answered or refused: less than half of what a look brings where it is needed (page 10a)
 
 def zoom_reward(
     completion: str, # what the model wrote, in the written form of `readers/turns` where a tool was called
