@@ -380,8 +380,8 @@ def test_thrifty_layers_keep_less_and_learn_the_same(tmp_path, family, monkeypat
     batch = scored(t)
     t.current_gradient_accumulation_steps = 1
     found = []
-    for thrifty in (shared_prompt._thrifty, lambda model: shared_prompt.replaced_methods({})):
-        monkeypatch.setattr(shared_prompt, "_thrifty", thrifty)
+    for thrifty in (shared_prompt._memory_saving, lambda model: shared_prompt.replaced_methods({})):
+        monkeypatch.setattr(shared_prompt, "_memory_saving", thrifty)
         found.append((waiting_megabytes(t, batch), gradient(t, batch, True)[1]))
     (little, a), (much, b) = found
     # experts and delta nets keep much besides
@@ -392,9 +392,9 @@ def test_thrifty_layers_keep_less_and_learn_the_same(tmp_path, family, monkeypat
 def test_gradient_checkpointing_keeps_its_layers(tmp_path):
     model = adapted("qwen2_5_vl")[0]
     model.get_base_model().gradient_checkpointing_enable()
-    with shared_prompt._thrifty(model): assert not any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
+    with shared_prompt._memory_saving(model): assert not any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
     model.get_base_model().gradient_checkpointing_disable()
-    with shared_prompt._thrifty(model): assert any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
+    with shared_prompt._memory_saving(model): assert any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
 
 
 def test_a_step_looks_at_each_picture_once(tmp_path):

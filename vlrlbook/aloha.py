@@ -283,7 +283,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
         self.shown_before = list(moments)
-        # Sets `labels`, `kinds`, `episodes` and others, arrays with an entry for every frame.
+        # Sets `labels` (bins), `kinds` (how each was read), `episodes` (numbers of films) and others, which
+        # have an entry for every frame.
         self._read_columns(label, label_as, num_classes)
         self._find_pictures() # sets how pictures are read
 
@@ -301,7 +302,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         # with_format(None) gives plain Python values; LeRobot's own format makes a tensor of each.
         columns = self.data.hf_dataset.with_format(None).select_columns(names)[:]
         self.episodes = np.array(columns["episode_index"]) # the number of the frame's film
-        self.moments = np.array(columns["frame_index"]) # the frame's place in its film, from 0
+        self.moments = np.array(columns["frame_index"]) # its place in this film, from 0
         self.times = np.array(columns["timestamp"]) # seconds since the film began
         # The frame's number in the whole data set, even if only some of its films are opened.
         self.indices = np.array(columns["index"])
@@ -318,10 +319,10 @@ class AlohaFrames(torch.utils.data.Dataset):
     def _set_labels(self, film_labels):
         "Keep the fields of a `FilmLabels` as attributes of this data set"
         self.labels = film_labels.bins # [frames] the frame's bin; -1 without a label
-        self.kinds = film_labels.kinds # [frames] how it was read: vector, zero, integer, success, …
-        self.num_classes = film_labels.num_classes
-        self.told = film_labels.told # a sentence for users: how the label column was read
-        # [frames] progress from 0 to num_classes - 1, if label_as is "regress"; else None
+        self.kinds = film_labels.kinds # [frames] how the label was read: vector, zero, integer, success, …
+        self.num_classes = film_labels.num_classes # bins
+        self.told = film_labels.told # a sentence for users: how the label column was read, frames in each bin
+        # [frames] progress from 0 to num_classes - 1, if it is learnt as a number (label_as "regress")
         self.targets: Any = film_labels.targets
 
     def _find_pictures(self):
@@ -349,7 +350,7 @@ class AlohaFrames(torch.utils.data.Dataset):
 
     def __getitems__(self, indices):
         "Several items at once; torch's DataLoader calls this with the indices of a batch"
-        rows = [int(self.rows[i]) for i in indices]
+        rows = [int(self.rows[i]) for i in indices] # numbers among all frames
         # For each item, the rows whose pictures it shows: those of earlier moments, then its own.
         rows_shown = [[*self._earlier_rows(row), row] for row in rows]
         different_rows = sorted(set().union(*rows_shown))
@@ -387,7 +388,8 @@ class AlohaFrames(torch.utils.data.Dataset):
         """The rows of earlier frames that an item shows before its own frame, one for each earlier moment.
 
         A moment before the film's beginning is replaced by the film's first frame, as in LeRobot."""
-        if not self.shown_before: # such as ["first", -2.0]: the film's first frame, that of 2 seconds before
+        # shown_before: such as ["first", -2.0], the film's first frame and that of 2 seconds before
+        if not self.shown_before:
             return []
         film_rows = np.flatnonzero(self.episodes == self.episodes[row]) # in the order of time
         times, earlier = self.times[film_rows], []
@@ -488,7 +490,7 @@ def open_frames(
         moments=s.earlier_moments() if moments is None else moments,
     )
     if PartialState().is_main_process:
-        print(frames.told) # how the label column was read, and how many frames are in each bin
+        print(frames.told) # a sentence: how the label column was read, and how many frames are in each bin
     return frames
 
 # %% ../nbs/04_aloha.ipynb #c030
@@ -533,8 +535,9 @@ def analyze(
 ) -> Table: # what, value
     "A table of what a data set holds, with a warning for what would spoil training on it"
     lengths = np.array(list(Counter(frames.episodes.tolist()).values())) # frames of each film
-    kinds = Counter(frames.kinds.tolist()) # kind of label, such as "vector" or "zero" → number of frames
-    # The other kinds, integer, success and progress, are labels of one number.
+    # How a label was read, such as "vector" or "zero" (a vector of zeros) → number of frames.
+    kinds = Counter(frames.kinds.tolist())
+    # All other kinds are labels of one number: integer, success and progress.
     numbers = len(frames.labels) - kinds["zero"] - kinds["vector"] - kinds["missing"]
     counts = bin_counts(frames.labels, frames.num_classes) # frames in each bin
     info, features = frames.data.meta.info, frames.data.features
@@ -672,8 +675,8 @@ class AlohaClassifier(BackboneWithHead):
         super().__init__(unwrapped.model, head)
         # Not `self.vlm = vlm`: a submodule's weights would be saved twice, with those of the backbone.
         self.__dict__["vlm"] = vlm
-        # The earlier frames that each item must show before its own. For example ["first", -2.0]: the first
-        # frame of the film, and the frame 2 seconds before.
+        # Earlier frames that each item must show before its own, such as ["first", -2.0]: the first frame of
+        # the film, and the frame 2 seconds before.
         self.moments: list = []
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
@@ -809,11 +812,11 @@ def load_classifier(
     path = Path(path)
     if not is_classifier(path): # it holds neither classifier.json nor a head's file of the older script
         raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
-    # `saved` says where the parts lie, and what was saved about them.
+    # A `_Saved`: where the parts lie, and what was saved about them.
     saved = _saved_by_us(path) if (path / "classifier.json").exists() else _saved_by_older_script(path)
     vlm, processor = _load_saved_vlm(saved, base, path)
-    if saved.has_unread_processor():
-        processor = type(processor).from_pretrained(saved.weights) # with the picture size of the training
+    if saved.has_unread_processor(): # then `processor` is not the saved one, with its size of pictures
+        processor = type(processor).from_pretrained(saved.weights)
     if max_image_size:
         limit_pixels(processor, max_image_size)
 
@@ -911,13 +914,15 @@ def split_films(
     """Split frames in two by film, so that no film has frames on both sides.
 
     The split is stratified: both sides get films with high and with low bins, if there are enough."""
-    film_of_row = frames.episodes[frames.rows] # the film's number of each frame
+    # `episodes` has the number of the film of every frame, `rows` the numbers of the frames to be split.
+    film_of_row = frames.episodes[frames.rows]
     films = np.unique(film_of_row)
     if len(films) < 2:
         why = f"{len(films)} film cannot be split, and a split by frames would leak"
         raise DataError("aloha.split", f"{why}; set val_share or test_share to 0, or give more films")
     count = min(len(films) - 1, max(1, round(share * len(films)))) # at least one film on either side
-    # From the lowest to the highest film; then the middle film of each of `count` equal parts is held out.
+    # Sort the films by the highest bin that they reach, cut the list into `count` equal parts, and hold out
+    # the film in the middle of each part.
     ordered_films = sorted(films, key=partial(_highest_bin_then_random, frames, seed))
     middles = [int((part + 0.5) * len(ordered_films) / count) for part in range(count)]
     held_out_films = [ordered_films[middle] for middle in middles]
@@ -933,22 +938,22 @@ def _highest_bin_then_random(
     film, # number of a film
 ):
     "Sort key of a film in `split_films`: the highest bin that it reaches, then a random text"
-    # A hash of seed and film, not a generator: the text must not depend on which other films there are.
+    # A hash of seed and film: unlike a generator's, it does not depend on which other films there are.
     random_text = hashlib.sha256(f"{seed}:{film}".encode()).hexdigest()
     its_labels = frames.labels[frames.episodes == film]
     return its_labels.max(), random_text
 
 # %% ../nbs/04_aloha.ipynb #c074
-_swaps = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+_opposites = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
 
-def _swapped(match):
+def _opposite(match):
     "For `re.sub`: `right` for a match whose first group is `left`, and the other way round"
-    return _swaps[match[1]]
+    return _opposites[match[1]]
 
 def _other_side(camera):
     "The name of the camera on the other side: cam_right_wrist for cam_left_wrist; else the same name"
     # A whole word only: not the "left" in "leftover".
-    return re.sub(r"(?<![a-z])(left|right)(?![a-z])", _swapped, camera)
+    return re.sub(r"(?<![a-z])(left|right)(?![a-z])", _opposite, camera)
 
 def mirrored(
     item: dict, # from `AlohaFrames`
@@ -971,7 +976,7 @@ def mirrored(
         flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
         by_camera = dict(zip(other_sides, flipped)) # the flipped left picture becomes the right one
         images += [by_camera[camera] for camera in cameras]
-    text = re.sub(r"\b(left|right|Left|Right)\b", _swapped, item["text"]) # right for left, left for right
+    text = re.sub(r"\b(left|right|Left|Right)\b", _opposite, item["text"]) # right for left, left for right
     return item | dict(images=images, text=text)
 
 def jittered(
@@ -1242,6 +1247,7 @@ def judge_success(
     threshold = 0.5
     if seen is not None and val is None:
         raise ValueError("seen is of the frames in val: give val too")
+    # `labels` has the bin of every frame; `rows` are the numbers of a part's frames.
     if seen is not None and val is not None:
         threshold = _best_threshold(seen[:, last_bin], frames.labels[val.rows] == last_bin)
 
@@ -1288,8 +1294,8 @@ def progress_errors(
 
     `mae_of_the_mean` is a baseline: the error of always predicting the mean of the training frames."""
     last_bin = probabilities.shape[1] - 1
-    # Targets and expected bins run from 0 to the last bin; divided by it they run from 0 to 1. `rows` are the
-    # numbers that the frames of a part have among all frames.
+    # `targets` has the true progress of every frame, from 0 to the last bin; `rows` are the numbers of a
+    # part's frames. Divided by the last bin, progress runs from 0 to 1.
     truth = frames.targets[held.rows] / last_bin
     trained_on = frames.targets[train.rows] / last_bin
     expected_bins = probabilities @ np.arange(last_bin + 1)
@@ -1307,7 +1313,7 @@ def check_bins(
     bins = sorted(set(train.labels[train.rows].tolist())) # those of the training frames
     if len(bins) < 2:
         only = f"bin {bins[0]}" if bins else "no bin"
-        # `frames.told` says how the label column was read, and how many frames are in each bin.
+        # frames.told: a sentence, how the label column was read, and how many frames are in each bin
         message = f"every training frame has {only}, so there is nothing to tell apart; {frames.told}"
         raise DataError("aloha.label", message)
 
@@ -1358,12 +1364,12 @@ def as_it_began(
     """Save the settings and labels of a new run, or check that a resumed run has the same ones.
 
     A SettingsError names what differs."""
-    # Of each training frame its film, its place in the film and its label.
+    # Of each training frame: its film, its place in the film, and its bin.
     columns = [column[train.rows].tolist() for column in (frames.episodes, frames.moments, frames.labels)]
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # Advice at the end of the error message: with these two settings a new run starts from saved weights.
+    # Ends the error message: two settings with which a new run starts from these weights.
     advice = "adapter and head take its weights"
-    # Without a checkpoint it writes a file into output_dir, else it compares with the first run's file.
+    # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, free=may_differ, weights_by=advice, bins=bins,
              frames_to_learn=fingerprint)
 
@@ -1394,10 +1400,10 @@ def train_classifier(
     trainer = make_trainer(s, classifier, processor, train, val, log)
     before_training = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
-    # told: a sentence, how the label column was read; kinds: how each label was read → number of frames
-    facts: dict = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
-    facts |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
-    facts |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
+    # For results.json. told: a sentence, how the label column was read; kinds: how each label was read.
+    about_run: dict = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
+    about_run |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
+    about_run |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
 
     # Judge it.
     held_out = test or val or train # the frames that the run is judged on
@@ -1409,7 +1415,7 @@ def train_classifier(
         metrics["progress"] = progress_errors(frames, train, held_out, probabilities)
 
     # Save classifier, predictions and results.
-    results = dict(settings=asdict(s), processes=PartialState().num_processes, **metrics, **facts,
+    results = dict(settings=asdict(s), processes=PartialState().num_processes, **metrics, **about_run,
                    seconds=time.time() - start, peak_memory_mb=peak_memory_mb(), **run_facts())
     results["versions"]["lerobot"] = version("lerobot")
     run = AlohaRun(s, classifier, processor, frames, held_out, probabilities, log, results)
@@ -1463,7 +1469,7 @@ def prediction_rows(
     "For each frame its film, label and predicted bin, and the probability of each bin as p0, p1 and so on"
     expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
     last_bin, rows = probabilities.shape[1] - 1, []
-    # `i` is the frame's number in the columns of `frames`, which have an entry for every frame.
+    # i: the frame's number in `episodes`, `labels` and the like, which have an entry for every frame
     for i, of_bins, expected in zip(frames.rows, probabilities, expected_bins):
         row = dict(
             index=int(frames.indices[i]), # the frame's number in the whole data set, as LeRobot counts
@@ -1509,7 +1515,7 @@ def predict_dataset(
     import pandas as pd
     s = settings
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
-    # `moments`: the earlier frames that it was trained to see, whatever the settings say.
+    # Cameras and earlier frames (`moments`) are those that it was trained to see, whatever the settings say.
     frames = open_frames(s, cameras, moments=classifier.moments)
     probabilities = predict_bins(classifier, processor, frames, s.batch_size)
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
@@ -1566,7 +1572,7 @@ def chat(
     lines=None, # any source of lines; None asks at the terminal
     say=print, # takes each answer
     max_new_tokens: int = 128, # longest answer in text
-    cameras: int = 3, # pictures that `/reward` takes
+    cameras: int = 3, # pictures that a line with `/reward` must name: one for each camera and moment
 ):
     """Answer lines one after another until there are none left.
 
@@ -1580,7 +1586,7 @@ def chat(
             return _reward_answer(line, classifier, processor, cameras)
         return _text_answer(line, vlm, processor, history, max_new_tokens)
 
-    source = _terminal_lines() if lines is None else lines # what is typed, until the end of input
+    source = _terminal_lines() if lines is None else lines # those typed at the terminal, or the given ones
     try:
         for line in map(str.strip, source):
             if line.lower() in ("/quit", "/exit", "quit", "exit"):
@@ -1615,8 +1621,7 @@ def _text_answer(
     history.append(_message("user", line))
     text = processor.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
     batch = processor(text=[text], return_tensors="pt").to(vlm.device)
-    # An untrained model may generate tokens that stand for a picture. They are suppressed, because there is
-    # no such picture.
+    # Tokens that stand for a picture, which an untrained model may generate, are suppressed.
     out = vlm.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens,
                        suppress_tokens=vision_marker_ids(processor))
     prompt_length = batch["input_ids"].shape[1]
@@ -1646,7 +1651,7 @@ def _reward_answer(
     item = dict(images=images, text=f"Task: {task.strip()}")
     probabilities = predict_bins(classifier, processor, [item])[0] # [bins], of the only item
     likeliest, last_bin = probabilities.argmax(), len(probabilities) - 1
-    expected = expected_bin(torch.tensor(probabilities))
+    expected = expected_bin(torch.tensor(probabilities)) # the mean bin, weighted by the probabilities
     listed = " ".join(f"{p:.2f}" for p in probabilities)
     return f"bin {likeliest} of 0 to {last_bin}, expected {expected:.2f}; probabilities {listed}"
 
@@ -1661,7 +1666,7 @@ def as_reward(
     how far the classifier finds this task done in the pictures."""
     classifier, processor, cameras = load_classifier(path, device)
     classifier.requires_grad_(False)
-    moments = classifier.moments # the earlier frames that a sample must show before its own
+    moments = classifier.moments # earlier frames that a sample must show, too, such as ["first", -2.0]
 
     def reward(completions, samples):
         "Score a batch of answers with the loaded classifier: a dict for each, see `_reward_parts`"
@@ -1859,17 +1864,24 @@ def run_aloha(
     if s.mode == "predict":
         return predict_dataset(s)
     if s.mode == "analyze":
-        return _analyzed(s)
-    # What is left is the mode chat.
-    classifier, vlm, processor, cameras = talkers(s) # the classifier is None where none was trained
-    lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
-    # The frame itself, and the earlier frames that the classifier was trained to see before it.
-    frames_shown = 1 + len(classifier.moments) if classifier else 1
-    pictures = len(cameras) * frames_shown # that a line with `/reward` must name
-    chat(vlm, processor, classifier, lines, cameras=pictures)
+        return _write_analysis(s)
+    return _run_chat(s)
 
-def _analyzed(settings):
-    "The table of `analyze`; it is also written into `output_dir`, together with a figure"
+def _run_chat(settings):
+    """Chat with the model of the settings, and with the classifier in `ckpt_dir` if there is one.
+
+    The lines come from the file `questions`, else from the terminal. A line such as "/reward right.png
+    left.png high.png | lift the red cup" asks the classifier, any other one the model."""
+    s = settings
+    # The classifier (None if there is none), the model under it, its processor, and the names of the cameras.
+    classifier, vlm, processor, cameras = talkers(s)
+    lines = Path(s.questions).read_text(encoding="utf-8").splitlines() if s.questions else None
+    # A /reward line names a picture of each camera, now and at each earlier moment that the classifier sees.
+    moments = 1 + len(classifier.moments) if classifier else 1
+    chat(vlm, processor, classifier, lines, cameras=len(cameras) * moments)
+
+def _write_analysis(settings):
+    "The table of `analyze`, which is also written into `output_dir`, together with a figure"
     frames, folder = open_frames(settings), Path(settings.output_dir)
     table = analyze(frames)
     folder.mkdir(parents=True, exist_ok=True)
@@ -1882,9 +1894,10 @@ def talkers(
 ): # classifier (or None), whole model, processor, cameras
     """Load the models that answer in a chat, and print which ones they are.
 
-    They are the classifier in `ckpt_dir` and the model under it; without a classifier, `model` alone."""
+    They are the classifier in `ckpt_dir`, for lines that begin with `/reward`, and the model under it for all
+    others; without a classifier, `model` alone."""
     s = settings
-    if not is_classifier(s.ckpt_dir):
+    if not is_classifier(s.ckpt_dir): # it holds no files of one
         # To standard error: standard output holds answers only.
         missing = f"there is no classifier in {s.ckpt_dir}, so /reward has none to ask"
         print(f"{s.model} answers, as it is; {missing}", file=sys.stderr)

@@ -33,10 +33,9 @@ __all__ = ["Panel", "Pool", "EnginePanel", "panel_of"]
 class _Panel:
     """Base of the classes that answer batches with each of several models.
 
-    A subclass sets `speakers`, a list with a tuple for each model: its name, then what `_texts` needs to run
-    it, such as (name, model, context) in `Panel`."""
-    speakers: list
-    _texts: Callable
+    A subclass sets `speakers` (the models) and `_texts`, which asks one of them."""
+    speakers: list  # a tuple for each model: its name, such as before, and what `_texts` needs to run it
+    _texts: Callable  # (one of `speakers` without its name, way, samples, seed) → a list of texts a sample
 
     def in_order(self,
         batches,  # iterator over (asked, seed), the arguments of `answer`
@@ -51,10 +50,9 @@ class _Panel:
     ) -> list:  # a dict for each sample: name and way, such as before_greedy → texts
         "Ask every model about a batch, in every way of asking"
         rows = [{} for _ in asked["greedy"]]
-        # For each model: its name, such as before, and in the list `speaker` what `_texts` needs to run it.
-        for name, *speaker in self.speakers:
+        for name, *model_parts in self.speakers:  # a name, such as before, and what `_texts` needs
             for way, samples in asked.items():
-                texts_of_samples = self._texts(speaker, way, samples, seed)
+                texts_of_samples = self._texts(model_parts, way, samples, seed)
                 for row, texts in zip(rows, texts_of_samples, strict=True):
                     row[f"{name}_{way}"] = texts  # such as before_greedy
         return rows
@@ -67,24 +65,28 @@ class Panel(_Panel):
         base: str,  # hub id, directory, or `tiny-` and a family; None where adapter is a whole model
         adapter: str,  # directory of a LoRA adapter or of a whole trained model; None: only `base`
         names: tuple,  # what base and adapter are called
-        sampling: dict,  # answers, temperature, max_new_tokens
+        sampling: dict,  # answers, temperature, max_new_tokens; for the tool `zoom` also looks
         loading: dict,  # for `models.load_vlm`
     ):
+        # speakers: (name, model, context) for each
         self.speakers, self.processor = speakers(base, adapter, names, **loading)
         self.sampling = sampling
 
-    def _texts(self, speaker, way, samples, seed):
-        """A list of answers for each sample; `way` is "greedy" or "sampled".
+    def _texts(self, model_parts, way, samples, seed):
+        """Ask one of `self.speakers`, given without its name: a list of answers for each sample.
 
-        `speaker` is one of `self.speakers` without its name."""
-        model, context = speaker  # the context may switch an adapter off
-        with context():
+        They are several answers if `way` is "sampled"; for any other way one, the best guess."""
+        model, context = model_parts
+        with context():  # switches the adapter off, for the answers before training
             return generate_answers(model, self.processor, samples, batch_size=len(samples),
                                     seed=seed, **_options(way, self.sampling))
 
 
 def _options(way, sampling):
-    "Arguments of `generate_answers` for a way of asking: several answers if it is sampled, else one, greedy"
+    """Arguments of `generate_answers`: several sampled answers if `way` is "sampled", else one, greedy.
+
+    `sampling`: answers, temperature, max_new_tokens; looks, the calls of the tool `zoom` in an answer, if
+    there is this tool."""
     options = dict(max_new_tokens=sampling["max_new_tokens"], looks=sampling.get("looks", 0))
     if way == "sampled":
         options |= dict(n=sampling["answers"], temperature=sampling["temperature"])
@@ -106,15 +108,15 @@ class Pool:
         numbers = context.Queue()
         for number in range(processes):
             numbers.put(number)
-        arguments = (numbers, processes, panel)
-        # `_begin` loads the models in each process before it takes any work.
-        self.executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=arguments)
+        # Each process begins with `_load_panel`, which loads the models.
+        self.executor = ProcessPoolExecutor(
+            processes, context, initializer=_load_panel, initargs=(numbers, processes, panel))
         # How many batches may be handed out and not yet returned. With two for each process none waits for
         # work, and few pictures are in memory.
         self.most_pending = 2 * processes
         # Wait until a process has loaded its models; an error in loading is raised here.
         with _dead_process_as_settings_error():
-            self.processor = self.executor.submit(_processor).result()
+            self.processor = self.executor.submit(_processor_of_panel).result()
 
     def in_order(self,
         batches,  # iterator over (asked, seed), the arguments of `Panel.answer`
@@ -124,7 +126,8 @@ class Pool:
         # If a process of the pool dies, the error says what to do.
         with _dead_process_as_settings_error():
             for asked, seed in batches:
-                pending.append(self.executor.submit(_answer, asked, seed))  # runs in one of the processes
+                # `_answer_of_panel` runs in one of the processes, with the models that it has loaded.
+                pending.append(self.executor.submit(_answer_of_panel, asked, seed))
                 if len(pending) == self.most_pending:  # wait for the oldest, so that few are in memory
                     yield pending.popleft().result()
             while pending:
@@ -135,17 +138,18 @@ class Pool:
         self.executor.shutdown(cancel_futures=True)
 
 
-_panel: Any = None  # in a process of a pool: its `Panel`, or the exception that loading raised
+# In a process of a pool: its `Panel`, that is, its models, or the exception that loading them raised
+_panel: Any = None
 
 
-def _begin(
+def _load_panel(
     numbers,  # queue of 0, 1, …: each process takes one, and with it the GPU of that number
     processes,  # how many there are
     panel,  # the arguments of `Panel`
 ):
     """Runs first in each process of a pool: choose its GPU or its share of the CPU, and load the models.
 
-    The result is the global `_panel`."""
+    They become the global `_panel`."""
     global _panel
     number = numbers.get()
     if torch.cuda.is_available():
@@ -157,8 +161,7 @@ def _begin(
     try:
         _panel = Panel(*panel)
     except Exception as error:
-        # `_loaded_panel` raises it later. Raised here it would only be printed, and the pool would break
-        # without a reason that the caller sees.
+        # `_loaded_panel` raises it later. Raised here, it would not reach the caller.
         _panel = error
 
 
@@ -169,13 +172,13 @@ def _loaded_panel():
     return _panel
 
 
-def _processor():
-    "The processor of this process's models; the pool calls it to get a copy"
+def _processor_of_panel():
+    "The processor of this process's models"
     return _loaded_panel().processor
 
 
-def _answer(asked, seed):
-    "What the models of this process answer to a batch, see `Panel.answer`; the pool calls it"
+def _answer_of_panel(asked, seed):
+    "What the models of this process answer to a batch, see `Panel.answer`"
     return _loaded_panel().answer(asked, seed)
 
 
@@ -195,7 +198,7 @@ def _dead_process_as_settings_error():
 never = -100.0  # added to the logit of a token that vLLM must not sample: its probability is practically 0
 
 
-_most_prompts = 1_000_000  # more than any batch has; keeps the seeds of batches apart
+_most_prompts = 1_000_000  # more than any batch has
 
 
 class EnginePanel(_Panel):
@@ -213,15 +216,15 @@ class EnginePanel(_Panel):
         if not importlib.util.find_spec("vllm"):
             raise SettingsError("use_vllm: vLLM is not installed (pip install 'vlrlbook[gpu]')")
         self.sampling = sampling
-        self.copies = tempfile.TemporaryDirectory(prefix="vlrlbook-engines-")  # merged models
+        self.copies = tempfile.TemporaryDirectory(prefix="vlrlbook-engines-")  # deleted by `close`
         folders = self._folders(base, adapter, names)  # name → hub id or directory of a whole model
         # One processor serves both models: training changes weights, not how pictures are cut.
         any_folder = next(iter(folders.values()))
         self.processor = load_processor(any_folder, loading.get("max_image_size"))
-        self.speakers = []  # (name, function from prompts to vLLM's outputs)
+        self.speakers = []  # (name, function that is called like vLLM's `generate`)
         for name, folder in folders.items():
-            generate = _engine(folder, share / len(folders), longest)
-            # `EnginePrompts` is called like `generate`; it hands vLLM prompts in the form that vLLM expects
+            generate = _engine(folder, share / len(folders), longest)  # a method of vLLM's engine
+            # `EnginePrompts` hands prompts to `generate` in the form that vLLM expects.
             self.speakers.append((name, EnginePrompts(generate, self.processor)))
 
     def _folders(self,
@@ -251,34 +254,34 @@ class EnginePanel(_Panel):
             folders[after] = str(adapter)
         return folders
 
-    def _texts(self, speaker, way, samples, seed):
-        """A list of answers for each sample; `way` is "greedy" or "sampled".
+    def _texts(self, model_parts, way, samples, seed):
+        """Ask one of `self.speakers`, given without its name: a list of answers for each sample.
 
-        `speaker` is one of `self.speakers` without its name."""
-        [generate] = speaker  # an `EnginePrompts`: called like vLLM's `generate`
+        They are several answers if `way` is "sampled"; for any other way one, the best guess."""
+        [generate] = model_parts  # an `EnginePrompts`: called like vLLM's `generate`
         prompts = [self._prompt(sample) for sample in samples]
         parameters = self._sampling_parameters(way, len(samples), seed)
         outputs = generate(prompts, parameters, use_tqdm=False)
         return [[answer.text for answer in output.outputs] for output in outputs]
 
     def _prompt(self, sample):
-        "A sample's prompt as `EnginePrompts` takes it: tokens, with pictures expanded, and the pictures"
+        "A sample's prompt as `EnginePrompts` takes it: all tokens, also those of pictures, and the pictures"
         ids = encode(self.processor, [sample])["input_ids"][0].tolist()
         if not sample.images:
             return dict(prompt_token_ids=ids)
         return dict(prompt_token_ids=ids, multi_modal_data={"image": list(sample.images)})
 
     def _sampling_parameters(self, way, count, seed):
-        """Make vLLM's `SamplingParams` for each of `count` prompts: greedy, or several answers for "sampled".
+        """Make vLLM's `SamplingParams` for each of `count` prompts: several answers if `way` is "sampled".
 
         Each prompt has a seed of its own. With the same seed, equal prompts would get equal answers."""
         from vllm import SamplingParams
-        # Tokens that mark a picture are never sampled: the model would look for a picture that is not there.
+        # `never` is added to the logits of tokens that mark a picture: there is no picture in an answer.
         suppressed = {token: never for token in vision_marker_ids(self.processor)}
         options = dict(max_tokens=self.sampling["max_new_tokens"], temperature=0.0, logit_bias=suppressed)
         if way == "sampled":
             options |= dict(n=self.sampling["answers"], temperature=self.sampling["temperature"])
-        first_seed = seed * _most_prompts  # not times `count`: the last batch is shorter, and would repeat seeds
+        first_seed = seed * _most_prompts  # no batch has so many prompts, so no two batches share a seed
         return [SamplingParams(seed=first_seed + number, **options) for number in range(count)]
 
     def close(self):

@@ -35,9 +35,9 @@ def notebooks(args, rest):  # args: read by argparse; rest: words unknown to it,
         raise SystemExit(f"vlrlbook: {args.out_dir} is there already")
     from vlrlbook.folders import new_folder
     unwanted = shutil.ignore_patterns(".*", "_*", "runs", "*.py")
-    # `aside` is a hidden folder, renamed to out_dir when all files are there.
-    with new_folder(args.out_dir, existing="none", manifest=False) as aside:
-        shutil.copytree(notebooks_dir(), aside, ignore=unwanted, dirs_exist_ok=True)
+    # A hidden folder, renamed to out_dir when all files are there.
+    with new_folder(args.out_dir, existing="none", manifest=False) as hidden_folder:
+        shutil.copytree(notebooks_dir(), hidden_folder, ignore=unwanted, dirs_exist_ok=True)
     names = [path.name for path in Path(args.out_dir).glob("*.ipynb")]
     print(*sorted(names), sep="\n")
 
@@ -101,8 +101,8 @@ def convert_vqa(args, rest):  # args: read by argparse; rest: words unknown to i
     print(f"{row_count} rows in {args.output_jsonl}{parts}")
     if args.split == "published":
         rows = [row for _, row in read_rows(args.input_jsonl)]  # it yields (line number, row)
-        # The first two are the rows of both parts; a share of VQA-RAD's test pictures is in both.
-        _, _, leaking = published_split(rows)
+        # leaking: the share of the test pictures that are in the train part, too
+        _train_rows, _test_rows, leaking = published_split(rows)
         advice = "--split picture keeps them apart"
         print(f"{leaking:.0%} of the test pictures are in the train part too; {advice}")
 
@@ -131,11 +131,12 @@ def check_data(args, rest):  # args: read by argparse; rest: words unknown to it
 def given(
     args,  # what argparse has read; an option that the user did not write is None
     rest,  # words of the command line that argparse does not know, such as ["--lr", "1e-5"]
-    cls=None,  # the class of settings, for its flags and for its settings' other names
+    cls=None,  # class of settings: its flags may lack a value, its aliases are announced; None: neither
 ) -> dict:  # name → value, or text as it was written
     """Collect the settings that the user wrote on the command line.
 
-    Names that no setting has stay in the result: `read_settings` refuses them with a message."""
+    Names stay as they were written: `read_settings` translates aliases, such as learning_rate for lr, and
+    refuses unknown names."""
     from vlrlbook.settings import flag_names, named_options
     not_settings = ("command", "function", "config")  # `parser` puts these into `args` too
 
@@ -148,37 +149,37 @@ def given(
     if isinstance(written.get("keys"), list):
         written["keys"] = " ".join(written["keys"])
 
-    # Options that it does not know: other names of settings, which `read_settings` translates.
-    flags = flag_names(cls) if cls else set()  # settings that may be written without a value
+    # Options that it does not know, among them aliases of settings.
+    flags = flag_names(cls) if cls else set()  # names that may be written without a value
     other_options = named_options(rest, flags)  # name → text
     for name in other_options:
-        setting = _setting_of(name, cls)  # None if no setting has this other name
+        setting = _setting_of_alias(name, cls)  # None if `name` is no alias
         if setting and setting != name:
             print(f"--{name} is taken as {setting}", file=sys.stderr)
     return written | other_options
 
 
-def _setting_of(
+def _setting_of_alias(
     name,  # of an option on the command line
     cls,  # a class of settings, or None
 ):
-    "The setting that has `name` as another name; None if there is no such setting"
-    aliases = getattr(cls, "aliases", {})  # another name → setting
+    "The setting of which `name` is an alias; None if there is no such setting"
+    aliases = getattr(cls, "aliases", {})  # alias → setting, such as learning_rate → lr
     if aliases.get(name):
         return aliases[name]
-    # `stand_ins`: other names whose values are translated as well, such as
+    # `stand_ins`: aliases whose values are translated as well, such as
     # {"mask_truncated_completions": ("when_cut", {"true": "masked"})}
     stand_ins = getattr(cls, "stand_ins", {})
     if name not in stand_ins:
         return None
-    setting, _ = stand_ins[name]
+    setting, _values = stand_ins[name]
     return setting
 
 
 def settings_from_file(
     args,  # what argparse read, with `config`: the path of a file, or None
-    rest,  # words that argparse does not know, such as other names of settings
-    cls=None,  # class with these other names; None: they are not looked up
+    rest,  # words that argparse does not know, such as aliases of settings: --learning_rate 1e-5
+    cls=None,  # class of settings: its flags may lack a value, its aliases are announced; None: neither
 ):
     "Make GRPO settings from the file of `--config`, if there is one, and the command line, which wins"
     from vlrlbook.settings import GRPOSettings, load_settings, read_settings
@@ -199,10 +200,10 @@ def fit(args, rest):  # args: read by argparse; rest: words unknown to it, other
     16 to 141 GB"""
     from vlrlbook.fit import fit_tables, will_fit
     from vlrlbook.settings import GRPOSettings
-    # These two are no settings, so they are taken out of `args`, which `settings_from_file` reads.
-    options = vars(args)
+    # `settings_from_file` takes all that is in `args` for settings, and these two are none.
+    options = vars(args)  # the attributes of `args`: what is popped is no longer in it
     prompt_tokens, pictures = options.pop("prompt_tokens"), options.pop("pictures")
-    settings = settings_from_file(args, rest, GRPOSettings)  # of the file of --config and the command line
+    settings = settings_from_file(args, rest, GRPOSettings)
     # For each way of training: GB of its parts, and whether it fits.
     estimate = will_fit(settings, prompt_tokens=prompt_tokens, pictures=pictures)
     print(*fit_tables(estimate), sep="\n\n")
@@ -243,7 +244,7 @@ def rank(args, rest):  # args: read by argparse; rest: words unknown to it, none
     ranked = rank_answers(judge, picture, args.question, args.answers)
     for row in ranked:
         row["score"], row["chance"] = f"{row['score']:.3f}", f"{row['chance']:.3f}"
-    # Scores are divided by a temperature before they become chances: {temperature, pairs}, or None.
+    # Saved with the model: {temperature, pairs}, or None. Chances are made of scores / temperature.
     calibration = judge.facts["calibration"]
     note = "not calibrated"
     if calibration:
@@ -280,7 +281,7 @@ def evaluate(args, rest):  # args: read by argparse; rest: words unknown to it, 
         value = with_interval(metric)  # such as 0.564 (0.520 to 0.607)
         rows.append(dict(metric=metric["name"], value=value, n=metric["n"], interval=metric["interval"]))
     print(Table(rows))
-    # Each asks something about the run in words, and is answered with yes, no or cannot tell.
+    # What is asked about the run in words; the answers are yes, no or cannot tell.
     questions = []
     for question in results["questions"]:
         questions.append({name: question[name] for name in ("question", "answer", "because")})
@@ -294,7 +295,7 @@ def ask(args, rest):  # args: read by argparse; rest: words unknown to it, none 
     from vlrlbook.marking import merged
     answers = ask_model(args.model, args.picture, args.question, args.adapter, args.answers, args.temperature,
                         args.max_new_tokens, args.max_image_size, args.task, args.seed, args.use_4bit)
-    # A column for each model that was asked; without an adapter `answers["after"]` is None.
+    # Model → its answers, a column of the table for each. Without an adapter `answers["after"]` is None.
     texts_of = {name: answers[name] for name in ("before", "after") if answers[name]}
     best = {name: texts["greedy"] for name, texts in texts_of.items()}
     rows = [dict(asked="best guess") | best]
@@ -339,9 +340,11 @@ def exported(
 ):
     "Write the directory that EasyR1 or verl runs, and print how many rows it holds and what to do next"
     from vlrlbook.easyr1 import export_easyr1, export_verl
-    overrides = _engine_keys(args, rest, "verl" if verl else args.version)
+    # Dotted key of the engine's configuration → value. EasyR1's two versions have different keys.
+    overrides = _overrides_of_user(args, rest, "verl" if verl else args.version)
     data_options = dict(val=args.val_data, image_dir=args.image_dir, keys=args.keys,
                         skip_bad_rows=args.skip_bad_rows, tell=print)
+    # A counting set is a ZIP or the folder of an unpacked one; VQA rows are in a file of another kind.
     is_counting = Path(args.data).suffix.lower() == ".zip" or Path(args.data).is_dir()
     reward = args.reward or ("counting" if is_counting else "vqa")
 
@@ -350,23 +353,25 @@ def exported(
     else:
         folder = export_easyr1(args.data, reward, overrides, args.output_dir, args.version, **data_options)
 
-    train, val = json.loads((folder / "export.json").read_text())["rows"]  # how many rows each part has
+    train, val = json.loads((folder / "export.json").read_text())["rows"]  # numbers of rows
     rows = f"{train} rows to learn from, {val} to measure on"
     print(f"{folder}: {rows}; next: vlrlbook dry-run --path {folder}")
 
 
-def _engine_keys(args, rest, engine):
-    """The keys that the user sets in the engine's configuration: dotted key → value.
+def _overrides_of_user(args, rest, engine):
+    """What the user sets in the engine's configuration: dotted key → value.
 
-    They come from the YAML of --config and from words such as a.b=c (`rest`), which win."""
+    They come from the YAML of --config and from words such as a.b=c (`rest`), which win. `engine` is verl, or
+    a version of EasyR1."""
     from vlrlbook.easyr1 import export_keys, parse_overrides, read_engine_yaml
-    keys = {}
+    in_yaml = {}
     if getattr(args, "config", None):  # `export-verl` has no --config
-        # The YAML is checked together with `rest`, which may correct it.
-        keys = read_engine_yaml(args.config, engine, rest).given
-    # Names of files and columns (`export_keys`) in a YAML are ignored: the export sets them itself.
-    from_yaml = {name: value for name, value in keys.items() if name not in export_keys(engine)}
-    # From the command line they are handed on, so that the export refuses them.
+        # The YAML is checked together with `rest`, which may correct it. given: dotted key → value
+        in_yaml = read_engine_yaml(args.config, engine, rest).given
+    # The export sets these keys itself: names of files and columns. In a YAML they are ignored; those of the
+    # command line are handed on, so that the export refuses them.
+    set_by_export = export_keys(engine)
+    from_yaml = {name: value for name, value in in_yaml.items() if name not in set_by_export}
     return from_yaml | parse_overrides(rest, engine)
 
 
@@ -431,7 +436,7 @@ def chapter_options(chapter):
     """List (name, help text, is a flag) for each setting of a chapter, such as "05_grpo".
 
     A flag needs no value on the command line. Nothing heavy is imported, so that --help is quick."""
-    # Without NumPy or Pillow, which `notebooks_dir` imports, `vlrlbook doctor` must still start and say so.
+    # `notebooks_dir` imports NumPy and Pillow. `vlrlbook doctor` must start without them, too.
     try:
         notebooks_dir()
     except ImportError:
@@ -454,7 +459,7 @@ def _options_in_notebook(chapter):
     fields = re.findall(r"^(\w+): (\w+).*?  # (.*)$", parameters, re.M)
     settings = []
     for name, type_name, text in fields:
-        # --log_samples takes a number, but was a flag in the older reward system: alone it means the default.
+        # --log_samples takes a number, but in older commands it stands alone.
         is_flag = type_name == "bool" or name == "log_samples"
         settings.append((name, text, is_flag))
     return settings
@@ -471,7 +476,7 @@ def option(
     flags = []
     for spelling in (name, *also):
         flags += [f"--{spelling}", f"--{spelling.replace('_', '-')}"]
-    # A name without a _ is in the list twice, which argparse refuses; dict.fromkeys leaves one.
+    # dict.fromkeys drops repeated flags, which argparse refuses: a name without a _ is there twice.
     return tuple(dict.fromkeys(flags)), dict(dest=name, **kwargs)
 
 
@@ -760,15 +765,14 @@ takes_keys = ("export-easyr1", "export-verl", "dry-run")
 def main(argv=None):
     "Entry point of the console command; an error that the user can mend becomes one line, and exit status 1"
     args, rest = parser().parse_known_args(argv)  # rest: the words that argparse does not know
-    _refuse_unread(args.command, rest)  # exits, unless this command reads such words itself
+    _refuse_unknown_words(args.command, rest)  # exits, unless this command reads such words itself
     if args.function is not doctor:  # the doctor must start where NumPy, which core needs, is missing
         from vlrlbook.core import quiet_libraries
         quiet_libraries()
     try:
         return args.function(args, rest)
     except ImportError as error:
-        if error.name is None:
-            # Raised by this package, with a message of its own; Python's own error names the module.
+        if error.name is None:  # raised by this package: Python's own error names a module
             sys.exit(f"vlrlbook {args.command}: {error}")
         package = error.name.partition(".")[0]
         extra = extra_of(package)  # the optional dependency group, such as gpu, that installs it
@@ -780,15 +784,15 @@ def main(argv=None):
         sys.exit(f"vlrlbook {args.command}: {error}")
 
 
-def _refuse_unread(
+def _refuse_unknown_words(
     command,  # name of the subcommand
     rest,  # words of the command line that argparse does not know
 ):
     "Exit with argparse's message if there are words that neither argparse nor the command itself reads"
-    if not rest or command in reads_on:  # these commands read other names of settings themselves
+    if not rest or command in reads_on:  # commands that read aliases of settings themselves
         return
-    # These commands take keys of an engine's configuration, such as a.b=c.
-    if command in takes_keys and all("=" in word and not word.startswith("-") for word in rest):
+    are_keys = all("=" in word and not word.startswith("-") for word in rest)  # such as a.b=c
+    if command in takes_keys and are_keys:  # commands that take keys of an engine's configuration
         return
     # Only names, no values: a value may be a secret key.
     names = [word.partition("=")[0] for word in rest if word.startswith("-")]

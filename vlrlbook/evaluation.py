@@ -151,10 +151,10 @@ def compare(
     The answers are appended to the file `path`; a run that was killed goes on after the last whole batch."""
     sampling = dict(answers=answers, temperature=temperature, max_new_tokens=max_new_tokens,
                     controls=controls, seed=seed)
-    if looks:  # left out where it is 0, so that files of runs without the tool keep the same plan
+    if looks:  # calls of the tool `zoom`; without the tool the plan stays as it was in older files
         sampling["looks"] = looks
-    # All that an answer depends on, weights and data as fingerprints. It is kept beside the file, and a run
-    # with another plan cannot continue that file.
+    # All that an answer depends on, weights and data as fingerprints. It is kept beside the file: a run with
+    # another plan cannot continue that file.
     plan = dict(base=str(base), adapter=_weights_key(adapter), data=frozen_key(dataset),
                 batch_size=batch_size, names=list(names), **sampling, **loading)
     if engine is not None:
@@ -168,7 +168,7 @@ def compare(
         rows = _earlier_rows(path, plan, batches, resume)  # answered by the run that was killed
         log = RunLog() if log is None else log
         return rows + _ask(panel, dataset, batches, done=len(rows), lenders=lenders, path=path, seed=seed,
-                           extras=extras or {}, log=log)
+                           more_fields=extras or {}, log=log)
 
 # %% ../nbs/06_evaluation.ipynb #n6f9ad82
 def by_length(
@@ -228,7 +228,7 @@ def _earlier_rows(
 
     lines = _whole_lines(path)
     # A batch is sampled with one seed, so an incomplete one is asked again as a whole.
-    kept_count = 0
+    kept_count = 0  # lines of complete batches
     for batch in batches:
         if kept_count + len(batch) > len(lines):
             break
@@ -271,20 +271,20 @@ def _ask(
     lenders,  # for each row the row whose pictures it gets as a control; None: no controls
     path,  # file that gets a line per picture; None keeps nothing
     seed,  # of sampling
-    extras,  # row → fields for its line
+    more_fields,  # number of a row → further fields for its line, such as question_type
     log,  # RunLog that gets a row per batch
 ):
     "Ask the batches that are not answered yet, and return their rows; each is saved when it is answered"
     rows, bar = [], progress_bar(total=sum(map(len, batches)), initial=done, desc="pictures")
     batch_numbers = _unanswered(batches, done)  # numbers of the batches that are left
 
-    waiting = deque()  # the samples of each batch that was asked, until its answers come
+    waiting = deque()  # the samples of each batch that was asked and whose answers have not come yet
     def questions_with_seeds():
         "Yield for each batch a dict, way of asking → samples, and the seed of its sampling"
         for number in batch_numbers:
             asked = _batch_in_all_ways(dataset, batches[number], lenders)
             waiting.append(asked["greedy"])  # the unchanged samples
-            # A large prime lies between the seeds of two runs, so that no two of their batches share a seed.
+            # The seeds of two runs are further apart than a run has batches, so no two batches share a seed.
             yield asked, seed * 100_003 + number
 
     start = time.perf_counter()
@@ -292,7 +292,7 @@ def _ask(
     # `answered`: for each sample a dict, column (such as before_greedy) → list of texts
     for number, answered in zip(batch_numbers, panel.in_order(questions_with_seeds())):
         samples = waiting.popleft()
-        lines = [_line(sample, extras, texts) for sample, texts in zip(samples, answered)]
+        lines = [_line(sample, more_fields, texts) for sample, texts in zip(samples, answered)]
         rows += lines
         if path is not None:
             _append(path, lines)  # on the disk when it returns
@@ -324,7 +324,7 @@ def _batch_in_all_ways(
 ):
     "The samples of a batch in every way in which they are asked: greedy, sampled, no_picture, shuffled"
     samples = [sample_at(dataset, i) for i in batch]
-    others = None
+    others = None  # samples whose pictures these get for `shuffled`; None: no controls are asked
     if lenders is not None:
         others = [sample_at(dataset, lenders[i]) for i in batch]
     return ways(samples, others)
@@ -332,13 +332,13 @@ def _batch_in_all_ways(
 # %% ../nbs/06_evaluation.ipynb #n167cec8
 def _line(
     sample,  # `Sample` that was asked about
-    extras,  # row → further fields, such as question_type
+    more_fields,  # number of a row → further fields, such as question_type
     texts,  # column, such as before_greedy → list of texts
 ):
-    "What the predictions file keeps of one picture, as a dict"
+    "A line of the predictions file, as a dict: what is kept of one sample and of the answers to it"
     pictures = " ".join(map(picture_key, sample.images))  # fingerprints, since pixels are not kept
     fields = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=pictures)
-    return fields | extras.get(sample.row, {}) | texts
+    return fields | more_fields.get(sample.row, {}) | texts
 
 def _append(
     path,  # of a JSONL file
@@ -382,7 +382,7 @@ def _prediction_row(
     row = as_ours(row)  # a row of lmms-eval gets the names of this chapter
     truth = row.get("answer")
     if not isinstance(truth, (str, int, float)) or not str(truth).strip():
-        raise error("answer", "no truth in field 'answer'" + _of_other_chapters(row))
+        raise error("answer", "no truth in field 'answer'" + _advice_for_other_chapters(row))
 
     names = columns([row])  # the fields that hold answers, such as after_greedy
     if not names:
@@ -399,11 +399,11 @@ def _prediction_row(
     # If the row has a field `row`, that number is kept.
     return dict(row=number) | row | dict(answer=str(truth), **texts)
 
-def _of_other_chapters(
+def _advice_for_other_chapters(
     row,  # dict without a field 'answer'
 ):
     "The end of an error message: for a row of chapter 03 or 04, the command that reads it; else empty"
-    # Those chapters' files hold scores or probabilities, no answers, so this reader cannot take them.
+    # A row of those chapters holds scores or probabilities instead of answers.
     if kind_of_rows(row) == "answers":
         return ""
     return "; `vlrlbook evaluate --predictions` takes files of chapters 03 and 04"
@@ -416,7 +416,7 @@ def join(
     "Put two comparisons of the same pictures side by side: rows with the columns of answers of both"
     # Rows are matched by number and truth, since two runs may have asked in different orders.
     partners = {(row["row"], row["answer"]): row for row in more}
-    added = columns(more)
+    added = columns(more)  # names of its fields that hold answers, such as after_greedy
     joined, missing = [], 0  # `missing`: rows without a partner
 
     for row in rows:
@@ -527,11 +527,10 @@ def judged_report(
 ) -> dict:  # what results.json holds: task, metrics, questions, and all that the chapter itself reports
     "Score a predictions file of chapter 03 or 04, and write results.json and metrics.csv into `output_dir`"
     judge = _judged_scores if kind == "scores" else _judged_bins
-    # `question`: is it better than a rule that needs no model? With its answer.
+    # `question`: a dict that asks and answers whether it is better than a rule that needs no model.
     task, chapters_report, metrics, question = judge(settings.predictions)
-    # `run_facts`: versions, commit and machine.
     results = dict(task=task, metrics=metrics, questions=[question], judged=chapters_report,
-                   settings=asdict(settings), **run_facts())
+                   settings=asdict(settings), **run_facts())  # run_facts: versions, commit and machine
     write_json(Path(settings.output_dir) / "results.json", results)
     write_whole(Path(settings.output_dir) / "metrics.csv", metrics_csv(metrics))
     return results
@@ -542,13 +541,13 @@ def _judged_scores(path):
     Returns the task, chapter 03's report, metrics and one question: is it better than a simple rule?"""
     from vlrlbook.reward_model import pair_report  # imported here, since only these files need that chapter
     rows = read_scores(path)
-    report = pair_report(rows, [row["scores"] for row in rows])
+    report = pair_report(rows, [row["scores"] for row in rows])  # a dict of figures
     if not report["n"]:  # pairs of answers that people ranked differently
         raise DataError("predictions.human_ranking", "no pair with a preference: all ranks are equal")
     baselines = report["baselines"]  # rule that prefers the first, or the longer answer → its accuracy
     without_interval = {f"baseline_{name}": value for name, value in baselines.items()}
     without_interval["margin_mean"] = report["margin_mean"]
-    accuracy, *others = _judged_metrics("pair_accuracy", report, without_interval)
+    accuracy, *others = _metric_records("pair_accuracy", report, without_interval)
     question = _beats_baseline("Better than place or length alone?", accuracy,
                                baseline=max(baselines.values()), rule="the better of both")
     return "preference", report, [accuracy, *others], question
@@ -560,32 +559,32 @@ def _judged_bins(path):
     report = classifier_metrics(**read_bins(path))
     report.pop("expected_bin")  # a number for each frame, which is in the file already
     names = ("macro_f1", "majority_accuracy", "mae_bins", "within_one")
-    accuracy, *others = _judged_metrics("accuracy", report, {name: report[name] for name in names})
+    accuracy, *others = _metric_records("accuracy", report, {name: report[name] for name in names})
     question = _beats_baseline("Better than the commonest bin?", accuracy,
                                baseline=report["majority_accuracy"], rule="the commonest bin")
     return "aloha", report, [accuracy, *others], question
 
-def _judged_metrics(
+def _metric_records(
     name,  # key in `report` of the accuracy, which has an interval
     report,  # dict of chapter 03 or 04, with n and ci95
     others,  # name → value of what has no interval
 ):
-    "Make a list of records, each like one of `metrics.metric`; the accuracy is the first"
+    "The figures of a report of chapter 03 or 04 as a list of dicts like those of `metrics.metric`"
     no_interval = (float("nan"), float("nan"))
-    how = "bootstrap over films or rows, else Wilson"  # how both chapters compute it
-    metrics = [_judged(name, report[name], report["n"], report["ci95"], how)]
+    how = "bootstrap over films or rows, else Wilson"  # how both chapters compute the interval
+    metrics = [_metric_record(name, report[name], report["n"], report["ci95"], how)]
     for other, value in others.items():
-        metrics.append(_judged(other, value, report["n"], no_interval, "none"))
+        metrics.append(_metric_record(other, value, report["n"], no_interval, "none"))
     return metrics
 
-def _judged(name, value, n, ci95, interval):
-    "A record with the keys of `metrics.metric`; what does not apply to chapters 03 and 04 is empty"
+def _metric_record(name, value, n, ci95, interval):
+    "A dict with the keys of `metrics.metric`; what does not apply to chapters 03 and 04 is empty"
     return dict(name=name, column=name, mark="", group=None, kind="amount",
                 value=value, n=n, ci95=ci95, interval=interval)
 
 def _beats_baseline(
     question,  # its text
-    accuracy,  # a record with value and ci95
+    accuracy,  # a dict from `_metric_records`, with value and ci95
     baseline,  # accuracy of a rule that needs no model
     rule,  # name of that rule
 ):
@@ -607,7 +606,7 @@ def load_set(
     settings: EvaluationSettings,  # already filled in and checked
 ):  # dataset; dict: row → further fields for its line, such as question_type
     "Load the samples to ask about: newly drawn ones, or those of a file (all of them, or the held-out ones)"
-    s, extras = settings, {}
+    s, more_fields = settings, {}
     if s.data is None:
         draw = _drawing(s)  # function: (number of samples, seed) → list of `Sample`
         dataset = draw(s.eval_samples, seed=frozen_seed)
@@ -616,18 +615,17 @@ def load_set(
             for sample in dataset:
                 sample.turns = [("system", system)]
     else:
-        dataset, extras = _rows_of_file(s)  # with the system prompt
+        dataset, more_fields = _rows_of_file(s)  # with the system prompt
         if s.split == "held-out":
             _, dataset = split_by_picture(dataset, seed=s.split_seed)  # training rows, held-out rows
-    # Only a file can hold more. Its data set has `select`, unlike the list of drawn samples.
-    if len(dataset) > s.eval_samples:
+    if len(dataset) > s.eval_samples:  # only a file can hold more
         dataset = dataset.select(range(s.eval_samples))
-    return dataset, extras
+    return dataset, more_fields
 
 def _system_words(
     s,  # EvaluationSettings
 ):
-    "The system prompt with which the model was trained and is asked, too; None if there was none"
+    "The system prompt with which the model was trained, and with which it is asked; None if there was none"
     trained = s.adapter or s.model
     return system_of_run(trained) if trained else None
 
@@ -642,9 +640,10 @@ def _drawing(settings):
     return drawn_questions if s.asks_vqa else synthetic_counting
 
 def _rows_of_file(settings):
-    """Read `settings.data` as chapter 05 does.
+    """Read the file `settings.data` as chapter 05 does.
 
-    Returns the data set, and a dict: row number → more fields for the row's line in the predictions file."""
+    Returns the data set, and a dict: row number → further fields for the row's line in the predictions file,
+    such as question_type."""
     s, task = settings, settings.asked_task
     dataset, report = read_task_rows(s.data, task, s.image_dir, s.keys, s.skip_bad_rows)
     if task == "pointing":
@@ -662,24 +661,24 @@ def _rows_of_file(settings):
     if system:
         rows_with_own_prompt = set(getattr(report, "own_system", ()))  # they keep their own system prompt
         dataset = with_system_turn(dataset, system, rows_with_own_prompt)
-    extras = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
-    return dataset, extras
+    more_fields = _fields_of_questions(s.data, dataset) if s.asks_vqa else {}
+    return dataset, more_fields
 
 def _fields_of_questions(
     path,  # file of VQA rows
     dataset,  # what was read from it: its questions are prompts
 ):
-    "A dict: row → the question without the prompt around it, and its types if the file names them"
+    "A dict: row number → a dict of the question without the prompt, and of its types if the file names them"
     raw_rows = dict(read_rows(path))  # row number → the row as the file has it
     prompt_end = vqa_prompt("")  # what the prompt puts behind a question
-    extras = {}
+    more_fields = {}
     for number, question in zip(dataset["row"], dataset["question"]):
         fields = dict(question=question.removesuffix(prompt_end))
         for name in ("answer_type", "question_type"):
             if raw_rows[number].get(name):
                 fields[name] = str(raw_rows[number][name]).strip()
-        extras[number] = fields
-    return extras
+        more_fields[number] = fields
+    return more_fields
 
 # %% ../nbs/06_evaluation.ipynb #na38da7c
 def gather(
@@ -691,8 +690,9 @@ def gather(
         return read_predictions(s.predictions), None, None
     if not (s.model or s.adapter):
         raise SettingsError("nothing to measure: give model, adapter or predictions")
-    base = s.model or base_of(s.adapter)
-    dataset, extras = load_set(s)
+    base = s.model or base_of(s.adapter)  # the model under the adapter
+    # more_fields: row number → further fields for the row's line in the predictions file
+    dataset, more_fields = load_set(s)
     output = Path(s.output_dir)
 
     # A new log, since the speed of an earlier session may be that of another machine.
@@ -707,8 +707,9 @@ def gather(
     rows = compare(
         base, s.adapter, dataset, output / "predictions.jsonl",
         answers=s.eval_answers, temperature=s.temperature, max_new_tokens=s.max_completion_length,
-        batch_size=s.eval_batch_size, controls=s.controls, seed=s.seed, extras=extras, resume=s.resume,
-        log=log, processes=s.processes, engine=engine, looks=zoom_calls,
+        batch_size=s.eval_batch_size, seed=s.seed, resume=s.resume, log=log, processes=s.processes,
+        controls=s.controls,  # ask also without the picture, and with another one
+        extras=more_fields, engine=engine, looks=zoom_calls,
         max_image_size=s.max_image_size, use_4bit=s.use_4bit)
     return rows, dataset, log
 
@@ -722,7 +723,7 @@ def interval_plot(
     "Draw each metric as a dot on its interval: blue after training, orange before it, grey the rest"
     fig, ax = figure(7, 0.32 * len(metrics) + 1, nrows=1)
     for y, record in enumerate(metrics):
-        # A gain, a difference of after and before, has the colour of the model after training.
+        # A difference of after and before, a gain, has the colour of the model after training.
         colour = grey
         if record["kind"] == "difference" or record["column"].startswith("after"):
             colour = blue
@@ -750,13 +751,15 @@ def group_plot(
 ):  # matplotlib figure
     "Draw the share of right answers in each group, with intervals, a colour for each of the columns"
     fig, ax = figure(8, 2.8, nrows=1)
+    # Blue is for after training and orange for before it, as in the other figures; grey is for an untrained
+    # model, which is shown first.
     colours = [grey, orange, blue, green, purple]
     if len(shown) == 1:
         colours = [blue]
     elif len(shown) == 2:
         colours = [orange, blue]
     for j, (column, colour) in enumerate(zip(shown, colours)):
-        # Group i is at x = i. Its columns stand around it, 0.22 apart, so that five columns take less than 1.
+        # Group i is at x = i; its columns stand around it, 0.22 apart, so that five of them fit.
         x = [i + 0.22 * (j - (len(shown) - 1) / 2) for i in range(len(groups))]
         lows, highs = zip(*[group[column]["ci95"] for group in groups])
         ax.vlines(x, lows, highs, color=colour, lw=2)
@@ -800,7 +803,7 @@ def confusion_plot(
     for ax, (title, (classes, counts)) in zip(axes[0], tables.items()):
         table = np.array(counts, float)
         totals = table.sum(1, keepdims=True)
-        # "other" may be no truth at all: its row stays empty instead of being divided by 0.
+        # At least 1: no truth may be "other", whose row then stays empty instead of being divided by 0.
         ax.imshow(table / np.maximum(1, totals), cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(table):
             if n:
@@ -827,9 +830,9 @@ def parting(
     steps, paid_shares = log.series(paid)
     _, meant_shares = log.series(meant)  # at the same steps
     paid_shares, meant_shares = np.array(smooth(paid_shares, 0.9)), np.array(smooth(meant_shares, 0.9))
-    close_rows = np.flatnonzero(paid_shares - meant_shares <= allowed)
-    first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # from this row on they stay apart
-    has_parted = first_apart < len(steps)  # False if they are close in the last row
+    close_rows = np.flatnonzero(paid_shares - meant_shares <= allowed)  # rows of the log
+    first_apart = close_rows[-1] + 1 if len(close_rows) else 0  # the row behind the last close one
+    has_parted = first_apart < len(steps)  # False if the last row of the log is close
     return dict(
         step=int(steps[first_apart]) if has_parted else None,
         gap=float(paid_shares[-1] - meant_shares[-1]),
@@ -869,15 +872,15 @@ def recompute(
     reward=None,  # of that run; None: the task's own
 ) -> dict:  # before, after and gain, with the keys of results.json
     "Compute before, after and gain of a run of chapter 05 anew, from the answers that it has saved"
-    scored = score_rows(rows, task, reward)  # column → mark → array, a number per row
+    # column, such as before_greedy → mark, such as "exact" → array with a number for each row
+    scored = score_rows(rows, task, reward)
     table = {"before": {}, "after": {}, "gain": {}}
     for how in ("greedy", "sampled"):
         before, after = scored[f"before_{how}"], scored[f"after_{how}"]
         table["before"][how], table["after"][how] = _means(before), _means(after)
         gain = {}
         for mark in after:
-            # `error` has no gain: it is nan where an answer holds no number, so before and after would be
-            # means over different answers.
+            # `error` is nan where an answer holds no number, so a gain would compare different answers.
             if mark in result_names and mark != "error":
                 gain[result_names[mark]] = float(np.mean(after[mark] - before[mark]))
         table["gain"][how] = gain
@@ -914,6 +917,7 @@ def report(
     flipped = greedy_flips(rows, task, reward)  # how many pictures became right, and how many wrong
     results: dict = dict(
         verdict=verdict_of(rows, task, reward),  # first, as in the results.json of every run
+        # questions: what is asked about the run in words, each with its answer
         task=task, metrics=metrics, flips=flipped, questions=questions(metrics, flipped, task),
         settings=asdict(settings), seconds=seconds, **speed(log),
         peak_memory_mb=peak_memory_mb(), **run_facts())
@@ -958,5 +962,5 @@ def evaluate(
         kind = kind_of_rows(first_row)  # answers, or scores or bins of chapters 03 and 04
         if kind != "answers":
             return judged_report(kind, settings)  # scores such a file and writes results.json, too
-    rows, _, log = gather(settings)  # the one in the middle is the data set
+    rows, _dataset, log = gather(settings)
     return report(rows, settings, log, time.time() - started)

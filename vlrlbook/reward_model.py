@@ -229,7 +229,7 @@ def _answers_per_question(samples):
     """How many neighbours in the list are the same question, if this number is the same throughout; else 1.
 
     Then the model can read each question once for all its answers."""
-    # Compared by identity: all answers to a question share one `Sample` object.
+    # `id`: all answers to a question have one and the same `Sample` object.
     lengths = {len(list(same)) for _, same in groupby(samples, key=id)}
     return lengths.pop() if len(lengths) == 1 else 1
 
@@ -249,10 +249,11 @@ class VLRewardModel(BackboneWithHead):
         "Join a backbone and a new score head, as `self.backbone` and `self.head`"
         device = next(backbone.parameters()).device
         super().__init__(backbone, score_head(hidden_size(backbone.config), activation).to(device))
-        # Whether a question can be read once for all its answers (chapter 07); prepares the backbone for it.
+        # Whether a question is read once for all its answers (chapter 07); prepares the backbone for it.
         self.shares = share_attention(backbone)
         self.processor = processor
-        # Saved as reward_model.json: arguments with which `from_pretrained` builds the model again.
+        # Settings that are saved with the model, as reward_model.json; `from_pretrained` gives them back to
+        # this method.
         self.facts: dict = dict(
             score_min=score_min, score_max=score_max, activation=activation, base=base,
             prompt_template=prompt_template, calibration=calibration)
@@ -266,7 +267,7 @@ class VLRewardModel(BackboneWithHead):
         """What the difference of two scores is divided by, so that its sigmoid is a calibrated probability.
 
         1 if none was fitted."""
-        calibration = self.facts["calibration"]
+        calibration = self.facts["calibration"]  # {temperature, pairs}, or None
         return calibration["temperature"] if calibration else 1.0
 
     def forward(self,
@@ -279,10 +280,10 @@ class VLRewardModel(BackboneWithHead):
         "The score of each row, read at its last real token"
         batch = dict(encodings, attention_mask=attention_mask)
 
-        # The states of the backbone, with each question read once for its G answers if that is possible.
-        hidden = None  # [B, T, hidden]
+        # Hidden states of the backbone [B, T, hidden]; a question is read once for its G answers if possible.
+        hidden = None
         if G > 1 and self.shares:
-            hidden = self._shared_hidden(batch, num_images, G)  # None if reading so has failed
+            hidden = self._shared_hidden(batch, num_images, G)  # None if it has raised, as with a new library
         if hidden is None:
             hidden = self.backbone(**batch).last_hidden_state
 
@@ -292,7 +293,8 @@ class VLRewardModel(BackboneWithHead):
         last = hidden[rows, last_indices]  # [B, hidden]
         # The head may be float32 while the backbone is bfloat16. Scores are always float32.
         raw = self.head(last.to(self.head[0].weight.dtype))[:, 0].float()
-        scores = squash(raw, self.facts["score_min"], self.facts["score_max"])  # into this range, smoothly
+        # `facts`: settings of this model, among them the range of its scores
+        scores = squash(raw, self.facts["score_min"], self.facts["score_max"])
         if labels is None:
             return scores
         return scores, self._language_loss(hidden, labels)
@@ -304,14 +306,13 @@ class VLRewardModel(BackboneWithHead):
     ):
         """Hidden states [B, T, hidden] with each question read once for its G answers.
 
-        None if that raises; the caller then reads row by row."""
+        None if that raises, now and for all later batches: the caller then reads row by row."""
         try:
             return shared_hidden(self.backbone, batch, num_images, G)
         except (torch.OutOfMemoryError, MemoryError):
             raise  # reading row by row would take even more memory
         except Exception as error:
-            # A newer library may have changed what shared reading is built on. Slower training is better than
-            # none, and the next batches do not try again.
+            # A newer library may have changed what this is built on. Slower training is better than none.
             self.shares = False
             problem = f"{type(error).__name__}: {str(error)[:300]}"
             warn_loudly(f"shared prompt: {problem}; pairs are read row by row from here on")
@@ -342,11 +343,12 @@ class VLRewardModel(BackboneWithHead):
         was_training = self.training
         self.eval()  # without dropout
         scores = []
+        template = self.facts["prompt_template"]  # jinja around each question, or None
         for i in range(0, len(answers), batch_size):
             chunk, texts = samples[i:i + batch_size], answers[i:i + batch_size]
-            batch = encode_answers(self.processor, chunk, texts, template=self.facts["prompt_template"])
+            batch = encode_answers(self.processor, chunk, texts, template=template)
             num_images = [len(sample.images) for sample in chunk]
-            G = _answers_per_question(chunk)  # so many neighbours share a question, which is then read once
+            G = _answers_per_question(chunk)  # so many neighbours have the same question; 1 if this differs
             batch_scores = self(**batch.to(self.device), num_images=num_images, G=G)
             scores += batch_scores.tolist()
         self.train(was_training)
@@ -366,13 +368,13 @@ class VLRewardModel(BackboneWithHead):
     def write(self,
         folder: str | Path,  # its files are put there
     ):
-        "Write the backbone or its adapter, the head, `facts` and the processor as files into a folder"
+        "Write the backbone or its adapter, the head, the settings and the processor as files into a folder"
         from safetensors.torch import save_file
         self.backbone.save_pretrained(folder)
         # safetensors refuses tensors that are not contiguous in memory.
         head = {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}
         save_file(head, Path(folder) / "head.safetensors")
-        write_json(Path(folder) / "reward_model.json", self.facts)
+        write_json(Path(folder) / "reward_model.json", self.facts)  # the settings
         save_processor(self.processor, folder)
 
     def save_pretrained(self,
@@ -397,7 +399,7 @@ class VLRewardModel(BackboneWithHead):
         facts_file = path / "reward_model.json"
         if not facts_file.is_file():
             raise FileNotFoundError(f"{path}: no reward_model.json there, so this is no reward model")
-        facts = json.loads(facts_file.read_text())  # arguments of `__init__`
+        facts = json.loads(facts_file.read_text())  # settings: arguments of `__init__`
         if (path / "adapter_config.json").exists():  # only an adapter was saved; its base is loaded, too
             backbone, processor = _load_with_adapter(path, base or facts["base"], trainable, attention)
         else:
@@ -447,8 +449,8 @@ def encode_pairs(
     samples, answers, is_learnt = [], [], []  # of each row of the batch
     margins = []  # of each pair
     for pair in pairs:
-        # The same sample for both rows, so that its pictures are opened only once.
-        samples += [row_sample(pair["row"])] * 2  # question and pictures of the row
+        # One `Sample` (question and pictures) for both rows, so that its pictures are opened only once.
+        samples += [row_sample(pair["row"])] * 2
         answers += [pair["first"], pair["second"]]
         # The language loss learns the text of the preferred answer; of a tie neither.
         is_learnt += [pair["preference"] > 0.5, pair["preference"] < 0.5]
@@ -456,7 +458,7 @@ def encode_pairs(
         margins.append(float(margin if own_margin is None else own_margin))
     encodings = encode_answers(processor, samples, answers, template=template)
     num_images = [len(sample.images) for sample in samples]
-    batch = dict(encodings, num_images=num_images, G=2)  # G: how many neighbouring rows share a question
+    batch = dict(encodings, num_images=num_images, G=2)  # G: how many neighbours have the same question
     if say:
         batch["labels"] = _label_tokens(processor, batch, answers, is_learnt)  # [2 B, T]
     preference = torch.tensor([pair["preference"] for pair in pairs])
@@ -524,10 +526,10 @@ def _from_old_checkpoint(
         raise DataError("reward_model.base", message, entry=path.name)
     old = read_old_checkpoint(path)
     vlm, processor = load_vlm(base, dtype="float32", attention=attention)
-    # Where the script saved no such setting, the default of `VLRewardModel` is taken.
+    # A setting that the script has not saved gets the default of `VLRewardModel`.
     names = ("score_min", "score_max", "activation")
-    facts = {name: old.settings[name] for name in names if name in old.settings}
-    model = cls(vlm.model, processor, **facts, base=base)
+    saved_settings = {name: old.settings[name] for name in names if name in old.settings}
+    model = cls(vlm.model, processor, **saved_settings, base=base)
     _copy_old_weights(model, old)
     return model.to(_device_or_default(device)).eval()
 
@@ -576,7 +578,7 @@ def load_rows(
             skipped += also_skipped
             most = len(rows)  # all rows of a file that was named
         else:
-            # `split_rows_by_picture` compares the pictures in the field `images`.
+            # With a field `images`: names of the row's pictures, by which `split_rows_by_picture` knows them.
             named = [row | dict(images=_picture_names(row)) for row in train]
             train, rows = split_rows_by_picture(named, 0.1, s.seed)  # a tenth of the pictures
             most = s.eval_rows
@@ -661,7 +663,7 @@ def load_model(
     # A saved reward model.
     if (path / "reward_model.json").exists():
         model = VLRewardModel.from_pretrained(path, trainable=True, attention=s.attention)
-        # Training changes the scores, so that the temperature fitted to the old ones no longer holds.
+        # `facts`: settings that are saved with the model. Its temperature no longer fits once it is trained.
         model.facts["calibration"] = None
         model.facts["prompt_template"] = template or model.facts["prompt_template"]
         _check_language_loss(s, model.backbone.config)
@@ -779,12 +781,12 @@ def pair_report(
         lengths.append((len(answers[i]), len(answers[j])))
         groups.append(rows[n].get("group") or "all")
 
-    # Pairs of one row are not independent: by its number the confidence interval keeps them together.
-    # With no more pairs than rows, about one a row, they count as independent.
+    # Pairs of one row are not independent: the confidence interval resamples whole rows, by their numbers.
+    # None: about one pair a row, so all are independent.
     row_numbers = [n for n, _, _ in pairs] if len(pairs) > len(rows) else None
     report = pair_metrics(better, worse, groups, lengths, clusters=row_numbers)
     if backwards:
-        # Each pair turned round: (score of the worse, of the better). Answer i of a row now is at -1 - i.
+        # For each pair (score of the worse, of the better). In the reversed row, answer i is at -1 - i.
         reversed_scores = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
         report["swap_consistency"] = swap_consistency(list(zip(better, worse)), reversed_scores)
     return report | dict(baselines=plain_baselines(rows))
@@ -830,7 +832,7 @@ def calibrate(
     gaps, preferred = preferred_pairs(rows, score_rows(model, rows, batch_size))
     temperature = pair_temperature(gaps, preferred)
     fitted = None if temperature is None else dict(temperature=temperature, pairs=len(gaps))
-    model.facts["calibration"] = fitted
+    model.facts["calibration"] = fitted  # saved with the model
     return fitted
 
 def chances_of(
@@ -932,7 +934,7 @@ def judge_rows(
     scores = score_rows(model, rows, batch_size)
     backwards = score_rows(model, reversed_rows(rows), batch_size)
     report = pair_report(rows, scores, backwards)
-    # How well the chances made of the scores agree with what people preferred.
+    # How well the chances that are made of the scores, with the fitted temperature, agree with people.
     report["chances"] = chances_report(rows, scores, model.facts["calibration"])
     scores_of_blank = score_rows(model, blanked(rows), batch_size)
     report["baselines"]["blanked"] = pair_report(rows, scores_of_blank)["pair_accuracy"]
@@ -1007,8 +1009,8 @@ class PairTrainer(CommittedCheckpoints, Trainer):
         `inputs` is a batch from `encode_pairs`. If Trainer no longer calls this, the first step fails: the
         model gets no attention_mask."""
         s = self.settings
+        # Scores [2 B]; if there are labels also a language model's loss on the better answers.
         out = model(**inputs["encodings"])
-        # With labels the model also returns the language model's loss on the better answers.
         scores, language_loss = out if isinstance(out, tuple) else (out, None)
         first, second = scores.view(-1, 2).unbind(1)  # [B] each: the answers of a pair are neighbouring rows
         preference = inputs["preference"]  # [B] 1 first better, 0 second, 0.5 a tie; else a share of votes
@@ -1182,8 +1184,9 @@ def make_trainer(
         callbacks.append(EarlyStoppingCallback(s.early_stopping_patience))
     # `margin` is for pairs without one of their own; `say` adds the labels that the language loss needs.
     has_language_loss = s.lm_weight > 0
+    template = model.facts["prompt_template"]  # jinja around each question, or None
     make_batch = partial(encode_pairs, model.processor, margin=s.margin, say=has_language_loss,
-                         template=model.facts["prompt_template"])
+                         template=template)
     trainer = PairTrainer(
         s, model=model, args=training_arguments(s, run_dir), data_collator=make_batch,
         train_dataset=pairs_of(train), eval_dataset=pairs_of(held),
@@ -1232,13 +1235,13 @@ def _start_in_one_process(
 
     The settings of a new run are written down; a run goes on only with the settings with which it began."""
     s = settings
-    # What must stay the same beside the settings: the rows (their files may have moved), and the template.
+    # What must stay the same beside the settings: rows, whose files may have been moved, and the template.
     contents = {}
     if s.train_data:
         contents |= dict(train_rows=rows_fingerprint(train), evaluation_rows=rows_fingerprint(held))
     contents["template"] = judge_template(s.prompt_template)
     advice = "load_weights_only = true takes its weights into one"  # ends the message of the error
-    # `same_run`: without a checkpoint it writes the settings down, with one it raises if they have changed.
+    # Called with a checkpoint it raises if settings or contents have changed; with None it writes them down.
     write_or_compare: Callable = partial(same_run, s, free=may_differ, weights_by=advice, **contents)
 
     weights = None
@@ -1392,7 +1395,8 @@ def finish_run(
     # A model that is there already is replaced at the end, when the new one is complete.
     with new_folder(run_dir / "model", existing="any") as hidden_folder:
         model.write(hidden_folder)
-    write_scores(run_dir / "predictions.jsonl", rows, scores, model.facts["calibration"])
+    calibration = model.facts["calibration"]  # {temperature, pairs}, or None
+    write_scores(run_dir / "predictions.jsonl", rows, scores, calibration)
     places = dict(run_dir=str(run_dir), model=str(run_dir / "model"))
     machine = dict(peak_memory_mb=peak_memory_mb(), **run_facts())
     results = dict(settings=asdict(settings), **places, **report, **facts, **machine)
@@ -1522,7 +1526,7 @@ def rank_answers(
     for text in (*earlier_texts, query):
         check_query(text)  # a DataError where it holds a processor's picture tokens
     scores = judge.score(image, query, answers, turns)
-    # For each answer the probability that it would be picked as the best of all.
+    # For each answer the probability that it would be picked as the best of all; by the fitted temperature.
     chances = chances_of(scores, judge.facts["calibration"])
     best_first = sorted(range(len(answers)), key=scores.__getitem__, reverse=True)  # indices of answers
     ranked = []
@@ -1576,8 +1580,8 @@ def as_reward(
 
     The model is loaded only once, even if several rewards are made from the same folder."""
     model = _frozen_model(Path(path), device)  # loaded, or shared with another reward
-    low, high = model.facts["score_min"], model.facts["score_max"]  # range of its scores
-    warned = False  # whether the reward has warned of long answers, which it does once
+    low, high = model.facts["score_min"], model.facts["score_max"]  # the range of its scores
+    warned = False  # it warns of long answers once
 
     def rewarded(completions, samples):
         "Score a batch of answers with `model`: a dict each, of `score` and `overall` (scaled to 0 to 1)"
@@ -1596,8 +1600,8 @@ def as_reward(
     rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
 
-# The models of `as_reward` that are in use. A run makes its reward several times, and the model may be as
-# large as the policy. The references are weak: when no reward uses a model any more, its memory is freed.
+# The models of `as_reward` that are in use, so that a second reward of the same folder takes no memory. The
+# references are weak: when no reward uses a model any more, its memory is freed.
 _models_in_use = WeakValueDictionary()  # (folder, device, state of its files) → model
 
 def _frozen_model(path, device):

@@ -49,12 +49,12 @@ def as_it_began(
     """Save the settings and data of a new run, or check that a resumed run has the same ones.
 
     SettingsError if a resumed run has other settings (except `may_differ`) or other rows of data."""
-    fingerprint = None
-    if settings.data:  # without a file the rows are drawn, and follow from the settings
+    fingerprint = None  # of the rows; rows that are drawn, not read from a file, follow from the settings
+    if settings.data:
         # Without pictures, since hashing them would open every file of a large set.
         columns = [list(train[name]) for name in ("row", "question", "answer")]
         fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    # Without a checkpoint it writes a file into output_dir, else it compares with the first run's file.
+    # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, may_differ, rows_of_data=fingerprint)
 
 
@@ -86,16 +86,16 @@ def prediction_rows(
     samples: list,  # of `Sample`
     before: dict,  # from `predict`
     after: dict,  # from `predict`
-    paid: dict = None,  # column → a reward for each sample; None: rewards are not kept
+    paid: dict = None,  # column, such as before_greedy → mean reward of each sample; None: not kept
 ) -> list:  # of dicts: row, question, answer, picture, lists of texts such as before_greedy; `paid` if kept
     "A row for each held-out sample: question, right answer, and the model's answers before and after"
     columns = {}  # such as before_greedy → a list of texts for each sample
     for when, answers in (("before", before), ("after", after)):
-        for how, texts in answers.items():
+        for how, texts in answers.items():  # "greedy" or "sampled"
             columns[f"{when}_{how}"] = texts
     rows = []
     for i, sample in enumerate(samples):
-        picture = " ".join(map(picture_key, sample.images))  # groups rows, for confidence intervals
+        picture = " ".join(map(picture_key, sample.images))  # equal for rows with the same pictures
         row = dict(row=sample.row, question=sample.question, answer=sample.answer, picture=picture)
         row |= {column: texts[i] for column, texts in columns.items()}
         if paid:
@@ -118,14 +118,15 @@ def results_of(
     before: dict,  # from `predict`
     after: dict,  # from `predict`
     reward,  # (completion, answer) → parts, or a batched one
-    lines: dict = None,  # baselines, such as the reward of a blind answer, from `marking.baselines`
+    lines: dict = None,  # from `marking.baselines`: what the best answer earns that needs no picture
 ) -> tuple:  # dict of verdict, settings, before, after, gain and baselines; rows of predictions.jsonl
     "Compare the answers before and after training: what results.json will hold, and the answers themselves"
-    # "greedy" or "sampled" → scores: a dict of lists, for each sample its mean reward, share right, …
+    # "greedy" or "sampled" → a dict: reward, exact (right) and others → a number for each sample
     scores_before = {how: marks(samples, texts, reward) for how, texts in before.items()}
     scores_after = {how: marks(samples, texts, reward) for how, texts in after.items()}
-    rows = prediction_rows(samples, before, after, _rewards_to_keep(scores_before, scores_after, reward))
-    # Rows that share a picture are resampled together in the interval of a gain.
+    paid = _rewards_of_model(scores_before, scores_after, reward)  # None if the reward is a rule
+    rows = prediction_rows(samples, before, after, paid)
+    # The interval of a gain resamples pictures, not rows: this is the picture of each row.
     pictures = pictures_of(rows)
     results = dict(
         verdict=verdict_of(rows, settings.task, reward),
@@ -137,11 +138,11 @@ def results_of(
     return results, rows
 
 
-def _rewards_to_keep(scores_before, scores_after, reward):
+def _rewards_of_model(scores_before, scores_after, reward):
     """A dict, column such as before_greedy → the mean reward of each sample; None if the reward is a rule.
 
-    Only a rule's rewards can be computed again from the answers: a reward model needs the pictures, too."""
-    is_model = getattr(reward, "batched", False)
+    A rule's rewards can be computed again from the answers. A reward model needs the pictures, too."""
+    is_model = getattr(reward, "batched", False)  # a model scores whole batches, a rule one answer at a time
     if not is_model:
         return None
     rewards = {f"before_{how}": scores["reward"] for how, scores in scores_before.items()}
@@ -152,36 +153,37 @@ def judges_of(
     reward: str,  # the setting
 ) -> list:  # a dict for each model in it; empty where a rule alone gives the reward
     "Describe the models that gave a run its rewards: which they are, and how good each was measured to be"
-    judges = []
-    for chapter, folder in trained_rewards(reward):
-        # "judge" is a language model that is asked in words: a file describes it, and it has no measurement.
-        is_judge = chapter == "judge"
-        judges.append(about_judge(folder) if is_judge else _reward_model_facts(chapter, Path(folder)))
-    return judges
+    descriptions = []
+    # trained_rewards: (kind, path), such as ("reward_model", "runs/judge/model")
+    for kind, path in trained_rewards(reward):
+        if kind == "judge":  # a language model that is asked in words; the path is its file of settings
+            descriptions.append(about_judge(path))
+        else:
+            descriptions.append(_about_reward_model(kind, Path(path)))
+    return descriptions
 
 
-def _reward_model_facts(
-    chapter,  # which kind it is, such as "reward_model"
+def _about_reward_model(
+    kind,  # such as "reward_model"
     folder,  # of its files
 ):  # dict of kind, name, fingerprint, and what is known of base and measurements
     "Describe a trained reward model from the files beside it; nothing is loaded"
     # A run of chapter 03 keeps its model in a folder "model", so the name of the run's own folder is used.
     run = folder.resolve().parent if folder.name == "model" else folder.resolve()
-    facts = dict(kind=chapter, name=run.name, fingerprint=_fingerprint(folder))
-    description = _object_in(folder / "reward_model.json")  # {} where there is no such file
-    if description.get("base"):
-        facts["base"] = Path(description["base"]).name
+    description = dict(kind=kind, name=run.name, fingerprint=_fingerprint(folder))
+    saved_settings = _object_in(folder / "reward_model.json")  # {} where there is no such file
+    if saved_settings.get("base"):  # the model that it was trained from
+        description["base"] = Path(saved_settings["base"]).name
     results = _object_in(run / "results.json")
     for name in ("pair_accuracy", "accuracy", "macro_f1", "ci95", "n", "commit"):
         if name in results:
-            facts[name] = results[name]
-    return facts
+            description[name] = results[name]
+    return description
 
 
 def _fingerprint(folder):
-    "16 characters that change with any byte of a folder, from its manifest of hashes; None where it has none"
+    "16 characters that change with any file of a folder; None if it has no manifest, a list of files' hashes"
     try:
-        # The manifest lists each file with its hash, so it changes with every file.
         return hashlib.sha256((folder / manifest_name).read_bytes()).hexdigest()[:16]
     except FileNotFoundError:
         return None
@@ -202,13 +204,13 @@ def announce(
     "Print a run's verdict in one line, and also write it to the terminal from which the job was started"
     line = verdict_line(found)
     print(line)
-    terminal = job_terminal()  # a file descriptor, or None outside of a job
+    terminal = job_terminal()  # the descriptor of that terminal, or None
     if terminal is None:
         return
     try:
         os.write(terminal, f"\n{line}\n".encode())
     except OSError:
-        pass  # the terminal was closed; the page holds the line
+        pass  # the terminal was closed
 
 
 def parted(
@@ -225,13 +227,13 @@ def save_run(
 ):
     "Save model or adapter, processor, training_args.json and trainer_state.json into `output_dir`"
     output = Path(settings.output_dir)
-    is_sharded = parted(trainer)
+    is_sharded = parted(trainer)  # whether each process has only a part of the weights
     if is_sharded:
         trainer.save_model(str(output))  # gathers the weights: every process must call it
     if not trainer.is_world_process_zero():
         return
     if not is_sharded:
-        # Not `save_model`, which also writes a pickle, training_args.bin.
+        # `save_model` would also write a pickle, training_args.bin.
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output)
     save_processor(processor, output)
     arguments = {"settings": asdict(settings), "trl": json.loads(trainer.args.to_json_string())}
@@ -265,10 +267,11 @@ def _fact_lines(settings, results):
     "A list in Markdown, as lines: data, reward, models that gave the reward, machine and versions"
     data = Path(settings.data).name if settings.data else "drawn pictures"
     lines = [f"- data: {data}", f"- reward: `{settings.reward}`"]
-    for judge in results.get("judges", []):
-        lines.append(f"- {judge['kind']} that paid: {judge['name']}, fingerprint {judge['fingerprint']}")
+    # The models that gave the reward, from `judges_of`. Another fingerprint means other files or settings.
+    for model in results.get("judges", []):
+        lines.append(f"- {model['kind']} that paid: {model['name']}, fingerprint {model['fingerprint']}")
     facts = {k: results[k] for k in ("device", "commit", "seconds") if k in results}
-    facts |= results.get("versions", {})
+    facts |= results.get("versions", {})  # library → version
     for name, value in facts.items():
         lines.append(f"- {name}: {round(value) if isinstance(value, float) else value}")
     return lines
@@ -294,9 +297,8 @@ def _gain_table(results):
     yield "| --- | --- | --- | --- |"
     for how, gained in results["gain"].items():  # "greedy", "sampled"
         before, after = results["before"][how], results["after"][how]
-        # boxes are judged by their overlap, so it comes first
-        with_overlap = ["mean_iou"] if "mean_iou" in gained else []
-        for metric in (*with_overlap, "exact_accuracy", "mean_reward"):
+        overlap = ["mean_iou"] if "mean_iou" in gained else []  # only where boxes were asked for
+        for metric in (*overlap, "exact_accuracy", "mean_reward"):
             low, high = gained[f"{metric}_ci95"]
             change = f"{gained[metric]:+.3f} ({low:+.3f} to {high:+.3f})"
             values = f"{before[metric]:.3f} | {after[metric]:.3f}"
@@ -313,7 +315,7 @@ def finish(
     save_run(trainer, processor, settings)  # in every process: weights may be spread over them
     if not trainer.is_world_process_zero():
         return
-    judges = judges_of(settings.reward)  # descriptions of the models that gave the reward
+    judges = judges_of(settings.reward)  # a dict for each model that gave the reward; empty for a rule
     if judges:
         results["judges"] = judges
     write_json(Path(settings.output_dir) / "results.json", results)
@@ -331,7 +333,7 @@ def push(
     try:
         HfApi().create_repo(settings.hub_model_id, private=True, exist_ok=True)
         HfApi().upload_folder(repo_id=settings.hub_model_id, folder_path=settings.output_dir,
-                              ignore_patterns=KEPT_HERE)
+                              ignore_patterns=KEPT_HERE)  # pictures of people, paths, checkpoints
     except Exception as e:
         # The run itself is done, so the message says where its files are.
         on_one_line = " ".join(str(e).split())

@@ -55,13 +55,13 @@ def prompt_positions(
     "Position ids of the prompts' tokens, the same that the model itself would compute"
     whole = _bare(model) # without an adapter around it
     core = getattr(whole, "model", whole) # a reward model's backbone is the inner model itself
-    if not hasattr(core, "get_rope_index"): # Aria, Gemma 3: their own forward counts 0, 1, 2, …, padding too
+    if not hasattr(core, "get_rope_index"): # not Qwen: Aria and Gemma 3 count 0, 1, 2, …, padding too
         return torch.arange(ids.shape[1], device=ids.device).expand(1, len(ids), -1)
-    token_types = fields.get("mm_token_type_ids") # which tokens are text and which a picture's
+    token_types = fields.get("mm_token_type_ids") # [B, P]: which tokens are text and which a picture's
     if token_types is None: # no row has a picture: text counts up from the first token that is not padding
         return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-    # Qwen numbers a picture's tokens by row and column, which its own method counts from the patch grid.
-    grid = fields.get("image_grid_thw")
+    # Qwen numbers a picture's tokens by row and column: its own method computes these positions.
+    grid = fields.get("image_grid_thw") # [pictures, 3]: a picture's patches in time, height and width
     inputs = dict(mm_token_type_ids=token_types, image_grid_thw=grid, attention_mask=mask)
     positions, _ = core.get_rope_index(ids, **inputs)
     return positions
@@ -94,16 +94,17 @@ def shared_log_probs(
     prompt, prompt_mask = ids[:, :P], mask[:, :P]
     positions = prompt_positions(bare, prompt[::G], prompt_mask[::G], fields) # [::G]: one row a group
     backbone, cache_name = _bare(bare).model, cache_keyword(bare) # backbone: without adapter and head
-    # answer_inputs: attention mask, positions and the cache with the prompts. Not needed: hidden states.
+    # answer_inputs: attention mask, positions and the cache with the prompts, as arguments of the model
     _, answer_inputs = _read_prompts(backbone, cache_name, prompt, prompt_mask, positions, fields, C, G)
-    rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:]) # the prompt's last token, then the answer
+    # A row is the prompt's last token and the answer; a label is a token whose log-prob is wanted, or −100.
+    rows, labels = answer_rows(prompt, ids[:, P:], mask[:, P:])
     with cache_under_checkpointing(backbone): # layers use the cache, even with gradient checkpointing
-        # With `fused_lm_head` TRL's head returns no logits, but C log-probs a row: none for the first token.
+        # fused_lm_head: TRL's head computes log-probs of the labels, [B·G, C], and keeps no logits
         out = model(input_ids=rows, labels=labels, fused_lm_head=True, **answer_inputs)
     return out.log_probs, out.entropy
 
-# Column of the data set with the place of each row; it is there only where features outlast a step.
-_place_column = "vlrlbook_place"
+# Column of the data set with the number of each row, added if features of pictures are kept across batches.
+_row_column = "vlrlbook_place"
 # What a processor makes of pictures: the first has a row for each patch, the second one for each picture.
 _picture_fields = ("pixel_values", "image_grid_thw")
 # [rows, tokens], which tokens are text and which a picture's; the second is Gemma's name.
@@ -124,35 +125,34 @@ def _read_prompts(
 
     The last token is read with each answer, whose first token it predicts (`answer_rows`)."""
     fields = dict(fields)
-    for name in _token_type_fields:
+    for name in _token_type_fields: # [B, P]: which of the prompt's tokens are a picture's
         if name in fields:
-            fields[name] = fields[name][:, :-1] # without the last token, too
-    # ids, mask and positions of the first row of each group, without its last token
-    first_rows = ids[::G, :-1], mask[::G, :-1], _as_model_takes(positions[:, :, :-1])
-    hidden, cache = read_prompt(core, cache_name, *first_rows, fields)
-    answer_inputs = _mask_and_positions(positions, mask, C, G)
-    answer_inputs[cache_name] = widened(cache, G) # each prompt's cache for its G answers
+            fields[name] = fields[name][:, :-1] # without the prompt's last token
+    # One row a group ([::G]; `positions` has no others), without the prompt's last token.
+    prompts = ids[::G, :-1], mask[::G, :-1], _as_position_ids(positions[:, :, :-1])
+    hidden, cache = read_prompt(core, cache_name, *prompts, fields)
+    answer_inputs = _answer_mask_and_positions(positions, mask, C, G) # attention_mask and position_ids
+    answer_inputs[cache_name] = widened(cache, G) # the cache of each prompt, for its G answers
     return hidden, answer_inputs
 
-def _mask_and_positions(
+def _answer_mask_and_positions(
     positions, # of the prompts, [3 or 1, B, P]
     mask, # of the prompts, [B·G, P]
     C, # longest answer
     G, # answers to a prompt
 ): # dict of attention_mask [B·G, P + C] and position_ids of C + 1 tokens
-    """Inputs with which answers are read after the first P − 1 tokens of their prompts, which are in a cache.
+    """Attention mask and positions with which answers are read, after their prompts are in a cache.
 
-    The prompt's last token stands in front of the answer, so C + 1 tokens are read. The mask covers all."""
+    The cache lacks the prompt's last token, which is read in front of the answer: C + 1 tokens in all."""
     # An answer's padding is not masked: it stands at the end, where no token of the answer can see it.
     attention_mask = torch.cat([mask, mask.new_ones(len(mask), C)], 1)
     steps = torch.arange(C + 1, device=mask.device)
-    answer_positions = positions[:, :, -1:] + steps # the prompt's last token keeps its own position
-    answer_positions = answer_positions.repeat_interleave(G, 1)
-    # `_as_model_takes`: without the first axis where it has one entry only (other families than Qwen)
-    return dict(attention_mask=attention_mask, position_ids=_as_model_takes(answer_positions))
+    answer_positions = positions[:, :, -1:] + steps # they count up from the prompt's last token
+    answer_positions = answer_positions.repeat_interleave(G, 1) # a row for each answer
+    return dict(attention_mask=attention_mask, position_ids=_as_position_ids(answer_positions))
 
-def _as_model_takes(positions):
-    "Position ids [3, B, T] as they are (Qwen), [1, B, T] as [B, T] (other families)"
+def _as_position_ids(positions):
+    "Positions as the argument `position_ids`: [3, B, T] for Qwen; for other families [1, B, T] as [B, T]"
     return positions if len(positions) > 1 else positions[0]
 
 # %% ../nbs/07_shared_prompt.ipynb #n07gqa1
@@ -198,7 +198,7 @@ def share_attention(
 ) -> bool: # whether its prompts can be shared
     "Make a model use `grouped_attention` if it uses sdpa; a model with any other attention is not changed"
     uses_sdpa = _text_config(model)._attn_implementation in ("sdpa", attention_name)
-    # `cannot_share`, `cannot_cache`: what the installed transformers lacks, or None
+    # `cannot_share`, `cannot_cache`: a sentence about what the installed transformers lacks, or None
     can_share = cannot_share is None and cannot_cache is None and uses_sdpa
     if can_share: use_grouped_attention(model)
     return can_share
@@ -220,14 +220,15 @@ def sample_groups(
 ) -> torch.Tensor: # [B·G, at most config.max_new_tokens]
     "Sample G answers to each prompt, which is read once; temperature, top-k, … as transformers applies them"
     ids = prompt_ids.repeat_interleave(G, 0) # prompt and answer so far, [B·G, P + t]
-    config, change_scores = _config_and_warpers(model, config, ids) # the second applies temperature, top-k, …
+    # change_scores: (ids, scores) → scores to sample from, by temperature, top-k, …
+    config, change_scores = _complete_config(model, config, ids)
     positions = prompt_positions(model, prompt_ids, prompt_mask, fields)
     cache_name = cache_keyword(model) # of the model's argument that takes a cache
 
-    # Read each prompt once; logits only of its last token, which predicts the answers' first one.
-    prompt_inputs = fields | dict(position_ids=_as_model_takes(positions), use_cache=True, logits_to_keep=1)
+    # Read each prompt once, into a cache; logits only of its last token, which predicts an answer's first.
+    prompt_inputs = fields | dict(position_ids=_as_position_ids(positions), use_cache=True, logits_to_keep=1)
     prompt_inputs[cache_name] = empty_cache(_bare(model).config)
-    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt_inputs) # fills the cache, too
+    out = model(input_ids=prompt_ids, attention_mask=prompt_mask, **prompt_inputs)
     scores = out.logits[:, -1].repeat_interleave(G, 0)
     # A cache of B·G rows that begins with the prompts and has room for the answers.
     answers_cache = widened(prompt_inputs[cache_name], G, config.max_new_tokens)
@@ -250,7 +251,7 @@ def sample_groups(
         if has_padding:
             attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
         token_inputs["attention_mask"] = attention_mask if has_padding else None
-        token_inputs["position_ids"] = _as_model_takes(last_position + 1 + t) # [3, B·G, 1] or [B·G, 1]
+        token_inputs["position_ids"] = _as_position_ids(last_position + 1 + t) # [3, B·G, 1] or [B·G, 1]
         scores = model(input_ids=token[:, None], **token_inputs).logits[:, -1]
     return ids[:, prompt_ids.shape[1]:]
 
@@ -261,11 +262,11 @@ def _next_token(scores, sample):
     return torch.multinomial(scores.softmax(-1), 1)[:, 0]
 
 # %% ../nbs/07_shared_prompt.ipynb #nd28450b
-def _config_and_warpers(model, config, ids):
-    """What transformers' `generate` prepares: the complete GenerationConfig, and a function for the scores.
+def _complete_config(model, config, ids):
+    """A GenerationConfig with the model's own values where it has none, and a function that changes scores.
 
-    The function, (ids, scores) → scores, applies temperature, top-k, suppressed tokens, …"""
-    # These methods of GenerationMixin (5.17 to 5.24) are private. Without them prompts are not shared.
+    The function, (ids, scores) → scores, applies temperature, top-k, suppressed tokens, … of this config."""
+    # Private methods of GenerationMixin (5.17 to 5.24). Where they are missing, prompts are not shared.
     core = _bare(model)
     config, _ = core._prepare_generation_config(config)
     lengths = dict(input_ids_seq_length=ids.shape[1], encoder_input_ids=ids, device=ids.device)
@@ -275,36 +276,36 @@ def _config_and_warpers(model, config, ids):
 class PictureMemory:
     """Replaces `get_image_features` of a model (Qwen families): remembers the features of pictures.
 
-    Within `_remembering`, a vision tower that does not train computes each picture once. Outside of it, and
-    for a tower that trains, it changes nothing."""
+    Within `_remembering`, a vision tower that does not train computes each picture once. Otherwise every call
+    goes on to the model's own method."""
     def __init__(self,
         core, # inner model of the Qwen families
         keep_mb: int = 0, # MB of features kept across batches; 0: those of one batch only
     ):
-        self.tower, self.real = core.visual, core.get_image_features # `real`: the method that is replaced
+        self.tower, self.own_method = core.visual, core.get_image_features # the latter is replaced below
         self.keep = keep_mb * 2**20 # bytes of features that are kept across batches
         self.keys = None # of the pictures that the model reads next, in order; None: nothing is remembered
-        # Key of a picture → list of its features and of those of each deepstack level (Qwen3-VL only). The
-        # least recently used stand first.
+        # Key of a picture → list of tensors: its features, and for Qwen3-VL those of some inner layers of the
+        # tower (deepstack). The least recently used stand first.
         self.known = {}
         self.seen = 0 # how many pictures the tower has computed so far
-        # Whether a deepstack level is a tuple with a tensor for each picture (newer transformers), or one
-        # tensor. `_compute` finds out.
-        self.by_picture = False
-        self.output_class: Any = None # of what `get_image_features` returns
-        core.get_image_features = self # whoever asks the model for features now calls `__call__` below
+        # Whether the model returns the features of an inner layer as a tuple with a tensor for each picture
+        # (newer transformers), or as one tensor for all.
+        self.deepstack_is_split = False
+        self.output_class: Any = None # class of the object that `get_image_features` returns
+        core.get_image_features = self # the model now calls `__call__` below
 
     def __call__(self, pixel_values, image_grid_thw=None, **kwargs):
         "Features of all pictures, in order; the tower computes only those of new pictures"
         learns = any(p.requires_grad for p in self.tower.parameters()) # its features change with each step
-        if self.keys is None or learns: return self.real(pixel_values, image_grid_thw, **kwargs)
-        # Features also depend on the computation's number type, so it becomes a part of the key.
+        if self.keys is None or learns: return self.own_method(pixel_values, image_grid_thw, **kwargs)
+        # The number type of autocast (False without it) changes features, so it becomes a part of the key.
         device = pixel_values.device.type
         precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         keys = [(key, precision) for key in self.keys]
 
         # Compute the new pictures and add them to `known`.
-        patches = pixel_values.split(image_grid_thw.prod(-1).tolist()) # of each picture
+        patches = pixel_values.split(image_grid_thw.prod(-1).tolist()) # a tensor for each picture
         new_places = {} # key of a new picture → its place (of a picture that is there twice, the last)
         for place, (key, _) in enumerate(zip(keys, patches, strict=True)):
             if key not in self.known: new_places[key] = place
@@ -318,30 +319,32 @@ class PictureMemory:
         for key in keys:
             self.known[key] = self.known.pop(key) # moves to the end: what stands first is forgotten first
             wanted.append(self.known[key])
-        features, *levels = zip(*wanted) # each a tuple with a tensor for each picture
+        features, *inner_layers = zip(*wanted) # each is a tuple with a tensor for each picture
         output: dict = dict(pooler_output=features)
-        if levels: # Qwen3-VL only
-            levels = [level if self.by_picture else torch.cat(level) for level in levels]
-            output["deepstack_features"] = levels
+        if inner_layers: # Qwen3-VL only
+            inner_layers = [layer if self.deepstack_is_split else torch.cat(layer) for layer in inner_layers]
+            output["deepstack_features"] = inner_layers
         return self.output_class(**output)
 
     @torch.no_grad()
     def _compute(self, keys, pixels, grid, kwargs):
-        "Let the tower compute pictures, and keep copies of their features in `known` under `keys`"
-        out = self.real(pixels, grid, **kwargs)
-        self.output_class = type(out) # `__call__` returns it: transformers 5.24 calls its `to_tuple`
-        # Qwen3-VL only: the features of some inner layers of the tower, the deepstack levels.
-        levels = getattr(out, "deepstack_features", None) or []
-        self.by_picture = any(isinstance(level, tuple) for level in levels)
-        if not self.by_picture: # one tensor for each level: split it by pictures
+        "Let the tower compute new pictures, and keep their features in `known` under `keys`"
+        out = self.own_method(pixels, grid, **kwargs)
+        self.output_class = type(out) # `__call__` returns an object of it, as the model's own method does
+        # out.pooler_output: a tensor [tokens, hidden] for each picture
+        inner_layers = getattr(out, "deepstack_features", None) or [] # Qwen3-VL only: features of each
+        self.deepstack_is_split = any(isinstance(layer, tuple) for layer in inner_layers)
+        if not self.deepstack_is_split: # one tensor for each layer: split it by pictures
             lengths = [len(features) for features in out.pooler_output]
-            levels = [level.split(lengths) for level in levels]
-        for key, *features in zip(keys, out.pooler_output, *levels):
+            inner_layers = [layer.split(lengths) for layer in inner_layers]
+        for key, *features in zip(keys, out.pooler_output, *inner_layers):
+            # Copied: views of one tensor for all these pictures could not be forgotten one by one.
             self.known[key] = [f.clone() for f in features]
         self.seen += len(keys)
 
     def forget(self):
         "Forget the least recently used features until the rest fits into `keep_mb`; with 0 all of them"
+        # keep: bytes; known: key of a picture → its features, the least recently used first
         while self.known and (not self.keep or self._bytes() > self.keep):
             self.known.pop(next(iter(self.known)))
 
@@ -363,23 +366,26 @@ def picture_memory(
 
 @contextmanager
 def _remembering(memories, keys):
-    "Within the block, models remember pictures by `keys`: of all pictures that they read in it, in order"
+    """Within the block, each `PictureMemory` gives its model the features of pictures that it knows already.
+
+    `keys` (from `_picture_keys`) are those of all pictures that a model reads in the block, in order. With
+    None nothing is remembered."""
     for memory in memories: memory.keys = keys
     try: yield
     finally:
         for memory in memories: memory.keys = None
 
 def _picture_keys(
-    row_keys, # a number for each row of the batch; None: nothing is remembered
+    data_rows, # for each row of the batch its row in the data set; None: nothing is remembered
     num_images, # how many pictures each row has; None: there are none
     G, # rows of a group, which have the same pictures
     rows=slice(None), # which rows of the batch are read: whole groups
-): # list of (number from `row_keys`, place of the picture in its row), or None
-    "Keys of the pictures in the first row of each group, in order"
-    if row_keys is None or num_images is None: return None
+): # list of (row in the data set, place of the picture in this row), or None
+    "Keys by which `PictureMemory` knows the pictures that a model reads, those of one row a group, in order"
+    if data_rows is None or num_images is None: return None
     keys = []
-    for row_key, count in zip(row_keys[rows][::G], num_images[rows][::G]):
-        keys += [(row_key, place) for place in range(count)]
+    for data_row, count in zip(data_rows[rows][::G], num_images[rows][::G]):
+        keys += [(data_row, place) for place in range(count)]
     return keys
 
 # %% ../nbs/07_shared_prompt.ipynb #nf285c0b
@@ -398,45 +404,44 @@ def replaced_methods(
             if method is not None: setattr(owner, name, method)
 
 # %% ../nbs/07_shared_prompt.ipynb #n3e5cf9a
-def _gated(act, gate, up):
-    "Product of a gated feed-forward layer: its activation function of `gate`, times `up`"
+def _gated_product(act, gate, up):
+    "What a gated feed-forward layer hands to its `down_proj`: the activation function of `gate`, times `up`"
     return act(gate) * up
 
-def _thrifty_forward(self, x):
+def _memory_saving_forward(self, x):
     """Replaces the `forward` of a gated feed-forward layer: the same numbers, less memory until backward.
 
-    It keeps the two projections `gate` and `up`, but not their product, which backward computes again."""
+    Autograd keeps `gate` and `up`, but not their product. Backward computes it again: `checkpoint` for the
+    gradients of `gate` and `up`, and `unpack` for those of the layer's `down_proj`."""
     gate, up = self.gate_proj(x), self.up_proj(x)
-    # `checkpoint` keeps nothing of what `_gated` computes.
-    product = checkpoint(_gated, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
-    product_storage = product.untyped_storage()._cdata # identifies it, also where it is a fake tensor
+    product = checkpoint(_gated_product, self.act_fn, gate, up, use_reentrant=False, preserve_rng_state=False)
+    # A number by which `pack` knows the product and views of it: it is the same where memory is shared.
+    product_memory = product.untyped_storage()._cdata
 
-    # `down_proj` would keep its input, the product. So autograd calls `pack` where it keeps a tensor, and
-    # `unpack` where it needs it again.
     def pack(tensor):
-        "What autograd keeps of a tensor that `down_proj` needs: of the product only the shape"
-        return tensor.shape if tensor.untyped_storage()._cdata == product_storage else tensor
+        "Autograd calls this to keep a tensor for the backward of `down_proj`: of the product only its shape"
+        return tensor.shape if tensor.untyped_storage()._cdata == product_memory else tensor
 
     def unpack(kept):
-        "The tensor again, in backward"
-        return _gated(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
+        "Autograd calls this in backward with what `pack` returned, to get the tensor again"
+        return _gated_product(self.act_fn, gate, up).view(kept) if isinstance(kept, torch.Size) else kept
 
     with saved_tensors_hooks(pack, unpack): return self.down_proj(product)
 
 # %% ../nbs/07_shared_prompt.ipynb #n359ea53
-def _thrifty(model):
-    """Within the block, a model's gated feed-forward layers keep less for backward (`_thrifty_forward`).
+def _memory_saving(model):
+    """Within the block, a model's gated feed-forward layers keep less for backward.
 
     Nothing changes without gradients, or with gradient checkpointing, which keeps even less."""
     core = _bare(model)
-    new_forwards = {}
-    if torch.is_grad_enabled() and not _recomputes(core):
+    new_forwards = {} # (layer, "forward") → the method that takes its place
+    if torch.is_grad_enabled() and not _has_gradient_checkpointing(core):
         for module in core.modules():
             if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-                new_forwards[module, "forward"] = MethodType(_thrifty_forward, module)
+                new_forwards[module, "forward"] = MethodType(_memory_saving_forward, module)
     return replaced_methods(new_forwards)
 
-def _recomputes(core):
+def _has_gradient_checkpointing(core):
     "Whether transformers' gradient checkpointing is on: layers are recomputed in backward, to save memory"
     # transformers 5.24 renamed `is_gradient_checkpointing`; the old name still works, with a warning, and
     # will go in 6
@@ -450,21 +455,22 @@ class SharedPathFailed(RuntimeError):
 # %% ../nbs/07_shared_prompt.ipynb #nfa11bac1
 class SharedFallback(BeforeGRPOTrainer):
     "Part of `SharedPrompt`: where the shared path raises, the run continues without sharing prompts"
-    sharing = True
-    pictures = () # a `PictureMemory` for each model
+    sharing = True # whether prompts are shared now
+    pictures = () # a `PictureMemory` for each model: policy and, if there is one, reference
     _compared = False # whether `_compare_once` has been called
-    # what the processor made of the latest prompts' pictures, one prompt's a group
-    _fields: dict | None = None
-    _group_size: Callable # each of the parts below has one of these, and others call it
+    # What the processor made of the latest prompts' pictures: pixels, token types, …, of one row a group.
+    _kept_pictures: dict | None = None
+    _group_size: Callable # methods that one of the parts below has, and others call
     _group_logps: Callable
     _compare_once: Callable
     plain_because: str | None = None # why sharing was switched off during the run, in one line
-    # A number for each row of the batch that is computed now, by which its pictures are known; one a group.
-    _row_keys: list | None = None
-    _groups_so_far = 0 # sampled without a number in the data set
+    # For each answer of the batch that is computed now the row of the data set that it answers: `pictures`
+    # knows the row's pictures by this number. It is negative where the data set does not number its rows.
+    _data_rows: list | None = None
+    _groups_so_far = 0 # prompts that were sampled so far
 
-    def _attempt(self, stage, shared_path):
-        """Return `shared_path()`; where it raises, switch sharing off and raise SharedPathFailed.
+    def _or_stop_sharing(self, stage, shared_path):
+        """Return `shared_path()`; if it raises, switch sharing off and raise SharedPathFailed.
 
         If it raises on one process, all processes do so. `stage` names the work in the warning."""
         result, error = None, None
@@ -484,15 +490,15 @@ class SharedFallback(BeforeGRPOTrainer):
         flags = self.accelerator.gather(torch.tensor([float(flag)], device=self.accelerator.device))
         return flags.max().item() > 0
 
-    def _counts(self):
-        """A copy of the numbers that TRL counts while it makes a batch, for `_restore_counts`.
+    def _trl_counters(self):
+        """A copy of TRL's metrics and of its number of tokens, both of which each new batch adds to.
 
-        Where a batch fails and is made again, it would otherwise be counted twice."""
+        If a batch fails and is made again, `_restore_trl_counters` takes back what it has added."""
         return deepcopy(self._metrics), self.state.num_input_tokens_seen
 
-    def _restore_counts(self, counts):
-        "Set TRL's counted numbers back to those that `_counts` returned"
-        self._metrics, self.state.num_input_tokens_seen = counts
+    def _restore_trl_counters(self, counters):
+        "Set TRL's metrics and its number of tokens back to what `_trl_counters` returned"
+        self._metrics, self.state.num_input_tokens_seen = counters
 
     def _go_plain(self, why, raised_here=False):
         """Switch sharing off for the rest of the run, with a warning.
@@ -517,52 +523,51 @@ class SharedSampling(SharedFallback):
         if not self.sharing: return super()._tokenize_prompts(prompts)
         G = self._group_size()
         tokenize_first_rows = partial(super()._tokenize_prompts, prompts[::G])
-        # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
-        ids, images, fields = self._attempt("reading the prompts", tokenize_first_rows)
-        # Kept for `_PicturesOnce`, so that the processor does not read the pictures again when TRL scores.
-        self._fields = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
+        # If it raises, sharing is switched off and SharedPathFailed is raised.
+        ids, images, fields = self._or_stop_sharing("reading the prompts", tokenize_first_rows)
+        # TRL needs them again when it scores the answers: `_KeptPictures` hands them out.
+        self._kept_pictures = {k: fields[k] for k in (*_picture_fields, *_token_type_fields) if k in fields}
         ids_of_rows, images_of_rows = [], []
         for row in range(len(prompts)):
             ids_of_rows.append(ids[row // G])
             if images is not None: # TRL counts pictures by row: the first row of a group has them all
                 images_of_rows.append([] if row % G else images[row // G])
-        return ids_of_rows, None if images is None else images_of_rows, self._fields
+        return ids_of_rows, None if images is None else images_of_rows, self._kept_pictures
 
     def _generate_and_score_completions(self, inputs):
         """Overrides TRL's (1.16): sample answers to a batch, compute rewards and log-probs.
 
-        Where sharing prompts fails, the batch is made again without it."""
-        # places in the data set, taken out of the rows so that no reward function gets them
-        places = [row.pop(_place_column, None) for row in inputs]
+        If sharing prompts fails, the batch is made again without it: in training by `_prepare_inputs`, which
+        catches SharedPathFailed, in evaluation here."""
+        # Rows of the data set, or None; taken out of `inputs` so that no reward function gets them.
+        data_rows = [row.pop(_row_column, None) for row in inputs]
         if not self.sharing: return self._without_sharing(inputs)
-        for memory in self.pictures: memory.forget() # the oldest features, beyond the memory that is allowed
-        self._row_keys = self._keys_of(places) # for each row a number by which its pictures are remembered
-        # TRL's metrics and tokens so far, so that a failed batch is not counted. None in training, where
-        # `_prepare_inputs` restores them.
-        counts = None if self.model.training else self._counts()
+        for memory in self.pictures: memory.forget() # the oldest features, beyond what may be kept
+        self._data_rows = self._with_own_numbers(data_rows) # by which `self.pictures` knows their pictures
+        counters = None if self.model.training else self._trl_counters() # so that no failed batch is counted
         try:
-            # TRL gets the pictures as `_tokenize_prompts` has kept them.
-            with _processor_replaced(self, _PicturesOnce):
+            # TRL processes the pictures twice: the second time it gets what `_tokenize_prompts` has kept.
+            with _processor_replaced(self, _KeptPictures):
                 batch = super()._generate_and_score_completions(inputs)
-            # The numbers go with their rows, which are shuffled before `_compute_loss` reads them.
-            return batch | {"row_keys": torch.tensor(self._row_keys)}
+            # A part of the batch, since its rows are shuffled before `_compute_loss` needs them.
+            return batch | {"data_rows": torch.tensor(self._data_rows)}
         except SharedPathFailed:
-            if counts is None: raise # to `_prepare_inputs`
-            self._restore_counts(counts)
+            if counters is None: raise
+            self._restore_trl_counters(counters)
         return self._without_sharing(inputs)
 
-    def _keys_of(self, places):
-        "Number of each row: its place in the data set, or (`None`) a negative one that no other group has"
-        keys, G = [], self._group_size()
-        for row, place in enumerate(places):
+    def _with_own_numbers(self, data_rows):
+        "Rows of the data set as they are; for None a negative number that no other group has"
+        numbers, G = [], self._group_size()
+        for row, data_row in enumerate(data_rows):
             if row % G == 0: self._groups_so_far += 1
-            keys.append(-self._groups_so_far if place is None else place)
-        return keys
+            numbers.append(-self._groups_so_far if data_row is None else data_row)
+        return numbers
 
     def _without_sharing(self, inputs):
-        """TRL's own `_generate_and_score_completions`.
+        """TRL's own `_generate_and_score_completions`, which samples and scores without sharing.
 
-        Pictures are flattened before the processor: TRL alone fails where only some rows have pictures."""
+        TRL alone fails if only some rows have pictures, so `_FlatPictures` stands before the processor."""
         with _processor_replaced(self, _FlatPictures): return super()._generate_and_score_completions(inputs)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *more, **others):
@@ -586,11 +591,11 @@ class SharedSampling(SharedFallback):
         inputs |= dict(G=G, config=self.generation_config, eos=self.eos_token_ids)
         # How many pictures each row has; None where no row of the batch has any.
         num_images = None if images is None else [len(row or []) for row in images]
-        picture_keys = _picture_keys(self._row_keys, num_images, G) # `_row_keys`: a number for each row
-        # The model is unwrapped and has all weights; it remembers the features of pictures by `picture_keys`.
+        picture_keys = _picture_keys(self._data_rows, num_images, G) # (row of the data set, place in the row)
+        # The model is unwrapped and has all weights. A frozen tower computes only pictures with new keys.
         with _sampling_model(self) as model, _remembering(self.pictures, picture_keys):
-            # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
-            answer_ids = self._attempt("sampling", partial(sample_groups, model, **inputs))
+            # If it raises, sharing is switched off and SharedPathFailed is raised.
+            answer_ids = self._or_stop_sharing("sampling", partial(sample_groups, model, **inputs))
         # each answer without the padding behind its end
         return [_until_end(row, self.eos_token_ids) for row in answer_ids.tolist()], None
 
@@ -605,10 +610,10 @@ class SharedTraining(SharedFallback):
         passes = self.args.steps_per_generation * self.num_iterations # forward passes on the same answers
         # TRL's `_buffered_inputs`: the micro-batches of the latest answers; None before the first.
         if self._step % passes == 0 or self._buffered_inputs is None:
-            counts = self._counts() # TRL's metrics and tokens so far: a batch that fails must not be counted
+            counters = self._trl_counters() # so that a batch that fails is not counted
             try: self._buffered_inputs = self._shared_micro_batches(generation_batch)
             except SharedPathFailed: # sharing is off now, for the rest of the run
-                self._restore_counts(counts)
+                self._restore_trl_counters(counters)
                 return super()._prepare_inputs(generation_batch)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
@@ -617,7 +622,7 @@ class SharedTraining(SharedFallback):
         batch = self._generate_and_score_completions(generation_batch)
         self._compare_once(batch) # with the path that does not share
         arguments = (batch, self.num_generations, self.args.steps_per_generation)
-        return self._attempt("micro-batches", partial(_micro_batches, *arguments))
+        return self._or_stop_sharing("micro-batches", partial(_micro_batches, *arguments))
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None,
@@ -627,8 +632,8 @@ class SharedTraining(SharedFallback):
 
         `model` is the policy or the reference; C is `logits_to_keep`; `fields`: picture inputs of all
         rows."""
-        if not self.sharing or compute_aux_loss:
-            # drops picture fields without rows, which TRL hands over and a model cannot read
+        if not self.sharing or compute_aux_loss: # TRL's own method, which reads every row as a whole
+            # If no row has a picture, TRL's picture inputs have no rows, and a model cannot read them.
             model = _WithoutEmptyPictures(model)
             options = dict(batch_size=batch_size, compute_entropy=compute_entropy)
             options |= dict(compute_aux_loss=compute_aux_loss)
@@ -639,27 +644,27 @@ class SharedTraining(SharedFallback):
         parts = []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            # Picture fields and token types of the first row of each group; token types only of the prompt.
+            # Picture inputs of one row a group; of token types only those of the prompt.
             pictures = _group_fields(fields, rows, G, P)
             arguments = (model, input_ids[rows], attention_mask[rows], pictures, logits_to_keep, G)
-            picture_keys = _picture_keys(self._row_keys, fields.get("num_images"), G, rows)
-            # A frozen vision tower's features of these pictures, such as from sampling, are used again.
+            picture_keys = _picture_keys(self._data_rows, fields.get("num_images"), G, rows)
+            # Features that a frozen tower has computed before, such as while sampling, are used again.
             with _remembering(self.pictures, picture_keys):
-                # `_attempt` calls it; if it raises, sharing is switched off and SharedPathFailed raised
-                parts.append(self._attempt("log-probs", partial(self._group_logps, *arguments)))
+                # If it raises, sharing is switched off and SharedPathFailed is raised.
+                parts.append(self._or_stop_sharing("log-probs", partial(self._group_logps, *arguments)))
         logps, entropies = zip(*parts)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _compute_loss(self, model, inputs):
         """Overrides TRL's (1.16), which computes the loss of a micro-batch.
 
-        Where sharing fails, TRL's own way goes on. It needs the pictures in every row, so they are copied: in
-        this micro-batch and in those that are still to come."""
+        If sharing fails, the loss is computed without it. Then every row needs its pictures, which only the
+        first row of a group has: they are copied, also in the micro-batches that are still to come."""
         if not self.sharing: return super()._compute_loss(model, inputs)
-        # A number for each row by which `PictureMemory` knows its pictures; None: they are computed anew.
-        self._row_keys = inputs["row_keys"].tolist() if "row_keys" in inputs else None
+        # Rows of the data set, by which `PictureMemory` knows their pictures; None: it is not used.
+        self._data_rows = inputs["data_rows"].tolist() if "data_rows" in inputs else None
         try: return super()._compute_loss(model, inputs)
-        except SharedPathFailed: pass # `_go_plain` has printed a warning
+        except SharedPathFailed: pass # sharing is off now, and a warning was printed
         G = self._group_size()
         self._buffered_inputs = [copied(micro_batch, G) for micro_batch in self._buffered_inputs or []]
         return super()._compute_loss(model, copied(inputs, G))
@@ -670,7 +675,7 @@ class SharedTraining(SharedFallback):
         ids and mask are [rows, P + C], P tokens of prompt and C of answer; `fields` are the picture inputs of
         one row for each group of G rows."""
         bare = self.accelerator.unwrap_model(model)
-        with self.accelerator.autocast(), _thrifty(bare): # feed-forward layers keep less for backward
+        with self.accelerator.autocast(), _memory_saving(bare): # feed-forward layers keep less for backward
             return shared_log_probs(model, bare, ids, mask, fields, C, G)
 
 # %% ../nbs/07_shared_prompt.ipynb #n79164e7
@@ -680,26 +685,27 @@ class SharedCheck(SharedFallback):
     def _compare_once(self, batch):
         """Compare log-probs with and without sharing, on the first group of a run's first batch, dropout off.
 
-        Raises SharedPathFailed where they differ too much, or where sharing raises. Features of pictures are
-        computed anew, since nothing here runs within `_remembering`."""
+        Raises SharedPathFailed if they differ too much, or if sharing raises. Remembered features of pictures
+        are not used."""
         if self._compared: return
         self._compared, G = True, self.num_generations
         was_training, eval_group_size = self.model.training, self.num_generations_eval
         self.model.eval()
         self.num_generations_eval = G # `_group_size` returns it in eval mode; the batch is one of training
         try:
-            # The batch as it is without sharing: with its pictures in every row.
-            plain = self._attempt("copying pictures", partial(copied, batch, G))
-            gap = self.shared_gap(plain, G) # uses `_attempt` itself, for the side that shares
+            # The batch as it is without sharing: with its pictures in every row. If one of these three steps
+            # raises, sharing is switched off and SharedPathFailed is raised.
+            plain = self._or_stop_sharing("copying pictures", partial(copied, batch, G))
+            gap = self.shared_gap(plain, G) # largest difference of a log-prob
             # With several processes a backward pass would wait for those of the others.
             if self.accelerator.num_processes == 1:
-                self._attempt("gradients", partial(self._try_backward, plain, G))
+                self._or_stop_sharing("gradients", partial(self._try_backward, plain, G))
         finally:
             self.num_generations_eval = eval_group_size
             self.model.train(was_training)
         # The largest gap of all processes, so that all decide alike.
         gap = self.accelerator.gather(torch.tensor([gap], device=self.accelerator.device)).max().item()
-        limit = _tolerance(self.model, self.args)
+        limit = _tolerance(self.model, self.args) # what rounding explains
         if gap > limit:
             self._go_plain(f"log-probs differ by {gap:.3g} from the plain path, more than {limit:g}")
             raise SharedPathFailed(self.plain_because)
@@ -724,15 +730,15 @@ class SharedCheck(SharedFallback):
         options = dict(batch_size=1) | fields
         # `super()`: TRL's own method, which reads every row as a whole
         plain, *_ = super()._get_per_token_logps_and_entropies(model, ids, mask, C, **options)
-        # If this side raises, `_attempt` switches sharing off and raises SharedPathFailed.
-        shared = self._attempt("log-probs", partial(self._first_group_logps, batch, G))
+        # If this one raises, sharing is switched off and SharedPathFailed is raised.
+        shared = self._or_stop_sharing("log-probs", partial(self._first_group_logps, batch, G))
         return (plain - shared)[is_answer].abs().max().item() if is_answer.any() else 0.0
 
     def _first_group_logps(self, batch, G):
         "Log-probs [G, C] of a batch's first group (G answers to one prompt), the prompt read once"
-        ids, mask, is_answer, fields = self._first_group(batch, G) # picture fields: of all G rows
-        C = is_answer.shape[1]
-        pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C)
+        ids, mask, is_answer, fields = self._first_group(batch, G) # fields: picture inputs of all G rows
+        C = is_answer.shape[1] # tokens of an answer
+        pictures = _group_fields(fields, slice(0, G), G, ids.shape[1] - C) # of one row
         logps, _ = self._group_logps(self.model, ids, mask, pictures, C, G)
         return logps
 
@@ -748,20 +754,20 @@ class SharedPrompt(SharedSampling, SharedTraining, SharedCheck):
 
 # %% ../nbs/07_shared_prompt.ipynb #n07empty1
 class _WithoutEmptyPictures:
-    "Stands in for a model where TRL calls it: drops empty picture fields, which the model could not read"
+    "Stands in for a model where TRL calls it: drops picture inputs without rows, which it could not read"
     def __init__(self, model): self._model = model
     def __getattr__(self, name): return getattr(self._model, name)
     def __call__(self, **inputs):
         empty = [name for name, value in inputs.items() if torch.is_tensor(value) and len(value) == 0]
-        # Token types say which tokens are of a picture, so a model that gets them expects pictures.
+        # A model that gets token types, which say which tokens are a picture's, expects pictures.
         if empty:
             for name in (*empty, *_token_type_fields):
                 inputs.pop(name, None)
         return self._model(**inputs)
 
 # %% ../nbs/07_shared_prompt.ipynb #n2c2ee7e
-class _PicturesOnce:
-    """Stands in for the processor while TRL scores a batch.
+class _KeptPictures:
+    """Stands in for the processor while TRL samples and scores a batch: no picture is processed twice.
 
     It returns what the processor made of the pictures when the prompts were tokenized."""
     def __init__(self, processor, trainer): self._processor, self._trainer = processor, trainer
@@ -769,9 +775,9 @@ class _PicturesOnce:
     def __call__(self, *args, **kwargs):
         # TRL also calls the processor with text alone: that call goes on to the real one.
         if not kwargs.get("images"): return self._processor(*args, **kwargs)
-        # What `_tokenize_prompts` got from the processor for the same pictures: one row a group.
-        fields = _tensors(self._trainer._fields)
-        for name in _token_type_fields: # TRL needs a row of these for each answer, not for each group
+        # What `_tokenize_prompts` got from the processor for the same pictures, of one row a group.
+        fields = _tensors(self._trainer._kept_pictures)
+        for name in _token_type_fields: # [groups, tokens]; TRL needs a row for each answer
             if name in fields: fields[name] = fields[name].repeat_interleave(self._trainer._group_size(), 0)
         return fields
 
@@ -888,7 +894,7 @@ def _group_fields(
     length, # columns of the token types to keep: those of the prompt, or all
 ):
     "Picture fields and token types of one row a group, as a model takes them; empty if there is no picture"
-    # By `num_images`, `split_rows` makes each picture field a list with a tensor for each row.
+    # `split_rows` makes each picture field a list with a tensor for each row, counted by `num_images`.
     split, of_groups = split_rows(fields), {}
     # [rows][::G]: the first row of each group
     for name in _picture_fields:
@@ -927,7 +933,7 @@ def why_plain(
     model = trainer.accelerator.unwrap_model(trainer.model)
     rows, G = trainer.args.per_device_train_batch_size, trainer.num_generations # G: answers to a prompt
     attention, family = _text_config(model)._attn_implementation, _bare(model).config.model_type
-    # Both say what the installed transformers lacks for sharing, or are None.
+    # Sentences about what the installed transformers lacks for sharing, or None.
     if cannot_share or cannot_cache: return cannot_share or cannot_cache
     if rows % G: return f"a micro-batch of {rows} answers holds no whole groups of {G}"
     # `attention_name` is our own attention, which `use_grouped_attention` puts in the place of sdpa.
@@ -955,14 +961,14 @@ def share_prompts(
     for model in (trainer.model, trainer.ref_model):
         # sdpa that does not copy keys and values for each query head
         if model is not None: use_grouped_attention(trainer.accelerator.unwrap_model(model))
-    # None: the model is None (no reference), or has no vision tower of Qwen's
+    # A `PictureMemory` for each model; None if there is no model (no reference) or no Qwen vision tower.
     memories = [picture_memory(model, keep_mb) for model in (trainer.model, trainer.ref_model)]
     trainer.pictures = [memory for memory in memories if memory]
     if keep_mb and trainer.pictures:
-        # A picture is known again in the next epoch by its row's place in the data set.
+        # A picture is known again in the next epoch by its row in the data set, which gets a number.
         data = trainer.train_dataset
-        if _place_column not in data.column_names:
-            trainer.train_dataset = data.add_column(_place_column, list(range(len(data))))
+        if _row_column not in data.column_names:
+            trainer.train_dataset = data.add_column(_row_column, list(range(len(data))))
 
 def sharing_state(
     trainer, # with `SharedPrompt` in its class
@@ -1006,10 +1012,10 @@ def shared_hidden(
     fields = _group_fields(fields | {"num_images": num_images}, slice(None), G, ids.shape[1])
     if pixel_mask is not None: # Aria
         fields["pixel_mask"] = torch.cat(pixel_mask.split(num_images)[::G])
-    for name in _token_type_fields:
+    for name in _token_type_fields: # which tokens are text (0) and which a picture's
         if name in fields:
-            token_types = _window(fields[name], (prompt_lengths - P)[::G], P)
-            fields[name] = token_types * prompt_mask[::G] # 0, text, on padding
+            token_types = _window(fields[name], (prompt_lengths - P)[::G], P) # of the prompt, as it was cut
+            fields[name] = token_types * prompt_mask[::G] # 0 on padding
 
     positions = prompt_positions(backbone, prompt[::G], prompt_mask[::G], fields)
     core = _bare(backbone) # without an adapter around it

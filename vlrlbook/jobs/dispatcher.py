@@ -32,7 +32,7 @@ server_lock_patience = 1.0  # seconds
 
 
 class DispatcherThread:
-    "A thread that calls one function again and again, and outlives whatever goes wrong in it"
+    "A thread that calls one function again and again, and goes on after any error in it"
 
     def __init__(self,
         look,  # function without arguments that the thread calls again and again
@@ -41,31 +41,31 @@ class DispatcherThread:
         self.look = look
         self.pause = pause
         self.thread = None
-        self.wake = threading.Event()  # setting it ends the pause
+        self.wake = threading.Event()  # setting it ends the pause between two calls
         self.stopping = False
 
     def start(self):
-        "Begin to look, in a thread"
+        "Start the thread"
         self.stopping = False
-        # A daemon: the process may end without `stop`, as it does when it is killed. Supervisors go on.
+        # daemon: the process may end without `stop`
         self.thread = threading.Thread(target=self._look_until_stopped, name="dispatcher", daemon=True)
         self.thread.start()
 
     def stop(self):
-        "Wait until the thread has ended; a look that has begun is brought to its end"
+        "Wait until the thread has ended; a call of `look` that has begun is brought to its end"
         self.stopping = True
-        self.wake.set()
+        self.wake.set()  # ends the pause
         if self.thread:
             self.thread.join()
 
     def _look_until_stopped(self):
         "The thread's loop: call `look` and wait, again and again, until `stopping` is true"
         while not self.stopping:
-            pause = self.pause()
+            pause = self.pause()  # seconds
             try:
                 self.look()
             except Exception as e:
-                # The thread goes on after any error, since one bad job must not stop the others.
+                # One bad job must not stop the others. Errors of the disk need no traceback.
                 needs_traceback = not isinstance(e, (LedgerUnavailable, OSError))
                 logger.error("%s: %s", type(e).__name__, e, exc_info=needs_traceback)
                 pause *= pauses_after_an_error  # a disk that is full stays full for a while
@@ -84,16 +84,16 @@ class Jobs:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def __init__(self,
-        data_dir: str | Path,  # made if it is not there; one server each
+        data_dir: str | Path,  # made if it is not there; only one server may work on it
         slots: int | list = 1,  # jobs at a time: their number, or a list with CUDA_VISIBLE_DEVICES of each
         backend: str = "local",  # local, submitit or ray
         options: dict = None,  # passed to the back end
         ledger_dir: str | Path | None = None,  # local folder for the ledger; None: in the data directory
         max_queued: int = 200,  # jobs that may wait; more are refused
         grace: float = 10.0,  # seconds between SIGTERM and SIGKILL
-        on_exit: str = "keep",  # keep: jobs go on without the server; interrupt: they go on with the next one
+        on_exit: str = "keep",  # keep: jobs outlive the server; interrupt: the next one resumes them
         restarts: int = 3,  # how often a job whose supervisor died is restarted without a new checkpoint
-        keep_days: float = None,  # ended jobs are removed after so many days of service; None: never
+        keep_days: float = None,  # days, while a server runs, that ended jobs are kept; None: for ever
         keep_bytes: int = None,  # disk space of ended jobs; beyond it, those that ended first are removed
         adopt: bool = False,  # add job folders to the ledger that it does not know, also if it was lost
     ):
@@ -114,17 +114,18 @@ class Jobs:
         self.keep_bytes = keep_bytes
         self.adopt = adopt
 
-        self.data = DataFolder(data_dir, ledger_dir)
-        # `start` starts its thread, which calls `_look_and_clean_up` again and again.
-        self.dispatcher = DispatcherThread(self._look_and_clean_up, self._pause)
-        self.server_lock = self._take_data_folder()  # descriptor: no other server may work here
+        self.data = DataFolder(data_dir, ledger_dir)  # names the files; nothing is made yet
+        # A thread that will call `_look_and_clean_up`, then wait, again and again; `start` starts it.
+        self.dispatcher = DispatcherThread(look=self._look_and_clean_up, pause=self._seconds_between_looks)
+        # The descriptor of a lock file, held until `stop`: no other server may work on this directory.
+        self.server_lock = self._lock_data_folder()
         try:
-            self._open(backend, options)  # the back end, the ledger and the parts that work with them
+            self._make_parts(backend, options)  # the back end, the ledger and what works with them
         except BaseException:
-            os.close(self.server_lock)  # closing it lets go of the lock
+            os.close(self.server_lock)  # which frees the lock
             raise
 
-    def _take_data_folder(self):
+    def _lock_data_folder(self):
         """Lock the data directory against other servers, and return the lock's descriptor.
 
         Raises NetworkFolder if the ledger is on a network disk, AlreadyServed if another server is here."""
@@ -133,27 +134,27 @@ class Jobs:
             raise NetworkFolder(f"{self.data.ledger_dir.name} is on {system_type}; "
                                 "the ledger needs a local disk (ledger_dir)")
         self.data.make()  # the folders that are not there yet
-        # It waits a little, since a child of a killed server may hold the lock for some milliseconds.
+        # patience: a child of a killed server may hold the lock for some milliseconds more
         lock = take_lock(self.data.server_lock, patience=server_lock_patience)
         if lock is None:
             raise AlreadyServed("another server works on this data directory")
         return lock
 
-    def _open(self, backend, options):
+    def _make_parts(self, backend, options):
         "Make the parts of `Jobs` and remove what a crash left; the caller holds the data directory's lock"
         if backend == "submitit":
             # Where submitit keeps its scripts and logs, unless the options say otherwise.
             options = {"folder": str(self.data.submitit)} | (options or {})
-        backend_class = backends[backend]  # name → class
+        backend_class = backends[backend]  # such as LocalBackend
         self.backend = backend_class(options)
         if backend == "local":
-            # Without a bound torch takes all cores, and two jobs that do so slow each other down.
+            # Each job would use all cores, and jobs that run at a time would slow each other down.
             cores = len(os.sched_getaffinity(0))
             self.backend.threads = max(1, cores // len(self.devices))
 
         need_ledger(self.data, self.adopt)  # raises LedgerLost if jobs lie here without a sound ledger
-        self.ledger = Ledger(self.data.ledger, self._wall_now)
-        self.service_clock = ServiceClock(self.ledger, self.steady)
+        self.ledger = Ledger(self.data.ledger, self._wall_now)  # SQLite file with the state of each job
+        self.service_clock = ServiceClock(self.ledger, self.steady)  # seconds in which a server ran
         self.records = JobRecords(self.ledger, self.data)
         self.submission = Submission(self.ledger, self.data, self.records)
         self.running = RunningJobs(self.ledger, self.data, self.backend, self.service_clock)
@@ -184,12 +185,12 @@ class Jobs:
 
     @property
     def wake(self) -> threading.Event:
-        "Set it, and the dispatcher looks now"
+        "Set it, and the dispatcher looks at all jobs now instead of after its pause"
         return self.dispatcher.wake
 
     @property
     def stopping(self) -> bool:
-        "The dispatcher is to end; nothing is started any more"
+        "Whether the dispatcher is to end; no job is started any more"
         return self.dispatcher.stopping
 
     @stopping.setter
@@ -198,7 +199,7 @@ class Jobs:
 
     @property
     def clock_base(self) -> float:
-        "Seconds of service when `steady` stood at 0; to add to it makes everything older"
+        "Seconds of service are this number and `steady`; to add to it makes everything older"
         return self.service_clock.base
 
     @clock_base.setter
@@ -308,8 +309,8 @@ class Jobs:
 
     def look(self):
         "One turn of the dispatcher: write down which jobs ended or died, and start jobs on the free slots"
-        self.running.look_at_all()
-        self.waiting.queue_interrupted(self.restarts)  # those that may go on by themselves
+        self.running.look_at_all()  # writes down which jobs ended or died
+        self.waiting.queue_interrupted(self.restarts)  # those that may be restarted automatically
         for slot in self.waiting.free_slots(self.devices):
             if not self.stopping:
                 self.waiting.start_next(slot)
@@ -317,12 +318,12 @@ class Jobs:
     def _look_and_clean_up(self):
         "What the dispatcher's thread does at each turn: look at all jobs and, once a minute, remove old ones"
         self.look()
-        # Both are seconds of service: now, and at the latest clean-up.
+        # clock: seconds of service until now; cleaned: those at the latest clean-up
         if self.clock() - self.cleaned > seconds_between_clean_ups:
             self.clean_up()
 
-    def _pause(self):
-        "Seconds between two looks; a method, so that `tick` can be changed while the thread runs"
+    def _seconds_between_looks(self):
+        "The dispatcher's pause; a method, so that `tick` can be changed while the thread runs"
         return self.tick
 
     def stop(self,
@@ -330,9 +331,9 @@ class Jobs:
     ):
         """End the dispatcher and let go of the data directory.
 
-        If on_exit is "interrupt", running jobs save a checkpoint and stop; else they go on alone."""
+        If on_exit is "interrupt", running jobs save a checkpoint and stop; else they outlive this server."""
         if self.server_lock is None:
-            return  # stopped before
+            return  # `stop` was called before
         self.dispatcher.stop()
         try:
             if self.on_exit == "interrupt":

@@ -57,10 +57,10 @@ class WaitingJobs:
     ):
         "Queue interrupted jobs again, except those that were restarted too often"
         for row in self.ledger.interrupted(restarts):
+            # `RunningJobs` took one off if the job was stopped by order: then this start does not count.
             count = row["restarts"] + 1
-            # The ledger holds -1 for a job that an order has stopped, and such a restart is not counted.
             why = f"start {count} of {restarts} by itself" if count else "goes on after a stop"
-            # Only if the job is still interrupted, and at the same attempt.
+            # of_attempt: `move` changes nothing if the job is at another attempt by now.
             self.ledger.move(row["job_id"], "interrupted", "queued", why, of_attempt=row["attempt"],
                              restarts=count, ended_at=None, ended_clock=None)
 
@@ -72,7 +72,7 @@ class WaitingJobs:
         free = []
         for slot in devices:
             if slot in busy:
-                busy.remove(slot)  # one job takes one slot, also where two slots have the same devices
+                busy.remove(slot)  # this job takes no second slot with the same devices
             else:
                 free.append(slot)
         return free
@@ -91,9 +91,10 @@ class WaitingJobs:
         try:
             self._start(row, folder, slot)
         except OSError as e:
-            if e.errno not in own_faults:  # error numbers such as ENOENT: a file is missing
+            is_own_fault = e.errno in own_faults  # of this job's files: one is missing, for example
+            if not is_own_fault:
                 raise  # an error of the machine, such as a full disk: the job waits until it is over
-            # Only this job's files are damaged: if it stayed first in the queue, it would block all others.
+            # If it stayed first in the queue, it would block all other jobs.
             self._fail(row, slot, f"the job's files are damaged: {e.strerror}")
 
     def _start(self,
@@ -101,27 +102,28 @@ class WaitingJobs:
         folder,  # of that job
         slot,  # CUDA_VISIBLE_DEVICES
     ):
-        "Start a queued job's supervisor, or leave the job queued; OSError if no supervisor can be started"
-        # The order (lock, ledger, process) matters if this server is killed, which frees the lock. The next
-        # server finds the job still queued, or `training` with a free lock: then it has no supervisor.
-        lock = take_lock(folder.lock)
-        if lock is None:
-            return  # the supervisor of the attempt before is about to end
+        """Start a queued job's supervisor, or leave the job queued; OSError if no supervisor can be started.
 
-        attempt = row["attempt"] + 1
+        The steps are safe if this server is killed between them, which frees the lock: a job in `training`
+        whose lock is free has no supervisor, and the next server sees that."""
+        lock = take_lock(folder.lock)  # a descriptor, or None
+        if lock is None:
+            return  # the supervisor of the attempt before still holds it, and is about to end
+
+        attempt = row["attempt"] + 1  # the number of the attempt that begins
         try:
-            Outcome(folder)  # reserves room for the outcome; on a full disk this fails, and the job waits on
-            give_order(folder.lock, run_order, attempt)
-            if not self._claim(row, folder, attempt, slot):  # moves it to `training` in the ledger
+            Outcome(folder)  # reserves disk space for the file with the outcome; OSError on a full disk
+            give_order(folder.lock, run_order, attempt)  # written into the lock file, for the supervisor
+            if not self._claim(row, folder, attempt, slot):  # moves the job to `training` in the ledger
                 return  # cancelled meanwhile
             if not self.backend.hands_over:
                 # A supervisor on another machine inherits no descriptor: it takes the lock itself.
                 os.close(lock)
                 lock = None
-            handle = self.backend.start(folder.path, attempt, slot, lock)
+            handle = self.backend.start(folder.path, attempt, slot, lock)  # names the supervisor
             self.ledger.save_handle(row["job_id"], handle)
         except OSError as e:
-            # If the job is still queued, this changes nothing.
+            # `move` changes nothing if the job is not yet in `training`.
             self.ledger.move(row["job_id"], "training", "interrupted", f"could not be started: {e.strerror}",
                              of_attempt=attempt)
             raise
@@ -145,7 +147,7 @@ class WaitingJobs:
         return self.ledger.move(
             row["job_id"], "queued", "training", f"slot {slot}",
             attempt=attempt, slot=slot, started_at=self.ledger.now(),
-            # Inode, size and time of run_log.csv: until they change, its rows are of an earlier attempt.
+            # Inode, size and time of run_log.csv: until one changes, its rows are those of earlier attempts.
             log_mark=log_mark(folder.run_log),
             resumed_from=checkpoint.name if checkpoint else None,
             current_step=step, progress=percent(step, row["total_steps"]))
@@ -155,11 +157,14 @@ class WaitingJobs:
         slot,  # CUDA_VISIBLE_DEVICES
         message,  # why, for the owner
     ):
-        "End a job that cannot be started as failed, so that the jobs behind it can start"
-        # `_start` may have left the job queued or interrupted; only a job in `training` may become failed.
-        # `move` does nothing if the job is not in the first of its two states.
-        attempt = row["attempt"] + 1
-        self.ledger.move(row["job_id"], "interrupted", "queued", "to be ended")
-        self.ledger.move(row["job_id"], "queued", "training", f"slot {slot}", attempt=attempt)
-        self.ledger.move(row["job_id"], "training", "failed", "trainer.start", of_attempt=attempt,
+        """End a job that cannot be started as failed, so that the jobs behind it can start.
+
+        Only a job in `training` may become failed, and this one is queued or, after `_start`, interrupted. So
+        it is moved there first; a `move` changes nothing if the job is not in the first of its two states."""
+        job_id = row["job_id"]
+        attempt = row["attempt"] + 1  # `row` was read before `_start`, which gave its attempt the same number
+        self.ledger.move(job_id, "interrupted", "queued", "to be ended")
+        self.ledger.move(job_id, "queued", "training", f"slot {slot}", attempt=attempt)  # sets this column
+        # of_attempt: only if the job is at this attempt
+        self.ledger.move(job_id, "training", "failed", "trainer.start", of_attempt=attempt,
                          error_code="trainer.start", error_message=message, **self.clock.end_columns())

@@ -131,7 +131,7 @@ def _is_not_whole(near: Near):  # a number token and its neighbours
     # three and a half
     if near.after.text == "and" and near.third_after.text == "half":
         return True
-    # A mixed number such as 3 1/2: behind the 3 stand the 1 and a slash. `glued`: no space before the token.
+    # a mixed number such as 3 1/2: a number and a slash follow; `glued`: no space before the token
     number_follows = is_number(near.after) and not near.after.glued
     return number_follows and near.second_after.text == "/"
 
@@ -395,7 +395,7 @@ def _has_alternative(near, step):
     commas and one word, as in `5 apples, 6 pears or 7`; anything else ends the search."""
     saw_or = False
     saw_word = False  # since the last number that was met
-    # a text is padded with `margin` edge tokens at both ends, so these places always exist
+    # these places exist: `tokens_of` adds `margin` edge tokens at both ends
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
         # `glued`: no space before it. The `or` of "5or 5" is a typing error, and counts as any other word.
@@ -537,7 +537,8 @@ def number_roles(
     """What each number of a text is: count, in brackets, list number, or the role of the first rule that fits
 
     Of a long text only the last `_most_numbers` numbers are looked at."""
-    role_without_rule, depth = {}, 0  # `depth`: how many round brackets are open
+    # role_without_rule: place of a number → its role if no rule fits; depth: how many brackets are open
+    role_without_rule, depth = {}, 0
     for i, token in enumerate(tokens):
         if is_number(token):
             role_without_rule[i] = "in brackets" if depth else "count"
@@ -552,7 +553,7 @@ def number_roles(
         if i in list_numbers:
             roles[i] = "list number"
             continue
-        # The number and three tokens on each side; `tokens_of` puts 8 edge tokens at both ends of a text.
+        # The number and three tokens on each side, which exist: `tokens_of` adds 8 edge tokens at both ends.
         near = Near(tokens, i, *tokens[i - 3:i + 4])
         fitting_roles = (role for role, rule in _rules if rule(near))  # rules are asked until one fits
         roles[i] = next(fitting_roles, role_without_rule[i])
@@ -708,7 +709,7 @@ def _behind_words_before_count(tokens, at):
 def _count_of_phrase(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
     "The count in the phrase that begins at token `at`: its number, or 1 for `a` or `an`; None without either"
     if is_number(tokens[at]):
-        return _count_that_is_named(tokens, roles, at)  # None where its role is no count
+        return _count_of_number(tokens, roles, at)  # None where its role is no count
     return _count_behind_article(tokens, roles, at) if tokens[at].text in ("a", "an") else None
 
 
@@ -729,9 +730,9 @@ def _count_behind_article(tokens, roles, article):  # roles: place of a number �
 
 
 def _ends_phrase(tokens, i):
-    """Whether a phrase that began with `a`, such as `a bowl of fruit`, ends before token `i`
+    """Whether a phrase that began with `a`, in which a number is looked for, ends before token `i`
 
-    This one ends before `of`, since the bowl is counted. `a bowl of 5` and `a bowl of about 5` go on."""
+    `a bowl of fruit` ends before `of`; `a bowl of 5` and `a bowl of about 5` go on, to the number."""
     token, following = tokens[i], tokens[i + 1]
     if _is_clause_border(token) or token.text in _words_behind_phrase:  # such as `on` and `and`
         return True
@@ -740,10 +741,10 @@ def _ends_phrase(tokens, i):
     return is_before_content and not number_may_come
 
 
-def _count_that_is_named(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
-    """The count that the number at token `at`, announced by a phrase such as `photo of`, stands for, or None
+def _count_of_number(tokens, roles, at):  # roles: place of a number → what it is, from `number_roles`
+    """The value of the number at token `at`, behind words such as `photo of`, if it counts things; else None
 
-    More roles count here than elsewhere: in `a photo of 5 feet` the measure counts feet."""
+    A measure is a count here: in `a photo of 5 feet` it counts feet."""
     number, role = tokens[at], roles.get(at)
     if role == "name":
         is_count = _is_mistyped_count(number, tokens[at + 1])
@@ -755,7 +756,7 @@ def _count_that_is_named(tokens, roles, at):  # roles: place of a number → wha
 
 
 def _is_mistyped_count(number, following):
-    "Whether a number with the role `name` is a count with a typing error: 5c discs, but not 3D glasses"
+    "Whether a number with the role `name` is a count and a typing error: 5c discs, but not 3D glasses"
     # `glued`: no space before the token
     touches_letters = following.glued and following.kind == "word"
     is_dimension = number.text + following.text in _dimension_names
@@ -792,9 +793,9 @@ def _count_stated_by(tokens, roles, i):  # roles: place of a number → what it 
         if place is not None:
             return place
     if word in _words_before_answer:
-        return _count_behind(tokens, roles, i)  # "answer 5", "total: 5"
+        return _last_count_of_clause(tokens, roles, i)  # "answer 5", "total: 5"
     if word in _words_that_need_a_sign:
-        return _count_behind_sign(tokens, roles, i)  # "count: 5", but not "count 5"
+        return _last_count_behind_sign(tokens, roles, i)  # "count: 5", but not "count 5"
     return None
 
 
@@ -810,16 +811,16 @@ def _count_before_total(tokens, roles, i):  # roles: place of a number → what 
             break
     if place is None or tokens[i + 1].text != ":":
         return place
-    # "5 in total: 2 left, 3 right", where parts follow; but in "2 and 3, in total: 5" the total follows
+    # parts stand behind the colon in "5 in total: 2 left, 3 right", but the total in "2 and 3, in total: 5"
     values_behind = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
-    known = [value for value in values_behind if value is not None]  # None: no reader can tell it, as of 2.5.1
+    known = [value for value in values_behind if value is not None]  # None: unknown, as that of 2.5.1
     parts_follow = tokens[place].value == sum(known)
     return place if parts_follow else None
 
 
-def _count_behind(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+def _last_count_of_clause(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
     "The place of the last count in the clause behind a word such as `answer` at token `i`, or None"
-    last_count = None
+    last_count = None  # its place
     for at in range(i + 1, i + _reach_of_answer):
         token = tokens[at]
         if token.kind == "edge":
@@ -827,12 +828,12 @@ def _count_behind(tokens, roles, i):  # roles: place of a number → what it is,
         if token.text in _ends_clause:
             if last_count is not None or not _may_precede_count(token, at - i):
                 break
-        # shares and places count here, too: "the answer is 5 of them", "the total is in 5 rows"
+        # shares and places, too: "the answer is 5 of them", "the total is in 5 rows"
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             last_count = at
     if last_count is None:
         return None
-    # "let me count: 1, 2, 3" counts up and states nothing yet
+    # "let me count: 1, 2, 3": another number follows, so nothing is stated yet
     counts_up = tokens[last_count + 1].text == "," and is_number(tokens[last_count + 2])
     return None if counts_up else last_count
 
@@ -845,14 +846,14 @@ def _may_precede_count(token, distance):
     return token.text == "(" or (token.kind == "line" and distance <= 3)
 
 
-def _count_behind_sign(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
-    """The place of the count that a word such as `count` or `number` at token `i` states, or None
+def _last_count_behind_sign(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+    """The place of the count behind a word such as `count` or `number` at token `i` and a sign, or None
 
-    It states one only with a sign or a verb between: `count: 5`, `the number of apples is 5`.
-    `I count 1, 2, 3` and `number 5` state none."""
+    The sign is `:`, `=`, `is` or `was`: `count: 5`, `the number of apples is 5`, not `I count 1, 2, 3`."""
+    # `number` itself may name a thing, such as number 5: only `number of` speaks of a count
     if tokens[i].text == "number" and tokens[i + 1].text != "of":
         return None
-    place = _count_behind(tokens, roles, i)
+    place = _last_count_of_clause(tokens, roles, i)  # the last number of the clause that may be a count
     if place is None:
         return None
     words_between = {token.text for token in tokens[i + 1:place]}
@@ -873,7 +874,7 @@ def _is_correction(tokens, i):
 def behind_correction(
     tokens: list,  # from `tokens_of`
 ) -> list:  # of tokens, with edge tokens before and behind; empty where nothing is corrected
-    "The tokens behind the last correction of a text, which a word such as `wait`, `actually` or `No,` begins"
+    "The tokens behind the last word by which a text corrects itself, such as `wait`, `actually` or `No,`"
     # backwards to the second word: the first has nothing before it that it could take back
     for i in range(len(tokens) - margin - 1, margin, -1):
         if _is_correction(tokens, i):
@@ -882,9 +883,9 @@ def behind_correction(
 
 
 def _after_correction(tokens, places):
-    "Of the counts at `places` (ascending) those behind the text's last correction; all where there is none"
+    "The counts at `places` (ascending) that stand behind the last `wait` or the like; all if there is none"
     for i in range(len(tokens) - margin - 1, margin - 1, -1):  # backwards, without the edge tokens
-        # a correction with no count behind it corrects no count
+        # only a correction with a count behind it takes counts back
         if places and places[-1] > i and _is_correction(tokens, i):
             return [place for place in places if place > i]
     return places
@@ -915,7 +916,7 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
     if count_after_picture is not None:
         return count_after_picture
 
-    counts = [place for place, role in roles.items() if role == "count"]
+    counts = [place for place, role in roles.items() if role == "count"]  # places of them
     counts = _after_correction(tokens, counts)
     first = counts[0] if counts else 0  # steps 2 and 3 take no number before this place
 
@@ -991,7 +992,7 @@ def read_number(
     if fraction is not None:
         return fraction
     roles = number_roles(tokens)  # place of a number → what it is, such as "count" or "measure"
-    candidates = {}  # place → "count", so that `_stated_counts` accepts a measure, too
+    candidates = {}  # place → "count": `_stated_counts` takes no other role, and here a measure will do
     for place, role in roles.items():
         if role == "not whole" and _is_part_of_number(tokens[place].value):
             return None  # of 2 1/2 or 10^3 this token is only a part
@@ -1010,7 +1011,7 @@ def read_number(
 def _is_part_of_number(value):
     """Whether a token with the role `not whole` is only a part of a number: the 2 of 2 1/2, the 10 of 10^3
 
-    Its own value is whole and not negative then: it got the role from what stands around it."""
+    The value of such a part is whole and not negative, unlike that of 2.5 or -3."""
     return value is not None and value >= 0 and value == int(value)
 
 

@@ -31,7 +31,7 @@ def picture_list(
     if value is None:
         return []
     if isinstance(value, str) and value.startswith(("[", "{")):
-        value = listed(value) or value  # in a CSV a list or a dict is written as text; `listed` reads it
+        value = listed(value) or value  # the list or dict that is written as a text, such as in a CSV
     if isinstance(value, (list, tuple)):
         elements = value
     elif _is_array(value):
@@ -52,16 +52,16 @@ def _picture(value, number, code):
 
     `number` (of the row) and `code` belong to the `DataError` that is raised if the value is no picture."""
     def raise_error(message):
-        "Raise a `DataError` about this value"
+        "Raise a `DataError` about this value of this row"
         raise DataError(code, message, row=number)
 
     if isinstance(value, dict):
-        return _picture_of_dict(value, number, code)  # its bytes, or the path that it names
+        return _picture_of_dict(value, number, code)  # the bytes or the path in it
     if isinstance(value, (bytes, bytearray)):
         if not value:
             raise_error("a picture of no bytes")
         return bytes(value)
-    if hasattr(value, "getextrema"):  # a PIL image
+    if hasattr(value, "getextrema"):  # a method of PIL's images
         buffer = BytesIO()
         value.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
         return buffer.getvalue()
@@ -147,10 +147,10 @@ def _from_base64(text):
 # Where a picture is
 
 @lru_cache(maxsize=256)
-def _names_in(folder):
-    """The names of the files in a folder, as a dict `folded_name` (without case) → name.
+def _names_by_folded(folder):
+    """The names of the files in a folder, as a dict: the name without case (`folded_name`) → the name.
 
-    The value is None if two files have the same folded name, so that neither is taken for the other."""
+    The value is None if several names differ only by case, so that none is taken for another."""
     names = {}
     try:
         entries = os.listdir(folder)
@@ -165,12 +165,12 @@ def _names_in(folder):
 _names_compared = 5_000  # of a folder, for a hint; comparing more would take seconds
 
 
-def _near_name(name, folder_names):
+def _did_you_mean(name, folder):
     """The end of a message about a missing file: ": did you mean …?" with a similar name, or an empty text.
 
-    `folder_names`: from `_names_in`. A file of the same name with another suffix is preferred."""
-    # `if other`: the value is None where the names of two files differ only by case
-    names = [other for other in folder_names.values() if other][:_names_compared]
+    A file of the same name with another suffix is preferred."""
+    # `if other`: the value is None where several names differ only by case
+    names = [other for other in _names_by_folded(folder).values() if other][:_names_compared]
     stem = folded_name(Path(name).stem)
     same_stem = [other for other in names if folded_name(Path(other).stem) == stem]
     similar = same_stem or difflib.get_close_matches(name, names, n=1, cutoff=0.8)
@@ -188,18 +188,18 @@ def _other_spellings(picture, base):
         yield rest
 
 
-def _found_folded(base, picture):
+def _found_without_case(base, picture):
     """Find the file whose path, from the folder `base`, differs from `picture` only by case or accents' form.
 
-    Returns its absolute path; None if there is none, or if two names differ only so."""
+    Returns its absolute path; None if there is none, or if several names differ only so."""
     place = Path("/") if picture.startswith("/") else base
     for part in picture.strip("/").split("/"):
         if part in ("", "."):
             continue
         name = part
         if part != ".." and not (place / part).exists():
-            # The name that differs from this part only so; None if there is none, or two.
-            name = _names_in(str(place)).get(folded_name(part))
+            # The name in this folder that differs from `part` only so; None if there are none or several.
+            name = _names_by_folded(str(place)).get(folded_name(part))
         if not name:
             return None
         place = place / name
@@ -225,48 +225,47 @@ def located(
         is_folder = full_path.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, one with NUL, a circle of links
         message = f"no path ({type(error).__name__})"
-        # Such a text may be base64 and no path, so less of it is quoted than of the paths below.
+        # Cut short, since such a text may be base64.
         raise DataError("image.missing", message, row=number, entry=picture[:_most_shown]) from error
     if is_folder:
         raise DataError("image.missing", "a folder, expected a picture", row=number, entry=picture[:200])
 
-    # No such file: perhaps the path is written as on another system (`_other_spellings`: with backslashes,
-    # or with the folder's own name in front), or differs only by case (`_found_folded`).
+    # No such file: perhaps the path has backslashes, or begins with the name of `base` itself, or differs by
+    # case from the file's.
     for spelling in _other_spellings(picture, base):
-        file = _found_folded(base, spelling)  # its absolute path, or None
+        file = _found_without_case(base, spelling)  # its absolute path, or None
         if file:
             return file
 
-    # ": did you mean …?" with a similar name of that folder, or an empty text
-    hint = _near_name(full_path.name, _names_in(str(full_path.parent)))
+    hint = _did_you_mean(full_path.name, str(full_path.parent))  # with a similar name, or an empty text
     message = f"no such picture in {base.name or 'the image directory'}{hint}"
     raise DataError("image.missing", message, row=number, entry=picture[:200])
 
 
 def decoded(
     pictures: set,  # absolute paths (text) and encoded pictures (bytes)
-) -> dict:  # picture → True if it must be converted by `as_meant`, False if not, or its `DataError`
+) -> dict:  # picture → its `DataError` if it is broken, else whether it must be converted to plain RGB
     "Decode each picture once, in parallel, so that broken ones are known before training starts"
     pictures = list(pictures)
-    _names_in.cache_clear()  # a later call of `located` must see files that were added meanwhile
+    # Forget the files' names that `located` has read: a later call must see files that were added meanwhile.
+    _names_by_folded.cache_clear()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(pictures, pool.map(_decoded_one, pictures)))
+        return dict(zip(pictures, pool.map(_error_or_needs_conversion, pictures)))
 
 
-def _decoded_one(picture):
+def _error_or_needs_conversion(picture):
     """Decode one picture, a path or bytes, to see whether it is good.
 
-    Returns its `DataError` if it is broken; else True if `as_meant` must convert it, or False."""
+    Returns its `DataError` if it is broken; else whether `as_meant` must convert it, True or False."""
     try:
-        data = _encoded(picture)
+        data = _bytes_of(picture)
         decode_picture(data)  # `DataError` if it is broken, too large or of another format
     except OSError as error:
         return DataError("image.missing", f"cannot be read ({type(error).__name__})")
     except DataError as error:
         return error
 
-    # In training a processor converts every picture to RGB. It turns transparent areas black, and cuts off
-    # greys above 255; other modes it converts well.
+    # A processor converts pictures to RGB itself, but turns transparency black and cuts off greys above 255.
     with Image.open(BytesIO(data)) as image:
         transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
         has_deep_greys = image.mode.startswith(("I", "F"))  # more than 8 bits
@@ -277,12 +276,12 @@ def as_meant(
     picture: str | bytes,  # path or encoded picture
 ) -> bytes:  # PNG, RGB
     "Convert a picture to an upright RGB PNG: transparency on white, greys of more than 8 bits scaled to 8"
-    image, _ = decode_picture(_encoded(picture))  # does all of this but the encoding
+    image, _ = decode_picture(_bytes_of(picture))  # an upright PIL image, converted
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def _encoded(picture):
+def _bytes_of(picture):
     "The encoded bytes of a picture, which is given as a path or as these bytes"
     return picture if isinstance(picture, bytes) else Path(picture).read_bytes()

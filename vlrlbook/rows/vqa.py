@@ -18,7 +18,7 @@ from .values import as_list, listed, row_text
 
 __all__ = ["VQARow", "Habits", "file_habits", "read_vqa_row"]
 
-# Note of a row that came with a system turn; `VQARow.has_system` looks for it
+# Added to the notes of a row that came with a system turn; `VQARow.has_system` looks for it there
 _system_note = "the system's turn stands in front of the question"
 
 
@@ -28,7 +28,8 @@ class VQARow:
     question: str  # with an `<image>` for each picture
     answer: str  # the true answer; several accepted ones are a JSON list of texts
     pictures: list  # paths (text) as the row writes them, and encoded pictures (bytes)
-    # For each picture, once it was opened: must it be converted, to put transparency on white or scale greys?
+    # True or False for each picture, after it was opened: whether `pictures.as_meant` must convert it, to put
+    # transparency on white or to scale greys of more than 8 bits
     needs_white: list = field(default_factory=list)
     notes: list = field(default_factory=list)  # sentences; rows that were changed alike have the same one
     unread: list = field(default_factory=list)  # names of columns that were not used
@@ -42,29 +43,29 @@ class VQARow:
 def read_vqa_row(
     row: dict,  # in any of the known forms
     number: int = None,  # the row's line in its file, for messages
-    keys: dict = None,  # role → column, from `read_keys`
-    habits: "Habits" = None,  # facts about the row's whole file; None: there is only this row
+    keys: dict = None,  # role, such as "answer" → name of its column, from `read_keys`
+    habits: "Habits" = None,  # what only the row's whole file shows; None: there is only this row
 ) -> VQARow:
     "Read one row of a question with its answer; `DataError` if something is missing or would be lost"
     if not isinstance(row, dict):
         raise DataError("vqa.row", f"a {type(row).__name__}, expected an object", row=number)
     if habits is None:
-        # Without `empty`: one row does not show which columns are empty in all rows.
+        # How this row's answer counts options. One row does not show which columns are empty in all rows.
         habits = Habits(places=file_habits([(number, row)], keys).places)
 
     columns = Columns(row, keys, number, habits.empty)  # finds a column by its role
     notes = []  # sentences about what was changed; the calls below add to them
     _refuse_videos(columns)
 
-    # `reply` is the assistant's turn of a chat, or None; `turn_pictures` stand in the turns of the chat.
+    # Of a chat: the assistant's turn (else None), and the pictures that stand in the turns (else none).
     question, reply, turn_pictures = _question(columns, notes)
-    answer = _answer(columns, reply, notes)
+    answer = _answer(columns, reply, notes)  # a text
 
     options = row_options(columns)  # texts; empty if the question has none
     if options:
         question = with_options(question, options, columns, notes)  # added, if it does not list them
         raw_answer = _raw_answer(columns) if reply is None else answer  # a number or a text
-        # the letter or the text of the right option
+        # The right option, its letter or its text. `habits.places`: from where a number counts options.
         answer = chosen_option(raw_answer, answer, options, habits.places, columns, notes)
     elif answer in tuple("ABCDEFGH") and not _lists_options.search(question):
         notes.append("the answer is a letter, and no options are known")
@@ -94,10 +95,10 @@ _lists_options = re.compile(r"(?<![A-Za-z])\(?A\s*[).:].*(?<![A-Za-z])\(?B\s*[).
 
 @dataclass
 class Habits:
-    "Facts about a whole file that are needed to read each of its rows"
+    "What only a whole file shows, and what is needed to read each of its rows"
     empty: frozenset = frozenset()  # columns without a value in any row, which are passed over
-    # What a number means as an answer. "text": an option's text. 0 or 1: an option's position, counted from
-    # 0 or 1. None: a position, but it is unknown from where it counts.
+    # What a number as an answer means, in rows with options. 0 or 1: the option's position, counted from 0 or
+    # 1. None: a position, but it is unknown from where it counts. "text": the text of an option.
     places: str | int | None = "text"
 
 
@@ -110,7 +111,7 @@ def file_habits(
     numbered_answers = []  # of (answer that is a number, options of its row)
     for number, row in rows:
         if isinstance(row, dict):
-            columns = Columns(row, keys, number, empty)
+            columns = Columns(row, keys, number, empty)  # finds a column by its role
             raw_answer = _raw_answer(columns)  # as the row holds it: a text, a number or None
             if whole_number(raw_answer) is None:
                 continue
@@ -157,20 +158,20 @@ def _question(columns, notes):
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
     if is_turns(columns.row[question_name]):  # in rows of TRL and verl the column `prompt` is a chat
         return _question_of_chat(columns, columns.row[question_name], notes)
-    reply, chat_pictures = None, []  # the row is no chat
+    reply, chat_pictures = None, []  # there are none: the row is no chat
     return _question_of_text(columns, question_name, notes), reply, chat_pictures
 
 
 def _question_of_text(columns, name, notes):
-    "The question in the column `name`, with an input of Alpaca behind it and a system's text before it"
+    "The question in the column `name`; behind it the input of an Alpaca row, before it the system's text"
     question = row_text(columns.row[name], name, columns.number)
-    if name.casefold() == "instruction":  # the form of Alpaca: the instruction, and an input for it
+    if name.casefold() == "instruction":  # Alpaca's form: a row has an instruction, and an input for it
         input_text = columns.get("input")
         if isinstance(input_text, str) and input_text.strip():
             question = f"{question}\n{input_text.strip()}"
-    system = columns.get("system")
+    system = columns.get("system")  # the value of the column of this role, or None
     if isinstance(system, str) and system.strip():
-        question = _after_system(system, question, notes)
+        question = _with_system_in_front(system, question, notes)
     return question
 
 
@@ -198,15 +199,15 @@ def _question_of_chat(
     question = turns[0].text.strip()
     for turn in all_turns:
         if turn.role == "system" and turn.text.strip():
-            question = _after_system(turn.text, question, notes)
+            question = _with_system_in_front(turn.text, question, notes)
     reply = turns[1].text if has_reply else None
     return question, reply, turns[0].pictures
 
 
-def _after_system(system, question, notes):
-    """The question with the system's text in front, in one text, and a note about it.
+def _with_system_in_front(system, question, notes):
+    """The system's text and the question as one text, since programs treat a turn of the system differently.
 
-    Programs that train on such rows treat a system turn differently, but a question alike."""
+    `notes` gets a sentence about it."""
     notes.append(_system_note)
     return f"{system.strip()}\n\n{question}"
 
@@ -220,7 +221,7 @@ def _answer(columns, reply, notes):
     name = columns.name_of("answer")  # None if no column with a name for answers has a value
 
     if name is None and reply is None:
-        if columns.has("answer"):  # the column exists; `name_of` also wants a value in it
+        if columns.has("answer"):  # there is such a column, without a value
             raise DataError("vqa.empty", "the answer is empty", row=columns.number)
         # `there`: the names of the columns that the row has
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
@@ -231,12 +232,11 @@ def _answer(columns, reply, notes):
 
     value = columns.row[name]
     if isinstance(value, str):
-        # A CSV holds a list or a dict as a text that writes it.
-        value = _written_list(value) or value
+        value = _written_list(value) or value  # the list or dict that is written as a text, such as in a CSV
     if isinstance(value, dict) and "ground_truth" in value:
         value = value["ground_truth"]  # verl's column reward_model is {"ground_truth": …, "style": …}
 
-    several = as_list(value)  # None for a single value
+    several = as_list(value)  # a list of accepted answers; None for a single value
     if several is None:
         return _one_truth(value, name, columns.number, notes)
     return _accepted_answers(several, name, columns, notes)
@@ -255,7 +255,7 @@ def _written_list(text):
     return value if has_answers else None
 
 
-# Columns, by `plain_name`, whose list is known to hold alternatives: any of its answers is right
+# Names of columns, without marks and capitals, whose list holds alternatives: any of its answers is right
 _any_is_right = ("answers", "groundtruth", "gtanswer", "goldanswer", "rewardmodel")
 
 
@@ -274,7 +274,7 @@ def _accepted_answers(values, name, columns, notes):
     if len(different) == 1:
         return different[0]
 
-    # A list may also mean that an answer must name all of them: then the user has to decide.
+    # In other columns a list may mean that an answer must name all of them, so the user has to decide.
     user_accepts_any = columns.keys.get("any")  # set by `--keys answers=…`
     if plain_name(name) not in _any_is_right and not user_accepts_any:
         cure = f"if any of them is right, say --keys answers={name}"
