@@ -179,11 +179,10 @@ def _setting_of_alias(
 def settings_from_file(
     args,  # what argparse read, with `config`: the path of a file, or None
     rest,  # words that argparse does not know, such as aliases of settings: --learning_rate 1e-5
-    cls=None,  # class of settings: its flags may lack a value, its aliases are announced; None: neither
 ):
     "Make GRPO settings from the file of `--config`, if there is one, and the command line, which wins"
     from vlrlbook.settings import GRPOSettings, load_settings, read_settings
-    written = given(args, rest, cls)  # name → value, from the command line
+    written = given(args, rest, GRPOSettings)  # name → value, from the command line
     if args.config:
         return load_settings(args.config, **written)
     return read_settings(GRPOSettings, written)
@@ -199,11 +198,10 @@ def fit(args, rest):  # args: read by argparse; rest: words unknown to it, other
     """GB of a GRPO run before it starts, stock and with shared prompts, and the largest batch for cards of
     16 to 141 GB"""
     from vlrlbook.fit import fit_tables, will_fit
-    from vlrlbook.settings import GRPOSettings
     # `settings_from_file` takes all that is in `args` for settings, and these two are none.
     options = vars(args)  # the attributes of `args`: what is popped is no longer in it
     prompt_tokens, pictures = options.pop("prompt_tokens"), options.pop("pictures")
-    settings = settings_from_file(args, rest, GRPOSettings)
+    settings = settings_from_file(args, rest)
     # For each way of training: GB of its parts, and whether it fits.
     estimate = will_fit(settings, prompt_tokens=prompt_tokens, pictures=pictures)
     print(*fit_tables(estimate), sep="\n\n")
