@@ -815,7 +815,7 @@ def load_classifier(
     # A `_Saved`: where the parts lie, and what was saved about them.
     saved = _saved_by_us(path) if (path / "classifier.json").exists() else _saved_by_older_script(path)
     vlm, processor = _load_saved_vlm(saved, base, path)
-    if saved.has_unread_processor(): # then `processor` is not the saved one, with its size of pictures
+    if saved.has_unread_processor(): # `processor` is that of the base; a trained one lies there, too
         processor = type(processor).from_pretrained(saved.weights)
     if max_image_size:
         limit_pixels(processor, max_image_size)

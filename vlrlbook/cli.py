@@ -519,7 +519,7 @@ def check_options():
         (["--kind"], dict(choices=["vqa", "preferences", "counting", "pointing"], default="vqa",
                           help="what the rows hold; a ZIP has counts, or boxes where pointing is said")),
         option("image_dir", help="where picture paths begin; beside the file if not given"),
-        option("reward", help="under which truths are tried; the task's own if not given"),
+        option("reward", help="the reward that each true answer must earn; the task's own if not given"),
         option("val_data", help="a file that must not share a picture with this one"),
         option("model", help="whose processor measures the prompts"),
         (["--strict"], dict(action="store_true", help="refuse a ZIP for one bad row")),

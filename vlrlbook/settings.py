@@ -220,8 +220,8 @@ def names_since(
 ) -> dict: # name → value
     """Return the public names that a notebook's parameters cell, or papermill after it, has set
 
-    These are new names and, if `before` is a dict, older names with a new value: `-p mask 1` must be refused
-    even if an earlier cell has a variable `mask`."""
+    A name counts if it is new. If `before` also holds the values, a name with another value counts too: an
+    earlier cell may have had a variable of the same name as what a user sets (`-p mask 1`)."""
     set_names = {}
     for name, value in names.items():
         is_public = not name.startswith("_") and name != "before" # notebooks keep `before` in a variable

@@ -71,7 +71,8 @@ def _all_eight_questions(answered):
     "Chapter 06's eight questions in their order, with the answers of the verdict or else \"not measured\""
     answer_of = {question["name"]: question for question in answered}
     asked = []
-    for question in questions([], None, "counting"):  # without metrics it returns all eight, unanswered
+    all_eight = questions([], None, "counting")  # no rows and no metrics: all questions, without answers
+    for question in all_eight:
         found = answer_of.get(question["name"], dict(answer="not measured", detail=""))
         asked.append(dict(name=question["name"], question=question["question"], answer=found["answer"],
                           detail=found["detail"]))

@@ -699,6 +699,7 @@ def _behind_words_before_count(tokens, at):
     """The place behind words such as `about` or `exactly`, if token `at` and those after it are such words
 
     The `no` of `no more than 5` is such a word, but not the `no` of `no dogs`."""
+    # This stops before the end: `tokens` ends with edge tokens (`margin` of them), which are no such words.
     while tokens[at].text in _words_before_count:
         if tokens[at].text == "no" and tokens[at + 1].text not in _words_before_count:
             break

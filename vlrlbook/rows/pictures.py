@@ -247,7 +247,8 @@ def decoded(
 ) -> dict:  # picture → its `DataError` if it is broken, else whether it must be converted to plain RGB
     "Decode each picture once, in parallel, so that broken ones are known before training starts"
     pictures = list(pictures)
-    # Forget the files' names that `located` has read: a later call must see files that were added meanwhile.
+    # All paths have been looked up before this is called. The list of each folder's files, which was kept for
+    # those look-ups, may become old, so it is dropped.
     _names_by_folded.cache_clear()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(pictures, pool.map(_error_or_needs_conversion, pictures)))
