@@ -391,10 +391,11 @@ def test_thrifty_layers_keep_less_and_learn_the_same(tmp_path, family, monkeypat
 
 def test_gradient_checkpointing_keeps_its_layers(tmp_path):
     model = adapted("qwen2_5_vl")[0]
-    model.get_base_model().gradient_checkpointing_enable()
-    with shared_prompt._memory_saving(model): assert not any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
-    model.get_base_model().gradient_checkpointing_disable()
-    with shared_prompt._memory_saving(model): assert any("forward" in vars(m) for m in model.get_base_model().model.language_model.modules())
+    whole = model.get_base_model()
+    whole.gradient_checkpointing_enable()
+    with shared_prompt._memory_saving(model): assert not any("forward" in vars(m) for m in whole.model.language_model.modules())
+    whole.gradient_checkpointing_disable()
+    with shared_prompt._memory_saving(model): assert any("forward" in vars(m) for m in whole.model.language_model.modules())
 
 
 def test_a_step_looks_at_each_picture_once(tmp_path):

@@ -88,7 +88,7 @@ def _timetable():
     for minutes, what in _parts_of_the_morning():
         rows.append(f"| {now // 60}:{now % 60:02d} | {what} | {minutes} |")
         now += minutes
-    return "## The morning\n\n" + "\n".join(rows) + f"\n\nEnds at {now // 60}:{now % 60:02d}. {_about_the_minutes}"
+    return "## The morning\n\n" + "\n".join(rows) + f"\n\nEnds at {now // 60}:{now % 60:02d}. {_on_minutes}"
 
 
 def _parts_of_the_morning():
@@ -113,7 +113,7 @@ def _for_teacher(name, lesson):
             f"**Usual mistakes.**\n\n{mistakes}\n\n**Ask the class.**\n\n{ask}")
 
 
-_about_the_minutes = """These minutes are a teacher's allowance, and no class has been timed with it. Write down what
+_on_minutes = """These minutes are a teacher's allowance, and no class has been timed with it. Write down what
 yours takes."""
 
 _before_class = """# A morning's class
