@@ -202,6 +202,17 @@ def test_models_that_are_rewards_are_counted_with_their_weights(tmp_path):
     VLRewardModel(twin.model, processor).save_pretrained(tmp_path / "scores")
     files = sum(p.stat().st_size for p in (tmp_path / "scores").glob("*.safetensors"))
     assert counted(f"reward_model:{tmp_path / 'scores'}") == files > 1e6
+    # adapters: their base lies beside them, and a classifier keeps its weights in a folder of its own
+    from vlrlbook.aloha import AlohaClassifier, save_classifier
+    for use_lora in (False, True):
+        vlm, processor = tiny_twin("qwen3_vl")
+        base = sum(w.numel() * w.element_size() for w in vlm.parameters())
+        if use_lora: vlm = add_lora(vlm, 8, 16, 0.0)
+        folder = tmp_path / f"classifier-{use_lora}"
+        save_classifier(AlohaClassifier(vlm, 5), processor, folder, base="tiny-qwen3_vl")
+        files = sum(p.stat().st_size for p in folder.rglob("*.safetensors"))
+        found = counted(f"aloha:{folder}")
+        assert found == files + base * use_lora and found == pytest.approx(base, rel=0.2), use_lora
     # in a whole count they lie beside the policy in both halves of a step, and the table has a column for them
     alone, beside = (fit.will_fit(read_settings(GRPOSettings, SHORT | dict(reward=r)))
                      for r in ("counting", f"judge:{tmp_path / 'here.yaml'}"))

@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,11 @@ class Run:
     def P(self) -> int:
         "Tokens of the prompt, pictures included"
         return self.prompt["input_ids"].shape[1]
+
+    @cached_property  # a model may be built for it, as shapes without memory
+    def rewards(self) -> float:
+        "Bytes of the weights of models that are rewards"
+        return reward_weights(self.settings)
 
     @property
     def recomputes(self) -> bool:
@@ -778,7 +784,7 @@ def memory_of_step(
     # copies that are made for a token, and freed again.
     in_sampling = max(reading, parts["cache"] + _of_one_token(counted, all_rows))
 
-    parts["rewards"] = reward_weights(run.settings)
+    parts["rewards"] = run.rewards
     held = parts["weights"] + parts["optimizer"] + parts["pictures"] + parts["rewards"]
     if run.settings.use_vllm:
         parts["cache"] = in_sampling = 0  # vLLM's own share of the card holds it
@@ -793,7 +799,7 @@ def reward_weights(
     total = 0.0
     for chapter, folder in trained_rewards(settings.reward):
         if chapter != "judge":
-            total += _bytes_of_folder(Path(folder))
+            total += _bytes_of_trained(Path(folder))
             continue
         judge = load_judge_settings(folder)
         if judge.endpoint is None:  # else another program holds the model
@@ -802,18 +808,23 @@ def reward_weights(
     return total
 
 
-def _bytes_of_folder(folder):
+def _bytes_of_trained(folder):
     "Weights of a reward model or a reward classifier in its folder; of one that is an adapter its base, too"
-    adapter_file = folder / "adapter_config.json"
-    if not adapter_file.is_file():
+    adapter_files = list(folder.rglob("adapter_config.json"))  # a classifier's lies in a folder of its own
+    if not adapter_files:
         return _bytes_of_files(folder)
-    base = json.loads(adapter_file.read_text())["base_model_name_or_path"]
+    notes = json.loads(adapter_files[0].read_text())
+    base = notes["base_model_name_or_path"]
+    for name in ("reward_model.json", "classifier.json"):  # what the loading of either goes by
+        if (folder / name).is_file():
+            base = json.loads((folder / name).read_text())["base"] or base
     return _bytes_of_files(folder) + _bytes_of_model(base, use_4bit=False)
 
 
 def _bytes_of_files(folder):
-    "Size of all weights in a folder"
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    "Size of all weights in a folder and the folders in it"
+    endings = (".safetensors", ".bin", ".pt")
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in endings)
 
 
 def _bytes_of_model(name, use_4bit):

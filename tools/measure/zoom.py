@@ -43,8 +43,9 @@ def main(
             # the same beginning as the others, so that nothing but the tool is missing
             settings.model = warm_start("qwen2_5_vl", settings.warm_steps, task="zoom", looks=1)
         run(settings)
-        answered = read_jsonl(Path(folder) / "predictions.jsonl")
-        steps = read_csv(Path(folder) / "run_log.csv")
+        # not `folder`: an output_dir that was asked for wins
+        answered = read_jsonl(Path(settings.output_dir) / "predictions.jsonl")
+        steps = read_csv(Path(settings.output_dir) / "run_log.csv")
     made = dict(run=what, steps=settings.max_steps, seed=settings.seed, **made_by())
     put_rows(log, [made | row for row in scored(settings, answered)], same=("run", "seed"))
     drawn = []

@@ -30,6 +30,12 @@ class Wanted:
     tied: dict # name → the name whose numbers it shares
     computed: frozenset = frozenset() # last words of buffers that the model makes itself, such as inv_freq
 
+    def __post_init__(self):
+        "Tie each name to the end of its chain of ties, so that a tie never leads to a name that is tied itself"
+        for name in self.tied:
+            while self.tied[name] in self.tied:
+                self.tied[name] = self.tied[self.tied[name]]
+
     def find(self, key):
         "Translate a tensor's name in files, or in the model, into the latter; None if no tensor has it"
         if key in self.shapes:
@@ -46,14 +52,8 @@ class Wanted:
 
     def twins(self, name):
         "The names of all tensors that hold the numbers of the one called `name`, its own among them"
-        names = {name}
-        found_more = True
-        while found_more: # a tie may lead to a name that is tied itself
-            ties = [set(tie) for tie in self.tied.items()]
-            more = set().union(*(tie for tie in ties if tie & names))
-            found_more = not more <= names
-            names |= more
-        return names
+        source = self.tied.get(name, name)
+        return {source} | {other for other, others_source in self.tied.items() if others_source == source}
 
 # %% ../../nbs/09e_merge.ipynb #n37d1ee9
 def wanted_tensors(
