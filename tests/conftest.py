@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 NO_LEROBOT = "LeRobot is not installed" + (", it needs Python 3.12 or newer" if sys.version_info < (3, 12) else "")
 needs_lerobot = pytest.mark.skipif(importlib.util.find_spec("lerobot") is None, reason=NO_LEROBOT)
+# a test of a file that also runs where no torch is (tests/install/test_other_pythons.py), and that builds a twin
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 SHARED = ROOT.parent / "shared" / "data"
 SHORT = dict(warm_steps=2, max_steps=2, batch_size=8, num_generations=4, eval_samples=4, eval_answers=2, logging_steps=1, save_steps=1)
 SEVEN = {"adapter_config.json", "adapter_model.safetensors", "training_args.json", "tokenizer.json", "tokenizer_config.json",

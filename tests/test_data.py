@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import SHARED, needs_lerobot
+from conftest import SHARED, needs_lerobot, needs_torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from vlrlbook import archive
@@ -239,6 +239,7 @@ def test_real_preferences():
     assert len(rows) == 498 and first(rows) > 0.95 and 0.4 < first(permuted(rows)) < 0.6
 
 
+@needs_torch
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "aria"])
 def test_preflight_counts_what_the_processor_makes(family):
     from vlrlbook.data import encode
@@ -251,6 +252,7 @@ def test_preflight_counts_what_the_processor_makes(family):
     assert [p["code"] for p in preflight(to_dataset(samples), processor, held_out=to_dataset(samples[:1])).problems] == ["split.leak"]
 
 
+@needs_torch
 def test_preflight_lists_a_held_out_picture_that_cannot_be_decoded():
     "It was raised, though all problems are to be listed"
     from vlrlbook.models import tiny_twin
