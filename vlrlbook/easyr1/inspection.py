@@ -49,46 +49,48 @@ def check_row(
     """Check one row as EasyR1 would read it, and count its tokens
 
     Where a problem makes counting impossible, the tokens stay 0."""
-    problems = [] # (code, message)
+    fields, problems = _row_fields(look, row) # fields: None if the row has no usable prompt
     result = dict(number=number, tokens=0, image_tokens=0, pictures=0, resized=(0, 0), answer=None,
                   shown=(), problems=problems)
-    # What the row holds; None if it has no usable prompt.
-    fields, field_problems = _row_fields(look, row)
-    problems += field_problems
     if fields is None:
         return result
     prompt, result["answer"], images = fields
     result["shown"] = [_picture_name(image) for image in images]
-
     # verl's rows hold the finished prompt; EasyR1 puts the template around it when it reads the row.
     text = prompt if look.engine == "verl" else rendered_prompt(prompt, look.template)
-    marks = text.count("<image>")
-    problems += _picture_count_problems(marks, len(images), look.most_images)
-
-    # The pictures that can be decoded, before and after EasyR1's resizing.
-    sizes = [] # (width, height)
-    for image in images:
-        size, problem = look.size_of(image)
-        if problem:
-            problems.append(problem)
-        else:
-            sizes.append(size)
-    scaled = [easyr1_size(size, look.min_pixels, look.max_pixels) for size in sizes]
-    result["pictures"] = len(sizes)
-    result["resized"] = _count_resized(sizes, scaled) # (enlarged, shrunk)
-
-    # The length. It is unknown where there is a problem, for example because a picture is missing.
-    if problems:
-        return result
-    result["image_tokens"] = sum(picture_tokens(look.processor, size) for size in scaled)
-    # Each mark is one token of the text, in whose place the tokens of its picture come.
-    result["tokens"] = look.text_tokens(text) - marks + result["image_tokens"]
-    if result["tokens"] > look.longest:
-        fate = "leaves the row out" if look.filters else "cuts the prompt on the right"
-        message = f"{result['tokens']} tokens, at most {look.longest}; EasyR1 {fate}"
-        problems.append(("prompt.length", message))
+    problems += _picture_count_problems(text.count("<image>"), len(images), look.most_images)
+    sizes = _check_pictures(look, images, result) # of those that can be decoded, after EasyR1's resizing
+    if not problems: # else the length is unknown, for example because a picture is missing
+        result["tokens"], result["image_tokens"] = _count_tokens(look, text, sizes)
+        problems += _length_problems(look, result["tokens"])
     return result
 
+def _check_pictures(context, images, result):
+    """Add to the result of a row: its `pictures`, how many were `resized`, and `problems` (code, message)
+
+    Returns (width, height) after EasyR1's resizing of those that can be decoded. `context`: `_RowContext`."""
+    sizes = []
+    for image in images:
+        size, problem = context.size_of(image) # one of the two is None
+        if problem:
+            result["problems"].append(problem)
+        else:
+            sizes.append(size)
+    scaled = [easyr1_size(size, context.min_pixels, context.max_pixels) for size in sizes]
+    result["pictures"] = len(sizes)
+    result["resized"] = _count_resized(sizes, scaled) # (enlarged, shrunk)
+    return scaled
+
+def _count_resized(before, after):
+    "(how many pictures were enlarged, how many shrunk), from their sizes before and after, in the same order"
+    enlarged = shrunk = 0
+    for (old_width, old_height), (width, height) in zip(before, after):
+        old_area, area = old_width * old_height, width * height
+        enlarged += area > old_area
+        shrunk += area < old_area
+    return enlarged, shrunk
+
+# %% ../../nbs/09c_inspection.ipynb #xne0bae7c
 def _picture_count_problems(marks, pictures, most_pictures):
     """Problems [(code, message)] of the number of pictures in a row
 
@@ -112,16 +114,29 @@ def _picture_name(image):
         image = image.get("bytes") or image.get("path")
     return hashlib.sha1(image).hexdigest() if isinstance(image, bytes) else str(image)
 
-def _count_resized(before, after):
-    "(how many pictures were enlarged, how many shrunk), from their sizes before and after, in the same order"
-    enlarged = shrunk = 0
-    for (old_width, old_height), (width, height) in zip(before, after):
-        old_area, area = old_width * old_height, width * height
-        enlarged += area > old_area
-        shrunk += area < old_area
-    return enlarged, shrunk
+def _count_tokens(context, text, sizes):
+    """(tokens of a prompt with its pictures, how many of these are picture tokens)
+
+    `text`: the prompt with a mark `<image>` for each picture; `sizes`: their (width, height)."""
+    image_tokens = sum(picture_tokens(context.processor, size) for size in sizes)
+    # Each mark is one token of the text, in whose place the tokens of its picture come.
+    marks = text.count("<image>")
+    return context.text_tokens(text) - marks + image_tokens, image_tokens
+
+def _length_problems(context, tokens):
+    "Problems [(code, message)] of a prompt with so many tokens: one if it is longer than the engine takes"
+    if tokens <= context.longest:
+        return []
+    fate = "leaves the row out" if context.filters else "cuts the prompt on the right"
+    return [("prompt.length", f"{tokens} tokens, at most {context.longest}; EasyR1 {fate}")]
 
 # %% ../../nbs/09c_inspection.ipynb #n4558ddb
+def _read_template(folder, name):
+    "The text of the template file `name`, or None without one; SettingsError if it is no usable jinja"
+    template = (folder / name).read_text(encoding="utf-8") if name else None
+    rendered_prompt("", template) # raises for a bad template here, once and not for every row
+    return template
+
 class _RowContext:
     "What `check_row` needs to know of a run: settings, template, processor, sizes of pictures; one a process"
     def __init__(self, settings, folder, engine, processor):
@@ -140,9 +155,7 @@ class _RowContext:
         self.prompt_key = values.get("data.prompt_key", "prompt")
         self.answer_key = values.get("data.answer_key", "answer")
         self.image_key = values.get("data.image_key", "images")
-        template_file = values.get("data.format_prompt")
-        self.template = (self.folder / template_file).read_text(encoding="utf-8") if template_file else None
-        rendered_prompt("", self.template) # raises for a bad template here, once and not for every row
+        self.template = _read_template(self.folder, values.get("data.format_prompt"))
         self.measured = {} # picture's path → what `_measure_picture` returns, so that each file is read once
 
     def text_tokens(self, text):
@@ -178,11 +191,7 @@ def _row_fields(context, row):
     if not isinstance(row, dict):
         return None, [("row.json", f"a {type(row).__name__}, expected an object")]
 
-    prompt, answer = row.get(context.prompt_key), row.get(context.answer_key)
-    if context.engine == "verl": # its rows keep the answer in a dict for the reward
-        answer = (row.get("reward_model") or {}).get("ground_truth")
-        if isinstance(prompt, list): # turns of a conversation, each with role and content
-            prompt = "".join(turn["content"] for turn in prompt)
+    prompt, answer = _prompt_and_answer(context, row)
     if not isinstance(prompt, str) or not prompt.replace("<image>", "").strip():
         columns = ", ".join(map(str, row))[:80]
         return None, [("row.prompt", f"no text under {context.prompt_key!r}; the row has {columns}")]
@@ -193,6 +202,15 @@ def _row_fields(context, row):
         problems.append(("row.answer", f"{answer!r} under {context.answer_key!r}, expected text"))
     images, image_problems = _row_images(row.get(context.image_key, []), context.engine)
     return (prompt, answer, images), problems + image_problems
+
+def _prompt_and_answer(context, row):
+    "(prompt, answer) of a row, a dict; None where a column is missing, or whatever else stands there"
+    prompt, answer = row.get(context.prompt_key), row.get(context.answer_key)
+    if context.engine == "verl": # its rows keep the answer in a dict for the reward
+        answer = (row.get("reward_model") or {}).get("ground_truth")
+        if isinstance(prompt, list): # turns of a conversation, each with role and content
+            prompt = "".join(turn["content"] for turn in prompt)
+    return prompt, answer
 
 def _row_images(images, engine):
     "(list of pictures, problems) from the value in a row's picture column; if it is no list: none"
@@ -215,16 +233,23 @@ def _measure_picture(read_bytes):
     try:
         # Closed here: otherwise thousands of pictures could stay in memory until garbage is collected.
         with closing(Image.open(io.BytesIO(read_bytes()))) as image:
-            if image.mode.startswith(("I", "F")): # 16 or 32 bits a pixel
-                return None, ("image.mode", f"{image.mode}: EasyR1's plain conversion would clip it")
-            short_side, long_side = sorted(image.size)
-            if long_side > _most_elongated * short_side:
-                return None, ("image.shape", f"{image.width} × {image.height} pixels")
+            problem = _header_problem(image)
+            if problem:
+                return None, problem
             image.load() # decodes the whole file, which fails if it is cut off; the size is in its header
             return image.size, None
     # Pillow's decoders raise many kinds of errors; whatever it is, the picture cannot be used.
     except Exception as e:
         return None, ("image.decode", f"cannot be decoded ({type(e).__name__})")
+
+def _header_problem(image):
+    "(code, message) if mode or shape of an opened Pillow picture rule it out, else None; decodes nothing"
+    if image.mode.startswith(("I", "F")): # 16 or 32 bits a pixel
+        return "image.mode", f"{image.mode}: EasyR1's plain conversion would clip it"
+    short_side, long_side = sorted(image.size)
+    if long_side > _most_elongated * short_side:
+        return "image.shape", f"{image.width} × {image.height} pixels"
+    return None
 
 # %% ../../nbs/09c_inspection.ipynb #na070697
 @dataclass
@@ -303,14 +328,18 @@ def _histogram(run):
     borders = [top * i / 60 for i in range(62)]
     ax.hist(run.tokens, bins=borders, color=blue)
     ax.axvline(run.longest, color=orange, lw=2, label=f"max_prompt_length = {run.longest}")
-    too_long = [tokens for tokens in run.tokens if tokens > run.longest]
-    if too_long: # each gets a triangle: the bar of a single row among ten thousand cannot be seen
-        label = f"beyond it: {len(too_long)}"
-        ax.plot(too_long, [0] * len(too_long), "v", color=orange, ms=7, clip_on=False, label=label)
+    _mark_too_long(ax, run)
     ax.set(xlabel="tokens of the prompt, pictures included", ylabel="rows",
            title=f"{run.folder} (n = {len(run.tokens)})")
     ax.legend(fontsize=8, frameon=False)
     return fig
+
+def _mark_too_long(ax, run):
+    "Draw a triangle for each prompt beyond the limit: the bar of one row among ten thousand cannot be seen"
+    too_long = [tokens for tokens in run.tokens if tokens > run.longest]
+    if too_long:
+        label = f"beyond it: {len(too_long)}"
+        ax.plot(too_long, [0] * len(too_long), "v", color=orange, ms=7, clip_on=False, label=label)
 
 # %% ../../nbs/09c_inspection.ipynb #n1ebf7e8
 def dry_run(
@@ -328,16 +357,9 @@ def dry_run(
     Rows, reward and memory are checked only if the files, the processor and the template can be used."""
     started = time.perf_counter()
     folder, engine, settings = _what_to_run(Path(path), version, list(overrides))
-    problems = _missing_files(settings, folder, engine) # dicts with file, row, code and message
+    problems = _missing_files(settings, folder, engine) # dicts; all functions below add to this list
     tally = _Tally(problems) # counts over all rows
-    # The functions below add to `problems` and to `tally.rows` (file → number of rows). `result` holds the
-    # same two objects; its other fields that are zero or empty are filled in below.
-    result = DryRun(
-        folder=folder.name, rows=tally.rows, problems=problems, tokens=[], image_tokens=0,
-        longest=settings["max_prompt_length"], # short for settings.values["data.max_prompt_length"]
-        resized=(0, 0, 0), # pictures enlarged, shrunk, all
-        reward={}, cost=[], seconds=0.0, per_second=0.0)
-
+    result = _empty_result(folder, settings, tally)
     context = _context_for_rows(settings, folder, engine, processor, problems) # None: no row can be checked
     if context is not None:
         _check_and_count_rows(context, settings, tally, result, processes, progress)
@@ -347,6 +369,16 @@ def dry_run(
         result.cost = _cost_of(settings, engine, config, usable, gpu_gb, problems)
     result.seconds = time.perf_counter() - started
     return result
+
+def _empty_result(folder, settings, tally):
+    """A `DryRun` before any row is checked, whose `rows` (file → how many) and `problems` are `tally`'s own
+
+    So what is added to these two while rows are checked stands in the result, too."""
+    return DryRun(
+        folder=folder.name, rows=tally.rows, problems=tally.problems, tokens=[], image_tokens=0,
+        longest=settings["max_prompt_length"], # short for settings.values["data.max_prompt_length"]
+        resized=(0, 0, 0), # pictures enlarged, shrunk, all
+        reward={}, cost=[], seconds=0.0, per_second=0.0)
 
 def _context_for_rows(settings, folder, engine, processor, problems):
     """The `_RowContext` of a run, or None if its rows cannot be checked; `problems` then says why
@@ -364,6 +396,7 @@ def _context_for_rows(settings, folder, engine, processor, problems):
         problems.append(_problem(settings.values["data.format_prompt"], "prompt.template", str(e)))
         return None
 
+# %% ../../nbs/09c_inspection.ipynb #xn1ebf7e8
 def _check_and_count_rows(context, settings, tally, result, processes, progress):
     """Check all rows of all files and fill in the counts of `result`, a `DryRun`
 
@@ -386,23 +419,26 @@ def _check_held_out_rows(context, settings, tally):
     """Add a problem if there are no held-out rows, or if their pictures stand in the training rows, too
 
     `context`: `_RowContext`; `tally`: `_Tally` of all rows."""
-    # `train_files` is short for data.train_files; it names one file, or a folder of files.
-    train_files = _row_files(context.folder, settings["train_files"])
-    held_out_files = _row_files(context.folder, settings["val_files"])
-
+    held_out_files = _row_files(context.folder, settings["val_files"]) # data.val_files: a file or a folder
     if not sum(tally.rows[name] for name in held_out_files):
         file = held_out_files[0] if held_out_files else "data"
         tally.problems.append(_problem(file, "rows.none", "no rows to measure on"))
 
     train_pictures = set()
-    for name in train_files:
+    for name in _row_files(context.folder, settings["train_files"]):
         train_pictures |= tally.first_rows.get(name, {}).keys()
     for name in held_out_files:
-        first_rows = tally.first_rows.get(name, {}) # picture → number of the first row that shows it
-        leaked = [number for picture, number in first_rows.items() if picture in train_pictures]
-        if leaked:
-            message = f"{len(leaked)} of its {len(first_rows)} pictures stand in the training rows too"
-            tally.problems.append(dict(file=name, row=min(leaked), code="split.leak", message=message))
+        tally.problems += _leak_problems(name, tally.first_rows.get(name, {}), train_pictures)
+
+def _leak_problems(file, first_rows, train_pictures):
+    """A list of one problem (a dict) if pictures of a held-out file are among the training pictures, else []
+
+    `first_rows`: picture's name → number of the first row of the file that shows it."""
+    leaked = [number for picture, number in first_rows.items() if picture in train_pictures]
+    if not leaked:
+        return []
+    message = f"{len(leaked)} of its {len(first_rows)} pictures stand in the training rows too"
+    return [dict(file=file, row=min(leaked), code="split.leak", message=message)]
 
 def _usable_rows(settings, folder, tally):
     "How many training rows the engine keeps; it may be set to leave out those with too long a prompt"
@@ -430,21 +466,25 @@ class _Tally:
     def add(self, row_result):
         "Add what `check_row` returned for a row, with the file's name under `file`"
         file, number = row_result["file"], row_result["number"]
-        first_rows = self.first_rows.setdefault(file, {})
-        for picture in row_result["shown"]: # names of the row's pictures
-            first_rows.setdefault(picture, number) # an earlier row stays
         for code, message in row_result["problems"]:
             self.problems.append(dict(file=file, row=number, code=code, message=message))
         if row_result["tokens"]: # 0: they could not be counted
             self.tokens.append(row_result["tokens"])
+        answer = row_result["answer"]
+        if isinstance(answer, str) and answer.strip():
+            self.truths.setdefault(answer, []).append((file, number))
+        self._add_pictures(row_result)
+
+    def _add_pictures(self, row_result):
+        "Add what `check_row` returned about a row's pictures: names, numbers, tokens"
+        first_rows = self.first_rows.setdefault(row_result["file"], {})
+        for picture in row_result["shown"]: # names of the row's pictures
+            first_rows.setdefault(picture, row_result["number"]) # an earlier row stays
         self.most_image_tokens = max(self.most_image_tokens, row_result["image_tokens"])
         enlarged, shrunk = row_result["resized"]
         self.enlarged += enlarged
         self.shrunk += shrunk
         self.pictures += row_result["pictures"]
-        answer = row_result["answer"]
-        if isinstance(answer, str) and answer.strip():
-            self.truths.setdefault(answer, []).append((file, number))
 
 # %% ../../nbs/09c_inspection.ipynb #n7d7df37
 def _what_to_run(path, version, overrides):
@@ -454,18 +494,20 @@ def _what_to_run(path, version, overrides):
     if path.is_file(): # a YAML; it does not say for which EasyR1 it was written
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
         return path.parent, "easyr1", _relative_to(path.parent, settings) # its paths then begin in its folder
-
-    # An exported directory says in export.json for which engine it was made.
-    export_file = path / "export.json"
-    if not export_file.is_file():
-        raise SettingsError(f"{path.name}: no export.json there; "
-                            "give an exported directory, or a YAML of EasyR1")
-    export = json.loads(export_file.read_text(encoding="utf-8"))
-    if export["engine"] == "easyr1":
-        settings = read_engine_yaml(path / "config.yaml", version or export["version"], overrides)
+    about = _read_export_json(path)
+    if about["engine"] == "easyr1":
+        settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
     else:
-        settings = _verl_settings(export["settings"], overrides, path.name)
-    return path, export["engine"], settings
+        settings = _verl_settings(about["settings"], overrides, path.name)
+    return path, about["engine"], settings
+
+def _read_export_json(folder):
+    "The content of an export's export.json, such as engine and version; SettingsError if there is none"
+    file = folder / "export.json"
+    if not file.is_file():
+        raise SettingsError(f"{folder.name}: no export.json there; "
+                            "give an exported directory, or a YAML of EasyR1")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 def _verl_settings(exported, overrides, name):
     """The `EngineSettings` of an export for verl, from the settings (key → value) in its export.json
@@ -481,21 +523,24 @@ def _verl_settings(exported, overrides, name):
 def _relative_to(folder, settings):
     """Change the paths in the settings of a YAML, so that they can be read from the YAML's `folder`
 
-    EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's. So
-    a path that exists only from the current folder is made absolute. One that exists from neither stays as it
-    was written."""
+    EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's."""
     keys = ("data.train_files", "data.val_files", "data.format_prompt", "data.image_dir",
             "worker.reward.reward_function", "worker.actor.model.model_path")
     for key in keys:
         written = settings.values.get(key)
-        if not isinstance(written, str) or not written:
-            continue
-        path, function = _path_and_function(key, written)
-        if not (folder / path).exists() and Path(path).exists():
-            path = str(Path(path).resolve())
-        if (folder / path).exists(): # `folder /` an absolute path is that path itself
-            settings.values[key] = path + function
+        if isinstance(written, str) and written:
+            settings.values[key] = _readable_from(folder, key, written)
     return settings
+
+def _readable_from(folder, key, written):
+    """The value of a setting that names a path (`written`), changed so that `folder /` it can be read
+
+    A path that exists only from the current folder becomes absolute; one that exists from neither stays."""
+    path, function = _path_and_function(key, written)
+    if not (folder / path).exists() and Path(path).exists():
+        path = str(Path(path).resolve())
+    exists = (folder / path).exists() # `folder /` an absolute path is that path itself
+    return path + function if exists else written
 
 def _path_and_function(key, written):
     "(path, function) in a setting; `function` is such as `:main` for a reward file, else empty"
@@ -513,26 +558,27 @@ def _is_on_hub(name):
     bare = name.partition("@")[0]
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", bare) is not None and not Path(bare).suffix
 
+# %% ../../nbs/09c_inspection.ipynb #xn6b93fe1
 def _missing_files(settings, folder, engine):
     "Problems (dicts) of files: those that the settings name and that do not exist, and a folder with an @"
-    values, problems = settings.values, []
+    problems = []
     if engine == "easyr1" and "@" in str(folder.resolve()):
         message = "its path holds an @, where EasyR1 cuts off the name of a split"
         problems.append(_problem("the folder", "file.at", message))
-    # Key of a setting, the file or folder that it names, code of the problem if that does not exist
-    for key, name, code in _named_files(values, engine):
+    for key, name, code in _named_files(settings.values, engine): # `code`: of the problem if it is missing
         if not name:
             problems.append(_problem(key, code, "is not set"))
-            continue
-        if (folder / Path(name).expanduser()).exists():
-            continue
-        # A name such as hiyouga/math12k@train is taken for a data set of the hub.
-        if key in ("data.train_files", "data.val_files") and _is_on_hub(name):
-            message = f"{name}: a data set of the hub, which cannot be looked at here; nothing was counted"
-            problems.append(_problem(key, "data.hub", message))
-        else:
-            problems.append(_problem(key, code, f"no such file or folder: {name}"))
+        elif not (folder / Path(name).expanduser()).exists():
+            problems.append(_missing_file(key, name, code))
     return problems
+
+def _missing_file(key, name, code):
+    "The problem, a dict, of a setting `key` whose file `name` is missing; `code`: if it is not on the hub"
+    # A name such as hiyouga/math12k@train is taken for a data set of the hub.
+    if key in ("data.train_files", "data.val_files") and _is_on_hub(name):
+        message = f"{name}: a data set of the hub, which cannot be looked at here; nothing was counted"
+        return _problem(key, "data.hub", message)
+    return _problem(key, code, f"no such file or folder: {name}")
 
 def _problem(file, code, message):
     "A problem of a file or a setting; a problem of a row has its number under `row`"
@@ -543,18 +589,15 @@ def _named_files(values, engine):
 
     The code is that of the problem to be reported if the file or folder does not exist."""
     keys = ["data.train_files", "data.val_files"]
+    reward_key, model_key = "reward.custom_reward_function.path", "actor_rollout_ref.model.path"
     if engine == "easyr1":
-        # EasyR1 itself only warns if one of these two is missing.
-        keys += ["data.format_prompt", "data.image_dir"]
+        keys += ["data.format_prompt", "data.image_dir"] # EasyR1 itself only warns if one of these is missing
         reward_key, model_key = "worker.reward.reward_function", "worker.actor.model.model_path"
-    else:
-        reward_key, model_key = "reward.custom_reward_function.path", "actor_rollout_ref.model.path"
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
 
     # The reward file is listed even if its name is empty: the caller then reports that it is not set.
     reward_path, _ = _reward_of(values, engine)
     named.append((reward_key, reward_path, "file.missing"))
-
     model = values[model_key]
     if model.startswith((".", "/", "~")): # anything else may be a hub id
         named.append((model_key, model, "model.missing"))
@@ -625,13 +668,15 @@ def _read_rows(path):
             yield from enumerate(json.load(f), 1)
             return
         for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as e: # RecursionError: thousands of nested brackets
-                row = ValueError(str(e))
-            yield number, row
+            if line.strip():
+                yield number, _json_or_error(line)
+
+def _json_or_error(line):
+    "What a line of JSON holds; a ValueError, returned and not raised, if it is no JSON"
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as e: # RecursionError: thousands of nested brackets
+        return ValueError(str(e))
 
 def _parquet_rows(path):
     "Yield the rows of a parquet file as dicts; only a batch is in memory at a time"
@@ -650,17 +695,21 @@ def _check_rows(files, context, processes, progress, row_counts):
     most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
     with tqdm(desc="rows", disable=not progress) as bar, _workers(context, processes) as submit:
         waiting = deque() # (file, function that waits for the results of a batch), the oldest batch first
-        for name in files:
-            row_counts[name] = 0
-            rows = _read_rows(context.folder / name)
-            for batch in _batched(rows, _batch_size):
-                row_counts[name] += len(batch)
-                wait_for_results = submit(batch) # the check has begun
-                waiting.append((name, wait_for_results))
-                while len(waiting) > most_waiting:
-                    yield from _batch_results(waiting.popleft(), bar)
+        for name, batch in _batches_of_files(files, context.folder, row_counts):
+            wait_for_results = submit(batch) # the check has begun
+            waiting.append((name, wait_for_results))
+            while len(waiting) > most_waiting:
+                yield from _batch_results(waiting.popleft(), bar)
         while waiting: # all rows are read
             yield from _batch_results(waiting.popleft(), bar)
+
+def _batches_of_files(files, folder, row_counts):
+    "Yield all rows as (file, list of (number, row)); fills in `row_counts` (file → number of rows)"
+    for name in files:
+        row_counts[name] = 0
+        for batch in _batched(_read_rows(folder / name), _batch_size):
+            row_counts[name] += len(batch)
+            yield name, batch
 
 # %% ../../nbs/09c_inspection.ipynb #nf10ba92
 def _batch_results(batch, bar):
@@ -727,36 +776,50 @@ def _check_reward_file(settings, folder, engine, truths, full_marks, problems):
 
     `truths`: answer → list of (file, row number). A truth must earn `full_marks`, and a wrong answer less
     than the truth; what breaks this is added to `problems`."""
-    path, function = _reward_of(settings.values, engine)
     if not truths:
         return {}
     wrong_answers = _wrong_answers(list(truths)) # one for each truth
-    cases = [] # (five texts to be scored, truth)
-    for truth, wrong in zip(truths, wrong_answers):
-        texts = [_tagged(truth), truth, _tagged(wrong), wrong, ""] # with <answer> tags, and without
-        cases.append((texts, truth))
-
-    try: # calls the function in another process, which returns five dicts for each case
-        results = ask_reward_file(
-            folder / path, cases, function, engine, kwargs=_reward_kwargs(settings.values),
-            reward_type=settings.values.get("worker.reward.reward_type"))
-    except SettingsError as e:
-        problems.append(_problem(path, "reward.file", f"{e}{_reward_type_hint(settings.values)}"))
+    cases = [(_texts_to_score(truth, wrong), truth) for truth, wrong in zip(truths, wrong_answers)]
+    scored_cases = _call_reward_file(settings.values, folder, engine, cases, problems)
+    if scored_cases is None: # the file could not be called, as `problems` says now
         return {}
 
     key = "score" if engine == "verl" else "overall" # where a dict holds the reward itself
     measured = [] # (number of rows with a truth, reward of the truth, reward of the wrong answer)
-    for truth, wrong, dicts in zip(truths, wrong_answers, results):
-        rows_with_truth = truths[truth] # (file, row number)
+    for truth, wrong, dicts in zip(truths, wrong_answers, scored_cases):
         rewards, reward_problems = _compare_rewards(truth, wrong, dicts, key, full_marks)
-        # A problem is listed for every row that has this truth, since it concerns each of them.
-        for code, message in reward_problems:
-            for file, row in rows_with_truth:
-                problems.append(dict(file=file, row=row, code=code, message=message))
+        problems.extend(_problems_of_rows(reward_problems, truths[truth]))
         if rewards: # None if a dict was malformed
-            measured.append((len(rows_with_truth), *rewards))
+            measured.append((len(truths[truth]), *rewards))
     return _mean_rewards(measured) | {"different truths asked": len(truths)}
 
+def _call_reward_file(values, folder, engine, cases, problems):
+    """Call the reward function in another process: for each case (texts, truth) a list of dicts, one a text
+
+    `values`: settings by key. If the file fails, a problem is added to the list and None is returned."""
+    path, function = _reward_of(values, engine)
+    try:
+        return ask_reward_file(folder / path, cases, function, engine, kwargs=_reward_kwargs(values),
+                               reward_type=values.get("worker.reward.reward_type"))
+    except SettingsError as e:
+        problems.append(_problem(path, "reward.file", f"{e}{_reward_type_hint(values)}"))
+        return None
+
+def _texts_to_score(truth, wrong):
+    "Five texts to be scored: truth and wrong answer, each with <answer> tags and without, and an empty text"
+    return [_tagged(truth), truth, _tagged(wrong), wrong, ""]
+
+def _problems_of_rows(reward_problems, rows):
+    """A problem (a dict) for every row that has a truth, since what is wrong with it concerns each of them
+
+    `reward_problems`: list of (code, message); `rows`: list of (file, row number)."""
+    problems = []
+    for code, message in reward_problems:
+        for file, row in rows:
+            problems.append(dict(file=file, row=row, code=code, message=message))
+    return problems
+
+# %% ../../nbs/09c_inspection.ipynb #xne9f50e8
 def _wrong_answers(truths):
     "A wrong answer to each truth: the next truth in the list that is another answer, or `none of these`"
     wrong_answers = []
@@ -797,17 +860,15 @@ def _tagged(answer):
 def _compare_rewards(truth, wrong, dicts, key, full_marks):
     """Check that a true answer earns `full_marks`, and a wrong one less than it: returns (rewards, problems)
 
-    `dicts`: what the reward function returned for five texts: the truth with tags and without, the answer
-    `wrong` with tags and without, and an empty text. `key`: where a dict holds the reward itself. `rewards`:
-    (of the truth, of the wrong answer), or None if a dict is malformed. `problems`: [(code, message)]."""
-    for parts in dicts:
-        if not _well_formed(parts, key, dicts[0]): # all must have the names that the first one has
-            expected = f"expected finite numbers with {key!r}, the same names for every answer"
-            return None, [("reward.form", f"{str(parts)[:80]}: {expected}")]
+    `dicts`: what the reward function returned for the five texts of `_texts_to_score`; `key`: where a dict
+    holds the reward itself. `rewards`: (of the truth, of the wrong answer), or None if a dict is malformed.
+    `problems`: [(code, message)]."""
+    problems = _form_problems(dicts, key)
+    if problems:
+        return None, problems
     scores = [parts[key] for parts in dicts]
     # Some rewards want the tags and others do not, so the better form counts.
     truth_score, wrong_score, empty_score = max(scores[:2]), max(scores[2:4]), scores[4]
-    problems = []
     if truth_score < full_marks - 1e-6: # room for rounding
         message = f"the truth {truth[:40]!r} earns {truth_score:g}, not {full_marks:g}"
         problems.append(("reward.truth", message))
@@ -817,6 +878,14 @@ def _compare_rewards(truth, wrong, dicts, key, full_marks):
         message = f"{answer[:40]!r} earns {highest:g}, the truth {truth[:40]!r} {truth_score:g}"
         problems.append(("reward.wrong", message))
     return (truth_score, wrong_score), problems
+
+def _form_problems(dicts, key):
+    "[(code, message)] for the first malformed one of a reward's dicts, else []; `key`: of the reward itself"
+    for parts in dicts:
+        if not _well_formed(parts, key, dicts[0]): # all must have the names that the first one has
+            expected = f"expected finite numbers with {key!r}, the same names for every answer"
+            return [("reward.form", f"{str(parts)[:80]}: {expected}")]
+    return []
 
 # %% ../../nbs/09c_inspection.ipynb #n51c3ace
 def _different_truth(truth, others):
@@ -869,24 +938,16 @@ def _cost_of(settings, engine, config, rows, gpu_gb, problems):
     `settings`: `EngineSettings`; `rows`: how many usable training rows; `config`: of the model, or None.
     Problems are added to the list."""
     values, easyr1 = settings.values, engine == "easyr1"
-    if easyr1:
-        batch_key, mini_batch_key = "data.rollout_batch_size", "worker.actor.global_batch_size"
-        max_steps_key = "trainer.max_steps"
-    else:
-        batch_key, mini_batch_key = "data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size"
-        max_steps_key = "trainer.total_training_steps"
-    batch = values[batch_key] # prompts of one step
-    updates = batch // values[mini_batch_key] # of the weights in one step
-    max_steps = values[max_steps_key] # None: the epochs decide
+    batch, mini_batch, max_steps = _batches_and_steps(values, easyr1)
     # `//`: the engine drops the last incomplete batch of each epoch.
     steps = max_steps or (rows // batch) * values["trainer.total_epochs"]
-
     if rows < batch:
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
+
     # `n`, the answers to each prompt, is short for worker.rollout.n, or actor_rollout_ref.rollout.n in verl
     answers = steps * batch * settings["n"]
-    cost = {"steps, optimizer updates in each": f"{steps}, {updates}",
+    cost = {"steps, optimizer updates in each": f"{steps}, {batch // mini_batch}",
             "answers sampled in all": f"{answers:,}",
             "rows left over each epoch": rows % batch if rows else 0}
     if config is None:
@@ -895,48 +956,62 @@ def _cost_of(settings, engine, config, rows, gpu_gb, problems):
         cost |= _memory_lines(values, easyr1, config, gpu_gb, problems)
     return [dict(what=what, value=value) for what, value in cost.items()]
 
+def _batches_and_steps(values, easyr1):
+    """(prompts of a step, prompts of an optimizer update, limit of steps) in settings of EasyR1 or verl
+
+    Without a limit (None) the epochs decide. `values`: settings by key."""
+    keys = ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size",
+            "trainer.total_training_steps")
+    if easyr1:
+        keys = ("data.rollout_batch_size", "worker.actor.global_batch_size", "trainer.max_steps")
+    return tuple(values[key] for key in keys)
+
 # %% ../../nbs/09c_inspection.ipynb #na5ee72e
 def _memory_lines(values, easyr1, config, gpu_gb, problems):
     """Lines (what → value) of the table about memory: the update's need, and what the sampler's cache gets
 
     `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `config`: of the model;
     `gpu_gb`: memory of one GPU. Problems are added to the list."""
-    # The update: weights, gradients, Adam's states and more.
     count = parameter_count(config)
     parts = _update_memory(values, easyr1, config, count) # part → GB on one GPU
-    update_gb = sum(parts.values())
-    if update_gb > gpu_gb:
-        large_parts = ", ".join(f"{name} {size:.0f}" for name, size in parts.items() if size >= 1)
-        message = f"the update needs at least {update_gb:.0f} GB a GPU, there are {gpu_gb:g}: {large_parts}"
-        problems.append(_problem("config", "memory.update", message))
-
-    # The sampler, vLLM, has a copy of the weights; its cache gets the rest of its share of a GPU.
-    if easyr1:
-        section, parallel_key = "worker.rollout", "tensor_parallel_size"
-    else:
-        section, parallel_key = "actor_rollout_ref.rollout", "tensor_model_parallel_size"
-    parallel = values[f"{section}.{parallel_key}"] # how many GPUs share one copy
-    weights_gb = 2 * count / parallel / 1e9 # two bytes for each parameter: bfloat16
-    sampler_gb = values[f"{section}.gpu_memory_utilization"] * gpu_gb # the sampler's share
+    problems.extend(_update_problems(parts, gpu_gb))
+    weights_gb, sampler_gb = _sampler_memory(values, easyr1, count, gpu_gb)
     if weights_gb >= sampler_gb:
         message = (f"the sampler's weights, {weights_gb:.0f} GB, "
                    f"do not fit into its share of {sampler_gb:.0f} GB a GPU")
         problems.append(_problem("config", "memory.sampling", message))
 
-    biggest = max(parts, key=parts.get)
+    update_gb, biggest = sum(parts.values()), max(parts, key=parts.get)
     return {"parameters": f"{count:,}",
             f"GB of a GPU in the update, at least (most of it: {biggest})": f"{update_gb:.1f} of {gpu_gb:g}",
             "GB of a GPU left for the sampler's cache": f"{sampler_gb - weights_gb:.1f}"}
 
+def _update_problems(parts, gpu_gb):
+    "A list of one problem if the update, part → GB, needs more than a GPU's memory, else []"
+    update_gb = sum(parts.values())
+    if update_gb <= gpu_gb:
+        return []
+    large_parts = ", ".join(f"{name} {size:.0f}" for name, size in parts.items() if size >= 1)
+    message = f"the update needs at least {update_gb:.0f} GB a GPU, there are {gpu_gb:g}: {large_parts}"
+    return [_problem("config", "memory.update", message)]
+
+def _sampler_memory(values, easyr1, count, gpu_gb):
+    """(GB of the weights, GB in all) that the sampler, vLLM, takes of one GPU; its cache gets the rest
+
+    `values`: settings by key, of EasyR1 or verl; `count`: of parameters; `gpu_gb`: memory of one GPU."""
+    section, parallel_key = "actor_rollout_ref.rollout", "tensor_model_parallel_size"
+    if easyr1:
+        section, parallel_key = "worker.rollout", "tensor_parallel_size"
+    parallel = values[f"{section}.{parallel_key}"] # how many GPUs share one copy
+    weights_gb = 2 * count / parallel / 1e9 # two bytes for each parameter: bfloat16
+    return weights_gb, values[f"{section}.gpu_memory_utilization"] * gpu_gb
+
+# %% ../../nbs/09c_inspection.ipynb #n5fb6aee
 def _update_memory(values, easyr1, config, count):
     """What `memory_gb` estimates for a run: part → GB on one GPU
 
     `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's; `count`: of parameters."""
     text_config = config.get_text_config() # of the language model
-    # Rank of the LoRA adapter, in EasyR1 or in verl; 0: all weights train.
-    rank = values.get("worker.actor.model.lora.rank") or values.get("actor_rollout_ref.model.lora_rank") or 0
-    # With a rank, `parameter_count` counts the adapter's parameters alone.
-    trained = parameter_count(config, rank) / count if rank else 1.0
     return memory_gb(
         count, vocabulary=text_config.vocab_size, layers=text_config.num_hidden_layers,
         width=text_config.hidden_size,
@@ -944,9 +1019,15 @@ def _update_memory(values, easyr1, config, count):
         tokens=_update_tokens(values, easyr1), # of a micro-batch, at most
         bits16=values.get("worker.actor.fsdp.torch_dtype") == "bf16", # a key of EasyR1 alone
         reference=_keeps_reference(values, easyr1), # a frozen copy, for the KL term, is on the GPU, too
-        trained=trained) # share of the parameters
+        trained=_trained_share(values, config, count))
 
-# %% ../../nbs/09c_inspection.ipynb #n5fb6aee
+def _trained_share(values, config, count):
+    "Share of a model's `count` parameters that train: 1.0, or that of a LoRA adapter if `values` set a rank"
+    # EasyR1's key, then verl's; 0: all weights train.
+    rank = values.get("worker.actor.model.lora.rank") or values.get("actor_rollout_ref.model.lora_rank") or 0
+    # With a rank, `parameter_count` counts the adapter's parameters alone.
+    return parameter_count(config, rank) / count if rank else 1.0
+
 def _update_tokens(values, easyr1):
     "The most tokens of a micro-batch of the update, from the settings of EasyR1 or verl"
     key = "worker.actor.micro_batch_size_per_device_for_update"
