@@ -59,21 +59,26 @@ def key_table(
     version: str, # 0.3.2 or current (EasyR1), or verl
 ) -> dict: # dotted key → `Key`
     "The explained keys of a version, with types, limits and meaning: all of EasyR1's, some of verl's"
-    known = [*versions, "verl"] # `versions`: those of EasyR1
-    if version not in known: # the message ends with the nearest known word: ": did you mean …?"
-        raise SettingsError(f"version = {version!r}{nearest(str(version), known)}")
+    names = [*versions, "verl"] # `versions`: those of EasyR1
+    if version not in names: # the message ends with the nearest name: ": did you mean …?"
+        raise SettingsError(f"version = {version!r}{nearest(str(version), names)}")
     # One file holds both versions of EasyR1, each with a column of defaults that is named like the version.
     file, default_column = "logs/09_keys.csv", version
     if version == "verl":
         file, default_column = "logs/09_verl_keys.csv", "default"
     table = {}
-    with open(book_file(file), newline="", encoding="utf-8") as f: # a file that comes with the book
-        for row in csv.DictReader(f):
-            default = row[default_column]
-            if default != "absent": # "absent": this version has no such key
-                table[row["key"]] = _read_key(row, default, version)
+    for row in _rows_of_csv(file):
+        default = row[default_column]
+        if default != "absent": # "absent": this version has no such key
+            table[row["key"]] = _read_key(row, default, version)
     return table
 
+def _rows_of_csv(file):
+    "Yield the rows of a CSV file that comes with the book, such as logs/09_keys.csv: column → text"
+    with open(book_file(file), newline="", encoding="utf-8") as f:
+        yield from csv.DictReader(f)
+
+# %% ../../nbs/09a_config.ipynb #xnedd5d19
 @cache
 def known_keys(
     version: str, # 0.3.2 or current (EasyR1), or verl
@@ -108,18 +113,22 @@ def _release_keys(explained):
     for key in unlisted_in_verl:
         if key not in explained: # `explained` says more of a key: its range and meaning
             keys[key] = _unexplained_key("dict", default=None, read_at="verl/trainer/ppo/reward.py")
-
-    # Keys that its config lists, without older names and without those that its code never reads.
-    with open(book_file("logs/09_verl_release_keys.csv"), newline="", encoding="utf-8") as f:
-        for row in csv.DictReader(f):
-            key = row["key"]
-            is_old_name = verl_name(key) != key # `verl_name` turns an older name into today's
-            if key in explained or is_old_name or key in _unread_in_verl:
-                continue
-            # The types are those of the defaults. Where the default is a text, other types may do, too.
-            kind = "any" if row["type"] == "str" else row["type"]
-            keys[key] = _unexplained_key(kind, json.loads(row["default"]), row["read_at"])
+    for row in _rows_of_csv("logs/09_verl_release_keys.csv"): # the keys that verl's config lists
+        key = row["key"]
+        if key not in explained and not _is_unread(key):
+            keys[key] = _read_unexplained_key(row)
     return keys
+
+def _is_unread(key):
+    "Whether verl reads nothing under a key that its config lists: an older name, or left over from one"
+    is_old_name = verl_name(key) != key # `verl_name` turns an older name into today's
+    return is_old_name or key in _unread_in_verl
+
+def _read_unexplained_key(row):
+    "A `Key` from a row of the table of verl's release: key, type of the default, default as JSON, source"
+    # Where the default is a text, other types may do, too.
+    kind = "any" if row["type"] == "str" else row["type"]
+    return _unexplained_key(kind, json.loads(row["default"]), row["read_at"])
 
 def _unexplained_key(kind, default, read_at, meaning=""):
     "A `Key` of which only type and default are known: it may be null, and has neither choices nor limits"
@@ -198,10 +207,7 @@ def short_names(
     A key's last word is its short name if no other key ends with that word."""
     keys_of = {} # last word → keys that end with it
     for key, about in key_table(version).items():
-        # The critic's and the reference model's keys repeat the actor's words; `lr` means the actor's.
-        is_other_role = ".critic." in key or ".ref." in key or key.startswith("critic")
-        # Keys that the engine sets itself (`auto`), or that nobody has explained, get no short name.
-        if about.kind != "auto" and about.meaning and not is_other_role:
+        if _may_have_short_name(key, about):
             keys_of.setdefault(_last_word(key), []).append(key)
     names = {word: keys[0] for word, keys in keys_of.items() if len(keys) == 1}
     # `rank` and `alpha` do not say of what, so LoRA's get the names `lora_rank` and `lora_alpha`, too.
@@ -210,6 +216,13 @@ def short_names(
         if key in keys_of.get(word, []):
             names[f"lora_{word}"] = key
     return names
+
+def _may_have_short_name(key, about):
+    "Whether a key may be set by its last word, if no other key ends with it; `about`: its `Key`"
+    # The critic's and the reference model's keys repeat the actor's words; `lr` means the actor's.
+    is_other_role = ".critic." in key or ".ref." in key or key.startswith("critic")
+    # Keys that the engine sets itself (`auto`), or that nobody has explained, get no short name.
+    return about.kind != "auto" and bool(about.meaning) and not is_other_role
 
 def _last_word(key):
     "The last word of a dotted key: `lr` of `worker.actor.optim.lr`"
@@ -256,21 +269,22 @@ class EngineSettings:
 
         It holds the keys that were written or differ from the engine's default, or all with `everything`."""
         table = known_keys(self.version)
+        # A key that is not in the table was written with a +, so that Hydra adds it; nothing is known of it.
+        added = _unexplained_key(kind="any", default=None, read_at="", meaning="added for Hydra")
         rows = []
         for key, value in self.values.items():
-            about = table.get(key)
-            if about is None: # it was written with a +, so that Hydra adds it; nothing is known of it
-                about = _unexplained_key(kind="any", default=None, read_at="", meaning="added for Hydra")
-            was_written = key in self.given # the keys that the user wrote
-            differs = value != about.default
-            if not (everything or was_written or differs):
-                continue
-            by = "this book" if differs else "default"
-            if was_written:
-                by = "you"
-            rows.append(dict(key=f"`{key}`", value=f"`{json.dumps(value)}`",
-                             default=f"`{json.dumps(about.default)}`", by=by, meaning=about.meaning))
+            about = table.get(key, added)
+            if everything or key in self.given or value != about.default:
+                rows.append(self._table_row(key, value, about))
         return Table(rows)
+
+    def _table_row(self, key, value, about):
+        "The row of `explain` for a key, as a dict of texts; `about`: its `Key`"
+        by = "this book" if value != about.default else "default"
+        if key in self.given: # written by the user
+            by = "you"
+        return dict(key=f"`{key}`", value=f"`{json.dumps(value)}`",
+                    default=f"`{json.dumps(about.default)}`", by=by, meaning=about.meaning)
 
     def _repr_markdown_(self):
         return self.explain()._repr_markdown_()
@@ -286,11 +300,8 @@ def engine_settings(
 
     All faults are reported in one SettingsError. Later layers win: the engine's defaults, this book's values,
     what a written setting asks of others, what was written."""
-    table = known_keys(version) # dotted key → `Key`
     written, faults = _checked_keys(given, version) # dotted key → value; messages
-
-    # The layers. Keys of kind "auto" are left out, since the engine sets them itself.
-    values = {key: about.default for key, about in table.items() if about.kind != "auto"}
+    values = _engine_defaults(version)
     if house:
         values |= _house_of(version) # this book's values
     values |= _implied_values(written, version) # what a written setting asks of others: LoRA with verl does
@@ -308,16 +319,11 @@ def _checked_keys(given, version):
 
     The names in `given` may be nested, dotted or short."""
     table = known_keys(version) # dotted key → `Key`
-    full_names = short_names(version) # short name → dotted key
+    short = short_names(version) # short name → dotted key
     written, faults = {}, []
     # Nested dicts become dotted names; the table says which keys take a dict as their value.
     for name, value in _flattened(given, table).items():
-        key = full_names.get(name, name)
-        if version == "verl":
-            key = verl_name(key) # an older name becomes today's
-            # Hydra wants a + before these keys. It may be left out, since the export puts it there.
-            if key.lstrip("+") in unlisted_in_verl:
-                key = key.lstrip("+")
+        key = _full_name(name, short, version)
         if key.startswith("+") and version == "verl": # Hydra adds a key that the config does not have
             written[key] = value
             faults += _plus_faults(key, table) # one message if Hydra would refuse this, else none
@@ -331,6 +337,16 @@ def _checked_keys(given, version):
             except SettingsError as e:
                 faults.append(str(e))
     return written, faults
+
+def _full_name(name, short, version):
+    "The dotted key of a name: `worker.actor.optim.lr` of `lr`; `short`: short name → dotted key"
+    key = short.get(name, name)
+    if version != "verl":
+        return key
+    key = verl_name(key) # an older name becomes today's
+    bare = key.lstrip("+")
+    # Hydra wants a + before these keys. It may be left out, since the export puts it there.
+    return bare if bare in unlisted_in_verl else key
 
 # %% ../../nbs/09a_config.ipynb #n655c306
 def _plus_faults(name, table):
@@ -360,6 +376,11 @@ def _flattened(given, table, prefix=""):
     return out
 
 # %% ../../nbs/09a_config.ipynb #n8fcca49
+def _engine_defaults(version):
+    "Dotted key → the engine's default, of all keys but those that the engine sets itself (`auto`)"
+    table = known_keys(version) # dotted key → `Key`
+    return {key: about.default for key, about in table.items() if about.kind != "auto"}
+
 def _house_of(version):
     "This book's values for a version, where they differ from the engine's defaults"
     if version == "verl":
@@ -391,20 +412,21 @@ def _checked_value(key, value, about):
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     # `as_type` converts ("5e-5" becomes a float) or raises SettingsError.
-    wanted_type = kind | None if about.optional else kind
-    value = as_type(key, value, wanted_type)
+    value = as_type(key, value, kind | None if about.optional else kind)
     # Refused: None for a key that is not optional, and the text "none", which YAML does not read as null.
     if value is None:
         raise SettingsError(f"{key} = None: expected {about.kind}")
-
     if kind in (int, float):
         _check_range(key, value, about)
     if about.choices:
-        words = value if kind is list else [value]
-        for word in words:
-            if str(word).lower() not in about.choices: # `True` is written `true` in the table
-                raise SettingsError(f"{key} = {word!r}{nearest(str(word), about.choices)}")
+        _check_choices(key, value if kind is list else [value], about.choices)
     return value
+
+def _check_choices(key, words, choices):
+    "Raise SettingsError for the first of a key's words that is none of `choices`, which are in lower case"
+    for word in words:
+        if str(word).lower() not in choices: # `True` is written `true` in the table
+            raise SettingsError(f"{key} = {word!r}{nearest(str(word), choices)}")
 
 def _check_range(key, value, about):
     "Raise SettingsError for a number outside the limits of its key; `about`: the `Key`, with low and high"
@@ -433,15 +455,21 @@ def _why_not_a_key(name, key, version):
     version_message = _of_another_version(name, version) # None if no other version has such a key
     if version_message:
         return version_message
-    if any(known.startswith(f"{key}.") for known in table):
+    if any(other.startswith(f"{key}.") for other in table):
         return f"{key} is a section, not a key"
+    return f"there is no {name!r}{_nearest_key(name, key, version)}"
+
+def _nearest_key(name, key, version):
+    """The end of a message about a misspelt name, such as `: did you mean 'lr'?`
+
+    If no key is near, it lists those of the same section, or all sections if there is no such section."""
+    table = known_keys(version)
     close = difflib.get_close_matches(name, [*table, *short_names(version)], n=1, cutoff=0.75)
     if close:
-        return f"there is no {name!r}: did you mean {close[0]!r}?"
-    # No key is near: list the keys of the same section, or the sections if there is no such section.
-    same_section = [known for known in table if _section(known) == _section(key)]
-    top_sections = sorted({known.split(".")[0] for known in table})
-    return f"there is no {name!r}{nearest(name, same_section or top_sections)}"
+        return f": did you mean {close[0]!r}?"
+    same_section = [other for other in table if _section(other) == _section(key)]
+    top_sections = sorted({other.split(".")[0] for other in table})
+    return nearest(name, same_section or top_sections)
 
 def _of_another_version(name, version):
     "The message for a name that another version has, with what this one has instead; None if none has it"
@@ -470,21 +498,20 @@ def _engine_rules(values, version):
     if version == "verl":
         yield from _verl_rules(values)
         return
-    v = values
     # "world" is torch.distributed's word: the number of all processes, one a GPU.
-    world = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"]
-    yield from _group_rules(v, world)
-    yield from _length_rules(v)
+    world = values["trainer.n_gpus_per_node"] * values["trainer.nnodes"]
+    yield from _group_rules(values, world)
+    yield from _length_rules(values)
     # With online filtering a group is kept only if its mean reward lies between these two.
-    low, high = v["algorithm.filter_low"], v["algorithm.filter_high"]
+    low, high = values["algorithm.filter_low"], values["algorithm.filter_high"]
     yield low >= high, f"algorithm.filter_low = {low}: not below algorithm.filter_high = {high}"
-    yield from _sharding_rule(v, world)
-    yield (not v["data.train_files"] or not v["data.val_files"],
+    yield from _sharding_rule(values, world)
+    yield (not values["data.train_files"] or not values["data.val_files"],
            "data.train_files and data.val_files: both are needed")
-    yield not v["worker.actor.model.model_path"], "worker.actor.model.model_path: which model?"
-    yield from _batch_rules(v, "actor", world)
-    if v["algorithm.adv_estimator"] == "gae": # the only one that trains a critic
-        yield from _batch_rules(v, "critic", world)
+    yield not values["worker.actor.model.model_path"], "worker.actor.model.model_path: which model?"
+    yield from _batch_rules(values, "actor", world)
+    if values["algorithm.adv_estimator"] == "gae": # the only one that trains a critic
+        yield from _batch_rules(values, "critic", world)
 
 def _group_rules(v, world):
     """Yield (is wrong, message): rules of a group's size, and of the GPUs that hold one copy of the sampler
@@ -527,29 +554,37 @@ def _batch_rules(v, role, world):
     """Yield (is wrong, message): rules of the batches of one role, which must divide one another
 
     `v`: dotted key → value; `role`: actor or critic; `world`: number of all GPUs."""
-    worker, n = f"worker.{role}", v["worker.rollout.n"]
+    worker = f"worker.{role}"
+    yield from _step_rules(v, worker)
+    # Ulysses (sequence parallelism) cuts each answer over several GPUs.
+    ulysses = v[f"{worker}.ulysses_size"]
+    yield (world % ulysses != 0,
+           f"{worker}.ulysses_size = {ulysses}: {world} GPUs cannot be parted into groups of {ulysses}")
+    groups = max(1, world // ulysses) # the GPUs of a group work on the same answer
+    yield from _update_rules(v, worker, groups)
 
-    # A step's prompts are parted into the batches of several optimizer updates.
-    batch = v[f"{worker}.global_batch_size"] # prompts of one optimizer update
+def _step_rules(v, worker):
+    """Yield (is wrong, message): a step's prompts and answers must part into whole batches
+
+    `v`: dotted key → value; `worker`: section of a role, worker.actor or worker.critic."""
+    batch = v[f"{worker}.global_batch_size"] # prompts of one optimizer update; a step has several updates
     rollout = v["data.rollout_batch_size"] # prompts of one step, to each of which n answers are sampled
     nearest_multiple = max(1, round(rollout / batch)) * batch
     yield (rollout % batch != 0,
            f"data.rollout_batch_size = {rollout}: no multiple of {worker}.global_batch_size = {batch}; "
            f"nearest: {nearest_multiple}")
-
+    answers = rollout * v["worker.rollout.n"]
     # Answers in one forward pass, which computes the log-probabilities (or the critic's values) of samples.
     experience = v[f"{worker}.micro_batch_size_per_device_for_experience"]
-    yield (rollout * n % experience != 0,
-           f"data.rollout_batch_size × worker.rollout.n = {rollout * n} answers: "
+    yield (answers % experience != 0,
+           f"data.rollout_batch_size × worker.rollout.n = {answers} answers: "
            f"no multiple of {worker}.micro_batch_size_per_device_for_experience = {experience}")
 
-    # Ulysses (sequence parallelism) cuts each answer over several GPUs.
-    ulysses = v[f"{worker}.ulysses_size"]
-    yield (world % ulysses != 0,
-           f"{worker}.ulysses_size = {ulysses}: {world} GPUs cannot be parted into groups of {ulysses}")
-    # The answers of one update are shared evenly by the groups of GPUs, and taken in whole micro-batches.
-    groups = max(1, world // ulysses) # the GPUs of a group work on the same answer
-    answers = batch * n
+def _update_rules(v, worker, groups):
+    """Yield (is wrong, message): the answers of one update are shared evenly, in whole micro-batches
+
+    `v`: dotted key → value; `worker`: worker.actor or worker.critic; `groups`: number of groups of GPUs."""
+    answers = v[f"{worker}.global_batch_size"] * v["worker.rollout.n"]
     yield (answers % groups != 0,
            f"{worker}.global_batch_size × worker.rollout.n = {answers} answers "
            f"cannot be shared evenly by {groups} GPUs")
@@ -558,7 +593,6 @@ def _batch_rules(v, role, world):
     yield (answers_each % micro_batch != 0,
            f"{answers_each} answers a GPU ({worker}.global_batch_size × worker.rollout.n / {groups}): "
            f"no multiple of {worker}.micro_batch_size_per_device_for_update = {micro_batch}")
-
     # FSDP's own CPU offload cannot add up the gradients of several micro-batches; EasyR1's offload can.
     yield (v[f"{worker}.fsdp.enable_cpu_offload"] and answers_each != micro_batch,
            f"{worker}.fsdp.enable_cpu_offload: not with several micro-batches ({answers_each} answers a GPU, "
@@ -567,10 +601,17 @@ def _batch_rules(v, role, world):
 # %% ../../nbs/09a_config.ipynb #nc5698be
 def _verl_rules(v):
     "Yield (is wrong, message) for every rule between verl's settings; `v`: dotted key → value"
-    actor, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
     world = v["trainer.n_gpus_per_node"] * v["trainer.nnodes"] # number of all GPUs
-    # The answers to one prompt are a group. Some estimators of the advantage compare them with one another.
-    n = v[rollout + "n"]
+    yield from _verl_group_rules(v, world)
+    yield from _verl_batch_rules(v, world)
+    yield from _verl_sampler_rules(v)
+
+def _verl_group_rules(v, world):
+    """Yield (is wrong, message): rules of a group's size, and of the GPUs that hold one copy of the sampler
+
+    `v`: verl's settings, dotted key → value; `world`: number of all GPUs."""
+    rollout = "actor_rollout_ref.rollout."
+    n = v[rollout + "n"] # answers to each prompt: a group, which some estimators of the advantage compare
     yield (v["algorithm.adv_estimator"] in _group_estimators and n < 2,
            f"{rollout}n = {n}: a group needs 2 answers or more")
     parallel = v[rollout + "tensor_model_parallel_size"] # GPUs among which one copy of the sampler is cut
@@ -578,7 +619,13 @@ def _verl_rules(v):
            f"{rollout}tensor_model_parallel_size = {parallel}: "
            f"{world} GPUs cannot be parted into groups of {parallel}")
 
-    # Prompts of one step, and of one optimizer update; each prompt has n answers.
+def _verl_batch_rules(v, world):
+    """Yield (is wrong, message): rules of the batches of a step, an update and a backward pass
+
+    `v`: verl's settings, dotted key → value; `world`: number of all GPUs."""
+    actor, rollout = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
+    n = v[rollout + "n"] # answers to each prompt
+    # Prompts of one step, and of one optimizer update.
     batch, mini = v["data.train_batch_size"], v[actor + "ppo_mini_batch_size"]
     yield batch < mini, f"data.train_batch_size = {batch}: less than {actor}ppo_mini_batch_size = {mini}"
     yield (batch * n % world != 0,
@@ -590,6 +637,9 @@ def _verl_rules(v):
            f"{answers_each} answers a GPU ({actor}ppo_mini_batch_size × {rollout}n / {world}): "
            f"no multiple of {actor}ppo_micro_batch_size_per_gpu = {micro}")
 
+def _verl_sampler_rules(v):
+    "Yield (is wrong, message): rules of the sampler, vLLM; `v`: verl's settings, dotted key → value"
+    rollout = "actor_rollout_ref.rollout."
     needed = v["data.max_prompt_length"] + v["data.max_response_length"]
     budget = v[rollout + "max_num_batched_tokens"] # tokens that vLLM computes in one step
     # With chunked prefill a long prompt is computed in several steps.
@@ -608,20 +658,24 @@ def read_engine_yaml(
     overrides: list | tuple = (), # a.b=c, as EasyR1's command line takes them; they win
 ) -> EngineSettings: # over the engine's defaults, not ours
     "Read a config file as EasyR1 would, and check it; SettingsError for what EasyR1 would stop at"
-    import yaml
-    name = Path(path).name
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        sections = yaml.load(text, _strict_loader()) # refuses a key that stands twice
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        why = " ".join(str(e).split())[:200] # PyYAML's messages have several lines
-        raise SettingsError(f"{name}: cannot be read ({why})") from e
-    if not isinstance(sections, dict):
-        raise SettingsError(f"{name}: expected sections with keys, found {type(sections).__name__}")
+    sections = _read_sections(Path(path))
     given = _flattened(sections, known_keys(version)) # dotted key → value
     given |= parse_overrides(overrides, version)
     # `house=False`: a key that is not given has the engine's default, not this book's.
-    return engine_settings(given, version, name, house=False) # checks them; SettingsError for faults
+    return engine_settings(given, version, Path(path).name, house=False) # checks them
+
+def _read_sections(path):
+    "The content of a YAML file, nested dicts; SettingsError if it cannot be read, or if a key stands twice"
+    import yaml
+    try:
+        text = path.read_text(encoding="utf-8")
+        sections = yaml.load(text, _strict_loader()) # refuses a key that stands twice
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        why = " ".join(str(e).split())[:200] # PyYAML's messages have several lines
+        raise SettingsError(f"{path.name}: cannot be read ({why})") from e
+    if not isinstance(sections, dict):
+        raise SettingsError(f"{path.name}: expected sections with keys, found {type(sections).__name__}")
+    return sections
 
 # %% ../../nbs/09a_config.ipynb #n3701ccb
 @cache
@@ -632,12 +686,10 @@ def _strict_loader():
         def construct_mapping(self, node, deep=False):
             "Make a dict of a mapping's node; YAMLError if a key stands twice"
             # Overrides SafeConstructor.construct_mapping (read in PyYAML 6.0), which keeps the last of two
-            # equal keys. `node.value`: a list of (key node, value node).
-            counts: Counter = Counter()
-            for key_node, _ in node.value:
-                if key_node.tag != _merge_tag: # all keys but <<
-                    # As text, since a key may be a list, which no dict can count. SafeLoader refuses lists.
-                    counts[str(self.construct_object(key_node))] += 1
+            # equal keys. `node.value`: a list of (key node, value node); `_merge_tag`: that of the key <<.
+            key_nodes = [key_node for key_node, _ in node.value if key_node.tag != _merge_tag]
+            # As text, since a key may be a list, which no dict can count. SafeLoader refuses lists.
+            counts = Counter(str(self.construct_object(key_node)) for key_node in key_nodes)
             for key, count in counts.items():
                 if count > 1:
                     # `start_mark` prints as "  in FILE, line N, column N", with the spaces in front.
@@ -654,24 +706,33 @@ def parse_overrides(
     version: str | None = "0.3.2", # 0.3.2 or current (EasyR1), or verl; None: short names stay as they are
 ) -> dict: # dotted key → value
     "Read words such as `worker.rollout.n=4` as settings; the values are read as YAML"
-    import yaml
     full_names = short_names(version) if version else {} # short name → dotted key
     out = {}
     for word in words:
-        name, sign, value = word.partition("=")
-        if not sign or not name:
-            raise SettingsError(f"{word!r}: expected name=value")
-        # Chapter 05 has this setting; an export has no place for it.
-        if name.replace("-", "_").lstrip("_") == "system_prompt":
-            raise SettingsError("system_prompt: an export has one message of the user and no turn "
-                                "of the system; a column system of the rows is put in front of their "
-                                "questions")
+        name, value = _name_and_value(word)
         key = full_names.get(name, name)
         if version == "verl":
             key = verl_name(key) # an older name becomes today's
-        try:
-            # `a=` means an empty text; YAML would read it as null.
-            out[key] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError as e:
-            raise SettingsError(f"{word!r}: the value is no YAML") from e
+        out[key] = _yaml_value(word, value)
     return out
+
+def _name_and_value(word):
+    "(`a.b`, `c`) of a word `a.b=c`; SettingsError if it has no such form or names what no export can hold"
+    name, sign, value = word.partition("=")
+    if not sign or not name:
+        raise SettingsError(f"{word!r}: expected name=value")
+    # Chapter 05 has this setting; an export has no place for it.
+    if name.replace("-", "_").lstrip("_") == "system_prompt":
+        raise SettingsError("system_prompt: an export has one message of the user and no turn "
+                            "of the system; a column system of the rows is put in front of their "
+                            "questions")
+    return name, value
+
+def _yaml_value(word, text):
+    "Read the text behind the = of a word as YAML; SettingsError, which names the whole `word`, if it is none"
+    import yaml
+    try:
+        # `a=` means an empty text; YAML would read it as null.
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as e:
+        raise SettingsError(f"{word!r}: the value is no YAML") from e
