@@ -77,18 +77,15 @@ def reward_file(
     3.9 or later and nothing else."""
     if engine not in _adapters:
         raise SettingsError(f"engine = {engine!r}{nearest(engine, list(_adapters))}")
-    is_named = isinstance(reward, str)
-    function = load_reward(reward) if is_named else reward
-
+    function = load_reward(reward) if isinstance(reward, str) else reward
     statements = _Statements() # collects the source of all that the file needs
     expression = _reward_expression(function, statements, reward) # Python that names or makes the reward
     adapter = _adapters[engine] # the function that turns the reward into `compute_score`
     statements.collect("vlrlbook.rewards", [adapter])
 
-    name = reward if is_named else function.__name__
+    name = _reward_name(reward).replace("\\", " ").replace('"', "'") # for between double quotes in the file
     source = _reward_text.format(
-        name=name.replace("\\", " ").replace('"', "'"), # it stands between double quotes in the file
-        imports="\n".join(sorted(statements.imports)), body=statements.body(),
+        name=name, imports="\n".join(sorted(statements.imports)), body=statements.body(),
         made=expression, adapter=adapter)
     # SyntaxError if Python 3.9, the oldest on which EasyR1 runs, could not read the file
     ast.parse(source, feature_version=(3, 9))
@@ -120,17 +117,9 @@ def _reward_expression(function, statements, spec):
     if getattr(function, "batched", False): # a trained reward model or a judge
         raise SettingsError(f"reward {spec!r}: a trained model cannot travel in a file; "
                             "EasyR1 and verl take rules of chapter 02 and functions of a module")
-
     qualified_name = getattr(function, "__qualname__", "")
-    is_weighted_sum = qualified_name == "mix.<locals>.mixed" # the function that chapter 02's `mix` returns
-    if is_weighted_sum:
-        variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights by name
-        statements.collect("vlrlbook.rewards", ["mix"])
-        pairs = [] # such as 'format': (format_reward, 0.5)
-        for name, part in variables["rewards"].items():
-            weight = variables["weights"][name]
-            pairs.append(f"{name!r}: ({_reward_expression(part, statements, spec)}, {weight!r})")
-        return "mix(**{" + ", ".join(pairs) + "})"
+    if qualified_name == "mix.<locals>.mixed": # the function that chapter 02's `mix` returns: a weighted sum
+        return _mix_expression(function, statements, spec)
 
     # Other functions have `<locals>` or `<lambda>` in this name.
     is_at_top = inspect.isfunction(function) and "<" not in qualified_name
@@ -139,6 +128,18 @@ def _reward_expression(function, statements, spec):
                             "that can be cut out; put it into a file of its own")
     statements.collect(function.__module__, [function.__name__])
     return function.__name__
+
+def _mix_expression(function, statements, spec):
+    """A weighted sum of rewards as Python: `mix(**{'format': (format_reward, 0.5), …})`
+
+    `function`: what `mix` returned. `statements` and `spec`: as in `_reward_expression`."""
+    variables = inspect.getclosurevars(function).nonlocals # of `mix`: rewards and weights by name
+    statements.collect("vlrlbook.rewards", ["mix"])
+    pairs = [] # such as 'format': (format_reward, 0.5)
+    for name, part in variables["rewards"].items():
+        weight = variables["weights"][name]
+        pairs.append(f"{name!r}: ({_reward_expression(part, statements, spec)}, {weight!r})")
+    return "mix(**{" + ", ".join(pairs) + "})"
 
 # %% ../../nbs/09b_export.ipynb #n3b72d00
 class _Statements:
@@ -161,29 +162,27 @@ class _Statements:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self._add_import(module, node, name)
                 continue
-            owner = self.owner.setdefault(name, module)
-            if owner != module:
-                raise SettingsError(
-                    f"two different {name!r} would stand in the file: of {owner} and of {module}")
+            self._set_owner(name, module)
             self.kept[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
             used_here = _used_names(node) & set(defined_by) # without builtins and local names
             self.collect(module, sorted(used_here))
+
+    def _set_owner(self, name, module):
+        "Note that `name` is copied from `module`; SettingsError if it was copied from another one before"
+        owner = self.owner.setdefault(name, module)
+        if owner != module:
+            raise SettingsError(
+                f"two different {name!r} would stand in the file: of {owner} and of {module}")
 
     def _add_import(self, module, node, name):
         """Add what an import statement of `module` (its syntax tree `node`) binds to `name`
 
         The cluster may lack vlrlbook and the user's own package, so what `from … import` takes from these is
-        copied as source. Other imports are copied as a line. A plain `import vlrlbook…` is refused, since it
-        does not say which names are used."""
+        copied as source. Other imports are copied as a line."""
         alias = next(alias for alias in node.names if _bound_name(alias) == name)
-        imported = alias.name
-        if alias.asname:
-            imported += f" as {alias.asname}"
+        imported = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
         if isinstance(node, ast.Import):
-            if alias.name.split(".")[0] == "vlrlbook":
-                raise SettingsError(f"{module}: `import {imported}` would need vlrlbook on the cluster; "
-                                    f"write `from {alias.name} import …`, which copies what the reward uses")
-            self.imports.add(f"import {imported}")
+            self._add_plain_import(module, alias.name, imported)
             return
         source_module = _imported_module(node, module) # its full name, also for `from ..core import …`
         is_relative = bool(node.level) # number of leading dots
@@ -194,6 +193,15 @@ class _Statements:
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
         self.sources_of.setdefault(module, []).append(source_module)
         self.collect(source_module, [name])
+
+    def _add_plain_import(self, module, imported_module, imported):
+        """Add the line `import {imported}` of `module`; `imported` may end in `as` and another name
+
+        That of vlrlbook raises SettingsError, since it does not say which names are used."""
+        if imported_module.split(".")[0] == "vlrlbook":
+            raise SettingsError(f"{module}: `import {imported}` would need vlrlbook on the cluster; "
+                                f"write `from {imported_module} import …`, which copies what the reward uses")
+        self.imports.add(f"import {imported}")
 
     def body(self):
         """The source of all collected statements, module by module, each in its own order
@@ -315,9 +323,8 @@ def ask_reward_file(
     reward_type: str = None, # of EasyR1's settings: batch or sequential; None: what the file says itself
 ) -> list: # a list of dicts per case
     "Call a reward file as the engine does, in a Python process of its own that cannot import vlrlbook"
-    # `_asker` is the text of a program that reads a case from each line of its input, calls the function with
-    # the case's texts, and prints what it returns as a line of JSON. It refuses every import of vlrlbook.
     lines = [json.dumps(dict(texts=texts, truth=truth)) + "\n" for texts, truth in cases]
+    # `_asker`: the text of a program that prints for each line of its input what the function returns.
     # -I: Python ignores PYTHONPATH and the current folder; -B: it writes no __pycache__ beside the file.
     arguments = [str(path), name, engine, json.dumps(kwargs or {}), reward_type or ""]
     command = [python, "-IB", "-c", _asker, *arguments]
@@ -351,25 +358,28 @@ def export_easyr1(
 
     seed = checked["data.seed"] # decides which pictures are held out
     train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed)
-    name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
         train_count = _write_rows(train, folder / "train.jsonl", template) # with the pictures
         held_out_count = _write_rows(held_out, folder / "val.jsonl", template)
-        counts = [train_count, held_out_count]
         # SettingsError if the training rows do not fill one batch
         _check_enough(train_count, checked["data.rollout_batch_size"], "data.rollout_batch_size")
-
-        launcher = _train_text.format(
-            version=version, gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"])
         write_whole(folder / "prompt.jinja", template)
         write_whole(folder / "reward.py", source)
-        write_whole(folder / "config.yaml", checked.yaml())
-        _write_launcher(folder, launcher)
-        write_whole(folder / "README.md", _readme(checked, f"EasyR1 {version}", name, counts, _easyr1_files))
-        # `dry_run` reads from export.json for which engine the folder was made.
-        about = dict(engine="easyr1", version=version, reward=name, rows=counts, made_by=_made_by())
-        write_json(folder / "export.json", about)
+        _describe_easyr1(folder, checked, _reward_name(reward), [train_count, held_out_count])
     return Path(out_dir)
+
+def _describe_easyr1(folder, checked, reward, counts):
+    """Write config.yaml, train.sh, README.md and export.json into an export for EasyR1
+
+    `checked`: its `EngineSettings`; `reward`: a name; `counts`: numbers of training and held-out rows."""
+    version = checked.version # 0.3.2 or current
+    launcher = _train_text.format(version=version, gpus=checked["n_gpus_per_node"], nodes=checked["nnodes"])
+    write_whole(folder / "config.yaml", checked.yaml())
+    _write_launcher(folder, launcher)
+    write_whole(folder / "README.md", _readme(checked, f"EasyR1 {version}", reward, counts, _easyr1_files))
+    # `dry_run` reads from export.json for which engine the folder was made.
+    about = dict(engine="easyr1", version=version, reward=reward, rows=counts, made_by=_made_by())
+    write_json(folder / "export.json", about)
 
 def _reward_name(reward):
     "The name of a reward that is given as a text or as a function"
@@ -420,22 +430,25 @@ def _train_and_held_out(dataset, val, reading, template, seed):
     """Returns (training rows, held-out rows, template for the questions of both)
 
     `dataset` and `val`: files, lists of samples or data sets; `reading`: how files are read (`_Reading`).
-    Without `val` a tenth of the pictures is held out. The default template is the VQA prompt for VQA rows,
-    and the question alone for others."""
+    Without `val` a tenth of the pictures is held out."""
     train = _as_dataset(dataset, reading) # reads a file, makes a data set of a list
     if val is None:
         train, held_out = split_by_picture(train, 0.1, seed) # no picture is on both sides
     else:
         held_out = _as_dataset(val, reading)
+    return train, held_out, _template_for([*train["task"], *held_out["task"]], template)
 
-    # {True} if all rows are VQA rows, {False} if none is, both if some are
-    are_vqa = {task == "vqa" for task in [*train["task"], *held_out["task"]]}
+def _template_for(tasks, template):
+    """The given template, or without one the VQA prompt for VQA rows and the question alone for others
+
+    `tasks`: that of each row, such as vqa. SettingsError without a template if only some are VQA rows."""
+    are_vqa = {task == "vqa" for task in tasks} # {True} if all rows are, {False} if none is
     if template is None and len(are_vqa) == 2:
         raise SettingsError("one template stands around all rows, and some are VQA rows and some are not: "
                             "give `template`")
-    if not template:
-        template = vqa_template if are_vqa == {True} else _bare_template
-    return train, held_out, template
+    if template:
+        return template
+    return vqa_template if are_vqa == {True} else _bare_template
 
 _bare_template = "{{ content | trim }}" # the question alone
 
@@ -482,13 +495,19 @@ def _checked_rows(dataset, template):
         pictures, number = row["images"], row["row"]
         if "<image>" not in question: # then all pictures are put before it
             question = "<image>" * len(pictures) + question
-        marks = rendered_prompt(question, template).count("<image>")
-        if marks != len(pictures):
-            message = f"{marks} <image> marks after the template but {len(pictures)} pictures"
-            raise DataError("row.images", message, row=number)
+        _check_marks(question, template, len(pictures), number)
         if not question.replace("<image>", "").strip() or not row["answer"].strip():
             raise DataError("row.empty", "question or answer is empty", row=number)
         yield number, question, row["answer"], pictures
+
+def _check_marks(question, template, pictures, number):
+    """Raise DataError unless the prompt has an `<image>` mark for each picture
+
+    `template`: jinja, which makes the prompt of the question; `pictures`: how many; `number`: of the row."""
+    marks = rendered_prompt(question, template).count("<image>")
+    if marks != pictures:
+        message = f"{marks} <image> marks after the template but {pictures} pictures"
+        raise DataError("row.images", message, row=number)
 
 def _undecoded(dataset):
     "Yield the rows of a data set as dicts; a picture is a dict with `path` or `bytes`, and is not decoded"
@@ -522,33 +541,36 @@ def _picture_file(picture, number):
 def _write_rows(dataset, path, template):
     """Write the rows of a data set as JSONL, and their pictures into `images/` beside it; return their number
 
-    A picture is named by the hash of its bytes, so that equal ones are stored once. The jinja `template` is
-    only used to check the rows: EasyR1 itself will put it around each question."""
+    The jinja `template` is only used to check the rows: EasyR1 itself will put it around each question."""
     folder = path.parent / _image_folder
     folder.mkdir(exist_ok=True)
     stored = {} # path of a picture file → its name in the export, so that each file is read once
     rows = 0
     with open(path, "w", encoding="utf-8") as f:
         for number, question, answer, pictures in _checked_rows(dataset, template):
-            names = [] # of the row's pictures in the export
-            for picture in pictures:
-                if picture["bytes"]: # the row holds the picture itself
-                    names.append(_store(picture, number, folder)) # writes it unless it is there already
-                    continue
-                source = picture["path"]
-                if source not in stored:
-                    stored[source] = _store(picture, number, folder)
-                names.append(stored[source])
+            names = [_stored_name(picture, number, folder, stored) for picture in pictures]
             row = dict(prompt=question, answer=answer, images=names)
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
             rows += 1
     return rows
 
+def _stored_name(picture, number, folder, stored):
+    """The name of a picture's file in the folder of the export; writes the file unless it is there already
+
+    `picture`: a dict with `path` or `bytes`; `stored`: path → name of the pictures so far, which is added to;
+    `number`: of the row, for messages."""
+    if picture["bytes"]: # the row holds the picture itself
+        return _store(picture, number, folder)
+    path = picture["path"]
+    if path not in stored:
+        stored[path] = _store(picture, number, folder)
+    return stored[path]
+
 # %% ../../nbs/09b_export.ipynb #n3d51eb9
 _hash_digits = 20 # of a picture's SHA-256 in its name: 80 bits, so that no two pictures get the same name
 
 def _store(picture, number, folder):
-    "Write one picture into the folder under the hash of its bytes; return the file's name"
+    "Write one picture into the folder under the hash of its bytes (equal ones once); return the file's name"
     data, suffix = _picture_file(picture, number)
     digest = hashlib.sha256(data).hexdigest()[:_hash_digits]
     path = folder / f"{digest}.{suffix}"
@@ -648,23 +670,27 @@ def export_verl(
 
     # verl shuffles with a seed of its own; this one only decides which pictures are held out.
     train, held_out, template = _train_and_held_out(dataset, val, reading, template, seed=1)
-    name = _reward_name(reward)
     with new_folder(out_dir) as folder: # appears under its name only when it is complete
         train_count = _write_parquet(train, folder / "train.parquet", template, "train")
         held_out_count = _write_parquet(held_out, folder / "val.parquet", template, "val")
-        counts = [train_count, held_out_count]
         # SettingsError if the training rows do not fill one batch
         _check_enough(train_count, checked["data.train_batch_size"], "data.train_batch_size")
-
         write_whole(folder / "reward.py", source)
-        _write_launcher(folder, _verl_launcher(checked))
-        write_whole(folder / "README.md", _readme(checked, f"verl {verl_release}", name, counts, _verl_files))
-        lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
-        # A dry run reads the settings from export.json, since verl gets no YAML file.
-        about = dict(engine="verl", version="verl", written_for=f"verl {verl_release}", reward=name,
-                     rows=counts, settings=_settings_to_keep(checked), lora=lora, made_by=_made_by())
-        write_json(folder / "export.json", about)
+        _describe_verl(folder, checked, _reward_name(reward), [train_count, held_out_count])
     return Path(out_dir)
+
+def _describe_verl(folder, checked, reward, counts):
+    """Write train.sh, README.md and export.json into an export for verl
+
+    `checked`: its `EngineSettings`; `reward`: a name; `counts`: numbers of training and held-out rows."""
+    engine = f"verl {verl_release}"
+    _write_launcher(folder, _verl_launcher(checked))
+    write_whole(folder / "README.md", _readme(checked, engine, reward, counts, _verl_files))
+    lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
+    # A dry run reads the settings from export.json, since verl gets no YAML file.
+    about = dict(engine="verl", version="verl", written_for=engine, reward=reward,
+                 rows=counts, settings=_settings_to_keep(checked), lora=lora, made_by=_made_by())
+    write_json(folder / "export.json", about)
 
 # %% ../../nbs/09b_export.ipynb #n4fdd8df
 def _verl_launcher(checked):
@@ -741,14 +767,19 @@ def _hydra_value(value):
     is_misread = isinstance(value, str) and _typed_in_hydra.fullmatch(text) # such as "true" or "12"
     if not is_misread and _bare_in_hydra.fullmatch(text):
         return text
+    return _quoted_for_hydra(text)
+
+def _quoted_for_hydra(text):
+    "A text between quotes in Hydra's syntax of overrides: `'a b'`; between double ones if need be"
     quote = '"' if "'" in text and '"' not in text else "'"
-    # Hydra takes a backslash as it is, except before a quote. So those before a quote are doubled, those at
-    # the end too, and a quote inside gets one more.
-    def escape(found):
-        "Backslashes, and the quote or the end of the text behind them"
-        return found[1] * 2 + ("\\" + quote if found[2] else "")
-    escaped = re.sub(rf"(\\*)({quote}|$)", escape, text)
+    # Hydra takes a backslash as it is, except before a quote: there, and at the end, it has to be doubled.
+    escaped = re.sub(rf"(\\*)({quote}|$)", _escape_for_hydra, text)
     return f"{quote}{escaped}{quote}"
+
+def _escape_for_hydra(match):
+    "Double the backslashes of a match, and put one more before the quote behind them; it may be empty"
+    backslashes, quote = match.groups()
+    return backslashes * 2 + ("\\" + quote if quote else "")
 
 # %% ../../nbs/09b_export.ipynb #n3c17b1a
 def _write_parquet(dataset, path, template, split):
