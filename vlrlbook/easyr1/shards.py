@@ -29,9 +29,19 @@ def shard_model(
     """Write a model as EasyR1 and verl leave it after training, for tests and examples: one file a rank
 
     As many processes as ranks shard it with FSDP; they run on the CPU and talk by gloo."""
-    import torch.multiprocessing as mp
     folder = Path(folder)
     folder.mkdir(parents=True)
+    processes = _run_ranks(model, folder, world_size, replicas, engine) # ended by now
+    (folder / _meeting_file).unlink(missing_ok=True) # through which the processes have found one another
+    exit_codes = [process.exitcode for process in processes]
+    if any(code != 0 for code in exit_codes):
+        raise RuntimeError(f"{engine} on {world_size} processes: exit codes {exit_codes}")
+    _save_descriptions(model, processor, folder) # configs and processor, which belong to a checkpoint
+    return folder
+
+def _run_ranks(model, folder, world_size, replicas, engine):
+    "Start a process for each rank, which saves its part of the model, and wait for all: a list of processes"
+    import torch.multiprocessing as mp
     context = mp.get_context("fork") # a forked process already has the model in its memory
     processes = []
     for rank in range(world_size):
@@ -44,13 +54,7 @@ def shard_model(
     # A process that still runs waits for a rank that has failed, and would do so for ever.
     for process in processes:
         process.kill()
-
-    (folder / _meeting_file).unlink(missing_ok=True) # through which the processes have found one another
-    exit_codes = [process.exitcode for process in processes]
-    if any(code != 0 for code in exit_codes):
-        raise RuntimeError(f"{engine} on {world_size} processes: exit codes {exit_codes}")
-    _save_descriptions(model, processor, folder) # configs and processor, which belong to a checkpoint
-    return folder
+    return processes
 
 # %% ../../nbs/09d_shards.ipynb #nc05fc49
 _meeting_file = ".meeting" # in the folder of the shards: through this file gloo's processes find one another
@@ -77,25 +81,28 @@ def _save_rank(model, folder, rank, world_size, replicas, engine):
 def _fsdp(model, world_size, replicas, engine):
     """Shard the model on the CPU by FSDP 1 or FSDP 2, in a process that has joined the others
 
-    With `replicas` above 1 the ranks form a mesh: (replicas, ranks that share one copy)."""
+    `replicas`: whole copies of the model, each spread over a group of ranks of its own."""
     import torch
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-    # The names of the mesh dimensions are those of EasyR1 and verl.
-    if replicas > 1:
-        shape, names = (replicas, world_size // replicas), ("ddp", "fsdp")
-        strategy = ShardingStrategy.HYBRID_SHARD
-    else:
-        shape, names = (world_size,), ("fsdp",)
-        strategy = ShardingStrategy.FULL_SHARD
-    mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+    mesh = _device_mesh(world_size, replicas)
     # With FSDP 2 each layer is wrapped by itself, as trainers do. It changes nothing in the files (tried).
     if engine == "fsdp2":
         for layer in _decoder_layers(model):
             fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh)
+    strategy = ShardingStrategy.HYBRID_SHARD if replicas > 1 else ShardingStrategy.FULL_SHARD
     return FullyShardedDataParallel(model, device_mesh=mesh, device_id=torch.device("cpu"),
                                     use_orig_params=True, sharding_strategy=strategy)
+
+def _device_mesh(world_size, replicas):
+    "A CPU mesh of all ranks: one dimension, or with replicas two: (replicas, ranks that share a copy)"
+    from torch.distributed.device_mesh import init_device_mesh
+    # The names of the mesh dimensions are those of EasyR1 and verl.
+    if replicas > 1:
+        shape, names = (replicas, world_size // replicas), ("ddp", "fsdp")
+    else:
+        shape, names = (world_size,), ("fsdp",)
+    return init_device_mesh("cpu", shape, mesh_dim_names=names)
 
 # %% ../../nbs/09d_shards.ipynb #n2b22ee5
 def _decoder_layers(model):
@@ -133,14 +140,16 @@ def shard_box(
     box = [(0, size) for size in shape] # (first, behind the last) along each tensor dimension
     # Each mesh dimension cuts what the mesh dimensions before it have left.
     for dim, parts, index in zip(placements, mesh_shape, place):
-        if dim is None: # along this mesh dimension the processes hold copies
-            continue
-        begin, end = box[dim]
-        rows_each = -(-(end - begin) // parts) # rounded up, as torch.chunk does
-        new_begin = min(begin + index * rows_each, end)
-        new_end = min(new_begin + rows_each, end)
-        box[dim] = (new_begin, new_end)
+        if dim is not None: # None: along this mesh dimension the processes hold copies
+            begin, end = box[dim]
+            box[dim] = _part_of_range(begin, end, parts, index)
     return tuple(slice(begin, end) for begin, end in box)
+
+def _part_of_range(begin, end, parts, index):
+    "(first, behind the last) of part number `index`, from 0, of so many `parts` of the range"
+    rows_each = -(-(end - begin) // parts) # rounded up, as torch.chunk does
+    new_begin = min(begin + index * rows_each, end)
+    return new_begin, min(new_begin + rows_each, end)
 
 # %% ../../nbs/09d_shards.ipynb #n1a5bdf7
 def draw_shards(
@@ -157,17 +166,20 @@ def draw_shards(
     for i, (borders, ranks) in enumerate(filled_parts.items()):
         colour = [blue, orange, green, purple][i % 4]
         _draw_part(ax, borders, ranks, colour, height=shape[0], parts=len(filled_parts))
-    idle_ranks = [] # those whose part is empty
-    for borders, ranks in holders.items():
-        if borders not in filled_parts:
-            idle_ranks += ranks
+    idle_ranks = _idle_ranks(holders)
     if idle_ranks:
-        names = ", ".join(str(rank) for rank in sorted(idle_ranks))
-        title += f"\nnothing on rank {names}"
-
+        title += f"\nnothing on rank {', '.join(map(str, idle_ranks))}"
     width = shape[1] if len(shape) == 2 else 1
     ax.set(xlim=(0, width), ylim=(shape[0], 0), xticks=[], yticks=[0, shape[0]])
     ax.set_title(title, fontsize=8)
+
+def _idle_ranks(holders):
+    "The ranks whose part holds no numbers, in ascending order; `holders`: borders of a part → ranks"
+    idle_ranks = []
+    for borders, ranks in holders.items():
+        if not _numbers_in(borders):
+            idle_ranks += ranks
+    return sorted(idle_ranks)
 
 def _ranks_by_part(shape, placements, mesh):
     "Which ranks hold which part of a tensor: borders of the part, ((begin, end), …) → list of rank numbers"
@@ -245,16 +257,17 @@ class Stored:
         if out is not None and is_contiguous and out.is_contiguous(): # straight into `out`, without a copy
             _fill(out.view(-1), self.path, self.record, first_byte) # `record`: where the storage lies
             return out
-
-        # How many elements of the storage are read: from the tensor's first to its last.
-        if is_contiguous:
-            span = prod(self.shape)
-        else: # some elements between these two are not the tensor's
-            span = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
-        flat = torch.empty(span, dtype=dtype)
+        flat = torch.empty(self._span(), dtype=dtype)
         _fill(flat, self.path, self.record, first_byte)
         tensor = flat.view(self.shape) if is_contiguous else flat.as_strided(self.shape, self.stride)
         return tensor if out is None else out.copy_(tensor)
+
+    def _span(self):
+        "How many elements of the storage lie from the tensor's first to its last, these two among them"
+        if self.plain:
+            return prod(self.shape)
+        # Some elements between these two are not the tensor's.
+        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
 
 # %% ../../nbs/09d_shards.ipynb #n8b64cf6
 def _fill(flat, path, record, skipped):
@@ -265,12 +278,18 @@ def _fill(flat, path, record, skipped):
     import torch
     if not flat.numel():
         return
-    first_byte, size, checksum = record
     memory = memoryview(flat.view(torch.uint8).numpy()) # the tensor's own memory: nothing is copied
     with open(path, "rb") as f:
-        f.seek(first_byte + skipped)
+        f.seek(record[0] + skipped)
         if f.readinto(memory) != len(memory):
             raise ShardError(f"{path.name}: cut off within its numbers")
+    _check_checksum(memory, path, record)
+
+def _check_checksum(memory, path, record):
+    """Raise ShardError if the bytes of a storage, read into `memory`, are not those that torch.save wrote
+
+    `record`: (first byte, bytes, checksum) of the storage; checksum 0: none was written."""
+    first_byte, size, checksum = record
     # The checksum is that of the whole storage, so a part of it cannot be checked.
     is_whole = len(memory) == size
     if checksum and is_whole and zlib.crc32(memory) != checksum:
@@ -443,15 +462,20 @@ def _contents(records, path):
     byte_order = records.get(f"{folder}byteorder") # older versions of torch write no such entry
     if byte_order and _bytes(path, byte_order) != b"little": # `_bytes` reads an entry
         raise ShardError(f"{path.name}: written on a big-endian machine")
-    storages = {} # "0", "1", … → record of data/0, data/1, …
-    for name, record in records.items():
-        if name.startswith(f"{folder}data/"):
-            storages[name.removeprefix(f"{folder}data/")] = record
+    storages = _storage_records(records, folder)
     pickled = io.BytesIO(_bytes(path, records[pickle_name]))
     contents = _Contents(pickled, path, storages).load() # runs nothing that the pickle names
     if not isinstance(contents, dict):
         raise ShardError(f"{path.name}: holds a {type(contents).__name__}, not a state dict")
     return contents
+
+def _storage_records(records, folder):
+    "Number of a storage, as text → its record: of the entries data/0, data/1, … in the archive's `folder`"
+    storages = {}
+    for name, record in records.items():
+        if name.startswith(f"{folder}data/"):
+            storages[name.removeprefix(f"{folder}data/")] = record
+    return storages
 
 # %% ../../nbs/09d_shards.ipynb #n7b8b013
 # A local header of the ZIP format: 30 bytes, the last four of them the lengths of the name and of the extra
@@ -512,13 +536,8 @@ def _piece(key, value, rank, path):
     `value`: a `Stored` for a plain tensor; a DTensor is an object with its fields and without its code."""
     if isinstance(value, Stored):
         return Piece(rank, value)
-    kind = type(value).__name__
-    if kind == "ShardedTensor":
-        raise ShardError(f"{path.name}: {key} is a ShardedTensor, the old form that FSDP writes "
-                         "without a device mesh; save it with one")
-    if not hasattr(value, "_spec"): # every DTensor has this field: its mesh and placements
-        raise ShardError(f"{path.name}: {key} is a {kind}, not a tensor")
-    spec = value._spec
+    _check_is_dtensor(key, value, path)
+    spec = value._spec # mesh and placements of the DTensor
     mesh = _mesh_ranks(spec.mesh) # array of rank numbers
     _check_rank(key, spec.mesh, mesh, rank, path) # ShardError if another rank has written the file
     # For each mesh dimension the tensor dimension that it cuts, or None for copies.
@@ -528,6 +547,15 @@ def _piece(key, value, rank, path):
     shape = tuple(meta.args[0])
     return Piece(rank, stored=value._local_tensor, shape=shape, placements=placements, mesh=mesh,
                  names=_mesh_names(spec.mesh))
+
+def _check_is_dtensor(key, value, path):
+    "Raise ShardError unless an object without its code, under a key of the file at `path`, is a DTensor"
+    kind = type(value).__name__
+    if kind == "ShardedTensor":
+        raise ShardError(f"{path.name}: {key} is a ShardedTensor, the old form that FSDP writes "
+                         "without a device mesh; save it with one")
+    if not hasattr(value, "_spec"): # every DTensor has this field
+        raise ShardError(f"{path.name}: {key} is a {kind}, not a tensor")
 
 def _check_rank(key, device_mesh, mesh, rank, path):
     """Raise ShardError if a file was not written by the rank that its name says
@@ -636,11 +664,7 @@ def read_shards(
     "Read the tables of contents of all ranks of a checkpoint, and check that they fit together"
     folder = Path(local_dir)
     files = _rank_files(folder) # of rank 0, 1, … in this order; none is missing
-    by_rank = [] # for each rank: key → `Piece`
-    for rank, path in enumerate(files):
-        contents = read_contents(path)
-        # `_bare_key` takes out the words that wrappers such as FSDP have put into a key.
-        by_rank.append({_bare_key(key): _piece(key, value, rank, path) for key, value in contents.items()})
+    by_rank = [_read_pieces(rank, path) for rank, path in enumerate(files)] # for each: key → `Piece`
     _check_same_keys(by_rank, files)
     keys = by_rank[0]
     if not keys:
@@ -649,6 +673,10 @@ def read_shards(
     for key, pieces in shards.pieces.items():
         _check_pieces(key, pieces, files) # ShardError unless the ranks' parts fill the whole
     return shards
+
+def _read_pieces(rank, path):
+    "The table of contents of a rank's file: key, without what wrappers such as FSDP added to it → `Piece`"
+    return {_bare_key(key): _piece(key, value, rank, path) for key, value in read_contents(path).items()}
 
 def _check_same_keys(by_rank, files):
     "Raise ShardError if a rank has other keys than rank 0; `by_rank`: a dict by key for each rank"
@@ -714,19 +742,23 @@ def _check_pieces(key, pieces, files):
     `pieces`: the `Piece` of each rank under this key; `files`: the file of each rank."""
     first = pieces[0]
     for piece, path in zip(pieces, files):
-        if piece.layout != first.layout: # shape of the whole, placements, shape of the mesh
-            own, others = _layout_words(piece), _layout_words(first)
-            raise ShardError(f"{path.name}: {key} is {own} here, {others} on rank 0")
-        dtype = piece.stored.dtype
-        if dtype not in number_types:
-            raise ShardError(f"{path.name}: {key} is {dtype}, which is no number type of weights")
-        if dtype != first.stored.dtype:
-            raise ShardError(f"{path.name}: {key} is {dtype} here, {first.stored.dtype} on rank 0")
-        if piece.shape is not None: # not a plain tensor
-            _check_part_size(key, piece, path)
+        _check_piece(key, piece, first, path)
     # `_filled_numbers`: how many numbers of the whole the parts cover; copies count once.
     if first.shape is not None and _filled_numbers(pieces) != prod(first.shape):
         raise ShardError(f"{key}: the parts of {len(pieces)} ranks do not fill {list(first.shape)}")
+
+def _check_piece(key, piece, first, path):
+    "Raise ShardError if a `Piece`, from the file at `path`, does not go with rank 0's `Piece`, the `first`"
+    if piece.layout != first.layout: # shape of the whole, placements, shape of the mesh
+        own, others = _layout_words(piece), _layout_words(first)
+        raise ShardError(f"{path.name}: {key} is {own} here, {others} on rank 0")
+    dtype = piece.stored.dtype
+    if dtype not in number_types:
+        raise ShardError(f"{path.name}: {key} is {dtype}, which is no number type of weights")
+    if dtype != first.stored.dtype:
+        raise ShardError(f"{path.name}: {key} is {dtype} here, {first.stored.dtype} on rank 0")
+    if piece.shape is not None: # not a plain tensor
+        _check_part_size(key, piece, path)
 
 def _check_part_size(key, piece, path):
     "Raise ShardError if the numbers of a `Piece` have another shape than its place in the whole tensor"
@@ -775,23 +807,31 @@ def assemble(
 
 # %% ../../nbs/09d_shards.ipynb #nd49f11d
 def _boxes(pieces, shape, key):
-    """The place of every piece in a tensor of this shape, each as a tuple of slices
-
-    Plain tensors do not say their place. If each has the whole shape, they are copies; if together they have
-    as many rows as the whole, they follow one another along dimension 0 by rank. Else ShardError."""
+    "The place of every piece in a tensor of this shape, each as a tuple of slices; ShardError if none fits"
     if pieces[0].shape is not None: # DTensors, which say it
         return [piece.box for piece in pieces]
     stored_shapes = [piece.stored.shape for piece in pieces]
+    boxes = _boxes_of_plain(stored_shapes, shape)
+    if boxes is None:
+        shape_words = ", ".join(str(list(stored)) for stored in stored_shapes)
+        raise ShardError(
+            f"{key}: plain tensors of {shape_words} are neither whole nor parts of {list(shape)}")
+    return boxes
+
+def _boxes_of_plain(stored_shapes, shape):
+    """The places in the whole of plain tensors with these shapes, which do not say it; None if none fits
+
+    If each has the whole `shape`, they are copies; if together they have as many rows as the whole, they
+    follow one another along dimension 0 by rank."""
     whole = tuple(slice(0, size) for size in shape)
     if all(stored == tuple(shape) for stored in stored_shapes):
-        return [whole] * len(pieces)
+        return [whole] * len(stored_shapes)
     row_counts = [stored[0] if stored else 0 for stored in stored_shapes]
     others_fit = all(stored[1:] == tuple(shape[1:]) for stored in stored_shapes)
-    if shape and others_fit and sum(row_counts) == shape[0]:
-        ends = np.cumsum(row_counts).tolist()
-        return [(slice(end - rows, end), *whole[1:]) for end, rows in zip(ends, row_counts)]
-    shape_words = ", ".join(str(list(stored)) for stored in stored_shapes)
-    raise ShardError(f"{key}: plain tensors of {shape_words} are neither whole nor parts of {list(shape)}")
+    if not (shape and others_fit and sum(row_counts) == shape[0]):
+        return None
+    ends = np.cumsum(row_counts).tolist()
+    return [(slice(end - rows, end), *whole[1:]) for end, rows in zip(ends, row_counts)]
 
 # %% ../../nbs/09d_shards.ipynb #n6a36a8f
 def same_bytes(
