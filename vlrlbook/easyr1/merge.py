@@ -94,15 +94,17 @@ def _class_of(folder):
     config = transformers.AutoConfig.from_pretrained(folder)
     content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     name = next(iter(_architectures(content)), "none") # the first class that it names, if any
-    if hasattr(transformers, name):
-        return getattr(transformers, name), config
+    if not hasattr(transformers, name):
+        raise ShardError(f"config.json: architecture {name!r} is not one of transformers{_class_hint(name)}")
+    return getattr(transformers, name), config
 
-    # There is no such class: the error suggests a similar name.
-    hint = ""
-    if name != "none":
-        endings = ("ForConditionalGeneration", "ForCausalLM", "ForTokenClassification")
-        hint = nearest(name, [known for known in dir(transformers) if known.endswith(endings)])
-    raise ShardError(f"config.json: architecture {name!r} is not one of transformers{hint}")
+def _class_hint(name):
+    "The end of a message about a class that transformers lacks: a similar name, or nothing for `none`"
+    import transformers
+    if name == "none":
+        return ""
+    endings = ("ForConditionalGeneration", "ForCausalLM", "ForTokenClassification")
+    return nearest(name, [other for other in dir(transformers) if other.endswith(endings)])
 
 def _architectures(config):
     "The list of class names in the content of a config.json (a dict); [] if there is none"
@@ -117,15 +119,7 @@ def fit_keys(
     "Match the tensors of shards with those of the config; one ShardError counts all that do not fit"
     # Key → name in the model; None if the model has no such tensor
     names = {key: wanted.find(key) for key in found if not wanted.is_computed(key)}
-    misfits = []
-    for key, name in names.items():
-        shape = found[key]
-        if name is None:
-            # A hint takes time, so only misfits that the message will show get one.
-            hint = _closest(key, wanted) if len(misfits) < _most_shown else ""
-            misfits.append(f"unexpected {key!r}{hint}")
-        elif shape is not None and tuple(shape) != wanted.shapes[name]:
-            misfits.append(f"{key!r} has shape {list(shape)}, the config wants {list(wanted.shapes[name])}")
+    misfits = _misfits(found, names, wanted)
     names_found = set(names.values())
     for name in wanted.shapes:
         has_its_numbers = wanted.twins(name) & names_found # the tensor, or one that is tied to it
@@ -134,6 +128,21 @@ def fit_keys(
     if misfits:
         raise ShardError(f"{len(misfits)} misfits between shards and config.json: {_join_first(misfits)}")
     return names
+
+def _misfits(shapes, names, wanted):
+    """Messages of tensors in shards that the config does not have, or has with another shape
+
+    `shapes`: key → shape, or None; `names`: key → name in the model, or None; `wanted`: `Wanted`."""
+    misfits = []
+    for key, name in names.items():
+        shape = shapes[key]
+        if name is None:
+            # A hint takes time, so only misfits that the message will show get one.
+            hint = _closest(key, wanted) if len(misfits) < _most_shown else ""
+            misfits.append(f"unexpected {key!r}{hint}")
+        elif shape is not None and tuple(shape) != wanted.shapes[name]:
+            misfits.append(f"{key!r} has shape {list(shape)}, the config wants {list(wanted.shapes[name])}")
+    return misfits
 
 # %% ../../nbs/09e_merge.ipynb #n6c3c345
 _most_shown = 6 # faults in a message; a wrong config makes hundreds
@@ -184,20 +193,7 @@ def part_lora(
     lora_alpha: float = None, # replaces the alpha that is written beside the shards
 ) -> tuple: # base: key without peft's additions → key; `Lora` or None
     "Separate the frozen base from the LoRA adapter, by the keys of the tensors in the shards"
-    factors = {} # module's name → {"A": key, "B": key}
-    base, adapters = {}, set() # key without peft's additions → key; names of adapters
-    for key in shards.pieces:
-        match = _factor.fullmatch(key)
-        if match:
-            module, factor, adapter = match.groups()
-            factors.setdefault(module, {})[factor] = key
-            adapters.add(adapter)
-        elif any(word in key for word in _other_additions):
-            raise ShardError(f"{key}: only LoRA's A and B of linear layers can be merged")
-        else:
-            # peft wraps the model, and each layer that gets an adapter.
-            bare_key = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            base[bare_key] = key
+    base, factors, adapters = _part_keys(shards.pieces)
     if not factors:
         return base, None
     incomplete = sorted(module for module, keys in factors.items() if len(keys) < 2)
@@ -209,7 +205,30 @@ def part_lora(
     config = _lora_config(shards, factors, lora_alpha)
     return base, Lora(config, factors)
 
+def _part_keys(keys):
+    """Sort the keys of a peft model's tensors: (base, factors, names of adapters)
+
+    base: key without peft's additions → key; factors: module's name → {"A": key, "B": key}. ShardError for a
+    key of any other addition of peft."""
+    base, factors, adapters = {}, {}, set()
+    for key in keys:
+        match = _factor.fullmatch(key) # groups: module, A or B, the adapter's name
+        if match:
+            module, factor, adapter = match.groups()
+            factors.setdefault(module, {})[factor] = key
+            adapters.add(adapter)
+        elif any(word in key for word in _other_additions):
+            raise ShardError(f"{key}: only LoRA's A and B of linear layers can be merged")
+        else:
+            # peft wraps the model, and each layer that gets an adapter.
+            bare_key = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            base[bare_key] = key
+    return base, factors, adapters
+
 # %% ../../nbs/09e_merge.ipynb #ne1fb7aa
+# Files beside the shards in which a trainer keeps an adapter's config; it writes one of them.
+_lora_files = ("lora_train_meta.json", "lora_adapter/adapter_config.json")
+
 def _lora_config(shards, factors, lora_alpha):
     """Make the adapter's config from the shapes and from what the trainer has written beside the shards
 
@@ -219,20 +238,22 @@ def _lora_config(shards, factors, lora_alpha):
     rank = shards.shape(any_key_of_a)[0] # A is rank × inputs
     config = dict(peft_type="LORA", task_type="CAUSAL_LM", bias="none", target_modules=sorted(factors),
                   r=rank)
-
-    # A trainer writes one of these files. Its values replace those above.
-    files = ["lora_train_meta.json", "lora_adapter/adapter_config.json"]
-    for name in files:
-        path = shards.folder / name
-        if path.exists():
-            config |= json.loads(path.read_text())
+    config |= _written_lora_config(shards.folder)
     if lora_alpha is not None:
         config["lora_alpha"] = lora_alpha
-
     if not config.get("lora_alpha"): # missing, or 0, which verl's own merger writes for an unknown alpha
         raise ShardError(f"{shards.folder}: LoRA shards, but their alpha is not known: "
-                         f"neither {' nor '.join(files)} holds one; give lora_alpha")
+                         f"neither {' nor '.join(_lora_files)} holds one; give lora_alpha")
     _check_ranks_of(shards, factors, config)
+    return config
+
+def _written_lora_config(folder):
+    "What the trainer's files beside the shards say of the adapter, such as `lora_alpha`; {} without them"
+    config = {}
+    for name in _lora_files:
+        path = folder / name
+        if path.exists():
+            config |= json.loads(path.read_text())
     return config
 
 def _check_ranks_of(shards, factors, config):
@@ -344,10 +365,7 @@ def model_sources(
     if not base: # verl's save_lora_only leaves the base out
         raise ShardError(f"{shards.folder}: the shards hold an adapter and no base; take lora='adapter', "
                          "then merge-lora with the base that was trained")
-
-    # `bare_key`: a key without peft's additions
-    name_of_bare_key = fit_keys(_whole_shapes(shards, base), wanted)
-    keys = {name: base[bare_key] for bare_key, name in name_of_bare_key.items()} # name → key in the shards
+    keys = _keys_by_name(shards, wanted, base) # name in the model → key in the shards
     updates = _updates(lora.factors if lora else {}, wanted) # name of a weight → the adapter's module
     if lora:
         _check_updates(shards, wanted, lora, updates)
@@ -355,16 +373,24 @@ def model_sources(
     sources = {}
     for name, shape in wanted.shapes.items():
         tied_to = wanted.tied.get(name)
-        if tied_to is not None: # only `tied_to` is written
-            if name in keys and tied_to in keys: # the shards hold both
-                _check_tied(shards, keys, name, tied_to)
-            continue
-        # The shards may hold the tensor under the name of one that is tied to it.
-        possible_names = (name, *sorted(wanted.twins(name)))
-        key = next(keys[possible] for possible in possible_names if possible in keys)
-        name_in_files = wanted.hub[name]
-        sources[name_in_files] = _source(shards, key, shape, dtype, lora, updates.get(name))
+        if tied_to is None:
+            key = _key_of(name, keys, wanted)
+            sources[wanted.hub[name]] = _source(shards, key, shape, dtype, lora, updates.get(name))
+        elif name in keys and tied_to in keys: # only `tied_to` is written, but the shards hold both
+            _check_tied(shards, keys, name, tied_to)
     return sources
+
+def _keys_by_name(shards, wanted, base):
+    """Tensors of the model in shards: name in the model → key in the shards; ShardError if they do not fit
+
+    `base`: key without peft's additions → key in the shards."""
+    name_of_bare_key = fit_keys(_whole_shapes(shards, base), wanted)
+    return {name: base[bare_key] for bare_key, name in name_of_bare_key.items()}
+
+def _key_of(name, keys, wanted):
+    "The key under which shards hold a tensor's numbers; it may be that of another tensor that is tied to it"
+    possible_names = (name, *sorted(wanted.twins(name)))
+    return next(keys[possible] for possible in possible_names if possible in keys)
 
 def _updates(factors, wanted):
     """The weights that an adapter changes: name of the weight in the model → adapter's name of its module
@@ -401,11 +427,13 @@ def _check_updates(shards, wanted, lora, updates):
         if name is None:
             hint = _closest(f"{module}.weight", wanted)
             raise ShardError(f"{module}: an adapter for a layer that the config does not have{hint}")
-        keys = lora.factors[module]
-        rows_of_b, columns_of_a = shards.shape(keys["B"])[0], shards.shape(keys["A"])[1]
-        shape = (rows_of_b, columns_of_a) # of B·A
+        shape = _update_shape(shards, lora.factors[module])
         if shape != wanted.shapes[name]:
             raise ShardError(f"{module}: factors for {list(shape)}, the layer is {list(wanted.shapes[name])}")
+
+def _update_shape(shards, keys):
+    "Shape of the product B·A: (rows of B, columns of A); `keys`: those of the factors, by `A` and `B`"
+    return shards.shape(keys["B"])[0], shards.shape(keys["A"])[1]
 
 # %% ../../nbs/09e_merge.ipynb #n4bf0964
 def _check_tied(shards, keys, name, tied_to):
@@ -497,15 +525,11 @@ def merge_shards(
 
     # sources: name in files → `Source`, which makes the tensor only when it is needed
     if lora == "adapter":
-        if not any(map(_factor.fullmatch, shards.pieces)): # no key is that of a LoRA factor
-            raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
-        kind = "adapter"
+        _check_has_adapter(shards, local_dir)
         sources, config = adapter_sources(shards, wanted, dtype, lora_alpha)
     else:
-        kind = "model"
         sources, config = model_sources(shards, wanted, dtype, lora_alpha), None # its config is copied
-
-    report = _report(shards, sources, kind)
+    report = _report(shards, sources, kind="model" if config is None else "adapter")
     if not any(description_folder.glob("tokenizer*")): # EasyR1 goes on if it cannot save the tokenizer
         report["lacks"] = "tokenizer: take the base model's"
     if test:
@@ -514,6 +538,11 @@ def merge_shards(
         report["files"] = _write_model(
             sources, config, description_folder, Path(output_dir), report, max_shard_gb)
     return report
+
+def _check_has_adapter(shards, local_dir):
+    "Raise ShardError if no key in the shards of a directory is that of a LoRA factor"
+    if not any(map(_factor.fullmatch, shards.pieces)):
+        raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
 
 def _report(shards, sources, kind):
     "Facts about the shards and what will be written; `kind`: model or adapter"
@@ -556,15 +585,18 @@ def _write_model(
 ):
     "Write weights, configs and tokenizer as one folder; return the number of weight files"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    needed = report["megabytes"] * 1e6
-    free = shutil.disk_usage(output_dir.parent).free
-    if needed > free:
-        raise OSError(f"{output_dir}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+    _check_free_space(output_dir, report["megabytes"] * 1e6)
     stem = "model" if config is None else "adapter_model"
     with new_folder(output_dir) as folder: # a temporary folder that is renamed at the end
         file_count = write_weights(folder, sources, max_shard_gb, stem)
         _describe(description_folder, folder, config, report["dtype"])
     return file_count
+
+def _check_free_space(folder, needed):
+    "Raise OSError if the disk on which a folder is to be made has fewer bytes free than `needed`"
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise OSError(f"{folder}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 # %% ../../nbs/09e_merge.ipynb #n0bdd21a
 # Files that are not copied from `huggingface/`: weights, which verl may have saved there, and their indexes.
@@ -601,23 +633,25 @@ def _check_equal(sources, reference, wanted):
     `wanted.find` translates a name in files into the name in the model."""
     theirs = _tensors_of(reference, wanted) # name in the model → (file, name in the file)
     ours = {wanted.find(name) or name: source for name, source in sources.items()} # by the names in the model
-    differences = [] # in words
-    for name in theirs:
-        is_tied_to_ours = wanted.tied.get(name) in ours # of two tied tensors only one is written
-        if name not in ours and not is_tied_to_ours:
-            differences.append(f"{name!r} is only in the reference")
+    differences = _only_in_reference(ours, theirs, wanted.tied) # in words
     for name, source in ours.items():
+        difference = "is not in the reference"
         if name in theirs:
             path, name_in_file = theirs[name]
             difference = _difference(source, path, name_in_file) # None if the tensors are equal
-        else:
-            difference = "is not in the reference"
         if difference:
             differences.append(f"{name!r} {difference}")
     if differences:
         raise ShardError(f"{len(differences)} of {len(ours)} tensors differ from {reference}: "
                          f"{_join_first(differences)}")
     return len(ours)
+
+def _only_in_reference(ours, theirs, tied):
+    """Messages of the tensors that only the reference has; all three are dicts by names in the model
+
+    `tied`: name → name of the tensor with the same numbers. Of two tied tensors only one is written."""
+    names = [name for name in theirs if name not in ours and tied.get(name) not in ours]
+    return [f"{name!r} is only in the reference" for name in names]
 
 def _tensors_of(folder, wanted):
     """Where the tensors of a model directory are: name in the model → (file, name in the file)
