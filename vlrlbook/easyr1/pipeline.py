@@ -50,12 +50,8 @@ class _Stages:
         `depends_on`: settings (JSON values) on which the result depends. `work(folder)`: does or continues
         the stage, and returns the result. `is_whole(folder)`: whether the folder of a finished stage still
         has all its files."""
-        # The key of the stage before is part of it, so a change in one stage repeats all later ones.
-        key_source = json.dumps([self.key, stage, depends_on], sort_keys=True)
-        digest = hashlib.sha256(key_source.encode())
-        self.key = digest.hexdigest()[:16]
+        self.key = self._next_key(stage, depends_on)
         folder = self.folder(stage)
-
         # `_report` prints a line about the stage and returns its last argument.
         if stage in self.settings.skipped:
             return self._report(stage, "skipped", 0.0, {})
@@ -63,11 +59,19 @@ class _Stages:
         same_key = state.get("key") == self.key
         if same_key and state.get("done") and is_whole(folder):
             return self._report(stage, "done before", 0.0, state["result"])
-
         # A folder with another key was made with other settings; one with the same key is continued.
         if folder.exists() and not same_key:
             self._move_aside(folder)
+        return self._do_work(stage, folder, work)
 
+    def _next_key(self, stage, depends_on):
+        "The key of a stage: 16 hexadecimal digits that change with `depends_on`, and with the key before it"
+        # So a change in one stage repeats all later ones.
+        key_source = json.dumps([self.key, stage, depends_on], sort_keys=True)
+        return hashlib.sha256(key_source.encode()).hexdigest()[:16]
+
+    def _do_work(self, stage, folder, work):
+        "Call `work(folder)` and return its result; the state of the stage is saved before and after"
         # The key is saved before the work, so that the next run can continue a stage that was stopped.
         started = time.perf_counter()
         self._save_state(stage, dict(key=self.key, done=False))
@@ -108,40 +112,48 @@ def quick_start(
     """Run the quick start: merge, export, dry run, train, merge shards, evaluate
 
     A stage that was done before with the same settings is not repeated; one that was stopped goes on."""
-    s, run = settings, _Stages(settings)
-    # Folders of earlier stages that later ones read.
-    export = run.folder("export")
-    train = run.folder("train")
-    trained = run.folder("merge_shards")
+    run = _Stages(settings)
+    model = _do_merge(run) # directory or hub id of what training starts from
+    _do_export(run, model)
+    _do_training(run, model)
+    evaluated = run.do( # a dict of facts
+        "evaluate", [settings.eval_samples],
+        lambda folder: _evaluate_stage(
+            settings, model, run.folder("merge_shards"), run.folder("export"), folder),
+        _has_results)
+    results = dict(settings=asdict(settings), stages=run.lines, evaluation=evaluated, **run_facts())
+    write_json(run.home / "results.json", results)
+    return results
 
-    # `run.do` returns the result of a stage's work, a dict of facts for the final table. It repeats a stage
-    # if a setting in `depends_on`, or an earlier stage, has changed.
+def _do_merge(run):
+    "Do the stage \"merge\"; return the model to train from: its directory, or a hub id. `run`: `_Stages`"
+    s = run.settings
     base = s.base_model or _warm_base() # the default is the directory of a tiny model of chapter 05
-    depends_on = [base, s.lora_model]
+    depends_on = [base, s.lora_model] # a change of these repeats the stage
     merged = run.do("merge", depends_on,
                     lambda folder: _merge_stage(s, base, folder),
                     lambda folder: _is_merged(s, base, folder))
     # Without `written` nothing had to be merged, and training starts from the base itself.
-    model = str(run.folder("merge")) if merged.get("written") else base
+    return str(run.folder("merge")) if merged.get("written") else base
 
+def _do_export(run, model):
+    "Do the stages \"export\" and \"dry_run\", which looks the export through. `run`: `_Stages`"
+    s = run.settings
     # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data)
     depends_on = [rows_hash, s.image_dir, s.drawn, s.reward, s.version, s.overrides, s.seed]
     run.do("export", depends_on, lambda folder: _export_stage(s, model, folder), _is_committed)
+    export = run.folder("export")
     run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), _has_results)
 
-    # Training leaves an adapter, a model or EasyR1's shards; "merge_shards" makes a plain model of each.
+def _do_training(run, model):
+    "Do the stages \"train\" and \"merge_shards\", which makes a plain model of it. `run`: `_Stages`"
+    s = run.settings
+    export, train = run.folder("export"), run.folder("train")
     depends_on = [s.engine, s.max_steps, s.training, s.size, s.seed]
     run.do("train", depends_on, lambda folder: _train_stage(s, model, export, folder), _is_trained)
+    # Training has left an adapter, a model or EasyR1's shards.
     run.do("merge_shards", [], lambda folder: _merge_shards_stage(s, model, train, folder), _is_committed)
-
-    depends_on = [s.eval_samples]
-    evaluated = run.do("evaluate", depends_on,
-                       lambda folder: _evaluate_stage(s, model, trained, export, folder),
-                       _has_results)
-    results = dict(settings=asdict(s), stages=run.lines, evaluation=evaluated, **run_facts())
-    write_json(run.home / "results.json", results)
-    return results
 
 # %% ../../nbs/09f_pipeline.ipynb #n0e41797
 _finished_file = "finished" # in the folder of a training run of EasyR1, once it has ended well
@@ -226,6 +238,12 @@ def _train_stage(settings, model, export, folder):
     if settings.engine == "easyr1":
         return _train_easyr1(settings, model, export, folder)
     from vlrlbook.grpo import GRPOSettings, run
+    values = _training_values(settings, model, export, folder)
+    results = run(read_settings(GRPOSettings, values, "training"))
+    return dict(steps=results["steps"], seconds=round(results["seconds"]))
+
+def _training_values(settings, model, export, folder):
+    "Settings of chapter 05, name → value, to train on the rows of an export; `folder`: of the training run"
     has_checkpoint = any(folder.glob("checkpoint-*")) # of a run that was stopped
     values = dict(
         size=settings.size, model=model, task="vqa", data=str(export / "train.jsonl"),
@@ -235,27 +253,29 @@ def _train_stage(settings, model, export, folder):
     if settings.max_steps:
         values["max_steps"] = settings.max_steps
     # version=None: these are chapter 05's settings, so `lr` must not be taken for EasyR1's short name.
-    values |= parse_overrides(shlex.split(settings.training), version=None)
-    results = run(read_settings(GRPOSettings, values, "training"))
-    return dict(steps=results["steps"], seconds=round(results["seconds"]))
+    return values | parse_overrides(shlex.split(settings.training), version=None)
 
 # %% ../../nbs/09f_pipeline.ipynb #n09aba69
 def _train_easyr1(settings, model, export, folder):
     "Run the export's train.sh, which starts EasyR1, or continues it from its newest checkpoint"
-    # Absolute paths, since train.sh and Ray's workers run in other directories.
-    words = [f"trainer.save_checkpoint_path={folder.resolve()}"]
-    if Path(model).exists():
-        words.append(f"worker.actor.model.model_path={Path(model).resolve()}")
-    if settings.max_steps:
-        words.append(f"trainer.max_steps={settings.max_steps}")
-    words += shlex.split(settings.overrides)
-    done = subprocess.run(["bash", str(export / "train.sh"), *words])
+    overrides = _easyr1_overrides(settings, model, folder)
+    done = subprocess.run(["bash", str(export / "train.sh"), *overrides])
     if done.returncode:
         raise SettingsError(f"EasyR1 stopped with exit status {done.returncode}; "
                             "started again, it goes on from its newest checkpoint")
     step = newest_step(folder) # N of the newest global_step_N; SettingsError if there is none
     (folder / _finished_file).touch() # `_is_trained` looks for this file
     return dict(step=step)
+
+def _easyr1_overrides(settings, model, folder):
+    "Words such as `trainer.max_steps=20` for train.sh; the user's own stand last, where they win"
+    # Absolute paths, since train.sh and Ray's workers run in other directories.
+    words = [f"trainer.save_checkpoint_path={folder.resolve()}"]
+    if Path(model).exists():
+        words.append(f"worker.actor.model.model_path={Path(model).resolve()}")
+    if settings.max_steps:
+        words.append(f"trainer.max_steps={settings.max_steps}")
+    return words + shlex.split(settings.overrides)
 
 # %% ../../nbs/09f_pipeline.ipynb #nead948f
 def newest_step(
@@ -301,11 +321,14 @@ def _copy_whole_model(model, train, folder):
         copy_descriptions(description_folder, new, leave=_run_files)
         for path in sorted([*train.glob("*.safetensors"), *train.glob("*.safetensors.index.json")]):
             shutil.copyfile(path, new / path.name)
-        config = json.loads((new / "config.json").read_text(encoding="utf-8"))
-        number_type = stored_dtype(train) # of the trained weights
-        corrected = config_with_dtype(config, number_type) # type: ignore[arg-type] # weights lie there
-        if corrected != config:
-            write_json(new / "config.json", corrected)
+        _correct_number_type(new / "config.json", stored_dtype(train))
+
+def _correct_number_type(path, number_type):
+    "Write the weights' number type, such as bfloat16, into a config.json, unless it stands there already"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    corrected = config_with_dtype(config, number_type)
+    if corrected != config:
+        write_json(path, corrected)
 
 # %% ../../nbs/09f_pipeline.ipynb #nc854c5f
 def _evaluate_stage(settings, model, trained, export, folder):
@@ -321,8 +344,12 @@ def _evaluate_stage(settings, model, trained, export, folder):
     if trained.exists(): # else training was skipped, and only the model before it is measured
         values["adapter"] = str(trained)
     results = evaluate(read_settings(EvaluationSettings, values, "evaluation"))
+    return _greedy_accuracies(results["metrics"])
+
+def _greedy_accuracies(metrics):
+    "The accuracies of greedy answers among chapter 06's metrics: name → text such as `0.500 (n = 64)`"
     accuracies = {}
-    for metric in results["metrics"]:
+    for metric in metrics:
         # `column`: which model answered, and how; `mark`: the measure, such as closed_accuracy
         is_greedy = metric["column"] in ("before_greedy", "after_greedy")
         if is_greedy and "accuracy" in metric["mark"]:

@@ -53,10 +53,7 @@ class QuickStartSettings(Settings):
             yield name not in stages, f"skip: there is no stage {name!r}{hint}"
         is_missing = bool(self.data) and not Path(self.data or "").is_file()
         yield is_missing, f"data = {self.data!r}: no such file"
-        # `_has_easyr1` starts a process, so it is called only where EasyR1 is to train.
-        trains_there = self.engine == "easyr1" and "train" not in self.skipped
-        lacks_easyr1 = trains_there and not _has_easyr1()
-        yield lacks_easyr1, (
+        yield _lacks_easyr1(self), (
             "engine = 'easyr1': EasyR1 is not installed here, for the python3 on the PATH "
             "(in an environment of its own: git clone https://github.com/hiyouga/EasyR1; pip install -e .); "
             "`skip` train,merge_shards,evaluate, or take engine trl")
@@ -66,6 +63,11 @@ class QuickStartSettings(Settings):
         "Names of the stages to leave out, from the text of `skip`; dry-run may stand for dry_run"
         names = [word.strip() for word in self.skip.split(",")]
         return [name.replace("-", "_") for name in names if name]
+
+def _lacks_easyr1(settings):
+    "Whether EasyR1 is to train, by `QuickStartSettings`, and is not installed"
+    trains_there = settings.engine == "easyr1" and "train" not in settings.skipped
+    return trains_there and not _has_easyr1() # starts a process, so it is called only where it matters
 
 def _has_easyr1():
     "Whether the python3 on the PATH, which train.sh starts, finds EasyR1's package (its name is verl)"
