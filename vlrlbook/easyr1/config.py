@@ -241,6 +241,7 @@ class EngineSettings:
     given: dict # dotted key → value, as written
 
     def __getitem__(self, key):
+        "The value of a key by its dotted or its short name, such as `lr`"
         full_name = short_names(self.version).get(key, key)
         return self.values[full_name]
 
@@ -287,6 +288,7 @@ class EngineSettings:
                     default=f"`{json.dumps(about.default)}`", by=by, meaning=about.meaning)
 
     def _repr_markdown_(self):
+        "The table of `explain`, which notebooks show"
         return self.explain()._repr_markdown_()
 
 # %% ../../nbs/09a_config.ipynb #n53f8b35
@@ -437,7 +439,7 @@ def _check_range(key, value, about):
 
 # %% ../../nbs/09a_config.ipynb #n9848972
 # Beginning of a key that one version of EasyR1 has and another lacks → what the other has instead.
-_instead = {
+_replacement_hints = {
     "worker.reward.reward_type": "the current version reads REWARD_TYPE in the reward file",
     "worker.actor.optim.warmup_style": "the current version calls it worker.actor.optim.lr_scheduler_type",
     "worker.actor.optim.lr_scheduler_type": "0.3.2 calls it worker.actor.optim.warmup_style",
@@ -479,11 +481,16 @@ def _of_another_version(name, version):
             continue
         hint = ""
         if version != "verl": # the hints are about the two versions of EasyR1
-            # `_instead`: beginning of a key → what the version without it has instead
-            hints = [words for beginning, words in _instead.items() if other_key.startswith(beginning)]
-            hint = f": {hints[0]}" if hints else ""
+            hint = _replacement_hint(other_key)
         return f"{other_key} is a key of {_engine_name(other)}, and this is {_engine_name(version)}{hint}"
     return None
+
+def _replacement_hint(key):
+    "What another version has instead of a key, after a colon, for the end of a message; empty if unknown"
+    for beginning, words in _replacement_hints.items():
+        if key.startswith(beginning):
+            return f": {words}"
+    return ""
 
 def _engine_name(version):
     "Engine and version in words for a message, such as `EasyR1 0.3.2`"

@@ -45,11 +45,11 @@ def rendered_prompt(
     "The prompt that EasyR1 makes of a question: the template with the question put in for `content`"
     if not template:
         return prompt
-    compiled = _compiled(template.strip()) # EasyR1 strips it, too
+    compiled = _compiled_template(template.strip()) # EasyR1 strips it, too
     return compiled.render(content=prompt)
 
 @cache
-def _compiled(text):
+def _compiled_template(text):
     """Compile a jinja template; cached, so that it is compiled once and not for every row
 
     Raises SettingsError for a text that is no jinja, or that does not use the question (`content`)."""
@@ -145,10 +145,11 @@ def _mix_expression(function, statements, spec):
 class _Statements:
     "Collects top-level statements of modules by the names that they define, with all that they use in turn"
     def __init__(self):
-        self.kept = {} # (module, number of the statement in it) → source
+        "Start without any statement; `collect` adds them"
+        self.copied = {} # (module, number of the statement in it) → source of the statement
         self.imports = set() # import lines of modules that are not copied
-        self.owner = {} # name → module that its statement was copied from
-        self.sources_of = {} # module → modules from which names that it uses are copied
+        self.module_of = {} # name → module that its statement was copied from
+        self.used_modules = {} # module → modules from which names that it uses are copied
 
     def collect(self, module, names):
         "Collect the statements of `module` that define `names`, and those that these use, and so on"
@@ -156,20 +157,20 @@ class _Statements:
         lines, statements, defined_by = _top_level(module)
         for name in names:
             number = defined_by.get(name)
-            if number is None or (module, number) in self.kept: # a builtin, or collected already
+            if number is None or (module, number) in self.copied: # a builtin, or collected already
                 continue
             node = statements[number]
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self._add_import(module, node, name)
                 continue
-            self._set_owner(name, module)
-            self.kept[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
+            self._set_module(name, module)
+            self.copied[module, number] = "\n".join(lines[node.lineno - 1:node.end_lineno])
             used_here = _used_names(node) & set(defined_by) # without builtins and local names
             self.collect(module, sorted(used_here))
 
-    def _set_owner(self, name, module):
+    def _set_module(self, name, module):
         "Note that `name` is copied from `module`; SettingsError if it was copied from another one before"
-        owner = self.owner.setdefault(name, module)
+        owner = self.module_of.setdefault(name, module)
         if owner != module:
             raise SettingsError(
                 f"two different {name!r} would stand in the file: of {owner} and of {module}")
@@ -191,7 +192,7 @@ class _Statements:
             return
         if alias.asname:
             raise SettingsError(f"{module}: {name!r} is renamed in its import, and so cannot be cut out")
-        self.sources_of.setdefault(module, []).append(source_module)
+        self.used_modules.setdefault(module, []).append(source_module)
         self.collect(source_module, [name])
 
     def _add_plain_import(self, module, imported_module, imported):
@@ -208,15 +209,15 @@ class _Statements:
 
         A module comes before those that use its names, since a statement such as `LIMIT = of(3)` runs when
         the file is read."""
-        collected = dict.fromkeys(module for module, _ in self.kept) # a dict as a set that keeps the order
+        collected = dict.fromkeys(module for module, _ in self.copied) # a dict as a set that keeps the order
         modules = [] # the same modules, in the order of the file
         for module in reversed(collected): # the reward's own module was collected first, and comes last
             self._add_in_order(module, modules)
         texts = []
         for module in modules:
             # numbers of the collected statements in this module
-            numbers = sorted(number for owner, number in self.kept if owner == module)
-            texts += [self.kept[module, number] for number in numbers]
+            numbers = sorted(number for owner, number in self.copied if owner == module)
+            texts += [self.copied[module, number] for number in numbers]
         return "\n\n".join(texts)
 
     def _add_in_order(self, module, modules, waiting=()):
@@ -226,7 +227,7 @@ class _Statements:
         recursion where modules import each other in a circle."""
         if module in modules or module in waiting:
             return
-        for used in self.sources_of.get(module, []):
+        for used in self.used_modules.get(module, []):
             self._add_in_order(used, modules, (*waiting, module))
         modules.append(module)
 
@@ -284,7 +285,7 @@ def _used_names(node):
 # A program that calls a reward file as an engine does. It gets path, function and engine as arguments, reads
 # a case as JSON from each line of its input, and prints a line of JSON for each. This package cannot be
 # imported in it, as on a cluster without it. What the reward file prints goes to stderr, not to the replies.
-_asker = '''
+_caller_program = '''
 import importlib.util, json, sys
 class NoVlrlbook:
     def find_spec(self, name, path=None, target=None):
@@ -324,10 +325,10 @@ def ask_reward_file(
 ) -> list: # a list of dicts per case
     "Call a reward file as the engine does, in a Python process of its own that cannot import vlrlbook"
     lines = [json.dumps(dict(texts=texts, truth=truth)) + "\n" for texts, truth in cases]
-    # `_asker`: the text of a program that prints for each line of its input what the function returns.
+    # `_caller_program`: a program, as text, that prints what the function returns for each line of its input.
     # -I: Python ignores PYTHONPATH and the current folder; -B: it writes no __pycache__ beside the file.
     arguments = [str(path), name, engine, json.dumps(kwargs or {}), reward_type or ""]
-    command = [python, "-IB", "-c", _asker, *arguments]
+    command = [python, "-IB", "-c", _caller_program, *arguments]
     done = subprocess.run(command, input="".join(lines), capture_output=True, text=True)
     if done.returncode:
         error_lines = done.stderr.strip().splitlines() or ["no message"]
@@ -362,7 +363,7 @@ def export_easyr1(
         train_count = _write_rows(train, folder / "train.jsonl", template) # with the pictures
         held_out_count = _write_rows(held_out, folder / "val.jsonl", template)
         # SettingsError if the training rows do not fill one batch
-        _check_enough(train_count, checked["data.rollout_batch_size"], "data.rollout_batch_size")
+        _check_fills_batch(train_count, checked["data.rollout_batch_size"], "data.rollout_batch_size")
         write_whole(folder / "prompt.jinja", template)
         write_whole(folder / "reward.py", source)
         _describe_easyr1(folder, checked, _reward_name(reward), [train_count, held_out_count])
@@ -378,14 +379,14 @@ def _describe_easyr1(folder, checked, reward, counts):
     _write_launcher(folder, launcher)
     write_whole(folder / "README.md", _readme(checked, f"EasyR1 {version}", reward, counts, _easyr1_files))
     # `dry_run` reads from export.json for which engine the folder was made.
-    about = dict(engine="easyr1", version=version, reward=reward, rows=counts, made_by=_made_by())
+    about = dict(engine="easyr1", version=version, reward=reward, rows=counts, made_by=_package_version())
     write_json(folder / "export.json", about)
 
 def _reward_name(reward):
     "The name of a reward that is given as a text or as a function"
     return reward if isinstance(reward, str) else reward.__name__
 
-def _made_by():
+def _package_version():
     "The version of this package, which export.json keeps under `made_by`"
     return run_facts()["versions"]["vlrlbook"]
 
@@ -418,7 +419,7 @@ def export_keys(
             "worker.reward.reward_function", "data.prompt_key", "data.answer_key", "data.image_key")
 
 # %% ../../nbs/09b_export.ipynb #ndd2d1cb
-def _check_enough(rows, batch, key):
+def _check_fills_batch(rows, batch, key):
     "Raise SettingsError if the training rows do not fill one batch; `key` is the setting of the batch size"
     # The engine drops the last incomplete batch, and stops if that was the only one.
     if rows < batch:
@@ -489,7 +490,7 @@ def _checked_rows(dataset, template):
     A picture is a dict with `path` or `bytes`. Raises DataError unless the prompt, which the jinja `template`
     makes of the question, has an `<image>` mark for each picture."""
     instructions = rendered_prompt("", vqa_template) # all that the VQA template adds to a question
-    for row in _undecoded(dataset): # dicts; their pictures are not decoded
+    for row in _undecoded_rows(dataset): # dicts; their pictures are not decoded
         # Questions of VQA rows end with the instructions, but the template will add them.
         question = row["question"].removesuffix(instructions)
         pictures, number = row["images"], row["row"]
@@ -509,7 +510,7 @@ def _check_marks(question, template, pictures, number):
         message = f"{marks} <image> marks after the template but {pictures} pictures"
         raise DataError("row.images", message, row=number)
 
-def _undecoded(dataset):
+def _undecoded_rows(dataset):
     "Yield the rows of a data set as dicts; a picture is a dict with `path` or `bytes`, and is not decoded"
     # Read in the Arrow format, since in its usual format the data set would decode every picture.
     for batch in dataset.with_format("arrow").iter(_batch_rows):
@@ -560,16 +561,16 @@ def _stored_name(picture, number, folder, stored):
     `picture`: a dict with `path` or `bytes`; `stored`: path → name of the pictures so far, which is added to;
     `number`: of the row, for messages."""
     if picture["bytes"]: # the row holds the picture itself
-        return _store(picture, number, folder)
+        return _store_picture(picture, number, folder)
     path = picture["path"]
     if path not in stored:
-        stored[path] = _store(picture, number, folder)
+        stored[path] = _store_picture(picture, number, folder)
     return stored[path]
 
 # %% ../../nbs/09b_export.ipynb #n3d51eb9
 _hash_digits = 20 # of a picture's SHA-256 in its name: 80 bits, so that no two pictures get the same name
 
-def _store(picture, number, folder):
+def _store_picture(picture, number, folder):
     "Write one picture into the folder under the hash of its bytes (equal ones once); return the file's name"
     data, suffix = _picture_file(picture, number)
     digest = hashlib.sha256(data).hexdigest()[:_hash_digits]
@@ -674,7 +675,7 @@ def export_verl(
         train_count = _write_parquet(train, folder / "train.parquet", template, "train")
         held_out_count = _write_parquet(held_out, folder / "val.parquet", template, "val")
         # SettingsError if the training rows do not fill one batch
-        _check_enough(train_count, checked["data.train_batch_size"], "data.train_batch_size")
+        _check_fills_batch(train_count, checked["data.train_batch_size"], "data.train_batch_size")
         write_whole(folder / "reward.py", source)
         _describe_verl(folder, checked, _reward_name(reward), [train_count, held_out_count])
     return Path(out_dir)
@@ -689,7 +690,7 @@ def _describe_verl(folder, checked, reward, counts):
     lora = dict(rank=checked["lora_rank"], alpha=checked["lora_alpha"])
     # A dry run reads the settings from export.json, since verl gets no YAML file.
     about = dict(engine="verl", version="verl", written_for=engine, reward=reward,
-                 rows=counts, settings=_settings_to_keep(checked), lora=lora, made_by=_made_by())
+                 rows=counts, settings=_settings_to_keep(checked), lora=lora, made_by=_package_version())
     write_json(folder / "export.json", about)
 
 # %% ../../nbs/09b_export.ipynb #n4fdd8df

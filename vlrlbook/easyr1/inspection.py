@@ -127,8 +127,8 @@ def _length_problems(context, tokens):
     "Problems [(code, message)] of a prompt with so many tokens: one if it is longer than the engine takes"
     if tokens <= context.longest:
         return []
-    fate = "leaves the row out" if context.filters else "cuts the prompt on the right"
-    return [("prompt.length", f"{tokens} tokens, at most {context.longest}; EasyR1 {fate}")]
+    consequence = "leaves the row out" if context.filters else "cuts the prompt on the right"
+    return [("prompt.length", f"{tokens} tokens, at most {context.longest}; EasyR1 {consequence}")]
 
 # %% ../../nbs/09c_inspection.ipynb #n4558ddb
 def _read_template(folder, name):
@@ -289,9 +289,11 @@ class DryRun:
         return _histogram(self)
 
     def _repr_markdown_(self):
+        "The tables as Markdown, which notebooks show"
         return "\n\n".join(table._repr_markdown_() for table in self._tables())
 
     def __repr__(self):
+        "The tables as plain text"
         return "\n\n".join(repr(table) for table in self._tables())
 
     def _tables(self):
@@ -356,7 +358,7 @@ def dry_run(
 
     Rows, reward and memory are checked only if the files, the processor and the template can be used."""
     started = time.perf_counter()
-    folder, engine, settings = _what_to_run(Path(path), version, list(overrides))
+    folder, engine, settings = _run_settings(Path(path), version, list(overrides))
     problems = _missing_files(settings, folder, engine) # dicts; all functions below add to this list
     tally = _Tally(problems) # counts over all rows
     result = _empty_result(folder, settings, tally)
@@ -364,9 +366,9 @@ def dry_run(
     if context is not None:
         _check_and_count_rows(context, settings, tally, result, processes, progress)
         result.reward = _check_reward_file(settings, folder, engine, tally.truths, full_marks, problems)
-        config = _config_of(settings, folder) # None if it cannot be read
+        config = _load_config(settings, folder) # None if it cannot be read
         usable = _usable_rows(settings, folder, tally) # training rows that the engine does not leave out
-        result.cost = _cost_of(settings, engine, config, usable, gpu_gb, problems)
+        result.cost = _cost_rows(settings, engine, config, usable, gpu_gb, problems)
     result.seconds = time.perf_counter() - started
     return result
 
@@ -387,8 +389,8 @@ def _context_for_rows(settings, folder, engine, processor, problems):
     if any(problem["code"] in ("file.missing", "data.hub") for problem in problems):
         return None
     if processor is None:
-        processor = _processor_of(settings, folder, problems)
-    if processor is None: # it could not be loaded: `_processor_of` has added the problem
+        processor = _load_processor(settings, folder, problems)
+    if processor is None: # it could not be loaded: `_load_processor` has added the problem
         return None
     try:
         return _RowContext(settings, folder, engine, processor)
@@ -487,13 +489,14 @@ class _Tally:
         self.pictures += row_result["pictures"]
 
 # %% ../../nbs/09c_inspection.ipynb #n7d7df37
-def _what_to_run(path, version, overrides):
+def _run_settings(path, version, overrides):
     """(folder, engine, `EngineSettings`) of the run at a path: an exported directory, or an EasyR1 YAML
 
     The engine is easyr1 or verl."""
     if path.is_file(): # a YAML; it does not say for which EasyR1 it was written
         settings = read_engine_yaml(path, version or "0.3.2", overrides)
-        return path.parent, "easyr1", _relative_to(path.parent, settings) # its paths then begin in its folder
+        # Then its paths begin in its folder.
+        return path.parent, "easyr1", _make_paths_readable(path.parent, settings)
     about = _read_export_json(path)
     if about["engine"] == "easyr1":
         settings = read_engine_yaml(path / "config.yaml", version or about["version"], overrides)
@@ -520,7 +523,7 @@ def _verl_settings(exported, overrides, name):
     return engine_settings(given, "verl", name, house=False)
 
 # %% ../../nbs/09c_inspection.ipynb #n6b93fe1
-def _relative_to(folder, settings):
+def _make_paths_readable(folder, settings):
     """Change the paths in the settings of a YAML, so that they can be read from the YAML's `folder`
 
     EasyR1 takes relative paths from the folder where its command is started, which need not be the YAML's."""
@@ -596,14 +599,14 @@ def _named_files(values, engine):
     named = [(key, values[key], "file.missing") for key in keys if values[key]]
 
     # The reward file is listed even if its name is empty: the caller then reports that it is not set.
-    reward_path, _ = _reward_of(values, engine)
+    reward_path, _ = _reward_path_and_function(values, engine)
     named.append((reward_key, reward_path, "file.missing"))
     model = values[model_key]
     if model.startswith((".", "/", "~")): # anything else may be a hub id
         named.append((model_key, model, "model.missing"))
     return named
 
-def _reward_of(values, engine):
+def _reward_path_and_function(values, engine):
     "(path of the reward file, name of the function in it), from the settings"
     if engine == "verl":
         section = "reward.custom_reward_function"
@@ -623,7 +626,7 @@ def _row_files(folder, name):
     return [str(path.relative_to(folder)) for path in sorted(named.iterdir()) if path.is_file()]
 
 # %% ../../nbs/09c_inspection.ipynb #nfdee861
-def _model_of(settings, folder):
+def _model_path(settings, folder):
     "The model that settings name, for `from_pretrained`: a directory (relative to the export) or a hub id"
     values = settings.values
     name = values.get("worker.actor.model.model_path") or values.get("actor_rollout_ref.model.path")
@@ -631,11 +634,11 @@ def _model_of(settings, folder):
     return str(directory) if directory.exists() else name
 
 # %% ../../nbs/09c_inspection.ipynb #n001abde
-def _processor_of(settings, folder, problems):
+def _load_processor(settings, folder, problems):
     "Load the processor of the model; if that fails, add a problem to the list and return None"
     from transformers import AutoProcessor
     try:
-        return AutoProcessor.from_pretrained(_model_of(settings, folder)) # a directory or a hub id
+        return AutoProcessor.from_pretrained(_model_path(settings, folder)) # a directory or a hub id
     except (OSError, ValueError) as e:
         why = " ".join(str(e).split())[:120]
         message = f"its processor cannot be loaded here, so nothing was counted ({why})"
@@ -643,11 +646,11 @@ def _processor_of(settings, folder, problems):
         return None
 
 # %% ../../nbs/09c_inspection.ipynb #n9e3d972
-def _config_of(settings, folder):
+def _load_config(settings, folder):
     "The model's transformers configuration, or None if it cannot be read"
     from transformers import AutoConfig
     try:
-        return AutoConfig.from_pretrained(_model_of(settings, folder))
+        return AutoConfig.from_pretrained(_model_path(settings, folder))
     except (OSError, ValueError):
         return None # then the table says that the memory is unknown
 
@@ -693,7 +696,7 @@ def _check_rows(files, context, processes, progress, row_counts):
     from tqdm.auto import tqdm
     processes = processes or os.cpu_count() or 1
     most_waiting = 3 * processes # batches: without a limit the reader would fill the memory with rows
-    with tqdm(desc="rows", disable=not progress) as bar, _workers(context, processes) as submit:
+    with tqdm(desc="rows", disable=not progress) as bar, _worker_pool(context, processes) as submit:
         waiting = deque() # (file, function that waits for the results of a batch), the oldest batch first
         for name, batch in _batches_of_files(files, context.folder, row_counts):
             wait_for_results = submit(batch) # the check has begun
@@ -736,7 +739,7 @@ def _batched(items, size):
 
 # %% ../../nbs/09c_inspection.ipynb #n7c72dc2
 @contextmanager
-def _workers(context, processes):
+def _worker_pool(context, processes):
     """A context manager that yields a function `submit(batch)`, which starts the check of a batch of rows
 
     `submit` returns a function without arguments that waits for the batch's results and returns them. The
@@ -750,7 +753,8 @@ def _workers(context, processes):
     with ProcessPoolExecutor(
             processes, mp_context, initializer=_set_row_context, initargs=(context,)) as pool:
         def submit(batch):
-            return pool.submit(_check_batch, batch).result # the method that waits for the results
+            "Start the check of a batch in another process; return a function that waits for its results"
+            return pool.submit(_check_batch, batch).result
         yield submit
 
 def _submit_here(batch):
@@ -797,7 +801,7 @@ def _call_reward_file(values, folder, engine, cases, problems):
     """Call the reward function in another process: for each case (texts, truth) a list of dicts, one a text
 
     `values`: settings by key. If the file fails, a problem is added to the list and None is returned."""
-    path, function = _reward_of(values, engine)
+    path, function = _reward_path_and_function(values, engine)
     try:
         return ask_reward_file(folder / path, cases, function, engine, kwargs=_reward_kwargs(values),
                                reward_type=values.get("worker.reward.reward_type"))
@@ -932,22 +936,20 @@ def memory_gb(
         "logits": tokens * vocabulary * 8 / 1e9} # in float32, and their gradient
 
 # %% ../../nbs/09c_inspection.ipynb #n8bcc9d7
-def _cost_of(settings, engine, config, rows, gpu_gb, problems):
+def _cost_rows(settings, engine, config, rows, gpu_gb, problems):
     """Steps, answers and memory of a run as rows of a table, dicts with `what` and `value`
 
     `settings`: `EngineSettings`; `rows`: how many usable training rows; `config`: of the model, or None.
     Problems are added to the list."""
     values, easyr1 = settings.values, engine == "easyr1"
-    batch, mini_batch, max_steps = _batches_and_steps(values, easyr1)
-    # `//`: the engine drops the last incomplete batch of each epoch.
-    steps = max_steps or (rows // batch) * values["trainer.total_epochs"]
+    batch, updates, steps = _steps_of(values, easyr1, rows)
     if rows < batch:
         message = f"{rows} usable training rows, fewer than a batch of {batch}: the engine would stop"
         problems.append(_problem("data", "rows.few", message))
 
     # `n`, the answers to each prompt, is short for worker.rollout.n, or actor_rollout_ref.rollout.n in verl
     answers = steps * batch * settings["n"]
-    cost = {"steps, optimizer updates in each": f"{steps}, {batch // mini_batch}",
+    cost = {"steps, optimizer updates in each": f"{steps}, {updates}",
             "answers sampled in all": f"{answers:,}",
             "rows left over each epoch": rows % batch if rows else 0}
     if config is None:
@@ -956,15 +958,18 @@ def _cost_of(settings, engine, config, rows, gpu_gb, problems):
         cost |= _memory_lines(values, easyr1, config, gpu_gb, problems)
     return [dict(what=what, value=value) for what, value in cost.items()]
 
-def _batches_and_steps(values, easyr1):
-    """(prompts of a step, prompts of an optimizer update, limit of steps) in settings of EasyR1 or verl
+def _steps_of(values, easyr1, rows):
+    """(prompts of a step, optimizer updates of a step, steps in all) of a run on so many training rows
 
-    Without a limit (None) the epochs decide. `values`: settings by key."""
+    `values`: settings by key; `easyr1`: whether they are EasyR1's or verl's."""
     keys = ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size",
             "trainer.total_training_steps")
     if easyr1:
         keys = ("data.rollout_batch_size", "worker.actor.global_batch_size", "trainer.max_steps")
-    return tuple(values[key] for key in keys)
+    batch, mini_batch, max_steps = [values[key] for key in keys]
+    # Without a limit (None) the epochs decide. `//`: the engine drops the last incomplete batch of each.
+    steps = max_steps or (rows // batch) * values["trainer.total_epochs"]
+    return batch, batch // mini_batch, steps
 
 # %% ../../nbs/09c_inspection.ipynb #na5ee72e
 def _memory_lines(values, easyr1, config, gpu_gb, problems):

@@ -138,7 +138,7 @@ def _misfits(shapes, names, wanted):
         shape = shapes[key]
         if name is None:
             # A hint takes time, so only misfits that the message will show get one.
-            hint = _closest(key, wanted) if len(misfits) < _most_shown else ""
+            hint = _closest_hint(key, wanted) if len(misfits) < _most_shown else ""
             misfits.append(f"unexpected {key!r}{hint}")
         elif shape is not None and tuple(shape) != wanted.shapes[name]:
             misfits.append(f"{key!r} has shape {list(shape)}, the config wants {list(wanted.shapes[name])}")
@@ -152,7 +152,7 @@ def _join_first(faults):
     more = "; …" if len(faults) > _most_shown else ""
     return "; ".join(faults[:_most_shown]) + more
 
-def _closest(key, wanted):
+def _closest_hint(key, wanted):
     "The end of an error message: `: did you mean …?` with the nearest tensor name, or an empty text"
     hint = nearest(key, [*wanted.shapes, *wanted.hub.values()])
     # If no name is near, `nearest` lists all names of the model, which are too many here.
@@ -167,12 +167,12 @@ class Lora:
 
     def scale(self, module):
         "The factor of B·A for a module: alpha / rank, or alpha / √rank in a rank-stabilised adapter (rsLoRA)"
-        alpha = _pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
-        rank = _pattern(self.config.get("rank_pattern"), module, self.config["r"])
+        alpha = _value_by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        rank = _value_by_pattern(self.config.get("rank_pattern"), module, self.config["r"])
         return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
 
 # %% ../../nbs/09e_merge.ipynb #nbf477f5
-def _pattern(patterns, module, default):
+def _value_by_pattern(patterns, module, default):
     """The value for a module in peft's `alpha_pattern` or `rank_pattern`, else the default
 
     `patterns`: regular expression → value, or None; the first one that fits the module's name counts."""
@@ -183,7 +183,7 @@ def _pattern(patterns, module, default):
     return default
 
 # The key of a LoRA factor in a peft model; groups: module, A or B, the adapter's name (which may be missing).
-_factor = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.(?:(\w+)\.)?weight")
+_factor_key = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.(?:(\w+)\.)?weight")
 # Words in the keys of peft's other additions to a model; none of these can be added to a weight.
 _other_additions = (".lora_", "modules_to_save", "original_module")
 
@@ -212,7 +212,7 @@ def _part_keys(keys):
     key of any other addition of peft."""
     base, factors, adapters = {}, {}, set()
     for key in keys:
-        match = _factor.fullmatch(key) # groups: module, A or B, the adapter's name
+        match = _factor_key.fullmatch(key) # groups: module, A or B, the adapter's name
         if match:
             module, factor, adapter = match.groups()
             factors.setdefault(module, {})[factor] = key
@@ -261,7 +261,7 @@ def _check_ranks_of(shards, factors, config):
 
     `factors`: module's name → {"A": key, "B": key}; a `rank_pattern` may give modules ranks of their own."""
     for module, keys in factors.items():
-        rank = _pattern(config.get("rank_pattern"), module, config["r"])
+        rank = _value_by_pattern(config.get("rank_pattern"), module, config["r"])
         rows_of_a, columns_of_b = shards.shape(keys["A"])[0], shards.shape(keys["B"])[1]
         if (rows_of_a, columns_of_b) != (rank, rank):
             raise ShardError(f"{module}: factors of rank {rows_of_a} and {columns_of_b}, "
@@ -425,7 +425,7 @@ def _check_updates(shards, wanted, lora, updates):
                          "take lora='adapter'")
     for name, module in updates.items():
         if name is None:
-            hint = _closest(f"{module}.weight", wanted)
+            hint = _closest_hint(f"{module}.weight", wanted)
             raise ShardError(f"{module}: an adapter for a layer that the config does not have{hint}")
         shape = _update_shape(shards, lora.factors[module])
         if shape != wanted.shapes[name]:
@@ -541,7 +541,7 @@ def merge_shards(
 
 def _check_has_adapter(shards, local_dir):
     "Raise ShardError if no key in the shards of a directory is that of a LoRA factor"
-    if not any(map(_factor.fullmatch, shards.pieces)):
+    if not any(map(_factor_key.fullmatch, shards.pieces)):
         raise ShardError(f"{local_dir}: lora = 'adapter', but the shards hold no adapter")
 
 def _report(shards, sources, kind):

@@ -126,7 +126,7 @@ def quick_start(
     return results
 
 def _do_merge(run):
-    "Do the stage \"merge\"; return the model to train from: its directory, or a hub id. `run`: `_Stages`"
+    "Do the stage `merge`; return the model to train from: its directory, or a hub id. `run`: `_Stages`"
     s = run.settings
     base = s.base_model or _warm_base() # the default is the directory of a tiny model of chapter 05
     depends_on = [base, s.lora_model] # a change of these repeats the stage
@@ -137,7 +137,7 @@ def _do_merge(run):
     return str(run.folder("merge")) if merged.get("written") else base
 
 def _do_export(run, model):
-    "Do the stages \"export\" and \"dry_run\", which looks the export through. `run`: `_Stages`"
+    "Do the stage `export`, and `dry_run`, which checks what it has written. `run`: `_Stages`"
     s = run.settings
     # A hash of the content: a file with a new date alone does not repeat the export.
     rows_hash = None if s.data is None else sha256_of(s.data)
@@ -147,7 +147,7 @@ def _do_export(run, model):
     run.do("dry_run", [], lambda folder: _dry_run_stage(s, export, folder), _has_results)
 
 def _do_training(run, model):
-    "Do the stages \"train\" and \"merge_shards\", which makes a plain model of it. `run`: `_Stages`"
+    "Do the stage `train`, and `merge_shards`, which makes a plain model of its result. `run`: `_Stages`"
     s = run.settings
     export, train = run.folder("export"), run.folder("train")
     depends_on = [s.engine, s.max_steps, s.training, s.size, s.seed]

@@ -255,10 +255,10 @@ class Stored:
         first_byte = self.offset * dtype.itemsize # of this tensor in its storage
         is_contiguous = self.plain
         if out is not None and is_contiguous and out.is_contiguous(): # straight into `out`, without a copy
-            _fill(out.view(-1), self.path, self.record, first_byte) # `record`: where the storage lies
+            _fill_from_file(out.view(-1), self.path, self.record, first_byte)
             return out
         flat = torch.empty(self._span(), dtype=dtype)
-        _fill(flat, self.path, self.record, first_byte)
+        _fill_from_file(flat, self.path, self.record, first_byte)
         tensor = flat.view(self.shape) if is_contiguous else flat.as_strided(self.shape, self.stride)
         return tensor if out is None else out.copy_(tensor)
 
@@ -270,7 +270,7 @@ class Stored:
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
 
 # %% ../../nbs/09d_shards.ipynb #n8b64cf6
-def _fill(flat, path, record, skipped):
+def _fill_from_file(flat, path, record, skipped):
     """Fill a flat tensor with bytes of a file; ShardError where they are missing or damaged
 
     `record`: (first byte, bytes, checksum) of a storage in the file; `skipped`: bytes of the storage before
@@ -310,12 +310,13 @@ class _StandIn:
     It keeps the object's arguments (`args`) and fields, and runs none of its code."""
     args: tuple
     def __new__(cls, *args, **kwargs):
+        "Make the object and keep the positional arguments in `args`"
         self = super().__new__(cls)
         self.args = args
         return self
 
     def __init__(self, *args, **kwargs):
-        pass # unpickling does not always call this, so `__new__` keeps the arguments
+        "Do nothing: unpickling does not always call this, so `__new__` keeps the arguments"
 
     def __setstate__(self, state):
         "Called by pickle with the object's fields: a dict, or a pair of dicts if the class has slots"
@@ -333,7 +334,7 @@ def _rebuild_stored(storage, offset, size, stride, *rest):
     """Called by the unpickler in place of torch._utils._rebuild_tensor_v2 and _v3: returns a `Stored`
 
     So only the facts about a tensor are kept, and its numbers are not read."""
-    dtype, path, record = storage # what `_Contents.persistent_load` returned
+    dtype, path, record = storage # what `_ContentsUnpickler.persistent_load` returned
     # _v3, for number types without a storage class of their own, names the type in its last argument.
     if rest and isinstance(rest[-1], str):
         dtype = rest[-1]
@@ -395,14 +396,15 @@ _rebuilt = {
 _number_type = re.compile(r"(bfloat|float|int|uint|bool|complex)\w*") # torch.float32 and the like
 
 # %% ../../nbs/09d_shards.ipynb #n685e603
-class _Contents(pickle.Unpickler):
+class _ContentsUnpickler(pickle.Unpickler):
     """Unpickler for the table of contents of a shard: tensors become `Stored`, DTensors stand-ins
 
     It runs nothing that the pickle names, so a file from a stranger can be read."""
     def __init__(self, file, path, records):
+        "`file`: the pickle; `path`: of the shard; `records`: number of a storage, as text → its record"
         super().__init__(file)
         self.path = path
-        self.records = records # number of a storage, as text → its record
+        self.records = records
 
     def persistent_load(self, entry):
         """Called by pickle for each storage; returns (number type, file, record) for `_rebuild_stored`
@@ -435,7 +437,7 @@ def read_contents(
         # A file of torch.save is a ZIP archive. `_record`: where an entry's content lies in it.
         with zipfile.ZipFile(path) as archive:
             records = {entry.filename: _record(path, entry) for entry in archive.infolist()}
-        return _contents(records, path)
+        return _read_state_dict(records, path)
     except ShardError: # it is a ValueError, which `_unreadable` below would catch
         raise
     except OSError as e:
@@ -452,7 +454,7 @@ _unreadable = (
     ValueError, TypeError, AttributeError, NotImplementedError, OverflowError)
 
 # %% ../../nbs/09d_shards.ipynb #n7576d5c
-def _contents(records, path):
+def _read_state_dict(records, path):
     """The state dict of a file that torch.save wrote: key → `Stored` (a tensor), or `_StandIn` for a DTensor
 
     `records`: name of an entry of this ZIP archive → (first byte, bytes, checksum)."""
@@ -460,11 +462,11 @@ def _contents(records, path):
     pickle_name = next(name for name in records if name.endswith("/data.pkl"))
     folder = pickle_name.removesuffix("data.pkl")
     byte_order = records.get(f"{folder}byteorder") # older versions of torch write no such entry
-    if byte_order and _bytes(path, byte_order) != b"little": # `_bytes` reads an entry
+    if byte_order and _read_record(path, byte_order) != b"little": # `_read_record` reads an entry
         raise ShardError(f"{path.name}: written on a big-endian machine")
     storages = _storage_records(records, folder)
-    pickled = io.BytesIO(_bytes(path, records[pickle_name]))
-    contents = _Contents(pickled, path, storages).load() # runs nothing that the pickle names
+    pickled = io.BytesIO(_read_record(path, records[pickle_name]))
+    contents = _ContentsUnpickler(pickled, path, storages).load() # runs nothing that the pickle names
     if not isinstance(contents, dict):
         raise ShardError(f"{path.name}: holds a {type(contents).__name__}, not a state dict")
     return contents
@@ -494,7 +496,7 @@ def _record(path, entry):
     return first_byte, entry.file_size, entry.CRC
 
 # %% ../../nbs/09d_shards.ipynb #n75d182b
-def _bytes(path, record):
+def _read_record(path, record):
     "Read a small entry of a ZIP file whole, and check it; `record`: (first byte, bytes, checksum)"
     first_byte, size, checksum = record
     with open(path, "rb") as f:
