@@ -358,7 +358,7 @@ def dry_run(
 
     Rows, reward and memory are checked only if the files, the processor and the template can be used."""
     started = time.perf_counter()
-    folder, engine, settings = _run_settings(Path(path), version, list(overrides))
+    folder, engine, settings = _settings_of_run(Path(path), version, list(overrides))
     problems = _missing_files(settings, folder, engine) # dicts; all functions below add to this list
     tally = _Tally(problems) # counts over all rows
     result = _empty_result(folder, settings, tally)
@@ -489,7 +489,7 @@ class _Tally:
         self.pictures += row_result["pictures"]
 
 # %% ../../nbs/09c_inspection.ipynb #n7d7df37
-def _run_settings(path, version, overrides):
+def _settings_of_run(path, version, overrides):
     """(folder, engine, `EngineSettings`) of the run at a path: an exported directory, or an EasyR1 YAML
 
     The engine is easyr1 or verl."""
