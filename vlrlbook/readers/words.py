@@ -242,11 +242,19 @@ def same_words(
         # with articles: in "hepatitis a virus" the `a` is a name
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
             return True
-        # without articles, with synonyms; also without first words such as `the image shows`
-        words = answer_words(part, synonyms)
-        if any(_joined_words(rest) == true_words for rest in _without_lead_in(words)):
+        if _ends_in_words(part, true_words, synonyms):
             return True
     return False
+
+
+def _ends_in_words(
+    part,  # of an answer
+    true_words,  # as one string, from `_joined_words`
+    synonyms,  # as `answer_words` takes it
+):
+    "Whether a text is the true words, perhaps behind words such as `the image shows`; without articles"
+    words = answer_words(part, synonyms)
+    return any(_joined_words(rest) == true_words for rest in _without_lead_in(words))
 
 
 # Lists
