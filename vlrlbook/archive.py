@@ -177,9 +177,7 @@ def archive_entries(
     _check_totals(infos, packed)
     entries, folded_names = {}, set()
     for info in infos:
-        # A harmless entry has no faults; the first fault of any other refuses the archive.
-        for code, message in name_faults(info):
-            raise DataError(code, message, entry=info.filename)
+        _check_entry(info)
         name = readable_name(info)  # decoded as its maker most likely meant it
         # Names are compared as Windows and macOS do: without case, accents in one form.
         folded = folded_name(name)
@@ -189,6 +187,12 @@ def archive_entries(
         folded_names.add(folded)
         entries[name] = info
     return entries
+
+
+def _check_entry(info):
+    "Raise `DataError` for the first fault of an entry's record in the directory, a ZipInfo"
+    for code, message in name_faults(info):
+        raise DataError(code, message, entry=info.filename)
 
 
 def _check_totals(
@@ -285,7 +289,7 @@ def name_faults(
 
 
 def _leads_out(name):
-    "True if an entry's name leads out of the archive: /etc/x, ../x, C:x, a\\b, or one with control characters"
+    "True if a name leads out of the archive, such as /etc/x, ../x, C:x or a\\b, or has control characters"
     parts = PurePosixPath(name).parts or ("",)
     # On Windows a colon names a drive and a backslash begins a folder. Both are refused on every system, so
     # that an archive is good everywhere or nowhere.
@@ -366,14 +370,22 @@ def _checked_header(file, info):
     mark, _, flags, method, _, _, checksum, packed, unpacked, name_length, extra_length = fields
     name = file.read(name_length).decode("utf-8" if flags & _name_is_utf8 else "cp437")
 
-    # In these two cases the local header does not hold the sizes, so they cannot be compared.
-    sizes_elsewhere = flags & _sizes_follow or _in_zip64_extra in (packed, unpacked)
-    same_sizes = (checksum, packed, unpacked) == (info.CRC, info.compress_size, info.file_size)
-    same_rest = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
-    is_same = mark == _local_mark and same_rest and (sizes_elsewhere or same_sizes)
-    if not is_same:
+    is_same = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
+    has_same_sizes = _sizes_agree(info, flags, (checksum, packed, unpacked))
+    if mark != _local_mark or not (is_same and has_same_sizes):
         raise DataError("zip.headers", "its local header differs from the directory", entry=info.filename)
     return _local_header.size + name_length + extra_length + info.compress_size
+
+
+def _sizes_agree(
+    info,  # ZipInfo, the directory's record of an entry
+    flags,  # of the entry's local header
+    sizes,  # in this header: (checksum, packed bytes, unpacked bytes)
+):
+    "True if the sizes in a local header are those of the directory, or if they stand elsewhere"
+    # In two cases they do, and cannot be compared: behind the data, or in the header's extra field.
+    stand_elsewhere = flags & _sizes_follow or _in_zip64_extra in sizes[1:]
+    return stand_elsewhere or sizes == (info.CRC, info.compress_size, info.file_size)
 
 
 # Where things lie
@@ -632,9 +644,16 @@ def decode_picture(
     except DataError:
         raise
     except Exception as fault:  # Pillow's decoders raise many kinds of errors on broken bytes
-        kind = _kind_of(data)  # by its first bytes, such as "a HEIC", or None
-        what = f"{kind}: save it as JPEG or PNG" if kind else f"cannot be decoded ({type(fault).__name__})"
-        raise DataError("image.decode", what) from fault
+        raise DataError("image.decode", _why_undecodable(data, fault)) from fault
+
+
+def _why_undecodable(
+    data,  # bytes that should be a picture
+    fault,  # the exception that its decoder has raised
+):
+    "Words for a picture that cannot be decoded: what it is instead if its first bytes tell, else the fault"
+    kind = _kind_of(data)  # such as "a HEIC", or None
+    return f"{kind}: save it as JPEG or PNG" if kind else f"cannot be decoded ({type(fault).__name__})"
 
 
 # Files that people give in place of a picture and that are not read: their first bytes, and what to call them
@@ -816,10 +835,8 @@ def _add_table_notes(
     notes,  # Counter, sentence -> number of rows; gets the new notes
 ):
     "Count pictures that no row names, rows that stand twice, and questions with two different answers"
-    name_of_row = {}  # line number → name of the row's picture in the archive, None if there is none
-    for number, image_path, _, _ in rows:
-        name_of_row[number], _ = names.find(image_path)
-
+    # line number → name of the row's picture in the archive, None if there is none
+    name_of_row = {number: names.find(image_path)[0] for number, image_path, _, _ in rows}
     named = set(name_of_row.values())
     unused = [name for name in names.entries if name not in named and _is_picture_name(name)]
     if unused:
@@ -898,12 +915,7 @@ def _entry_of_row(
     "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
     _, image_path, question, answer = row
     _check_question(question, answer)
-    if kind == "pointing":
-        _check_boxes(answer)
-    else:
-        _check_count(answer)
-        if read_box_truth(answer).size:  # a text such as "[12, 40, 31, 59] in pixels of 112 x 112"
-            notes["the answer is boxes, and was read as a count; a ZIP of kind pointing has boxes"] += 1
+    _check_answer(answer, notes, kind)
     name, note = _existing_name(names, image_path)
     if note:  # a sentence: the archive spells the name in another way
         notes[note] += 1
@@ -911,6 +923,20 @@ def _entry_of_row(
     if entry.file_size > limits["picture_bytes"]:
         raise DataError("image.bytes", f"{entry.file_size} bytes")
     return entry
+
+
+def _check_answer(
+    answer,  # of a row of main.csv
+    notes,  # Counter, sentence -> number of rows; counts boxes in place of a count
+    kind,  # what the answer should be, a key of `zip_kinds`
+):
+    "Raise `DataError` unless an answer is what the kind of ZIP asks for: boxes, or a count"
+    if kind == "pointing":
+        _check_boxes(answer)
+        return
+    _check_count(answer)
+    if read_box_truth(answer).size:  # a text such as "[12, 40, 31, 59] in pixels of 112 x 112"
+        notes["the answer is boxes, and was read as a count; a ZIP of kind pointing has boxes"] += 1
 
 
 def _existing_name(
