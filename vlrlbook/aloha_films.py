@@ -571,10 +571,7 @@ def make_films(
 
     Its columns are those of the real data set `lerobot/realworld_aloha_success_bhc`."""
     LeRobotDataset, _ = _lerobot_classes()
-    if films < 1 or size < SMALLEST:
-        wanted = f"at least 1 film, and {SMALLEST} pixels a side"
-        raise SettingsError(f"films = {films}, size = {size}: expected {wanted}")
-
+    _check_numbers(films, size)
     root, turns = Path(root), _turns(only) # names of plans, in the order in which films take them
     simulator, started = Simulator(size), time.time()
     descriptions = [] # of each film: its plan and its rewards
@@ -593,6 +590,13 @@ def make_films(
         data.finalize()
         _describe(hidden_folder / "set", dict(seed=seed, size=size, films=descriptions)) # films.json
     return LeRobotDataset(name, root=root, video_backend="pyav")
+
+
+def _check_numbers(films, size):
+    "Raise a SettingsError for less than one film, or for pictures too small to show the cube"
+    if films < 1 or size < SMALLEST:
+        wanted = f"at least 1 film, and {SMALLEST} pixels a side"
+        raise SettingsError(f"films = {films}, size = {size}: expected {wanted}")
 
 
 def _lerobot_classes():
