@@ -829,14 +829,16 @@ def save_classifier(
     has_adapter = hasattr(classifier.vlm, "peft_config") # peft sets it on a model with an adapter
     if not has_adapter:
         base = None # the directory holds the whole model
-    # safetensors refuses tensors that are not contiguous in memory.
-    head = {name: weight.cpu().contiguous() for name, weight in classifier.head.state_dict().items()}
     with new_folder(path, existing="any") as hidden_folder: # becomes `path` when all is written
         weights = hidden_folder / ("adapter" if has_adapter else "model")
         classifier.vlm.save_pretrained(weights) # with an adapter, peft writes the adapter alone
         save_processor(processor, weights)
-        save_file(head, hidden_folder / "head.safetensors")
+        save_file(_tensors_to_save(classifier.head), hidden_folder / "head.safetensors")
         _write_descriptions(hidden_folder, classifier, cameras, base)
+
+def _tensors_to_save(module):
+    "The weights of a module by name, on the CPU and contiguous in memory: safetensors refuses others"
+    return {name: weight.cpu().contiguous() for name, weight in module.state_dict().items()}
 
 def _write_descriptions(
     folder, # of a saved classifier
@@ -1591,21 +1593,27 @@ def prediction_rows(
 ) -> list: # a dictionary per frame
     "For each frame its film, label and predicted bin, and the probability of each bin as p0, p1 and so on"
     expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
-    rows = []
     # frames.rows: the numbers of these frames among all frames of the data set
-    for i, of_bins, expected in zip(frames.rows, probabilities, expected_bins):
-        last_bin = len(of_bins) - 1
-        row = _about_frame(frames, i) | dict(
-            predicted=int(of_bins.argmax()),
-            expected=round(expected, 4), # the mean bin, weighted by the probabilities
-            # from 0 to 1; named as LeRobot's reward model SARM names it in its files
-            progress_sparse=round(expected / last_bin, 4),
-        )
-        if frames.targets is not None: # [all frames] progress learnt as a number, from 0 to the last bin
-            row["progress"] = round(float(frames.targets[i]) / last_bin, 4) # the true one, from 0 to 1
-        row |= {f"p{bin_number}": round(float(p), 5) for bin_number, p in enumerate(of_bins)}
-        rows.append(row)
-    return rows
+    return [_about_frame(frames, i) | _about_prediction(frames, i, of_bins, expected)
+            for i, of_bins, expected in zip(frames.rows, probabilities, expected_bins)]
+
+def _about_prediction(
+    frames, # `AlohaFrames`
+    i, # the frame's number among all frames of the data set
+    of_bins, # [bins] probabilities
+    expected, # the mean bin, weighted by the probabilities
+):
+    "The columns of a row of predictions that say what was predicted, and the true progress: a dict"
+    last_bin = len(of_bins) - 1
+    row = dict(
+        predicted=int(of_bins.argmax()),
+        expected=round(expected, 4),
+        # from 0 to 1; named as LeRobot's reward model SARM names it in its files
+        progress_sparse=round(expected / last_bin, 4),
+    )
+    if frames.targets is not None: # [all frames] progress learnt as a number, from 0 to the last bin
+        row["progress"] = round(float(frames.targets[i]) / last_bin, 4) # the true one, from 0 to 1
+    return row | {f"p{bin_number}": round(float(p), 5) for bin_number, p in enumerate(of_bins)}
 
 def _about_frame(
     frames, # `AlohaFrames`; `episodes`, `labels` and the like have an entry for every frame of the data set
