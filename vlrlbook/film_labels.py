@@ -116,13 +116,23 @@ def _as_table(
     rows = [np.atleast_1d(np.asarray(value, dtype=float)) for value in values]
     width = rows[0].size if rows else 1
     for row, episode, moment in zip(rows, episodes, moments):
-        where = f"film {int(episode)}, frame {int(moment)}"
-        if row.size != width:
-            message = f"{where}: {row.size} numbers, expected {width} as in the first frame"
+        fault = _fault_of_label(row, width)
+        if fault:
+            message = f"film {int(episode)}, frame {int(moment)}: {fault}"
             raise DataError("aloha.label", message, entry=column)
-        if not np.isfinite(row).all():
-            raise DataError("aloha.label", f"{where}: {row.tolist()}, expected numbers", entry=column)
     return np.stack([row.ravel() for row in rows]) if rows else np.zeros((0, width))
+
+
+def _fault_of_label(
+    row, # one label as an array
+    width, # how many numbers the first label of the column has
+):
+    "Words for a label of another length than the first one, or with NaN in it; None for a good one"
+    if row.size != width:
+        return f"{row.size} numbers, expected {width} as in the first frame"
+    if not np.isfinite(row).all():
+        return f"{row.tolist()}, expected numbers"
+    return None
 
 
 def _from_vectors(table):
