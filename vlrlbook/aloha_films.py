@@ -519,6 +519,15 @@ def record_film(
     left, right = Script(LEFT_START, rng), Script(RIGHT_START, rng)
     plans[plan](cube, left, right, rng) # adds the waypoints of this plan to both scripts
     simulator.start(cube)
+    return _follow(simulator, left, right)
+
+
+def _follow(
+    simulator, # `Simulator`, at the beginning of a film
+    left, # `Script` of the left gripper
+    right, # `Script` of the right gripper
+):
+    "Let the simulator follow both scripts to their ends; returns the frames of the film, as `record_film`"
     moments, moment_steps = [], [] # the frames of the film, and the control step of each
     rewards = [] # of every control step
     for step in range(max(left.last_step, right.last_step)):
@@ -527,7 +536,6 @@ def record_film(
         if _is_frame(step):
             moment_steps.append(step)
             moments.append(_observed(simulator, action))
-
     for moment, reward in zip(moments, moment_labels(rewards, moment_steps)):
         moment["reward"] = reward
     return moments
