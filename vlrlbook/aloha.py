@@ -90,9 +90,7 @@ def open_lerobot(
     DataError that says how to convert it."""
     if root:
         _check_root(repo_id, root)
-    # An option that is None is left out, so that LeRobot takes its own default.
-    options = {name: value for name, value in options.items() if value is not None}
-    options["video_backend"] = options.get("video_backend") or video_backend()
+    options = _given_options(options)
     try:
         return LeRobotDataset(repo_id, root=root, **options)
     except CompatibilityError as error:
@@ -101,6 +99,12 @@ def open_lerobot(
         advice = conversion_command(repo_id) # "convert it: python -m …"
         message = f"its format is older than LeRobot {version('lerobot')} reads; {advice}"
         raise DataError("aloha.format", message, entry=repo_id) from error
+
+def _given_options(options):
+    "Those of LeRobot's options that are not None, so that it takes its own defaults, and a video backend"
+    given = {name: value for name, value in options.items() if value is not None}
+    given["video_backend"] = given.get("video_backend") or video_backend()
+    return given
 
 def _check_root(
     repo_id, # name of the data set
@@ -367,10 +371,14 @@ class AlohaFrames(torch.utils.data.Dataset):
             self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
 
         # Decoding is slow, so films are decoded only once if all of them fit into memory.
-        frame_bytes = sum(int(np.prod(features[camera]["shape"])) for camera in video_cameras) # 1 a value
-        decoded_mb = len(self.labels) * frame_bytes / 2**20
-        self.keeps_films = decoded_mb <= MOST_KEPT_MB
+        self.keeps_films = self._decoded_mb(video_cameras) <= MOST_KEPT_MB
         self.films = {} # (camera, film number) → {row: frame}; filled only if `keeps_films`
+
+    def _decoded_mb(self, cameras):
+        "How many MB all frames of these cameras take when they are decoded"
+        shapes = [self.data.features[camera]["shape"] for camera in cameras]
+        frame_bytes = sum(int(np.prod(shape)) for shape in shapes) # a byte for each value
+        return len(self.labels) * frame_bytes / 2**20
 
     def __len__(self): return len(self.rows)
 
@@ -524,7 +532,7 @@ def open_frames(
     return frames
 
 def _lacks_labels(data, settings):
-    "True if a data set has no column of the default label's name; one that the user has named must exist"
+    "True if the label column has its default name and is missing; one that the user has named must exist"
     is_default = settings.label == AlohaSettings.label
     return is_default and settings.label not in data.features
 
@@ -766,15 +774,10 @@ def build_classifier(
     num_classes: int, # bins
     weights=None, # loss weight of each bin
 ): # classifier, processor
-    """A classifier to be trained, and its processor: model, adapter and head as the settings say.
-
-    In full fine-tuning with dtype auto the weights are float32; on a GPU the trainer computes in bf16."""
-    s, dtype = settings, settings.dtype
-    # bfloat16 has 8 significant bits: a small optimizer step would be rounded away in most weights.
-    if s.dtype == "auto" and s.finetune_mode == "full":
-        dtype = "float32"
-    vlm, processor = load_vlm(s.model, adapter=s.adapter, dtype=dtype, max_image_size=s.max_image_size,
-                              trainable=True)
+    "A classifier to be trained, and its processor: model, adapter and head as the settings say"
+    s = settings
+    vlm, processor = load_vlm(s.model, adapter=s.adapter, dtype=_dtype_to_train(s),
+                              max_image_size=s.max_image_size, trainable=True)
     if s.finetune_mode == "lora" and not s.adapter:
         vlm = add_lora(vlm, s.lora_r, s.lora_alpha, s.lora_dropout)
     classifier = AlohaClassifier(vlm, num_classes, weights)
@@ -782,6 +785,16 @@ def build_classifier(
     if s.head: # file of a saved head to start from
         load_head(s.head, classifier.head)
     return classifier, processor
+
+def _dtype_to_train(settings):
+    """The data type of the weights, such as "float32" or "auto": the setting `dtype`.
+
+    In full fine-tuning auto is float32; on a GPU the trainer computes in bf16 nevertheless, see
+    `training_arguments`."""
+    if settings.dtype == "auto" and settings.finetune_mode == "full":
+        # bfloat16 has 8 significant bits: a small optimizer step would be rounded away in most weights.
+        return "float32"
+    return settings.dtype
 
 # %% ../nbs/04_aloha.ipynb #n03d65f6
 def load_head(
@@ -1305,13 +1318,16 @@ def split_parts(
     if s.val_share:
         # `val_share` is a share of all films, of which `frames` has only 1 - test_share left.
         frames, val = split_films(frames, s.val_share / (1 - s.test_share), s.seed)
-    rows = frames.rows
-    if s.max_train_samples:
-        shuffled = np.random.default_rng(s.seed).permutation(rows)
-        rows = np.sort(shuffled[:s.max_train_samples])
     has_augmentation = s.flip or s.colour_jitter or s.shift
     augment = Augment(s) if has_augmentation else None # changes each training item at random
-    return frames.part(rows, augment), val, test
+    return frames.part(_rows_to_learn(frames.rows, s), augment), val, test
+
+def _rows_to_learn(rows, settings):
+    "All rows (numbers of frames), or `max_train_samples` of them drawn at random, in ascending order"
+    if not settings.max_train_samples:
+        return rows
+    shuffled = np.random.default_rng(settings.seed).permutation(rows)
+    return np.sort(shuffled[:settings.max_train_samples])
 
 def judge_success(
     frames: AlohaFrames, # all of them
