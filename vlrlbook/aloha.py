@@ -885,7 +885,7 @@ def load_classifier(
     return classifier.to(device).eval(), processor, saved.cameras
 
 def _saved_parts(path):
-    "The `_Saved` of a classifier's directory: where its parts lie; FileNotFoundError if it holds none"
+    "The `_SavedParts` of a classifier's directory: where its parts lie; FileNotFoundError if it holds none"
     if not is_classifier(path): # it holds neither classifier.json nor a head's file of the older script
         raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
     if (path / "classifier.json").exists():
@@ -893,7 +893,7 @@ def _saved_parts(path):
     return _saved_by_older_script(path)
 
 def _load_saved_vlm(
-    saved, # `_Saved`
+    saved, # `_SavedParts`
     base, # the model under an adapter; None: the one that was saved with the classifier
     path, # of the classifier, for an error message
 ): # vision-language model, its processor as it was trained
@@ -911,7 +911,7 @@ def _load_saved_vlm(
     return vlm, processor
 
 @dataclass
-class _Saved:
+class _SavedParts:
     "Where the parts of a saved classifier lie, and what was saved about them"
     weights: Path # folder of the adapter, or of the model, and of the processor
     has_adapter: bool
@@ -935,7 +935,7 @@ def _saved_by_us(path):
     "Where the parts of a classifier lie that `save_classifier` wrote, and what was noted down with them"
     description = json.loads((path / "classifier.json").read_text())
     has_adapter = (path / "adapter").exists()
-    return _Saved(
+    return _SavedParts(
         weights=path / ("adapter" if has_adapter else "model"),
         has_adapter=has_adapter,
         head=path / "head.safetensors",
@@ -952,7 +952,7 @@ def _saved_by_older_script(path):
     # The names that the script gave to a head's file; `load_classifier` has made sure that one is there.
     head = next(path / name for name in OLD_HEADS if (path / name).exists())
     has_adapter = (path / "adapter_config.json").exists()
-    return _Saved(
+    return _SavedParts(
         weights=path,
         has_adapter=has_adapter,
         head=head,

@@ -769,7 +769,7 @@ def _keep_rows(
         for start in range(0, len(rows), _rows_at_a_time):
             batch = rows[start:start + _rows_at_a_time]
             # of each row: the ZipInfo of its picture, or the `DataError` that it is
-            entries = [_or_error(_entry_of_row, names, row, notes, kind) for row in batch]
+            entries = [_result_or_error(_entry_of_row, names, row, notes, kind) for row in batch]
             _keep_new_pictures(archive, store, pool, batch, entries)
             for row, entry in zip(batch, entries):
                 result = _result_of_row(row, entry, store, kind)
@@ -799,7 +799,7 @@ def _result_of_row(
     result = entry if isinstance(entry, DataError) else store.results[entry.filename]
     if kind == "pointing" and not isinstance(result, DataError):
         answer = row[3]
-        return _or_error(_with_checked_shape, result, answer)
+        return _result_or_error(_with_checked_shape, result, answer)
     return result
 
 
@@ -898,7 +898,7 @@ def _keep_new_pictures(
         future.result()  # raises an error that ends the whole archive: a full disk, too many bytes
 
 
-def _or_error(function, *arguments):
+def _result_or_error(function, *arguments):
     "What `function` returns, or the `DataError` that it raises, so that one bad row does not end the others"
     try:
         return function(*arguments)

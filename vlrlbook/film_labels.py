@@ -71,7 +71,7 @@ def read_film_labels(
             table[:, 0], column, label_as, progress_bins or PROGRESS_BINS)
     # Progress that is learnt as a number: from 0 to num_classes - 1.
     targets = _scaled_progress(table[:, 0], num_classes) if label_as == "regress" else None
-    told = _in_words(column, bins, kinds, num_classes, meaning) # a sentence for users
+    told = _column_in_words(column, bins, kinds, num_classes, meaning) # a sentence for users
     return FilmLabels(bins, kinds, num_classes, told, targets)
 
 
@@ -236,7 +236,7 @@ def _reading_of(low, high, are_whole):
     return "progress"
 
 
-def _in_words(
+def _column_in_words(
     column, # name of the label column
     bins, # [frames]
     kinds, # [frames] how each label was read; "zero" is a vector of zeros

@@ -87,10 +87,10 @@ _reach_of_negator = 5  # tokens
 
 def _is_denied(near: Near):  # a number token and its neighbours
     "Whether the text denies the number, and so says what the count is not: not 5, rather than 5, 不是5个"
-    return _negated(near.tokens, near.place)
+    return _is_negated(near.tokens, near.place)
 
 
-def _negated(tokens, i):
+def _is_negated(tokens, i):
     """Whether `not`, or a word like it, stands before token `i` with only small words such as `the` between
 
     `not more than 5` does not deny 5: `than` is no such word."""
@@ -644,7 +644,7 @@ def _is_denied_any(tokens, i):
         return False
     # "I can't see any". Not for `one`: "I can't see one of them" says only that one is hidden.
     is_unseen = tokens[i].text != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
-    return is_unseen or _negated(tokens, i)  # `_negated`: a word such as `not` stands before
+    return is_unseen or _is_negated(tokens, i)  # `_is_negated`: a word such as `not` stands before
 
 
 # number, way, answer, certainty: nouns that speak of the answer and not of the things

@@ -196,7 +196,7 @@ _ends_sentence = re.compile(r"[.;!?]\s|\n")
 _reason = re.compile(r"(?i)\b(?:because|since|due to)\b")
 
 
-def _candidates(text, truth):
+def _possible_answers(text, truth):
     """The parts of a text that may be the answer alone, so that each is compared with the truth
 
     The whole text; the sentence behind `the answer is`; and of both what stands before `because` or the like.
@@ -238,7 +238,7 @@ def same_words(
         return text.strip() == truth.strip()
     truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
     # the text (its beginning, to save time), and parts of it such as what follows `the answer is`
-    for part in _candidates(text[:_most_normalised], truth):
+    for part in _possible_answers(text[:_most_normalised], truth):
         # with articles: in "hepatitis a virus" the `a` is a name
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
             return True
@@ -282,7 +282,7 @@ def same_items(
     "Whether an answer names the items of the list that is the truth"
     true_items = set(answer_items(truth, synonyms))
     # the text, and parts of it such as what follows `the answer is`
-    parts = _candidates(text[:_most_normalised], truth)
+    parts = _possible_answers(text[:_most_normalised], truth)
     return any(_names_items(part, true_items, synonyms) for part in parts)
 
 
