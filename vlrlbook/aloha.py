@@ -88,25 +88,37 @@ def open_lerobot(
 
     Nothing is downloaded when `HF_HUB_OFFLINE` is set. A format that this LeRobot does not read is a
     DataError that says how to convert it."""
-    is_in_folder = root and Path(root, "meta", "info.json").exists()
-    # LeRobot would look on the hub for what is not in the folder, and fail with a page of network errors.
-    if root and not is_in_folder and os.environ.get("HF_HUB_OFFLINE"):
-        message = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
-        raise DataError("aloha.root", message, entry=str(root))
-    if is_in_folder:
-        # a DataError where this LeRobot does not read the format
-        check_format(repo_id, root) # type: ignore[arg-type] # `is_in_folder` says that it is given
-    # An option that is None is left out, so that LeRobot takes its own default.
-    options = {name: value for name, value in options.items() if value is not None}
-    options["video_backend"] = options.get("video_backend") or video_backend()
+    if root:
+        _check_root(repo_id, root)
+    options = _given_options(options)
     try:
         return LeRobotDataset(repo_id, root=root, **options)
     except CompatibilityError as error:
-        # Only a data set on the hub comes here, since `check_format` has looked at a folder's. LeRobot's own
-        # message fills a page, so a shorter one takes its place.
+        # Only for a data set on the hub: `_check_root` has read a folder's format. LeRobot's message fills a
+        # page, this one a line.
         advice = conversion_command(repo_id) # "convert it: python -m …"
         message = f"its format is older than LeRobot {version('lerobot')} reads; {advice}"
         raise DataError("aloha.format", message, entry=repo_id) from error
+
+def _given_options(options):
+    "Those of LeRobot's options that are not None, so that it takes its own defaults, and a video backend"
+    given = {name: value for name, value in options.items() if value is not None}
+    given["video_backend"] = given.get("video_backend") or video_backend()
+    return given
+
+def _check_root(
+    repo_id, # name of the data set
+    root, # its folder
+):
+    """Raise a DataError for a folder of a format that this LeRobot does not read.
+
+    Also for one without a data set while `HF_HUB_OFFLINE` is set: LeRobot would look on the hub, and fail
+    with a page of network errors."""
+    if Path(root, "meta", "info.json").exists():
+        check_format(repo_id, root)
+    elif os.environ.get("HF_HUB_OFFLINE"):
+        message = "no meta/info.json there, so no LeRobot data set; and HF_HUB_OFFLINE forbids a download"
+        raise DataError("aloha.root", message, entry=str(root))
 
 def conversion_command(
     repo_id: str, # name of the data set
@@ -133,16 +145,22 @@ def check_format(
     except ValueError as error:
         raise DataError("aloha.format", "meta/info.json is no JSON", entry=str(root)) from error
     codebase = str(info.get("codebase_version", "none")) # such as v3.0
-    if codebase.startswith(FORMAT + "."):
-        return
+    if not codebase.startswith(FORMAT + "."):
+        reads = f"LeRobot {version('lerobot')} reads {FORMAT}.x"
+        message = f"format {codebase}, and {reads}; {_format_advice(codebase, repo_id, root)}"
+        raise DataError("aloha.format", message, entry=str(root))
+
+def _format_advice(
+    codebase, # version of the data set's format, such as v2.1
+    repo_id, # name of the data set
+    root, # its folder
+):
+    "What to do with a data set whose format this LeRobot does not read: the end of an error message"
     if codebase.startswith("v2.1"):
-        advice = conversion_command(repo_id, root)
-    elif re.match(r"v[12]\b", codebase): # older than v2.1, such as v1.6
-        advice = "its script converts from v2.1 only, so bring it there with an older LeRobot first"
-    else:
-        advice = "a newer LeRobot may read it"
-    message = f"format {codebase}, and LeRobot {version('lerobot')} reads {FORMAT}.x; {advice}"
-    raise DataError("aloha.format", message, entry=str(root))
+        return conversion_command(repo_id, root)
+    if re.match(r"v[12]\b", codebase): # older than v2.1, such as v1.6
+        return "its script converts from v2.1 only, so bring it there with an older LeRobot first"
+    return "a newer LeRobot may read it"
 
 # %% ../nbs/04_aloha.ipynb #n942cf66
 def drawn_data(
@@ -156,17 +174,24 @@ def drawn_data(
     root = Path(s.output_dir) / f"drawn-{film_count}x{s.frames}-seed{s.seed}"
     # The other processes of a run wait here until the first has drawn.
     with PartialState().main_process_first():
-        if root.exists():
-            return root
-        try:
-            # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `root`.
-            with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
-                synthetic_aloha(hidden_folder / "set", film_count, s.frames, seed=s.seed)
-        except FileExistsError:
-            # Another run has drawn the same films in the meantime: they are used.
-            if not root.exists():
-                raise
+        if not root.exists():
+            _draw_films(root, film_count, s)
     return root
+
+def _draw_films(
+    root, # folder to make
+    film_count, # how many
+    settings, # frames (of each film) and seed
+):
+    "Draw synthetic films into a new folder, unless another run does so in the meantime"
+    try:
+        # LeRobot insists on making its own folder ("set"); `new_folder` renames that one to `root`.
+        with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
+            synthetic_aloha(hidden_folder / "set", film_count, settings.frames, seed=settings.seed)
+    except FileExistsError:
+        # Another run has drawn the same films: they are used.
+        if not root.exists():
+            raise
 
 def open_data(
     settings: AlohaSettings, # repo_id, data and, for the drawn set, episodes, frames, seed
@@ -223,14 +248,20 @@ def to_picture(
     if pixels.shape[0] == 3:
         pixels = pixels.permute(1, 2, 0) # PIL wants the channels last
     if pixels.is_floating_point():
-        low, high = float(pixels.min()), float(pixels.max())
-        # Resizing leaves values such as 1.0000002, so a thousandth outside of 0 to 1 is accepted. NaN is
-        # refused too: it makes both comparisons false.
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise DataError("aloha.picture", f"floats from {low:.7g} to {high:.7g}, expected 0 to 1")
-        # Rounded, since in float16 half of the levels would come out one too low if they were cut off.
-        pixels = (pixels.clamp(0, 1) * 255).round()
+        pixels = _floats_to_levels(pixels)
     return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+def _floats_to_levels(
+    pixels, # tensor of floats from 0 to 1
+): # tensor of whole floats from 0 to 255
+    "The brightness of floats as levels of a byte; floats outside of 0 to 1 are a DataError"
+    low, high = float(pixels.min()), float(pixels.max())
+    # Resizing leaves values such as 1.0000002, so a thousandth outside is accepted. NaN is refused: it makes
+    # both comparisons false.
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise DataError("aloha.picture", f"floats from {low:.7g} to {high:.7g}, expected 0 to 1")
+    # Rounded: cut off, half of the levels would come out one too low in float16.
+    return (pixels.clamp(0, 1) * 255).round()
 
 # %% ../nbs/04_aloha.ipynb #na33335c
 def check_columns(
@@ -243,8 +274,8 @@ def check_columns(
     for camera in cameras:
         if camera not in all_cameras:
             listed = ", ".join(all_cameras) or "none"
-            # _did_you_mean: ": did you mean 'cam_high'?", or nothing
-            message = f"there is no such camera{_did_you_mean(camera, all_cameras)}; cameras there: {listed}"
+            question = _did_you_mean(camera, all_cameras) # ": did you mean 'cam_high'?", or ""
+            message = f"there is no such camera{question}; cameras there: {listed}"
             raise DataError("aloha.camera", message, entry=camera)
     if label and label not in features:
         question = _did_you_mean(label, list(features))
@@ -283,8 +314,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         check_columns(data.features, cameras, label) # a DataError if one of them is missing
         self.data, self.cameras, self.change = data, list(cameras), change
         self.shown_before = list(moments)
-        # Sets `labels` (bins), `kinds` (how each was read), `episodes` (numbers of films) and others, which
-        # have an entry for every frame.
+        # Sets `labels` (bins), `kinds` (how each was read), `episodes` (films) and others, [frames] each.
         self._read_columns(label, label_as, num_classes)
         self._find_pictures() # sets how pictures are read
 
@@ -297,10 +327,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         """Read all columns but the pictures into attributes with an entry for every frame of the data set.
 
         `label` is the name of the column with the bins, or None; `label_as` says how it is read."""
-        names = ["index", "episode_index", "frame_index", "task_index", "timestamp"]
-        names += [label] if label else []
-        # with_format(None) gives plain Python values; LeRobot's own format makes a tensor of each.
-        columns = self.data.hf_dataset.with_format(None).select_columns(names)[:]
+        columns = self._plain_columns(label) # {name: list of plain Python values}
         self.episodes = np.array(columns["episode_index"]) # the number of the frame's film
         self.moments = np.array(columns["frame_index"]) # its place in this film, from 0
         self.times = np.array(columns["timestamp"]) # seconds since the film began
@@ -316,6 +343,13 @@ class AlohaFrames(torch.utils.data.Dataset):
         self._set_labels(labels)
         self.labelled = bool(label)
 
+    def _plain_columns(self, label):
+        "The columns that are read, with the one named `label` if it is not None: {name: list, one a frame}"
+        names = ["index", "episode_index", "frame_index", "task_index", "timestamp"]
+        names += [label] if label else []
+        # with_format(None) gives plain Python values; LeRobot's own format makes a tensor of each.
+        return self.data.hf_dataset.with_format(None).select_columns(names)[:]
+
     def _set_labels(self, film_labels):
         "Keep the fields of a `FilmLabels` as attributes of this data set"
         self.labels = film_labels.bins # [frames] the frame's bin; -1 without a label
@@ -326,9 +360,7 @@ class AlohaFrames(torch.utils.data.Dataset):
         self.targets: Any = film_labels.targets
 
     def _find_pictures(self):
-        """Find out which cameras are stored as pictures and which as videos.
-
-        Also decide whether decoded videos are kept in memory."""
+        "Set `pictures` (cameras stored as pictures), and whether decoded videos are kept in memory"
         features = self.data.features
         image_cameras = [camera for camera in self.cameras if features[camera]["dtype"] == "image"]
         video_cameras = [camera for camera in self.cameras if camera not in image_cameras]
@@ -339,10 +371,14 @@ class AlohaFrames(torch.utils.data.Dataset):
             self.pictures = self.data.hf_dataset.with_format(None).select_columns(image_cameras)
 
         # Decoding is slow, so films are decoded only once if all of them fit into memory.
-        frame_bytes = sum(int(np.prod(features[camera]["shape"])) for camera in video_cameras) # 1 a value
-        decoded_mb = len(self.labels) * frame_bytes / 2**20
-        self.keeps_films = decoded_mb <= MOST_KEPT_MB
+        self.keeps_films = self._decoded_mb(video_cameras) <= MOST_KEPT_MB
         self.films = {} # (camera, film number) → {row: frame}; filled only if `keeps_films`
+
+    def _decoded_mb(self, cameras):
+        "How many MB all frames of these cameras take when they are decoded"
+        shapes = [self.data.features[camera]["shape"] for camera in cameras]
+        frame_bytes = sum(int(np.prod(shape)) for shape in shapes) # a byte for each value
+        return len(self.labels) * frame_bytes / 2**20
 
     def __len__(self): return len(self.rows)
 
@@ -444,20 +480,24 @@ class AlohaFrames(torch.utils.data.Dataset):
         rows, # the wanted frames, in the order of time: their numbers among all frames of the data set
     ):
         "Decode frames of one film: a tensor [rows, 3, H, W] of bytes, in the order of `rows`"
-        data, meta = self.data, self.data.meta
-        path = data.root / meta.get_video_file_path(episode, camera)
-        # A video file holds several films, one after the other; this one begins at `start` seconds.
-        start = meta.episodes[episode][f"videos/{camera}/from_timestamp"]
-        times = [start + float(self.times[row]) for row in rows]
+        data = self.data
+        path = data.root / data.meta.get_video_file_path(episode, camera)
+        times = self._times_in_file(camera, episode, rows)
         # The decoder that the data set was opened with. LeRobot's attribute is private: if it is renamed, our
         # own choice is used.
         backend = getattr(data, "_video_backend", None) or video_backend()
         try:
             return decode_video_frames(path, times, data.tolerance_s, backend, return_uint8=True)
         except FrameTimestampError as error:
-            message = (f"film {episode}: a frame lies further from its timestamp than tolerance_s = "
-                       f"{data.tolerance_s:g} seconds; a larger tolerance_s takes the nearest frame")
+            tolerance = f"tolerance_s = {data.tolerance_s:g} seconds"
+            message = (f"film {episode}: a frame lies further from its timestamp than {tolerance}; "
+                       "a larger tolerance_s takes the nearest frame")
             raise DataError("aloha.tolerance", message, entry=camera) from error
+
+    def _times_in_file(self, camera, episode, rows):
+        "At which seconds of a camera's video file frames of one film stand: a file holds several films"
+        start = self.data.meta.episodes[episode][f"videos/{camera}/from_timestamp"] # of this film
+        return [start + float(self.times[row]) for row in rows]
 
     def part(self,
         rows, # numbers of frames among all frames of the data set
@@ -476,9 +516,7 @@ def open_frames(
 ) -> AlohaFrames:
     "All frames of the settings' data set; the first process of a run prints how the labels were read"
     s, data = settings, open_data(settings)
-    # Predicting needs no labels. But a label column that the user has named (not the default) must exist.
-    may_lack_labels = not training and s.label == AlohaSettings.label
-    lacks_labels = may_lack_labels and s.label not in data.features
+    lacks_labels = not training and _lacks_labels(data, s) # predicting needs none
     frames = AlohaFrames(
         data,
         cameras or s.camera_names,
@@ -492,6 +530,11 @@ def open_frames(
     if PartialState().is_main_process:
         print(frames.told) # a sentence: how the label column was read, and how many frames are in each bin
     return frames
+
+def _lacks_labels(data, settings):
+    "True if the label column has its default name and is missing; one that the user has named must exist"
+    is_default = settings.label == AlohaSettings.label
+    return is_default and settings.label not in data.features
 
 # %% ../nbs/04_aloha.ipynb #c030
 def frames_per_second(
@@ -520,7 +563,6 @@ def reading_speeds(
     # Three shuffled batches of 32 frames, from the first 192 frames.
     order = np.random.default_rng(0).permutation(min(192, len(frames)))
     batches = order[:3 * 32].reshape(3, 32)
-    # Each call reads a whole batch, so the result is batches per second.
     batches_a_second = frames_per_second(lambda i: frames.__getitems__(batches[i]), n=3)
     return {
         "storage": frames.data.features[frames.cameras[0]]["dtype"],
@@ -535,13 +577,7 @@ def analyze(
 ) -> Table: # what, value
     "A table of what a data set holds, with a warning for what would spoil training on it"
     lengths = np.array(list(Counter(frames.episodes.tolist()).values())) # frames of each film
-    # How a label was read, such as "vector" or "zero" (a vector of zeros) → number of frames.
-    kinds = Counter(frames.kinds.tolist())
-    # All other kinds are labels of one number: integer, success and progress.
-    numbers = len(frames.labels) - kinds["zero"] - kinds["vector"] - kinds["missing"]
-    counts = bin_counts(frames.labels, frames.num_classes) # frames in each bin
     info, features = frames.data.meta.info, frames.data.features
-
     # The first column of the table → the second one.
     rows = {
         # about_set: the value in meta/info.json, or "not said"
@@ -552,16 +588,27 @@ def analyze(
         "length of an episode": f"{lengths.min()} to {lengths.max()}, median {np.median(lengths):g}",
         "frames a second of the recording": frames.data.fps,
         "tasks": len(set(frames.tasks)),
-        "bins": frames.num_classes,
-        "label": frames.told.partition("; ")[0], # how the labels were read, without "; frames in each bin: …"
-        "frames in each bin": ", ".join(map(str, counts)) or "none",
-        "labels that are all zeros": kinds["zero"],
-        "labels that are one number": numbers,
+        **_about_labels(frames),
         "storage": ", ".join(sorted({features[camera]["dtype"] for camera in frames.cameras})),
         "picture sizes": _picture_sizes(frames),
         "warning": "; ".join(_warnings(frames)) or "none",
     }
     return Table([dict(what=what, value=value) for what, value in rows.items()])
+
+def _about_labels(frames):
+    "The rows of the table of `analyze` that are about labels: {first column: second column}"
+    # How a label was read, such as "vector" or "zero" (a vector of zeros) → number of frames.
+    kinds = Counter(frames.kinds.tolist())
+    # All other kinds are labels of one number: integer, success and progress.
+    numbers = len(frames.labels) - kinds["zero"] - kinds["vector"] - kinds["missing"]
+    counts = bin_counts(frames.labels, frames.num_classes) # frames in each bin
+    return {
+        "bins": frames.num_classes,
+        "label": frames.told.partition("; ")[0], # how the labels were read, without "; frames in each bin: …"
+        "frames in each bin": ", ".join(map(str, counts)) or "none",
+        "labels that are all zeros": kinds["zero"],
+        "labels that are one number": numbers,
+    }
 
 def _picture_sizes(frames):
     """The different sizes of a data set's pictures as a text, such as "640 × 480".
@@ -590,18 +637,21 @@ def _warnings(
     if not frames.labelled:
         yield "there are no labels: mode predict can write some, training cannot start"
         return
-    labels, last_bin = frames.labels, frames.num_classes - 1
     zeros = int((frames.kinds == "zero").sum()) # labels that are vectors of zeros
     if zeros:
         yield f"{zeros} frames count as bin 0 only because their label says nothing"
-    empty_bins = [str(bin_number) for bin_number in range(frames.num_classes) if bin_number not in labels]
+    bins = range(frames.num_classes)
+    empty_bins = [str(bin_number) for bin_number in bins if bin_number not in frames.labels]
     if empty_bins:
         yield f"no frame in bin {', '.join(empty_bins)}"
-    highest_bins = [labels[frames.episodes == film].max() for film in np.unique(frames.episodes)] # per film
-    if len(set(labels.tolist())) == 1:
+    if len(set(frames.labels.tolist())) == 1:
         yield "every frame has the same bin: there is nothing to learn"
-    elif min(highest_bins) == last_bin: # even the worst film succeeds
+    elif _lowest_peak(frames) == frames.num_classes - 1: # even the worst film succeeds
         yield "every film reaches the last bin: there are no failures to learn from"
+
+def _lowest_peak(frames):
+    "The highest bin of each film, and of these the lowest: how far even the worst film comes"
+    return min(frames.labels[frames.episodes == film].max() for film in np.unique(frames.episodes))
 
 # %% ../nbs/04_aloha.ipynb #n8d2204e
 from .aloha_plots import plot_analysis
@@ -628,19 +678,11 @@ class AlohaCollator:
 
     def __call__(self, items):
         "The encodings of items of `AlohaFrames`, padded to one length, with labels if the items have some"
-        from qwen_vl_utils import process_vision_info
         # For each item a chat of one user message, and the same chat as text with placeholders for pictures.
         chats = [aloha_messages(item["images"], item["text"]) for item in items]
         texts = [self._chat_text(chat_messages) for chat_messages in chats]
-        # process_vision_info resizes pictures as Qwen needs them: to multiples of its patch size. Processors
-        # without a patch size resize again, so the default does no harm.
-        patch_size = getattr(self.processor.image_processor, "patch_size", 14)
-        flat_pictures, _videos = process_vision_info(chats, image_patch_size=patch_size)
-        # Gemma's processor takes no flat list, so it is cut into a list for each item.
-        remaining = iter(flat_pictures)
-        pictures_of_items = [list(islice(remaining, len(item["images"]))) for item in items]
-
-        batch = self.processor(text=texts, images=pictures_of_items, padding=True, padding_side=self.side,
+        pictures = self._pictures_of_items(chats, items)
+        batch = self.processor(text=texts, images=pictures, padding=True, padding_side=self.side,
                                return_tensors="pt")
         # Gemma's processor adds how often it has cut each picture; the model has no such argument.
         batch.pop("num_crops", None)
@@ -649,6 +691,17 @@ class AlohaCollator:
         elif "label" in items[0]:
             batch["labels"] = torch.tensor([item["label"] for item in items])
         return batch
+
+    def _pictures_of_items(self, chats, items):
+        "The pictures of the items' chats, resized for the model: a list of PIL images for each item"
+        from qwen_vl_utils import process_vision_info
+        # process_vision_info resizes pictures as Qwen needs them: to multiples of its patch size. Processors
+        # without a patch size resize again, so the default does no harm.
+        patch_size = getattr(self.processor.image_processor, "patch_size", 14)
+        flat_pictures, _videos = process_vision_info(chats, image_patch_size=patch_size)
+        # Gemma's processor takes no flat list, so it is cut into a list for each item.
+        remaining = iter(flat_pictures)
+        return [list(islice(remaining, len(item["images"]))) for item in items]
 
     def _chat_text(self, chat_messages):
         """The messages as the text of the chat template.
@@ -675,8 +728,8 @@ class AlohaClassifier(BackboneWithHead):
         super().__init__(unwrapped.model, head)
         # Not `self.vlm = vlm`: a submodule's weights would be saved twice, with those of the backbone.
         self.__dict__["vlm"] = vlm
-        # Earlier frames that each item must show before its own, such as ["first", -2.0]: the first frame of
-        # the film, and the frame 2 seconds before.
+        # Earlier frames that each item must show before its own, such as ["first", -2.0]: the film's first,
+        # and that of 2 seconds before.
         self.moments: list = []
         self.register_buffer("weights", weights, persistent=False) # moves with the model, is not saved
 
@@ -721,24 +774,27 @@ def build_classifier(
     num_classes: int, # bins
     weights=None, # loss weight of each bin
 ): # classifier, processor
-    """A classifier to be trained, and its processor: model, adapter and head as the settings say.
-
-    In full fine-tuning with dtype auto the weights are float32. On a GPU the trainer still computes in bf16:
-    `training_arguments` switches that on."""
-    s, dtype = settings, settings.dtype
-    # bfloat16 has 8 significant bits: a small optimizer step would be rounded away in most weights.
-    if s.dtype == "auto" and s.finetune_mode == "full":
-        dtype = "float32"
-    vlm, processor = load_vlm(s.model, adapter=s.adapter, dtype=dtype, max_image_size=s.max_image_size,
-                              trainable=True)
+    "A classifier to be trained, and its processor: model, adapter and head as the settings say"
+    s = settings
+    vlm, processor = load_vlm(s.model, adapter=s.adapter, dtype=_dtype_to_train(s),
+                              max_image_size=s.max_image_size, trainable=True)
     if s.finetune_mode == "lora" and not s.adapter:
         vlm = add_lora(vlm, s.lora_r, s.lora_alpha, s.lora_dropout)
     classifier = AlohaClassifier(vlm, num_classes, weights)
-    # Earlier frames that items show before their own: the setting moments = "first,-2" as ["first", -2.0].
-    classifier.moments = s.earlier_moments()
+    classifier.moments = s.earlier_moments() # the setting moments = "first,-2" as ["first", -2.0]
     if s.head: # file of a saved head to start from
         load_head(s.head, classifier.head)
     return classifier, processor
+
+def _dtype_to_train(settings):
+    """The data type of the weights, such as "float32" or "auto": the setting `dtype`.
+
+    In full fine-tuning auto is float32; on a GPU the trainer computes in bf16 nevertheless, see
+    `training_arguments`."""
+    if settings.dtype == "auto" and settings.finetune_mode == "full":
+        # bfloat16 has 8 significant bits: a small optimizer step would be rounded away in most weights.
+        return "float32"
+    return settings.dtype
 
 # %% ../nbs/04_aloha.ipynb #n03d65f6
 def load_head(
@@ -786,21 +842,29 @@ def save_classifier(
     has_adapter = hasattr(classifier.vlm, "peft_config") # peft sets it on a model with an adapter
     if not has_adapter:
         base = None # the directory holds the whole model
-    description = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
-    # safetensors refuses tensors that are not contiguous in memory.
-    head = {name: weight.cpu().contiguous() for name, weight in classifier.head.state_dict().items()}
-
     with new_folder(path, existing="any") as hidden_folder: # becomes `path` when all is written
         weights = hidden_folder / ("adapter" if has_adapter else "model")
         classifier.vlm.save_pretrained(weights) # with an adapter, peft writes the adapter alone
         save_processor(processor, weights)
-        save_file(head, hidden_folder / "head.safetensors")
+        save_file(_tensors_to_save(classifier.head), hidden_folder / "head.safetensors")
+        _write_descriptions(hidden_folder, classifier, cameras, base)
 
-        # For `load_classifier`.
-        ours = dict(description, base=base, moments=classifier.moments)
-        write_json(hidden_folder / "classifier.json", ours)
-        # For LeRobot: the type of the model, and fields of `AlohaConfig`.
-        write_json(hidden_folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
+def _tensors_to_save(module):
+    "The weights of a module by name, on the CPU and contiguous in memory: safetensors refuses others"
+    return {name: weight.cpu().contiguous() for name, weight in module.state_dict().items()}
+
+def _write_descriptions(
+    folder, # of a saved classifier
+    classifier, # `AlohaClassifier`
+    cameras, # in the order it was trained on
+    base, # name of the model under an adapter, or None
+):
+    "Write classifier.json, which `load_classifier` reads, and config.json, LeRobot's file"
+    description = dict(num_classes=classifier.head.out_features, cameras=list(cameras))
+    ours = dict(description, base=base, moments=classifier.moments)
+    write_json(folder / "classifier.json", ours)
+    # For LeRobot: the type of the model, and fields of `AlohaConfig`.
+    write_json(folder / "config.json", dict(type="vlrlbook_aloha", **description, model=base))
 
 def load_classifier(
     path: str | Path, # directory that `save_classifier` or the older script wrote
@@ -810,38 +874,44 @@ def load_classifier(
 ): # classifier, processor, list of cameras
     "A trained classifier that is ready to predict, its processor and its cameras, read from a directory"
     path = Path(path)
-    if not is_classifier(path): # it holds neither classifier.json nor a head's file of the older script
-        raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
-    # A `_Saved`: where the parts lie, and what was saved about them.
-    saved = _saved_by_us(path) if (path / "classifier.json").exists() else _saved_by_older_script(path)
+    saved = _saved_parts(path)
     vlm, processor = _load_saved_vlm(saved, base, path)
-    if saved.has_unread_processor(): # `processor` is that of the base; a trained one lies there, too
-        processor = type(processor).from_pretrained(saved.weights)
     if max_image_size:
         limit_pixels(processor, max_image_size)
-
     classifier = AlohaClassifier(vlm, saved.num_classes)
     classifier.moments = saved.moments # the earlier frames that it was trained to see before each frame
     load_head(saved.head, classifier.head)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return classifier.to(device).eval(), processor, saved.cameras
 
+def _saved_parts(path):
+    "The `_SavedParts` of a classifier's directory: where its parts lie; FileNotFoundError if it holds none"
+    if not is_classifier(path): # it holds neither classifier.json nor a head's file of the older script
+        raise FileNotFoundError(f"{path}: no classifier.json there, so this is no classifier")
+    if (path / "classifier.json").exists():
+        return _saved_by_us(path)
+    return _saved_by_older_script(path)
+
 def _load_saved_vlm(
-    saved, # `_Saved`
+    saved, # `_SavedParts`
     base, # the model under an adapter; None: the one that was saved with the classifier
     path, # of the classifier, for an error message
-): # vision-language model, processor
+): # vision-language model, its processor as it was trained
     "Load a saved classifier's vision-language model: a whole one, or a base model with the saved adapter"
-    if not saved.has_adapter:
-        return load_vlm(str(saved.weights), adapter=None)
-    base_model = base or saved.base
-    if not base_model:
-        message = "the adapter does not say which model it stands on; name it with model"
-        raise DataError("aloha.base", message, entry=str(path))
-    return load_vlm(base_model, adapter=str(saved.weights))
+    if saved.has_adapter:
+        base_model = base or saved.base
+        if not base_model:
+            message = "the adapter does not say which model it stands on; name it with model"
+            raise DataError("aloha.base", message, entry=str(path))
+        vlm, processor = load_vlm(base_model, adapter=str(saved.weights))
+    else:
+        vlm, processor = load_vlm(str(saved.weights), adapter=None)
+    if saved.has_unread_processor(): # `processor` is that of the base; a trained one lies there, too
+        processor = type(processor).from_pretrained(saved.weights)
+    return vlm, processor
 
 @dataclass
-class _Saved:
+class _SavedParts:
     "Where the parts of a saved classifier lie, and what was saved about them"
     weights: Path # folder of the adapter, or of the model, and of the processor
     has_adapter: bool
@@ -865,7 +935,7 @@ def _saved_by_us(path):
     "Where the parts of a classifier lie that `save_classifier` wrote, and what was noted down with them"
     description = json.loads((path / "classifier.json").read_text())
     has_adapter = (path / "adapter").exists()
-    return _Saved(
+    return _SavedParts(
         weights=path / ("adapter" if has_adapter else "model"),
         has_adapter=has_adapter,
         head=path / "head.safetensors",
@@ -882,7 +952,7 @@ def _saved_by_older_script(path):
     # The names that the script gave to a head's file; `load_classifier` has made sure that one is there.
     head = next(path / name for name in OLD_HEADS if (path / name).exists())
     has_adapter = (path / "adapter_config.json").exists()
-    return _Saved(
+    return _SavedParts(
         weights=path,
         has_adapter=has_adapter,
         head=head,
@@ -920,17 +990,20 @@ def split_films(
     if len(films) < 2:
         why = f"{len(films)} film cannot be split, and a split by frames would leak"
         raise DataError("aloha.split", f"{why}; set val_share or test_share to 0, or give more films")
-    count = min(len(films) - 1, max(1, round(share * len(films)))) # at least one film on either side
-    # Sort the films by the highest bin that they reach, cut the list into `count` equal parts, and hold out
-    # the film in the middle of each part.
     ordered_films = sorted(films, key=partial(_highest_bin_then_random, frames, seed))
-    middles = [int((part + 0.5) * len(ordered_films) / count) for part in range(count)]
-    held_out_films = [ordered_films[middle] for middle in middles]
-
-    is_held_out = np.isin(film_of_row, held_out_films) # True for each frame of a held-out film
+    is_held_out = np.isin(film_of_row, _evenly_picked(ordered_films, share)) # for each row
     # `part` gives the same data set with these rows only; both keep `change`, the augmentation.
     kept = frames.part(frames.rows[~is_held_out], frames.change)
     return kept, frames.part(frames.rows[is_held_out], frames.change)
+
+def _evenly_picked(
+    films, # numbers, two or more
+    share, # of them that is picked, at least one film, and all but one at most
+):
+    "Films from evenly spread places of a list: it is cut into equal parts, and the middle of each is picked"
+    count = min(len(films) - 1, max(1, round(share * len(films))))
+    middles = [int((part + 0.5) * len(films) / count) for part in range(count)]
+    return [films[middle] for middle in middles]
 
 def _highest_bin_then_random(
     frames, # `AlohaFrames`; its `labels` and `episodes` have an entry for each frame
@@ -968,16 +1041,22 @@ def mirrored(
     has_rotation = re.search(r"clockwise", item["text"], re.I)
     if lacks_partner or has_rotation:
         return None
-
     images = []
     # `images` has the pictures of one moment after another, each moment in the order of the cameras.
     for start in range(0, len(item["images"]), len(cameras)):
-        views = item["images"][start:start + len(cameras)]
-        flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
-        by_camera = dict(zip(other_sides, flipped)) # the flipped left picture becomes the right one
-        images += [by_camera[camera] for camera in cameras]
+        images += _mirrored_views(item["images"][start:start + len(cameras)], cameras, other_sides)
     text = re.sub(r"\b(left|right|Left|Right)\b", _opposite, item["text"]) # right for left, left for right
     return item | dict(images=images, text=text)
+
+def _mirrored_views(
+    views, # the PIL images of one moment, one for each camera
+    cameras, # their names
+    other_sides, # for each of them the camera on the other side
+):
+    "Flip the pictures of one moment and exchange those of left and right cameras"
+    flipped = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views]
+    by_camera = dict(zip(other_sides, flipped)) # the flipped left picture becomes the right one
+    return [by_camera[camera] for camera in cameras]
 
 def jittered(
     images: list, # PIL images
@@ -1097,19 +1176,26 @@ def training_arguments(
 ) -> TrainingArguments: # for transformers.Trainer
     "Our settings as transformers' TrainingArguments; each validation also saves a checkpoint"
     s, on_gpu = settings, torch.cuda.is_available()
-    validation: dict = {} # without validation films: transformers' defaults, no evaluation
-    if s.val_share:
-        validation = dict(
-            eval_strategy="steps",
-            eval_steps=s.eval_steps,
-            load_best_model_at_end=True, # needs a checkpoint at every validation, see `save_steps`
-            metric_for_best_model="macro_f1",
-            greater_is_better=True,
-        )
     return TrainingArguments(
         output_dir=s.output_dir,
         seed=s.seed,
-        # Steps and batches.
+        use_cpu=not on_gpu,
+        bf16=s.precision == "bf16" or (s.precision == "auto" and on_gpu),
+        ddp_find_unused_parameters=False, # every trained weight gets a gradient: no search for others
+        disable_tqdm=True, # our callback shows the progress bar
+        report_to=[] if s.report_to == "none" else [s.report_to],
+        label_names=["labels"], # without it Trainer would evaluate without a loss
+        # Trainer would drop what `forward` has no argument for: images and text, which our collator reads.
+        remove_unused_columns=False,
+        dataloader_num_workers=s.num_workers,
+        dataloader_pin_memory=on_gpu,
+        **_step_arguments(s),
+        **_checkpoint_arguments(s),
+    )
+
+def _step_arguments(s) -> dict:
+    "Those of TrainingArguments that say what a step is and how many there are; `s` are the settings"
+    return dict(
         num_train_epochs=s.epochs,
         max_steps=s.max_steps, # wins over the epochs, if it is above 0
         per_device_train_batch_size=s.batch_size,
@@ -1121,25 +1207,25 @@ def training_arguments(
         warmup_steps=s.warmup_steps,
         weight_decay=s.weight_decay,
         max_grad_norm=s.max_grad_norm,
-        # The device.
-        use_cpu=not on_gpu,
-        bf16=s.precision == "bf16" or (s.precision == "auto" and on_gpu),
-        ddp_find_unused_parameters=False, # every trained weight gets a gradient: no search for others
-        # Checkpoints and logs.
+    )
+
+def _checkpoint_arguments(s) -> dict:
+    "Those of TrainingArguments about logs, checkpoints and validation; `s` are the settings"
+    arguments: dict = dict(
+        logging_steps=s.logging_steps,
         save_strategy="steps",
         save_steps=s.eval_steps,
         save_total_limit=2, # the newest and the best
-        logging_steps=s.logging_steps,
-        disable_tqdm=True, # our callback shows the progress bar
-        report_to=[] if s.report_to == "none" else [s.report_to],
-        # Data.
-        label_names=["labels"], # without it Trainer would evaluate without a loss
-        # Trainer would drop what `forward` has no argument for: images and text, which our collator reads.
-        remove_unused_columns=False,
-        dataloader_num_workers=s.num_workers,
-        dataloader_pin_memory=on_gpu,
-        **validation,
     )
+    if s.val_share: # else transformers' default: no validation
+        arguments |= dict(
+            eval_strategy="steps",
+            eval_steps=s.eval_steps,
+            load_best_model_at_end=True, # needs a checkpoint at every validation, see `save_steps`
+            metric_for_best_model="macro_f1",
+            greater_is_better=True,
+        )
+    return arguments
 
 # the trainer's name → ours
 logged_as = {
@@ -1161,36 +1247,44 @@ def make_trainer(
     log: RunLog = None, # gets a row per logged step
 ) -> AlohaTrainer: # ready to train
     "The trainer with our collator, metrics on the validation films, and early stopping if `patience` is set"
-    def validation_metrics(evaluated):
-        "Metrics of one evaluation on the frames `val`; Trainer calls this, and adds eval_ to the names"
-        logits = torch.tensor(evaluated.predictions) # [frames, bins]
-        probabilities = logits.softmax(-1).double().numpy()
-        # A label may be a float between two bins: the nearest bin counts.
-        bins = np.rint(evaluated.label_ids)
-        # the film of each validation frame
-        films = val.episodes[val.rows] # type: ignore[union-attr] # never called without validation frames
-        metrics = classifier_metrics(bins, probabilities, films)
-        return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
-
     own_log = RunLog() if log is None else log # not `or`: an empty log is false
-    # Copies Trainer's rows into the log, under the names that `logged_as` gives them, and shows progress.
-    callbacks: list = [RunLogCallback(own_log, logged_as, "training")]
-    if settings.patience:
-        callbacks.append(EarlyStoppingCallback(settings.patience))
-    if train.change: # an `Augment`: as a callback it learns when an epoch begins
-        callbacks.append(train.change)
-
     trainer = AlohaTrainer(
         model=classifier,
         args=training_arguments(settings),
         train_dataset=train,
         eval_dataset=val,
         data_collator=AlohaCollator(processor),
-        compute_metrics=validation_metrics if val else None,
-        callbacks=callbacks,
+        compute_metrics=partial(_validation_metrics, val) if val else None,
+        callbacks=_callbacks(settings, train, own_log),
     )
     trainer.remove_callback(PrinterCallback) # it prints every row that our callback keeps
     return trainer
+
+def _callbacks(
+    settings, # patience
+    train, # training frames; `change` is an `Augment`, or None
+    log, # `RunLog`
+) -> list:
+    "Trainer's callbacks: the log with the progress bar, early stopping and augmentation if they are wanted"
+    # Copies Trainer's rows into the log, under the names that `logged_as` gives them, and shows progress.
+    callbacks: list = [RunLogCallback(log, logged_as, "training")]
+    if settings.patience:
+        callbacks.append(EarlyStoppingCallback(settings.patience))
+    if train.change: # as a callback it learns when an epoch begins
+        callbacks.append(train.change)
+    return callbacks
+
+def _validation_metrics(
+    val, # validation frames
+    evaluated, # Trainer's `EvalPrediction`: logits [frames, bins] and labels [frames]
+):
+    "Metrics of one evaluation; Trainer calls this, and adds eval_ to the names"
+    probabilities = torch.tensor(evaluated.predictions).softmax(-1).double().numpy()
+    # A label may be a float between two bins: the nearest bin counts.
+    bins = np.rint(evaluated.label_ids)
+    films = val.episodes[val.rows] # the film of each validation frame
+    metrics = classifier_metrics(bins, probabilities, films)
+    return {name: metrics[name] for name in ("accuracy", "macro_f1", "mae_bins")}
 
 # %% ../nbs/04_aloha.ipynb #c082
 @torch.no_grad()
@@ -1222,15 +1316,18 @@ def split_parts(
     if s.test_share:
         frames, test = split_films(frames, s.test_share, s.seed) # from here on `frames` has no test films
     if s.val_share:
-        # `val_share` is a share of all films, but `frames` has only 1 - test_share of them left.
+        # `val_share` is a share of all films, of which `frames` has only 1 - test_share left.
         frames, val = split_films(frames, s.val_share / (1 - s.test_share), s.seed)
-    rows = frames.rows
-    if s.max_train_samples:
-        shuffled = np.random.default_rng(s.seed).permutation(rows)
-        rows = np.sort(shuffled[:s.max_train_samples])
     has_augmentation = s.flip or s.colour_jitter or s.shift
     augment = Augment(s) if has_augmentation else None # changes each training item at random
-    return frames.part(rows, augment), val, test
+    return frames.part(_rows_to_learn(frames.rows, s), augment), val, test
+
+def _rows_to_learn(rows, settings):
+    "All rows (numbers of frames), or `max_train_samples` of them drawn at random, in ascending order"
+    if not settings.max_train_samples:
+        return rows
+    shuffled = np.random.default_rng(settings.seed).permutation(rows)
+    return np.sort(shuffled[:settings.max_train_samples])
 
 def judge_success(
     frames: AlohaFrames, # all of them
@@ -1245,14 +1342,21 @@ def judge_success(
     with the best F1 on the validation frames."""
     last_bin = probabilities.shape[1] - 1
     threshold = 0.5
-    if seen is not None and val is None:
-        raise ValueError("seen is of the frames in val: give val too")
     # `labels` has the bin of every frame; `rows` are the numbers of a part's frames.
-    if seen is not None and val is not None:
+    if seen is not None:
+        if val is None:
+            raise ValueError("seen is of the frames in val: give val too")
         threshold = _best_threshold(seen[:, last_bin], frames.labels[val.rows] == last_bin)
-
     is_success = frames.labels[held.rows] == last_bin
-    is_predicted = probabilities[:, last_bin] >= threshold
+    return _precision_and_recall(is_success, probabilities[:, last_bin], threshold)
+
+def _precision_and_recall(
+    is_success, # [frames] True where the label is the last bin
+    scores, # [frames] probability of the last bin
+    threshold, # from which score on success is predicted
+):
+    "The results of `judge_success`; precision or recall is None where it would be divided by 0"
+    is_predicted = scores >= threshold
     successes, predicted = int(is_success.sum()), int(is_predicted.sum())
     hits = int((is_success & is_predicted).sum())
     return dict(
@@ -1294,8 +1398,7 @@ def progress_errors(
 
     `mae_of_the_mean` is a baseline: the error of always predicting the mean of the training frames."""
     last_bin = probabilities.shape[1] - 1
-    # `targets` has the true progress of every frame, from 0 to the last bin; `rows` are the numbers of a
-    # part's frames. Divided by the last bin, progress runs from 0 to 1.
+    # targets: [all frames] true progress from 0 to the last bin; rows: the numbers of a part's frames
     truth = frames.targets[held.rows] / last_bin
     trained_on = frames.targets[train.rows] / last_bin
     expected_bins = probabilities @ np.arange(last_bin + 1)
@@ -1369,7 +1472,7 @@ def as_it_began(
     fingerprint = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
     # Ends the error message: two settings with which a new run starts from these weights.
     advice = "adapter and head take its weights"
-    # A new run (no checkpoint) writes begun_with.json into output_dir; a resumed one is compared with it.
+    # A new run writes begun_with.json into output_dir; a resumed one is compared with it.
     same_run(settings, checkpoint, free=may_differ, weights_by=advice, bins=bins,
              frames_to_learn=fingerprint)
 
@@ -1380,49 +1483,87 @@ def train_classifier(
     s, start = settings, time.time()
     set_seed(s.seed)
     checkpoint = find_checkpoint(s.output_dir, s.resume) # None: from the beginning
+    frames, parts, bins = _data_of_run(s, checkpoint)
+    train, val, _test = parts # `val` and `_test` may be None
 
-    # Read the data and check them.
-    frames = open_frames(s, training=True)
-    bins = s.num_classes or frames.num_classes
-    if frames.labels.max() >= bins:
-        raise SettingsError(f"num_classes = {bins}, but there are labels up to bin {frames.labels.max()}")
-    train, val, test = split_parts(frames, s) # `val` and `test` may be None
-    check_bins(frames, train) # a DataError where there is nothing to learn
-    is_first = PartialState().is_main_process
-    if is_first:
-        as_it_began(s, checkpoint, frames, train, bins) # writes the settings down, or compares them
-
-    # Train. At the end Trainer loads the checkpoint that was best in validation, if there is validation.
     weights = class_weights(frames.labels[train.rows], bins) if s.class_weights else None
     classifier, processor = build_classifier(s, bins, weights)
+    is_first = PartialState().is_main_process
     # The log of a resumed run keeps the rows up to its checkpoint.
     log = resume_log(Path(s.output_dir) / "run_log.csv", checkpoint) if is_first else RunLog()
     trainer = make_trainer(s, classifier, processor, train, val, log)
-    before_training = time.time()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    # For results.json. told: a sentence, how the label column was read; kinds: how each label was read.
-    about_run: dict = dict(labels=frames.told, kinds=dict(Counter(frames.kinds.tolist())))
-    about_run |= dict(training_seconds=time.time() - before_training, steps=trainer.state.global_step)
-    about_run |= dict(train_frames=len(train), best_validation_macro_f1=trainer.state.best_metric)
+    about_training = _train(trainer, checkpoint, frames)
 
-    # Judge it.
-    held_out = test or val or train # the frames that the run is judged on
-    probabilities = predict_bins(classifier, processor, held_out, s.batch_size)
-    val_probabilities = predict_bins(classifier, processor, val, s.batch_size) if val else None
-    metrics = _held_out_metrics(frames, held_out, probabilities, held_name(test, val))
-    metrics["success"] = judge_success(frames, held_out, probabilities, val_probabilities, val)
-    if frames.targets is not None: # progress was learnt as a number
-        metrics["progress"] = progress_errors(frames, train, held_out, probabilities)
-
-    # Save classifier, predictions and results.
-    results = dict(settings=asdict(s), processes=PartialState().num_processes, **metrics, **about_run,
-                   seconds=time.time() - start, peak_memory_mb=peak_memory_mb(), **run_facts())
-    results["versions"]["lerobot"] = version("lerobot")
+    predict = partial(predict_bins, classifier, processor, batch_size=s.batch_size)
+    held_out, probabilities, metrics = _judge(predict, frames, parts)
+    results = _results(s, start, metrics, about_training)
     run = AlohaRun(s, classifier, processor, frames, held_out, probabilities, log, results)
     if is_first:
         save_run(run)
     PartialState().wait_for_everyone() # no process may load what the first one is still writing
     return run
+
+def _data_of_run(
+    settings, # a checked object
+    checkpoint, # where the run goes on, or None
+): # all frames; (training, validation, test) frames, the last two may be None; number of bins
+    "Read and split the data set of a run; a SettingsError or DataError where it cannot be trained on"
+    frames = open_frames(settings, training=True)
+    bins = settings.num_classes or frames.num_classes
+    if frames.labels.max() >= bins:
+        raise SettingsError(f"num_classes = {bins}, but there are labels up to bin {frames.labels.max()}")
+    parts = split_parts(frames, settings)
+    train = parts[0]
+    check_bins(frames, train) # a DataError where there is nothing to learn
+    if PartialState().is_main_process:
+        as_it_began(settings, checkpoint, frames, train, bins) # writes the settings down, or compares them
+    return frames, parts, bins
+
+def _train(
+    trainer, # `AlohaTrainer`
+    checkpoint, # where the run goes on, or None
+    frames, # all frames of the data set
+):
+    "Train; at the end Trainer loads the weights best in validation. Returns a dict for results.json"
+    before_training = time.time()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return dict(
+        labels=frames.told, # a sentence: how the label column was read
+        kinds=dict(Counter(frames.kinds.tolist())), # how each label was read → number of frames
+        training_seconds=time.time() - before_training,
+        steps=trainer.state.global_step,
+        train_frames=len(trainer.train_dataset),
+        best_validation_macro_f1=trainer.state.best_metric, # None without validation
+    )
+
+def _judge(
+    predict, # function: frames → probabilities [frames, bins]
+    frames, # all frames of the data set
+    parts, # (training, validation, test) frames, the last two may be None
+): # the frames that the run is judged on, their probabilities [frames, bins], metrics for results.json
+    "Judge a classifier on the test films, else on the validation films, else on the training films"
+    train, val, test = parts
+    held_out = test or val or train
+    probabilities = predict(held_out)
+    val_probabilities = predict(val) if val else None
+    metrics = _held_out_metrics(frames, held_out, probabilities, held_name(test, val))
+    metrics["success"] = judge_success(frames, held_out, probabilities, val_probabilities, val)
+    if frames.targets is not None: # progress was learnt as a number
+        metrics["progress"] = progress_errors(frames, train, held_out, probabilities)
+    return held_out, probabilities, metrics
+
+def _results(
+    settings, # of the run
+    start, # when it began, from `time.time()`
+    metrics, # from `_judge`
+    about_training, # from `_train`
+):
+    "What results.json holds, as a dict: settings, metrics, training, time, memory, versions"
+    results = dict(settings=asdict(settings), processes=PartialState().num_processes, **metrics,
+                   **about_training, seconds=time.time() - start, peak_memory_mb=peak_memory_mb(),
+                   **run_facts())
+    results["versions"]["lerobot"] = version("lerobot")
+    return results
 
 def _held_out_metrics(
     frames, # all frames of the data set
@@ -1468,27 +1609,41 @@ def prediction_rows(
 ) -> list: # a dictionary per frame
     "For each frame its film, label and predicted bin, and the probability of each bin as p0, p1 and so on"
     expected_bins = expected_bin(torch.tensor(probabilities)).tolist()
-    last_bin, rows = probabilities.shape[1] - 1, []
-    # i: the frame's number in `episodes`, `labels` and the like, which have an entry for every frame
-    for i, of_bins, expected in zip(frames.rows, probabilities, expected_bins):
-        row = dict(
-            index=int(frames.indices[i]), # the frame's number in the whole data set, as LeRobot counts
-            episode_index=int(frames.episodes[i]),
-            frame_index=int(frames.moments[i]),
-            task=frames.tasks[i],
-            label=int(frames.labels[i]) if frames.labelled else None,
-            label_kind=str(frames.kinds[i]),
-            predicted=int(of_bins.argmax()),
-            expected=round(expected, 4), # the mean bin, weighted by the probabilities
-            # from 0 to 1; named as LeRobot's reward model SARM names it in its files
-            progress_sparse=round(expected / last_bin, 4),
-        )
-        if frames.targets is not None: # [frames]: progress learnt as a number, from 0 to the last bin
-            # true progress from 0 to 1
-            row["progress"] = round(float(frames.targets[i]) / last_bin, 4)
-        row |= {f"p{bin_number}": round(float(p), 5) for bin_number, p in enumerate(of_bins)}
-        rows.append(row)
-    return rows
+    # frames.rows: the numbers of these frames among all frames of the data set
+    return [_about_frame(frames, i) | _about_prediction(frames, i, of_bins, expected)
+            for i, of_bins, expected in zip(frames.rows, probabilities, expected_bins)]
+
+def _about_prediction(
+    frames, # `AlohaFrames`
+    i, # the frame's number among all frames of the data set
+    of_bins, # [bins] probabilities
+    expected, # the mean bin, weighted by the probabilities
+):
+    "The columns of a row of predictions that say what was predicted, and the true progress: a dict"
+    last_bin = len(of_bins) - 1
+    row = dict(
+        predicted=int(of_bins.argmax()),
+        expected=round(expected, 4),
+        # from 0 to 1; named as LeRobot's reward model SARM names it in its files
+        progress_sparse=round(expected / last_bin, 4),
+    )
+    if frames.targets is not None: # [all frames] progress learnt as a number, from 0 to the last bin
+        row["progress"] = round(float(frames.targets[i]) / last_bin, 4) # the true one, from 0 to 1
+    return row | {f"p{bin_number}": round(float(p), 5) for bin_number, p in enumerate(of_bins)}
+
+def _about_frame(
+    frames, # `AlohaFrames`; `episodes`, `labels` and the like have an entry for every frame of the data set
+    i, # the frame's place in them
+):
+    "The columns of a row of predictions that say which frame it is, and its label: a dict"
+    return dict(
+        index=int(frames.indices[i]), # the frame's number in the whole data set, as LeRobot counts
+        episode_index=int(frames.episodes[i]),
+        frame_index=int(frames.moments[i]),
+        task=frames.tasks[i],
+        label=int(frames.labels[i]) if frames.labelled else None,
+        label_kind=str(frames.kinds[i]),
+    )
 
 # %% ../nbs/04_aloha.ipynb #c085
 from .aloha_plots import plot_training
@@ -1512,6 +1667,20 @@ def predict_dataset(
     """Predict the bin of every frame of a data set, labelled or not, and write them into a new parquet file.
 
     With `labelled_set` a copy of the data set gets them as columns, too."""
+    s = settings
+    data, rows = _predicted_data(s)
+    stem = f"{Path(data.root).name}-{Path(s.ckpt_dir).name}-bins"
+    path = free_path(Path(s.output_dir), stem, ".parquet") # with a number, if the name is taken
+    with new_file(path) as hidden_file: # becomes `path` when it is whole
+        rows.to_parquet(hidden_file, index=False)
+    if s.labelled_set: # a new folder for a copy of the data set
+        write_columns(data, rows, s.labelled_set)
+    return path
+
+def _predicted_data(
+    settings, # data, ckpt_dir, batch_size
+): # LeRobotDataset; DataFrame of `prediction_rows`, a row for each of its frames
+    "Let the classifier in `ckpt_dir` predict all frames of the settings' data set"
     import pandas as pd
     s = settings
     classifier, processor, cameras = load_classifier(s.ckpt_dir, base=_named_model(s))
@@ -1520,13 +1689,7 @@ def predict_dataset(
     probabilities = predict_bins(classifier, processor, frames, s.batch_size)
     rows = pd.DataFrame(prediction_rows(frames, probabilities))
     rows["label"] = rows["label"].astype("Int64") # pandas' integers that may be missing
-    stem = f"{Path(frames.data.root).name}-{Path(s.ckpt_dir).name}-bins"
-    path = free_path(Path(s.output_dir), stem, ".parquet") # with a number, if the name is taken
-    with new_file(path) as hidden_file: # becomes `path` when it is whole
-        rows.to_parquet(hidden_file, index=False)
-    if s.labelled_set: # a new folder for a copy of the data set
-        write_columns(frames.data, rows, s.labelled_set)
-    return path
+    return frames.data, rows
 
 def write_columns(
     data, # LeRobotDataset whose frames were judged
@@ -1535,13 +1698,7 @@ def write_columns(
 ): # LeRobotDataset
     "Write a copy of a data set with two more columns: `predicted_reward` from 0 to 1, and `predicted_bin`"
     from lerobot.datasets.dataset_tools import add_features
-    rewards = rows["progress_sparse"].to_numpy(np.float32) # the expected bin divided by the last bin
-    bins = rows["predicted"].to_numpy(np.int64)
-    # LeRobot wants (values, description) for each column.
-    columns = {
-        "predicted_reward": (rewards, dict(shape=(1,), names=None, dtype="float32")),
-        "predicted_bin": (bins, dict(shape=(1,), names=None, dtype="int64")),
-    }
+    columns = _prediction_columns(rows)
     for name in columns:
         if name in data.features:
             raise DataError("aloha.column", "the data set has such a column already", entry=name)
@@ -1550,6 +1707,15 @@ def write_columns(
     with new_folder(folder, existing="none", manifest=False, part="set") as hidden_folder:
         add_features(data, columns, output_dir=hidden_folder / "set", repo_id=repo_id)
     return open_lerobot(repo_id, folder)
+
+def _prediction_columns(rows):
+    "Two columns of a DataFrame of `prediction_rows` as LeRobot adds them: {name: (values, description)}"
+    rewards = rows["progress_sparse"].to_numpy(np.float32) # the expected bin divided by the last bin
+    bins = rows["predicted"].to_numpy(np.int64)
+    return {
+        "predicted_reward": (rewards, dict(shape=(1,), names=None, dtype="float32")),
+        "predicted_bin": (bins, dict(shape=(1,), names=None, dtype="int64")),
+    }
 
 def free_path(
     folder: Path, # made if need be
@@ -1579,26 +1745,25 @@ def chat(
     A line `/reward right.png left.png high.png | task` is answered by the classifier, with the bin of these
     pictures; any other text by the model. `exit` or Ctrl-C ends the chat."""
     history = [] # messages so far; `_text_answer` adds the question and its answer
-
-    def answer(line):
-        "The answer to one line, as text: by the classifier or by the model"
-        if line.startswith("/reward"):
-            return _reward_answer(line, classifier, processor, cameras)
-        return _text_answer(line, vlm, processor, history, max_new_tokens)
-
-    source = _terminal_lines() if lines is None else lines # those typed at the terminal, or the given ones
     try:
-        for line in map(str.strip, source):
-            if line.lower() in ("/quit", "/exit", "quit", "exit"):
-                break
-            if not line or line.startswith("#"): # a file of lines may have comments
-                continue
+        for line in _questions(_terminal_lines() if lines is None else lines):
             try:
-                say(answer(line))
+                if line.startswith("/reward"):
+                    say(_reward_answer(line, classifier, processor, cameras))
+                else:
+                    say(_text_answer(line, vlm, processor, history, max_new_tokens))
             except (OSError, ValueError) as error: # such as a picture that does not exist; the chat goes on
                 say(f"cannot: {error}")
     except KeyboardInterrupt: # Ctrl-C
         say("")
+
+def _questions(lines):
+    "Yield the lines of a chat until `exit`, stripped, without empty ones and comments (a file may have some)"
+    for line in map(str.strip, lines):
+        if line.lower() in ("/quit", "/exit", "quit", "exit"):
+            return
+        if line and not line.startswith("#"):
+            yield line
 
 # %% ../nbs/04_aloha.ipynb #nbe6fd6b
 def _terminal_lines():
@@ -1642,18 +1807,25 @@ def _reward_answer(
     "The predicted bin and the probabilities of all bins, in words, for the pictures and the task in a line"
     if classifier is None:
         raise ValueError("there is no trained classifier in ckpt_dir")
+    item = _item_of_line(line, cameras)
+    probabilities = predict_bins(classifier, processor, [item])[0] # [bins], of the only item
+    likeliest, last_bin = probabilities.argmax(), len(probabilities) - 1
+    expected = expected_bin(torch.tensor(probabilities)) # the mean bin, weighted by the probabilities
+    listed = " ".join(f"{p:.2f}" for p in probabilities)
+    return f"bin {likeliest} of 0 to {last_bin}, expected {expected:.2f}; probabilities {listed}"
+
+def _item_of_line(
+    line, # such as "/reward right.png left.png high.png | lift the red cup"
+    cameras, # how many pictures it must name
+):
+    "The pictures and the task that a line names, as {images, text}; ValueError if it is written otherwise"
     pictures, _, task = line.removeprefix("/reward").partition("|")
     file_names = shlex.split(pictures) # as in a shell: a name with spaces may stand in quotes
     if len(file_names) != cameras or not task.strip():
         wanted = f"/reward and {cameras} picture files in the order of the cameras"
         raise ValueError(f"expected {wanted}, then | and the task")
     images = [open_picture(Path(name).read_bytes()) for name in file_names]
-    item = dict(images=images, text=f"Task: {task.strip()}")
-    probabilities = predict_bins(classifier, processor, [item])[0] # [bins], of the only item
-    likeliest, last_bin = probabilities.argmax(), len(probabilities) - 1
-    expected = expected_bin(torch.tensor(probabilities)) # the mean bin, weighted by the probabilities
-    listed = " ".join(f"{p:.2f}" for p in probabilities)
-    return f"bin {likeliest} of 0 to {last_bin}, expected {expected:.2f}; probabilities {listed}"
+    return dict(images=images, text=f"Task: {task.strip()}")
 
 # %% ../nbs/04_aloha.ipynb #c106
 def as_reward(
@@ -1666,15 +1838,13 @@ def as_reward(
     how far the classifier finds this task done in the pictures."""
     classifier, processor, cameras = load_classifier(path, device)
     classifier.requires_grad_(False)
-    moments = classifier.moments # earlier frames that a sample must show, too, such as ["first", -2.0]
 
     def reward(completions, samples):
         "Score a batch of answers with the loaded classifier: a dict for each, see `_reward_parts`"
         for sample in samples:
-            _check_pictures(sample, cameras, moments) # a DataError if pictures are missing
-        items = []
-        for sample, completion in zip(samples, completions):
-            items.append(dict(images=sample.images, text=f"Task: {_named_task(completion)}"))
+            _check_pictures(sample, cameras, classifier.moments) # a DataError if pictures are missing
+        items = [dict(images=sample.images, text=f"Task: {_named_task(completion)}")
+                 for sample, completion in zip(samples, completions)]
         return _reward_parts(predict_bins(classifier, processor, items))
 
     # The trainer then calls it once with all answers of a step.
@@ -1894,11 +2064,11 @@ def talkers(
 ): # classifier (or None), whole model, processor, cameras
     """Load the models that answer in a chat, and print which ones they are.
 
-    They are the classifier in `ckpt_dir`, for lines that begin with `/reward`, and the model under it for all
-    others; without a classifier, `model` alone."""
+    They are the classifier in `ckpt_dir`, for `/reward` lines, and the model under it for all others; without
+    a classifier, `model` alone."""
     s = settings
+    # What is printed goes to standard error: standard output holds answers only.
     if not is_classifier(s.ckpt_dir): # it holds no files of one
-        # To standard error: standard output holds answers only.
         missing = f"there is no classifier in {s.ckpt_dir}, so /reward has none to ask"
         print(f"{s.model} answers, as it is; {missing}", file=sys.stderr)
         vlm, processor = load_vlm(s.model, max_image_size=s.max_image_size)

@@ -293,11 +293,7 @@ def _over_the_table(cube, left: Script, right: Script, rng):
     `cube` is where it lies, [3] metres. Steps are control steps, 50 a second."""
     middle = np.array([0.02, 0.5, CUBE_HEIGHT])
     right.pick(cube, rotation=RIGHT_DOWN)
-    right.move(steps=50, place=MEETING_PLACE + [0.05, 0, -0.1]) # through the air, on the way
-    right.move(steps=60, place=middle + [0, 0, 0.005]) # half a centimetre above where it will lie
-    right.stay(30) # because the arm lags behind its target
-    right.move(steps=20, opening=OPEN)
-    right.move(steps=40, place=middle + [0.1, 0, 0.12]) # up and away to the right
+    _set_down(right, middle)
     # The left arm swings out while the right one opens and leaves, which takes about 20 + 40 steps.
     left.wait_until(right.last_step - (20 + 40))
     left.pick(middle, rotation=LEFT_DOWN)
@@ -305,6 +301,18 @@ def _over_the_table(cube, left: Script, right: Script, rng):
     left.stay(rng.integers(5, 90))
     left.move(steps=50, place=MEETING_PLACE)
     left.stay(40)
+
+
+def _set_down(
+    right, # `Script` of the right gripper, which holds the cube
+    middle, # [3] metres, where the middle of the cube shall lie
+):
+    "The right gripper carries the cube to a place on the table, lets it go there and leaves"
+    right.move(steps=50, place=MEETING_PLACE + [0.05, 0, -0.1]) # through the air, on the way
+    right.move(steps=60, place=middle + [0, 0, 0.005]) # half a centimetre above where it will lie
+    right.stay(30) # because the arm lags behind its target
+    right.move(steps=20, opening=OPEN)
+    right.move(steps=40, place=middle + [0.1, 0, 0.12]) # up and away to the right
 
 
 def _left_takes(cube, left: Script, right: Script, rng):
@@ -354,6 +362,14 @@ def _meet(
     left.move(steps=40, place=MEETING_PLACE + TAKING)
     left.stay(20) # because this arm lags behind its script, too
     left.move(steps=30, opening=CLOSED)
+    _let_go_and_part(left, right)
+
+
+def _let_go_and_part(
+    left, # `Script` of the left gripper
+    right, # `Script` of the right gripper; both hold the cube at the meeting place
+):
+    "The right gripper lets the cube go, then both leave to their sides, the left one with the cube"
     # Both hold the cube for a moment: if the right gripper opened earlier, the cube would fall.
     right.wait_until(left.last_step + 15)
     right.move(steps=20, opening=OPEN)
@@ -405,9 +421,7 @@ class Simulator:
     def __init__(self,
         size: int = 96, # pixels a side of the pictures
     ):
-        # dm_control chooses its renderer when it is first imported. Without a screen only EGL or OSMesa work.
-        if not os.environ.get("DISPLAY"): # there is no screen
-            os.environ.setdefault("MUJOCO_GL", "egl")
+        _choose_renderer() # before dm_control is imported
         try:
             from dm_control import mujoco
             from dm_control.rl import control
@@ -418,16 +432,15 @@ class Simulator:
             raise ImportError(f"{problem} ({error})") from error
 
         self.size = size
-        world_file = str(Path(ASSETS_DIR) / "bimanual_viperx_end_effector_transfer_cube.xml")
-        task = TransferCubeEndEffectorTask(random=0)
+        self.task = TransferCubeEndEffectorTask(random=0)
         # The task's own method (gym-aloha 0.1.5) renders three pictures of 480 × 640 at each control step:
         # films would take fifty times as long. `views` renders only the moments that are kept.
-        task.get_observation = _no_observation
+        self.task.get_observation = _no_observation
+        world_file = str(Path(ASSETS_DIR) / "bimanual_viperx_end_effector_transfer_cube.xml")
+        physics = mujoco.Physics.from_xml_path(world_file)
         # A film ends when its scripts do, so the environment's own limit must never be reached.
         no_limit = float("inf")
-        physics = mujoco.Physics.from_xml_path(world_file)
-        self.environment = control.Environment(physics, task, time_limit=no_limit, control_timestep=DT)
-        self.task = task
+        self.environment = control.Environment(physics, self.task, time_limit=no_limit, control_timestep=DT)
 
     @property
     def physics(self): return self.environment.physics # the state of MuJoCo's world
@@ -464,6 +477,12 @@ class Simulator:
         return self.task.get_qpos(self.physics).astype(np.float32)
 
 
+def _choose_renderer():
+    "Let dm_control, which chooses when it is first imported, render without a screen if there is none"
+    if not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl") # OSMesa would work, too
+
+
 def _no_observation(physics):
     "An empty observation, in place of the task's own method, which would render pictures at every step"
     return {}
@@ -493,30 +512,56 @@ def record_film(
     seed: int, # of the cube's place and the noise
 ) -> list: # a dict per moment: views, joints, action [16], reward
     "Record one film: write the scripts of both arms as the plan says, then let the simulator follow them"
-    rng = np.random.default_rng(seed)
-    # Where the cube may lie, which depends on the arm that takes it: the smallest (x, y) and the largest.
-    low, high = (CUBE_OF_LEFT if plan in LEFT_PLANS else CUBE_OF_RIGHT).T
-    cube = np.array([*rng.uniform(low, high), CUBE_HEIGHT])
     # The cube's place and all noise come from one generator, in a fixed order, so that the seed alone gives
     # the same film again.
+    rng = np.random.default_rng(seed)
+    cube = _place_of_cube(plan, rng)
     left, right = Script(LEFT_START, rng), Script(RIGHT_START, rng)
     plans[plan](cube, left, right, rng) # adds the waypoints of this plan to both scripts
     simulator.start(cube)
+    return _follow(simulator, left, right)
+
+
+def _follow(
+    simulator, # `Simulator`, at the beginning of a film
+    left, # `Script` of the left gripper
+    right, # `Script` of the right gripper
+):
+    "Let the simulator follow both scripts to their ends; returns the frames of the film, as `record_film`"
     moments, moment_steps = [], [] # the frames of the film, and the control step of each
     rewards = [] # of every control step
     for step in range(max(left.last_step, right.last_step)):
         action = np.concatenate([left.target(step), right.target(step)])
         rewards.append(simulator.step(action)) # 0 to 4
-        # Every MOMENT_STEPS-th step is a frame, without those at the beginning, when the arms only swing out.
-        if step >= FIRST_STEP and step % MOMENT_STEPS == 0:
+        if _is_frame(step):
             moment_steps.append(step)
-            observation = dict(views=simulator.views(), joints=simulator.joints())
-            moments.append(observation | dict(action=action.astype(np.float32)))
-
-    # The label of a frame is the commonest reward of the control steps around it.
+            moments.append(_observed(simulator, action))
     for moment, reward in zip(moments, moment_labels(rewards, moment_steps)):
         moment["reward"] = reward
     return moments
+
+
+def _is_frame(step):
+    "True if a control step becomes a frame: each MOMENT_STEPS-th, but not before the arms have swung out"
+    return step >= FIRST_STEP and step % MOMENT_STEPS == 0
+
+
+def _place_of_cube(
+    plan, # a key of `plans`
+    rng, # source of chance
+):
+    "A random place [3] in metres for the cube on the table, where the arm that takes it reaches it"
+    # the smallest (x, y) and the largest
+    low, high = (CUBE_OF_LEFT if plan in LEFT_PLANS else CUBE_OF_RIGHT).T
+    return np.array([*rng.uniform(low, high), CUBE_HEIGHT])
+
+
+def _observed(
+    simulator, # `Simulator`
+    action, # [16], the one that it follows
+):
+    "The frame of this moment without its reward: a dict of views, joints and action"
+    return dict(views=simulator.views(), joints=simulator.joints(), action=action.astype(np.float32))
 
 
 # The data set
@@ -533,15 +578,8 @@ def make_films(
     """Record films of the simulator as a new data set in LeRobot's format.
 
     Its columns are those of the real data set `lerobot/realworld_aloha_success_bhc`."""
-    try:
-        from lerobot.configs.video import RGBEncoderConfig
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
-    except ImportError as error:
-        raise ImportError(without_lerobot("films of the simulator", error)) from error
-    if films < 1 or size < SMALLEST:
-        wanted = f"at least 1 film, and {SMALLEST} pixels a side"
-        raise SettingsError(f"films = {films}, size = {size}: expected {wanted}")
-
+    LeRobotDataset, _ = _lerobot_classes()
+    _check_numbers(films, size)
     root, turns = Path(root), _turns(only) # names of plans, in the order in which films take them
     simulator, started = Simulator(size), time.time()
     descriptions = [] # of each film: its plan and its rewards
@@ -549,24 +587,49 @@ def make_films(
     # LeRobot makes its folder itself and refuses one that exists. So it gets a name, "set", inside the hidden
     # folder, and `new_folder` renames that part to `root` at the end.
     with new_folder(root, existing="none", manifest=False, part="set") as hidden_folder:
-        # _columns: names, types and shapes of the columns, as LeRobot wants them described
-        data = LeRobotDataset.create(
-            name, fps=CONTROL_STEPS_A_SECOND // MOMENT_STEPS, features=_columns(size, videos),
-            root=hidden_folder / "set", robot_type="aloha", use_videos=videos, video_backend="pyav",
-            rgb_encoder=RGBEncoderConfig(g=WHOLE_EVERY, crf=QUALITY) if videos else None)
-
+        data = _new_data_set(name, hidden_folder / "set", size, videos)
         for film in range(films):
             plan = turns[film % len(turns)]
-            # The stride keeps the films of two seeds apart. A moment is a frame: pictures, joints, reward.
-            moments = record_film(simulator, plan, seed=seed * SEED_STRIDE + film)
+            moments = record_film(simulator, plan, seed=seed * SEED_STRIDE + film) # a dict for each frame
             rewards = _add_film(data, moments) # a digit for each moment, such as "001122"
             descriptions.append(dict(plan=plan, rewards=rewards))
             if say:
                 say(f"{film + 1}/{films} {plan:<22} {rewards}  {time.time() - started:.0f} s")
-
         data.finalize()
         _describe(hidden_folder / "set", dict(seed=seed, size=size, films=descriptions)) # films.json
     return LeRobotDataset(name, root=root, video_backend="pyav")
+
+
+def _check_numbers(films, size):
+    "Raise a SettingsError for less than one film, or for pictures too small to show the cube"
+    if films < 1 or size < SMALLEST:
+        wanted = f"at least 1 film, and {SMALLEST} pixels a side"
+        raise SettingsError(f"films = {films}, size = {size}: expected {wanted}")
+
+
+def _lerobot_classes():
+    "LeRobotDataset and RGBEncoderConfig; an ImportError that says what to install if there is no LeRobot"
+    try:
+        from lerobot.configs.video import RGBEncoderConfig
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    except ImportError as error:
+        raise ImportError(without_lerobot("films of the simulator", error)) from error
+    return LeRobotDataset, RGBEncoderConfig
+
+
+def _new_data_set(
+    name, # such as local/my_films
+    folder, # LeRobot makes it
+    size, # pixels a side of the pictures
+    videos, # True: pictures are stored as videos
+):
+    "An empty `LeRobotDataset` for films of the simulator"
+    LeRobotDataset, RGBEncoderConfig = _lerobot_classes()
+    # _columns: names, types and shapes of the columns, as LeRobot wants them described
+    return LeRobotDataset.create(
+        name, fps=CONTROL_STEPS_A_SECOND // MOMENT_STEPS, features=_columns(size, videos),
+        root=folder, robot_type="aloha", use_videos=videos, video_backend="pyav",
+        rgb_encoder=RGBEncoderConfig(g=WHOLE_EVERY, crf=QUALITY) if videos else None)
 
 
 def _add_film(

@@ -62,9 +62,7 @@ def _draw_lengths(
     bars = min(20, high - low + 1)
     edges = np.linspace(low - 0.5, high + 0.5, bars + 1)
     ax.hist(lengths, bins=edges, color=blue)
-    title = "length of a film"
-    if low == high:
-        title = f"every film has {low} frames"
+    title = f"every film has {low} frames" if low == high else "length of a film"
     ax.set_title(f"{title} (n = {len(lengths)})")
     ax.set(xlabel="frames", ylabel="films")
     ax.set_xlim(0, high * 1.1)
@@ -92,21 +90,29 @@ def _draw_course(
     films = np.unique(frames.episodes)[:most_courses]  # more lines would be one grey area
     ends = Counter()  # (how films end in words, colour) → number of films
     for film in films if frames.labelled else ():  # without labels there are no lines to draw
-        is_its_frame = frames.episodes == film
-        bins = frames.labels[is_its_frame]
-        # How the film ends in words, such as "ends in the last bin", and the colour of its line.
-        end, colour = _end_of(bins, last_bin=frames.num_classes - 1)
-        ends[end, colour] += 1
-        # A film is drawn a little above or below its bins, at one of 11 heights, or all films would lie on
-        # the same line.
-        offset = 0.3 * (film % 11 / 11 - 0.5)
-        ax.plot(frames.moments[is_its_frame], bins + offset, color=colour, alpha=0.4, lw=1)
+        end_and_colour = _draw_film(ax, frames, film)
+        ends[end_and_colour] += 1
     for (end, colour), count in sorted(ends.items()):
         ax.plot([], [], color=colour, lw=2, label=f"{end} ({count})")  # draws nothing but the legend's line
     if ends:
         ax.legend(loc="upper left", **_legend)
     ax.set(xlabel="moment", ylabel="bin")
     ax.set_title(f"bins through the films (n = {len(films)})")
+
+
+def _draw_film(
+    ax,  # matplotlib axes
+    frames,  # `AlohaFrames`
+    film,  # its number
+):
+    "Draw a line of a film's bins over its moments; returns (how it ends in words, the line's colour)"
+    is_its_frame = frames.episodes == film
+    bins = frames.labels[is_its_frame]
+    end, colour = _end_of(bins, last_bin=frames.num_classes - 1)
+    # A little above or below its bins, at one of 11 heights, or all films would lie on the same line.
+    offset = 0.3 * (film % 11 / 11 - 0.5)
+    ax.plot(frames.moments[is_its_frame], bins + offset, color=colour, alpha=0.4, lw=1)
+    return end, colour
 
 
 def _end_of(
@@ -206,20 +212,32 @@ def _draw_calibration(ax, calibration):
     ax.plot([0, 1], [0, 1], **_dashed)
     confidences = [group["confidence"] for group in groups]
     accuracies = [group["accuracy"] for group in groups]
-    # A dot's area grows with the square root of n; with n itself the largest dot would hide the others.
-    roots = [group["n"] ** 0.5 for group in groups]
-    areas = [12 + 12 * root for root in roots]
+    areas = [_area_of_dot(group["n"]) for group in groups]
     ax.scatter(confidences, accuracies, s=areas, color=blue)
-    style = dict(textcoords="offset points", fontsize=7, ha="right")
     for group, area in zip(groups, areas):
-        # The text ends left of the dot, 4 points from its edge: the radius of the dot is √area / 2.
-        radius = (area / 4) ** 0.5
-        offset = (-4 - radius, -3)
-        place = (group["confidence"], group["accuracy"])
-        ax.annotate(f"n = {group['n']}", place, offset, **style)
+        _write_count(ax, group, area)
     ax.set(xlabel="confidence", ylabel="share right")
     ax.set(xlim=(0, 1.03), ylim=(0, 1.05))
     ax.set_title(f"calibration, mean gap {calibration['ece']:.3f}")
+
+
+def _area_of_dot(n):
+    "The area, in square points, of the dot of a group of `n` frames"
+    # It grows with the square root of n; with n itself the largest dot would hide the others.
+    root = n ** 0.5
+    return 12 + 12 * root
+
+
+def _write_count(
+    ax,  # matplotlib axes
+    group,  # dict of confidence, accuracy and n
+    area,  # of its dot, square points
+):
+    "Write a group's number of frames left of its dot, 4 points from the dot's edge"
+    radius = (area / 4) ** 0.5  # √area / 2
+    offset = (-4 - radius, -3)
+    place = (group["confidence"], group["accuracy"])
+    ax.annotate(f"n = {group['n']}", place, offset, textcoords="offset points", fontsize=7, ha="right")
 
 
 def judged_film(
@@ -228,11 +246,7 @@ def judged_film(
     moments: int = 10,  # drawn
 ):  # matplotlib figure
     "Some moments of one test film, with the true and the predicted bin beneath each"
-    episode_of_test_frames = run.frames.episodes[run.test.rows]
-    film_indices = np.flatnonzero(episode_of_test_frames == episode)  # indices into the test frames
-    count = min(moments, len(film_indices))  # a short film is shown whole
-    evenly_spread = np.linspace(0, len(film_indices) - 1, count).astype(int)
-    chosen = film_indices[evenly_spread]
+    chosen = _spread_over_film(run, episode, moments)
     items = run.test.__getitems__(chosen)  # a dict for each frame
     # "right wrist" for observation.images.cam_right_wrist
     camera_names = [re.sub(r".*cam_", "", camera) for camera in run.frames.cameras]
@@ -244,3 +258,16 @@ def judged_film(
     fig = film_strip(pictures, labels, predicted, camera_names)
     fig.suptitle(f"film {episode}: {items[0]['text']}", fontsize=9)
     return fig
+
+
+def _spread_over_film(
+    run,  # `AlohaRun`
+    episode,  # one of the test films
+    moments,  # how many frames; a short film is taken whole
+):
+    "Frames evenly spread over a film, as indices into the test frames"
+    episode_of_test_frames = run.frames.episodes[run.test.rows]
+    film_indices = np.flatnonzero(episode_of_test_frames == episode)
+    count = min(moments, len(film_indices))
+    evenly_spread = np.linspace(0, len(film_indices) - 1, count).astype(int)
+    return film_indices[evenly_spread]

@@ -195,7 +195,6 @@ class AlohaSettings(Settings):
         Returns {name: value}. Also sets `self.named`: which of model and ckpt_dir the user has chosen."""
         defaults = self._defaults()
         variables = self.from_environment()  # name → value, only of settings that were not given
-
         # In mode chat a classifier that the user has chosen must exist, but not one that a preset names.
         self.named = {name for name in ("model", "ckpt_dir") if getattr(self, name) or name in variables}
         for name in ("mode", "finetune_mode"):
@@ -282,18 +281,20 @@ class AlohaSettings(Settings):
             yield is_taken, f"labelled_set = {self.labelled_set!r}: is there already, and is not written over"
             picks_films = bool(self.data) and self.episodes is not None
             yield picks_films, "labelled_set with episodes: a copy holds all films, so all must be judged"
-
         # With size gpu or a revision, `data` may be an empty folder: the data set is downloaded into it.
         if self.data and self.size == "tiny" and not self.revision:
             yield not Path(self.data, "meta", "info.json").exists(), (
                 f"data = {self.data!r}: no meta/info.json there, so this is no LeRobot data set")
-
         if not is_classifier(self.ckpt_dir):
-            missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
-            yield self.mode == "predict", f"mode = 'predict': {missing}; train one first"
-            # Chat does without a classifier, unless the user has chosen one.
-            yield self.mode == "chat" and "ckpt_dir" in self.named, (
-                f"mode = 'chat': {missing}; leave it out to talk with the model alone")
+            yield from self._rules_without_classifier()
+
+    def _rules_without_classifier(self):
+        "Yields (is broken, error message) for the modes that need a classifier, where `ckpt_dir` holds none"
+        missing = f"there is no classifier in ckpt_dir = {self.ckpt_dir!r}"
+        yield self.mode == "predict", f"mode = 'predict': {missing}; train one first"
+        # Chat does without a classifier, unless the user has chosen one.
+        yield self.mode == "chat" and "ckpt_dir" in self.named, (
+            f"mode = 'chat': {missing}; leave it out to talk with the model alone")
 
     def chosen_films(self) -> list | None:  # numbers of films; None: all, or films that are drawn
         """The numbers of the films that `episodes` names, such as [0,2,5] or 0-2.
@@ -302,7 +303,6 @@ class AlohaSettings(Settings):
         if self.episodes is None:
             return None
         text = str(self.episodes).strip()
-
         films_are_drawn = not self.data and self.repo_id == DRAWN
         if films_are_drawn:
             self.episodes = self._films_to_draw(text)
@@ -315,17 +315,21 @@ class AlohaSettings(Settings):
                                 f"[{n}] for that film, 0-{max(n - 1, 0)} for the first {n}")
         films = []
         for part in text.strip("[]()").split(","):
-            first_and_last = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)  # 3, or 3-5
-            if not first_and_last:
-                wanted = "expected numbers of films, such as [0,2,5] or 0-9"
-                raise SettingsError(f"episodes = {self.episodes!r}: {wanted}")
-            first = int(first_and_last[1])
-            last = int(first_and_last[2] or first)
-            if last < first:
-                raise SettingsError(f"episodes = {self.episodes!r}: {first}-{last} holds no film; "
-                                    f"expected the smaller number first, {last}-{first}")
-            films += range(first, last + 1)
+            films += self._films_of_part(part)
         return sorted(set(films))
+
+    def _films_of_part(self, part):
+        "The films that one part of `episodes` names, such as 3 or 3-5, as a range; else a SettingsError"
+        first_and_last = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not first_and_last:
+            wanted = "expected numbers of films, such as [0,2,5] or 0-9"
+            raise SettingsError(f"episodes = {self.episodes!r}: {wanted}")
+        first = int(first_and_last[1])
+        last = int(first_and_last[2] or first)
+        if last < first:
+            raise SettingsError(f"episodes = {self.episodes!r}: {first}-{last} holds no film; "
+                                f"expected the smaller number first, {last}-{first}")
+        return range(first, last + 1)
 
     def _films_to_draw(self, text):
         "How many films to draw, from the text of `episodes`; a SettingsError if it is no number above 0"

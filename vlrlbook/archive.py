@@ -88,10 +88,7 @@ class DataError(ValueError):
         entry: str = None,  # name inside the archive
     ):
         self.code, self.message, self.row, self.entry = code, message, row, entry
-
-        places = []
-        if row:
-            places.append(f"row {row}")
+        places = [f"row {row}"] if row else []
         if entry:
             places.append(repr(entry[:200]))  # a hostile name may be very long
         where = ", ".join(places) + ": " if places else ""
@@ -137,20 +134,36 @@ def unpack_counting_zip(
     try:
         with zipfile.ZipFile(path) as archive:
             packed_bytes = path.stat().st_size
-            entries = archive_entries(archive, packed_bytes)  # name → ZipInfo; `DataError` if one is hostile
-            check_layout(path, archive)  # refuses what two programs could read differently
-            entries, top = _without_top_folder(entries)  # top: the folder that all lay in, or ""
-            rows = counting_table(_table_text(archive, entries))  # of main.csv
+            names, rows = _checked_contents(path, archive, packed_bytes)
             store = _PictureStore(folder, most_unpacked(packed_bytes), reserve)
-            names = _Names(entries, top)  # finds the file that a row means
             return _keep_rows(archive, names, rows, store, strict, kind)
     except DataError:
         raise  # it says already what is wrong; as a ValueError it would be caught below
     except zip_faults as fault:  # whatever `zipfile` raises on broken input, such as a ValueError
-        # If the disk is full, the archive may still be good, so it is not called broken.
-        if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError("storage.full", "no space is left on the disk that it is unpacked to") from fault
-        raise DataError("zip.broken", f"not a readable ZIP ({type(fault).__name__})") from fault
+        raise _error_of_fault(fault) from fault
+
+
+def _checked_contents(
+    path,  # the archive's file
+    archive,  # the same, opened: `zipfile.ZipFile`
+    packed_bytes,  # its size
+):
+    """Check an archive's directory, its layout and main.csv; nothing but main.csv is unpacked.
+
+    Returns its files as `_Names`, which finds the file that a row means, and the rows of main.csv."""
+    entries = archive_entries(archive, packed_bytes)  # name → ZipInfo; `DataError` if one is hostile
+    check_layout(path, archive)  # refuses what two programs could read differently
+    entries, top = _without_top_folder(entries)  # top: the folder that all lay in, or ""
+    rows = counting_table(_table_text(archive, entries))
+    return _Names(entries, top), rows
+
+
+def _error_of_fault(fault):
+    "The `DataError` for an exception in `zip_faults`: the disk is full, or else the archive is broken"
+    # With a full disk the archive may still be good, so it is not called broken.
+    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError("storage.full", "no space is left on the disk that it is unpacked to")
+    return DataError("zip.broken", f"not a readable ZIP ({type(fault).__name__})")
 
 
 def archive_entries(
@@ -161,16 +174,10 @@ def archive_entries(
 
     Raises `DataError` for too many files, too much data, a name that stands twice, or a hostile entry."""
     infos = [info for info in archive.infolist() if not info.is_dir()]
-    if len(infos) > limits["entries"]:
-        raise DataError("zip.entries", f"{len(infos)} entries, at most {limits['entries']}")
-    if sum(info.file_size for info in infos) > most_unpacked(packed):
-        raise DataError("zip.size", "unpacks to too much")
-
+    _check_totals(infos, packed)
     entries, folded_names = {}, set()
     for info in infos:
-        # A harmless entry has no faults; the first fault of any other refuses the archive.
-        for code, message in name_faults(info):
-            raise DataError(code, message, entry=info.filename)
+        _check_entry(info)
         name = readable_name(info)  # decoded as its maker most likely meant it
         # Names are compared as Windows and macOS do: without case, accents in one form.
         folded = folded_name(name)
@@ -180,6 +187,23 @@ def archive_entries(
         folded_names.add(folded)
         entries[name] = info
     return entries
+
+
+def _check_entry(info):
+    "Raise `DataError` for the first fault of an entry's record in the directory, a ZipInfo"
+    for code, message in name_faults(info):
+        raise DataError(code, message, entry=info.filename)
+
+
+def _check_totals(
+    infos,  # a ZipInfo of each file
+    packed,  # size of the archive file in bytes
+):
+    "Raise `DataError` if an archive has too many files, or unpacks to too many bytes"
+    if len(infos) > limits["entries"]:
+        raise DataError("zip.entries", f"{len(infos)} entries, at most {limits['entries']}")
+    if sum(info.file_size for info in infos) > most_unpacked(packed):
+        raise DataError("zip.size", "unpacks to too much")
 
 
 def most_unpacked(
@@ -251,14 +275,8 @@ def name_faults(
 ) -> list:  # of (code, message); empty for a harmless entry
     "What is hostile or unreadable about one entry, as far as the archive's directory tells"
     name, faults = readable_name(info), []
-    parts = PurePosixPath(name).parts or ("",)
-
-    # On Windows a colon names a drive and a backslash begins a folder. Both are refused on every system, so
-    # that an archive is good everywhere or nowhere.
-    leads_out = name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]
-    if leads_out or any(ord(character) < 32 for character in name):
+    if _leads_out(name):
         faults.append(("zip.path", "a name that leads out of the archive"))
-
     if stat.S_ISLNK(info.external_attr >> 16):  # its upper 16 bits hold the file's mode on Unix
         faults.append(("zip.link", "a symbolic link"))
     if PurePosixPath(name).suffix.lower() in foreign:
@@ -268,6 +286,16 @@ def name_faults(
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         faults.append(("zip.method", f"compression method {info.compress_type}"))
     return faults
+
+
+def _leads_out(name):
+    "True if a name leads out of the archive, such as /etc/x, ../x, C:x or a\\b, or has control characters"
+    parts = PurePosixPath(name).parts or ("",)
+    # On Windows a colon names a drive and a backslash begins a folder. Both are refused on every system, so
+    # that an archive is good everywhere or nowhere.
+    if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+        return True
+    return any(ord(character) < 32 for character in name)
 
 
 # The layout of a ZIP (APPNOTE.TXT 6.3.10): for each entry a local header, which ends with its name, and its
@@ -296,16 +324,22 @@ def check_layout(
         file.seek(archive.start_dir)
         # The directory, the end record and the archive's comment
         rest = file.read(_most_directory_bytes + 1)
-
     if len(rest) > _most_directory_bytes:
         raise DataError("zip.foreign", f"more than {_most_directory_bytes} bytes behind the entries")
     directory_follows = end <= archive.start_dir <= latest_end
-    # With a second end record, or bytes behind the first, another program could find another directory.
-    has_one_end_record = rest.count(_end_mark) == 1
-    end_record_begin = rest.rfind(_end_mark)
-    archive_end = end_record_begin + _end_record_bytes + len(archive.comment)
-    if not (directory_follows and has_one_end_record and archive_end == len(rest)):
+    if not (directory_follows and _ends_with_only_end_record(rest, archive.comment)):
         raise DataError("zip.foreign", "bytes before, between or after the archive's own parts")
+
+
+def _ends_with_only_end_record(
+    rest,  # bytes of the archive, from its directory on
+    comment,  # the archive's comment as bytes, which follows the end record
+):
+    "True if an archive has one end record and nothing but the comment behind it"
+    # With a second end record, or other bytes behind it, another program could find another directory.
+    has_one_end_record = rest.count(_end_mark) == 1
+    archive_end = rest.rfind(_end_mark) + _end_record_bytes + len(comment)
+    return has_one_end_record and archive_end == len(rest)
 
 
 def _check_entries(file, archive):
@@ -336,14 +370,22 @@ def _checked_header(file, info):
     mark, _, flags, method, _, _, checksum, packed, unpacked, name_length, extra_length = fields
     name = file.read(name_length).decode("utf-8" if flags & _name_is_utf8 else "cp437")
 
-    # In these two cases the local header does not hold the sizes, so they cannot be compared.
-    sizes_elsewhere = flags & _sizes_follow or _in_zip64_extra in (packed, unpacked)
-    same_sizes = (checksum, packed, unpacked) == (info.CRC, info.compress_size, info.file_size)
-    same_rest = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
-    is_same = mark == _local_mark and same_rest and (sizes_elsewhere or same_sizes)
-    if not is_same:
+    is_same = name == info.orig_filename and method == info.compress_type and flags == info.flag_bits
+    has_same_sizes = _sizes_agree(info, flags, (checksum, packed, unpacked))
+    if mark != _local_mark or not (is_same and has_same_sizes):
         raise DataError("zip.headers", "its local header differs from the directory", entry=info.filename)
     return _local_header.size + name_length + extra_length + info.compress_size
+
+
+def _sizes_agree(
+    info,  # ZipInfo, the directory's record of an entry
+    flags,  # of the entry's local header
+    sizes,  # in this header: (checksum, packed bytes, unpacked bytes)
+):
+    "True if the sizes in a local header are those of the directory, or if they stand elsewhere"
+    # In two cases they do, and cannot be compared: behind the data, or in the header's extra field.
+    stand_elsewhere = flags & _sizes_follow or _in_zip64_extra in sizes[1:]
+    return stand_elsewhere or sizes == (info.CRC, info.compress_size, info.file_size)
 
 
 # Where things lie
@@ -366,14 +408,15 @@ def _without_top_folder(entries):
     if len(tables) != 1 or tables[0] == "main.csv":
         return entries, ""  # no table, several, or one that lies at the top already
 
-    top = tables[0][:-len("main.csv")]
+    table = tables[0]  # such as birds/Main.csv
+    top = table[:-len("main.csv")]
     inside = {}
     for name, info in entries.items():
         if name.startswith(top):
             inside[name[len(top):]] = info
         elif not _is_system_file(name):
             return entries, ""  # a file outside the folder may belong to the table, too
-    inside["main.csv"] = entries[tables[0]]  # under this name, however its case was written
+    inside["main.csv"] = entries[table]  # under this name, however its case was written
     return inside, top
 
 
@@ -401,12 +444,13 @@ class _Names:
 
         The path may leave out the folder `images`, and may differ in case, accents' form or encoding, as long
         as only one entry fits."""
-        # First the path as it is written, in the folder `images` or not.
         for form in (written, f"images/{written}"):
             if form in self.entries:
                 return form, None
+        return self._find_otherwise_written(written)
 
-        # Then as it may have been written on another system.
+    def _find_otherwise_written(self, written):
+        "`find` for a path that no entry has as it is written: it may have been written on another system"
         path = written.replace("\\", "/").removeprefix("./")
         # `top`: the folder that everything lay in, with its slash. The entries are named without it.
         if self.top and folded_name(path).startswith(folded_name(self.top)):
@@ -429,63 +473,76 @@ class _Names:
 
 # main.csv
 
-def _table_text(archive, entries):
-    """Read main.csv as text; `entries` are name → ZipInfo.
-
-    It may be UTF-8 or, if it begins with a byte order mark, UTF-16: spreadsheets write these two."""
+def _table_text(
+    archive,  # `zipfile.ZipFile`
+    entries,  # name → ZipInfo
+):
+    "Read main.csv as text; `DataError` if it is missing, too large or no text"
     if "main.csv" not in entries:
         # ": did you mean …?", or the names of some files that there are
         hint = nearest("main.csv", list(entries)[:10])
         raise DataError("csv.missing", f"no main.csv at the top of the archive{hint}")
     if entries["main.csv"].file_size > limits["table_bytes"]:
         raise DataError("csv.size", "main.csv is too large")
-
-    data = archive.read(entries["main.csv"])
-    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    encoding = "utf-16" if is_utf16 else "utf-8-sig"  # -sig: a byte order mark is dropped
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as fault:
-        cure = "save it as UTF-8 (a GBK file can be converted with iconv)"
-        raise DataError("csv.encoding", f"main.csv is not UTF-8; {cure}") from fault
-
+    text = _decoded_table(archive.read(entries["main.csv"]))
     if "\0" in text:
         raise DataError("csv.nul", "main.csv holds NUL characters")
     return text
+
+
+def _decoded_table(data):
+    """The bytes of main.csv as text.
+
+    It may be UTF-8 or, if it begins with a byte order mark, UTF-16: spreadsheets write these two."""
+    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"  # -sig: a byte order mark is dropped
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as fault:
+        cure = "save it as UTF-8 (a GBK file can be converted with iconv)"
+        raise DataError("csv.encoding", f"main.csv is not UTF-8; {cure}") from fault
 
 
 def counting_table(
     text: str,  # of main.csv
 ) -> list:  # of (line number, image path, question, answer), all trimmed; the header is line 1
     "Read the rows of main.csv; whatever is wrong with the table is a `DataError`"
-    text = _without_separator_line(text)
-    separator = _separator_of(text)  # a comma, a semicolon or a tab
-    # Strict: an unclosed quote would swallow the rest of the file without an error.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        # blank lines are left out
-        lines = [(reader.line_num, fields) for fields in reader if any(f.strip() for f in fields)]
-    except csv.Error as fault:
-        raise DataError("csv.syntax", f"{fault}, perhaps an unclosed quote", row=reader.line_num) from fault
+    lines = _filled_lines(text)  # (line number, fields) each
     if not lines:
         raise DataError("csv.empty", "main.csv is empty")
-
-    (_, header_fields), *rows = lines  # (line number, fields) each
+    (_, header_fields), *rows = lines
     header = _header(header_fields)  # with our columns by our names; `DataError` if one is missing
     if not rows:
         raise DataError("csv.empty", "main.csv has a header and no rows")
     if len(rows) > limits["rows"]:
         raise DataError("csv.rows", f"{len(rows)} rows, at most {limits['rows']}")
-
-    width = len(header)
     for number, fields in rows:
-        # Empty fields behind the last column are no error: spreadsheets write a comma for every cell that was
-        # edited once.
-        if len(fields) < width or any(field.strip() for field in fields[width:]):
-            raise DataError("csv.fields", f"{len(fields)} fields, the header has {width}", row=number)
-
+        _check_width(fields, len(header), number)
     indices = [header.index(column) for column in counting_columns]
     return [(number, *(fields[i].strip() for i in indices)) for number, fields in rows]
+
+
+def _filled_lines(text):
+    "The lines of main.csv that are not blank, as a list of (line number, list of fields)"
+    text = _without_separator_line(text)
+    separator = _separator_of(text)  # a comma, a semicolon or a tab
+    # Strict: an unclosed quote would swallow the rest of the file without an error.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        return [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    except csv.Error as fault:
+        raise DataError("csv.syntax", f"{fault}, perhaps an unclosed quote", row=reader.line_num) from fault
+
+
+def _check_width(
+    fields,  # of a row of main.csv
+    width,  # number of columns
+    number,  # the row's line, for the message
+):
+    "Raise `DataError` if a row has fewer fields than columns, or text behind the last column"
+    # Empty fields behind it are no error: spreadsheets write a comma for every cell that was edited once.
+    if len(fields) < width or any(field.strip() for field in fields[width:]):
+        raise DataError("csv.fields", f"{len(fields)} fields, the header has {width}", row=number)
 
 
 def _without_separator_line(text):
@@ -580,17 +637,23 @@ def decode_picture(
     try:
         image = Image.open(io.BytesIO(data), formats=_picture_formats)
         _check_size(image)  # `DataError` if it is too large, too narrow or animated
-        # `verify()` would miss a JPEG that is cut off: only decoding finds it.
-        image.load()
+        image.load()  # not `verify()`, which would miss a JPEG that is cut off
         if _is_plain(image):  # an opaque, upright RGB in PNG or JPEG
             return image, image.format
         return to_rgb(ImageOps.exif_transpose(image)), None  # turned upright
     except DataError:
         raise
     except Exception as fault:  # Pillow's decoders raise many kinds of errors on broken bytes
-        kind = _kind_of(data)  # by its first bytes, such as "a HEIC", or None
-        what = f"{kind}: save it as JPEG or PNG" if kind else f"cannot be decoded ({type(fault).__name__})"
-        raise DataError("image.decode", what) from fault
+        raise DataError("image.decode", _why_undecodable(data, fault)) from fault
+
+
+def _why_undecodable(
+    data,  # bytes that should be a picture
+    fault,  # the exception that its decoder has raised
+):
+    "Words for a picture that cannot be decoded: what it is instead if its first bytes tell, else the fault"
+    kind = _kind_of(data)  # such as "a HEIC", or None
+    return f"{kind}: save it as JPEG or PNG" if kind else f"cannot be decoded ({type(fault).__name__})"
 
 
 # Files that people give in place of a picture and that are not read: their first bytes, and what to call them
@@ -649,19 +712,23 @@ def to_rgb(
 ) -> Image.Image:  # RGB
     "Convert a picture to RGB: greys of more than 8 bits are scaled to 8, transparency is put on white"
     if image.mode.startswith("I") or image.mode == "F":  # greys as integers of 16 or 32 bits, or as floats
-        brightest: Any = image.getextrema()[1]  # a number: there is one channel
-        if brightest > 255:
-            # convert("L") alone would make all values above 255 white. The file does not say how many bits
-            # its scanner used (10, 12, 14 or 16), so we take as many as the brightest pixel needs.
-            bits = min(16, int(brightest).bit_length())
-            divisor = (2**bits - 1) / 255
-            image = image.point(lambda value: value / divisor)
-        image = image.convert("L")
-
+        image = _grey_of_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _grey_of_8_bits(image):
+    "A grey picture of more than 8 bits a pixel as one of 8, mode L"
+    brightest: Any = image.getextrema()[1]  # a number: there is one channel
+    if brightest > 255:
+        # convert("L") alone would make all values above 255 white. The file does not say how many bits its
+        # scanner used (10, 12, 14 or 16), so we take as many as the brightest pixel needs.
+        bits = min(16, int(brightest).bit_length())
+        divisor = (2**bits - 1) / 255
+        image = image.point(lambda value: value / divisor)
+    return image.convert("L")
 
 
 # Rows
@@ -702,36 +769,60 @@ def _keep_rows(
         for start in range(0, len(rows), _rows_at_a_time):
             batch = rows[start:start + _rows_at_a_time]
             # of each row: the ZipInfo of its picture, or the `DataError` that it is
-            entries = [_or_error(_entry_of_row, names, row, notes, kind) for row in batch]
-            # Decodes and writes their pictures, and puts what came of each into `store.results`.
+            entries = [_result_or_error(_entry_of_row, names, row, notes, kind) for row in batch]
             _keep_new_pictures(archive, store, pool, batch, entries)
-
-            for (number, image, question, answer), entry in zip(batch, entries):
-                # (file, `picture_key`, size), or what is wrong with the row or its picture
-                result = entry if isinstance(entry, DataError) else store.results[entry.filename]
-                if kind == "pointing" and not isinstance(result, DataError):
-                    result = _or_error(_with_checked_shape, result, answer)
-                if not isinstance(result, DataError):
-                    file, key, _ = result
-                    kept.append(dict(row=number, file=file, question=question, answer=answer, picture=key))
-                elif strict:
-                    raise DataError(result.code, result.message, row=number, entry=image) from result
+            for row, entry in zip(batch, entries):
+                result = _result_of_row(row, entry, store, kind)
+                if isinstance(result, DataError):
+                    report.skipped.append(_skipped_row(row, result, strict))
                 else:
-                    skipped = dict(row=number, image=image, code=result.code, message=result.message)
-                    report.skipped.append(skipped)
+                    kept.append(_kept_row(row, result))
 
     if not kept:
         first_message = report.skipped[0]["message"]
         raise DataError("csv.no_valid_row", f"none of {len(rows)} rows can be used; first: {first_message}")
-
-    report.valid_images = len(kept)
-    # Adds notes about unused pictures, repeated rows and contradictions.
     _add_table_notes(names, rows, kept, notes)
+    report.valid_images = len(kept)
     report.notes = [list(pair) for pair in notes.most_common()]
-
     store.write("rows.jsonl", _json_lines(kept))
     store.write("report.json", json.dumps(asdict(report), indent=2, ensure_ascii=False).encode())
     return report
+
+
+def _result_of_row(
+    row,  # of main.csv: (line number, image path, question, answer)
+    entry,  # ZipInfo of its picture, or the `DataError` that the row is
+    store,  # `_PictureStore`; its `results` hold what came of each picture
+    kind,  # what the answers are, a key of `zip_kinds`
+):  # (file, `picture_key`, size), or a `DataError`
+    "What came of a row: its stored picture, or what is wrong with the row or its picture"
+    result = entry if isinstance(entry, DataError) else store.results[entry.filename]
+    if kind == "pointing" and not isinstance(result, DataError):
+        answer = row[3]
+        return _result_or_error(_with_checked_shape, result, answer)
+    return result
+
+
+def _skipped_row(
+    row,  # of main.csv: (line number, image path, question, answer)
+    error,  # `DataError`: why it cannot be used
+    strict,  # raise the error, with row and picture, instead of leaving the row out
+):
+    "A row that is left out, as a dict for `Report.skipped`"
+    number, image, _, _ = row
+    if strict:
+        raise DataError(error.code, error.message, row=number, entry=image) from error
+    return dict(row=number, image=image, code=error.code, message=error.message)
+
+
+def _kept_row(
+    row,  # of main.csv: (line number, image path, question, answer)
+    stored,  # (file, `picture_key`, size) of its picture
+):
+    "A good row, as a dict for a line of rows.jsonl"
+    number, _, question, answer = row
+    file, key, _ = stored
+    return dict(row=number, file=file, question=question, answer=answer, picture=key)
 
 
 _picture_suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -744,15 +835,24 @@ def _add_table_notes(
     notes,  # Counter, sentence -> number of rows; gets the new notes
 ):
     "Count pictures that no row names, rows that stand twice, and questions with two different answers"
-    name_of_row = {}  # line number → name of the row's picture in the archive, None if there is none
-    for number, image_path, _, _ in rows:
-        name_of_row[number], _ = names.find(image_path)
-
+    # line number → name of the row's picture in the archive, None if there is none
+    name_of_row = {number: names.find(image_path)[0] for number, image_path, _, _ in rows}
     named = set(name_of_row.values())
     unused = [name for name in names.entries if name not in named and _is_picture_name(name)]
     if unused:
         notes[f"pictures that no row names, such as {unused[0][:80]!r}"] = len(unused)
+    repeated_rows, contradicted_rows = _repeats_and_contradictions(kept, name_of_row)
+    if repeated_rows:
+        notes["picture, question and answer are those of an earlier row"] = repeated_rows
+    if contradicted_rows:
+        notes["the same question about the same picture has another answer elsewhere"] = contradicted_rows
 
+
+def _repeats_and_contradictions(
+    kept,  # the good rows, as dicts of row (the line number), question, answer and more
+    name_of_row,  # line number → name of the row's picture in the archive
+):
+    "How many rows repeat an earlier one, and how many ask what has two different answers"
     answers: dict = {}  # (picture's name, question) → the answers of all rows that ask this
     for row in kept:
         key = (name_of_row[row["row"]], row["question"])
@@ -763,11 +863,7 @@ def _add_table_notes(
         repeated_rows += len(group) - distinct
         if distinct > 1:
             contradicted_rows += len(group)
-
-    if repeated_rows:
-        notes["picture, question and answer are those of an earlier row"] = repeated_rows
-    if contradicted_rows:
-        notes["the same question about the same picture has another answer elsewhere"] = contradicted_rows
+    return repeated_rows, contradicted_rows
 
 
 def _is_picture_name(name):
@@ -783,7 +879,7 @@ def _json_lines(rows):
 
 def _keep_new_pictures(
     archive,  # `zipfile.ZipFile`
-    store,  # `_PictureStore`
+    store,  # `_PictureStore`; its `keep` puts what came of a picture into `results`
     pool,  # of threads that decode and write
     rows,  # of main.csv: (line number, image path, question, answer)
     entries,  # for each row the ZipInfo of its picture, or a `DataError` if the row cannot be used
@@ -793,19 +889,16 @@ def _keep_new_pictures(
     for row, entry in zip(rows, entries):
         if isinstance(entry, DataError):
             continue
-        name = entry.filename
+        name, line_number = entry.filename, row[0]
         if name in store.results or name in submitted:
             continue  # an earlier row has the same picture
         submitted.add(name)
-        line_number = row[0]
-        # `keep` puts its result into `store.results`.
         futures.append(pool.submit(store.keep, name, line_number, archive.read(entry)))
-
     for future in futures:
         future.result()  # raises an error that ends the whole archive: a full disk, too many bytes
 
 
-def _or_error(function, *arguments):
+def _result_or_error(function, *arguments):
     "What `function` returns, or the `DataError` that it raises, so that one bad row does not end the others"
     try:
         return function(*arguments)
@@ -816,32 +909,48 @@ def _or_error(function, *arguments):
 def _entry_of_row(
     names,  # `_Names` of the archive's files
     row,  # (line number, image path, question, answer)
-    notes,  # Counter, sentence -> number of rows; counts a name that differs from the entry's
+    notes,  # Counter, sentence -> number of rows; gets what is odd about this one
     kind,  # what the answers are, a key of `zip_kinds`
 ):
     "Check one row of main.csv, and return the ZipInfo of its picture; `DataError` if it cannot be used"
     _, image_path, question, answer = row
     _check_question(question, answer)
-    if kind == "pointing":
-        _check_boxes(answer)
-    else:
-        _check_count(answer)
-        if read_box_truth(answer).size:  # a text such as "[12, 40, 31, 59] in pixels of 112 x 112"
-            notes["the answer is boxes, and was read as a count; a ZIP of kind pointing has boxes"] += 1
-
-    name, note = names.find(image_path)  # `note`: a sentence if the archive spells the name in another way
-    if name is None:
-        leads_out = ":" in image_path or image_path.startswith(("/", "\\")) or ".." in image_path
-        if leads_out:
-            raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
-        raise DataError("image.missing", f"not in the archive{names.hint(image_path)}")
-
-    if note:
+    _check_answer(answer, notes, kind)
+    name, note = _existing_name(names, image_path)
+    if note:  # a sentence: the archive spells the name in another way
         notes[note] += 1
     entry = names.entries[name]
     if entry.file_size > limits["picture_bytes"]:
         raise DataError("image.bytes", f"{entry.file_size} bytes")
     return entry
+
+
+def _check_answer(
+    answer,  # of a row of main.csv
+    notes,  # Counter, sentence -> number of rows; counts boxes in place of a count
+    kind,  # what the answer should be, a key of `zip_kinds`
+):
+    "Raise `DataError` unless an answer is what the kind of ZIP asks for: boxes, or a count"
+    if kind == "pointing":
+        _check_boxes(answer)
+        return
+    _check_count(answer)
+    if read_box_truth(answer).size:  # a text such as "[12, 40, 31, 59] in pixels of 112 x 112"
+        notes["the answer is boxes, and was read as a count; a ZIP of kind pointing has boxes"] += 1
+
+
+def _existing_name(
+    names,  # `_Names` of the archive's files
+    image_path,  # as a row of the table writes it
+):
+    "What `names.find` finds: (name of the entry, note or None); `DataError` if there is no such entry"
+    name, note = names.find(image_path)
+    if name is not None:
+        return name, note
+    leads_out = ":" in image_path or image_path.startswith(("/", "\\")) or ".." in image_path
+    if leads_out:
+        raise DataError("image.name", "a path or an address; expected the name of a file in the archive")
+    raise DataError("image.missing", f"not in the archive{names.hint(image_path)}")
 
 
 _decimal_comma = re.compile(r"(?<![\d,])\d+,\d{1,2}(?![\d,])")  # "2,5", but not "2,500" or "1,2,3"
@@ -874,14 +983,22 @@ def _check_boxes(answer):
     if not truth.boxes or not truth.size:
         expected = f"expected {zip_kinds['pointing']}"
         raise DataError("row.boxes", f"no boxes in the answer {answer[:60]!r}: {expected}")
-    width, height = unit_of(truth.scale, truth.size)  # the right and the lower edge, as the boxes write them
+    edges = unit_of(truth.scale, truth.size)  # the right and the lower edge, as the boxes write them
     for box in truth.boxes:
-        left, top, right, bottom = box
-        fault = box_fault(box)  # such as swapped corners, or None
-        if fault is None and not (left >= 0 and top >= 0 and right <= width and bottom <= height):
-            fault = "outside the picture"
+        fault = box_fault(box) or _fault_of_place(box, edges)  # such as swapped corners, or None
         if fault:
             raise DataError("row.boxes", f"{fault} in the answer {answer[:60]!r}: no answer could be right")
+
+
+def _fault_of_place(
+    box,  # left, top, right, bottom
+    edges,  # the picture's right and lower edge, in the same unit
+):
+    "Words for a box that does not lie in its picture; None for one that does"
+    left, top, right, bottom = box
+    width, height = edges
+    lies_inside = left >= 0 and top >= 0 and right <= width and bottom <= height
+    return None if lies_inside else "outside the picture"
 
 
 def _with_checked_shape(stored, answer):
@@ -923,14 +1040,10 @@ class _PictureStore:
         except DataError as error:
             self.results[entry_name] = error
             return
-
+        if reusable_format is None:
+            data = _as_png(image)
         suffix = "jpg" if reusable_format == "JPEG" else "png"
         name = f"{number:06d}.{suffix}"
-        if reusable_format is None:
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
-            data = buffer.getvalue()
-
         self.write(name, data)
         # `picture_key`: a hash of the pixels, by which a run keeps equal pictures on one side of its split
         self.results[entry_name] = (name, picture_key(image), image.size)
@@ -946,15 +1059,25 @@ class _PictureStore:
             self.written_bytes += len(data)
             if self.written_bytes > self.most_bytes:
                 raise DataError("zip.size", "its pictures take too much room")
+            self._write_in_pieces(file, data)
 
-            rest = memoryview(data)
-            while rest:
-                piece = rest[:_written_at_once]
-                # Checked before each piece, since other processes may be writing to the disk, too.
-                if free_bytes(self.folder) < self.reserve + len(piece):
-                    raise DataError("storage.full", "no space is left on the disk that it is unpacked to")
-                written = file.write(piece)  # bytes; an unbuffered file may take fewer than it was given
-                rest = rest[written:]
+    def _write_in_pieces(self, file, data):
+        "Write bytes into an unbuffered file, while `reserve` bytes of the disk stay free; else `DataError`"
+        rest = memoryview(data)
+        while rest:
+            piece = rest[:_written_at_once]
+            # Checked before each piece, since other processes may be writing to the disk, too.
+            if free_bytes(self.folder) < self.reserve + len(piece):
+                raise DataError("storage.full", "no space is left on the disk that it is unpacked to")
+            written = file.write(piece)  # bytes; an unbuffered file may take fewer than it was given
+            rest = rest[written:]
+
+
+def _as_png(image):
+    "A picture as the bytes of a PNG file"
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # the lowest compression is the fastest
+    return buffer.getvalue()
 
 
 def picture_key(

@@ -61,23 +61,29 @@ def read_film_labels(
     if label_as not in readings:
         raise DataError("aloha.label", f"label_as = {label_as!r}{nearest(label_as, readings)}")
     table = _as_table(values, episodes, moments, column) # [frames, numbers of a label]
-    width = table.shape[1]
-
     # Vectors always hold a number for each bin. What single numbers mean depends on the whole column.
     # `kinds` is how each label was read in one word, `meaning` how the column was read in a few words.
-    if width > 1:
-        if label_as not in ("auto", "vector"):
-            message = f"vectors of {width} numbers, which cannot be read as {label_as}"
-            raise DataError("aloha.label", message, entry=column)
+    if table.shape[1] > 1:
+        _check_vectors(table, column, label_as)
         bins, kinds, num_classes, meaning = _from_vectors(table)
     else:
         bins, kinds, num_classes, meaning = _from_numbers(
             table[:, 0], column, label_as, progress_bins or PROGRESS_BINS)
-
     # Progress that is learnt as a number: from 0 to num_classes - 1.
     targets = _scaled_progress(table[:, 0], num_classes) if label_as == "regress" else None
-    told = _in_words(column, bins, kinds, num_classes, meaning) # a sentence for users
+    told = _column_in_words(column, bins, kinds, num_classes, meaning) # a sentence for users
     return FilmLabels(bins, kinds, num_classes, told, targets)
+
+
+def _check_vectors(
+    table, # [frames, numbers of a label]
+    column, # name of the label column, for the message
+    label_as, # one of `readings`
+):
+    "Raise a DataError if the user wants vectors to be read as single numbers"
+    if label_as not in ("auto", "vector"):
+        message = f"vectors of {table.shape[1]} numbers, which cannot be read as {label_as}"
+        raise DataError("aloha.label", message, entry=column)
 
 
 def read_label(
@@ -110,13 +116,23 @@ def _as_table(
     rows = [np.atleast_1d(np.asarray(value, dtype=float)) for value in values]
     width = rows[0].size if rows else 1
     for row, episode, moment in zip(rows, episodes, moments):
-        where = f"film {int(episode)}, frame {int(moment)}"
-        if row.size != width:
-            message = f"{where}: {row.size} numbers, expected {width} as in the first frame"
+        fault = _fault_of_label(row, width)
+        if fault:
+            message = f"film {int(episode)}, frame {int(moment)}: {fault}"
             raise DataError("aloha.label", message, entry=column)
-        if not np.isfinite(row).all():
-            raise DataError("aloha.label", f"{where}: {row.tolist()}, expected numbers", entry=column)
     return np.stack([row.ravel() for row in rows]) if rows else np.zeros((0, width))
+
+
+def _fault_of_label(
+    row, # one label as an array
+    width, # how many numbers the first label of the column has
+):
+    "Words for a label of another length than the first one, or with NaN in it; None for a good one"
+    if row.size != width:
+        return f"{row.size} numbers, expected {width} as in the first frame"
+    if not np.isfinite(row).all():
+        return f"{row.tolist()}, expected numbers"
+    return None
 
 
 def _from_vectors(table):
@@ -150,21 +166,28 @@ def _from_numbers(
     reading = _reading_of(low, high, are_whole) if label_as == "auto" else label_as
     _check_range(low, high, are_whole, column, reading, label_as) # a DataError if they cannot be read so
     kinds = np.full(len(numbers), reading)
-
     if reading == "success":
         return numbers.astype(int), kinds, 2, "0 and 1, taken as failure (bin 0) and success (bin 1)"
     if reading == "integer":
         meaning = f"whole numbers from {low:g} to {high:g}, taken as bins"
         return numbers.astype(int), kinds, max(2, int(high) + 1), meaning
+    bins, taken_as = _bins_of_progress(numbers, reading, progress_bins)
+    return bins, kinds, progress_bins, f"numbers from {low:.3g} to {high:.3g}, {taken_as}"
+
+
+def _bins_of_progress(
+    progress, # [frames] from 0 to 1
+    reading, # progress or regress
+    bins, # how many
+):
+    "The bin of each frame's progress, and in words what the progress was taken for"
     if reading == "regress":
         # Progress is learnt as a number; its bin is for metrics. With 5 bins, 0.3 is scaled to 1.2: bin 1.
-        meaning = f"numbers from {low:.3g} to {high:.3g}, learnt as progress between {progress_bins} marks"
-        bins = np.rint(_scaled_progress(numbers, progress_bins)).astype(int)
-        return bins, kinds, progress_bins, meaning
-    # What is left is progress, cut into bins of equal width; 1.0 belongs to the last bin.
-    bins = np.clip((numbers * progress_bins).astype(int), 0, progress_bins - 1)
-    meaning = f"numbers from {low:.3g} to {high:.3g}, taken as progress and cut into {progress_bins} bins"
-    return bins, kinds, progress_bins, meaning
+        nearest_marks = np.rint(_scaled_progress(progress, bins)).astype(int)
+        return nearest_marks, f"learnt as progress between {bins} marks"
+    # Bins of equal width; 1.0 belongs to the last one.
+    equal_bins = np.clip((progress * bins).astype(int), 0, bins - 1)
+    return equal_bins, f"taken as progress and cut into {bins} bins"
 
 
 def _scaled_progress(progress, marks):
@@ -189,16 +212,18 @@ def _check_range(
         fits = -PROGRESS_TOLERANCE <= low and high <= 1 + PROGRESS_TOLERANCE
     else: # "vector": these are single numbers
         fits = False
-    if fits:
-        return
+    if not fits:
+        message = f"numbers from {low:g} to {high:g}, {_expected_numbers(label_as)}"
+        raise DataError("aloha.label", message, entry=column)
 
+
+def _expected_numbers(label_as):
+    "Words for the numbers that a label column could hold, where it is to be read as `label_as`"
     if label_as == "auto": # the user asked for no reading: name all that are possible
-        expected = f"expected whole numbers from 0 to {MOST_BINS - 1}, or progress from 0 to 1"
-    elif label_as == "vector":
-        expected = "expected a vector of bins in each frame"
-    else:
-        expected = f"expected {reading}"
-    raise DataError("aloha.label", f"numbers from {low:g} to {high:g}, {expected}", entry=column)
+        return f"expected whole numbers from 0 to {MOST_BINS - 1}, or progress from 0 to 1"
+    if label_as == "vector":
+        return "expected a vector of bins in each frame"
+    return f"expected {label_as}"
 
 
 def _reading_of(low, high, are_whole):
@@ -211,7 +236,7 @@ def _reading_of(low, high, are_whole):
     return "progress"
 
 
-def _in_words(
+def _column_in_words(
     column, # name of the label column
     bins, # [frames]
     kinds, # [frames] how each label was read; "zero" is a vector of zeros

@@ -87,10 +87,10 @@ _reach_of_negator = 5  # tokens
 
 def _is_denied(near: Near):  # a number token and its neighbours
     "Whether the text denies the number, and so says what the count is not: not 5, rather than 5, 不是5个"
-    return _negated(near.tokens, near.place)
+    return _is_negated(near.tokens, near.place)
 
 
-def _negated(tokens, i):
+def _is_negated(tokens, i):
     """Whether `not`, or a word like it, stands before token `i` with only small words such as `the` between
 
     `not more than 5` does not deny 5: `than` is no such word."""
@@ -120,20 +120,22 @@ def _is_not_whole(near: Near):  # a number token and its neighbours
     # 10^3, and 5², which `plain_text` writes 5^
     if near.after.text == "^" or near.before.text == "^":
         return True
-    # 三点五 is 3.5
-    if near.after.text == "点" and is_number(near.second_after):
-        return True
-    if near.before.text == "点" and is_number(near.second_before):
-        return True
-    # 三个半 is three and a half
-    if near.after.text == "半" or near.second_after.text == "半":
-        return True
-    # three and a half
-    if near.after.text == "and" and near.third_after.text == "half":
+    if _has_decimals_or_half_in_words(near):
         return True
     # a mixed number such as 3 1/2: a number and a slash follow; `glued`: no space before the token
     number_follows = is_number(near.after) and not near.after.glued
     return number_follows and near.second_after.text == "/"
+
+
+def _has_decimals_or_half_in_words(near: Near):  # a number token and its neighbours
+    "Whether the number is part of 三点五 (3.5), 三个半 (three and a half) or `three and a half`"
+    if near.after.text == "点" and is_number(near.second_after):
+        return True
+    if near.before.text == "点" and is_number(near.second_before):
+        return True
+    if near.after.text == "半" or near.second_after.text == "半":
+        return True
+    return near.after.text == "and" and near.third_after.text == "half"
 
 
 _percent_signs = {"%", "‰", "percent", "pct", "percentage", "成"}
@@ -200,12 +202,8 @@ def _is_month(token):
 
 def _is_date_or_time(near: Near):  # a number token and its neighbours
     "Whether the number is part of a date or a time, as in 12 May 2023, 10:30, 3 a.m., in 2019"
-    if _is_month(near.before) or _is_month(near.after):
+    if _is_beside_month(near):
         return True
-    if near.before.text == "," and is_number(near.second_before):
-        # May 12, 2023
-        if _is_month(near.third_before):
-            return True
     # in 10:30 no space stands before the second number, which `glued` says
     if near.after.text == ":" and is_number(near.second_after):
         return near.second_after.glued
@@ -218,6 +216,14 @@ def _is_date_or_time(near: Near):  # a number token and its neighbours
         # 10 a.m.
         return near.second_after.text == "."
     return _is_year(near)
+
+
+def _is_beside_month(near: Near):  # a number token and its neighbours
+    "Whether the number stands beside a month, as both do in May 12, 2023"
+    if _is_month(near.before) or _is_month(near.after):
+        return True
+    is_behind_day = near.before.text == "," and is_number(near.second_before)
+    return is_behind_day and _is_month(near.third_before)
 
 
 _before_year = {"in", "during", "until", "of", "from", "by", "before", "after", "("}
@@ -398,9 +404,7 @@ def _has_alternative(near, step):
     # these places exist: `tokens_of` adds `margin` edge tokens at both ends
     for distance in range(1, margin + 1):
         token = near.tokens[near.place + step * distance]
-        # `glued`: no space before it. The `or` of "5or 5" is a typing error, and counts as any other word.
-        is_or = token.text == "or" and not token.glued
-        if is_or or token.text in ("maybe", "perhaps", "possibly"):
+        if _means_or(token):
             saw_or = True
         elif is_number(token):
             if saw_or:
@@ -411,6 +415,12 @@ def _has_alternative(near, step):
         elif token.text != ",":
             return False
     return False
+
+
+def _means_or(token):
+    "Whether a token offers another number: `or`, `maybe`; not the `or` of `5or 5`, a typing error"
+    is_or = token.text == "or" and not token.glued  # `glued`: no space before it
+    return is_or or token.text in ("maybe", "perhaps", "possibly")
 
 
 def _is_number_code(near: Near):  # a number token and its neighbours
@@ -469,7 +479,11 @@ def _is_share_by_what_precedes(near: Near):  # a number token and its neighbours
     # "6 birds, one flying": the whole was counted just before
     if near.number.text == "one" and before == "," and any(map(is_number, near.seven_before())):
         return True
-    # "each has 3", in the last four tokens and the same clause
+    return _is_behind_each(near)
+
+
+def _is_behind_each(near: Near):  # a number token and its neighbours
+    "Whether `each` or the like stands in the four tokens before the number, in its clause: each has 3"
     for token in reversed(near.seven_before()[-4:]):
         if token.text in _ends_share_clause:
             return False
@@ -537,26 +551,30 @@ def number_roles(
     """What each number of a text is: count, in brackets, list number, or the role of the first rule that fits
 
     Of a long text only the last `_most_numbers` numbers are looked at."""
-    # role_without_rule: place of a number → its role if no rule fits; depth: how many brackets are open
-    role_without_rule, depth = {}, 0
-    for i, token in enumerate(tokens):
-        if is_number(token):
-            role_without_rule[i] = "in brackets" if depth else "count"
-        elif token.text == "(":
-            depth += 1
-        elif token.text == ")":
-            depth = max(0, depth - 1)
-
+    roles = _roles_without_rules(tokens)
+    roles = {i: roles[i] for i in list(roles)[-_most_numbers:]}
     list_numbers = _list_numbers(tokens)  # places of those that number a list's items
-    roles = {}
-    for i in list(role_without_rule)[-_most_numbers:]:
+    for i in roles:
         if i in list_numbers:
             roles[i] = "list number"
             continue
         # The number and three tokens on each side, which exist: `tokens_of` adds 8 edge tokens at both ends.
         near = Near(tokens, i, *tokens[i - 3:i + 4])
         fitting_roles = (role for role, rule in _rules if rule(near))  # rules are asked until one fits
-        roles[i] = next(fitting_roles, role_without_rule[i])
+        roles[i] = next(fitting_roles, roles[i])
+    return roles
+
+
+def _roles_without_rules(tokens):
+    "The role of each number that no rule fits, by its place: `count`, or `in brackets` inside of ( )"
+    roles, open_brackets = {}, 0
+    for i, token in enumerate(tokens):
+        if is_number(token):
+            roles[i] = "in brackets" if open_brackets else "count"
+        elif token.text == "(":
+            open_brackets += 1
+        elif token.text == ")":
+            open_brackets = max(0, open_brackets - 1)
     return roles
 
 
@@ -564,19 +582,22 @@ def _list_numbers(tokens):
     "The places of the tokens that number the items of a list: 1., 2., 3. at the beginning of lines"
     places, next_number = set(), 1
     for i in range(margin, len(tokens) - margin):  # all but the edge tokens at both ends
-        before, number, sign = tokens[i - 1:i + 2]
-        if number.value != next_number:
-            continue
-        begins_line = _is_line_border(before)
-        # In "1) red 2) blue" the second item stands behind the first one.
-        follows_item = sign.text == ")" and next_number > 1 and before.text != "("
-        has_sign = sign.text in (".", ")", "、") and sign.glued  # `glued`: no space before it
-        # "3." at the end of a line is a count and a full stop
-        has_content = not _is_line_border(tokens[i + 2])
-        if (begins_line or follows_item) and has_sign and has_content:
+        if tokens[i].value == next_number and _begins_item(tokens, i, is_first=next_number == 1):
             places.add(i)
             next_number += 1
     return places
+
+
+def _begins_item(tokens, i, is_first):
+    "Whether the number at token `i` begins an item of a list, the first one or a later one: 1. red, 2) blue"
+    before, _number, sign = tokens[i - 1:i + 2]
+    begins_line = _is_line_border(before)
+    # In "1) red 2) blue" the second item stands behind the first one.
+    follows_item = sign.text == ")" and not is_first and before.text != "("
+    has_sign = sign.text in (".", ")", "、") and sign.glued  # `glued`: no space before it
+    # "3." at the end of a line is a count and a full stop
+    has_content = not _is_line_border(tokens[i + 2])
+    return (begins_line or follows_item) and has_sign and has_content
 
 
 # None of them
@@ -623,7 +644,7 @@ def _is_denied_any(tokens, i):
         return False
     # "I can't see any". Not for `one`: "I can't see one of them" says only that one is hidden.
     is_unseen = tokens[i].text != "one" and tokens[i - 2].text in ("can't", "cannot", "couldn't")
-    return is_unseen or _negated(tokens, i)  # `_negated`: a word such as `not` stands before
+    return is_unseen or _is_negated(tokens, i)  # `_is_negated`: a word such as `not` stands before
 
 
 # number, way, answer, certainty: nouns that speak of the answer and not of the things
@@ -644,16 +665,7 @@ def _says_none_in_chinese(tokens, i):
     # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
     word, second, third = (token.text for token in tokens[i:i + 3])
     if word in ("没", "沒"):
-        # 没看到, 没见, 没发现: did not see; but 没看清 (did not see clearly) says nothing of the things
-        if second in ("看", "见", "发"):
-            return third != "清"
-        if second != "有":
-            return False
-        if is_number(tokens[i + 2]):
-            # 没有一个 is "not one"; 没有5个 only denies the 5
-            return third == "一"
-        # 没有办法, there is no way: a noun such as 办法 is none of the things that are counted
-        return third + tokens[i + 3].text not in _chinese_meta_nouns
+        return _says_none_behind_mei(tokens, i)
     if word == "不":
         # 看不到 and 看不见: cannot see
         if tokens[i - 1].text == "看":
@@ -661,6 +673,21 @@ def _says_none_in_chinese(tokens, i):
         return second + third == "存在"  # 不存在: do not exist
     # 无苹果; behind another character ("han") it may be a part of a word, as in 毫无
     return word in ("无", "無") and tokens[i - 1].kind != "han"
+
+
+def _says_none_behind_mei(tokens, i):
+    "Whether the 没 (not) at token `i` begins a phrase for there are none: 没有苹果, 没看到, not 没有办法"
+    second, third, fourth = (token.text for token in tokens[i + 1:i + 4])
+    # 没看到, 没见, 没发现: did not see; but 没看清 (did not see clearly) says nothing of the things
+    if second in ("看", "见", "发"):
+        return third != "清"
+    if second != "有":
+        return False
+    if is_number(tokens[i + 2]):
+        # 没有一个 is "not one"; 没有5个 only denies the 5
+        return third == "一"
+    # 没有办法, there is no way: a noun such as 办法 is none of the things that are counted
+    return third + fourth not in _chinese_meta_nouns
 
 
 # The phrase that names the count: a photo of 3 apples
@@ -802,21 +829,24 @@ def _count_stated_by(tokens, roles, i):  # roles: place of a number → what it 
 
 def _count_before_total(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
     "The place of the count in `5 in total`, at most three tokens before the `total` at token `i`; or None"
-    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
-    place = None
-    for at in (i - 1, i - 2, i - 3):
-        if tokens[at].text in _ends_clause:
-            break
-        if roles.get(at) == "count":
-            place = at
-            break
+    place = _count_close_before(tokens, roles, i)
     if place is None or tokens[i + 1].text != ":":
         return place
     # parts stand behind the colon in "5 in total: 2 left, 3 right", but the total in "2 and 3, in total: 5"
     values_behind = [tokens[at].value for at, role in roles.items() if at > i and role == "count"]
-    known = [value for value in values_behind if value is not None]  # None: unknown, as that of 2.5.1
-    parts_follow = tokens[place].value == sum(known)
-    return place if parts_follow else None
+    parts = [value for value in values_behind if value is not None]  # None: cannot be read, as of 2.5.1
+    return place if tokens[place].value == sum(parts) else None
+
+
+def _count_close_before(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
+    "The place of the nearest count among the three tokens before token `i`, in the same clause; or None"
+    # `tokens` begins and ends with `margin` (8) edge tokens, so that neighbours are always there
+    for at in (i - 1, i - 2, i - 3):
+        if tokens[at].text in _ends_clause:
+            return None
+        if roles.get(at) == "count":
+            return at
+    return None
 
 
 def _last_count_of_clause(tokens, roles, i):  # roles: place of a number → what it is, from `number_roles`
@@ -832,11 +862,12 @@ def _last_count_of_clause(tokens, roles, i):  # roles: place of a number → wha
         # shares and places, too: "the answer is 5 of them", "the total is in 5 rows"
         if roles.get(at) in ("count", "in brackets", "place", "share"):
             last_count = at
-    if last_count is None:
-        return None
-    # "let me count: 1, 2, 3": another number follows, so nothing is stated yet
-    counts_up = tokens[last_count + 1].text == "," and is_number(tokens[last_count + 2])
-    return None if counts_up else last_count
+    return None if last_count is None or _counts_up(tokens, last_count) else last_count
+
+
+def _counts_up(tokens, place):
+    "Whether another number follows the one at `place`, as in `let me count: 1, 2, 3`: nothing is stated yet"
+    return tokens[place + 1].text == "," and is_number(tokens[place + 2])
 
 
 def _may_precede_count(token, distance):
@@ -911,33 +942,37 @@ def _chosen_count(tokens, roles):  # roles: place of a number → what it is, fr
       3. a total before its parts, or else the last count
       4. 0, where the text says that there are none
       5. the last number with a weaker role, such as `share`
-      6. 1, for `there is a …`
-    Steps 2 and 3 pass over what stands before a correction such as `wait` or `No,`."""
-    count_after_picture = _count_after_picture(tokens, roles)
-    if count_after_picture is not None:
-        return count_after_picture
-
-    counts = [place for place, role in roles.items() if role == "count"]  # places of them
-    counts = _after_correction(tokens, counts)
-    first = counts[0] if counts else 0  # steps 2 and 3 take no number before this place
-
-    stated = [place for place in _stated_counts(tokens, roles) if place >= first]
-    if stated:
-        return int(tokens[stated[-1]].value)
-
-    if counts:
-        # with the shares, since a part may be one: "5 apples: 2 of them red, 3 green"
-        candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
-        total = _total_before_parts([int(tokens[place].value) for place in candidates])
-        # the last count: people reason first and conclude last
-        return int(tokens[counts[-1]].value) if total is None else total
-
+      6. 1, for `there is a …`"""
+    count = _count_after_picture(tokens, roles)
+    if count is None:
+        count = _concluding_count(tokens, roles)  # 2 and 3
+    if count is not None:
+        return count
     if _says_none(tokens):
         return 0
     weaker = [place for place, role in roles.items() if role in _roles_of_second_choice]
     if weaker:
         return int(tokens[weaker[-1]].value)
     return _one_thing(tokens, roles)  # None without such a phrase
+
+
+def _concluding_count(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+    """The last count marked as the answer; else a total before its parts; else the last count; or None
+
+    Counts before a correction such as `wait` or `No,` are passed over."""
+    counts = [place for place, role in roles.items() if role == "count"]  # places of them
+    counts = _after_correction(tokens, counts)
+    first = counts[0] if counts else 0  # no number before this place is taken
+    stated = [place for place in _stated_counts(tokens, roles) if place >= first]
+    if stated:
+        return int(tokens[stated[-1]].value)
+    if not counts:
+        return None
+    # with the shares, since a part may be one: "5 apples: 2 of them red, 3 green"
+    candidates = [place for place, role in roles.items() if role in ("count", "share") and place >= first]
+    total = _total_before_parts([int(tokens[place].value) for place in candidates])
+    # the last count: people reason first and conclude last
+    return int(tokens[counts[-1]].value) if total is None else total
 
 
 def _one_thing(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
@@ -993,13 +1028,10 @@ def read_number(
     if fraction is not None:
         return fraction
     roles = number_roles(tokens)  # place of a number → what it is, such as "count" or "measure"
-    candidates = {}  # place → "count": `_stated_counts` takes no other role, and here a measure will do
-    for place, role in roles.items():
-        if role == "not whole" and _is_part_of_number(tokens[place].value):
-            return None  # of 2 1/2 or 10^3 this token is only a part
-        if role in _roles_read_as_numbers:
-            candidates[place] = "count"
-
+    if _holds_part_of_number(tokens, roles):
+        return None
+    # "count" for all: `_stated_counts` takes no other role, and here a measure will do
+    candidates = {place: "count" for place, role in roles.items() if role in _roles_read_as_numbers}
     # the last number that is marked as the answer; without one all numbers, which must have the same value
     marked_places = _stated_counts(tokens, candidates)[-1:]
     values = {tokens[place].value for place in marked_places or candidates}
@@ -1007,6 +1039,12 @@ def read_number(
         return values.pop()
     is_none = not roles and _says_none(tokens)  # "there are no nodules"
     return 0.0 if is_none else None
+
+
+def _holds_part_of_number(tokens, roles):  # roles: place of a number → what it is, from `number_roles`
+    "Whether a number of a text is written in several tokens, such as 2 1/2 or 10^3, which is not read"
+    not_whole = [place for place, role in roles.items() if role == "not whole"]
+    return any(_is_part_of_number(tokens[place].value) for place in not_whole)
 
 
 def _is_part_of_number(value):

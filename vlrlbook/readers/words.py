@@ -28,12 +28,9 @@ def normalise_answer(
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
     # marks become spaces, but for a decimal point and % + < > =: x-ray becomes x ray, and so -5 becomes 5
     plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w.%+<>=]|_", " ", plain)
-    words = []
-    for word in plain.split():
-        # like the challenge, only number words of one word: "twenty one" becomes "20 1"
-        if word not in _articles:
-            words.append(str(units.get(word, tens.get(word, word))))
-    return " ".join(words)
+    words = [word for word in plain.split() if word not in _articles]
+    # like the challenge, only number words of one word: "twenty one" becomes "20 1"
+    return " ".join(str(units.get(word, tens.get(word, word))) for word in words)
 
 
 # Words
@@ -51,15 +48,20 @@ def answer_words(
     "The words of an answer as they are compared: 3 for 3.0, % for percent, meniere for Ménière, no articles"
     plain = plain_text(str(text), from_start=True)  # in one spelling; of a long text only its beginning
     if not plain.isascii():
-        # NFKD splits é into e and an accent, which is removed; NFKC joins what is left
-        letters_and_accents = unicodedata.normalize("NFKD", plain)
-        plain = unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
+        plain = _without_accents(plain)
     tokens = tokens_of(unwrapped(plain))  # unwrapped: without Markdown and LaTeX, **B** becomes B
     words = []
     # all tokens but the `margin` (8) edge tokens that `tokens_of` adds at both ends
     for i in range(margin, len(tokens) - margin):
         words += _words_of_token(tokens, i, keep_articles)  # mostly one word; none for a comma
     return _with_synonyms(words, synonyms) if synonyms else words
+
+
+def _without_accents(text):
+    "A text without the accents of its Latin letters: meniere for ménière"
+    # NFKD splits é into e and an accent, which is removed; NFKC joins what is left
+    letters_and_accents = unicodedata.normalize("NFKD", text)
+    return unicodedata.normalize("NFKC", _accents.sub("", letters_and_accents))
 
 
 # behind a number: 3 centimetres are 3 cm, 50 percent are 50%
@@ -83,16 +85,17 @@ def _words_of_token(tokens, i, keep_articles):
         return ["/"] if is_fraction else []
     if token.kind in ("mark", "line"):
         return [token.text] if token.text in _kept_marks else []
-    if token.text in _unit_names:
-        # a unit behind its number, as in "20 minutes", "20-minutes" or "20⏎minutes" (⏎: a line break), is
-        # written in its short form
-        has_mark_between = tokens[i - 1].text in ("-", "\n")
-        quantity = tokens[i - 2] if has_mark_between else tokens[i - 1]
-        if is_number(quantity):
-            return [_unit_names[token.text]]
+    if token.text in _unit_names and _is_behind_number(tokens, i):
+        return [_unit_names[token.text]]  # in its short form
     if token.text not in _articles:
         return [token.text.replace("'", "")]
     return [token.text] if keep_articles or _is_letter_name(tokens, i) else []
+
+
+def _is_behind_number(tokens, i):
+    "Whether token `i` stands behind a number: 20 minutes, 20-minutes, 20⏎minutes (⏎: a line break)"
+    has_mark_between = tokens[i - 1].text in ("-", "\n")
+    return is_number(tokens[i - 2] if has_mark_between else tokens[i - 1])
 
 
 def _words_of_number(token):
@@ -149,10 +152,7 @@ def _with_synonyms(words, synonyms):
     table, longest = _table_of(tuple(synonyms.items()))
     replaced, at = [], 0
     while at < len(words):
-        # the longest phrase from here on that the table has; empty where it has none
-        phrase = words[at:at + longest]
-        while phrase and _joined_words(phrase) not in table:
-            phrase = phrase[:-1]
+        phrase = _longest_phrase(words[at:at + longest], table)
         if phrase:
             replaced += table[_joined_words(phrase)]
             at += len(phrase)
@@ -160,6 +160,13 @@ def _with_synonyms(words, synonyms):
             replaced.append(words[at])
             at += 1
     return replaced
+
+
+def _longest_phrase(words, table):
+    "The longest beginning of a list of words that is a phrase of the table; empty where none is"
+    while words and _joined_words(words) not in table:
+        words = words[:-1]
+    return words
 
 
 def _joined_words(words):
@@ -189,7 +196,7 @@ _ends_sentence = re.compile(r"[.;!?]\s|\n")
 _reason = re.compile(r"(?i)\b(?:because|since|due to)\b")
 
 
-def _candidates(text, truth):
+def _possible_answers(text, truth):
     """The parts of a text that may be the answer alone, so that each is compared with the truth
 
     The whole text; the sentence behind `the answer is`; and of both what stands before `because` or the like.
@@ -231,15 +238,23 @@ def same_words(
         return text.strip() == truth.strip()
     truth_with_articles = _joined_words(answer_words(truth, keep_articles=True))
     # the text (its beginning, to save time), and parts of it such as what follows `the answer is`
-    for part in _candidates(text[:_most_normalised], truth):
+    for part in _possible_answers(text[:_most_normalised], truth):
         # with articles: in "hepatitis a virus" the `a` is a name
         if _joined_words(answer_words(part, keep_articles=True)) == truth_with_articles:
             return True
-        # without articles, with synonyms; also without first words such as `the image shows`
-        words = answer_words(part, synonyms)
-        if any(_joined_words(rest) == true_words for rest in _without_lead_in(words)):
+        if _ends_in_words(part, true_words, synonyms):
             return True
     return False
+
+
+def _ends_in_words(
+    part,  # of an answer
+    true_words,  # as one string, from `_joined_words`
+    synonyms,  # as `answer_words` takes it
+):
+    "Whether a text is the true words, perhaps behind words such as `the image shows`; without articles"
+    words = answer_words(part, synonyms)
+    return any(_joined_words(rest) == true_words for rest in _without_lead_in(words))
 
 
 # Lists
@@ -267,15 +282,24 @@ def same_items(
     "Whether an answer names the items of the list that is the truth"
     true_items = set(answer_items(truth, synonyms))
     # the text, and parts of it such as what follows `the answer is`
-    for part in _candidates(text[:_most_normalised], truth):
-        # split at commas, semicolons, line breaks, `and`, `&`
-        first, *rest = _separators.split(plain_text(part, from_start=True))
-        other_items = set(answer_items(";".join(rest), synonyms))
-        # the first item may be "the answer is liver": try it whole, then without more and more first words
-        for words in _without_lead_in(answer_words(first, synonyms)):
-            items = other_items | {_joined_words(words)} if words else other_items
-            if items == true_items:
-                return True
+    parts = _possible_answers(text[:_most_normalised], truth)
+    return any(_names_items(part, true_items, synonyms) for part in parts)
+
+
+def _names_items(
+    part,  # of an answer
+    true_items,  # set of texts, as `answer_items` gives them
+    synonyms,  # as `answer_words` takes it
+):
+    "Whether a text lists the true items and no other, perhaps behind words such as `the answer is`"
+    # split at commas, semicolons, line breaks, `and`, `&`
+    first, *rest = _separators.split(plain_text(part, from_start=True))
+    other_items = set(answer_items(";".join(rest), synonyms))
+    # the first item may be "the answer is liver": try it whole, then without more and more first words
+    for words in _without_lead_in(answer_words(first, synonyms)):
+        items = other_items | {_joined_words(words)} if words else other_items
+        if items == true_items:
+            return True
     return False
 
 
