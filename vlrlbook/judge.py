@@ -233,7 +233,9 @@ class Grade:
         return self._scaled(matches[-1]["grade"].lower())
 
     def _scaled(self, written):
-        """The grade that is `written`, such as yes or 7, scaled to 0 to 1: (grade, ""), or (None, what is wrong)"""
+        """The grade that is `written`, such as yes or 7, scaled to 0 to 1
+
+        (grade, ""), or (None, what is wrong with it)."""
         if self.is_yes_no:
             return float(written == "yes"), ""
         if not self.low <= float(written) <= self.high:
