@@ -26,21 +26,10 @@ def marked_question(
 
     Numbered marks must count the pictures in order; else they are words of the question, which stays
     unchanged. Raises `DataError` if there are not as many marks as pictures."""
-    def raise_error(message):
-        "Raise a `DataError` about this question"
-        raise DataError(code, message, row=number)
-
-    if _video_mark.search(question):
-        raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
-    file_name_mark = _named_picture.search(question)  # <img>a.png</img>
-    if file_name_mark:
-        cure = "put the file into a column and <image> in its place"
-        raise_error(f"the question names a picture inside ({file_name_mark[0][:80]!r}): {cure}")
-
+    _refuse_other_marks(question, code, number)
     marks = list(_any_mark.finditer(question))
     if not marks:
         return question
-
     first_mark = marks[0][0]
     numbers = [int(mark[1]) for mark in marks if mark[1]]
     counts_pictures = numbers == list(range(1, pictures + 1))
@@ -51,5 +40,16 @@ def marked_question(
         return question
 
     if len(marks) != pictures:
-        raise_error(f"{len(marks)} {first_mark} marks but {pictures} pictures")
+        raise DataError(code, f"{len(marks)} {first_mark} marks but {pictures} pictures", row=number)
     return _any_mark.sub("<image>", question)
+
+
+def _refuse_other_marks(question, code, number):
+    "Raise `DataError` if a question holds the mark of a video, or a picture's file name as <img>a.png</img>"
+    if _video_mark.search(question):
+        raise DataError("row.video", "a video: only pictures are read, save its frames", row=number)
+    file_name_mark = _named_picture.search(question)
+    if file_name_mark:
+        cure = "put the file into a column and <image> in its place"
+        message = f"the question names a picture inside ({file_name_mark[0][:80]!r}): {cure}"
+        raise DataError(code, message, row=number)
