@@ -69,9 +69,8 @@ class Endpoint:
             status, reply_text, requested_wait = self._send(self.url, content)
             if status == 200:
                 return self._reply(reply_text, tries)
-            is_temporary = status is None or status in TRIED_AGAIN or status >= 500
             is_last_try = tries > self.retries
-            if is_last_try or not is_temporary:
+            if is_last_try or not _may_pass(status):
                 break
             # Exponential backoff gives an overloaded server time to recover.
             wait = max(self.first_wait * 2 ** (tries - 1), requested_wait)
@@ -231,6 +230,11 @@ def _read_text(response):
     if announced.isdecimal() and len(content) < min(int(announced), LARGEST_REPLY):
         raise http.client.IncompleteRead(content)
     return content.decode(errors="replace")
+
+
+def _may_pass(status):
+    "True for an HTTP status after which another try may succeed; None (no reply came) is one"
+    return status is None or status in TRIED_AGAIN or status >= 500
 
 
 def _refused(error):

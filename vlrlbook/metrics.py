@@ -582,13 +582,18 @@ def pair_temperature(
     slope_is_too_small = partial(_slope_is_too_small, gap, target)
     if not n or not slope_is_too_small(0.0):
         return None
-    # an upper limit for the slope: doubled until the best slope lies below it
-    highest = 1 / np.abs(gap).max()
-    for _ in range(60):
-        if not slope_is_too_small(highest):
-            break
-        highest *= 2
+    highest = _doubled_until_above(slope_is_too_small, 1 / np.abs(gap).max())
     return float(1 / _bisect(slope_is_too_small, 0.0, highest))
+
+
+def _doubled_until_above(is_below, start):
+    "Return `start`, doubled until `is_below` of it is no longer true; at most 60 times"
+    limit = start
+    for _ in range(60):
+        if not is_below(limit):
+            break
+        limit *= 2
+    return limit
 
 
 def _slope_is_too_small(

@@ -458,11 +458,7 @@ def encode_pairs(
     template: str = None,  # jinja around each question
 ) -> dict:  # encodings: arguments of the model for 2 B rows; preference [B], margin [B]
     "A batch of B pairs for `PairTrainer`; the two answers of a pair are neighbouring rows"
-    samples, answers = [], []  # of each row of the batch
-    for pair in pairs:
-        # One `Sample` (question and pictures) for both rows, so that its pictures are opened only once.
-        samples += [row_sample(pair["row"])] * 2
-        answers += [pair["first"], pair["second"]]
+    samples, answers = _samples_and_answers(pairs)  # of the 2 B rows
     encodings = encode_answers(processor, samples, answers, template=template)
     num_images = [len(sample.images) for sample in samples]
     batch = dict(encodings, num_images=num_images, G=2)  # G: how many neighbours have the same question
@@ -470,6 +466,15 @@ def encode_pairs(
         batch["labels"] = _label_tokens(processor, batch, answers, _is_learnt(pairs))  # [2 B, T]
     preference = torch.tensor([pair["preference"] for pair in pairs])
     return dict(encodings=batch, preference=preference, margin=_margins_of_pairs(pairs, margin))
+
+def _samples_and_answers(pairs):
+    "A `Sample` and an answer's text for each answer of B pairs: two lists of 2 B"
+    samples, answers = [], []
+    for pair in pairs:
+        # One `Sample` (question and pictures) for both answers, so that its pictures are opened only once.
+        samples += [row_sample(pair["row"])] * 2
+        answers += [pair["first"], pair["second"]]
+    return samples, answers
 
 def _is_learnt(pairs):
     "For each answer of B pairs, in a list of 2 B: whether the language loss learns its text"
@@ -838,8 +843,8 @@ def pair_report(
     report = pair_metrics(better, worse, groups, _answer_lengths(rows, pairs), clusters=row_numbers)
     if backwards:
         # For each pair (score of the worse, of the better). In the reversed row, answer i is at -1 - i.
-        reversed_scores = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
-        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), reversed_scores)
+        swapped = [(backwards[n][-1 - j], backwards[n][-1 - i]) for n, i, j in pairs]
+        report["swap_consistency"] = swap_consistency(list(zip(better, worse)), swapped)
     return report | dict(baselines=plain_baselines(rows))
 
 def _answer_lengths(rows, pairs):
@@ -1439,6 +1444,12 @@ def _start_of_run(name_end):
     return time, int(number or 1)  # as numbers, -10 is later than -9
 
 # %% ../nbs/03_reward_model.ipynb #c067
+_training_panels = (  # (title, columns of the log)
+    ("losses", ("pair_loss", "lm_loss")),
+    ("pair accuracy", ("pair_accuracy",)),
+    ("score of the better less the worse", ("margin",)),
+    ("length of the gradient", ("grad_norm",)))
+
 def plot_training(
     log: RunLog,  # with the columns of `logged_as`
 ):  # matplotlib figure
@@ -1446,12 +1457,7 @@ def plot_training(
 
     Values of training are a faint line and a smoothed one; those of evaluations are dots."""
     fig, axes = figure(9, 5.2, nrows=2, ncols=2, sharex=True)
-    panels = (  # (title, columns of the log)
-        ("losses", ("pair_loss", "lm_loss")),
-        ("pair accuracy", ("pair_accuracy",)),
-        ("score of the better less the worse", ("margin",)),
-        ("length of the gradient", ("grad_norm",)))
-    for ax, (title, names) in zip(axes.flat, panels):
+    for ax, (title, names) in zip(axes.flat, _training_panels):
         for name, colour in zip(names, ("#0072B2", "#D55E00")):
             _draw_column(ax, log, name, colour)
         steps, _values = log.series(names[0])
