@@ -61,15 +61,20 @@ def bootstrap_ci(
     sizes = np.bincount(cluster_of)
     if len(sums) < 2:
         return _no_interval
+    means = _means_of_draws(sums, sizes, seed, resamples)
+    low, high = np.percentile(means, [2.5, 97.5])  # the middle 95 % of these means
+    return float(low), float(high)
+
+
+def _means_of_draws(sums, sizes, seed, resamples):
+    "Return the mean of `resamples` random draws of clusters, of which `sums` and `sizes` are arrays"
     random = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
         drawn = random.integers(0, len(sums), len(sums))
         # The mean over all values of the drawn clusters, not over the clusters' means: their sizes differ.
         means.append(sums[drawn].sum() / sizes[drawn].sum())
-    # the middle 95 % of these means
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return means
 
 
 def _cluster_numbers(clusters, n):

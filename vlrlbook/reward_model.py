@@ -128,7 +128,7 @@ def pairwise_loss(
     if loss_of_form is None:
         raise ValueError(f"form = {form!r}{nearest(form, ['bt', 'hinge'])}")
     loss = loss_of_form(first - second, preference, margin)
-    # Only differences count above, so all scores could drift together: the last term keeps them around 0.
+    # Only differences count there, so all scores could drift together: the last term keeps them around 0.
     return loss + centring * (first + second) ** 2
 
 def _bradley_terry_loss(
@@ -666,9 +666,9 @@ def teaching_rows(
         raise DataError("preference.ties", f"no pair with a preference: {problem}")
     # Equal texts get equal scores, so a preference between them cannot be learnt and only adds noise.
     different = [row for row in rows if len(set(row["response"])) > 1]
-    if len(different) < len(rows):
-        count = len(rows) - len(different)
-        warn_loudly(f"{count} of {len(rows)} rows hold the same answer twice and are not trained on")
+    same = len(rows) - len(different)
+    if same:
+        warn_loudly(f"{same} of {len(rows)} rows hold the same answer twice and are not trained on")
     if not any(map(_has_preference, different)):
         message = "every row that prefers an answer prefers it to the same text"
         raise DataError("preference.equal", message)

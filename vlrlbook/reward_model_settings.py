@@ -38,19 +38,24 @@ def judge_template(
     if not written:
         return None
     text = _template_text(written)  # reads the file, if `written` is the name of one
-    variables = _variables_of(text)
-    if variables != {"content"}:
-        # A text without a brace was probably meant as the name of a file, which does not exist.
-        if "{" in text:
-            problem = f"found {', '.join(sorted(variables)) or 'no name'}"
-        else:
-            problem = f"{text[:60]!r} is no file, and no template either"
-        expected = "expected {{ content }} where the question goes, and no other name"
-        raise SettingsError(f"prompt_template: {expected}; {problem}")
+    _check_variables(text)
     # `vision_marks`: tokens such as <|image_pad|>, which processors put in a picture's place
     if any(token in text for token in ("<image>", *vision_marks)):
         raise SettingsError("prompt_template: holds the mark of a picture; pictures come with the question")
     return text
+
+
+def _check_variables(template):
+    "Raise a SettingsError unless {{ content }} is the only variable of a jinja template"
+    variables = _variables_of(template)
+    if variables != {"content"}:
+        # A text without a brace was probably meant as the name of a file, which does not exist.
+        if "{" in template:
+            problem = f"found {', '.join(sorted(variables)) or 'no name'}"
+        else:
+            problem = f"{template[:60]!r} is no file, and no template either"
+        expected = "expected {{ content }} where the question goes, and no other name"
+        raise SettingsError(f"prompt_template: {expected}; {problem}")
 
 
 def _variables_of(template):

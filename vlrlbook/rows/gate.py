@@ -274,7 +274,7 @@ def inspect_preferences(
 
 def _best_answer(row):
     "The answer of a `PreferenceRow` with the best (the smallest) rank; None if all ranks are equal"
-    if len(set(row.human_ranking)) == 1:
+    if _is_tie(row):
         return None
     _, answer = min(zip(row.human_ranking, row.response), key=lambda pair: pair[0])
     return answer
@@ -282,24 +282,31 @@ def _best_answer(row):
 
 def _add_rank_notes(kept, report):
     "Note in the report how many kept rows are ties, have votes, repeat or contradict other rows, and so on"
-    ties = sum(len(set(row.human_ranking)) == 1 for _, row in kept)
-    with_votes = sum(row.votes is not None for _, row in kept)
-    with_turns = sum(bool(row.turns) for _, row in kept)
-    with_equal_answers = sum(_has_equal_answers(row) for _, row in kept)
-    repeats, contradicted = _repeats_and_contradictions(kept)
-    notes = [
-        ("all ranks are equal: the row prefers nothing", ties),
-        ("votes of several people: trained on as shares", with_votes),
-        ("a talk of several turns: the answers are to its last question", with_turns),
-        ("two answers are the same text", with_equal_answers),
-        ("question, pictures, answers and ranks are those of an earlier row", repeats),
-        ("the same answers are ranked the other way elsewhere", contradicted)]
-    report.notes += [(note, count) for note, count in notes if count]
-
+    report.notes += [(note, count) for note, count in _rank_notes(kept) if count]
+    ties = sum(_is_tie(row) for _, row in kept)
     if kept and ties == len(kept):
         report.notes.append(("no pair has a preference: there is nothing to learn from", ties))
     if kept and not report.with_pictures:
         report.notes.append(("no row has a picture: the model judges texts alone", len(kept)))
+
+
+def _rank_notes(kept):
+    "Notes about preference rows, (row number, row): (sentence, number of rows that it is true of), maybe 0"
+    rows = [row for _, row in kept]
+    repeats, contradicted = _repeats_and_contradictions(kept)
+    return [
+        ("all ranks are equal: the row prefers nothing", sum(map(_is_tie, rows))),
+        ("votes of several people: trained on as shares", sum(row.votes is not None for row in rows)),
+        ("a talk of several turns: the answers are to its last question",
+         sum(bool(row.turns) for row in rows)),
+        ("two answers are the same text", sum(map(_has_equal_answers, rows))),
+        ("question, pictures, answers and ranks are those of an earlier row", repeats),
+        ("the same answers are ranked the other way elsewhere", contradicted)]
+
+
+def _is_tie(row):
+    "True if all ranks of a `PreferenceRow` are equal"
+    return len(set(row.human_ranking)) == 1
 
 
 def _has_equal_answers(row):

@@ -217,16 +217,22 @@ def chosen_option(
     notes: list,  # gets a sentence if a number became a letter
 ) -> str:  # a letter, several letters ("A, C"), or an option's text
     "Find the option that an answer names; `DataError` if it names none, or if that is not certain"
-    letters = _letters[:len(options)]
     number = whole_number(raw)
     if number is not None and places != "text":
-        index = _option_index(number, places, options, columns, notes)  # `DataError` if it is unknown
-        return letters[index]
+        return _letters[_option_index(number, places, options, columns, notes)]
+    return _option_of_text(answer, options, columns)
 
+
+def _option_of_text(
+    answer,  # a text, such as dog, (B), B. dog or A and C
+    options,  # from `row_options`
+    columns,  # `Columns` of the row, for an error
+):
+    "The option that a text names, as `chosen_option` returns it; `DataError` if it names none for certain"
+    letters = _letters[:len(options)]
     texts = [option.casefold() for option in options]
     if answer.casefold() in texts:
         return answer
-
     letter = _lone_letter(answer)  # of "B" or "(B)"
     if letter and letter in letters:
         return letter

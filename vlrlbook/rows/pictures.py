@@ -233,13 +233,11 @@ def located(
     full_path, is_there = _path_as_written(base, picture, number)
     if is_there:
         return str(full_path)
-    # No such file: perhaps the path has backslashes, or begins with the name of `base` itself, or differs by
-    # case from the file's.
+    # Perhaps the path has backslashes, or begins with the name of `base` itself, or differs by case.
     for spelling in _other_spellings(picture, base):
         file = _found_without_case(base, spelling)  # its absolute path, or None
         if file:
             return file
-
     hint = _did_you_mean(full_path.name, str(full_path.parent))  # with a similar name, or an empty text
     message = f"no such picture in {base.name or 'the image directory'}{hint}"
     raise DataError("image.missing", message, row=number, entry=picture[:200])

@@ -384,10 +384,9 @@ def _question_of_turns(turns, number):
     user's; else a `DataError` names the row's `number`."""
     dialogue = [turn for turn in turns if turn.role != "system"]
     _check_dialogue(dialogue, number)
-    system_texts = [turn.text.strip() for turn in turns if turn.role == "system"]
     texts = [turn.text.strip() for turn in dialogue]
     # Reward models are given no system turn, so its text becomes the beginning of the user's first turn.
-    texts[0] = "\n\n".join([*filter(None, system_texts), texts[0]])
+    texts[0] = "\n\n".join([*_system_texts(turns), texts[0]])
     # Only now: a single turn may hold a picture alone, if the system's text in front of it is the question.
     if not texts[-1].replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
@@ -397,6 +396,12 @@ def _question_of_turns(turns, number):
         pictures += turn.pictures
     earlier_turns = [(turn.role, text) for turn, text in zip(dialogue[:-1], texts)]
     return _Question(texts[-1], pictures, earlier_turns)
+
+
+def _system_texts(turns):
+    "The texts of the system's turns, without empty ones"
+    texts = [turn.text.strip() for turn in turns if turn.role == "system"]
+    return [text for text in texts if text]
 
 
 def _check_dialogue(turns, number):

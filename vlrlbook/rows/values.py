@@ -29,12 +29,17 @@ def row_text(
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas turns 3 into 3.0 in a column where another row has no value
     text = str(value)
-    # A lone surrogate cannot be written as UTF-8. `isprintable` is fast, and false for such a text.
-    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+    if _has_lone_surrogate(text):
         message = f"{column!r} holds half of a character (a lone surrogate): it was cut or decoded wrongly"
         raise DataError(code, message, row=number)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
+
+
+def _has_lone_surrogate(text):
+    "True if a text holds half of a character, which cannot be written as UTF-8"
+    # `isprintable` is fast, and false for such a text.
+    return not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _no_text_or_number(value):
