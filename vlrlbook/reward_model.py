@@ -463,7 +463,7 @@ def encode_pairs(
     num_images = [len(sample.images) for sample in samples]
     batch = dict(encodings, num_images=num_images, G=2)  # G: how many neighbours have the same question
     if say:
-        batch["labels"] = _label_tokens(processor, batch, answers, _is_learnt(pairs))  # [2 B, T]
+        batch["labels"] = _label_tokens(processor, batch, answers, _learnt_flags(pairs))  # [2 B, T]
     preference = torch.tensor([pair["preference"] for pair in pairs])
     return dict(encodings=batch, preference=preference, margin=_margins_of_pairs(pairs, margin))
 
@@ -476,7 +476,7 @@ def _samples_and_answers(pairs):
         answers += [pair["first"], pair["second"]]
     return samples, answers
 
-def _is_learnt(pairs):
+def _learnt_flags(pairs):
     "For each answer of B pairs, in a list of 2 B: whether the language loss learns its text"
     is_learnt = []
     for pair in pairs:  # the preferred answer is learnt; of a tie neither
@@ -994,13 +994,13 @@ def blanked(
     return blank_rows
 
 # %% ../nbs/03_reward_model.ipynb #xn9f4252
-def _report_both_ways(
+def _report_with_controls(
     model,  # `VLRewardModel`
     rows,  # checked preference rows
     scores,  # a list of scores per row
     batch_size,  # answers at a time
 ):
-    "The report on `scores`, with the rows scored once more with their answers in reverse order"
+    "The report on `scores`, with two controls: answers in reverse order, and chances against preferences"
     backwards = score_rows(model, reversed_rows(rows), batch_size)
     report = pair_report(rows, scores, backwards)
     # How well the chances that are made of the scores, with the fitted temperature, agree with people.
@@ -1069,7 +1069,7 @@ def judge_rows(
 
     Two controls are in the report: the answers in reverse order, and white pictures in place of the real."""
     scores = score_rows(model, rows, batch_size)
-    report = _report_both_ways(model, rows, scores, batch_size)
+    report = _report_with_controls(model, rows, scores, batch_size)
     scores_of_blank = score_rows(model, blanked(rows), batch_size)
     report["baselines"]["blanked"] = pair_report(rows, scores_of_blank)["pair_accuracy"]
     return scores, report
@@ -1323,7 +1323,7 @@ def _evaluation_figures(evaluated):
     return pair_figures(first, second, torch.tensor(evaluated.label_ids))
 
 # %% ../nbs/03_reward_model.ipynb #xc065
-def _settings_keeper(
+def _write_or_compare_function(
     settings,  # `RewardModelSettings`
     train,  # rows to learn from
     held,  # rows that decide when to stop
@@ -1378,7 +1378,7 @@ def _start_in_one_process(
     """Find the run's directory, the checkpoint to go on from, and the one to take weights from.
 
     The settings of a new run are written down; a run goes on only with the settings with which it began."""
-    write_or_compare = _settings_keeper(settings, train, held)
+    write_or_compare = _write_or_compare_function(settings, train, held)
     weights = None  # a new run begins with them
     if is_old_checkpoint(settings.resume):  # a file of an older script, which no run can go on from
         weights = settings.resume
@@ -1647,7 +1647,7 @@ def score_file(
     path = _score_path(output_dir, model, data)
     # Now, since the report takes as long as the scores did.
     write_scores(path, rows, scores, judge.facts["calibration"])
-    report = _report_both_ways(judge, rows, scores, batch_size)
+    report = _report_with_controls(judge, rows, scores, batch_size)
     return dict(path=str(path), report=report, skipped=skipped, pairs_per_second=pairs_per_second)
 
 def _names_a_file(output):
@@ -1751,17 +1751,16 @@ def as_reward(
     def rewarded(completions, samples):
         "Score a batch of answers with `model`: a dict each, of `score` and `overall` (scaled to 0 to 1)"
         nonlocal warned
-        warned = warned or _warns_of_long(completions, longest)
+        warned = warned or _warn_of_long_answers(completions, longest)
         ends = [text[-longest:] for text in completions]
         scores = model.score_many(samples, ends, batch_size)
         return [dict(overall=(score - low) / (high - low), score=score) for score in scores]
 
-    # `batched`: the trainer then calls it with many answers at once, and with their samples.
-    # `model` is for a caller that wants to look at the model.
+    # `batched`: the trainer then calls it with many answers at once. `model`: for callers to look at.
     rewarded.batched, rewarded.model = True, model  # type: ignore[attr-defined]  # functions have attributes
     return rewarded
 
-def _warns_of_long(completions, longest):
+def _warn_of_long_answers(completions, longest):
     "Warn of answers of more than `longest` characters, which are read from their end; True if there are any"
     long_answers = sum(len(text) > longest for text in completions)
     if long_answers:

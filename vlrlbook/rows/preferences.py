@@ -438,12 +438,17 @@ def _with_image_marks(
     *marked_texts, query = marked.split(_turn_separator) if len(texts) > 1 else [marked]
     if not query.replace("<image>", "").strip():
         _raise_error(number, "query", "query is empty")
-    token = control_token(marked)
+    _refuse_control_tokens(marked, number)
+    turns = [(role, text) for (role, _), text in zip(question.earlier_turns, marked_texts)]
+    return turns, query
+
+
+def _refuse_control_tokens(text, number):
+    "Raise `DataError` if a text holds a control token of a model, such as <|im_end|>"
+    token = control_token(text)  # the first one, or None
     if token:
         message = f"the query holds {token}, a control token of the models: the text is damaged"
         _raise_error(number, "tokens", message)
-    turns = [(role, text) for (role, _), text in zip(question.earlier_turns, marked_texts)]
-    return turns, query
 
 
 def _joined_texts(texts, number):

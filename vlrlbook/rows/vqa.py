@@ -159,8 +159,7 @@ def _question(columns, notes):
 
     Returns the question as text, the assistant's reply if the row is a chat that has one (else None), and the
     list of pictures that stand in the chat."""
-    # `name_of` gives the name of a column with this role and a value, or None. A chat holds the question, so
-    # it comes first.
+    # `name_of`: the column with this role and a value, or None. A chat holds the question, so it comes first.
     chat_name = columns.name_of("chat")
     if chat_name is not None:
         return _question_of_chat(columns, columns.row[chat_name], notes)
@@ -172,8 +171,7 @@ def _question(columns, notes):
         raise DataError("vqa.fields", f"no question and answer in {columns.there()}", row=columns.number)
     if is_turns(columns.row[question_name]):  # in rows of TRL and verl the column `prompt` is a chat
         return _question_of_chat(columns, columns.row[question_name], notes)
-    reply, chat_pictures = None, []  # there are none: the row is no chat
-    return _question_of_text(columns, question_name, notes), reply, chat_pictures
+    return _question_of_text(columns, question_name, notes), None, []  # the row is no chat
 
 
 def _question_of_text(columns, name, notes):
