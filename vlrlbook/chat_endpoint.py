@@ -136,14 +136,13 @@ class Endpoint:
             text = choice["message"]["content"]
         except (ValueError, TypeError, LookupError):
             raise self._error(_one_line(reply_text) or "nothing") from None
-        reason = choice.get("finish_reason")
+        reason = choice.get("finish_reason")  # such as stop or length; None of some servers
         # The content is null if a server removes thoughts (vLLM with --reasoning-parser) and nothing is left.
         if text is None and isinstance(reason, str):
             text = ""
         if not isinstance(text, str):
             raise self._error(f"content {_one_line(json.dumps(text))}")
-        # Other reasons, such as "length", mean that the reply was cut. Some servers give no reason.
-        is_whole = reason in ("stop", None)
+        is_whole = reason in ("stop", None)  # else the reply was cut
         usage = completion.get("usage") or {}  # counts of tokens, which not every server reports
         # `_count` makes None of anything that is no number of tokens.
         return Reply(text, is_whole, prompt_tokens=_count(usage.get("prompt_tokens")),

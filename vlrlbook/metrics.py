@@ -43,9 +43,7 @@ def wilson(
     variance = share * (1 - share) / n + extra / (4 * n)
     half = z * math.sqrt(variance) / (1 + extra)
     # Rounding may lead a tiny bit outside.
-    low = max(0.0, middle - half)
-    high = min(1.0, middle + half)
-    return low, high
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def bootstrap_ci(

@@ -141,11 +141,10 @@ def _skip(report, number, error):
 
 
 def _with_good_pictures(kept, report):
-    """Open all pictures of the rows in `kept`, a list of (row number, row).
+    """The rows of `kept`, a list of (row number, row), whose pictures can all be opened.
 
-    Returns the rows whose pictures are all good. Their `needs_white` says for each picture whether training
-    must convert it: put transparency on white, or scale greys of more than 8 bits. The other rows are listed
-    in the report as skipped."""
+    Their `needs_white` says for each picture whether training must convert it: put transparency on white, or
+    scale greys of more than 8 bits. The other rows are listed in the report as skipped."""
     pictures = set()  # so that a picture of several rows is opened once
     for _, row in kept:
         pictures.update(row.pictures)

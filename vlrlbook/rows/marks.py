@@ -31,17 +31,21 @@ def marked_question(
     if not marks:
         return question
     first_mark = marks[0][0]
-    numbers = [int(mark[1]) for mark in marks if mark[1]]
-    counts_pictures = numbers == list(range(1, pictures + 1))
     # In "Is <image 2> larger?" the mark is a word of the question: it names a picture, or a part of one. In a
     # row without pictures every mark is an error (below).
-    if pictures and numbers and not counts_pictures:
+    if pictures and _numbers_are_words(marks, pictures):
         notes.append(f"marks such as {first_mark} are words here; the pictures stand in front")
         return question
 
     if len(marks) != pictures:
         raise DataError(code, f"{len(marks)} {first_mark} marks but {pictures} pictures", row=number)
     return _any_mark.sub("<image>", question)
+
+
+def _numbers_are_words(marks, pictures):
+    "True if marks (matches of `_any_mark`) have numbers that do not count the pictures 1, 2, … in order"
+    numbers = [int(mark[1]) for mark in marks if mark[1]]
+    return bool(numbers) and numbers != list(range(1, pictures + 1))
 
 
 def _refuse_other_marks(question, code, number):

@@ -107,8 +107,8 @@ def _with_columns_of_text(
         inside = json.loads(text)
     except (ValueError, RecursionError):  # no JSON: the row is refused later, for the columns that it lacks
         return row
-    text_name = columns.name_of("text")  # such as "text", "Text", or what `keys` says
-    other_columns = {name: value for name, value in row.items() if name != text_name}
+    other_columns = dict(row)
+    del other_columns[columns.name_of("text")]  # its name is "text", "Text", or what `keys` says
     return other_columns | inside
 
 

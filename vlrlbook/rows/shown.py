@@ -16,7 +16,7 @@ def pictures_shown(
     """The pictures that a row shows, from its column of pictures, from its chat, or from both.
 
     Raises `DataError` if no picture would be shown though some other column looks like one."""
-    name = columns.name_of("image")  # the name of the column of pictures in this file, or None
+    name = columns.name_of("image")  # of the column of pictures in this file, or None
     code = "vqa.images" if kind == "vqa" else "preference.image"
     column_pictures = picture_list(columns.row[name], columns.number, code) if name is not None else []
     chat_pictures = [picture for picture in turn_pictures if picture is not None]
